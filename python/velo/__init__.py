@@ -1,0 +1,21 @@
+"""Stateful stream functions: one async generator, one running copy of it per stream.
+
+    from velo import stream_fn
+
+    @stream_fn
+    async def running_mean(events):
+        total = count = 0
+        async for value in events:
+            total, count = total + value, count + 1
+            yield total / count
+
+    print(running_mean.run_sync([1, 2, 3]))
+"""
+
+from velo._config import StreamConfig
+from velo._core import __version__
+from velo._function import StreamFn, stream_fn
+from velo._metrics import StreamMetrics
+from velo._stream import Stream
+
+__all__ = ["Stream", "StreamConfig", "StreamFn", "StreamMetrics", "__version__", "stream_fn"]

@@ -1,0 +1,214 @@
+"""The client of process mode: one per event loop, its links to workers, and where streams go."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import dataclasses
+import functools
+import os
+import sys
+import weakref
+from pathlib import Path
+from typing import Any
+
+from velo import _core
+from velo._config import StreamConfig
+from velo._reference import Reference
+from velo.errors import PoolError, WorkerDied
+
+__all__ = ["Client", "client_of"]
+
+# Each worker is one of several processes that share the cores: it must not start a pool of its own.
+_ONE_THREAD = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+)
+
+_clients: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Client] = weakref.WeakKeyDictionary()
+
+
+def client_of(loop: asyncio.AbstractEventLoop) -> Client:
+    """Return the client of an event loop; the first one starts the supervisor."""
+    client = _clients.get(loop)
+    if client is None:
+        for other in [other for other in _clients if other.is_closed()]:
+            del _clients[other]
+        client = _clients[loop] = Client(loop)
+    return client
+
+
+@dataclasses.dataclass(eq=False)
+class _Link:
+    """One worker, as this client reaches it."""
+
+    number: int
+    worker: int
+    pid: int
+    end: _core.ClientLink
+    functions: set[int] = dataclasses.field(default_factory=set)
+
+
+class Client:
+    """One event loop's connection to the supervisor."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = weakref.ref(loop)
+        self._supervisor = _core.SupervisorClient(
+            _zygote_command(),
+            [(name, "1") for name in _ONE_THREAD if name not in os.environ],
+            idle_timeout=float(os.environ.get("VELO_IDLE_TIMEOUT", "10")),
+        )
+        self._links: dict[int, _Link] = {}
+        self._requests: dict[int, asyncio.Future[_Link | None]] = {}
+        self._lost = False
+        loop.add_reader(self._supervisor.fileno(), self._on_supervisor)
+
+    async def open(self, function: Reference, config: StreamConfig, name: str) -> _core.Opened:
+        """Open a stream on the worker that has the fewest.
+
+        Raises:
+            PoolError: When there is no worker, and none could be made.
+
+        """
+        loop = asyncio.get_running_loop()
+        definition = function.definition
+        while True:
+            link = await self._place(config.workers or usable_cores())
+            if function.number not in link.functions:
+                link.end.define(function.number, definition)
+                link.functions.add(function.number)
+            opened = link.end.open(
+                loop, function.number, config.buffer, config.max_bytes, name
+            )
+            if opened is not None:
+                return opened
+            self._drop(link)  # retired for being idle, or dead: there will be another one
+
+    async def _place(self, workers: int) -> _Link:
+        while True:
+            links = sorted(self._links.values(), key=lambda link: link.worker)[:workers]
+            least = min(links, key=lambda link: link.end.streams, default=None)
+            if least is not None and least.end.streams == 0:
+                return least
+            if len(links) + len(self._requests) < workers:
+                link = await self._acquire(workers)
+                if link is not None:
+                    return link
+                if not self._links:
+                    raise PoolError("all workers are taken, and no more may be started")
+                links = sorted(self._links.values(), key=lambda link: link.worker)[:workers]
+                return min(links, key=lambda link: link.end.streams)
+            if self._requests:
+                await asyncio.wait(
+                    [asyncio.shield(request) for request in self._requests.values()],
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+            elif least is not None:
+                return least
+
+    async def _acquire(self, workers: int) -> _Link | None:
+        """Ask for a link to one more worker. None: there are as many as there may be."""
+        if self._lost:
+            raise PoolError("the supervisor of this process has ended")
+        number = self._supervisor.acquire(workers)
+        request = self._requests[number] = asyncio.get_running_loop().create_future()
+        return await asyncio.shield(request)
+
+    def _on_supervisor(self) -> None:
+        for what, *rest in self._supervisor.poll():
+            getattr(self, f"_on_{what}")(*rest)
+
+    def _on_link(
+        self, request: int, number: int, worker: int, pid: int, end: _core.ClientLink
+    ) -> None:
+        link = self._links[number] = _Link(number, worker, pid, end)
+        loop = self._loop()
+        if loop is not None:
+            loop.add_reader(end.fileno(), end.on_doorbell)
+        self._answer(request, link)
+
+    def _on_refused(self, request: int, why: str | None) -> None:
+        self._answer(request, None if why is None else PoolError(f"no worker process: {why}"))
+
+    def _on_retired(self, number: int) -> None:
+        if (link := self._links.get(number)) is not None:
+            self._drop(link)
+
+    def _on_died(
+        self, number: int, worker: int, pid: int, signal: int | None, code: int | None
+    ) -> None:
+        link = self._links.get(number)
+        if link is not None:
+            self._drop(link)
+            link.end.fail(
+                lambda stream, in_flight: WorkerDied(stream, pid, signal, code, in_flight)
+            )
+
+    def _on_lost(self) -> None:
+        self._lost = True
+        loop = self._loop()
+        if loop is not None:
+            loop.remove_reader(self._supervisor.fileno())
+        for link in list(self._links.values()):
+            self._on_died(link.number, link.worker, link.pid, None, None)
+        for request in list(self._requests):
+            self._answer(request, PoolError("the supervisor of this process has ended"))
+
+    def _answer(self, request: int, answer: _Link | PoolError | None) -> None:
+        future = self._requests.pop(request, None)
+        if future is None or future.done():
+            return
+        if isinstance(answer, PoolError):
+            future.set_exception(answer)
+            future.exception()  # whoever asked may have been cancelled
+        else:
+            future.set_result(answer)
+
+    def _drop(self, link: _Link) -> None:
+        if self._links.pop(link.number, None) is not None:
+            loop = self._loop()
+            if loop is not None and not loop.is_closed():
+                loop.remove_reader(link.end.fileno())
+
+
+def usable_cores() -> int:
+    """How many cores this process may really use."""
+    return _core.usable_cores()
+
+
+@functools.cache
+def _zygote_command() -> list[str]:
+    """How to start the process that workers are forked from."""
+    if not sys.executable:
+        raise PoolError("process mode needs `sys.executable`, the Python that runs workers")
+    import subprocess
+
+    flags = getattr(subprocess, "_args_from_interpreter_flags", list)()
+    home = str(Path(__file__).resolve().parent.parent)
+    code = (
+        f"import sys; sys.path.append({home!r}); "
+        "from velo._worker.zygote import main; main()"
+    )
+    return [sys.executable, *flags, "-P", "-c", code]
+
+
+def _after_fork_in_child() -> None:
+    _clients.clear()
+    _core.after_fork_child()
+
+
+def _shutdown() -> Any:
+    _clients.clear()
+    _core.shutdown()
+
+
+os.register_at_fork(
+    before=_core.before_fork,
+    after_in_parent=_core.after_fork_parent,
+    after_in_child=_after_fork_in_child,
+)
+atexit.register(_shutdown)

@@ -1,0 +1,78 @@
+"""`a | b`: one function's results are the next one's events."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from typing import Any
+
+from velo._config import StreamConfig
+from velo._function import StreamFn
+
+__all__ = ["Chain", "compose"]
+
+
+def compose(first: StreamFn[Any, Any], then: StreamFn[Any, Any]) -> StreamFn[Any, Any]:
+    """Return one stream function that runs both, with the stricter of their settings.
+
+    Neighbours of one mode run side by side in one place: no event crosses a process between them.
+    Where the modes differ, the whole runs inline, and what is to run in a worker still does.
+    """
+    config = _strictest(first.config, then.config)
+    if first.config.mode == then.config.mode:
+        return StreamFn(Chain([*_parts(first), *_parts(then)]), config)
+    parts = []
+    for fn in (first, then):
+        parts.extend(_parts(fn) if fn.config.mode == "inline" else [_Crossing(fn)])
+    return StreamFn(Chain(parts), config.replace(mode="inline", workers=None))
+
+
+def _parts(fn: StreamFn[Any, Any]) -> list[Callable[..., Any]]:
+    function = fn._function
+    return list(function.parts) if isinstance(function, Chain) else [function]
+
+
+def _strictest(a: StreamConfig, b: StreamConfig) -> StreamConfig:
+    def least(name: str) -> Any:
+        limits = [limit for config in (a, b) if (limit := getattr(config, name)) is not None]
+        return min(limits, default=None)
+
+    names = ("buffer", "timeout", "max_concurrent", "workers", "max_bytes", "close_timeout")
+    overflow = "error" if "error" in (a.overflow, b.overflow) else "wait"
+    return a.replace(overflow=overflow, **{name: least(name) for name in names})
+
+
+class Chain:
+    """Async generator functions, one after the other, as one."""
+
+    def __init__(self, parts: list[Callable[..., AsyncIterator[Any]]]) -> None:
+        self.parts = parts
+        self.__qualname__ = " | ".join(getattr(p, "__qualname__", repr(p)) for p in parts)
+
+    async def __call__(self, events: AsyncIterator[Any]) -> AsyncGenerator[Any, None]:
+        """Run every part on the results of the one before it."""
+        async with contextlib.AsyncExitStack() as stack:
+            for part in self.parts:
+                events = part(events)
+                if isinstance(events, AsyncGenerator):
+                    # Closed in order from the last to the first, whatever ends the chain.
+                    await stack.enter_async_context(contextlib.aclosing(events))
+            async for result in events:
+                yield result
+
+
+class _Crossing:
+    """A stream function of another mode, as a part of an inline chain."""
+
+    def __init__(self, fn: StreamFn[Any, Any]) -> None:
+        self._fn = fn
+        self.__qualname__ = fn._name
+
+    async def __call__(self, events: AsyncIterator[Any]) -> AsyncGenerator[Any, None]:
+        async with self._fn.open() as stream:
+            async with contextlib.aclosing(stream._feed_async(events)) as results:
+                async for result in results:
+                    yield result
+            await stream.end()
+            async for result in stream:
+                yield result

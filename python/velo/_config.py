@@ -1,0 +1,100 @@
+"""How a stream function runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any, Literal, get_args
+
+Mode = Literal["inline", "process"]
+Overflow = Literal["wait", "error"]
+
+__all__ = ["StreamConfig"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class StreamConfig:
+    """The settings of a stream function.
+
+    Attributes:
+        mode: `"inline"` runs the function in the caller's event loop, `"process"` in a worker process.
+        buffer: How many events may be sent that the function is not done with, and how many results
+            may wait to be received. At the bound, `send` waits, or the function does.
+        timeout: After so many seconds in which nothing was sent or received, the stream's input ends.
+            None: never.
+        max_concurrent: How many streams of this function may be open at a time, over all event loops
+            of the process. None: any number.
+        overflow: What `open` does at `max_concurrent`: `"wait"` for a free place, or raise
+            (`"error"`).
+        workers: How many worker processes the streams of this function are spread over at most.
+            None: as many as there are cores that this process may use. For `"process"` only.
+        max_bytes: How large the queue of a stream may grow in each direction, in bytes of shared
+            memory. One event may take half of it. For `"process"` only.
+        close_timeout: How many seconds closing a stream waits for its function to end before it is
+            cancelled.
+
+    Raises:
+        TypeError: When a setting is of the wrong type.
+        ValueError: When a setting is out of its range; the message says what is allowed.
+
+    """
+
+    mode: Mode = "inline"
+    buffer: int = 256
+    timeout: float | None = None
+    max_concurrent: int | None = None
+    overflow: Overflow = "wait"
+    workers: int | None = None
+    max_bytes: int = 256 * 1024 * 1024
+    close_timeout: float = 10.0
+
+    def __post_init__(self) -> None:
+        _choice("mode", self.mode, get_args(Mode))
+        _choice("overflow", self.overflow, get_args(Overflow))
+        _whole("buffer", self.buffer, 1, 2**31)
+        _whole("max_bytes", self.max_bytes, 4096, 2**33)
+        _seconds("close_timeout", self.close_timeout, zero=True)
+        if self.timeout is not None:
+            _seconds("timeout", self.timeout, zero=False)
+        if self.max_concurrent is not None:
+            _whole("max_concurrent", self.max_concurrent, 1, 2**31)
+        if self.workers is not None:
+            _whole("workers", self.workers, 1, 1024)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as a plain dict, which `StreamConfig(**settings)` takes back."""
+        return dataclasses.asdict(self)
+
+    def replace(self, **settings: Any) -> StreamConfig:
+        """Return a copy with other settings.
+
+        Raises:
+            TypeError: When there is no such setting; the message names those that there are.
+
+        """
+        known = [field.name for field in dataclasses.fields(self)]
+        for name in settings:
+            if name not in known:
+                raise TypeError(f"unknown setting `{name}`; there are: {', '.join(known)}")
+        return dataclasses.replace(self, **settings)
+
+
+def _choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        choices = " or ".join(f'"{choice}"' for choice in allowed)
+        raise ValueError(f"`{name}` must be {choices}, not {value!r}")
+
+
+def _whole(name: str, value: object, least: int, most: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"`{name}` must be a whole number, not {value!r}")
+    if not least <= value <= most:
+        raise ValueError(f"`{name}` must be between {least} and {most}, not {value}")
+
+
+def _seconds(name: str, value: object, *, zero: bool) -> None:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise TypeError(f"`{name}` must be a number of seconds, not {value!r}")
+    if not (value > 0 or (zero and value == 0)) or math.isinf(value):
+        least = "at least 0" if zero else "more than 0"
+        raise ValueError(f"`{name}` must be {least} seconds, not {value!r}")

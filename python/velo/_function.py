@@ -1,0 +1,265 @@
+"""`stream_fn` and what it makes of a function."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import itertools
+import threading
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Generator,
+    Hashable,
+    Iterable,
+)
+from types import TracebackType
+from typing import Any, Generic, TypeVar, overload
+
+from velo import _core
+from velo._config import StreamConfig
+from velo._places import Places
+from velo._stream import Stream
+from velo.errors import VeloError
+
+__all__ = ["StreamFn", "stream_fn"]
+
+In = TypeVar("In")
+Out = TypeVar("Out")
+Then = TypeVar("Then")
+
+Function = Callable[[AsyncIterator[In]], AsyncIterator[Out]]
+
+
+class StreamFn(Generic[In, Out]):
+    """A stream function: an async generator function, and how its streams run.
+
+    Made by `stream_fn`. Calling it calls the function itself, which is how to test it by hand.
+    """
+
+    def __init__(self, function: Function[In, Out], config: StreamConfig) -> None:
+        _check_function(function)
+        functools.update_wrapper(self, function)
+        self._function = function
+        self._places = Places(config.max_concurrent) if config.max_concurrent else None
+        self._numbers = itertools.count(1)
+        self._name = getattr(function, "__qualname__", type(function).__qualname__)
+        self.config = config
+
+    def __call__(self, events: AsyncIterable[In]) -> AsyncIterator[Out]:
+        """Call the function itself, without velo."""
+        return self._function(aiter(events))
+
+    def options(self, **settings: Any) -> StreamFn[In, Out]:
+        """Return the same function with other settings, as `StreamConfig` names them."""
+        return StreamFn(self._function, self.config.replace(**settings))
+
+    def open(self) -> _Opening[In, Out]:
+        """Open a stream: `async with fn.open() as stream`, or `stream = await fn.open()`.
+
+        At `max_concurrent` it waits for a free place, in line. Cancelling the wait opens nothing.
+
+        Raises:
+            PoolError: When there is no worker process to run it, or, with `overflow="error"`, no
+                free place.
+
+        """
+        return _Opening(self)
+
+    async def run(self, events: Iterable[In] | AsyncIterable[In]) -> list[Out]:
+        """Send all events through a new stream, end its input, and return all results.
+
+        An exception of the source or of the function is raised here.
+        """
+        async with self.open() as stream:
+            results = [result async for result in stream.feed(events)]
+            await stream.end()
+            results.extend([result async for result in stream])
+        return results
+
+    def run_sync(self, events: Iterable[In] | AsyncIterable[In]) -> list[Out]:
+        """Do the same as `run`, from code that has no event loop.
+
+        Raises:
+            VeloError: When an event loop runs in this thread; `await fn.run(...)` there.
+
+        """
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return _runner().run(self.run(events))
+        raise VeloError(f"an event loop is running: use `await {self._name}.run(...)` here")
+
+    def keyed(
+        self, events: Iterable[In] | AsyncIterable[In], key: Callable[[In], Hashable] | Hashable
+    ) -> AsyncGenerator[tuple[Any, Out], None]:
+        """Run one stream per key: `async for key, result in fn.keyed(events, key=...)`.
+
+        Args:
+            events: The source; its order holds within each key.
+            key: What gives an event's key; anything that is not callable is the field, index or
+                attribute that holds it (`event[key]`, else `event.key`).
+
+        A key's stream opens with its first event. It closes after `timeout` idle seconds, or when
+        `max_concurrent` forces out the key that was used least recently: its input ends and its
+        last results arrive. An exception of the source or of the function is raised here.
+
+        """
+        from velo._keyed import keyed
+
+        return keyed(self, events, key)
+
+    def __or__(self, then: StreamFn[Out, Then]) -> StreamFn[In, Then]:
+        """Compose: what this function yields are the other's events."""
+        if not isinstance(then, StreamFn):
+            return NotImplemented
+        from velo._compose import compose
+
+        return compose(self, then)
+
+    async def _open(self) -> Stream[In, Out]:
+        release = await self._take_place()
+        try:
+            loop = asyncio.get_running_loop()
+            name = f"{self._name}-{next(self._numbers)}"
+            if self.config.mode == "inline":
+                opened, _ = _core.open_inline(loop, self._function, self.config.buffer, name)
+            else:
+                from velo._client import client_of
+
+                opened = await client_of(loop).open(self._reference, self.config, name)
+            return Stream(opened, name, self.config, loop, release)
+        except BaseException:
+            release()
+            raise
+
+    async def _take_place(self) -> Callable[[], None]:
+        if self._places is None:
+            return _nothing
+        if self.config.overflow == "wait":
+            await self._places.take()
+        elif not self._places.try_take():
+            from velo.errors import PoolError
+
+            raise PoolError(
+                f"`{self._name}` has {self.config.max_concurrent} open streams, which is its "
+                "`max_concurrent`"
+            )
+        return self._places.release
+
+    @functools.cached_property
+    def _reference(self) -> Any:
+        from velo._reference import Reference
+
+        return Reference(self._function)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Travel as function and settings: places and counters belong to a process."""
+        return StreamFn, (self._function, self.config)
+
+    def __repr__(self) -> str:
+        """Name and mode."""
+        return f"<StreamFn `{self._name}` {self.config.mode}>"
+
+
+class _Opening(Generic[In, Out]):
+    """A stream that is to be opened: awaited, or entered."""
+
+    __slots__ = ("_fn", "_stream")
+
+    def __init__(self, fn: StreamFn[In, Out]) -> None:
+        self._fn = fn
+        self._stream: Stream[In, Out] | None = None
+
+    def __await__(self) -> Generator[Any, None, Stream[In, Out]]:
+        return self._fn._open().__await__()
+
+    async def __aenter__(self) -> Stream[In, Out]:
+        self._stream = await self._fn._open()
+        return self._stream
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        assert self._stream is not None
+        await self._stream.__aexit__(kind, error, traceback)
+
+
+@overload
+def stream_fn(function: Function[In, Out], /) -> StreamFn[In, Out]: ...
+@overload
+def stream_fn(
+    *, config: StreamConfig | None = None, **settings: Any
+) -> Callable[[Function[In, Out]], StreamFn[In, Out]]: ...
+def stream_fn(
+    function: Function[Any, Any] | None = None,
+    /,
+    *,
+    config: StreamConfig | None = None,
+    **settings: Any,
+) -> Any:
+    """Make a stream function of an async generator function.
+
+        @stream_fn
+        async def ...
+
+        @stream_fn(mode="process", workers=4)
+        async def ...
+
+        @stream_fn(config=StreamConfig(mode="process"))
+        async def ...
+
+    The function takes one argument, an async iterator over the stream's events, and yields results.
+
+    Raises:
+        TypeError: When it is no async generator function, or there is no such setting.
+        ValueError: When a setting is out of range.
+
+    """
+    chosen = (config if config is not None else StreamConfig()).replace(**settings)
+    if function is None:
+        return lambda decorated: StreamFn(decorated, chosen)
+    return StreamFn(function, chosen)
+
+
+def _check_function(function: Any) -> None:
+    what = getattr(function, "__qualname__", repr(function))
+    if isinstance(function, StreamFn):
+        raise TypeError(f"`{what}` is a stream function already; use `.options(...)` to change it")
+    if not callable(function):
+        raise TypeError(f"a stream function is an async generator function, not {function!r}")
+    plain = inspect.unwrap(function)
+    while isinstance(plain, functools.partial):
+        plain = inspect.unwrap(plain.func)
+    if inspect.iscoroutinefunction(plain):
+        raise TypeError(f"`{what}` never yields: a stream function is an `async def` with `yield`")
+    if inspect.isgeneratorfunction(plain):
+        raise TypeError(f"`{what}` is a plain generator: write it with `async def` and `async for`")
+    if inspect.isfunction(plain) and not inspect.isasyncgenfunction(plain):
+        returns = getattr(plain, "__annotations__", {}).get("return")
+        if returns is None:
+            raise TypeError(
+                f"`{what}` is a plain function: a stream function is an `async def` with `yield` "
+                "(a plain one that returns an async iterator must say so in its annotations)"
+            )
+
+
+def _nothing() -> None:
+    pass
+
+
+_local = threading.local()
+
+
+def _runner() -> asyncio.Runner:
+    """The thread's own event loop for `run_sync`: kept, so that its workers stay warm."""
+    runner: asyncio.Runner | None = getattr(_local, "runner", None)
+    if runner is None or runner.get_loop().is_closed():
+        runner = _local.runner = asyncio.Runner()
+    return runner

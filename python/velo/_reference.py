@@ -1,0 +1,111 @@
+"""How a stream function travels to a worker: by import path where it has one, else by value."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import itertools
+import os
+import pickle
+import sys
+from collections.abc import Callable
+from typing import Any
+
+__all__ = ["Reference", "load"]
+
+_numbers = itertools.count(1)
+
+
+class Reference:
+    """One function on its way to workers.
+
+    Attributes:
+        number: What workers know it by.
+
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.number = next(_numbers)
+        self._function = function
+
+    @functools.cached_property
+    def definition(self) -> bytes:
+        """What `load` makes the function of. Taken when the first stream opens in a worker.
+
+        Raises:
+            TypeError: When it has no import path and holds something that cannot be pickled.
+
+        """
+        paths = [os.path.abspath(path) if path == "" else path for path in sys.path]
+        return pickle.dumps((paths, _describe(self._function)), protocol=5)
+
+
+def _describe(function: Any) -> tuple[str, Any]:
+    from velo._compose import Chain
+
+    if isinstance(function, Chain):
+        return ("chain", [_describe(part) for part in function.parts])
+    path = _import_path(function)
+    if path is not None:
+        return ("path", path)
+    import cloudpickle
+
+    try:
+        return ("value", cloudpickle.dumps(function, protocol=5))
+    except Exception as error:
+        name = getattr(function, "__qualname__", repr(function))
+        raise TypeError(
+            f"`{name}` cannot be sent to a worker: {error}; define it at the top of a module, or "
+            "have it make what cannot travel itself"
+        ) from error
+
+
+def _import_path(function: Any) -> tuple[str, str] | None:
+    """Where a worker can import the very same function."""
+    module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", None)
+    if module is None or name is None or module == "__main__" or "<locals>" in name:
+        return None
+    try:
+        found: Any = sys.modules[module]
+        for part in name.split("."):
+            found = getattr(found, part)
+    except (KeyError, AttributeError):
+        return None
+    return (module, name) if _plain(found) is _plain(function) else None
+
+
+def _plain(function: Any) -> Any:
+    """The function inside a `StreamFn`."""
+    return getattr(function, "_function", function)
+
+
+def load(definition: bytes) -> Callable[..., Any]:
+    """Make the function in this process.
+
+    Raises:
+        ImportError: When its module cannot be imported here, or has no such name.
+
+    """
+    paths, described = pickle.loads(definition)
+    sys.path.extend(path for path in paths if path not in sys.path)
+    return _build(described)
+
+
+def _build(described: tuple[str, Any]) -> Callable[..., Any]:
+    kind, what = described
+    if kind == "chain":
+        from velo._compose import Chain
+
+        return Chain([_build(part) for part in what])
+    if kind == "value":
+        function: Callable[..., Any] = _plain(pickle.loads(what))
+        return function
+    module, name = what
+    found: Any = importlib.import_module(module)
+    for part in name.split("."):
+        try:
+            found = getattr(found, part)
+        except AttributeError:
+            raise ImportError(f"there is no `{name}` in module `{module}` of the worker") from None
+    function = _plain(found)
+    return function

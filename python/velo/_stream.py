@@ -1,0 +1,242 @@
+"""One live stream."""
+
+from __future__ import annotations
+
+import asyncio
+import warnings
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from velo import _core, _idle
+from velo._metrics import StreamMetrics
+from velo.errors import StreamClosed, VeloError
+
+if TYPE_CHECKING:
+    from velo._config import StreamConfig
+
+__all__ = ["Stream"]
+
+In = TypeVar("In")
+Out = TypeVar("Out")
+
+_BURST = 256
+
+
+class Stream(_core.StreamBase, Generic[In, Out]):
+    """A running copy of a stream function, and the queues to and from it.
+
+    It belongs to the event loop and the thread that opened it. One task may send while another one
+    receives; two tasks that do the same get `StreamBusy`. All waits may be cancelled: no event and
+    no result is lost, and the stream can be used on.
+
+    Use it as a context manager (`async with fn.open() as stream`), or close it with `aclose`.
+    """
+
+    __slots__ = ("__weakref__", "_config", "_done", "_loop", "_release", "_released", "name")
+
+    def __init__(
+        self,
+        opened: _core.Opened,
+        name: str,
+        config: StreamConfig,
+        loop: asyncio.AbstractEventLoop,
+        release: Callable[[], None],
+    ) -> None:
+        self.name = name
+        self._config = config
+        self._loop = loop
+        self._release = release
+        self._released = False
+        self._done = False
+        if config.timeout is not None:
+            _idle.watch(loop, self, config.timeout)
+
+    # `send`, `recv`, `send_batch`, `recv_batch` and iteration are the base's.
+
+    def end(self) -> _core.Operation[None]:
+        """End the input: the function's loop ends, and its remaining results can be received.
+
+        Harmless when the input has ended already. Cancelling the wait leaves the input open.
+        """
+        return self._end("the input was ended by `end()`")
+
+    def feed(self, events: Iterable[In] | AsyncIterable[In]) -> AsyncIterator[Out]:
+        """Send all events while receiving: `async for result in stream.feed(events)`.
+
+        Events are taken from the source as the function has room for them, results come in order.
+        The iteration ends once the function is done with every event, or has ended; the stream
+        stays open, with its state, for more. What the function yields after its loop comes after
+        `end()`.
+
+        After a `break`, events that were sent are still worked on; their results can be received.
+        An exception of the source cancels the stream and is raised here.
+        """
+        if isinstance(events, AsyncIterable):
+            return self._feed_async(events)
+        return self._feed(events)
+
+    async def _feed_async(self, events: AsyncIterable[In]) -> AsyncGenerator[Out, None]:
+        sender = self._loop.create_task(self._send_all(events), name=f"{self.name} source")
+        sender.add_done_callback(lambda _: self._nudge())
+        try:
+            while True:
+                sending = not sender.done()
+                if not sending and (failed := sender.exception()) is not None:
+                    raise failed
+                sent, handled = self._progress()
+                # Results are shown before the count of handled events: drain after counting.
+                results, over = self._drain(_BURST)
+                for result in results:
+                    yield result
+                if over or (not results and not sending and sent == handled):
+                    return
+                if not results:
+                    await self._wait(not sending)
+        finally:
+            if not sender.done():
+                sender.cancel()
+                await asyncio.wait([sender])
+
+    async def _send_all(self, events: AsyncIterable[In]) -> None:
+        source = aiter(events)
+        while True:
+            try:
+                event = await anext(source)
+            except StopAsyncIteration:
+                return
+            except BaseException as error:
+                if not isinstance(error, asyncio.CancelledError):
+                    self._cancel()
+                raise
+            try:
+                await self.send(event)
+            except asyncio.CancelledError:
+                self._put_back(event)
+                raise
+            except StreamClosed:
+                return  # the function ended early: the receiving side says so
+
+    @property
+    def metrics(self) -> StreamMetrics:
+        """What the stream has done so far."""
+        return StreamMetrics(*self._metrics())
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing can be sent any more."""
+        return self._closed is not None
+
+    async def aclose(self) -> None:
+        """Close the stream: its input ends, and what it still yields is dropped.
+
+        Waits until the function has worked on all events and has ended, for at most
+        `close_timeout` seconds; then it is cancelled. A function that goes on yielding without end
+        is closed like any abandoned generator.
+
+        Raises:
+            Exception: What the function raised, if nobody has received it yet.
+
+        """
+        if self._done:
+            return
+        self._done = True
+        try:
+            async with asyncio.timeout(self._config.close_timeout):
+                await self._end("the stream is closed")
+                await self._discard()
+        except TimeoutError:
+            if self._over:
+                raise  # the function's own
+            await self._stop()
+        except BaseException:
+            await self._stop()
+            raise
+        finally:
+            self._give_back()
+
+    async def _discard(self) -> None:
+        """Drop results up to the end. A function that does not end is closed after a while."""
+        dropped = 0
+        while True:
+            results, over = self._drain(_BURST)
+            if over:
+                return
+            sent, handled = self._progress()
+            dropped = dropped + len(results) if sent == handled else 0
+            if dropped > 2 * self._config.buffer:
+                return await self._stop()
+            await (asyncio.sleep(0) if results else self._wait(False))
+
+    async def _stop(self) -> None:
+        """Cancel the function and wait for its `finally` blocks."""
+        self._done = True
+        if self._over:
+            return
+        self._cancel()
+        try:
+            async with asyncio.timeout(self._config.close_timeout):
+                while True:
+                    try:
+                        results, over = self._drain(_BURST)
+                    except Exception:
+                        return
+                    if over:
+                        return
+                    await (asyncio.sleep(0) if results else self._wait(False))
+        except TimeoutError:
+            warnings.warn(
+                f"stream `{self.name}` did not end within {self._config.close_timeout} s of being "
+                "cancelled; it is left behind",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+
+    async def __aenter__(self) -> Stream[In, Out]:
+        return self
+
+    async def __aexit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+        if error is None:
+            await self.aclose()
+            return
+        try:
+            if not self._done:
+                await self._stop()
+        finally:
+            self._give_back()
+
+    def _idle_seconds(self) -> float:
+        """Seconds since the stream was used; 0 while the function has events to work on."""
+        sent, handled = self._progress()
+        return 0.0 if sent != handled else self._idle()
+
+    def _expire(self, timeout: float) -> None:
+        async def end() -> None:
+            await self._end(f"idle for {timeout} s")
+
+        self._loop.create_task(end(), name=f"{self.name} timeout")
+
+    def _give_back(self) -> None:
+        if not self._released:
+            self._released = True
+            self._release()
+
+    def __repr__(self) -> str:
+        """Name and state."""
+        state = "over" if self._over else "closed" if self.closed else "open"
+        return f"<Stream `{self.name}` {state}>"
+
+    def __del__(self) -> None:
+        if getattr(self, "_released", True):
+            return
+        if not self._over:
+            warnings.warn(
+                f"stream `{self.name}` was never closed; use `async with`, or `await aclose()`",
+                ResourceWarning,
+                stacklevel=2,
+                source=self,
+            )
+            try:
+                self._cancel()
+            except (VeloError, RuntimeError):
+                pass  # its loop or its worker has gone before
+        self._give_back()

@@ -1,0 +1,152 @@
+"""A worker process: an event loop that runs the streams which clients open on it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from velo import _core
+from velo._reference import load
+from velo._worker.selector import LinkSelector
+
+# How long cancelled streams may take to run their `finally` blocks when the worker is to end.
+_GRACE = 1.5
+
+
+def main(seat: _core.WorkerSeat) -> int:
+    """Run until the supervisor says to stop; returns the exit code."""
+    seat.start_watchdog()
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(line_buffering=True)
+    worker = _Worker(seat)
+    with asyncio.Runner(loop_factory=worker.make_loop) as runner:
+        return runner.run(worker.serve())
+
+
+class _Client:
+    """One client's link, its functions and its running streams."""
+
+    def __init__(self, number: int, link: _core.WorkerLink) -> None:
+        self.number = number
+        self.link = link
+        self.functions: dict[int, bytes | Callable[..., Any]] = {}
+        self.tasks: dict[int, asyncio.Task[None]] = {}
+
+
+class _Worker:
+    def __init__(self, seat: _core.WorkerSeat) -> None:
+        self._seat = seat
+        self._watch = _core.LinkWatch()
+        self._clients: dict[int, _Client] = {}
+        self._loop: asyncio.AbstractEventLoop
+        self._stop: asyncio.Event
+        self._leaving: set[asyncio.Task[None]] = set()
+
+    def make_loop(self) -> asyncio.AbstractEventLoop:
+        return asyncio.SelectorEventLoop(LinkSelector(self._watch, self._on_ready))
+
+    async def serve(self) -> int:
+        self._loop = asyncio.get_running_loop()
+        self._stop = asyncio.Event()
+        self._loop.add_signal_handler(signal.SIGTERM, self._stop.set)
+        self._loop.add_reader(self._seat.fileno(), self._on_seat)
+        self._on_seat()
+        await self._stop.wait()
+        await self._cancel([task for c in self._clients.values() for task in c.tasks.values()])
+        return 0
+
+    # The supervisor.
+
+    def _on_seat(self) -> None:
+        for what, *rest in self._seat.poll():
+            getattr(self, f"_on_{what}")(*rest)
+
+    def _on_attach(self, number: int, link: _core.WorkerLink) -> None:
+        self._clients[number] = _Client(number, link)
+        self._loop.add_reader(link.fileno(), self._watch.drain)
+        self._watch_links()
+
+    def _on_detach(self, number: int) -> None:
+        client = self._clients.pop(number, None)
+        if client is None:
+            return
+        self._loop.remove_reader(client.link.fileno())
+        self._watch_links()
+        task = self._loop.create_task(self._leave(client))
+        self._leaving.add(task)
+        task.add_done_callback(self._leaving.discard)
+
+    async def _leave(self, client: _Client) -> None:
+        await self._cancel(list(client.tasks.values()))
+        self._seat.detached(client.number)
+
+    def _on_drain(self) -> None:
+        self._stop.set()
+
+    def _on_lost(self) -> None:
+        self._loop.remove_reader(self._seat.fileno())
+        self._stop.set()
+
+    def _watch_links(self) -> None:
+        self._watch.watch([client.link for client in self._clients.values()])
+
+    async def _cancel(self, tasks: list[asyncio.Task[None]]) -> None:
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=_GRACE)
+
+    # The clients.
+
+    def _on_ready(self) -> None:
+        for client in list(self._clients.values()):
+            try:
+                for what, *rest in client.link.process_ready():
+                    getattr(self, f"_do_{what}")(client, *rest)
+            except Exception:
+                # A link that makes no sense serves nobody: its client is told by our exit.
+                traceback.print_exc()
+                os._exit(70)
+
+    def _do_define(self, client: _Client, function: int, definition: bytes) -> None:
+        client.functions[function] = definition
+
+    def _do_open(
+        self, client: _Client, slot: int, function: int, buffer: int, max_bytes: int, name: str
+    ) -> None:
+        port = client.link.open(self._loop, slot, buffer, max_bytes)
+        try:
+            generator = self._function(client, function)(port.events)
+        except BaseException as error:
+            port.fail(error)
+            return
+        task = self._loop.create_task(port.run(generator), name=name)
+        client.tasks[slot] = task
+        task.add_done_callback(lambda done: _forget(client.tasks, slot, done))
+
+    def _function(self, client: _Client, number: int) -> Callable[..., Any]:
+        function = client.functions[number]
+        if isinstance(function, bytes):
+            function = client.functions[number] = load(function)
+        return function
+
+    def _do_cancel(self, client: _Client, slot: int) -> None:
+        client.link.end_input(slot)
+        if (task := client.tasks.get(slot)) is not None:
+            task.cancel()
+
+    def _do_close(self, client: _Client, slot: int) -> None:
+        """The link has let go of the slot; its task has ended before."""
+
+
+def _forget(tasks: dict[int, asyncio.Task[None]], slot: int, done: asyncio.Task[None]) -> None:
+    if tasks.get(slot) is done:
+        del tasks[slot]
+    if not done.cancelled() and (error := done.exception()) is not None:
+        traceback.print_exception(error)

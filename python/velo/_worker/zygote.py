@@ -1,0 +1,18 @@
+"""The zygote: a single-threaded process that has imported what workers need, and forks them."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+
+from velo import _core
+from velo._worker import main as worker
+
+
+def main() -> None:
+    """Serve the supervisor that started this process; in a forked worker, work."""
+    gc.freeze()  # what is here now is shared with the workers: collecting it would copy its pages
+    seat = _core.serve_zygote(os.fork)
+    if seat is not None:
+        sys.exit(worker.main(seat))

@@ -1,0 +1,121 @@
+//! The user's half of a stream: events go in, results come out.
+//!
+//! A [`Channel`] can offer events and take results and nothing else; the function's half is a
+//! [`Port`](crate::port::Port). Both modes have one of each. Nothing here waits: it says whether
+//! there is something to wait for.
+
+use std::sync::Arc;
+
+use pyo3::prelude::*;
+
+use crate::client::RingChannel;
+use crate::inline::InlineStream;
+
+/// What offering an event came to.
+pub enum Offer {
+    /// It is queued. The function sees it after `flush_events`.
+    Sent,
+    /// `buffer` events, or as many bytes as may be, are queued.
+    Full,
+}
+
+/// What taking a result came to.
+pub enum Take {
+    /// A result.
+    Item(Py<PyAny>),
+    /// Nothing is there yet.
+    Empty,
+    /// The function has ended and its last result was taken.
+    Ended,
+}
+
+/// What a task is about to sleep for.
+#[derive(Clone, Copy, Default)]
+pub struct Want {
+    /// A result, or the end.
+    pub results: bool,
+    /// Room for an event.
+    pub space: bool,
+    /// The function to be done with every event that was sent.
+    pub handled: bool,
+}
+
+/// The user's half, in either mode.
+pub enum Channel {
+    /// Queues in this process.
+    Inline(Arc<InlineStream>),
+    /// Rings in shared memory.
+    Ring(RingChannel),
+}
+
+macro_rules! either {
+    ($channel:expr, $side:ident => $call:expr) => {
+        match $channel {
+            Channel::Inline($side) => $call,
+            Channel::Ring($side) => $call,
+        }
+    };
+}
+
+impl Channel {
+    /// Queues an event.
+    #[inline]
+    pub fn offer(&self, py: Python<'_>, event: &Bound<'_, PyAny>) -> PyResult<Offer> {
+        either!(self, side => side.offer(py, event))
+    }
+
+    /// Lets the function see what was queued.
+    #[inline]
+    pub fn flush_events(&self, py: Python<'_>) -> PyResult<()> {
+        either!(self, side => side.flush_events(py))
+    }
+
+    /// How many more events may be queued.
+    pub fn free_events(&self, py: Python<'_>) -> PyResult<usize> {
+        either!(self, side => side.free_events(py))
+    }
+
+    /// The next result, or the function's exception, once.
+    #[inline]
+    pub fn take(&self, py: Python<'_>) -> PyResult<Take> {
+        either!(self, side => side.take(py))
+    }
+
+    /// Gives the room of what was taken back to the function.
+    #[inline]
+    pub fn flush_results(&self, py: Python<'_>) -> PyResult<()> {
+        either!(self, side => side.flush_results(py))
+    }
+
+    /// Whether the function has ended. Its last results may still be queued.
+    pub fn is_finished(&self, py: Python<'_>) -> PyResult<bool> {
+        either!(self, side => side.is_finished(py))
+    }
+
+    /// Events accepted so far, and how many of them the function is done with.
+    pub fn progress(&self, py: Python<'_>) -> PyResult<(u64, u64)> {
+        either!(self, side => side.progress(py))
+    }
+
+    /// Bytes that went in and out between processes.
+    pub fn bytes(&self, py: Python<'_>) -> PyResult<(u64, u64)> {
+        either!(self, side => side.bytes(py))
+    }
+
+    /// The last look before sleeping: false when what is wanted is there already. When true, the
+    /// waits are woken as soon as it may be there.
+    pub fn may_sleep(&self, py: Python<'_>, want: Want) -> PyResult<bool> {
+        either!(self, side => side.may_sleep(py, want))
+    }
+
+    /// Looks for a short while, with the GIL released, whether what is wanted comes.
+    #[inline]
+    pub fn spin(&self, py: Python<'_>, want: Want) -> PyResult<()> {
+        either!(self, side => side.spin(py, want))
+    }
+
+    /// No more events will come. `Full` when even that has no room now.
+    pub fn end_input(&self, py: Python<'_>) -> PyResult<Offer> {
+        either!(self, side => side.end_input(py))
+    }
+}

@@ -1,0 +1,209 @@
+//! NumPy arrays and scalars.
+//!
+//! What follows `c1 04`, numbers little-endian:
+//!
+//! | part | bytes |
+//! | --- | --- |
+//! | flags | `u8`: bit 0 says that the dtype is pickled, bit 1 Fortran order |
+//! | dtype | length `u32`, then its name (`<f4`) or pickle |
+//! | shape | number of dimensions `u8`, then each as `u64` |
+//! | items | length `u64`, padding length `u8`, padding, data |
+//!
+//! Padding brings the data to a multiple of 64. A scalar is the length of a dtype's name as `u8`,
+//! the name, and the item. Exactly `numpy.ndarray` is written so, and only without object items; an
+//! array that is not contiguous is written in C order. Arrays come out read-only.
+
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict, PyTuple};
+
+use super::Codec;
+use super::decode::{Decoder, Fault, fault, judge};
+use super::dtype::{Known, Numpy};
+use super::encode::{Encoder, changed};
+use super::error::Stop;
+use super::marker::{self, ext, own};
+use super::out::{ALIGN, Out};
+use super::pickle::{aligned, put_aligned};
+use super::text::put_ext;
+use crate::ffi::objects::{Array, DIMENSIONS_MAX, c_type_name};
+
+const PICKLED_DTYPE: u8 = 1;
+const FORTRAN: u8 = 2;
+
+/// NumPy, if `obj` is of one of its types.
+fn numpy_of<'a>(codec: &'a Codec, obj: &Bound<'_, PyAny>) -> PyResult<Option<&'a Numpy>> {
+    if !c_type_name(obj).to_bytes().starts_with(b"numpy.") {
+        return Ok(None);
+    }
+    codec.numpy.loaded(obj.py())
+}
+
+/// An upper bound for an array that is written natively.
+pub fn size_hint(codec: &Codec, obj: &Bound<'_, PyAny>) -> Option<usize> {
+    let numpy = numpy_of(codec, obj).ok()??;
+    let array = numpy.open(obj)?;
+    let form = numpy.form(codec, &array.dtype()).ok()?;
+    let (Known::Name(dtype) | Known::Pickle(dtype)) = &form.known else {
+        return None;
+    };
+    let head = 2 + 1 + 4 + dtype.len() + 1 + 8 * array.shape().len() + 9 + ALIGN;
+    Some(head + bytes_of(&array.shape(), form.item))
+}
+
+/// The size of all items together, which NumPy made sure fits.
+fn bytes_of(shape: &[isize], item: usize) -> usize {
+    shape.iter().product::<isize>() as usize * item
+}
+
+/// Writes `obj` if it is an array or a scalar of NumPy that has a native form.
+pub fn put<'py, O: Out>(
+    encoder: &mut Encoder<'_, 'py, O>,
+    obj: &Bound<'py, PyAny>,
+) -> Result<bool, Stop> {
+    let codec = encoder.codec;
+    let Some(numpy) = numpy_of(codec, obj)? else {
+        return Ok(false);
+    };
+    match numpy.open(obj) {
+        Some(array) => put_array(encoder, numpy, obj, &array),
+        None if numpy.is_scalar(obj)? => put_scalar(encoder, numpy, obj),
+        None => Ok(false),
+    }
+}
+
+fn put_array<'py, O: Out>(
+    encoder: &mut Encoder<'_, 'py, O>,
+    numpy: &Numpy,
+    obj: &Bound<'py, PyAny>,
+    array: &Array<'_, 'py>,
+) -> Result<bool, Stop> {
+    let form = numpy.form(encoder.codec, &array.dtype())?;
+    let (flag, dtype) = match &form.known {
+        Known::Name(name) => (0, name),
+        Known::Pickle(pickle) => (PICKLED_DTYPE, pickle),
+        Known::No => return Ok(false),
+    };
+    let Ok(dtype_len) = u32::try_from(dtype.len()) else {
+        return Ok(false);
+    };
+    // Looking at the dtype ran Python code; nothing from here to the copy does.
+    if !array.dtype().is(&form.dtype) {
+        return Err(changed("numpy.ndarray"));
+    }
+    encoder.note(obj)?;
+    let order = if array.is_f_contiguous() && !array.is_c_contiguous() {
+        FORTRAN
+    } else {
+        0
+    };
+    let shape = array.shape();
+    let out = &mut *encoder.out;
+    out.put(&[marker::OWN, own::ARRAY, flag | order])?;
+    out.put(&dtype_len.to_le_bytes())?;
+    out.put(dtype)?;
+    out.put_u8(shape.len() as u8)?;
+    for &len in shape.iter() {
+        out.put(&(len as u64).to_le_bytes())?;
+    }
+    array.copy_to(form.item, put_aligned(out, bytes_of(&shape, form.item))?);
+    Ok(true)
+}
+
+fn put_scalar<'py, O: Out>(
+    encoder: &mut Encoder<'_, 'py, O>,
+    numpy: &Numpy,
+    obj: &Bound<'py, PyAny>,
+) -> Result<bool, Stop> {
+    let py = encoder.py;
+    let form = numpy.form(encoder.codec, &obj.getattr(intern!(py, "dtype"))?)?;
+    let Known::Name(name) = &form.known else {
+        return Ok(false);
+    };
+    if !form.has_scalars || !obj.get_type().is(&form.scalar) {
+        return Ok(false);
+    }
+    let item = obj.call_method0(intern!(py, "tobytes"))?;
+    let item = item.cast::<PyBytes>().map_err(PyErr::from)?;
+    let bytes = [&[name.len() as u8], &**name, item.as_bytes()].concat();
+    put_ext(encoder.out, ext::NUMPY_SCALAR, &bytes)?;
+    Ok(true)
+}
+
+/// The array that follows.
+pub fn array<'py>(decoder: &mut Decoder<'_, 'py>) -> Result<Bound<'py, PyAny>, Fault> {
+    let py = decoder.py;
+    let codec = decoder.codec;
+    let flags = decoder.u8()?;
+    let dtype_len = u32::from_le_bytes(decoder.bytes()?) as usize;
+    let dtype = decoder.slice(dtype_len)?;
+    let dimensions = usize::from(decoder.u8()?);
+    if flags > PICKLED_DTYPE | FORTRAN || dimensions > DIMENSIONS_MAX {
+        return fault("an array of an unknown form");
+    }
+    let mut shape = Vec::with_capacity(dimensions);
+    for _ in 0..dimensions {
+        shape.push(decoder.len64()?);
+    }
+    let numpy = codec.numpy.import(py)?;
+    let form = if flags & PICKLED_DTYPE == 0 {
+        numpy.named(py, dtype)?
+    } else {
+        decoder.unpickled = true;
+        numpy.unpickled(codec, py, dtype)?
+    };
+    let (buffer, len) = aligned(decoder)?;
+    let is_empty = shape.contains(&0);
+    let items = if is_empty {
+        Some(0)
+    } else {
+        shape
+            .iter()
+            .try_fold(1, |n: usize, &len| n.checked_mul(len))
+    };
+    if items.and_then(|items| items.checked_mul(form.item)) != Some(len) {
+        return fault("an array of another size than its shape");
+    }
+    let order = if flags & FORTRAN == 0 {
+        intern!(py, "C")
+    } else {
+        intern!(py, "F")
+    };
+    let args = (
+        PyTuple::new(py, shape)?,
+        &form.dtype,
+        buffer,
+        0,
+        py.None(),
+        order,
+    );
+    let array = numpy.ndarray.bind(py).call1(args);
+    let array = array.map_err(|error| judge(py, error, "an array that cannot be"))?;
+    if numpy.open(&array).is_none_or(|array| array.is_writeable()) {
+        let options = PyDict::new(py);
+        options.set_item(intern!(py, "write"), false)?;
+        array.call_method(intern!(py, "setflags"), (), Some(&options))?;
+    }
+    Ok(array)
+}
+
+/// A scalar from extension [`ext::NUMPY_SCALAR`].
+pub fn scalar<'py>(decoder: &Decoder<'_, 'py>, bytes: &[u8]) -> Result<Bound<'py, PyAny>, Fault> {
+    let py = decoder.py;
+    let Some((&len, rest)) = bytes.split_first() else {
+        return fault("a scalar without a dtype");
+    };
+    let Some((name, item)) = rest.split_at_checked(usize::from(len)) else {
+        return fault("a scalar without a dtype");
+    };
+    let numpy = decoder.codec.numpy.import(py)?;
+    let form = numpy.named(py, name)?;
+    if item.len() != form.item || !form.has_scalars {
+        return fault("a scalar of another size than its dtype");
+    }
+    let scalar = numpy
+        .scalar
+        .bind(py)
+        .call1((&form.dtype, PyBytes::new(py, item)));
+    scalar.map_err(|error| judge(py, error, "a scalar that cannot be"))
+}

@@ -1,0 +1,155 @@
+//! One Python object to bytes and back: same value, exact same type.
+//!
+//! [`Codec::encode`] writes straight into the memory that the bytes are meant for,
+//! [`Codec::decode`] reads straight out of it and can hand out large buffers as views of it.
+//! Neither keeps any part of the other side's memory, and `decode` takes no byte of it on trust,
+//! except that what a pickle asks for is done: both sides must belong to one user. What reaches
+//! `decode` from a network is a mistake of the caller.
+//!
+//! # Format
+//!
+//! | Python type (exactly it) | bytes |
+//! | --- | --- |
+//! | `None`, `bool`, `int` of 64 bits, `float` | MessagePack; floats are doubles |
+//! | `str`, `bytes`, `list`, `dict` | MessagePack |
+//! | larger `int` | extension 1: little-endian two's complement |
+//! | `complex` | extension 2: two little-endian doubles |
+//! | `bytearray` | extension 3 |
+//! | `str` with lone surrogates | extension 4: UTF-8 with the surrogates left in |
+//! | `date`, `time`, `datetime`, `timedelta` | extensions 5 to 8, see `time.rs` |
+//! | NumPy scalar | extension 9, see `array.rs` |
+//! | `tuple`, `set`, `frozenset` | `c1`, then 1, 2 or 3, then a MessagePack array |
+//! | `numpy.ndarray` | `c1 04`, see `array.rs` |
+//! | everything else | `c1 05`, a pickle with its buffers, see `pickle.rs` |
+//!
+//! `c1` is the byte that MessagePack leaves unused. What follows it is not wrapped in an extension,
+//! as the length that an extension begins with is only known at its end.
+//!
+//! # When one pickle carries the whole value
+//!
+//! Only pickle keeps identities, so a value goes by one pickle from top to bottom when it is nested
+//! deeper than [`MAX_DEPTH`], contains itself, holds one mutable object in two places, or holds
+//! more than one object that has to be pickled. A single such object is pickled where it stands.
+//! Immutable values made of plain values only (`("a", 1)`) have no identity worth keeping.
+//!
+//! Arrays, and other buffers that pickle hands over out of band, arrive read-only, copied or not.
+
+mod array;
+mod container;
+mod decode;
+mod dtype;
+mod encode;
+mod error;
+mod keys;
+mod marker;
+mod out;
+mod path;
+mod pickle;
+pub mod python;
+mod scalar;
+mod seen;
+mod text;
+mod time;
+
+use std::sync::Mutex;
+
+use pyo3::prelude::*;
+
+use crate::ffi::objects::{Exact, exact, utf8};
+
+pub use error::{DecodeError, EncodeError};
+pub use out::{Out, SliceOut, VecOut};
+pub use python::codec;
+
+/// How deep lists, dicts, tuples and sets may be nested in the native format.
+pub const MAX_DEPTH: usize = 64;
+
+/// What [`Codec::size_hint`] says of objects whose size only encoding tells.
+const UNKNOWN_SIZE: usize = 64;
+
+/// How large buffers come out of a payload: copied, or as a read-only view of the memory they lie
+/// in.
+pub trait Memory {
+    /// An object that exports `bytes`, a part of the payload, as a read-only buffer and keeps the
+    /// memory in place as long as it lives; `None` to have the bytes copied. It is asked for every
+    /// array and every out-of-band buffer that is not empty, however small.
+    fn view<'py>(&mut self, py: Python<'py>, bytes: &[u8]) -> PyResult<Option<Bound<'py, PyAny>>>;
+}
+
+/// Memory that is about to go: everything is copied.
+pub struct CopyMemory;
+
+impl Memory for CopyMemory {
+    fn view<'py>(
+        &mut self,
+        _py: Python<'py>,
+        _bytes: &[u8],
+    ) -> PyResult<Option<Bound<'py, PyAny>>> {
+        Ok(None)
+    }
+}
+
+/// The codec with what it looked up and remembers: types, pickle's functions, dtypes, recent keys.
+///
+/// One per process is enough. It holds no state of any value, so encoding and decoding may be
+/// entered again from the Python code that they run (`__reduce__`, `__setstate__`).
+pub struct Codec {
+    pickle: pickle::Pickle,
+    times: time::Types,
+    numpy: dtype::LazyNumpy,
+    keys: Mutex<keys::Keys>,
+}
+
+impl Codec {
+    /// Looks up what is needed for every value. NumPy and cloudpickle are left until a value needs
+    /// them.
+    pub fn new(py: Python<'_>) -> PyResult<Self> {
+        Ok(Self {
+            pickle: pickle::Pickle::new(py)?,
+            times: time::Types::new(py)?,
+            numpy: dtype::LazyNumpy::new(),
+            keys: Mutex::default(),
+        })
+    }
+
+    /// Appends `obj` to `out`. After an error, what `out` holds beyond its old position means
+    /// nothing.
+    ///
+    /// Python code may run meanwhile: the methods that pickle calls, and with them anything.
+    pub fn encode<O: Out>(
+        &self,
+        _py: Python<'_>,
+        obj: &Bound<'_, PyAny>,
+        out: &mut O,
+    ) -> Result<(), EncodeError> {
+        encode::encode(self, obj, out)
+    }
+
+    /// How much room to have ready for `obj`, found cheaply: enough for text, bytes, numbers and
+    /// arrays, whose padding is counted at its worst; for containers a lower bound, for others a
+    /// small constant.
+    pub fn size_hint(&self, obj: &Bound<'_, PyAny>) -> usize {
+        match exact(obj) {
+            Exact::Str(text) => utf8(text).map_or(UNKNOWN_SIZE, |text| text.len() + 5),
+            Exact::Bytes(bytes) => bytes.as_bytes().len() + 5,
+            Exact::ByteArray(bytes) => bytes.len() + 6,
+            Exact::List(list) => list.len() + UNKNOWN_SIZE,
+            Exact::Tuple(tuple) => tuple.len() + UNKNOWN_SIZE,
+            Exact::Dict(dict) => 2 * dict.len() + UNKNOWN_SIZE,
+            Exact::Other => array::size_hint(self, obj).unwrap_or(UNKNOWN_SIZE),
+            _ => UNKNOWN_SIZE,
+        }
+    }
+
+    /// Makes the object that all of `payload` stands for.
+    ///
+    /// Python code may run meanwhile: imports, and the methods that pickle calls.
+    pub fn decode<'py>(
+        &self,
+        py: Python<'py>,
+        payload: &[u8],
+        memory: &mut dyn Memory,
+    ) -> Result<Bound<'py, PyAny>, DecodeError> {
+        decode::decode(self, py, payload, memory)
+    }
+}

@@ -1,0 +1,150 @@
+//! Where encoded bytes go: memory of a fixed size, or a vector that grows.
+
+use super::error::Overflow;
+
+/// What the alignment of array data is asked to be.
+pub const ALIGN: usize = 64;
+
+/// A place that bytes are appended to.
+pub trait Out {
+    /// How many bytes were written so far.
+    fn position(&self) -> usize;
+
+    /// Forgets what was written after `position`.
+    ///
+    /// # Panics
+    /// May panic when `position` lies ahead.
+    fn rewind(&mut self, position: usize);
+
+    /// Appends `len` bytes for the caller to fill; their content is unspecified until then.
+    fn reserve(&mut self, len: usize) -> Result<&mut [u8], Overflow>;
+
+    /// How many bytes to skip so that the byte `ahead` of the position lies at a multiple of
+    /// [`ALIGN`].
+    fn padding(&self, ahead: usize) -> usize;
+
+    /// Appends `bytes`.
+    #[inline(always)]
+    fn put(&mut self, bytes: &[u8]) -> Result<(), Overflow> {
+        self.reserve(bytes.len())?.copy_from_slice(bytes);
+        Ok(())
+    }
+
+    /// Appends one byte.
+    #[inline(always)]
+    fn put_u8(&mut self, byte: u8) -> Result<(), Overflow> {
+        self.reserve(1)?[0] = byte;
+        Ok(())
+    }
+
+    /// Appends a marker and the `N` bytes that belong to it.
+    #[inline(always)]
+    fn put_marked<const N: usize>(&mut self, marker: u8, bytes: [u8; N]) -> Result<(), Overflow> {
+        let room = self.reserve(1 + N)?;
+        room[0] = marker;
+        room[1..].copy_from_slice(&bytes);
+        Ok(())
+    }
+}
+
+/// Writes into a slice, such as room reserved in a ring; array data is aligned by real addresses.
+pub struct SliceOut<'a> {
+    room: &'a mut [u8],
+    position: usize,
+}
+
+impl<'a> SliceOut<'a> {
+    /// Starts at the first byte of `room`.
+    pub fn new(room: &'a mut [u8]) -> Self {
+        Self { room, position: 0 }
+    }
+
+    /// How many bytes were written.
+    pub fn len(&self) -> usize {
+        self.position
+    }
+}
+
+impl Out for SliceOut<'_> {
+    #[inline(always)]
+    fn position(&self) -> usize {
+        self.position
+    }
+
+    #[inline]
+    fn rewind(&mut self, position: usize) {
+        assert!(position <= self.position, "rewind to a position ahead");
+        self.position = position;
+    }
+
+    #[inline(always)]
+    fn reserve(&mut self, len: usize) -> Result<&mut [u8], Overflow> {
+        let start = self.position;
+        let end = start.saturating_add(len);
+        match self.room.get_mut(start..end) {
+            Some(room) => {
+                self.position = end;
+                Ok(room)
+            }
+            None => Err(Overflow { at_least: end }),
+        }
+    }
+
+    #[inline]
+    fn padding(&self, ahead: usize) -> usize {
+        let address = self.room.as_ptr() as usize;
+        address.wrapping_add(self.position + ahead).wrapping_neg() % ALIGN
+    }
+}
+
+/// Writes into a vector that grows; array data is aligned as if the vector began at an aligned
+/// address.
+#[derive(Default)]
+pub struct VecOut(Vec<u8>);
+
+impl VecOut {
+    /// An empty one that has room for `capacity` bytes.
+    pub fn with_capacity(capacity: usize) -> Self {
+        Self(Vec::with_capacity(capacity))
+    }
+
+    /// What was written.
+    pub fn as_slice(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// What was written.
+    pub fn into_vec(self) -> Vec<u8> {
+        self.0
+    }
+}
+
+impl Out for VecOut {
+    #[inline(always)]
+    fn position(&self) -> usize {
+        self.0.len()
+    }
+
+    #[inline]
+    fn rewind(&mut self, position: usize) {
+        self.0.truncate(position);
+    }
+
+    #[inline(always)]
+    fn reserve(&mut self, len: usize) -> Result<&mut [u8], Overflow> {
+        let start = self.0.len();
+        self.0.resize(start + len, 0);
+        Ok(&mut self.0[start..])
+    }
+
+    #[inline]
+    fn padding(&self, ahead: usize) -> usize {
+        (self.0.len() + ahead).wrapping_neg() % ALIGN
+    }
+
+    #[inline(always)]
+    fn put(&mut self, bytes: &[u8]) -> Result<(), Overflow> {
+        self.0.extend_from_slice(bytes);
+        Ok(())
+    }
+}

@@ -1,0 +1,60 @@
+//! The process's one codec, and the two functions that show it to Python.
+
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::PyBytes;
+
+use super::{Codec, CopyMemory, DecodeError, EncodeError, SliceOut, VecOut};
+use crate::errors;
+
+/// The codec of this process.
+#[inline]
+pub fn codec(py: Python<'_>) -> PyResult<&'static Codec> {
+    static CODEC: PyOnceLock<Codec> = PyOnceLock::new();
+    CODEC.get_or_try_init(py, || Codec::new(py))
+}
+
+impl From<EncodeError> for PyErr {
+    fn from(error: EncodeError) -> Self {
+        match error {
+            EncodeError::Python(error) => error,
+            full @ EncodeError::Overflow { .. } => errors::too_large(full.to_string()),
+        }
+    }
+}
+
+impl From<DecodeError> for PyErr {
+    fn from(error: DecodeError) -> Self {
+        match error {
+            DecodeError::Python(error) => error,
+            bad @ DecodeError::Malformed { .. } => errors::corrupted(bad.to_string()),
+        }
+    }
+}
+
+/// `obj` as bytes, of which there may be `limit` at most.
+#[pyfunction]
+#[pyo3(signature = (obj, limit=None))]
+pub fn dumps<'py>(
+    py: Python<'py>,
+    obj: &Bound<'py, PyAny>,
+    limit: Option<usize>,
+) -> PyResult<Bound<'py, PyBytes>> {
+    let codec = codec(py)?;
+    let Some(limit) = limit else {
+        let mut out = VecOut::with_capacity(codec.size_hint(obj));
+        codec.encode(py, obj, &mut out)?;
+        return Ok(PyBytes::new(py, out.as_slice()));
+    };
+    let mut room = vec![0; limit];
+    let mut out = SliceOut::new(&mut room);
+    codec.encode(py, obj, &mut out)?;
+    let len = out.len();
+    Ok(PyBytes::new(py, &room[..len]))
+}
+
+/// The object that `payload` stands for, with copies of its buffers.
+#[pyfunction]
+pub fn loads<'py>(py: Python<'py>, payload: &Bound<'py, PyBytes>) -> PyResult<Bound<'py, PyAny>> {
+    Ok(codec(py)?.decode(py, payload.as_bytes(), &mut CopyMemory)?)
+}

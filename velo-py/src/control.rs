@@ -1,0 +1,160 @@
+//! Control messages between a client and a worker, on the rings of slot 0. They cost no system
+//! call, so that opening a stream on a warm worker costs none either.
+
+use std::sync::Arc;
+
+use pyo3::prelude::*;
+use velo_shm::{Consumer, Limits, LinkEnd, Producer};
+
+use crate::errors;
+use crate::rings::corruption;
+
+/// The slot that no stream uses.
+pub const SLOT: u32 = 0;
+
+/// Both directions may hold this much before a peer counts as stuck.
+const LIMITS: Limits = Limits { events: u32::MAX, bytes: 256 << 20 };
+
+/// One message.
+#[derive(Debug, PartialEq)]
+pub enum Control {
+    /// Client: streams may be opened of this function from now on.
+    Define { function: u64, definition: Vec<u8> },
+    /// Client: a stream begins.
+    Open { slot: u32, function: u64, buffer: u32, max_bytes: u64, name: String },
+    /// Client: the function of this stream is not wanted any more.
+    Cancel { slot: u32 },
+    /// Client: the end of this stream was seen, nobody uses its rings.
+    Close { slot: u32 },
+    /// Worker: the function of this stream has ended; results may still be queued.
+    Ended { slot: u32 },
+}
+
+const DEFINE: u8 = 2;
+const OPEN: u8 = 3;
+const CANCEL: u8 = 4;
+const CLOSE: u8 = 5;
+const ENDED: u8 = 6;
+
+/// The control rings of a link.
+pub fn open(end: &Arc<LinkEnd>) -> PyResult<(Producer, Consumer)> {
+    end.open_slot(SLOT, LIMITS).map_err(|error| errors::pool(format!("cannot use a link: {error}")))
+}
+
+/// Queues and publishes a message. The caller notifies.
+pub fn send(_py: Python<'_>, producer: &mut Producer, message: &Control) -> PyResult<()> {
+    let (kind, bytes) = message.encode();
+    let mut room = producer.reserve(bytes.len(), false).map_err(|refused| {
+        errors::pool(format!("the worker does not read its control messages: {refused}"))
+    })?;
+    room[..bytes.len()].copy_from_slice(&bytes);
+    room.commit(kind, bytes.len());
+    producer.publish();
+    Ok(())
+}
+
+/// The next message, if one is there.
+pub fn receive(_py: Python<'_>, consumer: &mut Consumer) -> PyResult<Option<Control>> {
+    let frame = match consumer.peek() {
+        Ok(Some(frame)) => frame,
+        Ok(None) => {
+            consumer.publish();
+            return Ok(None);
+        }
+        Err(found) => return Err(corruption(&found)),
+    };
+    let (kind, message) = (frame.kind, Control::decode(frame.kind, frame.payload));
+    consumer.release();
+    match message {
+        Some(message) => Ok(Some(message)),
+        None => Err(errors::corrupted(format!("a control message of kind {kind} makes no sense"))),
+    }
+}
+
+impl Control {
+    fn encode(&self) -> (u8, Vec<u8>) {
+        let mut bytes = Vec::with_capacity(32);
+        let kind = match self {
+            Control::Define { function, definition } => {
+                bytes.extend_from_slice(&function.to_le_bytes());
+                bytes.extend_from_slice(definition);
+                DEFINE
+            }
+            Control::Open { slot, function, buffer, max_bytes, name } => {
+                bytes.extend_from_slice(&slot.to_le_bytes());
+                bytes.extend_from_slice(&buffer.to_le_bytes());
+                bytes.extend_from_slice(&function.to_le_bytes());
+                bytes.extend_from_slice(&max_bytes.to_le_bytes());
+                bytes.extend_from_slice(name.as_bytes());
+                OPEN
+            }
+            Control::Cancel { slot } => {
+                bytes.extend_from_slice(&slot.to_le_bytes());
+                CANCEL
+            }
+            Control::Close { slot } => {
+                bytes.extend_from_slice(&slot.to_le_bytes());
+                CLOSE
+            }
+            Control::Ended { slot } => {
+                bytes.extend_from_slice(&slot.to_le_bytes());
+                ENDED
+            }
+        };
+        (kind, bytes)
+    }
+
+    fn decode(kind: u8, mut bytes: &[u8]) -> Option<Control> {
+        let bytes = &mut bytes;
+        let message = match kind {
+            DEFINE => {
+                let function = u64::from_le_bytes(take(bytes)?);
+                let definition = std::mem::take(bytes).to_vec();
+                Control::Define { function, definition }
+            }
+            OPEN => {
+                let slot = u32::from_le_bytes(take(bytes)?);
+                let buffer = u32::from_le_bytes(take(bytes)?);
+                let function = u64::from_le_bytes(take(bytes)?);
+                let max_bytes = u64::from_le_bytes(take(bytes)?);
+                let name = String::from_utf8_lossy(std::mem::take(bytes)).into_owned();
+                Control::Open { slot, function, buffer, max_bytes, name }
+            }
+            CANCEL => Control::Cancel { slot: u32::from_le_bytes(take(bytes)?) },
+            CLOSE => Control::Close { slot: u32::from_le_bytes(take(bytes)?) },
+            ENDED => Control::Ended { slot: u32::from_le_bytes(take(bytes)?) },
+            _ => return None,
+        };
+        bytes.is_empty().then_some(message)
+    }
+}
+
+fn take<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
+    let (head, rest) = bytes.split_first_chunk::<N>()?;
+    *bytes = rest;
+    Some(*head)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_survive_and_truncated_ones_are_refused() {
+        let messages = [
+            Control::Define { function: 7, definition: vec![1, 2, 3] },
+            Control::Open { slot: 3, function: 9, buffer: 256, max_bytes: 1 << 30, name: "é".into() },
+            Control::Cancel { slot: 1 },
+            Control::Close { slot: 2 },
+            Control::Ended { slot: u32::MAX },
+        ];
+        for message in messages {
+            let (kind, bytes) = message.encode();
+            assert_eq!(Control::decode(kind, &bytes).as_ref(), Some(&message));
+            for len in 0..bytes.len().min(4) {
+                assert_eq!(Control::decode(kind, &bytes[..len]), None);
+            }
+        }
+        assert_eq!(Control::decode(99, &[0; 64]), None);
+    }
+}

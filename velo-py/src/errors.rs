@@ -1,0 +1,26 @@
+//! The exceptions of `velo.errors`, as Rust makes them. Their classes are written in Python.
+
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::PyType;
+
+macro_rules! exception {
+    ($function:ident, $class:literal) => {
+        #[doc = concat!("A `velo.errors.", $class, "` with this message.")]
+        pub fn $function(message: impl Into<String>) -> PyErr {
+            static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+            let message = message.into();
+            Python::attach(|py| match CLASS.import(py, "velo.errors", $class) {
+                Ok(class) => PyErr::from_type(class.clone(), (message,)),
+                Err(error) => error,
+            })
+        }
+    };
+}
+
+exception!(velo, "VeloError");
+exception!(closed, "StreamClosed");
+exception!(busy, "StreamBusy");
+exception!(too_large, "EventTooLarge");
+exception!(corrupted, "RingCorrupted");
+exception!(pool, "PoolError");

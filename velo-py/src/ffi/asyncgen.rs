@@ -1,0 +1,221 @@
+//! Resuming an async generator without its `asend` objects.
+//!
+//! `__anext__` of an async generator makes an object per item and hands the item over in a
+//! `StopIteration`. The generator itself can be resumed through `am_send` like any other; what it
+//! yields then comes wrapped in a private type of CPython. [`AsyncGen`] does that for plain async
+//! generators, once [`Direct::probe`] has seen that this interpreter behaves so, and follows the
+//! public protocol (`__anext__`, `athrow`, `aclose`) for everything else.
+
+use std::ffi::{c_int, c_void};
+use std::ptr;
+
+use pyo3::exceptions::{PyGeneratorExit, PyStopAsyncIteration};
+use pyo3::ffi;
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyCFunction, PyModule};
+
+/// How a resumed generator came back.
+pub enum Resumed {
+    /// With a result.
+    Yielded(Py<PyAny>),
+    /// Waiting for something that the running task has to see.
+    Awaiting(Py<PyAny>),
+    /// It returned.
+    Finished,
+}
+
+/// One user generator and where it stands.
+pub struct AsyncGen {
+    generator: Py<PyAny>,
+    /// The awaitable of the public protocol that is under way, if any.
+    pending: Option<Py<PyAny>>,
+    direct: bool,
+    started: bool,
+}
+
+impl AsyncGen {
+    /// `generator` is what calling the user's function returned.
+    pub fn new(py: Python<'_>, generator: Py<PyAny>) -> Self {
+        // SAFETY: only the type pointer of a live object is read.
+        let plain = unsafe { ffi::PyAsyncGen_CheckExact(generator.as_ptr()) } != 0;
+        let direct = plain && Direct::get(py).is_some();
+        AsyncGen { generator, pending: None, direct, started: false }
+    }
+
+    /// The generator object.
+    pub fn object(&self) -> &Py<PyAny> {
+        &self.generator
+    }
+
+    /// Runs it to its next result, its next wait or its end.
+    pub fn resume(&mut self, py: Python<'_>, value: &Bound<'_, PyAny>) -> PyResult<Resumed> {
+        if self.pending.is_none() {
+            if self.direct && self.started {
+                return self.resume_directly(py, value);
+            }
+            // The first step goes by the protocol in any case: it registers the generator with the
+            // event loop, which closes it should the loop shut down first.
+            self.started = true;
+            let awaitable = self.generator.bind(py).call_method0(intern!(py, "__anext__"))?;
+            self.pending = Some(awaiter(awaitable)?);
+        }
+        self.resume_pending(py, value)
+    }
+
+    /// Throws `error` in where the generator stands.
+    pub fn throw(&mut self, py: Python<'_>, error: PyErr) -> PyResult<Resumed> {
+        let none = py.None();
+        if let Some(pending) = self.pending.take() {
+            let pending = pending.into_bound(py);
+            let thrown = pending.call_method1(intern!(py, "throw"), (error.value(py),));
+            return match thrown {
+                Ok(waiting) => {
+                    self.pending = Some(pending.unbind());
+                    Ok(Resumed::Awaiting(waiting.unbind()))
+                }
+                Err(raised) => stopped(py, raised),
+            };
+        }
+        self.started = true;
+        let athrow = self
+            .generator
+            .bind(py)
+            .call_method1(intern!(py, "athrow"), (error.value(py),))?;
+        self.pending = Some(awaiter(athrow)?);
+        self.resume_pending(py, none.bind(py))
+    }
+
+    /// Closes it: `GeneratorExit` where it stands, its `finally` blocks run.
+    pub fn close(&mut self, py: Python<'_>) -> PyResult<Resumed> {
+        match self.throw(py, PyGeneratorExit::new_err(())) {
+            Err(error) if error.is_instance_of::<PyGeneratorExit>(py) => Ok(Resumed::Finished),
+            other => other,
+        }
+    }
+
+    fn resume_directly(&mut self, py: Python<'_>, value: &Bound<'_, PyAny>) -> PyResult<Resumed> {
+        match send(self.generator.bind(py), value)? {
+            Sent::Return(_) => Ok(Resumed::Finished),
+            Sent::Next(item) => match Direct::get(py).and_then(|direct| direct.unwrap(&item)) {
+                Some(result) => Ok(Resumed::Yielded(result.unbind())),
+                None => Ok(Resumed::Awaiting(item.unbind())),
+            },
+        }
+    }
+
+    fn resume_pending(&mut self, py: Python<'_>, value: &Bound<'_, PyAny>) -> PyResult<Resumed> {
+        let Some(pending) = &self.pending else { return Ok(Resumed::Finished) };
+        match send(pending.bind(py), value) {
+            Ok(Sent::Next(waiting)) => Ok(Resumed::Awaiting(waiting.unbind())),
+            Ok(Sent::Return(result)) => {
+                self.pending = None;
+                Ok(Resumed::Yielded(result.unbind()))
+            }
+            Err(error) => {
+                self.pending = None;
+                stopped(py, error)
+            }
+        }
+    }
+}
+
+/// What an exception out of `__anext__` or `athrow` means.
+fn stopped(py: Python<'_>, error: PyErr) -> PyResult<Resumed> {
+    if error.is_instance_of::<PyStopAsyncIteration>(py) {
+        return Ok(Resumed::Finished);
+    }
+    if error.is_instance_of::<pyo3::exceptions::PyStopIteration>(py) {
+        return Ok(Resumed::Yielded(error.value(py).getattr(intern!(py, "value"))?.unbind()));
+    }
+    Err(error)
+}
+
+/// The iterator behind an awaitable.
+fn awaiter(awaitable: Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
+    // SAFETY: only the type pointer of a live object is read.
+    if unsafe { ffi::PyCoro_CheckExact(awaitable.as_ptr()) } != 0 {
+        return Ok(awaitable.unbind());
+    }
+    let py = awaitable.py();
+    Ok(awaitable.call_method0(intern!(py, "__await__"))?.unbind())
+}
+
+enum Sent<'py> {
+    Next(Bound<'py, PyAny>),
+    Return(Bound<'py, PyAny>),
+}
+
+fn send<'py>(iterator: &Bound<'py, PyAny>, value: &Bound<'py, PyAny>) -> PyResult<Sent<'py>> {
+    let py = iterator.py();
+    let mut result: *mut ffi::PyObject = ptr::null_mut();
+    // SAFETY: both objects are live; `result` receives a new reference, or NULL with an error set.
+    let status = unsafe { ffi::PyIter_Send(iterator.as_ptr(), value.as_ptr(), &mut result) };
+    match status {
+        ffi::PySendResult::PYGEN_ERROR => Err(PyErr::fetch(py)),
+        // SAFETY: for these two outcomes `result` is a new reference that is ours.
+        ffi::PySendResult::PYGEN_NEXT => Ok(Sent::Next(unsafe { Bound::from_owned_ptr(py, result) })),
+        // SAFETY: as above.
+        ffi::PySendResult::PYGEN_RETURN => {
+            Ok(Sent::Return(unsafe { Bound::from_owned_ptr(py, result) }))
+        }
+    }
+}
+
+/// What is known of this interpreter's private wrapper of yielded values.
+struct Direct {
+    wrapper: *mut ffi::PyTypeObject,
+}
+
+// SAFETY: a pointer to a static type of the interpreter, only compared with.
+unsafe impl Send for Direct {}
+// SAFETY: as above.
+unsafe impl Sync for Direct {}
+
+impl Direct {
+    fn get(py: Python<'_>) -> Option<&'static Direct> {
+        static DIRECT: PyOnceLock<Option<Direct>> = PyOnceLock::new();
+        DIRECT.get_or_init(py, || Direct::probe(py).ok().flatten()).as_ref()
+    }
+
+    /// Resumes a small generator directly and looks at what comes out. Anything unexpected means
+    /// that this interpreter does it another way, and that the public protocol is used.
+    fn probe(py: Python<'_>) -> PyResult<Option<Direct>> {
+        let code = c"async def probe(marker):\n    yield marker\n";
+        let module = PyModule::from_code(py, code, c"<velo>", c"_velo_probe")?;
+        let marker = PyCFunction::new_closure(py, None, None, |_, _| ())?.into_any();
+        let generator = module.getattr("probe")?.call1((&marker,))?;
+        let Sent::Next(item) = send(&generator, py.None().bind(py))? else { return Ok(None) };
+        let direct = Direct { wrapper: item.get_type_ptr() };
+        if item.get_type().name()? != "async_generator_wrapped_value" {
+            return Ok(None);
+        }
+        let same = direct.unwrap(&item).is_some_and(|value| value.is(&marker));
+        drop(item);
+        let finished = matches!(send(&generator, py.None().bind(py))?, Sent::Return(_));
+        Ok((same && finished).then_some(direct))
+    }
+
+    /// The yielded value inside `item`, or None if `item` is no such wrapper.
+    fn unwrap<'py>(&self, item: &Bound<'py, PyAny>) -> Option<Bound<'py, PyAny>> {
+        if item.get_type_ptr() != self.wrapper {
+            return None;
+        }
+        let mut inside: *mut ffi::PyObject = ptr::null_mut();
+        // SAFETY: the wrapper is a garbage-collected type (probe() has seen a value come out), its
+        // traverse function visits the one reference that it holds and runs no Python code.
+        unsafe {
+            let traverse = (*self.wrapper).tp_traverse?;
+            traverse(item.as_ptr(), remember, (&raw mut inside).cast::<c_void>());
+        }
+        // SAFETY: `inside` is NULL or a reference borrowed from `item`, which is alive.
+        unsafe { Bound::from_borrowed_ptr_or_opt(item.py(), inside) }
+    }
+}
+
+extern "C" fn remember(object: *mut ffi::PyObject, place: *mut c_void) -> c_int {
+    // SAFETY: `unwrap` passes a valid place for one pointer.
+    unsafe { *place.cast::<*mut ffi::PyObject>() = object };
+    0
+}

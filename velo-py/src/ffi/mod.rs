@@ -1,0 +1,5 @@
+//! Raw CPython, and nothing else: everything outside this folder is safe PyO3.
+
+pub mod asyncgen;
+pub mod objects;
+pub mod send_slot;

@@ -1,0 +1,233 @@
+//! A stream in inline mode: two queues between the user's tasks and the function's task, all in
+//! one event loop.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use pyo3::prelude::*;
+
+use crate::cell::GilCell;
+use crate::channel::{Offer, Take, Want};
+use crate::port::Next;
+use crate::wait::{Wait, Waits};
+
+/// Both halves of an inline stream.
+pub struct InlineStream {
+    queues: GilCell<Queues>,
+    /// Where the user's tasks wait.
+    user: Arc<Waits>,
+    /// Where the function waits for its next event.
+    event: Wait,
+    /// Where the function waits for room for a result.
+    space: Wait,
+    event_loop: Py<PyAny>,
+}
+
+struct Queues {
+    events: VecDeque<Py<PyAny>>,
+    results: VecDeque<Py<PyAny>>,
+    limit: usize,
+    accepted: u64,
+    /// Events that the function is done with: it has asked for the one after.
+    handled: u64,
+    delivered: u64,
+    input_ended: bool,
+    outcome: Option<Result<(), PyErr>>,
+    finished: bool,
+    /// Somebody waits until all events are handled.
+    watched: bool,
+}
+
+impl Queues {
+    /// Events that were accepted and that the function is not done with.
+    fn queued(&self) -> usize {
+        (self.accepted - self.handled) as usize
+    }
+}
+
+impl InlineStream {
+    /// Queues of `limit` events and as many results.
+    pub fn new(event_loop: Py<PyAny>, limit: usize, user: Arc<Waits>) -> Self {
+        let queues = Queues {
+            events: VecDeque::new(),
+            results: VecDeque::new(),
+            limit,
+            accepted: 0,
+            handled: 0,
+            delivered: 0,
+            input_ended: false,
+            outcome: None,
+            finished: false,
+            watched: false,
+        };
+        InlineStream {
+            queues: GilCell::new(queues),
+            user,
+            event: Wait::default(),
+            space: Wait::default(),
+            event_loop,
+        }
+    }
+
+    // The user's half.
+
+    /// Queues an event.
+    pub fn offer(&self, py: Python<'_>, event: &Bound<'_, PyAny>) -> PyResult<Offer> {
+        Ok(self.queues.with(py, |queues| {
+            if queues.queued() >= queues.limit {
+                return Offer::Full;
+            }
+            queues.events.push_back(event.clone().unbind());
+            queues.accepted += 1;
+            Offer::Sent
+        })?)
+    }
+
+    /// Lets the function see what was queued.
+    pub fn flush_events(&self, py: Python<'_>) -> PyResult<()> {
+        self.event.wake(py);
+        Ok(())
+    }
+
+    /// How many more events may be queued.
+    pub fn free_events(&self, py: Python<'_>) -> PyResult<usize> {
+        Ok(self.queues.with(py, |queues| queues.limit.saturating_sub(queues.queued()))?)
+    }
+
+    /// The next result.
+    pub fn take(&self, py: Python<'_>) -> PyResult<Take> {
+        let taken = self.queues.with(py, |queues| match queues.results.pop_front() {
+            Some(result) => Ok(Take::Item(result)),
+            None if !queues.finished => Ok(Take::Empty),
+            None => match queues.outcome.take() {
+                Some(Err(error)) => Err(error),
+                _ => Ok(Take::Ended),
+            },
+        })??;
+        if matches!(taken, Take::Item(_)) {
+            self.space.wake(py);
+        }
+        Ok(taken)
+    }
+
+    /// Room was given back when the result was taken.
+    pub fn flush_results(&self, _py: Python<'_>) -> PyResult<()> {
+        Ok(())
+    }
+
+    /// Whether the function has ended (its results may still be queued).
+    pub fn is_finished(&self, py: Python<'_>) -> PyResult<bool> {
+        Ok(self.queues.with(py, |queues| queues.finished)?)
+    }
+
+    /// Accepted events, and those that the function is done with.
+    pub fn progress(&self, py: Python<'_>) -> PyResult<(u64, u64)> {
+        Ok(self.queues.with(py, |queues| (queues.accepted, queues.handled))?)
+    }
+
+    /// Nothing crosses a process boundary.
+    pub fn bytes(&self, _py: Python<'_>) -> PyResult<(u64, u64)> {
+        Ok((0, 0))
+    }
+
+    /// See [`Channel::may_sleep`](crate::channel::Channel::may_sleep).
+    pub fn may_sleep(&self, py: Python<'_>, want: Want) -> PyResult<bool> {
+        Ok(self.queues.with(py, |queues| {
+            let there = queues.finished
+                || want.results && !queues.results.is_empty()
+                || want.space && queues.queued() < queues.limit
+                || want.handled && queues.queued() == 0;
+            queues.watched |= !there && (want.handled || want.space && want.results);
+            !there
+        })?)
+    }
+
+    /// The function runs in this very thread: nothing can come while we look.
+    pub fn spin(&self, _py: Python<'_>, _want: Want) -> PyResult<()> {
+        Ok(())
+    }
+
+    /// No more events will come.
+    pub fn end_input(&self, py: Python<'_>) -> PyResult<Offer> {
+        self.queues.with(py, |queues| queues.input_ended = true)?;
+        self.event.wake(py);
+        Ok(Offer::Sent)
+    }
+
+    // The function's half.
+
+    /// See [`Port::next_event`](crate::port::Port::next_event).
+    #[inline]
+    pub fn next_event(&self, py: Python<'_>) -> PyResult<Next> {
+        let (next, freed, watched) = self.queues.with(py, |queues| {
+            let freed = queues.handled != queues.delivered;
+            queues.handled = queues.delivered;
+            match queues.events.pop_front() {
+                Some(event) => {
+                    queues.delivered += 1;
+                    (Next::Event(event), true, false)
+                }
+                None if queues.input_ended => (Next::Ended, freed, std::mem::take(&mut queues.watched)),
+                None => (Next::Empty, freed, std::mem::take(&mut queues.watched)),
+            }
+        })?;
+        if freed {
+            self.user.send.wake(py);
+        }
+        if watched {
+            self.user.recv.wake(py);
+        }
+        Ok(next)
+    }
+
+    /// See [`Port::wait_event`](crate::port::Port::wait_event).
+    pub fn wait_event(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
+        self.event.start(self.event_loop.bind(py)).map(Some)
+    }
+
+    /// Where the function waits for an event.
+    pub fn event_wait(&self) -> &Wait {
+        &self.event
+    }
+
+    /// See [`Port::push`](crate::port::Port::push).
+    #[inline]
+    pub fn push(&self, py: Python<'_>, result: &Bound<'_, PyAny>) -> PyResult<bool> {
+        Ok(self.queues.with(py, |queues| {
+            if queues.results.len() >= queues.limit {
+                return false;
+            }
+            queues.results.push_back(result.clone().unbind());
+            true
+        })?)
+    }
+
+    /// See [`Port::flush`](crate::port::Port::flush).
+    pub fn flush(&self, py: Python<'_>) {
+        let there = self.queues.with(py, |queues| !queues.results.is_empty() || queues.finished);
+        if there.unwrap_or(true) {
+            self.user.recv.wake(py);
+        }
+    }
+
+    /// See [`Port::wait_space`](crate::port::Port::wait_space).
+    pub fn wait_space(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
+        self.space.start(self.event_loop.bind(py)).map(Some)
+    }
+
+    /// Where the function waits for room.
+    pub fn space_wait(&self) -> &Wait {
+        &self.space
+    }
+
+    /// See [`Port::finish`](crate::port::Port::finish).
+    pub fn finish(&self, py: Python<'_>, outcome: Result<(), PyErr>) {
+        let left = self.queues.with(py, |queues| {
+            queues.finished = true;
+            queues.outcome = Some(outcome);
+            std::mem::take(&mut queues.events)
+        });
+        drop(left);
+        self.user.wake(py);
+    }
+}

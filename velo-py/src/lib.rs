@@ -1,0 +1,79 @@
+//! `velo._core`: the Rust half of velo.
+//!
+//! A stream has two halves, in either mode. The user's is a [`channel`]: it offers events and takes
+//! results. The function's is a [`port`]: it takes events and pushes results, and a [`pump`] runs
+//! the user's async generator on it. [`inline`] joins the two by queues in one event loop;
+//! [`client`] and [`worker`] join them by rings in shared memory, through the [`codec`].
+
+mod cell;
+mod channel;
+mod client;
+mod codec;
+mod control;
+mod errors;
+mod events;
+mod ffi;
+mod group;
+mod inline;
+mod meter;
+mod opener;
+mod operation;
+mod pace;
+mod port;
+mod pump;
+mod results;
+mod rings;
+mod stream;
+mod supervisor;
+mod view;
+mod wait;
+mod worker;
+
+use pyo3::prelude::*;
+
+use ffi::send_slot::install;
+
+/// The module's table of contents.
+#[pymodule(name = "_core")]
+mod core {
+    #[pymodule_export]
+    use super::client::ClientLink;
+    #[pymodule_export]
+    use super::events::Events;
+    #[pymodule_export]
+    use super::group::StreamGroup;
+    #[pymodule_export]
+    use super::opener::open_inline;
+    #[pymodule_export]
+    use super::operation::Operation;
+    #[pymodule_export]
+    use super::pump::Pump;
+    #[pymodule_export]
+    use super::results::Results;
+    #[pymodule_export]
+    use super::stream::{Opened, StreamBase};
+    #[pymodule_export]
+    use super::supervisor::{
+        SupervisorClient, WorkerSeat, after_fork_child, after_fork_parent, before_fork,
+        serve_zygote, shutdown, status, usable_cores,
+    };
+    #[pymodule_export]
+    use super::codec::python::{dumps, loads};
+    #[pymodule_export]
+    use super::view::View;
+    #[pymodule_export]
+    use super::worker::{LinkWatch, StreamPort, WorkerLink};
+
+    use super::{Bound, PyModule, PyModuleMethods, PyResult, install};
+
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        let py = module.py();
+        install::<Events>(py)?;
+        install::<Operation>(py)?;
+        install::<Pump>(py)?;
+        install::<Results>(py)?;
+        install::<StreamGroup>(py)?;
+        module.add("__version__", env!("CARGO_PKG_VERSION"))
+    }
+}

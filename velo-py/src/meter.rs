@@ -1,0 +1,112 @@
+//! What a stream counts and how long its events take.
+
+use hdrhistogram::Histogram;
+use velo_shm::ticks;
+
+/// While one event is being timed, its end is looked for at every so many results.
+const LOOK_EVERY: u64 = 16;
+
+/// One significant digit: 6 % steps, about a KiB for latencies up to a second.
+const DIGITS: u8 = 1;
+
+/// The longest latency that is told apart, in nanoseconds.
+const HOUR: u64 = 3_600_000_000_000;
+
+/// Counts of one stream, kept by the user's half.
+///
+/// Latency is sampled: one event at a time is followed from the moment it was accepted until the
+/// user's half learns that the function is done with it.
+pub struct Meter {
+    sent: u64,
+    received: u64,
+    /// The event that is being followed: how many events are handled once it is, and when it was
+    /// accepted.
+    followed: Option<(u64, u64)>,
+    latencies: Option<Box<Histogram<u32>>>,
+    opened: u64,
+    ended: Option<u64>,
+}
+
+impl Default for Meter {
+    fn default() -> Self {
+        Meter {
+            sent: 0,
+            received: 0,
+            followed: None,
+            latencies: None,
+            opened: ticks::now(),
+            ended: None,
+        }
+    }
+}
+
+/// What a meter says when asked.
+pub struct Figures {
+    /// Results taken.
+    pub received: u64,
+    /// Microseconds; None before the first event was handled.
+    pub p50: Option<f64>,
+    /// As `p50`.
+    pub p95: Option<f64>,
+    /// As `p50`.
+    pub p99: Option<f64>,
+    /// Seconds that the stream was, or is, open.
+    pub duration: f64,
+}
+
+impl Meter {
+    /// `count` events were accepted just now.
+    #[inline]
+    pub fn sent(&mut self, count: u64, now: u64) {
+        self.sent += count;
+        if self.followed.is_none() {
+            self.followed = Some((self.sent, now));
+        }
+    }
+
+    /// `count` results were taken. True when it is time to say how many events are handled.
+    #[inline]
+    pub fn received(&mut self, count: u64) -> bool {
+        self.received += count;
+        self.followed.is_some()
+            && (self.received.is_multiple_of(LOOK_EVERY) || self.received >= self.sent)
+    }
+
+    /// So many events are handled.
+    #[inline]
+    pub fn observe(&mut self, handled: u64) {
+        let Some((event, accepted)) = self.followed else { return };
+        if handled < event {
+            return;
+        }
+        self.followed = None;
+        let elapsed = ticks::to_duration(ticks::now().saturating_sub(accepted)).as_nanos();
+        let latencies = self.latencies.get_or_insert_with(|| {
+            let mut empty = Histogram::new(DIGITS).expect("one digit is a valid precision");
+            empty.auto(true);
+            Box::new(empty)
+        });
+        // Grows as needed; an hour is far beyond what is worth telling apart.
+        let _ = latencies.record(u64::try_from(elapsed).unwrap_or(u64::MAX).clamp(1, HOUR));
+    }
+
+    /// The stream is over.
+    pub fn ended(&mut self) {
+        self.ended.get_or_insert_with(ticks::now);
+    }
+
+    /// The figures so far.
+    pub fn figures(&self) -> Figures {
+        let quantile = |q: f64| {
+            self.latencies.as_ref().map(|seen| seen.value_at_quantile(q) as f64 / 1_000.0)
+        };
+        let until = self.ended.unwrap_or_else(ticks::now);
+        Figures {
+            received: self.received,
+            p50: quantile(0.50),
+            p95: quantile(0.95),
+            p99: quantile(0.99),
+            duration: ticks::to_duration(until.saturating_sub(self.opened)).as_secs_f64(),
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! Opening a stream in inline mode.
+
+use std::sync::Arc;
+
+use pyo3::intern;
+use pyo3::prelude::*;
+
+use crate::channel::Channel;
+use crate::inline::InlineStream;
+use crate::port::Port;
+use crate::stream::{Opened, StreamCore};
+use crate::wait::Waits;
+use crate::worker::StreamPort;
+
+/// Opens an inline stream of `function` in the running loop: calls it with its events and runs the
+/// generator as a task named `name`. Returns what `Stream` is made of, and the task.
+#[pyfunction]
+pub fn open_inline<'py>(
+    py: Python<'py>,
+    event_loop: &Bound<'py, PyAny>,
+    function: &Bound<'py, PyAny>,
+    buffer: usize,
+    name: &str,
+) -> PyResult<(Opened, Bound<'py, PyAny>)> {
+    let waits = Arc::new(Waits::default());
+    let stream = Arc::new(InlineStream::new(event_loop.clone().unbind(), buffer, waits.clone()));
+    let port = StreamPort::new(Port::Inline(stream.clone()));
+    let generator = function.call1((port.events(),))?;
+    let pump = port.run(py, generator.unbind());
+    let task = event_loop.call_method1(intern!(py, "create_task"), (pump,))?;
+    task.call_method1(intern!(py, "set_name"), (name,))?;
+    let cancel = CancelTask { stream: stream.clone(), task: task.clone().unbind() };
+    let core = StreamCore::new(
+        event_loop.clone().unbind(),
+        Channel::Inline(stream),
+        waits,
+        Py::new(py, cancel)?.into_any(),
+    );
+    Ok((Opened::new(core), task))
+}
+
+/// Cancels an inline stream's function.
+#[pyclass(frozen)]
+struct CancelTask {
+    stream: Arc<InlineStream>,
+    task: Py<PyAny>,
+}
+
+#[pymethods]
+impl CancelTask {
+    fn __call__(&self, py: Python<'_>) -> PyResult<()> {
+        self.stream.end_input(py)?;
+        self.task.call_method0(py, intern!(py, "cancel")).map(drop)
+    }
+}

@@ -1,0 +1,301 @@
+//! `send`, `recv` and their relatives: awaitables that are done at once whenever they can be.
+//!
+//! Nothing happens before the first step, so an operation that is never awaited does nothing. A
+//! cancelled one has done nothing either, but for `send_batch`, which may have sent a part.
+
+use std::sync::Arc;
+
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::prelude::*;
+use pyo3::types::PyList;
+
+use crate::cell::GilCell;
+use crate::channel::{Offer, Take, Want};
+use crate::ffi::send_slot::{Awaitable, Step, coroutine_methods};
+use crate::stream::StreamCore;
+
+/// What is to be done.
+pub enum What {
+    /// Send one event.
+    Send(Py<PyAny>),
+    /// Send all that this iterator gives.
+    SendBatch(Py<PyAny>),
+    /// Receive one result.
+    Recv,
+    /// Receive at least one result, at most so many.
+    RecvBatch(usize),
+    /// End the input, for this reason.
+    End(String),
+    /// Wait until a result may be there, or, if so asked, all events are handled. Ends after one
+    /// wake-up, whatever for.
+    Wait(bool),
+}
+
+/// One pending operation on a stream.
+#[pyclass(frozen, module = "velo._core")]
+pub struct Operation {
+    core: Arc<StreamCore>,
+    progress: GilCell<Progress>,
+}
+
+struct Progress {
+    /// None once done.
+    what: Option<What>,
+    asleep: Asleep,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Asleep {
+    No,
+    Sending,
+    Receiving,
+}
+
+/// Room for an event.
+const SPACE: Want = Want { results: false, space: true, handled: false };
+/// A result.
+const RESULTS: Want = Want { results: true, space: false, handled: false };
+/// A result, or nothing left to come from what was sent.
+const SETTLED: Want = Want { results: true, space: false, handled: true };
+
+impl Operation {
+    /// An operation that has not begun.
+    pub fn new(core: Arc<StreamCore>, what: What) -> Self {
+        let progress = Progress { what: Some(what), asleep: Asleep::No };
+        Operation { core, progress: GilCell::new(progress) }
+    }
+
+    fn advance(&self, py: Python<'_>, progress: &mut Progress) -> PyResult<Step> {
+        let Some(what) = progress.what.as_mut() else {
+            return Err(PyRuntimeError::new_err("cannot await the same stream operation twice"));
+        };
+        let resumed = std::mem::replace(&mut progress.asleep, Asleep::No) != Asleep::No;
+        let outcome = match what {
+            What::Send(event) => self.send_one(py, event.bind(py)),
+            What::SendBatch(source) => self.send_batch(py, &source.clone_ref(py)),
+            What::Recv => self.recv(py),
+            What::RecvBatch(max) => self.recv_batch(py, *max),
+            What::End(why) => self.end(py, why),
+            What::Wait(handled) => self.wait(py, *handled, resumed),
+        };
+        match outcome {
+            Ok(Step::Yield(future)) => {
+                progress.asleep = match what {
+                    What::Send(_) | What::SendBatch(_) | What::End(_) => Asleep::Sending,
+                    _ => Asleep::Receiving,
+                };
+                Ok(Step::Yield(future))
+            }
+            done => {
+                progress.what = None;
+                done
+            }
+        }
+    }
+
+    fn send_one(&self, py: Python<'_>, event: &Bound<'_, PyAny>) -> PyResult<Step> {
+        loop {
+            self.core.check_open(py)?;
+            if let Some(earlier) = self.core.state.with(py, |state| state.stash.take())? {
+                if let Offer::Full = self.core.channel.offer(py, earlier.bind(py))? {
+                    self.core.state.with(py, |state| state.stash = Some(earlier))?;
+                    match self.wait_for_room(py)? {
+                        Some(step) => return Ok(step),
+                        None => continue,
+                    }
+                }
+                self.core.sent(py, 1)?;
+            }
+            match self.core.channel.offer(py, event)? {
+                Offer::Sent => {
+                    self.core.sent(py, 1)?;
+                    return Ok(Step::Return(py.None()));
+                }
+                Offer::Full => {
+                    if let Some(step) = self.wait_for_room(py)? {
+                        return Ok(step);
+                    }
+                }
+            }
+        }
+    }
+
+    fn wait_for_room(&self, py: Python<'_>) -> PyResult<Option<Step>> {
+        if self.core.channel.is_finished(py)? {
+            return Err(self.core.ended_early(py));
+        }
+        self.core.channel.spin(py, SPACE)?;
+        self.core.sleep(py, &self.core.waits.send, SPACE)
+    }
+
+    fn send_batch(&self, py: Python<'_>, source: &Py<PyAny>) -> PyResult<Step> {
+        let mut sent = 0;
+        let outcome = self.core.check_open(py).and_then(|()| {
+            loop {
+                let event = match self.next_to_send(py, source)? {
+                    Some(event) => event,
+                    None => return Ok(Step::Return(py.None())),
+                };
+                match self.core.channel.offer(py, event.bind(py))? {
+                    Offer::Sent => sent += 1,
+                    Offer::Full => {
+                        self.core.state.with(py, |state| state.stash = Some(event))?;
+                        self.core.sent(py, std::mem::take(&mut sent))?;
+                        if let Some(step) = self.wait_for_room(py)? {
+                            return Ok(step);
+                        }
+                    }
+                }
+            }
+        });
+        if sent > 0 {
+            self.core.sent(py, sent)?;
+        }
+        outcome
+    }
+
+    fn next_to_send(&self, py: Python<'_>, source: &Py<PyAny>) -> PyResult<Option<Py<PyAny>>> {
+        if let Some(event) = self.core.state.with(py, |state| state.stash.take())? {
+            return Ok(Some(event));
+        }
+        next_of(source.bind(py))
+    }
+
+    fn recv(&self, py: Python<'_>) -> PyResult<Step> {
+        self.core.check_thread()?;
+        loop {
+            match self.core.take(py)? {
+                Take::Item(result) => {
+                    self.core.touch(py)?;
+                    self.core.channel.flush_results(py)?;
+                    return Ok(Step::Return(result));
+                }
+                Take::Ended => return Err(self.core.why_over(py)),
+                Take::Empty => {
+                    if let Some(step) = self.wait_for_results(py, RESULTS)? {
+                        return Ok(step);
+                    }
+                }
+            }
+        }
+    }
+
+    fn recv_batch(&self, py: Python<'_>, max: usize) -> PyResult<Step> {
+        self.core.check_thread()?;
+        let results = PyList::empty(py);
+        while results.len() < max {
+            match self.core.take(py) {
+                Ok(Take::Item(result)) => results.append(result)?,
+                Ok(_) if !results.is_empty() => break,
+                Ok(Take::Ended) => return Err(self.core.why_over(py)),
+                Ok(Take::Empty) => {
+                    if let Some(step) = self.wait_for_results(py, RESULTS)? {
+                        return Ok(step);
+                    }
+                }
+                Err(error) if results.is_empty() => return Err(error),
+                Err(error) => {
+                    // The results before it arrive first.
+                    self.core.defer(py, error)?;
+                    break;
+                }
+            }
+        }
+        self.core.touch(py)?;
+        self.core.channel.flush_results(py)?;
+        Ok(Step::Return(results.into_any().unbind()))
+    }
+
+    fn wait(&self, py: Python<'_>, handled: bool, resumed: bool) -> PyResult<Step> {
+        self.core.check_thread()?;
+        if resumed {
+            return Ok(Step::Return(py.None()));
+        }
+        let want = if handled { SETTLED } else { RESULTS };
+        Ok(self.wait_for_results(py, want)?.unwrap_or_else(|| Step::Return(py.None())))
+    }
+
+    fn wait_for_results(&self, py: Python<'_>, want: Want) -> PyResult<Option<Step>> {
+        self.core.channel.flush_results(py)?;
+        self.core.channel.spin(py, want)?;
+        self.core.sleep(py, &self.core.waits.recv, want)
+    }
+
+    fn end(&self, py: Python<'_>, why: &str) -> PyResult<Step> {
+        self.core.check_thread()?;
+        if self.core.state.with(py, |state| state.is_closed())? {
+            return Ok(Step::Return(py.None()));
+        }
+        loop {
+            if self.core.channel.is_finished(py)? {
+                self.core.close_input(py, why)?;
+                return Ok(Step::Return(py.None()));
+            }
+            match self.core.channel.end_input(py)? {
+                Offer::Sent => {
+                    self.core.close_input(py, why)?;
+                    return Ok(Step::Return(py.None()));
+                }
+                Offer::Full => {
+                    if let Some(step) = self.wait_for_room(py)? {
+                        return Ok(step);
+                    }
+                }
+            }
+        }
+    }
+
+    fn stop_waiting(&self, py: Python<'_>, progress: &mut Progress) {
+        match std::mem::replace(&mut progress.asleep, Asleep::No) {
+            Asleep::No => {}
+            Asleep::Sending => self.core.waits.send.clear(py),
+            Asleep::Receiving => self.core.waits.recv.clear(py),
+        }
+    }
+}
+
+/// The next item of a plain iterator.
+pub fn next_of(iterator: &Bound<'_, PyAny>) -> PyResult<Option<Py<PyAny>>> {
+    // SAFETY: `iterator` is a live object; the result is a new reference, or NULL at the end or
+    // with an error set. PyIter_Next itself must only be called on iterators.
+    unsafe {
+        let object = iterator.as_ptr();
+        if pyo3::ffi::PyIter_Check(object) == 0 {
+            return Err(pyo3::exceptions::PyTypeError::new_err("the source is not an iterator"));
+        }
+        let item = pyo3::ffi::PyIter_Next(object);
+        match Bound::from_owned_ptr_or_opt(iterator.py(), item) {
+            Some(item) => Ok(Some(item.unbind())),
+            None => PyErr::take(iterator.py()).map_or(Ok(None), Err),
+        }
+    }
+}
+
+impl Awaitable for Operation {
+    #[inline]
+    fn step(slf: &Bound<'_, Self>, _value: &Bound<'_, PyAny>) -> PyResult<Step> {
+        let (this, py) = (slf.get(), slf.py());
+        this.progress.with(py, |progress| this.advance(py, progress))?
+    }
+
+    fn throw(slf: &Bound<'_, Self>, error: PyErr) -> PyResult<Step> {
+        let (this, py) = (slf.get(), slf.py());
+        this.progress.with(py, |progress| {
+            this.stop_waiting(py, progress);
+            progress.what = None;
+        })?;
+        Err(error)
+    }
+}
+
+#[pymethods]
+impl Operation {
+    fn close(&self, py: Python<'_>) -> PyResult<()> {
+        Ok(self.progress.with(py, |progress| {
+            self.stop_waiting(py, progress);
+            progress.what = None;
+        })?)
+    }
+}
+
+coroutine_methods!(Operation);

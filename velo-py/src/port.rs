@@ -1,0 +1,89 @@
+//! The function's half of a stream: where its events come from and its results go.
+//!
+//! A [`Port`] can take events and push results and nothing else; the user's half is a
+//! [`Channel`](crate::channel::Channel). Both modes have one of each.
+
+use std::sync::Arc;
+
+use pyo3::prelude::*;
+
+use crate::inline::InlineStream;
+use crate::worker::RingPort;
+
+/// What asking for the next event came to.
+pub enum Next {
+    /// An event. The one before it counts as handled.
+    Event(Py<PyAny>),
+    /// Nothing is there yet. All events before count as handled.
+    Empty,
+    /// The input has ended.
+    Ended,
+}
+
+/// The function's half, in either mode.
+#[derive(Clone)]
+pub enum Port {
+    /// Queues in this process.
+    Inline(Arc<InlineStream>),
+    /// Rings in shared memory.
+    Ring(Arc<RingPort>),
+}
+
+macro_rules! either {
+    ($port:expr, $side:ident => $call:expr) => {
+        match $port {
+            Port::Inline($side) => $call,
+            Port::Ring($side) => $call,
+        }
+    };
+}
+
+impl Port {
+    /// The next event, without waiting.
+    #[inline]
+    pub fn next_event(&self, py: Python<'_>) -> PyResult<Next> {
+        either!(self, side => side.next_event(py))
+    }
+
+    /// Registers the running task to be woken when an event is there. None: one has come already.
+    pub fn wait_event(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
+        either!(self, side => side.wait_event(py))
+    }
+
+    /// The wait for an event was given up.
+    pub fn stop_waiting(&self, py: Python<'_>) {
+        either!(self, side => side.event_wait().clear(py));
+    }
+
+    /// Whether a task waits for an event.
+    pub fn is_waiting(&self, py: Python<'_>) -> bool {
+        either!(self, side => side.event_wait().is_waiting(py))
+    }
+
+    /// Queues a result; false when there is no room for it now.
+    #[inline]
+    pub fn push(&self, py: Python<'_>, result: &Bound<'_, PyAny>) -> PyResult<bool> {
+        either!(self, side => side.push(py, result))
+    }
+
+    /// Makes what was done so far visible to the other half.
+    #[inline]
+    pub fn flush(&self, py: Python<'_>) {
+        either!(self, side => side.flush(py));
+    }
+
+    /// Registers the running task to be woken when there is room for a result. None: there is.
+    pub fn wait_space(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
+        either!(self, side => side.wait_space(py))
+    }
+
+    /// The wait for room was given up.
+    pub fn stop_waiting_space(&self, py: Python<'_>) {
+        either!(self, side => side.space_wait().clear(py));
+    }
+
+    /// The function has ended. The user's half sees this after the last result.
+    pub fn finish(&self, py: Python<'_>, outcome: Result<(), PyErr>) {
+        either!(self, side => side.finish(py, outcome));
+    }
+}

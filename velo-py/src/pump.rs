@@ -1,0 +1,176 @@
+//! The coroutine that runs one stream function: results of the generator go to the port, waits go
+//! up to the task, the end goes to the port too.
+
+use std::sync::Arc;
+
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::PyType;
+
+use crate::cell::GilCell;
+use crate::errors;
+use crate::ffi::asyncgen::{AsyncGen, Resumed};
+use crate::ffi::send_slot::{Awaitable, Step, coroutine_methods};
+use crate::pace::Pace;
+use crate::port::Port;
+
+/// Drives one generator; run as an `asyncio.Task`, so that everything that looks for the current
+/// task (timeouts, task groups) works inside the user's function.
+#[pyclass(frozen, module = "velo._core")]
+pub struct Pump {
+    state: GilCell<State>,
+    port: Port,
+    pace: Arc<Pace>,
+    name: String,
+}
+
+struct State {
+    generator: AsyncGen,
+    /// A result that had no room yet. The generator stands at its `yield`.
+    result: Option<Py<PyAny>>,
+    /// The task was cancelled: whatever the function yields from now on is not wanted.
+    cancelled: bool,
+    /// `GeneratorExit` was thrown in.
+    closing: bool,
+    finished: bool,
+}
+
+impl Pump {
+    /// Drives `generator`, which reads its events from the same port.
+    pub fn new(py: Python<'_>, generator: Py<PyAny>, port: Port, pace: Arc<Pace>) -> Self {
+        let name = generator
+            .bind(py)
+            .getattr(intern!(py, "__qualname__"))
+            .and_then(|name| name.extract())
+            .unwrap_or_else(|_| "stream function".to_owned());
+        let state = State {
+            generator: AsyncGen::new(py, generator),
+            result: None,
+            cancelled: false,
+            closing: false,
+            finished: false,
+        };
+        Pump { state: GilCell::new(state), port, pace, name }
+    }
+
+    fn run(
+        &self,
+        py: Python<'_>,
+        state: &mut State,
+        mut resumed: Option<PyResult<Resumed>>,
+        value: &Bound<'_, PyAny>,
+    ) -> PyResult<Step> {
+        if state.finished {
+            return Err(PyRuntimeError::new_err("this stream function has ended already"));
+        }
+        loop {
+            let came = match resumed.take() {
+                Some(came) => came,
+                None => {
+                    if let Some(result) = state.result.take() {
+                        match self.port.push(py, result.bind(py)) {
+                            Ok(true) => {}
+                            Ok(false) => {
+                                state.result = Some(result);
+                                self.port.flush(py);
+                                if let Some(future) = self.port.wait_space(py)? {
+                                    self.pace.turn_ended();
+                                    return Ok(Step::Yield(future));
+                                }
+                                continue;
+                            }
+                            // What cannot be sent fails at the `yield` that made it.
+                            Err(error) => {
+                                resumed = Some(state.generator.throw(py, error));
+                                continue;
+                            }
+                        }
+                        if self.pace.flush_is_due() {
+                            self.port.flush(py);
+                            if self.pace.turn_is_over() {
+                                return Ok(Step::Yield(py.None()));
+                            }
+                        }
+                    }
+                    state.generator.resume(py, value)
+                }
+            };
+            match came {
+                Ok(Resumed::Yielded(_)) if state.closing => {
+                    let error = PyRuntimeError::new_err("async generator ignored GeneratorExit");
+                    return Ok(self.finish(py, state, Err(error)));
+                }
+                Ok(Resumed::Yielded(_)) if state.cancelled => {
+                    state.closing = true;
+                    resumed = Some(state.generator.close(py));
+                }
+                Ok(Resumed::Yielded(result)) => state.result = Some(result),
+                Ok(Resumed::Awaiting(waiting)) => {
+                    self.port.flush(py);
+                    return Ok(Step::Yield(waiting));
+                }
+                Ok(Resumed::Finished) => return Ok(self.finish(py, state, Ok(()))),
+                Err(error) => return Ok(self.finish(py, state, Err(error))),
+            }
+        }
+    }
+
+    fn finish(&self, py: Python<'_>, state: &mut State, outcome: Result<(), PyErr>) -> Step {
+        state.finished = true;
+        let outcome = outcome.map_err(|error| match is_cancellation(py, &error) {
+            true => errors::closed("the stream function was cancelled"),
+            false => error,
+        });
+        self.port.finish(py, outcome);
+        self.port.flush(py);
+        Step::Return(py.None())
+    }
+}
+
+fn is_cancellation(py: Python<'_>, error: &PyErr) -> bool {
+    static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    CLASS
+        .import(py, "asyncio", "CancelledError")
+        .is_ok_and(|class| error.is_instance(py, class.as_any()))
+}
+
+impl Awaitable for Pump {
+    #[inline]
+    fn step(slf: &Bound<'_, Self>, value: &Bound<'_, PyAny>) -> PyResult<Step> {
+        let (this, py) = (slf.get(), slf.py());
+        this.state.with(py, |state| this.run(py, state, None, value))?
+    }
+
+    fn throw(slf: &Bound<'_, Self>, error: PyErr) -> PyResult<Step> {
+        let (this, py) = (slf.get(), slf.py());
+        let none = py.None();
+        this.state.with(py, |state| {
+            this.port.stop_waiting_space(py);
+            state.cancelled |= is_cancellation(py, &error);
+            // At a `yield` nothing is awaited that could be cancelled: the generator is closed.
+            let thrown = match state.result.take() {
+                Some(_) if state.cancelled => {
+                    state.closing = true;
+                    state.generator.close(py)
+                }
+                _ => state.generator.throw(py, error),
+            };
+            this.run(py, state, Some(thrown), none.bind(py))
+        })?
+    }
+}
+
+#[pymethods]
+impl Pump {
+    /// A task that never ran is closed by the garbage collector.
+    fn close(&self) {}
+
+    #[getter]
+    fn __qualname__(&self) -> &str {
+        &self.name
+    }
+}
+
+coroutine_methods!(Pump);

@@ -1,0 +1,226 @@
+//! `async for result in stream` and `stream.feed(...)`: results one by one, moved in bursts.
+
+use std::sync::Arc;
+
+use pyo3::exceptions::PyStopAsyncIteration;
+use pyo3::prelude::*;
+
+use crate::cell::GilCell;
+use crate::channel::{Offer, Take, Want};
+use crate::errors;
+use crate::ffi::send_slot::{Awaitable, Step, coroutine_methods};
+use crate::operation::next_of;
+use crate::stream::StreamCore;
+
+/// While results keep coming, the source is asked for more at every so many of them.
+const FEED_EVERY: u32 = 64;
+/// Room that results took is given back at every so many of them.
+const FLUSH_EVERY: u32 = 32;
+
+/// An async iterator over results. It is its own `__anext__` awaitable.
+#[pyclass(frozen, module = "velo._core")]
+pub struct Results {
+    core: Arc<StreamCore>,
+    state: GilCell<State>,
+}
+
+struct State {
+    /// Where events come from; None once it is exhausted, or if there never was one.
+    source: Option<Py<PyAny>>,
+    /// Whether the iteration ends when everything that was fed is handled, or with the stream.
+    feeding: bool,
+    until_feed: u32,
+    until_flush: u32,
+    asleep: bool,
+    over: bool,
+}
+
+impl Results {
+    /// All results up to the end of the stream.
+    pub fn drain(core: Arc<StreamCore>) -> Self {
+        Results::new(core, None)
+    }
+
+    /// Sends what `source` gives while it receives; ends when all of it is handled.
+    pub fn feed(core: Arc<StreamCore>, source: Py<PyAny>) -> Self {
+        Results::new(core, Some(source))
+    }
+
+    fn new(core: Arc<StreamCore>, source: Option<Py<PyAny>>) -> Self {
+        let state = State {
+            feeding: source.is_some(),
+            source,
+            until_feed: 0,
+            until_flush: FLUSH_EVERY,
+            asleep: false,
+            over: false,
+        };
+        Results { core, state: GilCell::new(state) }
+    }
+
+    #[inline]
+    fn next(&self, py: Python<'_>, state: &mut State) -> PyResult<Step> {
+        state.asleep = false;
+        if state.over {
+            return Err(PyStopAsyncIteration::new_err(()));
+        }
+        self.core.check_thread()?;
+        loop {
+            if state.until_feed == 0 && state.source.is_some() {
+                self.fill(py, state)?;
+                state.until_feed = FEED_EVERY;
+            }
+            match self.core.take(py) {
+                Ok(Take::Item(result)) => {
+                    state.until_feed = state.until_feed.saturating_sub(1);
+                    state.until_flush -= 1;
+                    if state.until_flush == 0 {
+                        state.until_flush = FLUSH_EVERY;
+                        self.core.touch(py)?;
+                        self.core.channel.flush_results(py)?;
+                    }
+                    return Ok(Step::Return(result));
+                }
+                Ok(Take::Empty) => {}
+                Ok(Take::Ended) => return self.end(state),
+                Err(error) => {
+                    state.over = true;
+                    return Err(error);
+                }
+            }
+            state.until_feed = 0;
+            self.core.channel.flush_results(py)?;
+            let mut want = Want { results: true, ..Want::default() };
+            if state.source.is_some() {
+                want.space = true;
+                if self.core.channel.free_events(py)? > 0 && self.fill(py, state)? > 0 {
+                    self.core.channel.spin(py, Want { space: false, ..want })?;
+                    continue;
+                }
+                want.space = state.source.is_some();
+            }
+            want.handled = state.feeding && state.source.is_none();
+            if want.handled {
+                let (sent, handled) = self.core.channel.progress(py)?;
+                if handled == sent {
+                    // Results are shown before the count of handled events: look once more.
+                    return match self.core.take(py) {
+                        Ok(Take::Item(result)) => Ok(Step::Return(result)),
+                        Ok(_) => self.end(state),
+                        Err(error) => Err(error),
+                    };
+                }
+            }
+            self.core.channel.spin(py, want)?;
+            if let Some(step) = self.core.sleep(py, &self.core.waits.recv, want)? {
+                state.asleep = true;
+                return Ok(step);
+            }
+        }
+    }
+
+    fn end(&self, state: &mut State) -> PyResult<Step> {
+        state.over = true;
+        state.source = None;
+        Err(PyStopAsyncIteration::new_err(()))
+    }
+
+    /// Moves events from the source into the stream while there is room; how many.
+    fn fill(&self, py: Python<'_>, state: &mut State) -> PyResult<u64> {
+        let Some(source) = state.source.as_ref().map(|source| source.clone_ref(py)) else {
+            return Ok(0);
+        };
+        let mut sent = 0;
+        let filled = self.fill_from(py, source.bind(py), &mut sent);
+        if sent > 0 {
+            self.core.sent(py, sent)?;
+        }
+        match filled {
+            Ok(exhausted) => {
+                if exhausted {
+                    state.source = None;
+                }
+                Ok(sent)
+            }
+            Err(error) => {
+                state.over = true;
+                state.source = None;
+                Err(error)
+            }
+        }
+    }
+
+    fn fill_from(&self, py: Python<'_>, source: &Bound<'_, PyAny>, sent: &mut u64) -> PyResult<bool> {
+        let mut room = self.core.channel.free_events(py)?;
+        if room > 0 {
+            if let Some(why) = self.core.state.with(py, |state| state.closed())? {
+                return Err(errors::closed(why));
+            }
+        }
+        while room > 0 {
+            let stashed = self.core.state.with(py, |state| state.stash.take())?;
+            let event = match stashed {
+                Some(event) => event,
+                None => match next_of(source) {
+                    Ok(Some(event)) => event,
+                    Ok(None) => return Ok(true),
+                    Err(error) => {
+                        // A failing source fails its stream: what it would have given is lost.
+                        self.core.abandon(py)?;
+                        return Err(error);
+                    }
+                },
+            };
+            match self.core.channel.offer(py, event.bind(py))? {
+                Offer::Sent => {
+                    *sent += 1;
+                    room -= 1;
+                }
+                Offer::Full => {
+                    self.core.state.with(py, |state| state.stash = Some(event))?;
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(false)
+    }
+}
+
+impl Awaitable for Results {
+    #[inline]
+    fn step(slf: &Bound<'_, Self>, _value: &Bound<'_, PyAny>) -> PyResult<Step> {
+        let (this, py) = (slf.get(), slf.py());
+        this.state.with(py, |state| this.next(py, state))?
+    }
+
+    fn throw(slf: &Bound<'_, Self>, error: PyErr) -> PyResult<Step> {
+        let (this, py) = (slf.get(), slf.py());
+        this.state.with(py, |state| {
+            if std::mem::take(&mut state.asleep) {
+                this.core.waits.recv.clear(py);
+            }
+        })?;
+        Err(error)
+    }
+}
+
+#[pymethods]
+impl Results {
+    fn __aiter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
+        slf
+    }
+
+    fn __anext__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
+        slf
+    }
+
+    fn close(&self, py: Python<'_>) -> PyResult<()> {
+        Ok(self.state.with(py, |state| {
+            if std::mem::take(&mut state.asleep) {
+                self.core.waits.recv.clear(py);
+            }
+        })?)
+    }
+}
+
+coroutine_methods!(Results);

@@ -1,0 +1,237 @@
+//! Python objects in and out of a pair of rings: what both ends of a process-mode stream share.
+
+use std::sync::{Arc, OnceLock, Weak};
+
+use pyo3::prelude::*;
+use velo_shm::{Consumer, Full, Lease, LinkEnd, Producer, ReserveError, RingCorrupted, Spin};
+
+use crate::channel::Offer;
+use crate::codec::{Codec, EncodeError, Memory, SliceOut, VecOut};
+use crate::errors;
+use crate::view::View;
+
+/// An event or a result.
+pub const ITEM: u8 = 2;
+/// Nothing more comes in this direction.
+pub const END: u8 = 3;
+/// The function failed: its exception, and the end.
+pub const ERROR: u8 = 4;
+
+/// Buffers from this size on arrive as views of ring memory; smaller ones are cheaper to copy.
+const VIEW_FROM: usize = 16 << 10;
+/// Room that is asked for before the encoded size is known.
+const GUESS: usize = 64;
+
+/// The two rings of one stream, from one end.
+pub struct Rings {
+    pub producer: Producer,
+    pub consumer: Consumer,
+    pub spin: Spin,
+    /// Bytes of the reservation that failed last, while it has not succeeded.
+    pub stalled: Option<usize>,
+    pub bytes_out: u64,
+    pub bytes_in: u64,
+    /// The most that views may hold of the other side's ring before results are copied instead.
+    hold_limit: u64,
+}
+
+impl Rings {
+    /// Both rings of an open slot.
+    pub fn new(producer: Producer, consumer: Consumer, max_bytes: u64) -> Self {
+        Rings {
+            producer,
+            consumer,
+            spin: Spin::new(),
+            stalled: None,
+            bytes_out: 0,
+            bytes_in: 0,
+            hold_limit: max_bytes / 2,
+        }
+    }
+
+    /// Encodes `value` straight into the ring. It is seen after the next `publish`.
+    #[inline]
+    pub fn push(
+        &mut self,
+        codec: &Codec,
+        value: &Bound<'_, PyAny>,
+        kind: u8,
+        counted: bool,
+    ) -> PyResult<Offer> {
+        let py = value.py();
+        let hint = codec.size_hint(value).max(GUESS);
+        let needed = match self.producer.reserve(hint, counted) {
+            Ok(mut room) => {
+                let mut out = SliceOut::new(&mut room);
+                match codec.encode(py, value, &mut out) {
+                    Ok(()) => {
+                        let used = out.len();
+                        room.commit(kind, used);
+                        self.bytes_out += used as u64;
+                        self.stalled = None;
+                        return Ok(Offer::Sent);
+                    }
+                    Err(EncodeError::Python(error)) => return Err(error),
+                    Err(EncodeError::Overflow { .. }) => None,
+                }
+            }
+            Err(refused) => Some(refused),
+        };
+        match needed {
+            None => {
+                // It did not fit the room at hand: find out how long it is.
+                let mut out = VecOut::default();
+                codec.encode(py, value, &mut out)?;
+                self.push_bytes(out.as_slice(), kind, counted)
+            }
+            Some(refused) => self.refused(refused, hint),
+        }
+    }
+
+    /// Copies an encoded value into the ring.
+    pub fn push_bytes(&mut self, bytes: &[u8], kind: u8, counted: bool) -> PyResult<Offer> {
+        match self.producer.reserve(bytes.len(), counted) {
+            Ok(mut room) => {
+                room[..bytes.len()].copy_from_slice(bytes);
+                room.commit(kind, bytes.len());
+                self.bytes_out += bytes.len() as u64;
+                self.stalled = None;
+                Ok(Offer::Sent)
+            }
+            Err(refused) => self.refused(refused, bytes.len()),
+        }
+    }
+
+    #[cold]
+    fn refused(&mut self, refused: ReserveError, len: usize) -> PyResult<Offer> {
+        match refused {
+            ReserveError::Full(Full::Events) => {
+                self.stalled = None;
+                Ok(Offer::Full)
+            }
+            ReserveError::Full(Full::Bytes) => {
+                self.stalled = Some(len);
+                Ok(Offer::Full)
+            }
+            ReserveError::TooLarge { len, limit } => Err(errors::too_large(format!(
+                "an event of {len} bytes cannot be sent: the limit is {limit} bytes, half of \
+                 `max_bytes`; raise it with `StreamConfig(max_bytes=...)`"
+            ))),
+            ReserveError::NoMemory(error) => Err(pyo3::exceptions::PyMemoryError::new_err(format!(
+                "no shared memory for an event of {len} bytes: {error}"
+            ))),
+            ReserveError::Corrupted(corrupted) => Err(corruption(&corrupted)),
+            other => Err(errors::velo(format!("cannot send an event of {len} bytes: {other}"))),
+        }
+    }
+
+    /// Room for one more event, or for the one that did not fit last.
+    pub fn has_space(&mut self) -> PyResult<bool> {
+        let full = match self.stalled {
+            Some(len) => self.producer.wait_for_bytes(len),
+            None => self.producer.wait_for_space(),
+        };
+        full.map(|full| !full).map_err(|corrupted| corruption(&corrupted))
+    }
+
+    /// Decodes a frame's payload. Large buffers become views that hold its space.
+    #[inline]
+    pub fn decode<'py>(
+        &mut self,
+        py: Python<'py>,
+        codec: &Codec,
+        sweep: &Weak<dyn Sweep>,
+    ) -> Result<Option<Received<'py>>, PyErr> {
+        let may_hold = self.consumer.leased_bytes() < self.hold_limit;
+        let frame = match self.consumer.peek() {
+            Ok(Some(frame)) => frame,
+            Ok(None) => return Ok(None),
+            Err(corrupted) => return Err(corruption(&corrupted)),
+        };
+        let kind = frame.kind;
+        self.bytes_in += frame.payload.len() as u64;
+        let mut memory = RingMemory { sweep, may_hold, hold: None };
+        let value = match frame.payload.is_empty() {
+            true => Ok(py.None().into_bound(py)),
+            false => codec.decode(py, frame.payload, &mut memory).map_err(PyErr::from),
+        };
+        Ok(Some(Received { kind, value, hold: memory.hold }))
+    }
+
+    /// The frame that was decoded is done with, but for the views that hold its space.
+    #[inline]
+    pub fn done(&mut self, hold: Option<Arc<Hold>>) {
+        match hold {
+            Some(hold) if Arc::strong_count(&hold) > 1 => {
+                let _ = hold.lease.set(self.consumer.lease());
+            }
+            _ => self.consumer.release(),
+        }
+    }
+}
+
+/// A decoded frame.
+pub struct Received<'py> {
+    /// What kind of frame it is.
+    pub kind: u8,
+    /// What was in it.
+    pub value: PyResult<Bound<'py, PyAny>>,
+    /// To be given to [`Rings::done`].
+    pub hold: Option<Arc<Hold>>,
+}
+
+/// The frame that views point into. Filled with the lease once the frame itself is done with.
+#[derive(Default)]
+pub struct Hold {
+    lease: OnceLock<Lease>,
+}
+
+/// An end whose consumer looks for dropped leases.
+pub trait Sweep: Send + Sync {
+    /// A view was dropped: give its space back.
+    fn sweep(&self, py: Python<'_>);
+}
+
+struct RingMemory<'a> {
+    sweep: &'a Weak<dyn Sweep>,
+    may_hold: bool,
+    hold: Option<Arc<Hold>>,
+}
+
+impl Memory for RingMemory<'_> {
+    fn view<'py>(&mut self, py: Python<'py>, bytes: &[u8]) -> PyResult<Option<Bound<'py, PyAny>>> {
+        if bytes.len() < VIEW_FROM || !self.may_hold {
+            return Ok(None);
+        }
+        let hold = self.hold.get_or_insert_default().clone();
+        let view = View::new(bytes, hold, self.sweep.clone());
+        Ok(Some(Bound::new(py, view)?.into_any()))
+    }
+}
+
+/// The exception for a ring that was written over.
+pub fn corruption(corrupted: &RingCorrupted) -> PyErr {
+    errors::corrupted(format!(
+        "{corrupted}; another process wrote over this stream's memory, its events are lost"
+    ))
+}
+
+/// Spins with the GIL released until `ready`, for as long as it has been paying off.
+#[inline]
+pub fn spin(py: Python<'_>, rings: &mut Rings, end: &LinkEnd, space: bool, handled: bool) {
+    let Rings { producer, consumer, spin, .. } = rings;
+    if consumer.has_data() {
+        return;
+    }
+    let Some(budget) = spin.budget() else { return };
+    let mut rounds = 0u32;
+    py.detach(|| {
+        spin.spin_for(budget, || {
+            rounds = rounds.wrapping_add(1);
+            consumer.has_data()
+                || (space && producer.free_events() > 0)
+                || (handled && producer.in_flight() == 0)
+                || (rounds.is_multiple_of(8) && end.any_ready())
+        })
+    });
+}

@@ -1,0 +1,413 @@
+//! A stream as the user holds it: what it is, whether it may be used, and what it counts.
+//!
+//! The operations on it (`send`, `recv`, `feed` and the like) are in [`crate::operation`] and
+//! [`crate::results`].
+
+use std::sync::Arc;
+
+use pyo3::prelude::*;
+use pyo3::types::PyList;
+use velo_shm::ticks;
+
+use crate::cell::GilCell;
+use crate::channel::{Channel, Take, Want};
+use crate::errors;
+use crate::ffi::send_slot::Step;
+use crate::meter::Meter;
+use crate::operation::{Operation, What};
+use crate::results::Results;
+use crate::wait::{Wait, Waits, running_loop};
+
+/// What all operations on one stream share.
+pub struct StreamCore {
+    pub channel: Channel,
+    pub waits: Arc<Waits>,
+    event_loop: Py<PyAny>,
+    thread: usize,
+    pub state: GilCell<State>,
+    /// Cancels the function; called without arguments.
+    cancel: Py<PyAny>,
+}
+
+/// The part of a stream that changes.
+#[derive(Default)]
+pub struct State {
+    /// Why no more events may be sent.
+    closed: Option<String>,
+    /// Why there are no more results.
+    over: Option<String>,
+    /// Events that were taken from a source and did not fit yet. They go first.
+    pub stash: Option<Py<PyAny>>,
+    pub meter: Meter,
+    /// The function's exception, while results that came before it are being handed out.
+    deferred: Option<PyErr>,
+    /// When the stream was last used, in ticks.
+    touched: u64,
+}
+
+impl State {
+    /// Whether the input is closed.
+    pub fn is_closed(&self) -> bool {
+        self.closed.is_some() || self.over.is_some()
+    }
+
+    /// Why nothing can be sent, if so.
+    pub fn closed(&self) -> Option<String> {
+        self.closed.as_ref().or(self.over.as_ref()).cloned()
+    }
+}
+
+impl StreamCore {
+    /// A stream over `channel`, used from the running event loop and this thread.
+    pub fn new(
+        event_loop: Py<PyAny>,
+        channel: Channel,
+        waits: Arc<Waits>,
+        cancel: Py<PyAny>,
+    ) -> Self {
+        let state = State { touched: ticks::now(), ..State::default() };
+        StreamCore {
+            channel,
+            waits,
+            event_loop,
+            thread: this_thread(),
+            state: GilCell::new(state),
+            cancel,
+        }
+    }
+
+    /// Refuses use from another thread.
+    #[inline]
+    pub fn check_thread(&self) -> PyResult<()> {
+        if this_thread() == self.thread {
+            return Ok(());
+        }
+        Err(errors::busy(
+            "this stream belongs to another thread; use it there, for example with \
+             `asyncio.run_coroutine_threadsafe(stream.send(event), loop)`",
+        ))
+    }
+
+    /// Refuses to send where nothing can be sent any more.
+    #[inline]
+    pub fn check_open(&self, py: Python<'_>) -> PyResult<()> {
+        self.check_thread()?;
+        match self.state.with(py, |state| state.closed())? {
+            None => Ok(()),
+            Some(why) => Err(errors::closed(why)),
+        }
+    }
+
+    /// The function has ended while events were being sent.
+    pub fn ended_early(&self, py: Python<'_>) -> PyErr {
+        let why = self.state.with(py, |state| state.over.clone()).ok().flatten();
+        errors::closed(why.unwrap_or_else(|| "the stream function has ended".to_owned()))
+    }
+
+    /// Closes the input; the first reason stays.
+    pub fn close_input(&self, py: Python<'_>, why: &str) -> PyResult<bool> {
+        Ok(self.state.with(py, |state| {
+            let first = state.closed.is_none();
+            state.closed.get_or_insert_with(|| why.to_owned());
+            first
+        })?)
+    }
+
+    /// Takes the next result, counts it and remembers the end.
+    #[inline]
+    pub fn take(&self, py: Python<'_>) -> PyResult<Take> {
+        if let Some(error) = self.state.with(py, |state| state.deferred.take())? {
+            return Err(error);
+        }
+        match self.channel.take(py) {
+            Ok(Take::Item(result)) => {
+                self.state.with(py, |state| {
+                    if state.meter.received(1) {
+                        let handled = self.channel.progress(py).map_or(0, |(_, handled)| handled);
+                        state.meter.observe(handled);
+                    }
+                })?;
+                Ok(Take::Item(result))
+            }
+            Ok(Take::Ended) => {
+                self.over(py, || "the stream function has returned".to_owned())?;
+                Ok(Take::Ended)
+            }
+            Ok(Take::Empty) => Ok(Take::Empty),
+            Err(error) => {
+                self.over(py, || {
+                    let what = error.value(py).repr().map_or_else(|_| String::new(), |r| r.to_string());
+                    format!("the stream function has failed: {what}")
+                })?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Keeps the function's exception for the next `take`.
+    pub fn defer(&self, py: Python<'_>, error: PyErr) -> PyResult<()> {
+        Ok(self.state.with(py, |state| state.deferred = Some(error))?)
+    }
+
+    fn over(&self, py: Python<'_>, why: impl FnOnce() -> String) -> PyResult<()> {
+        Ok(self.state.with(py, |state| {
+            state.over.get_or_insert_with(why);
+            state.meter.ended();
+        })?)
+    }
+
+    /// Why there are no more results.
+    pub fn why_over(&self, py: Python<'_>) -> PyErr {
+        let why = self.state.with(py, |state| {
+            match (&state.over, &state.closed) {
+                (Some(over), Some(closed)) if over.ends_with("returned") => closed.clone(),
+                (Some(over), _) => over.clone(),
+                _ => "the stream is closed".to_owned(),
+            }
+        });
+        errors::closed(why.unwrap_or_default())
+    }
+
+    /// Counts events that went out and shows them to the function.
+    #[inline]
+    pub fn sent(&self, py: Python<'_>, count: u64) -> PyResult<()> {
+        self.state.with(py, |state| {
+            let now = ticks::now();
+            state.touched = now;
+            state.meter.sent(count, now);
+        })?;
+        self.channel.flush_events(py)
+    }
+
+    /// Closes the input and cancels the function.
+    pub fn abandon(&self, py: Python<'_>) -> PyResult<()> {
+        self.close_input(py, "the stream was cancelled")?;
+        self.cancel.call0(py).map(drop)
+    }
+
+    /// Notes that the stream is in use.
+    #[inline]
+    pub fn touch(&self, py: Python<'_>) -> PyResult<()> {
+        Ok(self.state.with(py, |state| state.touched = ticks::now())?)
+    }
+
+    /// Has the running task sleep until what it wants may be there. None: it is there already.
+    pub fn sleep(&self, py: Python<'_>, wait: &Wait, want: Want) -> PyResult<Option<Step>> {
+        if wait.is_waiting(py) {
+            let (what, how) = match want.results {
+                true => ("receive from", "results"),
+                false => ("send to", "events"),
+            };
+            return Err(errors::busy(format!(
+                "two tasks {what} one stream at once; let one task handle its {how}"
+            )));
+        }
+        let running = running_loop(py)?;
+        if !running.is(&self.event_loop) {
+            return Err(errors::busy(
+                "this stream was opened in another event loop; open one in this loop",
+            ));
+        }
+        let future = wait.start(&running)?;
+        if self.channel.may_sleep(py, want)? {
+            return Ok(Some(Step::Yield(future)));
+        }
+        wait.clear(py);
+        Ok(None)
+    }
+}
+
+/// Something that is different in every thread.
+#[inline]
+fn this_thread() -> usize {
+    thread_local!(static HERE: u8 = const { 0 });
+    HERE.with(|here| std::ptr::from_ref(here) as usize)
+}
+
+/// The base of `velo.Stream`: the operations whose speed matters.
+#[pyclass(frozen, subclass, module = "velo._core")]
+pub struct StreamBase {
+    core: Arc<StreamCore>,
+}
+
+impl StreamBase {
+    /// The shared part.
+    pub fn core(&self) -> &Arc<StreamCore> {
+        &self.core
+    }
+}
+
+/// The two halves' shared state before it is a `Stream`: made by an opener, consumed by
+/// `Stream.__new__`.
+#[pyclass(frozen, module = "velo._core")]
+pub struct Opened {
+    core: Arc<StreamCore>,
+}
+
+impl Opened {
+    /// Wraps a new stream's core.
+    pub fn new(core: StreamCore) -> Self {
+        Opened { core: Arc::new(core) }
+    }
+}
+
+#[pymethods]
+impl StreamBase {
+    #[new]
+    #[pyo3(signature = (opened, *_args, **_kwargs))]
+    fn new(
+        opened: &Bound<'_, Opened>,
+        _args: &Bound<'_, pyo3::types::PyTuple>,
+        _kwargs: Option<&Bound<'_, pyo3::types::PyDict>>,
+    ) -> Self {
+        StreamBase { core: opened.get().core.clone() }
+    }
+
+    /// Sends one event; waits while `buffer` events are queued.
+    fn send(&self, event: Py<PyAny>) -> Operation {
+        Operation::new(self.core.clone(), What::Send(event))
+    }
+
+    /// Receives the next result.
+    fn recv(&self) -> Operation {
+        Operation::new(self.core.clone(), What::Recv)
+    }
+
+    /// Sends every event of an iterable, in order.
+    fn send_batch(&self, events: &Bound<'_, PyAny>) -> PyResult<Operation> {
+        let source = events.try_iter()?.into_any().unbind();
+        Ok(Operation::new(self.core.clone(), What::SendBatch(source)))
+    }
+
+    /// Receives at least one result and as many more as are there, up to `max`.
+    #[pyo3(signature = (max=256))]
+    fn recv_batch(&self, max: usize) -> PyResult<Operation> {
+        if max == 0 {
+            return Err(pyo3::exceptions::PyValueError::new_err("`max` must be at least 1"));
+        }
+        Ok(Operation::new(self.core.clone(), What::RecvBatch(max)))
+    }
+
+    /// Ends the input.
+    fn _end(&self, why: String) -> Operation {
+        Operation::new(self.core.clone(), What::End(why))
+    }
+
+    fn __aiter__(&self) -> Results {
+        Results::drain(self.core.clone())
+    }
+
+    /// Feeds a plain iterator.
+    fn _feed(&self, source: &Bound<'_, PyAny>) -> PyResult<Results> {
+        Ok(Results::feed(self.core.clone(), source.try_iter()?.into_any().unbind()))
+    }
+
+    /// Waits until a result may be there or, if so asked, all events are handled; one wake-up.
+    fn _wait(&self, handled: bool) -> Operation {
+        Operation::new(self.core.clone(), What::Wait(handled))
+    }
+
+    /// Has whoever waits for results look again.
+    fn _nudge(&self, py: Python<'_>) {
+        self.core.waits.recv.wake(py);
+    }
+
+    /// Keeps an event that was taken from a source and could not be sent; it goes first.
+    fn _put_back(&self, py: Python<'_>, event: Py<PyAny>) -> PyResult<()> {
+        Ok(self.core.state.with(py, |state| state.stash = Some(event))?)
+    }
+
+    /// Whether the input was closed from this side, rather than by the function's end.
+    #[getter]
+    fn _input_ended(&self, py: Python<'_>) -> PyResult<bool> {
+        Ok(self.core.state.with(py, |state| state.closed.is_some())?)
+    }
+
+    /// Sends without waiting; false when there is no room.
+    fn _offer(&self, py: Python<'_>, event: &Bound<'_, PyAny>) -> PyResult<bool> {
+        self.core.check_open(py)?;
+        match self.core.channel.offer(py, event)? {
+            crate::channel::Offer::Sent => self.core.sent(py, 1).map(|()| true),
+            crate::channel::Offer::Full if self.core.channel.is_finished(py)? => {
+                Err(self.core.ended_early(py))
+            }
+            crate::channel::Offer::Full => Ok(false),
+        }
+    }
+
+    /// The results that are there, without waiting, and whether the stream is over.
+    fn _drain<'py>(&self, py: Python<'py>, max: usize) -> PyResult<(Bound<'py, PyList>, bool)> {
+        self.core.check_thread()?;
+        let results = PyList::empty(py);
+        while results.len() < max {
+            match self.core.take(py) {
+                Ok(Take::Item(result)) => results.append(result)?,
+                Ok(Take::Empty) => {
+                    self.core.channel.flush_results(py)?;
+                    return Ok((results, false));
+                }
+                Ok(Take::Ended) => return Ok((results, true)),
+                Err(error) if results.is_empty() => return Err(error),
+                // The results before it arrive first; the error comes with the next call.
+                Err(error) => {
+                    self.core.defer(py, error)?;
+                    break;
+                }
+            }
+        }
+        self.core.channel.flush_results(py)?;
+        Ok((results, false))
+    }
+
+    /// Seconds since the stream was last used.
+    fn _idle(&self, py: Python<'_>) -> PyResult<f64> {
+        let touched = self.core.state.with(py, |state| state.touched)?;
+        Ok(ticks::to_duration(ticks::now().saturating_sub(touched)).as_secs_f64())
+    }
+
+    /// Why nothing can be sent any more, or None.
+    #[getter]
+    fn _closed(&self, py: Python<'_>) -> PyResult<Option<String>> {
+        Ok(self.core.state.with(py, |state| state.closed())?)
+    }
+
+    /// Whether the last result was taken.
+    #[getter]
+    fn _over(&self, py: Python<'_>) -> PyResult<bool> {
+        Ok(self.core.state.with(py, |state| state.over.is_some())?)
+    }
+
+    /// Closes the input and cancels the function, without waiting for its end.
+    fn _cancel(&self, py: Python<'_>) -> PyResult<()> {
+        self.core.abandon(py)
+    }
+
+    /// Closes the input for good without a word to the function.
+    fn _shut(&self, py: Python<'_>, why: &str) -> PyResult<bool> {
+        self.core.close_input(py, why)
+    }
+
+    /// Events accepted and events handled.
+    fn _progress(&self, py: Python<'_>) -> PyResult<(u64, u64)> {
+        self.core.channel.progress(py)
+    }
+
+    /// The figures of `StreamMetrics`, in its order.
+    fn _metrics<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, pyo3::types::PyTuple>> {
+        let (accepted, handled) = self.core.channel.progress(py)?;
+        let (bytes_in, bytes_out) = self.core.channel.bytes(py)?;
+        let figures = self.core.state.with(py, |state| state.meter.figures())?;
+        (
+            accepted,
+            figures.received,
+            bytes_in,
+            bytes_out,
+            accepted.saturating_sub(handled),
+            figures.p50,
+            figures.p95,
+            figures.p99,
+            figures.duration,
+        )
+            .into_pyobject(py)
+    }
+}

@@ -1,0 +1,223 @@
+//! The supervisor's three ends for Python: the client's, the zygote's and the worker's.
+
+use std::ffi::OsString;
+use std::os::fd::AsRawFd;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use pyo3::exceptions::PyOSError;
+use pyo3::prelude::*;
+use pyo3::types::PyTuple;
+use velo_supervisor::{
+    Client, ClientEvent, EmbeddedOptions, Exit, LinkId, Refusal, Seat, SeatEvent, embedded, zygote,
+};
+
+use crate::client::ClientLink;
+use crate::errors;
+use crate::worker::WorkerLink;
+
+fn pool_error(error: impl std::fmt::Display) -> PyErr {
+    errors::pool(error.to_string())
+}
+
+/// One event loop's connection to the supervisor.
+#[pyclass(frozen, module = "velo._core")]
+pub struct SupervisorClient {
+    client: Mutex<Client>,
+    fd: i32,
+}
+
+#[pymethods]
+impl SupervisorClient {
+    /// Connects to the supervisor of this process, which is started if it does not run.
+    #[new]
+    #[pyo3(signature = (command, env, *, idle_timeout=10.0, max_workers=None, min_workers=0))]
+    fn new(
+        command: Vec<OsString>,
+        env: Vec<(OsString, OsString)>,
+        idle_timeout: f64,
+        max_workers: Option<u32>,
+        min_workers: u32,
+    ) -> PyResult<Self> {
+        let options = EmbeddedOptions {
+            env,
+            max_workers,
+            min_workers,
+            idle_timeout: Duration::from_secs_f64(idle_timeout),
+            ..EmbeddedOptions::new(command)
+        };
+        let client = embedded::connect(&options).map_err(pool_error)?;
+        let fd = client.as_fd().as_raw_fd();
+        Ok(SupervisorClient { client: Mutex::new(client), fd })
+    }
+
+    /// Readable when `poll` has something to say.
+    fn fileno(&self) -> i32 {
+        self.fd
+    }
+
+    /// Asks for a link to one more worker. Returns the number of the request.
+    fn acquire(&self, max_workers: u32) -> PyResult<u64> {
+        Ok(self.lock().acquire(max_workers).map_err(pool_error)?.0)
+    }
+
+    /// Gives a link back.
+    fn release(&self, link: u64) -> PyResult<()> {
+        self.lock().release(LinkId(link)).map_err(pool_error)
+    }
+
+    /// What the supervisor has said since, as tuples `(what, ...)`.
+    fn poll<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyTuple>>> {
+        let events = self.lock().poll().map_err(pool_error)?;
+        events.into_iter().map(|event| client_event(py, event)).collect()
+    }
+}
+
+impl SupervisorClient {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Client> {
+        self.client.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+fn client_event(py: Python<'_>, event: ClientEvent) -> PyResult<Bound<'_, PyTuple>> {
+    match event {
+        ClientEvent::Link { request, link, worker, end } => {
+            let end = ClientLink::new(end)?;
+            ("link", request.0, link.0, worker.id, worker.pid, Py::new(py, end)?).into_pyobject(py)
+        }
+        ClientEvent::Refused { request, reason } => {
+            let why = match reason {
+                Refusal::AtLimit => None,
+                Refusal::Failed(why) => Some(why),
+            };
+            ("refused", request.0, why).into_pyobject(py)
+        }
+        ClientEvent::LinkRetired { link } => ("retired", link.0).into_pyobject(py),
+        ClientEvent::WorkerDied { link, worker, exit } => {
+            let (signal, code) = match exit {
+                Exit::Signal(signal) => (Some(signal), None),
+                Exit::Code(code) => (None, Some(code)),
+                Exit::Unknown => (None, None),
+            };
+            ("died", link.0, worker.id, worker.pid, signal, code).into_pyobject(py)
+        }
+        ClientEvent::Lost => ("lost",).into_pyobject(py),
+    }
+}
+
+/// Stops the supervisor of this process and all of its workers; waits for at most `bound` seconds.
+#[pyfunction]
+#[pyo3(signature = (bound=5.0))]
+pub fn shutdown(py: Python<'_>, bound: f64) {
+    py.detach(|| embedded::shutdown(Duration::from_secs_f64(bound)));
+}
+
+/// `(workers, zygote)` of this process's supervisor, or None if none runs. Workers are tuples
+/// `(id, pid, open streams)`.
+#[pyfunction]
+#[allow(clippy::type_complexity)]
+pub fn status(py: Python<'_>) -> Option<(Vec<(u32, i32, u32)>, Option<i32>)> {
+    let status = py.detach(embedded::status)?;
+    let workers = status.workers.iter().map(|w| (w.id, w.pid, w.residents)).collect();
+    Some((workers, status.zygote))
+}
+
+/// How many cores this process may really use: affinity and cgroup quota count.
+#[pyfunction]
+pub fn usable_cores() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+/// To be called before a fork.
+#[pyfunction]
+pub fn before_fork() {
+    embedded::before_fork();
+}
+
+/// To be called after a fork, in the parent.
+#[pyfunction]
+pub fn after_fork_parent() {
+    embedded::after_fork_parent();
+}
+
+/// To be called after a fork, in the child.
+#[pyfunction]
+pub fn after_fork_child() {
+    embedded::after_fork_child();
+}
+
+/// Serves as the zygote. Returns a `WorkerSeat` in each forked worker, and None in the zygote at
+/// its end. `fork` is `os.fork`.
+#[pyfunction]
+pub fn serve_zygote(py: Python<'_>, fork: Py<PyAny>) -> PyResult<Option<WorkerSeat>> {
+    // SAFETY: a zygote's main function calls this once, and nothing else in the process knows of
+    // the descriptor.
+    let fd = unsafe { zygote::inherited_fd() }.map_err(pool_error)?;
+    let forked = || -> std::io::Result<i32> {
+        let pid = fork.call0(py).and_then(|pid| pid.extract::<i32>(py));
+        pid.map_err(|error| match error.is_instance_of::<PyOSError>(py) {
+            true => std::io::Error::from(error),
+            false => std::io::Error::other(error.to_string()),
+        })
+    };
+    match zygote::serve(fd, forked).map_err(pool_error)? {
+        zygote::Role::Worker(seat) => {
+            let fd = seat.as_fd().as_raw_fd();
+            Ok(Some(WorkerSeat { seat: Mutex::new(seat), fd }))
+        }
+        zygote::Role::Done => Ok(None),
+    }
+}
+
+/// A worker's place at its supervisor.
+#[pyclass(frozen, module = "velo._core")]
+pub struct WorkerSeat {
+    seat: Mutex<Seat>,
+    fd: i32,
+}
+
+impl WorkerSeat {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Seat> {
+        self.seat.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+#[pymethods]
+impl WorkerSeat {
+    /// Readable when `poll` has something to say.
+    fn fileno(&self) -> i32 {
+        self.fd
+    }
+
+    /// The number of this worker.
+    #[getter]
+    fn worker(&self) -> u32 {
+        self.lock().worker()
+    }
+
+    /// Ends this process, whatever it is doing, when its client is gone.
+    fn start_watchdog(&self) {
+        self.lock().start_watchdog();
+    }
+
+    /// What the supervisor wants, as tuples `(what, ...)`.
+    fn poll<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyTuple>>> {
+        let events = self.lock().poll().map_err(pool_error)?;
+        events
+            .into_iter()
+            .map(|event| match event {
+                SeatEvent::Attach { link, end } => {
+                    ("attach", link.0, Py::new(py, WorkerLink::new(end)?)?).into_pyobject(py)
+                }
+                SeatEvent::Detach { link } => ("detach", link.0).into_pyobject(py),
+                SeatEvent::Drain => ("drain",).into_pyobject(py),
+                SeatEvent::Lost => ("lost",).into_pyobject(py),
+            })
+            .collect()
+    }
+
+    /// Tells the supervisor that a detached link is not used any more.
+    fn detached(&self, link: u64) -> PyResult<()> {
+        self.lock().detached(LinkId(link)).map_err(pool_error)
+    }
+}

@@ -1,0 +1,568 @@
+//! A link joins one client with one worker: slots of rings, ready bits and doorbells.
+//!
+//! It says who has something to do and wakes those who sleep. It never waits, never looks at an
+//! event, and decides nothing about who gets which slot.
+
+use std::fmt;
+use std::io;
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64 as LocalU64;
+
+use thiserror::Error;
+
+use crate::doorbell::{Bells, Doorbell};
+use crate::layout::{
+    Direction, GROUP_SLOTS, Geometry, LinkHeader, LinkInfo, MAGIC, MAX_SLOTS, RETIRED, RingHeader,
+    VERSION, WORDS, at,
+};
+use crate::ring::growth::Heap;
+use crate::ring::{Consumer, Limits, Producer, SlotHold};
+use crate::segment::Segment;
+use crate::sync::Ordering;
+
+/// One of the two processes that a link joins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Side {
+    /// Opens streams.
+    Client = 0,
+    /// Runs them.
+    Worker = 1,
+}
+
+impl Side {
+    /// The other one.
+    pub fn peer(self) -> Side {
+        match self {
+            Side::Client => Side::Worker,
+            Side::Worker => Side::Client,
+        }
+    }
+}
+
+/// How large a link is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LinkSpec {
+    /// How many streams it can carry at a time, the control slot included.
+    pub slots: u32,
+    /// How many bytes a ring has to begin with: a power of two, 128 or more.
+    pub ring_bytes: u32,
+    /// How many bytes the grown rings of each direction can have together: a multiple of 4096.
+    /// This is address space, not memory.
+    pub heap_bytes: u64,
+}
+
+impl Default for LinkSpec {
+    fn default() -> Self {
+        LinkSpec {
+            slots: MAX_SLOTS,
+            ring_bytes: 2048,
+            heap_bytes: 16 << 30,
+        }
+    }
+}
+
+impl LinkSpec {
+    /// How long a segment for such a link has to be; `usize::MAX` where no segment could be.
+    pub fn segment_len(&self) -> usize {
+        Geometry::new(self).map_or(usize::MAX, |geometry| geometry.total_len)
+    }
+}
+
+/// Why a link cannot be made, attached to, or used in this way.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum LinkError {
+    /// More slots than there can be, or none.
+    #[error("a link has between 1 and `{MAX_SLOTS}` slots, not `{slots}`")]
+    Slots {
+        /// What was asked for.
+        slots: u32,
+    },
+    /// A ring length that positions cannot be masked with.
+    #[error("a ring has a power of two of bytes, 128 or more, not `{ring_bytes}`")]
+    RingBytes {
+        /// What was asked for.
+        ring_bytes: u32,
+    },
+    /// A heap length that is not made of pages.
+    #[error("a heap has a multiple of 4096 bytes, not `{heap_bytes}`")]
+    HeapBytes {
+        /// What was asked for.
+        heap_bytes: u64,
+    },
+    /// More than the address space holds.
+    #[error("two heaps of `{heap_bytes}` bytes cannot be mapped; ask for less")]
+    Unmappable {
+        /// What was asked for, per direction.
+        heap_bytes: u64,
+    },
+    /// The segment ends before the link does.
+    #[error("the segment has `{len}` bytes and the link needs `{needed}`")]
+    TooSmall {
+        /// How long the segment is.
+        len: usize,
+        /// How long it would have to be.
+        needed: usize,
+    },
+    /// No link was initialised here.
+    #[error("the segment does not hold a link; initialise it before attaching")]
+    NotALink,
+    /// The link was made by a version that lays it out in another way.
+    #[error(
+        "the link has layout version `{found}` and this is `{VERSION}`; restart the older side"
+    )]
+    Version {
+        /// What the segment says.
+        found: u32,
+    },
+    /// The header's numbers do not fit each other.
+    #[error("the link's header contradicts itself; make a new link")]
+    Layout,
+    /// There is no such slot.
+    #[error("slot `{slot}` is not below `{slots}`")]
+    NoSuchSlot {
+        /// What was asked for.
+        slot: u32,
+        /// How many there are.
+        slots: u32,
+    },
+    /// A producer, a consumer or a lease of the slot is still alive in this process.
+    #[error("slot `{slot}` is still in use; drop its producer, consumer and leases first")]
+    SlotInUse {
+        /// What was asked for.
+        slot: u32,
+    },
+    /// The system has no memory for it.
+    #[error("no memory for the link: {source}")]
+    NoMemory {
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// Makes a link in a fresh segment, before anyone attaches to it. Whoever creates the segment
+/// does this, once.
+pub fn initialise(segment: &dyn Segment, spec: &LinkSpec) -> Result<(), LinkError> {
+    let geometry = Geometry::new(spec)?;
+    check_len(segment, &geometry)?;
+    let header_len = geometry.slot_range(0).0;
+    segment
+        .commit(0, header_len)
+        .map_err(|source| LinkError::NoMemory { source })?;
+    // SAFETY: the header fits, by the length check; the base of a segment is page-aligned; and no
+    // one is attached yet. Slots are left alone: a fresh segment is zero, which is an empty ring.
+    unsafe { at(segment.base(), 0).write(LinkHeader::new(geometry.info())) };
+    #[cfg(loom)]
+    for slot in 0..spec.slots {
+        for side in [Side::Client, Side::Worker] {
+            // SAFETY: as above; loom's atomics do not begin as zeros.
+            unsafe {
+                at(segment.base(), geometry.ring_header(slot, side)).write(RingHeader::new());
+            }
+        }
+    }
+    Ok(())
+}
+
+fn check_len(segment: &dyn Segment, geometry: &Geometry) -> Result<(), LinkError> {
+    let (len, needed) = (segment.len(), geometry.total_len);
+    if len < needed {
+        Err(LinkError::TooSmall { len, needed })
+    } else {
+        Ok(())
+    }
+}
+
+/// Reads what the segment says it is, and believes it only if it is what we would have written.
+fn read_geometry(segment: &dyn Segment) -> Result<Geometry, LinkError> {
+    let needed = size_of::<LinkHeader>();
+    if segment.len() < needed {
+        return Err(LinkError::TooSmall {
+            len: segment.len(),
+            needed,
+        });
+    }
+    // SAFETY: inside the segment, by the check above, and aligned as its base is. Read once into
+    // private memory: volatile, since the other side could write at any time.
+    let info: LinkInfo = unsafe { at::<LinkInfo>(segment.base(), 0).read_volatile() };
+    if info.magic != MAGIC {
+        return Err(LinkError::NotALink);
+    }
+    if info.version != VERSION {
+        return Err(LinkError::Version {
+            found: info.version,
+        });
+    }
+    let spec = LinkSpec {
+        slots: info.slots,
+        ring_bytes: info.ring_bytes,
+        heap_bytes: info.heap_bytes,
+    };
+    let geometry = Geometry::new(&spec).map_err(|_| LinkError::Layout)?;
+    if geometry.info() != info {
+        return Err(LinkError::Layout);
+    }
+    check_len(segment, &geometry)?;
+    Ok(geometry)
+}
+
+/// What went through one direction of a link.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Counted events published.
+    pub events: u64,
+    /// Payload bytes published, of uncounted frames too.
+    pub bytes: u64,
+    /// How often the receiving side was asleep and its doorbell was rung.
+    pub wakes: u64,
+}
+
+/// What went through a link. Read while others write, so that neighbours may be a moment apart.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LinkCounters {
+    /// From the client to the worker.
+    pub to_worker: Counters,
+    /// From the worker to the client.
+    pub to_client: Counters,
+}
+
+/// One side's end of a link.
+///
+/// A process attaches once per side and shares the end; a second end of the same side, here or
+/// elsewhere, would be two writers of one ring.
+pub struct LinkEnd {
+    pub(crate) segment: Arc<dyn Segment>,
+    pub(crate) geometry: Geometry,
+    pub(crate) side: Side,
+    /// Blocks for the rings that this side writes.
+    pub(crate) heap: Heap,
+    header: NonNull<LinkHeader>,
+    bells: Bells,
+    /// Slots that something in this process still holds.
+    held: [LocalU64; WORDS],
+    /// Groups of slots whose pages are known to exist.
+    committed: [LocalU64; WORDS],
+}
+
+// SAFETY: `header` points into `segment`, which the end keeps alive and which may be reached from
+// any thread; all that is reached through it is atomic. The rest is Send and Sync by itself.
+unsafe impl Send for LinkEnd {}
+// SAFETY: as above.
+unsafe impl Sync for LinkEnd {}
+
+impl LinkEnd {
+    /// Attaches to an initialised link, after checking its header.
+    pub fn attach(
+        segment: Arc<dyn Segment>,
+        side: Side,
+        bells: Bells,
+    ) -> Result<Arc<LinkEnd>, LinkError> {
+        let geometry = read_geometry(&*segment)?;
+        Ok(Arc::new(LinkEnd {
+            // SAFETY: offset 0 is inside every segment that has a geometry.
+            header: unsafe { at(segment.base(), 0) },
+            heap: Heap::new(segment.clone(), geometry.heap(side.peer())),
+            segment,
+            geometry,
+            side,
+            bells,
+            held: std::array::from_fn(|_| LocalU64::new(0)),
+            committed: std::array::from_fn(|_| LocalU64::new(0)),
+        }))
+    }
+
+    /// Which end this is.
+    pub fn side(&self) -> Side {
+        self.side
+    }
+
+    /// How many slots there are; slot 0 is the control slot.
+    pub fn slots(&self) -> u32 {
+        self.geometry.slots
+    }
+
+    /// Attaches to both rings of a slot, at their beginning.
+    ///
+    /// The client resets a slot before it opens it again ([`reset_slot`](Self::reset_slot)); the
+    /// worker opens it when told to. The producer, the consumer and every lease of it keep the
+    /// link alive and the slot in use.
+    pub fn open_slot(
+        self: &Arc<Self>,
+        slot: u32,
+        limits: Limits,
+    ) -> Result<(Producer, Consumer), LinkError> {
+        self.check_slot(slot)?;
+        self.commit_slot(slot)
+            .map_err(|source| LinkError::NoMemory { source })?;
+        let (word, bit) = held_bit(slot);
+        if self.held[word].fetch_or(bit, Ordering::AcqRel) & bit != 0 {
+            return Err(LinkError::SlotInUse { slot });
+        }
+        self.heap.sweep();
+        self.ring_header(slot, self.side.peer())
+            .producer
+            .held
+            .store(1, Ordering::Release);
+        self.header()
+            .residence
+            .slots_used
+            .fetch_max(slot + 1, Ordering::Relaxed);
+        let hold = Arc::new(SlotHold {
+            link: self.clone(),
+            slot,
+        });
+        Ok((
+            Producer::new(hold.clone(), limits),
+            Consumer::new(hold, limits),
+        ))
+    }
+
+    /// Makes a slot as good as new; true if it was done. For the client only, and only while
+    /// neither side uses the slot: otherwise nothing happens.
+    pub fn reset_slot(&self, slot: u32) -> bool {
+        if self.side != Side::Client || self.check_slot(slot).is_err() || !self.slot_idle(slot) {
+            return false;
+        }
+        if self.commit_slot(slot).is_err() {
+            return false;
+        }
+        for to in [Side::Client, Side::Worker] {
+            self.ring_header(slot, to).reset();
+        }
+        true
+    }
+
+    /// Whether no side holds a producer, a consumer or a lease of the slot, so that the client may
+    /// reset it and open it for another stream.
+    pub fn slot_idle(&self, slot: u32) -> bool {
+        if self.check_slot(slot).is_err() {
+            return false;
+        }
+        let (word, bit) = held_bit(slot);
+        self.held[word].load(Ordering::Acquire) & bit == 0
+            && [Side::Client, Side::Worker].iter().all(|&to| {
+                self.ring_header(slot, to)
+                    .producer
+                    .held
+                    .load(Ordering::Acquire)
+                    == 0
+            })
+    }
+
+    /// Tells the other side to look at a slot, after a publish; rings its doorbell if it sleeps.
+    #[inline]
+    pub fn notify(&self, slot: u32) {
+        self.tell(self.side.peer(), slot);
+    }
+
+    /// Tells our own side to look at a slot: something other than the peer gave it work to do.
+    #[inline]
+    pub fn notify_self(&self, slot: u32) {
+        self.tell(self.side, slot);
+    }
+
+    #[inline]
+    fn tell(&self, to: Side, slot: u32) {
+        assert!(slot < self.geometry.slots, "no slot `{slot}`");
+        let direction = self.direction(to);
+        if direction.mark(slot) {
+            direction.counters.wakes.fetch_add(1, Ordering::Relaxed);
+            if to == self.side {
+                self.bells.mine.ring()
+            } else {
+                self.bells.theirs.ring()
+            }
+        }
+    }
+
+    /// Says that this side is about to wait on its doorbell. Look once more at what could have
+    /// come ([`any_ready`](Self::any_ready), or the rings), and wait only if nothing has.
+    pub fn arm(&self) {
+        self.direction(self.side).arm();
+    }
+
+    /// Says that this side is awake again.
+    pub fn disarm(&self) {
+        self.direction(self.side).disarm();
+    }
+
+    /// Whether any slot is marked for this side.
+    #[inline]
+    pub fn any_ready(&self) -> bool {
+        self.direction(self.side).any()
+    }
+
+    /// Takes the slots that are marked for this side, and calls `f` with each.
+    ///
+    /// Look at both halves of such a slot: events may have come, space may have become free, and a
+    /// lease may have been dropped, which [`Consumer::publish`] passes on. A slot can be marked
+    /// with nothing new in it, and so can one that is not open any more.
+    #[inline]
+    pub fn take_ready(&self, f: impl FnMut(u32)) {
+        self.direction(self.side).take(self.geometry.slots, f);
+    }
+
+    /// The doorbell that this side waits on.
+    pub fn doorbell(&self) -> &Doorbell {
+        &self.bells.mine
+    }
+
+    /// Counts one more open stream; false if the link was retired, and takes none.
+    pub fn enter(&self) -> bool {
+        let residence = &self.header().residence;
+        let entered = residence
+            .residents
+            .fetch_update(Ordering::AcqRel, Ordering::Relaxed, |now| {
+                (now < RETIRED - 1).then(|| now + 1)
+            })
+            .is_ok();
+        if entered {
+            residence.opened.fetch_add(1, Ordering::Relaxed);
+        }
+        entered
+    }
+
+    /// Counts one open stream less.
+    pub fn leave(&self) {
+        // Nothing to take from a count that is zero or retired: the other side scribbled on it.
+        let _ = self.header().residence.residents.fetch_update(
+            Ordering::AcqRel,
+            Ordering::Relaxed,
+            |now| (now != RETIRED).then(|| now.checked_sub(1)).flatten(),
+        );
+    }
+
+    /// How many streams are open; none on a retired link.
+    pub fn residents(&self) -> u32 {
+        match self.header().residence.residents.load(Ordering::Acquire) {
+            RETIRED => 0,
+            residents => residents,
+        }
+    }
+
+    /// Retires the link if no stream is open; true if it is retired now.
+    pub fn try_retire(&self) -> bool {
+        let residents = &self.header().residence.residents;
+        match residents.compare_exchange(0, RETIRED, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => true,
+            Err(now) => now == RETIRED,
+        }
+    }
+
+    /// How many streams were ever opened: tells activity between two looks.
+    pub fn opened_total(&self) -> u64 {
+        self.header().residence.opened.load(Ordering::Relaxed)
+    }
+
+    /// Gives memory of grown rings that no one reads any more back to the system. This happens by
+    /// itself as rings grow and slots open and close; call it when going idle.
+    pub fn reclaim(&self) {
+        self.heap.sweep();
+    }
+
+    /// What went through so far. Looks at every slot that was ever open: for people, not for
+    /// every event.
+    pub fn counters(&self) -> LinkCounters {
+        let mut counters = LinkCounters {
+            to_worker: self.closed_counters(Side::Worker),
+            to_client: self.closed_counters(Side::Client),
+        };
+        let used = self.header().residence.slots_used.load(Ordering::Relaxed);
+        for slot in 0..used.min(self.geometry.slots) {
+            for (to, sum) in [
+                (Side::Worker, &mut counters.to_worker),
+                (Side::Client, &mut counters.to_client),
+            ] {
+                let line = &self.ring_header(slot, to).producer;
+                sum.events = sum.events.wrapping_add(line.events.load(Ordering::Relaxed));
+                sum.bytes = sum.bytes.wrapping_add(line.bytes.load(Ordering::Relaxed));
+            }
+        }
+        counters
+    }
+
+    fn closed_counters(&self, to: Side) -> Counters {
+        let line = &self.direction(to).counters;
+        Counters {
+            events: line.closed_events.load(Ordering::Relaxed),
+            bytes: line.closed_bytes.load(Ordering::Relaxed),
+            wakes: line.wakes.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Moves what a producer counted in its slot to the sum of those that are closed.
+    pub(crate) fn close_counters(&self, slot: u32) {
+        let to = self.side.peer();
+        let line = &self.ring_header(slot, to).producer;
+        let events = line.events.swap(0, Ordering::Relaxed);
+        let bytes = line.bytes.swap(0, Ordering::Relaxed);
+        let closed = &self.direction(to).counters;
+        closed.closed_events.fetch_add(events, Ordering::Relaxed);
+        closed.closed_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Called when the last thing of a slot is dropped in this process.
+    pub(crate) fn let_go(&self, slot: u32) {
+        self.heap.sweep();
+        self.ring_header(slot, self.side.peer())
+            .producer
+            .held
+            .store(0, Ordering::Release);
+        let (word, bit) = held_bit(slot);
+        self.held[word].fetch_and(!bit, Ordering::AcqRel);
+    }
+
+    /// Makes sure that the slot's pages exist; no system call if they are known to.
+    fn commit_slot(&self, slot: u32) -> io::Result<()> {
+        let group = (slot / GROUP_SLOTS) as usize;
+        let (word, bit) = (&self.committed[group / 64], 1 << (group % 64));
+        if word.load(Ordering::Relaxed) & bit == 0 {
+            let (offset, len) = self.geometry.group_range(group);
+            self.segment.commit(offset, len)?;
+            word.fetch_or(bit, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    fn check_slot(&self, slot: u32) -> Result<(), LinkError> {
+        let slots = self.geometry.slots;
+        if slot < slots {
+            Ok(())
+        } else {
+            Err(LinkError::NoSuchSlot { slot, slots })
+        }
+    }
+
+    fn header(&self) -> &LinkHeader {
+        // SAFETY: inside the segment and aligned, by `attach`; everything in it that is reached
+        // through this reference is atomic.
+        unsafe { self.header.as_ref() }
+    }
+
+    #[inline]
+    fn direction(&self, to: Side) -> &Direction {
+        &self.header().directions[to as usize]
+    }
+
+    fn ring_header(&self, slot: u32, to: Side) -> &RingHeader {
+        debug_assert!(slot < self.geometry.slots);
+        // SAFETY: the offset is inside the segment for every slot there is, and a multiple of 64;
+        // a ring header is nothing but atomics.
+        unsafe { at(self.segment.base(), self.geometry.ring_header(slot, to)).as_ref() }
+    }
+}
+
+impl fmt::Debug for LinkEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LinkEnd")
+            .field("side", &self.side)
+            .field("slots", &self.geometry.slots)
+            .field("residents", &self.residents())
+            .finish_non_exhaustive()
+    }
+}
+
+fn held_bit(slot: u32) -> (usize, u64) {
+    (slot as usize / 64, 1 << (slot % 64))
+}

@@ -1,0 +1,98 @@
+//! Which slots have something to do: one bit per slot, and one per word of those bits.
+//!
+//! A bit is a hint that is never missing: it may be set for a slot that has nothing new.
+//!
+//! Why no event is lost: who sets a bit has written to the ring before, with a full fence between;
+//! who takes bits swaps them out first, then a full fence, then looks at the rings. If the setter
+//! found its bit set already, then the taker's swap is still to come, and so is its look.
+
+use crate::layout::Direction;
+use crate::sync::{AtomicU32, Ordering, fence};
+
+impl Direction {
+    /// Marks a slot, after something was published in it; true if the other side is asleep (and
+    /// counts as awake from now on).
+    #[inline]
+    pub(crate) fn mark(&self, slot: u32) -> bool {
+        // Orders what was published before everything that is looked at here.
+        fence(Ordering::SeqCst);
+        let index = slot as usize / 64;
+        let bit = 1 << (slot % 64);
+        if self.words[index].load(Ordering::Relaxed) & bit == 0 {
+            self.words[index].fetch_or(bit, Ordering::Release);
+            // Always a read-modify-write: either the taker's swap sees it and with it the word, or
+            // it comes after that swap and stays for the next.
+            self.summary[index / 64].fetch_or(1 << (index % 64), Ordering::AcqRel);
+            // The bits have to be visible before the sleeping flag is looked at; see `arm`.
+            fence(Ordering::SeqCst);
+        }
+        take_flag(&self.sleeping)
+    }
+
+    /// Takes every marked slot below `slots`, each before `f` is called for it.
+    #[inline]
+    pub(crate) fn take(&self, slots: u32, mut f: impl FnMut(u32)) {
+        for (group, summary) in self.summary.iter().enumerate() {
+            if summary.load(Ordering::Relaxed) == 0 {
+                continue;
+            }
+            for index in bits(summary.swap(0, Ordering::AcqRel)) {
+                let index = group * 64 + index;
+                let Some(word) = self.words.get(index) else {
+                    break;
+                };
+                let marked = word.swap(0, Ordering::AcqRel);
+                // Orders the swap before every look at the rings that follows from it.
+                fence(Ordering::SeqCst);
+                for bit in bits(marked) {
+                    let slot = (index * 64 + bit) as u32;
+                    if slot < slots {
+                        f(slot);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whether any slot is marked.
+    #[inline]
+    pub(crate) fn any(&self) -> bool {
+        self.summary
+            .iter()
+            .any(|summary| summary.load(Ordering::Acquire) != 0)
+    }
+
+    /// Says that the receiving side will sleep unless its next look finds something.
+    #[inline]
+    pub(crate) fn arm(&self) {
+        self.sleeping.store(1, Ordering::Relaxed);
+        // Orders the flag before that look. The other side publishes, fences, looks at the flag:
+        // one of the two sees what the other wrote.
+        fence(Ordering::SeqCst);
+    }
+
+    /// Says that the receiving side is awake.
+    #[inline]
+    pub(crate) fn disarm(&self) {
+        self.sleeping.store(0, Ordering::Relaxed);
+    }
+}
+
+/// Takes a flag that the other side has set, if it is set; it is written to only then, so that a
+/// flag that is taken back and set again meanwhile is not lost.
+#[inline]
+pub(crate) fn take_flag(flag: &AtomicU32) -> bool {
+    flag.load(Ordering::Relaxed) != 0
+        && flag
+            .compare_exchange(1, 0, Ordering::AcqRel, Ordering::Relaxed)
+            .is_ok()
+}
+
+/// The positions of the bits that are set, lowest first.
+fn bits(mut word: u64) -> impl Iterator<Item = usize> {
+    std::iter::from_fn(move || {
+        let bit = word.trailing_zeros();
+        word &= word.wrapping_sub(1);
+        (bit < 64).then_some(bit as usize)
+    })
+}

@@ -1,0 +1,143 @@
+//! A ring carries framed messages one way: one producer, one consumer, one contiguous slice each.
+//!
+//! The producer reserves room, writes into it and commits; what it committed becomes visible when
+//! it publishes. The consumer peeks at a frame in place and releases it, or leases its memory for
+//! as long as it likes. Neither copies, neither waits, and neither believes what it reads from the
+//! other without checking it.
+
+use std::fmt;
+use std::ptr::NonNull;
+use std::sync::Arc as LocalArc;
+
+use thiserror::Error;
+
+use crate::layout::{Geometry, MAX_RING, PAGE, RingHeader, at};
+use crate::link::{LinkEnd, Side};
+
+mod consumer;
+mod frame;
+pub(crate) mod growth;
+mod lease;
+mod producer;
+
+pub use consumer::{Consumer, Frame};
+pub use frame::FIRST_KIND;
+pub use lease::Lease;
+pub use producer::{Full, Producer, Reservation, ReserveError};
+
+/// How much a ring may hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// How many counted events may be in flight: the user's bound for backpressure.
+    pub events: u32,
+    /// How many bytes the ring may grow to; rounded down to a power of two, and never less than
+    /// what it begins with, nor more than fits the link's heap. A single frame can take a little
+    /// less than half of it.
+    pub bytes: u64,
+}
+
+impl Limits {
+    /// The largest capacity that a ring of such a link may have.
+    fn ceiling(&self, geometry: &Geometry) -> u64 {
+        let heap = geometry.heap_bytes.saturating_sub(PAGE as u64);
+        let bytes = self.bytes.min(heap).clamp(1, MAX_RING);
+        u64::from(geometry.ring_bytes).max(1 << bytes.ilog2())
+    }
+}
+
+/// The other side wrote something that no correct side writes. The stream is lost; the process is
+/// not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("the ring is corrupted: {what}; close the stream")]
+pub struct RingCorrupted {
+    /// Which rule was broken.
+    pub what: &'static str,
+}
+
+impl RingCorrupted {
+    const fn new(what: &'static str) -> Self {
+        RingCorrupted { what }
+    }
+}
+
+/// One ring in memory: where its header and data are, and how large it is.
+#[derive(Clone, Copy)]
+struct Ring {
+    header: NonNull<RingHeader>,
+    data: NonNull<u8>,
+    capacity: u64,
+}
+
+impl Ring {
+    /// The ring that every slot begins with.
+    fn of_slot(link: &LinkEnd, slot: u32, to: Side) -> Self {
+        assert!(slot < link.geometry.slots);
+        let base = link.segment.base();
+        // SAFETY: the geometry gives offsets inside the segment for every slot there is.
+        let (header, data) = unsafe {
+            (
+                at(base, link.geometry.ring_header(slot, to)),
+                at(base, link.geometry.ring_data(slot, to)),
+            )
+        };
+        Ring {
+            header,
+            data,
+            capacity: u64::from(link.geometry.ring_bytes),
+        }
+    }
+
+    #[inline]
+    fn header(&self) -> &RingHeader {
+        // SAFETY: a ring is only made of memory inside a segment that its owner keeps alive, and
+        // a ring header is nothing but atomics.
+        unsafe { self.header.as_ref() }
+    }
+
+    #[inline]
+    fn index(&self, position: u64) -> usize {
+        (position & (self.capacity - 1)) as usize
+    }
+
+    /// How many bytes there are from here to the end of the ring; never zero.
+    #[inline]
+    fn until_end(&self, position: u64) -> u64 {
+        self.capacity - (position & (self.capacity - 1))
+    }
+
+    /// The address of the byte at a position: inside the ring, whatever the position.
+    #[inline]
+    fn at(&self, position: u64) -> NonNull<u8> {
+        // SAFETY: an index is below the capacity, and so many bytes belong to the ring.
+        unsafe { self.data.add(self.index(position)) }
+    }
+
+    /// Tells a model what is read or written; nothing otherwise.
+    #[inline]
+    fn track(&self, _hold: &SlotHold, _position: u64, _len: u64, _write: bool) {
+        #[cfg(loom)]
+        {
+            let segment = &_hold.link.segment;
+            let offset = self.at(_position).as_ptr().addr() - segment.base().as_ptr().addr();
+            segment.track(offset, _len as usize, _write);
+        }
+    }
+}
+
+/// Keeps a slot in use, and the link alive, for as long as anything of the slot is.
+pub(crate) struct SlotHold {
+    pub(crate) link: LocalArc<LinkEnd>,
+    pub(crate) slot: u32,
+}
+
+impl Drop for SlotHold {
+    fn drop(&mut self) {
+        self.link.let_go(self.slot);
+    }
+}
+
+impl fmt::Debug for SlotHold {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "slot {} of {:?}", self.slot, self.link)
+    }
+}

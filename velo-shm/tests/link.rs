@@ -1,0 +1,327 @@
+//! Links: what is checked before attaching, who is told what, and who may use which slot.
+#![cfg(not(loom))]
+#![allow(
+    clippy::undocumented_unsafe_blocks,
+    reason = "tests own the whole segment"
+)]
+
+mod common;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use common::{LIMITS, Pair, SMALL, backends, memfd, receive, send};
+use velo_shm::{
+    Bells, Counters, Doorbell, LinkEnd, LinkError, LinkSpec, MAX_SLOTS, Side, initialise,
+};
+
+fn bells() -> Bells {
+    Bells {
+        mine: Doorbell::create().unwrap(),
+        theirs: Doorbell::create().unwrap(),
+    }
+}
+
+fn ready(end: &LinkEnd) -> Vec<u32> {
+    let mut slots = Vec::new();
+    end.take_ready(|slot| slots.push(slot));
+    slots
+}
+
+#[test]
+fn a_link_works_on_every_kind_of_segment() {
+    for create in backends() {
+        let pair = Pair::on(create(SMALL.segment_len()), SMALL);
+        let (mut out, _client_in) = pair.client.open_slot(3, LIMITS).unwrap();
+        let (mut back, mut worker_in) = pair.worker.open_slot(3, LIMITS).unwrap();
+        let large = common::message(1, 300_000);
+        send(&mut out, &large);
+        assert_eq!(receive(&mut worker_in), Some(large));
+        send(&mut back, b"done");
+    }
+}
+
+#[test]
+fn the_default_link_fits_an_address_space_and_costs_little_memory() {
+    let spec = LinkSpec::default();
+    assert!(spec.segment_len() > 32 << 30 && spec.segment_len() < 33 << 30);
+    let segment = Arc::new(velo_shm::MemfdSegment::create(spec.segment_len()).unwrap());
+    initialise(&*segment, &spec).unwrap();
+    let end = LinkEnd::attach(segment.clone(), Side::Client, bells()).unwrap();
+    assert_eq!(end.slots(), MAX_SLOTS);
+    let _last = end.open_slot(MAX_SLOTS - 1, LIMITS).unwrap();
+    let resident = nix::sys::stat::fstat(&*segment).unwrap().st_blocks * 512;
+    assert!(resident < 256 << 10, "{resident}");
+}
+
+#[test]
+fn impossible_specs_are_refused() {
+    let segment = memfd(1 << 20);
+    let check = |spec: LinkSpec| initialise(&*segment, &spec).unwrap_err();
+    assert!(matches!(
+        check(LinkSpec { slots: 0, ..SMALL }),
+        LinkError::Slots { slots: 0 }
+    ));
+    let too_many = LinkSpec {
+        slots: MAX_SLOTS + 1,
+        ..SMALL
+    };
+    assert!(matches!(check(too_many), LinkError::Slots { .. }));
+    assert_eq!(too_many.segment_len(), usize::MAX);
+    for ring_bytes in [0, 64, 1000, u32::MAX] {
+        assert!(matches!(
+            check(LinkSpec {
+                ring_bytes,
+                ..SMALL
+            }),
+            LinkError::RingBytes { .. }
+        ));
+    }
+    let ragged = LinkSpec {
+        heap_bytes: 4097,
+        ..SMALL
+    };
+    assert!(matches!(
+        check(ragged),
+        LinkError::HeapBytes { heap_bytes: 4097 }
+    ));
+    let vast = LinkSpec {
+        heap_bytes: 1 << 63,
+        ..SMALL
+    };
+    assert!(matches!(check(vast), LinkError::Unmappable { .. }));
+    assert!(matches!(check(SMALL), LinkError::TooSmall { .. }));
+}
+
+#[test]
+fn only_an_initialised_link_is_attached_to() {
+    let segment = memfd(SMALL.segment_len());
+    let attach = || LinkEnd::attach(segment.clone(), Side::Client, bells());
+    assert!(matches!(attach(), Err(LinkError::NotALink)));
+    initialise(&*segment, &SMALL).unwrap();
+    attach().unwrap();
+    let tiny = memfd(100);
+    let error = LinkEnd::attach(tiny, Side::Client, bells()).unwrap_err();
+    assert!(matches!(error, LinkError::TooSmall { len: 100, .. }));
+}
+
+#[test]
+fn a_header_that_was_changed_anywhere_is_refused() {
+    const INFO: usize = 72;
+    let segment = memfd(SMALL.segment_len());
+    initialise(&*segment, &SMALL).unwrap();
+    for byte in 0..INFO {
+        let at = unsafe { segment.base().add(byte) };
+        for flip in [1u8, 0x80] {
+            unsafe { at.write(at.read() ^ flip) };
+            assert!(
+                LinkEnd::attach(segment.clone(), Side::Worker, bells()).is_err(),
+                "byte {byte} was flipped"
+            );
+            unsafe { at.write(at.read() ^ flip) };
+        }
+    }
+    LinkEnd::attach(segment.clone(), Side::Worker, bells()).unwrap();
+    unsafe { segment.base().add(8).write(9) };
+    let error = LinkEnd::attach(segment.clone(), Side::Worker, bells()).unwrap_err();
+    assert!(matches!(error, LinkError::Version { found: 9 }), "{error}");
+}
+
+#[test]
+fn a_header_larger_than_its_segment_is_refused() {
+    let large = memfd(SMALL.segment_len());
+    initialise(&*large, &SMALL).unwrap();
+    let small = memfd(SMALL.segment_len() - 4096);
+    let header = 64 << 10;
+    unsafe {
+        small
+            .base()
+            .copy_from_nonoverlapping(large.base(), header.min(small.len()))
+    };
+    let error = LinkEnd::attach(small, Side::Client, bells()).unwrap_err();
+    assert!(matches!(error, LinkError::TooSmall { .. }), "{error}");
+}
+
+#[test]
+fn both_sides_are_told_of_the_slots_that_have_something() {
+    let pair = Pair::new(LinkSpec {
+        slots: MAX_SLOTS,
+        ring_bytes: 256,
+        heap_bytes: 0,
+    });
+    let slots = [0, 1, 63, 64, 4095, 4096, MAX_SLOTS - 1];
+    for (from, to) in [(&pair.client, &pair.worker), (&pair.worker, &pair.client)] {
+        assert!(!to.any_ready());
+        for slot in slots {
+            from.notify(slot);
+            from.notify(slot);
+        }
+        assert!(to.any_ready());
+        assert!(!from.any_ready());
+        assert_eq!(ready(to), slots);
+        assert!(!to.any_ready());
+        assert_eq!(ready(to), []);
+    }
+}
+
+#[test]
+fn the_doorbell_rings_only_for_those_who_sleep() {
+    let pair = Pair::new(SMALL);
+    let at_once = Some(Duration::ZERO);
+    pair.client.notify(1);
+    assert!(!pair.worker.doorbell().wait(at_once).unwrap());
+    ready(&pair.worker);
+
+    pair.worker.arm();
+    assert!(!pair.worker.any_ready());
+    pair.client.notify(1);
+    pair.client.notify(2);
+    assert!(pair.worker.doorbell().wait(at_once).unwrap());
+    assert!(pair.worker.doorbell().drain());
+    assert_eq!(
+        pair.client.counters().to_worker.wakes,
+        1,
+        "one sleep, one wake"
+    );
+
+    pair.worker.arm();
+    pair.worker.disarm();
+    pair.client.notify(3);
+    assert!(!pair.worker.doorbell().drain());
+    // A bit that is set already still wakes whoever went to sleep on it.
+    pair.worker.arm();
+    pair.client.notify(3);
+    assert!(pair.worker.doorbell().drain());
+}
+
+#[test]
+fn a_side_can_tell_itself() {
+    let pair = Pair::new(SMALL);
+    pair.worker.arm();
+    pair.worker.notify_self(2);
+    assert!(pair.worker.doorbell().drain());
+    assert_eq!(ready(&pair.worker), [2]);
+    assert!(!pair.client.any_ready());
+}
+
+#[test]
+#[should_panic(expected = "no slot `4`")]
+fn telling_of_a_slot_that_is_not_there_is_a_mistake() {
+    Pair::new(SMALL).client.notify(4);
+}
+
+#[test]
+fn a_slot_has_one_user_a_side() {
+    let pair = Pair::new(SMALL);
+    assert!(pair.client.slot_idle(1));
+    let (producer, consumer) = pair.client.open_slot(1, LIMITS).unwrap();
+    let again = pair.client.open_slot(1, LIMITS).unwrap_err();
+    assert!(matches!(again, LinkError::SlotInUse { slot: 1 }));
+    assert!(!pair.client.slot_idle(1) && !pair.worker.slot_idle(1));
+    let theirs = pair.worker.open_slot(1, LIMITS).unwrap();
+    drop(producer);
+    assert!(
+        pair.client.open_slot(1, LIMITS).is_err(),
+        "the consumer is left"
+    );
+    drop(consumer);
+    assert!(
+        !pair.client.slot_idle(1) && !pair.client.reset_slot(1),
+        "the worker is left"
+    );
+    drop(theirs);
+    assert!(pair.client.slot_idle(1) && pair.client.reset_slot(1));
+    pair.client.open_slot(1, LIMITS).unwrap();
+    let none = pair.client.open_slot(4, LIMITS).unwrap_err();
+    assert!(matches!(none, LinkError::NoSuchSlot { slot: 4, slots: 4 }));
+    assert!(!pair.client.slot_idle(4) && !pair.client.reset_slot(4));
+    assert!(!pair.worker.reset_slot(2), "only the client resets");
+}
+
+#[test]
+fn a_slot_can_be_used_again_and_again() {
+    let pair = Pair::new(SMALL);
+    for round in 0..50 {
+        assert!(pair.client.reset_slot(2));
+        let (mut producer, mut consumer) = pair.way_in(2, LIMITS);
+        let large = common::message(round, 2000 * round as usize);
+        for small in 0..10 {
+            send(&mut producer, &common::message(small, 40));
+            assert_eq!(receive(&mut consumer), Some(common::message(small, 40)));
+        }
+        send(&mut producer, &large);
+        assert_eq!(receive(&mut consumer), Some(large));
+    }
+}
+
+#[test]
+fn a_lease_keeps_the_slot_and_the_link() {
+    let pair = Pair::new(SMALL);
+    let (mut producer, mut consumer) = pair.way_in(1, LIMITS);
+    send(&mut producer, b"kept");
+    consumer.peek().unwrap().unwrap();
+    let lease = consumer.lease();
+    drop((producer, consumer));
+    assert!(!pair.client.slot_idle(1), "the worker still holds a lease");
+    assert!(matches!(
+        pair.worker.open_slot(1, LIMITS),
+        Err(LinkError::SlotInUse { .. })
+    ));
+    let client = pair.client.clone();
+    drop(pair);
+    assert_eq!(&*lease, b"kept");
+    drop(lease);
+    assert!(client.slot_idle(1));
+}
+
+#[test]
+fn a_link_is_retired_only_when_no_stream_is_open() {
+    let pair = Pair::new(SMALL);
+    assert!(pair.client.enter() && pair.client.enter());
+    assert_eq!(
+        (pair.worker.residents(), pair.worker.opened_total()),
+        (2, 2)
+    );
+    assert!(!pair.worker.try_retire());
+    pair.client.leave();
+    assert!(!pair.worker.try_retire());
+    pair.client.leave();
+    pair.client.leave();
+    assert_eq!(pair.client.residents(), 0, "leaving too often does no harm");
+    assert!(pair.worker.try_retire() && pair.worker.try_retire());
+    assert!(!pair.client.enter());
+    pair.client.leave();
+    assert!(!pair.client.enter(), "retired is for ever");
+    assert_eq!(
+        (pair.client.residents(), pair.client.opened_total()),
+        (0, 2)
+    );
+}
+
+#[test]
+fn counters_count_streams_that_are_open_and_those_that_were() {
+    let pair = Pair::new(SMALL);
+    let (mut producer, _consumer) = pair.way_in(1, LIMITS);
+    send(&mut producer, b"12345");
+    producer.reserve(3, false).unwrap().commit(9, 3);
+    let expected = Counters {
+        events: 1,
+        bytes: 5,
+        wakes: 0,
+    };
+    assert_eq!(
+        pair.worker.counters().to_worker,
+        expected,
+        "what is not published is not counted"
+    );
+    producer.publish();
+    let expected = Counters {
+        events: 1,
+        bytes: 8,
+        wakes: 0,
+    };
+    assert_eq!(pair.worker.counters().to_worker, expected);
+    drop(producer);
+    assert_eq!(pair.client.counters().to_worker, expected);
+    assert_eq!(pair.client.counters().to_client, Counters::default());
+}

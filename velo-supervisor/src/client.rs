@@ -1,0 +1,341 @@
+//! The client's handle: asks the supervisor for links and hears what becomes of them. It never
+//! waits; its descriptor says when to look.
+
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::sync::Arc;
+
+use nix::libc;
+use velo_shm::{LinkEnd, Side};
+
+use crate::error::SupervisorError;
+use crate::fds::TrackedFd;
+use crate::link;
+use crate::protocol::{
+    Exit, FromClient, LinkId, PROTOCOL_VERSION, Refusal, RequestId, ToClient, WorkerInfo,
+};
+use crate::transport::{Channel, Received, TransportError, exactly};
+
+/// One connection to a supervisor; each event loop has its own. Dropping it gives its links back.
+///
+/// In a forked child the parent's clients are dead: [`Client::poll`] says [`ClientEvent::Lost`].
+#[derive(Debug)]
+pub struct Client {
+    channel: Channel<TrackedFd>,
+    next_request: u64,
+    lost: bool,
+    pid: u32,
+}
+
+/// What the supervisor tells a client.
+#[derive(Debug)]
+pub enum ClientEvent {
+    /// A request is met.
+    Link {
+        /// The request.
+        request: RequestId,
+        /// The link's identity.
+        link: LinkId,
+        /// The worker on its other side.
+        worker: WorkerInfo,
+        /// This side of it.
+        end: Arc<LinkEnd>,
+    },
+    /// A request cannot be met.
+    Refused {
+        /// The request.
+        request: RequestId,
+        /// Why not.
+        reason: Refusal,
+    },
+    /// The link had no open stream for the idle timeout, and is gone. Ask for another one.
+    LinkRetired {
+        /// The link.
+        link: LinkId,
+    },
+    /// The worker is dead, and with it all streams on the link.
+    WorkerDied {
+        /// The link.
+        link: LinkId,
+        /// The worker.
+        worker: WorkerInfo,
+        /// How it ended.
+        exit: Exit,
+    },
+    /// The supervisor is gone, and with it all workers. Said once.
+    Lost,
+}
+
+impl Client {
+    pub(crate) fn new(fd: TrackedFd) -> Result<Self, SupervisorError> {
+        let mut channel = Channel::new(fd).map_err(SupervisorError::Start)?;
+        let hello = FromClient::Hello {
+            version: PROTOCOL_VERSION,
+        };
+        channel
+            .send(&hello, Vec::new())
+            .map_err(SupervisorError::from_send)?;
+        Ok(Self {
+            channel,
+            next_request: 1,
+            lost: false,
+            pid: std::process::id(),
+        })
+    }
+
+    /// Readable when [`Client::poll`] has something to say.
+    pub fn as_fd(&self) -> BorrowedFd<'_> {
+        self.channel.as_fd()
+    }
+
+    /// Asks for a link to a worker that this client has no link to yet: the least loaded one, or a
+    /// new one while there are fewer than `max_workers` (0: as many as there are usable cores).
+    /// The answer is a [`ClientEvent::Link`] or a [`ClientEvent::Refused`] with the same id.
+    ///
+    /// # Errors
+    ///
+    /// [`SupervisorError::Lost`] when the supervisor is gone.
+    pub fn acquire(&mut self, max_workers: u32) -> Result<RequestId, SupervisorError> {
+        let request = RequestId(self.next_request);
+        self.send(&FromClient::Acquire {
+            request,
+            max_workers,
+        })?;
+        self.next_request += 1;
+        Ok(request)
+    }
+
+    /// Gives a link back. Streams that are still open on it are cancelled by the worker. A link that
+    /// the supervisor has already taken back is no error.
+    ///
+    /// # Errors
+    ///
+    /// [`SupervisorError::Lost`] when the supervisor is gone.
+    pub fn release(&mut self, link: LinkId) -> Result<(), SupervisorError> {
+        self.send(&FromClient::Release { link })
+    }
+
+    /// What has happened since the last call. Never waits.
+    ///
+    /// # Errors
+    ///
+    /// When the control socket breaks or the supervisor speaks another version. The connection is of
+    /// no use then; make a new one.
+    pub fn poll(&mut self) -> Result<Vec<ClientEvent>, SupervisorError> {
+        let mut events = Vec::new();
+        if self.lost {
+            return Ok(events);
+        }
+        if self.is_foreign() {
+            self.lost = true;
+            return Ok(vec![ClientEvent::Lost]);
+        }
+        match self.poll_into(&mut events) {
+            Ok(()) => {}
+            Err(SupervisorError::Transport(TransportError::Closed | TransportError::Truncated)) => {
+                self.lost = true;
+                events.push(ClientEvent::Lost);
+            }
+            Err(error) => {
+                self.lost = true;
+                return Err(error);
+            }
+        }
+        Ok(events)
+    }
+
+    fn poll_into(&mut self, events: &mut Vec<ClientEvent>) -> Result<(), SupervisorError> {
+        // What is to be read comes before a failing write, which would hide it.
+        let flushed = self.channel.flush();
+        loop {
+            match self.channel.receive::<ToClient>()? {
+                Received::Message(message, fds) => {
+                    let event = match message {
+                        ToClient::Hello {
+                            version: PROTOCOL_VERSION,
+                        } => continue,
+                        ToClient::Hello { version: theirs } => {
+                            let ours = PROTOCOL_VERSION;
+                            return Err(SupervisorError::Version { theirs, ours });
+                        }
+                        ToClient::Link {
+                            request,
+                            link,
+                            worker,
+                        } => {
+                            let [segment, mine, theirs] = exactly(fds)?;
+                            match link::attach(Side::Client, segment, mine, theirs) {
+                                Ok(end) => ClientEvent::Link {
+                                    request,
+                                    link,
+                                    worker,
+                                    end,
+                                },
+                                Err(why) => {
+                                    self.release(link)?;
+                                    let reason = Refusal::Failed(why);
+                                    ClientEvent::Refused { request, reason }
+                                }
+                            }
+                        }
+                        ToClient::Refused { request, reason } => {
+                            ClientEvent::Refused { request, reason }
+                        }
+                        ToClient::Retired { link } => ClientEvent::LinkRetired { link },
+                        ToClient::Died { link, worker, exit } => {
+                            ClientEvent::WorkerDied { link, worker, exit }
+                        }
+                    };
+                    events.push(event);
+                }
+                Received::Empty => return Ok(flushed?),
+                Received::Closed => return Err(TransportError::Closed.into()),
+            }
+        }
+    }
+
+    /// Whether this is a copy in a forked process: what it read would be missing in the parent.
+    fn is_foreign(&self) -> bool {
+        self.pid != std::process::id()
+    }
+
+    fn send(&mut self, message: &FromClient) -> Result<(), SupervisorError> {
+        if self.lost || self.is_foreign() {
+            return Err(SupervisorError::Lost);
+        }
+        self.channel
+            .send(message, Vec::new())
+            .map_err(SupervisorError::from_send)
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        // A copy of the descriptor in some forked process must not keep the conversation open. The
+        // copy of the client in such a process must not end it.
+        if !self.is_foreign() {
+            let fd = self.channel.fd().as_raw_fd();
+            // SAFETY: the descriptor is open; the call changes nothing but the socket behind it.
+            unsafe { libc::shutdown(fd, libc::SHUT_RDWR) };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fds::InChild;
+    use crate::transport;
+
+    /// A client and its supervisor's end.
+    fn client() -> (Client, Channel<std::os::fd::OwnedFd>) {
+        let (here, there) = transport::pair().expect("a socketpair");
+        let client = Client::new(TrackedFd::new(here, InChild::Replace)).expect("a client");
+        (client, Channel::new(there).expect("a channel"))
+    }
+
+    #[test]
+    fn it_says_hello_first_and_then_what_it_is_asked() {
+        let (mut client, mut supervisor) = client();
+        let request = client.acquire(3).expect("acquire");
+        client.release(LinkId(9)).expect("release");
+        let mut said = Vec::new();
+        while let Ok(Received::Message(message, _)) = supervisor.receive::<FromClient>() {
+            said.push(message);
+        }
+        assert!(matches!(
+            said[0],
+            FromClient::Hello {
+                version: PROTOCOL_VERSION
+            }
+        ));
+        assert!(
+            matches!(said[1], FromClient::Acquire { request: r, max_workers: 3 } if r == request)
+        );
+        assert!(matches!(said[2], FromClient::Release { link: LinkId(9) }));
+    }
+
+    #[test]
+    fn handles_may_move_to_other_threads() {
+        fn movable<T: Send>() {}
+        movable::<Client>();
+        movable::<ClientEvent>();
+        movable::<crate::Seat>();
+        movable::<crate::SeatEvent>();
+    }
+
+    #[test]
+    fn another_version_is_named() {
+        let (mut client, mut supervisor) = client();
+        supervisor
+            .send(&ToClient::Hello { version: 7 }, Vec::new())
+            .expect("send");
+        let error = client.poll().expect_err("another version").to_string();
+        assert!(error.contains("version `7`"), "{error}");
+        assert!(matches!(client.acquire(1), Err(SupervisorError::Lost)));
+    }
+
+    #[test]
+    fn the_end_is_said_once_and_after_the_rest() {
+        let (mut client, mut supervisor) = client();
+        supervisor
+            .send(&ToClient::Retired { link: LinkId(4) }, Vec::new())
+            .expect("send");
+        drop(supervisor);
+        let events = client.poll().expect("the rest");
+        assert!(matches!(
+            events[..],
+            [
+                ClientEvent::LinkRetired { link: LinkId(4) },
+                ClientEvent::Lost
+            ]
+        ));
+        assert!(client.poll().expect("nothing more").is_empty());
+    }
+
+    #[test]
+    fn a_link_that_cannot_be_mapped_is_refused_and_given_back() {
+        let (mut client, mut supervisor) = client();
+        let request = client.acquire(1).expect("acquire");
+        let (one, two) = transport::pair().expect("a socketpair");
+        let three = one.try_clone().expect("a copy");
+        let link = LinkId(1);
+        let worker = WorkerInfo { id: 1, pid: 1 };
+        let message = ToClient::Link {
+            request,
+            link,
+            worker,
+        };
+        supervisor
+            .send(&message, vec![one, two, three])
+            .expect("send");
+        let events = client.poll().expect("an answer");
+        assert!(matches!(
+            events[..],
+            [ClientEvent::Refused {
+                reason: Refusal::Failed(_),
+                ..
+            }]
+        ));
+        let mut said = Vec::new();
+        while let Ok(Received::Message(message, _)) = supervisor.receive::<FromClient>() {
+            said.push(message);
+        }
+        assert!(matches!(
+            said.last(),
+            Some(FromClient::Release { link: LinkId(1) })
+        ));
+    }
+
+    #[test]
+    fn a_link_without_its_descriptors_is_an_error() {
+        let (mut client, mut supervisor) = client();
+        let worker = WorkerInfo { id: 1, pid: 1 };
+        let message = ToClient::Link {
+            request: RequestId(1),
+            link: LinkId(1),
+            worker,
+        };
+        supervisor.send(&message, Vec::new()).expect("send");
+        assert!(matches!(client.poll(), Err(SupervisorError::Transport(_))));
+    }
+}

@@ -1,0 +1,56 @@
+//! The worker pool behind velo: it places streams on worker processes, and spawns, reuses, recycles
+//! and reaps those processes. It never touches an event: those cross in shared memory, between the
+//! client and its worker, without the supervisor.
+//!
+//! Three kinds of process meet here, and each has its own way in:
+//!
+//! | process | enters by | and holds |
+//! | --- | --- | --- |
+//! | client, the user's program | [`embedded::connect`] | a [`Client`], one per event loop |
+//! | zygote, a single-threaded template | [`zygote::serve`] | nothing; it forks workers |
+//! | worker, forked from the zygote | [`zygote::Role::Worker`] | its [`Seat`] |
+//!
+//! ```no_run
+//! use velo_supervisor::{ClientEvent, EmbeddedOptions, embedded};
+//!
+//! let options = EmbeddedOptions::new(["python", "-m", "velo._worker"]);
+//! let mut client = embedded::connect(&options)?;
+//! let request = client.acquire(4)?;
+//! // Wait until `client.as_fd()` is readable, then:
+//! for event in client.poll()? {
+//!     if let ClientEvent::Link { request: answered, end, .. } = event {
+//!         assert_eq!(answered, request);
+//!         println!("a link with {} slots", end.slots());
+//!     }
+//! }
+//! # Ok::<(), velo_supervisor::SupervisorError>(())
+//! ```
+
+mod client;
+mod connection;
+pub mod embedded;
+mod error;
+mod fds;
+mod link;
+mod nursery;
+mod options;
+mod placement;
+mod pool;
+mod process;
+mod protocol;
+mod reactor;
+mod seat;
+mod sys;
+mod transport;
+mod worker;
+pub mod zygote;
+
+pub use client::{Client, ClientEvent};
+pub use error::{SeatError, SupervisorError, ZygoteError};
+pub use options::EmbeddedOptions;
+pub use protocol::{
+    Exit, LinkId, PROTOCOL_VERSION, Refusal, RequestId, Status, WorkerInfo, WorkerStatus,
+};
+pub use seat::{ABANDONED_EXIT_CODE, Seat, SeatEvent};
+pub use transport::TransportError;
+pub use zygote::ZYGOTE_FD_ENV;

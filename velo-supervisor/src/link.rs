@@ -1,0 +1,105 @@
+//! Making a link, and mapping one that was received. It knows nothing of who uses it, and reads no
+//! ring.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use velo_shm::{Bells, Doorbell, LinkEnd, LinkSpec, MemfdSegment, Segment, Side, initialise};
+
+use crate::fds::Tracked;
+
+/// Below this a link is not worth having: the mapping fails for another reason than its size.
+const SMALLEST_HEAP: u64 = 64 << 20;
+
+/// Maps a link whose descriptors came with a message.
+pub(crate) fn attach(
+    side: Side,
+    segment: OwnedFd,
+    mine: OwnedFd,
+    theirs: OwnedFd,
+) -> Result<Arc<LinkEnd>, String> {
+    let segment = MemfdSegment::from_fd(segment)
+        .map_err(|error| format!("could not map a link's memory: {error}"))?;
+    let bells = Doorbell::from_fd(mine)
+        .and_then(|mine| {
+            Ok(Bells {
+                mine,
+                theirs: Doorbell::from_fd(theirs)?,
+            })
+        })
+        .map_err(|error| format!("could not use a link's doorbells: {error}"))?;
+    LinkEnd::attach(Arc::new(segment), side, bells)
+        .map_err(|error| format!("could not attach to a link: {error}"))
+}
+
+/// A link as the supervisor holds it: to hand its descriptors out, to look at its counters, and to
+/// retire it.
+#[derive(Debug)]
+pub(crate) struct HeldLink {
+    end: Tracked<Arc<LinkEnd>>,
+    /// What the two sides get, until they have it: segment, own bell, the other side's bell.
+    for_client: Vec<OwnedFd>,
+    for_worker: Vec<OwnedFd>,
+}
+
+impl HeldLink {
+    /// A new link of the usual size, or a smaller one where address space is short.
+    pub(crate) fn create() -> Result<Self, String> {
+        let mut spec = LinkSpec::default();
+        let segment = loop {
+            match MemfdSegment::create(spec.segment_len()) {
+                Ok(segment) => break segment,
+                Err(_) if spec.heap_bytes / 2 >= SMALLEST_HEAP => spec.heap_bytes /= 2,
+                Err(error) => return Err(format!("could not create a link's memory: {error}")),
+            }
+        };
+        initialise(&segment, &spec)
+            .map_err(|error| format!("could not lay out a link: {error}"))?;
+        let segment = Arc::new(segment);
+        Self::with_segment(&segment).map_err(|error| format!("could not create a link: {error}"))
+    }
+
+    fn with_segment(segment: &Arc<MemfdSegment>) -> io::Result<Self> {
+        let (client_bell, worker_bell) = (Doorbell::create()?, Doorbell::create()?);
+        let share = |mine: &Doorbell, theirs: &Doorbell| -> io::Result<Vec<OwnedFd>> {
+            [segment.as_fd(), mine.as_fd(), theirs.ringing_fd()]
+                .iter()
+                .map(BorrowedFd::try_clone_to_owned)
+                .collect()
+        };
+        let for_client = share(&client_bell, &worker_bell)?;
+        let for_worker = share(&worker_bell, &client_bell)?;
+        let fds = vec![
+            segment.as_fd().as_raw_fd(),
+            client_bell.as_fd().as_raw_fd(),
+            worker_bell.as_fd().as_raw_fd(),
+        ];
+        // The supervisor waits on no bell and rings none; the side only gives the end a shape.
+        let bells = Bells {
+            mine: client_bell,
+            theirs: worker_bell,
+        };
+        let shared: Arc<dyn Segment> = segment.clone();
+        let end = LinkEnd::attach(shared, Side::Client, bells).map_err(io::Error::other)?;
+        Ok(Self {
+            end: Tracked::new(end, fds),
+            for_client,
+            for_worker,
+        })
+    }
+
+    pub(crate) fn end(&self) -> &LinkEnd {
+        &self.end
+    }
+
+    /// The worker's descriptors. They are handed out once.
+    pub(crate) fn take_for_worker(&mut self) -> Vec<OwnedFd> {
+        std::mem::take(&mut self.for_worker)
+    }
+
+    /// The client's descriptors. They are handed out once.
+    pub(crate) fn take_for_client(&mut self) -> Vec<OwnedFd> {
+        std::mem::take(&mut self.for_client)
+    }
+}

@@ -1,0 +1,63 @@
+//! How an embedded supervisor is set up.
+
+use std::ffi::OsString;
+use std::num::NonZero;
+use std::time::Duration;
+
+/// Options of an embedded supervisor. Those of the first connection hold for as long as the
+/// supervisor runs.
+#[derive(Debug, Clone)]
+pub struct EmbeddedOptions {
+    /// The program that calls [`zygote::serve`](crate::zygote::serve), and its arguments.
+    pub zygote_command: Vec<OsString>,
+    /// What is added to the zygote's environment.
+    pub env: Vec<(OsString, OsString)>,
+    /// The ceiling of the number of workers. `None` leaves it to each request; a request that does
+    /// not say (0) gets as many as there are cores this process may use.
+    pub max_workers: Option<u32>,
+    /// How many workers stay when nothing is to do.
+    pub min_workers: u32,
+    /// How long a link, and after it a worker, may be idle before it is let go.
+    pub idle_timeout: Duration,
+    /// How long a worker may take to finish its streams when it is told to stop, before `SIGTERM`.
+    pub drain_bound: Duration,
+    /// How long a worker may live after `SIGTERM`, before `SIGKILL`.
+    pub terminate_bound: Duration,
+}
+
+impl EmbeddedOptions {
+    /// Options with the defaults for everything but the zygote's command.
+    pub fn new<I, S>(zygote_command: I) -> Self
+    where
+        I: IntoIterator<Item = S>,
+        S: Into<OsString>,
+    {
+        Self {
+            zygote_command: zygote_command.into_iter().map(Into::into).collect(),
+            ..Self::default()
+        }
+    }
+}
+
+impl Default for EmbeddedOptions {
+    fn default() -> Self {
+        Self {
+            zygote_command: Vec::new(),
+            env: Vec::new(),
+            max_workers: None,
+            min_workers: 0,
+            idle_timeout: Duration::from_secs(10),
+            drain_bound: Duration::from_secs(2),
+            terminate_bound: Duration::from_secs(1),
+        }
+    }
+}
+
+/// The cores that this process may really use: affinity and cgroup quota count.
+pub(crate) fn parallelism() -> u32 {
+    let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+    u32::try_from(cores).unwrap_or(u32::MAX)
+}
+
+/// Longer than any process lives, and short enough to be added to any point in time.
+pub(crate) const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);

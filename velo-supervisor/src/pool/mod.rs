@@ -1,0 +1,406 @@
+//! How many workers there are, which one takes a link, and when to let go. Pure: it is told what
+//! happened and when, and answers with what is to be done. It knows no process, no socket and no
+//! clock, so every path of it can be tested without any.
+//!
+//! Each method notes one thing that happened; [`Pool::settle`] draws the conclusions.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::{Duration, Instant};
+
+use crate::protocol::{Exit, LinkId, Refusal, RequestId, WorkerInfo};
+use restarts::Restarts;
+
+mod deaths;
+pub(crate) mod restarts;
+mod settle;
+mod stop;
+#[cfg(test)]
+mod tests;
+
+pub(crate) type ClientId = u64;
+pub(crate) type WorkerId = u32;
+
+/// More workers than this are never made, whatever is asked.
+const MOST_WORKERS: u32 = 1024;
+/// More requests than this never wait at a time.
+const MOST_WAITING: usize = 4096;
+/// How long a forked worker may take until it serves.
+const START_BOUND: Duration = Duration::from_secs(30);
+/// How long the news of a death waits for its exit status.
+const STATUS_BOUND: Duration = Duration::from_millis(100);
+
+/// The pool's part of the options.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    pub(crate) max: Option<u32>,
+    pub(crate) cores: u32,
+    pub(crate) min: u32,
+    pub(crate) idle: Duration,
+    pub(crate) drain: Duration,
+    pub(crate) terminate: Duration,
+}
+
+/// What links show without being asked.
+pub(crate) trait Gauges {
+    /// Streams that are open on it.
+    fn residents(&self, link: LinkId) -> u32;
+    /// Streams that were ever opened on it.
+    fn opened(&self, link: LinkId) -> u64;
+    /// Closes it for new streams, unless one is open.
+    fn retire(&self, link: LinkId) -> bool;
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Action {
+    /// Have a worker forked.
+    Spawn {
+        worker: WorkerId,
+    },
+    /// Make a link and give the worker its end.
+    Attach {
+        worker: WorkerId,
+        link: LinkId,
+    },
+    /// Give the client its end.
+    Deliver {
+        client: ClientId,
+        request: RequestId,
+        link: LinkId,
+        worker: WorkerInfo,
+    },
+    Refuse {
+        client: ClientId,
+        request: RequestId,
+        reason: Refusal,
+    },
+    /// Tell the worker that nobody uses the link, and forget it.
+    Detach {
+        worker: WorkerId,
+        link: LinkId,
+    },
+    /// Tell the client that the link is gone.
+    Retired {
+        client: ClientId,
+        link: LinkId,
+    },
+    /// Tell the client that the worker is dead, and forget the link.
+    Died {
+        client: ClientId,
+        link: LinkId,
+        worker: WorkerInfo,
+        exit: Exit,
+    },
+    Stop {
+        worker: WorkerId,
+        step: Step,
+    },
+    /// The worker is gone: let go of what belongs to it.
+    Forget {
+        worker: WorkerId,
+    },
+    /// The link was never used: let go of it.
+    ForgetLink {
+        link: LinkId,
+    },
+}
+
+/// How a worker is told to stop, in this order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Step {
+    Drain,
+    Terminate,
+    Kill,
+}
+
+#[derive(Debug, Clone)]
+struct Wait {
+    client: ClientId,
+    request: RequestId,
+    limit: u32,
+    since: Instant,
+}
+
+#[derive(Debug)]
+struct Link {
+    client: ClientId,
+    worker: WorkerId,
+    /// The request it answers, until the client has it.
+    wait: Option<Wait>,
+    attached: bool,
+    opened: u64,
+    quiet_since: Instant,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Starting,
+    Running,
+    Stopping {
+        step: Step,
+        until: Option<Instant>,
+        terminate: Duration,
+    },
+}
+
+#[derive(Debug)]
+struct Worker {
+    stage: Stage,
+    /// Its process id and when it was forked.
+    born: Option<(i32, Instant)>,
+    started: bool,
+    /// It has closed its control socket unasked, which is the beginning of most deaths.
+    hung_up: bool,
+    /// What it did to be killed for.
+    fault: Option<&'static str>,
+    links: BTreeSet<LinkId>,
+    idle_since: Instant,
+    /// It has ended; until then its exit status may still come.
+    ended: Option<Instant>,
+}
+
+impl Worker {
+    fn serves(&self) -> bool {
+        self.ended.is_none() && !matches!(self.stage, Stage::Stopping { .. })
+    }
+
+    fn pid(&self) -> i32 {
+        self.born.map_or(0, |(pid, _)| pid)
+    }
+}
+
+/// The state machine.
+#[derive(Debug)]
+pub(crate) struct Pool {
+    settings: Settings,
+    workers: BTreeMap<WorkerId, Worker>,
+    links: BTreeMap<LinkId, Link>,
+    waiting: VecDeque<Wait>,
+    restarts: Restarts,
+    next_worker: WorkerId,
+    next_link: u64,
+    next_look: Option<Instant>,
+    actions: Vec<Action>,
+    /// When no client has ever come, or all is to end, no worker is made.
+    open: bool,
+    closing: bool,
+}
+
+impl Pool {
+    pub(crate) fn new(mut settings: Settings) -> Self {
+        settings.min = settings
+            .min
+            .min(settings.max.unwrap_or(MOST_WORKERS))
+            .min(MOST_WORKERS);
+        Self {
+            settings,
+            workers: BTreeMap::new(),
+            links: BTreeMap::new(),
+            waiting: VecDeque::new(),
+            restarts: Restarts::default(),
+            next_worker: 1,
+            next_link: 1,
+            next_look: None,
+            actions: Vec::new(),
+            open: false,
+            closing: false,
+        }
+    }
+
+    /// A client has connected.
+    pub(crate) fn client_came(&mut self) {
+        self.open = true;
+    }
+
+    pub(crate) fn acquire(
+        &mut self,
+        now: Instant,
+        client: ClientId,
+        request: RequestId,
+        asked: u32,
+    ) {
+        if self.closing {
+            return self.refuse(client, request, Refusal::Failed(SHUTTING_DOWN.into()));
+        }
+        if self.waiting.len() >= MOST_WAITING {
+            let why = "too many requests for links are waiting; wait for their answers".into();
+            return self.refuse(client, request, Refusal::Failed(why));
+        }
+        let limit = match (asked, self.settings.max) {
+            (0, ceiling) => ceiling.unwrap_or(self.settings.cores),
+            (asked, ceiling) => asked.min(ceiling.unwrap_or(MOST_WORKERS)),
+        };
+        let limit = limit.clamp(1, MOST_WORKERS);
+        self.waiting.push_back(Wait {
+            client,
+            request,
+            limit,
+            since: now,
+        });
+    }
+
+    /// A client gives a link back. One that it does not have is left alone: it may have crossed with
+    /// the news that the link is gone.
+    pub(crate) fn release(&mut self, now: Instant, client: ClientId, link: LinkId) {
+        if self
+            .links
+            .get(&link)
+            .is_some_and(|known| known.client == client)
+        {
+            self.detach(now, link);
+        }
+    }
+
+    pub(crate) fn client_gone(&mut self, now: Instant, client: ClientId) {
+        self.waiting.retain(|wait| wait.client != client);
+        let links: Vec<_> = self
+            .links
+            .iter()
+            .filter(|(_, link)| link.client == client)
+            .map(|(id, _)| *id)
+            .collect();
+        for link in links {
+            self.detach(now, link);
+        }
+    }
+
+    /// False when no such worker is expected: it must not live.
+    pub(crate) fn spawned(&mut self, now: Instant, worker: WorkerId, pid: i32) -> bool {
+        let Some(known) = self
+            .workers
+            .get_mut(&worker)
+            .filter(|known| known.born.is_none())
+        else {
+            return false;
+        };
+        known.born = Some((pid, now));
+        // A quick worker attaches before the zygote gets to say that it was forked.
+        let links: Vec<_> = known.links.iter().copied().collect();
+        for link in links {
+            self.deliver(now, link);
+        }
+        true
+    }
+
+    pub(crate) fn started(&mut self, worker: WorkerId) {
+        if let Some(known) = self.workers.get_mut(&worker) {
+            known.started = true;
+            if known.stage == Stage::Starting {
+                known.stage = Stage::Running;
+            }
+        }
+    }
+
+    pub(crate) fn attached(&mut self, now: Instant, worker: WorkerId, link: LinkId) {
+        if let Some(known) = self
+            .links
+            .get_mut(&link)
+            .filter(|known| known.worker == worker)
+        {
+            known.attached = true;
+            self.deliver(now, link);
+        }
+    }
+
+    /// Gives the client a link that the worker has attached to, once it is known who that is.
+    fn deliver(&mut self, now: Instant, link: LinkId) {
+        let Some(known) = self.links.get_mut(&link).filter(|known| known.attached) else {
+            return;
+        };
+        let Some((pid, _)) = self
+            .workers
+            .get(&known.worker)
+            .and_then(|worker| worker.born)
+        else {
+            return;
+        };
+        let Some(Wait {
+            client, request, ..
+        }) = known.wait.take()
+        else {
+            return;
+        };
+        known.quiet_since = now;
+        let worker = WorkerInfo {
+            id: known.worker,
+            pid,
+        };
+        self.actions.push(Action::Deliver {
+            client,
+            request,
+            link,
+            worker,
+        });
+    }
+
+    /// The link could not be made, or not be mapped by the worker.
+    pub(crate) fn attach_failed(
+        &mut self,
+        now: Instant,
+        worker: WorkerId,
+        link: LinkId,
+        why: String,
+    ) {
+        let Some(known) = self
+            .links
+            .get_mut(&link)
+            .filter(|known| known.worker == worker)
+        else {
+            return;
+        };
+        if let Some(wait) = known.wait.take() {
+            self.remove_link(now, link);
+            self.actions.push(Action::ForgetLink { link });
+            self.refuse(wait.client, wait.request, Refusal::Failed(why));
+        }
+    }
+
+    /// The worker has let go of a link.
+    pub(crate) fn detached(&mut self, now: Instant, worker: WorkerId) {
+        if let Some(known) = self.workers.get_mut(&worker) {
+            known.idle_since = now;
+        }
+    }
+
+    /// How many workers there are, in whatever state.
+    pub(crate) fn len(&self) -> usize {
+        self.workers.len()
+    }
+
+    /// Id, pid, links and whether it is stopping, of each worker.
+    pub(crate) fn workers(&self) -> impl Iterator<Item = (WorkerId, i32, &BTreeSet<LinkId>, bool)> {
+        self.workers.iter().map(|(id, worker)| {
+            (
+                *id,
+                worker.pid(),
+                &worker.links,
+                matches!(worker.stage, Stage::Stopping { .. }),
+            )
+        })
+    }
+
+    fn detach(&mut self, now: Instant, link: LinkId) {
+        if let Some(worker) = self.remove_link(now, link) {
+            self.actions.push(Action::Detach { worker, link });
+        }
+    }
+
+    fn remove_link(&mut self, now: Instant, link: LinkId) -> Option<WorkerId> {
+        let worker = self.links.remove(&link)?.worker;
+        if let Some(known) = self.workers.get_mut(&worker) {
+            known.links.remove(&link);
+            known.idle_since = now;
+        }
+        Some(worker)
+    }
+
+    fn refuse(&mut self, client: ClientId, request: RequestId, reason: Refusal) {
+        self.actions.push(Action::Refuse {
+            client,
+            request,
+            reason,
+        });
+    }
+}
+
+const SHUTTING_DOWN: &str = "the supervisor is shutting down";

@@ -1,0 +1,135 @@
+//! How soon after a failure the next attempt is made, and when to stop trying. Pure: it is told the
+//! time.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+/// The pause before the second restart in a row; the first one follows at once.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// Failures in a row after which those who wait are told.
+pub(crate) const PATIENCE: u32 = 5;
+/// After so long without a failure the count starts again.
+pub(crate) const FORGIVEN_AFTER: Duration = Duration::from_secs(10);
+
+/// Failures in a row of one kind of process.
+#[derive(Debug, Default)]
+pub(crate) struct Restarts {
+    streak: u32,
+    last: Option<Instant>,
+    reasons: VecDeque<String>,
+}
+
+impl Restarts {
+    pub(crate) fn failed(&mut self, now: Instant, why: String) {
+        self.forgive(now);
+        self.streak = self.streak.saturating_add(1);
+        self.last = Some(now);
+        if self.reasons.len() == PATIENCE as usize {
+            self.reasons.pop_front();
+        }
+        self.reasons.push_back(why);
+    }
+
+    /// One of them has proven to work.
+    pub(crate) fn healthy(&mut self) {
+        *self = Self::default();
+    }
+
+    /// When the next attempt may be made; `None` for at once.
+    pub(crate) fn not_before(&self) -> Option<Instant> {
+        let pause = match self.streak {
+            0 | 1 => return None,
+            n => FIRST_PAUSE
+                .saturating_mul(1 << (n - 2).min(16))
+                .min(LONGEST_PAUSE),
+        };
+        self.last.map(|last| last + pause)
+    }
+
+    /// Whether the next attempt may be made now.
+    pub(crate) fn ready(&self, now: Instant) -> bool {
+        self.not_before().is_none_or(|at| at <= now)
+    }
+
+    /// Whether one who has waited since then has waited through enough failures.
+    pub(crate) fn hopeless(&self, since: Instant) -> bool {
+        self.streak >= PATIENCE && self.last.is_some_and(|last| since <= last)
+    }
+
+    /// When nobody waits, attempts stop after this many failures, until then.
+    pub(crate) fn paused_until(&self) -> Option<Instant> {
+        if self.streak < PATIENCE {
+            return self.not_before();
+        }
+        self.last.map(|last| last + FORGIVEN_AFTER)
+    }
+
+    /// Forgets failures that are long past.
+    pub(crate) fn forgive(&mut self, now: Instant) {
+        if self
+            .last
+            .is_some_and(|last| now.saturating_duration_since(last) >= FORGIVEN_AFTER)
+        {
+            self.healthy();
+        }
+    }
+
+    /// How many failures in a row.
+    pub(crate) fn streak(&self) -> u32 {
+        self.streak
+    }
+
+    /// What went wrong, oldest first.
+    pub(crate) fn reasons(&self) -> String {
+        self.reasons
+            .iter()
+            .map(String::as_str)
+            .collect::<Vec<_>>()
+            .join(", ")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_up_to_a_ceiling() {
+        let now = Instant::now();
+        let mut restarts = Restarts::default();
+        let mut pauses = Vec::new();
+        for _ in 0..10 {
+            restarts.failed(now, "exit".into());
+            let pause = restarts.not_before().map_or(Duration::ZERO, |at| at - now);
+            pauses.push(pause.as_millis());
+        }
+        assert_eq!(pauses, [0, 50, 100, 200, 400, 800, 1600, 3200, 5000, 5000]);
+    }
+
+    #[test]
+    fn only_those_who_waited_through_it_give_up() {
+        let start = Instant::now();
+        let mut restarts = Restarts::default();
+        for n in 0..PATIENCE {
+            assert!(!restarts.hopeless(start));
+            restarts.failed(start + Duration::from_secs(1), format!("exit {n}"));
+        }
+        assert!(restarts.hopeless(start));
+        assert!(!restarts.hopeless(start + Duration::from_secs(2)));
+        assert_eq!(restarts.reasons(), "exit 0, exit 1, exit 2, exit 3, exit 4");
+    }
+
+    #[test]
+    fn old_failures_are_forgiven() {
+        let start = Instant::now();
+        let mut restarts = Restarts::default();
+        restarts.failed(start, "exit".into());
+        restarts.failed(start + FORGIVEN_AFTER, "exit".into());
+        assert_eq!(
+            restarts.not_before(),
+            None,
+            "the second one counts as the first"
+        );
+    }
+}

@@ -1,0 +1,384 @@
+//! The supervisor's one loop: hears clients, workers and the zygote, tells the pool, and does what
+//! the pool decides. It decides nothing itself and waits for nothing but news and the next deadline.
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::mpsc::SyncSender;
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
+
+use crate::connection::{Connection, Delivery};
+use crate::link::HeldLink;
+use crate::nursery::{Nursery, Report, ZygoteEvent};
+use crate::options::{EmbeddedOptions, FOREVER, parallelism};
+use crate::pool::{ClientId, Gauges, Pool, Settings, WorkerId};
+use crate::protocol::{
+    FromClient, FromWorker, FromZygote, LinkId, PROTOCOL_VERSION, Status, ToClient, WorkerStatus,
+};
+use crate::worker::WorkerProcess;
+
+mod perform;
+
+/// What the rest of the process asks of the supervisor's thread.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Connect(OwnedFd),
+    Status(SyncSender<Status>),
+    Shutdown { bound: Duration },
+}
+
+#[derive(Debug)]
+enum Event {
+    Client(ClientId, Delivery<FromClient>),
+    Worker(WorkerId, Delivery<FromWorker>),
+    WorkerEnded(WorkerId),
+    Zygote(u64, ZygoteEvent),
+}
+
+#[derive(Debug)]
+struct ClientConnection {
+    connection: Connection,
+    greeted: bool,
+}
+
+#[derive(Debug, Default)]
+struct Links(HashMap<LinkId, HeldLink>);
+
+impl Gauges for Links {
+    fn residents(&self, link: LinkId) -> u32 {
+        self.0.get(&link).map_or(0, |held| held.end().residents())
+    }
+
+    fn opened(&self, link: LinkId) -> u64 {
+        self.0
+            .get(&link)
+            .map_or(0, |held| held.end().opened_total())
+    }
+
+    fn retire(&self, link: LinkId) -> bool {
+        self.0.get(&link).is_none_or(|held| held.end().try_retire())
+    }
+}
+
+/// The supervisor.
+pub(crate) struct Reactor {
+    pool: Pool,
+    nursery: Nursery,
+    clients: HashMap<ClientId, ClientConnection>,
+    workers: HashMap<WorkerId, WorkerProcess>,
+    links: Links,
+    next_client: ClientId,
+    /// Everything must have ended by then.
+    end_by: Option<Instant>,
+    events: UnboundedSender<Event>,
+}
+
+/// Runs a supervisor until it is shut down or nobody can reach it any more. Call it on a `LocalSet`.
+pub(crate) async fn run(
+    options: EmbeddedOptions,
+    owner: OwnedFd,
+    mut commands: UnboundedReceiver<Command>,
+) {
+    let (events, mut news) = mpsc::unbounded_channel();
+    let mut reactor = Reactor::new(options, owner, events);
+    loop {
+        let now = Instant::now();
+        reactor.advance(now);
+        if reactor.is_finished(now) {
+            break;
+        }
+        let deadline = reactor.next_deadline();
+        let sleep = async {
+            match deadline {
+                Some(at) => tokio::time::sleep_until(at.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            command = commands.recv(), if reactor.end_by.is_none() => {
+                let bound = Duration::ZERO;
+                reactor.obey(command.unwrap_or(Command::Shutdown { bound }));
+            }
+            // The reactor holds a sender, so there is always a next event.
+            Some(event) = news.recv() => {
+                reactor.hear(event);
+                while let Ok(event) = news.try_recv() {
+                    reactor.hear(event);
+                }
+            }
+            () = sleep => {}
+        }
+    }
+    reactor.nursery.kill();
+}
+
+impl Reactor {
+    fn new(options: EmbeddedOptions, owner: OwnedFd, events: UnboundedSender<Event>) -> Self {
+        let settings = Settings {
+            max: options.max_workers.map(|max| max.max(1)),
+            cores: parallelism(),
+            min: options.min_workers,
+            idle: options.idle_timeout.min(FOREVER),
+            drain: options.drain_bound.min(FOREVER),
+            terminate: options.terminate_bound.min(FOREVER),
+        };
+        let idle = settings.idle;
+        let news = events.clone();
+        // A closed channel means that the loop has ended: nobody is left to tell.
+        let report: Report = Rc::new(move |number, event| {
+            let _ = news.send(Event::Zygote(number, event));
+        });
+        let EmbeddedOptions {
+            zygote_command,
+            env,
+            ..
+        } = options;
+        Self {
+            pool: Pool::new(settings),
+            nursery: Nursery::new(zygote_command, env, owner, idle, report),
+            clients: HashMap::new(),
+            workers: HashMap::new(),
+            links: Links::default(),
+            next_client: 1,
+            end_by: None,
+            events,
+        }
+    }
+
+    /// Does all that follows from what was heard.
+    fn advance(&mut self, now: Instant) {
+        loop {
+            let actions = self.pool.settle(now, &self.links);
+            let idle = actions.is_empty();
+            for action in actions {
+                self.perform(now, action);
+            }
+            if let Err(why) = self.nursery.advance(now, self.pool.len()) {
+                tracing::error!(%why, "workers cannot be forked");
+                self.pool.give_up(&why);
+            } else if idle {
+                break;
+            }
+        }
+        if self.end_by.is_some() && self.pool.len() == 0 {
+            self.nursery.leave(now);
+        }
+    }
+
+    fn is_finished(&self, now: Instant) -> bool {
+        self.end_by
+            .is_some_and(|by| by <= now || (self.pool.len() == 0 && self.nursery.is_empty()))
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        [
+            self.pool.next_deadline(),
+            self.nursery.next_deadline(),
+            self.end_by,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Connect(socket) => self.connect(socket),
+            Command::Status(reply) => {
+                // One who has stopped waiting needs no answer.
+                let _ = reply.try_send(self.status());
+            }
+            Command::Shutdown { bound } => {
+                let now = Instant::now();
+                self.pool.shut_down(now, bound);
+                self.end_by = Some(now + bound.max(SHORTEST_SHUTDOWN));
+            }
+        }
+    }
+
+    fn connect(&mut self, socket: OwnedFd) {
+        let id = self.next_client;
+        let events = self.events.clone();
+        let deliver = move |said| drop(events.send(Event::Client(id, said)));
+        match Connection::open(socket, deliver) {
+            Ok(connection) => {
+                self.next_client += 1;
+                self.clients.insert(
+                    id,
+                    ClientConnection {
+                        connection,
+                        greeted: false,
+                    },
+                );
+                self.pool.client_came();
+            }
+            // The socket is closed by now, so the client sees that it is lost.
+            Err(error) => tracing::error!(%error, "could not take a client on"),
+        }
+    }
+
+    fn status(&self) -> Status {
+        let workers = self
+            .pool
+            .workers()
+            .map(|(id, pid, links, stopping)| WorkerStatus {
+                id,
+                pid,
+                residents: links.iter().map(|link| self.links.residents(*link)).sum(),
+                links: u32::try_from(links.len()).unwrap_or(u32::MAX),
+                stopping,
+            });
+        let zygote = self.nursery.describe();
+        Status {
+            workers: workers.collect(),
+            zygote: zygote.map(|(pid, _)| pid),
+            zygote_threads: zygote.and_then(|(_, threads)| threads),
+        }
+    }
+
+    fn hear(&mut self, event: Event) {
+        let now = Instant::now();
+        match event {
+            Event::Client(id, Delivery::Message(message, _)) => self.hear_client(now, id, message),
+            Event::Client(id, Delivery::Ended(error)) => {
+                if let Some(error) = error {
+                    tracing::warn!(%error, "a client's control socket broke");
+                }
+                self.forget_client(now, id);
+            }
+            Event::Worker(id, Delivery::Message(message, _)) => self.hear_worker(now, id, message),
+            Event::Worker(id, Delivery::Ended(error)) => {
+                if let Some(error) = error {
+                    tracing::warn!(worker = id, %error, "a worker's control socket broke");
+                }
+                self.pool.hung_up(now, id);
+            }
+            Event::WorkerEnded(id) => {
+                let zygote = self.workers.get(&id).map(WorkerProcess::zygote);
+                let status_follows = zygote.is_some_and(|number| self.nursery.lives(number));
+                self.pool.ended(now, id, status_follows);
+            }
+            Event::Zygote(number, ZygoteEvent::Said(Delivery::Message(message, fds))) => {
+                self.hear_zygote(now, number, message, fds);
+            }
+            Event::Zygote(number, ZygoteEvent::Said(Delivery::Ended(error))) => {
+                self.nursery
+                    .hung_up(now, number, error.map(|error| error.to_string()));
+            }
+            Event::Zygote(number, ZygoteEvent::Ended) => self.zygote_ended(now, number),
+        }
+    }
+
+    fn hear_client(&mut self, now: Instant, id: ClientId, message: FromClient) {
+        let Some(client) = self.clients.get_mut(&id) else {
+            return;
+        };
+        match message {
+            FromClient::Hello { version } => {
+                let hello = ToClient::Hello {
+                    version: PROTOCOL_VERSION,
+                };
+                let told = client.connection.send(&hello, Vec::new());
+                client.greeted = version == PROTOCOL_VERSION;
+                if told.is_err() || !client.greeted {
+                    self.forget_client(now, id);
+                }
+            }
+            _ if !client.greeted => {
+                tracing::warn!("a client did not say hello");
+                self.forget_client(now, id);
+            }
+            FromClient::Acquire {
+                request,
+                max_workers,
+            } => {
+                self.pool.acquire(now, id, request, max_workers);
+            }
+            FromClient::Release { link } => self.pool.release(now, id, link),
+        }
+    }
+
+    fn hear_worker(&mut self, now: Instant, id: WorkerId, message: FromWorker) {
+        match message {
+            FromWorker::Started => self.pool.started(id),
+            FromWorker::Attached { link } => self.pool.attached(now, id, link),
+            FromWorker::AttachFailed { link, why } => self.pool.attach_failed(now, id, link, why),
+            FromWorker::Detached { .. } => self.pool.detached(now, id),
+        }
+    }
+
+    fn hear_zygote(
+        &mut self,
+        now: Instant,
+        number: u64,
+        message: FromZygote,
+        mut fds: Vec<OwnedFd>,
+    ) {
+        match message {
+            FromZygote::Ready { version, threads } => {
+                if let Err(why) = self.nursery.ready(version, threads) {
+                    tracing::error!(%why, "workers cannot be forked");
+                    self.pool.give_up(&why);
+                }
+            }
+            FromZygote::Spawned { worker, pid } => {
+                let Some(pidfd) = fds.pop() else {
+                    return self
+                        .nursery
+                        .hung_up(now, number, Some("sent no pidfd".into()));
+                };
+                self.nursery.answered(worker);
+                self.worker_born(now, number, worker, pid, pidfd);
+            }
+            FromZygote::SpawnFailed { worker, why } => {
+                self.nursery.answered(worker);
+                self.pool.spawn_failed(now, worker, why);
+            }
+            FromZygote::Exited { worker, exit, .. } => self.pool.exited(now, worker, exit),
+        }
+    }
+
+    fn worker_born(&mut self, now: Instant, number: u64, id: WorkerId, pid: i32, pidfd: OwnedFd) {
+        use std::os::fd::AsFd;
+
+        // One that nobody waits for any more, or that cannot be watched, must not live.
+        let kill = |pidfd: &OwnedFd| {
+            let _ = crate::sys::pidfd_signal(pidfd.as_fd(), nix::sys::signal::Signal::SIGKILL);
+        };
+        if !self.pool.spawned(now, id, pid) {
+            return kill(&pidfd);
+        }
+        let events = self.events.clone();
+        let ended = move || drop(events.send(Event::WorkerEnded(id)));
+        let Some(worker) = self.workers.get_mut(&id) else {
+            return kill(&pidfd);
+        };
+        let watched = pidfd
+            .try_clone()
+            .and_then(|watched| worker.born(number, watched, ended));
+        if let Err(error) = watched {
+            tracing::error!(worker = id, %error, "could not watch a worker");
+            kill(&pidfd);
+            self.pool.ended(now, id, true);
+        }
+        tracing::debug!(worker = id, pid, "forked a worker");
+    }
+
+    fn zygote_ended(&mut self, now: Instant, number: u64) {
+        for (message, fds) in self.nursery.last_words(number) {
+            self.hear_zygote(now, number, message, fds);
+        }
+        match self.nursery.ended(now, number) {
+            Ok(()) => self.pool.zygote_lost(),
+            Err(why) => {
+                tracing::error!(%why, "workers cannot be forked");
+                self.pool.give_up(&why);
+            }
+        }
+    }
+}
+
+/// A shutdown without a bound still lets the system take the killed away.
+const SHORTEST_SHUTDOWN: Duration = Duration::from_millis(100);

@@ -1,0 +1,125 @@
+//! What the pool decides, done: messages sent, sockets and links made, handles let go.
+
+use std::os::fd::OwnedFd;
+use std::time::Instant;
+
+use super::{Event, Reactor};
+use crate::link::HeldLink;
+use crate::pool::{Action, ClientId, WorkerId};
+use crate::protocol::{ToClient, ToWorker};
+use crate::worker::WorkerProcess;
+
+impl Reactor {
+    pub(super) fn forget_client(&mut self, now: Instant, id: ClientId) {
+        self.clients.remove(&id);
+        self.pool.client_gone(now, id);
+    }
+
+    fn tell_client(&mut self, now: Instant, id: ClientId, message: &ToClient, fds: Vec<OwnedFd>) {
+        let Some(client) = self.clients.get(&id) else {
+            return;
+        };
+        if let Err(error) = client.connection.send(message, fds) {
+            tracing::warn!(%error, "could not tell a client");
+            self.forget_client(now, id);
+        }
+    }
+
+    fn tell_worker(&self, id: WorkerId, message: &ToWorker, fds: Vec<OwnedFd>) {
+        if let Some(worker) = self.workers.get(&id)
+            && let Err(error) = worker.send(message, fds)
+        {
+            // Its death or its hang-up tells the rest.
+            tracing::debug!(worker = id, %error, "could not tell a worker");
+        }
+    }
+
+    pub(super) fn perform(&mut self, now: Instant, action: Action) {
+        match action {
+            Action::Spawn { worker } => self.spawn(now, worker),
+            Action::Attach { worker, link } => match HeldLink::create() {
+                Ok(mut held) => {
+                    self.tell_worker(worker, &ToWorker::Attach { link }, held.take_for_worker());
+                    self.links.0.insert(link, held);
+                }
+                Err(why) => self.pool.attach_failed(now, worker, link, why),
+            },
+            Action::Deliver {
+                client,
+                request,
+                link,
+                worker,
+            } => {
+                if let Some(held) = self.links.0.get_mut(&link) {
+                    let fds = held.take_for_client();
+                    let message = ToClient::Link {
+                        request,
+                        link,
+                        worker,
+                    };
+                    self.tell_client(now, client, &message, fds);
+                }
+            }
+            Action::Refuse {
+                client,
+                request,
+                reason,
+            } => {
+                self.tell_client(
+                    now,
+                    client,
+                    &ToClient::Refused { request, reason },
+                    Vec::new(),
+                );
+            }
+            Action::Detach { worker, link } => {
+                self.links.0.remove(&link);
+                self.tell_worker(worker, &ToWorker::Detach { link }, Vec::new());
+            }
+            Action::Retired { client, link } => {
+                self.tell_client(now, client, &ToClient::Retired { link }, Vec::new());
+            }
+            Action::Died {
+                client,
+                link,
+                worker,
+                exit,
+            } => {
+                self.links.0.remove(&link);
+                tracing::warn!(worker = worker.id, pid = worker.pid, %exit, "a worker died");
+                self.tell_client(
+                    now,
+                    client,
+                    &ToClient::Died { link, worker, exit },
+                    Vec::new(),
+                );
+            }
+            Action::Stop { worker, step } => {
+                if let Some(known) = self.workers.get_mut(&worker) {
+                    known.stop(step);
+                }
+            }
+            Action::Forget { worker } => {
+                self.workers.remove(&worker);
+            }
+            Action::ForgetLink { link } => {
+                self.links.0.remove(&link);
+            }
+        }
+    }
+
+    fn spawn(&mut self, now: Instant, id: WorkerId) {
+        let events = self.events.clone();
+        let deliver = move |said| drop(events.send(Event::Worker(id, said)));
+        match WorkerProcess::prepare(deliver) {
+            Ok((worker, control)) => {
+                self.workers.insert(id, worker);
+                self.nursery.request(id, control);
+            }
+            Err(error) => {
+                let why = format!("could not make a control socket: {error}");
+                self.pool.spawn_failed(now, id, why);
+            }
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! The few system calls that `nix` has no safe door to. Nothing here decides anything.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use nix::libc;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, pthread_sigmask, signal};
+
+/// A descriptor of a process, readable when it has ended. It names the process itself, so a pid
+/// that is used again cannot confuse it.
+#[cfg(target_os = "linux")]
+pub(crate) fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
+    // SAFETY: the call takes two integers and touches no memory of ours.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let fd = i32::try_from(fd).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
+    // SAFETY: the call succeeded, so `fd` is an open descriptor that nobody else owns; the system
+    // has set close-on-exec on it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Sends a signal to the process behind a pidfd. A process that has ended is no error.
+#[cfg(target_os = "linux")]
+pub(crate) fn pidfd_signal(pidfd: BorrowedFd<'_>, signal: Signal) -> io::Result<()> {
+    // SAFETY: a null `siginfo` asks the system to fill it as `kill` would; the rest are integers.
+    let rc = unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            pidfd.as_raw_fd(),
+            signal as libc::c_int,
+            std::ptr::null::<libc::siginfo_t>(),
+            0,
+        )
+    };
+    if rc == 0 {
+        return Ok(());
+    }
+    let error = io::Error::last_os_error();
+    if error.raw_os_error() == Some(libc::ESRCH) {
+        Ok(())
+    } else {
+        Err(error)
+    }
+}
+
+/// How many threads this process has.
+#[cfg(target_os = "linux")]
+pub(crate) fn thread_count() -> u32 {
+    let threads = std::fs::read_dir("/proc/self/task").map_or(0, Iterator::count);
+    // At least the one that asks, also where /proc is not mounted.
+    u32::try_from(threads).unwrap_or(u32::MAX).max(1)
+}
+
+/// Whether a descriptor is readable (or, for a pidfd, whether its process has ended) right now.
+pub(crate) fn is_readable(fd: BorrowedFd<'_>) -> bool {
+    let mut fds = [PollFd::new(fd, PollFlags::POLLIN)];
+    matches!(poll(&mut fds, PollTimeout::ZERO), Ok(n) if n > 0)
+}
+
+/// Ignores a signal from now on, in this process and in what it forks.
+pub(crate) fn ignore_signal(which: Signal) -> io::Result<()> {
+    // SAFETY: `SigIgn` runs no code of ours in a handler.
+    unsafe { signal(which, SigHandler::SigIgn) }
+        .map(drop)
+        .map_err(io::Error::from)
+}
+
+/// Gives a signal its default action back.
+pub(crate) fn default_signal(which: Signal) -> io::Result<()> {
+    // SAFETY: `SigDfl` runs no code of ours in a handler.
+    unsafe { signal(which, SigHandler::SigDfl) }
+        .map(drop)
+        .map_err(io::Error::from)
+}
+
+/// Keeps signals away from the calling thread: they belong to the threads of the program.
+pub(crate) fn block_signals() {
+    // It fails only for an unknown `how`.
+    let _ = pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None);
+}
+
+/// Lets all signals in, for a process that starts afresh.
+pub(crate) fn unblock_signals() {
+    // It fails only for an unknown `how`.
+    let _ = pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None);
+}
+
+/// Keeps a descriptor over the next exec. Callable between fork and exec.
+pub(crate) fn keep_over_exec(fd: BorrowedFd<'_>) -> io::Result<()> {
+    nix::fcntl::fcntl(
+        fd,
+        nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty()),
+    )
+    .map(drop)
+    .map_err(io::Error::from)
+}
+
+/// Closes a descriptor at the next exec.
+pub(crate) fn close_on_exec(fd: BorrowedFd<'_>) -> io::Result<()> {
+    nix::fcntl::fcntl(
+        fd,
+        nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC),
+    )
+    .map(drop)
+    .map_err(io::Error::from)
+}
+
+/// Makes reads and writes on a descriptor return instead of waiting.
+pub(crate) fn set_nonblocking(fd: BorrowedFd<'_>) -> io::Result<()> {
+    use nix::fcntl::{FcntlArg, OFlag, fcntl};
+    let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);
+    fcntl(fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+    Ok(())
+}

@@ -1,0 +1,80 @@
+//! One worker process as the supervisor sees it: its control socket, its pidfd, and how it is told
+//! to stop. When it is told is the pool's affair.
+
+use std::io;
+use std::os::fd::OwnedFd;
+
+use nix::sys::signal::Signal;
+
+use crate::connection::{Connection, Delivery};
+use crate::pool::Step;
+use crate::process::Process;
+use crate::protocol::{FromWorker, ToWorker};
+use crate::transport::{self, TransportError};
+
+/// A worker, from the moment it is asked for.
+#[derive(Debug)]
+pub(crate) struct WorkerProcess {
+    connection: Connection,
+    process: Option<Process>,
+    /// Which zygote has forked it.
+    zygote: u64,
+    /// How far it was told to stop before it was forked.
+    stopped: Option<Step>,
+}
+
+impl WorkerProcess {
+    /// Makes the control socket of a worker that is yet to be forked, and gives the worker's end of
+    /// it. What is sent before the fork waits there.
+    pub(crate) fn prepare(
+        deliver: impl FnMut(Delivery<FromWorker>) + 'static,
+    ) -> io::Result<(Self, OwnedFd)> {
+        let (here, there) = transport::pair()?;
+        let connection = Connection::open(here, deliver)?;
+        Ok((
+            Self {
+                connection,
+                process: None,
+                zygote: 0,
+                stopped: None,
+            },
+            there,
+        ))
+    }
+
+    /// The worker was forked.
+    pub(crate) fn born(
+        &mut self,
+        zygote: u64,
+        pidfd: OwnedFd,
+        ended: impl FnOnce() + 'static,
+    ) -> io::Result<()> {
+        self.zygote = zygote;
+        self.process = Some(Process::watch(pidfd, ended)?);
+        if let Some(step) = self.stopped.filter(|step| *step > Step::Drain) {
+            self.stop(step);
+        }
+        Ok(())
+    }
+
+    /// Which zygote has forked it, and so can tell its exit status.
+    pub(crate) fn zygote(&self) -> u64 {
+        self.zygote
+    }
+
+    pub(crate) fn send(&self, message: &ToWorker, fds: Vec<OwnedFd>) -> Result<(), TransportError> {
+        self.connection.send(message, fds)
+    }
+
+    /// Takes one step towards its end.
+    pub(crate) fn stop(&mut self, step: Step) {
+        self.stopped = Some(step);
+        match (step, &self.process) {
+            // One that has hung up is not told; its time runs all the same.
+            (Step::Drain, _) => drop(self.send(&ToWorker::Drain, Vec::new())),
+            (Step::Terminate, Some(process)) => process.signal(Signal::SIGTERM),
+            (Step::Kill, Some(process)) => process.signal(Signal::SIGKILL),
+            (Step::Terminate | Step::Kill, None) => {}
+        }
+    }
+}

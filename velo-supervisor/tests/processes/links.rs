@@ -1,0 +1,193 @@
+//! Getting links: from whom, how many, how fast, and what becomes of them when nobody needs them.
+
+use std::time::{Duration, Instant};
+
+use velo_supervisor::{ClientEvent, Refusal, SupervisorError, embedded};
+
+use crate::harness::*;
+
+pub const TESTS: &[crate::Test] = &[
+    ("a_link_carries_messages", a_link_carries_messages),
+    ("links_spread_over_workers_and_stop_at_the_limit", spread),
+    ("a_second_client_shares_the_workers", sharing),
+    ("a_released_link_makes_room_for_another", released),
+    ("a_warm_worker_comes_at_once", warm),
+    ("an_idle_pool_scales_to_zero_and_back", scale_to_zero),
+    ("a_link_with_open_streams_is_not_retired", resident),
+    ("the_minimum_of_workers_is_kept", minimum),
+    ("a_zygote_with_threads_is_noticed", threads),
+    ("a_missing_command_is_an_error", no_command),
+];
+
+fn a_link_carries_messages() {
+    let mut peer = Peer::connect(&options());
+    let mut linked = peer.link(2);
+    for size in [0, 1, 64, 1000, 40_000] {
+        linked.echo(&vec![7; size]);
+    }
+    assert!(is_alive(linked.worker.pid));
+    embedded::shutdown(PATIENCE);
+}
+
+fn spread() {
+    let mut peer = Peer::connect(&options());
+    // All at once: the pool must not wait for one to start before it thinks of the next.
+    let requests = [peer.acquire(2), peer.acquire(2), peer.acquire(2)];
+    assert_eq!(peer.refusal(requests[2]), Refusal::AtLimit);
+    let (mut one, mut two) = (peer.answer(requests[0]), peer.answer(requests[1]));
+    assert_ne!(one.worker, two.worker);
+    one.echo(b"one");
+    two.echo(b"two");
+    embedded::shutdown(PATIENCE);
+}
+
+fn sharing() {
+    let mut first = Peer::connect(&options());
+    let (mut one, two) = (first.link(2), first.link(2));
+    assert!(one.end.enter(), "a stream on the first worker");
+    let mut second = Peer::connect(&options());
+    let mut shared = second.link(2);
+    assert_eq!(shared.worker, two.worker, "the least loaded");
+    shared.echo(b"from the second client");
+    one.echo(b"from the first client");
+    let other = second.link(2);
+    assert_eq!(other.worker, one.worker);
+    drop(second);
+    wait_for("the second client's links to go", || {
+        let status = embedded::status()?;
+        status
+            .workers
+            .iter()
+            .all(|worker| worker.links == 1)
+            .then_some(())
+    });
+    one.echo(b"the first goes on");
+    embedded::shutdown(PATIENCE);
+}
+
+fn released() {
+    let mut peer = Peer::connect(&options());
+    let first = peer.link(1);
+    let refused = peer.acquire(1);
+    assert_eq!(peer.refusal(refused), Refusal::AtLimit);
+    peer.client.release(first.link).expect("a supervisor");
+    let mut second = peer.link(1);
+    assert_eq!(second.worker, first.worker, "the worker is used again");
+    assert_ne!(second.link, first.link);
+    second.echo(b"a new link");
+    embedded::shutdown(PATIENCE);
+}
+
+fn warm() {
+    let mut peer = Peer::connect(&options());
+    peer.link(64);
+    let mut times = Vec::new();
+    for _ in 0..20 {
+        let start = Instant::now();
+        let mut linked = peer.link(64);
+        let answered = start.elapsed();
+        linked.echo(b"first");
+        times.push((answered, start.elapsed()));
+    }
+    times.sort();
+    let (answered, echoed) = times[times.len() / 2];
+    println!("     a new worker: link after {answered:?}, first echo after {echoed:?} (median)");
+    assert!(answered < Duration::from_millis(100), "{times:?}");
+    embedded::shutdown(PATIENCE);
+}
+
+fn scale_to_zero() {
+    let mut options = options();
+    options.idle_timeout = Duration::from_millis(40);
+    let mut peer = Peer::connect(&options);
+    let (one, two) = (peer.link(2), peer.link(2));
+    for linked in [&one, &two] {
+        peer.wait("an idle link to be retired", |event| {
+            matches!(event, ClientEvent::LinkRetired { link } if *link == linked.link).then_some(())
+        });
+        assert!(!linked.end.enter(), "no stream opens on a retired link");
+    }
+    wait_for("idle workers to go", || {
+        (embedded::status()?.workers.is_empty()).then_some(())
+    });
+    wait_for("their processes to end", || {
+        (!is_alive(one.worker.pid) && !is_alive(two.worker.pid)).then_some(())
+    });
+    wait_for("the zygote to go", || {
+        embedded::status()?.zygote.is_none().then_some(())
+    });
+    assert_eq!(children(), [] as [i32; 0]);
+    peer.link_in_use(2).echo(b"back again");
+    embedded::shutdown(PATIENCE);
+}
+
+fn resident() {
+    let mut options = options();
+    options.idle_timeout = Duration::from_millis(20);
+    let mut peer = Peer::connect(&options);
+    let (mut busy, idle) = (peer.link_in_use(2), peer.link(2));
+    peer.wait("the idle link to be retired", |event| {
+        matches!(event, ClientEvent::LinkRetired { link } if *link == idle.link).then_some(())
+    });
+    wait_for("the idle worker to go", || {
+        (embedded::status()?.workers.len() == 1).then_some(())
+    });
+    busy.echo(b"still here");
+    busy.end.leave();
+    peer.wait("the other link to be retired", |event| {
+        matches!(event, ClientEvent::LinkRetired { link } if *link == busy.link).then_some(())
+    });
+    embedded::shutdown(PATIENCE);
+}
+
+fn minimum() {
+    let mut options = options();
+    options.min_workers = 1;
+    options.idle_timeout = Duration::from_millis(20);
+    let mut peer = Peer::connect(&options);
+    let warm = wait_for("a worker without a request", || {
+        embedded::status()?
+            .workers
+            .iter()
+            .find(|worker| worker.pid != 0)
+            .map(|worker| worker.pid)
+    });
+    let (one, _two) = (peer.link(2), peer.link(2));
+    assert_eq!(one.worker.pid, warm);
+    wait_for("the pool to fall back to its minimum", || {
+        let workers = embedded::status()?.workers;
+        (workers.len() == 1 && workers[0].links == 0).then_some(())
+    });
+    embedded::shutdown(PATIENCE);
+}
+
+fn threads() {
+    for (mode, expected) in [("", 1), ("threaded", 2)] {
+        let mut peer = Peer::connect(&in_mode(mode));
+        peer.link(1);
+        let status = embedded::status().expect("a supervisor");
+        assert_eq!(status.zygote_threads, Some(expected));
+        embedded::shutdown(PATIENCE);
+    }
+}
+
+fn no_command() {
+    let mut options = options();
+    options.zygote_command.clear();
+    assert!(matches!(
+        embedded::connect(&options),
+        Err(SupervisorError::NoCommand)
+    ));
+    options.zygote_command = vec!["/no/such/velo-zygote".into()];
+    let mut peer = Peer::connect(&options);
+    let request = peer.acquire(1);
+    let start = Instant::now();
+    let reason = peer.refusal(request).to_string();
+    assert!(reason.contains("/no/such/velo-zygote"), "{reason}");
+    assert!(
+        start.elapsed() < Duration::from_secs(1),
+        "nothing to try again"
+    );
+    assert!(embedded::status().expect("a supervisor").workers.is_empty());
+    embedded::shutdown(PATIENCE);
+}
