@@ -1,15 +1,15 @@
 """Stateful stream functions: one async generator, one running copy of it per stream.
 
-    from velo import stream_fn
+from velo import stream_fn
 
-    @stream_fn
-    async def running_mean(events):
-        total = count = 0
-        async for value in events:
-            total, count = total + value, count + 1
-            yield total / count
+@stream_fn
+async def running_mean(events):
+total = count = 0
+async for value in events:
+total, count = total + value, count + 1
+yield total / count
 
-    print(running_mean.run_sync([1, 2, 3]))
+print(running_mean.run_sync([1, 2, 3]))
 """
 
 from velo._config import StreamConfig

@@ -81,9 +81,7 @@ class Client:
             if function.number not in link.functions:
                 link.end.define(function.number, definition)
                 link.functions.add(function.number)
-            opened = link.end.open(
-                loop, function.number, config.buffer, config.max_bytes, name
-            )
+            opened = link.end.open(loop, function.number, config.buffer, config.max_bytes, name)
             if opened is not None:
                 return opened
             self._drop(link)  # retired for being idle, or dead: there will be another one
@@ -187,12 +185,9 @@ def _zygote_command() -> list[str]:
         raise PoolError("process mode needs `sys.executable`, the Python that runs workers")
     import subprocess
 
-    flags = getattr(subprocess, "_args_from_interpreter_flags", list)()
+    flags: list[str] = getattr(subprocess, "_args_from_interpreter_flags", list)()
     home = str(Path(__file__).resolve().parent.parent)
-    code = (
-        f"import sys; sys.path.append({home!r}); "
-        "from velo._worker.zygote import main; main()"
-    )
+    code = f"import sys; sys.path.append({home!r}); from velo._worker.zygote import main; main()"
     return [sys.executable, *flags, "-P", "-c", code]
 
 

@@ -21,7 +21,7 @@ def compose(first: StreamFn[Any, Any], then: StreamFn[Any, Any]) -> StreamFn[Any
     config = _strictest(first.config, then.config)
     if first.config.mode == then.config.mode:
         return StreamFn(Chain([*_parts(first), *_parts(then)]), config)
-    parts = []
+    parts: list[Callable[..., Any]] = []
     for fn in (first, then):
         parts.extend(_parts(fn) if fn.config.mode == "inline" else [_Crossing(fn)])
     return StreamFn(Chain(parts), config.replace(mode="inline", workers=None))

@@ -17,13 +17,14 @@ class StreamConfig:
     """The settings of a stream function.
 
     Attributes:
-        mode: `"inline"` runs the function in the caller's event loop, `"process"` in a worker process.
+        mode: Where the function runs: in the caller's event loop (`"inline"`), or in a worker
+            process (`"process"`).
         buffer: How many events may be sent that the function is not done with, and how many results
             may wait to be received. At the bound, `send` waits, or the function does.
-        timeout: After so many seconds in which nothing was sent or received, the stream's input ends.
-            None: never.
-        max_concurrent: How many streams of this function may be open at a time, over all event loops
-            of the process. None: any number.
+        timeout: After so many seconds in which nothing was sent or received, and the function had
+            nothing to work on, the stream's input ends. None: never.
+        max_concurrent: How many streams of this function may be open at a time, over all event
+            loops of the process. None: any number.
         overflow: What `open` does at `max_concurrent`: `"wait"` for a free place, or raise
             (`"error"`).
         workers: How many worker processes the streams of this function are spread over at most.

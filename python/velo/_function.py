@@ -258,7 +258,7 @@ _local = threading.local()
 
 
 def _runner() -> asyncio.Runner:
-    """The thread's own event loop for `run_sync`: kept, so that its workers stay warm."""
+    """Return the thread's own event loop for `run_sync`: kept, so that its workers stay warm."""
     runner: asyncio.Runner | None = getattr(_local, "runner", None)
     if runner is None or runner.get_loop().is_closed():
         runner = _local.runner = asyncio.Runner()

@@ -151,7 +151,7 @@ class _Streams:
             self._ready.extend(member for member in await self.group if member is not None)
 
     def results(self) -> Iterator[tuple[Any, Any]]:
-        """What is there now, in order within each key."""
+        """Give what is there now, in order within each key."""
         self._ready.extend(member for member in self.group.take() if member is not None)
         while self._ready:
             member = self._ready.popleft()

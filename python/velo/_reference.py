@@ -75,7 +75,7 @@ def _import_path(function: Any) -> tuple[str, str] | None:
 
 
 def _plain(function: Any) -> Any:
-    """The function inside a `StreamFn`."""
+    """Return the function inside a `StreamFn`."""
     return getattr(function, "_function", function)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import warnings
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -22,7 +23,7 @@ Out = TypeVar("Out")
 _BURST = 256
 
 
-class Stream(_core.StreamBase, Generic[In, Out]):
+class Stream(_core.StreamBase[In, Out], Generic[In, Out]):
     """A running copy of a stream function, and the queues to and from it.
 
     It belongs to the event loop and the thread that opened it. One task may send while another one
@@ -235,8 +236,6 @@ class Stream(_core.StreamBase, Generic[In, Out]):
                 stacklevel=2,
                 source=self,
             )
-            try:
-                self._cancel()
-            except (VeloError, RuntimeError):
-                pass  # its loop or its worker has gone before
+            with contextlib.suppress(VeloError, RuntimeError):
+                self._cancel()  # its loop or its worker may have gone before
         self._give_back()

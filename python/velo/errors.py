@@ -1,7 +1,7 @@
 """What velo raises.
 
-Every error that velo itself makes is a `VeloError`. What a stream function raises reaches the caller
-as its own type.
+Every error that velo itself makes is a `VeloError`. What a stream function raises reaches the
+caller as its own type.
 """
 
 from __future__ import annotations

@@ -134,27 +134,3 @@ fn take<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
     *bytes = rest;
     Some(*head)
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn messages_survive_and_truncated_ones_are_refused() {
-        let messages = [
-            Control::Define { function: 7, definition: vec![1, 2, 3] },
-            Control::Open { slot: 3, function: 9, buffer: 256, max_bytes: 1 << 30, name: "é".into() },
-            Control::Cancel { slot: 1 },
-            Control::Close { slot: 2 },
-            Control::Ended { slot: u32::MAX },
-        ];
-        for message in messages {
-            let (kind, bytes) = message.encode();
-            assert_eq!(Control::decode(kind, &bytes).as_ref(), Some(&message));
-            for len in 0..bytes.len().min(4) {
-                assert_eq!(Control::decode(kind, &bytes[..len]), None);
-            }
-        }
-        assert_eq!(Control::decode(99, &[0; 64]), None);
-    }
-}

@@ -263,6 +263,15 @@ impl StreamBase {
         StreamBase { core: opened.get().core.clone() }
     }
 
+    /// `StreamBase[In, Out]`, for type checkers.
+    #[classmethod]
+    fn __class_getitem__<'py>(
+        class: &Bound<'py, pyo3::types::PyType>,
+        _types: &Bound<'py, PyAny>,
+    ) -> Bound<'py, pyo3::types::PyType> {
+        class.clone()
+    }
+
     /// Sends one event; waits while `buffer` events are queued.
     fn send(&self, event: Py<PyAny>) -> Operation {
         Operation::new(self.core.clone(), What::Send(event))

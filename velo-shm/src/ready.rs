@@ -7,7 +7,7 @@
 //! found its bit set already, then the taker's swap is still to come, and so is its look.
 
 use crate::layout::Direction;
-use crate::sync::{AtomicU32, Ordering, fence};
+use crate::sync::{AtomicU32, Ordering, full_fence};
 
 impl Direction {
     /// Marks a slot, after something was published in it; true if the other side is asleep (and
@@ -15,7 +15,7 @@ impl Direction {
     #[inline]
     pub(crate) fn mark(&self, slot: u32) -> bool {
         // Orders what was published before everything that is looked at here.
-        fence(Ordering::SeqCst);
+        full_fence();
         let index = slot as usize / 64;
         let bit = 1 << (slot % 64);
         if self.words[index].load(Ordering::Relaxed) & bit == 0 {
@@ -24,7 +24,7 @@ impl Direction {
             // it comes after that swap and stays for the next.
             self.summary[index / 64].fetch_or(1 << (index % 64), Ordering::AcqRel);
             // The bits have to be visible before the sleeping flag is looked at; see `arm`.
-            fence(Ordering::SeqCst);
+            full_fence();
         }
         take_flag(&self.sleeping)
     }
@@ -43,7 +43,7 @@ impl Direction {
                 };
                 let marked = word.swap(0, Ordering::AcqRel);
                 // Orders the swap before every look at the rings that follows from it.
-                fence(Ordering::SeqCst);
+                full_fence();
                 for bit in bits(marked) {
                     let slot = (index * 64 + bit) as u32;
                     if slot < slots {
@@ -68,7 +68,7 @@ impl Direction {
         self.sleeping.store(1, Ordering::Relaxed);
         // Orders the flag before that look. The other side publishes, fences, looks at the flag:
         // one of the two sees what the other wrote.
-        fence(Ordering::SeqCst);
+        full_fence();
     }
 
     /// Says that the receiving side is awake.

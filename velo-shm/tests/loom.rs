@@ -160,22 +160,27 @@ fn frames_cross_through_a_ring_that_wraps() {
     check(4, || {
         let pair = Pair::new(1, 0);
         let (mut producer, mut consumer) = pair.way_in(0, 100);
-        // Shortly before the end, so that the next frame but one needs padding.
+        // Shortly before the end, so that padding is needed, and full, so that what the consumer
+        // still reads is written over next.
         for number in 0..4 {
             try_send(&mut producer, number, 16).unwrap();
             producer.publish();
             assert_eq!(receive(&mut consumer), Some(number));
             consumer.publish();
         }
+        for number in 1..=3 {
+            try_send(&mut producer, number, 16).unwrap();
+        }
+        producer.publish();
         let sender = thread::spawn(move || {
-            for number in 1..=4 {
+            for number in 4..=6 {
                 while try_send(&mut producer, number, 16).is_err() {
                     thread::yield_now();
                 }
                 producer.publish();
             }
         });
-        for expected in 1..=4 {
+        for expected in 1..=6 {
             let number = loop {
                 match receive(&mut consumer) {
                     Some(number) => break number,

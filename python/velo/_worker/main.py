@@ -142,7 +142,7 @@ class _Worker:
             task.cancel()
 
     def _do_close(self, client: _Client, slot: int) -> None:
-        """The link has let go of the slot; its task has ended before."""
+        """Do nothing: the link has let go of the slot, and the task has ended before."""
 
 
 def _forget(tasks: dict[int, asyncio.Task[None]], slot: int, done: asyncio.Task[None]) -> None:

@@ -44,11 +44,6 @@ impl AsyncGen {
         AsyncGen { generator, pending: None, direct, started: false }
     }
 
-    /// The generator object.
-    pub fn object(&self) -> &Py<PyAny> {
-        &self.generator
-    }
-
     /// Runs it to its next result, its next wait or its end.
     pub fn resume(&mut self, py: Python<'_>, value: &Bound<'_, PyAny>) -> PyResult<Resumed> {
         if self.pending.is_none() {

@@ -11,7 +11,7 @@ use super::lease::{Book, RingHold};
 use super::{Lease, Limits, Ring, RingCorrupted, SlotHold};
 use crate::layout::HeapRange;
 use crate::ready::take_flag;
-use crate::sync::{Arc, AtomicU32, Ordering, fence};
+use crate::sync::{Arc, AtomicU32, Ordering, full_fence};
 
 /// A message, where it lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -191,7 +191,7 @@ impl Consumer {
         self.head = head;
         self.told = self.released;
         // Orders both before the look at the flag; see `Producer::wait_for_space`.
-        fence(Ordering::SeqCst);
+        full_fence();
         take_flag(&base.waiting)
     }
 

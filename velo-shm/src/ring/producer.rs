@@ -15,7 +15,7 @@ use super::frame::{
 };
 use super::growth::Block;
 use super::{Limits, Ring, RingCorrupted, SlotHold};
-use crate::sync::{Ordering, fence};
+use crate::sync::{Ordering, full_fence};
 
 /// Each growth multiplies the capacity by this, so that a ring that has to grow soon stops.
 const GROWTH: u64 = 8;
@@ -231,7 +231,7 @@ impl Producer {
     pub fn watch_releases(&mut self) -> Result<(), RingCorrupted> {
         self.base.header().waiting.store(1, Ordering::Relaxed);
         // As in `wait_until`.
-        fence(Ordering::SeqCst);
+        full_fence();
         self.refresh_released()
     }
 
@@ -244,7 +244,7 @@ impl Producer {
         self.base.header().waiting.store(1, Ordering::Relaxed);
         // Orders the flag before the look: the consumer publishes, fences, looks at the flag, so
         // that one of the two sees what the other wrote.
-        fence(Ordering::SeqCst);
+        full_fence();
         let seen = self.refresh_released().and_then(|()| self.refresh_head());
         if seen.is_ok() && !enough(self) {
             return Ok(true);

@@ -1,0 +1,48 @@
+# `make demo` runs the main job, `make test` passes the tests. Both set up what they need, in .venv.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := $(shell find velo-*/src python -name '*.rs' -o -name '*.py' -o -name '*.pyi') \
+           $(wildcard velo-*/Cargo.toml) Cargo.toml Cargo.lock pyproject.toml
+
+.PHONY: demo test test-rust test-python test-loom lint bench clean
+
+# Installs velo as a user would have it, in a virtual environment of its own.
+$(VENV)/.ready: $(SOURCES)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check '.[test,examples,lint]'
+	touch $@
+
+demo: $(VENV)/.ready
+	$(BIN)/python examples/data.py
+	mkdir -p examples/out
+	$(BIN)/velo run examples/flights.py:turnarounds --input examples/data/flights.csv \
+		--key tailnum --mode process --output examples/out/flights.ndjson
+	$(BIN)/python examples/flights.py --summary examples/out/flights.ndjson
+
+test: test-rust test-python
+
+test-rust:
+	cargo test --quiet --workspace --all-features
+
+test-python: $(VENV)/.ready
+	$(BIN)/python -m pytest --quiet
+
+# Every interleaving of the ring's and the doorbell's atomics, as far as the models reach.
+test-loom:
+	RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=target/loom \
+		cargo test --release --quiet -p velo-shm --test loom
+
+lint: $(VENV)/.ready
+	cargo fmt --all --check
+	cargo clippy --quiet --workspace --all-targets --all-features -- -D warnings
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy python/velo examples
+
+bench: $(VENV)/.ready
+	$(BIN)/python benches/figures.py
+
+clean:
+	rm -rf $(VENV) target examples/data examples/out
