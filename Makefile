@@ -19,7 +19,7 @@ demo: $(VENV)/.ready
 	mkdir -p examples/out
 	$(BIN)/velo run examples/flights.py:turnarounds --input examples/data/flights.csv \
 		--key tailnum --mode process --output examples/out/flights.ndjson
-	$(BIN)/python examples/flights.py --summary examples/out/flights.ndjson
+	$(BIN)/python examples/flights.py examples/out/flights.ndjson
 
 test: test-rust test-python
 

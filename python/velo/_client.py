@@ -10,7 +10,6 @@ import os
 import sys
 import weakref
 from pathlib import Path
-from typing import Any
 
 from velo import _core
 from velo._config import StreamConfig
@@ -28,7 +27,17 @@ _ONE_THREAD = (
     "VECLIB_MAXIMUM_THREADS",
 )
 
+# How many seconds the interpreter's exit may wait for workers to run `finally` blocks.
+_EXIT_BOUND = 2.0
+
 _clients: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Client] = weakref.WeakKeyDictionary()
+
+
+def close_client(loop: asyncio.AbstractEventLoop) -> None:
+    """Give back the links of an event loop that is about to be closed."""
+    client = _clients.pop(loop, None)
+    if client is not None:
+        client.close()
 
 
 def client_of(loop: asyncio.AbstractEventLoop) -> Client:
@@ -50,6 +59,7 @@ class _Link:
     pid: int
     end: _core.ClientLink
     functions: set[int] = dataclasses.field(default_factory=set)
+    leaving: bool = False
 
 
 class Client:
@@ -64,8 +74,18 @@ class Client:
         )
         self._links: dict[int, _Link] = {}
         self._requests: dict[int, asyncio.Future[_Link | None]] = {}
+        self._changed: asyncio.Future[None] | None = None
         self._lost = False
         loop.add_reader(self._supervisor.fileno(), self._on_supervisor)
+
+    def close(self) -> None:
+        """Let go of the supervisor and of all links."""
+        for link in list(self._links.values()):
+            self._drop(link)
+        loop = self._loop()
+        if loop is not None:
+            loop.remove_reader(self._supervisor.fileno())
+        del self._supervisor
 
     async def open(self, function: Reference, config: StreamConfig, name: str) -> _core.Opened:
         """Open a stream on the worker that has the fewest.
@@ -84,29 +104,35 @@ class Client:
             opened = link.end.open(loop, function.number, config.buffer, config.max_bytes, name)
             if opened is not None:
                 return opened
-            self._drop(link)  # retired for being idle, or dead: there will be another one
+            link.leaving = True  # it takes no more streams: the supervisor will say why
 
     async def _place(self, workers: int) -> _Link:
+        """Choose a worker: an idle one, else a new one, else the one with the fewest streams."""
         while True:
-            links = sorted(self._links.values(), key=lambda link: link.worker)[:workers]
+            links = self._usable(workers)
             least = min(links, key=lambda link: link.end.streams, default=None)
             if least is not None and least.end.streams == 0:
                 return least
-            if len(links) + len(self._requests) < workers:
-                link = await self._acquire(workers)
-                if link is not None:
-                    return link
-                if not self._links:
-                    raise PoolError("all workers are taken, and no more may be started")
-                links = sorted(self._links.values(), key=lambda link: link.worker)[:workers]
+            if len(links) + len(self._requests) < workers and (
+                link := await self._acquire(workers)
+            ):
+                return link
+            if self._requests or (least is None and self._links):
+                await self._change()  # a worker is on its way, or one that leaves makes room
+            elif links := self._usable(workers):
                 return min(links, key=lambda link: link.end.streams)
-            if self._requests:
-                await asyncio.wait(
-                    [asyncio.shield(request) for request in self._requests.values()],
-                    return_when=asyncio.FIRST_COMPLETED,
-                )
-            elif least is not None:
-                return least
+            elif not self._links:
+                raise PoolError("all workers are taken, and no more may be started")
+
+    def _usable(self, workers: int) -> list[_Link]:
+        links = [link for link in self._links.values() if not link.leaving]
+        return sorted(links, key=lambda link: link.worker)[:workers]
+
+    async def _change(self) -> None:
+        """Wait until the supervisor has said something."""
+        if self._changed is None:
+            self._changed = asyncio.get_running_loop().create_future()
+        await asyncio.shield(self._changed)
 
     async def _acquire(self, workers: int) -> _Link | None:
         """Ask for a link to one more worker. None: there are as many as there may be."""
@@ -119,6 +145,9 @@ class Client:
     def _on_supervisor(self) -> None:
         for what, *rest in self._supervisor.poll():
             getattr(self, f"_on_{what}")(*rest)
+        changed, self._changed = self._changed, None
+        if changed is not None and not changed.done():
+            changed.set_result(None)
 
     def _on_link(
         self, request: int, number: int, worker: int, pid: int, end: _core.ClientLink
@@ -192,13 +221,14 @@ def _zygote_command() -> list[str]:
 
 
 def _after_fork_in_child() -> None:
-    _clients.clear()
     _core.after_fork_child()
-
-
-def _shutdown() -> Any:
     _clients.clear()
-    _core.shutdown()
+
+
+def _shutdown() -> None:
+    """End the workers before the interpreter goes. Nobody is left to receive anything."""
+    _clients.clear()
+    _core.shutdown(_EXIT_BOUND)
 
 
 os.register_at_fork(

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import functools
 import inspect
 import itertools
+import os
+import sys
 import threading
 from collections.abc import (
     AsyncGenerator,
@@ -121,12 +124,15 @@ class StreamFn(Generic[In, Out]):
         return compose(self, then)
 
     async def _open(self) -> Stream[In, Out]:
-        release = await self._take_place()
+        return await self._open_in(await self._take_place())
+
+    async def _open_in(self, release: Callable[[], None]) -> Stream[In, Out]:
+        """Open a stream in a place that was taken, which `release` gives back."""
         try:
             loop = asyncio.get_running_loop()
             name = f"{self._name}-{next(self._numbers)}"
             if self.config.mode == "inline":
-                opened, _ = _core.open_inline(loop, self._function, self.config.buffer, name)
+                opened = _core.open_inline(loop, self._function, self.config.buffer, name)
             else:
                 from velo._client import client_of
 
@@ -149,6 +155,12 @@ class StreamFn(Generic[In, Out]):
                 "`max_concurrent`"
             )
         return self._places.release
+
+    def _try_take_place(self) -> Callable[[], None] | None:
+        """Take a place if one is free now."""
+        if self._places is None:
+            return _nothing
+        return self._places.release if self._places.try_take() else None
 
     @functools.cached_property
     def _reference(self) -> Any:
@@ -254,12 +266,47 @@ def _nothing() -> None:
     pass
 
 
+class _SyncLoop:
+    """A thread's own event loop for `run_sync`: kept, so that its links to workers stay warm."""
+
+    def __init__(self) -> None:
+        self.runner = asyncio.Runner()
+
+    def close(self) -> None:
+        """Close the loop, and what belongs to it."""
+        loop = self.runner.get_loop()
+        if not loop.is_closed():
+            if (client := sys.modules.get("velo._client")) is not None:
+                client.close_client(loop)
+            self.runner.close()
+
+    def __del__(self) -> None:  # its thread has ended
+        self.close()
+
+
 _local = threading.local()
+_abandoned: list[threading.local] = []
 
 
 def _runner() -> asyncio.Runner:
-    """Return the thread's own event loop for `run_sync`: kept, so that its workers stay warm."""
-    runner: asyncio.Runner | None = getattr(_local, "runner", None)
-    if runner is None or runner.get_loop().is_closed():
-        runner = _local.runner = asyncio.Runner()
-    return runner
+    kept: _SyncLoop | None = getattr(_local, "kept", None)
+    if kept is None or kept.runner.get_loop().is_closed():
+        kept = _local.kept = _SyncLoop()
+    return kept.runner
+
+
+def _close_runner() -> None:
+    if (kept := getattr(_local, "kept", None)) is not None:
+        kept.close()
+
+
+def _forget_runners() -> None:
+    """Let go, in a forked child, of event loops whose descriptors are the parent's."""
+    global _local
+    # Kept for good: closing one would change the parent's, with whom its selector is shared.
+    _abandoned.append(_local)
+    _local = threading.local()
+
+
+os.register_at_fork(after_in_child=_forget_runners)
+atexit.register(_close_runner)

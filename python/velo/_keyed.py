@@ -124,10 +124,13 @@ class _Streams:
         return not member.full
 
     async def _open(self, key: Hashable) -> _Member | None:
-        if self._limit is not None and len(self._members) >= self._limit:
-            await self._force_one_out()
-            return None
-        member = self._members[key] = _Member(key, await self._fn._open())
+        release = self._fn._try_take_place()
+        if release is None:
+            if self._members:
+                await self._force_one_out()
+                return None
+            release = await self._fn._take_place()  # all places are somebody else's
+        member = self._members[key] = _Member(key, await self._fn._open_in(release))
         self._watch(member)
         return member
 
@@ -185,9 +188,11 @@ class _Streams:
         self._members.clear()
         for stream in left:
             stream._cancel()
-        for stream in left:
-            await stream._stop()
-            stream._give_back()
+        try:
+            await asyncio.gather(*(stream._stop() for stream in left))
+        finally:
+            for stream in left:
+                stream._give_back()
 
 
 class _Source(Protocol):

@@ -14,6 +14,8 @@ from typing import Any
 __all__ = ["Reference", "load"]
 
 _numbers = itertools.count(1)
+# What a worker cannot import: the script itself, also as children of `multiprocessing` call it.
+_MAIN = ("__main__", "__mp_main__")
 
 
 class Reference:
@@ -63,7 +65,7 @@ def _describe(function: Any) -> tuple[str, Any]:
 def _import_path(function: Any) -> tuple[str, str] | None:
     """Where a worker can import the very same function."""
     module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", None)
-    if module is None or name is None or module == "__main__" or "<locals>" in name:
+    if module is None or name is None or module in _MAIN or "<locals>" in name:
         return None
     try:
         found: Any = sys.modules[module]

@@ -2,29 +2,48 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import pickle
 import traceback
 from typing import Any
 
-from velo import _core
 from velo.errors import RemoteError
 
-Packed = tuple[BaseException | None, str, str, str, tuple[str, ...]]
+Packed = tuple[bytes | None, str, str, str, tuple[str, ...]]
 
 
-def pack(error: BaseException) -> Packed:
-    """Return what travels: the exception itself where it can, and in words in any case."""
+def pack(error: BaseException, longest: int) -> Packed:
+    """Return what travels: the exception itself where it can, and in words in any case.
+
+    Args:
+        error: What the function raised.
+        longest: How many bytes there may be of it. Words are cut to fit.
+
+    """
     text = "".join(traceback.format_exception(error))
     kind = f"{type(error).__module__}.{type(error).__qualname__}".removeprefix("builtins.")
     message = _message(error)
     notes = tuple(str(note) for note in getattr(error, "__notes__", ()))
-    return (error if _survives(error) else None, kind, message, text, notes)
+    pickled = _dumps(error)
+    # A character takes four bytes at most; the rest is for what is around the words.
+    if len(pickled or b"") + 4 * (len(text) + len(message) + sum(map(len, notes))) > longest // 2:
+        some = longest // 32
+        text, message, notes = text[-some:], message[:some], ()
+        if pickled is not None and len(pickled) > longest // 4:
+            pickled = None
+    return (pickled, kind[:200], message, text, notes)
 
 
 def unpack(packed: Packed | None) -> BaseException:
     """Return the exception to raise at the caller, with the worker's traceback as a note."""
     if packed is None:
         return RemoteError("unknown", "the exception could not be described")
-    error, kind, message, text, notes = packed
+    pickled, kind, message, text, notes = packed
+    error: BaseException | None = None
+    if pickled is not None:
+        with contextlib.suppress(Exception):  # its class cannot be made here: words will do
+            error = pickle.loads(pickled)
     if error is None:
         error = RemoteError(kind, message, text)
         for note in notes:
@@ -40,14 +59,36 @@ def _message(error: BaseException) -> str:
         return f"<message unavailable: its __str__ raised {type(failed).__name__}>"
 
 
-def _survives(error: BaseException) -> bool:
-    """Whether the exception comes out of the codec as it went in.
+def _dumps(error: BaseException) -> bytes | None:
+    """Pickle an exception, if it comes out as it went in. Trying is the only way to know."""
+    import cloudpickle
 
-    Pickle rebuilds an exception from its `args`, which fails, or gives something else, for types
-    with other constructor arguments. Trying it here is the only way to know.
-    """
-    try:
-        again: Any = _core.loads(_core.dumps(error))
-    except BaseException:
-        return False
-    return type(again) is type(error) and _message(again) == _message(error)
+    class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+        def reducer_override(self, value: Any) -> Any:
+            # Exceptions reduce to a call of their class with `args`, which fails for constructors
+            # that want something else; for them, what `__new__` and `__dict__` hold is kept.
+            if isinstance(value, BaseException) and _reduces_plainly(type(value)):
+                return _rebuild, (type(value), value.args), value.__dict__ or None
+            return super().reducer_override(value)
+
+    for pickler in (cloudpickle.Pickler, Pickler):
+        buffer = io.BytesIO()
+        try:
+            pickler(buffer, protocol=5).dump(error)
+            again = pickle.loads(buffer.getvalue())
+        except Exception:
+            continue
+        if type(again) is type(error) and _message(again) == _message(error):
+            return buffer.getvalue()
+    return None
+
+
+def _reduces_plainly(kind: type) -> bool:
+    methods = (getattr(kind, "__reduce__", None), getattr(kind, "__reduce_ex__", None))
+    return methods == (BaseException.__reduce__, object.__reduce_ex__)
+
+
+def _rebuild(kind: type[BaseException], args: tuple[Any, ...]) -> BaseException:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    return error

@@ -21,6 +21,8 @@ In = TypeVar("In")
 Out = TypeVar("Out")
 
 _BURST = 256
+# A cancelled function has at least so many seconds for its `finally` blocks.
+_LEAST_GRACE = 1.0
 
 
 class Stream(_core.StreamBase[In, Out], Generic[In, Out]):
@@ -57,7 +59,8 @@ class Stream(_core.StreamBase[In, Out], Generic[In, Out]):
     def end(self) -> _core.Operation[None]:
         """End the input: the function's loop ends, and its remaining results can be received.
 
-        Harmless when the input has ended already. Cancelling the wait leaves the input open.
+        Harmless when the input has ended already. A task that waits to send gets `StreamClosed`.
+        Waits only while not even the end has room; if that wait is cancelled, call it again.
         """
         return self._end("the input was ended by `end()`")
 
@@ -77,22 +80,22 @@ class Stream(_core.StreamBase[In, Out], Generic[In, Out]):
         return self._feed(events)
 
     async def _feed_async(self, events: AsyncIterable[In]) -> AsyncGenerator[Out, None]:
+        if self._closed is not None:
+            raise StreamClosed(self._closed)
+        results = self._feed_beside()
         sender = self._loop.create_task(self._send_all(events), name=f"{self.name} source")
-        sender.add_done_callback(lambda _: self._nudge())
+        sender.add_done_callback(lambda _: results._all_sent())
         try:
-            while True:
-                sending = not sender.done()
-                if not sending and (failed := sender.exception()) is not None:
-                    raise failed
-                sent, handled = self._progress()
-                # Results are shown before the count of handled events: drain after counting.
-                results, over = self._drain(_BURST)
-                for result in results:
-                    yield result
-                if over or (not results and not sending and sent == handled):
-                    return
-                if not results:
-                    await self._wait(not sending)
+            async for result in results:
+                yield result
+            if sender.done():
+                sender.result()
+        except StreamClosed:
+            # A source that failed has cancelled the stream: what it raised says more.
+            await asyncio.sleep(0)
+            if sender.done():
+                sender.result()
+            raise
         finally:
             if not sender.done():
                 sender.cancel()
@@ -105,9 +108,10 @@ class Stream(_core.StreamBase[In, Out], Generic[In, Out]):
                 event = await anext(source)
             except StopAsyncIteration:
                 return
-            except BaseException as error:
-                if not isinstance(error, asyncio.CancelledError):
-                    self._cancel()
+            except asyncio.CancelledError:
+                raise
+            except BaseException:
+                self._cancel()
                 raise
             try:
                 await self.send(event)
@@ -115,7 +119,9 @@ class Stream(_core.StreamBase[In, Out], Generic[In, Out]):
                 self._put_back(event)
                 raise
             except StreamClosed:
-                return  # the function ended early: the receiving side says so
+                if self._input_ended:
+                    raise
+                return  # the function has ended early: its results say the rest
 
     @property
     def metrics(self) -> StreamMetrics:
@@ -149,6 +155,9 @@ class Stream(_core.StreamBase[In, Out], Generic[In, Out]):
             if self._over:
                 raise  # the function's own
             await self._stop()
+        except StreamClosed:
+            if not self._cancelled:
+                raise  # the function's own
         except BaseException:
             await self._stop()
             raise
@@ -156,9 +165,15 @@ class Stream(_core.StreamBase[In, Out], Generic[In, Out]):
             self._give_back()
 
     async def _discard(self) -> None:
-        """Drop results up to the end. A function that does not end is closed after a while."""
+        """Drop results up to the end. A function that does not end is closed after a while.
+
+        Results are left to a task that is receiving them.
+        """
         dropped = 0
-        while True:
+        while not self._over:
+            if self._has_receiver:
+                await self._wait_for_end()
+                continue
             results, over = self._drain(_BURST)
             if over:
                 return
@@ -166,7 +181,7 @@ class Stream(_core.StreamBase[In, Out], Generic[In, Out]):
             dropped = dropped + len(results) if sent == handled else 0
             if dropped > 2 * self._config.buffer:
                 return await self._stop()
-            await (asyncio.sleep(0) if results else self._wait(False))
+            await (asyncio.sleep(0) if results else self._wait_for_end())
 
     async def _stop(self) -> None:
         """Cancel the function and wait for its `finally` blocks."""
@@ -174,20 +189,19 @@ class Stream(_core.StreamBase[In, Out], Generic[In, Out]):
         if self._over:
             return
         self._cancel()
+        grace = max(self._config.close_timeout, _LEAST_GRACE)
         try:
-            async with asyncio.timeout(self._config.close_timeout):
-                while True:
-                    try:
-                        results, over = self._drain(_BURST)
-                    except Exception:
-                        return
-                    if over:
-                        return
-                    await (asyncio.sleep(0) if results else self._wait(False))
+            async with asyncio.timeout(grace):
+                while not self._over:
+                    results: list[Out] = []
+                    with contextlib.suppress(Exception):  # nobody is left who could handle it
+                        results, _ = self._drain(_BURST)
+                    if not self._over:
+                        await (asyncio.sleep(0) if results else self._wait_for_end())
         except TimeoutError:
             warnings.warn(
-                f"stream `{self.name}` did not end within {self._config.close_timeout} s of being "
-                "cancelled; it is left behind",
+                f"stream `{self.name}` did not end within {grace} s of being cancelled; it is left "
+                "behind",
                 RuntimeWarning,
                 stacklevel=2,
             )
@@ -236,6 +250,7 @@ class Stream(_core.StreamBase[In, Out], Generic[In, Out]):
                 stacklevel=2,
                 source=self,
             )
+            # Garbage is collected in any thread; the loop, or the worker, may have gone before.
             with contextlib.suppress(VeloError, RuntimeError):
-                self._cancel()  # its loop or its worker may have gone before
+                self._loop.call_soon_threadsafe(self._canceller)
         self._give_back()

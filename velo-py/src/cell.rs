@@ -39,7 +39,10 @@ unsafe impl<T: Send> Sync for GilCell<T> {}
 impl<T> GilCell<T> {
     /// A cell that nobody has entered.
     pub fn new(value: T) -> Self {
-        GilCell { entered: Cell::new(false), value: UnsafeCell::new(value) }
+        GilCell {
+            entered: Cell::new(false),
+            value: UnsafeCell::new(value),
+        }
     }
 
     /// Enters the value.

@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::{AsFd, AsRawFd};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 
 use pyo3::prelude::*;
@@ -23,6 +23,8 @@ use crate::wait::Waits;
 pub struct ClientEnds {
     ends: GilCell<Ends>,
     slot: u32,
+    /// Tells it from other streams of the link, before and after it.
+    number: u64,
     link: Arc<Link>,
     waits: Arc<Waits>,
     /// A task sleeps on this stream.
@@ -67,18 +69,23 @@ impl RingChannel {
     pub fn offer(&self, py: Python<'_>, event: &Bound<'_, PyAny>) -> PyResult<Offer> {
         let codec = codec(py)?;
         self.with(py, |ends| match ends.rings.as_mut() {
-            Some(rings) => rings.push(codec, event, ITEM, true),
-            None => Ok(Offer::Full),
+            Some(rings) if !ends.ended => rings.push(codec, event, ITEM, true),
+            _ => Ok(Offer::Full),
         })
     }
 
     /// See [`Channel::flush_events`].
     #[inline]
     pub fn flush_events(&self, py: Python<'_>) -> PyResult<()> {
-        let published =
-            self.with(py, |ends| Ok(ends.rings.as_mut().is_some_and(|r| r.producer.publish())))?;
+        let published = self.with(py, |ends| {
+            Ok(ends.rings.as_mut().is_some_and(|r| r.producer.publish()))
+        })?;
+        let link = &self.shared.link;
         if published {
-            self.shared.link.end.notify(self.shared.slot);
+            link.end.notify(self.shared.slot);
+        }
+        if link.end.is_ready(control::SLOT) {
+            link.process_ready(py); // a function that has ended takes no more events
         }
         Ok(())
     }
@@ -86,8 +93,9 @@ impl RingChannel {
     /// See [`Channel::free_events`].
     #[inline]
     pub fn free_events(&self, py: Python<'_>) -> PyResult<usize> {
-        self.with(py, |ends| {
-            Ok(ends.rings.as_mut().map_or(0, |rings| rings.producer.free_events() as usize))
+        self.with(py, |ends| match ends.rings.as_mut() {
+            Some(rings) if !ends.ended => Ok(rings.producer.free_events() as usize),
+            _ => Ok(0),
         })
     }
 
@@ -143,7 +151,9 @@ impl RingChannel {
         if self.shared.link.end.any_ready() {
             self.shared.link.process_ready(py);
         }
-        self.with(py, |ends| Ok(ends.rings.is_none() || ends.ended || ends.failure.is_some()))
+        self.with(py, |ends| {
+            Ok(ends.rings.is_none() || ends.ended || ends.failure.is_some())
+        })
     }
 
     /// See [`Channel::progress`].
@@ -155,7 +165,10 @@ impl RingChannel {
     /// See [`Channel::bytes`].
     pub fn bytes(&self, py: Python<'_>) -> PyResult<(u64, u64)> {
         self.with(py, |ends| {
-            Ok(ends.rings.as_ref().map_or(ends.bytes, |rings| (rings.bytes_out, rings.bytes_in)))
+            Ok(ends
+                .rings
+                .as_ref()
+                .map_or(ends.bytes, |rings| (rings.bytes_out, rings.bytes_in)))
         })
     }
 
@@ -185,7 +198,9 @@ impl RingChannel {
             if ends.ended && (want.space || want.handled) || ends.failure.is_some() {
                 return Ok(true);
             }
-            let Some(rings) = ends.rings.as_mut() else { return Ok(true) };
+            let Some(rings) = ends.rings.as_mut() else {
+                return Ok(true);
+            };
             if want.results && rings.consumer.has_data() {
                 return Ok(true);
             }
@@ -193,7 +208,10 @@ impl RingChannel {
                 return Ok(true);
             }
             if want.handled {
-                rings.producer.watch_releases().map_err(|found| corruption(&found))?;
+                rings
+                    .producer
+                    .watch_releases()
+                    .map_err(|found| corruption(&found))?;
                 return Ok(rings.producer.in_flight() == 0);
             }
             Ok(false)
@@ -246,9 +264,11 @@ impl ClientEnds {
     }
 
     fn flush_results(&self, py: Python<'_>) {
-        let wanted = self
-            .ends
-            .with(py, |ends| ends.rings.as_mut().is_some_and(|rings| rings.consumer.publish()));
+        let wanted = self.ends.with(py, |ends| {
+            ends.rings
+                .as_mut()
+                .is_some_and(|rings| rings.consumer.publish())
+        });
         if wanted.unwrap_or(false) {
             self.link.end.notify(self.slot);
         }
@@ -278,7 +298,9 @@ impl ClientEnds {
     fn drop_results(&self, py: Python<'_>) {
         let over = self.ends.with(py, |ends| {
             let failed = ends.failure.is_some();
-            let Some(rings) = ends.rings.as_mut() else { return false };
+            let Some(rings) = ends.rings.as_mut() else {
+                return false;
+            };
             loop {
                 match rings.consumer.peek() {
                     Ok(Some(frame)) => {
@@ -313,7 +335,9 @@ impl Sweep for ClientEnds {
 
 fn unpack_error(py: Python<'_>, packed: Py<PyAny>) -> PyErr {
     static UNPACK: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    let unpacked = UNPACK.import(py, "velo._remote", "unpack").and_then(|f| f.call1((packed,)));
+    let unpacked = UNPACK
+        .import(py, "velo._remote", "unpack")
+        .and_then(|f| f.call1((packed,)));
     unpacked.map_or_else(|error| error, PyErr::from_value)
 }
 
@@ -324,6 +348,8 @@ pub struct Link {
     /// Streams on which a task sleeps.
     asleep: AtomicUsize,
     dead: AtomicBool,
+    /// How many streams were ever opened.
+    opened: AtomicU64,
 }
 
 struct LinkState {
@@ -345,32 +371,50 @@ impl Link {
                 self.read_control(py);
                 continue;
             }
-            let Some(stream) = self.stream(py, slot) else { continue };
+            let Some(stream) = self.stream(py, slot) else {
+                continue;
+            };
             stream.awake();
             if stream.orphaned.load(Relaxed) {
                 stream.drop_results(py);
             } else {
+                stream.flush_results(py); // views may have been dropped
                 stream.waits.wake(py);
             }
         }
     }
 
     fn stream(&self, py: Python<'_>, slot: u32) -> Option<Arc<ClientEnds>> {
-        self.state.with(py, |state| state.streams.get(&slot).cloned()).ok().flatten()
+        self.state
+            .with(py, |state| state.streams.get(&slot).cloned())
+            .ok()
+            .flatten()
     }
 
     fn read_control(&self, py: Python<'_>) {
         loop {
-            let message = self.state.with(py, |state| control::receive(py, &mut state.control_in));
+            let message = self
+                .state
+                .with(py, |state| control::receive(py, &mut state.control_in));
             match message {
-                Ok(Ok(Some(Control::Ended { slot }))) => {
-                    let Some(stream) = self.stream(py, slot) else { continue };
-                    let _ = stream.ends.with(py, |ends| ends.ended = true);
-                    stream.waits.wake(py);
+                Ok(Ok(Some(Control::Ended {
+                    slot,
+                    stream: number,
+                }))) => {
+                    let Some(stream) = self.stream(py, slot) else {
+                        continue;
+                    };
+                    if stream.number == number {
+                        let _ = stream.ends.with(py, |ends| ends.ended = true);
+                        stream.waits.wake(py);
+                    } // else it is about one that had the slot before
                 }
                 Ok(Ok(None)) | Err(_) => return,
                 Ok(Ok(Some(_))) => {
-                    return self.fail_all(py, &errors::corrupted("the worker sent a message that only clients send"));
+                    return self.fail_all(
+                        py,
+                        &errors::corrupted("the worker sent a message that only clients send"),
+                    );
                 }
                 Ok(Err(error)) => return self.fail_all(py, &error),
             }
@@ -385,7 +429,9 @@ impl Link {
     }
 
     fn all(&self, py: Python<'_>) -> Vec<Arc<ClientEnds>> {
-        self.state.with(py, |state| state.streams.values().cloned().collect()).unwrap_or_default()
+        self.state
+            .with(py, |state| state.streams.values().cloned().collect())
+            .unwrap_or_default()
     }
 
     /// Sleeps on, if anybody still does.
@@ -400,7 +446,9 @@ impl Link {
     }
 
     fn tell(&self, py: Python<'_>, message: &Control) -> PyResult<()> {
-        self.state.with(py, |state| control::send(py, &mut state.control_out, message))??;
+        self.state.with(py, |state| {
+            control::send(py, &mut state.control_out, message)
+        })??;
         self.end.notify(control::SLOT);
         Ok(())
     }
@@ -423,7 +471,11 @@ impl Link {
         Ok(self.state.with(py, |state| {
             // A slot is idle once the worker has let go of it too, and the last view of its memory
             // is gone on both sides. The one that was freed first is the likeliest.
-            let looks = if state.fresh < slots { LOOKS } else { state.free.len() };
+            let looks = if state.fresh < slots {
+                LOOKS
+            } else {
+                state.free.len()
+            };
             for _ in 0..looks.min(state.free.len()) {
                 let slot = state.free.pop_front()?;
                 if self.end.reset_slot(slot) {
@@ -463,8 +515,25 @@ impl ClientLink {
             state: GilCell::new(state),
             asleep: AtomicUsize::new(0),
             dead: AtomicBool::new(false),
+            opened: AtomicU64::new(0),
         };
-        Ok(ClientLink { link: Arc::new(link) })
+        Ok(ClientLink {
+            link: Arc::new(link),
+        })
+    }
+}
+
+impl Drop for ClientLink {
+    /// The client lets go of the link: streams that never ended must not keep it alive.
+    fn drop(&mut self) {
+        Python::attach(|py| {
+            self.link.dead.store(true, Relaxed);
+            drop(
+                self.link
+                    .state
+                    .with(py, |state| std::mem::take(&mut state.streams)),
+            );
+        });
     }
 }
 
@@ -485,7 +554,13 @@ impl ClientLink {
 
     /// Teaches the worker a function under the number `function`.
     fn define(&self, py: Python<'_>, function: u64, definition: &[u8]) -> PyResult<()> {
-        self.link.tell(py, &Control::Define { function, definition: definition.to_vec() })
+        self.link.tell(
+            py,
+            &Control::Define {
+                function,
+                definition: definition.to_vec(),
+            },
+        )
     }
 
     /// Opens a stream of `function`. None when the link has been retired: use another.
@@ -509,7 +584,11 @@ impl ClientLink {
                 link.end.slots() - 1
             )));
         };
-        let limits = Limits { events: buffer, bytes: max_bytes };
+        let number = link.opened.fetch_add(1, Relaxed);
+        let limits = Limits {
+            events: buffer,
+            bytes: max_bytes,
+        };
         let (producer, consumer) = link
             .end
             .open_slot(slot, limits)
@@ -524,6 +603,7 @@ impl ClientLink {
                 bytes: (0, 0),
             }),
             slot,
+            number,
             link: link.clone(),
             waits: waits.clone(),
             asleep: AtomicBool::new(false),
@@ -531,12 +611,27 @@ impl ClientLink {
             this: this.clone(),
             name: name.clone(),
         });
-        link.state.with(py, |state| state.streams.insert(slot, shared.clone()))?;
-        link.tell(py, &Control::Open { slot, function, buffer, max_bytes, name })?;
-        let cancel = CancelStream { stream: Arc::downgrade(&shared) };
+        link.state
+            .with(py, |state| state.streams.insert(slot, shared.clone()))?;
+        link.tell(
+            py,
+            &Control::Open {
+                stream: number,
+                slot,
+                function,
+                buffer,
+                max_bytes,
+                name,
+            },
+        )?;
+        let cancel = CancelStream {
+            stream: Arc::downgrade(&shared),
+        };
         let cancel = Py::new(py, cancel)?.into_any();
         let channel = Channel::Ring(RingChannel { shared });
-        Ok(Some(Opened::new(StreamCore::new(event_loop, channel, waits, cancel))))
+        Ok(Some(Opened::new(StreamCore::new(
+            event_loop, channel, waits, cancel,
+        ))))
     }
 
     /// The worker has died: every stream on it fails with what `make(name, in_flight)` returns.
@@ -544,7 +639,8 @@ impl ClientLink {
         self.link.dead.store(true, Relaxed);
         for stream in self.link.all(py) {
             let (sent, handled) = stream.ends.with(py, |ends| ends.progress_now())?;
-            let error = PyErr::from_value(make.call1((&stream.name, sent.saturating_sub(handled)))?);
+            let error =
+                PyErr::from_value(make.call1((&stream.name, sent.saturating_sub(handled)))?);
             stream.fail(py, error);
             if stream.orphaned.load(Relaxed) {
                 stream.drop_results(py);
@@ -575,8 +671,12 @@ struct CancelStream {
 #[pymethods]
 impl CancelStream {
     fn __call__(&self, py: Python<'_>) -> PyResult<()> {
-        let Some(stream) = self.stream.upgrade() else { return Ok(()) };
-        let open = stream.ends.with(py, |ends| ends.rings.is_some() && ends.failure.is_none())?;
+        let Some(stream) = self.stream.upgrade() else {
+            return Ok(());
+        };
+        let open = stream
+            .ends
+            .with(py, |ends| ends.rings.is_some() && ends.failure.is_none())?;
         match open && !stream.link.dead.load(Relaxed) {
             true => stream.link.tell(py, &Control::Cancel { slot: stream.slot }),
             false => Ok(()),

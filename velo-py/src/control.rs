@@ -13,21 +13,31 @@ use crate::rings::corruption;
 pub const SLOT: u32 = 0;
 
 /// Both directions may hold this much before a peer counts as stuck.
-const LIMITS: Limits = Limits { events: u32::MAX, bytes: 256 << 20 };
+const LIMITS: Limits = Limits {
+    events: u32::MAX,
+    bytes: 256 << 20,
+};
 
 /// One message.
 #[derive(Debug, PartialEq)]
 pub enum Control {
     /// Client: streams may be opened of this function from now on.
     Define { function: u64, definition: Vec<u8> },
-    /// Client: a stream begins.
-    Open { slot: u32, function: u64, buffer: u32, max_bytes: u64, name: String },
+    /// Client: a stream begins. `stream` tells it from others that use its slot before or after.
+    Open {
+        stream: u64,
+        slot: u32,
+        function: u64,
+        buffer: u32,
+        max_bytes: u64,
+        name: String,
+    },
     /// Client: the function of this stream is not wanted any more.
     Cancel { slot: u32 },
     /// Client: the end of this stream was seen, nobody uses its rings.
     Close { slot: u32 },
     /// Worker: the function of this stream has ended; results may still be queued.
-    Ended { slot: u32 },
+    Ended { slot: u32, stream: u64 },
 }
 
 const DEFINE: u8 = 2;
@@ -38,14 +48,17 @@ const ENDED: u8 = 6;
 
 /// The control rings of a link.
 pub fn open(end: &Arc<LinkEnd>) -> PyResult<(Producer, Consumer)> {
-    end.open_slot(SLOT, LIMITS).map_err(|error| errors::pool(format!("cannot use a link: {error}")))
+    end.open_slot(SLOT, LIMITS)
+        .map_err(|error| errors::pool(format!("cannot use a link: {error}")))
 }
 
 /// Queues and publishes a message. The caller notifies.
 pub fn send(_py: Python<'_>, producer: &mut Producer, message: &Control) -> PyResult<()> {
     let (kind, bytes) = message.encode();
     let mut room = producer.reserve(bytes.len(), false).map_err(|refused| {
-        errors::pool(format!("the worker does not read its control messages: {refused}"))
+        errors::pool(format!(
+            "the worker does not read its control messages: {refused}"
+        ))
     })?;
     room[..bytes.len()].copy_from_slice(&bytes);
     room.commit(kind, bytes.len());
@@ -67,7 +80,9 @@ pub fn receive(_py: Python<'_>, consumer: &mut Consumer) -> PyResult<Option<Cont
     consumer.release();
     match message {
         Some(message) => Ok(Some(message)),
-        None => Err(errors::corrupted(format!("a control message of kind {kind} makes no sense"))),
+        None => Err(errors::corrupted(format!(
+            "a control message of kind {kind} makes no sense"
+        ))),
     }
 }
 
@@ -75,13 +90,24 @@ impl Control {
     fn encode(&self) -> (u8, Vec<u8>) {
         let mut bytes = Vec::with_capacity(32);
         let kind = match self {
-            Control::Define { function, definition } => {
+            Control::Define {
+                function,
+                definition,
+            } => {
                 bytes.extend_from_slice(&function.to_le_bytes());
                 bytes.extend_from_slice(definition);
                 DEFINE
             }
-            Control::Open { slot, function, buffer, max_bytes, name } => {
+            Control::Open {
+                stream,
+                slot,
+                function,
+                buffer,
+                max_bytes,
+                name,
+            } => {
                 bytes.extend_from_slice(&slot.to_le_bytes());
+                bytes.extend_from_slice(&stream.to_le_bytes());
                 bytes.extend_from_slice(&buffer.to_le_bytes());
                 bytes.extend_from_slice(&function.to_le_bytes());
                 bytes.extend_from_slice(&max_bytes.to_le_bytes());
@@ -96,7 +122,8 @@ impl Control {
                 bytes.extend_from_slice(&slot.to_le_bytes());
                 CLOSE
             }
-            Control::Ended { slot } => {
+            Control::Ended { slot, stream } => {
+                bytes.extend_from_slice(&stream.to_le_bytes());
                 bytes.extend_from_slice(&slot.to_le_bytes());
                 ENDED
             }
@@ -110,19 +137,40 @@ impl Control {
             DEFINE => {
                 let function = u64::from_le_bytes(take(bytes)?);
                 let definition = std::mem::take(bytes).to_vec();
-                Control::Define { function, definition }
+                Control::Define {
+                    function,
+                    definition,
+                }
             }
             OPEN => {
                 let slot = u32::from_le_bytes(take(bytes)?);
+                let stream = u64::from_le_bytes(take(bytes)?);
                 let buffer = u32::from_le_bytes(take(bytes)?);
                 let function = u64::from_le_bytes(take(bytes)?);
                 let max_bytes = u64::from_le_bytes(take(bytes)?);
                 let name = String::from_utf8_lossy(std::mem::take(bytes)).into_owned();
-                Control::Open { slot, function, buffer, max_bytes, name }
+                Control::Open {
+                    stream,
+                    slot,
+                    function,
+                    buffer,
+                    max_bytes,
+                    name,
+                }
             }
-            CANCEL => Control::Cancel { slot: u32::from_le_bytes(take(bytes)?) },
-            CLOSE => Control::Close { slot: u32::from_le_bytes(take(bytes)?) },
-            ENDED => Control::Ended { slot: u32::from_le_bytes(take(bytes)?) },
+            CANCEL => Control::Cancel {
+                slot: u32::from_le_bytes(take(bytes)?),
+            },
+            CLOSE => Control::Close {
+                slot: u32::from_le_bytes(take(bytes)?),
+            },
+            ENDED => {
+                let stream = u64::from_le_bytes(take(bytes)?);
+                Control::Ended {
+                    slot: u32::from_le_bytes(take(bytes)?),
+                    stream,
+                }
+            }
             _ => return None,
         };
         bytes.is_empty().then_some(message)

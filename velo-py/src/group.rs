@@ -33,7 +33,11 @@ impl StreamGroup {
         core.check_thread()?;
         let wait = &core.waits.recv;
         wait.join(py, self.group.clone(), token.clone_ref(py))?;
-        let want = Want { results: true, space, handled: false };
+        let want = Want {
+            results: true,
+            space,
+            handled: false,
+        };
         if !core.channel.may_sleep(py, want)? {
             wait.clear(py);
             self.group.tell(py, token);
@@ -62,7 +66,9 @@ impl Awaitable for StreamGroup {
         if this.group.is_empty(py)? {
             return this.group.wait().start(&running_loop(py)?).map(Step::Yield);
         }
-        Ok(Step::Return(this.group.take(py)?.into_pyobject(py)?.into_any().unbind()))
+        Ok(Step::Return(
+            this.group.take(py)?.into_pyobject(py)?.into_any().unbind(),
+        ))
     }
 
     fn throw(slf: &Bound<'_, Self>, error: PyErr) -> PyResult<Step> {

@@ -32,6 +32,7 @@ struct Queues {
     handled: u64,
     delivered: u64,
     input_ended: bool,
+    cancelled: bool,
     outcome: Option<Result<(), PyErr>>,
     finished: bool,
     /// Somebody waits until all events are handled.
@@ -56,6 +57,7 @@ impl InlineStream {
             handled: 0,
             delivered: 0,
             input_ended: false,
+            cancelled: false,
             outcome: None,
             finished: false,
             watched: false,
@@ -74,7 +76,7 @@ impl InlineStream {
     /// Queues an event.
     pub fn offer(&self, py: Python<'_>, event: &Bound<'_, PyAny>) -> PyResult<Offer> {
         Ok(self.queues.with(py, |queues| {
-            if queues.queued() >= queues.limit {
+            if queues.finished || queues.queued() >= queues.limit {
                 return Offer::Full;
             }
             queues.events.push_back(event.clone().unbind());
@@ -91,19 +93,24 @@ impl InlineStream {
 
     /// How many more events may be queued.
     pub fn free_events(&self, py: Python<'_>) -> PyResult<usize> {
-        Ok(self.queues.with(py, |queues| queues.limit.saturating_sub(queues.queued()))?)
+        Ok(self.queues.with(py, |queues| match queues.finished {
+            true => 0,
+            false => queues.limit.saturating_sub(queues.queued()),
+        })?)
     }
 
     /// The next result.
     pub fn take(&self, py: Python<'_>) -> PyResult<Take> {
-        let taken = self.queues.with(py, |queues| match queues.results.pop_front() {
-            Some(result) => Ok(Take::Item(result)),
-            None if !queues.finished => Ok(Take::Empty),
-            None => match queues.outcome.take() {
-                Some(Err(error)) => Err(error),
-                _ => Ok(Take::Ended),
-            },
-        })??;
+        let taken = self
+            .queues
+            .with(py, |queues| match queues.results.pop_front() {
+                Some(result) => Ok(Take::Item(result)),
+                None if !queues.finished => Ok(Take::Empty),
+                None => match queues.outcome.take() {
+                    Some(Err(error)) => Err(error),
+                    _ => Ok(Take::Ended),
+                },
+            })??;
         if matches!(taken, Take::Item(_)) {
             self.space.wake(py);
         }
@@ -122,7 +129,9 @@ impl InlineStream {
 
     /// Accepted events, and those that the function is done with.
     pub fn progress(&self, py: Python<'_>) -> PyResult<(u64, u64)> {
-        Ok(self.queues.with(py, |queues| (queues.accepted, queues.handled))?)
+        Ok(self
+            .queues
+            .with(py, |queues| (queues.accepted, queues.handled))?)
     }
 
     /// Nothing crosses a process boundary.
@@ -154,7 +163,26 @@ impl InlineStream {
         Ok(Offer::Sent)
     }
 
+    /// Neither events nor results are wanted any more: what is queued is not handled.
+    pub fn cancel(&self, py: Python<'_>) -> PyResult<()> {
+        let left = self.queues.with(py, |queues| {
+            queues.cancelled = true;
+            queues.input_ended = true;
+            std::mem::take(&mut queues.events)
+        })?;
+        drop(left);
+        self.event.wake(py);
+        Ok(())
+    }
+
     // The function's half.
+
+    /// See [`Port::is_cancelled`](crate::port::Port::is_cancelled).
+    pub fn is_cancelled(&self, py: Python<'_>) -> bool {
+        self.queues
+            .with(py, |queues| queues.cancelled)
+            .unwrap_or(false)
+    }
 
     /// See [`Port::next_event`](crate::port::Port::next_event).
     #[inline]
@@ -167,15 +195,18 @@ impl InlineStream {
                     queues.delivered += 1;
                     (Next::Event(event), true, false)
                 }
-                None if queues.input_ended => (Next::Ended, freed, std::mem::take(&mut queues.watched)),
+                None if queues.input_ended => {
+                    (Next::Ended, freed, std::mem::take(&mut queues.watched))
+                }
                 None => (Next::Empty, freed, std::mem::take(&mut queues.watched)),
             }
         })?;
         if freed {
             self.user.send.wake(py);
+            self.user.closing.wake(py);
         }
         if watched {
-            self.user.recv.wake(py);
+            self.user.wake_receivers(py);
         }
         Ok(next)
     }
@@ -204,9 +235,11 @@ impl InlineStream {
 
     /// See [`Port::flush`](crate::port::Port::flush).
     pub fn flush(&self, py: Python<'_>) {
-        let there = self.queues.with(py, |queues| !queues.results.is_empty() || queues.finished);
+        let there = self
+            .queues
+            .with(py, |queues| !queues.results.is_empty() || queues.finished);
         if there.unwrap_or(true) {
-            self.user.recv.wake(py);
+            self.user.wake_receivers(py);
         }
     }
 

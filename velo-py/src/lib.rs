@@ -39,6 +39,8 @@ mod core {
     #[pymodule_export]
     use super::client::ClientLink;
     #[pymodule_export]
+    use super::codec::python::{dumps, loads};
+    #[pymodule_export]
     use super::events::Events;
     #[pymodule_export]
     use super::group::StreamGroup;
@@ -57,8 +59,6 @@ mod core {
         SupervisorClient, WorkerSeat, after_fork_child, after_fork_parent, before_fork,
         serve_zygote, shutdown, status, usable_cores,
     };
-    #[pymodule_export]
-    use super::codec::python::{dumps, loads};
     #[pymodule_export]
     use super::view::View;
     #[pymodule_export]

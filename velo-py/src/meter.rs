@@ -75,7 +75,9 @@ impl Meter {
     /// So many events are handled.
     #[inline]
     pub fn observe(&mut self, handled: u64) {
-        let Some((event, accepted)) = self.followed else { return };
+        let Some((event, accepted)) = self.followed else {
+            return;
+        };
         if handled < event {
             return;
         }
@@ -98,7 +100,9 @@ impl Meter {
     /// The figures so far.
     pub fn figures(&self) -> Figures {
         let quantile = |q: f64| {
-            self.latencies.as_ref().map(|seen| seen.value_at_quantile(q) as f64 / 1_000.0)
+            self.latencies
+                .as_ref()
+                .map(|seen| seen.value_at_quantile(q) as f64 / 1_000.0)
         };
         let until = self.ended.unwrap_or_else(ticks::now);
         Figures {

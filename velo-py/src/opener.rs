@@ -13,43 +13,58 @@ use crate::wait::Waits;
 use crate::worker::StreamPort;
 
 /// Opens an inline stream of `function` in the running loop: calls it with its events and runs the
-/// generator as a task named `name`. Returns what `Stream` is made of, and the task.
+/// generator as a task named `name`. Returns what `Stream` is made of.
 #[pyfunction]
-pub fn open_inline<'py>(
-    py: Python<'py>,
-    event_loop: &Bound<'py, PyAny>,
-    function: &Bound<'py, PyAny>,
+pub fn open_inline(
+    py: Python<'_>,
+    event_loop: &Bound<'_, PyAny>,
+    function: &Bound<'_, PyAny>,
     buffer: usize,
     name: &str,
-) -> PyResult<(Opened, Bound<'py, PyAny>)> {
+) -> PyResult<Opened> {
     let waits = Arc::new(Waits::default());
-    let stream = Arc::new(InlineStream::new(event_loop.clone().unbind(), buffer, waits.clone()));
+    let stream = Arc::new(InlineStream::new(
+        event_loop.clone().unbind(),
+        buffer,
+        waits.clone(),
+    ));
     let port = StreamPort::new(Port::Inline(stream.clone()));
-    let generator = function.call1((port.events(),))?;
-    let pump = port.run(py, generator.unbind());
-    let task = event_loop.call_method1(intern!(py, "create_task"), (pump,))?;
-    task.call_method1(intern!(py, "set_name"), (name,))?;
-    let cancel = CancelTask { stream: stream.clone(), task: task.clone().unbind() };
+    let task = match port.start(function)? {
+        Some(pump) => {
+            let task = event_loop.call_method1(intern!(py, "create_task"), (pump,))?;
+            task.call_method1(intern!(py, "set_name"), (name,))?;
+            Some(task.unbind())
+        }
+        None => None,
+    };
+    let cancel = CancelTask {
+        stream: stream.clone(),
+        task,
+    };
     let core = StreamCore::new(
         event_loop.clone().unbind(),
         Channel::Inline(stream),
         waits,
         Py::new(py, cancel)?.into_any(),
     );
-    Ok((Opened::new(core), task))
+    Ok(Opened::new(core))
 }
 
 /// Cancels an inline stream's function.
 #[pyclass(frozen)]
 struct CancelTask {
     stream: Arc<InlineStream>,
-    task: Py<PyAny>,
+    /// None when the function failed before it ran.
+    task: Option<Py<PyAny>>,
 }
 
 #[pymethods]
 impl CancelTask {
     fn __call__(&self, py: Python<'_>) -> PyResult<()> {
-        self.stream.end_input(py)?;
-        self.task.call_method0(py, intern!(py, "cancel")).map(drop)
+        self.stream.cancel(py)?;
+        match &self.task {
+            Some(task) => task.call_method0(py, intern!(py, "cancel")).map(drop),
+            None => Ok(()),
+        }
     }
 }

@@ -26,9 +26,9 @@ pub enum What {
     RecvBatch(usize),
     /// End the input, for this reason.
     End(String),
-    /// Wait until a result may be there, or, if so asked, all events are handled. Ends after one
-    /// wake-up, whatever for.
-    Wait(bool),
+    /// Wait, while closing, until the stream may be over, or a result is there that nobody else
+    /// will take. Ends after one wake-up, whatever for.
+    Closing,
 }
 
 /// One pending operation on a stream.
@@ -49,26 +49,42 @@ enum Asleep {
     No,
     Sending,
     Receiving,
+    Closing,
 }
 
 /// Room for an event.
-const SPACE: Want = Want { results: false, space: true, handled: false };
+const SPACE: Want = Want {
+    results: false,
+    space: true,
+    handled: false,
+};
 /// A result.
-const RESULTS: Want = Want { results: true, space: false, handled: false };
-/// A result, or nothing left to come from what was sent.
-const SETTLED: Want = Want { results: true, space: false, handled: true };
+const RESULTS: Want = Want {
+    results: true,
+    space: false,
+    handled: false,
+};
 
 impl Operation {
     /// An operation that has not begun.
     pub fn new(core: Arc<StreamCore>, what: What) -> Self {
-        let progress = Progress { what: Some(what), asleep: Asleep::No };
-        Operation { core, progress: GilCell::new(progress) }
+        let progress = Progress {
+            what: Some(what),
+            asleep: Asleep::No,
+        };
+        Operation {
+            core,
+            progress: GilCell::new(progress),
+        }
     }
 
     fn advance(&self, py: Python<'_>, progress: &mut Progress) -> PyResult<Step> {
         let Some(what) = progress.what.as_mut() else {
-            return Err(PyRuntimeError::new_err("cannot await the same stream operation twice"));
+            return Err(PyRuntimeError::new_err(
+                "cannot await the same stream operation twice",
+            ));
         };
+        self.core.check_loop(py)?;
         let resumed = std::mem::replace(&mut progress.asleep, Asleep::No) != Asleep::No;
         let outcome = match what {
             What::Send(event) => self.send_one(py, event.bind(py)),
@@ -76,13 +92,14 @@ impl Operation {
             What::Recv => self.recv(py),
             What::RecvBatch(max) => self.recv_batch(py, *max),
             What::End(why) => self.end(py, why),
-            What::Wait(handled) => self.wait(py, *handled, resumed),
+            What::Closing => self.wait_for_end(py, resumed),
         };
         match outcome {
             Ok(Step::Yield(future)) => {
                 progress.asleep = match what {
-                    What::Send(_) | What::SendBatch(_) | What::End(_) => Asleep::Sending,
-                    _ => Asleep::Receiving,
+                    What::Send(_) | What::SendBatch(_) => Asleep::Sending,
+                    What::End(_) | What::Closing => Asleep::Closing,
+                    What::Recv | What::RecvBatch(_) => Asleep::Receiving,
                 };
                 Ok(Step::Yield(future))
             }
@@ -96,17 +113,7 @@ impl Operation {
     fn send_one(&self, py: Python<'_>, event: &Bound<'_, PyAny>) -> PyResult<Step> {
         loop {
             self.core.check_open(py)?;
-            if let Some(earlier) = self.core.state.with(py, |state| state.stash.take())? {
-                if let Offer::Full = self.core.channel.offer(py, earlier.bind(py))? {
-                    self.core.state.with(py, |state| state.stash = Some(earlier))?;
-                    match self.wait_for_room(py)? {
-                        Some(step) => return Ok(step),
-                        None => continue,
-                    }
-                }
-                self.core.sent(py, 1)?;
-            }
-            match self.core.channel.offer(py, event)? {
+            match self.core.offer(py, event)? {
                 Offer::Sent => {
                     self.core.sent(py, 1)?;
                     return Ok(Step::Return(py.None()));
@@ -131,17 +138,19 @@ impl Operation {
     fn send_batch(&self, py: Python<'_>, source: &Py<PyAny>) -> PyResult<Step> {
         let mut sent = 0;
         let outcome = self.core.check_open(py).and_then(|()| {
+            if let Some(step) = self.send_put_back(py)? {
+                return Ok(step);
+            }
             loop {
-                let event = match self.next_to_send(py, source)? {
-                    Some(event) => event,
-                    None => return Ok(Step::Return(py.None())),
+                let Some(event) = next_of(source.bind(py))? else {
+                    return Ok(Step::Return(py.None()));
                 };
-                match self.core.channel.offer(py, event.bind(py))? {
+                match self.core.offer(py, &event)? {
                     Offer::Sent => sent += 1,
                     Offer::Full => {
-                        self.core.state.with(py, |state| state.stash = Some(event))?;
                         self.core.sent(py, std::mem::take(&mut sent))?;
-                        if let Some(step) = self.wait_for_room(py)? {
+                        self.core.put_back(py, event.unbind())?;
+                        if let Some(step) = self.send_put_back(py)? {
                             return Ok(step);
                         }
                     }
@@ -154,11 +163,14 @@ impl Operation {
         outcome
     }
 
-    fn next_to_send(&self, py: Python<'_>, source: &Py<PyAny>) -> PyResult<Option<Py<PyAny>>> {
-        if let Some(event) = self.core.state.with(py, |state| state.stash.take())? {
-            return Ok(Some(event));
+    /// Sends what was put back; the step to take while there is no room for it.
+    fn send_put_back(&self, py: Python<'_>) -> PyResult<Option<Step>> {
+        while !self.core.send_stash(py)? {
+            if let Some(step) = self.wait_for_room(py)? {
+                return Ok(Some(step));
+            }
         }
-        next_of(source.bind(py))
+        Ok(None)
     }
 
     fn recv(&self, py: Python<'_>) -> PyResult<Step> {
@@ -206,13 +218,19 @@ impl Operation {
         Ok(Step::Return(results.into_any().unbind()))
     }
 
-    fn wait(&self, py: Python<'_>, handled: bool, resumed: bool) -> PyResult<Step> {
+    fn wait_for_end(&self, py: Python<'_>, resumed: bool) -> PyResult<Step> {
         self.core.check_thread()?;
-        if resumed {
+        if resumed || self.core.state.with(py, |state| state.is_over())? {
             return Ok(Step::Return(py.None()));
         }
-        let want = if handled { SETTLED } else { RESULTS };
-        Ok(self.wait_for_results(py, want)?.unwrap_or_else(|| Step::Return(py.None())))
+        // A receiver takes the results, and its end wakes this; otherwise they wake this.
+        let want = Want {
+            results: !self.core.has_receiver(py),
+            ..Want::default()
+        };
+        self.core.channel.flush_results(py)?;
+        let step = self.core.sleep(py, &self.core.waits.closing, want)?;
+        Ok(step.unwrap_or_else(|| Step::Return(py.None())))
     }
 
     fn wait_for_results(&self, py: Python<'_>, want: Want) -> PyResult<Option<Step>> {
@@ -222,27 +240,27 @@ impl Operation {
     }
 
     fn end(&self, py: Python<'_>, why: &str) -> PyResult<Step> {
-        self.core.check_thread()?;
-        if self.core.state.with(py, |state| state.is_closed())? {
-            return Ok(Step::Return(py.None()));
+        let core = &self.core;
+        core.check_thread()?;
+        if core.close_input(py, why)? {
+            core.waits.send.wake(py); // whoever waits for room learns that it is too late
         }
-        loop {
-            if self.core.channel.is_finished(py)? {
-                self.core.close_input(py, why)?;
-                return Ok(Step::Return(py.None()));
+        while !core.state.with(py, |state| state.has_told_end())?
+            && !core.channel.is_finished(py)?
+        {
+            let offer = match core.send_stash(py)? {
+                true => core.channel.end_input(py)?,
+                false => Offer::Full,
+            };
+            if let Offer::Sent = offer {
+                core.state.with(py, |state| state.told_end())?;
+                break;
             }
-            match self.core.channel.end_input(py)? {
-                Offer::Sent => {
-                    self.core.close_input(py, why)?;
-                    return Ok(Step::Return(py.None()));
-                }
-                Offer::Full => {
-                    if let Some(step) = self.wait_for_room(py)? {
-                        return Ok(step);
-                    }
-                }
+            if let Some(step) = core.sleep(py, &core.waits.closing, SPACE)? {
+                return Ok(step);
             }
         }
+        Ok(Step::Return(py.None()))
     }
 
     fn stop_waiting(&self, py: Python<'_>, progress: &mut Progress) {
@@ -250,22 +268,25 @@ impl Operation {
             Asleep::No => {}
             Asleep::Sending => self.core.waits.send.clear(py),
             Asleep::Receiving => self.core.waits.recv.clear(py),
+            Asleep::Closing => self.core.waits.closing.clear(py),
         }
     }
 }
 
 /// The next item of a plain iterator.
-pub fn next_of(iterator: &Bound<'_, PyAny>) -> PyResult<Option<Py<PyAny>>> {
+pub fn next_of<'py>(iterator: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyAny>>> {
     // SAFETY: `iterator` is a live object; the result is a new reference, or NULL at the end or
     // with an error set. PyIter_Next itself must only be called on iterators.
     unsafe {
         let object = iterator.as_ptr();
         if pyo3::ffi::PyIter_Check(object) == 0 {
-            return Err(pyo3::exceptions::PyTypeError::new_err("the source is not an iterator"));
+            return Err(pyo3::exceptions::PyTypeError::new_err(
+                "the source is not an iterator",
+            ));
         }
         let item = pyo3::ffi::PyIter_Next(object);
         match Bound::from_owned_ptr_or_opt(iterator.py(), item) {
-            Some(item) => Ok(Some(item.unbind())),
+            Some(item) => Ok(Some(item)),
             None => PyErr::take(iterator.py()).map_or(Ok(None), Err),
         }
     }
@@ -275,7 +296,8 @@ impl Awaitable for Operation {
     #[inline]
     fn step(slf: &Bound<'_, Self>, _value: &Bound<'_, PyAny>) -> PyResult<Step> {
         let (this, py) = (slf.get(), slf.py());
-        this.progress.with(py, |progress| this.advance(py, progress))?
+        this.progress
+            .with(py, |progress| this.advance(py, progress))?
     }
 
     fn throw(slf: &Bound<'_, Self>, error: PyErr) -> PyResult<Step> {

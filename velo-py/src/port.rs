@@ -82,6 +82,11 @@ impl Port {
         either!(self, side => side.space_wait().clear(py));
     }
 
+    /// Whether the stream was cancelled from the user's half.
+    pub fn is_cancelled(&self, py: Python<'_>) -> bool {
+        either!(self, side => side.is_cancelled(py))
+    }
+
     /// The function has ended. The user's half sees this after the last result.
     pub fn finish(&self, py: Python<'_>, outcome: Result<(), PyErr>) {
         either!(self, side => side.finish(py, outcome));

@@ -30,8 +30,6 @@ struct State {
     generator: AsyncGen,
     /// A result that had no room yet. The generator stands at its `yield`.
     result: Option<Py<PyAny>>,
-    /// The task was cancelled: whatever the function yields from now on is not wanted.
-    cancelled: bool,
     /// `GeneratorExit` was thrown in.
     closing: bool,
     finished: bool,
@@ -48,11 +46,15 @@ impl Pump {
         let state = State {
             generator: AsyncGen::new(py, generator),
             result: None,
-            cancelled: false,
             closing: false,
             finished: false,
         };
-        Pump { state: GilCell::new(state), port, pace, name }
+        Pump {
+            state: GilCell::new(state),
+            port,
+            pace,
+            name,
+        }
     }
 
     fn run(
@@ -63,17 +65,20 @@ impl Pump {
         value: &Bound<'_, PyAny>,
     ) -> PyResult<Step> {
         if state.finished {
-            return Err(PyRuntimeError::new_err("this stream function has ended already"));
+            return Err(PyRuntimeError::new_err(
+                "this stream function has ended already",
+            ));
         }
         loop {
             let came = match resumed.take() {
                 Some(came) => came,
                 None => {
                     if let Some(result) = state.result.take() {
-                        match self.port.push(py, result.bind(py)) {
+                        let result = result.into_bound(py);
+                        match self.port.push(py, &result) {
                             Ok(true) => {}
                             Ok(false) => {
-                                state.result = Some(result);
+                                state.result = Some(result.unbind());
                                 self.port.flush(py);
                                 if let Some(future) = self.port.wait_space(py)? {
                                     self.pace.turn_ended();
@@ -102,7 +107,7 @@ impl Pump {
                     let error = PyRuntimeError::new_err("async generator ignored GeneratorExit");
                     return Ok(self.finish(py, state, Err(error)));
                 }
-                Ok(Resumed::Yielded(_)) if state.cancelled => {
+                Ok(Resumed::Yielded(_)) if self.port.is_cancelled(py) => {
                     state.closing = true;
                     resumed = Some(state.generator.close(py));
                 }
@@ -140,7 +145,8 @@ impl Awaitable for Pump {
     #[inline]
     fn step(slf: &Bound<'_, Self>, value: &Bound<'_, PyAny>) -> PyResult<Step> {
         let (this, py) = (slf.get(), slf.py());
-        this.state.with(py, |state| this.run(py, state, None, value))?
+        this.state
+            .with(py, |state| this.run(py, state, None, value))?
     }
 
     fn throw(slf: &Bound<'_, Self>, error: PyErr) -> PyResult<Step> {
@@ -148,10 +154,9 @@ impl Awaitable for Pump {
         let none = py.None();
         this.state.with(py, |state| {
             this.port.stop_waiting_space(py);
-            state.cancelled |= is_cancellation(py, &error);
             // At a `yield` nothing is awaited that could be cancelled: the generator is closed.
             let thrown = match state.result.take() {
-                Some(_) if state.cancelled => {
+                Some(_) if is_cancellation(py, &error) => {
                     state.closing = true;
                     state.generator.close(py)
                 }

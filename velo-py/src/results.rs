@@ -7,7 +7,6 @@ use pyo3::prelude::*;
 
 use crate::cell::GilCell;
 use crate::channel::{Offer, Take, Want};
-use crate::errors;
 use crate::ffi::send_slot::{Awaitable, Step, coroutine_methods};
 use crate::operation::next_of;
 use crate::stream::StreamCore;
@@ -16,6 +15,15 @@ use crate::stream::StreamCore;
 const FEED_EVERY: u32 = 64;
 /// Room that results took is given back at every so many of them.
 const FLUSH_EVERY: u32 = 32;
+
+/// When an iteration ends, at the latest with the stream.
+#[derive(Clone, Copy, PartialEq)]
+enum Until {
+    /// With the stream.
+    End,
+    /// When the source is exhausted and every event is handled.
+    Handled,
+}
 
 /// An async iterator over results. It is its own `__anext__` awaitable.
 #[pyclass(frozen, module = "velo._core")]
@@ -27,40 +35,59 @@ pub struct Results {
 struct State {
     /// Where events come from; None once it is exhausted, or if there never was one.
     source: Option<Py<PyAny>>,
-    /// Whether the iteration ends when everything that was fed is handled, or with the stream.
-    feeding: bool,
+    until: Until,
+    begun: bool,
     until_feed: u32,
     until_flush: u32,
     asleep: bool,
     over: bool,
 }
 
+impl Drop for Results {
+    fn drop(&mut self) {
+        Python::attach(|py| self.core.iteration_ends(py));
+    }
+}
+
 impl Results {
     /// All results up to the end of the stream.
     pub fn drain(core: Arc<StreamCore>) -> Self {
-        Results::new(core, None)
+        Results::new(core, None, Until::End)
     }
 
     /// Sends what `source` gives while it receives; ends when all of it is handled.
     pub fn feed(core: Arc<StreamCore>, source: Py<PyAny>) -> Self {
-        Results::new(core, Some(source))
+        Results::new(core, Some(source), Until::Handled)
     }
 
-    fn new(core: Arc<StreamCore>, source: Option<Py<PyAny>>) -> Self {
+    /// Receives while another task sends; once that is done, ends when everything is handled.
+    pub fn beside(core: Arc<StreamCore>) -> Self {
+        Results::new(core, None, Until::End)
+    }
+
+    fn new(core: Arc<StreamCore>, source: Option<Py<PyAny>>, until: Until) -> Self {
         let state = State {
-            feeding: source.is_some(),
             source,
+            until,
+            begun: false,
             until_feed: 0,
             until_flush: FLUSH_EVERY,
             asleep: false,
             over: false,
         };
-        Results { core, state: GilCell::new(state) }
+        core.iteration_begins();
+        Results {
+            core,
+            state: GilCell::new(state),
+        }
     }
 
     #[inline]
     fn next(&self, py: Python<'_>, state: &mut State) -> PyResult<Step> {
-        state.asleep = false;
+        let awoken = std::mem::take(&mut state.asleep);
+        if !std::mem::replace(&mut state.begun, true) {
+            self.core.check_loop(py)?;
+        }
         if state.over {
             return Err(PyStopAsyncIteration::new_err(()));
         }
@@ -74,7 +101,7 @@ impl Results {
                 Ok(Take::Item(result)) => {
                     state.until_feed = state.until_feed.saturating_sub(1);
                     state.until_flush -= 1;
-                    if state.until_flush == 0 {
+                    if state.until_flush == 0 || awoken {
                         state.until_flush = FLUSH_EVERY;
                         self.core.touch(py)?;
                         self.core.channel.flush_results(py)?;
@@ -90,16 +117,25 @@ impl Results {
             }
             state.until_feed = 0;
             self.core.channel.flush_results(py)?;
-            let mut want = Want { results: true, ..Want::default() };
+            let mut want = Want {
+                results: true,
+                ..Want::default()
+            };
             if state.source.is_some() {
                 want.space = true;
                 if self.core.channel.free_events(py)? > 0 && self.fill(py, state)? > 0 {
-                    self.core.channel.spin(py, Want { space: false, ..want })?;
+                    self.core.channel.spin(
+                        py,
+                        Want {
+                            space: false,
+                            ..want
+                        },
+                    )?;
                     continue;
                 }
                 want.space = state.source.is_some();
             }
-            want.handled = state.feeding && state.source.is_none();
+            want.handled = state.until == Until::Handled && state.source.is_none();
             if want.handled {
                 let (sent, handled) = self.core.channel.progress(py)?;
                 if handled == sent {
@@ -150,34 +186,33 @@ impl Results {
         }
     }
 
-    fn fill_from(&self, py: Python<'_>, source: &Bound<'_, PyAny>, sent: &mut u64) -> PyResult<bool> {
+    fn fill_from(
+        &self,
+        py: Python<'_>,
+        source: &Bound<'_, PyAny>,
+        sent: &mut u64,
+    ) -> PyResult<bool> {
         let mut room = self.core.channel.free_events(py)?;
         if room > 0 {
-            if let Some(why) = self.core.state.with(py, |state| state.closed())? {
-                return Err(errors::closed(why));
-            }
+            self.core.check_open(py)?;
         }
         while room > 0 {
-            let stashed = self.core.state.with(py, |state| state.stash.take())?;
-            let event = match stashed {
-                Some(event) => event,
-                None => match next_of(source) {
-                    Ok(Some(event)) => event,
-                    Ok(None) => return Ok(true),
-                    Err(error) => {
-                        // A failing source fails its stream: what it would have given is lost.
-                        self.core.abandon(py)?;
-                        return Err(error);
-                    }
-                },
+            let event = match next_of(source) {
+                Ok(Some(event)) => event,
+                Ok(None) => return Ok(true),
+                Err(error) => {
+                    // A failing source fails its stream: what it would have given is lost.
+                    self.core.abandon(py)?;
+                    return Err(error);
+                }
             };
-            match self.core.channel.offer(py, event.bind(py))? {
+            match self.core.offer(py, &event)? {
                 Offer::Sent => {
                     *sent += 1;
                     room -= 1;
                 }
                 Offer::Full => {
-                    self.core.state.with(py, |state| state.stash = Some(event))?;
+                    self.core.put_back(py, event.unbind())?;
                     return Ok(false);
                 }
             }
@@ -206,6 +241,13 @@ impl Awaitable for Results {
 
 #[pymethods]
 impl Results {
+    /// The task that sends is done.
+    fn _all_sent(&self, py: Python<'_>) -> PyResult<()> {
+        self.state.with(py, |state| state.until = Until::Handled)?;
+        self.core.waits.recv.wake(py);
+        Ok(())
+    }
+
     fn __aiter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
         slf
     }

@@ -117,11 +117,13 @@ impl Rings {
                 "an event of {len} bytes cannot be sent: the limit is {limit} bytes, half of \
                  `max_bytes`; raise it with `StreamConfig(max_bytes=...)`"
             ))),
-            ReserveError::NoMemory(error) => Err(pyo3::exceptions::PyMemoryError::new_err(format!(
-                "no shared memory for an event of {len} bytes: {error}"
-            ))),
+            ReserveError::NoMemory(error) => Err(pyo3::exceptions::PyMemoryError::new_err(
+                format!("no shared memory for an event of {len} bytes: {error}"),
+            )),
             ReserveError::Corrupted(corrupted) => Err(corruption(&corrupted)),
-            other => Err(errors::velo(format!("cannot send an event of {len} bytes: {other}"))),
+            other => Err(errors::velo(format!(
+                "cannot send an event of {len} bytes: {other}"
+            ))),
         }
     }
 
@@ -131,7 +133,8 @@ impl Rings {
             Some(len) => self.producer.wait_for_bytes(len),
             None => self.producer.wait_for_space(),
         };
-        full.map(|full| !full).map_err(|corrupted| corruption(&corrupted))
+        full.map(|full| !full)
+            .map_err(|corrupted| corruption(&corrupted))
     }
 
     /// Decodes a frame's payload. Large buffers become views that hold its space.
@@ -142,7 +145,7 @@ impl Rings {
         codec: &Codec,
         sweep: &Weak<dyn Sweep>,
     ) -> Result<Option<Received<'py>>, PyErr> {
-        let may_hold = self.consumer.leased_bytes() < self.hold_limit;
+        let may_hold = self.consumer.may_lease() && self.consumer.leased_bytes() < self.hold_limit;
         let frame = match self.consumer.peek() {
             Ok(Some(frame)) => frame,
             Ok(None) => return Ok(None),
@@ -150,12 +153,22 @@ impl Rings {
         };
         let kind = frame.kind;
         self.bytes_in += frame.payload.len() as u64;
-        let mut memory = RingMemory { sweep, may_hold, hold: None };
+        let mut memory = RingMemory {
+            sweep,
+            may_hold,
+            hold: None,
+        };
         let value = match frame.payload.is_empty() {
             true => Ok(py.None().into_bound(py)),
-            false => codec.decode(py, frame.payload, &mut memory).map_err(PyErr::from),
+            false => codec
+                .decode(py, frame.payload, &mut memory)
+                .map_err(PyErr::from),
         };
-        Ok(Some(Received { kind, value, hold: memory.hold }))
+        Ok(Some(Received {
+            kind,
+            value,
+            hold: memory.hold,
+        }))
     }
 
     /// The frame that was decoded is done with, but for the views that hold its space.
@@ -219,7 +232,12 @@ pub fn corruption(corrupted: &RingCorrupted) -> PyErr {
 /// Spins with the GIL released until `ready`, for as long as it has been paying off.
 #[inline]
 pub fn spin(py: Python<'_>, rings: &mut Rings, end: &LinkEnd, space: bool, handled: bool) {
-    let Rings { producer, consumer, spin, .. } = rings;
+    let Rings {
+        producer,
+        consumer,
+        spin,
+        ..
+    } = rings;
     if consumer.has_data() {
         return;
     }

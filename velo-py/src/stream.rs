@@ -3,14 +3,16 @@
 //! The operations on it (`send`, `recv`, `feed` and the like) are in [`crate::operation`] and
 //! [`crate::results`].
 
+use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use pyo3::prelude::*;
 use pyo3::types::PyList;
 use velo_shm::ticks;
 
 use crate::cell::GilCell;
-use crate::channel::{Channel, Take, Want};
+use crate::channel::{Channel, Offer, Take, Want};
 use crate::errors;
 use crate::ffi::send_slot::Step;
 use crate::meter::Meter;
@@ -27,6 +29,8 @@ pub struct StreamCore {
     pub state: GilCell<State>,
     /// Cancels the function; called without arguments.
     cancel: Py<PyAny>,
+    /// Iterations over the results that have not come to their end.
+    iterations: AtomicUsize,
 }
 
 /// The part of a stream that changes.
@@ -34,10 +38,14 @@ pub struct StreamCore {
 pub struct State {
     /// Why no more events may be sent.
     closed: Option<String>,
+    /// The function was told that its input has ended.
+    told_end: bool,
+    /// The stream was cancelled from this side.
+    cancelled: bool,
     /// Why there are no more results.
     over: Option<String>,
     /// Events that were taken from a source and did not fit yet. They go first.
-    pub stash: Option<Py<PyAny>>,
+    stash: VecDeque<Py<PyAny>>,
     pub meter: Meter,
     /// The function's exception, while results that came before it are being handed out.
     deferred: Option<PyErr>,
@@ -46,9 +54,19 @@ pub struct State {
 }
 
 impl State {
-    /// Whether the input is closed.
-    pub fn is_closed(&self) -> bool {
-        self.closed.is_some() || self.over.is_some()
+    /// Whether the function was told that its input has ended.
+    pub fn has_told_end(&self) -> bool {
+        self.told_end || self.cancelled
+    }
+
+    /// The function was told that its input has ended.
+    pub fn told_end(&mut self) {
+        self.told_end = true;
+    }
+
+    /// Whether there are no more results.
+    pub fn is_over(&self) -> bool {
+        self.over.is_some()
     }
 
     /// Why nothing can be sent, if so.
@@ -65,7 +83,10 @@ impl StreamCore {
         waits: Arc<Waits>,
         cancel: Py<PyAny>,
     ) -> Self {
-        let state = State { touched: ticks::now(), ..State::default() };
+        let state = State {
+            touched: ticks::now(),
+            ..State::default()
+        };
         StreamCore {
             channel,
             waits,
@@ -73,6 +94,7 @@ impl StreamCore {
             thread: this_thread(),
             state: GilCell::new(state),
             cancel,
+            iterations: AtomicUsize::new(0),
         }
     }
 
@@ -88,6 +110,18 @@ impl StreamCore {
         ))
     }
 
+    /// Refuses use from another event loop.
+    #[inline]
+    pub fn check_loop(&self, py: Python<'_>) -> PyResult<()> {
+        self.check_thread()?;
+        if running_loop(py)?.is(&self.event_loop) {
+            return Ok(());
+        }
+        Err(errors::busy(
+            "this stream was opened in another event loop; open one in this loop",
+        ))
+    }
+
     /// Refuses to send where nothing can be sent any more.
     #[inline]
     pub fn check_open(&self, py: Python<'_>) -> PyResult<()> {
@@ -100,8 +134,39 @@ impl StreamCore {
 
     /// The function has ended while events were being sent.
     pub fn ended_early(&self, py: Python<'_>) -> PyErr {
-        let why = self.state.with(py, |state| state.over.clone()).ok().flatten();
+        let why = self
+            .state
+            .with(py, |state| state.over.clone())
+            .ok()
+            .flatten();
         errors::closed(why.unwrap_or_else(|| "the stream function has ended".to_owned()))
+    }
+
+    /// Offers an event, after those that were put back.
+    #[inline]
+    pub fn offer(&self, py: Python<'_>, event: &Bound<'_, PyAny>) -> PyResult<Offer> {
+        match self.send_stash(py)? {
+            true => self.channel.offer(py, event),
+            false => Ok(Offer::Full),
+        }
+    }
+
+    /// Keeps an event that was taken from a source and could not be sent yet.
+    pub fn put_back(&self, py: Python<'_>, event: Py<PyAny>) -> PyResult<()> {
+        Ok(self.state.with(py, |state| state.stash.push_back(event))?)
+    }
+
+    /// Sends what was put back. False when there is no room for it.
+    #[inline]
+    pub fn send_stash(&self, py: Python<'_>) -> PyResult<bool> {
+        while let Some(event) = self.state.with(py, |state| state.stash.pop_front())? {
+            if let Offer::Full = self.channel.offer(py, event.bind(py))? {
+                self.state.with(py, |state| state.stash.push_front(event))?;
+                return Ok(false);
+            }
+            self.sent(py, 1)?;
+        }
+        Ok(true)
     }
 
     /// Closes the input; the first reason stays.
@@ -136,7 +201,10 @@ impl StreamCore {
             Ok(Take::Empty) => Ok(Take::Empty),
             Err(error) => {
                 self.over(py, || {
-                    let what = error.value(py).repr().map_or_else(|_| String::new(), |r| r.to_string());
+                    let what = error
+                        .value(py)
+                        .repr()
+                        .map_or_else(|_| String::new(), |r| r.to_string());
                     format!("the stream function has failed: {what}")
                 })?;
                 Err(error)
@@ -150,21 +218,39 @@ impl StreamCore {
     }
 
     fn over(&self, py: Python<'_>, why: impl FnOnce() -> String) -> PyResult<()> {
-        Ok(self.state.with(py, |state| {
+        self.state.with(py, |state| {
             state.over.get_or_insert_with(why);
             state.meter.ended();
-        })?)
+        })?;
+        self.waits.wake(py);
+        Ok(())
+    }
+
+    /// An iteration over the results begins.
+    pub fn iteration_begins(&self) {
+        self.iterations.fetch_add(1, Relaxed);
+    }
+
+    /// An iteration over the results has ended, or was given up.
+    pub fn iteration_ends(&self, py: Python<'_>) {
+        self.iterations.fetch_sub(1, Relaxed);
+        self.waits.closing.wake(py);
+    }
+
+    /// Whether some task is going to take the results.
+    pub fn has_receiver(&self, py: Python<'_>) -> bool {
+        self.iterations.load(Relaxed) > 0 || self.waits.recv.is_waiting(py)
     }
 
     /// Why there are no more results.
     pub fn why_over(&self, py: Python<'_>) -> PyErr {
-        let why = self.state.with(py, |state| {
-            match (&state.over, &state.closed) {
+        let why = self
+            .state
+            .with(py, |state| match (&state.over, &state.closed) {
                 (Some(over), Some(closed)) if over.ends_with("returned") => closed.clone(),
                 (Some(over), _) => over.clone(),
                 _ => "the stream is closed".to_owned(),
-            }
-        });
+            });
         errors::closed(why.unwrap_or_default())
     }
 
@@ -182,6 +268,8 @@ impl StreamCore {
     /// Closes the input and cancels the function.
     pub fn abandon(&self, py: Python<'_>) -> PyResult<()> {
         self.close_input(py, "the stream was cancelled")?;
+        self.state.with(py, |state| state.cancelled = true)?;
+        self.waits.send.wake(py);
         self.cancel.call0(py).map(drop)
     }
 
@@ -194,7 +282,7 @@ impl StreamCore {
     /// Has the running task sleep until what it wants may be there. None: it is there already.
     pub fn sleep(&self, py: Python<'_>, wait: &Wait, want: Want) -> PyResult<Option<Step>> {
         if wait.is_waiting(py) {
-            let (what, how) = match want.results {
+            let (what, how) = match want.results || want.handled {
                 true => ("receive from", "results"),
                 false => ("send to", "events"),
             };
@@ -202,13 +290,7 @@ impl StreamCore {
                 "two tasks {what} one stream at once; let one task handle its {how}"
             )));
         }
-        let running = running_loop(py)?;
-        if !running.is(&self.event_loop) {
-            return Err(errors::busy(
-                "this stream was opened in another event loop; open one in this loop",
-            ));
-        }
-        let future = wait.start(&running)?;
+        let future = wait.start(self.event_loop.bind(py))?;
         if self.channel.may_sleep(py, want)? {
             return Ok(Some(Step::Yield(future)));
         }
@@ -247,7 +329,9 @@ pub struct Opened {
 impl Opened {
     /// Wraps a new stream's core.
     pub fn new(core: StreamCore) -> Self {
-        Opened { core: Arc::new(core) }
+        Opened {
+            core: Arc::new(core),
+        }
     }
 }
 
@@ -260,7 +344,9 @@ impl StreamBase {
         _args: &Bound<'_, pyo3::types::PyTuple>,
         _kwargs: Option<&Bound<'_, pyo3::types::PyDict>>,
     ) -> Self {
-        StreamBase { core: opened.get().core.clone() }
+        StreamBase {
+            core: opened.get().core.clone(),
+        }
     }
 
     /// `StreamBase[In, Out]`, for type checkers.
@@ -292,7 +378,9 @@ impl StreamBase {
     #[pyo3(signature = (max=256))]
     fn recv_batch(&self, max: usize) -> PyResult<Operation> {
         if max == 0 {
-            return Err(pyo3::exceptions::PyValueError::new_err("`max` must be at least 1"));
+            return Err(pyo3::exceptions::PyValueError::new_err(
+                "`max` must be at least 1",
+            ));
         }
         Ok(Operation::new(self.core.clone(), What::RecvBatch(max)))
     }
@@ -308,22 +396,37 @@ impl StreamBase {
 
     /// Feeds a plain iterator.
     fn _feed(&self, source: &Bound<'_, PyAny>) -> PyResult<Results> {
-        Ok(Results::feed(self.core.clone(), source.try_iter()?.into_any().unbind()))
+        Ok(Results::feed(
+            self.core.clone(),
+            source.try_iter()?.into_any().unbind(),
+        ))
     }
 
-    /// Waits until a result may be there or, if so asked, all events are handled; one wake-up.
-    fn _wait(&self, handled: bool) -> Operation {
-        Operation::new(self.core.clone(), What::Wait(handled))
+    /// The results while another task sends; see `Results._all_sent`.
+    fn _feed_beside(&self) -> Results {
+        Results::beside(self.core.clone())
     }
 
-    /// Has whoever waits for results look again.
-    fn _nudge(&self, py: Python<'_>) {
-        self.core.waits.recv.wake(py);
+    /// Waits, while closing, until the stream may be over; one wake-up.
+    fn _wait_for_end(&self) -> Operation {
+        Operation::new(self.core.clone(), What::Closing)
+    }
+
+    /// Whether the stream was cancelled from this side.
+    #[getter]
+    fn _cancelled(&self, py: Python<'_>) -> PyResult<bool> {
+        Ok(self.core.state.with(py, |state| state.cancelled)?)
+    }
+
+    /// Whether some task is going to take the results.
+    #[getter]
+    fn _has_receiver(&self, py: Python<'_>) -> bool {
+        self.core.has_receiver(py)
     }
 
     /// Keeps an event that was taken from a source and could not be sent; it goes first.
     fn _put_back(&self, py: Python<'_>, event: Py<PyAny>) -> PyResult<()> {
-        Ok(self.core.state.with(py, |state| state.stash = Some(event))?)
+        self.core.put_back(py, event)
     }
 
     /// Whether the input was closed from this side, rather than by the function's end.
@@ -335,12 +438,10 @@ impl StreamBase {
     /// Sends without waiting; false when there is no room.
     fn _offer(&self, py: Python<'_>, event: &Bound<'_, PyAny>) -> PyResult<bool> {
         self.core.check_open(py)?;
-        match self.core.channel.offer(py, event)? {
-            crate::channel::Offer::Sent => self.core.sent(py, 1).map(|()| true),
-            crate::channel::Offer::Full if self.core.channel.is_finished(py)? => {
-                Err(self.core.ended_early(py))
-            }
-            crate::channel::Offer::Full => Ok(false),
+        match self.core.offer(py, event)? {
+            Offer::Sent => self.core.sent(py, 1).map(|()| true),
+            Offer::Full if self.core.channel.is_finished(py)? => Err(self.core.ended_early(py)),
+            Offer::Full => Ok(false),
         }
     }
 
@@ -351,10 +452,7 @@ impl StreamBase {
         while results.len() < max {
             match self.core.take(py) {
                 Ok(Take::Item(result)) => results.append(result)?,
-                Ok(Take::Empty) => {
-                    self.core.channel.flush_results(py)?;
-                    return Ok((results, false));
-                }
+                Ok(Take::Empty) => break,
                 Ok(Take::Ended) => return Ok((results, true)),
                 Err(error) if results.is_empty() => return Err(error),
                 // The results before it arrive first; the error comes with the next call.
@@ -363,6 +461,9 @@ impl StreamBase {
                     break;
                 }
             }
+        }
+        if !results.is_empty() {
+            self.core.touch(py)?;
         }
         self.core.channel.flush_results(py)?;
         Ok((results, false))
@@ -391,9 +492,10 @@ impl StreamBase {
         self.core.abandon(py)
     }
 
-    /// Closes the input for good without a word to the function.
-    fn _shut(&self, py: Python<'_>, why: &str) -> PyResult<bool> {
-        self.core.close_input(py, why)
+    /// What cancels the function, without a reference to this stream.
+    #[getter]
+    fn _canceller(&self, py: Python<'_>) -> Py<PyAny> {
+        self.core.cancel.clone_ref(py)
     }
 
     /// Events accepted and events handled.

@@ -48,7 +48,10 @@ impl SupervisorClient {
         };
         let client = embedded::connect(&options).map_err(pool_error)?;
         let fd = client.as_fd().as_raw_fd();
-        Ok(SupervisorClient { client: Mutex::new(client), fd })
+        Ok(SupervisorClient {
+            client: Mutex::new(client),
+            fd,
+        })
     }
 
     /// Readable when `poll` has something to say.
@@ -69,21 +72,39 @@ impl SupervisorClient {
     /// What the supervisor has said since, as tuples `(what, ...)`.
     fn poll<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyTuple>>> {
         let events = self.lock().poll().map_err(pool_error)?;
-        events.into_iter().map(|event| client_event(py, event)).collect()
+        events
+            .into_iter()
+            .map(|event| client_event(py, event))
+            .collect()
     }
 }
 
 impl SupervisorClient {
     fn lock(&self) -> std::sync::MutexGuard<'_, Client> {
-        self.client.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.client
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 
 fn client_event(py: Python<'_>, event: ClientEvent) -> PyResult<Bound<'_, PyTuple>> {
     match event {
-        ClientEvent::Link { request, link, worker, end } => {
+        ClientEvent::Link {
+            request,
+            link,
+            worker,
+            end,
+        } => {
             let end = ClientLink::new(end)?;
-            ("link", request.0, link.0, worker.id, worker.pid, Py::new(py, end)?).into_pyobject(py)
+            (
+                "link",
+                request.0,
+                link.0,
+                worker.id,
+                worker.pid,
+                Py::new(py, end)?,
+            )
+                .into_pyobject(py)
         }
         ClientEvent::Refused { request, reason } => {
             let why = match reason {
@@ -118,7 +139,11 @@ pub fn shutdown(py: Python<'_>, bound: f64) {
 #[allow(clippy::type_complexity)]
 pub fn status(py: Python<'_>) -> Option<(Vec<(u32, i32, u32)>, Option<i32>)> {
     let status = py.detach(embedded::status)?;
-    let workers = status.workers.iter().map(|w| (w.id, w.pid, w.residents)).collect();
+    let workers = status
+        .workers
+        .iter()
+        .map(|w| (w.id, w.pid, w.residents))
+        .collect();
     Some((workers, status.zygote))
 }
 
@@ -163,7 +188,10 @@ pub fn serve_zygote(py: Python<'_>, fork: Py<PyAny>) -> PyResult<Option<WorkerSe
     match zygote::serve(fd, forked).map_err(pool_error)? {
         zygote::Role::Worker(seat) => {
             let fd = seat.as_fd().as_raw_fd();
-            Ok(Some(WorkerSeat { seat: Mutex::new(seat), fd }))
+            Ok(Some(WorkerSeat {
+                seat: Mutex::new(seat),
+                fd,
+            }))
         }
         zygote::Role::Done => Ok(None),
     }
@@ -178,7 +206,9 @@ pub struct WorkerSeat {
 
 impl WorkerSeat {
     fn lock(&self) -> std::sync::MutexGuard<'_, Seat> {
-        self.seat.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.seat
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 
@@ -195,8 +225,10 @@ impl WorkerSeat {
         self.lock().worker()
     }
 
-    /// Ends this process, whatever it is doing, when its client is gone.
+    /// Notes that this process is a worker; then as `velo_supervisor::Seat::start_watchdog`:
+    /// ends this process, whatever it is doing, when its client is gone.
     fn start_watchdog(&self) {
+        crate::codec::say_result();
         self.lock().start_watchdog();
     }
 

@@ -29,7 +29,12 @@ unsafe impl Sync for View {}
 impl View {
     /// A view of `bytes`, which lie in the frame that `hold` stands for.
     pub fn new(bytes: &[u8], hold: Arc<Hold>, sweep: Weak<dyn Sweep>) -> Self {
-        View { start: bytes.as_ptr(), len: bytes.len(), hold: Some(hold), sweep }
+        View {
+            start: bytes.as_ptr(),
+            len: bytes.len(),
+            hold: Some(hold),
+            sweep,
+        }
     }
 }
 

@@ -33,7 +33,9 @@ impl Wait {
 
     /// Has the group told, under the name `token`, instead of a task.
     pub fn join(&self, py: Python<'_>, group: Arc<Group>, token: Py<PyAny>) -> PyResult<()> {
-        Ok(self.0.with(py, |place| *place = Some(Waiter::Member(group, token)))?)
+        Ok(self
+            .0
+            .with(py, |place| *place = Some(Waiter::Member(group, token)))?)
     }
 
     /// Lets the waiting task go on, if there is one.
@@ -65,7 +67,9 @@ fn complete(future: &Bound<'_, PyAny>) {
         .and_then(|done| done.is_truthy())
         .and_then(|done| match done {
             true => Ok(()), // cancelled meanwhile
-            false => future.call_method1(intern!(py, "set_result"), (py.None(),)).map(drop),
+            false => future
+                .call_method1(intern!(py, "set_result"), (py.None(),))
+                .map(drop),
         });
     if let Err(error) = woken {
         // The loop of the waiting task is closed: nobody is left to be woken.
@@ -113,23 +117,36 @@ pub struct Waits {
     pub recv: Wait,
     /// For room for an event.
     pub send: Wait,
+    /// For the end, while closing.
+    pub closing: Wait,
 }
 
 impl Waits {
-    /// Something changed: both look again.
+    /// Something changed: all look again.
     pub fn wake(&self, py: Python<'_>) {
-        self.recv.wake(py);
+        self.wake_receivers(py);
         self.send.wake(py);
+    }
+
+    /// There may be a result, or the end.
+    #[inline]
+    pub fn wake_receivers(&self, py: Python<'_>) {
+        self.recv.wake(py);
+        self.closing.wake(py);
     }
 }
 
 /// The event loop that runs in this thread, or an error that says what needs it.
 pub fn running_loop(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
     static GET: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    GET.import(py, "asyncio.events", "_get_running_loop")?.call0().and_then(|running| {
-        if running.is_none() {
-            return Err(errors::velo("this needs a running event loop; use `run_sync` without one"));
-        }
-        Ok(running)
-    })
+    GET.import(py, "asyncio.events", "_get_running_loop")?
+        .call0()
+        .and_then(|running| {
+            if running.is_none() {
+                return Err(errors::velo(
+                    "this needs a running event loop; use `run_sync` without one",
+                ));
+            }
+            Ok(running)
+        })
 }

@@ -5,6 +5,8 @@ use std::collections::HashMap;
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::{Arc, Weak};
 
+use pyo3::exceptions::PyTypeError;
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyTuple};
@@ -27,6 +29,8 @@ pub struct RingPort {
     ends: GilCell<Ends>,
     link: Arc<Link>,
     slot: u32,
+    /// The client's number of the stream.
+    number: u64,
     event: Wait,
     space: Wait,
     event_loop: Py<PyAny>,
@@ -39,6 +43,8 @@ struct Ends {
     /// The event that the function has, until it asks for the next one.
     current: Option<Option<Arc<Hold>>>,
     input_ended: bool,
+    /// The client wants neither events handled nor results sent.
+    cancelled: bool,
     /// The end, while there is no room for it.
     unsent_end: Option<(u8, Vec<u8>)>,
 }
@@ -49,7 +55,9 @@ impl RingPort {
     pub fn next_event(&self, py: Python<'_>) -> PyResult<Next> {
         let codec = codec(py)?;
         self.ends.with(py, |ends| {
-            let Some(rings) = ends.rings.as_mut() else { return Ok(Next::Ended) };
+            let Some(rings) = ends.rings.as_mut() else {
+                return Ok(Next::Ended);
+            };
             if let Some(hold) = ends.current.take() {
                 rings.done(hold);
             }
@@ -69,7 +77,9 @@ impl RingPort {
                     ends.input_ended = true;
                     Ok(Next::Ended)
                 }
-                other => Err(errors::corrupted(format!("the client sent a frame of kind {other}"))),
+                other => Err(errors::corrupted(format!(
+                    "the client sent a frame of kind {other}"
+                ))),
             }
         })?
     }
@@ -77,7 +87,9 @@ impl RingPort {
     /// See [`Port::wait_event`].
     pub fn wait_event(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
         let there = self.ends.with(py, |ends| {
-            let Some(rings) = ends.rings.as_mut() else { return true };
+            let Some(rings) = ends.rings.as_mut() else {
+                return true;
+            };
             spin(py, rings, &self.link.end, false, false);
             rings.consumer.has_data() || ends.input_ended
         })?;
@@ -97,7 +109,10 @@ impl RingPort {
     pub fn push(&self, py: Python<'_>, result: &Bound<'_, PyAny>) -> PyResult<bool> {
         let codec = codec(py)?;
         self.ends.with(py, |ends| match ends.rings.as_mut() {
-            Some(rings) => Ok(matches!(rings.push(codec, result, ITEM, true)?, Offer::Sent)),
+            Some(rings) => Ok(matches!(
+                rings.push(codec, result, ITEM, true)?,
+                Offer::Sent
+            )),
             None => Ok(true), // the client has gone: nobody wants it
         })?
     }
@@ -106,7 +121,9 @@ impl RingPort {
     #[inline]
     pub fn flush(&self, py: Python<'_>) {
         let news = self.ends.with(py, |ends| {
-            let Some(rings) = ends.rings.as_mut() else { return false };
+            let Some(rings) = ends.rings.as_mut() else {
+                return false;
+            };
             // Results first: who sees an event handled must see what came of it.
             let published = rings.producer.publish();
             rings.consumer.publish() || published
@@ -138,10 +155,12 @@ impl RingPort {
     pub fn finish(&self, py: Python<'_>, outcome: Result<(), PyErr>) {
         let (kind, payload) = match outcome {
             Ok(()) => (END, Vec::new()),
-            Err(error) => (ERROR, pack_error(py, error)),
+            Err(error) => (ERROR, self.pack_error(py, error)),
         };
         let sent = self.ends.with(py, |ends| {
-            let Some(rings) = ends.rings.as_mut() else { return };
+            let Some(rings) = ends.rings.as_mut() else {
+                return;
+            };
             if let Some(hold) = ends.current.take() {
                 rings.done(hold);
             }
@@ -150,26 +169,34 @@ impl RingPort {
         });
         if sent.is_ok() {
             self.flush(py);
-            let _ = self.link.tell(py, &Control::Ended { slot: self.slot });
+            let _ = self.link.tell(
+                py,
+                &Control::Ended {
+                    slot: self.slot,
+                    stream: self.number,
+                },
+            );
         }
     }
 
     /// The client did something: the function looks again.
     fn wake(&self, py: Python<'_>) {
-        let retried = self.ends.with(py, |ends| {
-            let retry = ends.unsent_end.is_some();
-            ends.send_end();
-            retry
-        });
-        if retried.unwrap_or(false) {
-            self.flush(py);
-        }
+        let _ = self.ends.with(py, Ends::send_end);
+        self.flush(py); // also gives back what views held that were dropped meanwhile
         self.event.wake(py);
         self.space.wake(py);
     }
 
-    fn end_input(&self, py: Python<'_>) {
-        let _ = self.ends.with(py, |ends| ends.input_ended = true);
+    fn cancel(&self, py: Python<'_>) {
+        let _ = self.ends.with(py, |ends| {
+            ends.cancelled = true;
+            ends.input_ended = true;
+        });
+    }
+
+    /// See [`Port::is_cancelled`].
+    pub fn is_cancelled(&self, py: Python<'_>) -> bool {
+        self.ends.with(py, |ends| ends.cancelled).unwrap_or(false)
     }
 
     /// The client has seen the end: the slot is given back once the last view of it is gone.
@@ -199,18 +226,27 @@ impl Sweep for RingPort {
     }
 }
 
-fn pack_error(py: Python<'_>, error: PyErr) -> Vec<u8> {
-    static PACK: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    let pack = |error: &Py<PyAny>| -> PyResult<Vec<u8>> {
-        let packed = PACK.import(py, "velo._remote", "pack")?.call1((error,))?;
-        let mut out = VecOut::default();
-        codec(py)?.encode(py, &packed, &mut out)?;
-        Ok(out.into_vec())
-    };
-    let value = error.into_value(py).into_any();
-    pack(&value)
-        .or_else(|failed| pack(&failed.into_value(py).into_any()))
-        .unwrap_or_default()
+impl RingPort {
+    /// The exception as it travels; in short when it is larger than anything that may be sent.
+    fn pack_error(&self, py: Python<'_>, error: PyErr) -> Vec<u8> {
+        static PACK: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+        let longest = self
+            .ends
+            .with(py, |ends| ends.rings.as_ref().map(|r| r.producer.max_len()));
+        let longest = longest.ok().flatten().unwrap_or(u64::MAX);
+        let pack = |error: &Py<PyAny>| -> PyResult<Vec<u8>> {
+            let packed = PACK
+                .import(py, "velo._remote", "pack")?
+                .call1((error, longest))?;
+            let mut out = VecOut::default();
+            codec(py)?.encode(py, &packed, &mut out)?;
+            Ok(out.into_vec())
+        };
+        let value = error.into_value(py).into_any();
+        pack(&value)
+            .or_else(|failed| pack(&failed.into_value(py).into_any()))
+            .unwrap_or_default()
+    }
 }
 
 /// The worker's end of a link, shared by its streams.
@@ -227,13 +263,18 @@ struct LinkState {
 
 impl Link {
     fn tell(&self, py: Python<'_>, message: &Control) -> PyResult<()> {
-        self.state.with(py, |state| control::send(py, &mut state.control_out, message))??;
+        self.state.with(py, |state| {
+            control::send(py, &mut state.control_out, message)
+        })??;
         self.end.notify(control::SLOT);
         Ok(())
     }
 
     fn port(&self, py: Python<'_>, slot: u32) -> Option<Arc<RingPort>> {
-        self.state.with(py, |state| state.ports.get(&slot).cloned()).ok().flatten()
+        self.state
+            .with(py, |state| state.ports.get(&slot).cloned())
+            .ok()
+            .flatten()
     }
 
     fn close(&self, py: Python<'_>, slot: u32) {
@@ -258,7 +299,12 @@ impl WorkerLink {
             control_in,
             ports: HashMap::new(),
         };
-        Ok(WorkerLink { link: Arc::new(Link { end, state: GilCell::new(state) }) })
+        Ok(WorkerLink {
+            link: Arc::new(Link {
+                end,
+                state: GilCell::new(state),
+            }),
+        })
     }
 }
 
@@ -291,10 +337,14 @@ impl WorkerLink {
         py: Python<'_>,
         event_loop: Py<PyAny>,
         slot: u32,
+        stream: u64,
         buffer: u32,
         max_bytes: u64,
     ) -> PyResult<StreamPort> {
-        let limits = Limits { events: buffer, bytes: max_bytes };
+        let limits = Limits {
+            events: buffer,
+            bytes: max_bytes,
+        };
         let (producer, consumer) = self
             .link
             .end
@@ -305,23 +355,35 @@ impl WorkerLink {
                 rings: Some(Rings::new(producer, consumer, max_bytes)),
                 current: None,
                 input_ended: false,
+                cancelled: false,
                 unsent_end: None,
             }),
             link: self.link.clone(),
             slot,
+            number: stream,
             event: Wait::default(),
             space: Wait::default(),
             event_loop,
             this: this.clone(),
         });
-        self.link.state.with(py, |state| state.ports.insert(slot, port.clone()))?;
-        Ok(StreamPort { port: Port::Ring(port), pace: Arc::new(Pace::default()) })
+        self.link
+            .state
+            .with(py, |state| state.ports.insert(slot, port.clone()))?;
+        Ok(StreamPort {
+            port: Port::Ring(port),
+            pace: Arc::new(Pace::default()),
+        })
     }
 
-    /// Ends the input of a stream whose client has cancelled it.
-    fn end_input(&self, py: Python<'_>, slot: u32) {
+    /// Lets no more streams in: this worker is about to end.
+    fn close_entry(&self) {
+        self.link.end.close_entry();
+    }
+
+    /// Ends the input of a stream that its client has cancelled: what is queued is not handled.
+    fn cancel(&self, py: Python<'_>, slot: u32) {
         if let Some(port) = self.link.port(py, slot) {
-            port.end_input(py);
+            port.cancel(py);
         }
     }
 
@@ -339,15 +401,25 @@ impl WorkerLink {
         messages: &mut Vec<Bound<'py, PyTuple>>,
     ) -> PyResult<()> {
         loop {
-            let message =
-                self.link.state.with(py, |state| control::receive(py, &mut state.control_in))??;
+            let message = self
+                .link
+                .state
+                .with(py, |state| control::receive(py, &mut state.control_in))??;
             messages.push(match message {
                 None => return Ok(()),
-                Some(Control::Define { function, definition }) => {
-                    ("define", function, PyBytes::new(py, &definition)).into_pyobject(py)?
-                }
-                Some(Control::Open { slot, function, buffer, max_bytes, name }) => {
-                    ("open", slot, function, buffer, max_bytes, name).into_pyobject(py)?
+                Some(Control::Define {
+                    function,
+                    definition,
+                }) => ("define", function, PyBytes::new(py, &definition)).into_pyobject(py)?,
+                Some(Control::Open {
+                    stream,
+                    slot,
+                    function,
+                    buffer,
+                    max_bytes,
+                    name,
+                }) => {
+                    ("open", slot, stream, function, buffer, max_bytes, name).into_pyobject(py)?
                 }
                 Some(Control::Cancel { slot }) => ("cancel", slot).into_pyobject(py)?,
                 Some(Control::Close { slot }) => {
@@ -355,7 +427,9 @@ impl WorkerLink {
                     ("close", slot).into_pyobject(py)?
                 }
                 Some(Control::Ended { .. }) => {
-                    return Err(errors::corrupted("the client sent a message that only workers send"));
+                    return Err(errors::corrupted(
+                        "the client sent a message that only workers send",
+                    ));
                 }
             });
         }
@@ -372,21 +446,40 @@ pub struct StreamPort {
 impl StreamPort {
     /// A port for Python to run a function on.
     pub fn new(port: Port) -> Self {
-        StreamPort { port, pace: Arc::new(Pace::default()) }
+        StreamPort {
+            port,
+            pace: Arc::new(Pace::default()),
+        }
     }
 }
 
 #[pymethods]
 impl StreamPort {
-    /// What the function iterates over.
-    #[getter]
-    pub fn events(&self) -> Events {
-        Events::new(self.port.clone(), self.pace.clone())
-    }
-
-    /// The coroutine that runs `generator`, which reads from `events`.
-    pub fn run(&self, py: Python<'_>, generator: Py<PyAny>) -> Pump {
-        Pump::new(py, generator, self.port.clone(), self.pace.clone())
+    /// Calls the function with its events. Returns the coroutine that runs it, or None when the
+    /// call failed: the stream has ended with the exception then.
+    pub fn start(&self, function: &Bound<'_, PyAny>) -> PyResult<Option<Pump>> {
+        let py = function.py();
+        let events = Events::new(self.port.clone(), self.pace.clone());
+        let generator = function.call1((events,)).and_then(|made| {
+            if made.hasattr(intern!(py, "__anext__"))? {
+                return Ok(made);
+            }
+            Err(PyTypeError::new_err(format!(
+                "a stream function must return an async iterator, not {}",
+                made.get_type().name()?
+            )))
+        });
+        match generator {
+            Ok(generator) => {
+                let (port, pace) = (self.port.clone(), self.pace.clone());
+                Ok(Some(Pump::new(py, generator.unbind(), port, pace)))
+            }
+            Err(error) => {
+                self.port.finish(py, Err(error));
+                self.port.flush(py);
+                Ok(None)
+            }
+        }
     }
 
     /// Ends the stream with an exception, before there is a generator.
@@ -409,12 +502,18 @@ pub struct LinkWatch {
 impl LinkWatch {
     #[new]
     fn new() -> Self {
-        LinkWatch { ends: Vec::new(), spin: Spin::new() }
+        LinkWatch {
+            ends: Vec::new(),
+            spin: Spin::new(),
+        }
     }
 
     /// Watches these links from now on.
     fn watch(&mut self, links: Vec<Bound<'_, WorkerLink>>) {
-        self.ends = links.iter().map(|link| link.get().link.end.clone()).collect();
+        self.ends = links
+            .iter()
+            .map(|link| link.get().link.end.clone())
+            .collect();
     }
 
     /// Whether a link has something.
@@ -428,7 +527,9 @@ impl LinkWatch {
             return true;
         }
         let LinkWatch { ends, spin } = self;
-        let Some(budget) = spin.budget() else { return false };
+        let Some(budget) = spin.budget() else {
+            return false;
+        };
         py.detach(|| spin.spin_for(budget, || ends.iter().any(|end| end.any_ready())))
     }
 

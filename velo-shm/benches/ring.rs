@@ -1,6 +1,7 @@
 //! What an event costs, by its size: written into the ring, and copied out of it again.
 //!
 //! - `one thread`: push and pop in turn, every event published by itself: the bare work.
+//!   `one thread burst` publishes once in 32 events on both sides.
 //! - `two threads`, `two processes`: the sender as fast as it can, the receiver on another core,
 //!   both spinning; time until the last event was released, divided by their number. `burst`
 //!   publishes once in 32 events.
@@ -156,6 +157,32 @@ fn one_thread(bencher: &mut Bencher, size: usize) {
     });
 }
 
+fn one_thread_burst(bencher: &mut Bencher, size: usize) {
+    let (mut producer, mut consumer) = ring(size);
+    let payload = vec![7; size];
+    let mut buffer = vec![0; size];
+    // As many as fit for every size, so that nothing is ever full.
+    let burst = BURST.min((capacity(size) / size / 2) as u64);
+    bencher.iter_custom(|count| {
+        let begin = Instant::now();
+        for _ in 0..count.div_ceil(burst) {
+            for _ in 0..burst {
+                push(&mut producer, EVENT, &payload);
+            }
+            producer.publish();
+            while let Some(frame) = consumer.peek().unwrap() {
+                buffer.copy_from_slice(frame.payload);
+                black_box(&mut buffer);
+                consumer.release();
+            }
+            consumer.publish();
+        }
+        begin
+            .elapsed()
+            .mul_f64(count as f64 / (count.div_ceil(burst) * burst) as f64)
+    });
+}
+
 fn two_threads(bencher: &mut Bencher, size: usize, burst: u64) {
     let (mut producer, mut consumer) = ring(size);
     let receiver = std::thread::spawn(move || receive(&mut consumer, burst));
@@ -260,8 +287,9 @@ fn memcpy(bencher: &mut Bencher, size: usize) {
 
 fn benches(criterion: &mut Criterion) {
     type Bench = fn(&mut Bencher, usize);
-    let all: [(&str, Bench); 7] = [
+    let all: [(&str, Bench); 8] = [
         ("one thread", one_thread),
+        ("one thread burst", one_thread_burst),
         ("two threads", |bencher, size| two_threads(bencher, size, 1)),
         ("two threads burst", |bencher, size| {
             two_threads(bencher, size, BURST)

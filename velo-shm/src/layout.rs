@@ -40,6 +40,9 @@ pub(crate) const VERSION: u32 = 1;
 pub(crate) const WORDS: usize = MAX_SLOTS.div_ceil(64) as usize;
 pub(crate) const SUMMARIES: usize = WORDS.div_ceil(64);
 
+/// Added to `residents` once no more streams are let in.
+pub(crate) const CLOSED: u32 = 1 << 31;
+
 /// `residents` of a link that takes no more streams.
 pub(crate) const RETIRED: u32 = u32::MAX;
 

@@ -9,17 +9,19 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64 as LocalU64;
 
-use thiserror::Error;
-
 use crate::doorbell::{Bells, Doorbell};
 use crate::layout::{
-    Direction, GROUP_SLOTS, Geometry, LinkHeader, LinkInfo, MAGIC, MAX_SLOTS, RETIRED, RingHeader,
-    VERSION, WORDS, at,
+    CLOSED, Direction, GROUP_SLOTS, Geometry, LinkHeader, RETIRED, RingHeader, WORDS, at,
 };
 use crate::ring::growth::Heap;
 use crate::ring::{Consumer, Limits, Producer, SlotHold};
 use crate::segment::Segment;
 use crate::sync::Ordering;
+
+mod setup;
+
+use setup::read_geometry;
+pub use setup::{LinkError, LinkSpec, initialise};
 
 /// One of the two processes that a link joins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -38,173 +40,6 @@ impl Side {
             Side::Worker => Side::Client,
         }
     }
-}
-
-/// How large a link is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LinkSpec {
-    /// How many streams it can carry at a time, the control slot included.
-    pub slots: u32,
-    /// How many bytes a ring has to begin with: a power of two, 128 or more.
-    pub ring_bytes: u32,
-    /// How many bytes the grown rings of each direction can have together: a multiple of 4096.
-    /// This is address space, not memory.
-    pub heap_bytes: u64,
-}
-
-impl Default for LinkSpec {
-    fn default() -> Self {
-        LinkSpec {
-            slots: MAX_SLOTS,
-            ring_bytes: 2048,
-            heap_bytes: 16 << 30,
-        }
-    }
-}
-
-impl LinkSpec {
-    /// How long a segment for such a link has to be; `usize::MAX` where no segment could be.
-    pub fn segment_len(&self) -> usize {
-        Geometry::new(self).map_or(usize::MAX, |geometry| geometry.total_len)
-    }
-}
-
-/// Why a link cannot be made, attached to, or used in this way.
-#[derive(Debug, Error)]
-#[non_exhaustive]
-pub enum LinkError {
-    /// More slots than there can be, or none.
-    #[error("a link has between 1 and `{MAX_SLOTS}` slots, not `{slots}`")]
-    Slots {
-        /// What was asked for.
-        slots: u32,
-    },
-    /// A ring length that positions cannot be masked with.
-    #[error("a ring has a power of two of bytes, 128 or more, not `{ring_bytes}`")]
-    RingBytes {
-        /// What was asked for.
-        ring_bytes: u32,
-    },
-    /// A heap length that is not made of pages.
-    #[error("a heap has a multiple of 4096 bytes, not `{heap_bytes}`")]
-    HeapBytes {
-        /// What was asked for.
-        heap_bytes: u64,
-    },
-    /// More than the address space holds.
-    #[error("two heaps of `{heap_bytes}` bytes cannot be mapped; ask for less")]
-    Unmappable {
-        /// What was asked for, per direction.
-        heap_bytes: u64,
-    },
-    /// The segment ends before the link does.
-    #[error("the segment has `{len}` bytes and the link needs `{needed}`")]
-    TooSmall {
-        /// How long the segment is.
-        len: usize,
-        /// How long it would have to be.
-        needed: usize,
-    },
-    /// No link was initialised here.
-    #[error("the segment does not hold a link; initialise it before attaching")]
-    NotALink,
-    /// The link was made by a version that lays it out in another way.
-    #[error(
-        "the link has layout version `{found}` and this is `{VERSION}`; restart the older side"
-    )]
-    Version {
-        /// What the segment says.
-        found: u32,
-    },
-    /// The header's numbers do not fit each other.
-    #[error("the link's header contradicts itself; make a new link")]
-    Layout,
-    /// There is no such slot.
-    #[error("slot `{slot}` is not below `{slots}`")]
-    NoSuchSlot {
-        /// What was asked for.
-        slot: u32,
-        /// How many there are.
-        slots: u32,
-    },
-    /// A producer, a consumer or a lease of the slot is still alive in this process.
-    #[error("slot `{slot}` is still in use; drop its producer, consumer and leases first")]
-    SlotInUse {
-        /// What was asked for.
-        slot: u32,
-    },
-    /// The system has no memory for it.
-    #[error("no memory for the link: {source}")]
-    NoMemory {
-        /// What the system said.
-        source: io::Error,
-    },
-}
-
-/// Makes a link in a fresh segment, before anyone attaches to it. Whoever creates the segment
-/// does this, once.
-pub fn initialise(segment: &dyn Segment, spec: &LinkSpec) -> Result<(), LinkError> {
-    let geometry = Geometry::new(spec)?;
-    check_len(segment, &geometry)?;
-    let header_len = geometry.slot_range(0).0;
-    segment
-        .commit(0, header_len)
-        .map_err(|source| LinkError::NoMemory { source })?;
-    // SAFETY: the header fits, by the length check; the base of a segment is page-aligned; and no
-    // one is attached yet. Slots are left alone: a fresh segment is zero, which is an empty ring.
-    unsafe { at(segment.base(), 0).write(LinkHeader::new(geometry.info())) };
-    #[cfg(loom)]
-    for slot in 0..spec.slots {
-        for side in [Side::Client, Side::Worker] {
-            // SAFETY: as above; loom's atomics do not begin as zeros.
-            unsafe {
-                at(segment.base(), geometry.ring_header(slot, side)).write(RingHeader::new());
-            }
-        }
-    }
-    Ok(())
-}
-
-fn check_len(segment: &dyn Segment, geometry: &Geometry) -> Result<(), LinkError> {
-    let (len, needed) = (segment.len(), geometry.total_len);
-    if len < needed {
-        Err(LinkError::TooSmall { len, needed })
-    } else {
-        Ok(())
-    }
-}
-
-/// Reads what the segment says it is, and believes it only if it is what we would have written.
-fn read_geometry(segment: &dyn Segment) -> Result<Geometry, LinkError> {
-    let needed = size_of::<LinkHeader>();
-    if segment.len() < needed {
-        return Err(LinkError::TooSmall {
-            len: segment.len(),
-            needed,
-        });
-    }
-    // SAFETY: inside the segment, by the check above, and aligned as its base is. Read once into
-    // private memory: volatile, since the other side could write at any time.
-    let info: LinkInfo = unsafe { at::<LinkInfo>(segment.base(), 0).read_volatile() };
-    if info.magic != MAGIC {
-        return Err(LinkError::NotALink);
-    }
-    if info.version != VERSION {
-        return Err(LinkError::Version {
-            found: info.version,
-        });
-    }
-    let spec = LinkSpec {
-        slots: info.slots,
-        ring_bytes: info.ring_bytes,
-        heap_bytes: info.heap_bytes,
-    };
-    let geometry = Geometry::new(&spec).map_err(|_| LinkError::Layout)?;
-    if geometry.info() != info {
-        return Err(LinkError::Layout);
-    }
-    check_len(segment, &geometry)?;
-    Ok(geometry)
 }
 
 /// What went through one direction of a link.
@@ -393,6 +228,13 @@ impl LinkEnd {
         self.direction(self.side).any()
     }
 
+    /// Whether this slot is marked for this side.
+    #[inline]
+    pub fn is_ready(&self, slot: u32) -> bool {
+        assert!(slot < self.geometry.slots, "no slot `{slot}`");
+        self.direction(self.side).is_marked(slot)
+    }
+
     /// Takes the slots that are marked for this side, and calls `f` with each.
     ///
     /// Look at both halves of such a slot: events may have come, space may have become free, and a
@@ -408,13 +250,13 @@ impl LinkEnd {
         &self.bells.mine
     }
 
-    /// Counts one more open stream; false if the link was retired, and takes none.
+    /// Counts one more open stream; false if the link is closed to new ones, or retired.
     pub fn enter(&self) -> bool {
         let residence = &self.header().residence;
         let entered = residence
             .residents
             .fetch_update(Ordering::AcqRel, Ordering::Relaxed, |now| {
-                (now < RETIRED - 1).then(|| now + 1)
+                (now < CLOSED - 1).then(|| now + 1)
             })
             .is_ok();
         if entered {
@@ -429,7 +271,7 @@ impl LinkEnd {
         let _ = self.header().residence.residents.fetch_update(
             Ordering::AcqRel,
             Ordering::Relaxed,
-            |now| (now != RETIRED).then(|| now.checked_sub(1)).flatten(),
+            |now| (now != RETIRED && now & !CLOSED > 0).then(|| now - 1),
         );
     }
 
@@ -437,17 +279,24 @@ impl LinkEnd {
     pub fn residents(&self) -> u32 {
         match self.header().residence.residents.load(Ordering::Acquire) {
             RETIRED => 0,
-            residents => residents,
+            residents => residents & !CLOSED,
         }
+    }
+
+    /// Lets no more streams in; those that are open go on. A worker that is about to end calls it.
+    pub fn close_entry(&self) {
+        let residents = &self.header().residence.residents;
+        residents.fetch_or(CLOSED, Ordering::AcqRel);
     }
 
     /// Retires the link if no stream is open; true if it is retired now.
     pub fn try_retire(&self) -> bool {
         let residents = &self.header().residence.residents;
-        match residents.compare_exchange(0, RETIRED, Ordering::AcqRel, Ordering::Acquire) {
-            Ok(_) => true,
-            Err(now) => now == RETIRED,
-        }
+        residents
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |now| {
+                (now == RETIRED || now & !CLOSED == 0).then_some(RETIRED)
+            })
+            .is_ok()
     }
 
     /// How many streams were ever opened: tells activity between two looks.

@@ -62,6 +62,12 @@ impl Direction {
             .any(|summary| summary.load(Ordering::Acquire) != 0)
     }
 
+    /// Whether this slot is marked.
+    #[inline]
+    pub(crate) fn is_marked(&self, slot: u32) -> bool {
+        self.words[slot as usize / 64].load(Ordering::Acquire) & (1 << (slot % 64)) != 0
+    }
+
     /// Says that the receiving side will sleep unless its next look finds something.
     #[inline]
     pub(crate) fn arm(&self) {

@@ -53,7 +53,7 @@ impl Random {
             0 => 0,
             1 => self.next(),
             2 => u64::MAX - self.next() % 16,
-            3 => self.next() % 1024 & !7,
+            3 => (self.next() % 1024) & !7,
             4 => 1 << self.below(64),
             _ => self.next() % 64,
         }

@@ -34,7 +34,7 @@ const END: u8 = 9;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn len_of(number: u64) -> usize {
-    if number % 500 == 0 {
+    if number.is_multiple_of(500) {
         1_000_000
     } else {
         number as usize % 300

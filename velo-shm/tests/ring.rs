@@ -298,12 +298,12 @@ fn a_burst_grows_the_ring_until_the_event_bound() {
 fn growth_along_with_a_reservation_that_is_dropped_does_no_harm() {
     let pair = Pair::new(SMALL);
     let (mut producer, mut consumer) = pair.way_in(0, LIMITS);
-    drop(producer.reserve(1000, true).unwrap());
+    producer.reserve(1000, true).unwrap().fill(1);
     assert!(!producer.publish(), "a move is nothing to tell of");
     assert_eq!(consumer.peek(), Ok(None));
     assert!(!consumer.has_data());
     try_send(&mut producer, b"one").unwrap();
-    drop(producer.reserve(100_000, true).unwrap());
+    producer.reserve(100_000, true).unwrap().fill(1);
     assert!(
         producer.publish(),
         "what went along with the move has to be told of"

@@ -96,12 +96,12 @@ fn consume(end: &LinkEnd, mut consumers: Vec<(u32, Consumer)>, count: u64) {
                 let number = next[index];
                 assert_eq!(frame.payload, message(number, len_of(number)));
                 next[index] += 1;
-                if number % 11 == 0 && consumer.may_lease() {
+                if number.is_multiple_of(11) && consumer.may_lease() {
                     leases.push_back((consumer.lease(), number));
                 } else {
                     consumer.release();
                 }
-                if number % 5 == 0 && consumer.publish() {
+                if number.is_multiple_of(5) && consumer.publish() {
                     end.notify(*slot);
                 }
             }

@@ -58,6 +58,8 @@ class _Worker:
         self._loop.add_reader(self._seat.fileno(), self._on_seat)
         self._on_seat()
         await self._stop.wait()
+        for client in self._clients.values():
+            client.link.close_entry()
         await self._cancel([task for c in self._clients.values() for task in c.tasks.values()])
         return 0
 
@@ -118,15 +120,24 @@ class _Worker:
         client.functions[function] = definition
 
     def _do_open(
-        self, client: _Client, slot: int, function: int, buffer: int, max_bytes: int, name: str
+        self,
+        client: _Client,
+        slot: int,
+        stream: int,
+        function: int,
+        buffer: int,
+        max_bytes: int,
+        name: str,
     ) -> None:
-        port = client.link.open(self._loop, slot, buffer, max_bytes)
+        port = client.link.open(self._loop, slot, stream, buffer, max_bytes)
         try:
-            generator = self._function(client, function)(port.events)
-        except BaseException as error:
+            pump = port.start(self._function(client, function))
+        except BaseException as error:  # its module cannot be imported here
             port.fail(error)
             return
-        task = self._loop.create_task(port.run(generator), name=name)
+        if pump is None:
+            return
+        task = self._loop.create_task(pump, name=name)
         client.tasks[slot] = task
         task.add_done_callback(lambda done: _forget(client.tasks, slot, done))
 
@@ -137,7 +148,7 @@ class _Worker:
         return function
 
     def _do_cancel(self, client: _Client, slot: int) -> None:
-        client.link.end_input(slot)
+        client.link.cancel(slot)
         if (task := client.tasks.get(slot)) is not None:
             task.cancel()
 

@@ -59,6 +59,7 @@ use crate::ffi::objects::{Exact, exact, utf8};
 
 pub use error::{DecodeError, EncodeError};
 pub use out::{Out, SliceOut, VecOut};
+pub use path::say_result;
 pub use python::codec;
 
 /// How deep lists, dicts, tuples and sets may be nested in the native format.

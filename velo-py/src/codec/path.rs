@@ -2,6 +2,8 @@
 //!
 //! Runs only after pickle refused. It pickles parts of the value again, with a bound on how many.
 
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
 use std::collections::HashSet;
 use std::fmt::Write;
 
@@ -14,7 +16,21 @@ use super::pickle::Pickle;
 use crate::ffi::objects::{Exact, exact, id};
 
 /// What the whole value is called.
-const ROOT: &str = "event";
+static IN_WORKER: AtomicBool = AtomicBool::new(false);
+
+/// This process is a worker: what it encodes are results.
+pub fn say_result() {
+    IN_WORKER.store(true, Relaxed);
+}
+
+/// What the value itself is called.
+fn root() -> &'static str {
+    if IN_WORKER.load(Relaxed) {
+        "result"
+    } else {
+        "event"
+    }
+}
 
 /// How many parts are tried before the search settles for what it has.
 const TRIES: usize = 2_000;
@@ -34,8 +50,8 @@ pub fn explain(pickle: &Pickle, obj: &Bound<'_, PyAny>, error: PyErr) -> PyErr {
         failing: HashSet::new(),
     };
     let (path, culprit, error) = search
-        .run(obj, ROOT.to_owned(), 0, &error)
-        .unwrap_or_else(|| (ROOT.to_owned(), obj.clone(), error.clone_ref(py)));
+        .run(obj, root().to_owned(), 0, &error)
+        .unwrap_or_else(|| (root().to_owned(), obj.clone(), error.clone_ref(py)));
     let reason = error
         .value(py)
         .str()

@@ -41,7 +41,12 @@ impl AsyncGen {
         // SAFETY: only the type pointer of a live object is read.
         let plain = unsafe { ffi::PyAsyncGen_CheckExact(generator.as_ptr()) } != 0;
         let direct = plain && Direct::get(py).is_some();
-        AsyncGen { generator, pending: None, direct, started: false }
+        AsyncGen {
+            generator,
+            pending: None,
+            direct,
+            started: false,
+        }
     }
 
     /// Runs it to its next result, its next wait or its end.
@@ -53,7 +58,10 @@ impl AsyncGen {
             // The first step goes by the protocol in any case: it registers the generator with the
             // event loop, which closes it should the loop shut down first.
             self.started = true;
-            let awaitable = self.generator.bind(py).call_method0(intern!(py, "__anext__"))?;
+            let awaitable = self
+                .generator
+                .bind(py)
+                .call_method0(intern!(py, "__anext__"))?;
             self.pending = Some(awaiter(awaitable)?);
         }
         self.resume_pending(py, value)
@@ -101,7 +109,9 @@ impl AsyncGen {
     }
 
     fn resume_pending(&mut self, py: Python<'_>, value: &Bound<'_, PyAny>) -> PyResult<Resumed> {
-        let Some(pending) = &self.pending else { return Ok(Resumed::Finished) };
+        let Some(pending) = &self.pending else {
+            return Ok(Resumed::Finished);
+        };
         match send(pending.bind(py), value) {
             Ok(Sent::Next(waiting)) => Ok(Resumed::Awaiting(waiting.unbind())),
             Ok(Sent::Return(result)) => {
@@ -122,7 +132,9 @@ fn stopped(py: Python<'_>, error: PyErr) -> PyResult<Resumed> {
         return Ok(Resumed::Finished);
     }
     if error.is_instance_of::<pyo3::exceptions::PyStopIteration>(py) {
-        return Ok(Resumed::Yielded(error.value(py).getattr(intern!(py, "value"))?.unbind()));
+        return Ok(Resumed::Yielded(
+            error.value(py).getattr(intern!(py, "value"))?.unbind(),
+        ));
     }
     Err(error)
 }
@@ -150,7 +162,9 @@ fn send<'py>(iterator: &Bound<'py, PyAny>, value: &Bound<'py, PyAny>) -> PyResul
     match status {
         ffi::PySendResult::PYGEN_ERROR => Err(PyErr::fetch(py)),
         // SAFETY: for these two outcomes `result` is a new reference that is ours.
-        ffi::PySendResult::PYGEN_NEXT => Ok(Sent::Next(unsafe { Bound::from_owned_ptr(py, result) })),
+        ffi::PySendResult::PYGEN_NEXT => {
+            Ok(Sent::Next(unsafe { Bound::from_owned_ptr(py, result) }))
+        }
         // SAFETY: as above.
         ffi::PySendResult::PYGEN_RETURN => {
             Ok(Sent::Return(unsafe { Bound::from_owned_ptr(py, result) }))
@@ -171,7 +185,9 @@ unsafe impl Sync for Direct {}
 impl Direct {
     fn get(py: Python<'_>) -> Option<&'static Direct> {
         static DIRECT: PyOnceLock<Option<Direct>> = PyOnceLock::new();
-        DIRECT.get_or_init(py, || Direct::probe(py).ok().flatten()).as_ref()
+        DIRECT
+            .get_or_init(py, || Direct::probe(py).ok().flatten())
+            .as_ref()
     }
 
     /// Resumes a small generator directly and looks at what comes out. Anything unexpected means
@@ -181,8 +197,12 @@ impl Direct {
         let module = PyModule::from_code(py, code, c"<velo>", c"_velo_probe")?;
         let marker = PyCFunction::new_closure(py, None, None, |_, _| ())?.into_any();
         let generator = module.getattr("probe")?.call1((&marker,))?;
-        let Sent::Next(item) = send(&generator, py.None().bind(py))? else { return Ok(None) };
-        let direct = Direct { wrapper: item.get_type_ptr() };
+        let Sent::Next(item) = send(&generator, py.None().bind(py))? else {
+            return Ok(None);
+        };
+        let direct = Direct {
+            wrapper: item.get_type_ptr(),
+        };
         if item.get_type().name()? != "async_generator_wrapped_value" {
             return Ok(None);
         }

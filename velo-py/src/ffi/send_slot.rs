@@ -9,11 +9,11 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
 
+use pyo3::PyClass;
 use pyo3::exceptions::{PyRuntimeError, PyStopIteration};
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::PyType;
-use pyo3::PyClass;
 
 /// What one step of an awaitable came to.
 pub enum Step {
@@ -42,7 +42,9 @@ pub fn install<T: Awaitable>(py: Python<'_>) -> PyResult<()> {
     unsafe {
         let slots = (*class).tp_as_async;
         if slots.is_null() {
-            return Err(PyRuntimeError::new_err("awaitable class without async slots"));
+            return Err(PyRuntimeError::new_err(
+                "awaitable class without async slots",
+            ));
         }
         (*slots).am_send = Some(send::<T>);
         ffi::PyType_Modified(class);
@@ -129,7 +131,11 @@ unsafe extern "C" fn send<T: Awaitable>(
     // into the type of `T`, so `slf` is an instance of it. A NULL value means None.
     let (slf, value) = unsafe {
         let slf = Borrowed::from_ptr(py, slf);
-        let value = if value.is_null() { ffi::Py_None() } else { value };
+        let value = if value.is_null() {
+            ffi::Py_None()
+        } else {
+            value
+        };
         (slf, Borrowed::from_ptr(py, value))
     };
     // SAFETY: as above, `slf` is an instance of `T`.

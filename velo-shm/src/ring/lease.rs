@@ -23,7 +23,7 @@ pub struct Lease {
     done: Arc<AtomicU32>,
     book: LocalArc<Book>,
     /// Last, so that the block is retired after everything else was said.
-    _hold: Arc<RingHold>,
+    hold: Arc<RingHold>,
 }
 
 // SAFETY: a lease is a read-only view of shared memory that its hold keeps mapped; what it does on
@@ -48,7 +48,7 @@ impl Lease {
             len,
             done,
             book,
-            _hold: hold,
+            hold,
         }
     }
 }
@@ -72,6 +72,8 @@ impl AsRef<[u8]> for Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
+        let ring = &self.hold.ring;
+        ring.track_at(&self.book.hold, self.payload, self.len, false);
         self.book
             .bytes
             .fetch_sub(self.len as u64, Ordering::Relaxed);

@@ -114,12 +114,18 @@ impl Ring {
 
     /// Tells a model what is read or written; nothing otherwise.
     #[inline]
-    fn track(&self, _hold: &SlotHold, _position: u64, _len: u64, _write: bool) {
+    fn track(&self, hold: &SlotHold, position: u64, len: u64, write: bool) {
+        self.track_at(hold, self.at(position), len as usize, write);
+    }
+
+    /// The same for an address in the ring.
+    #[inline]
+    fn track_at(&self, _hold: &SlotHold, _at: NonNull<u8>, _len: usize, _write: bool) {
         #[cfg(loom)]
         {
             let segment = &_hold.link.segment;
-            let offset = self.at(_position).as_ptr().addr() - segment.base().as_ptr().addr();
-            segment.track(offset, _len as usize, _write);
+            let offset = _at.as_ptr().addr() - segment.base().as_ptr().addr();
+            segment.track(offset, _len, _write);
         }
     }
 }

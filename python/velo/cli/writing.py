@@ -1,0 +1,137 @@
+"""Writes results as NDJSON: in large pieces when they come fast, at once when they come slowly."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import io
+import os
+import sys
+from typing import Any
+
+import click
+import orjson
+
+from velo.cli.errors import Failure
+
+__all__ = ["Writer", "open_output"]
+
+Output = io.FileIO | gzip.GzipFile
+
+_PIECE = 64 * 1024
+# How many seconds a result may wait for others to be written with it.
+_PATIENCE = 0.05
+_OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS | orjson.OPT_APPEND_NEWLINE
+
+
+def open_output(path: str, input: str) -> Output:
+    """Create a file, or take standard output for `-`.
+
+    Raises:
+        click.UsageError: When it cannot be created, or is the input.
+
+    """
+    if path == "-":
+        # Python's own buffer would be written to a closed pipe once more at exit.
+        return io.FileIO(sys.stdout.fileno(), "wb", closefd=False)
+    try:
+        if input != "-" and os.path.exists(path) and os.path.samefile(path, input):
+            raise click.UsageError(f"`{path}` is the input; name another file for the output")
+        if path.endswith(".gz"):
+            return gzip.GzipFile(path, "wb", compresslevel=6)
+        return io.FileIO(path, "wb")
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise click.UsageError(f"cannot write `{path}`: {reason}") from None
+
+
+class Writer:
+    """Collects lines and writes them.
+
+    Attributes:
+        count: How many results there were.
+
+    """
+
+    def __init__(self, file: Output, name: str) -> None:
+        self.count = 0
+        self._file = file
+        self._name = "standard output" if name == "-" else f"`{name}`"
+        self._lines: list[bytes] = []
+        self._size = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._failed: Failure | None = None
+
+    def write(self, result: Any) -> None:
+        """Add one result.
+
+        Raises:
+            Failure: When it cannot be written as JSON, or an earlier one could not be written.
+
+        """
+        if self._failed is not None:
+            raise self._failed
+        try:
+            line = orjson.dumps(result, _plain, _OPTIONS)
+        except TypeError as error:
+            why = error.__cause__ or error
+            raise Failure(f"a result cannot be written as JSON: {_lower(why)}") from None
+        self.count += 1
+        self._lines.append(line)
+        self._size += len(line)
+        if self._size >= _PIECE:
+            self.flush()
+        elif self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(_PATIENCE, self._late)
+
+    def _late(self) -> None:
+        try:
+            self.flush()
+        except Failure as error:
+            self._failed = error  # the next `write`, or `close`, says so
+
+    def flush(self) -> None:
+        """Write what there is.
+
+        Raises:
+            Failure: When the file takes no more.
+
+        """
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        data = memoryview(b"".join(self._lines))
+        self._lines.clear()
+        self._size = 0
+        try:
+            while data:
+                data = data[self._file.write(data) :]
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            raise Failure(f"cannot write to {self._name}: {reason}") from None
+
+    def close(self) -> None:
+        """Write what is left, and close the file.
+
+        Raises:
+            Failure: When anything could not be written.
+
+        """
+        try:
+            if self._failed is not None:
+                raise self._failed
+            self.flush()
+        finally:
+            self._file.close()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, set | frozenset):
+        return list(value)
+    name = type(value).__qualname__
+    raise TypeError(f"`{name}` has no form in JSON; have the function yield a plain value for it")
+
+
+def _lower(error: BaseException) -> str:
+    message = str(error)
+    return message[:1].lower() + message[1:]

@@ -1,0 +1,150 @@
+"""`velo run` while it runs: slow pipes, Ctrl-C, and the live line of a terminal."""
+
+import json
+import os
+import pty
+import select
+import signal
+import sys
+
+import pytest
+
+from helpers import environment, until_sync, write_script
+
+
+def send(process, *events):
+    for event in events:
+        process.stdin.write(json.dumps(event).encode() + b"\n")
+    process.stdin.flush()
+
+
+@pytest.mark.parametrize("keyed", [(), ("-k", "k")], ids=["one", "keyed"])
+def test_results_come_while_the_input_is_slow(velo, mode, keyed):
+    process = velo.start("run", "fns:sums", "-i", "-", "--mode", mode, *keyed)
+    for number in range(3):
+        send(process, {"k": 1, "v": number})
+        line = json.loads(process.stdout.readline())  # it comes before the next event is sent
+        assert (line["result"] if keyed else line) == [0, 1, 3][number]
+    out, _ = process.communicate(timeout=20)
+    assert process.returncode == 0
+    assert b'{"total":3}' in out
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_what_was_done(velo, mode, number):
+    process = velo.start(
+        "run", "fns:sums", "-i", "-", "-k", "k", "--mode", mode, "-o", "out.ndjson"
+    )
+    out = velo.folder / "out.ndjson"
+    send(process, {"k": 1, "v": 1}, {"k": 2, "v": 5}, {"k": 1, "v": 2})
+    until_sync(lambda: out.exists() and len(out.read_bytes().splitlines()) == 3, 20)
+    # As from a terminal: to the whole group, workers included.
+    os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
+    process.wait(timeout=20)
+    err = process.stderr.read().decode()
+    process.communicate()
+    assert process.returncode == 128 + number
+    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [line["result"] for line in lines if line["key"] == 1] == [1, 3, {"total": 3}]
+    assert "stopping: " in err
+    assert "stopped: 3 events in " in err
+    assert "Traceback" not in err
+
+
+BLOCKING = """
+    import os, time
+    from velo import stream_fn
+
+    @stream_fn(mode="process", workers=2)
+    async def blocking(events):
+        async for event in events:
+            yield os.getpid()
+            with open(event["began"], "a") as file:
+                file.write("x")
+            while not os.path.exists(event["gate"]):
+                time.sleep(0.01)  # stands for computing: the worker's event loop has no turn
+"""
+
+
+def blocked(velo):
+    """A run in which both workers compute, each in one of its two streams, until the gate is there.
+
+    Both have been through an event of every stream before, so that they are warm.
+    """
+    write_script(velo.folder, BLOCKING, "blocking.py")
+    process = velo.start("run", "blocking.py:blocking", "-i", "-", "-k", "k")
+    warm, began = velo.folder / "warm", velo.folder / "began"
+    send(process, *({"k": key, "began": str(warm), "gate": "/"} for key in range(4)))
+    for _ in range(4):
+        assert process.stdout.readline(), process.stderr.read()
+    send(process, *({"k": k, "began": str(began), "gate": f"{began}.end"} for k in range(4)))
+    until_sync(lambda: began.exists() and began.stat().st_size == 2, 20)
+    return process
+
+
+def test_results_come_while_the_function_computes(velo):
+    process = blocked(velo)
+    early = b""
+    while early.count(b"\n") < 2 and select.select([process.stdout], [], [], 5)[0]:
+        early += os.read(process.stdout.fileno(), 4096)
+    (velo.folder / "began.end").touch()
+    out, _ = process.communicate(timeout=20)
+    assert (early + out).count(b"\n") == 4
+    assert early.count(b"\n") == 2, "a result waited for what the function did after it"
+
+
+def test_a_second_signal_stops_at_once(velo):
+    process = blocked(velo)
+    process.send_signal(signal.SIGINT)
+    while b"stopping" not in (line := process.stderr.readline()):
+        assert line
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=15)
+    assert process.returncode == 130
+    assert b"stopped: 8 events in " in err
+    assert b"Traceback" not in err
+
+
+def test_one_signal_is_enough(velo):
+    """A function that does not let go of its worker is given up after a while."""
+    process = blocked(velo)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert err.count(b"\n") == 2  # what it does, and the summary
+
+
+def terminal(velo, *args):
+    """What `velo` writes to a terminal of 80 columns, and its exit code."""
+    pid, screen = pty.fork()
+    if pid == 0:
+        os.chdir(velo.folder)
+        env = environment(TERM="xterm-256color", COLUMNS="80", LINES="24")
+        os.execve(sys.executable, [sys.executable, "-m", "velo", *map(str, args)], env)
+    written = b""
+    while True:
+        try:
+            data = os.read(screen, 65536)
+        except OSError:  # how Linux says that the other side is closed
+            break
+        if not data:
+            break
+        written += data
+    os.close(screen)
+    return written.decode(), os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def test_the_live_line(velo):
+    lines = "".join(f'{{"k":{number % 100},"v":1}}\n' for number in range(60_000))
+    velo.file("in.ndjson", "x\n" + lines)
+    run = ("run", "fns:sums", "-i", "in.ndjson", "-k", "k", "--mode", "process", "-o", "o.ndjson")
+    written, code = terminal(velo, *run)
+    assert code == 0
+    assert "events/s" in written
+    assert "workers" in written
+    assert "100 streams, 60,100 results, 1 skipped" in written
+    assert "velo: line 1: not JSON" in written
+    quiet, code = terminal(velo, *run, "--no-progress")
+    assert code == 0
+    assert "events/s" not in quiet
+    assert "100 streams, 60,100 results, 1 skipped" in quiet

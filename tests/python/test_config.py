@@ -1,0 +1,173 @@
+"""Settings: what is allowed, what is said about what is not, and what cannot be decorated."""
+
+import dataclasses
+import functools
+import json
+
+import functions
+import pytest
+from velo import StreamConfig, StreamFn, stream_fn
+
+WRONG = [
+    ("mode", "thread", ValueError, '"inline" or "process"'),
+    ("mode", None, ValueError, "inline"),
+    ("mode", 1, ValueError, "inline"),
+    ("mode", [], ValueError, "inline"),
+    ("overflow", "drop", ValueError, '"wait" or "error"'),
+    ("buffer", 0, ValueError, "between 1 and"),
+    ("buffer", -1, ValueError, "between 1 and"),
+    ("buffer", 2**40, ValueError, "between 1 and"),
+    ("buffer", 1.5, TypeError, "whole number"),
+    ("buffer", "5", TypeError, "whole number"),
+    ("buffer", True, TypeError, "whole number"),
+    ("buffer", None, TypeError, "whole number"),
+    ("timeout", 0, ValueError, "more than 0"),
+    ("timeout", -1.0, ValueError, "more than 0"),
+    ("timeout", float("nan"), ValueError, "more than 0"),
+    ("timeout", float("inf"), ValueError, "more than 0"),
+    ("timeout", "1", TypeError, "number of seconds"),
+    ("timeout", True, TypeError, "number of seconds"),
+    ("max_concurrent", 0, ValueError, "between 1 and"),
+    ("max_concurrent", 2.0, TypeError, "whole number"),
+    ("workers", 0, ValueError, "between 1 and"),
+    ("workers", 100_000, ValueError, "between 1 and"),
+    ("workers", "4", TypeError, "whole number"),
+    ("max_bytes", 0, ValueError, "between"),
+    ("max_bytes", 2**60, ValueError, "between"),
+    ("max_bytes", 1e6, TypeError, "whole number"),
+    ("close_timeout", -0.1, ValueError, "at least 0"),
+    ("close_timeout", float("nan"), ValueError, "at least 0"),
+    ("close_timeout", None, TypeError, "number of seconds"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "kind", "words"), WRONG)
+def test_wrong_value(name, value, kind, words):
+    for make in (
+        lambda: StreamConfig(**{name: value}),
+        lambda: stream_fn(**{name: value}),
+        lambda: functions.echo.options(**{name: value}),
+        lambda: StreamConfig().replace(**{name: value}),
+    ):
+        with pytest.raises(kind) as info:
+            make()
+        assert words in str(info.value)
+        assert f"`{name}`" in str(info.value)
+
+
+@pytest.mark.parametrize("make", [stream_fn, functions.echo.options, StreamConfig().replace])
+def test_unknown_setting(make):
+    with pytest.raises(TypeError, match="unknown setting `bufer`; there are: .*buffer"):
+        make(bufer=3)
+
+
+def test_defaults_and_to_dict():
+    settings = StreamConfig().to_dict()
+    assert settings["mode"] == "inline"
+    assert settings["buffer"] == 256
+    assert settings["timeout"] is None
+    assert json.loads(json.dumps(settings)) == settings
+    assert StreamConfig(**settings) == StreamConfig()
+    changed = StreamConfig(mode="process", buffer=3, timeout=1, max_concurrent=2, workers=1)
+    assert StreamConfig(**changed.to_dict()) == changed
+
+
+def test_frozen_equal_and_hashable():
+    config = StreamConfig(buffer=3)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.buffer = 4
+    assert config == StreamConfig(buffer=3) != StreamConfig()
+    assert len({config, StreamConfig(buffer=3)}) == 1
+    assert config.replace(mode="process").buffer == 3
+    assert config.mode == "inline"
+
+
+def test_positional_settings_are_refused():
+    with pytest.raises(TypeError):
+        StreamConfig("process")
+
+
+def test_config_and_settings_together():
+    config = StreamConfig(mode="process", buffer=3)
+
+    @stream_fn(config=config, buffer=4)
+    async def one(events):
+        yield
+
+    assert one.config == StreamConfig(mode="process", buffer=4)
+    assert config.buffer == 3
+
+
+def test_options_leave_the_original_alone():
+    changed = functions.echo.options(mode="process", buffer=2)
+    assert isinstance(changed, StreamFn)
+    assert functions.echo.config == StreamConfig()
+    assert changed.config == StreamConfig(mode="process", buffer=2)
+    assert changed.options(buffer=5).config == StreamConfig(mode="process", buffer=5)
+
+
+def test_config_that_is_none():
+    with pytest.raises((TypeError, AttributeError), match="StreamConfig|dict"):
+        stream_fn(config={"mode": "process"})
+
+
+def plain(events):
+    return [events]
+
+
+async def coroutine(events):
+    return events
+
+
+def generator(events):
+    yield from events
+
+
+class Thing:
+    pass
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (plain, "plain function"),
+        (coroutine, "never yields"),
+        (generator, "plain generator"),
+        (lambda events: events, "plain function"),
+        (functools.partial(plain), "plain function"),
+        (functools.partial(coroutine, 1), "never yields"),
+        (5, "async generator function"),
+        ("name", "async generator function"),
+        (functions.echo, "already"),
+        (len, "async generator"),
+        (Thing, "async generator"),
+        (Thing(), "async generator"),
+        (functools.partial(functions.with_factor), "argument"),
+    ],
+)
+def test_what_cannot_be_a_stream_function(wrong, words):
+    with pytest.raises(TypeError, match=words):
+        stream_fn(wrong)
+    with pytest.raises(TypeError, match=words):
+        stream_fn(mode="process")(wrong)
+
+
+def test_it_looks_like_the_function():
+    @stream_fn
+    async def documented(events):
+        """What it does."""
+        yield
+
+    assert documented.__name__ == "documented"
+    assert documented.__doc__ == "What it does."
+    assert documented.__module__ == __name__
+    assert "documented" in repr(documented)
+    assert "inline" in repr(documented)
+
+
+def test_a_stream_function_travels():
+    import pickle
+
+    again = pickle.loads(pickle.dumps(functions.echo.options(buffer=7)))
+    assert again.config.buffer == 7
+    assert again.run_sync([1]) == [1]

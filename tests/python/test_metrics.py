@@ -1,0 +1,125 @@
+"""`stream.metrics`."""
+
+import asyncio
+
+import functions
+import pytest
+from helpers import drain, until
+from velo import StreamMetrics, stream_fn
+
+
+async def test_counts(mode):
+    async with functions.repeat.options(mode=mode).open() as stream:
+        assert isinstance(stream.metrics, StreamMetrics)
+        await stream.send_batch([2, 3, 0])
+        await stream.end()
+        assert len(await drain(stream)) == 5
+        metrics = stream.metrics
+        assert (metrics.events, metrics.results, metrics.queued) == (3, 5, 0)
+
+
+async def test_a_new_stream(mode):
+    async with functions.echo.options(mode=mode).open() as stream:
+        metrics = stream.metrics
+        assert metrics[:5] == (0, 0, 0, 0, 0)
+        assert metrics.latency_p50 is None
+        assert metrics.latency_p99 is None
+        assert 0 <= metrics.duration < 5
+
+
+@pytest.mark.parametrize("how", ["recv", "batch", "iterate", "feed"])
+async def test_latency_of_a_known_delay(mode, how):
+    """Every event takes 20 ms."""
+
+    @stream_fn(mode=mode)
+    async def slow(events):
+        async for event in events:
+            await asyncio.sleep(0.02)
+            yield event
+
+    async with slow.open() as stream:
+        for _ in range(6):
+            if how == "feed":
+                assert [r async for r in stream.feed([1])] == [1]
+                continue
+            await stream.send(1)
+            if how == "recv":
+                await stream.recv()
+            elif how == "batch":
+                await stream.recv_batch()
+            else:
+                await anext(aiter(stream))
+        await stream.end()
+        await drain(stream)
+        metrics = stream.metrics
+        assert 18_000 <= metrics.latency_p50 <= 300_000
+        assert metrics.latency_p50 <= metrics.latency_p95 <= metrics.latency_p99
+
+
+async def test_fast_events_are_not_slow(mode):
+    async with functions.echo.options(mode=mode).open() as stream:
+        for number in range(300):
+            await stream.send(number)
+            await stream.recv()
+        assert 0 < stream.metrics.latency_p50 < 20_000
+
+
+async def test_latency_of_a_function_without_results(mode):
+    """The function is done with the events though nothing ever comes back."""
+
+    @stream_fn(mode=mode)
+    async def sink(events):
+        async for _ in events:
+            pass
+        yield "end"
+
+    async with sink.open() as stream:
+        await stream.send_batch(range(10))
+        await stream.end()
+        await drain(stream)
+        assert stream.metrics.latency_p50 is not None
+        assert stream.metrics.queued == 0
+
+
+async def test_bytes(mode):
+    async with functions.echo.options(mode=mode).open() as stream:
+        for _ in range(10):
+            await stream.send(bytes(1000))
+            await stream.recv()
+        metrics = stream.metrics
+        if mode == "inline":
+            assert (metrics.bytes_in, metrics.bytes_out) == (0, 0)
+        else:
+            assert 10_000 <= metrics.bytes_in <= 10_500
+            assert 10_000 <= metrics.bytes_out <= 10_500
+
+
+async def test_queue_depth(mode, tmp_path):
+    path = str(tmp_path / "gate")
+    async with functions.gate.options(mode=mode).open() as stream:
+        await stream.send_batch([path, 1, 2, 3])
+        await until(lambda: stream.metrics.queued == 3)
+        functions.mark(path)
+        await stream.end()
+        await drain(stream)
+        assert stream.metrics.queued == 0
+
+
+async def test_duration_stops_at_the_end(mode):
+    async with functions.echo.options(mode=mode).open() as stream:
+        await asyncio.sleep(0.05)
+        await stream.end()
+        await drain(stream)
+        first = stream.metrics.duration
+        assert 0.05 <= first < 5
+        await asyncio.sleep(0.05)
+        assert stream.metrics.duration == first
+
+
+async def test_metrics_outlive_the_stream(mode):
+    async with functions.echo.options(mode=mode).open() as stream:
+        await stream.send(1)
+        await stream.recv()
+    assert stream.metrics.events == 1
+    assert stream.metrics.results == 1
+    assert stream.metrics.latency_p50 is not None

@@ -1,0 +1,72 @@
+//! Room that was reserved: written in place, then committed as a message, or given back.
+
+use std::fmt;
+use std::ops::{Deref, DerefMut};
+use std::ptr::NonNull;
+
+use super::super::frame::{FIRST_KIND, FrameHeader, HEADER, frame_len};
+use super::{Place, Producer};
+
+/// Room in a ring that is being written to. Dropping it without [`commit`](Self::commit) gives the
+/// room back.
+pub struct Reservation<'a> {
+    pub(super) producer: &'a mut Producer,
+    pub(super) place: Place,
+    pub(super) counted: bool,
+}
+
+impl Reservation<'_> {
+    /// Makes a message of the first `used` bytes, to be seen after the next
+    /// [`publish`](Producer::publish).
+    ///
+    /// # Panics
+    ///
+    /// If `used` is more than there is, or `kind` is one of the ring's own (below
+    /// [`FIRST_KIND`]).
+    #[inline]
+    pub fn commit(self, kind: u8, used: usize) {
+        assert!(used as u64 <= self.place.room, "more used than reserved");
+        assert!(kind >= FIRST_KIND, "kinds 0 and 1 are the ring's own");
+        let Place { start, .. } = self.place;
+        let producer = self.producer;
+        if start != producer.tail {
+            producer.pad(start - producer.tail);
+        }
+        let header = FrameHeader::new(used as u32, kind, self.counted);
+        // SAFETY: the place begins with room for a header, and is the producer's until published.
+        unsafe { header.write(producer.ring.at(start)) };
+        producer.tail = start + frame_len(used as u64);
+        producer.committed += u64::from(self.counted);
+        producer.bytes += used as u64;
+    }
+
+    fn payload(&self) -> NonNull<u8> {
+        // SAFETY: a place has a header's length before its payload, both inside the ring.
+        unsafe { self.producer.ring.at(self.place.start).add(HEADER as usize) }
+    }
+}
+
+impl Deref for Reservation<'_> {
+    type Target = [u8];
+
+    #[inline]
+    fn deref(&self) -> &[u8] {
+        // SAFETY: the place is `room` bytes inside the ring that the consumer is done with and has
+        // not been given; shared memory always holds some value.
+        unsafe { std::slice::from_raw_parts(self.payload().as_ptr(), self.place.room as usize) }
+    }
+}
+
+impl DerefMut for Reservation<'_> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as for `deref`; and there is one reservation of one producer.
+        unsafe { std::slice::from_raw_parts_mut(self.payload().as_ptr(), self.place.room as usize) }
+    }
+}
+
+impl fmt::Debug for Reservation<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Reservation({} bytes)", self.place.room)
+    }
+}
