@@ -5,6 +5,7 @@ import os
 
 import psutil
 import pytest
+
 from helpers import open_fds, until_sync
 from velo import _client, _function
 

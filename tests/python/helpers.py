@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import psutil
+
 import velo
 
 # Scripts use the velo that is tested, wherever it comes from.

@@ -3,9 +3,10 @@
 import gc
 import random
 
-import functions
 import numpy as np
 import pytest
+
+import functions
 from velo import stream_fn
 
 LARGE = 200_000
@@ -133,7 +134,9 @@ async def test_views_of_views_keep_the_memory():
 
 
 async def test_views_inside_other_objects():
-    events = [{"id": n, "frame": frame(n), "more": [frame(n + 1), (n, frame(n + 2))]} for n in range(9)]
+    events = [
+        {"id": n, "frame": frame(n), "more": [frame(n + 1), (n, frame(n + 2))]} for n in range(9)
+    ]
     results = await echo.run(events)
     gc.collect()
     for n, result in enumerate(results):

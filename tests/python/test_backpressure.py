@@ -3,8 +3,9 @@
 import asyncio
 import os
 
-import functions
 import pytest
+
+import functions
 from helpers import blocked, cancel, drain, until
 from velo import stream_fn
 

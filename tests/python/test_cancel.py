@@ -4,8 +4,9 @@ import asyncio
 import contextlib
 import random
 
-import functions
 import pytest
+
+import functions
 from helpers import blocked, cancel, drain
 from velo import stream_fn
 from velo.errors import StreamClosed
@@ -234,10 +235,8 @@ async def test_place_that_was_handed_to_a_cancelled_task(mode):
     await blocked(waiting, 3)
     await stream.aclose()
     waiting.cancel()
-    try:
+    with contextlib.suppress(asyncio.CancelledError):
         await (await waiting).aclose()
-    except asyncio.CancelledError:
-        pass
     async with asyncio.timeout(5):
         async with limited.open():
             pass

@@ -4,8 +4,9 @@ import asyncio
 import itertools
 import os
 
-import functions
 import pytest
+
+import functions
 from functions import OwnError
 from helpers import drain
 from velo import StreamConfig, stream_fn
@@ -45,19 +46,23 @@ def mix(request):
 
 
 async def test_three_in_any_mix_of_modes(mix):
-    one, two, three = (fn.options(mode=m) for fn, m in zip([evens, functions.running_sum, pairs], mix))
+    one, two, three = (
+        fn.options(mode=m) for fn, m in zip([evens, functions.running_sum, pairs], mix)
+    )
     results = await (one | two | three).run(range(11))
     assert results == [(0, 2), (6, 12), (20, 30)]
 
 
 async def test_grouping_does_not_matter(mix):
-    one, two, three = (fn.options(mode=m) for fn, m in zip([evens, functions.running_sum, pairs], mix))
+    one, two, three = (
+        fn.options(mode=m) for fn, m in zip([evens, functions.running_sum, pairs], mix)
+    )
     assert await (one | (two | three)).run(range(11)) == await ((one | two) | three).run(range(11))
 
 
 async def test_same_mode_runs_in_one_place(mode):
     one, two = tagged.options(mode=mode), tagged.options(mode=mode)
-    ((_, first), second), = await (one | two).run([1])
+    (((_, first), second),) = await (one | two).run([1])
     assert first == second
     assert (first == os.getpid()) is (mode == "inline")
     assert (one | two).config.mode == mode
@@ -66,7 +71,7 @@ async def test_same_mode_runs_in_one_place(mode):
 async def test_mixed_modes_run_where_they_say():
     inline, process = tagged.options(mode="inline"), tagged.options(mode="process")
     for chain, first_is_here in ((inline | process, True), (process | inline, False)):
-        ((_, first), second), = await chain.run([1])
+        (((_, first), second),) = await chain.run([1])
         assert (first == os.getpid()) is first_is_here
         assert (second == os.getpid()) is not first_is_here
 

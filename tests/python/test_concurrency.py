@@ -1,10 +1,11 @@
-"""Who may use a stream at the same time: one sender and one receiver, in its own loop and thread."""
+"""Who may use a stream at the same time: a sender and a receiver, in its own loop and thread."""
 
 import asyncio
 import threading
 
-import functions
 import pytest
+
+import functions
 from helpers import blocked, cancel
 from velo import stream_fn
 from velo.errors import StreamBusy

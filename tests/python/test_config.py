@@ -4,8 +4,9 @@ import dataclasses
 import functools
 import json
 
-import functions
 import pytest
+
+import functions
 from velo import StreamConfig, StreamFn, stream_fn
 
 WRONG = [

@@ -1,13 +1,15 @@
 """Death: of workers, of clients; nothing else suffers and nothing is left."""
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
 import time
 
-import functions
 import pytest
+
+import functions
 from helpers import alive, drain, family, run_script, start_script, until, until_sync, write_script
 from velo import _client, stream_fn
 from velo.errors import StreamClosed, WorkerDied
@@ -260,11 +262,25 @@ async def test_killed_zygote_is_replaced():
         assert zygote != os.getpid()
         os.kill(zygote, signal.SIGKILL)
         await until(lambda: not alive(zygote))
-        try:
+        with contextlib.suppress(WorkerDied):  # workers may die with it, if they say so
             assert await asyncio.wait_for(pid_of(stream), 5) == pid
-        except WorkerDied:
-            pass  # workers may die with it, if they say so
     async with asyncio.timeout(10):
+        assert await echo.run([1]) == [1]
+
+
+async def test_crashing_functions_do_not_close_the_pool():
+    """Workers that served and then died are no reason to refuse the next stream."""
+
+    @stream_fn(mode="process", workers=2)
+    async def crashes(events):
+        async for _ in events:
+            os._exit(1)
+            yield
+
+    async with asyncio.timeout(15):
+        for _ in range(7):
+            with pytest.raises(WorkerDied):
+                await crashes.run([1])
         assert await echo.run([1]) == [1]
 
 
@@ -313,10 +329,8 @@ async def test_storm_of_kills(long):
         for _ in range(200 if long else 12):
             await asyncio.sleep(0.05)
             if victims:
-                try:
+                with contextlib.suppress(ProcessLookupError):
                     os.kill(victims.pop(), signal.SIGKILL)
-                except ProcessLookupError:
-                    pass
 
     killing = asyncio.create_task(killer())
     number = 0

@@ -2,10 +2,11 @@
 
 import asyncio
 
-import programs
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+import programs
 from velo import stream_fn
 
 
@@ -101,9 +102,7 @@ def runner():
 
 def examples(count):
     checks = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
-    return settings(
-        max_examples=count, deadline=None, suppress_health_check=checks, database=None
-    )
+    return settings(max_examples=count, deadline=None, suppress_health_check=checks, database=None)
 
 
 def test_the_modes_agree(runner, long):

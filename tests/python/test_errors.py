@@ -6,8 +6,9 @@ import sys
 import threading
 import types
 
-import functions
 import pytest
+
+import functions
 from functions import OwnError
 from velo import stream_fn
 from velo.errors import RemoteError, StreamClosed, VeloError
@@ -93,9 +94,7 @@ async def test_cause_is_kept_or_told(mode):
     assert isinstance(error.__cause__, KeyError) or "KeyError: 'nothing'" in notes(error)
 
 
-@pytest.mark.parametrize(
-    ("word", "kind"), [("interrupt", KeyboardInterrupt), ("exit", SystemExit)]
-)
+@pytest.mark.parametrize(("word", "kind"), [("interrupt", KeyboardInterrupt), ("exit", SystemExit)])
 async def test_leaving_words_reach_the_caller(mode, word, kind):
     """They neither end the worker nor the caller's event loop."""
     error = await raised(mode, word)

@@ -3,8 +3,9 @@
 import asyncio
 import contextlib
 
-import functions
 import pytest
+
+import functions
 from functions import OwnError
 from helpers import blocked, drain
 from velo import stream_fn
@@ -290,9 +291,9 @@ async def test_feed_of_what_is_no_iterable(mode, wrong):
 
 async def test_feed_of_another_streams_results(mode):
     """Streams compose by hand."""
-    async with functions.running_sum.options(mode=mode).open() as one:
-        async with functions.echo.options(mode=mode).open() as other:
-            got = [r async for r in other.feed(one.feed(range(100)))]
+    summing, echo = functions.running_sum.options(mode=mode), functions.echo.options(mode=mode)
+    async with summing.open() as one, echo.open() as other:
+        got = [r async for r in other.feed(one.feed(range(100)))]
     assert got == [sum(range(n + 1)) for n in range(100)]
 
 

@@ -6,8 +6,9 @@ import subprocess
 import sys
 import textwrap
 
-import functions
 import pytest
+
+import functions
 from helpers import environment, run_script
 from velo import stream_fn
 
@@ -49,7 +50,7 @@ async def test_partial(mode):
 
 
 async def test_made_by_a_lambda(mode):
-    make = lambda number: (lambda events: functions.with_factor(number, events))  # noqa: E731
+    make = lambda number: lambda events: functions.with_factor(number, events)  # noqa: E731
     function = make(3)
     function.__annotations__["return"] = "AsyncIterator[int]"
     assert await stream_fn(mode=mode)(function).run([2]) == [6]

@@ -5,8 +5,9 @@ import gc
 import threading
 import weakref
 
-import functions
 import pytest
+
+import functions
 from functions import marks
 from helpers import run_script, until
 

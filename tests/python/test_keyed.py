@@ -4,8 +4,9 @@ import asyncio
 import contextlib
 import os
 
-import functions
 import pytest
+
+import functions
 from functions import OwnError
 from helpers import blocked, cancel
 from velo import stream_fn
@@ -192,9 +193,7 @@ async def test_failing_source(mode, tmp_path):
 
     for failing in (plain, lambda: as_async(plain())):
         with pytest.raises(LookupError, match="source"):
-            async with contextlib.aclosing(
-                cleans.keyed(failing(), key=lambda e: e)
-            ) as running:
+            async with contextlib.aclosing(cleans.keyed(failing(), key=lambda e: e)) as running:
                 async for _ in running:
                     pass
 

@@ -1,10 +1,12 @@
 """Many streams, at once and in sequence, leave memory and descriptors where they were."""
 
 import asyncio
+import contextlib
 import gc
 
-import functions
 import psutil
+
+import functions
 from helpers import open_fds
 from velo import stream_fn
 
@@ -70,10 +72,8 @@ async def test_abandoned_streams_in_sequence(mode):
             await stream.aclose()
         else:
             await stream.send("own")
-            try:
+            with contextlib.suppress(functions.OwnError):
                 await stream.aclose()
-            except functions.OwnError:
-                pass
     gc.collect()
     assert len(open_fds()) <= fds
 

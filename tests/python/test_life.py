@@ -3,8 +3,9 @@
 import asyncio
 import contextlib
 
-import functions
 import pytest
+
+import functions
 from functions import marks
 from helpers import blocked, drain, until
 from velo import stream_fn

@@ -5,8 +5,9 @@ import contextlib
 import threading
 import time
 
-import functions
 import pytest
+
+import functions
 from helpers import blocked, drain, until
 from velo import stream_fn
 from velo.errors import EventTooLarge, PoolError, StreamClosed
@@ -78,9 +79,7 @@ async def test_each_function_has_its_own_places(mode):
 async def test_a_place_comes_back_however_a_stream_ends(mode, how):
     limited = functions.fails.options(mode=mode, max_concurrent=1, overflow="error")
     if how == "early return":
-        limited = functions.returns_at_once.options(
-            mode=mode, max_concurrent=1, overflow="error"
-        )
+        limited = functions.returns_at_once.options(mode=mode, max_concurrent=1, overflow="error")
     for _ in range(3):
         if how == "garbage":
             stream = await limited.open()
@@ -204,10 +203,10 @@ async def test_many_streams_time_out(mode):
 
 
 async def test_a_stream_without_timeout_stays(mode):
-    async with functions.echo.options(mode=mode, timeout=0.05).open() as timed:
-        async with functions.echo.options(mode=mode).open() as stream:
-            await until(lambda: timed.closed)
-            assert not stream.closed
+    echo = functions.echo.options(mode=mode)
+    async with echo.options(timeout=0.05).open() as timed, echo.open() as stream:
+        await until(lambda: timed.closed)
+        assert not stream.closed
 
 
 @pytest.mark.parametrize("size", [600_000, 50_000_000])

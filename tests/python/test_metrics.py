@@ -2,8 +2,9 @@
 
 import asyncio
 
-import functions
 import pytest
+
+import functions
 from helpers import drain, until
 from velo import StreamMetrics, stream_fn
 

@@ -2,8 +2,9 @@
 
 import asyncio
 
-import functions
 import pytest
+
+import functions
 from velo import stream_fn
 
 

@@ -3,8 +3,9 @@
 import asyncio
 import threading
 
-import functions
 import pytest
+
+import functions
 from functions import OwnError
 from helpers import open_fds, run_script
 from velo import stream_fn

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from collections.abc import AsyncIterator, Callable
-from typing import Any
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from typing import Any, cast
 
 import click
 
@@ -111,12 +111,12 @@ class Job:
             work.cancel()
             return
         self.signal = number
-        progress.say("stopping: writing the results of what was read (once more: stop at once)")
         assert self._reader is not None
         self._reader.stop()
         assert self._loop is not None
         self._loop.call_later(_GRACE, work.cancel)
         self._loop.call_later(_GRACE + _LAST, work.cancel)
+        progress.say("stopping: writing the results of what was read (once more: stop at once)")
 
     async def _events(self, reader: Reader, progress: Progress) -> AsyncIterator[Any]:
         """Yield events; end, rather than raise, when no more can be had.
@@ -150,8 +150,11 @@ class Job:
                     write({"key": key, "result": result})
             return
         async with self._fn.open() as stream:
-            async for result in stream.feed(events):
-                write(result)
+            # Closed before the stream is: its sender must not find a stream that was cancelled.
+            feed = cast(AsyncGenerator[Any, None], stream.feed(events))
+            async with contextlib.aclosing(feed):
+                async for result in feed:
+                    write(result)
             await stream.end()
             async for result in stream:
                 write(result)

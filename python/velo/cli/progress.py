@@ -93,14 +93,14 @@ class Progress:
         if self._console is not None:
             self._console.print(f"velo: {message}", markup=False, soft_wrap=True)
         else:
-            print(f"velo: {message}", file=sys.stderr, flush=True)
+            _print(f"velo: {message}")
 
     def bad(self, line: object) -> None:
         """Report a bad line, unless there were many."""
         self._reported += 1
         if self._reported <= self._reports:
             self.say(f"{line}; skipped")
-        elif self._reported == self._reports + 1:
+        elif self._reports and self._reported == self._reports + 1:
             self.say("more lines were skipped; they are counted (`--reports N` shows more)")
 
     def summary(self, how: str | None = None) -> None:
@@ -114,7 +114,7 @@ class Progress:
         ]
         if tally.bad:
             parts.append(f"{tally.bad:,} skipped")
-        print((f"{how}: " if how else "") + ", ".join(parts), file=sys.stderr, flush=True)
+        _print((f"{how}: " if how else "") + ", ".join(parts))
 
     def _rate(self, now: float, events: int) -> float:
         self._samples.append((now, events))
@@ -155,6 +155,12 @@ class Progress:
         if not hasattr(self, "_spinning"):
             self._spinning = make("dots")
         return self._spinning
+
+
+def _print(line: str) -> None:
+    # The work goes on, and ends well, when nobody reads stderr any more.
+    with contextlib.suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
 
 
 def _count(number: int, what: str) -> str:

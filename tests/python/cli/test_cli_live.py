@@ -114,6 +114,18 @@ def test_one_signal_is_enough(velo):
     assert err.count(b"\n") == 2  # what it does, and the summary
 
 
+def test_a_signal_when_nobody_reads_stderr(velo, mode):
+    process = velo.start("run", "fns:sums", "-i", "-", "-k", "k", "--mode", mode)
+    send(process, {"k": 1, "v": 7})
+    process.stdout.readline()
+    process.stderr.close()
+    process.stderr = None
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert b'{"total":7}' in out
+
+
 def terminal(velo, *args):
     """What `velo` writes to a terminal of 80 columns, and its exit code."""
     pid, screen = pty.fork()
