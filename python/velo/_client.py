@@ -101,7 +101,8 @@ class Client:
             if function.number not in link.functions:
                 link.end.define(function.number, definition)
                 link.functions.add(function.number)
-            opened = link.end.open(loop, function.number, config.buffer, config.max_bytes, name)
+            max_bytes = 1 << (config.max_bytes - 1).bit_length()  # rings are powers of two
+            opened = link.end.open(loop, function.number, config.buffer, max_bytes, name)
             if opened is not None:
                 return opened
             link.leaving = True  # it takes no more streams: the supervisor will say why

@@ -69,10 +69,23 @@ class _Crossing:
         self.__qualname__ = fn._name
 
     async def __call__(self, events: AsyncIterator[Any]) -> AsyncGenerator[Any, None]:
+        failures: list[Exception] = []
+
+        async def upstream() -> AsyncGenerator[Any, None]:
+            # A part that fails has yielded results before: they go all the way first.
+            try:
+                async for event in events:
+                    yield event
+            except Exception as error:
+                failures.append(error)
+
         async with self._fn.open() as stream:
-            async with contextlib.aclosing(stream._feed_async(events)) as results:
+            async with contextlib.aclosing(stream._feed_async(upstream())) as results:
                 async for result in results:
                     yield result
-            await stream.end()
-            async for result in stream:
-                yield result
+            if not failures:
+                await stream.end()
+                async for result in stream:
+                    yield result
+        for failure in failures:
+            raise failure

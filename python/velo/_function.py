@@ -170,7 +170,9 @@ class StreamFn(Generic[In, Out]):
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Travel as function and settings: places and counters belong to a process."""
-        return StreamFn, (self._function, self.config)
+        from velo._reference import describe
+
+        return _restore, (describe(self._function), self.config)
 
     def __repr__(self) -> str:
         """Name and mode."""
@@ -244,22 +246,41 @@ def _check_function(function: Any) -> None:
     what = getattr(function, "__qualname__", repr(function))
     if isinstance(function, StreamFn):
         raise TypeError(f"`{what}` is a stream function already; use `.options(...)` to change it")
-    if not callable(function):
-        raise TypeError(f"a stream function is an async generator function, not {function!r}")
-    plain = inspect.unwrap(function)
+    plain = inspect.unwrap(function) if callable(function) else function
     while isinstance(plain, functools.partial):
         plain = inspect.unwrap(plain.func)
     if inspect.iscoroutinefunction(plain):
         raise TypeError(f"`{what}` never yields: a stream function is an `async def` with `yield`")
     if inspect.isgeneratorfunction(plain):
         raise TypeError(f"`{what}` is a plain generator: write it with `async def` and `async for`")
-    if inspect.isfunction(plain) and not inspect.isasyncgenfunction(plain):
-        returns = getattr(plain, "__annotations__", {}).get("return")
-        if returns is None:
-            raise TypeError(
-                f"`{what}` is a plain function: a stream function is an `async def` with `yield` "
-                "(a plain one that returns an async iterator must say so in its annotations)"
-            )
+    if not _may_return_async_iterator(plain):
+        raise TypeError(
+            f"`{what}` is no stream function, which is an `async def` with `yield` (a plain "
+            "function that returns an async iterator must say so in its annotations)"
+        )
+    try:
+        inspect.signature(function).bind(object())
+    except TypeError as error:
+        raise TypeError(f"`{what}` must take one argument, the events: {error}") from None
+    except ValueError:
+        pass  # it has no signature to look at
+
+
+def _may_return_async_iterator(function: Any) -> bool:
+    if inspect.isasyncgenfunction(function):
+        return True
+    if inspect.isfunction(function) or inspect.ismethod(function):
+        returns = getattr(function, "__annotations__", {}).get("return")
+        return returns is not None or function.__name__ == "<lambda>"
+    if inspect.isclass(function) or inspect.isbuiltin(function):
+        return False
+    return inspect.isasyncgenfunction(getattr(type(function), "__call__", None))  # noqa: B004
+
+
+def _restore(described: Any, config: StreamConfig) -> StreamFn[Any, Any]:
+    from velo._reference import build
+
+    return StreamFn(build(described), config)
 
 
 def _nothing() -> None:
@@ -271,13 +292,13 @@ class _SyncLoop:
 
     def __init__(self) -> None:
         self.runner = asyncio.Runner()
+        self.loop = self.runner.get_loop()
 
     def close(self) -> None:
         """Close the loop, and what belongs to it."""
-        loop = self.runner.get_loop()
-        if not loop.is_closed():
+        if not self.loop.is_closed():
             if (client := sys.modules.get("velo._client")) is not None:
-                client.close_client(loop)
+                client.close_client(self.loop)
             self.runner.close()
 
     def __del__(self) -> None:  # its thread has ended
@@ -290,7 +311,7 @@ _abandoned: list[threading.local] = []
 
 def _runner() -> asyncio.Runner:
     kept: _SyncLoop | None = getattr(_local, "kept", None)
-    if kept is None or kept.runner.get_loop().is_closed():
+    if kept is None or kept.loop.is_closed():
         kept = _local.kept = _SyncLoop()
     return kept.runner
 

@@ -39,14 +39,15 @@ class Reference:
 
         """
         paths = [os.path.abspath(path) if path == "" else path for path in sys.path]
-        return pickle.dumps((paths, _describe(self._function)), protocol=5)
+        return pickle.dumps((paths, describe(self._function)), protocol=5)
 
 
-def _describe(function: Any) -> tuple[str, Any]:
+def describe(function: Any) -> tuple[str, Any]:
+    """Return what another process can `build` the function of."""
     from velo._compose import Chain
 
     if isinstance(function, Chain):
-        return ("chain", [_describe(part) for part in function.parts])
+        return ("chain", [describe(part) for part in function.parts])
     path = _import_path(function)
     if path is not None:
         return ("path", path)
@@ -90,15 +91,16 @@ def load(definition: bytes) -> Callable[..., Any]:
     """
     paths, described = pickle.loads(definition)
     sys.path.extend(path for path in paths if path not in sys.path)
-    return _build(described)
+    return build(described)
 
 
-def _build(described: tuple[str, Any]) -> Callable[..., Any]:
+def build(described: tuple[str, Any]) -> Callable[..., Any]:
+    """Make a function of what `describe` returned."""
     kind, what = described
     if kind == "chain":
         from velo._compose import Chain
 
-        return Chain([_build(part) for part in what])
+        return Chain([build(part) for part in what])
     if kind == "value":
         function: Callable[..., Any] = _plain(pickle.loads(what))
         return function

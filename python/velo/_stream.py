@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import warnings
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from velo import _core, _idle
+from velo._feed import AsyncFeed
 from velo._metrics import StreamMetrics
 from velo.errors import StreamClosed, VeloError
 
@@ -79,49 +80,8 @@ class Stream(_core.StreamBase[In, Out], Generic[In, Out]):
             return self._feed_async(events)
         return self._feed(events)
 
-    async def _feed_async(self, events: AsyncIterable[In]) -> AsyncGenerator[Out, None]:
-        if self._closed is not None:
-            raise StreamClosed(self._closed)
-        results = self._feed_beside()
-        sender = self._loop.create_task(self._send_all(events), name=f"{self.name} source")
-        sender.add_done_callback(lambda _: results._all_sent())
-        try:
-            async for result in results:
-                yield result
-            if sender.done():
-                sender.result()
-        except StreamClosed:
-            # A source that failed has cancelled the stream: what it raised says more.
-            await asyncio.sleep(0)
-            if sender.done():
-                sender.result()
-            raise
-        finally:
-            if not sender.done():
-                sender.cancel()
-                await asyncio.wait([sender])
-
-    async def _send_all(self, events: AsyncIterable[In]) -> None:
-        source = aiter(events)
-        while True:
-            try:
-                event = await anext(source)
-            except StopAsyncIteration:
-                return
-            except asyncio.CancelledError:
-                raise
-            except BaseException:
-                self._cancel()
-                raise
-            try:
-                await self.send(event)
-            except asyncio.CancelledError:
-                self._put_back(event)
-                raise
-            except StreamClosed:
-                if self._input_ended:
-                    raise
-                return  # the function has ended early: its results say the rest
+    def _feed_async(self, events: AsyncIterable[In]) -> AsyncFeed[In, Out]:
+        return AsyncFeed(self, events)
 
     @property
     def metrics(self) -> StreamMetrics:
@@ -173,6 +133,7 @@ class Stream(_core.StreamBase[In, Out], Generic[In, Out]):
         while not self._over:
             if self._has_receiver:
                 await self._wait_for_end()
+                await asyncio.sleep(0)  # it needs a turn to take them
                 continue
             results, over = self._drain(_BURST)
             if over:

@@ -1,7 +1,6 @@
 """The life of a stream: events in, results out, half-close, early returns, ends of all kinds."""
 
 import asyncio
-import contextlib
 
 import pytest
 
@@ -313,97 +312,6 @@ async def test_break_out_of_iteration_keeps_the_rest(mode):
                 break
         await stream.end()
         assert await drain(stream) == list(range(5, 20))
-
-
-async def test_events_with_a_deadline_inside_the_function(mode):
-    """`anext(events)` may be cancelled: the next one gets the event."""
-
-    @stream_fn(mode=mode)
-    async def windows(events):
-        window = []
-        while True:
-            try:
-                async with asyncio.timeout(0.02):
-                    window.append(await anext(events))
-            except TimeoutError:
-                if window:
-                    yield window
-                    window = []
-            except StopAsyncIteration:
-                return
-
-    got = []
-    async with windows.open() as stream:
-        for number in range(30):
-            await stream.send(number)
-            while number % 5 == 4 and len(got) <= number:
-                got.extend(await stream.recv())
-    assert got == list(range(30))
-
-
-async def test_tasks_and_task_groups_inside_the_function(mode):
-    @stream_fn(mode=mode)
-    async def fans_out(events):
-        async for event in events:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(asyncio.sleep(0.001, event * n)) for n in range(3)]
-            yield [task.result() for task in tasks]
-
-    assert await fans_out.run([1, 2]) == [[0, 1, 2], [0, 2, 4]]
-
-
-async def test_two_tasks_may_not_wait_for_the_next_event(mode):
-    @stream_fn(mode=mode)
-    async def greedy(events):
-        async def take():
-            return await anext(events)
-
-        one, two = asyncio.create_task(take()), asyncio.create_task(take())
-        done, _ = await asyncio.wait([one, two], return_when=asyncio.FIRST_COMPLETED)
-        yield [type(task.exception()).__name__ for task in done]
-        for task in (one, two):
-            task.cancel()
-        await asyncio.wait([one, two])
-
-    async with greedy.open() as stream:
-        assert await asyncio.wait_for(stream.recv(), 5) == ["StreamBusy"]
-
-
-async def test_function_that_swallows_cancellation_is_closed(mode):
-    @stream_fn(mode=mode)
-    async def clings(events):
-        yield "ready"
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.sleep(3600)
-        yield "still here"
-        yield "and here"
-
-    with pytest.raises(ZeroDivisionError):
-        async with clings.open() as stream:
-            await stream.recv()
-            _ = 1 / 0
-
-
-async def test_cancelled_function_sees_no_more_events(mode, tmp_path):
-    """What is queued at a cancellation is not worked on, whatever the function does."""
-    path = str(tmp_path / "marks")
-
-    @stream_fn(mode=mode)
-    async def clings(events):
-        yield "ready"
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.sleep(3600)
-        async for _ in events:
-            functions.mark(path)
-        functions.mark(path, "end")
-
-    with pytest.raises(ZeroDivisionError):
-        async with clings.open() as stream:
-            await stream.send_batch(range(5))
-            await stream.recv()
-            _ = 1 / 0
-    await until(lambda: "end" in marks(path))
-    assert marks(path) == "end"
 
 
 async def test_stream_says_who_it_is(mode):

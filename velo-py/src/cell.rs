@@ -6,6 +6,7 @@
 //! a second mutable reference.
 
 use std::cell::{Cell, UnsafeCell};
+use std::time::Duration;
 
 use pyo3::prelude::*;
 
@@ -57,6 +58,23 @@ impl<T> GilCell<T> {
         Ok(f(unsafe { &mut *self.value.get() }))
     }
 }
+
+impl<T> GilCell<T> {
+    /// Enters the value, also when another thread is in it for a moment with the GIL released.
+    pub fn wait_with<R>(&self, py: Python<'_>, f: impl FnOnce(&mut T) -> R) -> Result<R, Busy> {
+        for _ in 0..TRIES {
+            if !self.entered.get() {
+                break;
+            }
+            py.detach(|| std::thread::sleep(PAUSE));
+        }
+        self.with(py, f)
+    }
+}
+
+/// Whoever releases the GIL inside a cell comes back within microseconds.
+const TRIES: u32 = 200;
+const PAUSE: Duration = Duration::from_micros(50);
 
 struct Leave<'a>(&'a Cell<bool>);
 

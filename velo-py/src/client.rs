@@ -64,12 +64,17 @@ impl RingChannel {
         self.shared.ends.with(py, f)?
     }
 
+    /// As `with`, for what may be asked from any thread.
+    fn look<R>(&self, py: Python<'_>, f: impl FnOnce(&mut Ends) -> R) -> PyResult<R> {
+        Ok(self.shared.ends.wait_with(py, f)?)
+    }
+
     /// See [`Channel::offer`].
     #[inline]
     pub fn offer(&self, py: Python<'_>, event: &Bound<'_, PyAny>) -> PyResult<Offer> {
         let codec = codec(py)?;
         self.with(py, |ends| match ends.rings.as_mut() {
-            Some(rings) if !ends.ended => rings.push(codec, event, ITEM, true),
+            Some(rings) if !(ends.ended || ends.failure.is_some()) => rings.push(codec, event, ITEM, true),
             _ => Ok(Offer::Full),
         })
     }
@@ -94,7 +99,7 @@ impl RingChannel {
     #[inline]
     pub fn free_events(&self, py: Python<'_>) -> PyResult<usize> {
         self.with(py, |ends| match ends.rings.as_mut() {
-            Some(rings) if !ends.ended => Ok(rings.producer.free_events() as usize),
+            Some(rings) if !(ends.ended || ends.failure.is_some()) => Ok(rings.producer.free_events() as usize),
             _ => Ok(0),
         })
     }
@@ -151,24 +156,21 @@ impl RingChannel {
         if self.shared.link.end.any_ready() {
             self.shared.link.process_ready(py);
         }
-        self.with(py, |ends| {
-            Ok(ends.rings.is_none() || ends.ended || ends.failure.is_some())
-        })
+        self.with(py, |ends| Ok(ends.rings.is_none() || ends.has_ended()))
     }
 
     /// See [`Channel::progress`].
     #[inline]
     pub fn progress(&self, py: Python<'_>) -> PyResult<(u64, u64)> {
-        self.with(py, |ends| Ok(ends.progress_now()))
+        self.look(py, Ends::progress_now)
     }
 
     /// See [`Channel::bytes`].
     pub fn bytes(&self, py: Python<'_>) -> PyResult<(u64, u64)> {
-        self.with(py, |ends| {
-            Ok(ends
-                .rings
+        self.look(py, |ends| {
+            ends.rings
                 .as_ref()
-                .map_or(ends.bytes, |rings| (rings.bytes_out, rings.bytes_in)))
+                .map_or(ends.bytes, |rings| (rings.bytes_out, rings.bytes_in))
         })
     }
 
@@ -248,6 +250,11 @@ enum Taken {
 }
 
 impl Ends {
+    /// Whether the function takes no more events. Results may still be queued.
+    fn has_ended(&self) -> bool {
+        self.ended || self.failure.is_some()
+    }
+
     fn progress_now(&mut self) -> (u64, u64) {
         if let Some(rings) = self.rings.as_mut() {
             self.progress = (rings.producer.committed(), rings.producer.released());
@@ -296,7 +303,7 @@ impl ClientEnds {
 
     /// Nobody wants the results: drops them up to the end, so that the slot comes back.
     fn drop_results(&self, py: Python<'_>) {
-        let over = self.ends.with(py, |ends| {
+        let over = self.ends.wait_with(py, |ends| {
             let failed = ends.failure.is_some();
             let Some(rings) = ends.rings.as_mut() else {
                 return false;

@@ -41,12 +41,12 @@ pub struct Operation {
 struct Progress {
     /// None once done.
     what: Option<What>,
-    asleep: Asleep,
+    /// What the task sleeps on, and where.
+    asleep: Option<(Place, Py<PyAny>)>,
 }
 
-#[derive(Clone, Copy, PartialEq)]
-enum Asleep {
-    No,
+#[derive(Clone, Copy)]
+enum Place {
     Sending,
     Receiving,
     Closing,
@@ -70,7 +70,7 @@ impl Operation {
     pub fn new(core: Arc<StreamCore>, what: What) -> Self {
         let progress = Progress {
             what: Some(what),
-            asleep: Asleep::No,
+            asleep: None,
         };
         Operation {
             core,
@@ -85,7 +85,7 @@ impl Operation {
             ));
         };
         self.core.check_loop(py)?;
-        let resumed = std::mem::replace(&mut progress.asleep, Asleep::No) != Asleep::No;
+        let resumed = progress.asleep.take().is_some();
         let outcome = match what {
             What::Send(event) => self.send_one(py, event.bind(py)),
             What::SendBatch(source) => self.send_batch(py, &source.clone_ref(py)),
@@ -96,11 +96,12 @@ impl Operation {
         };
         match outcome {
             Ok(Step::Yield(future)) => {
-                progress.asleep = match what {
-                    What::Send(_) | What::SendBatch(_) => Asleep::Sending,
-                    What::End(_) | What::Closing => Asleep::Closing,
-                    What::Recv | What::RecvBatch(_) => Asleep::Receiving,
+                let place = match what {
+                    What::Send(_) | What::SendBatch(_) => Place::Sending,
+                    What::End(_) | What::Closing => Place::Closing,
+                    What::Recv | What::RecvBatch(_) => Place::Receiving,
                 };
+                progress.asleep = Some((place, future.clone_ref(py)));
                 Ok(Step::Yield(future))
             }
             done => {
@@ -264,12 +265,26 @@ impl Operation {
     }
 
     fn stop_waiting(&self, py: Python<'_>, progress: &mut Progress) {
-        match std::mem::replace(&mut progress.asleep, Asleep::No) {
-            Asleep::No => {}
-            Asleep::Sending => self.core.waits.send.clear(py),
-            Asleep::Receiving => self.core.waits.recv.clear(py),
-            Asleep::Closing => self.core.waits.closing.clear(py),
+        let Some((place, future)) = progress.asleep.take() else {
+            return;
+        };
+        let waits = &self.core.waits;
+        match place {
+            Place::Sending => waits.send.clear_if(py, &future),
+            Place::Receiving => waits.recv.clear_if(py, &future),
+            Place::Closing => waits.closing.clear_if(py, &future),
         }
+    }
+}
+
+impl Drop for Operation {
+    /// A task that is gone waits for nothing.
+    fn drop(&mut self) {
+        Python::attach(|py| {
+            let _ = self
+                .progress
+                .with(py, |progress| self.stop_waiting(py, progress));
+        });
     }
 }
 

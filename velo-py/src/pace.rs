@@ -1,13 +1,13 @@
-//! How long the function's half of a stream may go on before it shows its results, and before it
-//! lets the other tasks of its event loop run.
+//! How long the function's half of a stream may go on before it says which events it has handled,
+//! and before it lets the other tasks of its event loop run.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use velo_shm::ticks;
 
-/// Results of a busy function are shown at least this often. Rarer would make a slow consumer
-/// wait; more often would make both sides fight for the cache line.
+/// A busy function says at least this often what it has handled. More often would make both sides
+/// fight for the cache line. Results are shown at once: what comes next may take long.
 const FLUSH_EVERY: Duration = Duration::from_micros(5);
 
 /// After this long the other tasks of the loop have their turn.

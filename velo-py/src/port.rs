@@ -66,6 +66,16 @@ impl Port {
         either!(self, side => side.push(py, result))
     }
 
+    /// Makes the results so far visible to the other half: the function may go on to compute for
+    /// long.
+    #[inline]
+    pub fn show_results(&self, py: Python<'_>) {
+        match self {
+            Port::Inline(_) => {} // nobody else runs before the function waits
+            Port::Ring(side) => side.show_results(py),
+        }
+    }
+
     /// Makes what was done so far visible to the other half.
     #[inline]
     pub fn flush(&self, py: Python<'_>) {

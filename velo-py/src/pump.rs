@@ -92,6 +92,7 @@ impl Pump {
                                 continue;
                             }
                         }
+                        self.port.show_results(py);
                         if self.pace.flush_is_due() {
                             self.port.flush(py);
                             if self.pace.turn_is_over() {

@@ -39,13 +39,17 @@ struct State {
     begun: bool,
     until_feed: u32,
     until_flush: u32,
-    asleep: bool,
+    /// What the task sleeps on.
+    asleep: Option<Py<PyAny>>,
     over: bool,
 }
 
 impl Drop for Results {
     fn drop(&mut self) {
-        Python::attach(|py| self.core.iteration_ends(py));
+        Python::attach(|py| {
+            let _ = self.state.with(py, |state| self.stop_waiting(py, state));
+            self.core.iteration_ends(py);
+        });
     }
 }
 
@@ -72,7 +76,7 @@ impl Results {
             begun: false,
             until_feed: 0,
             until_flush: FLUSH_EVERY,
-            asleep: false,
+            asleep: None,
             over: false,
         };
         core.iteration_begins();
@@ -84,9 +88,12 @@ impl Results {
 
     #[inline]
     fn next(&self, py: Python<'_>, state: &mut State) -> PyResult<Step> {
-        let awoken = std::mem::take(&mut state.asleep);
+        let awoken = state.asleep.take().is_some();
         if !std::mem::replace(&mut state.begun, true) {
             self.core.check_loop(py)?;
+            if state.source.is_some() {
+                self.core.check_open(py)?;
+            }
         }
         if state.over {
             return Err(PyStopAsyncIteration::new_err(()));
@@ -149,9 +156,17 @@ impl Results {
             }
             self.core.channel.spin(py, want)?;
             if let Some(step) = self.core.sleep(py, &self.core.waits.recv, want)? {
-                state.asleep = true;
+                if let Step::Yield(future) = &step {
+                    state.asleep = Some(future.clone_ref(py));
+                }
                 return Ok(step);
             }
+        }
+    }
+
+    fn stop_waiting(&self, py: Python<'_>, state: &mut State) {
+        if let Some(future) = state.asleep.take() {
+            self.core.waits.recv.clear_if(py, &future);
         }
     }
 
@@ -231,9 +246,7 @@ impl Awaitable for Results {
     fn throw(slf: &Bound<'_, Self>, error: PyErr) -> PyResult<Step> {
         let (this, py) = (slf.get(), slf.py());
         this.state.with(py, |state| {
-            if std::mem::take(&mut state.asleep) {
-                this.core.waits.recv.clear(py);
-            }
+            this.stop_waiting(py, state);
         })?;
         Err(error)
     }
@@ -258,9 +271,7 @@ impl Results {
 
     fn close(&self, py: Python<'_>) -> PyResult<()> {
         Ok(self.state.with(py, |state| {
-            if std::mem::take(&mut state.asleep) {
-                self.core.waits.recv.clear(py);
-            }
+            self.stop_waiting(py, state);
         })?)
     }
 }

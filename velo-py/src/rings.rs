@@ -114,7 +114,7 @@ impl Rings {
                 Ok(Offer::Full)
             }
             ReserveError::TooLarge { len, limit } => Err(errors::too_large(format!(
-                "an event of {len} bytes cannot be sent: the limit is {limit} bytes, half of \
+                "{len} bytes cannot be sent at once: the limit is {limit} bytes, half of \
                  `max_bytes`; raise it with `StreamConfig(max_bytes=...)`"
             ))),
             ReserveError::NoMemory(error) => Err(pyo3::exceptions::PyMemoryError::new_err(

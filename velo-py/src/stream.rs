@@ -218,8 +218,10 @@ impl StreamCore {
     }
 
     fn over(&self, py: Python<'_>, why: impl FnOnce() -> String) -> PyResult<()> {
+        let (_, handled) = self.channel.progress(py)?;
         self.state.with(py, |state| {
             state.over.get_or_insert_with(why);
+            state.meter.observe(handled);
             state.meter.ended();
         })?;
         self.waits.wake(py);
@@ -507,7 +509,10 @@ impl StreamBase {
     fn _metrics<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, pyo3::types::PyTuple>> {
         let (accepted, handled) = self.core.channel.progress(py)?;
         let (bytes_in, bytes_out) = self.core.channel.bytes(py)?;
-        let figures = self.core.state.with(py, |state| state.meter.figures())?;
+        let figures = self.core.state.wait_with(py, |state| {
+            state.meter.observe(handled);
+            state.meter.figures()
+        })?;
         (
             accepted,
             figures.received,

@@ -53,6 +53,15 @@ impl Wait {
         drop(self.0.with(py, Option::take));
     }
 
+    /// Forgets the wait on this future, and no other.
+    pub fn clear_if(&self, py: Python<'_>, future: &Py<PyAny>) {
+        let _ = self.0.with(py, |place| {
+            if matches!(place, Some(Waiter::Task(waiting)) if waiting.is(future)) {
+                *place = None;
+            }
+        });
+    }
+
     /// Whether a task waits here.
     pub fn is_waiting(&self, py: Python<'_>) -> bool {
         self.0.with(py, |place| place.is_some()).unwrap_or(true)

@@ -117,6 +117,17 @@ impl RingPort {
         })?
     }
 
+    /// See [`Port::show_results`].
+    #[inline]
+    pub fn show_results(&self, py: Python<'_>) {
+        let news = self.ends.with(py, |ends| {
+            ends.rings.as_mut().is_some_and(|r| r.producer.publish())
+        });
+        if news.unwrap_or(false) {
+            self.link.end.notify(self.slot);
+        }
+    }
+
     /// See [`Port::flush`].
     #[inline]
     pub fn flush(&self, py: Python<'_>) {
