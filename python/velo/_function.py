@@ -254,9 +254,10 @@ def _check_function(function: Any) -> None:
     if inspect.isgeneratorfunction(plain):
         raise TypeError(f"`{what}` is a plain generator: write it with `async def` and `async for`")
     if not _may_return_async_iterator(plain):
+        kind = "a plain function" if inspect.isroutine(plain) else "no async generator function"
         raise TypeError(
-            f"`{what}` is no stream function, which is an `async def` with `yield` (a plain "
-            "function that returns an async iterator must say so in its annotations)"
+            f"`{what}` is {kind}: a stream function is an async generator function, `async def` "
+            "with `yield` (one that returns an async iterator must say so in its annotations)"
         )
     try:
         inspect.signature(function).bind(object())

@@ -164,7 +164,8 @@ def test_the_modes_agree_in_chains(runner, long):
     @examples(2_000 if long else 25)
     @given(
         first=programs.PROGRAMS,
-        second=programs.PROGRAMS,
+        # Only in one place could it catch what the first one raises.
+        second=programs.PROGRAMS.map(lambda program: {**program, "guard": False}),
         events=st.lists(st.integers(-9, 9), max_size=10),
     )
     def check(first, second, events):

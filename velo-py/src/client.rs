@@ -74,7 +74,9 @@ impl RingChannel {
     pub fn offer(&self, py: Python<'_>, event: &Bound<'_, PyAny>) -> PyResult<Offer> {
         let codec = codec(py)?;
         self.with(py, |ends| match ends.rings.as_mut() {
-            Some(rings) if !(ends.ended || ends.failure.is_some()) => rings.push(codec, event, ITEM, true),
+            Some(rings) if !(ends.ended || ends.failure.is_some()) => {
+                rings.push(codec, event, ITEM, true)
+            }
             _ => Ok(Offer::Full),
         })
     }
@@ -99,7 +101,9 @@ impl RingChannel {
     #[inline]
     pub fn free_events(&self, py: Python<'_>) -> PyResult<usize> {
         self.with(py, |ends| match ends.rings.as_mut() {
-            Some(rings) if !(ends.ended || ends.failure.is_some()) => Ok(rings.producer.free_events() as usize),
+            Some(rings) if !(ends.ended || ends.failure.is_some()) => {
+                Ok(rings.producer.free_events() as usize)
+            }
             _ => Ok(0),
         })
     }

@@ -226,7 +226,7 @@ impl Operation {
         }
         // A receiver takes the results, and its end wakes this; otherwise they wake this.
         let want = Want {
-            results: !self.core.has_receiver(py),
+            results: !self.core.has_receiver(py)?,
             ..Want::default()
         };
         self.core.channel.flush_results(py)?;

@@ -36,6 +36,8 @@ struct State {
     /// Where events come from; None once it is exhausted, or if there never was one.
     source: Option<Py<PyAny>>,
     until: Until,
+    /// What the stream knows this iteration by, from its first step to its end.
+    number: Option<u64>,
     begun: bool,
     until_feed: u32,
     until_flush: u32,
@@ -47,8 +49,10 @@ struct State {
 impl Drop for Results {
     fn drop(&mut self) {
         Python::attach(|py| {
-            let _ = self.state.with(py, |state| self.stop_waiting(py, state));
-            self.core.iteration_ends(py);
+            let _ = self.state.with(py, |state| {
+                self.stop_waiting(py, state);
+                self.over(py, state);
+            });
         });
     }
 }
@@ -73,13 +77,13 @@ impl Results {
         let state = State {
             source,
             until,
+            number: None,
             begun: false,
             until_feed: 0,
             until_flush: FLUSH_EVERY,
             asleep: None,
             over: false,
         };
-        core.iteration_begins();
         Results {
             core,
             state: GilCell::new(state),
@@ -91,6 +95,7 @@ impl Results {
         let awoken = state.asleep.take().is_some();
         if !std::mem::replace(&mut state.begun, true) {
             self.core.check_loop(py)?;
+            state.number = Some(self.core.iteration_begins(py)?);
             if state.source.is_some() {
                 self.core.check_open(py)?;
             }
@@ -116,9 +121,9 @@ impl Results {
                     return Ok(Step::Return(result));
                 }
                 Ok(Take::Empty) => {}
-                Ok(Take::Ended) => return self.end(state),
+                Ok(Take::Ended) => return self.end(py, state),
                 Err(error) => {
-                    state.over = true;
+                    self.over(py, state);
                     return Err(error);
                 }
             }
@@ -149,7 +154,7 @@ impl Results {
                     // Results are shown before the count of handled events: look once more.
                     return match self.core.take(py) {
                         Ok(Take::Item(result)) => Ok(Step::Return(result)),
-                        Ok(_) => self.end(state),
+                        Ok(_) => self.end(py, state),
                         Err(error) => Err(error),
                     };
                 }
@@ -164,15 +169,23 @@ impl Results {
         }
     }
 
+    /// Nothing more comes of this iteration.
+    fn over(&self, py: Python<'_>, state: &mut State) {
+        state.over = true;
+        state.source = None;
+        if let Some(number) = state.number.take() {
+            self.core.iteration_ends(py, number);
+        }
+    }
+
     fn stop_waiting(&self, py: Python<'_>, state: &mut State) {
         if let Some(future) = state.asleep.take() {
             self.core.waits.recv.clear_if(py, &future);
         }
     }
 
-    fn end(&self, state: &mut State) -> PyResult<Step> {
-        state.over = true;
-        state.source = None;
+    fn end(&self, py: Python<'_>, state: &mut State) -> PyResult<Step> {
+        self.over(py, state);
         Err(PyStopAsyncIteration::new_err(()))
     }
 
@@ -194,8 +207,7 @@ impl Results {
                 Ok(sent)
             }
             Err(error) => {
-                state.over = true;
-                state.source = None;
+                self.over(py, state);
                 Err(error)
             }
         }

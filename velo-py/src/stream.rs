@@ -5,10 +5,12 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::PyList;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyList, PyWeakrefReference};
 use velo_shm::ticks;
 
 use crate::cell::GilCell;
@@ -29,8 +31,8 @@ pub struct StreamCore {
     pub state: GilCell<State>,
     /// Cancels the function; called without arguments.
     cancel: Py<PyAny>,
-    /// Iterations over the results that have not come to their end.
-    iterations: AtomicUsize,
+    /// Iterations over the results that have not come to their end, and the tasks that run them.
+    iterations: GilCell<Vec<(u64, Py<PyAny>)>>,
 }
 
 /// The part of a stream that changes.
@@ -94,7 +96,7 @@ impl StreamCore {
             thread: this_thread(),
             state: GilCell::new(state),
             cancel,
-            iterations: AtomicUsize::new(0),
+            iterations: GilCell::default(),
         }
     }
 
@@ -228,20 +230,49 @@ impl StreamCore {
         Ok(())
     }
 
-    /// An iteration over the results begins.
-    pub fn iteration_begins(&self) {
-        self.iterations.fetch_add(1, Relaxed);
+    /// The running task begins an iteration over the results. Returns what names it.
+    pub fn iteration_begins(&self, py: Python<'_>) -> PyResult<u64> {
+        static LAST: AtomicU64 = AtomicU64::new(0);
+        let number = LAST.fetch_add(1, Relaxed);
+        let task = match current_task(py)? {
+            task if task.is_none() => task,
+            task => PyWeakrefReference::new(&task)?.into_any(),
+        };
+        self.iterations
+            .with(py, |all| all.push((number, task.unbind())))?;
+        Ok(number)
     }
 
     /// An iteration over the results has ended, or was given up.
-    pub fn iteration_ends(&self, py: Python<'_>) {
-        self.iterations.fetch_sub(1, Relaxed);
+    pub fn iteration_ends(&self, py: Python<'_>, number: u64) {
+        let ended = self.iterations.with(py, |all| {
+            let at = all.iter().position(|(other, _)| *other == number);
+            at.map(|at| all.swap_remove(at))
+        });
+        drop(ended);
         self.waits.closing.wake(py);
     }
 
-    /// Whether some task is going to take the results.
-    pub fn has_receiver(&self, py: Python<'_>) -> bool {
-        self.iterations.load(Relaxed) > 0 || self.waits.recv.is_waiting(py)
+    /// Whether some other task is going to take the results.
+    pub fn has_receiver(&self, py: Python<'_>) -> PyResult<bool> {
+        if self.waits.recv.is_waiting(py) {
+            return Ok(true);
+        }
+        let tasks: Vec<_> = self.iterations.with(py, |all| {
+            all.iter().map(|(_, task)| task.clone_ref(py)).collect()
+        })?;
+        let current = current_task(py)?;
+        for task in tasks {
+            let task = task.into_bound(py);
+            let task = if task.is_none() { task } else { task.call0()? };
+            if !task.is_none()
+                && !task.is(&current)
+                && !task.call_method0(intern!(py, "done"))?.is_truthy()?
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Why there are no more results.
@@ -299,6 +330,11 @@ impl StreamCore {
         wait.clear(py);
         Ok(None)
     }
+}
+
+fn current_task(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
+    static CURRENT: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    CURRENT.import(py, "asyncio", "current_task")?.call0()
 }
 
 /// Something that is different in every thread.
@@ -422,7 +458,7 @@ impl StreamBase {
 
     /// Whether some task is going to take the results.
     #[getter]
-    fn _has_receiver(&self, py: Python<'_>) -> bool {
+    fn _has_receiver(&self, py: Python<'_>) -> PyResult<bool> {
         self.core.has_receiver(py)
     }
 
