@@ -115,7 +115,9 @@ async def main() -> None:
     row = "{:<58} {:>12} {:>14} {:>7}"
     print(row.format("events/s", "velo", "beside it", "ratio"))
     for mode in ("inline", "process"):
-        rate, floor, ratio = await compare(rounds, lambda m=mode: fed(m, events), lambda: bare(events))
+        rate, floor, ratio = await compare(
+            rounds, lambda m=mode: fed(m, events), lambda: bare(events)
+        )
         what = f"feed, {mode}, 64 bytes / bare generator"
         print(row.format(what, f"{rate:,.0f}", f"{floor:,.0f}", f"{ratio:.2f}"))
     count = events // 50

@@ -30,8 +30,8 @@ class StreamConfig:
         workers: How many worker processes the streams of this function are spread over at most.
             None: as many as there are cores that this process may use. For `"process"` only.
         max_bytes: How large the queue of a stream may grow in each direction, in bytes of shared
-            memory, rounded up to a power of two. One event may take half of it. For `"process"`
-            only.
+            memory, rounded up to a power of two; while a queue grows, what is left in the smaller
+            one comes on top. One event may take half of it. For `"process"` only.
         close_timeout: How many seconds closing a stream waits for its function to end before it is
             cancelled.
 

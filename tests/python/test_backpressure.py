@@ -120,7 +120,8 @@ async def test_bytes_bound_the_queue_before_events_do():
     async with never.open() as stream:
         sending = asyncio.create_task(send_sized(stream, 10_000, 1000))
         assert await blocked(sending)
-        assert 10 <= stream.metrics.queued <= 110
+        # 1 MiB, and what is left in the smaller ring that it grew out of
+        assert 10 <= stream.metrics.queued <= 210
         await cancel(sending)
 
 

@@ -145,6 +145,12 @@ impl Rings {
         codec: &Codec,
         sweep: &Weak<dyn Sweep>,
     ) -> Result<Option<Received<'py>>, PyErr> {
+        // The first look may go on to a larger ring, of which other rules hold.
+        match self.consumer.peek() {
+            Ok(Some(_)) => {}
+            Ok(None) => return Ok(None),
+            Err(corrupted) => return Err(corruption(&corrupted)),
+        }
         let may_hold = self.consumer.may_lease() && self.consumer.leased_bytes() < self.hold_limit;
         let frame = match self.consumer.peek() {
             Ok(Some(frame)) => frame,
