@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import functools
 import os
 import platform
 import statistics
@@ -122,7 +123,9 @@ async def main() -> None:
         print(row.format(what, f"{rate:,.0f}", f"{floor:,.0f}", f"{ratio:.2f}"))
     count = events // 50
     rate, floor, ratio = await compare(
-        rounds, lambda: burned("process", count), lambda: burned("inline", count)
+        rounds,
+        functools.partial(burned, "process", count),
+        functools.partial(burned, "inline", count),
     )
     what = "about 50 us of Python per event, 8 streams, process / inline"
     print(row.format(what, f"{rate:,.0f}", f"{floor:,.0f}", f"{ratio:.2f}"))

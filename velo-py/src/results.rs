@@ -223,6 +223,9 @@ impl Results {
         if room > 0 {
             self.core.check_open(py)?;
         }
+        if room > 0 && !self.core.send_stash(py)? {
+            return Ok(false); // nothing more is taken from the source before that is gone
+        }
         while room > 0 {
             let event = match next_of(source) {
                 Ok(Some(event)) => event,

@@ -3,6 +3,7 @@
 import struct
 
 import pytest
+
 from velo._core import dumps, loads
 
 

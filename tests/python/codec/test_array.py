@@ -7,6 +7,7 @@ np = pytest.importorskip("numpy")
 from hypothesis import given  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 from hypothesis.extra import numpy as hnp  # noqa: E402
+
 from velo._core import dumps, loads  # noqa: E402
 
 ARRAY = b"\xc1\x04"

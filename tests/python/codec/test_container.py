@@ -6,6 +6,7 @@ import math
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from velo._core import dumps, loads
 
 SCALARS = st.one_of(

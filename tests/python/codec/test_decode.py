@@ -7,8 +7,8 @@ import struct
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from velo._core import dumps, loads
 
+from velo._core import dumps, loads
 from velo.errors import RingCorrupted
 
 VALUES = [

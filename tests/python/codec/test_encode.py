@@ -1,6 +1,7 @@
 """Sharing, cycles, depth: when one pickle carries the whole value."""
 
 import pytest
+
 from velo._core import dumps, loads
 
 PICKLE = b"\xc1\x05"

@@ -3,8 +3,8 @@
 import decimal
 
 import pytest
-from velo._core import dumps, loads
 
+from velo._core import dumps, loads
 from velo.errors import VeloError
 
 VALUES = [

@@ -8,6 +8,7 @@ import threading
 import types
 
 import pytest
+
 from velo._core import dumps, loads
 
 

@@ -18,6 +18,7 @@ import types
 import uuid
 
 import pytest
+
 from velo._core import dumps, loads
 
 

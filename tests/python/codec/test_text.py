@@ -5,6 +5,7 @@ import enum
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from velo._core import dumps, loads
 
 LENGTHS = [0, 1, 31, 32, 255, 256, 4095, 4096, 65_535, 65_536, 1_000_000]
