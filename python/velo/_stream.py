@@ -109,7 +109,6 @@ class Stream(_core.StreamBase[In, Out], Generic[In, Out]):
         self._done = True
         try:
             async with asyncio.timeout(self._config.close_timeout):
-                await self._end("the stream is closed")
                 await self._discard()
         except TimeoutError:
             if self._over:
@@ -125,12 +124,15 @@ class Stream(_core.StreamBase[In, Out], Generic[In, Out]):
             self._give_back()
 
     async def _discard(self) -> None:
-        """Drop results up to the end. A function that does not end is closed after a while.
+        """End the input and drop results up to the end.
+
+        A function that does not end is closed after a while.
 
         Results are left to a task that is receiving them.
         """
         dropped = 0
         while not self._over:
+            self._try_end("the stream is closed")  # may take room that is only made below
             if self._has_receiver:
                 await self._wait_for_end()
                 await asyncio.sleep(0)  # it needs a turn to take them

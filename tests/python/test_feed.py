@@ -7,7 +7,7 @@ import pytest
 
 import functions
 from functions import OwnError
-from helpers import blocked, drain
+from helpers import blocked, drain, until
 from velo import stream_fn
 from velo.errors import StreamClosed
 
@@ -189,9 +189,15 @@ async def test_break_out_of_feed_leaves_the_stream_usable(mode, kind):
     async with functions.echo.options(mode=mode, buffer=8).open() as stream:
         async for _ in stream.feed(source_of(kind, range(50))):
             break
-        await stream.send("after")
-        await stream.end()
+
+        async def finish():  # an async source may have filled every queue
+            await stream.send("after")
+            await stream.end()
+
+        finishing = asyncio.create_task(finish())
+        await until(lambda: stream.closed or stream.metrics.queued >= 8)
         got = await drain(stream)
+        await finishing
         assert got[-1] == "after"
         numbers = got[:-1]
         assert numbers == list(range(1, len(numbers) + 1))

@@ -227,7 +227,8 @@ impl Operation {
         // A receiver takes the results, and its end wakes this; otherwise they wake this.
         let want = Want {
             results: !self.core.has_receiver(py)?,
-            ..Want::default()
+            space: !self.core.state.with(py, |state| state.has_told_end())?,
+            handled: false,
         };
         self.core.channel.flush_results(py)?;
         let step = self.core.sleep(py, &self.core.waits.closing, want)?;
@@ -241,23 +242,8 @@ impl Operation {
     }
 
     fn end(&self, py: Python<'_>, why: &str) -> PyResult<Step> {
-        let core = &self.core;
-        core.check_thread()?;
-        if core.close_input(py, why)? {
-            core.waits.send.wake(py); // whoever waits for room learns that it is too late
-        }
-        while !core.state.with(py, |state| state.has_told_end())?
-            && !core.channel.is_finished(py)?
-        {
-            let offer = match core.send_stash(py)? {
-                true => core.channel.end_input(py)?,
-                false => Offer::Full,
-            };
-            if let Offer::Sent = offer {
-                core.state.with(py, |state| state.told_end())?;
-                break;
-            }
-            if let Some(step) = core.sleep(py, &core.waits.closing, SPACE)? {
+        while !self.core.try_end(py, why)? {
+            if let Some(step) = self.core.sleep(py, &self.core.waits.closing, SPACE)? {
                 return Ok(step);
             }
         }

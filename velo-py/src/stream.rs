@@ -287,6 +287,23 @@ impl StreamCore {
         errors::closed(why.unwrap_or_default())
     }
 
+    /// Closes the input and tells the function, after what was put back. False when there is no
+    /// room for that now.
+    pub fn try_end(&self, py: Python<'_>, why: &str) -> PyResult<bool> {
+        self.check_thread()?;
+        if self.close_input(py, why)? {
+            self.waits.send.wake(py); // whoever waits for room learns that it is too late
+        }
+        if self.state.with(py, |state| state.has_told_end())? || self.channel.is_finished(py)? {
+            return Ok(true);
+        }
+        let told = self.send_stash(py)? && matches!(self.channel.end_input(py)?, Offer::Sent);
+        if told {
+            self.state.with(py, |state| state.told_end())?;
+        }
+        Ok(told)
+    }
+
     /// Counts events that went out and shows them to the function.
     #[inline]
     pub fn sent(&self, py: Python<'_>, count: u64) -> PyResult<()> {
@@ -426,6 +443,11 @@ impl StreamBase {
     /// Ends the input.
     fn _end(&self, why: String) -> Operation {
         Operation::new(self.core.clone(), What::End(why))
+    }
+
+    /// Ends the input without waiting; false when there is no room for that now.
+    fn _try_end(&self, py: Python<'_>, why: &str) -> PyResult<bool> {
+        self.core.try_end(py, why)
     }
 
     fn __aiter__(&self) -> Results {
