@@ -13,6 +13,7 @@ mod control;
 mod errors;
 mod events;
 mod ffi;
+mod function;
 mod group;
 mod inline;
 mod meter;
@@ -23,6 +24,7 @@ mod port;
 mod pump;
 mod results;
 mod rings;
+mod state;
 mod stream;
 mod supervisor;
 mod view;
@@ -43,6 +45,8 @@ mod core {
     #[pymodule_export]
     use super::events::Events;
     #[pymodule_export]
+    use super::function::StreamPort;
+    #[pymodule_export]
     use super::group::StreamGroup;
     #[pymodule_export]
     use super::opener::open_inline;
@@ -62,7 +66,7 @@ mod core {
     #[pymodule_export]
     use super::view::View;
     #[pymodule_export]
-    use super::worker::{LinkWatch, StreamPort, WorkerLink};
+    use super::worker::{LinkWatch, WorkerLink};
 
     use super::{Bound, PyModule, PyModuleMethods, PyResult, install};
 

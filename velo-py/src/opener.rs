@@ -6,11 +6,12 @@ use pyo3::intern;
 use pyo3::prelude::*;
 
 use crate::channel::Channel;
+use crate::function::StreamPort;
 use crate::inline::InlineStream;
 use crate::port::Port;
-use crate::stream::{Opened, StreamCore};
+use crate::state::StreamCore;
+use crate::stream::Opened;
 use crate::wait::Waits;
-use crate::worker::StreamPort;
 
 /// Opens an inline stream of `function` in the running loop: calls it with its events and runs the
 /// generator as a task named `name`. Returns what `Stream` is made of.

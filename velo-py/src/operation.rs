@@ -12,7 +12,7 @@ use pyo3::types::PyList;
 use crate::cell::GilCell;
 use crate::channel::{Offer, Take, Want};
 use crate::ffi::send_slot::{Awaitable, Step, coroutine_methods};
-use crate::stream::StreamCore;
+use crate::state::StreamCore;
 
 /// What is to be done.
 pub enum What {

@@ -9,7 +9,7 @@ use crate::cell::GilCell;
 use crate::channel::{Offer, Take, Want};
 use crate::ffi::send_slot::{Awaitable, Step, coroutine_methods};
 use crate::operation::next_of;
-use crate::stream::StreamCore;
+use crate::state::StreamCore;
 
 /// While results keep coming, the source is asked for more at every so many of them.
 const FEED_EVERY: u32 = 64;

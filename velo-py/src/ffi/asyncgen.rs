@@ -159,16 +159,14 @@ fn send<'py>(iterator: &Bound<'py, PyAny>, value: &Bound<'py, PyAny>) -> PyResul
     let mut result: *mut ffi::PyObject = ptr::null_mut();
     // SAFETY: both objects are live; `result` receives a new reference, or NULL with an error set.
     let status = unsafe { ffi::PyIter_Send(iterator.as_ptr(), value.as_ptr(), &mut result) };
+    if status == ffi::PySendResult::PYGEN_ERROR {
+        return Err(PyErr::fetch(py));
+    }
+    // SAFETY: for the other two outcomes `result` is a new reference that is ours.
+    let result = unsafe { Bound::from_owned_ptr(py, result) };
     match status {
-        ffi::PySendResult::PYGEN_ERROR => Err(PyErr::fetch(py)),
-        // SAFETY: for these two outcomes `result` is a new reference that is ours.
-        ffi::PySendResult::PYGEN_NEXT => {
-            Ok(Sent::Next(unsafe { Bound::from_owned_ptr(py, result) }))
-        }
-        // SAFETY: as above.
-        ffi::PySendResult::PYGEN_RETURN => {
-            Ok(Sent::Return(unsafe { Bound::from_owned_ptr(py, result) }))
-        }
+        ffi::PySendResult::PYGEN_RETURN => Ok(Sent::Return(result)),
+        _ => Ok(Sent::Next(result)),
     }
 }
 

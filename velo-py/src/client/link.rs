@@ -1,0 +1,165 @@
+//! What the streams between one client and one worker share.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+
+use pyo3::prelude::*;
+use velo_shm::{Consumer, LinkEnd, Producer};
+
+use super::stream::ClientEnds;
+use crate::cell::GilCell;
+use crate::control::{self, Control};
+use crate::errors;
+
+/// The client's end of a link, shared by its streams.
+pub struct Link {
+    pub(super) end: Arc<LinkEnd>,
+    pub(super) state: GilCell<LinkState>,
+    /// Streams on which a task sleeps.
+    pub(super) asleep: AtomicUsize,
+    pub(super) dead: AtomicBool,
+    /// How many streams were ever opened.
+    pub(super) opened: AtomicU64,
+}
+
+pub struct LinkState {
+    pub(super) control_out: Producer,
+    pub(super) control_in: Consumer,
+    pub(super) streams: HashMap<u32, Arc<ClientEnds>>,
+    /// Slots of ended streams, in the order in which they ended.
+    pub(super) free: VecDeque<u32>,
+    pub(super) fresh: u32,
+}
+
+impl Link {
+    /// Handles what the worker told: wakes streams, reads control messages.
+    pub fn process_ready(&self, py: Python<'_>) {
+        let mut ready = Vec::new();
+        self.end.take_ready(|slot| ready.push(slot));
+        for slot in ready {
+            if slot == control::SLOT {
+                self.read_control(py);
+                continue;
+            }
+            let Some(stream) = self.stream(py, slot) else {
+                continue;
+            };
+            stream.awake();
+            if stream.orphaned.load(Relaxed) {
+                stream.drop_results(py);
+            } else {
+                stream.flush_results(py); // views may have been dropped
+                stream.waits.wake(py);
+            }
+        }
+    }
+
+    pub(super) fn stream(&self, py: Python<'_>, slot: u32) -> Option<Arc<ClientEnds>> {
+        self.state
+            .with(py, |state| state.streams.get(&slot).cloned())
+            .ok()
+            .flatten()
+    }
+
+    fn read_control(&self, py: Python<'_>) {
+        loop {
+            let message = self
+                .state
+                .with(py, |state| control::receive(py, &mut state.control_in));
+            match message {
+                Ok(Ok(Some(Control::Ended {
+                    slot,
+                    stream: number,
+                }))) => {
+                    let Some(stream) = self.stream(py, slot) else {
+                        continue;
+                    };
+                    if stream.number == number {
+                        let _ = stream.ends.with(py, |ends| ends.ended = true);
+                        stream.waits.wake(py);
+                    } // else it is about one that had the slot before
+                }
+                Ok(Ok(None)) | Err(_) => return,
+                Ok(Ok(Some(_))) => {
+                    return self.fail_all(
+                        py,
+                        &errors::corrupted("the worker sent a message that only clients send"),
+                    );
+                }
+                Ok(Err(error)) => return self.fail_all(py, &error),
+            }
+        }
+    }
+
+    fn fail_all(&self, py: Python<'_>, error: &PyErr) {
+        self.dead.store(true, Relaxed);
+        for stream in self.all(py) {
+            stream.fail(py, error.clone_ref(py));
+        }
+    }
+
+    pub(super) fn all(&self, py: Python<'_>) -> Vec<Arc<ClientEnds>> {
+        self.state
+            .with(py, |state| state.streams.values().cloned().collect())
+            .unwrap_or_default()
+    }
+
+    /// Sleeps on, if anybody still does.
+    pub(super) fn rearm(&self, py: Python<'_>) {
+        while self.asleep.load(Relaxed) > 0 {
+            self.end.arm();
+            if !self.end.any_ready() {
+                return;
+            }
+            self.process_ready(py);
+        }
+    }
+
+    pub(super) fn tell(&self, py: Python<'_>, message: &Control) -> PyResult<()> {
+        self.state.with(py, |state| {
+            control::send(py, &mut state.control_out, message)
+        })??;
+        self.end.notify(control::SLOT);
+        Ok(())
+    }
+
+    pub(super) fn recycle(&self, py: Python<'_>, slot: u32) {
+        self.end.leave();
+        let dead = self.dead.load(Relaxed);
+        if !dead {
+            let _ = self.tell(py, &Control::Close { slot });
+        }
+        let _ = self.state.with(py, |state| {
+            state.streams.remove(&slot);
+            state.free.push_back(slot);
+        });
+    }
+
+    /// A slot that nobody uses, made as good as new.
+    pub(super) fn take_slot(&self, py: Python<'_>) -> PyResult<Option<u32>> {
+        let slots = self.end.slots();
+        Ok(self.state.with(py, |state| {
+            // A slot is idle once the worker has let go of it too, and the last view of its memory
+            // is gone on both sides. The one that was freed first is the likeliest.
+            let looks = if state.fresh < slots {
+                LOOKS
+            } else {
+                state.free.len()
+            };
+            for _ in 0..looks.min(state.free.len()) {
+                let slot = state.free.pop_front()?;
+                if self.end.reset_slot(slot) {
+                    return Some(slot);
+                }
+                state.free.push_back(slot);
+            }
+            let slot = (state.fresh < slots).then_some(state.fresh)?;
+            state.fresh += 1;
+            self.end.reset_slot(slot).then_some(slot)
+        })?)
+    }
+}
+
+/// How many freed slots are looked at before a fresh one is taken.
+const LOOKS: usize = 4;

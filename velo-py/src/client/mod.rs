@@ -1,0 +1,216 @@
+//! The client's end of process-mode streams: one [`ClientLink`] a worker, one [`RingChannel`] a
+//! stream.
+
+mod link;
+mod stream;
+
+use std::collections::{HashMap, VecDeque};
+use std::os::fd::{AsFd, AsRawFd};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Weak};
+
+use pyo3::prelude::*;
+use velo_shm::{Limits, LinkEnd};
+
+use crate::cell::GilCell;
+use crate::channel::Channel;
+use crate::control::{self, Control};
+use crate::errors;
+use crate::rings::Rings;
+use crate::state::StreamCore;
+use crate::stream::Opened;
+use crate::wait::Waits;
+use link::{Link, LinkState};
+pub use stream::RingChannel;
+use stream::{ClientEnds, Ends};
+
+/// A link as Python holds it.
+#[pyclass(frozen, module = "velo._core")]
+pub struct ClientLink {
+    link: Arc<Link>,
+}
+
+impl ClientLink {
+    /// The client's side of a fresh link.
+    pub fn new(end: Arc<LinkEnd>) -> PyResult<Self> {
+        let (control_out, control_in) = control::open(&end)?;
+        let state = LinkState {
+            control_out,
+            control_in,
+            streams: HashMap::new(),
+            free: VecDeque::new(),
+            fresh: control::SLOT + 1,
+        };
+        let link = Link {
+            end,
+            state: GilCell::new(state),
+            asleep: AtomicUsize::new(0),
+            dead: AtomicBool::new(false),
+            opened: AtomicU64::new(0),
+        };
+        Ok(ClientLink {
+            link: Arc::new(link),
+        })
+    }
+}
+
+impl Drop for ClientLink {
+    /// The client lets go of the link: streams that never ended must not keep it alive.
+    fn drop(&mut self) {
+        Python::attach(|py| {
+            self.link.dead.store(true, Relaxed);
+            drop(
+                self.link
+                    .state
+                    .with(py, |state| std::mem::take(&mut state.streams)),
+            );
+        });
+    }
+}
+
+#[pymethods]
+impl ClientLink {
+    /// The doorbell, for the event loop to watch.
+    fn fileno(&self) -> i32 {
+        self.link.end.doorbell().as_fd().as_raw_fd()
+    }
+
+    /// The doorbell rang.
+    fn on_doorbell(&self, py: Python<'_>) {
+        self.link.end.doorbell().drain();
+        self.link.end.disarm();
+        self.link.process_ready(py);
+        self.link.rearm(py);
+    }
+
+    /// Teaches the worker a function under the number `function`.
+    fn define(&self, py: Python<'_>, function: u64, definition: &[u8]) -> PyResult<()> {
+        self.link.tell(
+            py,
+            &Control::Define {
+                function,
+                definition: definition.to_vec(),
+            },
+        )
+    }
+
+    /// Opens a stream of `function`. None when the link has been retired: use another.
+    fn open(
+        &self,
+        py: Python<'_>,
+        event_loop: Py<PyAny>,
+        function: u64,
+        buffer: u32,
+        max_bytes: u64,
+        name: String,
+    ) -> PyResult<Option<Opened>> {
+        let link = &self.link;
+        if link.dead.load(Relaxed) || !link.end.enter() {
+            return Ok(None);
+        }
+        let Some(slot) = link.take_slot(py)? else {
+            link.end.leave();
+            return Err(errors::pool(format!(
+                "one worker cannot hold more than {} streams of one event loop; use more workers",
+                link.end.slots() - 1
+            )));
+        };
+        let number = link.opened.fetch_add(1, Relaxed);
+        let limits = Limits {
+            events: buffer,
+            bytes: max_bytes,
+        };
+        let (producer, consumer) = link
+            .end
+            .open_slot(slot, limits)
+            .map_err(|error| errors::pool(format!("cannot open a stream: {error}")))?;
+        let waits = Arc::new(Waits::default());
+        let shared = Arc::new_cyclic(|this: &Weak<ClientEnds>| ClientEnds {
+            ends: GilCell::new(Ends {
+                rings: Some(Rings::new(producer, consumer, max_bytes)),
+                ended: false,
+                failure: None,
+                progress: (0, 0),
+                bytes: (0, 0),
+            }),
+            slot,
+            number,
+            link: link.clone(),
+            waits: waits.clone(),
+            asleep: AtomicBool::new(false),
+            orphaned: AtomicBool::new(false),
+            this: this.clone(),
+            name: name.clone(),
+        });
+        link.state
+            .with(py, |state| state.streams.insert(slot, shared.clone()))?;
+        link.tell(
+            py,
+            &Control::Open {
+                stream: number,
+                slot,
+                function,
+                buffer,
+                max_bytes,
+                name,
+            },
+        )?;
+        let cancel = CancelStream {
+            stream: Arc::downgrade(&shared),
+        };
+        let cancel = Py::new(py, cancel)?.into_any();
+        let channel = Channel::Ring(RingChannel { shared });
+        Ok(Some(Opened::new(StreamCore::new(
+            event_loop, channel, waits, cancel,
+        ))))
+    }
+
+    /// The worker has died: every stream on it fails with what `make(name, in_flight)` returns.
+    fn fail(&self, py: Python<'_>, make: &Bound<'_, PyAny>) -> PyResult<()> {
+        self.link.dead.store(true, Relaxed);
+        for stream in self.link.all(py) {
+            let (sent, handled) = stream.ends.with(py, |ends| ends.progress_now())?;
+            let error =
+                PyErr::from_value(make.call1((&stream.name, sent.saturating_sub(handled)))?);
+            stream.fail(py, error);
+            if stream.orphaned.load(Relaxed) {
+                stream.drop_results(py);
+            }
+        }
+        Ok(())
+    }
+
+    /// How many streams are open on this link.
+    #[getter]
+    fn streams(&self) -> u32 {
+        self.link.end.residents()
+    }
+
+    /// Whether the worker behind it is gone.
+    #[getter]
+    fn dead(&self) -> bool {
+        self.link.dead.load(Relaxed)
+    }
+}
+
+/// Cancels a stream's function in its worker.
+#[pyclass(frozen)]
+struct CancelStream {
+    stream: Weak<ClientEnds>,
+}
+
+#[pymethods]
+impl CancelStream {
+    fn __call__(&self, py: Python<'_>) -> PyResult<()> {
+        let Some(stream) = self.stream.upgrade() else {
+            return Ok(());
+        };
+        let open = stream
+            .ends
+            .with(py, |ends| ends.rings.is_some() && ends.failure.is_none())?;
+        match open && !stream.link.dead.load(Relaxed) {
+            true => stream.link.tell(py, &Control::Cancel { slot: stream.slot }),
+            false => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,349 @@
+//! One process-mode stream, as its client has it.
+
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Weak};
+
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+
+use super::link::Link;
+use crate::cell::GilCell;
+use crate::channel::{Offer, Take, Want};
+use crate::codec::codec;
+use crate::control;
+use crate::errors;
+use crate::rings::{END, ERROR, ITEM, Rings, Sweep, corruption, spin};
+use crate::wait::Waits;
+
+/// One stream's rings as the client has them, until its end was seen.
+pub struct ClientEnds {
+    pub(super) ends: GilCell<Ends>,
+    pub(super) slot: u32,
+    /// Tells it from other streams of the link, before and after it.
+    pub(super) number: u64,
+    pub(super) link: Arc<Link>,
+    pub(super) waits: Arc<Waits>,
+    /// A task sleeps on this stream.
+    pub(super) asleep: AtomicBool,
+    /// The user has let go of the stream: its last results are dropped.
+    pub(super) orphaned: AtomicBool,
+    pub(super) this: Weak<dyn Sweep>,
+    pub(super) name: String,
+}
+
+pub struct Ends {
+    /// None once the end was seen, or the worker has died and everything was drained.
+    pub(super) rings: Option<Rings>,
+    /// The worker says that the function has ended; results may still be queued.
+    pub(super) ended: bool,
+    pub(super) failure: Option<PyErr>,
+    pub(super) progress: (u64, u64),
+    pub(super) bytes: (u64, u64),
+}
+
+/// The user's half of a process-mode stream.
+pub struct RingChannel {
+    pub(super) shared: Arc<ClientEnds>,
+}
+
+impl Drop for RingChannel {
+    fn drop(&mut self) {
+        Python::attach(|py| {
+            self.shared.orphaned.store(true, Relaxed);
+            self.shared.drop_results(py);
+        });
+    }
+}
+
+impl RingChannel {
+    fn with<R>(&self, py: Python<'_>, f: impl FnOnce(&mut Ends) -> PyResult<R>) -> PyResult<R> {
+        self.shared.ends.with(py, f)?
+    }
+
+    /// As `with`, for what may be asked from any thread.
+    fn look<R>(&self, py: Python<'_>, f: impl FnOnce(&mut Ends) -> R) -> PyResult<R> {
+        Ok(self.shared.ends.wait_with(py, f)?)
+    }
+
+    /// See [`Channel::offer`].
+    #[inline]
+    pub fn offer(&self, py: Python<'_>, event: &Bound<'_, PyAny>) -> PyResult<Offer> {
+        let codec = codec(py)?;
+        self.with(py, |ends| match ends.rings.as_mut() {
+            Some(rings) if !(ends.ended || ends.failure.is_some()) => {
+                rings.push(codec, event, ITEM, true)
+            }
+            _ => Ok(Offer::Full),
+        })
+    }
+
+    /// See [`Channel::flush_events`].
+    #[inline]
+    pub fn flush_events(&self, py: Python<'_>) -> PyResult<()> {
+        let published = self.with(py, |ends| {
+            Ok(ends.rings.as_mut().is_some_and(|r| r.producer.publish()))
+        })?;
+        let link = &self.shared.link;
+        if published {
+            link.end.notify(self.shared.slot);
+        }
+        if link.end.is_ready(control::SLOT) {
+            link.process_ready(py); // a function that has ended takes no more events
+        }
+        Ok(())
+    }
+
+    /// See [`Channel::free_events`].
+    #[inline]
+    pub fn free_events(&self, py: Python<'_>) -> PyResult<usize> {
+        self.with(py, |ends| match ends.rings.as_mut() {
+            Some(rings) if !(ends.ended || ends.failure.is_some()) => {
+                Ok(rings.producer.free_events() as usize)
+            }
+            _ => Ok(0),
+        })
+    }
+
+    /// See [`Channel::take`].
+    #[inline]
+    pub fn take(&self, py: Python<'_>) -> PyResult<Take> {
+        let codec = codec(py)?;
+        let taken = self.with(py, |ends| {
+            let Some(rings) = ends.rings.as_mut() else {
+                return match ends.failure.take() {
+                    Some(error) => Err(error),
+                    None => Ok(Taken::Take(Take::Ended)),
+                };
+            };
+            let received = match rings.decode(py, codec, &self.shared.this) {
+                Ok(Some(received)) => received,
+                Ok(None) if ends.failure.is_some() => return Ok(Taken::Last(None)),
+                Ok(None) => return Ok(Taken::Take(Take::Empty)),
+                Err(corrupted) => return Ok(Taken::Last(Some(corrupted))),
+            };
+            let (kind, value) = (received.kind, received.value.map(Bound::unbind));
+            rings.done(received.hold);
+            match (kind, value) {
+                (ITEM, Ok(value)) => Ok(Taken::Take(Take::Item(value))),
+                (ITEM, Err(error)) => Err(error),
+                (END, _) => Ok(Taken::Last(None)),
+                (ERROR, Ok(packed)) => Ok(Taken::Last(Some(unpack_error(py, packed)))),
+                (ERROR, Err(error)) => Ok(Taken::Last(Some(error))),
+                (other, _) => {
+                    let what = format!("the worker sent a frame of unknown kind {other}");
+                    Ok(Taken::Last(Some(errors::corrupted(what))))
+                }
+            }
+        })?;
+        match taken {
+            Taken::Take(take) => Ok(take),
+            Taken::Last(error) => {
+                let failure = self.shared.finish(py)?;
+                error.or(failure).map_or(Ok(Take::Ended), Err)
+            }
+        }
+    }
+
+    /// See [`Channel::flush_results`].
+    #[inline]
+    pub fn flush_results(&self, py: Python<'_>) -> PyResult<()> {
+        self.shared.flush_results(py);
+        Ok(())
+    }
+
+    /// See [`Channel::is_finished`].
+    pub fn is_finished(&self, py: Python<'_>) -> PyResult<bool> {
+        if self.shared.link.end.any_ready() {
+            self.shared.link.process_ready(py);
+        }
+        self.with(py, |ends| Ok(ends.rings.is_none() || ends.has_ended()))
+    }
+
+    /// See [`Channel::progress`].
+    #[inline]
+    pub fn progress(&self, py: Python<'_>) -> PyResult<(u64, u64)> {
+        self.look(py, Ends::progress_now)
+    }
+
+    /// See [`Channel::bytes`].
+    pub fn bytes(&self, py: Python<'_>) -> PyResult<(u64, u64)> {
+        self.look(py, |ends| {
+            ends.rings
+                .as_ref()
+                .map_or(ends.bytes, |rings| (rings.bytes_out, rings.bytes_in))
+        })
+    }
+
+    /// See [`Channel::may_sleep`].
+    pub fn may_sleep(&self, py: Python<'_>, want: Want) -> PyResult<bool> {
+        let (shared, link) = (&self.shared, &self.shared.link);
+        if self.is_there(py, want)? {
+            return Ok(false);
+        }
+        if !shared.asleep.swap(true, Relaxed) {
+            link.asleep.fetch_add(1, Relaxed);
+        }
+        link.end.arm();
+        if link.end.any_ready() {
+            link.process_ready(py);
+            link.rearm(py);
+        }
+        let there = self.is_there(py, want)?;
+        if there {
+            shared.awake();
+        }
+        Ok(!there)
+    }
+
+    fn is_there(&self, py: Python<'_>, want: Want) -> PyResult<bool> {
+        self.with(py, |ends| {
+            if ends.ended && (want.space || want.handled) || ends.failure.is_some() {
+                return Ok(true);
+            }
+            let Some(rings) = ends.rings.as_mut() else {
+                return Ok(true);
+            };
+            if want.results && rings.consumer.has_data() {
+                return Ok(true);
+            }
+            if want.space && rings.has_space()? {
+                return Ok(true);
+            }
+            if want.handled {
+                rings
+                    .producer
+                    .watch_releases()
+                    .map_err(|found| corruption(&found))?;
+                return Ok(rings.producer.in_flight() == 0);
+            }
+            Ok(false)
+        })
+    }
+
+    /// See [`Channel::spin`].
+    #[inline]
+    pub fn spin(&self, py: Python<'_>, want: Want) -> PyResult<()> {
+        let end = &self.shared.link.end;
+        self.with(py, |ends| {
+            if let Some(rings) = ends.rings.as_mut() {
+                spin(py, rings, end, want.space, want.handled);
+            }
+            Ok(())
+        })
+    }
+
+    /// See [`Channel::end_input`].
+    pub fn end_input(&self, py: Python<'_>) -> PyResult<Offer> {
+        let offer = self.with(py, |ends| match ends.rings.as_mut() {
+            Some(rings) => rings.push_bytes(&[], END, false),
+            None => Ok(Offer::Sent),
+        })?;
+        self.flush_events(py)?;
+        Ok(offer)
+    }
+}
+
+enum Taken {
+    Take(Take),
+    /// The stream is over, for this reason.
+    Last(Option<PyErr>),
+}
+
+impl Ends {
+    /// Whether the function takes no more events. Results may still be queued.
+    fn has_ended(&self) -> bool {
+        self.ended || self.failure.is_some()
+    }
+
+    pub(super) fn progress_now(&mut self) -> (u64, u64) {
+        if let Some(rings) = self.rings.as_mut() {
+            self.progress = (rings.producer.committed(), rings.producer.released());
+        }
+        self.progress
+    }
+}
+
+impl ClientEnds {
+    pub(super) fn awake(&self) {
+        if self.asleep.swap(false, Relaxed) {
+            self.link.asleep.fetch_sub(1, Relaxed);
+        }
+    }
+
+    pub(super) fn flush_results(&self, py: Python<'_>) {
+        let wanted = self.ends.with(py, |ends| {
+            ends.rings
+                .as_mut()
+                .is_some_and(|rings| rings.consumer.publish())
+        });
+        if wanted.unwrap_or(false) {
+            self.link.end.notify(self.slot);
+        }
+    }
+
+    /// The end was seen: the slot goes back. Gives what made the stream fail, if its worker did.
+    pub(super) fn finish(&self, py: Python<'_>) -> PyResult<Option<PyErr>> {
+        let (rings, failure) = self.ends.with(py, |ends| {
+            ends.progress_now();
+            let rings = ends.rings.take();
+            if let Some(rings) = &rings {
+                ends.bytes = (rings.bytes_out, rings.bytes_in);
+            }
+            ends.ended = true;
+            (rings, ends.failure.take())
+        })?;
+        if let Some(rings) = rings {
+            self.awake();
+            drop(rings);
+            self.link.recycle(py, self.slot);
+        }
+        self.waits.wake(py);
+        Ok(failure)
+    }
+
+    /// Nobody wants the results: drops them up to the end, so that the slot comes back.
+    pub(super) fn drop_results(&self, py: Python<'_>) {
+        let over = self.ends.wait_with(py, |ends| {
+            let failed = ends.failure.is_some();
+            let Some(rings) = ends.rings.as_mut() else {
+                return false;
+            };
+            loop {
+                match rings.consumer.peek() {
+                    Ok(Some(frame)) => {
+                        let kind = frame.kind;
+                        rings.consumer.release();
+                        if kind == END || kind == ERROR {
+                            return true;
+                        }
+                    }
+                    Ok(None) => return failed,
+                    Err(_) => return true,
+                }
+            }
+        });
+        match over {
+            Ok(true) => drop(self.finish(py)),
+            _ => self.flush_results(py),
+        }
+    }
+
+    pub(super) fn fail(&self, py: Python<'_>, error: PyErr) {
+        let _ = self.ends.with(py, |ends| ends.failure = Some(error));
+        self.waits.wake(py);
+    }
+}
+
+impl Sweep for ClientEnds {
+    fn sweep(&self, py: Python<'_>) {
+        self.flush_results(py);
+    }
+}
+
+fn unpack_error(py: Python<'_>, packed: Py<PyAny>) -> PyErr {
+    static UNPACK: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let unpacked = UNPACK
+        .import(py, "velo._remote", "unpack")
+        .and_then(|f| f.call1((packed,)));
+    unpacked.map_or_else(|error| error, PyErr::from_value)
+}

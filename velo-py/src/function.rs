@@ -1,0 +1,66 @@
+//! Starting a stream function on its half of a stream, in either mode.
+
+use std::sync::Arc;
+
+use pyo3::exceptions::PyTypeError;
+use pyo3::intern;
+use pyo3::prelude::*;
+
+use crate::events::Events;
+use crate::pace::Pace;
+use crate::port::Port;
+use crate::pump::Pump;
+
+/// One stream's port before and while its function runs.
+#[pyclass(frozen, module = "velo._core")]
+pub struct StreamPort {
+    port: Port,
+    pace: Arc<Pace>,
+}
+
+impl StreamPort {
+    /// A port for Python to run a function on.
+    pub fn new(port: Port) -> Self {
+        StreamPort {
+            port,
+            pace: Arc::new(Pace::default()),
+        }
+    }
+}
+
+#[pymethods]
+impl StreamPort {
+    /// Calls the function with its events. Returns the coroutine that runs it, or None when the
+    /// call failed: the stream has ended with the exception then.
+    pub fn start(&self, function: &Bound<'_, PyAny>) -> PyResult<Option<Pump>> {
+        let py = function.py();
+        let events = Events::new(self.port.clone(), self.pace.clone());
+        let generator = function.call1((events,)).and_then(|made| {
+            if made.hasattr(intern!(py, "__anext__"))? {
+                return Ok(made);
+            }
+            Err(PyTypeError::new_err(format!(
+                "a stream function must return an async iterator, not {}",
+                made.get_type().name()?
+            )))
+        });
+        match generator {
+            Ok(generator) => {
+                let (port, pace) = (self.port.clone(), self.pace.clone());
+                Ok(Some(Pump::new(py, generator.unbind(), port, pace)))
+            }
+            Err(error) => {
+                self.port.finish(py, Err(error));
+                self.port.flush(py);
+                Ok(None)
+            }
+        }
+    }
+
+    /// Ends the stream with an exception, before there is a generator.
+    fn fail(&self, error: &Bound<'_, PyAny>) {
+        let py = error.py();
+        self.port.finish(py, Err(PyErr::from_value(error.clone())));
+        self.port.flush(py);
+    }
+}

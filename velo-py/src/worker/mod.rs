@@ -1,0 +1,208 @@
+//! The worker's end of process-mode streams: one [`WorkerLink`] a client, one [`RingPort`] a
+//! stream.
+
+mod port;
+mod watch;
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, AsRawFd};
+use std::sync::{Arc, Weak};
+
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyTuple};
+use velo_shm::{Consumer, Limits, LinkEnd, Producer};
+
+use crate::cell::GilCell;
+use crate::control::{self, Control};
+use crate::errors;
+use crate::function::StreamPort;
+use crate::port::Port;
+use crate::rings::Rings;
+use crate::wait::Wait;
+use port::Ends;
+pub use port::RingPort;
+pub use watch::LinkWatch;
+
+/// The worker's end of a link, shared by its streams.
+struct Link {
+    pub(super) end: Arc<LinkEnd>,
+    pub(super) state: GilCell<LinkState>,
+}
+
+struct LinkState {
+    pub(super) control_out: Producer,
+    pub(super) control_in: Consumer,
+    pub(super) ports: HashMap<u32, Arc<RingPort>>,
+}
+
+impl Link {
+    pub(super) fn tell(&self, py: Python<'_>, message: &Control) -> PyResult<()> {
+        self.state.with(py, |state| {
+            control::send(py, &mut state.control_out, message)
+        })??;
+        self.end.notify(control::SLOT);
+        Ok(())
+    }
+
+    fn port(&self, py: Python<'_>, slot: u32) -> Option<Arc<RingPort>> {
+        self.state
+            .with(py, |state| state.ports.get(&slot).cloned())
+            .ok()
+            .flatten()
+    }
+
+    fn close(&self, py: Python<'_>, slot: u32) {
+        if let Ok(Some(port)) = self.state.with(py, |state| state.ports.remove(&slot)) {
+            port.close(py);
+        }
+    }
+}
+
+/// A link as the worker's Python code holds it.
+#[pyclass(frozen, module = "velo._core")]
+pub struct WorkerLink {
+    link: Arc<Link>,
+}
+
+impl WorkerLink {
+    /// The worker's side of a fresh link.
+    pub fn new(end: Arc<LinkEnd>) -> PyResult<Self> {
+        let (control_out, control_in) = control::open(&end)?;
+        let state = LinkState {
+            control_out,
+            control_in,
+            ports: HashMap::new(),
+        };
+        Ok(WorkerLink {
+            link: Arc::new(Link {
+                end,
+                state: GilCell::new(state),
+            }),
+        })
+    }
+}
+
+#[pymethods]
+impl WorkerLink {
+    /// The doorbell, for the selector to watch.
+    fn fileno(&self) -> i32 {
+        self.link.end.doorbell().as_fd().as_raw_fd()
+    }
+
+    /// Wakes the functions whose streams changed. Returns the control messages that came, as
+    /// tuples `(what, ...)`.
+    fn process_ready<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyTuple>>> {
+        let mut ready = Vec::new();
+        self.link.end.take_ready(|slot| ready.push(slot));
+        let mut messages = Vec::new();
+        for slot in ready {
+            if slot == control::SLOT {
+                self.read_control(py, &mut messages)?;
+            } else if let Some(port) = self.link.port(py, slot) {
+                port.wake(py);
+            }
+        }
+        Ok(messages)
+    }
+
+    /// The function's half of a stream that the client has opened.
+    fn open(
+        &self,
+        py: Python<'_>,
+        event_loop: Py<PyAny>,
+        slot: u32,
+        stream: u64,
+        buffer: u32,
+        max_bytes: u64,
+    ) -> PyResult<StreamPort> {
+        let limits = Limits {
+            events: buffer,
+            bytes: max_bytes,
+        };
+        let (producer, consumer) = self
+            .link
+            .end
+            .open_slot(slot, limits)
+            .map_err(|error| errors::corrupted(format!("cannot open slot {slot}: {error}")))?;
+        let port = Arc::new_cyclic(|this: &Weak<RingPort>| RingPort {
+            ends: GilCell::new(Ends {
+                rings: Some(Rings::new(producer, consumer, max_bytes)),
+                current: None,
+                input_ended: false,
+                cancelled: false,
+                unsent_end: None,
+            }),
+            link: self.link.clone(),
+            slot,
+            number: stream,
+            event: Wait::default(),
+            space: Wait::default(),
+            event_loop,
+            this: this.clone(),
+        });
+        self.link
+            .state
+            .with(py, |state| state.ports.insert(slot, port.clone()))?;
+        Ok(StreamPort::new(Port::Ring(port)))
+    }
+
+    /// Lets no more streams in: this worker is about to end.
+    fn close_entry(&self) {
+        self.link.end.close_entry();
+    }
+
+    /// Ends the input of a stream that its client has cancelled: what is queued is not handled.
+    fn cancel(&self, py: Python<'_>, slot: u32) {
+        if let Some(port) = self.link.port(py, slot) {
+            port.cancel(py);
+        }
+    }
+
+    /// How many streams are open on this link.
+    #[getter]
+    fn streams(&self) -> u32 {
+        self.link.end.residents()
+    }
+}
+
+impl WorkerLink {
+    fn read_control<'py>(
+        &self,
+        py: Python<'py>,
+        messages: &mut Vec<Bound<'py, PyTuple>>,
+    ) -> PyResult<()> {
+        loop {
+            let message = self
+                .link
+                .state
+                .with(py, |state| control::receive(py, &mut state.control_in))??;
+            messages.push(match message {
+                None => return Ok(()),
+                Some(Control::Define {
+                    function,
+                    definition,
+                }) => ("define", function, PyBytes::new(py, &definition)).into_pyobject(py)?,
+                Some(Control::Open {
+                    stream,
+                    slot,
+                    function,
+                    buffer,
+                    max_bytes,
+                    name,
+                }) => {
+                    ("open", slot, stream, function, buffer, max_bytes, name).into_pyobject(py)?
+                }
+                Some(Control::Cancel { slot }) => ("cancel", slot).into_pyobject(py)?,
+                Some(Control::Close { slot }) => {
+                    self.link.close(py, slot);
+                    ("close", slot).into_pyobject(py)?
+                }
+                Some(Control::Ended { .. }) => {
+                    return Err(errors::corrupted(
+                        "the client sent a message that only workers send",
+                    ));
+                }
+            });
+        }
+    }
+}

@@ -1,0 +1,252 @@
+//! One process-mode stream, as its function has it.
+
+use std::sync::{Arc, Weak};
+
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+
+use super::Link;
+use crate::cell::GilCell;
+use crate::channel::Offer;
+use crate::codec::{VecOut, codec};
+use crate::control::Control;
+use crate::errors;
+use crate::port::Next;
+use crate::rings::{END, ERROR, Hold, ITEM, Rings, Sweep, spin};
+use crate::wait::Wait;
+
+/// The function's half of a process-mode stream.
+pub struct RingPort {
+    pub(super) ends: GilCell<Ends>,
+    pub(super) link: Arc<Link>,
+    pub(super) slot: u32,
+    /// The client's number of the stream.
+    pub(super) number: u64,
+    pub(super) event: Wait,
+    pub(super) space: Wait,
+    pub(super) event_loop: Py<PyAny>,
+    pub(super) this: Weak<dyn Sweep>,
+}
+
+pub struct Ends {
+    /// None once the client has seen the end.
+    pub(super) rings: Option<Rings>,
+    /// The event that the function has, until it asks for the next one.
+    pub(super) current: Option<Option<Arc<Hold>>>,
+    pub(super) input_ended: bool,
+    /// The client wants neither events handled nor results sent.
+    pub(super) cancelled: bool,
+    /// The end, while there is no room for it.
+    pub(super) unsent_end: Option<(u8, Vec<u8>)>,
+}
+
+impl RingPort {
+    /// See [`Port::next_event`].
+    #[inline]
+    pub fn next_event(&self, py: Python<'_>) -> PyResult<Next> {
+        let codec = codec(py)?;
+        self.ends.with(py, |ends| {
+            let Some(rings) = ends.rings.as_mut() else {
+                return Ok(Next::Ended);
+            };
+            if let Some(hold) = ends.current.take() {
+                rings.done(hold);
+            }
+            if ends.input_ended {
+                return Ok(Next::Ended);
+            }
+            let Some(received) = rings.decode(py, codec, &self.this)? else {
+                return Ok(Next::Empty);
+            };
+            match received.kind {
+                ITEM => {
+                    ends.current = Some(received.hold);
+                    Ok(Next::Event(received.value?.unbind()))
+                }
+                END => {
+                    rings.done(received.hold);
+                    ends.input_ended = true;
+                    Ok(Next::Ended)
+                }
+                other => Err(errors::corrupted(format!(
+                    "the client sent a frame of kind {other}"
+                ))),
+            }
+        })?
+    }
+
+    /// See [`Port::wait_event`].
+    pub fn wait_event(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
+        let there = self.ends.with(py, |ends| {
+            let Some(rings) = ends.rings.as_mut() else {
+                return true;
+            };
+            spin(py, rings, &self.link.end, false, false);
+            rings.consumer.has_data() || ends.input_ended
+        })?;
+        match there {
+            true => Ok(None),
+            false => self.event.start(self.event_loop.bind(py)).map(Some),
+        }
+    }
+
+    /// Where the function waits for an event.
+    pub fn event_wait(&self) -> &Wait {
+        &self.event
+    }
+
+    /// See [`Port::push`].
+    #[inline]
+    pub fn push(&self, py: Python<'_>, result: &Bound<'_, PyAny>) -> PyResult<bool> {
+        let codec = codec(py)?;
+        self.ends.with(py, |ends| match ends.rings.as_mut() {
+            Some(rings) => Ok(matches!(
+                rings.push(codec, result, ITEM, true)?,
+                Offer::Sent
+            )),
+            None => Ok(true), // the client has gone: nobody wants it
+        })?
+    }
+
+    /// See [`Port::show_results`].
+    #[inline]
+    pub fn show_results(&self, py: Python<'_>) {
+        let news = self.ends.with(py, |ends| {
+            ends.rings.as_mut().is_some_and(|r| r.producer.publish())
+        });
+        if news.unwrap_or(false) {
+            self.link.end.notify(self.slot);
+        }
+    }
+
+    /// See [`Port::flush`].
+    #[inline]
+    pub fn flush(&self, py: Python<'_>) {
+        let news = self.ends.with(py, |ends| {
+            let Some(rings) = ends.rings.as_mut() else {
+                return false;
+            };
+            // Results first: who sees an event handled must see what came of it.
+            let published = rings.producer.publish();
+            rings.consumer.publish() || published
+        });
+        if news.unwrap_or(false) {
+            self.link.end.notify(self.slot);
+        }
+    }
+
+    /// See [`Port::wait_space`].
+    pub fn wait_space(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
+        let future = self.space.start(self.event_loop.bind(py))?;
+        let there = self.ends.with(py, |ends| match ends.rings.as_mut() {
+            Some(rings) => rings.has_space(),
+            None => Ok(true),
+        })??;
+        if there {
+            self.space.clear(py);
+        }
+        Ok((!there).then_some(future))
+    }
+
+    /// Where the function waits for room.
+    pub fn space_wait(&self) -> &Wait {
+        &self.space
+    }
+
+    /// See [`Port::finish`].
+    pub fn finish(&self, py: Python<'_>, outcome: Result<(), PyErr>) {
+        let (kind, payload) = match outcome {
+            Ok(()) => (END, Vec::new()),
+            Err(error) => (ERROR, self.pack_error(py, error)),
+        };
+        let sent = self.ends.with(py, |ends| {
+            let Some(rings) = ends.rings.as_mut() else {
+                return;
+            };
+            if let Some(hold) = ends.current.take() {
+                rings.done(hold);
+            }
+            ends.unsent_end = Some((kind, payload));
+            ends.send_end();
+        });
+        if sent.is_ok() {
+            self.flush(py);
+            let _ = self.link.tell(
+                py,
+                &Control::Ended {
+                    slot: self.slot,
+                    stream: self.number,
+                },
+            );
+        }
+    }
+
+    /// The client did something: the function looks again.
+    pub(super) fn wake(&self, py: Python<'_>) {
+        let _ = self.ends.with(py, Ends::send_end);
+        self.flush(py); // also gives back what views held that were dropped meanwhile
+        self.event.wake(py);
+        self.space.wake(py);
+    }
+
+    pub(super) fn cancel(&self, py: Python<'_>) {
+        let _ = self.ends.with(py, |ends| {
+            ends.cancelled = true;
+            ends.input_ended = true;
+        });
+    }
+
+    /// See [`Port::is_cancelled`].
+    pub fn is_cancelled(&self, py: Python<'_>) -> bool {
+        self.ends.with(py, |ends| ends.cancelled).unwrap_or(false)
+    }
+
+    /// The client has seen the end: the slot is given back once the last view of it is gone.
+    pub(super) fn close(&self, py: Python<'_>) {
+        let _ = self.ends.with(py, |ends| ends.rings = None);
+        self.event.wake(py);
+        self.space.wake(py);
+    }
+}
+
+impl Ends {
+    fn send_end(&mut self) {
+        let (Some(rings), Some((kind, payload))) = (self.rings.as_mut(), self.unsent_end.take())
+        else {
+            return;
+        };
+        if !matches!(rings.push_bytes(&payload, kind, false), Ok(Offer::Sent)) {
+            let _ = rings.has_space(); // asks to be told when there is room
+            self.unsent_end = Some((kind, payload));
+        }
+    }
+}
+
+impl Sweep for RingPort {
+    fn sweep(&self, py: Python<'_>) {
+        self.flush(py);
+    }
+}
+
+impl RingPort {
+    /// The exception as it travels; in short when it is larger than anything that may be sent.
+    fn pack_error(&self, py: Python<'_>, error: PyErr) -> Vec<u8> {
+        static PACK: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+        let longest = self
+            .ends
+            .with(py, |ends| ends.rings.as_ref().map(|r| r.producer.max_len()));
+        let longest = longest.ok().flatten().unwrap_or(u64::MAX);
+        let pack = |error: &Py<PyAny>| -> PyResult<Vec<u8>> {
+            let packed = PACK
+                .import(py, "velo._remote", "pack")?
+                .call1((error, longest))?;
+            let mut out = VecOut::default();
+            codec(py)?.encode(py, &packed, &mut out)?;
+            Ok(out.into_vec())
+        };
+        let value = error.into_value(py).into_any();
+        pack(&value)
+            .or_else(|failed| pack(&failed.into_value(py).into_any()))
+            .unwrap_or_default()
+    }
+}
