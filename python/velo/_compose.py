@@ -83,9 +83,8 @@ class _Crossing:
             async with contextlib.aclosing(stream._feed_async(upstream())) as results:
                 async for result in results:
                     yield result
-            if not failures:
-                await stream.end()
-                async for result in stream:
-                    yield result
-        for failure in failures:
-            raise failure
+            for failure in failures:
+                raise failure
+            await stream.end()
+            async for result in stream:
+                yield result

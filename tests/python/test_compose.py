@@ -111,6 +111,49 @@ async def test_error_of_any_part(mix, place):
         assert got == [1, 2]
 
 
+@stream_fn
+async def fails_at_once(events):
+    raise OwnError("at once")
+    yield
+
+
+@stream_fn
+async def greets_late(events):
+    """Yields before its first event, after a while; and once more if its input ends."""
+    await asyncio.sleep(0.05)
+    yield "hello"
+    async for event in events:
+        yield event
+    yield "the end"
+
+
+async def test_results_before_the_first_event_come_before_an_upstream_error(mix):
+    one, two, three = (
+        fn.options(mode=m) for fn, m in zip([fails_at_once, greets_late, functions.echo], mix)
+    )
+    async with (one | two | three).open() as stream:
+        got = []
+        with pytest.raises(OwnError, match="at once"):
+            async for result in stream:
+                got.append(result)
+        assert got == ["hello"]
+
+
+async def test_an_upstream_error_does_not_end_the_input(mix):
+    """It rises out of the next part's loop: what that would do after its loop is not done."""
+    fns = [functions.fails, functions.after_loop, functions.echo]
+    one, two, three = (fn.options(mode=m) for fn, m in zip(fns, mix))
+    with pytest.raises(OwnError):
+        await (one | two | three).run([1, "own"])
+    async with (one | two | three).open() as stream:
+        await stream.send("own")
+        got = []
+        with pytest.raises(OwnError):
+            async for result in stream:
+                got.append(result)
+        assert got == []
+
+
 @pytest.mark.parametrize("place", [0, 1, 2])
 async def test_early_return_of_any_part(mix, place):
     fns = [functions.echo] * 3

@@ -97,6 +97,11 @@ impl Channel {
         either!(self, side => side.progress(py))
     }
 
+    /// Whether the function is done with every event and has asked for one that is not there.
+    pub fn is_settled(&self, py: Python<'_>) -> PyResult<bool> {
+        either!(self, side => side.is_settled(py))
+    }
+
     /// Bytes that went in and out between processes.
     pub fn bytes(&self, py: Python<'_>) -> PyResult<(u64, u64)> {
         either!(self, side => side.bytes(py))

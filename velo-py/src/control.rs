@@ -36,6 +36,8 @@ pub enum Control {
     Cancel { slot: u32 },
     /// Client: the end of this stream was seen, nobody uses its rings.
     Close { slot: u32 },
+    /// Worker: the function of this stream has asked for its first event.
+    Asked { slot: u32, stream: u64 },
     /// Worker: the function of this stream has ended; results may still be queued.
     Ended { slot: u32, stream: u64 },
 }
@@ -45,6 +47,7 @@ const OPEN: u8 = 3;
 const CANCEL: u8 = 4;
 const CLOSE: u8 = 5;
 const ENDED: u8 = 6;
+const ASKED: u8 = 7;
 
 /// The control rings of a link.
 pub fn open(end: &Arc<LinkEnd>) -> PyResult<(Producer, Consumer)> {
@@ -127,6 +130,11 @@ impl Control {
                 bytes.extend_from_slice(&slot.to_le_bytes());
                 ENDED
             }
+            Control::Asked { slot, stream } => {
+                bytes.extend_from_slice(&stream.to_le_bytes());
+                bytes.extend_from_slice(&slot.to_le_bytes());
+                ASKED
+            }
         };
         (kind, bytes)
     }
@@ -167,6 +175,13 @@ impl Control {
             ENDED => {
                 let stream = u64::from_le_bytes(take(bytes)?);
                 Control::Ended {
+                    slot: u32::from_le_bytes(take(bytes)?),
+                    stream,
+                }
+            }
+            ASKED => {
+                let stream = u64::from_le_bytes(take(bytes)?);
+                Control::Asked {
                     slot: u32::from_le_bytes(take(bytes)?),
                     stream,
                 }

@@ -32,6 +32,8 @@ struct Queues {
     handled: u64,
     delivered: u64,
     input_ended: bool,
+    /// The function has asked for its first event.
+    asked: bool,
     cancelled: bool,
     outcome: Option<Result<(), PyErr>>,
     finished: bool,
@@ -40,6 +42,11 @@ struct Queues {
 }
 
 impl Queues {
+    /// Whether the function is done with every event and has asked for one that is not there.
+    fn is_settled(&self) -> bool {
+        self.asked && self.queued() == 0
+    }
+
     /// Events that were accepted and that the function is not done with.
     fn queued(&self) -> usize {
         (self.accepted - self.handled) as usize
@@ -57,6 +64,7 @@ impl InlineStream {
             handled: 0,
             delivered: 0,
             input_ended: false,
+            asked: false,
             cancelled: false,
             outcome: None,
             finished: false,
@@ -127,6 +135,13 @@ impl InlineStream {
         Ok(self.queues.with(py, |queues| queues.finished)?)
     }
 
+    /// See [`Channel::is_settled`](crate::channel::Channel::is_settled).
+    pub fn is_settled(&self, py: Python<'_>) -> PyResult<bool> {
+        Ok(self
+            .queues
+            .with(py, |queues| queues.is_settled() || queues.finished)?)
+    }
+
     /// Accepted events, and those that the function is done with.
     pub fn progress(&self, py: Python<'_>) -> PyResult<(u64, u64)> {
         Ok(self
@@ -145,7 +160,7 @@ impl InlineStream {
             let there = queues.finished
                 || want.results && !queues.results.is_empty()
                 || want.space && queues.queued() < queues.limit
-                || want.handled && queues.queued() == 0;
+                || want.handled && queues.is_settled();
             queues.watched |= !there && (want.handled || want.space && want.results);
             !there
         })?)
@@ -188,6 +203,7 @@ impl InlineStream {
     #[inline]
     pub fn next_event(&self, py: Python<'_>) -> PyResult<Next> {
         let (next, freed, watched) = self.queues.with(py, |queues| {
+            queues.asked = true;
             let freed = queues.handled != queues.delivered;
             queues.handled = queues.delivered;
             match queues.events.pop_front() {

@@ -148,16 +148,13 @@ impl Results {
                 want.space = state.source.is_some();
             }
             want.handled = state.until == Until::Handled && state.source.is_none();
-            if want.handled {
-                let (sent, handled) = self.core.channel.progress(py)?;
-                if handled == sent {
-                    // Results are shown before the count of handled events: look once more.
-                    return match self.core.take(py) {
-                        Ok(Take::Item(result)) => Ok(Step::Return(result)),
-                        Ok(_) => self.end(py, state),
-                        Err(error) => Err(error),
-                    };
-                }
+            if want.handled && self.core.channel.is_settled(py)? {
+                // Results are shown before the count of handled events: look once more.
+                return match self.core.take(py) {
+                    Ok(Take::Item(result)) => Ok(Step::Return(result)),
+                    Ok(_) => self.end(py, state),
+                    Err(error) => Err(error),
+                };
             }
             self.core.channel.spin(py, want)?;
             if let Some(step) = self.core.sleep(py, &self.core.waits.recv, want)? {

@@ -80,6 +80,18 @@ impl Link {
                         stream.waits.wake(py);
                     } // else it is about one that had the slot before
                 }
+                Ok(Ok(Some(Control::Asked {
+                    slot,
+                    stream: number,
+                }))) => {
+                    let Some(stream) = self.stream(py, slot) else {
+                        continue;
+                    };
+                    if stream.number == number {
+                        let _ = stream.ends.with(py, |ends| ends.asked = true);
+                        stream.waits.wake(py);
+                    } // else it is about one that had the slot before
+                }
                 Ok(Ok(None)) | Err(_) => return,
                 Ok(Ok(Some(_))) => {
                     return self.fail_all(

@@ -129,6 +129,7 @@ impl ClientLink {
             ends: GilCell::new(Ends {
                 rings: Some(Rings::new(producer, consumer, max_bytes)),
                 ended: false,
+                asked: false,
                 failure: None,
                 progress: (0, 0),
                 bytes: (0, 0),

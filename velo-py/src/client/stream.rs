@@ -36,6 +36,8 @@ pub struct Ends {
     pub(super) rings: Option<Rings>,
     /// The worker says that the function has ended; results may still be queued.
     pub(super) ended: bool,
+    /// The worker says that the function has asked for its first event.
+    pub(super) asked: bool,
     pub(super) failure: Option<PyErr>,
     pub(super) progress: (u64, u64),
     pub(super) bytes: (u64, u64),
@@ -159,6 +161,17 @@ impl RingChannel {
         self.with(py, |ends| Ok(ends.rings.is_none() || ends.has_ended()))
     }
 
+    /// See [`Channel::is_settled`].
+    pub fn is_settled(&self, py: Python<'_>) -> PyResult<bool> {
+        if self.shared.link.end.is_ready(control::SLOT) {
+            self.shared.link.process_ready(py);
+        }
+        self.with(py, |ends| {
+            let (sent, handled) = ends.progress_now();
+            Ok(sent == handled && (sent > 0 || ends.asked || ends.rings.is_none()))
+        })
+    }
+
     /// See [`Channel::progress`].
     #[inline]
     pub fn progress(&self, py: Python<'_>) -> PyResult<(u64, u64)> {
@@ -214,7 +227,8 @@ impl RingChannel {
                     .producer
                     .watch_releases()
                     .map_err(|found| corruption(&found))?;
-                return Ok(rings.producer.in_flight() == 0);
+                let asked = ends.asked || rings.producer.committed() > 0;
+                return Ok(asked && rings.producer.in_flight() == 0);
             }
             Ok(false)
         })

@@ -129,6 +129,7 @@ impl WorkerLink {
                 rings: Some(Rings::new(producer, consumer, max_bytes)),
                 current: None,
                 input_ended: false,
+                asked: false,
                 cancelled: false,
                 unsent_end: None,
             }),
@@ -197,7 +198,7 @@ impl WorkerLink {
                     self.link.close(py, slot);
                     ("close", slot).into_pyobject(py)?
                 }
-                Some(Control::Ended { .. }) => {
+                Some(Control::Ended { .. } | Control::Asked { .. }) => {
                     return Err(errors::corrupted(
                         "the client sent a message that only workers send",
                     ));

@@ -34,6 +34,8 @@ pub struct Ends {
     /// The event that the function has, until it asks for the next one.
     pub(super) current: Option<Option<Arc<Hold>>>,
     pub(super) input_ended: bool,
+    /// The function has asked for its first event.
+    pub(super) asked: bool,
     /// The client wants neither events handled nor results sent.
     pub(super) cancelled: bool,
     /// The end, while there is no room for it.
@@ -45,6 +47,13 @@ impl RingPort {
     #[inline]
     pub fn next_event(&self, py: Python<'_>) -> PyResult<Next> {
         let codec = codec(py)?;
+        let first = self
+            .ends
+            .with(py, |ends| !std::mem::replace(&mut ends.asked, true))?;
+        if first {
+            let (slot, stream) = (self.slot, self.number);
+            self.link.tell(py, &Control::Asked { slot, stream })?;
+        }
         self.ends.with(py, |ends| {
             let Some(rings) = ends.rings.as_mut() else {
                 return Ok(Next::Ended);
