@@ -98,7 +98,9 @@ impl Pool {
         let told_to_stop = matches!(dead.stage, Stage::Stopping { .. }) && !dead.hung_up;
         if let Some(fault) = dead.fault {
             self.restarts.failed(now, fault.into());
-        } else if !told_to_stop && !dead.started {
+        } else if !told_to_stop && (!dead.started || lived < HEALTHY_AFTER && dead.links.is_empty())
+        {
+            // One that died while it served a client has shown that workers can start.
             self.restarts.failed(now, exit.to_string());
         } else if lived >= HEALTHY_AFTER {
             self.restarts.healthy();
