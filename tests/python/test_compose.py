@@ -154,6 +154,19 @@ async def test_an_upstream_error_does_not_end_the_input(mix):
         assert got == []
 
 
+@stream_fn
+async def first_one(events):
+    yield await anext(events)
+
+
+async def test_an_upstream_error_that_nobody_asked_for_is_not_raised(mix):
+    """The next part had returned before; whether the event after was read ahead is no matter."""
+    fns = [functions.fails, first_one, functions.echo]
+    one, two, three = (fn.options(mode=m) for fn, m in zip(fns, mix))
+    for _ in range(5):
+        assert await asyncio.wait_for((one | two | three).run([1, "own"]), 10) == [1]
+
+
 @pytest.mark.parametrize("place", [0, 1, 2])
 async def test_early_return_of_any_part(mix, place):
     fns = [functions.echo] * 3

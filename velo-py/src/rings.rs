@@ -237,7 +237,13 @@ pub fn corruption(corrupted: &RingCorrupted) -> PyErr {
 
 /// Spins with the GIL released until `ready`, for as long as it has been paying off.
 #[inline]
-pub fn spin(py: Python<'_>, rings: &mut Rings, end: &LinkEnd, space: bool, handled: bool) {
+pub fn spin(
+    py: Python<'_>,
+    rings: &mut Rings,
+    (end, slot): (&LinkEnd, u32),
+    space: bool,
+    handled: bool,
+) {
     let Rings {
         producer,
         consumer,
@@ -255,7 +261,7 @@ pub fn spin(py: Python<'_>, rings: &mut Rings, end: &LinkEnd, space: bool, handl
             consumer.has_data()
                 || (space && producer.free_events() > 0)
                 || (handled && producer.in_flight() == 0)
-                || (rounds.is_multiple_of(8) && end.any_ready())
+                || (rounds.is_multiple_of(8) && end.any_ready_but(slot))
         })
     });
 }

@@ -228,6 +228,12 @@ impl LinkEnd {
         self.direction(self.side).any()
     }
 
+    /// Whether any slot but this one is marked for this side.
+    #[inline]
+    pub fn any_ready_but(&self, slot: u32) -> bool {
+        self.direction(self.side).any_but(slot)
+    }
+
     /// Whether this slot is marked for this side.
     #[inline]
     pub fn is_ready(&self, slot: u32) -> bool {

@@ -62,6 +62,23 @@ impl Direction {
             .any(|summary| summary.load(Ordering::Acquire) != 0)
     }
 
+    /// Whether any slot but this one is marked.
+    #[inline]
+    pub(crate) fn any_but(&self, slot: u32) -> bool {
+        self.summary.iter().enumerate().any(|(group, summary)| {
+            bits(summary.load(Ordering::Acquire)).any(|index| {
+                let index = group * 64 + index;
+                let own = if index == slot as usize / 64 {
+                    1 << (slot % 64)
+                } else {
+                    0
+                };
+                let word = self.words.get(index);
+                word.is_some_and(|word| word.load(Ordering::Acquire) & !own != 0)
+            })
+        })
+    }
+
     /// Whether this slot is marked.
     #[inline]
     pub(crate) fn is_marked(&self, slot: u32) -> bool {

@@ -1,8 +1,10 @@
 //! What the streams between one client and one worker share.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
+use std::num::NonZero;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
+use std::thread::available_parallelism;
 
 use pyo3::prelude::*;
 use velo_shm::{Consumer, LinkEnd, Producer};
@@ -12,6 +14,17 @@ use crate::cell::GilCell;
 use crate::control::{self, Control};
 use crate::errors;
 
+/// Links of this process on which streams are open: about as many workers may be busy.
+static BUSY: AtomicUsize = AtomicUsize::new(0);
+
+/// Whether this process may spin without taking a core from a worker that could use it.
+#[inline]
+pub fn may_spin() -> bool {
+    static CORES: OnceLock<usize> = OnceLock::new();
+    let cores = CORES.get_or_init(|| available_parallelism().map_or(1, NonZero::get));
+    BUSY.load(Relaxed) < *cores
+}
+
 /// The client's end of a link, shared by its streams.
 pub struct Link {
     pub(super) end: Arc<LinkEnd>,
@@ -19,6 +32,8 @@ pub struct Link {
     /// Streams on which a task sleeps.
     pub(super) asleep: AtomicUsize,
     pub(super) dead: AtomicBool,
+    /// Streams are open on it, as counted in `BUSY`.
+    pub(super) busy: AtomicBool,
     /// How many streams were ever opened.
     pub(super) opened: AtomicU64,
 }
@@ -111,6 +126,20 @@ impl Link {
         }
     }
 
+    /// Notes whether streams are open on this link.
+    pub(super) fn count_busy(&self, py: Python<'_>) {
+        let busy = self
+            .state
+            .with(py, |state| !state.streams.is_empty())
+            .unwrap_or(false);
+        if self.busy.swap(busy, Relaxed) != busy {
+            match busy {
+                true => BUSY.fetch_add(1, Relaxed),
+                false => BUSY.fetch_sub(1, Relaxed),
+            };
+        }
+    }
+
     pub(super) fn all(&self, py: Python<'_>) -> Vec<Arc<ClientEnds>> {
         self.state
             .with(py, |state| state.streams.values().cloned().collect())
@@ -146,6 +175,7 @@ impl Link {
             state.streams.remove(&slot);
             state.free.push_back(slot);
         });
+        self.count_busy(py);
     }
 
     /// A slot that nobody uses, made as good as new.

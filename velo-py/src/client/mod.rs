@@ -46,6 +46,7 @@ impl ClientLink {
             state: GilCell::new(state),
             asleep: AtomicUsize::new(0),
             dead: AtomicBool::new(false),
+            busy: AtomicBool::new(false),
             opened: AtomicU64::new(0),
         };
         Ok(ClientLink {
@@ -64,6 +65,7 @@ impl Drop for ClientLink {
                     .state
                     .with(py, |state| std::mem::take(&mut state.streams)),
             );
+            self.link.count_busy(py);
         });
     }
 }
@@ -145,6 +147,7 @@ impl ClientLink {
         });
         link.state
             .with(py, |state| state.streams.insert(slot, shared.clone()))?;
+        link.count_busy(py);
         link.tell(
             py,
             &Control::Open {

@@ -6,7 +6,7 @@ use std::sync::{Arc, Weak};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
-use super::link::Link;
+use super::link::{self, Link};
 use crate::cell::GilCell;
 use crate::channel::{Offer, Take, Want};
 use crate::codec::codec;
@@ -237,10 +237,13 @@ impl RingChannel {
     /// See [`Channel::spin`].
     #[inline]
     pub fn spin(&self, py: Python<'_>, want: Want) -> PyResult<()> {
-        let end = &self.shared.link.end;
+        if !link::may_spin() {
+            return Ok(());
+        }
+        let place = (&*self.shared.link.end, self.shared.slot);
         self.with(py, |ends| {
             if let Some(rings) = ends.rings.as_mut() {
-                spin(py, rings, end, want.space, want.handled);
+                spin(py, rings, place, want.space, want.handled);
             }
             Ok(())
         })

@@ -90,7 +90,7 @@ impl RingPort {
             let Some(rings) = ends.rings.as_mut() else {
                 return true;
             };
-            spin(py, rings, &self.link.end, false, false);
+            spin(py, rings, (&self.link.end, self.slot), false, false);
             rings.consumer.has_data() || ends.input_ended
         })?;
         match there {
