@@ -121,7 +121,7 @@ async def main() -> None:
         )
         what = f"feed, {mode}, 64 bytes / bare generator"
         print(row.format(what, f"{rate:,.0f}", f"{floor:,.0f}", f"{ratio:.2f}"))
-    count = events // 50
+    count = events // 20
     rate, floor, ratio = await compare(
         rounds,
         functools.partial(burned, "process", count),

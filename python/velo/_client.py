@@ -30,6 +30,9 @@ _ONE_THREAD = (
 # How many seconds the interpreter's exit may wait for workers to run `finally` blocks.
 _EXIT_BOUND = 2.0
 
+# Seconds; see `Link::nap` in velo-py/src/client/link.rs.
+_NAP = 0.0005
+
 _clients: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Client] = weakref.WeakKeyDictionary()
 
 
@@ -157,6 +160,7 @@ class Client:
         loop = self._loop()
         if loop is not None:
             loop.add_reader(end.fileno(), end.on_doorbell)
+            end.set_nap(functools.partial(_nap, self._loop, weakref.ref(end)))
         self._answer(request, link)
 
     def _on_refused(self, request: int, why: str | None) -> None:
@@ -201,6 +205,14 @@ class Client:
             loop = self._loop()
             if loop is not None and not loop.is_closed():
                 loop.remove_reader(link.end.fileno())
+
+
+def _nap(
+    loop_of: weakref.ref[asyncio.AbstractEventLoop], end_of: weakref.ref[_core.ClientLink]
+) -> None:
+    loop, end = loop_of(), end_of()
+    if loop is not None and end is not None:
+        loop.call_later(_NAP, end.nap_over)
 
 
 def usable_cores() -> int:

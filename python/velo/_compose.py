@@ -83,8 +83,8 @@ class _Crossing:
             async with contextlib.aclosing(stream._feed_async(upstream())) as results:
                 async for result in results:
                     yield result
-            for failure in failures:
-                raise failure
+            if failures and not stream._over:
+                raise failures[0]  # a function that has ended would not have asked for it
             await stream.end()
             async for result in stream:
                 yield result

@@ -36,7 +36,16 @@ class Stream(_core.StreamBase[In, Out], Generic[In, Out]):
     Use it as a context manager (`async with fn.open() as stream`), or close it with `aclose`.
     """
 
-    __slots__ = ("__weakref__", "_config", "_done", "_loop", "_release", "_released", "name")
+    __slots__ = (
+        "__weakref__",
+        "_config",
+        "_done",
+        "_loop",
+        "_release",
+        "_released",
+        "_worked",
+        "name",
+    )
 
     def __init__(
         self,
@@ -52,6 +61,7 @@ class Stream(_core.StreamBase[In, Out], Generic[In, Out]):
         self._release = release
         self._released = False
         self._done = False
+        self._worked = False
         if config.timeout is not None:
             _idle.watch(loop, self, config.timeout)
 
@@ -185,7 +195,10 @@ class Stream(_core.StreamBase[In, Out], Generic[In, Out]):
     def _idle_seconds(self) -> float:
         """Seconds since the stream was used; 0 while the function has events to work on."""
         sent, handled = self._progress()
-        return 0.0 if sent != handled else self._idle()
+        worked, self._worked = self._worked, sent != handled
+        if worked or self._worked:
+            self._touch()  # its time begins when the work is seen to be done
+        return self._idle()
 
     def _expire(self, timeout: float) -> None:
         async def end() -> None:

@@ -86,6 +86,9 @@ impl Operation {
         };
         self.core.check_loop(py)?;
         let resumed = progress.asleep.take().is_some();
+        if !resumed && self.core.turn_is_over() {
+            return Ok(Step::Yield(py.None()));
+        }
         let outcome = match what {
             What::Send(event) => self.send_one(py, event.bind(py)),
             What::SendBatch(source) => self.send_batch(py, &source.clone_ref(py)),

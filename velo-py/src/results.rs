@@ -104,6 +104,10 @@ impl Results {
             return Err(PyStopAsyncIteration::new_err(()));
         }
         self.core.check_thread()?;
+        if state.until_flush == FLUSH_EVERY && self.core.turn_is_over() {
+            state.until_flush = FLUSH_EVERY - 1;
+            return Ok(Step::Yield(py.None()));
+        }
         loop {
             if state.until_feed == 0 && state.source.is_some() {
                 self.fill(py, state)?;

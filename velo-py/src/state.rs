@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -17,6 +18,9 @@ use crate::ffi::send_slot::Step;
 use crate::meter::Meter;
 use crate::wait::{Wait, Waits, running_loop};
 
+/// After so long the other tasks of the loop have their turn.
+const TURN: Duration = Duration::from_millis(1);
+
 /// What all operations on one stream share.
 pub struct StreamCore {
     pub channel: Channel,
@@ -28,6 +32,8 @@ pub struct StreamCore {
     pub(crate) cancel: Py<PyAny>,
     /// Iterations over the results that have not come to their end, and the tasks that run them.
     iterations: GilCell<Vec<(u64, Py<PyAny>)>>,
+    turn_began: AtomicU64,
+    turn: u64,
 }
 
 /// The part of a stream that changes.
@@ -92,7 +98,26 @@ impl StreamCore {
             state: GilCell::new(state),
             cancel,
             iterations: GilCell::default(),
+            turn_began: AtomicU64::new(0),
+            turn: ticks::from_duration(TURN),
         }
+    }
+
+    /// Whether a task has gone on for so long without waiting that others should have a turn: what
+    /// is always ready, or worth spinning for, never waits by itself. Begins the next turn.
+    #[inline]
+    pub fn turn_is_over(&self) -> bool {
+        let now = ticks::now();
+        let began = self.turn_began.load(Relaxed);
+        if began == 0 {
+            self.turn_began.store(now, Relaxed);
+            return false;
+        }
+        let over = now.saturating_sub(began) > self.turn;
+        if over {
+            self.turn_began.store(0, Relaxed);
+        }
+        over
     }
 
     /// Refuses use from another thread.
@@ -337,6 +362,7 @@ impl StreamCore {
         }
         let future = wait.start(self.event_loop.bind(py))?;
         if self.channel.may_sleep(py, want)? {
+            self.turn_began.store(0, Relaxed);
             return Ok(Some(Step::Yield(future)));
         }
         wait.clear(py);

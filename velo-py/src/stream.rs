@@ -182,6 +182,11 @@ impl StreamBase {
         Ok((results, false))
     }
 
+    /// Notes that the stream is in use.
+    fn _touch(&self, py: Python<'_>) -> PyResult<()> {
+        self.core.touch(py)
+    }
+
     /// Seconds since the stream was last used.
     fn _idle(&self, py: Python<'_>) -> PyResult<f64> {
         let touched = self.core.state.with(py, |state| state.touched)?;

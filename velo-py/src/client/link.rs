@@ -5,9 +5,10 @@ use std::num::NonZero;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::thread::available_parallelism;
+use std::time::Duration;
 
 use pyo3::prelude::*;
-use velo_shm::{Consumer, LinkEnd, Producer};
+use velo_shm::{Consumer, LinkEnd, Producer, ticks};
 
 use super::stream::ClientEnds;
 use crate::cell::GilCell;
@@ -16,6 +17,9 @@ use crate::errors;
 
 /// Links of this process on which streams are open: about as many workers may be busy.
 static BUSY: AtomicUsize = AtomicUsize::new(0);
+
+/// A stream that was woken so recently is likely to be woken again at once.
+const LATELY: Duration = Duration::from_micros(1500);
 
 /// Whether this process may spin without taking a core from a worker that could use it.
 #[inline]
@@ -31,6 +35,13 @@ pub struct Link {
     pub(super) state: GilCell<LinkState>,
     /// Streams on which a task sleeps.
     pub(super) asleep: AtomicUsize,
+    /// How many of those are patient.
+    pub(super) patient: AtomicUsize,
+    /// Starts a nap: a timer that ends in `nap_over`.
+    pub(super) start_nap: GilCell<Option<Py<PyAny>>>,
+    pub(super) napping: AtomicBool,
+    /// When a sleeping stream was last woken, in ticks.
+    pub(super) woken: AtomicU64,
     pub(super) dead: AtomicBool,
     /// Streams are open on it, as counted in `BUSY`.
     pub(super) busy: AtomicBool,
@@ -60,7 +71,9 @@ impl Link {
             let Some(stream) = self.stream(py, slot) else {
                 continue;
             };
-            stream.awake();
+            if stream.awake() {
+                self.woken.store(ticks::now(), Relaxed);
+            }
             if stream.orphaned.load(Relaxed) {
                 stream.drop_results(py);
             } else {
@@ -126,6 +139,33 @@ impl Link {
         }
     }
 
+    /// Sleeps for a moment whatever comes, instead of until something comes: true if so.
+    ///
+    /// Where workers could use the core, being woken for each of many results would cost them more
+    /// than the results are worth. So bulk transfer that was woken just now looks again after a
+    /// millisecond; if there was nothing then, it is woken as usual.
+    pub(super) fn nap(&self, py: Python<'_>) -> PyResult<bool> {
+        let patient = self.asleep.load(Relaxed) <= self.patient.load(Relaxed);
+        if !patient || may_spin() || self.dead.load(Relaxed) {
+            return Ok(false);
+        }
+        let since = ticks::now().saturating_sub(self.woken.load(Relaxed));
+        if ticks::to_duration(since) > LATELY {
+            return Ok(false);
+        }
+        if !self.napping.swap(true, Relaxed) {
+            let start = self
+                .start_nap
+                .with(py, |start| start.as_ref().map(|s| s.clone_ref(py)))?;
+            let Some(start) = start else {
+                self.napping.store(false, Relaxed);
+                return Ok(false);
+            };
+            start.call0(py)?;
+        }
+        Ok(true)
+    }
+
     /// Notes whether streams are open on this link.
     pub(super) fn count_busy(&self, py: Python<'_>) {
         let busy = self
@@ -149,6 +189,9 @@ impl Link {
     /// Sleeps on, if anybody still does.
     pub(super) fn rearm(&self, py: Python<'_>) {
         while self.asleep.load(Relaxed) > 0 {
+            if self.nap(py).unwrap_or(false) {
+                return;
+            }
             self.end.arm();
             if !self.end.any_ready() {
                 return;

@@ -25,7 +25,7 @@ pub use stream::RingChannel;
 use stream::{ClientEnds, Ends};
 
 /// A link as Python holds it.
-#[pyclass(frozen, module = "velo._core")]
+#[pyclass(frozen, weakref, module = "velo._core")]
 pub struct ClientLink {
     link: Arc<Link>,
 }
@@ -45,6 +45,10 @@ impl ClientLink {
             end,
             state: GilCell::new(state),
             asleep: AtomicUsize::new(0),
+            patient: AtomicUsize::new(0),
+            start_nap: GilCell::default(),
+            napping: AtomicBool::new(false),
+            woken: AtomicU64::new(0),
             dead: AtomicBool::new(false),
             busy: AtomicBool::new(false),
             opened: AtomicU64::new(0),
@@ -75,6 +79,18 @@ impl ClientLink {
     /// The doorbell, for the event loop to watch.
     fn fileno(&self) -> i32 {
         self.link.end.doorbell().as_fd().as_raw_fd()
+    }
+
+    /// How to have `nap_over` called after about a millisecond.
+    fn set_nap(&self, py: Python<'_>, start: Py<PyAny>) -> PyResult<()> {
+        Ok(self.link.start_nap.with(py, |place| *place = Some(start))?)
+    }
+
+    /// The nap is over.
+    fn nap_over(&self, py: Python<'_>) {
+        self.link.napping.store(false, Relaxed);
+        self.link.process_ready(py);
+        self.link.rearm(py);
     }
 
     /// The doorbell rang.
@@ -141,6 +157,7 @@ impl ClientLink {
             link: link.clone(),
             waits: waits.clone(),
             asleep: AtomicBool::new(false),
+            patient: AtomicBool::new(false),
             orphaned: AtomicBool::new(false),
             this: this.clone(),
             name: name.clone(),

@@ -25,6 +25,8 @@ pub struct ClientEnds {
     pub(super) waits: Arc<Waits>,
     /// A task sleeps on this stream.
     pub(super) asleep: AtomicBool,
+    /// What sleeps there moves things in bulk.
+    pub(super) patient: AtomicBool,
     /// The user has let go of the stream: its last results are dropped.
     pub(super) orphaned: AtomicBool,
     pub(super) this: Weak<dyn Sweep>,
@@ -196,6 +198,12 @@ impl RingChannel {
         if !shared.asleep.swap(true, Relaxed) {
             link.asleep.fetch_add(1, Relaxed);
         }
+        // Only bulk transfer wants room, or everything handled, besides results.
+        let patient = want.results && (want.space || want.handled);
+        shared.be_patient(patient);
+        if link.nap(py)? {
+            return Ok(true);
+        }
         link.end.arm();
         if link.end.any_ready() {
             link.process_ready(py);
@@ -281,9 +289,22 @@ impl Ends {
 }
 
 impl ClientEnds {
-    pub(super) fn awake(&self) {
-        if self.asleep.swap(false, Relaxed) {
+    pub(super) fn awake(&self) -> bool {
+        let slept = self.asleep.swap(false, Relaxed);
+        if slept {
             self.link.asleep.fetch_sub(1, Relaxed);
+            self.be_patient(false);
+        }
+        slept
+    }
+
+    /// Whether what sleeps on this stream may be woken a little late.
+    fn be_patient(&self, patient: bool) {
+        if self.patient.swap(patient, Relaxed) != patient {
+            match patient {
+                true => self.link.patient.fetch_add(1, Relaxed),
+                false => self.link.patient.fetch_sub(1, Relaxed),
+            };
         }
     }
 
