@@ -68,11 +68,6 @@ impl Results {
         Results::new(core, Some(source), Until::Handled)
     }
 
-    /// Receives while another task sends; once that is done, ends when everything is handled.
-    pub fn beside(core: Arc<StreamCore>) -> Self {
-        Results::new(core, None, Until::End)
-    }
-
     fn new(core: Arc<StreamCore>, source: Option<Py<PyAny>>, until: Until) -> Self {
         let state = State {
             source,

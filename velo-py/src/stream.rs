@@ -117,7 +117,7 @@ impl StreamBase {
 
     /// The results while another task sends; see `Results._all_sent`.
     fn _feed_beside(&self) -> Results {
-        Results::beside(self.core.clone())
+        Results::drain(self.core.clone())
     }
 
     /// Waits, while closing, until the stream may be over; one wake-up.

@@ -152,9 +152,6 @@ class _Worker:
         if (task := client.tasks.get(slot)) is not None:
             task.cancel()
 
-    def _do_close(self, client: _Client, slot: int) -> None:
-        """Do nothing: the link has let go of the slot, and the task has ended before."""
-
 
 def _forget(tasks: dict[int, asyncio.Task[None]], slot: int, done: asyncio.Task[None]) -> None:
     if tasks.get(slot) is done:

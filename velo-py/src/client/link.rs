@@ -10,7 +10,7 @@ use std::time::Duration;
 use pyo3::prelude::*;
 use velo_shm::{Consumer, LinkEnd, Producer, ticks};
 
-use super::stream::ClientEnds;
+use super::stream::{ClientEnds, Ends};
 use crate::cell::GilCell;
 use crate::control::{self, Control};
 use crate::errors;
@@ -90,35 +90,28 @@ impl Link {
             .flatten()
     }
 
+    /// Notes what the worker says of a stream, unless it is about one that had the slot before.
+    fn note(&self, py: Python<'_>, slot: u32, number: u64, what: impl FnOnce(&mut Ends)) {
+        if let Some(stream) = self
+            .stream(py, slot)
+            .filter(|stream| stream.number == number)
+        {
+            let _ = stream.ends.with(py, what);
+            stream.waits.wake(py);
+        }
+    }
+
     fn read_control(&self, py: Python<'_>) {
         loop {
             let message = self
                 .state
                 .with(py, |state| control::receive(py, &mut state.control_in));
             match message {
-                Ok(Ok(Some(Control::Ended {
-                    slot,
-                    stream: number,
-                }))) => {
-                    let Some(stream) = self.stream(py, slot) else {
-                        continue;
-                    };
-                    if stream.number == number {
-                        let _ = stream.ends.with(py, |ends| ends.ended = true);
-                        stream.waits.wake(py);
-                    } // else it is about one that had the slot before
+                Ok(Ok(Some(Control::Ended { slot, stream }))) => {
+                    self.note(py, slot, stream, |ends| ends.ended = true);
                 }
-                Ok(Ok(Some(Control::Asked {
-                    slot,
-                    stream: number,
-                }))) => {
-                    let Some(stream) = self.stream(py, slot) else {
-                        continue;
-                    };
-                    if stream.number == number {
-                        let _ = stream.ends.with(py, |ends| ends.asked = true);
-                        stream.waits.wake(py);
-                    } // else it is about one that had the slot before
+                Ok(Ok(Some(Control::Asked { slot, stream }))) => {
+                    self.note(py, slot, stream, |ends| ends.asked = true);
                 }
                 Ok(Ok(None)) | Err(_) => return,
                 Ok(Ok(Some(_))) => {

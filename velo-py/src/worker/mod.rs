@@ -196,7 +196,7 @@ impl WorkerLink {
                 Some(Control::Cancel { slot }) => ("cancel", slot).into_pyobject(py)?,
                 Some(Control::Close { slot }) => {
                     self.link.close(py, slot);
-                    ("close", slot).into_pyobject(py)?
+                    continue;
                 }
                 Some(Control::Ended { .. } | Control::Asked { .. }) => {
                     return Err(errors::corrupted(

@@ -47,14 +47,11 @@ impl RingPort {
     #[inline]
     pub fn next_event(&self, py: Python<'_>) -> PyResult<Next> {
         let codec = codec(py)?;
-        let first = self
-            .ends
-            .with(py, |ends| !std::mem::replace(&mut ends.asked, true))?;
-        if first {
-            let (slot, stream) = (self.slot, self.number);
-            self.link.tell(py, &Control::Asked { slot, stream })?;
-        }
         self.ends.with(py, |ends| {
+            if !std::mem::replace(&mut ends.asked, true) {
+                let (slot, stream) = (self.slot, self.number);
+                self.link.tell(py, &Control::Asked { slot, stream })?;
+            }
             let Some(rings) = ends.rings.as_mut() else {
                 return Ok(Next::Ended);
             };
