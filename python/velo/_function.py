@@ -78,6 +78,8 @@ class StreamFn(Generic[In, Out]):
         An exception of the source or of the function is raised here.
         """
         async with self.open() as stream:
+            if not isinstance(events, AsyncIterable):
+                return await stream._run(events)
             results = [result async for result in stream.feed(events)]
             await stream.end()
             results.extend([result async for result in stream])

@@ -329,7 +329,7 @@ async def test_feed_yields_to_other_tasks(mode):
 
     task = asyncio.create_task(other())
     async with functions.echo.options(mode=mode).open() as stream:
-        async for _ in stream.feed(range(20_000)):
+        async for _ in stream.feed(range(100_000)):
             pass
     task.cancel()
     assert turns > 10

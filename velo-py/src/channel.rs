@@ -4,12 +4,10 @@
 //! [`Port`](crate::port::Port). Both modes have one of each. Nothing here waits: it says whether
 //! there is something to wait for.
 
-use std::sync::Arc;
-
 use pyo3::prelude::*;
 
 use crate::client::RingChannel;
-use crate::inline::InlineStream;
+use crate::inline::InlineChannel;
 
 /// What offering an event came to.
 pub enum Offer {
@@ -43,7 +41,7 @@ pub struct Want {
 /// The user's half, in either mode.
 pub enum Channel {
     /// Queues in this process.
-    Inline(Arc<InlineStream>),
+    Inline(InlineChannel),
     /// Rings in shared memory.
     Ring(RingChannel),
 }
@@ -113,7 +111,8 @@ impl Channel {
         either!(self, side => side.may_sleep(py, want))
     }
 
-    /// Looks for a short while, with the GIL released, whether what is wanted comes.
+    /// Has what is wanted come at once, if that is possible: runs an inline function, or looks for a
+    /// short while, with the GIL released, at what a worker does.
     #[inline]
     pub fn spin(&self, py: Python<'_>, want: Want) -> PyResult<()> {
         either!(self, side => side.spin(py, want))

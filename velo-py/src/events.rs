@@ -43,6 +43,8 @@ impl Events {
 }
 
 impl Awaitable for Events {
+    const ITERATES: bool = true;
+
     #[inline]
     fn step(slf: &Bound<'_, Self>, _value: &Bound<'_, PyAny>) -> PyResult<Step> {
         let (this, py) = (slf.get(), slf.py());

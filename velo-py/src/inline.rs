@@ -2,14 +2,43 @@
 //! one event loop.
 
 use std::collections::VecDeque;
+use std::ops::Deref;
 use std::sync::Arc;
 
 use pyo3::prelude::*;
 
+use crate::aside::Aside;
 use crate::cell::GilCell;
 use crate::channel::{Offer, Take, Want};
 use crate::port::Next;
 use crate::wait::{Wait, Waits};
+
+/// The user's half of an inline stream.
+pub struct InlineChannel {
+    stream: Arc<InlineStream>,
+    /// None when the function failed before it ran.
+    aside: Option<Aside>,
+}
+
+impl InlineChannel {
+    /// The user's half of `stream`.
+    pub fn new(stream: Arc<InlineStream>, aside: Option<Aside>) -> Self {
+        InlineChannel { stream, aside }
+    }
+
+    /// See [`Channel::spin`](crate::channel::Channel::spin).
+    pub fn spin(&self, py: Python<'_>, _want: Want) -> PyResult<()> {
+        self.aside.as_ref().map_or(Ok(()), |aside| aside.step(py))
+    }
+}
+
+impl Deref for InlineChannel {
+    type Target = InlineStream;
+
+    fn deref(&self) -> &InlineStream {
+        &self.stream
+    }
+}
 
 /// Both halves of an inline stream.
 pub struct InlineStream {
@@ -164,11 +193,6 @@ impl InlineStream {
             queues.watched |= !there && (want.handled || want.space && want.results);
             !there
         })?)
-    }
-
-    /// The function runs in this very thread: nothing can come while we look.
-    pub fn spin(&self, _py: Python<'_>, _want: Want) -> PyResult<()> {
-        Ok(())
     }
 
     /// No more events will come.

@@ -5,6 +5,7 @@
 //! the user's async generator on it. [`inline`] joins the two by queues in one event loop;
 //! [`client`] and [`worker`] join them by rings in shared memory, through the [`codec`].
 
+mod aside;
 mod cell;
 mod channel;
 mod client;
@@ -24,6 +25,7 @@ mod port;
 mod pump;
 mod results;
 mod rings;
+mod run;
 mod state;
 mod stream;
 mod supervisor;
@@ -57,6 +59,8 @@ mod core {
     #[pymodule_export]
     use super::results::Results;
     #[pymodule_export]
+    use super::run::Run;
+    #[pymodule_export]
     use super::stream::{Opened, StreamBase};
     #[pymodule_export]
     use super::supervisor::{
@@ -77,6 +81,7 @@ mod core {
         install::<Operation>(py)?;
         install::<Pump>(py)?;
         install::<Results>(py)?;
+        install::<Run>(py)?;
         install::<StreamGroup>(py)?;
         module.add("__version__", env!("CARGO_PKG_VERSION"))
     }

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use pyo3::intern;
 use pyo3::prelude::*;
 
+use crate::aside::Aside;
 use crate::channel::Channel;
 use crate::function::StreamPort;
-use crate::inline::InlineStream;
+use crate::inline::{InlineChannel, InlineStream};
 use crate::port::Port;
 use crate::state::StreamCore;
 use crate::stream::Opened;
@@ -30,21 +31,17 @@ pub fn open_inline(
         waits.clone(),
     ));
     let port = StreamPort::new(Port::Inline(stream.clone()));
-    let task = match port.start(function)? {
-        Some(pump) => {
-            let task = event_loop.call_method1(intern!(py, "create_task"), (pump,))?;
-            task.call_method1(intern!(py, "set_name"), (name,))?;
-            Some(task.unbind())
-        }
+    let aside = match port.start(function)? {
+        Some(pump) => Some(Aside::start(event_loop, pump, name)?),
         None => None,
     };
     let cancel = CancelTask {
         stream: stream.clone(),
-        task,
+        task: aside.as_ref().map(|aside| aside.task().clone_ref(py)),
     };
     let core = StreamCore::new(
         event_loop.clone().unbind(),
-        Channel::Inline(stream),
+        Channel::Inline(InlineChannel::new(stream, aside)),
         waits,
         Py::new(py, cancel)?.into_any(),
     );

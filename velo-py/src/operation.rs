@@ -78,6 +78,21 @@ impl Operation {
         }
     }
 
+    /// Goes on until it is done or has something to wait for.
+    #[inline]
+    pub fn next(&self, py: Python<'_>) -> PyResult<Step> {
+        self.progress
+            .with(py, |progress| self.advance(py, progress))?
+    }
+
+    /// Gives up.
+    pub fn stop(&self, py: Python<'_>) -> PyResult<()> {
+        Ok(self.progress.with(py, |progress| {
+            self.stop_waiting(py, progress);
+            progress.what = None;
+        })?)
+    }
+
     fn advance(&self, py: Python<'_>, progress: &mut Progress) -> PyResult<Step> {
         let Some(what) = progress.what.as_mut() else {
             return Err(PyRuntimeError::new_err(
@@ -299,17 +314,11 @@ pub fn next_of<'py>(iterator: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, 
 impl Awaitable for Operation {
     #[inline]
     fn step(slf: &Bound<'_, Self>, _value: &Bound<'_, PyAny>) -> PyResult<Step> {
-        let (this, py) = (slf.get(), slf.py());
-        this.progress
-            .with(py, |progress| this.advance(py, progress))?
+        slf.get().next(slf.py())
     }
 
     fn throw(slf: &Bound<'_, Self>, error: PyErr) -> PyResult<Step> {
-        let (this, py) = (slf.get(), slf.py());
-        this.progress.with(py, |progress| {
-            this.stop_waiting(py, progress);
-            progress.what = None;
-        })?;
+        slf.get().stop(slf.py())?;
         Err(error)
     }
 }
@@ -317,10 +326,7 @@ impl Awaitable for Operation {
 #[pymethods]
 impl Operation {
     fn close(&self, py: Python<'_>) -> PyResult<()> {
-        Ok(self.progress.with(py, |progress| {
-            self.stop_waiting(py, progress);
-            progress.what = None;
-        })?)
+        self.stop(py)
     }
 }
 

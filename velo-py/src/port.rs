@@ -60,6 +60,13 @@ impl Port {
         either!(self, side => side.event_wait().is_waiting(py))
     }
 
+    /// Whether `future` is what the function waits on for an event, or for room.
+    pub fn is_wait(&self, py: Python<'_>, future: &Py<PyAny>) -> bool {
+        either!(self, side => {
+            side.event_wait().is_on(py, future) || side.space_wait().is_on(py, future)
+        })
+    }
+
     /// Queues a result; false when there is no room for it now.
     #[inline]
     pub fn push(&self, py: Python<'_>, result: &Bound<'_, PyAny>) -> PyResult<bool> {

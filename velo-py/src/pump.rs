@@ -33,6 +33,21 @@ struct State {
     /// `GeneratorExit` was thrown in.
     closing: bool,
     finished: bool,
+    /// The task was told so.
+    returned: bool,
+    pause: Pause,
+    /// What a step aside came to wait for; the task has not seen it yet.
+    handed: Option<Py<PyAny>>,
+}
+
+/// Why the function does not run.
+enum Pause {
+    /// It has not begun.
+    Fresh,
+    /// It waits for this future of its own stream. Once that is done, its task is going to run.
+    Stream(Py<PyAny>),
+    /// It waits for something else, or for its next turn.
+    Other,
 }
 
 impl Pump {
@@ -48,6 +63,9 @@ impl Pump {
             result: None,
             closing: false,
             finished: false,
+            returned: false,
+            pause: Pause::Fresh,
+            handed: None,
         };
         Pump {
             state: GilCell::new(state),
@@ -57,6 +75,63 @@ impl Pump {
         }
     }
 
+    /// Whether the function's next step needs nothing of the event loop.
+    pub fn can_step_aside(&self, py: Python<'_>) -> PyResult<bool> {
+        let future = self.state.with(py, |state| match &state.pause {
+            _ if state.finished || self.port.is_cancelled(py) => None,
+            Pause::Fresh => Some(None),
+            Pause::Stream(future) => Some(Some(future.clone_ref(py))),
+            Pause::Other => None,
+        });
+        match future {
+            Ok(Some(Some(future))) => is_completed(future.bind(py)),
+            Ok(Some(None)) => Ok(true),
+            Ok(None) | Err(_) => Ok(false), // waiting, over, or running further up the stack
+        }
+    }
+
+    /// Runs the function in the turn of another task. What it comes to wait for is kept for its
+    /// own task, which is going to run in any case.
+    pub fn step_aside(&self, py: Python<'_>) -> PyResult<()> {
+        let none = py.None();
+        self.state.with(py, |state| {
+            state.handed = None;
+            if let Step::Yield(waiting) = self.run(py, state, None, none.bind(py))? {
+                state.pause = self.pause_of(py, &waiting);
+                state.handed = (!waiting.is_none(py)).then_some(waiting);
+            }
+            Ok(())
+        })?
+    }
+
+    fn pause_of(&self, py: Python<'_>, waiting: &Py<PyAny>) -> Pause {
+        match self.port.is_wait(py, waiting) {
+            true => Pause::Stream(waiting.clone_ref(py)),
+            false => Pause::Other,
+        }
+    }
+
+    /// Tells the task what its step came to.
+    fn pause(&self, py: Python<'_>, state: &mut State, step: Step) -> PyResult<Step> {
+        match step {
+            Step::Yield(waiting) => {
+                state.pause = self.pause_of(py, &waiting);
+                Ok(Step::Yield(waiting))
+            }
+            Step::Return(_) => self.returns(py, state),
+        }
+    }
+
+    /// The task ends, once.
+    fn returns(&self, py: Python<'_>, state: &mut State) -> PyResult<Step> {
+        if std::mem::replace(&mut state.returned, true) {
+            return Err(PyRuntimeError::new_err(
+                "this stream function has ended already",
+            ));
+        }
+        Ok(Step::Return(py.None()))
+    }
+
     fn run(
         &self,
         py: Python<'_>,
@@ -64,11 +139,6 @@ impl Pump {
         mut resumed: Option<PyResult<Resumed>>,
         value: &Bound<'_, PyAny>,
     ) -> PyResult<Step> {
-        if state.finished {
-            return Err(PyRuntimeError::new_err(
-                "this stream function has ended already",
-            ));
-        }
         loop {
             let came = match resumed.take() {
                 Some(came) => came,
@@ -135,6 +205,13 @@ impl Pump {
     }
 }
 
+/// Whether the future is done, and not cancelled: a cancelled one is its task's to see.
+fn is_completed(future: &Bound<'_, PyAny>) -> PyResult<bool> {
+    let py = future.py();
+    let is = |name| future.call_method0(name)?.is_truthy();
+    Ok(is(intern!(py, "done"))? && !is(intern!(py, "cancelled"))?)
+}
+
 fn is_cancellation(py: Python<'_>, error: &PyErr) -> bool {
     static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
     CLASS
@@ -146,8 +223,20 @@ impl Awaitable for Pump {
     #[inline]
     fn step(slf: &Bound<'_, Self>, value: &Bound<'_, PyAny>) -> PyResult<Step> {
         let (this, py) = (slf.get(), slf.py());
-        this.state
-            .with(py, |state| this.run(py, state, None, value))?
+        this.state.with(py, |state| {
+            if let Some(waiting) = state.handed.take() {
+                let over =
+                    matches!(state.pause, Pause::Stream(_)) && is_completed(waiting.bind(py))?;
+                if !over {
+                    return Ok(Step::Yield(waiting));
+                }
+            }
+            if state.finished {
+                return this.returns(py, state);
+            }
+            let step = this.run(py, state, None, value)?;
+            this.pause(py, state, step)
+        })?
     }
 
     fn throw(slf: &Bound<'_, Self>, error: PyErr) -> PyResult<Step> {
@@ -155,6 +244,10 @@ impl Awaitable for Pump {
         let none = py.None();
         this.state.with(py, |state| {
             this.port.stop_waiting_space(py);
+            state.handed = None;
+            if state.finished {
+                return Err(error);
+            }
             // At a `yield` nothing is awaited that could be cancelled: the generator is closed.
             let thrown = match state.result.take() {
                 Some(_) if is_cancellation(py, &error) => {
@@ -163,7 +256,8 @@ impl Awaitable for Pump {
                 }
                 _ => state.generator.throw(py, error),
             };
-            this.run(py, state, Some(thrown), none.bind(py))
+            let step = this.run(py, state, Some(thrown), none.bind(py))?;
+            this.pause(py, state, step)
         })?
     }
 }

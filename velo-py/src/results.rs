@@ -85,8 +85,19 @@ impl Results {
         }
     }
 
+    /// The next result, or what to wait for; None at the end.
     #[inline]
-    fn next(&self, py: Python<'_>, state: &mut State) -> PyResult<Step> {
+    pub fn next(&self, py: Python<'_>) -> PyResult<Option<Step>> {
+        self.state.with(py, |state| self.advance(py, state))?
+    }
+
+    /// The wait is given up.
+    pub fn stop(&self, py: Python<'_>) -> PyResult<()> {
+        Ok(self.state.with(py, |state| self.stop_waiting(py, state))?)
+    }
+
+    #[inline]
+    fn advance(&self, py: Python<'_>, state: &mut State) -> PyResult<Option<Step>> {
         let awoken = state.asleep.take().is_some();
         if !std::mem::replace(&mut state.begun, true) {
             self.core.check_loop(py)?;
@@ -96,12 +107,12 @@ impl Results {
             }
         }
         if state.over {
-            return Err(PyStopAsyncIteration::new_err(()));
+            return Ok(None);
         }
         self.core.check_thread()?;
         if state.until_flush == FLUSH_EVERY && self.core.turn_is_over() {
             state.until_flush = FLUSH_EVERY - 1;
-            return Ok(Step::Yield(py.None()));
+            return Ok(Some(Step::Yield(py.None())));
         }
         loop {
             if state.until_feed == 0 && state.source.is_some() {
@@ -117,10 +128,13 @@ impl Results {
                         self.core.touch(py)?;
                         self.core.channel.flush_results(py)?;
                     }
-                    return Ok(Step::Return(result));
+                    return Ok(Some(Step::Return(result)));
                 }
                 Ok(Take::Empty) => {}
-                Ok(Take::Ended) => return self.end(py, state),
+                Ok(Take::Ended) => {
+                    self.over(py, state);
+                    return Ok(None);
+                }
                 Err(error) => {
                     self.over(py, state);
                     return Err(error);
@@ -149,10 +163,12 @@ impl Results {
             want.handled = state.until == Until::Handled && state.source.is_none();
             if want.handled && self.core.channel.is_settled(py)? {
                 // Results are shown before the count of handled events: look once more.
-                return match self.core.take(py) {
-                    Ok(Take::Item(result)) => Ok(Step::Return(result)),
-                    Ok(_) => self.end(py, state),
-                    Err(error) => Err(error),
+                return match self.core.take(py)? {
+                    Take::Item(result) => Ok(Some(Step::Return(result))),
+                    _ => {
+                        self.over(py, state);
+                        Ok(None)
+                    }
                 };
             }
             self.core.channel.spin(py, want)?;
@@ -160,7 +176,7 @@ impl Results {
                 if let Step::Yield(future) = &step {
                     state.asleep = Some(future.clone_ref(py));
                 }
-                return Ok(step);
+                return Ok(Some(step));
             }
         }
     }
@@ -178,11 +194,6 @@ impl Results {
         if let Some(future) = state.asleep.take() {
             self.core.waits.recv.clear_if(py, &future);
         }
-    }
-
-    fn end(&self, py: Python<'_>, state: &mut State) -> PyResult<Step> {
-        self.over(py, state);
-        Err(PyStopAsyncIteration::new_err(()))
     }
 
     /// Moves events from the source into the stream while there is room; how many.
@@ -248,17 +259,16 @@ impl Results {
 }
 
 impl Awaitable for Results {
+    const ITERATES: bool = true;
+
     #[inline]
     fn step(slf: &Bound<'_, Self>, _value: &Bound<'_, PyAny>) -> PyResult<Step> {
-        let (this, py) = (slf.get(), slf.py());
-        this.state.with(py, |state| this.next(py, state))?
+        let next = slf.get().next(slf.py())?;
+        next.ok_or_else(|| PyStopAsyncIteration::new_err(()))
     }
 
     fn throw(slf: &Bound<'_, Self>, error: PyErr) -> PyResult<Step> {
-        let (this, py) = (slf.get(), slf.py());
-        this.state.with(py, |state| {
-            this.stop_waiting(py, state);
-        })?;
+        slf.get().stop(slf.py())?;
         Err(error)
     }
 }
@@ -281,9 +291,7 @@ impl Results {
     }
 
     fn close(&self, py: Python<'_>) -> PyResult<()> {
-        Ok(self.state.with(py, |state| {
-            self.stop_waiting(py, state);
-        })?)
+        self.stop(py)
     }
 }
 

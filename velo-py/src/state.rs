@@ -16,7 +16,7 @@ use crate::channel::{Channel, Offer, Take, Want};
 use crate::errors;
 use crate::ffi::send_slot::Step;
 use crate::meter::Meter;
-use crate::wait::{Wait, Waits, running_loop};
+use crate::wait::{Wait, Waits};
 
 /// After so long the other tasks of the loop have their turn.
 const TURN: Duration = Duration::from_millis(1);
@@ -136,7 +136,13 @@ impl StreamCore {
     #[inline]
     pub fn check_loop(&self, py: Python<'_>) -> PyResult<()> {
         self.check_thread()?;
-        if running_loop(py)?.is(&self.event_loop) {
+        // In the stream's thread, either its loop runs or another one does. To ask for the running
+        // one takes a system call in Python 3.11.
+        let event_loop = self.event_loop.bind(py);
+        if event_loop
+            .call_method0(intern!(py, "is_running"))?
+            .is_truthy()?
+        {
             return Ok(());
         }
         Err(errors::busy(

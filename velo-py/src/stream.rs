@@ -12,6 +12,7 @@ use velo_shm::ticks;
 use crate::channel::{Offer, Take};
 use crate::operation::{Operation, What};
 use crate::results::Results;
+use crate::run::Run;
 use crate::state::StreamCore;
 
 /// The base of `velo.Stream`: the operations whose speed matters.
@@ -113,6 +114,13 @@ impl StreamBase {
             self.core.clone(),
             source.try_iter()?.into_any().unbind(),
         ))
+    }
+
+    /// Feeds a plain iterator, ends the input, and collects all results.
+    fn _run(&self, source: &Bound<'_, PyAny>) -> PyResult<Run> {
+        let py = source.py();
+        let source = source.try_iter()?.into_any().unbind();
+        Ok(Run::new(py, self.core.clone(), source))
     }
 
     /// The results while another task sends; see `Results._all_sent`.

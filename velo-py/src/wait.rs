@@ -62,6 +62,15 @@ impl Wait {
         });
     }
 
+    /// Whether the task that waits here waits on this future.
+    pub fn is_on(&self, py: Python<'_>, future: &Py<PyAny>) -> bool {
+        let is = |place: &mut Option<Waiter>| match place {
+            Some(Waiter::Task(waiting)) => waiting.is(future),
+            _ => false,
+        };
+        self.0.with(py, is).unwrap_or(false)
+    }
+
     /// Whether a task waits here.
     pub fn is_waiting(&self, py: Python<'_>) -> bool {
         self.0.with(py, |place| place.is_some()).unwrap_or(true)

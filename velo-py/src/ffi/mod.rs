@@ -3,3 +3,4 @@
 pub mod asyncgen;
 pub mod objects;
 pub mod send_slot;
+pub mod turn;

@@ -25,6 +25,9 @@ pub enum Step {
 
 /// A class whose instances can be awaited, stepped by [`Awaitable::step`].
 pub trait Awaitable: PyClass + Sync {
+    /// It is an async iterator as well, and its own `__anext__` awaitable.
+    const ITERATES: bool = false;
+
     /// Runs until there is a result or something to wait for. `value` is what the task sent.
     fn step(slf: &Bound<'_, Self>, value: &Bound<'_, PyAny>) -> PyResult<Step>;
 
@@ -47,6 +50,11 @@ pub fn install<T: Awaitable>(py: Python<'_>) -> PyResult<()> {
             ));
         }
         (*slots).am_send = Some(send::<T>);
+        (*slots).am_await = Some(itself);
+        if T::ITERATES {
+            (*slots).am_aiter = Some(itself);
+            (*slots).am_anext = Some(itself);
+        }
         ffi::PyType_Modified(class);
     }
     Ok(())
@@ -118,6 +126,12 @@ fn as_iteration(step: Step) -> PyResult<Py<PyAny>> {
         Step::Yield(value) => Ok(value),
         Step::Return(value) => Err(PyStopIteration::new_err((value,))),
     }
+}
+
+/// `__await__`, `__aiter__` and `__anext__` of what is its own iterator, without a method call.
+unsafe extern "C" fn itself(slf: *mut ffi::PyObject) -> *mut ffi::PyObject {
+    // SAFETY: CPython calls the slot with the GIL held and a live object.
+    unsafe { ffi::Py_NewRef(slf) }
 }
 
 unsafe extern "C" fn send<T: Awaitable>(

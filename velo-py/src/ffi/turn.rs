@@ -1,0 +1,124 @@
+//! Running a step of one task in the turn of another: the task counts as the current one, and its
+//! context is the current one, for as long as the step takes.
+
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::ffi;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+
+/// A fresh copy of the current context.
+pub fn copy_context(py: Python<'_>) -> PyResult<Py<PyAny>> {
+    // SAFETY: returns a new reference, or NULL with an error set.
+    unsafe { Bound::from_owned_ptr_or_err(py, ffi::PyContext_CopyCurrent()).map(Bound::unbind) }
+}
+
+/// Runs `step` as if `task` did, in the middle of the task that is running.
+///
+/// # Errors
+/// When `context` is in use already, or no task is running. `step` has not run then.
+pub fn as_task<R>(
+    event_loop: &Bound<'_, PyAny>,
+    task: &Bound<'_, PyAny>,
+    context: &Bound<'_, PyAny>,
+    step: impl FnOnce() -> R,
+) -> PyResult<R> {
+    let py = event_loop.py();
+    let _context = Entered::enter(context)?;
+    let switch = Switch::get(py)?;
+    let outer = switch.to(event_loop, task)?;
+    let result = step();
+    switch.back(event_loop, task, &outer)?;
+    Ok(result)
+}
+
+/// A context that is the current one until this is dropped.
+struct Entered<'a, 'py>(&'a Bound<'py, PyAny>);
+
+impl<'a, 'py> Entered<'a, 'py> {
+    fn enter(context: &'a Bound<'py, PyAny>) -> PyResult<Self> {
+        // SAFETY: `context` is a live object; anything but a context, or one that is entered, is an
+        // error that CPython raises.
+        match unsafe { ffi::PyContext_Enter(context.as_ptr()) } {
+            0 => Ok(Entered(context)),
+            _ => Err(PyErr::fetch(context.py())),
+        }
+    }
+}
+
+impl Drop for Entered<'_, '_> {
+    fn drop(&mut self) {
+        // SAFETY: the context was entered by `enter`, on this thread, and is left once.
+        if unsafe { ffi::PyContext_Exit(self.0.as_ptr()) } != 0 {
+            PyErr::fetch(self.0.py()).write_unraisable(self.0.py(), Some(self.0));
+        }
+    }
+}
+
+/// asyncio's functions for other implementations of tasks, which say whose turn it is.
+enum Switch {
+    /// From Python 3.12: one call.
+    Swap(Py<PyAny>),
+    Pair {
+        current: Py<PyAny>,
+        leave: Py<PyAny>,
+        enter: Py<PyAny>,
+    },
+}
+
+impl Switch {
+    fn get(py: Python<'_>) -> PyResult<&'static Switch> {
+        static SWITCH: PyOnceLock<Switch> = PyOnceLock::new();
+        SWITCH.get_or_try_init(py, || {
+            let tasks = py.import("asyncio.tasks")?;
+            if let Ok(swap) = tasks.getattr("_swap_current_task") {
+                return Ok(Switch::Swap(swap.unbind()));
+            }
+            Ok(Switch::Pair {
+                current: tasks.getattr("current_task")?.unbind(),
+                leave: tasks.getattr("_leave_task")?.unbind(),
+                enter: tasks.getattr("_enter_task")?.unbind(),
+            })
+        })
+    }
+
+    /// Makes `task` the current one; whose turn it was.
+    fn to<'py>(
+        &self,
+        event_loop: &Bound<'py, PyAny>,
+        task: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let py = event_loop.py();
+        match self {
+            Switch::Swap(swap) => swap.bind(py).call1((event_loop, task)),
+            Switch::Pair {
+                current,
+                leave,
+                enter,
+            } => {
+                let outer = current.bind(py).call1((event_loop,))?;
+                if outer.is_none() {
+                    return Err(PyRuntimeError::new_err("no task is running"));
+                }
+                leave.bind(py).call1((event_loop, &outer))?;
+                enter.bind(py).call1((event_loop, task))?;
+                Ok(outer)
+            }
+        }
+    }
+
+    fn back(
+        &self,
+        event_loop: &Bound<'_, PyAny>,
+        task: &Bound<'_, PyAny>,
+        outer: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
+        let py = event_loop.py();
+        match self {
+            Switch::Swap(swap) => swap.bind(py).call1((event_loop, outer)).map(drop),
+            Switch::Pair { leave, enter, .. } => {
+                leave.bind(py).call1((event_loop, task))?;
+                enter.bind(py).call1((event_loop, outer)).map(drop)
+            }
+        }
+    }
+}
