@@ -24,6 +24,7 @@ from typing import Any, Generic, TypeVar, overload
 
 from velo import _core
 from velo._config import StreamConfig
+from velo._metrics import FunctionMetrics
 from velo._places import Places
 from velo._stream import Stream
 from velo.errors import VeloError
@@ -49,6 +50,7 @@ class StreamFn(Generic[In, Out]):
         self._function = function
         self._places = Places(config.max_concurrent) if config.max_concurrent else None
         self._numbers = itertools.count(1)
+        self._ledger = _core.Ledger()
         self._name = getattr(function, "__qualname__", type(function).__qualname__)
         self.config = config
 
@@ -125,6 +127,14 @@ class StreamFn(Generic[In, Out]):
 
         return compose(self, then)
 
+    @property
+    def metrics(self) -> FunctionMetrics:
+        """What all streams of this function have done in this process, together.
+
+        `fn.options(...)` makes a function that counts for itself.
+        """
+        return FunctionMetrics(*self._ledger.figures())
+
     async def _open(self) -> Stream[In, Out]:
         return await self._open_in(await self._take_place())
 
@@ -139,6 +149,7 @@ class StreamFn(Generic[In, Out]):
                 from velo._client import client_of
 
                 opened = await client_of(loop).open(self._reference, self.config, name)
+            self._ledger.enter(opened)
             return Stream(opened, name, self.config, loop, release)
         except BaseException:
             release()

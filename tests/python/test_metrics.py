@@ -124,3 +124,35 @@ async def test_metrics_outlive_the_stream(mode):
     assert stream.metrics.events == 1
     assert stream.metrics.results == 1
     assert stream.metrics.latency_p50 is not None
+
+
+async def test_a_function_counts_all_its_streams(mode):
+    echo = functions.echo.options(mode=mode)
+    assert echo.metrics == (0, 0, 0, 0, 0, 0, 0, None, None, None)
+    assert await echo.run([1, 2, 3]) == [1, 2, 3]
+    async with echo.open() as stream:
+        await stream.send(4)
+        assert await stream.recv() == 4
+        await until(lambda: echo.metrics.queued == 0)
+        metrics = echo.metrics
+        assert (metrics.opened, metrics.open, metrics.events, metrics.results) == (2, 1, 4, 4)
+        assert (metrics.bytes_in > 0) == (metrics.bytes_out > 0) == (mode == "process")
+        assert 0 < metrics.latency_p50 <= metrics.latency_p95 <= metrics.latency_p99
+    del stream
+    assert (echo.metrics.opened, echo.metrics.open) == (2, 0)
+    assert (echo.metrics.events, echo.metrics.results) == (4, 4)
+
+
+async def test_settings_of_its_own_count_for_themselves(mode):
+    echo = functions.echo.options(mode=mode)
+    other = echo.options(buffer=8)
+    assert await echo.run([1]) == [1]
+    assert (echo.metrics.opened, other.metrics.opened) == (1, 0)
+
+
+async def test_a_functions_streams_are_counted_by_key(mode):
+    echo = functions.echo.options(mode=mode)
+    results = [result async for _, result in echo.keyed(range(10), key=lambda event: event % 3)]
+    assert sorted(results) == list(range(10))
+    metrics = echo.metrics
+    assert (metrics.opened, metrics.events, metrics.results) == (3, 10, 10)

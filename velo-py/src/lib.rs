@@ -17,6 +17,7 @@ mod ffi;
 mod function;
 mod group;
 mod inline;
+mod ledger;
 mod meter;
 mod opener;
 mod operation;
@@ -50,6 +51,8 @@ mod core {
     use super::function::StreamPort;
     #[pymodule_export]
     use super::group::StreamGroup;
+    #[pymodule_export]
+    use super::ledger::Ledger;
     #[pymodule_export]
     use super::opener::open_inline;
     #[pymodule_export]

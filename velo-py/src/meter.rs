@@ -40,18 +40,33 @@ impl Default for Meter {
     }
 }
 
-/// What a meter says when asked.
+/// Percentiles of latency.
 pub struct Figures {
-    /// Results taken.
-    pub received: u64,
     /// Microseconds; None before the first event was handled.
     pub p50: Option<f64>,
     /// As `p50`.
     pub p95: Option<f64>,
     /// As `p50`.
     pub p99: Option<f64>,
-    /// Seconds that the stream was, or is, open.
-    pub duration: f64,
+}
+
+impl Figures {
+    /// The percentiles of what was seen.
+    pub fn of(latencies: Option<&Histogram<u32>>) -> Self {
+        let quantile = |q: f64| latencies.map(|seen| seen.value_at_quantile(q) as f64 / 1_000.0);
+        Figures {
+            p50: quantile(0.50),
+            p95: quantile(0.95),
+            p99: quantile(0.99),
+        }
+    }
+}
+
+/// An empty histogram, which grows as needed.
+pub fn no_latencies() -> Box<Histogram<u32>> {
+    let mut empty = Histogram::new(DIGITS).expect("one digit is a valid precision");
+    empty.auto(true);
+    Box::new(empty)
 }
 
 impl Meter {
@@ -83,12 +98,8 @@ impl Meter {
         }
         self.followed = None;
         let elapsed = ticks::to_duration(ticks::now().saturating_sub(accepted)).as_nanos();
-        let latencies = self.latencies.get_or_insert_with(|| {
-            let mut empty = Histogram::new(DIGITS).expect("one digit is a valid precision");
-            empty.auto(true);
-            Box::new(empty)
-        });
-        // Grows as needed; an hour is far beyond what is worth telling apart.
+        let latencies = self.latencies.get_or_insert_with(no_latencies);
+        // An hour is far beyond what is worth telling apart.
         let _ = latencies.record(u64::try_from(elapsed).unwrap_or(u64::MAX).clamp(1, HOUR));
     }
 
@@ -97,20 +108,19 @@ impl Meter {
         self.ended.get_or_insert_with(ticks::now);
     }
 
-    /// The figures so far.
-    pub fn figures(&self) -> Figures {
-        let quantile = |q: f64| {
-            self.latencies
-                .as_ref()
-                .map(|seen| seen.value_at_quantile(q) as f64 / 1_000.0)
-        };
+    /// How many results were taken.
+    pub fn results(&self) -> u64 {
+        self.received
+    }
+
+    /// How long events took, in nanoseconds; None before the first one was handled.
+    pub fn latencies(&self) -> Option<&Histogram<u32>> {
+        self.latencies.as_deref()
+    }
+
+    /// Seconds that the stream was, or is, open.
+    pub fn duration(&self) -> f64 {
         let until = self.ended.unwrap_or_else(ticks::now);
-        Figures {
-            received: self.received,
-            p50: quantile(0.50),
-            p95: quantile(0.95),
-            p99: quantile(0.99),
-            duration: ticks::to_duration(until.saturating_sub(self.opened)).as_secs_f64(),
-        }
+        ticks::to_duration(until.saturating_sub(self.opened)).as_secs_f64()
     }
 }

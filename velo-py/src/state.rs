@@ -1,8 +1,8 @@
 //! What all operations on one stream share: what it is, whether it may be used, what it counts.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use pyo3::intern;
@@ -15,6 +15,7 @@ use crate::cell::GilCell;
 use crate::channel::{Channel, Offer, Take, Want};
 use crate::errors;
 use crate::ffi::send_slot::Step;
+use crate::ledger::Account;
 use crate::meter::Meter;
 use crate::wait::{Wait, Waits};
 
@@ -34,6 +35,16 @@ pub struct StreamCore {
     iterations: GilCell<Vec<(u64, Py<PyAny>)>>,
     turn_began: AtomicU64,
     turn: u64,
+    /// Where the stream's function keeps account of it, and under which number.
+    pub(crate) ledger: OnceLock<(Arc<Account>, u64)>,
+}
+
+impl Drop for StreamCore {
+    fn drop(&mut self) {
+        if let Some((account, number)) = self.ledger.take() {
+            Python::try_attach(|py| account.settle(py, number, self));
+        }
+    }
 }
 
 /// The part of a stream that changes.
@@ -100,6 +111,7 @@ impl StreamCore {
             iterations: GilCell::default(),
             turn_began: AtomicU64::new(0),
             turn: ticks::from_duration(TURN),
+            ledger: OnceLock::new(),
         }
     }
 

@@ -10,6 +10,7 @@ use pyo3::types::PyList;
 use velo_shm::ticks;
 
 use crate::channel::{Offer, Take};
+use crate::meter::Figures;
 use crate::operation::{Operation, What};
 use crate::results::Results;
 use crate::run::Run;
@@ -41,6 +42,11 @@ impl Opened {
         Opened {
             core: Arc::new(core),
         }
+    }
+
+    /// The shared part.
+    pub fn core(&self) -> &Arc<StreamCore> {
+        &self.core
     }
 }
 
@@ -233,20 +239,25 @@ impl StreamBase {
     fn _metrics<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, pyo3::types::PyTuple>> {
         let (accepted, handled) = self.core.channel.progress(py)?;
         let (bytes_in, bytes_out) = self.core.channel.bytes(py)?;
-        let figures = self.core.state.wait_with(py, |state| {
-            state.meter.observe(handled);
-            state.meter.figures()
+        let (received, figures, duration) = self.core.state.wait_with(py, |state| {
+            let meter = &mut state.meter;
+            meter.observe(handled);
+            (
+                meter.results(),
+                Figures::of(meter.latencies()),
+                meter.duration(),
+            )
         })?;
         (
             accepted,
-            figures.received,
+            received,
             bytes_in,
             bytes_out,
             accepted.saturating_sub(handled),
             figures.p50,
             figures.p95,
             figures.p99,
-            figures.duration,
+            duration,
         )
             .into_pyobject(py)
     }
