@@ -8,6 +8,7 @@ from typing import Any
 
 from velo._config import StreamConfig
 from velo._function import StreamFn
+from velo.events import pulled
 
 __all__ = ["Chain", "compose"]
 
@@ -53,11 +54,12 @@ class Chain:
         """Run every part on the results of the one before it."""
         async with contextlib.AsyncExitStack() as stack:
             for part in self.parts:
-                events = part(events)
-                if isinstance(events, AsyncGenerator):
+                results = part(events)
+                if isinstance(results, AsyncGenerator):
                     # Closed in order from the last to the first, whatever ends the chain.
-                    await stack.enter_async_context(contextlib.aclosing(events))
-            async for result in events:
+                    await stack.enter_async_context(contextlib.aclosing(results))
+                events = pulled(results)
+            async for result in results:
                 yield result
 
 

@@ -28,6 +28,7 @@ from velo._metrics import FunctionMetrics
 from velo._places import Places
 from velo._stream import Stream
 from velo.errors import VeloError
+from velo.events import Events, pulled
 
 __all__ = ["StreamFn", "stream_fn"]
 
@@ -35,7 +36,9 @@ In = TypeVar("In")
 Out = TypeVar("Out")
 Then = TypeVar("Then")
 
-Function = Callable[[AsyncIterator[In]], AsyncIterator[Out]]
+Function = (
+    Callable[[AsyncIterator[In]], AsyncIterator[Out]] | Callable[[Events[In]], AsyncIterator[Out]]
+)
 
 
 class StreamFn(Generic[In, Out]):
@@ -54,9 +57,9 @@ class StreamFn(Generic[In, Out]):
         self._name = getattr(function, "__qualname__", type(function).__qualname__)
         self.config = config
 
-    def __call__(self, events: AsyncIterable[In]) -> AsyncIterator[Out]:
-        """Call the function itself, without velo."""
-        return self._function(aiter(events))
+    def __call__(self, events: Iterable[In] | AsyncIterable[In]) -> AsyncIterator[Out]:
+        """Call the function itself, without velo: for a unit test of it."""
+        return self._function(pulled(events))
 
     def options(self, **settings: Any) -> StreamFn[In, Out]:
         """Return the same function with other settings, as `StreamConfig` names them."""

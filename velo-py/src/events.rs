@@ -4,31 +4,99 @@ use std::sync::Arc;
 
 use pyo3::exceptions::PyStopAsyncIteration;
 use pyo3::prelude::*;
+use pyo3::types::PyType;
 
 use crate::errors;
 use crate::ffi::send_slot::{Awaitable, Step, coroutine_methods};
 use crate::pace::Pace;
 use crate::port::{Next, Port};
+use crate::ticks::Ticks;
+
+/// Where a function's events come from, and how long it may go on taking them.
+#[derive(Clone)]
+pub struct Source {
+    pub port: Port,
+    pub pace: Arc<Pace>,
+}
+
+/// What asking a [`Source`] came to.
+pub enum Poll {
+    /// The next event.
+    Event(Py<PyAny>),
+    /// The input has ended.
+    Ended,
+    /// It is time for the other tasks of the loop.
+    Turn,
+    /// Nothing is there yet.
+    Empty,
+}
+
+impl Source {
+    /// The next event, without waiting.
+    #[inline]
+    pub fn poll(&self, py: Python<'_>) -> PyResult<Poll> {
+        if self.pace.turn_is_over() {
+            self.port.flush(py);
+            return Ok(Poll::Turn);
+        }
+        Ok(match self.port.next_event(py)? {
+            Next::Event(event) => {
+                if self.pace.flush_is_due() {
+                    self.port.flush(py);
+                }
+                Poll::Event(event)
+            }
+            Next::Ended => Poll::Ended,
+            Next::Empty => Poll::Empty,
+        })
+    }
+
+    /// What to wait on for the next event; None when one has come meanwhile.
+    pub fn wait(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
+        self.port.flush(py);
+        if self.port.is_waiting(py) {
+            return Err(errors::busy(
+                "two tasks wait for the next event of one stream; let one of them do it",
+            ));
+        }
+        let future = self.port.wait_event(py)?;
+        if future.is_some() {
+            self.pace.turn_ended();
+        }
+        Ok(future)
+    }
+}
 
 /// The events of one stream, in order: `async for event in events`.
 ///
 /// It is its own `__anext__` awaitable, so that a step allocates nothing but the event. Waiting is
 /// safe to cancel: no event is lost, the next `anext(events)` gets it.
 #[pyclass(frozen, module = "velo._core")]
-pub struct Events {
-    port: Port,
-    pace: Arc<Pace>,
-}
+pub struct Events(Source);
 
 impl Events {
     /// The events that come in at `port`.
     pub fn new(port: Port, pace: Arc<Pace>) -> Self {
-        Events { port, pace }
+        Events(Source { port, pace })
     }
 }
 
 #[pymethods]
 impl Events {
+    /// The events, and a `velo.events.TICK` whenever `seconds` pass without one.
+    fn ticks(&self, seconds: f64) -> PyResult<Ticks> {
+        Ticks::new(self.0.clone(), seconds)
+    }
+
+    /// `Events[In]`, for type checkers.
+    #[classmethod]
+    fn __class_getitem__<'py>(
+        class: &Bound<'py, PyType>,
+        _type: &Bound<'py, PyAny>,
+    ) -> Bound<'py, PyType> {
+        class.clone()
+    }
+
     fn __aiter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
         slf
     }
@@ -38,7 +106,7 @@ impl Events {
     }
 
     fn close(&self, py: Python<'_>) {
-        self.port.stop_waiting(py);
+        self.0.port.stop_waiting(py);
     }
 }
 
@@ -47,29 +115,14 @@ impl Awaitable for Events {
 
     #[inline]
     fn step(slf: &Bound<'_, Self>, _value: &Bound<'_, PyAny>) -> PyResult<Step> {
-        let (this, py) = (slf.get(), slf.py());
-        if this.pace.turn_is_over() {
-            this.port.flush(py);
-            return Ok(Step::Yield(py.None()));
-        }
+        let (source, py) = (&slf.get().0, slf.py());
         loop {
-            match this.port.next_event(py)? {
-                Next::Event(event) => {
-                    if this.pace.flush_is_due() {
-                        this.port.flush(py);
-                    }
-                    return Ok(Step::Return(event));
-                }
-                Next::Ended => return Err(PyStopAsyncIteration::new_err(())),
-                Next::Empty => {
-                    this.port.flush(py);
-                    if this.port.is_waiting(py) {
-                        return Err(errors::busy(
-                            "two tasks wait for the next event of one stream; let one of them do it",
-                        ));
-                    }
-                    if let Some(future) = this.port.wait_event(py)? {
-                        this.pace.turn_ended();
+            match source.poll(py)? {
+                Poll::Event(event) => return Ok(Step::Return(event)),
+                Poll::Ended => return Err(PyStopAsyncIteration::new_err(())),
+                Poll::Turn => return Ok(Step::Yield(py.None())),
+                Poll::Empty => {
+                    if let Some(future) = source.wait(py)? {
                         return Ok(Step::Yield(future));
                     }
                 }
@@ -78,7 +131,7 @@ impl Awaitable for Events {
     }
 
     fn throw(slf: &Bound<'_, Self>, error: PyErr) -> PyResult<Step> {
-        slf.get().port.stop_waiting(slf.py());
+        slf.get().0.port.stop_waiting(slf.py());
         Err(error)
     }
 }

@@ -256,6 +256,11 @@ impl InlineStream {
         self.event.start(self.event_loop.bind(py)).map(Some)
     }
 
+    /// The loop that the function runs in.
+    pub fn event_loop(&self) -> &Py<PyAny> {
+        &self.event_loop
+    }
+
     /// Where the function waits for an event.
     pub fn event_wait(&self) -> &Wait {
         &self.event

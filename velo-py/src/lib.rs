@@ -30,6 +30,7 @@ mod run;
 mod state;
 mod stream;
 mod supervisor;
+mod ticks;
 mod view;
 mod wait;
 mod worker;
@@ -71,6 +72,8 @@ mod core {
         serve_zygote, shutdown, status, usable_cores,
     };
     #[pymodule_export]
+    use super::ticks::Ticks;
+    #[pymodule_export]
     use super::view::View;
     #[pymodule_export]
     use super::worker::{LinkWatch, WorkerLink};
@@ -86,6 +89,7 @@ mod core {
         install::<Results>(py)?;
         install::<Run>(py)?;
         install::<StreamGroup>(py)?;
+        install::<Ticks>(py)?;
         module.add("__version__", env!("CARGO_PKG_VERSION"))
     }
 }

@@ -67,6 +67,16 @@ impl Port {
         })
     }
 
+    /// Has the function look again, although no event came.
+    pub fn wake_function(&self, py: Python<'_>) {
+        either!(self, side => side.event_wait().wake(py));
+    }
+
+    /// The loop that the function runs in.
+    pub fn event_loop(&self) -> &Py<PyAny> {
+        either!(self, side => side.event_loop())
+    }
+
     /// Queues a result; false when there is no room for it now.
     #[inline]
     pub fn push(&self, py: Python<'_>, result: &Bound<'_, PyAny>) -> PyResult<bool> {

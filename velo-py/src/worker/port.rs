@@ -96,6 +96,11 @@ impl RingPort {
         }
     }
 
+    /// The loop that the function runs in.
+    pub fn event_loop(&self) -> &Py<PyAny> {
+        &self.event_loop
+    }
+
     /// Where the function waits for an event.
     pub fn event_wait(&self) -> &Wait {
         &self.event
