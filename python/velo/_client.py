@@ -105,7 +105,8 @@ class Client:
                 link.end.define(function.number, definition)
                 link.functions.add(function.number)
             max_bytes = 1 << (config.max_bytes - 1).bit_length()  # rings are powers of two
-            opened = link.end.open(loop, function.number, config.buffer, max_bytes, name)
+            limits = (config.buffer, max_bytes, config.full)
+            opened = link.end.open(loop, function.number, limits, name)
             if opened is not None:
                 return opened
             link.leaving = True  # it takes no more streams: the supervisor will say why

@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 Mode = Literal["inline", "process"]
 Overflow = Literal["wait", "error"]
+Full = Literal["wait", "drop_oldest", "error"]
 
 __all__ = ["StreamConfig"]
 
@@ -21,6 +22,11 @@ class StreamConfig:
             process (`"process"`).
         buffer: How many events may be sent that the function is not done with, and how many results
             may wait to be received. At the bound, `send` waits, or the function does.
+        full: What `send` and `send_batch` do when `buffer` events are queued: `"wait"` for room,
+            raise `BufferFull` (`"error"`), or have the oldest event that the function has not
+            begun with dropped for the new one (`"drop_oldest"`). Dropped events are counted in the
+            stream's metrics. `feed`, `run` and `keyed` pull events when there is room, and always
+            wait.
         timeout: After so many seconds in which nothing was sent or received, and the function had
             nothing to work on, the stream's input ends. None: never.
         max_concurrent: How many streams of this function may be open at a time, over all event
@@ -43,6 +49,7 @@ class StreamConfig:
 
     mode: Mode = "inline"
     buffer: int = 256
+    full: Full = "wait"
     timeout: float | None = None
     max_concurrent: int | None = None
     overflow: Overflow = "wait"
@@ -52,6 +59,7 @@ class StreamConfig:
 
     def __post_init__(self) -> None:
         _choice("mode", self.mode, get_args(Mode))
+        _choice("full", self.full, get_args(Full))
         _choice("overflow", self.overflow, get_args(Overflow))
         _whole("buffer", self.buffer, 1, 2**31)
         _whole("max_bytes", self.max_bytes, 4096, 2**33)

@@ -147,7 +147,9 @@ class StreamFn(Generic[In, Out]):
             loop = asyncio.get_running_loop()
             name = f"{self._name}-{next(self._numbers)}"
             if self.config.mode == "inline":
-                opened = _core.open_inline(loop, self._function, self.config.buffer, name)
+                opened = _core.open_inline(
+                    loop, self._function, self.config.buffer, self.config.full, name
+                )
             else:
                 from velo._client import client_of
 

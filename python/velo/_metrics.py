@@ -25,6 +25,8 @@ class StreamMetrics(NamedTuple):
     """Bytes of encoded results that came from another process; 0 in inline mode."""
     queued: int
     """Events that were accepted and that the function is not done with."""
+    dropped: int
+    """Events that were accepted and then dropped for newer ones, with `full="drop_oldest"`."""
     latency_p50: float | None
     """Median latency in microseconds; None before the first event was handled."""
     latency_p95: float | None
@@ -56,6 +58,8 @@ class FunctionMetrics(NamedTuple):
     """Bytes of encoded results that came from another process; 0 in inline mode."""
     queued: int
     """Events that were accepted and that the open streams are not done with."""
+    dropped: int
+    """Events that were accepted and then dropped for newer ones, with `full="drop_oldest"`."""
     latency_p50: float | None
     """Median latency in microseconds; None before the first event was handled."""
     latency_p95: float | None

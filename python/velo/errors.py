@@ -7,6 +7,7 @@ caller as its own type.
 from __future__ import annotations
 
 __all__ = [
+    "BufferFull",
     "EventTooLarge",
     "PoolError",
     "RemoteError",
@@ -28,6 +29,29 @@ class StreamClosed(VeloError):
 
 class StreamBusy(VeloError):
     """Two tasks, threads or event loops use one stream in a way that would mix them up."""
+
+
+class BufferFull(VeloError):
+    """A stream with `full="error"` has `buffer` events that its function is not done with.
+
+    Attributes:
+        stream: The name of the stream.
+        sent: How many events of a `send_batch` went in before; 0 for `send`.
+        event: The event that did not go in.
+
+    """
+
+    def __init__(self, stream: str, sent: int, event: object) -> None:
+        super().__init__(stream, sent, event)
+        self.stream = stream
+        self.sent = sent
+        self.event = event
+
+    def __str__(self) -> str:
+        return (
+            f"stream `{self.stream}` has as many events queued as its `buffer` allows; receive its "
+            'results, raise `buffer`, or choose another `full` than "error"'
+        )
 
 
 class EventTooLarge(VeloError, ValueError):

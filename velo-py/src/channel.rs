@@ -4,6 +4,9 @@
 //! [`Port`](crate::port::Port). Both modes have one of each. Nothing here waits: it says whether
 //! there is something to wait for.
 
+use std::str::FromStr;
+
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 use crate::client::RingChannel;
@@ -15,6 +18,30 @@ pub enum Offer {
     Sent,
     /// `buffer` events, or as many bytes as may be, are queued.
     Full,
+}
+
+/// What sending does when `buffer` events are queued.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum WhenFull {
+    /// It waits.
+    Wait,
+    /// The oldest event that the function has not begun with is dropped.
+    DropOldest,
+    /// It raises.
+    Error,
+}
+
+impl FromStr for WhenFull {
+    type Err = PyErr;
+
+    fn from_str(name: &str) -> PyResult<Self> {
+        match name {
+            "wait" => Ok(WhenFull::Wait),
+            "drop_oldest" => Ok(WhenFull::DropOldest),
+            "error" => Ok(WhenFull::Error),
+            _ => Err(PyValueError::new_err(format!("unknown policy `{name}`"))),
+        }
+    }
 }
 
 /// What taking a result came to.
@@ -60,6 +87,18 @@ impl Channel {
     #[inline]
     pub fn offer(&self, py: Python<'_>, event: &Bound<'_, PyAny>) -> PyResult<Offer> {
         either!(self, side => side.offer(py, event))
+    }
+
+    /// Queues an event, for which the oldest one is dropped if need be. How many were dropped here
+    /// and now.
+    pub fn offer_newest(&self, py: Python<'_>, event: &Bound<'_, PyAny>) -> PyResult<u64> {
+        either!(self, side => side.offer_newest(py, event))
+    }
+
+    /// Events that were accepted and dropped again: before they were queued for the function, and
+    /// after.
+    pub fn dropped(&self, py: Python<'_>) -> PyResult<(u64, u64)> {
+        either!(self, side => side.dropped(py))
     }
 
     /// Lets the function see what was queued.

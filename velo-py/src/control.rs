@@ -30,6 +30,8 @@ pub enum Control {
         function: u64,
         buffer: u32,
         max_bytes: u64,
+        /// Events may become unwanted while they are queued.
+        drops: bool,
         name: String,
     },
     /// Client: the function of this stream is not wanted any more.
@@ -107,6 +109,7 @@ impl Control {
                 function,
                 buffer,
                 max_bytes,
+                drops,
                 name,
             } => {
                 bytes.extend_from_slice(&slot.to_le_bytes());
@@ -114,6 +117,7 @@ impl Control {
                 bytes.extend_from_slice(&buffer.to_le_bytes());
                 bytes.extend_from_slice(&function.to_le_bytes());
                 bytes.extend_from_slice(&max_bytes.to_le_bytes());
+                bytes.push(u8::from(*drops));
                 bytes.extend_from_slice(name.as_bytes());
                 OPEN
             }
@@ -156,6 +160,7 @@ impl Control {
                 let buffer = u32::from_le_bytes(take(bytes)?);
                 let function = u64::from_le_bytes(take(bytes)?);
                 let max_bytes = u64::from_le_bytes(take(bytes)?);
+                let drops = u8::from_le_bytes(take(bytes)?) != 0;
                 let name = String::from_utf8_lossy(std::mem::take(bytes)).into_owned();
                 Control::Open {
                     stream,
@@ -163,6 +168,7 @@ impl Control {
                     function,
                     buffer,
                     max_bytes,
+                    drops,
                     name,
                 }
             }

@@ -24,3 +24,15 @@ exception!(busy, "StreamBusy");
 exception!(too_large, "EventTooLarge");
 exception!(corrupted, "RingCorrupted");
 exception!(pool, "PoolError");
+
+/// A `velo.errors.BufferFull`: `sent` events of a batch went in, `event` did not.
+pub fn buffer_full(stream: &str, sent: u64, event: &Bound<'_, PyAny>) -> PyErr {
+    static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    match CLASS.import(event.py(), "velo.errors", "BufferFull") {
+        Ok(class) => PyErr::from_type(
+            class.clone(),
+            (stream.to_owned(), sent, event.clone().unbind()),
+        ),
+        Err(error) => error,
+    }
+}

@@ -68,6 +68,8 @@ struct Queues {
     finished: bool,
     /// Somebody waits until all events are handled.
     watched: bool,
+    /// Events that were dropped for newer ones.
+    dropped: u64,
 }
 
 impl Queues {
@@ -98,6 +100,7 @@ impl InlineStream {
             outcome: None,
             finished: false,
             watched: false,
+            dropped: 0,
         };
         InlineStream {
             queues: GilCell::new(queues),
@@ -120,6 +123,30 @@ impl InlineStream {
             queues.accepted += 1;
             Offer::Sent
         })?)
+    }
+
+    /// See [`Channel::offer_newest`](crate::channel::Channel::offer_newest).
+    pub fn offer_newest(&self, py: Python<'_>, event: &Bound<'_, PyAny>) -> PyResult<u64> {
+        let oldest = self.queues.with(py, |queues| {
+            if queues.finished {
+                return None;
+            }
+            queues.events.push_back(event.clone().unbind());
+            queues.accepted += 1;
+            let oldest = (queues.events.len() > queues.limit).then(|| queues.events.pop_front());
+            let oldest = oldest.flatten();
+            if oldest.is_some() {
+                queues.accepted -= 1;
+                queues.dropped += 1;
+            }
+            oldest
+        })?;
+        Ok(oldest.map_or(0, |_| 1))
+    }
+
+    /// See [`Channel::dropped`](crate::channel::Channel::dropped).
+    pub fn dropped(&self, py: Python<'_>) -> PyResult<(u64, u64)> {
+        Ok((self.queues.with(py, |queues| queues.dropped)?, 0))
     }
 
     /// Lets the function see what was queued.

@@ -36,6 +36,7 @@ struct Sums {
     bytes_in: u64,
     bytes_out: u64,
     queued: u64,
+    dropped: u64,
     /// Streams whose last result was not taken yet.
     open: u64,
     latencies: Option<Box<Histogram<u32>>>,
@@ -45,7 +46,9 @@ impl Sums {
     fn add(&mut self, py: Python<'_>, stream: &StreamCore) -> PyResult<()> {
         let (accepted, handled) = stream.channel.progress(py)?;
         let (bytes_in, bytes_out) = stream.channel.bytes(py)?;
-        self.events += accepted;
+        let (here, beyond) = stream.channel.dropped(py)?;
+        self.events += accepted + here;
+        self.dropped += here + beyond;
         self.queued += accepted.saturating_sub(handled);
         self.bytes_in += bytes_in;
         self.bytes_out += bytes_out;
@@ -111,6 +114,7 @@ impl Ledger {
             sums.bytes_in,
             sums.bytes_out,
             sums.queued,
+            sums.dropped,
             p50,
             p95,
             p99,

@@ -79,6 +79,14 @@ impl Meter {
         }
     }
 
+    /// `count` of the events that were accepted will never be handled.
+    pub fn dropped(&mut self, count: u64) {
+        self.sent -= count.min(self.sent);
+        if self.followed.is_some_and(|(event, _)| event > self.sent) {
+            self.followed = None;
+        }
+    }
+
     /// `count` results were taken. True when it is time to say how many events are handled.
     #[inline]
     pub fn received(&mut self, count: u64) -> bool {

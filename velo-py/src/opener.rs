@@ -22,8 +22,10 @@ pub fn open_inline(
     event_loop: &Bound<'_, PyAny>,
     function: &Bound<'_, PyAny>,
     buffer: usize,
+    full: &str,
     name: &str,
 ) -> PyResult<Opened> {
+    let full = full.parse()?;
     let waits = Arc::new(Waits::default());
     let stream = Arc::new(InlineStream::new(
         event_loop.clone().unbind(),
@@ -44,6 +46,8 @@ pub fn open_inline(
         Channel::Inline(InlineChannel::new(stream, aside)),
         waits,
         Py::new(py, cancel)?.into_any(),
+        full,
+        name.to_owned(),
     );
     Ok(Opened::new(core))
 }

@@ -10,7 +10,8 @@ use pyo3::prelude::*;
 use pyo3::types::PyList;
 
 use crate::cell::GilCell;
-use crate::channel::{Offer, Take, Want};
+use crate::channel::{Offer, Take, Want, WhenFull};
+use crate::errors;
 use crate::ffi::send_slot::{Awaitable, Step, coroutine_methods};
 use crate::state::StreamCore;
 
@@ -132,10 +133,17 @@ impl Operation {
     fn send_one(&self, py: Python<'_>, event: &Bound<'_, PyAny>) -> PyResult<Step> {
         loop {
             self.core.check_open(py)?;
+            if self.core.full == WhenFull::DropOldest {
+                self.core.send_newest(py, event)?;
+                return Ok(Step::Return(py.None()));
+            }
             match self.core.offer(py, event)? {
                 Offer::Sent => {
                     self.core.sent(py, 1)?;
                     return Ok(Step::Return(py.None()));
+                }
+                Offer::Full if self.core.full == WhenFull::Error => {
+                    return Err(self.buffer_full(py, 0, event));
                 }
                 Offer::Full => {
                     if let Some(step) = self.wait_for_room(py)? {
@@ -154,6 +162,16 @@ impl Operation {
         self.core.sleep(py, &self.core.waits.send, SPACE)
     }
 
+    /// The error of a stream that does not wait for room, or that of its end.
+    #[cold]
+    fn buffer_full(&self, py: Python<'_>, sent: u64, event: &Bound<'_, PyAny>) -> PyErr {
+        match self.core.channel.is_finished(py) {
+            Ok(true) => self.core.ended_early(py),
+            Ok(false) => errors::buffer_full(&self.core.name, sent, event),
+            Err(error) => error,
+        }
+    }
+
     fn send_batch(&self, py: Python<'_>, source: &Py<PyAny>) -> PyResult<Step> {
         let mut sent = 0;
         let outcome = self.core.check_open(py).and_then(|()| {
@@ -164,8 +182,15 @@ impl Operation {
                 let Some(event) = next_of(source.bind(py))? else {
                     return Ok(Step::Return(py.None()));
                 };
+                if self.core.full == WhenFull::DropOldest {
+                    self.core.send_newest(py, &event)?;
+                    continue;
+                }
                 match self.core.offer(py, &event)? {
                     Offer::Sent => sent += 1,
+                    Offer::Full if self.core.full == WhenFull::Error => {
+                        return Err(self.buffer_full(py, sent, &event));
+                    }
                     Offer::Full => {
                         self.core.sent(py, std::mem::take(&mut sent))?;
                         self.core.put_back(py, event.unbind())?;

@@ -113,10 +113,7 @@ impl Rings {
                 self.stalled = Some(len);
                 Ok(Offer::Full)
             }
-            ReserveError::TooLarge { len, limit } => Err(errors::too_large(format!(
-                "{len} bytes cannot be sent at once: the limit is {limit} bytes, half of \
-                 `max_bytes`; raise it with `StreamConfig(max_bytes=...)`"
-            ))),
+            ReserveError::TooLarge { len, .. } => Err(errors::too_large(self.too_large(len))),
             ReserveError::NoMemory(error) => Err(pyo3::exceptions::PyMemoryError::new_err(
                 format!("no shared memory for an event of {len} bytes: {error}"),
             )),
@@ -125,6 +122,15 @@ impl Rings {
                 "cannot send an event of {len} bytes: {other}"
             ))),
         }
+    }
+
+    /// Why `len` bytes can never be sent.
+    pub fn too_large(&self, len: usize) -> String {
+        let limit = self.producer.max_len();
+        format!(
+            "{len} bytes cannot be sent at once: the limit is {limit} bytes, half of \
+             `max_bytes`; raise it with `StreamConfig(max_bytes=...)`"
+        )
     }
 
     /// Room for one more event, or for the one that did not fit last.

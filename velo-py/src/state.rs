@@ -12,7 +12,7 @@ use pyo3::types::PyWeakrefReference;
 use velo_shm::ticks;
 
 use crate::cell::GilCell;
-use crate::channel::{Channel, Offer, Take, Want};
+use crate::channel::{Channel, Offer, Take, Want, WhenFull};
 use crate::errors;
 use crate::ffi::send_slot::Step;
 use crate::ledger::Account;
@@ -26,6 +26,8 @@ const TURN: Duration = Duration::from_millis(1);
 pub struct StreamCore {
     pub channel: Channel,
     pub waits: Arc<Waits>,
+    pub full: WhenFull,
+    pub name: String,
     event_loop: Py<PyAny>,
     thread: usize,
     pub state: GilCell<State>,
@@ -96,6 +98,8 @@ impl StreamCore {
         channel: Channel,
         waits: Arc<Waits>,
         cancel: Py<PyAny>,
+        full: WhenFull,
+        name: String,
     ) -> Self {
         let state = State {
             touched: ticks::now(),
@@ -104,6 +108,8 @@ impl StreamCore {
         StreamCore {
             channel,
             waits,
+            full,
+            name,
             event_loop,
             thread: this_thread(),
             state: GilCell::new(state),
@@ -189,6 +195,16 @@ impl StreamCore {
             true => self.channel.offer(py, event),
             false => Ok(Offer::Full),
         }
+    }
+
+    /// Sends an event, for which the oldest one is dropped if need be.
+    pub fn send_newest(&self, py: Python<'_>, event: &Bound<'_, PyAny>) -> PyResult<()> {
+        if self.channel.is_finished(py)? {
+            return Err(self.ended_early(py));
+        }
+        let dropped = self.channel.offer_newest(py, event)?;
+        self.sent(py, 1)?;
+        Ok(self.state.with(py, |state| state.meter.dropped(dropped))?)
     }
 
     /// Keeps an event that was taken from a source and could not be sent yet.

@@ -239,6 +239,7 @@ impl StreamBase {
     fn _metrics<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, pyo3::types::PyTuple>> {
         let (accepted, handled) = self.core.channel.progress(py)?;
         let (bytes_in, bytes_out) = self.core.channel.bytes(py)?;
+        let (here, beyond) = self.core.channel.dropped(py)?;
         let (received, figures, duration) = self.core.state.wait_with(py, |state| {
             let meter = &mut state.meter;
             meter.observe(handled);
@@ -249,11 +250,12 @@ impl StreamBase {
             )
         })?;
         (
-            accepted,
+            accepted + here,
             received,
             bytes_in,
             bytes_out,
             accepted.saturating_sub(handled),
+            here + beyond,
             figures.p50,
             figures.p95,
             figures.p99,

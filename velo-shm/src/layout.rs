@@ -35,7 +35,7 @@ pub(crate) const MAX_RING: u64 = 1 << 32;
 pub(crate) const GROUP_SLOTS: u32 = 16;
 
 pub(crate) const MAGIC: u64 = u64::from_ne_bytes(*b"velolink");
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 
 pub(crate) const WORDS: usize = MAX_SLOTS.div_ceil(64) as usize;
 pub(crate) const SUMMARIES: usize = WORDS.div_ceil(64);
@@ -70,6 +70,8 @@ pub(crate) struct ProducerLine {
     pub bytes: AtomicU64,
     /// 1 while the producer's process holds anything of the slot (slot header only).
     pub held: AtomicU32,
+    /// Counted events before this one are not wanted any more (slot header only).
+    pub wanted: AtomicU64,
 }
 
 /// What the consumer of a ring writes.
@@ -81,6 +83,8 @@ pub(crate) struct ConsumerLine {
     pub released: AtomicU64,
     /// 1 when no one reads this block any more (heap blocks only).
     pub retired: AtomicU32,
+    /// Counted events that were skipped since they were not wanted (slot header only; statistics).
+    pub skipped: AtomicU64,
 }
 
 /// The shared half of a ring: one per direction of a slot, and one in front of each heap block.
@@ -100,11 +104,13 @@ impl RingHeader {
                 events: AtomicU64::new(0),
                 bytes: AtomicU64::new(0),
                 held: AtomicU32::new(0),
+                wanted: AtomicU64::new(0),
             }),
             consumer: CacheLine(ConsumerLine {
                 head: AtomicU64::new(0),
                 released: AtomicU64::new(0),
                 retired: AtomicU32::new(0),
+                skipped: AtomicU64::new(0),
             }),
             waiting: CacheLine(AtomicU32::new(0)),
         }
@@ -113,13 +119,14 @@ impl RingHeader {
     /// Makes it as good as new, while no one uses it.
     pub(crate) fn reset(&self) {
         let line = &self.producer;
-        for field in [&line.tail, &line.events, &line.bytes] {
+        for field in [&line.tail, &line.events, &line.bytes, &line.wanted] {
             field.store(0, Ordering::Relaxed);
         }
         line.held.store(0, Ordering::Relaxed);
         self.consumer.head.store(0, Ordering::Relaxed);
         self.consumer.released.store(0, Ordering::Relaxed);
         self.consumer.retired.store(0, Ordering::Relaxed);
+        self.consumer.skipped.store(0, Ordering::Relaxed);
         self.waiting.store(0, Ordering::Release);
     }
 }

@@ -82,11 +82,13 @@ fn exercise(
         }
         producer.publish();
         producer.free_events();
+        assert!(producer.skipped() <= producer.committed());
         assert!(producer.in_flight() as u64 <= producer.committed());
         let _ = producer.wait_for_space();
         let _ = producer.wait_for_bytes(100);
         for _ in 0..4 {
             consumer.has_data();
+            let _ = consumer.skip_unwanted();
             let frame = match consumer.peek() {
                 Ok(Some(frame)) => frame,
                 Ok(None) => break,

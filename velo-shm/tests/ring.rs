@@ -544,3 +544,32 @@ fn receive_told(consumer: &mut velo_shm::Consumer) -> bool {
     consumer.release();
     consumer.publish()
 }
+
+#[test]
+fn what_is_not_wanted_any_more_is_skipped() {
+    let pair = Pair::new(SMALL);
+    let limits = Limits {
+        events: 100,
+        bytes: 1 << 16,
+    };
+    let (mut producer, mut consumer) = pair.way_in(0, limits);
+    for number in 0..10 {
+        send(&mut producer, &message(number, 30));
+    }
+    consumer.skip_unwanted().unwrap();
+    assert_eq!(receive(&mut consumer), Some(message(0, 30)));
+    producer.want_from(4);
+    consumer.skip_unwanted().unwrap();
+    assert_eq!(receive(&mut consumer), Some(message(4, 30)));
+    assert_eq!((producer.skipped(), producer.released()), (3, 5));
+    producer.want_from(u64::MAX);
+    producer.reserve(1, false).unwrap().commit(2, 1);
+    producer.publish();
+    consumer.skip_unwanted().unwrap();
+    consumer.publish();
+    assert!(
+        !consumer.peek().unwrap().unwrap().counted,
+        "what is not counted is always wanted"
+    );
+    assert_eq!((producer.skipped(), producer.in_flight()), (8, 0));
+}

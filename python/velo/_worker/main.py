@@ -125,11 +125,10 @@ class _Worker:
         slot: int,
         stream: int,
         function: int,
-        buffer: int,
-        max_bytes: int,
+        limits: tuple[int, int, bool],
         name: str,
     ) -> None:
-        port = client.link.open(self._loop, slot, stream, buffer, max_bytes)
+        port = client.link.open(self._loop, slot, stream, limits)
         try:
             pump = port.start(self._function(client, function))
         except BaseException as error:  # its module cannot be imported here

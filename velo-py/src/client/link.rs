@@ -78,6 +78,9 @@ impl Link {
                 stream.drop_results(py);
             } else {
                 stream.flush_results(py); // views may have been dropped
+                if let Err(error) = stream.flush_backlog(py) {
+                    stream.fail(py, error);
+                }
                 stream.waits.wake(py);
             }
         }

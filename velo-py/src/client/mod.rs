@@ -1,6 +1,7 @@
 //! The client's end of process-mode streams: one [`ClientLink`] a worker, one [`RingChannel`] a
 //! stream.
 
+mod backlog;
 mod link;
 mod stream;
 
@@ -13,13 +14,14 @@ use pyo3::prelude::*;
 use velo_shm::{Limits, LinkEnd};
 
 use crate::cell::GilCell;
-use crate::channel::Channel;
+use crate::channel::{Channel, WhenFull};
 use crate::control::{self, Control};
 use crate::errors;
 use crate::rings::Rings;
 use crate::state::StreamCore;
 use crate::stream::Opened;
 use crate::wait::Waits;
+use backlog::Backlog;
 use link::{Link, LinkState};
 pub use stream::RingChannel;
 use stream::{ClientEnds, Ends};
@@ -118,10 +120,12 @@ impl ClientLink {
         py: Python<'_>,
         event_loop: Py<PyAny>,
         function: u64,
-        buffer: u32,
-        max_bytes: u64,
+        limits: (u32, u64, String),
         name: String,
     ) -> PyResult<Option<Opened>> {
+        let (buffer, max_bytes, full) = limits;
+        let full: WhenFull = full.parse()?;
+        let drops = full == WhenFull::DropOldest;
         let link = &self.link;
         if link.dead.load(Relaxed) || !link.end.enter() {
             return Ok(None);
@@ -151,6 +155,8 @@ impl ClientLink {
                 failure: None,
                 progress: (0, 0),
                 bytes: (0, 0),
+                backlog: drops.then(|| Backlog::new(buffer)),
+                skipped: 0,
             }),
             slot,
             number,
@@ -173,16 +179,18 @@ impl ClientLink {
                 function,
                 buffer,
                 max_bytes,
+                drops,
                 name,
             },
         )?;
+        let name = shared.name.clone();
         let cancel = CancelStream {
             stream: Arc::downgrade(&shared),
         };
         let cancel = Py::new(py, cancel)?.into_any();
         let channel = Channel::Ring(RingChannel { shared });
         Ok(Some(Opened::new(StreamCore::new(
-            event_loop, channel, waits, cancel,
+            event_loop, channel, waits, cancel, full, name,
         ))))
     }
 

@@ -6,6 +6,7 @@ use std::sync::{Arc, Weak};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
+use super::backlog::Backlog;
 use super::link::{self, Link};
 use crate::cell::GilCell;
 use crate::channel::{Offer, Take, Want};
@@ -43,6 +44,10 @@ pub struct Ends {
     pub(super) failure: Option<PyErr>,
     pub(super) progress: (u64, u64),
     pub(super) bytes: (u64, u64),
+    /// For `full="drop_oldest"`.
+    pub(super) backlog: Option<Backlog>,
+    /// Events in the ring that the worker has dropped.
+    pub(super) skipped: u64,
 }
 
 /// The user's half of a process-mode stream.
@@ -73,12 +78,18 @@ impl RingChannel {
     #[inline]
     pub fn offer(&self, py: Python<'_>, event: &Bound<'_, PyAny>) -> PyResult<Offer> {
         let codec = codec(py)?;
-        self.with(py, |ends| match ends.rings.as_mut() {
+        let offer = self.with(py, |ends| match ends.rings.as_mut() {
+            Some(_) if ends.backlog.as_ref().is_some_and(Backlog::waits) => Ok(None),
             Some(rings) if !(ends.ended || ends.failure.is_some()) => {
-                rings.push(codec, event, ITEM, true)
+                rings.push(codec, event, ITEM, true).map(Some)
             }
-            _ => Ok(Offer::Full),
-        })
+            _ => Ok(Some(Offer::Full)),
+        })?;
+        match offer {
+            Some(offer) => Ok(offer),
+            None if self.shared.flush_backlog(py)? => self.offer(py, event),
+            None => Ok(Offer::Full),
+        }
     }
 
     /// See [`Channel::flush_events`].
@@ -100,6 +111,10 @@ impl RingChannel {
     /// See [`Channel::free_events`].
     #[inline]
     pub fn free_events(&self, py: Python<'_>) -> PyResult<usize> {
+        let waits = |ends: &mut Ends| Ok(ends.backlog.as_ref().is_some_and(Backlog::waits));
+        if self.with(py, waits)? && !self.shared.flush_backlog(py)? {
+            return Ok(0);
+        }
         self.with(py, |ends| match ends.rings.as_mut() {
             Some(rings) if !(ends.ended || ends.failure.is_some()) => {
                 Ok(rings.producer.free_events() as usize)
@@ -191,16 +206,89 @@ impl RingChannel {
 
     /// See [`Channel::may_sleep`].
     pub fn may_sleep(&self, py: Python<'_>, want: Want) -> PyResult<bool> {
-        let (shared, link) = (&self.shared, &self.shared.link);
+        self.shared.may_sleep(py, want)
+    }
+
+    /// See [`Channel::offer_newest`].
+    pub fn offer_newest(&self, py: Python<'_>, event: &Bound<'_, PyAny>) -> PyResult<u64> {
+        self.shared.offer_newest(py, event)
+    }
+
+    /// See [`Channel::dropped`].
+    pub fn dropped(&self, py: Python<'_>) -> PyResult<(u64, u64)> {
+        self.look(py, |ends| {
+            let here = ends.backlog.as_ref().map_or(0, |backlog| backlog.dropped);
+            if let Some(rings) = &ends.rings {
+                ends.skipped = rings.producer.skipped();
+            }
+            (here, ends.skipped)
+        })
+    }
+
+    /// See [`Channel::spin`].
+    #[inline]
+    pub fn spin(&self, py: Python<'_>, want: Want) -> PyResult<()> {
+        if !link::may_spin() {
+            return Ok(());
+        }
+        let place = (&*self.shared.link.end, self.shared.slot);
+        self.with(py, |ends| {
+            if let Some(rings) = ends.rings.as_mut() {
+                spin(py, rings, place, want.space, want.handled);
+            }
+            Ok(())
+        })
+    }
+
+    /// See [`Channel::end_input`].
+    pub fn end_input(&self, py: Python<'_>) -> PyResult<Offer> {
+        if !self.shared.flush_backlog(py)? {
+            return Ok(Offer::Full);
+        }
+        let offer = self.with(py, |ends| match ends.rings.as_mut() {
+            Some(rings) => rings.push_bytes(&[], END, false),
+            None => Ok(Offer::Sent),
+        })?;
+        self.flush_events(py)?;
+        Ok(offer)
+    }
+}
+
+enum Taken {
+    Take(Take),
+    /// The stream is over, for this reason.
+    Last(Option<PyErr>),
+}
+
+impl Ends {
+    /// Whether the function takes no more events. Results may still be queued.
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended || self.failure.is_some()
+    }
+
+    pub(super) fn progress_now(&mut self) -> (u64, u64) {
+        if let Some(rings) = self.rings.as_mut() {
+            let waiting = self.backlog.as_ref().map_or(0, Backlog::len);
+            let sent = rings.producer.committed() + waiting;
+            self.progress = (sent, rings.producer.released());
+        }
+        self.progress
+    }
+}
+
+impl ClientEnds {
+    /// See [`Channel::may_sleep`].
+    pub(super) fn may_sleep(&self, py: Python<'_>, want: Want) -> PyResult<bool> {
+        let link = &self.link;
         if self.is_there(py, want)? {
             return Ok(false);
         }
-        if !shared.asleep.swap(true, Relaxed) {
+        if !self.asleep.swap(true, Relaxed) {
             link.asleep.fetch_add(1, Relaxed);
         }
         // Only bulk transfer wants room, or everything handled, besides results.
         let patient = want.results && (want.space || want.handled);
-        shared.be_patient(patient);
+        self.be_patient(patient);
         if link.nap(py)? {
             return Ok(true);
         }
@@ -211,13 +299,13 @@ impl RingChannel {
         }
         let there = self.is_there(py, want)?;
         if there {
-            shared.awake();
+            self.awake();
         }
         Ok(!there)
     }
 
     fn is_there(&self, py: Python<'_>, want: Want) -> PyResult<bool> {
-        self.with(py, |ends| {
+        self.ends.with(py, |ends| {
             if ends.ended && (want.space || want.handled) || ends.failure.is_some() {
                 return Ok(true);
             }
@@ -239,56 +327,9 @@ impl RingChannel {
                 return Ok(asked && rings.producer.in_flight() == 0);
             }
             Ok(false)
-        })
+        })?
     }
 
-    /// See [`Channel::spin`].
-    #[inline]
-    pub fn spin(&self, py: Python<'_>, want: Want) -> PyResult<()> {
-        if !link::may_spin() {
-            return Ok(());
-        }
-        let place = (&*self.shared.link.end, self.shared.slot);
-        self.with(py, |ends| {
-            if let Some(rings) = ends.rings.as_mut() {
-                spin(py, rings, place, want.space, want.handled);
-            }
-            Ok(())
-        })
-    }
-
-    /// See [`Channel::end_input`].
-    pub fn end_input(&self, py: Python<'_>) -> PyResult<Offer> {
-        let offer = self.with(py, |ends| match ends.rings.as_mut() {
-            Some(rings) => rings.push_bytes(&[], END, false),
-            None => Ok(Offer::Sent),
-        })?;
-        self.flush_events(py)?;
-        Ok(offer)
-    }
-}
-
-enum Taken {
-    Take(Take),
-    /// The stream is over, for this reason.
-    Last(Option<PyErr>),
-}
-
-impl Ends {
-    /// Whether the function takes no more events. Results may still be queued.
-    fn has_ended(&self) -> bool {
-        self.ended || self.failure.is_some()
-    }
-
-    pub(super) fn progress_now(&mut self) -> (u64, u64) {
-        if let Some(rings) = self.rings.as_mut() {
-            self.progress = (rings.producer.committed(), rings.producer.released());
-        }
-        self.progress
-    }
-}
-
-impl ClientEnds {
     pub(super) fn awake(&self) -> bool {
         let slept = self.asleep.swap(false, Relaxed);
         if slept {
@@ -326,6 +367,7 @@ impl ClientEnds {
             let rings = ends.rings.take();
             if let Some(rings) = &rings {
                 ends.bytes = (rings.bytes_out, rings.bytes_in);
+                ends.skipped = rings.producer.skipped();
             }
             ends.ended = true;
             (rings, ends.failure.take())

@@ -112,9 +112,9 @@ impl WorkerLink {
         event_loop: Py<PyAny>,
         slot: u32,
         stream: u64,
-        buffer: u32,
-        max_bytes: u64,
+        limits: (u32, u64, bool),
     ) -> PyResult<StreamPort> {
+        let (buffer, max_bytes, drops) = limits;
         let limits = Limits {
             events: buffer,
             bytes: max_bytes,
@@ -132,6 +132,7 @@ impl WorkerLink {
                 asked: false,
                 cancelled: false,
                 unsent_end: None,
+                drops,
             }),
             link: self.link.clone(),
             slot,
@@ -189,9 +190,11 @@ impl WorkerLink {
                     function,
                     buffer,
                     max_bytes,
+                    drops,
                     name,
                 }) => {
-                    ("open", slot, stream, function, buffer, max_bytes, name).into_pyobject(py)?
+                    let limits = (buffer, max_bytes, drops);
+                    ("open", slot, stream, function, limits, name).into_pyobject(py)?
                 }
                 Some(Control::Cancel { slot }) => ("cancel", slot).into_pyobject(py)?,
                 Some(Control::Close { slot }) => {

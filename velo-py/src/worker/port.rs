@@ -12,7 +12,7 @@ use crate::codec::{VecOut, codec};
 use crate::control::Control;
 use crate::errors;
 use crate::port::Next;
-use crate::rings::{END, ERROR, Hold, ITEM, Rings, Sweep, spin};
+use crate::rings::{END, ERROR, Hold, ITEM, Rings, Sweep, corruption, spin};
 use crate::wait::Wait;
 
 /// The function's half of a process-mode stream.
@@ -40,6 +40,8 @@ pub struct Ends {
     pub(super) cancelled: bool,
     /// The end, while there is no room for it.
     pub(super) unsent_end: Option<(u8, Vec<u8>)>,
+    /// Events may become unwanted while they are queued.
+    pub(super) drops: bool,
 }
 
 impl RingPort {
@@ -60,6 +62,12 @@ impl RingPort {
             }
             if ends.input_ended {
                 return Ok(Next::Ended);
+            }
+            if ends.drops {
+                rings
+                    .consumer
+                    .skip_unwanted()
+                    .map_err(|found| corruption(&found))?;
             }
             let Some(received) = rings.decode(py, codec, &self.this)? else {
                 return Ok(Next::Empty);

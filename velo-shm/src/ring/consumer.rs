@@ -68,6 +68,9 @@ unsafe impl Send for Consumer {}
 // SAFETY: through a shared reference only its own numbers are read.
 unsafe impl Sync for Consumer {}
 
+/// How many events are skipped in one go at most.
+const SKIPS: usize = 1 << 20;
+
 impl Consumer {
     pub(crate) fn new(hold: LocalArc<SlotHold>, limits: Limits) -> Self {
         let side = hold.link.side;
@@ -158,6 +161,27 @@ impl Consumer {
             self.book.clone(),
             self.ring_hold.clone(),
         )
+    }
+
+    /// Releases the counted events at the front that the producer does not want any more
+    /// ([`Producer::want_from`](super::Producer::want_from)).
+    pub fn skip_unwanted(&mut self) -> Result<(), RingCorrupted> {
+        let wanted = self.base.header().producer.wanted.load(Ordering::Acquire);
+        let before = self.released;
+        // No more than were ever queued at a time; a producer that goes on and on has to wait.
+        for _ in 0..SKIPS {
+            if self.released >= wanted || !self.peek()?.is_some_and(|frame| frame.counted) {
+                break;
+            }
+            self.release();
+        }
+        if self.released > before {
+            let skipped = &self.base.header().consumer.skipped;
+            // Only this side writes it; the other one takes it for no more than a number.
+            let sum = skipped.load(Ordering::Relaxed);
+            skipped.store(sum.wrapping_add(self.released - before), Ordering::Relaxed);
+        }
+        Ok(())
     }
 
     /// Whether a lease can do no harm: false once the ring is as large as it may be, where a lease

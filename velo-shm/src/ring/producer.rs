@@ -193,6 +193,20 @@ impl Producer {
         self.released
     }
 
+    /// Says that only counted events from number `first` on are wanted: a consumer that looks
+    /// ([`Consumer::skip_unwanted`](super::Consumer::skip_unwanted)) drops those before that it has
+    /// not peeked at.
+    pub fn want_from(&self, first: u64) {
+        let wanted = &self.base.header().producer.wanted;
+        wanted.store(first, Ordering::Release);
+    }
+
+    /// How many counted events the consumer says it has skipped.
+    pub fn skipped(&self) -> u64 {
+        let skipped = &self.base.header().consumer.skipped;
+        skipped.load(Ordering::Relaxed).min(self.committed)
+    }
+
     /// Payload bytes committed so far.
     #[inline]
     pub fn committed_bytes(&self) -> u64 {
