@@ -59,8 +59,12 @@ class StreamBase(Generic[In, Out]):
 
         """
 
-    def recv(self) -> Operation[Out]:
+    def recv(self, *, copy: bool = False) -> Operation[Out]:
         """Receive the next result.
+
+        In process mode large arrays and buffers arrive as read-only views of shared memory, and in
+        inline mode a result is the function's own object. With `copy`, everything in it is the
+        receiver's alone, to be written to: a copy from the ring, or `copy.deepcopy`.
 
         A cancelled `recv` has taken nothing.
 
@@ -76,8 +80,11 @@ class StreamBase(Generic[In, Out]):
         A cancelled `send_batch` may have sent a part of them.
         """
 
-    def recv_batch(self, max: int = 256) -> Operation[list[Out]]:
-        """Receive at least one result, and as many more as are there, at most `max`."""
+    def recv_batch(self, max: int = 256, *, copy: bool = False) -> Operation[list[Out]]:
+        """Receive at least one result, and as many more as are there, at most `max`.
+
+        `copy` is as for `recv`.
+        """
 
     def __aiter__(self) -> Results[Out]:
         """All results up to the end of the stream."""

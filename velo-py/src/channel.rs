@@ -112,10 +112,11 @@ impl Channel {
         either!(self, side => side.free_events(py))
     }
 
-    /// The next result, or the function's exception, once.
+    /// The next result, or the function's exception, once. A `private` one is the receiver's alone,
+    /// to be written to.
     #[inline]
-    pub fn take(&self, py: Python<'_>) -> PyResult<Take> {
-        either!(self, side => side.take(py))
+    pub fn take(&self, py: Python<'_>, private: bool) -> PyResult<Take> {
+        either!(self, side => side.take(py, private))
     }
 
     /// Gives the room of what was taken back to the function.

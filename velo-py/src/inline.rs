@@ -6,6 +6,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
 
 use crate::aside::Aside;
 use crate::cell::GilCell;
@@ -164,7 +165,7 @@ impl InlineStream {
     }
 
     /// The next result.
-    pub fn take(&self, py: Python<'_>) -> PyResult<Take> {
+    pub fn take(&self, py: Python<'_>, private: bool) -> PyResult<Take> {
         let taken = self
             .queues
             .with(py, |queues| match queues.results.pop_front() {
@@ -177,6 +178,13 @@ impl InlineStream {
             })??;
         if matches!(taken, Take::Item(_)) {
             self.space.wake(py);
+        }
+        if let Take::Item(result) = &taken
+            && private
+        {
+            static COPY: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+            let copy = COPY.import(py, "copy", "deepcopy")?.call1((result,))?;
+            return Ok(Take::Item(copy.unbind()));
         }
         Ok(taken)
     }

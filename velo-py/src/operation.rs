@@ -21,10 +21,10 @@ pub enum What {
     Send(Py<PyAny>),
     /// Send all that this iterator gives.
     SendBatch(Py<PyAny>),
-    /// Receive one result.
-    Recv,
-    /// Receive at least one result, at most so many.
-    RecvBatch(usize),
+    /// Receive one result; a private copy of it, or not.
+    Recv(bool),
+    /// Receive at least one result, at most so many, as `Recv` does.
+    RecvBatch(usize, bool),
     /// End the input, for this reason.
     End(String),
     /// Wait, while closing, until the stream may be over, or a result is there that nobody else
@@ -108,8 +108,8 @@ impl Operation {
         let outcome = match what {
             What::Send(event) => self.send_one(py, event.bind(py)),
             What::SendBatch(source) => self.send_batch(py, &source.clone_ref(py)),
-            What::Recv => self.recv(py),
-            What::RecvBatch(max) => self.recv_batch(py, *max),
+            What::Recv(private) => self.recv(py, *private),
+            What::RecvBatch(max, private) => self.recv_batch(py, *max, *private),
             What::End(why) => self.end(py, why),
             What::Closing => self.wait_for_end(py, resumed),
         };
@@ -118,7 +118,7 @@ impl Operation {
                 let place = match what {
                     What::Send(_) | What::SendBatch(_) => Place::Sending,
                     What::End(_) | What::Closing => Place::Closing,
-                    What::Recv | What::RecvBatch(_) => Place::Receiving,
+                    What::Recv(_) | What::RecvBatch(..) => Place::Receiving,
                 };
                 progress.asleep = Some((place, future.clone_ref(py)));
                 Ok(Step::Yield(future))
@@ -217,10 +217,10 @@ impl Operation {
         Ok(None)
     }
 
-    fn recv(&self, py: Python<'_>) -> PyResult<Step> {
+    fn recv(&self, py: Python<'_>, private: bool) -> PyResult<Step> {
         self.core.check_thread()?;
         loop {
-            match self.core.take(py)? {
+            match self.core.take_as(py, private)? {
                 Take::Item(result) => {
                     self.core.touch(py)?;
                     self.core.channel.flush_results(py)?;
@@ -236,11 +236,11 @@ impl Operation {
         }
     }
 
-    fn recv_batch(&self, py: Python<'_>, max: usize) -> PyResult<Step> {
+    fn recv_batch(&self, py: Python<'_>, max: usize, private: bool) -> PyResult<Step> {
         self.core.check_thread()?;
         let results = PyList::empty(py);
         while results.len() < max {
-            match self.core.take(py) {
+            match self.core.take_as(py, private) {
                 Ok(Take::Item(result)) => results.append(result)?,
                 Ok(_) if !results.is_empty() => break,
                 Ok(Take::Ended) => return Err(self.core.why_over(py)),

@@ -3,6 +3,7 @@
 use std::sync::{Arc, OnceLock, Weak};
 
 use pyo3::prelude::*;
+use pyo3::types::PyByteArray;
 use velo_shm::{Consumer, Full, Lease, LinkEnd, Producer, ReserveError, RingCorrupted, Spin};
 
 use crate::channel::Offer;
@@ -143,13 +144,15 @@ impl Rings {
             .map_err(|corrupted| corruption(&corrupted))
     }
 
-    /// Decodes a frame's payload. Large buffers become views that hold its space.
+    /// Decodes a frame's payload. Large buffers become views that hold its space, unless all of it
+    /// is to be `private`.
     #[inline]
     pub fn decode<'py>(
         &mut self,
         py: Python<'py>,
         codec: &Codec,
         sweep: &Weak<dyn Sweep>,
+        private: bool,
     ) -> Result<Option<Received<'py>>, PyErr> {
         // The first look may go on to a larger ring, of which other rules hold.
         match self.consumer.peek() {
@@ -168,6 +171,7 @@ impl Rings {
         let mut memory = RingMemory {
             sweep,
             may_hold,
+            private,
             hold: None,
         };
         let value = match frame.payload.is_empty() {
@@ -220,17 +224,26 @@ pub trait Sweep: Send + Sync {
 struct RingMemory<'a> {
     sweep: &'a Weak<dyn Sweep>,
     may_hold: bool,
+    /// What is received is its receiver's alone, to be written to.
+    private: bool,
     hold: Option<Arc<Hold>>,
 }
 
 impl Memory for RingMemory<'_> {
     fn view<'py>(&mut self, py: Python<'py>, bytes: &[u8]) -> PyResult<Option<Bound<'py, PyAny>>> {
+        if self.private {
+            return Ok(Some(PyByteArray::new(py, bytes).into_any()));
+        }
         if bytes.len() < VIEW_FROM || !self.may_hold {
             return Ok(None);
         }
         let hold = self.hold.get_or_insert_default().clone();
         let view = View::new(bytes, hold, self.sweep.clone());
         Ok(Some(Bound::new(py, view)?.into_any()))
+    }
+
+    fn is_private(&self) -> bool {
+        self.private
     }
 }
 

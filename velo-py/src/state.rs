@@ -237,10 +237,16 @@ impl StreamCore {
     /// Takes the next result, counts it and remembers the end.
     #[inline]
     pub fn take(&self, py: Python<'_>) -> PyResult<Take> {
+        self.take_as(py, false)
+    }
+
+    /// As `take`; a `private` result is the receiver's alone.
+    #[inline]
+    pub fn take_as(&self, py: Python<'_>, private: bool) -> PyResult<Take> {
         if let Some(error) = self.state.with(py, |state| state.deferred.take())? {
             return Err(error);
         }
-        match self.channel.take(py) {
+        match self.channel.take(py, private) {
             Ok(Take::Item(result)) => {
                 self.state.with(py, |state| {
                     if state.meter.received(1) {

@@ -79,8 +79,9 @@ impl StreamBase {
     }
 
     /// Receives the next result.
-    fn recv(&self) -> Operation {
-        Operation::new(self.core.clone(), What::Recv)
+    #[pyo3(signature = (*, copy=false))]
+    fn recv(&self, copy: bool) -> Operation {
+        Operation::new(self.core.clone(), What::Recv(copy))
     }
 
     /// Sends every event of an iterable, in order.
@@ -90,14 +91,17 @@ impl StreamBase {
     }
 
     /// Receives at least one result and as many more as are there, up to `max`.
-    #[pyo3(signature = (max=256))]
-    fn recv_batch(&self, max: usize) -> PyResult<Operation> {
+    #[pyo3(signature = (max=256, *, copy=false))]
+    fn recv_batch(&self, max: usize, copy: bool) -> PyResult<Operation> {
         if max == 0 {
             return Err(pyo3::exceptions::PyValueError::new_err(
                 "`max` must be at least 1",
             ));
         }
-        Ok(Operation::new(self.core.clone(), What::RecvBatch(max)))
+        Ok(Operation::new(
+            self.core.clone(),
+            What::RecvBatch(max, copy),
+        ))
     }
 
     /// Ends the input.

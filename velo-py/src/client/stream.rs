@@ -125,7 +125,7 @@ impl RingChannel {
 
     /// See [`Channel::take`].
     #[inline]
-    pub fn take(&self, py: Python<'_>) -> PyResult<Take> {
+    pub fn take(&self, py: Python<'_>, private: bool) -> PyResult<Take> {
         let codec = codec(py)?;
         let taken = self.with(py, |ends| {
             let Some(rings) = ends.rings.as_mut() else {
@@ -134,7 +134,7 @@ impl RingChannel {
                     None => Ok(Taken::Take(Take::Ended)),
                 };
             };
-            let received = match rings.decode(py, codec, &self.shared.this) {
+            let received = match rings.decode(py, codec, &self.shared.this, private) {
                 Ok(Some(received)) => received,
                 Ok(None) if ends.failure.is_some() => return Ok(Taken::Last(None)),
                 Ok(None) => return Ok(Taken::Take(Take::Empty)),

@@ -11,7 +11,8 @@
 //!
 //! Padding brings the data to a multiple of 64. A scalar is the length of a dtype's name as `u8`,
 //! the name, and the item. Exactly `numpy.ndarray` is written so, and only without object items; an
-//! array that is not contiguous is written in C order. Arrays come out read-only.
+//! array that is not contiguous is written in C order. Arrays come out read-only, but for
+//! those that are copied for their receiver.
 
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -179,7 +180,8 @@ pub fn array<'py>(decoder: &mut Decoder<'_, 'py>) -> Result<Bound<'py, PyAny>, F
     );
     let array = numpy.ndarray.bind(py).call1(args);
     let array = array.map_err(|error| judge(py, error, "an array that cannot be"))?;
-    if numpy.open(&array).is_none_or(|array| array.is_writeable()) {
+    let read_only = !decoder.memory.is_private();
+    if read_only && numpy.open(&array).is_none_or(|array| array.is_writeable()) {
         let options = PyDict::new(py);
         options.set_item(intern!(py, "write"), false)?;
         array.call_method(intern!(py, "setflags"), (), Some(&options))?;

@@ -150,10 +150,11 @@ impl<'a, 'py> Decoder<'a, 'py> {
         }
     }
 
-    /// The next `len` bytes as an object that exports them read-only: a view of them or a copy.
+    /// The next `len` bytes as an object that exports them: a view of them, a copy, or a copy that
+    /// may be written to.
     pub fn buffer(&mut self, len: usize) -> Result<Bound<'py, PyAny>, Fault> {
         let bytes = self.slice(len)?;
-        if !bytes.is_empty()
+        if (!bytes.is_empty() || self.memory.is_private())
             && let Some(view) = self.memory.view(self.py, bytes)?
         {
             return Ok(view);

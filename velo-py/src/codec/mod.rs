@@ -75,6 +75,12 @@ pub trait Memory {
     /// memory in place as long as it lives; `None` to have the bytes copied. It is asked for every
     /// array and every out-of-band buffer that is not empty, however small.
     fn view<'py>(&mut self, py: Python<'py>, bytes: &[u8]) -> PyResult<Option<Bound<'py, PyAny>>>;
+
+    /// Whether what comes out is its receiver's alone, to be written to. `view` gives objects that
+    /// export writable buffers then.
+    fn is_private(&self) -> bool {
+        false
+    }
 }
 
 /// Memory that is about to go: everything is copied.

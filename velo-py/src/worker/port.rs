@@ -69,7 +69,7 @@ impl RingPort {
                     .skip_unwanted()
                     .map_err(|found| corruption(&found))?;
             }
-            let Some(received) = rings.decode(py, codec, &self.this)? else {
+            let Some(received) = rings.decode(py, codec, &self.this, false)? else {
                 return Ok(Next::Empty);
             };
             match received.kind {
