@@ -11,7 +11,7 @@ import sys
 import weakref
 from pathlib import Path
 
-from velo import _core
+from velo import _core, _logs
 from velo._config import StreamConfig
 from velo._reference import Reference
 from velo.errors import PoolError, WorkerDied
@@ -29,6 +29,8 @@ _ONE_THREAD = (
 
 # How many seconds the interpreter's exit may wait for workers to run `finally` blocks.
 _EXIT_BOUND = 2.0
+
+_levels = _logs.Levels()
 
 # Seconds; see `Link::nap` in velo-py/src/client/link.rs.
 _NAP = 0.0005
@@ -62,6 +64,7 @@ class _Link:
     pid: int
     end: _core.ClientLink
     functions: set[int] = dataclasses.field(default_factory=set)
+    levels: bytes = b""
     leaving: bool = False
 
 
@@ -101,6 +104,10 @@ class Client:
         definition = function.definition
         while True:
             link = await self._place(config.workers or usable_cores())
+            levels = _levels.packed()
+            if levels is not link.levels:
+                link.end.set_levels(levels)
+                link.levels = levels
             if function.number not in link.functions:
                 link.end.define(function.number, definition)
                 link.functions.add(function.number)
@@ -162,6 +169,7 @@ class Client:
         if loop is not None:
             loop.add_reader(end.fileno(), end.on_doorbell)
             end.set_nap(functools.partial(_nap, self._loop, weakref.ref(end)))
+            end.set_log(functools.partial(_log, self._loop, pid))
         self._answer(request, link)
 
     def _on_refused(self, request: int, why: str | None) -> None:
@@ -214,6 +222,11 @@ def _nap(
     loop, end = loop_of(), end_of()
     if loop is not None and end is not None:
         loop.call_later(_NAP, end.nap_over)
+
+
+def _log(loop_of: weakref.ref[asyncio.AbstractEventLoop], pid: int, record: bytes) -> None:
+    if (loop := loop_of()) is not None:
+        loop.call_soon(_logs.deliver, pid, record)  # handlers are not run in the middle of a step
 
 
 def usable_cores() -> int:

@@ -12,6 +12,7 @@ __all__ = [
     "PoolError",
     "RemoteError",
     "RingCorrupted",
+    "SlowStepWarning",
     "StreamBusy",
     "StreamClosed",
     "VeloError",
@@ -64,6 +65,10 @@ class PoolError(VeloError):
 
 class RingCorrupted(VeloError, ValueError):
     """Memory that is shared with another process holds what nobody sent."""
+
+
+class SlowStepWarning(RuntimeWarning):
+    """A step of an inline function held up its event loop for more than 50 ms."""
 
 
 class WorkerDied(VeloError):

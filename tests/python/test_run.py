@@ -194,8 +194,11 @@ def test_process_mode_inside_a_worker():
 def test_development_mode_has_nothing_to_say(tmp_path, mode):
     """No unclosed loop, no coroutine that was never awaited, no unretrieved exception."""
     script = f"""
-        import asyncio
+        import asyncio, logging
         from velo import stream_fn
+
+        # A busy machine makes slow steps, which are warned of; what is wrong is an error.
+        logging.getLogger("asyncio").setLevel(logging.ERROR)
 
         @stream_fn(mode={mode!r}, workers=1)
         async def double(events):

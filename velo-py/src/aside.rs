@@ -7,6 +7,7 @@
 
 use pyo3::intern;
 use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
 
 use crate::ffi::turn;
 use crate::pump::Pump;
@@ -27,13 +28,15 @@ impl Aside {
         let pump = Py::new(py, pump)?;
         let factory = event_loop.call_method0(intern!(py, "get_task_factory"))?;
         let create = event_loop.getattr(intern!(py, "create_task"))?;
+        let context = turn::copy_context(py)?;
+        let run = context.bind(py).getattr(intern!(py, "run"))?;
+        run.call1((name_setter(py)?, name))?;
         let (task, context) = if factory.is_none() {
-            let context = turn::copy_context(py)?;
             let arguments = [("context", context.bind(py))];
             let keywords = pyo3::types::IntoPyDict::into_py_dict(arguments, py)?;
             (create.call((&pump,), Some(&keywords))?, Some(context))
         } else {
-            (create.call1((&pump,))?, None)
+            (run.call1((create, &pump))?, None)
         };
         task.call_method1(intern!(py, "set_name"), (name,))?;
         Ok(Aside {
@@ -65,4 +68,14 @@ impl Aside {
             || pump.step_aside(py),
         )?
     }
+}
+
+/// What notes the name of the running stream in the current context.
+fn name_setter(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
+    static SET: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let set = SET.get_or_try_init(py, || {
+        let name = py.import("velo._context")?.getattr("stream_name")?;
+        name.getattr("set").map(Bound::unbind)
+    });
+    Ok(set?.bind(py))
 }

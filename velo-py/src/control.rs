@@ -12,9 +12,9 @@ use crate::rings::corruption;
 /// The slot that no stream uses.
 pub const SLOT: u32 = 0;
 
-/// Both directions may hold this much before a peer counts as stuck.
+/// Both directions may hold this much before a peer counts as stuck; and so many log records.
 const LIMITS: Limits = Limits {
-    events: u32::MAX,
+    events: 10_000,
     bytes: 256 << 20,
 };
 
@@ -38,6 +38,10 @@ pub enum Control {
     Cancel { slot: u32 },
     /// Client: the end of this stream was seen, nobody uses its rings.
     Close { slot: u32 },
+    /// Client: log what it would handle; what its Python half packed.
+    Levels { packed: Vec<u8> },
+    /// Worker: a log record, as its Python half packed it.
+    Log { record: Vec<u8> },
     /// Worker: the function of this stream has asked for its first event.
     Asked { slot: u32, stream: u64 },
     /// Worker: the function of this stream has ended; results may still be queued.
@@ -50,6 +54,8 @@ const CANCEL: u8 = 4;
 const CLOSE: u8 = 5;
 const ENDED: u8 = 6;
 const ASKED: u8 = 7;
+const LOG: u8 = 8;
+const LEVELS: u8 = 9;
 
 /// The control rings of a link.
 pub fn open(end: &Arc<LinkEnd>) -> PyResult<(Producer, Consumer)> {
@@ -60,7 +66,9 @@ pub fn open(end: &Arc<LinkEnd>) -> PyResult<(Producer, Consumer)> {
 /// Queues and publishes a message. The caller notifies.
 pub fn send(_py: Python<'_>, producer: &mut Producer, message: &Control) -> PyResult<()> {
     let (kind, bytes) = message.encode();
-    let mut room = producer.reserve(bytes.len(), false).map_err(|refused| {
+    // Log records are counted: a client that does not read them does not get ever more.
+    let counted = kind == LOG;
+    let mut room = producer.reserve(bytes.len(), counted).map_err(|refused| {
         errors::pool(format!(
             "the worker does not read its control messages: {refused}"
         ))
@@ -121,6 +129,14 @@ impl Control {
                 bytes.extend_from_slice(name.as_bytes());
                 OPEN
             }
+            Control::Levels { packed } => {
+                bytes.extend_from_slice(packed);
+                LEVELS
+            }
+            Control::Log { record } => {
+                bytes.extend_from_slice(record);
+                LOG
+            }
             Control::Cancel { slot } => {
                 bytes.extend_from_slice(&slot.to_le_bytes());
                 CANCEL
@@ -172,6 +188,12 @@ impl Control {
                     name,
                 }
             }
+            LEVELS => Control::Levels {
+                packed: std::mem::take(bytes).to_vec(),
+            },
+            LOG => Control::Log {
+                record: std::mem::take(bytes).to_vec(),
+            },
             CANCEL => Control::Cancel {
                 slot: u32::from_le_bytes(take(bytes)?),
             },

@@ -27,6 +27,7 @@ mod pump;
 mod results;
 mod rings;
 mod run;
+mod slow;
 mod state;
 mod stream;
 mod supervisor;

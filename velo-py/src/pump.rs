@@ -15,6 +15,7 @@ use crate::ffi::asyncgen::{AsyncGen, Resumed};
 use crate::ffi::send_slot::{Awaitable, Step, coroutine_methods};
 use crate::pace::Pace;
 use crate::port::Port;
+use crate::slow;
 
 /// Drives one generator; run as an `asyncio.Task`, so that everything that looks for the current
 /// task (timeouts, task groups) works inside the user's function.
@@ -96,7 +97,8 @@ impl Pump {
         let none = py.None();
         self.state.with(py, |state| {
             state.handed = None;
-            if let Step::Yield(waiting) = self.run(py, state, None, none.bind(py))? {
+            let step = slow::watched(py, &self.name, || self.run(py, state, None, none.bind(py)));
+            if let Step::Yield(waiting) = step? {
                 state.pause = self.pause_of(py, &waiting);
                 state.handed = (!waiting.is_none(py)).then_some(waiting);
             }
@@ -234,8 +236,13 @@ impl Awaitable for Pump {
             if state.finished {
                 return this.returns(py, state);
             }
-            let step = this.run(py, state, None, value)?;
-            this.pause(py, state, step)
+            let step = match &this.port {
+                Port::Inline(_) => {
+                    slow::watched(py, &this.name, || this.run(py, state, None, value))
+                }
+                Port::Ring(_) => this.run(py, state, None, value),
+            };
+            this.pause(py, state, step?)
         })?
     }
 

@@ -211,6 +211,12 @@ impl LinkEnd {
         }
     }
 
+    /// Rings the other side's doorbell, whether it sleeps or not: for what it is to look at although
+    /// nobody there waits for it.
+    pub fn ring(&self) {
+        self.bells.theirs.ring();
+    }
+
     /// Says that this side is about to wait on its doorbell. Look once more at what could have
     /// come ([`any_ready`](Self::any_ready), or the rings), and wait only if nothing has.
     pub fn arm(&self) {

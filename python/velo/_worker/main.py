@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
+import logging
 import os
 import signal
-import sys
 import traceback
 from collections.abc import Callable
 from typing import Any
 
 from velo import _core
+from velo._context import stream_name
 from velo._reference import load
+from velo._worker import logs, output
 from velo._worker.selector import LinkSelector
 
 # How long cancelled streams may take to run their `finally` blocks when the worker is to end.
 _GRACE = 1.5
 
 
-def main(seat: _core.WorkerSeat) -> int:
+def main(seat: _core.WorkerSeat, output_lock: int) -> int:
     """Run until the supervisor says to stop; returns the exit code."""
     seat.start_watchdog()
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(line_buffering=True)
+    output.unmix(output_lock)
     worker = _Worker(seat)
+    logging.root.addHandler(logs.ForwardingHandler(worker.links))
     with asyncio.Runner(loop_factory=worker.make_loop) as runner:
         return runner.run(worker.serve())
 
@@ -47,6 +49,10 @@ class _Worker:
         self._loop: asyncio.AbstractEventLoop
         self._stop: asyncio.Event
         self._leaving: set[asyncio.Task[None]] = set()
+
+    def links(self) -> list[_core.WorkerLink]:
+        """Return the links to all clients."""
+        return [client.link for client in self._clients.values()]
 
     def make_loop(self) -> asyncio.AbstractEventLoop:
         return asyncio.SelectorEventLoop(LinkSelector(self._watch, self._on_ready))
@@ -96,7 +102,7 @@ class _Worker:
         self._stop.set()
 
     def _watch_links(self) -> None:
-        self._watch.watch([client.link for client in self._clients.values()])
+        self._watch.watch(self.links())
 
     async def _cancel(self, tasks: list[asyncio.Task[None]]) -> None:
         for task in tasks:
@@ -136,7 +142,10 @@ class _Worker:
             return
         if pump is None:
             return
-        task = self._loop.create_task(pump, name=name)
+        context = contextvars.copy_context()
+        context.run(stream_name.set, name)
+        context.run(logs.link_of_stream.set, client.link)
+        task = self._loop.create_task(pump, name=name, context=context)
         client.tasks[slot] = task
         task.add_done_callback(lambda done: _forget(client.tasks, slot, done))
 
@@ -145,6 +154,9 @@ class _Worker:
         if isinstance(function, bytes):
             function = client.functions[number] = load(function)
         return function
+
+    def _do_levels(self, client: _Client, packed: bytes) -> None:
+        logs.apply_levels(packed)
 
     def _do_cancel(self, client: _Client, slot: int) -> None:
         client.link.cancel(slot)

@@ -8,11 +8,13 @@ import sys
 
 from velo import _core
 from velo._worker import main as worker
+from velo._worker import output
 
 
 def main() -> None:
     """Serve the supervisor that started this process; in a forked worker, work."""
     gc.freeze()  # what is here now is shared with the workers: collecting it would copy its pages
+    output_lock = output.make_lock()
     seat = _core.serve_zygote(os.fork)
     if seat is not None:
-        sys.exit(worker.main(seat))
+        sys.exit(worker.main(seat, output_lock))

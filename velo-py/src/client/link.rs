@@ -7,7 +7,9 @@ use std::sync::{Arc, OnceLock};
 use std::thread::available_parallelism;
 use std::time::Duration;
 
+use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
+use pyo3::types::PyBytes;
 use velo_shm::{Consumer, LinkEnd, Producer, ticks};
 
 use super::stream::{ClientEnds, Ends};
@@ -39,6 +41,8 @@ pub struct Link {
     pub(super) patient: AtomicUsize,
     /// Starts a nap: a timer that ends in `nap_over`.
     pub(super) start_nap: GilCell<Option<Py<PyAny>>>,
+    /// Called with the bytes of each log record.
+    pub(super) deliver_log: GilCell<Option<Py<PyAny>>>,
     pub(super) napping: AtomicBool,
     /// When a sleeping stream was last woken, in ticks.
     pub(super) woken: AtomicU64,
@@ -116,6 +120,7 @@ impl Link {
                 Ok(Ok(Some(Control::Asked { slot, stream }))) => {
                     self.note(py, slot, stream, |ends| ends.asked = true);
                 }
+                Ok(Ok(Some(Control::Log { record }))) => self.deliver(py, &record),
                 Ok(Ok(None)) | Err(_) => return,
                 Ok(Ok(Some(_))) => {
                     return self.fail_all(
@@ -124,6 +129,21 @@ impl Link {
                     );
                 }
                 Ok(Err(error)) => return self.fail_all(py, &error),
+            }
+        }
+    }
+
+    /// Hands a log record to Python.
+    fn deliver(&self, py: Python<'_>, record: &[u8]) {
+        let deliver = self.deliver_log.with(py, |deliver| {
+            deliver.as_ref().map(|call| call.clone_ref(py))
+        });
+        if let Ok(Some(deliver)) = deliver
+            && let Err(error) = deliver.call1(py, (PyBytes::new(py, record),))
+        {
+            // A loop that is closed has nobody who reads logs.
+            if !error.is_instance_of::<PyRuntimeError>(py) {
+                error.write_unraisable(py, None);
             }
         }
     }

@@ -49,6 +49,7 @@ impl ClientLink {
             asleep: AtomicUsize::new(0),
             patient: AtomicUsize::new(0),
             start_nap: GilCell::default(),
+            deliver_log: GilCell::default(),
             napping: AtomicBool::new(false),
             woken: AtomicU64::new(0),
             dead: AtomicBool::new(false),
@@ -86,6 +87,19 @@ impl ClientLink {
     /// How to have `nap_over` called after about a millisecond.
     fn set_nap(&self, py: Python<'_>, start: Py<PyAny>) -> PyResult<()> {
         Ok(self.link.start_nap.with(py, |place| *place = Some(start))?)
+    }
+
+    /// What to call with the bytes of each log record of the worker.
+    fn set_log(&self, py: Python<'_>, deliver: Py<PyAny>) -> PyResult<()> {
+        Ok(self
+            .link
+            .deliver_log
+            .with(py, |place| *place = Some(deliver))?)
+    }
+
+    /// Has the worker log what this process would handle.
+    fn set_levels(&self, py: Python<'_>, packed: Vec<u8>) -> PyResult<()> {
+        self.link.tell(py, &Control::Levels { packed })
     }
 
     /// The nap is over.

@@ -160,6 +160,13 @@ impl WorkerLink {
         }
     }
 
+    /// Sends a log record to the client; false when it does not read them.
+    fn log(&self, py: Python<'_>, record: Vec<u8>) -> bool {
+        let sent = self.link.tell(py, &Control::Log { record });
+        self.link.end.ring(); // nobody may be waiting for anything else there
+        sent.is_ok()
+    }
+
     /// How many streams are open on this link.
     #[getter]
     fn streams(&self) -> u32 {
@@ -196,12 +203,15 @@ impl WorkerLink {
                     let limits = (buffer, max_bytes, drops);
                     ("open", slot, stream, function, limits, name).into_pyobject(py)?
                 }
+                Some(Control::Levels { packed }) => {
+                    ("levels", PyBytes::new(py, &packed)).into_pyobject(py)?
+                }
                 Some(Control::Cancel { slot }) => ("cancel", slot).into_pyobject(py)?,
                 Some(Control::Close { slot }) => {
                     self.link.close(py, slot);
                     continue;
                 }
-                Some(Control::Ended { .. } | Control::Asked { .. }) => {
+                Some(Control::Ended { .. } | Control::Asked { .. } | Control::Log { .. }) => {
                     return Err(errors::corrupted(
                         "the client sent a message that only workers send",
                     ));
