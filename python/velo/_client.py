@@ -8,12 +8,13 @@ import dataclasses
 import functools
 import os
 import sys
+import warnings
 import weakref
 from pathlib import Path
 
 from velo import _core, _logs
 from velo._config import StreamConfig
-from velo._reference import Reference
+from velo._reference import Reference, import_paths
 from velo.errors import PoolError, WorkerDied
 
 __all__ = ["Client", "client_of"]
@@ -81,6 +82,7 @@ class Client:
         self._links: dict[int, _Link] = {}
         self._requests: dict[int, asyncio.Future[_Link | None]] = {}
         self._changed: asyncio.Future[None] | None = None
+        self._preloaded: set[str] = set()
         self._lost = False
         loop.add_reader(self._supervisor.fileno(), self._on_supervisor)
 
@@ -101,6 +103,7 @@ class Client:
 
         """
         loop = asyncio.get_running_loop()
+        self._preload(config.preload)
         definition = function.definition
         while True:
             link = await self._place(config.workers or usable_cores())
@@ -117,6 +120,12 @@ class Client:
             if opened is not None:
                 return opened
             link.leaving = True  # it takes no more streams: the supervisor will say why
+
+    def _preload(self, modules: tuple[str, ...]) -> None:
+        new = [module for module in modules if module not in self._preloaded]
+        if new:
+            self._preloaded.update(new)
+            self._supervisor.preload(new, import_paths())
 
     async def _place(self, workers: int) -> _Link:
         """Choose a worker: an idle one, else a new one, else the one with the fewest streams."""
@@ -174,6 +183,14 @@ class Client:
 
     def _on_refused(self, request: int, why: str | None) -> None:
         self._answer(request, None if why is None else PoolError(f"no worker process: {why}"))
+
+    def _on_not_preloaded(self, module: str, why: str) -> None:
+        if module in self._preloaded:
+            warnings.warn(
+                f"workers go on without module `{module}` preloaded: {why}",
+                RuntimeWarning,
+                stacklevel=2,
+            )
 
     def _on_retired(self, number: int) -> None:
         if (link := self._links.get(number)) is not None:

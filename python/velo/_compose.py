@@ -40,7 +40,8 @@ def _strictest(a: StreamConfig, b: StreamConfig) -> StreamConfig:
 
     names = ("buffer", "timeout", "max_concurrent", "workers", "max_bytes", "close_timeout")
     overflow = "error" if "error" in (a.overflow, b.overflow) else "wait"
-    return a.replace(overflow=overflow, **{name: least(name) for name in names})
+    preload = tuple(dict.fromkeys(a.preload + b.preload))
+    return a.replace(overflow=overflow, preload=preload, **{name: least(name) for name in names})
 
 
 class Chain:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterable
 from typing import Any, Literal, get_args
 
 Mode = Literal["inline", "process"]
@@ -35,6 +36,10 @@ class StreamConfig:
             (`"error"`).
         workers: How many worker processes the streams of this function are spread over at most.
             None: as many as there are cores that this process may use. For `"process"` only.
+        preload: Names of modules that worker processes have imported before they are given a
+            stream, so that a new worker need not: `preload=["numpy"]`. One that cannot be imported,
+            or that starts threads, is warned of and done without. The workers of a process are
+            shared by its functions: they preload what any of them names. For `"process"` only.
         max_bytes: How large the queue of a stream may grow in each direction, in bytes of shared
             memory, rounded up to a power of two; while a queue grows, what is left in the smaller
             one comes on top. One event may take half of it. For `"process"` only.
@@ -54,6 +59,7 @@ class StreamConfig:
     max_concurrent: int | None = None
     overflow: Overflow = "wait"
     workers: int | None = None
+    preload: tuple[str, ...] = ()
     max_bytes: int = 256 * 1024 * 1024
     close_timeout: float = 10.0
 
@@ -64,6 +70,7 @@ class StreamConfig:
         _whole("buffer", self.buffer, 1, 2**31)
         _whole("max_bytes", self.max_bytes, 4096, 2**33)
         _seconds("close_timeout", self.close_timeout, zero=True)
+        object.__setattr__(self, "preload", _names("preload", self.preload))
         if self.timeout is not None:
             _seconds("timeout", self.timeout, zero=False)
         if self.max_concurrent is not None:
@@ -73,7 +80,7 @@ class StreamConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as a plain dict, which `StreamConfig(**settings)` takes back."""
-        return dataclasses.asdict(self)
+        return dataclasses.asdict(self) | {"preload": list(self.preload)}
 
     def replace(self, **settings: Any) -> StreamConfig:
         """Return a copy with other settings.
@@ -108,3 +115,13 @@ def _seconds(name: str, value: object, *, zero: bool) -> None:
     if not (value > 0 or (zero and value == 0)) or math.isinf(value):
         least = "at least 0" if zero else "more than 0"
         raise ValueError(f"`{name}` must be {least} seconds, not {value!r}")
+
+
+def _names(name: str, value: object) -> tuple[str, ...]:
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise TypeError(f"`{name}` must be a list of module names, not {value!r}")
+    names = tuple(value)
+    for each in names:
+        if not isinstance(each, str) or not all(part.isidentifier() for part in each.split(".")):
+            raise ValueError(f"`{name}` must hold names of modules; {each!r} is none")
+    return names

@@ -21,17 +21,16 @@ class Levels:
     """The levels that this process logs at, for workers to send no more than that."""
 
     def __init__(self) -> None:
-        self._mark: tuple[int, int, int] | None = None
         self._packed = b""
 
     def packed(self) -> bytes:
         """Return the levels; the same object as long as nothing has changed."""
-        manager = logging.root.manager
-        # The levels of other loggers are looked at when there are new loggers: looking at all of
-        # them whenever a stream opens would take longer than opening it.
-        mark = (logging.root.level, manager.disable, len(manager.loggerDict))
-        if mark != self._mark:
-            self._mark = mark
+        # To look at all loggers whenever a stream opens would take longer than opening it. Loggers
+        # forget what they have looked up when any level changes: our mark goes with it.
+        cache: dict[object, bool] = getattr(logging.root, "_cache", {})
+        if self not in cache:
+            cache[self] = True
+            manager = logging.root.manager
             levels = {
                 name: logger.level
                 for name, logger in list(manager.loggerDict.items())

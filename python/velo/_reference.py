@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["Reference", "load"]
+__all__ = ["Reference", "add_paths", "import_paths", "load"]
 
 _numbers = itertools.count(1)
 # What a worker cannot import: the script itself, also as children of `multiprocessing` call it.
@@ -38,8 +38,17 @@ class Reference:
             TypeError: When it has no import path and holds something that cannot be pickled.
 
         """
-        paths = [os.path.abspath(path) if path == "" else path for path in sys.path]
-        return pickle.dumps((paths, describe(self._function)), protocol=5)
+        return pickle.dumps((import_paths(), describe(self._function)), protocol=5)
+
+
+def import_paths() -> list[str]:
+    """Return where this process looks for modules."""
+    return [os.path.abspath(path) if path == "" else path for path in sys.path]
+
+
+def add_paths(paths: list[str]) -> None:
+    """Have this process look there too."""
+    sys.path.extend(path for path in paths if path not in sys.path)
 
 
 def describe(function: Any) -> tuple[str, Any]:
@@ -90,7 +99,7 @@ def load(definition: bytes) -> Callable[..., Any]:
 
     """
     paths, described = pickle.loads(definition)
-    sys.path.extend(path for path in paths if path not in sys.path)
+    add_paths(paths)
     return build(described)
 
 

@@ -235,7 +235,7 @@ async def test_velo_errors_have_one_base():
     from velo import errors
 
     for name in errors.__all__:
-        assert issubclass(getattr(errors, name), VeloError)
+        assert issubclass(getattr(errors, name), VeloError | Warning)
 
 
 async def test_velo_errors_travel(mode):

@@ -64,6 +64,11 @@ impl SupervisorClient {
         Ok(self.lock().acquire(max_workers).map_err(pool_error)?.0)
     }
 
+    /// Has workers that are forked from now on import these modules before they serve.
+    fn preload(&self, modules: Vec<String>, paths: Vec<String>) -> PyResult<()> {
+        self.lock().preload(modules, paths).map_err(pool_error)
+    }
+
     /// Gives a link back.
     fn release(&self, link: u64) -> PyResult<()> {
         self.lock().release(LinkId(link)).map_err(pool_error)
@@ -122,6 +127,9 @@ fn client_event(py: Python<'_>, event: ClientEvent) -> PyResult<Bound<'_, PyTupl
             };
             ("died", link.0, worker.id, worker.pid, signal, code).into_pyobject(py)
         }
+        ClientEvent::NotPreloaded { module, why } => {
+            ("not_preloaded", module, why).into_pyobject(py)
+        }
         ClientEvent::Lost => ("lost",).into_pyobject(py),
     }
 }
@@ -172,9 +180,13 @@ pub fn after_fork_child() {
 }
 
 /// Serves as the zygote. Returns a `WorkerSeat` in each forked worker, and None in the zygote at
-/// its end. `fork` is `os.fork`.
+/// its end. `fork` is `os.fork`; `preload(module, paths)` imports a module.
 #[pyfunction]
-pub fn serve_zygote(py: Python<'_>, fork: Py<PyAny>) -> PyResult<Option<WorkerSeat>> {
+pub fn serve_zygote(
+    py: Python<'_>,
+    fork: Py<PyAny>,
+    preload: Py<PyAny>,
+) -> PyResult<Option<WorkerSeat>> {
     // SAFETY: a zygote's main function calls this once, and nothing else in the process knows of
     // the descriptor.
     let fd = unsafe { zygote::inherited_fd() }.map_err(pool_error)?;
@@ -185,7 +197,11 @@ pub fn serve_zygote(py: Python<'_>, fork: Py<PyAny>) -> PyResult<Option<WorkerSe
             false => std::io::Error::other(error.to_string()),
         })
     };
-    match zygote::serve(fd, forked).map_err(pool_error)? {
+    let imported = |module: &str, paths: &[String]| match preload.call1(py, (module, paths)) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(error.to_string()),
+    };
+    match zygote::serve(fd, forked, imported).map_err(pool_error)? {
         zygote::Role::Worker(seat) => {
             let fd = seat.as_fd().as_raw_fd();
             Ok(Some(WorkerSeat {

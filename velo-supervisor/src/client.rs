@@ -61,6 +61,13 @@ pub enum ClientEvent {
         /// How it ended.
         exit: Exit,
     },
+    /// A module that some client asked for cannot be preloaded; workers go on without it.
+    NotPreloaded {
+        /// The module.
+        module: String,
+        /// Why not.
+        why: String,
+    },
     /// The supervisor is gone, and with it all workers. Said once.
     Lost,
 }
@@ -112,6 +119,21 @@ impl Client {
     /// [`SupervisorError::Lost`] when the supervisor is gone.
     pub fn release(&mut self, link: LinkId) -> Result<(), SupervisorError> {
         self.send(&FromClient::Release { link })
+    }
+
+    /// Has workers that are forked from now on import these modules before they serve; they are
+    /// looked for in the folders `paths` too. What cannot be imported is told by
+    /// [`ClientEvent::NotPreloaded`].
+    ///
+    /// # Errors
+    ///
+    /// [`SupervisorError::Lost`] when the supervisor is gone.
+    pub fn preload(
+        &mut self,
+        modules: Vec<String>,
+        paths: Vec<String>,
+    ) -> Result<(), SupervisorError> {
+        self.send(&FromClient::Preload { modules, paths })
     }
 
     /// What has happened since the last call. Never waits.
@@ -181,6 +203,9 @@ impl Client {
                             ClientEvent::Refused { request, reason }
                         }
                         ToClient::Retired { link } => ClientEvent::LinkRetired { link },
+                        ToClient::NotPreloaded { module, why } => {
+                            ClientEvent::NotPreloaded { module, why }
+                        }
                         ToClient::Died { link, worker, exit } => {
                             ClientEvent::WorkerDied { link, worker, exit }
                         }

@@ -49,10 +49,29 @@ struct Zygote {
     /// None once it was told to leave.
     connection: Option<Connection>,
     threads: Option<u32>,
+    /// Modules that it has been told to import and has not answered about.
+    importing: usize,
     /// It is killed then.
     kill_at: Option<Instant>,
     /// Why it will be no surprise that it ends, where it is a failure all the same.
     fault: Option<String>,
+}
+
+impl Zygote {
+    /// Tells it to import a module.
+    fn import(&mut self, now: Instant, module: &str, paths: &[String]) {
+        let message = ToZygote::Preload {
+            module: module.to_owned(),
+            paths: paths.to_owned(),
+        };
+        // One that cannot be told is about to be found dead.
+        if let Some(connection) = &self.connection
+            && connection.send(&message, Vec::new()).is_ok()
+        {
+            self.importing += 1;
+            self.kill_at = Some(now + READY_BOUND);
+        }
+    }
 }
 
 /// Keeper of the zygote.
@@ -70,7 +89,17 @@ pub(crate) struct Nursery {
     /// Workers that the zygote was told to fork, and since when it could.
     awaited: HashMap<WorkerId, Instant>,
     idle_since: Option<Instant>,
+    preload: Preload,
     report: Report,
+}
+
+/// What zygotes import, in this order.
+#[derive(Debug, Default)]
+struct Preload {
+    modules: Vec<String>,
+    /// Modules that cannot be preloaded.
+    refused: Vec<String>,
+    paths: Vec<String>,
 }
 
 impl Nursery {
@@ -92,6 +121,7 @@ impl Nursery {
             unsent: VecDeque::new(),
             awaited: HashMap::new(),
             idle_since: None,
+            preload: Preload::default(),
             report,
         }
     }
@@ -114,6 +144,47 @@ impl Nursery {
 
     pub(crate) fn is_empty(&self) -> bool {
         self.zygote.is_none()
+    }
+
+    /// Has workers that are forked from now on import these modules.
+    pub(crate) fn preload(&mut self, now: Instant, modules: Vec<String>, paths: Vec<String>) {
+        let known = &mut self.preload;
+        for path in paths {
+            if !known.paths.contains(&path) {
+                known.paths.push(path);
+            }
+        }
+        for module in modules {
+            if !known.modules.contains(&module) && !known.refused.contains(&module) {
+                known.modules.push(module.clone());
+                if let Some(zygote) = &mut self.zygote {
+                    zygote.import(now, &module, &known.paths);
+                }
+            }
+        }
+    }
+
+    /// A zygote has imported a module, or not. One that the module `taints` is replaced by another,
+    /// without it.
+    pub(crate) fn preloaded(&mut self, number: u64, module: &str, failure: bool, taints: bool) {
+        if failure {
+            self.preload.modules.retain(|known| known != module);
+            self.preload.refused.push(module.to_owned());
+        }
+        let Some(zygote) = self.zygote.as_mut().filter(|z| z.number == number) else {
+            return;
+        };
+        zygote.importing = zygote.importing.saturating_sub(1);
+        if zygote.importing == 0 && zygote.threads.is_some() {
+            zygote.kill_at = None;
+            let now = Instant::now();
+            self.awaited.values_mut().for_each(|since| *since = now);
+        }
+        if taints {
+            // Not asked to leave, for that would take its workers with it.
+            zygote.connection = None;
+            zygote.process.signal(Signal::SIGKILL);
+        }
     }
 
     /// Has a worker forked, now or by the next zygote.
@@ -176,7 +247,8 @@ impl Nursery {
 
     /// A zygote that imports is not asked to hurry; one that is ready is.
     fn fork_deadline(&self) -> Option<Instant> {
-        self.zygote.as_ref()?.threads?;
+        let zygote = self.zygote.as_ref()?;
+        zygote.threads.filter(|_| zygote.importing == 0)?;
         self.awaited.values().min().map(|since| *since + FORK_BOUND)
     }
 
@@ -205,7 +277,9 @@ impl Nursery {
             return Ok(());
         };
         zygote.threads = Some(threads);
-        zygote.kill_at = None;
+        if zygote.importing == 0 {
+            zygote.kill_at = None;
+        }
         let now = Instant::now();
         self.awaited.values_mut().for_each(|since| *since = now);
         if version == PROTOCOL_VERSION {
@@ -360,15 +434,20 @@ impl Nursery {
             }
         };
         tracing::debug!(pid = child.id(), "started a zygote");
-        self.zygote = Some(Zygote {
+        let mut zygote = Zygote {
             number,
             child,
             process,
             connection: Some(connection),
             threads: None,
+            importing: 0,
             kill_at: Some(now + READY_BOUND),
             fault: None,
-        });
+        };
+        for module in &self.preload.modules {
+            zygote.import(now, module, &self.preload.paths);
+        }
+        self.zygote = Some(zygote);
         Ok(())
     }
 

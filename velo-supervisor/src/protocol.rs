@@ -10,7 +10,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 /// The version of the control protocol that this crate speaks.
-pub const PROTOCOL_VERSION: u32 = 1;
+pub const PROTOCOL_VERSION: u32 = 2;
 
 /// One request for a link, unique within its client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -110,6 +110,12 @@ pub(crate) enum FromClient {
     },
     /// The client does not use the link any more.
     Release { link: LinkId },
+    /// Workers that are forked from now on are to have imported these modules, which are looked for
+    /// in these folders too.
+    Preload {
+        modules: Vec<String>,
+        paths: Vec<String>,
+    },
 }
 
 /// What a client is told.
@@ -127,6 +133,8 @@ pub(crate) enum ToClient {
     Refused { request: RequestId, reason: Refusal },
     /// The link was idle and is gone.
     Retired { link: LinkId },
+    /// A module cannot be preloaded. Workers go on without it.
+    NotPreloaded { module: String, why: String },
     /// The worker behind the link is dead.
     Died {
         link: LinkId,
@@ -142,6 +150,8 @@ pub(crate) enum ToZygote {
     Prepare { version: u32, grace_ms: u32 },
     /// Fork a worker. File descriptor: the worker's end of its control socket.
     Spawn { worker: u32 },
+    /// Import a module, for the workers that are forked after it.
+    Preload { module: String, paths: Vec<String> },
 }
 
 /// What the zygote says.
@@ -153,8 +163,23 @@ pub(crate) enum FromZygote {
     Spawned { worker: u32, pid: i32 },
     /// A worker could not be forked.
     SpawnFailed { worker: u32, why: String },
+    /// A module was imported, or not.
+    Preloaded {
+        module: String,
+        failure: Option<PreloadFailure>,
+    },
     /// A worker ended.
     Exited { worker: u32, pid: i32, exit: Exit },
+}
+
+/// Why a module cannot be preloaded.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PreloadFailure {
+    /// Importing it raised this.
+    Import(String),
+    /// Importing it left so many threads in all. Nothing is forked from a process with threads: what
+    /// they hold at that moment would be held for ever in the worker.
+    Threads(u32),
 }
 
 /// What a worker is told.

@@ -15,7 +15,8 @@ use crate::nursery::{Nursery, Report, ZygoteEvent};
 use crate::options::{EmbeddedOptions, FOREVER, parallelism};
 use crate::pool::{ClientId, Gauges, Pool, Settings, WorkerId};
 use crate::protocol::{
-    FromClient, FromWorker, FromZygote, LinkId, PROTOCOL_VERSION, Status, ToClient, WorkerStatus,
+    FromClient, FromWorker, FromZygote, LinkId, PROTOCOL_VERSION, PreloadFailure, Status, ToClient,
+    WorkerStatus,
 };
 use crate::worker::WorkerProcess;
 
@@ -297,6 +298,7 @@ impl Reactor {
                 self.pool.acquire(now, id, request, max_workers);
             }
             FromClient::Release { link } => self.pool.release(now, id, link),
+            FromClient::Preload { modules, paths } => self.nursery.preload(now, modules, paths),
         }
     }
 
@@ -336,7 +338,36 @@ impl Reactor {
                 self.nursery.answered(worker);
                 self.pool.spawn_failed(now, worker, why);
             }
+            FromZygote::Preloaded { module, failure } => {
+                self.preloaded(now, number, module, failure);
+            }
             FromZygote::Exited { worker, exit, .. } => self.pool.exited(now, worker, exit),
+        }
+    }
+
+    fn preloaded(
+        &mut self,
+        now: Instant,
+        number: u64,
+        module: String,
+        failure: Option<PreloadFailure>,
+    ) {
+        let taints = matches!(failure, Some(PreloadFailure::Threads(_)));
+        self.nursery
+            .preloaded(number, &module, failure.is_some(), taints);
+        let why = match failure {
+            None => return,
+            Some(PreloadFailure::Import(why)) => why,
+            Some(PreloadFailure::Threads(threads)) => format!(
+                "importing it starts threads ({} beside the main one), from which nothing can be \
+                 forked safely",
+                threads.saturating_sub(1)
+            ),
+        };
+        tracing::warn!(%module, %why, "a module cannot be preloaded");
+        let message = ToClient::NotPreloaded { module, why };
+        for id in self.clients.keys().copied().collect::<Vec<_>>() {
+            self.tell_client(now, id, &message, Vec::new());
         }
     }
 

@@ -13,7 +13,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use crate::error::ZygoteError;
-use crate::protocol::{Exit, FromZygote, PROTOCOL_VERSION, ToZygote};
+use crate::protocol::{Exit, FromZygote, PROTOCOL_VERSION, PreloadFailure, ToZygote};
 use crate::seat::Seat;
 use crate::sys;
 use crate::transport::{Channel, Received, TransportError, exactly};
@@ -59,7 +59,8 @@ pub unsafe fn inherited_fd() -> Result<OwnedFd, ZygoteError> {
 
 /// Serves the supervisor on `fd` until it is gone. `fork` forks the process as the host language
 /// wants it done, and gives 0 in the child, where this function returns [`Role::Worker`]; in the
-/// zygote it returns [`Role::Done`] at the end, after all workers have ended.
+/// zygote it returns [`Role::Done`] at the end, after all workers have ended. `preload` imports a
+/// module, which is looked for in some folders too, or says why it cannot.
 ///
 /// `SIGINT` and `SIGTERM` are ignored from here on: a zygote ends with its supervisor, not with a
 /// Ctrl-C. Workers ignore `SIGINT` alone.
@@ -67,7 +68,11 @@ pub unsafe fn inherited_fd() -> Result<OwnedFd, ZygoteError> {
 /// # Errors
 ///
 /// When the control socket breaks or the supervisor speaks another version. Workers are ended first.
-pub fn serve(fd: OwnedFd, fork: impl FnMut() -> io::Result<i32>) -> Result<Role, ZygoteError> {
+pub fn serve(
+    fd: OwnedFd,
+    fork: impl FnMut() -> io::Result<i32>,
+    preload: impl FnMut(&str, &[String]) -> Result<(), String>,
+) -> Result<Role, ZygoteError> {
     for signal in [Signal::SIGINT, Signal::SIGTERM] {
         sys::ignore_signal(signal).map_err(io_error("ignore a signal"))?;
     }
@@ -77,8 +82,9 @@ pub fn serve(fd: OwnedFd, fork: impl FnMut() -> io::Result<i32>) -> Result<Role,
         owner: None,
         children: Vec::new(),
         grace: Duration::ZERO,
+        tainted: false,
     };
-    let outcome = zygote.serve(fork);
+    let outcome = zygote.serve(fork, preload);
     if !matches!(outcome, Ok(Some(_))) {
         zygote.wind_down();
     }
@@ -99,6 +105,8 @@ struct Zygote {
     owner: Option<OwnedFd>,
     children: Vec<Child>,
     grace: Duration,
+    /// Something that was preloaded has started threads: nothing is forked any more.
+    tainted: bool,
 }
 
 /// What a forked child needs of its parent.
@@ -112,10 +120,15 @@ impl Zygote {
     fn serve(
         &mut self,
         mut fork: impl FnMut() -> io::Result<i32>,
+        mut preload: impl FnMut(&str, &[String]) -> Result<(), String>,
     ) -> Result<Option<Seat>, ZygoteError> {
         loop {
             loop {
                 match self.channel.receive() {
+                    Ok(Received::Message(ToZygote::Preload { module, paths }, _)) => {
+                        let imported = preload(&module, &paths);
+                        self.preloaded(module, imported)?;
+                    }
                     Ok(Received::Message(message, fds)) => {
                         if let Some(birth) = self.obey(message, fds, &mut fork)? {
                             return self.become_worker(birth).map(Some);
@@ -169,6 +182,9 @@ impl Zygote {
                 self.grace = Duration::from_millis(grace_ms.into());
                 Ok(None)
             }
+            ToZygote::Preload { .. } => Ok(None), // handled where it arrives
+            // Its supervisor is about to replace it, and asks the next one.
+            ToZygote::Spawn { .. } if self.tainted => Ok(None),
             ToZygote::Spawn { worker } => {
                 if self.owner.is_none() {
                     return Err(ZygoteError::Protocol(
@@ -187,6 +203,22 @@ impl Zygote {
                 Ok(None)
             }
         }
+    }
+
+    /// Tells what became of importing a module.
+    fn preloaded(
+        &mut self,
+        module: String,
+        imported: Result<(), String>,
+    ) -> Result<(), ZygoteError> {
+        let threads = sys::thread_count();
+        let failure = match imported {
+            _ if threads > 1 => Some(PreloadFailure::Threads(threads)),
+            Ok(()) => None,
+            Err(why) => Some(PreloadFailure::Import(why)),
+        };
+        self.tainted |= threads > 1;
+        self.tell(&FromZygote::Preloaded { module, failure }, Vec::new())
     }
 
     /// In a forked worker: lets go of everything that is the zygote's.
@@ -340,7 +372,10 @@ mod tests {
             nix::sys::socket::Shutdown::Write,
         )
         .expect("shutdown");
-        let role = serve(there, no_fork);
+        let role = serve(there, no_fork, |module, _| match module {
+            "good" => Ok(()),
+            _ => Err(format!("no `{module}`")),
+        });
         let mut said = Vec::new();
         while let Ok(Received::Message(message, _)) = supervisor.receive() {
             said.push(message);
@@ -391,5 +426,25 @@ mod tests {
             matches!(&said[1], FromZygote::SpawnFailed { worker: 3, .. }),
             "{said:?}"
         );
+    }
+
+    #[test]
+    fn it_says_what_became_of_a_preload() {
+        let preload = |module: &str| {
+            let module = module.to_owned();
+            let paths = Vec::new();
+            (ToZygote::Preload { module, paths }, Vec::new())
+        };
+        let (role, said) = converse(vec![preload("good"), preload("bad")]);
+        assert!(matches!(role, Ok(Role::Done)));
+        // The tests themselves run in threads, which a zygote must not have.
+        let failures: Vec<_> = said
+            .iter()
+            .map(|message| match message {
+                FromZygote::Preloaded { module, failure } => (module.as_str(), failure.is_some()),
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(failures, [("good", true), ("bad", true)]);
     }
 }

@@ -65,9 +65,16 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, str | int | float | type(None)) else repr(value)
 
 
+# Loggers whose level a client has set.
+_applied: set[str] = set()
+
+
 def apply_levels(packed: bytes) -> None:
     """Have this process log what the client would handle."""
     disabled, levels = pickle.loads(packed)
     logging.disable(disabled)
+    for name in _applied.difference(levels):
+        logging.getLogger(name).setLevel(logging.NOTSET)
+    _applied.update(levels)
     for name, level in levels.items():
         logging.getLogger(name).setLevel(level)

@@ -15,7 +15,13 @@ impl Reactor {
         self.pool.client_gone(now, id);
     }
 
-    fn tell_client(&mut self, now: Instant, id: ClientId, message: &ToClient, fds: Vec<OwnedFd>) {
+    pub(super) fn tell_client(
+        &mut self,
+        now: Instant,
+        id: ClientId,
+        message: &ToClient,
+        fds: Vec<OwnedFd>,
+    ) {
         let Some(client) = self.clients.get(&id) else {
             return;
         };

@@ -44,7 +44,7 @@ pub fn main() -> ! {
             ForkResult::Parent { child } => Ok(child.as_raw()),
         }
     };
-    match zygote::serve(fd, fork).expect("the zygote serves") {
+    match zygote::serve(fd, fork, |_, _| Ok(())).expect("the zygote serves") {
         Role::Done => std::process::exit(0),
         Role::Worker(seat) => serve(seat, &mode),
     }
