@@ -26,6 +26,7 @@ from velo import _core
 from velo._config import StreamConfig
 from velo._metrics import FunctionMetrics
 from velo._places import Places
+from velo._reference import refuse_while_importing
 from velo._stream import Stream
 from velo.errors import VeloError
 from velo.events import Events, pulled
@@ -97,6 +98,7 @@ class StreamFn(Generic[In, Out]):
             VeloError: When an event loop runs in this thread; `await fn.run(...)` there.
 
         """
+        refuse_while_importing()
         try:
             asyncio.get_running_loop()
         except RuntimeError:

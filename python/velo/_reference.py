@@ -11,11 +11,31 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["Reference", "add_paths", "import_paths", "load"]
+from velo.errors import VeloError
+
+__all__ = ["Reference", "add_paths", "import_paths", "load", "refuse_while_importing"]
 
 _numbers = itertools.count(1)
 # What a worker cannot import: the script itself, also as children of `multiprocessing` call it.
 _MAIN = ("__main__", "__mp_main__")
+
+
+# The modules that this worker is importing for a function of theirs.
+_importing: list[str] = []
+
+
+def refuse_while_importing() -> None:
+    """Refuse to run a stream that a module opens as a worker imports it.
+
+    Raises:
+        VeloError: That the worker would have a worker that imports it, and so on.
+
+    """
+    if _importing:
+        raise VeloError(
+            f"module `{_importing[-1]}` runs a stream as it is imported, and workers import it "
+            'too; do that in a function, or below `if __name__ == "__main__":`'
+        )
 
 
 class Reference:
@@ -114,7 +134,11 @@ def build(described: tuple[str, Any]) -> Callable[..., Any]:
         function: Callable[..., Any] = _plain(pickle.loads(what))
         return function
     module, name = what
-    found: Any = importlib.import_module(module)
+    _importing.append(module)
+    try:
+        found: Any = importlib.import_module(module)
+    finally:
+        _importing.pop()
     for part in name.split("."):
         try:
             found = getattr(found, part)

@@ -1,5 +1,6 @@
 """One suite for both modes, and a look at the end that nothing of it is left."""
 
+import contextlib
 import gc
 import os
 
@@ -38,6 +39,10 @@ def mode(request):
 @pytest.fixture(scope="session", autouse=True)
 def nothing_left():
     """After everything: no child process, no descriptor and no shared memory more than before."""
+    with contextlib.suppress(ImportError):
+        import uvloop
+
+        uvloop.new_event_loop().close()  # its library keeps a pipe for all loops to come
     shared = set(os.listdir("/dev/shm"))
     fds = open_fds()
     yield

@@ -1,11 +1,14 @@
 """Stream functions that workers import."""
 
 import asyncio
+import contextvars
 import os
 import threading
 import time
 
 from velo import stream_fn
+
+tenant = contextvars.ContextVar("tenant")
 
 
 def mark(path, text="x"):

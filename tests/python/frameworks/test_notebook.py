@@ -1,0 +1,100 @@
+"""Cells of a real Jupyter kernel, and lines of a REPL."""
+
+import asyncio
+import os
+import pty
+import subprocess
+import sys
+
+import pytest
+
+from helpers import environment
+
+nbclient = pytest.importorskip("nbclient", reason="needs velo[test]")
+pytest.importorskip("ipykernel", reason="needs velo[test]")
+
+
+@pytest.fixture
+def cells(monkeypatch, tmp_path):
+    """Runs cells in one kernel, and gives what each has printed."""
+    import nbformat
+
+    for name, value in environment().items():
+        monkeypatch.setenv(name, value)
+
+    def run(*sources):
+        notebook = nbformat.v4.new_notebook(
+            cells=[nbformat.v4.new_code_cell(source) for source in sources],
+            metadata={"kernelspec": {"name": "python3", "display_name": "", "language": "python"}},
+        )
+        client = nbclient.NotebookClient(
+            notebook, timeout=60, resources={"metadata": {"path": str(tmp_path)}}
+        )
+        asyncio.run(client.async_execute())
+        return [
+            "".join(out.get("text", "") for out in cell.outputs if out.output_type == "stream")
+            for cell in notebook.cells
+        ]
+
+    return run
+
+
+FUNCTION = """
+from velo import stream_fn
+
+@stream_fn(mode={mode!r})
+async def scale(events):
+    async for event in events:
+        yield event * {factor}
+"""
+
+
+def test_a_cell_that_is_edited_and_run_again(cells, mode):
+    out = cells(
+        FUNCTION.format(mode=mode, factor=2),
+        "print(await scale.run([1, 2]))",
+        "stream = await scale.open()\nawait stream.send(1)\nprint(await stream.recv())",
+        FUNCTION.format(mode=mode, factor=10),
+        "print(await scale.run([1, 2]))",
+        "await stream.send(2)\nprint(await stream.recv())\nawait stream.aclose()",
+        "try:\n    scale.run_sync([1])\nexcept Exception as error:\n    print(error)",
+    )
+    assert out[1] == "[2, 4]\n"
+    assert out[2] == "2\n"
+    assert out[4] == "[10, 20]\n"
+    assert out[5] == "4\n", "a stream goes on with the code that it was opened with"
+    assert "await" in out[6], "inside a running loop it says what to write instead"
+
+
+def test_a_repl(mode):
+    """Functions typed in have no source file."""
+    lines = [
+        *FUNCTION.format(mode=mode, factor=3).strip().splitlines(),
+        "",
+        "print('first', scale.run_sync([1, 2]))",
+        *FUNCTION.format(mode=mode, factor=5).strip().splitlines(),
+        "",
+        "print('second', scale.run_sync([1, 2]))",
+        "exit()",
+        "",
+    ]
+    here, there = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-i", "-q"],
+        stdin=there,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env={**environment(), "TERM": "dumb", "PYTHON_BASIC_REPL": "1"},
+        start_new_session=True,
+    )
+    os.close(there)
+    try:
+        os.write(here, "\n".join(lines).encode())
+        output, _ = process.communicate(timeout=30)
+    finally:
+        process.kill()
+        os.close(here)
+    text = output.decode()
+    assert "first [3, 6]" in text, text
+    assert "second [5, 10]" in text, text
+    assert process.returncode == 0, text
