@@ -340,3 +340,28 @@ async def test_storm_of_kills(long):
     assert finished + died == number
     assert died > 0
     assert finished > 0
+
+
+async def test_out_of_memory():
+    """A worker at its limit raises `MemoryError` in the function, and goes on."""
+
+    @stream_fn(mode="process", workers=1)
+    async def grows(events):
+        import os
+        import resource
+
+        before = resource.getrlimit(resource.RLIMIT_AS)
+        async for size in events:
+            resource.setrlimit(resource.RLIMIT_AS, (2 << 30, before[1]))
+            try:
+                yield os.getpid(), len(bytearray(size))
+            finally:
+                resource.setrlimit(resource.RLIMIT_AS, before)
+
+    async with grows.open() as witness:
+        await witness.send(10)
+        pid, _ = await witness.recv()
+        with pytest.raises(MemoryError):
+            await grows.run([8 << 30])
+        await witness.send(20)
+        assert await witness.recv() == (pid, 20)

@@ -1,6 +1,7 @@
 """What a function raises reaches the caller as its own type, and what cannot travel says so."""
 
 import asyncio
+import os
 
 import pytest
 
@@ -298,3 +299,67 @@ async def test_error_while_results_fill_the_buffer(mode):
             async for result in stream:
                 got.append(result)
         assert got == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("raised", "seen", "words"),
+    [
+        (KeyboardInterrupt("stop"), KeyboardInterrupt, "stop"),
+        (SystemExit(3), SystemExit, "3"),
+        (MemoryError("no more"), MemoryError, "no more"),
+        (RecursionError("too deep"), RecursionError, "too deep"),
+        (StopIteration(1), RuntimeError, "StopIteration"),
+        (StopAsyncIteration(), RuntimeError, "StopAsyncIteration"),
+        (asyncio.CancelledError(), StreamClosed, "cancelled"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
+)
+async def test_exceptions_that_mean_something_elsewhere(mode, raised, seen, words):
+    """They reach the caller; the worker, and the loop, go on."""
+
+    @stream_fn(mode=mode, workers=1)
+    async def raises(events):
+        async for event in events:
+            if event == "raise":
+                raise raised
+            yield os.getpid()
+
+    async with raises.open() as witness:
+        await witness.send(1)
+        pid = await witness.recv()
+        with pytest.raises(seen, match=words):
+            async with raises.open() as stream:
+                await stream.send("raise")
+                await stream.recv()
+        await witness.send(2)
+        assert await witness.recv() == pid
+
+
+class UnreadableError(Exception):
+    def __str__(self):
+        raise ValueError("no words")
+
+
+class ExplodesOnArrivalError(Exception):
+    def __reduce__(self):
+        return (_explode, ())
+
+
+def _explode():
+    raise ValueError("exploded")
+
+
+@pytest.mark.parametrize("error", [UnreadableError, ExplodesOnArrivalError])
+async def test_exceptions_that_cannot_be_shown_or_rebuilt(mode, error):
+    """Nothing hangs, and what arrives names them."""
+    kind = error.__name__
+
+    @stream_fn(mode=mode)
+    async def raises(events):
+        async for _ in events:
+            raise error
+        yield
+
+    with pytest.raises(Exception) as caught:
+        await raises.run([1])
+    assert kind in repr(caught.value) + str(getattr(caught.value, "type_name", ""))

@@ -260,3 +260,20 @@ async def test_workers_bound_the_processes():
     assert len(await pids(1)) == 1
     assert len(await pids(2)) == 2
     assert len(await pids(3)) == 3
+
+
+async def test_idle_streams_share_one_timer(mode):
+    """Ten thousand streams with a timeout cost the loop one timer, and no task each."""
+    loop = asyncio.get_running_loop()
+    echo = functions.echo.options(mode=mode, timeout=3600)
+
+    def pending():
+        return sum(not timer.cancelled() for timer in loop._scheduled)
+
+    async with contextlib.AsyncExitStack() as stack:
+        await stack.enter_async_context(echo.open())
+        timers, tasks = pending(), len(asyncio.all_tasks())
+        for _ in range(200):
+            await stack.enter_async_context(echo.open())
+        assert pending() == timers
+        assert len(asyncio.all_tasks()) - tasks == (200 if mode == "inline" else 0)
