@@ -322,3 +322,18 @@ async def test_large_closure(mode):
             yield table[event]
 
     assert await looks_up.run([0, 299_999]) == [0, 299_999]
+
+
+def test_a_module_that_runs_streams_as_it_is_imported(tmp_path):
+    """Its workers would import it and run streams, whose workers would import it."""
+    (tmp_path / "eager.py").write_text(
+        "from velo import stream_fn\n"
+        "@stream_fn(mode='process')\n"
+        "async def echo(events):\n"
+        "    async for event in events:\n"
+        "        yield event\n"
+        "print(echo.run_sync([1]))\n"
+    )
+    code, output, errors = run_script(tmp_path, "import eager", cwd=tmp_path)
+    assert (code, output) == (1, "")
+    assert "module `eager` runs a stream as it is imported" in errors
