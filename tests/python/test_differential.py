@@ -106,7 +106,7 @@ def examples(count):
 
 
 def test_the_modes_agree(runner, long):
-    @examples(10_000 if long else 100)
+    @examples(10_000 if long else 500)
     @CASES
     def check(program, events, buffer, how):
         runner.run(compare(program, events, buffer, how))
@@ -145,7 +145,7 @@ def test_the_modes_agree_by_key(runner, long):
                 for key, results in found.items():
                     assert results == expected[key][0][: len(results)], mode
 
-    @examples(2_000 if long else 30)
+    @examples(2_000 if long else 100)
     @given(program=programs.PROGRAMS, events=st.lists(st.integers(-9, 9), max_size=30))
     def check(program, events):
         runner.run(compare_keys(program, events))
@@ -174,7 +174,7 @@ def test_the_modes_agree_in_chains(runner, long):
         finally:
             await stream.__aexit__(KeyError, KeyError(), None)
 
-    @examples(2_000 if long else 25)
+    @examples(2_000 if long else 75)
     @given(
         first=programs.PROGRAMS,
         # Only in one place could it catch what the first one raises.
