@@ -41,8 +41,9 @@ lint: $(VENV)/.ready
 	$(BIN)/ruff check .
 	$(BIN)/mypy python/velo examples
 
+# Beside every peer that is installed: `.venv/bin/pip install '.[bench]'` brings those that pip can.
 bench: $(VENV)/.ready
-	$(BIN)/python benches/figures.py
+	$(BIN)/velo bench
 
 clean:
 	rm -rf $(VENV) target examples/data examples/out

@@ -1,5 +1,7 @@
 //! What a stream counts and how long its events take.
 
+use std::sync::LazyLock;
+
 use hdrhistogram::Histogram;
 use velo_shm::ticks;
 
@@ -12,6 +14,10 @@ const DIGITS: u8 = 1;
 /// The longest latency that is told apart, in nanoseconds.
 const HOUR: u64 = 3_600_000_000_000;
 
+/// Whether streams time their events: `VELO_METRICS=0` says no, which is for measuring what it costs.
+static TIMED: LazyLock<bool> =
+    LazyLock::new(|| std::env::var_os("VELO_METRICS").is_none_or(|value| value != "0"));
+
 /// Counts of one stream, kept by the user's half.
 ///
 /// Latency is sampled: one event at a time is followed from the moment it was accepted until the
@@ -22,6 +28,8 @@ pub struct Meter {
     /// The event that is being followed: how many events are handled once it is, and when it was
     /// accepted.
     followed: Option<(u64, u64)>,
+    /// Whether any event is followed.
+    timed: bool,
     latencies: Option<Box<Histogram<u32>>>,
     opened: u64,
     ended: Option<u64>,
@@ -33,6 +41,7 @@ impl Default for Meter {
             sent: 0,
             received: 0,
             followed: None,
+            timed: *TIMED,
             latencies: None,
             opened: ticks::now(),
             ended: None,
@@ -74,7 +83,7 @@ impl Meter {
     #[inline]
     pub fn sent(&mut self, count: u64, now: u64) {
         self.sent += count;
-        if self.followed.is_none() {
+        if self.timed && self.followed.is_none() {
             self.followed = Some((self.sent, now));
         }
     }

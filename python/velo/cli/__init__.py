@@ -11,6 +11,7 @@ import sys
 import click
 
 from velo import __version__
+from velo.cli.bench import bench
 from velo.cli.run import run
 
 __all__ = ["main"]
@@ -23,6 +24,7 @@ def velo() -> None:
 
 
 velo.add_command(run)
+velo.add_command(bench)
 
 
 def main() -> None:

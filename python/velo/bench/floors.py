@@ -1,0 +1,187 @@
+"""What nothing can beat, or what everybody pays. Each gives figures by name."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+from velo.bench.functions import burn_one, events
+from velo.bench.measure import percentiles
+
+Measured = dict[str, float]
+
+
+def bare_generator(event: str, count: int) -> Measured:
+    """Iterate over the function itself."""
+    items = events(event, count)
+
+    async def passthrough(events: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        async for one in events:
+            yield one
+
+    async def source() -> AsyncIterator[Any]:
+        for item in items:
+            yield item
+
+    async def run() -> Measured:
+        begin = time.perf_counter()
+        got = 0
+        async for _ in passthrough(source()):
+            got += 1
+        assert got == count
+        return {"rate": count / (time.perf_counter() - begin)}
+
+    return asyncio.run(run())
+
+
+def queue_pair(event: str, count: int) -> Measured:
+    """Go through two `asyncio.Queue`s and a task between them."""
+    items = events(event, count)
+
+    async def run() -> Measured:
+        to: asyncio.Queue[Any] = asyncio.Queue(256)
+        back: asyncio.Queue[Any] = asyncio.Queue(256)
+
+        async def work() -> None:
+            while True:
+                await back.put(await to.get())
+
+        async def feed() -> None:
+            for item in items:
+                await to.put(item)
+
+        begin = time.perf_counter()
+        tasks = [asyncio.create_task(work()), asyncio.create_task(feed())]
+        for _ in range(count):
+            await back.get()
+        rate = count / (time.perf_counter() - begin)
+        for task in tasks:
+            task.cancel()
+        return {"rate": rate}
+
+    return asyncio.run(run())
+
+
+def memcpy(size: int, count: int) -> Measured:
+    """Copy so many bytes into memory that is there already."""
+    source, target = bytes(size), memoryview(bytearray(size))
+    begin = time.perf_counter()
+    for _ in range(count):
+        target[:] = source
+    return {"rate": count / (time.perf_counter() - begin)}
+
+
+def ping_pong_blocking(count: int, pause: float) -> Measured:
+    """Round trips between two processes that block on eventfds."""
+    here, there = os.eventfd(0), os.eventfd(0)
+    child = os.fork()
+    if child == 0:
+        for _ in range(count):
+            os.eventfd_read(there)
+            os.eventfd_write(here, 1)
+        os._exit(0)
+    times = []
+    for _ in range(count):
+        time.sleep(pause)
+        begin = time.perf_counter()
+        os.eventfd_write(there, 1)
+        os.eventfd_read(here)
+        times.append(time.perf_counter() - begin)
+    os.waitpid(child, 0)
+    return percentiles(times)
+
+
+def ping_pong(count: int, pause: float) -> Measured:
+    """Round trips between two event loops that wait on eventfds; both sleep before each."""
+    here, there = os.eventfd(0), os.eventfd(0)
+    child = os.fork()
+    if child == 0:
+        try:
+            asyncio.run(_answer(there, here, count))
+        finally:
+            os._exit(0)
+    times: list[float] = []
+    asyncio.run(_ask(here, there, count, pause, times.append))
+    os.waitpid(child, 0)
+    return percentiles(times)
+
+
+def _waiter(fd: int) -> Callable[[], asyncio.Future[None]]:
+    loop = asyncio.get_running_loop()
+    waiting: list[asyncio.Future[None]] = []
+
+    def came() -> None:
+        os.eventfd_read(fd)
+        waiting.pop().set_result(None)
+
+    def wait() -> asyncio.Future[None]:
+        waiting.append(loop.create_future())
+        return waiting[-1]
+
+    loop.add_reader(fd, came)
+    return wait
+
+
+async def _answer(mine: int, theirs: int, count: int) -> None:
+    wait = _waiter(mine)
+    for _ in range(count):
+        await wait()
+        os.eventfd_write(theirs, 1)
+
+
+async def _ask(
+    mine: int, theirs: int, count: int, pause: float, say: Callable[[float], None]
+) -> None:
+    wait = _waiter(mine)
+    for _ in range(count):
+        await asyncio.sleep(pause)
+        begin = time.perf_counter()
+        waiting = wait()
+        os.eventfd_write(theirs, 1)
+        await waiting
+        say(time.perf_counter() - begin)
+
+
+def separate_processes(processes: int, count: int) -> Measured:
+    """Compute in processes that have nothing to say to each other."""
+    begin = time.perf_counter()
+    children = []
+    for _ in range(processes):
+        child = os.fork()
+        if child == 0:
+            try:
+                asyncio.run(_burn(count // processes))
+            finally:
+                os._exit(0)
+        children.append(child)
+    for child in children:
+        os.waitpid(child, 0)
+    return {"rate": count / (time.perf_counter() - begin)}
+
+
+async def _burn(count: int) -> None:
+    async def generator() -> AsyncIterator[int]:
+        for event in range(count):
+            yield burn_one(event)
+
+    async for _ in generator():
+        pass
+
+
+def mean_alone(shape: list[int], count: int) -> Measured:
+    """Reduce frames where they are."""
+    frame = frame_of(shape)
+    begin = time.perf_counter()
+    for _ in range(count):
+        float(frame.mean())
+    return {"rate": count / (time.perf_counter() - begin)}
+
+
+def frame_of(shape: list[int]) -> Any:
+    """Return a frame of random bytes."""
+    import numpy as np
+
+    return np.random.default_rng(1).integers(0, 255, shape, dtype=np.uint8)

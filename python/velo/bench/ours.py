@@ -1,0 +1,265 @@
+"""What velo is measured by. Each gives figures by name."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from velo import Stream, _core
+from velo.bench.floors import Measured, frame_of
+from velo.bench.functions import burn, events, mean, passthrough
+from velo.bench.measure import percentiles
+
+
+def feed(mode: str, event: str, count: int) -> Measured:
+    """Feed one stream."""
+
+    async def run() -> Measured:
+        async with passthrough.options(mode=mode).open() as stream:
+            async for _ in stream.feed(events(event, 1_000)):
+                pass  # a warm worker, a ring of its final size
+            items, got = events(event, count), 0
+            begin = time.perf_counter()
+            async for _ in stream.feed(items):
+                got += 1
+            rate = count / (time.perf_counter() - begin)
+            assert got == count
+            return {"rate": rate}
+
+    return asyncio.run(run())
+
+
+def run(mode: str, event: str, count: int) -> Measured:
+    """Run a list through the function."""
+
+    async def run() -> Measured:
+        items = events(event, count)
+        begin = time.perf_counter()
+        results = await passthrough.options(mode=mode).run(items)
+        rate = count / (time.perf_counter() - begin)
+        assert len(results) == count
+        return {"rate": rate}
+
+    return asyncio.run(run())
+
+
+def round_trips(mode: str, event: str, count: int, pause: float) -> Measured:
+    """Send one event and wait for its result; both sides sleep for `pause` seconds before."""
+
+    async def run() -> Measured:
+        times = []
+        async with passthrough.options(mode=mode).open() as stream:
+            for item in events(event, count + count // 10):
+                if pause:
+                    await asyncio.sleep(pause)
+                begin = time.perf_counter()
+                await stream.send(item)
+                await stream.recv()
+                times.append(time.perf_counter() - begin)
+        return percentiles(times[count // 10 :])  # the first ones warm up
+
+    return asyncio.run(run())
+
+
+def open_to_first_result(count: int, pause: float) -> Measured:
+    """Open a stream on a worker that has another one, and wait for its first result."""
+
+    async def run() -> Measured:
+        fn = passthrough.options(mode="process", workers=1)
+        times = []
+        async with fn.open() as keeps:  # its worker stays
+            await keeps.send(1)
+            await keeps.recv()
+            for _ in range(count):
+                await asyncio.sleep(pause)
+                begin = time.perf_counter()
+                async with fn.open() as stream:
+                    await stream.send(1)
+                    await stream.recv()
+                    times.append(time.perf_counter() - begin)
+        return percentiles(times)
+
+    return asyncio.run(run())
+
+
+def new_worker() -> Measured:
+    """Open a stream that needs another worker, with a zygote that is there."""
+
+    async def run() -> Measured:
+        async with passthrough.options(mode="process", workers=1).open() as first:
+            await first.send(1)
+            await first.recv()
+            begin = time.perf_counter()
+            async with passthrough.options(mode="process", workers=2).open() as second:
+                await second.send(1)
+                await second.recv()
+                took = time.perf_counter() - begin
+            assert len(_workers()) == 2
+            return {"ms": took * 1e3}
+
+    return asyncio.run(run())
+
+
+FIRST = """
+import time
+begin = time.perf_counter()
+from velo.bench.functions import passthrough
+passthrough.options(mode="process").run_sync([1])
+print(time.perf_counter() - begin)
+"""
+
+
+def fresh_process() -> Measured:
+    """Import velo and have a first result, in an interpreter that just started."""
+    return {"ms": float(_python(FIRST)) * 1e3}
+
+
+def import_velo() -> Measured:
+    """Import velo, beyond what an interpreter takes that imports nothing."""
+    times = []
+    for _ in range(5):
+        begin = time.perf_counter()
+        _python("import velo")
+        middle = time.perf_counter()
+        _python("pass")
+        times.append((middle - begin) - (time.perf_counter() - middle))
+    return {"ms": sorted(times)[2] * 1e3}
+
+
+def _python(code: str) -> str:
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def cpu_bound(mode: str, workers: int | None, streams: int, count: int) -> Measured:
+    """Compute about 50 µs of Python per event."""
+
+    async def run() -> Measured:
+        fn = burn.options(mode=mode, workers=workers)
+        opened = [await fn.open() for _ in range(streams)]
+        for stream in opened:  # the workers are there
+            await stream.send(0)
+            await stream.recv()
+
+        async def drive(stream: Stream[int, int]) -> int:
+            return len([result async for result in stream.feed(range(count // streams))])
+
+        begin = time.perf_counter()
+        got = sum(await asyncio.gather(*map(drive, opened)))
+        rate = got / (time.perf_counter() - begin)
+        assert got == count // streams * streams
+        for stream in opened:
+            await stream.aclose()
+        return {"rate": rate}
+
+    return asyncio.run(run())
+
+
+def frames(shape: list[int], ahead: int, streams: int, count: int) -> Measured:
+    """Feed frames to so many streams with a worker each; numbers come back."""
+    frame = frame_of(shape)
+
+    async def drive(stream: Stream[object, float], count: int) -> int:
+        return len([number async for number in stream.feed([frame] * count)])
+
+    async def run() -> Measured:
+        fn = mean.options(mode="process", buffer=ahead, workers=streams)
+        opened = [await fn.open() for _ in range(streams)]
+        for stream in opened:
+            await drive(stream, 4 * ahead)
+        begin = time.perf_counter()
+        got = sum(await asyncio.gather(*(drive(stream, count // streams) for stream in opened)))
+        rate = got / (time.perf_counter() - begin)
+        assert got == count // streams * streams
+        for stream in opened:
+            await stream.aclose()
+        return {"rate": rate}
+
+    return asyncio.run(run())
+
+
+def many_streams(count: int, total: int) -> Measured:
+    """Open many streams: what one more costs, and what goes through all of them in turn."""
+
+    async def run() -> Measured:
+        fn = passthrough.options(mode="process", workers=2)
+        event, *_ = events("64 bytes", 1)
+        async with fn.open() as one, fn.open() as other:
+            for stream in (one, other):
+                await stream.send(event)
+                await stream.recv()
+            before = _memory()
+            streams = [await fn.open() for _ in range(count)]
+            for stream in streams:
+                await stream.send(event)
+            for stream in streams:
+                await stream.recv()
+            each = (_memory() - before) / count / 1024
+            burst = [event] * max(total // count, 1)
+            alone = await _bursts([one], burst, count)
+            together = await _bursts(streams, burst, count)
+            for stream in streams:
+                await stream.aclose()
+        return {"KiB": each, "alone": alone, "together": together, "rate": together}
+
+    return asyncio.run(run())
+
+
+async def _bursts(streams: list[Stream[object, object]], burst: list[object], turns: int) -> float:
+    """Events per second of bursts that go round over the streams, 100 of them on their way."""
+    begin, got = time.perf_counter(), 0
+    ahead = min(100, len(streams))
+    for start in range(0, turns, ahead):
+        some = [streams[number % len(streams)] for number in range(start, start + ahead)]
+        for stream in some:
+            await stream.send_batch(burst)
+        for stream in some:
+            left = len(burst)
+            while left:
+                left -= len(await stream.recv_batch())
+            got += len(burst)
+    return got / (time.perf_counter() - begin)
+
+
+def idle_streams(count: int, seconds: float) -> Measured:
+    """Leave streams open that nothing goes through."""
+
+    async def run() -> Measured:
+        fn = passthrough.options(mode="process", workers=2)
+        streams = [await fn.open() for _ in range(count)]
+        for stream in streams:
+            await stream.send(1)
+            await stream.recv()
+        await asyncio.sleep(0.2)
+        before = sum(map(_ticks, [os.getpid(), *_workers()]))
+        await asyncio.sleep(seconds)
+        used = sum(map(_ticks, [os.getpid(), *_workers()])) - before
+        for stream in streams:
+            await stream.aclose()
+        return {"percent": 100 * used / os.sysconf("SC_CLK_TCK") / seconds}
+
+    return asyncio.run(run())
+
+
+def _workers() -> list[int]:
+    status = _core.status()
+    return [pid for _, pid, _ in status[0]] if status else []
+
+
+def _memory() -> float:
+    """Bytes of this process and its workers; what they share counts once."""
+    total = 0
+    for pid in [os.getpid(), *_workers()]:
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                total += int(line.split()[1]) * 1024
+    return float(total)
+
+
+def _ticks(pid: int) -> int:
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return int(fields[11]) + int(fields[12])

@@ -1,0 +1,94 @@
+"""What people use instead, each as well as it can be used.
+
+A peer works in another process: it applies a plain function to what it is sent and sends the
+result back. Its *opener* is a context manager that starts that process and gives a `Connection`;
+`send` and `recv` move one object, which may be a list of many events that was batched by hand.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+__all__ = ["PEERS", "Connection", "Peer", "Work", "choose", "velo_stream_python"]
+
+Work = Callable[[Any], Any]
+
+
+class Connection(Protocol):
+    """A way to another process and back."""
+
+    def send(self, item: Any) -> None:
+        """Send an object; may wait."""
+
+    def recv(self) -> Any:
+        """Receive the next one that comes back."""
+
+
+class Peer(NamedTuple):
+    """One of them.
+
+    Attributes:
+        opener: Its opener, as `module:function`; None for what is no connection.
+        module: What has to be installed for it; None if Python has it.
+
+    """
+
+    opener: str | None
+    module: str | None = None
+
+    def open(self, work: Work) -> contextlib.AbstractContextManager[Connection]:
+        """Start its process."""
+        assert self.opener is not None
+        module, _, function = self.opener.partition(":")
+        opener = getattr(importlib.import_module(f"velo.bench.peers.{module}"), function)
+        connection: contextlib.AbstractContextManager[Connection] = opener(work)
+        return connection
+
+
+PEERS = {
+    "multiprocessing.Pipe": Peer("stdlib:pipe"),
+    "multiprocessing.Queue": Peer("stdlib:queue"),
+    "ProcessPoolExecutor": Peer("stdlib:pool"),
+    "faster-fifo": Peer("fifo:fifos", "faster_fifo"),
+    "pyzmq": Peer("zeromq:push_pull", "zmq"),
+    "iceoryx2": Peer("iceoryx:publish_subscribe", "iceoryx2"),
+    "Ray": Peer("ray_actor:actor", "ray"),
+    "Bytewax": Peer(None, "bytewax"),
+    "velo-stream": Peer(None),
+}
+
+
+def velo_stream_python() -> str | None:
+    """Return the interpreter that has velo-stream 0.2.0, which is imported as `velo` as well.
+
+    It is `VELO_STREAM_PYTHON`, or that of a virtual environment at `~/.cache/velo/velo-stream`.
+    """
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    python = os.environ.get("VELO_STREAM_PYTHON") or str(cache / "velo/velo-stream/bin/python")
+    return python if os.access(python, os.X_OK) else None
+
+
+def choose(wanted: frozenset[str] | None) -> tuple[dict[str, Peer], dict[str, str]]:
+    """Return the peers that can be measured, and how to get those that are missing."""
+    there, missing = {}, {}
+    for name, peer in PEERS.items():
+        if wanted is not None and name not in wanted:
+            continue
+        if name == "velo-stream":
+            if velo_stream_python() is None:
+                missing[name] = (
+                    "python -m venv ~/.cache/velo/velo-stream && "
+                    "~/.cache/velo/velo-stream/bin/pip install velo-stream==0.2.0"
+                )
+                continue
+        elif peer.module is not None and importlib.util.find_spec(peer.module) is None:
+            missing[name] = "pip install 'velo[bench]'"
+            continue
+        there[name] = peer
+    return there, missing

@@ -1,0 +1,126 @@
+"""What peers are measured by. Each gives figures by name."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from velo.bench.floors import Measured, frame_of
+from velo.bench.functions import burn_one, events, mean_of, same, same_each
+from velo.bench.measure import percentiles
+from velo.bench.peers import PEERS, Connection
+
+BATCH = 256
+# Batches that may be on their way: more do not make any peer faster.
+BATCHES_AHEAD = 4
+
+
+def batched(peer: str, event: str, seconds: float) -> Measured:
+    """Collect events in lists of 256, and take the results out of the lists."""
+    source = itertools.cycle(events(event, 1_000))
+
+    def batches() -> Iterator[list[Any]]:
+        while True:
+            yield list(itertools.islice(source, BATCH))
+
+    def take(results: list[Any]) -> None:
+        for _ in results:
+            pass
+
+    with PEERS[peer].open(same_each) as connection:
+        return {"rate": BATCH * _rate(connection, batches(), BATCHES_AHEAD, seconds, take)}
+
+
+def singly(peer: str, event: str, seconds: float) -> Measured:
+    """Send events one by one, up to 256 ahead of what comes back."""
+    with PEERS[peer].open(same) as connection:
+        return {"rate": _rate(connection, itertools.cycle(events(event, 1_000)), BATCH, seconds)}
+
+
+def frames(peer: str, shape: list[int], ahead: int, seconds: float) -> Measured:
+    """Send frames; numbers come back."""
+    with PEERS[peer].open(mean_of) as connection:
+        return {"rate": _rate(connection, itertools.repeat(frame_of(shape)), ahead, seconds)}
+
+
+def round_trips(peer: str, seconds: float) -> Measured:
+    """Send one event and wait for it."""
+    times: list[float] = []
+    event, *_ = events("64 bytes", 1)
+    with PEERS[peer].open(same) as connection:
+        for _ in range(20):
+            connection.send(event)
+            connection.recv()
+        until = time.perf_counter() + seconds
+        while len(times) < 20 or time.perf_counter() < until:
+            begin = time.perf_counter()
+            connection.send(event)
+            connection.recv()
+            times.append(time.perf_counter() - begin)
+    return percentiles(times)
+
+
+def first_result(peer: str) -> Measured:
+    """Start its process and wait for the first result."""
+    begin = time.perf_counter()
+    with PEERS[peer].open(same) as connection:
+        connection.send(1)
+        connection.recv()
+        return {"ms": (time.perf_counter() - begin) * 1e3}
+
+
+def burn_list(numbers: list[int]) -> list[int]:
+    """Do the same work as `burn`, for a batch."""
+    return [burn_one(number) for number in numbers]
+
+
+def cpu_bound(peer: str, workers: int, seconds: float) -> Measured:
+    """Compute about 50 µs per event in so many processes, in lists of 64."""
+    batch = list(range(64))
+    with contextlib.ExitStack() as stack:
+        connections = [stack.enter_context(PEERS[peer].open(burn_list)) for _ in range(workers)]
+        for connection in connections:
+            for _ in range(BATCHES_AHEAD):
+                connection.send(batch)
+        for connection in connections:  # every process is there
+            connection.recv()
+            connection.send(batch)
+        got = 0
+        begin = time.perf_counter()
+        while time.perf_counter() < begin + seconds:
+            for connection in connections:
+                got += len(connection.recv())
+                connection.send(batch)
+        took = time.perf_counter() - begin
+        for connection in connections:
+            for _ in range(BATCHES_AHEAD):
+                connection.recv()
+    return {"rate": got / took}
+
+
+def _rate(
+    connection: Connection,
+    items: Iterator[Any],
+    ahead: int,
+    seconds: float,
+    take: Callable[[Any], None] | None = None,
+) -> float:
+    for _ in range(ahead):
+        connection.send(next(items))
+    for _ in range(ahead):  # everything was there once
+        connection.recv()
+        connection.send(next(items))
+    got, begin = 0, time.perf_counter()
+    while time.perf_counter() < begin + seconds:
+        result = connection.recv()
+        if take is not None:
+            take(result)
+        connection.send(next(items))
+        got += 1
+    took = time.perf_counter() - begin
+    for _ in range(ahead):
+        connection.recv()
+    return got / took

@@ -1,0 +1,58 @@
+"""Figures for people, for pages and for programs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+
+from velo.bench.measure import Row
+
+__all__ = ["HEAD", "Results", "as_json", "as_markdown", "cells"]
+
+HEAD = ("what", "velo", "beside", "its figure", "ratio", "must")
+
+Results = Mapping[str, Sequence[Row]]
+"""The rows of every scenario, by its name."""
+
+
+def cells(row: Row) -> tuple[str, ...]:
+    """Return a row as it is shown."""
+    return (
+        row.what,
+        f"{_number(row.value)} {row.unit}",
+        row.beside or "",
+        "" if row.other is None else f"{_number(row.other)} {row.unit}",
+        "" if row.ratio is None else f"{row.ratio:.3g}",
+        _must(row),
+    )
+
+
+def _must(row: Row) -> str:
+    if row.must is None:
+        return ""
+    sign = "≥" if row.unit.endswith("/s") else "≤"
+    return f"{sign} {row.must:g}: {'yes' if row.holds else 'NO'}"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.2f}"
+
+
+def as_markdown(results: Results, machine: Mapping[str, str]) -> str:
+    """Return a table per scenario."""
+    lines = [", ".join(f"{name} {value}" for name, value in machine.items())]
+    for scenario, rows in results.items():
+        lines += ["", f"### {scenario.capitalize()}", "", f"| {' | '.join(HEAD)} |"]
+        lines.append("| --- | ---: | --- | ---: | ---: | ---: |")
+        lines += [f"| {' | '.join(cells(row))} |" for row in rows]
+    return "\n".join(lines)
+
+
+def as_json(results: Results, machine: Mapping[str, str]) -> str:
+    """Return everything, for programs."""
+    scenarios = {
+        scenario: [{**dataclasses.asdict(row), "holds": row.holds} for row in rows]
+        for scenario, rows in results.items()
+    }
+    return json.dumps({"machine": dict(machine), "scenarios": scenarios}, indent=1)

@@ -1,0 +1,26 @@
+"""What is measured together, and what it must reach."""
+
+from collections.abc import Callable, Iterator
+
+from velo.bench.measure import Plan, Row
+from velo.bench.scenarios import (
+    concurrency,
+    frames,
+    latency,
+    memory,
+    scaling,
+    startup,
+    throughput,
+)
+
+__all__ = ["SCENARIOS"]
+
+SCENARIOS: dict[str, Callable[[Plan], Iterator[Row]]] = {
+    "throughput": throughput.measure,
+    "latency": latency.measure,
+    "startup": startup.measure,
+    "concurrency": concurrency.measure,
+    "memory": memory.measure,
+    "frames": frames.measure,
+    "scaling": scaling.measure,
+}

@@ -1,0 +1,46 @@
+"""Microseconds of one event, there and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from velo.bench.measure import Plan, Row, Subject, bounded, compare
+from velo.bench.peers import choose
+from velo.bench.scenarios.throughput import velo_stream_subject
+
+EVENT = "64 bytes"
+PAUSE = 0.005
+BLOCKING = "eventfd ping-pong, blocking"
+AWAITED = "eventfd ping-pong, asyncio on both sides"
+
+
+def measure(plan: Plan) -> Iterator[Row]:
+    """Measure velo while traffic flows and after a pause, its floors and its peers."""
+    hot, cold = plan.scaled(20_000), plan.scaled(400)
+    ours = "velo.bench.ours:round_trips"
+    subjects = {
+        "hot": Subject(ours, ("process", EVENT, hot, 0)),
+        "inline": Subject(ours, ("inline", EVENT, hot, 0)),
+        "cold": Subject(ours, ("process", EVENT, cold, PAUSE)),
+        AWAITED: Subject("velo.bench.floors:ping_pong", (cold, PAUSE)),
+        BLOCKING: Subject("velo.bench.floors:ping_pong_blocking", (cold, PAUSE)),
+    }
+    peers, _ = choose(plan.peers)
+    for name, peer in peers.items():
+        if peer.opener is not None:
+            subjects[name] = Subject("velo.bench.peers.use:round_trips", (name, plan.seconds))
+        elif name == "velo-stream":
+            subjects[name] = velo_stream_subject("round_trips", plan.seconds)
+    figures = plan.in_turn(subjects)
+
+    for figure, hot_must, inline_must in (("p50", 5.0, 4.0), ("p99", 60.0, None)):
+        what = f"`send` + `recv` while traffic flows, {figure}"
+        yield from bounded(figures, "hot", what=what, unit="µs", figure=figure, must=hot_must)
+        what = f"`send` + `recv`, inline, {figure}"
+        yield from bounded(figures, "inline", what=what, unit="µs", figure=figure, must=inline_must)
+    what = "`send` + `recv` after a pause, p50"
+    for floor, must in ((AWAITED, 1.2), (BLOCKING, None)):
+        yield from compare(figures, "cold", floor, what=what, unit="µs", figure="p50", must=must)
+    for name in peers:
+        what = "`send` + `recv` while traffic flows, p50"
+        yield from compare(figures, "hot", name, what=what, unit="µs", figure="p50")

@@ -1,0 +1,44 @@
+"""Functions that compute: how much of the cores they get."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from velo import _core
+from velo.bench.measure import Plan, Row, Subject, compare
+from velo.bench.peers import choose
+
+STREAMS = 8
+SEPARATE = "{} processes with no IPC at all"
+
+
+def measure(plan: Plan) -> Iterator[Row]:
+    """Measure about 50 µs of Python per event over 8 streams, by the number of workers."""
+    count = plan.scaled(100_000)
+    cores = _core.usable_cores()
+    workers = sorted({1, 2, 4, 8, 16, 32, cores})
+    workers = [number for number in workers if number <= cores]
+    streams = max(STREAMS, 2 * cores)
+    subjects = {"inline": Subject("velo.bench.ours:cpu_bound", ("inline", None, streams, count))}
+    for number in workers:
+        arguments = ("process", number, streams, count)
+        subjects[str(number)] = Subject("velo.bench.ours:cpu_bound", arguments)
+        separate = Subject("velo.bench.floors:separate_processes", (number, count))
+        subjects[SEPARATE.format(number)] = separate
+    peers = [name for name, peer in choose(plan.peers)[0].items() if peer.opener is not None]
+    for name in peers:
+        subjects[name] = Subject(
+            "velo.bench.peers.use:cpu_bound", (name, min(2, cores), plan.seconds)
+        )
+    figures = plan.in_turn(subjects)
+
+    for number in workers:
+        what = f"50 µs of Python per event, {streams} streams, {number} workers"
+        floor = SEPARATE.format(number)
+        must = 0.93 if number == 2 else None
+        yield from compare(figures, str(number), floor, what=what, unit="events/s", must=must)
+        yield from compare(figures, str(number), "inline", what=what, unit="events/s")
+    two = min(2, cores)
+    for name in peers:
+        what = f"50 µs of Python per event, {streams} streams, {two} workers"
+        yield from compare(figures, str(two), name, what=what, unit="events/s")

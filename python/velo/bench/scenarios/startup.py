@@ -1,0 +1,39 @@
+"""How long it takes until there is a first result."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from velo.bench.measure import Plan, Row, Subject, bounded, compare
+from velo.bench.peers import choose
+
+PAUSE = 0.005
+FLOOR = "eventfd ping-pong, asyncio on both sides"
+
+
+def measure(plan: Plan) -> Iterator[Row]:
+    """Measure a warm worker, a new one, a fresh process and the import."""
+    count = plan.scaled(400)
+    subjects = {
+        "warm": Subject("velo.bench.ours:open_to_first_result", (count, PAUSE)),
+        FLOOR: Subject("velo.bench.floors:ping_pong", (count, PAUSE)),
+        "new": Subject("velo.bench.ours:new_worker"),
+        "fresh": Subject("velo.bench.ours:fresh_process"),
+        "import": Subject("velo.bench.ours:import_velo"),
+    }
+    peers = [name for name, peer in choose(plan.peers)[0].items() if peer.opener is not None]
+    for name in peers:
+        subjects[name] = Subject("velo.bench.peers.use:first_result", (name,))
+    figures = plan.in_turn(subjects)
+
+    what = "open to first result, warm worker, p50"
+    yield from compare(figures, "warm", FLOOR, what=what, unit="µs", figure="p50", must=2.0)
+    for name, what, must in (
+        ("new", "a new worker, to its first result", 10.0),
+        ("fresh", "a fresh process, to its first result, `import velo` included", 150.0),
+        ("import", "`import velo`, beyond `python -c pass`", 30.0),
+    ):
+        yield from bounded(figures, name, what=what, unit="ms", figure="ms", must=must)
+    for name in peers:
+        what = "a new worker, to its first result"
+        yield from compare(figures, "new", name, what=what, unit="ms", figure="ms")

@@ -1,0 +1,92 @@
+"""Events per second through one function in another process."""
+
+from __future__ import annotations
+
+import functools
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+
+from velo.bench.functions import EVENTS
+from velo.bench.measure import Figures, Plan, Row, Subject, compare
+from velo.bench.peers import choose, velo_stream, velo_stream_python
+
+FLOOR = "the bare async generator"
+QUEUES = "asyncio.Queue pair, in process"
+BATCHED = ", lists of 256 by hand"
+SINGLY = ", one by one"
+COUNT = 2_000_000
+
+# Of the floor; of the best peer that batches by hand; of the best one that is used one by one.
+MUST = {"64 bytes": (0.7, 0.8, 10.0), "a four-field dict": (0.25, 1.0, 10.0)}
+INLINE_MUST = 0.9
+METRICS_MUST = 0.97
+
+
+def measure(plan: Plan) -> Iterator[Row]:
+    """Measure velo, its floors and its peers with each kind of event."""
+    for event in EVENTS:
+        yield from _rows(event, plan.in_turn(_subjects(plan, event)))
+
+
+def _subjects(plan: Plan, event: str) -> dict[str, Subject]:
+    count = plan.scaled(COUNT)
+    feed = Subject("velo.bench.ours:feed", ("process", event, count))
+    subjects = {
+        FLOOR: Subject("velo.bench.floors:bare_generator", (event, count)),
+        "feed": feed,
+        "feed without metrics": Subject(
+            feed.where, feed.arguments, environment={"VELO_METRICS": "0"}
+        ),
+        "inline feed": Subject("velo.bench.ours:feed", ("inline", event, count)),
+        "inline run": Subject("velo.bench.ours:run", ("inline", event, count)),
+        QUEUES: Subject("velo.bench.floors:queue_pair", (event, count // 20)),
+    }
+    for name, peer in choose(plan.peers)[0].items():
+        if peer.opener is not None:
+            for suffix, function in ((BATCHED, "batched"), (SINGLY, "singly")):
+                where = f"velo.bench.peers.use:{function}"
+                subjects[name + suffix] = Subject(where, (name, event, plan.seconds))
+        elif name == "Bytewax":
+            where = "velo.bench.peers.bytewax_flow:throughput"
+            subjects["Bytewax, batches of 256, no other process"] = Subject(
+                where, (event, count // 4)
+            )
+        else:
+            subjects["velo-stream 0.2.0, in process" + SINGLY] = velo_stream_subject(
+                "throughput", event, plan.seconds
+            )
+    return subjects
+
+
+def velo_stream_subject(*arguments: object) -> Subject:
+    """Return a subject that needs velo-stream's own interpreter."""
+    return Subject(str(Path(velo_stream.__file__)), arguments, python=velo_stream_python())
+
+
+def _rows(event: str, figures: Figures) -> Iterator[Row]:
+    row = functools.partial(compare, figures, unit="events/s")
+    must_floor, must_batched, must_singly = MUST[event]
+    what = f"`feed` in process mode, {event}"
+    yield from row("feed", FLOOR, what=what, must=must_floor)
+    batched, singly = _ranked(figures, BATCHED), _ranked(figures, SINGLY)
+    for name in batched:
+        yield from row("feed", name, what=what, must=must_batched)
+    for name in singly:
+        yield from row("feed", name, what=what, must=must_singly)
+    for name in figures:
+        if name.startswith(("Bytewax", QUEUES)):
+            yield from row("feed", name, what=what)
+    metrics = f"`feed` in process mode with metrics, {event}"
+    yield from row("feed", "feed without metrics", what=metrics, must=METRICS_MUST)
+    yield from row("inline feed", FLOOR, what=f"`feed`, inline, {event}")
+    yield from row("inline run", FLOOR, what=f"`run`, inline, {event}", must=INLINE_MUST)
+
+
+def _ranked(figures: Figures, suffix: str) -> list[str]:
+    """Return the peers that were used so, the best first."""
+
+    def rate(name: str) -> float:
+        return statistics.median(round["rate"] for round in figures[name])
+
+    return sorted((name for name in figures if name.endswith(suffix)), key=rate, reverse=True)

@@ -1,0 +1,107 @@
+"""`velo bench`: velo beside its floors and its peers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from velo.bench.measure import Row
+
+__all__ = ["bench"]
+
+NAMES = ["throughput", "latency", "startup", "concurrency", "memory", "frames", "scaling"]
+
+
+@click.command(short_help="Measure velo beside its floors and its peers.")
+@click.option(
+    "--scenario",
+    type=click.Choice(["all", *NAMES]),
+    default="all",
+    show_default=True,
+    help="What to measure.",
+)
+@click.option(
+    "--compare",
+    metavar="all|none|NAME",
+    default="all",
+    show_default=True,
+    help="With which peer; those that are not installed are named and left out.",
+)
+@click.option(
+    "--format",
+    "style",
+    type=click.Choice(["table", "markdown", "json"]),
+    default="table",
+    show_default=True,
+    help="Of what is printed.",
+)
+@click.option("--plot", metavar="DIR", help="Draw charts there, as PNG.")
+@click.option("--quick", is_flag=True, help="Whether it works, rather than how fast it is.")
+def bench(scenario: str, compare: str, style: str, plot: str | None, quick: bool) -> None:
+    """Measure velo beside its floors and its peers, in turn and several times.
+
+    What counts is the ratio. In a unit per second more is better, in any other less.
+    """
+    # Here, because `velo run` needs none of it.
+    from velo.bench.measure import Plan
+    from velo.bench.peers import PEERS, choose
+    from velo.bench.scenarios import SCENARIOS
+
+    if compare not in ("all", "none", *PEERS):
+        raise click.BadParameter(
+            f"{compare!r} is none of all, none, {', '.join(PEERS)}", param_hint="--compare"
+        )
+    console = Console(stderr=True)
+
+    def warn(what: str) -> None:
+        console.print(f"left out: {escape(what)}", highlight=False)
+
+    peers = None if compare == "all" else frozenset({compare})
+    for name, command in choose(peers)[1].items():
+        warn(f"{name}, which is not installed ({command})")
+    with console.status("measuring") as status:
+        plan = Plan(quick, peers, lambda what: status.update(f"measuring {escape(what)}"), warn)
+        results = {}
+        for name, measure in SCENARIOS.items():
+            if scenario in ("all", name):
+                results[name] = list(measure(plan))
+    _show(results, style)
+    if plot is not None:
+        _draw(results, Path(plot))
+
+
+def _show(results: dict[str, list[Row]], style: str) -> None:
+    from velo.bench import machine, report
+
+    where = machine.describe()
+    if style == "json":
+        click.echo(report.as_json(results, where))
+        return
+    if style == "markdown":
+        click.echo(report.as_markdown(results, where))
+        return
+    console = Console()
+    console.print(", ".join(f"{name} {value}" for name, value in where.items()))
+    for scenario, rows in results.items():
+        table = Table(title=scenario, title_justify="left")
+        for number, head in enumerate(report.HEAD):
+            table.add_column(head, justify="left" if number in (0, 2) else "right")
+        for row in rows:
+            table.add_row(*report.cells(row), style="red" if row.holds is False else None)
+        console.print(table)
+
+
+def _draw(results: dict[str, list[Row]], folder: Path) -> None:
+    from velo.bench.plot import draw
+
+    try:
+        for picture in draw(results, folder):
+            click.echo(f"drew {picture}", err=True)
+    except ImportError as error:
+        raise click.ClickException(f"`--plot` needs matplotlib: {error}") from error

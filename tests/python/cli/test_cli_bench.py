@@ -1,0 +1,108 @@
+"""`velo bench`: that it measures what it says, and says what it could not measure."""
+
+import json
+import sys
+
+import pytest
+from click.testing import CliRunner
+
+from velo.bench import machine, report
+from velo.bench.measure import Plan, Row, Subject, bounded, compare
+from velo.cli.bench import NAMES
+from velo.cli.bench import bench as command
+
+
+def bench(*arguments):
+    return CliRunner().invoke(command, arguments, catch_exceptions=False)
+
+
+def plan(**changes):
+    warnings = []
+    arguments = {"quick": True, "peers": frozenset(), "say": len, "warn": warnings.append}
+    return Plan(**{**arguments, **changes}), warnings
+
+
+def test_one_scenario_with_one_peer_as_json_and_as_a_chart(velo):
+    # In a process of its own, because matplotlib keeps its fonts open.
+    measured = velo(
+        "bench", "--quick", "--scenario", "latency", "--compare", "multiprocessing.Pipe",
+        "--format", "json", "--plot", "charts",
+    )  # fmt: skip
+    assert measured.code == 0, measured.err
+    figures = json.loads(measured.out)
+    assert figures["machine"]["Python"] == machine.describe()["Python"]
+    assert list(figures["scenarios"]) == ["latency"]
+    rows = figures["scenarios"]["latency"]
+    (pipe,) = (row for row in rows if row["beside"] == "multiprocessing.Pipe")
+    assert pipe["value"] > 0
+    assert pipe["other"] > 0
+    assert pipe["ratio"] == pytest.approx(pipe["value"] / pipe["other"])
+    (picture,) = velo.folder.glob("charts/*.png")
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("style", ["table", "markdown"])
+def test_what_is_printed_names_the_machine_and_every_row(style):
+    result = bench("--quick", "--scenario", "memory", "--compare", "none", "--format", style)
+    assert result.exit_code == 0, result.output
+    assert f"velo {machine.describe()['velo']}" in result.stdout
+    assert "KiB" in result.stdout
+
+
+def test_an_unknown_peer_is_refused_with_the_names_of_those_there_are():
+    result = bench("--compare", "nobody")
+    assert result.exit_code == 2
+    assert "multiprocessing.Pipe" in result.stderr
+
+
+def test_every_scenario_can_be_chosen():
+    from velo.bench.scenarios import SCENARIOS
+
+    assert list(SCENARIOS) == NAMES
+
+
+def test_a_subject_that_fails_is_named_and_left_out():
+    measuring, warnings = plan(quick=False)
+    figures = measuring.in_turn(
+        {
+            "breaks": Subject("velo.bench.floors:memcpy", (-1, 1)),
+            "works": Subject("velo.bench.floors:memcpy", (10, 10)),
+        }
+    )
+    assert list(figures) == ["works"]
+    assert len(figures["works"]) == measuring.rounds
+    (warning,) = warnings
+    assert warning.startswith("breaks: ValueError")
+    assert compare(figures, "works", "breaks", what="", unit="") == []
+    assert bounded(figures, "breaks", what="", unit="", figure="rate") == []
+
+
+def test_a_subject_may_have_an_interpreter_of_its_own(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text("import json, sys\nprint(json.dumps({'it': json.loads(sys.argv[1])[0]}))")
+    subject = Subject(str(script), (7,), python=sys.executable)
+    assert subject.measure() == {"it": 7}
+
+
+def test_ratios_are_made_round_by_round():
+    figures = {"one": [{"rate": 2.0}, {"rate": 30.0}, {"rate": 4.0}], "other": [{"rate": 1.0}] * 3}
+    figures["other"][1] = {"rate": 10.0}
+    (row,) = compare(figures, "one", "other", what="w", unit="events/s", must=3.5)
+    assert (row.value, row.other, row.ratio) == (4.0, 1.0, 3.0)
+    assert row.holds is False
+
+
+@pytest.mark.parametrize(
+    ("unit", "value", "must", "holds"),
+    [
+        ("events/s", 2.0, 1.0, True),
+        ("events/s", 0.5, 1.0, False),
+        ("ms", 0.5, 1.0, True),
+        ("ms", 2.0, 1.0, False),
+        ("ms", 2.0, None, None),
+    ],
+)
+def test_more_is_better_only_for_what_is_per_second(unit, value, must, holds):
+    row = Row("what", value, unit, must=must)
+    assert row.holds is holds
+    assert ("NO" in report.cells(row)[-1]) is (holds is False)
