@@ -1,6 +1,6 @@
 """The Rust half of velo. Private: what users need is in `velo`, `velo.errors`."""
 
-from asyncio import AbstractEventLoop
+from asyncio import AbstractEventLoop, Task
 from collections.abc import (
     AsyncIterator,
     Awaitable,
@@ -10,6 +10,7 @@ from collections.abc import (
     Iterable,
     Sequence,
 )
+from contextvars import Context
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
@@ -138,6 +139,9 @@ class StreamPort:
     def start(
         self, function: Callable[..., AsyncIterator[Any]]
     ) -> Coroutine[Any, Any, None] | None: ...
+    def attach(
+        self, pump: Coroutine[Any, Any, None], task: Task[None], context: Context
+    ) -> None: ...
     def fail(self, error: BaseException) -> None: ...
 
 def open_inline(
@@ -212,13 +216,11 @@ class WorkerLink:
 class LinkWatch:
     """Looks at several links at once."""
 
-    def __new__(cls) -> LinkWatch: ...
+    def __new__(cls, selector: int) -> LinkWatch: ...
     def watch(self, links: Sequence[WorkerLink]) -> None: ...
     def ready(self) -> bool: ...
     def look(self) -> bool: ...
-    def arm(self) -> bool: ...
-    def disarm(self) -> None: ...
-    def drain(self) -> None: ...
+    def sleep(self, seconds: float | None = None) -> bool: ...
 
 class View:
     """A read-only buffer in shared memory."""

@@ -1,4 +1,4 @@
-//! Running an inline function in its user's turn.
+//! Running a function in the turn of whoever waits for it.
 //!
 //! A user who waits for a result of an inline stream waits for a task of the same event loop. Going
 //! through the loop costs several microseconds per event; stepping the function right here, as its
@@ -12,7 +12,7 @@ use pyo3::sync::PyOnceLock;
 use crate::ffi::turn;
 use crate::pump::Pump;
 
-/// An inline stream's function, as its user's half can step it.
+/// A stream's function, as something other than its own task can step it.
 pub struct Aside {
     event_loop: Py<PyAny>,
     pump: Py<Pump>,
@@ -47,6 +47,21 @@ impl Aside {
         })
     }
 
+    /// Steps `pump`, which `task` runs in `context`.
+    pub fn of(
+        event_loop: Py<PyAny>,
+        pump: Py<Pump>,
+        task: Py<PyAny>,
+        context: Option<Py<PyAny>>,
+    ) -> Self {
+        Aside {
+            event_loop,
+            pump,
+            task,
+            context,
+        }
+    }
+
     /// The task.
     pub fn task(&self) -> &Py<PyAny> {
         &self.task
@@ -57,15 +72,35 @@ impl Aside {
         let Some(context) = &self.context else {
             return Ok(());
         };
-        let pump = self.pump.get();
-        if !pump.can_step_aside(py)? {
-            return Ok(());
+        match self.pump.get().can_step_aside(py)? {
+            true => self.run(py, context),
+            false => Ok(()),
         }
+    }
+
+    /// Lets the function go on if its task sleeps on this future, which stays as it is: if the
+    /// function comes to wait for its stream again, the task never knows. True if it did go on.
+    pub fn step_parked(&self, py: Python<'_>, future: &Py<PyAny>) -> PyResult<bool> {
+        let Some(context) = &self.context else {
+            return Ok(false);
+        };
+        let asleep = !future
+            .bind(py)
+            .call_method0(intern!(py, "done"))?
+            .is_truthy()?;
+        if !asleep || !self.pump.get().waits_on(py, future) {
+            return Ok(false);
+        }
+        self.run(py, context)?;
+        Ok(true)
+    }
+
+    fn run(&self, py: Python<'_>, context: &Py<PyAny>) -> PyResult<()> {
         turn::as_task(
             self.event_loop.bind(py),
             self.task.bind(py),
             context.bind(py),
-            || pump.step_aside(py),
+            || self.pump.get().step_aside(py),
         )?
     }
 }

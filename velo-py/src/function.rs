@@ -6,6 +6,7 @@ use pyo3::exceptions::PyTypeError;
 use pyo3::intern;
 use pyo3::prelude::*;
 
+use crate::aside::Aside;
 use crate::events::Events;
 use crate::pace::Pace;
 use crate::port::Port;
@@ -55,6 +56,22 @@ impl StreamPort {
                 Ok(None)
             }
         }
+    }
+
+    /// The coroutine runs as `task`, in `context`. It has its first turn at once.
+    fn attach(
+        &self,
+        py: Python<'_>,
+        pump: Py<Pump>,
+        task: Py<PyAny>,
+        context: Py<PyAny>,
+    ) -> PyResult<()> {
+        let Port::Ring(port) = &self.port else {
+            return Ok(()); // an inline stream's user steps it
+        };
+        let event_loop = port.event_loop().clone_ref(py);
+        port.attach(py, Aside::of(event_loop, pump, task, Some(context)))?;
+        port.begin(py)
     }
 
     /// Ends the stream with an exception, before there is a generator.

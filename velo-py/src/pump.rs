@@ -91,6 +91,15 @@ impl Pump {
         }
     }
 
+    /// Whether the function waits for its stream, and its task for this future.
+    pub fn waits_on(&self, py: Python<'_>, future: &Py<PyAny>) -> bool {
+        let waits = |state: &mut State| match &state.pause {
+            Pause::Stream(waiting) => waiting.is(future) && !state.finished,
+            Pause::Fresh | Pause::Other => false,
+        };
+        self.state.with(py, waits).unwrap_or(false) && !self.port.is_cancelled(py)
+    }
+
     /// Runs the function in the turn of another task. What it comes to wait for is kept for its
     /// own task, which is going to run in any case.
     pub fn step_aside(&self, py: Python<'_>) -> PyResult<()> {

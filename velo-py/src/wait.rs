@@ -48,6 +48,25 @@ impl Wait {
         }
     }
 
+    /// Takes the future of the task that waits here, which stays asleep. None: nobody does, or it is
+    /// about to go on anyway.
+    pub fn park(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        let take = |place: &mut Option<Waiter>| match place.take() {
+            Some(Waiter::Task(future)) => Some(future),
+            other => {
+                *place = other;
+                None
+            }
+        };
+        self.0.with(py, take).ok().flatten()
+    }
+
+    /// The task behind a parked future waits here again.
+    pub fn resume(&self, py: Python<'_>, parked: Py<PyAny>) -> PyResult<()> {
+        let waiter = Waiter::Task(parked);
+        Ok(self.0.with(py, |place| *place = Some(waiter))?)
+    }
+
     /// Forgets the wait, after a cancellation.
     pub fn clear(&self, py: Python<'_>) {
         drop(self.0.with(py, Option::take));
@@ -78,7 +97,7 @@ impl Wait {
 }
 
 /// Ends the wait of the task behind `future`.
-fn complete(future: &Bound<'_, PyAny>) {
+pub fn complete(future: &Bound<'_, PyAny>) {
     let py = future.py();
     let woken = future
         .call_method0(intern!(py, "done"))

@@ -54,6 +54,8 @@ mod spin;
 mod sync;
 pub mod ticks;
 
+#[cfg(not(loom))]
+pub use doorbell::wait_any;
 pub use doorbell::{Bells, Doorbell};
 pub use layout::MAX_SLOTS;
 pub use link::{Counters, LinkCounters, LinkEnd, LinkError, LinkSpec, Side, initialise};

@@ -1,29 +1,31 @@
 //! How long it pays to look again before going to sleep.
 //!
 //! Sleeping and being woken takes tens of microseconds; whoever is answered within less gains by
-//! spinning, and everyone else only burns a core. So the time is learned, per waiting place, from
-//! whether the last spins found anything.
+//! spinning, and everyone else only burns a core. So each waiting place learns whether its spins
+//! find anything. One that does spins for about as long as a sleep would cost it, which at worst
+//! doubles the cost of a wait (Karlin, Li, Manasse and Owicki, "Empirical studies of competitive
+//! spinning", 1991).
 
 use std::time::Duration;
 
 use crate::ticks;
 
-/// What an unknown place is given.
-const START: Duration = Duration::from_micros(20);
-/// About what a sleep costs: more is never worth it.
-const MOST: Duration = Duration::from_micros(50);
-/// Below this a spin finds nothing that the look before it has not.
-const LEAST: Duration = Duration::from_micros(2);
+/// About what it costs to sleep in an event loop and to be woken.
+const LONG: Duration = Duration::from_micros(100);
+/// How sure a place can be that spinning pays. A spin that finds something makes it surer by
+/// [`GAIN`], one that does not less sure by 1: one in three has to find something.
+const SURE: u32 = 6;
+const GAIN: u32 = 2;
 /// A place where spinning does not pay is tried again once in so many waits.
 const PROBE_EVERY: u32 = 32;
 /// The clock is looked at once in so many looks at what is waited for.
 const LOOKS: u32 = 32;
 
-/// Learns how long to spin in one place where something is waited for.
+/// Learns whether to spin in one place where something is waited for.
 #[derive(Clone, Debug)]
 pub struct Spin {
     /// Zero while spinning does not pay.
-    limit: Duration,
+    confidence: u32,
     /// Waits since it stopped paying.
     skipped: u32,
 }
@@ -38,7 +40,7 @@ impl Spin {
     /// Nothing learned yet.
     pub fn new() -> Self {
         Spin {
-            limit: START,
+            confidence: GAIN,
             skipped: 0,
         }
     }
@@ -46,25 +48,22 @@ impl Spin {
     /// How long to spin in this wait; `None` for not at all. Say [`found`](Self::found) afterwards
     /// if you do.
     pub fn budget(&mut self) -> Option<Duration> {
-        if self.limit > Duration::ZERO {
-            return Some(self.limit);
+        if self.confidence > 0 {
+            return Some(LONG);
         }
         self.skipped += 1;
         if self.skipped < PROBE_EVERY {
             return None;
         }
         self.skipped = 0;
-        Some(START)
+        Some(LONG)
     }
 
     /// What came of a spin.
     pub fn found(&mut self, something: bool) {
-        self.limit = if something {
-            (self.limit * 2).clamp(START, MOST)
-        } else {
-            Some(self.limit / 2)
-                .filter(|&half| half >= LEAST)
-                .unwrap_or(Duration::ZERO)
+        self.confidence = match something {
+            true => (self.confidence + GAIN).min(SURE),
+            false => self.confidence.saturating_sub(1),
         };
     }
 
@@ -105,40 +104,39 @@ mod tests {
     use super::*;
 
     #[test]
-    fn finding_raises_the_limit_and_it_has_a_top() {
+    fn one_in_three_is_enough_to_go_on() {
         let mut spin = Spin::new();
-        assert_eq!(spin.budget(), Some(START));
-        spin.found(true);
-        assert_eq!(spin.budget(), Some(START * 2));
-        spin.found(true);
-        spin.found(true);
-        assert_eq!(spin.budget(), Some(MOST));
+        for wait in 0..300 {
+            assert_eq!(spin.budget(), Some(LONG), "wait {wait}");
+            spin.found(wait % 3 == 0);
+        }
     }
 
     #[test]
     fn finding_nothing_turns_it_off_but_for_a_probe() {
         let mut spin = Spin::new();
-        let mut spins = 0;
-        while spin.budget().is_some() {
+        for _ in 0..100 {
+            spin.found(true);
+        }
+        for _ in 0..SURE {
+            assert_eq!(spin.budget(), Some(LONG));
             spin.found(false);
-            spins += 1;
-            assert!(spins < 10);
         }
         let waits = std::iter::repeat_with(|| spin.budget())
             .take_while(Option::is_none)
             .count();
-        assert_eq!(waits as u32, PROBE_EVERY - 2);
+        assert_eq!(waits as u32, PROBE_EVERY - 1);
         spin.found(true);
-        assert_eq!(spin.budget(), Some(START));
+        assert_eq!(spin.budget(), Some(LONG));
     }
 
     #[test]
     fn a_probe_that_finds_nothing_leaves_it_off() {
         let mut spin = Spin {
-            limit: Duration::ZERO,
+            confidence: 0,
             skipped: PROBE_EVERY - 1,
         };
-        assert_eq!(spin.budget(), Some(START));
+        assert_eq!(spin.budget(), Some(LONG));
         spin.found(false);
         assert_eq!(spin.budget(), None);
     }

@@ -44,7 +44,7 @@ class _Client:
 class _Worker:
     def __init__(self, seat: _core.WorkerSeat) -> None:
         self._seat = seat
-        self._watch = _core.LinkWatch()
+        self._selector = LinkSelector(self._on_ready)
         self._clients: dict[int, _Client] = {}
         self._loop: asyncio.AbstractEventLoop
         self._stop: asyncio.Event
@@ -55,7 +55,7 @@ class _Worker:
         return [client.link for client in self._clients.values()]
 
     def make_loop(self) -> asyncio.AbstractEventLoop:
-        return asyncio.SelectorEventLoop(LinkSelector(self._watch, self._on_ready))
+        return asyncio.SelectorEventLoop(self._selector)
 
     async def serve(self) -> int:
         self._loop = asyncio.get_running_loop()
@@ -77,14 +77,12 @@ class _Worker:
 
     def _on_attach(self, number: int, link: _core.WorkerLink) -> None:
         self._clients[number] = _Client(number, link)
-        self._loop.add_reader(link.fileno(), self._watch.drain)
         self._watch_links()
 
     def _on_detach(self, number: int) -> None:
         client = self._clients.pop(number, None)
         if client is None:
             return
-        self._loop.remove_reader(client.link.fileno())
         self._watch_links()
         task = self._loop.create_task(self._leave(client))
         self._leaving.add(task)
@@ -102,7 +100,7 @@ class _Worker:
         self._stop.set()
 
     def _watch_links(self) -> None:
-        self._watch.watch(self.links())
+        self._selector.watch.watch(self.links())
 
     async def _cancel(self, tasks: list[asyncio.Task[None]]) -> None:
         for task in tasks:
@@ -148,6 +146,7 @@ class _Worker:
         task = self._loop.create_task(pump, name=name, context=context)
         client.tasks[slot] = task
         task.add_done_callback(lambda done: _forget(client.tasks, slot, done))
+        port.attach(pump, task, context)
 
     def _function(self, client: _Client, number: int) -> Callable[..., Any]:
         function = client.functions[number]

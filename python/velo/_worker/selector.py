@@ -16,27 +16,29 @@ class LinkSelector(selectors.DefaultSelector):
 
     The doorbells are armed only when the loop is about to sleep, so that a busy link costs no
     system call on either side.
+
+    Attributes:
+        watch: What looks at the links, and sleeps on their doorbells.
+
     """
 
-    def __init__(self, watch: _core.LinkWatch, on_ready: Callable[[], None]) -> None:
+    def __init__(self, on_ready: Callable[[], None]) -> None:
+        """Call `on_ready` when streams changed."""
         super().__init__()
-        self._watch = watch
+        self.watch = _core.LinkWatch(self.fileno())
         self._on_ready = on_ready
         self._until_poll = _POLL_EVERY
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         """Wait for descriptors, and for streams."""
-        may_sleep = timeout is None or timeout > 0
-        if self._watch.look() if may_sleep else self._watch.ready():
-            self._on_ready()
-        elif may_sleep:
-            if not self._watch.arm():
-                events = super().select(timeout)
-                self._watch.disarm()
-                if self._watch.ready():
+        if timeout is None or timeout > 0:
+            if not self.watch.look():
+                others = self.watch.sleep(timeout)
+                if self.watch.ready():
                     self._on_ready()
-                return events
-            self._watch.disarm()
+                return super().select(0) if others else []
+            self._on_ready()
+        elif self.watch.ready():
             self._on_ready()
         self._until_poll -= 1
         if self._until_poll > 0:

@@ -1,7 +1,6 @@
-//! Running a step of one task in the turn of another: the task counts as the current one, and its
+//! Running a step of one task in the turn of another, or of the loop itself: the task counts as the current one, and its
 //! context is the current one, for as long as the step takes.
 
-use pyo3::exceptions::PyRuntimeError;
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -12,10 +11,10 @@ pub fn copy_context(py: Python<'_>) -> PyResult<Py<PyAny>> {
     unsafe { Bound::from_owned_ptr_or_err(py, ffi::PyContext_CopyCurrent()).map(Bound::unbind) }
 }
 
-/// Runs `step` as if `task` did, in the middle of the task that is running.
+/// Runs `step` as if `task` did, in the middle of whatever is running.
 ///
 /// # Errors
-/// When `context` is in use already, or no task is running. `step` has not run then.
+/// When `context` is in use already. `step` has not run then.
 pub fn as_task<R>(
     event_loop: &Bound<'_, PyAny>,
     task: &Bound<'_, PyAny>,
@@ -81,7 +80,7 @@ impl Switch {
         })
     }
 
-    /// Makes `task` the current one; whose turn it was.
+    /// Makes `task` the current one; whose turn it was, or None.
     fn to<'py>(
         &self,
         event_loop: &Bound<'py, PyAny>,
@@ -96,10 +95,9 @@ impl Switch {
                 enter,
             } => {
                 let outer = current.bind(py).call1((event_loop,))?;
-                if outer.is_none() {
-                    return Err(PyRuntimeError::new_err("no task is running"));
+                if !outer.is_none() {
+                    leave.bind(py).call1((event_loop, &outer))?;
                 }
-                leave.bind(py).call1((event_loop, &outer))?;
                 enter.bind(py).call1((event_loop, task))?;
                 Ok(outer)
             }
@@ -117,7 +115,10 @@ impl Switch {
             Switch::Swap(swap) => swap.bind(py).call1((event_loop, outer)).map(drop),
             Switch::Pair { leave, enter, .. } => {
                 leave.bind(py).call1((event_loop, task))?;
-                enter.bind(py).call1((event_loop, outer)).map(drop)
+                match outer.is_none() {
+                    true => Ok(()),
+                    false => enter.bind(py).call1((event_loop, outer)).map(drop),
+                }
             }
         }
     }

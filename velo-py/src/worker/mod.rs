@@ -89,7 +89,7 @@ impl WorkerLink {
         self.link.end.doorbell().as_fd().as_raw_fd()
     }
 
-    /// Wakes the functions whose streams changed. Returns the control messages that came, as
+    /// Lets the functions go on whose streams changed. Returns the control messages that came, as
     /// tuples `(what, ...)`.
     fn process_ready<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyTuple>>> {
         let mut ready = Vec::new();
@@ -141,6 +141,8 @@ impl WorkerLink {
             space: Wait::default(),
             event_loop,
             this: this.clone(),
+            aside: GilCell::default(),
+            parked: GilCell::default(),
         });
         self.link
             .state

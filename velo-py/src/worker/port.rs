@@ -6,6 +6,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
 use super::Link;
+use crate::aside::Aside;
 use crate::cell::GilCell;
 use crate::channel::Offer;
 use crate::codec::{VecOut, codec};
@@ -13,7 +14,7 @@ use crate::control::Control;
 use crate::errors;
 use crate::port::Next;
 use crate::rings::{END, ERROR, Hold, ITEM, Rings, Sweep, corruption, spin};
-use crate::wait::Wait;
+use crate::wait::{Wait, complete};
 
 /// The function's half of a process-mode stream.
 pub struct RingPort {
@@ -26,6 +27,10 @@ pub struct RingPort {
     pub(super) space: Wait,
     pub(super) event_loop: Py<PyAny>,
     pub(super) this: Weak<dyn Sweep>,
+    /// Steps the function at once when the worker was woken for it. None before and after it runs.
+    pub(super) aside: GilCell<Option<Arc<Aside>>>,
+    /// What the function's task sleeps on while the function is stepped aside.
+    pub(super) parked: GilCell<Option<Py<PyAny>>>,
 }
 
 pub struct Ends {
@@ -98,10 +103,14 @@ impl RingPort {
             spin(py, rings, (&self.link.end, self.slot), false, false);
             rings.consumer.has_data() || ends.input_ended
         })?;
-        match there {
-            true => Ok(None),
-            false => self.event.start(self.event_loop.bind(py)).map(Some),
+        if there {
+            return Ok(None);
         }
+        if let Some(parked) = self.parked.with(py, Option::take)? {
+            self.event.resume(py, parked.clone_ref(py))?;
+            return Ok(Some(parked));
+        }
+        self.event.start(self.event_loop.bind(py)).map(Some)
     }
 
     /// The loop that the function runs in.
@@ -174,6 +183,7 @@ impl RingPort {
 
     /// See [`Port::finish`].
     pub fn finish(&self, py: Python<'_>, outcome: Result<(), PyErr>) {
+        self.detach(py);
         let (kind, payload) = match outcome {
             Ok(()) => (END, Vec::new()),
             Err(error) => (ERROR, self.pack_error(py, error)),
@@ -204,8 +214,51 @@ impl RingPort {
     pub(super) fn wake(&self, py: Python<'_>) {
         let _ = self.ends.with(py, Ends::send_end);
         self.flush(py); // also gives back what views held that were dropped meanwhile
-        self.event.wake(py);
         self.space.wake(py);
+        if let Err(error) = self.go_on(py) {
+            error.write_unraisable(py, None); // its task goes on all the same
+        }
+    }
+
+    /// The function may be stepped so.
+    pub fn attach(&self, py: Python<'_>, aside: Aside) -> PyResult<()> {
+        let here = self.ends.with(py, |ends| ends.rings.is_some())?;
+        if here {
+            self.aside
+                .with(py, |place| *place = Some(Arc::new(aside)))?;
+        }
+        Ok(())
+    }
+
+    /// Runs the function right now, if it is new.
+    pub fn begin(&self, py: Python<'_>) -> PyResult<()> {
+        match self.aside.with(py, |place| place.clone())? {
+            Some(aside) => aside.step(py),
+            None => Ok(()),
+        }
+    }
+
+    /// Lets the function look for events: right now, if it waits for nothing else.
+    fn go_on(&self, py: Python<'_>) -> PyResult<()> {
+        let Some(aside) = self.aside.with(py, |place| place.clone())? else {
+            self.event.wake(py);
+            return Ok(());
+        };
+        let Some(future) = self.event.park(py) else {
+            return Ok(()); // it does not wait, or another task does so for it
+        };
+        self.parked
+            .with(py, |place| *place = Some(future.clone_ref(py)))?;
+        let stepped = aside.step_parked(py, &future);
+        // Unless the function waits on it again, its task has to see what it waits for now.
+        if let Some(parked) = self.parked.with(py, Option::take)? {
+            complete(parked.bind(py));
+        }
+        stepped.map(drop)
+    }
+
+    fn detach(&self, py: Python<'_>) {
+        drop(self.aside.with(py, Option::take));
     }
 
     pub(super) fn cancel(&self, py: Python<'_>) {
@@ -223,6 +276,7 @@ impl RingPort {
     /// The client has seen the end: the slot is given back once the last view of it is gone.
     pub(super) fn close(&self, py: Python<'_>) {
         let _ = self.ends.with(py, |ends| ends.rings = None);
+        self.detach(py);
         self.event.wake(py);
         self.space.wake(py);
     }

@@ -1,11 +1,17 @@
 //! Looking at several links at once.
 
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use pyo3::prelude::*;
-use velo_shm::{LinkEnd, Spin};
+use velo_shm::{LinkEnd, Spin, wait_any};
 
 use super::WorkerLink;
+use crate::ffi::fd;
+
+/// More than anybody waits.
+const FOREVER: Duration = Duration::from_secs(86_400);
 
 /// Waits, with the GIL released and for as long as it has been paying off, until one of several
 /// links has something.
@@ -13,16 +19,19 @@ use super::WorkerLink;
 pub struct LinkWatch {
     ends: Vec<Arc<LinkEnd>>,
     spin: Spin,
+    /// The descriptor of the loop's own selector: what else there may be to do.
+    selector: OwnedFd,
 }
 
 #[pymethods]
 impl LinkWatch {
     #[new]
-    fn new() -> Self {
-        LinkWatch {
+    fn new(selector: i32) -> PyResult<Self> {
+        Ok(LinkWatch {
             ends: Vec::new(),
             spin: Spin::new(),
-        }
+            selector: fd::duplicate(selector)?,
+        })
     }
 
     /// Watches these links from now on.
@@ -43,32 +52,35 @@ impl LinkWatch {
         if self.ready() {
             return true;
         }
-        let LinkWatch { ends, spin } = self;
+        let LinkWatch { ends, spin, .. } = self;
         let Some(budget) = spin.budget() else {
             return false;
         };
         py.detach(|| spin.spin_for(budget, || ends.iter().any(|end| end.any_ready())))
     }
 
-    /// Has every doorbell ring from now on. True if something is there already: do not sleep.
-    fn arm(&self) -> bool {
+    /// Sleeps until a link or the selector has something, for so many seconds at most. True if the
+    /// selector has.
+    ///
+    /// It is one system call and no Python, because all that runs between being woken and looking
+    /// at the rings is waited for.
+    #[pyo3(signature = (seconds=None))]
+    fn sleep(&self, py: Python<'_>, seconds: Option<f64>) -> PyResult<bool> {
         for end in &self.ends {
             end.arm();
         }
-        self.ready()
-    }
-
-    /// Awake: no doorbell needs to ring.
-    fn disarm(&self) {
+        // Once more, now that the doorbells ring: what came before is seen here.
+        let others = match self.ready() {
+            true => Ok(false),
+            false => {
+                let timeout = seconds.map(|s| Duration::try_from_secs_f64(s).unwrap_or(FOREVER));
+                let bells = self.ends.iter().map(|end| end.doorbell());
+                py.detach(|| wait_any(bells, self.selector.as_fd(), timeout))
+            }
+        };
         for end in &self.ends {
             end.disarm();
         }
-    }
-
-    /// Empties the doorbells.
-    fn drain(&self) {
-        for end in &self.ends {
-            end.doorbell().drain();
-        }
+        Ok(others?)
     }
 }

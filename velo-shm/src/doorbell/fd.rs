@@ -122,6 +122,42 @@ impl Doorbell {
     }
 }
 
+/// Sleeps until one of the doorbells rings, or `other` has something to read, for this long at most.
+/// Rung doorbells are silenced. True if `other` has something.
+///
+/// May return early with nothing, when a signal came.
+pub fn wait_any<'a>(
+    bells: impl Iterator<Item = &'a Doorbell>,
+    other: BorrowedFd<'_>,
+    timeout: Option<std::time::Duration>,
+) -> io::Result<bool> {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+    let bells: Vec<_> = bells.collect();
+    let mut fds: Vec<_> = std::iter::once(other)
+        .chain(bells.iter().map(|bell| bell.as_fd()))
+        .map(|fd| PollFd::new(fd, PollFlags::POLLIN))
+        .collect();
+    let timeout = match timeout {
+        // Rounded up, so that a short wait does not turn into a busy one.
+        Some(left) => {
+            PollTimeout::try_from(left.as_micros().div_ceil(1000)).unwrap_or(PollTimeout::MAX)
+        }
+        None => PollTimeout::NONE,
+    };
+    match poll(&mut fds, timeout) {
+        Err(Errno::EINTR) | Ok(0) => return Ok(false),
+        Err(errno) => return Err(errno.into()),
+        Ok(_) => {}
+    }
+    for (bell, fd) in bells.iter().zip(&fds[1..]) {
+        if fd.any().unwrap_or(true) {
+            bell.drain();
+        }
+    }
+    Ok(fds[0].any().unwrap_or(true))
+}
+
 impl AsFd for Doorbell {
     /// The descriptor to wait on: readable when rung.
     fn as_fd(&self) -> BorrowedFd<'_> {

@@ -9,7 +9,7 @@ mod fd;
 mod model;
 
 #[cfg(not(loom))]
-pub use fd::Doorbell;
+pub use fd::{Doorbell, wait_any};
 #[cfg(loom)]
 pub use model::Doorbell;
 

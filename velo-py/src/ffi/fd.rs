@@ -1,0 +1,17 @@
+//! Descriptors that Python names by number.
+
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+/// Another handle of a descriptor that Python owns, which it may close meanwhile.
+///
+/// # Errors
+/// When it is not open.
+pub fn duplicate(number: i32) -> io::Result<OwnedFd> {
+    if number < 0 {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    // SAFETY: the number is not -1, and it is borrowed for one system call, which makes nothing of
+    // a descriptor that is not open.
+    unsafe { BorrowedFd::borrow_raw(number) }.try_clone_to_owned()
+}
