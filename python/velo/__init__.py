@@ -12,10 +12,23 @@ yield total / count
 print(running_mean.run_sync([1, 2, 3]))
 """
 
+from typing import TYPE_CHECKING
+
 from velo._config import StreamConfig
 from velo._core import __version__
 from velo._function import StreamFn, stream_fn
 from velo._metrics import StreamMetrics
-from velo._stream import Stream
+
+if TYPE_CHECKING:
+    from velo._stream import Stream
 
 __all__ = ["Stream", "StreamConfig", "StreamFn", "StreamMetrics", "__version__", "stream_fn"]
+
+
+def __getattr__(name: str) -> object:
+    """Import `Stream` when it is asked for: it needs asyncio, which takes longer than the rest."""
+    if name == "Stream":
+        from velo._stream import Stream
+
+        return Stream
+    raise AttributeError(f"module `velo` has no attribute `{name}`")

@@ -103,7 +103,8 @@ class Client:
 
         """
         loop = asyncio.get_running_loop()
-        self._preload(config.preload)
+        if config.preload:
+            self._preload(config.preload)
         definition = function.definition
         while True:
             link = await self._place(config.workers or usable_cores())
@@ -131,8 +132,8 @@ class Client:
         """Choose a worker: an idle one, else a new one, else the one with the fewest streams."""
         while True:
             links = self._usable(workers)
-            least = min(links, key=lambda link: link.end.streams, default=None)
-            if least is not None and least.end.streams == 0:
+            least = _least(links)
+            if least is not None and (len(links) >= workers or least.end.streams == 0):
                 return least
             if len(links) + len(self._requests) < workers and (
                 link := await self._acquire(workers)
@@ -140,14 +141,16 @@ class Client:
                 return link
             if self._requests or (least is None and self._links):
                 await self._change()  # a worker is on its way, or one that leaves makes room
-            elif links := self._usable(workers):
-                return min(links, key=lambda link: link.end.streams)
+            elif (least := _least(self._usable(workers))) is not None:
+                return least
             elif not self._links:
                 raise PoolError("all workers are taken, and no more may be started")
 
     def _usable(self, workers: int) -> list[_Link]:
         links = [link for link in self._links.values() if not link.leaving]
-        return sorted(links, key=lambda link: link.worker)[:workers]
+        if len(links) > 1:
+            links.sort(key=lambda link: link.worker)
+        return links[:workers]
 
     async def _change(self) -> None:
         """Wait until the supervisor has said something."""
@@ -178,6 +181,7 @@ class Client:
         if loop is not None:
             loop.add_reader(end.fileno(), end.on_doorbell)
             end.set_nap(functools.partial(_nap, self._loop, weakref.ref(end)))
+            end.set_wake_soon(functools.partial(_wake_soon, self._loop, weakref.ref(end)))
             end.set_log(functools.partial(_log, self._loop, pid))
         self._answer(request, link)
 
@@ -233,12 +237,27 @@ class Client:
                 loop.remove_reader(link.end.fileno())
 
 
+def _least(links: list[_Link]) -> _Link | None:
+    """Return the link with the fewest streams."""
+    if len(links) == 1:
+        return links[0]
+    return min(links, key=lambda link: link.end.streams, default=None)
+
+
 def _nap(
     loop_of: weakref.ref[asyncio.AbstractEventLoop], end_of: weakref.ref[_core.ClientLink]
 ) -> None:
     loop, end = loop_of(), end_of()
     if loop is not None and end is not None:
         loop.call_later(_NAP, end.nap_over)
+
+
+def _wake_soon(
+    loop_of: weakref.ref[asyncio.AbstractEventLoop], end_of: weakref.ref[_core.ClientLink]
+) -> None:
+    loop, end = loop_of(), end_of()
+    if loop is not None and end is not None:
+        loop.call_soon(end.wake)
 
 
 def _log(loop_of: weakref.ref[asyncio.AbstractEventLoop], pid: int, record: bytes) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from velo._config import StreamConfig
 from velo._function import StreamFn
-from velo.events import pulled
+from velo._pulled import pulled
 
 __all__ = ["Chain", "compose"]
 

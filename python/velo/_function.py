@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-import atexit
 import functools
 import inspect
 import itertools
-import os
-import sys
-import threading
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
@@ -20,16 +15,16 @@ from collections.abc import (
     Iterable,
 )
 from types import TracebackType
-from typing import Any, Generic, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from velo import _core
 from velo._config import StreamConfig
 from velo._metrics import FunctionMetrics
 from velo._places import Places
-from velo._reference import refuse_while_importing
-from velo._stream import Stream
-from velo.errors import VeloError
-from velo.events import Events, pulled
+from velo.events import Events
+
+if TYPE_CHECKING:
+    from velo._stream import Stream
 
 __all__ = ["StreamFn", "stream_fn"]
 
@@ -60,6 +55,8 @@ class StreamFn(Generic[In, Out]):
 
     def __call__(self, events: Iterable[In] | AsyncIterable[In]) -> AsyncIterator[Out]:
         """Call the function itself, without velo: for a unit test of it."""
+        from velo._pulled import pulled
+
         return self._function(pulled(events))
 
     def options(self, **settings: Any) -> StreamFn[In, Out]:
@@ -98,12 +95,9 @@ class StreamFn(Generic[In, Out]):
             VeloError: When an event loop runs in this thread; `await fn.run(...)` there.
 
         """
-        refuse_while_importing()
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            return _runner().run(self.run(events))
-        raise VeloError(f"an event loop is running: use `await {self._name}.run(...)` here")
+        from velo._sync import run
+
+        return run(self, events)
 
     def keyed(
         self, events: Iterable[In] | AsyncIterable[In], key: Callable[[In], Hashable] | Hashable
@@ -145,6 +139,11 @@ class StreamFn(Generic[In, Out]):
 
     async def _open_in(self, release: Callable[[], None]) -> Stream[In, Out]:
         """Open a stream in a place that was taken, which `release` gives back."""
+        # Here, because importing asyncio takes longer than all of velo.
+        import asyncio
+
+        from velo._stream import Stream
+
         try:
             loop = asyncio.get_running_loop()
             name = f"{self._name}-{next(self._numbers)}"
@@ -306,49 +305,3 @@ def _restore(described: Any, config: StreamConfig) -> StreamFn[Any, Any]:
 
 def _nothing() -> None:
     pass
-
-
-class _SyncLoop:
-    """A thread's own event loop for `run_sync`: kept, so that its links to workers stay warm."""
-
-    def __init__(self) -> None:
-        self.runner = asyncio.Runner()
-        self.loop = self.runner.get_loop()
-
-    def close(self) -> None:
-        """Close the loop, and what belongs to it."""
-        if not self.loop.is_closed():
-            if (client := sys.modules.get("velo._client")) is not None:
-                client.close_client(self.loop)
-            self.runner.close()
-
-    def __del__(self) -> None:  # its thread has ended
-        self.close()
-
-
-_local = threading.local()
-_abandoned: list[threading.local] = []
-
-
-def _runner() -> asyncio.Runner:
-    kept: _SyncLoop | None = getattr(_local, "kept", None)
-    if kept is None or kept.loop.is_closed():
-        kept = _local.kept = _SyncLoop()
-    return kept.runner
-
-
-def _close_runner() -> None:
-    if (kept := getattr(_local, "kept", None)) is not None:
-        kept.close()
-
-
-def _forget_runners() -> None:
-    """Let go, in a forked child, of event loops whose descriptors are the parent's."""
-    global _local
-    # Kept for good: closing one would change the parent's, with whom its selector is shared.
-    _abandoned.append(_local)
-    _local = threading.local()
-
-
-os.register_at_fork(after_in_child=_forget_runners)
-atexit.register(_close_runner)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections import deque
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import asyncio
 
 __all__ = ["Places"]
 
@@ -28,6 +31,8 @@ class Places:
 
     async def take(self) -> None:
         """Take a place; wait in line for one. A cancelled wait takes none."""
+        import asyncio
+
         with self._lock:
             if self._taken < self._limit:
                 self._taken += 1

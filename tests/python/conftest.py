@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from helpers import open_fds, until_sync
-from velo import _client, _function
+from velo import _client, _sync
 
 MODES = ("inline", "process")
 
@@ -46,7 +46,7 @@ def nothing_left():
     shared = set(os.listdir("/dev/shm"))
     fds = open_fds()
     yield
-    vars(_function._local).clear()  # the event loop that `run_sync` keeps for this thread
+    vars(_sync._local).clear()  # the event loop that `run_sync` keeps for this thread
     gc.collect()
     _client._shutdown()
     gc.collect()

@@ -8,7 +8,8 @@ import pytest
 
 from helpers import drain
 from velo import stream_fn
-from velo.events import TICK, pulled
+from velo._pulled import pulled
+from velo.events import TICK
 
 
 @stream_fn

@@ -191,6 +191,25 @@ impl LinkEnd {
         self.tell(self.side.peer(), slot);
     }
 
+    /// As [`notify`](Self::notify), but a side that sleeps goes on sleeping until it is told
+    /// something else, or [`wake`](Self::wake) is called.
+    ///
+    /// Waking a side costs a system call, and the one who wakes it may have to hand over its core.
+    #[inline]
+    pub fn note(&self, slot: u32) {
+        assert!(slot < self.geometry.slots, "no slot `{slot}`");
+        self.direction(self.side.peer()).note(slot);
+    }
+
+    /// Rings the other side's doorbell if it sleeps: slots were noted.
+    pub fn wake(&self) {
+        let direction = self.direction(self.side.peer());
+        if direction.wake() {
+            direction.counters.wakes.fetch_add(1, Ordering::Relaxed);
+            self.bells.theirs.ring();
+        }
+    }
+
     /// Tells our own side to look at a slot: something other than the peer gave it work to do.
     #[inline]
     pub fn notify_self(&self, slot: u32) {

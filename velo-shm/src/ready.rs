@@ -14,6 +14,14 @@ impl Direction {
     /// counts as awake from now on).
     #[inline]
     pub(crate) fn mark(&self, slot: u32) -> bool {
+        self.note(slot);
+        take_flag(&self.sleeping)
+    }
+
+    /// Marks a slot, after something was published in it, without a look at whether the other side
+    /// sleeps: [`wake`](Self::wake) has to follow, sooner or later.
+    #[inline]
+    pub(crate) fn note(&self, slot: u32) {
         // Orders what was published before everything that is looked at here.
         full_fence();
         let index = slot as usize / 64;
@@ -26,6 +34,12 @@ impl Direction {
             // The bits have to be visible before the sleeping flag is looked at; see `arm`.
             full_fence();
         }
+    }
+
+    /// True if the other side is asleep (and counts as awake from now on), after slots were noted.
+    #[inline]
+    pub(crate) fn wake(&self) -> bool {
+        full_fence();
         take_flag(&self.sleeping)
     }
 

@@ -18,6 +18,10 @@ const SURE: u32 = 6;
 const GAIN: u32 = 2;
 /// A place where spinning does not pay is tried again once in so many waits.
 const PROBE_EVERY: u32 = 32;
+/// An answer that takes longer may be waiting for the core that the spinning takes: systems wake a
+/// process where its waker runs when the other cores seem no better. Then yielding brings it.
+const YIELD_AFTER: Duration = Duration::from_micros(3);
+const YIELD_EVERY: Duration = Duration::from_micros(10);
 /// The clock is looked at once in so many looks at what is waited for.
 const LOOKS: u32 = 32;
 
@@ -83,6 +87,7 @@ impl Spin {
     /// it. For callers that have something to do before they spin.
     pub fn spin_for(&mut self, budget: Duration, mut ready: impl FnMut() -> bool) -> bool {
         let begin = ticks::now();
+        let mut yield_after = YIELD_AFTER;
         let found = loop {
             if (0..LOOKS).any(|_| {
                 std::hint::spin_loop();
@@ -90,8 +95,14 @@ impl Spin {
             }) {
                 break true;
             }
-            if ticks::to_duration(ticks::now().saturating_sub(begin)) >= budget {
+            let spun = ticks::to_duration(ticks::now().saturating_sub(begin));
+            if spun >= budget {
                 break false;
+            }
+            if spun >= yield_after {
+                // Whoever is waited for may have been woken on this very core.
+                std::thread::yield_now();
+                yield_after += YIELD_EVERY;
             }
         };
         self.found(found);

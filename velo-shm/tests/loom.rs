@@ -198,9 +198,11 @@ fn frames_cross_through_a_ring_that_wraps() {
     });
 }
 
-/// The worker sleeps until everything came; `look` is its last look before it does.
+/// The worker sleeps until everything came; `look` is its last look before it does, `tell` is how
+/// the client tells it.
 fn everything_arrives(
     look: impl Fn(&LinkEnd, &mut Consumer) -> bool + Copy + Send + Sync + 'static,
+    tell: impl Fn(&LinkEnd) + Copy + Send + Sync + 'static,
 ) {
     check(4, move || {
         let pair = Pair::new(1, 0);
@@ -210,7 +212,7 @@ fn everything_arrives(
             for number in 1..=2 {
                 try_send(&mut producer, number, 8).unwrap();
                 assert!(producer.publish());
-                client.notify(0);
+                tell(&client);
             }
             producer
         });
@@ -235,7 +237,18 @@ fn everything_arrives(
 
 #[test]
 fn a_consumer_that_looks_at_the_ready_bits_misses_no_event_and_no_wake() {
-    everything_arrives(|worker, _| worker.any_ready());
+    everything_arrives(|worker, _| worker.any_ready(), |client| client.notify(0));
+}
+
+#[test]
+fn what_is_noted_arrives_once_the_side_is_woken() {
+    everything_arrives(
+        |worker, _| worker.any_ready(),
+        |client| {
+            client.note(0);
+            client.wake();
+        },
+    );
 }
 
 #[test]

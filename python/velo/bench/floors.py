@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -94,19 +95,36 @@ def ping_pong_blocking(count: int, pause: float) -> Measured:
     return percentiles(times)
 
 
-def ping_pong(count: int, pause: float) -> Measured:
-    """Round trips between two event loops that wait on eventfds; both sleep before each."""
-    here, there = os.eventfd(0), os.eventfd(0)
-    child = os.fork()
-    if child == 0:
-        try:
-            asyncio.run(_answer(there, here, count))
-        finally:
-            os._exit(0)
-    times: list[float] = []
-    asyncio.run(_ask(here, there, count, pause, times.append))
-    os.waitpid(child, 0)
-    return percentiles(times)
+class PingPong:
+    """Round trips between two event loops, in two processes, that wait on eventfds.
+
+    Forks, so it has to be made before this process has threads.
+    """
+
+    def __init__(self) -> None:
+        self._here, self._there = os.eventfd(0), os.eventfd(0)
+        self._child = os.fork()
+        if self._child == 0:
+            try:
+                asyncio.run(_answer(self._there, self._here))
+            finally:
+                os._exit(0)
+        self._wait: Callable[[], asyncio.Future[None]] | None = None
+
+    async def round(self) -> float:
+        """Go there and back; returns the seconds that took."""
+        if self._wait is None:
+            self._wait = _waiter(self._here)
+        begin = time.perf_counter()
+        waiting = self._wait()
+        os.eventfd_write(self._there, 1)
+        await waiting
+        return time.perf_counter() - begin
+
+    def close(self) -> None:
+        """End the other process."""
+        os.kill(self._child, signal.SIGKILL)
+        os.waitpid(self._child, 0)
 
 
 def _waiter(fd: int) -> Callable[[], asyncio.Future[None]]:
@@ -125,24 +143,11 @@ def _waiter(fd: int) -> Callable[[], asyncio.Future[None]]:
     return wait
 
 
-async def _answer(mine: int, theirs: int, count: int) -> None:
+async def _answer(mine: int, theirs: int) -> None:
     wait = _waiter(mine)
-    for _ in range(count):
+    while True:
         await wait()
         os.eventfd_write(theirs, 1)
-
-
-async def _ask(
-    mine: int, theirs: int, count: int, pause: float, say: Callable[[float], None]
-) -> None:
-    wait = _waiter(mine)
-    for _ in range(count):
-        await asyncio.sleep(pause)
-        begin = time.perf_counter()
-        waiting = wait()
-        os.eventfd_write(theirs, 1)
-        await waiting
-        say(time.perf_counter() - begin)
 
 
 def separate_processes(processes: int, count: int) -> Measured:

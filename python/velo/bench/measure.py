@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-__all__ = ["Figures", "Plan", "Row", "Subject", "bounded", "compare", "percentiles"]
+__all__ = ["Figures", "Plan", "Row", "Subject", "bounded", "compare", "paired", "percentiles"]
 
 # No subject needs as long; one that does hangs.
 LIMIT = 120.0
@@ -166,6 +166,27 @@ def compare(
     ours, theirs = ([round[figure] for round in figures[name]] for name in (one, other))
     ratio = statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
     return [Row(what, statistics.median(ours), unit, other, statistics.median(theirs), ratio, must)]
+
+
+def paired(
+    figures: Figures,
+    one: str,
+    other: str,
+    *,
+    what: str,
+    unit: str,
+    figure: str,
+    of: str,
+    must: float | None = None,
+) -> list[Row]:
+    """Compare two figures of one subject, which measured both in turn; `of` is the other's."""
+    if one not in figures:
+        return []
+    both = {
+        one: [{figure: round[figure]} for round in figures[one]],
+        other: [{figure: round[of]} for round in figures[one]],
+    }
+    return compare(both, one, other, what=what, unit=unit, must=must, figure=figure)
 
 
 def bounded(

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 from velo import Stream, _core
-from velo.bench.floors import Measured, frame_of
+from velo.bench.floors import Measured, PingPong, frame_of
 from velo.bench.functions import burn, events, mean, passthrough
 from velo.bench.measure import percentiles
 
@@ -47,15 +50,13 @@ def run(mode: str, event: str, count: int) -> Measured:
     return asyncio.run(run())
 
 
-def round_trips(mode: str, event: str, count: int, pause: float) -> Measured:
-    """Send one event and wait for its result; both sides sleep for `pause` seconds before."""
+def round_trips(mode: str, event: str, count: int) -> Measured:
+    """Send one event and wait for its result."""
 
     async def run() -> Measured:
         times = []
         async with passthrough.options(mode=mode).open() as stream:
             for item in events(event, count + count // 10):
-                if pause:
-                    await asyncio.sleep(pause)
                 begin = time.perf_counter()
                 await stream.send(item)
                 await stream.recv()
@@ -65,25 +66,67 @@ def round_trips(mode: str, event: str, count: int, pause: float) -> Measured:
     return asyncio.run(run())
 
 
-def open_to_first_result(count: int, pause: float) -> Measured:
-    """Open a stream on a worker that has another one, and wait for its first result."""
+def round_trips_after_a_pause(event: str, count: int, pause: float) -> Measured:
+    """Do so when both sides have slept for `pause` seconds, in turn with a ping-pong."""
 
-    async def run() -> Measured:
+    async def run(floor: PingPong) -> Measured:
+        async with passthrough.options(mode="process").open() as stream:
+
+            async def round() -> None:
+                await stream.send(item)
+                await stream.recv()
+
+            item, *_ = events(event, 1)
+            return await _in_turn(floor, round, count, pause)
+
+    return _beside_ping_pong(run)
+
+
+def open_to_first_result(count: int, pause: float) -> Measured:
+    """Open a stream on a worker that has another one, in turn with a ping-pong."""
+
+    async def run(floor: PingPong) -> Measured:
         fn = passthrough.options(mode="process", workers=1)
-        times = []
-        async with fn.open() as keeps:  # its worker stays
+        async with contextlib.AsyncExitStack() as opened, fn.open() as keeps:  # its worker stays
             await keeps.send(1)
             await keeps.recv()
-            for _ in range(count):
-                await asyncio.sleep(pause)
-                begin = time.perf_counter()
-                async with fn.open() as stream:
-                    await stream.send(1)
-                    await stream.recv()
-                    times.append(time.perf_counter() - begin)
-        return percentiles(times)
 
-    return asyncio.run(run())
+            async def round() -> None:
+                stream = await opened.enter_async_context(fn.open())
+                await stream.send(1)
+                await stream.recv()
+
+            return await _in_turn(floor, round, count, pause, opened.aclose)
+
+    return _beside_ping_pong(run)
+
+
+def _beside_ping_pong(run: Callable[[PingPong], Coroutine[Any, Any, Measured]]) -> Measured:
+    floor = PingPong()
+    try:
+        return asyncio.run(run(floor))
+    finally:
+        floor.close()
+
+
+async def _in_turn(
+    floor: PingPong,
+    round: Callable[[], Awaitable[None]],
+    count: int,
+    pause: float,
+    clean_up: Callable[[], Awaitable[None]] | None = None,
+) -> Measured:
+    ours, theirs = [], []
+    for _ in range(count):
+        await asyncio.sleep(pause)
+        theirs.append(await floor.round())
+        await asyncio.sleep(pause)
+        begin = time.perf_counter()
+        await round()
+        ours.append(time.perf_counter() - begin)
+        if clean_up is not None:
+            await clean_up()
+    return {**percentiles(ours), "floor": percentiles(theirs)["p50"]}
 
 
 def new_worker() -> Measured:
@@ -200,6 +243,7 @@ def many_streams(count: int, total: int) -> Measured:
                 await stream.recv()
             each = (_memory() - before) / count / 1024
             burst = [event] * max(total // count, 1)
+            await _bursts(streams, burst, count)  # rings of their final size
             alone = await _bursts([one], burst, count)
             together = await _bursts(streams, burst, count)
             for stream in streams:

@@ -20,6 +20,9 @@ use crate::errors;
 /// Links of this process on which streams are open: about as many workers may be busy.
 static BUSY: AtomicUsize = AtomicUsize::new(0);
 
+/// So many things that can wait are worth waking a worker for.
+const MENTIONS: usize = 64;
+
 /// A stream that was woken so recently is likely to be woken again at once.
 const LATELY: Duration = Duration::from_micros(1500);
 
@@ -44,6 +47,11 @@ pub struct Link {
     /// Called with the bytes of each log record.
     pub(super) deliver_log: GilCell<Option<Py<PyAny>>>,
     pub(super) napping: AtomicBool,
+    /// Has `wake` called at the loop's next turn.
+    pub(super) wake_soon: GilCell<Option<Py<PyAny>>>,
+    pub(super) waking: AtomicBool,
+    /// How often the worker was told something that can wait.
+    pub(super) mentioned: AtomicUsize,
     /// When a sleeping stream was last woken, in ticks.
     pub(super) woken: AtomicU64,
     pub(super) dead: AtomicBool,
@@ -224,11 +232,54 @@ impl Link {
         Ok(())
     }
 
+    /// Tells something that can wait until the worker is awake, or is woken for something else.
+    fn mention(&self, py: Python<'_>, message: &Control) -> PyResult<()> {
+        self.state.with(py, |state| {
+            control::send(py, &mut state.control_out, message)
+        })??;
+        self.end.note(control::SLOT);
+        if self
+            .mentioned
+            .fetch_add(1, Relaxed)
+            .is_multiple_of(MENTIONS)
+        {
+            self.end.wake();
+        }
+        Ok(())
+    }
+
+    /// Tells something that can wait until the running task has given up its turn.
+    ///
+    /// What opens a stream is about to send to it. A worker that is woken before may take over the
+    /// very core, only to find nothing to work on.
+    pub(super) fn tell_soon(&self, py: Python<'_>, message: &Control) -> PyResult<()> {
+        self.mention(py, message)?;
+        if self.waking.swap(true, Relaxed) {
+            return Ok(());
+        }
+        let soon = self
+            .wake_soon
+            .with(py, |soon| soon.as_ref().map(|soon| soon.clone_ref(py)))?;
+        match soon {
+            Some(soon) => soon.call0(py).map(drop),
+            None => {
+                self.wake();
+                Ok(())
+            }
+        }
+    }
+
+    /// Now.
+    pub(super) fn wake(&self) {
+        self.waking.store(false, Relaxed);
+        self.end.wake();
+    }
+
     pub(super) fn recycle(&self, py: Python<'_>, slot: u32) {
         self.end.leave();
         let dead = self.dead.load(Relaxed);
         if !dead {
-            let _ = self.tell(py, &Control::Close { slot });
+            let _ = self.mention(py, &Control::Close { slot });
         }
         let _ = self.state.with(py, |state| {
             state.streams.remove(&slot);

@@ -51,6 +51,9 @@ impl ClientLink {
             start_nap: GilCell::default(),
             deliver_log: GilCell::default(),
             napping: AtomicBool::new(false),
+            wake_soon: GilCell::default(),
+            waking: AtomicBool::new(false),
+            mentioned: AtomicUsize::new(0),
             woken: AtomicU64::new(0),
             dead: AtomicBool::new(false),
             busy: AtomicBool::new(false),
@@ -87,6 +90,16 @@ impl ClientLink {
     /// How to have `nap_over` called after about a millisecond.
     fn set_nap(&self, py: Python<'_>, start: Py<PyAny>) -> PyResult<()> {
         Ok(self.link.start_nap.with(py, |place| *place = Some(start))?)
+    }
+
+    /// How to have `wake` called at the loop's next turn.
+    fn set_wake_soon(&self, py: Python<'_>, soon: Py<PyAny>) -> PyResult<()> {
+        Ok(self.link.wake_soon.with(py, |place| *place = Some(soon))?)
+    }
+
+    /// Wakes the worker for what it was told.
+    fn wake(&self) {
+        self.link.wake();
     }
 
     /// What to call with the bytes of each log record of the worker.
@@ -185,7 +198,7 @@ impl ClientLink {
         link.state
             .with(py, |state| state.streams.insert(slot, shared.clone()))?;
         link.count_busy(py);
-        link.tell(
+        link.tell_soon(
             py,
             &Control::Open {
                 stream: number,

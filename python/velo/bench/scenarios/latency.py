@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from velo.bench.measure import Plan, Row, Subject, bounded, compare
+from velo.bench.measure import Plan, Row, Subject, bounded, compare, paired
 from velo.bench.peers import choose
 from velo.bench.scenarios.throughput import velo_stream_subject
 
@@ -19,10 +19,9 @@ def measure(plan: Plan) -> Iterator[Row]:
     hot, cold = plan.scaled(20_000), plan.scaled(400)
     ours = "velo.bench.ours:round_trips"
     subjects = {
-        "hot": Subject(ours, ("process", EVENT, hot, 0)),
-        "inline": Subject(ours, ("inline", EVENT, hot, 0)),
-        "cold": Subject(ours, ("process", EVENT, cold, PAUSE)),
-        AWAITED: Subject("velo.bench.floors:ping_pong", (cold, PAUSE)),
+        "hot": Subject(ours, ("process", EVENT, hot)),
+        "inline": Subject(ours, ("inline", EVENT, hot)),
+        "cold": Subject(f"{ours}_after_a_pause", (EVENT, cold, PAUSE)),
         BLOCKING: Subject("velo.bench.floors:ping_pong_blocking", (cold, PAUSE)),
     }
     peers, _ = choose(plan.peers)
@@ -39,8 +38,10 @@ def measure(plan: Plan) -> Iterator[Row]:
         what = f"`send` + `recv`, inline, {figure}"
         yield from bounded(figures, "inline", what=what, unit="µs", figure=figure, must=inline_must)
     what = "`send` + `recv` after a pause, p50"
-    for floor, must in ((AWAITED, 1.2), (BLOCKING, None)):
-        yield from compare(figures, "cold", floor, what=what, unit="µs", figure="p50", must=must)
+    yield from paired(
+        figures, "cold", AWAITED, what=what, unit="µs", figure="p50", of="floor", must=1.2
+    )
+    yield from compare(figures, "cold", BLOCKING, what=what, unit="µs", figure="p50")
     for name in peers:
         what = "`send` + `recv` while traffic flows, p50"
         yield from compare(figures, "hot", name, what=what, unit="µs", figure="p50")

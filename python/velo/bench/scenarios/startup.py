@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from velo.bench.measure import Plan, Row, Subject, bounded, compare
+from velo.bench.measure import Plan, Row, Subject, bounded, compare, paired
 from velo.bench.peers import choose
 
 PAUSE = 0.005
@@ -16,7 +16,6 @@ def measure(plan: Plan) -> Iterator[Row]:
     count = plan.scaled(400)
     subjects = {
         "warm": Subject("velo.bench.ours:open_to_first_result", (count, PAUSE)),
-        FLOOR: Subject("velo.bench.floors:ping_pong", (count, PAUSE)),
         "new": Subject("velo.bench.ours:new_worker"),
         "fresh": Subject("velo.bench.ours:fresh_process"),
         "import": Subject("velo.bench.ours:import_velo"),
@@ -27,7 +26,9 @@ def measure(plan: Plan) -> Iterator[Row]:
     figures = plan.in_turn(subjects)
 
     what = "open to first result, warm worker, p50"
-    yield from compare(figures, "warm", FLOOR, what=what, unit="µs", figure="p50", must=2.0)
+    yield from paired(
+        figures, "warm", FLOOR, what=what, unit="µs", figure="p50", of="floor", must=2.0
+    )
     for name, what, must in (
         ("new", "a new worker, to its first result", 10.0),
         ("fresh", "a fresh process, to its first result, `import velo` included", 150.0),

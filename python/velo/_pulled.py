@@ -1,0 +1,81 @@
+"""The events of a function that is called by hand, or of a later part of a chain."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable
+from typing import TypeVar, cast
+
+from velo.events import TICK, Events, Tick
+
+__all__ = ["pulled"]
+
+In = TypeVar("In")
+
+
+def pulled(source: Iterable[In] | AsyncIterable[In]) -> Events[In]:
+    """Make the events of a function that is called by hand, or of a later part of a chain."""
+    if isinstance(source, AsyncIterator) and hasattr(source, "ticks"):
+        return cast("Events[In]", source)  # another stream function's own
+    return _Pulled(source)
+
+
+class _Pulled(AsyncIterator[In]):
+    """Events that are asked for one by one, from anything that can be iterated over."""
+
+    def __init__(self, source: Iterable[In] | AsyncIterable[In]) -> None:
+        self._source = aiter(source) if isinstance(source, AsyncIterable) else _give(source)
+        # The next event, when nobody waited for it to the end.
+        self._asked: asyncio.Task[In] | None = None
+
+    def __aiter__(self) -> AsyncIterator[In]:
+        # Without a detour as long as there is nothing to remember.
+        return self if self._asked else self._source
+
+    async def __anext__(self) -> In:
+        if self._asked is None:
+            return await anext(self._source)
+        await asyncio.wait([self._asked])
+        asked, self._asked = self._asked, None
+        return asked.result()
+
+    def ticks(self, seconds: float) -> AsyncIterator[In | Tick]:
+        if not seconds > 0:
+            raise ValueError(f"`seconds` must be more than 0, not {seconds!r}")
+        return self._ticks(seconds)
+
+    async def _ticks(self, seconds: float) -> AsyncGenerator[In | Tick, None]:
+        while True:
+            if self._asked is None:
+                self._asked = asyncio.create_task(_next(self._source))
+            try:
+                done, _ = await asyncio.wait([self._asked], timeout=seconds)
+            except asyncio.CancelledError:
+                await self._give_up()
+                raise
+            if not done:
+                yield TICK
+                continue
+            asked, self._asked = self._asked, None
+            try:
+                event = asked.result()
+            except StopAsyncIteration:
+                return
+            yield event
+
+    async def _give_up(self) -> None:
+        """Pass a cancellation on to the source."""
+        if self._asked is not None:
+            self._asked.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait([self._asked])
+
+
+async def _give(source: Iterable[In]) -> AsyncGenerator[In, None]:
+    for event in source:
+        yield event
+
+
+async def _next(source: AsyncIterator[In]) -> In:
+    return await anext(source)
