@@ -100,3 +100,82 @@ async def test_cancelled_function_sees_no_more_events(mode, tmp_path):
             _ = 1 / 0
     await until(lambda: "end" in marks(path))
     assert marks(path) == "end"
+
+
+async def test_the_function_runs_as_one_task_in_one_context(mode):
+    """However it is woken: from a sleep, by a spin, or from a wait of its own."""
+
+    @stream_fn(mode=mode)
+    async def fn(events):
+        task = asyncio.current_task()
+        functions.tenant.set(0)
+        async for pause in events:
+            same = asyncio.current_task() is task
+            functions.tenant.set(functions.tenant.get() + 1)
+            yield same, functions.tenant.get()
+            if pause:
+                await asyncio.sleep(pause)
+                yield asyncio.current_task() is task, functions.tenant.get()
+
+    async with fn.open() as stream:
+        for number, pause in enumerate([0, 0.01, 0, 0, 0.01, 0], 1):
+            await asyncio.sleep(0.005 * (number % 2))  # asleep, and not
+            await stream.send(pause)
+            assert await stream.recv() == (True, number)
+            if pause:
+                assert await stream.recv() == (True, number)
+
+
+async def test_another_task_of_the_function_has_its_turns(mode):
+    """What the function does for its events does not keep the loop from the rest."""
+
+    @stream_fn(mode=mode)
+    async def fn(events):
+        ticks = 0
+
+        async def count():
+            nonlocal ticks
+            while True:
+                await asyncio.sleep(0)
+                ticks += 1
+
+        task = asyncio.create_task(count())
+        try:
+            async for _ in events:
+                yield ticks
+        finally:
+            task.cancel()
+
+    async with fn.open() as stream:
+        before = 0
+        for _ in range(5):
+            await asyncio.sleep(0.002)
+            await stream.send(1)
+            ticks = await stream.recv()
+            assert ticks > before
+            before = ticks
+
+
+async def test_a_wait_for_an_event_that_another_task_takes_over(mode):
+    """Now the function waits itself, now a task that it made."""
+
+    @stream_fn(mode=mode)
+    async def fn(events):
+        while True:
+            try:
+                yield "own", await anext(events)
+                yield "task", await asyncio.create_task(_next(events))
+                async with asyncio.timeout(30):
+                    yield "timed", await anext(events)
+            except StopAsyncIteration:
+                return
+
+    async with fn.open() as stream:
+        for number in range(9):
+            await asyncio.sleep(0.002)
+            await stream.send(number)
+            assert await stream.recv() == (("own", "task", "timed")[number % 3], number)
+
+
+async def _next(events):
+    return await anext(events)
