@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import itertools
 import os
 import pickle
 from collections.abc import Iterator
@@ -15,6 +16,9 @@ from velo.bench.peers import Work
 from velo.bench.peers.stdlib import FORK
 
 AHEAD = 1024
+
+# Everybody who subscribes to a service gets all of it: each worker has services of its own.
+_NUMBERS = itertools.count()
 
 
 class _Services:
@@ -66,7 +70,8 @@ def _serve(events: str, results: str, ready: Any, work: Work) -> None:
 @contextlib.contextmanager
 def publish_subscribe(work: Work) -> Iterator[_Services]:
     """Use a service each way."""
-    events, results = (f"velo-bench/{os.getpid()}/{way}" for way in ("events", "results"))
+    number = next(_NUMBERS)
+    events, results = (f"velo-bench/{os.getpid()}/{number}/{way}" for way in ("events", "results"))
     ready = FORK.Event()
     process = FORK.Process(target=_serve, args=(events, results, ready, work), daemon=True)
     process.start()
