@@ -22,6 +22,8 @@ __all__ = ["Counted", "Job"]
 # `finally` blocks may take once they are cancelled.
 _GRACE = 3.0
 _LAST = 1.0
+# How many seconds they may take when there was a second Ctrl-C.
+_AT_ONCE = 0.25
 
 
 class Counted(StreamFn[Any, Any]):
@@ -107,13 +109,14 @@ class Job:
     def _on_signal(
         self, number: signal.Signals, work: asyncio.Task[None], progress: Progress
     ) -> None:
+        assert self._loop is not None
         if self.signal is not None:
             work.cancel()
+            self._loop.call_later(_AT_ONCE, work.cancel)
             return
         self.signal = number
         assert self._reader is not None
         self._reader.stop()
-        assert self._loop is not None
         self._loop.call_later(_GRACE, work.cancel)
         self._loop.call_later(_GRACE + _LAST, work.cancel)
         progress.say("stopping: writing the results of what was read (once more: stop at once)")
