@@ -204,7 +204,6 @@ class WorkerSeat:
 class WorkerLink:
     """A worker's end of the shared memory between it and one client."""
 
-    def fileno(self) -> int: ...
     def process_ready(self) -> list[tuple[Any, ...]]: ...
     def open(
         self, event_loop: AbstractEventLoop, slot: int, stream: int, limits: tuple[int, int, bool]

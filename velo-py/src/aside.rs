@@ -79,20 +79,19 @@ impl Aside {
     }
 
     /// Lets the function go on if its task sleeps on this future, which stays as it is: if the
-    /// function comes to wait for its stream again, the task never knows. True if it did go on.
-    pub fn step_parked(&self, py: Python<'_>, future: &Py<PyAny>) -> PyResult<bool> {
+    /// function comes to wait for its stream again, the task never knows.
+    pub fn step_parked(&self, py: Python<'_>, future: &Py<PyAny>) -> PyResult<()> {
         let Some(context) = &self.context else {
-            return Ok(false);
+            return Ok(());
         };
         let asleep = !future
             .bind(py)
             .call_method0(intern!(py, "done"))?
             .is_truthy()?;
-        if !asleep || !self.pump.get().waits_on(py, future) {
-            return Ok(false);
+        match asleep && self.pump.get().waits_on(py, future) {
+            true => self.run(py, context),
+            false => Ok(()),
         }
-        self.run(py, context)?;
-        Ok(true)
     }
 
     fn run(&self, py: Python<'_>, context: &Py<PyAny>) -> PyResult<()> {

@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -188,16 +188,8 @@ def cpu_bound(mode: str, workers: int | None, streams: int, count: int) -> Measu
             await stream.send(0)
             await stream.recv()
 
-        async def drive(stream: Stream[int, int]) -> int:
-            return len([result async for result in stream.feed(range(count // streams))])
-
-        begin = time.perf_counter()
-        got = sum(await asyncio.gather(*map(drive, opened)))
-        rate = got / (time.perf_counter() - begin)
-        assert got == count // streams * streams
-        for stream in opened:
-            await stream.aclose()
-        return {"rate": rate}
+        each = count // streams
+        return await _together(opened, lambda stream: stream.feed(range(each)), each)
 
     return asyncio.run(run())
 
@@ -206,23 +198,35 @@ def frames(shape: list[int], ahead: int, streams: int, count: int) -> Measured:
     """Feed frames to so many streams with a worker each; numbers come back."""
     frame = frame_of(shape)
 
-    async def drive(stream: Stream[object, float], count: int) -> int:
-        return len([number async for number in stream.feed([frame] * count)])
-
     async def run() -> Measured:
         fn = mean.options(mode="process", buffer=ahead, workers=streams)
         opened = [await fn.open() for _ in range(streams)]
         for stream in opened:
-            await drive(stream, 4 * ahead)
-        begin = time.perf_counter()
-        got = sum(await asyncio.gather(*(drive(stream, count // streams) for stream in opened)))
-        rate = got / (time.perf_counter() - begin)
-        assert got == count // streams * streams
-        for stream in opened:
-            await stream.aclose()
-        return {"rate": rate}
+            async for _ in stream.feed([frame] * 4 * ahead):
+                pass  # warm workers, rings of their final size
+        each = count // streams
+        return await _together(opened, lambda stream: stream.feed([frame] * each), each)
 
     return asyncio.run(run())
+
+
+async def _together(
+    opened: list[Stream[Any, Any]],
+    feed: Callable[[Stream[Any, Any]], AsyncIterator[Any]],
+    each: int,
+) -> Measured:
+    """Feed all streams at once, with so many events each, and close them."""
+
+    async def drive(stream: Stream[Any, Any]) -> int:
+        return len([result async for result in feed(stream)])
+
+    begin = time.perf_counter()
+    got = sum(await asyncio.gather(*map(drive, opened)))
+    rate = got / (time.perf_counter() - begin)
+    assert got == each * len(opened)
+    for stream in opened:
+        await stream.aclose()
+    return {"rate": rate}
 
 
 def many_streams(count: int, total: int) -> Measured:
@@ -248,7 +252,7 @@ def many_streams(count: int, total: int) -> Measured:
             together = await _bursts(streams, burst, count)
             for stream in streams:
                 await stream.aclose()
-        return {"KiB": each, "alone": alone, "together": together, "rate": together}
+        return {"KiB": each, "alone": alone, "together": together}
 
     return asyncio.run(run())
 

@@ -225,18 +225,21 @@ impl Link {
     }
 
     pub(super) fn tell(&self, py: Python<'_>, message: &Control) -> PyResult<()> {
-        self.state.with(py, |state| {
-            control::send(py, &mut state.control_out, message)
-        })??;
+        self.post(py, message)?;
         self.end.notify(control::SLOT);
         Ok(())
     }
 
-    /// Tells something that can wait until the worker is awake, or is woken for something else.
-    fn mention(&self, py: Python<'_>, message: &Control) -> PyResult<()> {
+    /// Leaves a message in the ring, of which the worker has yet to be told.
+    fn post(&self, py: Python<'_>, message: &Control) -> PyResult<()> {
         self.state.with(py, |state| {
             control::send(py, &mut state.control_out, message)
-        })??;
+        })?
+    }
+
+    /// Tells something that can wait until the worker is awake, or is woken for something else.
+    fn mention(&self, py: Python<'_>, message: &Control) -> PyResult<()> {
+        self.post(py, message)?;
         self.end.note(control::SLOT);
         if self
             .mentioned

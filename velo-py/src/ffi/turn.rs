@@ -1,5 +1,5 @@
-//! Running a step of one task in the turn of another, or of the loop itself: the task counts as the current one, and its
-//! context is the current one, for as long as the step takes.
+//! Running a step of one task in the turn of another, or of the loop itself: the task counts as the
+//! current one, and its context is the current one, for as long as the step takes.
 
 use pyo3::ffi;
 use pyo3::prelude::*;

@@ -5,7 +5,6 @@ mod port;
 mod watch;
 
 use std::collections::HashMap;
-use std::os::fd::{AsFd, AsRawFd};
 use std::sync::{Arc, Weak};
 
 use pyo3::prelude::*;
@@ -84,11 +83,6 @@ impl WorkerLink {
 
 #[pymethods]
 impl WorkerLink {
-    /// The doorbell, for the selector to watch.
-    fn fileno(&self) -> i32 {
-        self.link.end.doorbell().as_fd().as_raw_fd()
-    }
-
     /// Lets the functions go on whose streams changed. Returns the control messages that came, as
     /// tuples `(what, ...)`.
     fn process_ready<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyTuple>>> {

@@ -254,7 +254,7 @@ impl RingPort {
         if let Some(parked) = self.parked.with(py, Option::take)? {
             complete(parked.bind(py));
         }
-        stepped.map(drop)
+        stepped
     }
 
     fn detach(&self, py: Python<'_>) {

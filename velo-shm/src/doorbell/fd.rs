@@ -104,11 +104,8 @@ impl Doorbell {
         loop {
             let mut fds = [PollFd::new(self.waited.as_fd(), PollFlags::POLLIN)];
             let left = match deadline {
-                // Rounded up, so that a short wait does not turn into a busy one.
                 Some(deadline) => {
-                    let left = deadline.saturating_duration_since(std::time::Instant::now());
-                    let millis = left.as_micros().div_ceil(1000);
-                    PollTimeout::try_from(millis).unwrap_or(PollTimeout::MAX)
+                    at_least(deadline.saturating_duration_since(std::time::Instant::now()))
                 }
                 None => PollTimeout::NONE,
             };
@@ -138,14 +135,7 @@ pub fn wait_any<'a>(
         .chain(bells.iter().map(|bell| bell.as_fd()))
         .map(|fd| PollFd::new(fd, PollFlags::POLLIN))
         .collect();
-    let timeout = match timeout {
-        // Rounded up, so that a short wait does not turn into a busy one.
-        Some(left) => {
-            PollTimeout::try_from(left.as_micros().div_ceil(1000)).unwrap_or(PollTimeout::MAX)
-        }
-        None => PollTimeout::NONE,
-    };
-    match poll(&mut fds, timeout) {
+    match poll(&mut fds, timeout.map_or(PollTimeout::NONE, at_least)) {
         Err(Errno::EINTR) | Ok(0) => return Ok(false),
         Err(errno) => return Err(errno.into()),
         Ok(_) => {}
@@ -156,6 +146,14 @@ pub fn wait_any<'a>(
         }
     }
     Ok(fds[0].any().unwrap_or(true))
+}
+
+/// Milliseconds, rounded up, so that a short wait does not turn into a busy one.
+fn at_least(left: std::time::Duration) -> nix::poll::PollTimeout {
+    left.as_micros()
+        .div_ceil(1000)
+        .try_into()
+        .unwrap_or(nix::poll::PollTimeout::MAX)
 }
 
 impl AsFd for Doorbell {

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-__all__ = ["PEERS", "Connection", "Peer", "Work", "choose", "velo_stream_python"]
+__all__ = ["PEERS", "Connection", "Peer", "Work", "choose", "connected", "velo_stream_python"]
 
 Work = Callable[[Any], Any]
 
@@ -92,3 +92,8 @@ def choose(wanted: frozenset[str] | None) -> tuple[dict[str, Peer], dict[str, st
             continue
         there[name] = peer
     return there, missing
+
+
+def connected(wanted: frozenset[str] | None) -> list[str]:
+    """Return the names of those that can be measured and are connections."""
+    return [name for name, peer in choose(wanted)[0].items() if peer.opener is not None]

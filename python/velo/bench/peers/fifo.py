@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 from faster_fifo import Queue
 
 from velo.bench.peers import Work
-from velo.bench.peers.stdlib import FORK
+from velo.bench.peers.stdlib import serving
 
 BYTES = 64 << 20
 LONG = 3600.0
@@ -40,13 +39,7 @@ class _Fifos:
         return self._came.pop()
 
 
-@contextlib.contextmanager
-def fifos(work: Work) -> Iterator[_Fifos]:
+def fifos(work: Work) -> AbstractContextManager[_Fifos]:
     """Use a queue each way."""
     both = _Fifos()
-    arguments = (both.events, both.results, work)
-    process = FORK.Process(target=_serve, args=arguments, daemon=True)
-    process.start()
-    yield both
-    both.send(None)
-    process.join()
+    return serving(both, _serve, both.events, both.results, work)

@@ -5,15 +5,28 @@ from __future__ import annotations
 import collections
 import contextlib
 import multiprocessing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import AbstractContextManager
 from multiprocessing.connection import Connection as End
-from typing import Any
+from typing import Any, TypeVar
 
-from velo.bench.peers import Work
+from velo.bench.peers import Connection, Work
+
+Peer = TypeVar("Peer", bound=Connection)
 
 # What has no threads may fork, which is what starts soonest.
 FORK = multiprocessing.get_context("fork")
+
+
+@contextlib.contextmanager
+def serving(connection: Peer, work: Callable[..., None], *arguments: Any) -> Iterator[Peer]:
+    """Run `work` in another process, until None is sent through the connection."""
+    process = FORK.Process(target=work, args=arguments, daemon=True)
+    process.start()
+    yield connection
+    connection.send(None)
+    process.join()
 
 
 def _work_pipe(end: End[Any, Any], work: Work) -> None:
@@ -21,15 +34,10 @@ def _work_pipe(end: End[Any, Any], work: Work) -> None:
         end.send(work(item))
 
 
-@contextlib.contextmanager
-def pipe(work: Work) -> Iterator[End[Any, Any]]:
+def pipe(work: Work) -> AbstractContextManager[End[Any, Any]]:
     """Use a pipe, both ways."""
     here, there = FORK.Pipe()
-    process = FORK.Process(target=_work_pipe, args=(there, work), daemon=True)
-    process.start()
-    yield here
-    here.send(None)
-    process.join()
+    return serving(here, _work_pipe, there, work)
 
 
 def _work_queue(events: Any, results: Any, work: Work) -> None:
@@ -45,16 +53,10 @@ class _Queues:
         self.recv = self.results.get
 
 
-@contextlib.contextmanager
-def queue(work: Work) -> Iterator[_Queues]:
+def queue(work: Work) -> AbstractContextManager[_Queues]:
     """Use a queue each way."""
     queues = _Queues()
-    arguments = (queues.events, queues.results, work)
-    process = FORK.Process(target=_work_queue, args=arguments, daemon=True)
-    process.start()
-    yield queues
-    queues.send(None)
-    process.join()
+    return serving(queues, _work_queue, queues.events, queues.results, work)
 
 
 class _Pool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from velo.bench.measure import Plan, Row, Subject, bounded
+from velo.bench.measure import Plan, Row, Subject, bounded, paired
 
 STREAMS = 10_000
 IDLE = 1_000
@@ -19,22 +19,16 @@ def measure(plan: Plan) -> Iterator[Row]:
             "idle": Subject("velo.bench.ours:idle_streams", (IDLE, 10 * plan.seconds)),
         }
     )
-    if "many" in figures:
-        ratios = sorted(round["together"] / round["alone"] for round in figures["many"])
-        rates = {
-            figure: sorted(round[figure] for round in figures["many"])
-            for figure in ("alone", "together")
-        }
-        middle = len(ratios) // 2
-        yield Row(
-            f"bursts round-robin over {count:,} streams",
-            rates["together"][middle],
-            "events/s",
-            "the same bursts through one",
-            rates["alone"][middle],
-            ratios[middle],
-            0.4,
-        )
+    yield from paired(
+        figures,
+        "many",
+        "the same bursts through one",
+        what=f"bursts round-robin over {count:,} streams",
+        unit="events/s",
+        figure="together",
+        of="alone",
+        must=0.4,
+    )
     what = f"CPU of {IDLE:,} idle streams"
     # What cannot be told from a clock tick of the measurement itself.
     yield from bounded(figures, "idle", what=what, unit="% of a core", figure="percent", must=0.5)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from velo import _core
 from velo.bench.measure import Plan, Row, Subject, compare
-from velo.bench.peers import choose
+from velo.bench.peers import connected
 
 SHAPE = [480, 640, 3]
 AHEAD = 4
@@ -29,7 +29,7 @@ def measure(plan: Plan) -> Iterator[Row]:
     }
     if _core.usable_cores() >= 2:
         subjects["two"] = Subject("velo.bench.ours:frames", (SHAPE, AHEAD, 2, count))
-    peers = [name for name, peer in choose(plan.peers)[0].items() if peer.opener is not None]
+    peers = connected(plan.peers)
     for name in peers:
         arguments = (name, SHAPE, AHEAD, plan.seconds)
         subjects[name] = Subject("velo.bench.peers.use:frames", arguments)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from velo import _core
 from velo.bench.measure import Plan, Row, Subject, compare
-from velo.bench.peers import choose
+from velo.bench.peers import connected
 
 STREAMS = 8
 SEPARATE = "{} processes with no IPC at all"
@@ -25,7 +25,7 @@ def measure(plan: Plan) -> Iterator[Row]:
         subjects[str(number)] = Subject("velo.bench.ours:cpu_bound", arguments)
         separate = Subject("velo.bench.floors:separate_processes", (number, count))
         subjects[SEPARATE.format(number)] = separate
-    peers = [name for name, peer in choose(plan.peers)[0].items() if peer.opener is not None]
+    peers = connected(plan.peers)
     for name in peers:
         subjects[name] = Subject(
             "velo.bench.peers.use:cpu_bound", (name, min(2, cores), plan.seconds)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from velo.bench.measure import Plan, Row, Subject, bounded, compare, paired
-from velo.bench.peers import choose
+from velo.bench.peers import connected
 
 PAUSE = 0.005
 FLOOR = "eventfd ping-pong, asyncio on both sides"
@@ -20,7 +20,7 @@ def measure(plan: Plan) -> Iterator[Row]:
         "fresh": Subject("velo.bench.ours:fresh_process"),
         "import": Subject("velo.bench.ours:import_velo"),
     }
-    peers = [name for name, peer in choose(plan.peers)[0].items() if peer.opener is not None]
+    peers = connected(plan.peers)
     for name in peers:
         subjects[name] = Subject("velo.bench.peers.use:first_result", (name,))
     figures = plan.in_turn(subjects)
