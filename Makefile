@@ -6,12 +6,12 @@ BIN := $(VENV)/bin
 SOURCES := $(shell find velo-*/src python -name '*.rs' -o -name '*.py' -o -name '*.pyi') \
            $(wildcard velo-*/Cargo.toml) Cargo.toml Cargo.lock pyproject.toml
 
-.PHONY: demo test test-rust test-python test-loom lint bench clean
+.PHONY: demo test test-rust test-python test-loom lint bench docs clean
 
 # Installs velo as a user would have it, in a virtual environment of its own.
 $(VENV)/.ready: $(SOURCES)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check '.[test,examples,lint]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check '.[test,examples,lint,docs]'
 	touch $@
 
 demo: $(VENV)/.ready
@@ -45,5 +45,9 @@ lint: $(VENV)/.ready
 bench: $(VENV)/.ready
 	$(BIN)/velo bench
 
+# The site, into site/. A broken link is an error; nothing is fetched, here or by who reads it.
+docs: $(VENV)/.ready
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 clean:
-	rm -rf $(VENV) target examples/data examples/out
+	rm -rf $(VENV) target site examples/data examples/out

@@ -1,15 +1,19 @@
 """Stateful stream functions: one async generator, one running copy of it per stream.
 
+```python
 from velo import stream_fn
+
 
 @stream_fn
 async def running_mean(events):
-total = count = 0
-async for value in events:
-total, count = total + value, count + 1
-yield total / count
+    total = count = 0
+    async for value in events:
+        total, count = total + value, count + 1
+        yield total / count
 
-print(running_mean.run_sync([1, 2, 3]))
+
+print(running_mean.run_sync([1, 2, 3]))  # [1.0, 1.5, 2.0]
+```
 """
 
 from typing import TYPE_CHECKING

@@ -18,6 +18,9 @@ __all__ = ["StreamConfig"]
 class StreamConfig:
     """The settings of a stream function.
 
+    `@stream_fn(mode="process")` and `fn.options(mode="process")` take them by name. Times are in
+    seconds, sizes in bytes.
+
     Attributes:
         mode: Where the function runs: in the caller's event loop (`"inline"`), or in a worker
             process (`"process"`).

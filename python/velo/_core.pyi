@@ -50,11 +50,12 @@ class StreamBase(Generic[In, Out]):
     def send(self, event: In) -> Operation[None]:
         """Send one event; wait while `buffer` events are queued.
 
-        A cancelled `send` has sent nothing.
+        What `full` says happens instead of waiting. A cancelled `send` has sent nothing.
 
         Raises:
             StreamClosed: When nothing can be sent any more; the message says why.
             StreamBusy: When another task is waiting to send, or from another thread or event loop.
+            BufferFull: When `buffer` events are queued, with `full="error"`.
             EventTooLarge: When the event is over half of `max_bytes` (process mode).
             TypeError: When the event cannot travel to another process; the message names the part.
 
@@ -71,6 +72,9 @@ class StreamBase(Generic[In, Out]):
 
         Raises:
             StreamClosed: After the last result.
+            StreamBusy: When another task is waiting to receive, or from another thread or event
+                loop.
+            WorkerDied: When the stream's worker process is gone, after the results before that.
             Exception: What the function raised, after the results that came before it.
 
         """
@@ -78,17 +82,33 @@ class StreamBase(Generic[In, Out]):
     def send_batch(self, events: Iterable[In]) -> Operation[None]:
         """Send every event of an iterable, in order, as `send` would.
 
-        A cancelled `send_batch` may have sent a part of them.
+        An event is taken from the iterable when there is room for it. A cancelled `send_batch` may
+        have sent a part of them; an event that was taken and not sent goes before whatever is sent
+        next.
+
+        Raises:
+            BufferFull: With `full="error"`; its `sent` says how many went in before.
+            Exception: What `send` raises, and what the iterable raises; events before it are sent.
+
         """
 
     def recv_batch(self, max: int = 256, *, copy: bool = False) -> Operation[list[Out]]:
         """Receive at least one result, and as many more as are there, at most `max`.
 
-        `copy` is as for `recv`.
+        Waits for the first one only. `copy` is as for `recv`. A cancelled `recv_batch` has taken
+        nothing.
+
+        Raises:
+            ValueError: When `max` is less than 1.
+            Exception: What `recv` raises; results before it are received first.
+
         """
 
     def __aiter__(self) -> Results[Out]:
-        """All results up to the end of the stream."""
+        """Iterate over all results, up to the end of the stream.
+
+        Raises what `recv` raises, but for `StreamClosed`, which ends the iteration.
+        """
 
     def _feed(self, source: Iterable[In]) -> Results[Out]: ...
     def _run(self, source: Iterable[In]) -> Awaitable[list[Out]]: ...

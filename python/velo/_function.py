@@ -41,6 +41,12 @@ class StreamFn(Generic[In, Out]):
     """A stream function: an async generator function, and how its streams run.
 
     Made by `stream_fn`. Calling it calls the function itself, which is how to test it by hand.
+    Streams of one function are counted together, against `max_concurrent` and in `metrics`;
+    `options` makes a function that counts for itself.
+
+    Attributes:
+        config: Its settings, a `StreamConfig`; `options` is the way to change them.
+
     """
 
     def __init__(self, function: Function[In, Out], config: StreamConfig) -> None:
@@ -54,23 +60,39 @@ class StreamFn(Generic[In, Out]):
         self.config = config
 
     def __call__(self, events: Iterable[In] | AsyncIterable[In]) -> AsyncIterator[Out]:
-        """Call the function itself, without velo: for a unit test of it."""
+        """Call the function itself, without velo: for a unit test of it.
+
+        The events may be any iterable, or async iterable; the function can use `ticks` of them.
+        """
         from velo._pulled import pulled
 
         return self._function(pulled(events))
 
     def options(self, **settings: Any) -> StreamFn[In, Out]:
-        """Return the same function with other settings, as `StreamConfig` names them."""
+        """Return the same function with other settings, as `StreamConfig` names them.
+
+        Settings that are not named stay. The new function has streams, places and counters of its
+        own.
+
+        Raises:
+            TypeError: When there is no such setting, or it is of the wrong type.
+            ValueError: When a setting is out of its range.
+
+        """
         return StreamFn(self._function, self.config.replace(**settings))
 
     def open(self) -> _Opening[In, Out]:
         """Open a stream: `async with fn.open() as stream`, or `stream = await fn.open()`.
 
-        At `max_concurrent` it waits for a free place, in line. Cancelling the wait opens nothing.
+        Leaving the block closes the stream as `Stream.aclose` does; by an exception, it cancels its
+        function. At `max_concurrent` opening waits for a free place, in line. Cancelling the wait
+        opens nothing. It needs a running event loop, to which the stream belongs.
 
         Raises:
             PoolError: When there is no worker process to run it, or, with `overflow="error"`, no
                 free place.
+            TypeError: When the function has no import path and holds what cannot be pickled
+                (process mode).
 
         """
         return _Opening(self)
@@ -78,7 +100,13 @@ class StreamFn(Generic[In, Out]):
     async def run(self, events: Iterable[In] | AsyncIterable[In]) -> list[Out]:
         """Send all events through a new stream, end its input, and return all results.
 
-        An exception of the source or of the function is raised here.
+        What the function yields behind its loop is among them. Events are taken from the source as
+        the function has room for them.
+
+        Raises:
+            Exception: What the source or the function raised, and what `open` and `Stream.send`
+                raise. Results that came before it are lost.
+
         """
         async with self.open() as stream:
             if not isinstance(events, AsyncIterable):
@@ -91,8 +119,12 @@ class StreamFn(Generic[In, Out]):
     def run_sync(self, events: Iterable[In] | AsyncIterable[In]) -> list[Out]:
         """Do the same as `run`, from code that has no event loop.
 
+        It runs in an event loop of velo's own, which each thread keeps, so that workers stay warm
+        from one call to the next.
+
         Raises:
             VeloError: When an event loop runs in this thread; `await fn.run(...)` there.
+            Exception: As `run` does.
 
         """
         from velo._sync import run
@@ -111,7 +143,12 @@ class StreamFn(Generic[In, Out]):
 
         A key's stream opens with its first event. It closes after `timeout` idle seconds, or when
         `max_concurrent` forces out the key that was used least recently: its input ends and its
-        last results arrive. An exception of the source or of the function is raised here.
+        last results arrive. The next event of such a key opens a new stream. Leaving the iteration
+        early cancels all of its streams.
+
+        Raises:
+            Exception: What the source, `key` or a function raised; of a function with a note that
+                names the key. All streams are cancelled.
 
         """
         from velo._keyed import keyed
@@ -119,7 +156,11 @@ class StreamFn(Generic[In, Out]):
         return keyed(self, events, key)
 
     def __or__(self, then: StreamFn[Out, Then]) -> StreamFn[In, Then]:
-        """Compose: what this function yields are the other's events."""
+        """Compose: what this function yields are the other's events.
+
+        The composed function has the stricter of each of their limits. Neighbours of one mode run
+        in one place; of different modes, the whole runs inline and drives those in workers.
+        """
         if not isinstance(then, StreamFn):
             return NotImplemented
         from velo._compose import compose
@@ -128,10 +169,7 @@ class StreamFn(Generic[In, Out]):
 
     @property
     def metrics(self) -> FunctionMetrics:
-        """What all streams of this function have done in this process, together.
-
-        `fn.options(...)` makes a function that counts for itself.
-        """
+        """What all streams of this function have done in this process, together."""
         return FunctionMetrics(*self._ledger.figures())
 
     async def _open(self) -> Stream[In, Out]:
@@ -239,16 +277,39 @@ def stream_fn(
 ) -> Any:
     """Make a stream function of an async generator function.
 
-        @stream_fn
-        async def ...
+    The function takes one argument, the stream's events, an async iterator (`velo.events.Events`),
+    and yields results. As a decorator with or without settings:
 
-        @stream_fn(mode="process", workers=4)
-        async def ...
+    ```python
+    from velo import StreamConfig, stream_fn
 
-        @stream_fn(config=StreamConfig(mode="process"))
-        async def ...
 
-    The function takes one argument, an async iterator over the stream's events, and yields results.
+    @stream_fn
+    async def lengths(words):
+        async for word in words:
+            yield len(word)
+
+
+    @stream_fn(mode="process", workers=4)
+    async def lengths_in_workers(words):
+        async for word in words:
+            yield len(word)
+
+
+    @stream_fn(config=StreamConfig(buffer=16))
+    async def lengths_one_by_one(words):
+        async for word in words:
+            yield len(word)
+
+
+    print(lengths.run_sync(["one", "three"]))  # [3, 5]
+    ```
+
+    Args:
+        function: The async generator function, or what behaves as one: a method, a partial, a
+            callable object.
+        config: Settings to start from; the defaults of `StreamConfig` without.
+        **settings: Settings by name, which go before those of `config`.
 
     Raises:
         TypeError: When it is no async generator function, or there is no such setting.

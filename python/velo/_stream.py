@@ -34,6 +34,10 @@ class Stream(_core.StreamBase[In, Out], Generic[In, Out]):
     no result is lost, and the stream can be used on.
 
     Use it as a context manager (`async with fn.open() as stream`), or close it with `aclose`.
+
+    Attributes:
+        name: What errors, logs and warnings call it: its function and a number, `spree-3`.
+
     """
 
     __slots__ = (
@@ -72,6 +76,10 @@ class Stream(_core.StreamBase[In, Out], Generic[In, Out]):
 
         Harmless when the input has ended already. A task that waits to send gets `StreamClosed`.
         Waits only while not even the end has room; if that wait is cancelled, call it again.
+
+        Raises:
+            StreamBusy: From another thread or event loop.
+
         """
         return self._end("the input was ended by `end()`")
 
@@ -84,7 +92,14 @@ class Stream(_core.StreamBase[In, Out], Generic[In, Out]):
         `end()`.
 
         After a `break`, events that were sent are still worked on; their results can be received.
-        An exception of the source cancels the stream and is raised here.
+        A cancelled wait loses nothing.
+
+        Raises:
+            StreamClosed: When the input has ended already.
+            StreamBusy: When another task sends or receives, or from another thread or event loop.
+            Exception: What the source raised, which cancels the stream; what the function raised,
+                after the results that came before; what `send` raises of an event.
+
         """
         if isinstance(events, AsyncIterable):
             return self._feed_async(events)
@@ -95,7 +110,7 @@ class Stream(_core.StreamBase[In, Out], Generic[In, Out]):
 
     @property
     def metrics(self) -> StreamMetrics:
-        """What the stream has done so far."""
+        """What the stream has done so far, a snapshot. Also when it is closed."""
         return StreamMetrics(*self._metrics())
 
     @property

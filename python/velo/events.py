@@ -1,14 +1,26 @@
 """What a stream function reads: its events, and ticks when none come.
 
+```python
+from velo import stream_fn
+from velo.events import TICK, Events
+
+
 @stream_fn
-async def sessions(events: Events[dict]):
-    session = []
+async def sessions(events: Events[str]):
+    # Clicks, in sessions that end after half a minute without one.
+    session: list[str] = []
     async for event in events.ticks(30.0):
         if event is not TICK:
             session.append(event)
         elif session:
             yield session
             session = []
+    if session:
+        yield session
+
+
+print(sessions.run_sync(["home", "shop"]))  # [['home', 'shop']]
+```
 """
 
 from __future__ import annotations

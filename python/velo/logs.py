@@ -4,9 +4,16 @@ What a function logs in a worker reaches the `logging` of the client process, wi
 attributes: `record.stream`, the name of the stream, and `record.worker`, the worker's process id.
 `StreamNames` gives them to all other records as well, so that a format may use them:
 
-    handler = logging.StreamHandler()
-    handler.addFilter(StreamNames())
-    handler.setFormatter(logging.Formatter("%(levelname)s [%(stream)s] %(message)s"))
+```python
+import logging
+
+from velo.logs import StreamNames
+
+handler = logging.StreamHandler()
+handler.addFilter(StreamNames())
+handler.setFormatter(logging.Formatter("%(levelname)s [%(stream)s] %(message)s"))
+logging.getLogger().addHandler(handler)
+```
 """
 
 from __future__ import annotations

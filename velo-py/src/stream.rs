@@ -73,26 +73,64 @@ impl StreamBase {
         class.clone()
     }
 
-    /// Sends one event; waits while `buffer` events are queued.
+    /// Send one event; wait while `buffer` events are queued.
+    ///
+    /// What `full` says happens instead of waiting. A cancelled `send` has sent nothing.
+    ///
+    /// Raises:
+    ///     StreamClosed: When nothing can be sent any more; the message says why.
+    ///     StreamBusy: When another task is waiting to send, or from another thread or event loop.
+    ///     BufferFull: When `buffer` events are queued, with `full="error"`.
+    ///     EventTooLarge: When the event is over half of `max_bytes` (process mode).
+    ///     TypeError: When the event cannot travel to another process; the message names the part.
     fn send(&self, event: Py<PyAny>) -> Operation {
         Operation::new(self.core.clone(), What::Send(event))
     }
 
-    /// Receives the next result.
+    /// Receive the next result.
+    ///
+    /// In process mode large arrays and buffers arrive as read-only views of shared memory, and in
+    /// inline mode a result is the function's own object. With `copy`, everything in it is the
+    /// receiver's alone, to be written to: a copy from the ring, or `copy.deepcopy`.
+    ///
+    /// A cancelled `recv` has taken nothing.
+    ///
+    /// Raises:
+    ///     StreamClosed: After the last result.
+    ///     StreamBusy: When another task is waiting to receive, or from another thread or event
+    ///         loop.
+    ///     WorkerDied: When the stream's worker process is gone, after the results before that.
+    ///     Exception: What the function raised, after the results that came before it.
     #[pyo3(signature = (*, copy=false))]
     fn recv(&self, copy: bool) -> Operation {
         Operation::new(self.core.clone(), What::Recv(copy))
     }
 
-    /// Sends every event of an iterable, in order.
+    /// Send every event of an iterable, in order, as `send` would.
+    ///
+    /// An event is taken from the iterable when there is room for it. A cancelled `send_batch` may
+    /// have sent a part of them; an event that was taken and not sent goes before whatever is sent
+    /// next.
+    ///
+    /// Raises:
+    ///     BufferFull: With `full="error"`; its `sent` says how many went in before.
+    ///     Exception: What `send` raises, and what the iterable raises; events before it are sent.
     fn send_batch(&self, events: &Bound<'_, PyAny>) -> PyResult<Operation> {
         let source = events.try_iter()?.into_any().unbind();
         Ok(Operation::new(self.core.clone(), What::SendBatch(source)))
     }
 
-    /// Receives at least one result and as many more as are there, up to `max`.
+    /// Receive at least one result, and as many more as are there, at most `max`.
+    ///
+    /// Waits for the first one only. `copy` is as for `recv`. A cancelled `recv_batch` has taken
+    /// nothing.
+    ///
+    /// Raises:
+    ///     ValueError: When `max` is less than 1.
+    ///     Exception: What `recv` raises; results before it are received first.
     #[pyo3(signature = (max=256, *, copy=false))]
-    fn recv_batch(&self, max: usize, copy: bool) -> PyResult<Operation> {
+    fn recv_batch(&self, max: isize, copy: bool) -> PyResult<Operation> {
+        let max = usize::try_from(max).unwrap_or(0);
         if max == 0 {
             return Err(pyo3::exceptions::PyValueError::new_err(
                 "`max` must be at least 1",
