@@ -201,14 +201,38 @@ class Client:
             self._drop(link)
 
     def _on_died(
-        self, number: int, worker: int, pid: int, signal: int | None, code: int | None
+        self,
+        number: int,
+        who: tuple[int, int],
+        how: tuple[int | None, int | None],
+        ran: str,
+        why: str | None,
+        stack: str,
     ) -> None:
         link = self._links.get(number)
-        if link is not None:
-            self._drop(link)
-            link.end.fail(
-                lambda stream, in_flight: WorkerDied(stream, pid, signal, code, in_flight)
+        if link is None:
+            return
+        self._drop(link)
+        culprit = link.end.culprit() if ran == "here" else None
+        number_ran, name_ran, event = culprit or (None, None, None)
+
+        def died(stream: str, number: int, in_flight: int) -> WorkerDied:
+            error = WorkerDied(
+                stream,
+                link.pid,
+                *how,
+                in_flight,
+                culprit=None if ran == "nothing" else number == number_ran,
+                culprit_stream=name_ran,
+                event=event or None,
+                stack=stack,
+                why=why,
             )
+            if error.culprit and stack:
+                error.add_note(f"in the worker:\n{stack}")
+            return error
+
+        link.end.fail(died)
 
     def _on_lost(self) -> None:
         self._lost = True
@@ -216,7 +240,7 @@ class Client:
         if loop is not None:
             loop.remove_reader(self._supervisor.fileno())
         for link in list(self._links.values()):
-            self._on_died(link.number, link.worker, link.pid, None, None)
+            self._on_died(link.number, (link.worker, link.pid), (None, None), "nothing", None, "")
         for request in list(self._requests):
             self._answer(request, PoolError("the supervisor of this process has ended"))
 

@@ -74,12 +74,24 @@ class SlowStepWarning(RuntimeWarning):
 class WorkerDied(VeloError):
     """The worker process of a stream is gone, and with it the stream's local variables.
 
+    A worker runs the functions of many streams, one at a time. The one that ran when the worker
+    died is the likely culprit; where it was killed from outside, it is only the one that was there.
+
     Attributes:
         stream: The name of the stream.
         pid: The process id that the worker had.
         signal: The number of the signal that ended it, or None.
         exit_code: Its exit code, or None if a signal ended it or nobody knows.
         in_flight: How many events the function had not finished.
+        culprit: Whether this stream's function was the one that ran (True), or another stream's
+            (False). None: no function ran, or what fell was a thread beside them; nobody knows.
+        culprit_stream: The name of the stream whose function ran, this one's or another's. None
+            when nobody knows, and when it belongs to another event loop or process.
+        event: Which event that function had taken last, counted from 1 in the order in which
+            events came to it; None before its first.
+        stack: The stacks of the worker's threads at that moment, as text; empty when they could not
+            be written, as after `SIGKILL` from outside or `os._exit`.
+        why: What velo killed the worker for, or None when it did not.
 
     """
 
@@ -90,19 +102,44 @@ class WorkerDied(VeloError):
         signal: int | None = None,
         exit_code: int | None = None,
         in_flight: int = 0,
+        culprit: bool | None = None,
+        culprit_stream: str | None = None,
+        event: int | None = None,
+        stack: str = "",
+        why: str | None = None,
     ) -> None:
-        super().__init__(stream, pid, signal, exit_code, in_flight)
+        known = (culprit, culprit_stream, event, stack, why)
+        super().__init__(stream, pid, signal, exit_code, in_flight, *known)
         self.stream = stream
         self.pid = pid
         self.signal = signal
         self.exit_code = exit_code
         self.in_flight = in_flight
+        self.culprit, self.culprit_stream, self.event, self.stack, self.why = known
 
     def __str__(self) -> str:
         events = "1 event" if self.in_flight == 1 else f"{self.in_flight} events"
-        return (
+        lines = [
             f"the worker of stream `{self.stream}` (pid {self.pid}) {self._how()} "
-            f"with {events} in flight"
+            f"with {events} in flight",
+            self._who(),
+        ]
+        if self.why:
+            lines.insert(1, f"velo killed it: {self.why}")
+        return "\n".join(lines)
+
+    def _who(self) -> str:
+        at = "before its first event" if self.event is None else f"at event {self.event}"
+        if self.culprit:
+            where = _innermost(self.stack)
+            return f"it was running this stream's function, {at}{where and f', {where}'}"
+        if self.culprit is None:
+            return "it was running no stream function, so that none can be blamed"
+        if self.culprit_stream is None:
+            return "it was running a function of another stream, which this one only lived beside"
+        return (
+            f"it was running the function of stream `{self.culprit_stream}`, {at}, which this one "
+            "only lived beside"
         )
 
     def _how(self) -> str:
@@ -116,6 +153,14 @@ class WorkerDied(VeloError):
         if self.exit_code is not None:
             return f"exited with code {self.exit_code}"
         return "died"
+
+
+def _innermost(stack: str) -> str:
+    """Where the first stack of a text ends: `in f (file.py:12)`."""
+    import re
+
+    found = re.search(r'^  File "(.*)", line (\d+) in (.*)$', stack, re.MULTILINE)
+    return f"in `{found[3]}` ({found[1]}:{found[2]})" if found else ""
 
 
 class RemoteError(VeloError):

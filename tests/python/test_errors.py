@@ -243,7 +243,7 @@ async def test_velo_errors_travel(mode):
     """A function may raise them too, and they may be logged by other processes."""
     from velo.errors import EventTooLarge, WorkerDied
 
-    died = WorkerDied("name", 12, 9, None, 3)
+    died = WorkerDied("name", 12, 9, None, 3, False, "other", 7, "a stack", "for stalling")
 
     @stream_fn(mode=mode)
     async def raises(events):

@@ -27,10 +27,7 @@ impl StreamPort {
             pace: Arc::new(Pace::default()),
         }
     }
-}
 
-#[pymethods]
-impl StreamPort {
     /// Calls the function with its events. Returns the coroutine that runs it, or None when the
     /// call failed: the stream has ended with the exception then.
     pub fn start(&self, function: &Bound<'_, PyAny>) -> PyResult<Option<Pump>> {
@@ -51,10 +48,34 @@ impl StreamPort {
                 Ok(Some(Pump::new(py, generator.unbind(), port, pace)))
             }
             Err(error) => {
-                self.port.finish(py, Err(error));
-                self.port.flush(py);
+                self.fail(py, error);
                 Ok(None)
             }
+        }
+    }
+
+    /// Ends the stream with an exception, before there is a generator.
+    fn fail(&self, py: Python<'_>, error: PyErr) {
+        self.port.finish(py, Err(error));
+        self.port.flush(py);
+    }
+}
+
+#[pymethods]
+impl StreamPort {
+    /// Calls what `load()` returns, the function, with its events. Returns the coroutine that runs
+    /// it, or None when that failed: the stream has ended with the exception then.
+    fn load_and_start(&self, load: &Bound<'_, PyAny>) -> PyResult<Option<Pump>> {
+        let start = || match load.call0() {
+            Ok(function) => self.start(&function),
+            Err(error) => {
+                self.fail(load.py(), error);
+                Ok(None)
+            }
+        };
+        match &self.port {
+            Port::Ring(port) => port.on_board(load.py(), start),
+            Port::Inline(_) => start(),
         }
     }
 
@@ -72,12 +93,5 @@ impl StreamPort {
         let event_loop = port.event_loop().clone_ref(py);
         port.attach(py, Aside::of(event_loop, pump, task, Some(context)))?;
         port.begin(py)
-    }
-
-    /// Ends the stream with an exception, before there is a generator.
-    fn fail(&self, error: &Bound<'_, PyAny>) {
-        let py = error.py();
-        self.port.finish(py, Err(PyErr::from_value(error.clone())));
-        self.port.flush(py);
     }
 }

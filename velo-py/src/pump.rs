@@ -106,13 +106,22 @@ impl Pump {
         let none = py.None();
         self.state.with(py, |state| {
             state.handed = None;
-            let step = slow::watched(py, &self.name, || self.run(py, state, None, none.bind(py)));
+            let step = self.watched(py, || self.run(py, state, None, none.bind(py)));
             if let Step::Yield(waiting) = step? {
                 state.pause = self.pause_of(py, &waiting);
                 state.handed = (!waiting.is_none(py)).then_some(waiting);
             }
             Ok(())
         })?
+    }
+
+    /// Runs a step of the function where it can be seen who does it, and for how long.
+    #[inline]
+    fn watched<R>(&self, py: Python<'_>, step: impl FnOnce() -> R) -> R {
+        match &self.port {
+            Port::Inline(_) => slow::watched(py, &self.name, step),
+            Port::Ring(port) => port.on_board(py, step),
+        }
     }
 
     fn pause_of(&self, py: Python<'_>, waiting: &Py<PyAny>) -> Pause {
@@ -245,12 +254,7 @@ impl Awaitable for Pump {
             if state.finished {
                 return this.returns(py, state);
             }
-            let step = match &this.port {
-                Port::Inline(_) => {
-                    slow::watched(py, &this.name, || this.run(py, state, None, value))
-                }
-                Port::Ring(_) => this.run(py, state, None, value),
-            };
+            let step = this.watched(py, || this.run(py, state, None, value));
             this.pause(py, state, step?)
         })?
     }
@@ -264,16 +268,18 @@ impl Awaitable for Pump {
             if state.finished {
                 return Err(error);
             }
-            // At a `yield` nothing is awaited that could be cancelled: the generator is closed.
-            let thrown = match state.result.take() {
-                Some(_) if is_cancellation(py, &error) => {
-                    state.closing = true;
-                    state.generator.close(py)
-                }
-                _ => state.generator.throw(py, error),
-            };
-            let step = this.run(py, state, Some(thrown), none.bind(py))?;
-            this.pause(py, state, step)
+            let step = this.watched(py, || {
+                // At a `yield` nothing is awaited that could be cancelled: the generator is closed.
+                let thrown = match state.result.take() {
+                    Some(_) if is_cancellation(py, &error) => {
+                        state.closing = true;
+                        state.generator.close(py)
+                    }
+                    _ => state.generator.throw(py, error),
+                };
+                this.run(py, state, Some(thrown), none.bind(py))
+            });
+            this.pause(py, state, step?)
         })?
     }
 }

@@ -9,7 +9,8 @@ use pyo3::exceptions::PyOSError;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 use velo_supervisor::{
-    Client, ClientEvent, EmbeddedOptions, Exit, LinkId, Refusal, Seat, SeatEvent, embedded, zygote,
+    Client, ClientEvent, EmbeddedOptions, Exit, LinkId, Ran, Refusal, Seat, SeatEvent, embedded,
+    zygote,
 };
 
 use crate::client::ClientLink;
@@ -119,13 +120,26 @@ fn client_event(py: Python<'_>, event: ClientEvent) -> PyResult<Bound<'_, PyTupl
             ("refused", request.0, why).into_pyobject(py)
         }
         ClientEvent::LinkRetired { link } => ("retired", link.0).into_pyobject(py),
-        ClientEvent::WorkerDied { link, worker, exit } => {
+        ClientEvent::WorkerDied {
+            link,
+            worker,
+            exit,
+            ran,
+            why,
+            stack,
+        } => {
             let (signal, code) = match exit {
                 Exit::Signal(signal) => (Some(signal), None),
                 Exit::Code(code) => (None, Some(code)),
                 Exit::Unknown => (None, None),
             };
-            ("died", link.0, worker.id, worker.pid, signal, code).into_pyobject(py)
+            let ran = match ran {
+                Ran::Nothing => "nothing",
+                Ran::Here => "here",
+                Ran::Elsewhere => "elsewhere",
+            };
+            let who = (worker.id, worker.pid);
+            ("died", link.0, who, (signal, code), ran, why, stack).into_pyobject(py)
         }
         ClientEvent::NotPreloaded { module, why } => {
             ("not_preloaded", module, why).into_pyobject(py)
@@ -262,6 +276,13 @@ impl WorkerSeat {
                 SeatEvent::Lost => ("lost",).into_pyobject(py),
             })
             .collect()
+    }
+
+    /// The descriptor of the report, where the stacks of this process are to be written when it
+    /// dies.
+    #[getter]
+    fn report(&self) -> i32 {
+        self.lock().report().as_raw_fd()
     }
 
     /// Tells the supervisor that a detached link is not used any more.

@@ -35,7 +35,7 @@ pub(crate) const MAX_RING: u64 = 1 << 32;
 pub(crate) const GROUP_SLOTS: u32 = 16;
 
 pub(crate) const MAGIC: u64 = u64::from_ne_bytes(*b"velolink");
-pub(crate) const VERSION: u32 = 2;
+pub(crate) const VERSION: u32 = 3;
 
 pub(crate) const WORDS: usize = MAX_SLOTS.div_ceil(64) as usize;
 pub(crate) const SUMMARIES: usize = WORDS.div_ceil(64);
@@ -191,12 +191,45 @@ pub(crate) struct Residence {
     pub opened: AtomicU64,
 }
 
+/// What the worker is doing right now. It alone writes here; others look after its death, or now
+/// and then, and nobody waits for what they see.
+#[repr(C)]
+pub(crate) struct BoardLine {
+    /// Odd while a function runs; goes up whenever one begins or stops.
+    pub step: AtomicU64,
+    /// Whose function: its stream's number, as its client counts.
+    pub stream: AtomicU64,
+    /// Which event it took last, counted from 1; 0 before the first.
+    pub event: AtomicU64,
+    /// How often the worker has looked at what is ready on the link.
+    pub looks: AtomicU64,
+    /// The stream's slot.
+    pub slot: AtomicU32,
+    /// For how many milliseconds the step may go on, 0 for ever; the highest bit says which setting
+    /// that is.
+    pub limit: AtomicU32,
+}
+
+impl BoardLine {
+    fn new() -> Self {
+        BoardLine {
+            step: AtomicU64::new(0),
+            stream: AtomicU64::new(0),
+            event: AtomicU64::new(0),
+            looks: AtomicU64::new(0),
+            slot: AtomicU32::new(0),
+            limit: AtomicU32::new(0),
+        }
+    }
+}
+
 /// The start of every segment.
 #[repr(C)]
 pub(crate) struct LinkHeader {
     /// In a cell since the other side could write to it: it is read once, by pointer.
     pub info: CacheLine<UnsafeCell<LinkInfo>>,
     pub residence: CacheLine<Residence>,
+    pub board: CacheLine<BoardLine>,
     /// Indexed by [`Side`] of the one that is told.
     pub directions: [Direction; 2],
 }
@@ -210,6 +243,7 @@ impl LinkHeader {
                 slots_used: AtomicU32::new(0),
                 opened: AtomicU64::new(0),
             }),
+            board: CacheLine(BoardLine::new()),
             directions: [Direction::new(), Direction::new()],
         }
     }
@@ -220,7 +254,7 @@ const _: () = {
     assert!(size_of::<RingHeader>() == 192);
     assert!(size_of::<LinkInfo>() == 72);
     assert!(size_of::<Direction>() == 64 + 64 + MAX_SLOTS as usize / 8 + 64);
-    assert!(size_of::<LinkHeader>() == 128 + 64 + 2 * size_of::<Direction>());
+    assert!(size_of::<LinkHeader>() == 128 + 64 + 64 + 2 * size_of::<Direction>());
     assert!(MAX_SLOTS as usize == 64 * WORDS && WORDS == 64 * SUMMARIES);
 };
 const _: () = assert!(size_of::<RingHeader>() <= PAGE);

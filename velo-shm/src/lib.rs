@@ -44,6 +44,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod board;
 mod doorbell;
 mod layout;
 mod link;
@@ -54,6 +55,7 @@ mod spin;
 mod sync;
 pub mod ticks;
 
+pub use board::{Allowance, Progress, Running, Setting};
 #[cfg(not(loom))]
 pub use doorbell::wait_any;
 pub use doorbell::{Bells, Doorbell};

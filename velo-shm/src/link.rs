@@ -9,6 +9,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64 as LocalU64;
 
+use crate::board::{Allowance, Progress, Running};
 use crate::doorbell::{Bells, Doorbell};
 use crate::layout::{
     CLOSED, Direction, GROUP_SLOTS, Geometry, LinkHeader, RETIRED, RingHeader, WORDS, at,
@@ -273,12 +274,47 @@ impl LinkEnd {
     /// with nothing new in it, and so can one that is not open any more.
     #[inline]
     pub fn take_ready(&self, f: impl FnMut(u32)) {
+        if self.side == Side::Worker {
+            self.header().board.looked();
+        }
         self.direction(self.side).take(self.geometry.slots, f);
     }
 
     /// The doorbell that this side waits on.
     pub fn doorbell(&self) -> &Doorbell {
         &self.bells.mine
+    }
+
+    /// The worker: a function begins a step. It goes on the board, for those who ask after the
+    /// worker's death what it was doing.
+    #[inline]
+    pub fn begin_step(&self, slot: u32, stream: u64, event: u64, allowance: Option<Allowance>) {
+        let board = &self.header().board;
+        board.begin(slot, stream, event, allowance);
+    }
+
+    /// The worker: the function of this slot has taken an event, the `event`th, counted from 1.
+    #[inline]
+    pub fn took_event(&self, slot: u32, event: u64) {
+        self.header().board.took(slot, event);
+    }
+
+    /// The worker: the function waits, or has ended.
+    #[inline]
+    pub fn end_step(&self) {
+        self.header().board.end();
+    }
+
+    /// The function that the worker runs, or was running when it died; None if it ran none, or
+    /// was about to begin or to stop. What cannot be is taken for none.
+    pub fn running(&self) -> Option<Running> {
+        self.header().board.running(self.geometry.slots)
+    }
+
+    /// How far the worker has come: two looks that give the same saw no work on this link between
+    /// them.
+    pub fn progress(&self) -> Progress {
+        self.header().board.progress()
     }
 
     /// Counts one more open stream; false if the link is closed to new ones, or retired.

@@ -11,7 +11,7 @@ use crate::error::SupervisorError;
 use crate::fds::TrackedFd;
 use crate::link;
 use crate::protocol::{
-    Exit, FromClient, LinkId, PROTOCOL_VERSION, Refusal, RequestId, ToClient, WorkerInfo,
+    Exit, FromClient, LinkId, PROTOCOL_VERSION, Ran, Refusal, RequestId, ToClient, WorkerInfo,
 };
 use crate::transport::{Channel, Received, TransportError, exactly};
 
@@ -60,6 +60,12 @@ pub enum ClientEvent {
         worker: WorkerInfo,
         /// How it ended.
         exit: Exit,
+        /// Which stream function it ran; the link's board says more of one that ran here.
+        ran: Ran,
+        /// What the supervisor has killed it for, if it did.
+        why: Option<String>,
+        /// The stacks of its threads as it died, if it could still write them.
+        stack: String,
     },
     /// A module that some client asked for cannot be preloaded; workers go on without it.
     NotPreloaded {
@@ -206,9 +212,21 @@ impl Client {
                         ToClient::NotPreloaded { module, why } => {
                             ClientEvent::NotPreloaded { module, why }
                         }
-                        ToClient::Died { link, worker, exit } => {
-                            ClientEvent::WorkerDied { link, worker, exit }
-                        }
+                        ToClient::Died {
+                            link,
+                            worker,
+                            exit,
+                            ran,
+                            why,
+                            stack,
+                        } => ClientEvent::WorkerDied {
+                            link,
+                            worker,
+                            exit,
+                            ran,
+                            why,
+                            stack,
+                        },
                     };
                     events.push(event);
                 }

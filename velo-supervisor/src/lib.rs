@@ -39,6 +39,7 @@ mod pool;
 mod process;
 mod protocol;
 mod reactor;
+mod report;
 mod seat;
 mod sys;
 mod transport;
@@ -49,7 +50,7 @@ pub use client::{Client, ClientEvent};
 pub use error::{SeatError, SupervisorError, ZygoteError};
 pub use options::EmbeddedOptions;
 pub use protocol::{
-    Exit, LinkId, PROTOCOL_VERSION, Refusal, RequestId, Status, WorkerInfo, WorkerStatus,
+    Exit, LinkId, PROTOCOL_VERSION, Ran, Refusal, RequestId, Status, WorkerInfo, WorkerStatus,
 };
 pub use seat::{ABANDONED_EXIT_CODE, Seat, SeatEvent};
 pub use transport::TransportError;

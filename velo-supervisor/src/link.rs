@@ -8,6 +8,7 @@ use std::sync::Arc;
 use velo_shm::{Bells, Doorbell, LinkEnd, LinkSpec, MemfdSegment, Segment, Side, initialise};
 
 use crate::fds::Tracked;
+use crate::pool::WorkerId;
 
 /// Below this a link is not worth having: the mapping fails for another reason than its size.
 const SMALLEST_HEAP: u64 = 64 << 20;
@@ -38,14 +39,15 @@ pub(crate) fn attach(
 #[derive(Debug)]
 pub(crate) struct HeldLink {
     end: Tracked<Arc<LinkEnd>>,
+    worker: WorkerId,
     /// What the two sides get, until they have it: segment, own bell, the other side's bell.
     for_client: Vec<OwnedFd>,
     for_worker: Vec<OwnedFd>,
 }
 
 impl HeldLink {
-    /// A new link of the usual size, or a smaller one where address space is short.
-    pub(crate) fn create() -> Result<Self, String> {
+    /// A new link to this worker, of the usual size, or a smaller one where address space is short.
+    pub(crate) fn create(worker: WorkerId) -> Result<Self, String> {
         let mut spec = LinkSpec::default();
         let segment = loop {
             match MemfdSegment::create(spec.segment_len()) {
@@ -57,10 +59,11 @@ impl HeldLink {
         initialise(&segment, &spec)
             .map_err(|error| format!("could not lay out a link: {error}"))?;
         let segment = Arc::new(segment);
-        Self::with_segment(&segment).map_err(|error| format!("could not create a link: {error}"))
+        Self::with_segment(&segment, worker)
+            .map_err(|error| format!("could not create a link: {error}"))
     }
 
-    fn with_segment(segment: &Arc<MemfdSegment>) -> io::Result<Self> {
+    fn with_segment(segment: &Arc<MemfdSegment>, worker: WorkerId) -> io::Result<Self> {
         let (client_bell, worker_bell) = (Doorbell::create()?, Doorbell::create()?);
         let share = |mine: &Doorbell, theirs: &Doorbell| -> io::Result<Vec<OwnedFd>> {
             [segment.as_fd(), mine.as_fd(), theirs.ringing_fd()]
@@ -84,6 +87,7 @@ impl HeldLink {
         let end = LinkEnd::attach(shared, Side::Client, bells).map_err(io::Error::other)?;
         Ok(Self {
             end: Tracked::new(end, fds),
+            worker,
             for_client,
             for_worker,
         })
@@ -91,6 +95,11 @@ impl HeldLink {
 
     pub(crate) fn end(&self) -> &LinkEnd {
         &self.end
+    }
+
+    /// The worker on its other side.
+    pub(crate) fn worker(&self) -> WorkerId {
+        self.worker
     }
 
     /// The worker's descriptors. They are handed out once.

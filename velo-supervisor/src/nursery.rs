@@ -85,7 +85,7 @@ pub(crate) struct Nursery {
     next_number: u64,
     restarts: Restarts,
     /// Workers that are to be forked by the next zygote.
-    unsent: VecDeque<(WorkerId, OwnedFd)>,
+    unsent: VecDeque<(WorkerId, Vec<OwnedFd>)>,
     /// Workers that the zygote was told to fork, and since when it could.
     awaited: HashMap<WorkerId, Instant>,
     idle_since: Option<Instant>,
@@ -187,9 +187,9 @@ impl Nursery {
         }
     }
 
-    /// Has a worker forked, now or by the next zygote.
-    pub(crate) fn request(&mut self, worker: WorkerId, control: OwnedFd) {
-        self.unsent.push_back((worker, control));
+    /// Has a worker forked, now or by the next zygote, and given these descriptors.
+    pub(crate) fn request(&mut self, worker: WorkerId, fds: Vec<OwnedFd>) {
+        self.unsent.push_back((worker, fds));
     }
 
     /// Does what is due. An error says why no worker can be forked; whoever waits must be told.
@@ -217,9 +217,9 @@ impl Nursery {
         let Some(connection) = self.zygote.as_ref().and_then(|z| z.connection.as_ref()) else {
             return Ok(());
         };
-        while let Some((worker, control)) = self.unsent.pop_front() {
+        while let Some((worker, fds)) = self.unsent.pop_front() {
             let spawn = ToZygote::Spawn { worker };
-            if connection.send(&spawn, vec![control]).is_err() {
+            if connection.send(&spawn, fds).is_err() {
                 // It is about to be found dead, which brings its workers back.
                 break;
             }

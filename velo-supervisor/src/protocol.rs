@@ -10,7 +10,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 /// The version of the control protocol that this crate speaks.
-pub const PROTOCOL_VERSION: u32 = 2;
+pub const PROTOCOL_VERSION: u32 = 3;
 
 /// One request for a link, unique within its client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -51,6 +51,17 @@ impl fmt::Display for Exit {
             Self::Unknown => f.write_str("exit status unknown"),
         }
     }
+}
+
+/// Which stream function a worker ran when it died.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Ran {
+    /// None: it waited, or something else than a function ran.
+    Nothing,
+    /// One of a stream on this link.
+    Here,
+    /// One of a stream on a link to another client.
+    Elsewhere,
 }
 
 /// Why a request for a link was refused.
@@ -140,6 +151,11 @@ pub(crate) enum ToClient {
         link: LinkId,
         worker: WorkerInfo,
         exit: Exit,
+        ran: Ran,
+        /// What it was killed for, if the supervisor did it.
+        why: Option<String>,
+        /// The stacks of its threads, if it could still write them.
+        stack: String,
     },
 }
 
@@ -148,7 +164,7 @@ pub(crate) enum ToClient {
 pub(crate) enum ToZygote {
     /// The first message. File descriptor: a pidfd of the process whose death ends everything.
     Prepare { version: u32, grace_ms: u32 },
-    /// Fork a worker. File descriptor: the worker's end of its control socket.
+    /// Fork a worker. File descriptors: the worker's end of its control socket, its report.
     Spawn { worker: u32 },
     /// Import a module, for the workers that are forked after it.
     Preload { module: String, paths: Vec<String> },
@@ -196,8 +212,8 @@ pub(crate) enum ToWorker {
 /// What a worker says.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum FromWorker {
-    /// It looks at its control socket from now on.
-    Started,
+    /// It looks at its control socket from now on, in the thread with this number.
+    Started { thread: u64 },
     /// It serves the link.
     Attached { link: LinkId },
     /// It could not map the link.

@@ -304,7 +304,12 @@ impl Reactor {
 
     fn hear_worker(&mut self, now: Instant, id: WorkerId, message: FromWorker) {
         match message {
-            FromWorker::Started => self.pool.started(id),
+            FromWorker::Started { thread } => {
+                if let Some(worker) = self.workers.get_mut(&id) {
+                    worker.started(thread);
+                }
+                self.pool.started(id);
+            }
             FromWorker::Attached { link } => self.pool.attached(now, id, link),
             FromWorker::AttachFailed { link, why } => self.pool.attach_failed(now, id, link, why),
             FromWorker::Detached { .. } => self.pool.detached(now, id),

@@ -26,6 +26,7 @@ pub const ABANDONED_EXIT_CODE: i32 = 125;
 pub struct Seat {
     worker: u32,
     channel: Channel<OwnedFd>,
+    report: OwnedFd,
     /// The process whose death ends this one.
     owner: OwnedFd,
     grace: Duration,
@@ -58,12 +59,14 @@ impl Seat {
     pub(crate) fn new(
         worker: u32,
         control: OwnedFd,
+        report: OwnedFd,
         owner: OwnedFd,
         grace: Duration,
     ) -> io::Result<Self> {
         Ok(Self {
             worker,
             channel: Channel::new(control)?,
+            report,
             owner,
             grace,
             started: false,
@@ -75,13 +78,19 @@ impl Seat {
         self.channel.as_fd()
     }
 
+    /// Where this worker writes its stacks when it dies, for its supervisor to read.
+    pub fn report(&self) -> BorrowedFd<'_> {
+        self.report.as_fd()
+    }
+
     /// The supervisor's name for this worker.
     pub fn worker(&self) -> u32 {
         self.worker
     }
 
     /// What the supervisor has said since the last call. Never waits. The first call tells the
-    /// supervisor that this worker has started, so make it when the worker is ready to serve.
+    /// supervisor that this worker has started, so make it when the worker is ready to serve, in the
+    /// thread that is going to.
     ///
     /// # Errors
     ///
@@ -102,7 +111,9 @@ impl Seat {
     fn poll_into(&mut self, events: &mut Vec<SeatEvent>) -> Result<(), TransportError> {
         if !self.started {
             self.started = true;
-            self.channel.send(&FromWorker::Started, Vec::new())?;
+            let thread = sys::this_thread();
+            self.channel
+                .send(&FromWorker::Started { thread }, Vec::new())?;
         }
         self.channel.flush()?;
         loop {
@@ -201,7 +212,8 @@ mod tests {
     fn seat() -> (Seat, Channel<OwnedFd>) {
         let (here, there) = transport::pair().expect("a socketpair");
         let owner = sys::pidfd_open(nix::unistd::getpid().as_raw()).expect("a pidfd");
-        let seat = Seat::new(5, here, owner, Duration::ZERO).expect("a seat");
+        let report = owner.try_clone().expect("a descriptor");
+        let seat = Seat::new(5, here, report, owner, Duration::ZERO).expect("a seat");
         (seat, Channel::new(there).expect("a channel"))
     }
 
@@ -219,7 +231,10 @@ mod tests {
         assert!(said(&mut supervisor).is_empty());
         assert!(seat.poll().expect("poll").is_empty());
         assert!(seat.poll().expect("poll").is_empty());
-        assert!(matches!(said(&mut supervisor)[..], [FromWorker::Started]));
+        assert!(matches!(
+            said(&mut supervisor)[..],
+            [FromWorker::Started { .. }]
+        ));
     }
 
     #[test]

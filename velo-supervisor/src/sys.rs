@@ -54,6 +54,12 @@ pub(crate) fn thread_count() -> u32 {
     u32::try_from(threads).unwrap_or(u32::MAX).max(1)
 }
 
+/// The number of the calling thread, as debuggers and Python's `threading.get_ident` know it.
+pub(crate) fn this_thread() -> u64 {
+    // SAFETY: the call takes nothing, touches nothing and cannot fail.
+    unsafe { libc::pthread_self() as u64 }
+}
+
 /// Whether a descriptor is readable (or, for a pidfd, whether its process has ended) right now.
 pub(crate) fn is_readable(fd: BorrowedFd<'_>) -> bool {
     let mut fds = [PollFd::new(fd, PollFlags::POLLIN)];

@@ -10,6 +10,7 @@ use crate::connection::{Connection, Delivery};
 use crate::pool::Step;
 use crate::process::Process;
 use crate::protocol::{FromWorker, ToWorker};
+use crate::report::{Report, Stacks};
 use crate::transport::{self, TransportError};
 
 /// A worker, from the moment it is asked for.
@@ -17,6 +18,9 @@ use crate::transport::{self, TransportError};
 pub(crate) struct WorkerProcess {
     connection: Connection,
     process: Option<Process>,
+    report: Report,
+    /// The thread that it serves in.
+    thread: u64,
     /// Which zygote has forked it.
     zygote: u64,
     /// How far it was told to stop before it was forked.
@@ -24,21 +28,24 @@ pub(crate) struct WorkerProcess {
 }
 
 impl WorkerProcess {
-    /// Makes the control socket of a worker that is yet to be forked, and gives the worker's end of
-    /// it. What is sent before the fork waits there.
+    /// Makes the control socket and the report of a worker that is yet to be forked, and gives the
+    /// worker's ends of them. What is sent before the fork waits there.
     pub(crate) fn prepare(
         deliver: impl FnMut(Delivery<FromWorker>) + 'static,
-    ) -> io::Result<(Self, OwnedFd)> {
+    ) -> io::Result<(Self, Vec<OwnedFd>)> {
+        let (report, theirs) = Report::create()?;
         let (here, there) = transport::pair()?;
         let connection = Connection::open(here, deliver)?;
         Ok((
             Self {
                 connection,
                 process: None,
+                report,
+                thread: 0,
                 zygote: 0,
                 stopped: None,
             },
-            there,
+            vec![there, theirs],
         ))
     }
 
@@ -55,6 +62,16 @@ impl WorkerProcess {
             self.stop(step);
         }
         Ok(())
+    }
+
+    /// It serves, in this thread.
+    pub(crate) fn started(&mut self, thread: u64) {
+        self.thread = thread;
+    }
+
+    /// The stacks that it has written.
+    pub(crate) fn stacks(&self) -> Stacks {
+        self.report.read(self.thread)
     }
 
     /// Which zygote has forked it, and so can tell its exit status.

@@ -113,6 +113,7 @@ struct Zygote {
 struct Birth {
     worker: u32,
     control: OwnedFd,
+    report: OwnedFd,
 }
 
 impl Zygote {
@@ -191,9 +192,15 @@ impl Zygote {
                         "it asked for a worker before `Prepare`",
                     ));
                 }
-                let [control] = exactly(fds)?;
+                let [control, report] = exactly(fds)?;
                 match fork() {
-                    Ok(0) => return Ok(Some(Birth { worker, control })),
+                    Ok(0) => {
+                        return Ok(Some(Birth {
+                            worker,
+                            control,
+                            report,
+                        }));
+                    }
                     Ok(pid) => self.adopt(worker, Pid::from_raw(pid))?,
                     Err(error) => {
                         let why = format!("fork failed: {error}");
@@ -229,7 +236,7 @@ impl Zygote {
             .owner
             .take()
             .ok_or(ZygoteError::Protocol("it sent no pidfd"))?;
-        Seat::new(birth.worker, birth.control, owner, self.grace)
+        Seat::new(birth.worker, birth.control, birth.report, owner, self.grace)
             .map_err(io_error("set up a worker's control socket"))
     }
 
@@ -418,9 +425,9 @@ mod tests {
             version: PROTOCOL_VERSION,
             grace_ms: 0,
         };
-        let (_, socket) = transport::pair().expect("a socketpair");
-        let spawn = ToZygote::Spawn { worker: 3 };
-        let (role, said) = converse(vec![(hello, vec![myself()]), (spawn, vec![socket])]);
+        let (report, socket) = transport::pair().expect("a socketpair");
+        let spawn = (ToZygote::Spawn { worker: 3 }, vec![socket, report]);
+        let (role, said) = converse(vec![(hello, vec![myself()]), spawn]);
         assert!(matches!(role, Ok(Role::Done)));
         assert!(
             matches!(&said[1], FromZygote::SpawnFailed { worker: 3, .. }),

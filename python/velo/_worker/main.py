@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import functools
 import logging
 import os
 import signal
@@ -14,7 +15,7 @@ from typing import Any
 from velo import _core
 from velo._context import stream_name
 from velo._reference import load
-from velo._worker import logs, output
+from velo._worker import logs, output, report
 from velo._worker.selector import LinkSelector
 
 # How long cancelled streams may take to run their `finally` blocks when the worker is to end.
@@ -23,6 +24,7 @@ _GRACE = 1.5
 
 def main(seat: _core.WorkerSeat, output_lock: int) -> int:
     """Run until the supervisor says to stop; returns the exit code."""
+    report.write_to(seat.report)
     seat.start_watchdog()
     output.unmix(output_lock)
     worker = _Worker(seat)
@@ -133,11 +135,8 @@ class _Worker:
         name: str,
     ) -> None:
         port = client.link.open(self._loop, slot, stream, limits)
-        try:
-            pump = port.start(self._function(client, function))
-        except BaseException as error:  # its module cannot be imported here
-            port.fail(error)
-            return
+        # Importing its module is a part of it, and may fail, or worse.
+        pump = port.load_and_start(functools.partial(self._function, client, function))
         if pump is None:
             return
         context = contextvars.copy_context()

@@ -221,13 +221,31 @@ impl ClientLink {
         ))))
     }
 
-    /// The worker has died: every stream on it fails with what `make(name, in_flight)` returns.
+    /// The stream whose function the worker runs, or ran when it died: its number, its name if this
+    /// side still has it open, and the event that the function took last, counted from 1 (0 before
+    /// the first). None: the worker ran none of this link.
+    fn culprit(&self, py: Python<'_>) -> Option<(u64, Option<String>, u64)> {
+        let running = self.link.end.running()?;
+        let stream = self
+            .link
+            .stream(py, running.slot)
+            .filter(|stream| stream.number == running.stream);
+        let name = stream.map(|stream| stream.name.clone());
+        Some((running.stream, name, running.event))
+    }
+
+    /// The worker has died: every stream on it fails with what `make(name, number, in_flight)`
+    /// returns.
     fn fail(&self, py: Python<'_>, make: &Bound<'_, PyAny>) -> PyResult<()> {
         self.link.dead.store(true, Relaxed);
+        let running = self.link.end.running();
         for stream in self.link.all(py) {
             let (sent, handled) = stream.ends.with(py, |ends| ends.progress_now())?;
-            let error =
-                PyErr::from_value(make.call1((&stream.name, sent.saturating_sub(handled)))?);
+            // The board is ahead of what a busy function has said to be handled.
+            let here = running.filter(|r| (r.slot, r.stream) == (stream.slot, stream.number));
+            let begun = here.map_or(0, |running| running.event.saturating_sub(1));
+            let in_flight = sent.saturating_sub(handled.max(begun));
+            let error = PyErr::from_value(make.call1((&stream.name, stream.number, in_flight))?);
             stream.fail(py, error);
             if stream.orphaned.load(Relaxed) {
                 stream.drop_results(py);

@@ -80,6 +80,7 @@ impl RingPort {
             match received.kind {
                 ITEM => {
                     ends.current = Some(received.hold);
+                    self.link.end.took_event(self.slot, ends.event());
                     Ok(Next::Event(received.value?.unbind()))
                 }
                 END => {
@@ -92,6 +93,17 @@ impl RingPort {
                 ))),
             }
         })?
+    }
+
+    /// Runs a step of the function with its name on the link's board.
+    #[inline]
+    pub fn on_board<R>(&self, py: Python<'_>, step: impl FnOnce() -> R) -> R {
+        let event = self.ends.with(py, |ends| ends.event()).unwrap_or(0);
+        let end = &self.link.end;
+        end.begin_step(self.slot, self.number, event, None);
+        let came = step();
+        end.end_step();
+        came
     }
 
     /// See [`Port::wait_event`].
@@ -283,6 +295,16 @@ impl RingPort {
 }
 
 impl Ends {
+    /// Which event the function took last, counted from 1; 0 before the first, and once the
+    /// client has seen the end.
+    #[inline]
+    fn event(&self) -> u64 {
+        let taken = u64::from(self.current.is_some());
+        self.rings
+            .as_ref()
+            .map_or(0, |rings| rings.consumer.released() + taken)
+    }
+
     fn send_end(&mut self) {
         let (Some(rings), Some((kind, payload))) = (self.rings.as_mut(), self.unsent_end.take())
         else {

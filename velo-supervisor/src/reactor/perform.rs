@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::{Event, Reactor};
 use crate::link::HeldLink;
 use crate::pool::{Action, ClientId, WorkerId};
-use crate::protocol::{ToClient, ToWorker};
+use crate::protocol::{Exit, LinkId, Ran, ToClient, ToWorker, WorkerInfo};
 use crate::worker::WorkerProcess;
 
 impl Reactor {
@@ -43,7 +43,7 @@ impl Reactor {
     pub(super) fn perform(&mut self, now: Instant, action: Action) {
         match action {
             Action::Spawn { worker } => self.spawn(now, worker),
-            Action::Attach { worker, link } => match HeldLink::create() {
+            Action::Attach { worker, link } => match HeldLink::create(worker) {
                 Ok(mut held) => {
                     self.tell_worker(worker, &ToWorker::Attach { link }, held.take_for_worker());
                     self.links.0.insert(link, held);
@@ -91,14 +91,9 @@ impl Reactor {
                 worker,
                 exit,
             } => {
-                self.links.0.remove(&link);
                 tracing::warn!(worker = worker.id, pid = worker.pid, %exit, "a worker died");
-                self.tell_client(
-                    now,
-                    client,
-                    &ToClient::Died { link, worker, exit },
-                    Vec::new(),
-                );
+                let message = self.obituary(link, worker, exit);
+                self.tell_client(now, client, &message, Vec::new());
             }
             Action::Stop { worker, step } => {
                 if let Some(known) = self.workers.get_mut(&worker) {
@@ -107,6 +102,7 @@ impl Reactor {
             }
             Action::Forget { worker } => {
                 self.workers.remove(&worker);
+                self.links.0.retain(|_, held| held.worker() != worker);
             }
             Action::ForgetLink { link } => {
                 self.links.0.remove(&link);
@@ -114,16 +110,45 @@ impl Reactor {
         }
     }
 
+    /// What is to be said of a dead worker to the client of this link. Its links are kept until all
+    /// is said.
+    fn obituary(&self, link: LinkId, worker: WorkerInfo, exit: Exit) -> ToClient {
+        let stacks = self
+            .workers
+            .get(&worker.id)
+            .map(WorkerProcess::stacks)
+            .unwrap_or_default();
+        let mut links = self.links.0.iter();
+        let ran = links
+            .find(|(_, held)| held.worker() == worker.id && held.end().running().is_some())
+            .map(|(id, _)| *id);
+        let ran = match ran {
+            // A thread that some function has started is no reason to blame the one that runs.
+            _ if stacks.blame_another_thread() => Ran::Nothing,
+            None => Ran::Nothing,
+            Some(id) if id == link => Ran::Here,
+            Some(_) => Ran::Elsewhere,
+        };
+        ToClient::Died {
+            link,
+            worker,
+            exit,
+            ran,
+            why: None,
+            stack: stacks.text,
+        }
+    }
+
     fn spawn(&mut self, now: Instant, id: WorkerId) {
         let events = self.events.clone();
         let deliver = move |said| drop(events.send(Event::Worker(id, said)));
         match WorkerProcess::prepare(deliver) {
-            Ok((worker, control)) => {
+            Ok((worker, fds)) => {
                 self.workers.insert(id, worker);
-                self.nursery.request(id, control);
+                self.nursery.request(id, fds);
             }
             Err(error) => {
-                let why = format!("could not make a control socket: {error}");
+                let why = format!("could not make a worker's control socket: {error}");
                 self.pool.spawn_failed(now, id, why);
             }
         }

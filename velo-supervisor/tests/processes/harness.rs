@@ -220,9 +220,9 @@ impl Peer {
 
     pub fn death(&mut self, wanted: LinkId) -> (WorkerInfo, velo_supervisor::Exit) {
         self.wait("a death", |event| match event {
-            ClientEvent::WorkerDied { link, worker, exit } if *link == wanted => {
-                Some((*worker, *exit))
-            }
+            ClientEvent::WorkerDied {
+                link, worker, exit, ..
+            } if *link == wanted => Some((*worker, *exit)),
             _ => None,
         })
     }

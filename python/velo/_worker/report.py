@@ -1,0 +1,26 @@
+"""The stacks of a worker that dies, written where its supervisor reads them afterwards."""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import os
+
+__all__ = ["write_to"]
+
+
+def write_to(report: int) -> None:
+    """Have the stacks of all threads written to this descriptor when a signal ends the process.
+
+    A function that enables `faulthandler` for itself takes that over: the stacks go where it says.
+    """
+    faulthandler.enable(report, all_threads=True)
+    os.register_at_fork(after_in_child=lambda: _leave(report))
+
+
+def _leave(report: int) -> None:
+    """In a process that a function has forked: what it writes as it dies is not the worker's."""
+    with contextlib.suppress(OSError):
+        null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+        os.dup2(null, report, inheritable=False)
+        os.close(null)
