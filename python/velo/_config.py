@@ -45,7 +45,8 @@ class StreamConfig:
             shared by its functions: they preload what any of them names. For `"process"` only.
         max_bytes: How large the queue of a stream may grow in each direction, in bytes of shared
             memory, rounded up to a power of two; while a queue grows, what is left in the smaller
-            one comes on top. One event may take half of it. For `"process"` only.
+            one comes on top. One event may take half of it. Arrays on loan may take as much again.
+            For `"process"` only.
         close_timeout: How many seconds closing a stream waits for its function to end before it is
             cancelled.
 

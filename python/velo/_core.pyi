@@ -11,7 +11,7 @@ from collections.abc import (
     Sequence,
 )
 from contextvars import Context
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, SupportsIndex, TypeVar
 
 T = TypeVar("T")
 In = TypeVar("In", contravariant=True)
@@ -89,6 +89,39 @@ class StreamBase(Generic[In, Out]):
         Raises:
             BufferFull: With `full="error"`; its `sent` says how many went in before.
             Exception: What `send` raises, and what the iterable raises; events before it are sent.
+
+        """
+
+    def loan(self, shape: SupportsIndex | Sequence[SupportsIndex], dtype: Any) -> Operation[Any]:
+        """Lend a NumPy array to fill in place: `frame = await stream.loan(shape, dtype)`.
+
+        In process mode its memory is shared with the worker, and sending it, alone, anywhere inside
+        an event, or a contiguous part of it, copies nothing: the function gets a read-only view. It
+        may be sent never, once or several times. In inline mode it is an ordinary array, and so it
+        is below 16 KiB. What it holds at first is arbitrary, as with `numpy.empty`.
+
+        Once it was sent without a copy, the array is read-only. Views that were made of it before
+        can still be written through, and the function may see that or not.
+
+        It is copied, and stays writable, when it is sent on another stream, or in parts that do not
+        lie in one piece.
+
+        The memory is lent again when neither side holds the array any more, nor a view of it. It
+        stays valid as long as any of them does, also when the stream is closed or its worker has
+        died. All that is on loan may take `max_bytes`, beside what is queued. Beyond that `loan`
+        waits, whatever `full` says, until the function or the caller lets go of something; a caller
+        that keeps all of it waits for itself. A function that keeps half of it gets copies from
+        then on.
+
+        A cancelled `loan` has taken nothing.
+
+        Raises:
+            StreamClosed: When nothing can be sent any more.
+            StreamBusy: When another task waits for a loan, or from another thread or event loop.
+            WorkerDied: When the stream's worker process is gone.
+            EventTooLarge: When it takes more than half of `max_bytes` (process mode).
+            TypeError: When the items of `dtype` are not plain bytes, as those of `object`.
+            ValueError: When a dimension is negative, or all of them are too large.
 
         """
 

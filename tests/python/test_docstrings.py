@@ -10,7 +10,7 @@ import velo
 from velo import Stream, _core, errors, events, logs
 
 STUB = Path(velo.__file__).with_name("_core.pyi")
-OF_RUST = ("send", "recv", "send_batch", "recv_batch")
+OF_RUST = ("send", "loan", "recv", "send_batch", "recv_batch")
 
 
 def public(owner):

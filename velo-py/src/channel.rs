@@ -10,6 +10,7 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 use crate::client::RingChannel;
+use crate::codec::Blank;
 use crate::inline::InlineChannel;
 
 /// What offering an event came to.
@@ -63,6 +64,18 @@ pub struct Want {
     pub space: bool,
     /// The function to be done with every event that was sent.
     pub handled: bool,
+    /// Memory of so many bytes to lend.
+    pub loan: usize,
+}
+
+impl Want {
+    /// What the others are made of.
+    pub const NOTHING: Want = Want {
+        results: false,
+        space: false,
+        handled: false,
+        loan: 0,
+    };
 }
 
 /// The user's half, in either mode.
@@ -99,6 +112,12 @@ impl Channel {
     /// after.
     pub fn dropped(&self, py: Python<'_>) -> PyResult<(u64, u64)> {
         either!(self, side => side.dropped(py))
+    }
+
+    /// An array to fill and to send; in process mode without a copy. None: there is no memory to lend
+    /// now.
+    pub fn loan(&self, py: Python<'_>, blank: &Blank) -> PyResult<Option<Py<PyAny>>> {
+        either!(self, side => side.loan(py, blank))
     }
 
     /// Lets the function see what was queued.

@@ -36,7 +36,7 @@ impl StreamGroup {
         let want = Want {
             results: true,
             space,
-            handled: false,
+            ..Want::default()
         };
         if !core.channel.may_sleep(py, want)? {
             wait.clear(py);

@@ -11,6 +11,7 @@ use pyo3::sync::PyOnceLock;
 use crate::aside::Aside;
 use crate::cell::GilCell;
 use crate::channel::{Offer, Take, Want};
+use crate::codec::Blank;
 use crate::port::Next;
 use crate::wait::{Wait, Waits};
 
@@ -124,6 +125,14 @@ impl InlineStream {
             queues.accepted += 1;
             Offer::Sent
         })?)
+    }
+
+    /// See [`Channel::loan`](crate::channel::Channel::loan).
+    pub fn loan(&self, py: Python<'_>, blank: &Blank) -> PyResult<Option<Py<PyAny>>> {
+        match self.queues.with(py, |queues| queues.finished)? {
+            true => Ok(None),
+            false => blank.alone(py).map(Some),
+        }
     }
 
     /// See [`Channel::offer_newest`](crate::channel::Channel::offer_newest).

@@ -18,6 +18,7 @@ mod function;
 mod group;
 mod inline;
 mod ledger;
+mod loan;
 mod meter;
 mod opener;
 mod operation;
@@ -55,6 +56,8 @@ mod core {
     use super::group::StreamGroup;
     #[pymodule_export]
     use super::ledger::Ledger;
+    #[pymodule_export]
+    use super::loan::LoanMemory;
     #[pymodule_export]
     use super::opener::open_inline;
     #[pymodule_export]

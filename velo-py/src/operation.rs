@@ -11,6 +11,7 @@ use pyo3::types::PyList;
 
 use crate::cell::GilCell;
 use crate::channel::{Offer, Take, Want, WhenFull};
+use crate::codec::Blank;
 use crate::errors;
 use crate::ffi::send_slot::{Awaitable, Step, coroutine_methods};
 use crate::state::StreamCore;
@@ -25,6 +26,8 @@ pub enum What {
     Recv(bool),
     /// Receive at least one result, at most so many, as `Recv` does.
     RecvBatch(usize, bool),
+    /// Lend an array like this.
+    Loan(Blank),
     /// End the input, for this reason.
     End(String),
     /// Wait, while closing, until the stream may be over, or a result is there that nobody else
@@ -49,21 +52,20 @@ struct Progress {
 #[derive(Clone, Copy)]
 enum Place {
     Sending,
+    Lending,
     Receiving,
     Closing,
 }
 
 /// Room for an event.
 const SPACE: Want = Want {
-    results: false,
     space: true,
-    handled: false,
+    ..Want::NOTHING
 };
 /// A result.
 const RESULTS: Want = Want {
     results: true,
-    space: false,
-    handled: false,
+    ..Want::NOTHING
 };
 
 impl Operation {
@@ -110,6 +112,7 @@ impl Operation {
             What::SendBatch(source) => self.send_batch(py, &source.clone_ref(py)),
             What::Recv(private) => self.recv(py, *private),
             What::RecvBatch(max, private) => self.recv_batch(py, *max, *private),
+            What::Loan(blank) => self.loan(py, blank),
             What::End(why) => self.end(py, why),
             What::Closing => self.wait_for_end(py, resumed),
         };
@@ -117,6 +120,7 @@ impl Operation {
             Ok(Step::Yield(future)) => {
                 let place = match what {
                     What::Send(_) | What::SendBatch(_) => Place::Sending,
+                    What::Loan(_) => Place::Lending,
                     What::End(_) | What::Closing => Place::Closing,
                     What::Recv(_) | What::RecvBatch(..) => Place::Receiving,
                 };
@@ -217,6 +221,25 @@ impl Operation {
         Ok(None)
     }
 
+    fn loan(&self, py: Python<'_>, blank: &Blank) -> PyResult<Step> {
+        loop {
+            self.core.check_open(py)?;
+            if let Some(array) = self.core.channel.loan(py, blank)? {
+                return Ok(Step::Return(array));
+            }
+            if self.core.channel.is_finished(py)? {
+                return Err(self.core.ended_early(py));
+            }
+            let want = Want {
+                loan: blank.len(),
+                ..Want::NOTHING
+            };
+            if let Some(step) = self.core.sleep(py, &self.core.waits.loan, want)? {
+                return Ok(step);
+            }
+        }
+    }
+
     fn recv(&self, py: Python<'_>, private: bool) -> PyResult<Step> {
         self.core.check_thread()?;
         loop {
@@ -271,7 +294,7 @@ impl Operation {
         let want = Want {
             results: !self.core.has_receiver(py)?,
             space: !self.core.state.with(py, |state| state.has_told_end())?,
-            handled: false,
+            ..Want::NOTHING
         };
         self.core.channel.flush_results(py)?;
         let step = self.core.sleep(py, &self.core.waits.closing, want)?;
@@ -300,6 +323,7 @@ impl Operation {
         let waits = &self.core.waits;
         match place {
             Place::Sending => waits.send.clear_if(py, &future),
+            Place::Lending => waits.loan.clear_if(py, &future),
             Place::Receiving => waits.recv.clear_if(py, &future),
             Place::Closing => waits.closing.clear_if(py, &future),
         }

@@ -3,12 +3,16 @@
 use std::sync::{Arc, OnceLock, Weak};
 
 use pyo3::prelude::*;
-use pyo3::types::PyByteArray;
-use velo_shm::{Consumer, Full, Lease, LinkEnd, Producer, ReserveError, RingCorrupted, Spin};
+use pyo3::types::{PyByteArray, PyBytes};
+use velo_shm::{
+    Consumer, Full, Lease, LinkEnd, Loan, Part, Producer, ReserveError, RingCorrupted, Spin,
+    lending_len,
+};
 
 use crate::channel::Offer;
-use crate::codec::{Codec, EncodeError, Memory, SliceOut, VecOut};
+use crate::codec::{Codec, EncodeError, Memory, SliceOut};
 use crate::errors;
+use crate::loan::{self, Encoded, LEND_FROM};
 use crate::view::View;
 
 /// An event or a result.
@@ -61,6 +65,10 @@ impl Rings {
     ) -> PyResult<Offer> {
         let py = value.py();
         let hint = codec.size_hint(value).max(GUESS);
+        if self.producer.lends() && self.may_lie_in_a_loan(codec, value, hint) {
+            let encoded = Encoded::new(codec, value, &self.producer)?;
+            return self.push_encoded(py, &encoded, kind, counted);
+        }
         let needed = match self.producer.reserve(hint, counted) {
             Ok(mut room) => {
                 let mut out = SliceOut::new(&mut room);
@@ -81,25 +89,67 @@ impl Rings {
         match needed {
             None => {
                 // It did not fit the room at hand: find out how long it is.
-                let mut out = VecOut::default();
-                codec.encode(py, value, &mut out)?;
-                self.push_bytes(out.as_slice(), kind, counted)
+                let encoded = Encoded::new(codec, value, &self.producer)?;
+                self.push_encoded(py, &encoded, kind, counted)
             }
             Some(refused) => self.refused(refused, hint),
         }
     }
 
-    /// Copies an encoded value into the ring.
-    pub fn push_bytes(&mut self, bytes: &[u8], kind: u8, counted: bool) -> PyResult<Offer> {
-        match self.producer.reserve(bytes.len(), counted) {
+    /// Whether there is any use in looking for loans below a value, of which some are about. What
+    /// is one large buffer elsewhere is better written straight into the ring.
+    #[cold]
+    fn may_lie_in_a_loan(&self, codec: &Codec, value: &Bound<'_, PyAny>, hint: usize) -> bool {
+        hint < LEND_FROM
+            || codec
+                .items_of(value)
+                .is_some_and(|(start, len)| self.producer.part(start, len).is_some())
+    }
+
+    /// Memory of `len` bytes to be filled and sent without a copy. None: there is none now.
+    pub fn lend(&mut self, len: usize) -> PyResult<Option<Arc<Loan>>> {
+        match self.producer.loan(len) {
+            Ok(loan) => Ok(Some(loan)),
+            Err(ReserveError::Full(_)) => Ok(None),
+            Err(refused) => self.refused(refused, len).map(|_| None),
+        }
+    }
+
+    /// Copies an encoded value into the ring, but for what it names.
+    pub fn push_encoded(
+        &mut self,
+        py: Python<'_>,
+        encoded: &Encoded,
+        kind: u8,
+        counted: bool,
+    ) -> PyResult<Offer> {
+        let Encoded { bytes, parts } = encoded;
+        let offer = self.push_bytes(bytes, parts, kind, counted)?;
+        if matches!(offer, Offer::Sent) {
+            loan::seal(py, parts)?;
+        }
+        Ok(offer)
+    }
+
+    /// Copies bytes into the ring, and names parts of loans beside them.
+    pub fn push_bytes(
+        &mut self,
+        bytes: &[u8],
+        parts: &[Part],
+        kind: u8,
+        counted: bool,
+    ) -> PyResult<Offer> {
+        let len = lending_len(bytes.len(), parts.len());
+        match self.producer.reserve(len, counted) {
             Ok(mut room) => {
                 room[..bytes.len()].copy_from_slice(bytes);
-                room.commit(kind, bytes.len());
-                self.bytes_out += bytes.len() as u64;
+                room.commit_lending(kind, bytes.len(), parts);
+                let lent: usize = parts.iter().map(Part::len).sum();
+                self.bytes_out += (bytes.len() + lent) as u64;
                 self.stalled = None;
                 Ok(Offer::Sent)
             }
-            Err(refused) => self.refused(refused, bytes.len()),
+            Err(refused) => self.refused(refused, len),
         }
     }
 
@@ -155,11 +205,15 @@ impl Rings {
         private: bool,
     ) -> Result<Option<Received<'py>>, PyErr> {
         // The first look may go on to a larger ring, of which other rules hold.
-        match self.consumer.peek() {
-            Ok(Some(_)) => {}
+        let lends = match self.consumer.peek() {
+            Ok(Some(frame)) => frame.lends,
             Ok(None) => return Ok(None),
             Err(corrupted) => return Err(corruption(&corrupted)),
-        }
+        };
+        let loans = match lends {
+            true => self.borrow(),
+            false => Loans::default(),
+        };
         let may_hold = self.consumer.may_lease() && self.consumer.leased_bytes() < self.hold_limit;
         let frame = match self.consumer.peek() {
             Ok(Some(frame)) => frame,
@@ -173,6 +227,7 @@ impl Rings {
             may_hold,
             private,
             hold: None,
+            loans,
         };
         let value = match frame.payload.is_empty() {
             true => Ok(py.None().into_bound(py)),
@@ -185,6 +240,23 @@ impl Rings {
             value,
             hold: memory.hold,
         }))
+    }
+
+    /// The loans that the next frame names.
+    #[cold]
+    fn borrow(&mut self) -> Loans {
+        let may_hold = self.consumer.borrowed_bytes() < self.hold_limit;
+        let lent = self.consumer.borrow();
+        self.bytes_in += lent.iter().map(|lease| lease.len() as u64).sum::<u64>();
+        let hold = |lease: Lease| {
+            Arc::new(Hold {
+                lease: OnceLock::from(lease),
+            })
+        };
+        Loans {
+            lent: lent.into_iter().map(hold).collect(),
+            may_hold,
+        }
     }
 
     /// The frame that was decoded is done with, but for the views that hold its space.
@@ -209,7 +281,8 @@ pub struct Received<'py> {
     pub hold: Option<Arc<Hold>>,
 }
 
-/// The frame that views point into. Filled with the lease once the frame itself is done with.
+/// What views point into: a frame, filled with the lease once the frame itself is done with; or a
+/// loan.
 #[derive(Default)]
 pub struct Hold {
     lease: OnceLock<Lease>,
@@ -227,6 +300,15 @@ struct RingMemory<'a> {
     /// What is received is its receiver's alone, to be written to.
     private: bool,
     hold: Option<Arc<Hold>>,
+    loans: Loans,
+}
+
+/// The loans that a frame names.
+#[derive(Default)]
+struct Loans {
+    lent: Vec<Arc<Hold>>,
+    /// They may be kept; else they are copied, so that those who hoard do not stop the stream.
+    may_hold: bool,
 }
 
 impl Memory for RingMemory<'_> {
@@ -240,6 +322,27 @@ impl Memory for RingMemory<'_> {
         let hold = self.hold.get_or_insert_default().clone();
         let view = View::new(bytes, hold, self.sweep.clone());
         Ok(Some(Bound::new(py, view)?.into_any()))
+    }
+
+    fn lent<'py>(
+        &mut self,
+        py: Python<'py>,
+        number: u32,
+    ) -> PyResult<Option<(Bound<'py, PyAny>, usize)>> {
+        let Some(hold) = self.loans.lent.get(number as usize) else {
+            return Ok(None);
+        };
+        let Some(lease) = hold.lease.get() else {
+            return Ok(None);
+        };
+        let buffer = if self.private {
+            PyByteArray::new(py, lease).into_any()
+        } else if self.loans.may_hold {
+            Bound::new(py, View::new(lease, hold.clone(), self.sweep.clone()))?.into_any()
+        } else {
+            PyBytes::new(py, lease).into_any()
+        };
+        Ok(Some((buffer, lease.len())))
     }
 
     fn is_private(&self) -> bool {

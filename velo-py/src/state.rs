@@ -392,9 +392,12 @@ impl StreamCore {
     /// Has the running task sleep until what it wants may be there. None: it is there already.
     pub fn sleep(&self, py: Python<'_>, wait: &Wait, want: Want) -> PyResult<Option<Step>> {
         if wait.is_waiting(py) {
-            let (what, how) = match want.results || want.handled {
-                true => ("receive from", "results"),
-                false => ("send to", "events"),
+            let (what, how) = match want {
+                Want { loan: 1.., .. } => ("borrow from", "loans"),
+                Want { results: true, .. } | Want { handled: true, .. } => {
+                    ("receive from", "results")
+                }
+                _ => ("send to", "events"),
             };
             return Err(errors::busy(format!(
                 "two tasks {what} one stream at once; let one task handle its {how}"

@@ -49,6 +49,33 @@ impl Drop for View {
     }
 }
 
+/// Answers a request for the buffer of `owner`: `len` bytes from `start`.
+///
+/// # Safety
+///
+/// `view` is one that CPython passed, and the bytes stay there as long as `owner`.
+pub unsafe fn fill_buffer<T>(
+    owner: &Bound<'_, T>,
+    view: *mut ffi::Py_buffer,
+    flags: c_int,
+    start: *mut u8,
+    len: usize,
+    read_only: bool,
+) -> PyResult<()> {
+    let len = len as ffi::Py_ssize_t;
+    let read_only = c_int::from(read_only);
+    let start = start.cast::<c_void>();
+    // SAFETY: the caller's promise; PyBuffer_FillInfo takes a reference to the owner.
+    let filled =
+        unsafe { ffi::PyBuffer_FillInfo(view, owner.as_ptr(), start, len, read_only, flags) };
+    if filled != 0 {
+        return Err(PyErr::fetch(owner.py()));
+    }
+    // SAFETY: as above.
+    unsafe { (*view).internal = ptr::null_mut() };
+    Ok(())
+}
+
 #[pymethods]
 impl View {
     unsafe fn __getbuffer__(
@@ -62,18 +89,8 @@ impl View {
             ));
         }
         let this = slf.get();
-        let len = this.len as ffi::Py_ssize_t;
-        // SAFETY: CPython passes a valid `view`; the memory stays as long as `slf`, to which
-        // PyBuffer_FillInfo takes a reference.
-        let filled = unsafe {
-            ffi::PyBuffer_FillInfo(view, slf.as_ptr(), this.start as *mut c_void, len, 1, flags)
-        };
-        if filled != 0 {
-            return Err(PyErr::fetch(slf.py()));
-        }
-        // SAFETY: as above.
-        unsafe { (*view).internal = ptr::null_mut() };
-        Ok(())
+        // SAFETY: CPython passes a valid `view`; the memory stays as long as `slf`.
+        unsafe { fill_buffer(&slf, view, flags, this.start.cast_mut(), this.len, true) }
     }
 
     fn __len__(&self) -> usize {

@@ -154,6 +154,8 @@ pub struct Waits {
     pub recv: Wait,
     /// For room for an event.
     pub send: Wait,
+    /// For memory to lend.
+    pub loan: Wait,
     /// For the end, while closing.
     pub closing: Wait,
 }
@@ -163,6 +165,7 @@ impl Waits {
     pub fn wake(&self, py: Python<'_>) {
         self.wake_receivers(py);
         self.send.wake(py);
+        self.loan.wake(py);
     }
 
     /// There may be a result, or the end.

@@ -79,7 +79,8 @@ pub(crate) struct ProducerLine {
 pub(crate) struct ConsumerLine {
     /// Everything before this may be overwritten.
     pub head: AtomicU64,
-    /// Counted events that are done with (slot header only; goes on across moves).
+    /// Counted events that are done with (slot header; goes on across moves). Of a block on loan:
+    /// frames that named it and are done with.
     pub released: AtomicU64,
     /// 1 when no one reads this block any more (heap blocks only).
     pub retired: AtomicU32,
@@ -92,7 +93,8 @@ pub(crate) struct ConsumerLine {
 pub(crate) struct RingHeader {
     pub producer: CacheLine<ProducerLine>,
     pub consumer: CacheLine<ConsumerLine>,
-    /// 1 while the producer waits for space: set by it, taken back by either (slot header only).
+    /// 1 while the producer waits for space: set by it, taken back by either (slot header, and blocks
+    /// on loan).
     pub waiting: CacheLine<AtomicU32>,
 }
 

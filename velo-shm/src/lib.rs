@@ -62,8 +62,8 @@ pub use doorbell::{Bells, Doorbell};
 pub use layout::MAX_SLOTS;
 pub use link::{Counters, LinkCounters, LinkEnd, LinkError, LinkSpec, Side, initialise};
 pub use ring::{
-    Consumer, FIRST_KIND, Frame, Full, Lease, Limits, Producer, Reservation, ReserveError,
-    RingCorrupted,
+    Consumer, FIRST_KIND, Frame, Full, Lease, Limits, Loan, Part, Producer, Reservation,
+    ReserveError, RingCorrupted, lending_len,
 };
 #[cfg(target_os = "linux")]
 pub use segment::MemfdSegment;

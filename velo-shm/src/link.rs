@@ -135,7 +135,9 @@ impl LinkEnd {
         if self.held[word].fetch_or(bit, Ordering::AcqRel) & bit != 0 {
             return Err(LinkError::SlotInUse { slot });
         }
-        self.heap.sweep();
+        // What was lent in this slot before was to a stream that is over.
+        self.heap
+            .sweep(|other| other == slot || self.slot_idle(other));
         self.ring_header(slot, self.side.peer())
             .producer
             .held
@@ -371,10 +373,10 @@ impl LinkEnd {
         self.header().residence.opened.load(Ordering::Relaxed)
     }
 
-    /// Gives memory of grown rings that no one reads any more back to the system. This happens by
+    /// Gives memory of grown rings and loans that no one reads any more back to the system. This happens by
     /// itself as rings grow and slots open and close; call it when going idle.
     pub fn reclaim(&self) {
-        self.heap.sweep();
+        self.heap.sweep(|slot| self.slot_idle(slot));
     }
 
     /// What went through so far. Looks at every slot that was ever open: for people, not for
@@ -420,7 +422,7 @@ impl LinkEnd {
 
     /// Called when the last thing of a slot is dropped in this process.
     pub(crate) fn let_go(&self, slot: u32) {
-        self.heap.sweep();
+        self.reclaim();
         self.ring_header(slot, self.side.peer())
             .producer
             .held

@@ -75,6 +75,15 @@ fn exercise(
     let inside = segment.base().as_ptr().addr()..segment.base().as_ptr().addr() + segment.len();
     let mut leases = Vec::new();
     for _ in 0..20 {
+        if random.below(3) == 0
+            && let Ok(loan) = producer.loan(1 + random.below(20_000))
+        {
+            producer.wait_for_loan(loan.len());
+            let part = producer.part(loan.start().as_ptr(), loan.len()).unwrap();
+            if let Ok(room) = producer.reserve(100, true) {
+                room.commit_lending(2, random.below(50), &[part.clone(), part]);
+            }
+        }
         match try_send(producer, &message(1, random.below(900))) {
             Ok(()) | Err(ReserveError::Full(_) | ReserveError::NoMemory(_)) => {}
             Err(ReserveError::Corrupted(_)) => {}
@@ -104,6 +113,13 @@ fn exercise(
             let at = frame.payload.as_ptr_range();
             assert!(inside.contains(&at.start.addr()) && at.end.addr() <= inside.end);
             std::hint::black_box(frame.payload.iter().map(|&b| b as u64).sum::<u64>());
+            if random.below(2) == 0 {
+                leases.extend(consumer.borrow());
+                for lease in &leases {
+                    let at = lease.as_ptr_range();
+                    assert!(inside.contains(&at.start.addr()) && at.end.addr() <= inside.end);
+                }
+            }
             if random.below(4) == 0 {
                 leases.push(consumer.lease());
             } else {
@@ -111,7 +127,7 @@ fn exercise(
             }
             consumer.publish();
         }
-        if leases.len() > 3 {
+        while leases.len() > 3 {
             leases.swap_remove(random.below(leases.len()));
         }
     }
@@ -289,6 +305,103 @@ fn a_move_to_where_no_ring_can_be_is_refused() {
             .what
             .contains("not larger")
     );
+}
+
+/// A frame that names parts of loans, made up by the peer: the words of its payload.
+fn naming(words: &[u64]) -> Result<Vec<u8>, RingCorrupted> {
+    broken_by(|put| {
+        put(DATA, frame(8 * words.len() as u64, 2, 2));
+        for (index, word) in words.iter().enumerate() {
+            put(DATA + 8 + 8 * index, *word);
+        }
+        put(TAIL, 8 + 8 * words.len() as u64);
+    })
+}
+
+/// The last word of such a frame.
+fn end(used: u64, parts: u64) -> u64 {
+    used | parts << 32
+}
+
+#[test]
+fn a_loan_where_none_can_be_is_refused() {
+    let heap = (SLOTS_AT + 2 * SLOT).next_multiple_of(4096) as u64 + (1 << 20);
+    let all = (1 << 20) - 4096;
+    for (start, len) in [
+        (0, 0),
+        (0, 1),
+        (0, all),
+        (all, 0),
+        (all - 1, 1),
+        (77, all - 77),
+    ] {
+        assert_eq!(naming(&[heap, start, len, end(0, 1)]).unwrap(), b"");
+    }
+    assert_eq!(naming(&[5, heap, 0, 1, end(3, 1)]).unwrap(), [5, 0, 0]);
+    assert!(
+        naming(&[heap, 0, 1, heap, 0, 1, end(0, 2)]).is_ok(),
+        "a block may be named twice"
+    );
+    for (block, start, len) in [
+        (0, 0, 1),
+        (heap + 8, 0, 1),
+        (heap - 4096, 0, 1),
+        (heap - (1 << 20), 0, 1),
+        (heap + all, 0, 1),
+        (heap + all + 4096, 0, 0),
+        (heap, 0, all + 1),
+        (heap, all + 1, 0),
+        (heap, all, 1),
+        (heap, u64::MAX, 1),
+        (heap, 1, u64::MAX),
+        (heap, u64::MAX - 4095, u64::MAX),
+        (u64::MAX - 4095, 0, 1),
+    ] {
+        let what = naming(&[block, start, len, end(0, 1)]).unwrap_err().what;
+        assert!(what.contains("outside"), "{block} {start} {len}");
+    }
+    for words in [
+        &[][..],
+        &[end(0, 0)],
+        &[end(0, 1)],
+        &[heap, 0, 1, end(0, 0)],
+        &[heap, 0, 1, end(0, 2)],
+        &[heap, 0, 1, end(0, u64::from(u32::MAX))],
+        &[heap, 0, 1, end(1, 1)],
+        &[heap, 0, 1, end(u64::from(u32::MAX), 1)],
+        &[0, 0, heap, 0, 1, end(0, 1)],
+        &[0, 0, heap, 0, 1, end(8, 1)],
+    ] {
+        let what = naming(words).unwrap_err().what;
+        assert!(what.contains("table"), "{words:?}");
+    }
+}
+
+#[test]
+fn a_consumer_that_gives_back_what_it_has_not_spoils_only_what_it_reads() {
+    let pair = Pair::new(SPEC);
+    let (mut producer, mut consumer) = pair.way_in(0, LIMITS);
+    for round in 0..100u64 {
+        let loan = producer.loan(20_000).unwrap();
+        let part = producer.part(loan.start().as_ptr(), 20_000).unwrap();
+        let at = loan.start().as_ptr().addr() - 4096 - pair.segment.base().as_ptr().addr();
+        let room = producer.reserve(100, true).unwrap();
+        room.commit_lending(2, 0, &[part]);
+        producer.publish();
+        // Where a block counts the frames that are done with.
+        let value = [0, 1, 2, u64::MAX, 1 << 40][round as usize % 5];
+        word(&*pair.segment, at + 64 + 8).store(value, Ordering::SeqCst);
+        drop(loan);
+        producer.wait_for_loan(20_000);
+        consumer.peek().unwrap();
+        let leases = consumer.borrow();
+        consumer.release();
+        consumer.publish();
+        assert_eq!(leases[0].len(), 20_000);
+    }
+    drop(consumer);
+    drop(producer);
+    assert!(pair.client.slot_idle(0));
 }
 
 #[test]

@@ -20,7 +20,7 @@ use loom::cell::UnsafeCell;
 use loom::thread;
 use velo_shm::{
     Bells, Consumer, Doorbell, Full, Limits, LinkEnd, LinkSpec, Producer, ReserveError, Segment,
-    Side, initialise,
+    Side, initialise, lending_len,
 };
 
 /// Memory of this process, which knows who may touch what.
@@ -558,5 +558,55 @@ fn a_block_is_not_written_to_while_it_is_read() {
         assert_eq!(receive(&mut consumer), Some(1));
         drop(consumer);
         sender.join().unwrap();
+    });
+}
+
+/// A slot's heap has room for one block: what the consumer reads is what the producer writes next.
+#[test]
+fn a_loan_is_lent_again_once_its_reader_is_done_and_its_producer_is_told() {
+    check(3, || {
+        let pair = Pair::new(1, 1 << 14);
+        let (mut producer, mut consumer) = pair.way_in(0, 100);
+        let (client, worker) = (pair.client, pair.worker);
+        let len = 16;
+        let lend = move |producer: &mut Producer, number: u8| {
+            let loan = producer.loan(len)?;
+            unsafe { loan.start().as_ptr().write_bytes(number, len) };
+            let part = producer.part(loan.start().as_ptr(), len).unwrap();
+            let room = producer.reserve(lending_len(0, 1), true).unwrap();
+            room.commit_lending(2, 0, &[part]);
+            producer.publish();
+            Ok::<_, ReserveError>(())
+        };
+        lend(&mut producer, 1).unwrap();
+        client.notify(0);
+        let reader = thread::spawn(move || {
+            let mut got = 0;
+            while got < 2 {
+                worker.take_ready(|_| ());
+                while consumer.peek().unwrap().is_some() {
+                    let leases = consumer.borrow();
+                    consumer.release();
+                    got += 1;
+                    assert!(leases[0].iter().all(|&byte| byte == got));
+                }
+                if got < 2 {
+                    sleep(&worker, || worker.any_ready() || consumer.has_data());
+                }
+            }
+        });
+        loop {
+            match lend(&mut producer, 2) {
+                Ok(()) => break,
+                Err(ReserveError::Full(Full::Bytes)) => {}
+                Err(other) => panic!("{other}"),
+            }
+            client.take_ready(|_| ());
+            if producer.wait_for_loan(len) {
+                sleep(&client, || client.any_ready());
+            }
+        }
+        client.notify(0);
+        reader.join().unwrap();
     });
 }

@@ -8,16 +8,18 @@
 use std::collections::VecDeque;
 
 use pyo3::prelude::*;
+use velo_shm::lending_len;
 
 use super::stream::ClientEnds;
 use crate::channel::{Offer, Want};
-use crate::codec::{VecOut, codec};
+use crate::codec::codec;
 use crate::errors;
+use crate::loan::{self, Encoded};
 use crate::rings::{ITEM, Rings};
 
 /// Encoded events, oldest first.
 pub struct Backlog {
-    events: VecDeque<Vec<u8>>,
+    events: VecDeque<Encoded>,
     buffer: usize,
     pub dropped: u64,
 }
@@ -45,7 +47,7 @@ impl Backlog {
     /// Puts what fits into the ring. True if nothing is left.
     fn flush(&mut self, rings: &mut Rings) -> PyResult<bool> {
         while let Some(event) = self.events.front() {
-            match rings.push_bytes(event, ITEM, true)? {
+            match rings.push_bytes(&event.bytes, &event.parts, ITEM, true)? {
                 Offer::Sent => drop(self.events.pop_front()),
                 Offer::Full => return Ok(false),
             }
@@ -59,12 +61,13 @@ impl Backlog {
         if self.flush(rings)? && matches!(rings.push(codec, event, ITEM, true)?, Offer::Sent) {
             return Ok(0);
         }
-        let mut out = VecOut::default();
-        codec.encode(event.py(), event, &mut out)?;
-        if !rings.producer.would_fit(out.as_slice().len()) {
-            return Err(errors::too_large(rings.too_large(out.as_slice().len())));
+        let encoded = Encoded::new(codec, event, &rings.producer)?;
+        let len = lending_len(encoded.bytes.len(), encoded.parts.len());
+        if !rings.producer.would_fit(len) {
+            return Err(errors::too_large(rings.too_large(len)));
         }
-        self.events.push_back(out.into_vec());
+        loan::seal(event.py(), &encoded.parts)?;
+        self.events.push_back(encoded);
         let too_many = self.events.len().saturating_sub(self.buffer);
         self.events.drain(..too_many);
         self.dropped += too_many as u64;
@@ -93,9 +96,8 @@ impl ClientEnds {
     /// True if nothing is left.
     pub(super) fn flush_backlog(&self, py: Python<'_>) -> PyResult<bool> {
         const ROOM: Want = Want {
-            results: false,
             space: true,
-            handled: false,
+            ..Want::NOTHING
         };
         loop {
             let (done, published) = self.ends.with(py, |ends| -> PyResult<_> {

@@ -10,9 +10,10 @@ use super::backlog::Backlog;
 use super::link::{self, Link};
 use crate::cell::GilCell;
 use crate::channel::{Offer, Take, Want};
-use crate::codec::codec;
+use crate::codec::{Blank, codec};
 use crate::control;
 use crate::errors;
+use crate::loan::{self, LEND_FROM};
 use crate::rings::{END, ERROR, ITEM, Rings, Sweep, corruption, spin};
 use crate::wait::Waits;
 
@@ -89,6 +90,21 @@ impl RingChannel {
             Some(offer) => Ok(offer),
             None if self.shared.flush_backlog(py)? => self.offer(py, event),
             None => Ok(Offer::Full),
+        }
+    }
+
+    /// See [`Channel::loan`].
+    pub fn loan(&self, py: Python<'_>, blank: &Blank) -> PyResult<Option<Py<PyAny>>> {
+        let loan = self.with(py, |ends| match ends.rings.as_mut() {
+            Some(_) if ends.ended || ends.failure.is_some() => Ok(None),
+            Some(_) if blank.len() < LEND_FROM => Ok(Some(None)),
+            Some(rings) => Ok(rings.lend(blank.len())?.map(Some)),
+            None => Ok(None),
+        })?;
+        match loan {
+            Some(Some(loan)) => loan::array(py, loan, blank).map(Some),
+            Some(None) => blank.alone(py).map(Some),
+            None => Ok(None),
         }
     }
 
@@ -246,7 +262,7 @@ impl RingChannel {
             return Ok(Offer::Full);
         }
         let offer = self.with(py, |ends| match ends.rings.as_mut() {
-            Some(rings) => rings.push_bytes(&[], END, false),
+            Some(rings) => rings.push_bytes(&[], &[], END, false),
             None => Ok(Offer::Sent),
         })?;
         self.flush_events(py)?;
@@ -306,7 +322,8 @@ impl ClientEnds {
 
     fn is_there(&self, py: Python<'_>, want: Want) -> PyResult<bool> {
         self.ends.with(py, |ends| {
-            if ends.ended && (want.space || want.handled) || ends.failure.is_some() {
+            let of_the_function = want.space || want.handled || want.loan > 0;
+            if ends.ended && of_the_function || ends.failure.is_some() {
                 return Ok(true);
             }
             let Some(rings) = ends.rings.as_mut() else {
@@ -316,6 +333,9 @@ impl ClientEnds {
                 return Ok(true);
             }
             if want.space && rings.has_space()? {
+                return Ok(true);
+            }
+            if want.loan > 0 && !rings.producer.wait_for_loan(want.loan) {
                 return Ok(true);
             }
             if want.handled {

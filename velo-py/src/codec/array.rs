@@ -7,25 +7,26 @@
 //! | flags | `u8`: bit 0 says that the dtype is pickled, bit 1 Fortran order |
 //! | dtype | length `u32`, then its name (`<f4`) or pickle |
 //! | shape | number of dimensions `u8`, then each as `u64` |
-//! | items | length `u64`, padding length `u8`, padding, data |
+//! | items | a buffer, see `pickle.rs` |
 //!
-//! Padding brings the data to a multiple of 64. A scalar is the length of a dtype's name as `u8`,
+//! A scalar is the length of a dtype's name as `u8`,
 //! the name, and the item. Exactly `numpy.ndarray` is written so, and only without object items; an
 //! array that is not contiguous is written in C order. Arrays come out read-only, but for
 //! those that are copied for their receiver.
 
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyTuple};
+use pyo3::types::{PyBytes, PyTuple};
 
 use super::Codec;
+use super::blank::seal;
 use super::decode::{Decoder, Fault, fault, judge};
 use super::dtype::{Known, Numpy};
 use super::encode::{Encoder, changed};
 use super::error::Stop;
 use super::marker::{self, ext, own};
 use super::out::{ALIGN, Out};
-use super::pickle::{aligned, put_aligned};
+use super::pickle::{buffer, put_buffer};
 use super::text::put_ext;
 use crate::ffi::objects::{Array, DIMENSIONS_MAX, c_type_name};
 
@@ -50,6 +51,15 @@ pub fn size_hint(codec: &Codec, obj: &Bound<'_, PyAny>) -> Option<usize> {
     };
     let head = 2 + 1 + 4 + dtype.len() + 1 + 8 * array.shape().len() + 9 + ALIGN;
     Some(head + bytes_of(&array.shape(), form.item))
+}
+
+/// Where the items of an array that is written natively lie, if one after the other.
+pub fn items(codec: &Codec, obj: &Bound<'_, PyAny>) -> Option<(*const u8, usize)> {
+    let numpy = numpy_of(codec, obj).ok()??;
+    let array = numpy.open(obj)?;
+    let form = numpy.form(codec, &array.dtype()).ok()?;
+    let start = array.contiguous()?;
+    (!matches!(form.known, Known::No)).then(|| (start, bytes_of(&array.shape(), form.item)))
 }
 
 /// The size of all items together, which NumPy made sure fits.
@@ -107,7 +117,11 @@ fn put_array<'py, O: Out>(
     for &len in shape.iter() {
         out.put(&(len as u64).to_le_bytes())?;
     }
-    array.copy_to(form.item, put_aligned(out, bytes_of(&shape, form.item))?);
+    let len = bytes_of(&shape, form.item);
+    put_buffer(out, array.contiguous(), len, |room| {
+        array.copy_to(form.item, room);
+        Ok(())
+    })?;
     Ok(true)
 }
 
@@ -153,7 +167,7 @@ pub fn array<'py>(decoder: &mut Decoder<'_, 'py>) -> Result<Bound<'py, PyAny>, F
         decoder.unpickled = true;
         numpy.unpickled(codec, py, dtype)?
     };
-    let (buffer, len) = aligned(decoder)?;
+    let (buffer, len) = buffer(decoder)?;
     let is_empty = shape.contains(&0);
     let items = if is_empty {
         Some(0)
@@ -182,9 +196,7 @@ pub fn array<'py>(decoder: &mut Decoder<'_, 'py>) -> Result<Bound<'py, PyAny>, F
     let array = array.map_err(|error| judge(py, error, "an array that cannot be"))?;
     let read_only = !decoder.memory.is_private();
     if read_only && numpy.open(&array).is_none_or(|array| array.is_writeable()) {
-        let options = PyDict::new(py);
-        options.set_item(intern!(py, "write"), false)?;
-        array.call_method(intern!(py, "setflags"), (), Some(&options))?;
+        seal(&array)?;
     }
     Ok(array)
 }

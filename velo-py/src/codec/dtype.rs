@@ -118,6 +118,11 @@ impl Numpy {
         obj.is_instance(self.generic.bind(obj.py()))
     }
 
+    /// The dtype that NumPy makes of `obj`.
+    pub fn dtype<'py>(&self, obj: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        self.dtype.bind(obj.py()).call1((obj,))
+    }
+
     /// How `dtype` is written.
     pub fn form(&self, codec: &Codec, dtype: &Bound<'_, PyAny>) -> PyResult<Arc<Form>> {
         if let Some(form) = lock(&self.forms).get(&id(dtype)) {

@@ -35,6 +35,7 @@
 //! Arrays, and other buffers that pickle hands over out of band, arrive read-only, copied or not.
 
 mod array;
+mod blank;
 mod container;
 mod decode;
 mod dtype;
@@ -57,7 +58,8 @@ use pyo3::prelude::*;
 
 use crate::ffi::objects::{Exact, exact, utf8};
 
-pub use error::{DecodeError, EncodeError};
+pub use blank::{Blank, seal};
+pub use error::{DecodeError, EncodeError, Overflow};
 pub use out::{Out, SliceOut, VecOut};
 pub use path::say_result;
 pub use python::codec;
@@ -75,6 +77,16 @@ pub trait Memory {
     /// memory in place as long as it lives; `None` to have the bytes copied. It is asked for every
     /// array and every out-of-band buffer that is not empty, however small.
     fn view<'py>(&mut self, py: Python<'py>, bytes: &[u8]) -> PyResult<Option<Bound<'py, PyAny>>>;
+
+    /// What the writer has [lent](Out::lend) by this number: an object that exports it, as `view`
+    /// would, and its length.
+    fn lent<'py>(
+        &mut self,
+        _py: Python<'py>,
+        _number: u32,
+    ) -> PyResult<Option<(Bound<'py, PyAny>, usize)>> {
+        Ok(None)
+    }
 
     /// Whether what comes out is its receiver's alone, to be written to. `view` gives objects that
     /// export writable buffers then.
@@ -146,6 +158,11 @@ impl Codec {
             Exact::Other => array::size_hint(self, obj).unwrap_or(UNKNOWN_SIZE),
             _ => UNKNOWN_SIZE,
         }
+    }
+
+    /// Where the items of `obj` lie one after the other, if it is an array that is written natively.
+    pub fn items_of(&self, obj: &Bound<'_, PyAny>) -> Option<(*const u8, usize)> {
+        array::items(self, obj)
     }
 
     /// Makes the object that all of `payload` stands for.

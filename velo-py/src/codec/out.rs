@@ -23,6 +23,12 @@ pub trait Out {
     /// [`ALIGN`].
     fn padding(&self, ahead: usize) -> usize;
 
+    /// The number by which the reader finds these bytes where they are, if it does: then they are
+    /// not written. Given up by [`rewind`](Self::rewind).
+    fn lend(&mut self, _start: *const u8, _len: usize) -> Option<u32> {
+        None
+    }
+
     /// Appends `bytes`.
     #[inline(always)]
     fn put(&mut self, bytes: &[u8]) -> Result<(), Overflow> {

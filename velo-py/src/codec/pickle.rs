@@ -9,6 +9,7 @@
 //! | length of the pickle | `u64` |
 //! | the pickle | that many |
 //! | for each out-of-band buffer | length `u64`, padding length `u8`, padding, data |
+//! | or, when it lies in a loan | length `u64`, 255, its number `u32` |
 //!
 //! Padding brings the data to a multiple of 64. A pickle that refers to `__main__` by name would
 //! find something else there in another process, so such a value goes by cloudpickle, by value.
@@ -31,6 +32,9 @@ const PROTOCOL: u8 = 5;
 
 /// Length and padding length of one buffer: what each takes at the least.
 const BUFFER_HEAD: usize = 9;
+
+/// Stands for a padding length where a number follows instead of data.
+const LENT: u8 = u8::MAX;
 
 /// Pickle's functions and classes.
 pub struct Pickle {
@@ -224,15 +228,32 @@ impl Pickled<'_> {
         out.put(&(bytes.len() as u64).to_le_bytes())?;
         out.put(bytes)?;
         for buffer in &self.buffers {
-            let room = put_aligned(out, buffer.len_bytes())?;
-            buffer.copy_to_slice(py, room)?;
+            let start = buffer.buf_ptr().cast::<u8>().cast_const();
+            put_buffer(out, Some(start), buffer.len_bytes(), |room| {
+                Ok(buffer.copy_to_slice(py, room)?)
+            })?;
         }
         Ok(())
     }
 }
 
+/// Writes a buffer of `len` bytes, by `fill` unless it is lent; `start` is where it lies in one piece.
+pub fn put_buffer<O: Out>(
+    out: &mut O,
+    start: Option<*const u8>,
+    len: usize,
+    fill: impl FnOnce(&mut [u8]) -> Result<(), Stop>,
+) -> Result<(), Stop> {
+    let Some(number) = start.and_then(|start| out.lend(start, len)) else {
+        return fill(put_aligned(out, len)?);
+    };
+    out.put(&(len as u64).to_le_bytes())?;
+    out.put_u8(LENT)?;
+    Ok(out.put(&number.to_le_bytes())?)
+}
+
 /// Writes the head of aligned data and returns the room for its `len` bytes.
-pub fn put_aligned<O: Out>(out: &mut O, len: usize) -> Result<&mut [u8], Stop> {
+fn put_aligned<O: Out>(out: &mut O, len: usize) -> Result<&mut [u8], Stop> {
     let padding = out.padding(BUFFER_HEAD);
     let room = out.reserve(BUFFER_HEAD + padding + len)?;
     room[..8].copy_from_slice(&(len as u64).to_le_bytes());
@@ -241,12 +262,22 @@ pub fn put_aligned<O: Out>(out: &mut O, len: usize) -> Result<&mut [u8], Stop> {
     Ok(&mut room[BUFFER_HEAD + padding..])
 }
 
-/// Aligned data, as a view or a copy.
-pub fn aligned<'py>(decoder: &mut Decoder<'_, 'py>) -> Result<(Bound<'py, PyAny>, usize), Fault> {
+/// A buffer, as a view or a copy.
+pub fn buffer<'py>(decoder: &mut Decoder<'_, 'py>) -> Result<(Bound<'py, PyAny>, usize), Fault> {
     let len = decoder.len64()?;
-    let padding = usize::from(decoder.u8()?);
-    decoder.slice(padding)?;
-    Ok((decoder.buffer(len)?, len))
+    match decoder.u8()? {
+        LENT => {
+            let number = u32::from_le_bytes(decoder.bytes()?);
+            match decoder.memory.lent(decoder.py, number)? {
+                Some((lent, size)) if size == len => Ok((lent, len)),
+                _ => fault("a loan that was not made"),
+            }
+        }
+        padding => {
+            decoder.slice(usize::from(padding))?;
+            Ok((decoder.buffer(len)?, len))
+        }
+    }
 }
 
 /// Writes all of a value as one pickle.
@@ -271,7 +302,7 @@ pub fn load<'py>(decoder: &mut Decoder<'_, 'py>) -> Result<Bound<'py, PyAny>, Fa
     }
     let buffers = PyList::empty(py);
     for _ in 0..count {
-        buffers.append(aligned(decoder)?.0)?;
+        buffers.append(buffer(decoder)?.0)?;
     }
     let options = PyDict::new(py);
     options.set_item(intern!(py, "buffers"), buffers)?;

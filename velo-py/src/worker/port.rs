@@ -310,7 +310,10 @@ impl Ends {
         else {
             return;
         };
-        if !matches!(rings.push_bytes(&payload, kind, false), Ok(Offer::Sent)) {
+        if !matches!(
+            rings.push_bytes(&payload, &[], kind, false),
+            Ok(Offer::Sent)
+        ) {
             let _ = rings.has_space(); // asks to be told when there is room
             self.unsent_end = Some((kind, payload));
         }

@@ -8,6 +8,7 @@ use std::sync::Arc as LocalArc;
 use super::frame::{FIRST_KIND, FrameHeader, HEADER, MOVED, MOVED_PAYLOAD, PADDING, frame_len};
 use super::growth::follow;
 use super::lease::{Book, RingHold};
+use super::loan::{Borrowed, read_table};
 use super::{Lease, Limits, Ring, RingCorrupted, SlotHold};
 use crate::layout::HeapRange;
 use crate::ready::take_flag;
@@ -20,6 +21,8 @@ pub struct Frame<'a> {
     pub kind: u8,
     /// Whether it counts as an event.
     pub counted: bool,
+    /// Whether it names loans, to be [borrowed](Consumer::borrow).
+    pub lends: bool,
     /// Its bytes, aligned to eight.
     pub payload: &'a [u8],
 }
@@ -45,6 +48,8 @@ pub struct Consumer {
     /// Everything before this is known to be published.
     tail: u64,
     peeked: Option<Peeked>,
+    /// The loans that the peeked frame names and that were not borrowed.
+    lent: Vec<Borrowed>,
     /// What the producer was told: space and counted events.
     head: u64,
     told: u64,
@@ -80,6 +85,7 @@ impl Consumer {
             position: 0,
             tail: 0,
             peeked: None,
+            lent: Vec::new(),
             head: 0,
             told: 0,
             released: 0,
@@ -106,7 +112,12 @@ impl Consumer {
                 Err(broken) => return Err(self.give_up(broken)),
             },
         };
-        let FrameHeader { len, kind, counted } = peeked.header;
+        let FrameHeader {
+            len,
+            kind,
+            counted,
+            lends,
+        } = peeked.header;
         self.ring
             .track(&self.hold, self.position, HEADER + u64::from(len), false);
         // SAFETY: `advance` checked that the frame lies between here and the end of the ring, and
@@ -118,6 +129,7 @@ impl Consumer {
         Ok(Some(Frame {
             kind,
             counted,
+            lends,
             payload,
         }))
     }
@@ -130,6 +142,26 @@ impl Consumer {
             self.ring.track(&self.hold, self.position, len, false);
             self.position = peeked.end;
             self.released += u64::from(peeked.header.counted);
+            if peeked.header.lends {
+                self.give_back();
+            }
+        }
+    }
+
+    /// Takes the loans that the peeked frame names out of it, in the order in which they were named.
+    /// Each is kept until its lease is dropped, whatever becomes of the frame. Those that were not
+    /// taken are given back as the frame is released or leased.
+    pub fn borrow(&mut self) -> Vec<Lease> {
+        self.lent
+            .drain(..)
+            .map(|lent| Lease::of_block(lent, self.book.clone()))
+            .collect()
+    }
+
+    #[cold]
+    fn give_back(&mut self) {
+        for lent in self.lent.drain(..) {
+            lent.give_back(&self.hold);
         }
     }
 
@@ -154,7 +186,10 @@ impl Consumer {
         self.position = peeked.end;
         self.released += u64::from(peeked.header.counted);
         let len = peeked.header.len as usize;
-        Lease::new(
+        if peeked.header.lends {
+            self.give_back();
+        }
+        Lease::of_space(
             payload,
             len,
             done,
@@ -228,9 +263,14 @@ impl Consumer {
             || self.ring.header().producer.tail.load(Ordering::Acquire) != self.position
     }
 
-    /// How many payload bytes are leased at present.
+    /// How many payload bytes of the ring are leased at present.
     pub fn leased_bytes(&self) -> u64 {
         self.book.bytes.load(Ordering::Relaxed)
+    }
+
+    /// How many bytes of loans are leased at present.
+    pub fn borrowed_bytes(&self) -> u64 {
+        self.book.borrowed.load(Ordering::Relaxed)
     }
 
     /// How many leases there are at present.
@@ -260,11 +300,37 @@ impl Consumer {
         }
         let (header, end) = self.read_header()?;
         if header.kind >= FIRST_KIND {
-            let peeked = Peeked { header, end };
-            self.peeked = Some(peeked);
-            return Ok(Some(peeked));
+            return self.arrive(header, end);
         }
         self.advance_slow(header, end)
+    }
+
+    /// A frame of the caller's.
+    #[inline]
+    fn arrive(
+        &mut self,
+        mut header: FrameHeader,
+        end: u64,
+    ) -> Result<Option<Peeked>, RingCorrupted> {
+        if header.lends {
+            header.len = self.read_loans(header.len)?;
+        }
+        let peeked = Peeked { header, end };
+        self.peeked = Some(peeked);
+        Ok(Some(peeked))
+    }
+
+    /// Reads what loans the frame at the position names; how long its payload is before that.
+    #[cold]
+    fn read_loans(&mut self, len: u32) -> Result<u32, RingCorrupted> {
+        self.ring
+            .track(&self.hold, self.position, HEADER + u64::from(len), false);
+        let base = self.hold.link.segment.base();
+        // SAFETY: `read_header` checked that the frame lies between here and the end of the ring.
+        unsafe {
+            let payload = self.ring.at(self.position).add(HEADER as usize);
+            read_table(payload, len, base, self.heap, &mut self.lent)
+        }
     }
 
     /// Every round goes to the beginning of a ring or to a larger ring, and no frame of the ring's
@@ -279,11 +345,7 @@ impl Consumer {
             match header.kind {
                 PADDING => self.skip_padding(end)?,
                 MOVED => self.follow_move(header, end)?,
-                _ => {
-                    let peeked = Peeked { header, end };
-                    self.peeked = Some(peeked);
-                    return Ok(Some(peeked));
-                }
+                _ => return self.arrive(header, end),
             }
             if self.position == self.tail {
                 self.refresh_tail()?;

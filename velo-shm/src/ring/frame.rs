@@ -23,6 +23,7 @@ pub(super) const MOVED_PAYLOAD: u64 = 16;
 pub(super) const MOVED_ROOM: u64 = (HEADER + MOVED_PAYLOAD) + MOVED_PAYLOAD;
 
 const COUNTED: u8 = 1;
+const LENDS: u8 = 2;
 
 /// How many bytes a payload takes in the ring.
 #[inline]
@@ -42,12 +43,19 @@ pub(super) struct FrameHeader {
     pub len: u32,
     pub kind: u8,
     pub counted: bool,
+    /// Its payload ends with a table of loans, see `ring/loan.rs`.
+    pub lends: bool,
 }
 
 impl FrameHeader {
     #[inline]
     pub(super) fn new(len: u32, kind: u8, counted: bool) -> Self {
-        FrameHeader { len, kind, counted }
+        FrameHeader {
+            len,
+            kind,
+            counted,
+            lends: false,
+        }
     }
 
     #[inline]
@@ -55,17 +63,19 @@ impl FrameHeader {
         u64::from(self.len)
             | u64::from(self.kind) << 32
             | u64::from(if self.counted { COUNTED } else { 0 }) << 40
+            | u64::from(if self.lends { LENDS } else { 0 }) << 40
     }
 
     #[inline]
     fn from_word(word: u64) -> Result<Self, RingCorrupted> {
-        if word >> 41 != 0 {
+        if word >> 42 != 0 {
             return Err(RingCorrupted::new("a frame has flags that do not exist"));
         }
         Ok(FrameHeader {
             len: word as u32,
             kind: (word >> 32) as u8,
             counted: (word >> 40) as u8 & COUNTED != 0,
+            lends: (word >> 40) as u8 & LENDS != 0,
         })
     }
 
@@ -99,6 +109,10 @@ mod tests {
             FrameHeader::new(0, PADDING, false),
             FrameHeader::new(u32::MAX, u8::MAX, true),
             FrameHeader::new(17, FIRST_KIND, false),
+            FrameHeader {
+                lends: true,
+                ..FrameHeader::new(40, FIRST_KIND, true)
+            },
         ] {
             assert_eq!(FrameHeader::from_word(header.to_word()), Ok(header));
         }
@@ -106,7 +120,7 @@ mod tests {
 
     #[test]
     fn unknown_flags_are_refused() {
-        assert!(FrameHeader::from_word(1 << 41).is_err());
+        assert!(FrameHeader::from_word(1 << 42).is_err());
         assert!(FrameHeader::from_word(1 << 63).is_err());
     }
 

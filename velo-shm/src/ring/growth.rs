@@ -1,6 +1,7 @@
-//! Where larger rings come from: a private allocator of blocks in the shared heap of a direction.
+//! Where larger rings and loans come from: a private allocator of blocks in the shared heap of a
+//! direction.
 //!
-//! A block is a page with a [`RingHeader`] and then a power of two of data. The allocator's state
+//! A block is a page with a [`RingHeader`] and then room for a power of two of data. The allocator's state
 //! is this process's own; the other side only ever sees offsets, and checks them.
 
 use std::io;
@@ -17,13 +18,22 @@ const DISCARD: u64 = 1 << 20;
 /// Size classes are powers of two, up to the largest ring.
 const CLASSES: usize = MAX_RING.ilog2() as usize + 1;
 
-/// A ring in a heap.
+/// Memory in a heap: of a ring, or on loan.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Block {
     pub offset: usize,
     pub capacity: u64,
     /// The class it was cut for; it may serve a smaller ring.
     class: u32,
+}
+
+/// What has to happen before a block that its producer has left can be used again.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Until {
+    /// The consumer has retired the ring in it.
+    Retired,
+    /// So many frames that named it are done with, or the slot that they were in is idle.
+    Released { frames: u64, slot: u32 },
 }
 
 impl Block {
@@ -38,6 +48,8 @@ pub(crate) struct Heap {
     segment: LocalArc<dyn Segment>,
     range: HeapRange,
     state: Mutex<State>,
+    /// The process that it belongs to: a fork of it has a copy of the books, and no say.
+    owner: u32,
 }
 
 #[derive(Debug)]
@@ -46,7 +58,7 @@ struct State {
     top: usize,
     free: [Vec<usize>; CLASSES],
     /// Blocks whose producer is gone and whose consumer may still be reading.
-    limbo: Vec<Block>,
+    limbo: Vec<(Block, Until)>,
 }
 
 impl Heap {
@@ -61,13 +73,13 @@ impl Heap {
             segment,
             range,
             state,
+            owner: std::process::id(),
         }
     }
 
-    /// A block for a ring of this capacity, with pages behind it and an empty header in front.
+    /// A block of this capacity, with pages behind it and an empty header in front.
     pub(super) fn allocate(&self, capacity: u64) -> io::Result<Block> {
-        self.sweep();
-        let class = capacity.max(PAGE as u64).ilog2();
+        let class = capacity.max(PAGE as u64).next_power_of_two().ilog2();
         let (class, offset) = self.take(class).ok_or_else(|| {
             io::Error::new(
                 io::ErrorKind::OutOfMemory,
@@ -108,7 +120,7 @@ impl Heap {
     /// Takes a block back that no one reads any more.
     pub(super) fn free(&self, block: Block) {
         let len = Block::total_len(block.class);
-        if block.capacity >= DISCARD {
+        if block.capacity >= DISCARD && self.owner == std::process::id() {
             // Pages that cannot be given back are only kept longer than they need to be.
             let _ = self.segment.discard(block.offset, len);
         }
@@ -121,37 +133,46 @@ impl Heap {
     }
 
     /// Takes a block back whose consumer may still be reading it.
-    pub(super) fn abandon(&self, block: Block) {
-        if self.is_retired(block) {
+    pub(super) fn abandon(&self, block: Block, until: Until) {
+        if self.is_done(block, until) {
             self.free(block);
         } else {
-            self.lock().limbo.push(block);
+            self.lock().limbo.push((block, until));
         }
     }
 
-    /// Frees the abandoned blocks that have been let go of meanwhile.
-    pub(crate) fn sweep(&self) {
-        let done: Vec<Block> = {
+    /// Frees the abandoned blocks that have been let go of meanwhile, `over` telling of which slots
+    /// nobody reads any more what was in them.
+    pub(crate) fn sweep(&self, over: impl Fn(u32) -> bool) {
+        let done: Vec<(Block, Until)> = {
             let mut state = self.lock();
             if state.limbo.is_empty() {
                 return;
             }
             state
                 .limbo
-                .extract_if(.., |block| self.is_retired(*block))
+                .extract_if(.., |&mut (block, until)| {
+                    matches!(until, Until::Released { slot, .. } if over(slot))
+                        || self.is_done(block, until)
+                })
                 .collect()
         };
-        done.into_iter().for_each(|block| self.free(block));
+        done.into_iter().for_each(|(block, _)| self.free(block));
     }
 
-    /// Whether the consumer is done with a block: everything released, every lease dropped.
+    /// Whether the consumer is done with the ring in a block: all released, every lease dropped.
     pub(super) fn is_retired(&self, block: Block) -> bool {
-        self.ring(block)
-            .header()
-            .consumer
-            .retired
-            .load(Ordering::Acquire)
-            != 0
+        self.is_done(block, Until::Retired)
+    }
+
+    /// Whether the consumer is done with a block.
+    pub(super) fn is_done(&self, block: Block, until: Until) -> bool {
+        let ring = self.ring(block);
+        let said = &ring.header().consumer;
+        match until {
+            Until::Retired => said.retired.load(Ordering::Acquire) != 0,
+            Until::Released { frames, .. } => said.released.load(Ordering::Acquire) >= frames,
+        }
     }
 
     pub(super) fn ring(&self, block: Block) -> Ring {

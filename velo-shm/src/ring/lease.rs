@@ -1,4 +1,4 @@
-//! Memory of a ring that outlives its turn: what a zero-copy read holds on to.
+//! Memory of a ring, or of a loan, that outlives its turn: what a zero-copy read holds on to.
 //!
 //! The frame is done with for the order of things; its bytes stay until the lease is dropped, by
 //! whichever thread, in whichever order.
@@ -9,6 +9,7 @@ use std::ptr::NonNull;
 use std::sync::Arc as LocalArc;
 use std::sync::atomic::{AtomicU64 as LocalU64, AtomicUsize as LocalUsize};
 
+use super::loan::Borrowed;
 use super::{Ring, SlotHold};
 use crate::sync::{Arc, AtomicU32, Ordering};
 
@@ -19,36 +20,53 @@ use crate::sync::{Arc, AtomicU32, Ordering};
 pub struct Lease {
     payload: NonNull<u8>,
     len: usize,
-    /// Set when the space may be used again.
-    done: Arc<AtomicU32>,
     book: LocalArc<Book>,
-    /// Last, so that the block is retired after everything else was said.
-    hold: Arc<RingHold>,
+    /// Last, so that a ring's block is retired after everything else was said.
+    claim: Claim,
 }
 
-// SAFETY: a lease is a read-only view of shared memory that its hold keeps mapped; what it does on
+/// What a lease keeps from being used again.
+enum Claim {
+    /// Space in a ring: `done` is set when it may be.
+    Space {
+        done: Arc<AtomicU32>,
+        _ring: Arc<RingHold>,
+    },
+    /// A block on loan.
+    Block(Borrowed),
+}
+
+// SAFETY: a lease is a read-only view of shared memory that its book keeps mapped; what it does on
 // drop is atomic.
 unsafe impl Send for Lease {}
 // SAFETY: as above.
 unsafe impl Sync for Lease {}
 
 impl Lease {
-    /// A lease of `len` bytes at `payload`, in a ring that `hold` keeps.
-    pub(super) fn new(
+    /// A lease of `len` bytes at `payload`, in a ring that `ring` keeps.
+    pub(super) fn of_space(
         payload: NonNull<u8>,
         len: usize,
         done: Arc<AtomicU32>,
         book: LocalArc<Book>,
-        hold: Arc<RingHold>,
+        ring: Arc<RingHold>,
     ) -> Self {
-        book.bytes.fetch_add(len as u64, Ordering::Relaxed);
+        Self::new(payload, len, book, Claim::Space { done, _ring: ring })
+    }
+
+    /// A lease of all that was borrowed.
+    pub(super) fn of_block(borrowed: Borrowed, book: LocalArc<Book>) -> Self {
+        Self::new(borrowed.payload, borrowed.len, book, Claim::Block(borrowed))
+    }
+
+    fn new(payload: NonNull<u8>, len: usize, book: LocalArc<Book>, claim: Claim) -> Self {
+        book.sum(&claim).fetch_add(len as u64, Ordering::Relaxed);
         book.count.fetch_add(1, Ordering::Relaxed);
         Lease {
             payload,
             len,
-            done,
             book,
-            hold,
+            claim,
         }
     }
 }
@@ -58,8 +76,8 @@ impl Deref for Lease {
 
     #[inline]
     fn deref(&self) -> &[u8] {
-        // SAFETY: the consumer checked that these bytes lie in the ring, and the ring's space is
-        // not given back before `done` is set; the hold keeps the mapping.
+        // SAFETY: the consumer checked that these bytes lie in the ring, or in the heap, and what
+        // they lie in is not given back before this is dropped; the book keeps the mapping.
         unsafe { std::slice::from_raw_parts(self.payload.as_ptr(), self.len) }
     }
 }
@@ -72,15 +90,20 @@ impl AsRef<[u8]> for Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        let ring = &self.hold.ring;
-        ring.track_at(&self.book.hold, self.payload, self.len, false);
-        self.book
-            .bytes
-            .fetch_sub(self.len as u64, Ordering::Relaxed);
-        self.book.count.fetch_sub(1, Ordering::Relaxed);
-        self.done.store(1, Ordering::Release);
-        // Only the consumer can pass the space on, and it may be waiting for nothing but this.
-        self.book.hold.link.notify_self(self.book.hold.slot);
+        let Book { count, hold, .. } = &*self.book;
+        hold.track(self.payload, self.len, false);
+        let sum = self.book.sum(&self.claim);
+        sum.fetch_sub(self.len as u64, Ordering::Relaxed);
+        count.fetch_sub(1, Ordering::Relaxed);
+        match &self.claim {
+            Claim::Space { done, .. } => {
+                done.store(1, Ordering::Release);
+                // Only the consumer can pass the space on, and it may be waiting for nothing but
+                // this.
+                hold.link.notify_self(hold.slot);
+            }
+            Claim::Block(borrowed) => borrowed.give_back(hold),
+        }
     }
 }
 
@@ -93,7 +116,10 @@ impl fmt::Debug for Lease {
 /// What a consumer has given away.
 #[derive(Debug)]
 pub(super) struct Book {
+    /// Bytes of its ring.
     pub bytes: LocalU64,
+    /// Bytes of loans.
+    pub borrowed: LocalU64,
     pub count: LocalUsize,
     pub hold: LocalArc<SlotHold>,
 }
@@ -102,8 +128,17 @@ impl Book {
     pub(super) fn new(hold: LocalArc<SlotHold>) -> Self {
         Book {
             bytes: LocalU64::new(0),
+            borrowed: LocalU64::new(0),
             count: LocalUsize::new(0),
             hold,
+        }
+    }
+
+    /// Where a lease is counted.
+    fn sum(&self, claim: &Claim) -> &LocalU64 {
+        match claim {
+            Claim::Space { .. } => &self.bytes,
+            Claim::Block(_) => &self.borrowed,
         }
     }
 }

@@ -18,12 +18,14 @@ mod consumer;
 mod frame;
 pub(crate) mod growth;
 mod lease;
+mod loan;
 mod producer;
 
 pub use consumer::{Consumer, Frame};
 pub use frame::FIRST_KIND;
 pub use lease::Lease;
-pub use producer::{Full, Producer, Reservation, ReserveError};
+pub use loan::{Loan, Part};
+pub use producer::{Full, Producer, Reservation, ReserveError, lending_len};
 
 /// How much a ring may hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,18 +117,7 @@ impl Ring {
     /// Tells a model what is read or written; nothing otherwise.
     #[inline]
     fn track(&self, hold: &SlotHold, position: u64, len: u64, write: bool) {
-        self.track_at(hold, self.at(position), len as usize, write);
-    }
-
-    /// The same for an address in the ring.
-    #[inline]
-    fn track_at(&self, _hold: &SlotHold, _at: NonNull<u8>, _len: usize, _write: bool) {
-        #[cfg(loom)]
-        {
-            let segment = &_hold.link.segment;
-            let offset = _at.as_ptr().addr() - segment.base().as_ptr().addr();
-            segment.track(offset, _len, _write);
-        }
+        hold.track(self.at(position), len as usize, write);
     }
 }
 
@@ -134,6 +125,19 @@ impl Ring {
 pub(crate) struct SlotHold {
     pub(crate) link: LocalArc<LinkEnd>,
     pub(crate) slot: u32,
+}
+
+impl SlotHold {
+    /// Tells a model what is read or written of the link's memory; nothing otherwise.
+    #[inline]
+    fn track(&self, _at: NonNull<u8>, _len: usize, _write: bool) {
+        #[cfg(loom)]
+        {
+            let segment = &self.link.segment;
+            let offset = _at.as_ptr().addr() - segment.base().as_ptr().addr();
+            segment.track(offset, _len, _write);
+        }
+    }
 }
 
 impl Drop for SlotHold {

@@ -10,13 +10,14 @@ use thiserror::Error;
 use super::frame::{
     FrameHeader, HEADER, MOVED, MOVED_PAYLOAD, MOVED_ROOM, PADDING, frame_len, longest_frame,
 };
-use super::growth::Block;
+use super::growth::{Block, Until};
+use super::loan::{Loan, Part, Shelf};
 use super::{Limits, Ring, RingCorrupted, SlotHold};
 use crate::sync::{Ordering, full_fence};
 
 mod reservation;
 
-pub use reservation::Reservation;
+pub use reservation::{Reservation, lending_len};
 
 /// Each growth multiplies the capacity by this, so that a ring that has to grow soon stops.
 const GROWTH: u64 = 8;
@@ -90,6 +91,8 @@ pub struct Producer {
     block: Option<Block>,
     /// Blocks that the ring has left and that the consumer may still read.
     left: Vec<Block>,
+    /// What was lent, from the first loan on.
+    shelf: Option<LocalArc<Shelf>>,
     hold: LocalArc<SlotHold>,
 }
 
@@ -119,6 +122,7 @@ impl Producer {
             base: ring,
             block: None,
             left: Vec::new(),
+            shelf: None,
             hold,
         }
     }
@@ -242,6 +246,44 @@ impl Producer {
         self.wait_until(|producer| producer.has_room(need))
     }
 
+    /// Memory of `len` bytes to be filled and then named by a frame, instead of being copied into
+    /// one. It comes out of the link's heap; all that a producer has lent and the consumer has not
+    /// let go of takes at most [`Limits::bytes`], beside the ring.
+    ///
+    /// [`ReserveError::Full`] says that as much is on loan; wait by
+    /// [`wait_for_loan`](Self::wait_for_loan).
+    pub fn loan(&mut self, len: usize) -> Result<LocalArc<Loan>, ReserveError> {
+        if !self.would_fit(len) {
+            return Err(ReserveError::TooLarge {
+                len,
+                limit: self.max_len(),
+            });
+        }
+        let ceiling = self.ceiling;
+        let shelf = self
+            .shelf
+            .get_or_insert_with(|| LocalArc::new(Shelf::new(&self.hold, ceiling)));
+        shelf.lend(len, &self.hold)
+    }
+
+    /// Asks to be told when memory of `len` bytes can be lent; true if it cannot be now, and the
+    /// caller may sleep. It is told through its own side's ready slots, as for space.
+    pub fn wait_for_loan(&self, len: usize) -> bool {
+        self.shelf.as_ref().is_some_and(|shelf| shelf.wait_for(len))
+    }
+
+    /// Whether anything may lie in a loan of this producer that its borrower still has.
+    #[inline]
+    pub fn lends(&self) -> bool {
+        self.shelf.as_ref().is_some_and(|shelf| shelf.lends())
+    }
+
+    /// Where these bytes lie in a loan of this producer, if all of them do: what a frame can name
+    /// instead of holding them.
+    pub fn part(&self, start: *const u8, len: usize) -> Option<Part> {
+        self.shelf.as_ref()?.part(start.addr(), len)
+    }
+
     /// Asks to be told when the consumer releases anything, whether there is space or not.
     pub fn watch_releases(&mut self) -> Result<(), RingCorrupted> {
         self.base.header().waiting.store(1, Ordering::Relaxed);
@@ -350,6 +392,7 @@ impl Producer {
     /// A block of the wanted capacity, or of what can be had.
     fn allocate(&self, wanted: u64, least: u64) -> io::Result<Block> {
         let heap = &self.hold.link.heap;
+        self.hold.link.reclaim();
         let mut capacity = wanted;
         loop {
             match heap.allocate(capacity) {
@@ -441,8 +484,11 @@ impl Drop for Producer {
     fn drop(&mut self) {
         let link = &self.hold.link;
         link.close_counters(self.hold.slot);
+        if let Some(shelf) = self.shelf.take() {
+            shelf.close();
+        }
         for block in self.left.drain(..).chain(self.block.take()) {
-            link.heap.abandon(block);
+            link.heap.abandon(block, Until::Retired);
         }
     }
 }

@@ -138,6 +138,13 @@ impl<'py> Array<'_, 'py> {
         self.fields().flags & WRITEABLE != 0
     }
 
+    /// Where the items begin that lie one after the other in either order.
+    #[inline]
+    pub fn contiguous(&self) -> Option<*const u8> {
+        let whole = self.is_c_contiguous() || self.is_f_contiguous();
+        whole.then(|| self.fields().data.cast_const())
+    }
+
     /// Copies the items, as they lie when the array is contiguous, else in C order.
     ///
     /// # Panics

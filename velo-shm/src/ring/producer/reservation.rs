@@ -5,6 +5,7 @@ use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 
 use super::super::frame::{FIRST_KIND, FrameHeader, HEADER, frame_len};
+use super::super::loan::{Part, table_len, write_table};
 use super::{Place, Producer};
 
 /// Room in a ring that is being written to. Dropping it without [`commit`](Self::commit) gives the
@@ -25,6 +26,28 @@ impl Reservation<'_> {
     /// [`FIRST_KIND`]).
     #[inline]
     pub fn commit(self, kind: u8, used: usize) {
+        self.commit_as(kind, used, false);
+    }
+
+    /// The same, for a message that names parts of loans: the consumer can
+    /// [`borrow`](crate::Consumer::borrow) them, in this order. It takes [`lending_len`] bytes.
+    ///
+    /// # Panics
+    ///
+    /// If the message with its table of loans is more than there is, or as for
+    /// [`commit`](Self::commit).
+    pub fn commit_lending(mut self, kind: u8, used: usize, parts: &[Part]) {
+        assert!(used as u64 <= self.place.room, "more used than reserved");
+        let whole = lending_len(used, parts.len());
+        write_table(&mut self[..whole], used, parts);
+        // Before a consumer can say that it is done with them.
+        parts.iter().for_each(Part::count);
+        self.producer.bytes += parts.iter().map(|part| part.len() as u64).sum::<u64>();
+        self.commit_as(kind, whole, !parts.is_empty());
+    }
+
+    #[inline]
+    fn commit_as(self, kind: u8, used: usize, lends: bool) {
         assert!(used as u64 <= self.place.room, "more used than reserved");
         assert!(kind >= FIRST_KIND, "kinds 0 and 1 are the ring's own");
         let Place { start, .. } = self.place;
@@ -32,7 +55,10 @@ impl Reservation<'_> {
         if start != producer.tail {
             producer.pad(start - producer.tail);
         }
-        let header = FrameHeader::new(used as u32, kind, self.counted);
+        let header = FrameHeader {
+            lends,
+            ..FrameHeader::new(used as u32, kind, self.counted)
+        };
         // SAFETY: the place begins with room for a header, and is the producer's until published.
         unsafe { header.write(producer.ring.at(start)) };
         producer.tail = start + frame_len(used as u64);
@@ -62,6 +88,14 @@ impl DerefMut for Reservation<'_> {
     fn deref_mut(&mut self) -> &mut [u8] {
         // SAFETY: as for `deref`; and there is one reservation of one producer.
         unsafe { std::slice::from_raw_parts_mut(self.payload().as_ptr(), self.place.room as usize) }
+    }
+}
+
+/// How many bytes a message of `used` bytes takes that names so many parts of loans.
+pub fn lending_len(used: usize, parts: usize) -> usize {
+    match parts {
+        0 => used,
+        _ => used.next_multiple_of(8) + table_len(parts),
     }
 }
 

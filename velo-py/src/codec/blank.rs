@@ -1,0 +1,81 @@
+//! An array that is asked for and not yet made: shape and dtype, checked.
+
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyTuple};
+
+use super::Codec;
+use super::dtype::Known;
+
+/// What an array is to be like.
+pub struct Blank {
+    shape: Py<PyTuple>,
+    dtype: Py<PyAny>,
+    ndarray: Py<PyAny>,
+    len: usize,
+}
+
+impl Blank {
+    /// As `numpy.empty` understands it; a dtype whose items are not plain bytes is refused.
+    pub fn new(
+        codec: &Codec,
+        shape: &Bound<'_, PyAny>,
+        dtype: &Bound<'_, PyAny>,
+    ) -> PyResult<Self> {
+        let py = shape.py();
+        let numpy = codec.numpy.import(py)?;
+        let dtype = numpy.dtype(dtype)?;
+        let form = numpy.form(codec, &dtype)?;
+        if matches!(form.known, Known::No) {
+            return Err(PyTypeError::new_err(format!(
+                "cannot lend an array of dtype `{}`: its items are not plain bytes; send such an \
+                 array as it is",
+                dtype.str()?
+            )));
+        }
+        let lengths = match shape.extract::<isize>() {
+            Ok(len) => vec![len],
+            Err(_) => shape.extract::<Vec<isize>>()?,
+        };
+        if lengths.iter().any(|&len| len < 0) {
+            return Err(PyValueError::new_err("an array has no negative dimensions"));
+        }
+        let len = lengths
+            .iter()
+            .try_fold(form.item, |len, &n| len.checked_mul(n as usize))
+            .filter(|&len| isize::try_from(len).is_ok())
+            .ok_or_else(|| PyValueError::new_err("an array of this shape fits no memory"))?;
+        Ok(Blank {
+            shape: PyTuple::new(py, lengths)?.unbind(),
+            dtype: dtype.unbind(),
+            ndarray: numpy.ndarray.clone_ref(py),
+            len,
+        })
+    }
+
+    /// How many bytes its items take.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// An array in memory of its own.
+    pub fn alone(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        self.ndarray.call1(py, (&self.shape, &self.dtype))
+    }
+
+    /// An array in the memory that `buffer` exports.
+    pub fn over(&self, py: Python<'_>, buffer: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
+        self.ndarray.call1(py, (&self.shape, &self.dtype, buffer))
+    }
+}
+
+/// Makes an array read-only.
+pub fn seal(array: &Bound<'_, PyAny>) -> PyResult<()> {
+    let py = array.py();
+    let options = PyDict::new(py);
+    options.set_item(intern!(py, "write"), false)?;
+    array
+        .call_method(intern!(py, "setflags"), (), Some(&options))
+        .map(drop)
+}
