@@ -278,6 +278,19 @@ class LinkWatch:
     def look(self) -> bool: ...
     def sleep(self, seconds: float | None = None) -> bool: ...
 
+class CsvParser:
+    """Makes events of the bytes of one CSV file, as they come."""
+
+    def __new__(
+        cls,
+        start: Callable[[list[str]], tuple[int | None, list[int]]],
+        numbers: bool,
+        null: Sequence[str],
+    ) -> CsvParser: ...
+    def feed(
+        self, data: bytes, last: bool = False
+    ) -> tuple[list[dict[str, Any]], list[tuple[int, int, str]]]: ...
+
 class View:
     """A read-only buffer in shared memory."""
 

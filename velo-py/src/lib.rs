@@ -11,6 +11,7 @@ mod channel;
 mod client;
 mod codec;
 mod control;
+mod csv;
 mod errors;
 mod events;
 mod ffi;
@@ -48,6 +49,8 @@ mod core {
     use super::client::ClientLink;
     #[pymodule_export]
     use super::codec::python::{dumps, loads};
+    #[pymodule_export]
+    use super::csv::CsvParser;
     #[pymodule_export]
     use super::events::Events;
     #[pymodule_export]

@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Callable, Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
+import click
 import orjson
 
-from velo.cli.convert import Converter
+from velo import _core
 
-__all__ = ["BadLine", "Burst", "Lines", "Parser"]
+__all__ = ["BadLine", "Burst", "Csv", "Ndjson", "Parser", "Rules"]
 
-_BURST = 512
 _BOM = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True)
 class BadLine:
-    """A line that holds no event, and why."""
+    """A line that holds no event, and why.
 
+    Attributes:
+        after: How many events of the same burst came before it.
+
+    """
+
+    where: str
     number: int
     why: str
+    after: int = 0
 
     def __str__(self) -> str:
-        return f"line {self.number}: {self.why}"
+        place = f"{self.where}:{self.number}" if self.where else f"line {self.number}"
+        return f"{place}: {self.why}"
 
 
 @dataclass
@@ -36,178 +43,193 @@ class Burst:
     bad: list[BadLine] = field(default_factory=list)
     position: int = 0
 
+    def cut(self, events: int) -> None:
+        """Keep so many events, and the bad lines before the last of them."""
+        del self.events[events:]
+        self.bad = [line for line in self.bad if line.after < events]
 
-class Lines:
-    """The lines of a source of bytes, as soon as they are complete.
+    def cut_at_bad(self) -> None:
+        """Keep what came up to the first bad line."""
+        del self.events[self.bad[0].after :]
+        del self.bad[1:]
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What makes an event of a line, in any input.
 
     Attributes:
-        number: The number of the line that was taken last, from 1.
-        before_read: Called before each read. A read may take long, so what was held back should go.
+        key: A field that every event must have, and not empty: it names the event's stream.
+        numbers: CSV: whether fields that look like numbers become some. Without it every value is
+            text as it stands.
+        text: CSV: fields that stay text whatever they look like.
+        null: CSV: values that mean None, besides the empty one.
 
     """
 
-    def __init__(self, read: Callable[[], bytes]) -> None:
-        self.number = 0
-        self.before_read: Callable[[], None] = lambda: None
-        self._read = read
-        self._ready: Iterator[bytes] = iter(())
+    key: str | None = None
+    numbers: bool = True
+    text: Sequence[str] = ()
+    null: Sequence[str] = ()
+
+
+class Parser(Protocol):
+    """Makes events of the bytes of one file, as they come."""
+
+    def feed(self, data: bytes) -> Burst:
+        """Take the next bytes, and return what is complete."""
+        ...
+
+    def end(self) -> Burst:
+        """Return what the file ends with."""
+        ...
+
+
+class Ndjson:
+    """One JSON value a line.
+
+    Args:
+        name: What to call the file in messages; empty if there is no need to.
+        rules: What makes an event.
+
+    """
+
+    def __init__(self, name: str, rules: Rules) -> None:
+        self._name = name
+        self._key = rules.key
+        self._number = 0
         self._partial: list[bytes] = []
-        self._over = False
 
-    def __iter__(self) -> Lines:
-        return self
+    def feed(self, data: bytes) -> Burst:
+        """Take the next bytes, and return what is complete."""
+        whole, end, rest = data.rpartition(b"\n")
+        if not end:
+            self._partial.append(data)
+            return Burst()
+        whole = b"".join([*self._partial, whole])
+        self._partial = [rest] if rest else []
+        return self._take(whole)
 
-    def __next__(self) -> bytes:
-        while (line := next(self._ready, None)) is None:
-            self._fill()
-        self.number += 1
-        if self.number == 1:
-            return line.removeprefix(_BOM)
-        return line
+    def end(self) -> Burst:
+        """Return what the file ends with."""
+        rest = b"".join(self._partial)
+        self._partial.clear()
+        return self._take(rest) if rest else Burst()
 
-    def _fill(self) -> None:
-        if self._over:
-            raise StopIteration
-        self.before_read()
-        data = self._read()
-        if not data:
-            self._over = True
-            rest = b"".join(self._partial)
-            self._ready = iter([rest] if rest else [])
-            return
-        *whole, rest = data.split(b"\n")
-        if whole:
-            whole[0] = b"".join([*self._partial, whole[0]])
-            self._partial.clear()
-            self._ready = iter(whole)
-        if rest:
-            self._partial.append(rest)
+    def _take(self, text: bytes) -> Burst:
+        if self._number == 0:
+            text = text.removeprefix(_BOM)
+        lines = text.split(b"\n")
+        first = self._number + 1
+        self._number += len(lines)
+        try:
+            events = list(map(orjson.loads, lines))
+            if self._key is not None:
+                _need_keys(events, self._key)
+        except (ValueError, TypeError, LookupError):
+            return self._one_by_one(lines, first)
+        return Burst(events)
+
+    def _one_by_one(self, lines: list[bytes], first: int) -> Burst:
+        burst = Burst()
+        for number, line in enumerate(lines, first):
+            try:
+                event = orjson.loads(line)
+                why = None if self._key is None else _key_problem(event, self._key)
+            except orjson.JSONDecodeError as error:
+                if not line.strip():
+                    continue
+                # The parser's own message counts lines too; each line is a document of its own.
+                why = f"not JSON: {error.msg.partition(':')[0]} at column {error.colno}"
+            if why is None:
+                burst.events.append(event)
+            else:
+                burst.bad.append(BadLine(self._name, number, why, len(burst.events)))
+        return burst
 
 
-class Parser:
-    """Lines in, bursts of events out.
+def _need_keys(events: list[Any], name: str) -> None:
+    """Raise something if any of the events has no usable key."""
+    if None in {event[name] for event in events}:  # a list, or a dict, has no hash
+        raise ValueError
 
-    With a `key`, a line whose event has no such field, or an empty one, is a bad line: it belongs
-    to no stream. A `strict` parser ends at the first bad line, a `limit` after so many events.
+
+def _key_problem(event: Any, name: str) -> str | None:
+    try:
+        key = event[name]
+    except KeyError:
+        return f"no field `{name}`"
+    except (TypeError, IndexError):
+        return f"not an object with a field `{name}`"
+    if key is None:
+        return f"`{name}` is empty"
+    if isinstance(key, list | dict):
+        return f"`{name}` is a {type(key).__name__}, which cannot be a key"
+    return None
+
+
+class Csv:
+    """Comma-separated values with a header: an event is a dict of its fields.
+
+    Numbers are what reads back as the same number. `007`, `+49`, `1_000` and `12E4` stay text,
+    because they are codes more often than numbers; so do whole numbers beyond 64 bits.
+
+    Args:
+        name: What to call the file in messages; empty if there is no need to.
+        rules: What makes an event.
+
     """
 
-    def __init__(
-        self,
-        format: str,
-        *,
-        key: str | None = None,
-        limit: int | None = None,
-        strict: bool = False,
-        converter: Converter | None = None,
-    ) -> None:
-        self._parse = self._ndjson if format == "ndjson" else self._csv
-        self._key = key
-        self._limit = limit
-        self._strict = strict
-        self._converter = converter or Converter()
+    def __init__(self, name: str, rules: Rules) -> None:
+        self._name = name
+        self._rules = rules
+        self._parser = _core.CsvParser(self._start, rules.numbers, list(rules.null))
 
-    def parse(self, lines: Lines, emit: Callable[[Burst], None]) -> None:
-        """Give bursts to `emit`: when one is large enough, or more has to be waited for.
+    def feed(self, data: bytes) -> Burst:
+        """Take the next bytes, and return what is complete.
 
-        Stops early by letting through what `emit` raises.
+        Raises:
+            click.UsageError: When the header is none, has a field twice, or lacks one that is
+                needed.
+
         """
-        burst, taken = Burst(), 0
+        return self._burst(data, last=False)
 
-        def flush() -> None:
-            nonlocal burst
-            if burst.events or burst.bad:
-                whole, burst = burst, Burst()
-                emit(whole)
+    def end(self) -> Burst:
+        """Return what the file ends with.
 
-        lines.before_read = flush
-        for item in self._parse(lines):
-            bad = item if isinstance(item, BadLine) else self._check_key(item, lines.number)
-            if bad is not None:
-                burst.bad.append(bad)
-                if self._strict:
-                    break
-            else:
-                burst.events.append(item)
-                taken += 1
-                if taken == self._limit:
-                    break
-            if len(burst.events) + len(burst.bad) >= _BURST:
-                flush()
-        flush()
+        Raises:
+            click.UsageError: As `feed`.
 
-    def _check_key(self, event: Any, number: int) -> BadLine | None:
-        name = self._key
-        if name is None:
-            return None
+        """
+        return self._burst(b"", last=True)
+
+    def _burst(self, data: bytes, *, last: bool) -> Burst:
         try:
-            key = event[name]
-        except KeyError:
-            return BadLine(number, f"no field `{name}`")
-        except (TypeError, IndexError):
-            return BadLine(number, f"not an object with a field `{name}`")
-        if key is None:
-            return BadLine(number, f"`{name}` is empty")
-        if isinstance(key, list | dict):
-            return BadLine(number, f"`{name}` is a {type(key).__name__}, which cannot be a key")
-        return None
+            events, bad = self._parser.feed(data, last)
+        except ValueError as error:
+            raise click.UsageError(f"{self._header()} cannot be read: {error}") from None
+        return Burst(events, [BadLine(self._name, line, why, after) for after, line, why in bad])
 
-    def _ndjson(self, lines: Lines) -> Iterator[Any]:
-        for line in lines:
-            try:
-                yield orjson.loads(line)
-            except orjson.JSONDecodeError as error:
-                if line.strip():
-                    yield BadLine(lines.number, _json_problem(error))
+    def _start(self, header: list[str]) -> tuple[int | None, list[int]]:
+        """Look at the header. Return the index of the key's field, and of those that stay text."""
+        twice = next((name for name in header if header.count(name) > 1), None)
+        if twice is not None:
+            raise click.UsageError(f"{self._header()} has `{twice}` twice; name its fields apart")
 
-    def _csv(self, lines: Lines) -> Iterator[Any]:
-        # `\n` is what `Lines` splits at; inside quotes it belongs to the field.
-        rows = csv.reader(_Text(lines), strict=True)
-        header: list[str] = []
-        convert: Callable[[list[str]], dict[str, Any]] | None = None
-        while True:
-            first = lines.number + 1
-            try:
-                row = next(rows)
-            except StopIteration:
-                return
-            except (csv.Error, UnicodeDecodeError) as error:
-                yield BadLine(first, _csv_problem(error, first, lines.number))
-                continue
-            if not row:
-                continue
-            if convert is None:
-                header = row
-                convert = self._converter.rows(header)
-            elif len(row) != len(header):
-                yield BadLine(first, f"{_fields(len(row))}, where the header has {len(header)}")
-            else:
-                yield convert(row)
+        def index(option: str, name: str) -> int:
+            if name not in header:
+                there_are = ", ".join(f"`{field}`" for field in header)
+                raise click.UsageError(
+                    f"`{option} {name}`: {self._header()} has no such field; it has {there_are}"
+                )
+            return header.index(name)
 
+        key = self._rules.key
+        return (
+            None if key is None else index("--key", key),
+            [index("--text", name) for name in self._rules.text],
+        )
 
-class _Text:
-    """Lines as text. Goes on after a line that is not UTF-8, which a generator could not."""
-
-    def __init__(self, lines: Lines) -> None:
-        self._lines = lines
-
-    def __iter__(self) -> _Text:
-        return self
-
-    def __next__(self) -> str:
-        return next(self._lines).decode() + "\n"
-
-
-def _json_problem(error: orjson.JSONDecodeError) -> str:
-    # The parser's own message counts lines too, and each line is a document of its own to it.
-    return f"not JSON: {error.msg.partition(':')[0]} at column {error.colno}"
-
-
-def _fields(count: int) -> str:
-    return "1 field" if count == 1 else f"{count} fields"
-
-
-def _csv_problem(error: Exception, first: int, last: int) -> str:
-    if isinstance(error, UnicodeDecodeError):
-        return f"not UTF-8: byte {error.object[error.start]:#04x} at {error.start}"
-    what = "a quote is never closed" if "unexpected end" in str(error) else str(error)
-    return f"not CSV: {what}" + (f" (up to line {last})" if last > first else "")
+    def _header(self) -> str:
+        return f"the CSV header of `{self._name}`" if self._name else "the CSV header"

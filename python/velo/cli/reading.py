@@ -1,138 +1,34 @@
-"""Opens the input of `velo run`, and reads it in a thread: the event loop never waits for it.
+"""Reads the inputs of `velo run` in a thread: the event loop never waits for them.
 
 Events travel to the loop in bursts: as many as one read brought, so that a slow pipe's events
-arrive at once and a fast file's a few hundred at a time.
+arrive at once and a fast file's many at a time.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import gzip
-import io
 import os
-import sys
+import select
 import threading
 import zipfile
 import zlib
-from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass
-from pathlib import PurePath
-from typing import Any, BinaryIO, Protocol
+from collections.abc import AsyncGenerator, Iterator, Sequence
 
 import click
 
 from velo.cli.errors import Failure
-from velo.cli.parsing import Burst, Lines, Parser
+from velo.cli.following import Followed
+from velo.cli.inputs import Input, reason
+from velo.cli.parsing import Burst, Rules
 
-__all__ = ["Input", "Reader", "open_input"]
+__all__ = ["Reader"]
 
-_FORMATS = {".ndjson": "ndjson", ".jsonl": "ndjson", ".json": "ndjson", ".csv": "csv"}
-_CHUNK = 64 * 1024
 # So many bursts wait for the loop at most: enough to keep it busy, little to throw away at the end.
 _AHEAD = 4
-
-
-class _Readable(Protocol):
-    def read(self, size: int, /) -> bytes | None: ...
-
-
-@dataclass
-class Input:
-    """An open input.
-
-    Attributes:
-        name: What to call it in messages.
-        format: `"ndjson"` or `"csv"`.
-        read: Returns the next bytes as soon as there are some, empty ones at the end.
-        size: How far `position` will get, or None for a pipe.
-        position: How much was read.
-
-    """
-
-    name: str
-    format: str
-    read: Callable[[], bytes]
-    size: int | None
-    position: Callable[[], int]
-
-
-def open_input(path: str, format: str | None) -> Input:
-    """Open a file, or standard input for `-`.
-
-    Raises:
-        click.UsageError: When it cannot be opened, or nothing says which format it has.
-
-    """
-    try:
-        return _open(path, format)
-    except zipfile.BadZipFile:
-        raise click.UsageError(f"`{path}` is not a zip file") from None
-    except OSError as error:
-        raise click.UsageError(f"cannot read `{path}`: {_reason(error)}") from None
-
-
-def _open(path: str, format: str | None) -> Input:
-    if path == "-":
-        # Unbuffered, by descriptor: a thread that is blocked in it holds no lock at exit.
-        raw = io.FileIO(sys.stdin.fileno(), "rb", closefd=False)
-        return _counted("standard input", format or "ndjson", raw, None)
-    name = PurePath(path)
-    if name.suffix == ".zip":
-        member, size, stream = _open_zip(path)
-        if PurePath(name.stem).suffix in _FORMATS:
-            member = name.stem
-        return _counted(path, format or _format_of(path, member), stream, size)
-    file = io.FileIO(path, "rb")
-    total = os.fstat(file.fileno()).st_size or None  # None: a named pipe
-    if name.suffix == ".gz":
-        format = format or _format_of(path, name.stem)
-        return Input(path, format, _reader(gzip.GzipFile(fileobj=file).read1), total, file.tell)
-    return _counted(path, format or _format_of(path, name.name), file, total)
-
-
-def _open_zip(path: str) -> tuple[str, int, BinaryIO]:
-    archive = zipfile.ZipFile(path)
-    members = [member for member in archive.infolist() if not member.is_dir()]
-    if len(members) != 1:
-        raise click.UsageError(f"`{path}` holds {len(members)} files; it must hold exactly one")
-    if members[0].flag_bits & 1:
-        raise click.UsageError(f"`{path}` is encrypted; unpack it first")
-    stream: Any = archive.open(members[0])
-    return members[0].filename, members[0].file_size, stream
-
-
-def _format_of(path: str, name: str) -> str:
-    try:
-        return _FORMATS[PurePath(name).suffix.lower()]
-    except KeyError:
-        known = ", ".join(_FORMATS)
-        raise click.UsageError(
-            f"`{path}` has none of the extensions {known}; say `--format ndjson` or `--format csv`"
-        ) from None
-
-
-def _reader(read: Callable[[int], bytes | None]) -> Callable[[], bytes]:
-    return lambda: read(_CHUNK) or b""
-
-
-def _counted(name: str, format: str, stream: _Readable, size: int | None) -> Input:
-    count = 0
-
-    def read() -> bytes:
-        nonlocal count
-        data = some(_CHUNK) or b""
-        count += len(data)
-        return data
-
-    some: Callable[[int], bytes | None] = getattr(stream, "read1", stream.read)
-    return Input(name, format, read, size, lambda: count)
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror.lower()
-    return str(error) or type(error).__name__
+# How long, in seconds, files that are followed are left alone when they had nothing new: short
+# after something came, longer and longer while nothing does. A look at one is two system calls.
+_SHORTEST, _LONGEST = 0.005, 0.1
 
 
 class _Stopped(Exception):
@@ -142,63 +38,175 @@ class _Stopped(Exception):
 class Reader:
     """A thread that reads and parses, and the event loop's end of it.
 
-    The thread is a daemon: one that is blocked in a pipe does not keep the program from ending.
+    The thread is a daemon: one that is blocked in a file does not keep the program from ending.
+
+    Args:
+        inputs: What to read, one after the other; all of them at once if they are followed.
+        rules: What makes an event.
+        follow: Whether to go on at the end of a file, and wait for more.
+        limit: Take only the first so many events.
+        strict: Read no further than the first bad line.
+
     """
 
-    def __init__(self, input: Input, parser: Parser) -> None:
-        self._input = input
-        self._parser = parser
+    def __init__(
+        self,
+        inputs: Sequence[Input],
+        rules: Rules,
+        *,
+        follow: bool = False,
+        limit: int | None = None,
+        strict: bool = False,
+    ) -> None:
+        self._inputs = inputs
+        self._rules = rules
+        self._follow = follow
+        self._left = limit
+        self._strict = strict
         self._loop = asyncio.get_running_loop()
         self._queue: asyncio.Queue[Burst | click.ClickException | None] = asyncio.Queue()
         self._room = threading.Semaphore(_AHEAD)
-        self._stopped = False
+        self._stopped = self._abandoned = False
+        # Interrupts the thread's waits. Never closed: the thread may outlive everything else.
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
 
     async def bursts(self) -> AsyncGenerator[Burst, None]:
-        """Yield what was read, until the end of the input or `stop`.
+        """Yield what was read, until the end of the inputs or `stop`.
 
         Raises:
-            Failure: When the input cannot be read any further.
+            Failure: When an input cannot be read any further.
             click.UsageError: When a CSV header is none.
 
         """
         threading.Thread(target=self._work, name="velo run reader", daemon=True).start()
         try:
-            while (item := await self._queue.get()) is not None and not self._stopped:
+            while (item := await self._queue.get()) is not None and not self._abandoned:
                 self._room.release()
                 if isinstance(item, click.ClickException):
                     raise item
                 yield item
         finally:
-            self.stop()
+            self._abandon()
 
     def stop(self) -> None:
-        """Read no further; what the loop has not taken yet is dropped."""
+        """Read no further.
+
+        What was read from a pipe still comes, because nobody else will ever get it. What was read
+        from files and not taken yet is dropped.
+        """
         self._stopped = True
+        os.eventfd_write(self._wake, 1)
+        if all(input.pipe is None for input in self._inputs):
+            self._abandon()
+
+    def _abandon(self) -> None:
+        self._stopped = self._abandoned = True
+        os.eventfd_write(self._wake, 1)
         self._queue.put_nowait(None)
         self._room.release()
 
     def _work(self) -> None:
         end: click.ClickException | None = None
         try:
-            self._parser.parse(Lines(self._input.read), self._emit)
+            if self._follow:
+                self._follow_all()
+            else:
+                self._read_all()
         except click.ClickException as error:
             end = error
-        except (OSError, EOFError, zlib.error, zipfile.BadZipFile) as error:
-            end = Failure(f"cannot read `{self._input.name}` any further: {_reason(error)}")
         except _Stopped:
-            return
+            pass
         with contextlib.suppress(_Stopped):
             self._hand_over(end)
 
-    def _emit(self, burst: Burst) -> None:
-        burst.position = self._input.position()
-        self._hand_over(burst)
+    def _read_all(self) -> None:
+        before = 0
+        for input in self._inputs:
+            parser = input.parser(self._rules)
+            why = None
+            try:
+                with contextlib.closing(input.open()) as opened:
+                    while True:
+                        self._wait(None, input.pipe)
+                        data = opened.read()
+                        if not data:
+                            break
+                        self._emit(parser.feed(data), before + opened.position())
+                    before += opened.position()
+            except (OSError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+                why = f"cannot read {input.name} any further: {reason(error)}"
+            self._emit(parser.end(), before)
+            if why is not None:
+                raise Failure(why)
+
+    def _follow_all(self) -> None:
+        files = [_Following(input, self._rules) for input in self._inputs]
+        pause = _SHORTEST
+        while True:
+            news = False
+            for file in files:
+                for burst in file.news():
+                    news = True
+                    self._emit(burst, 0)
+            pause = _SHORTEST if news else min(2 * pause, _LONGEST)
+            self._wait(0 if news else pause, None)
+
+    def _wait(self, seconds: float | None, pipe: int | None) -> None:
+        """Wait for a while, or until a pipe has something; a file always has."""
+        if pipe is not None or seconds:
+            poll = select.poll()
+            poll.register(self._wake, select.POLLIN)
+            if pipe is not None:
+                poll.register(pipe, select.POLLIN)
+            poll.poll(None if seconds is None else seconds * 1000)
+        if self._stopped:
+            raise _Stopped
+
+    def _emit(self, burst: Burst, position: int) -> None:
+        if self._strict and burst.bad:
+            burst.cut_at_bad()
+        if self._left is not None:
+            burst.cut(self._left)
+            self._left -= len(burst.events)
+        burst.position = position
+        if burst.events or burst.bad:
+            self._hand_over(burst)
+        if self._left == 0 or (self._strict and burst.bad):
+            raise _Stopped
 
     def _hand_over(self, item: Burst | click.ClickException | None) -> None:
-        self._room.acquire()
-        if self._stopped:
+        if not self._abandoned:
+            self._room.acquire()
+        if self._abandoned:
             raise _Stopped
         try:
             self._loop.call_soon_threadsafe(self._queue.put_nowait, item)
         except RuntimeError:
             raise _Stopped from None  # the loop is closed: the run is over
+
+
+class _Following:
+    """A file that is followed, and what makes events of it."""
+
+    def __init__(self, input: Input, rules: Rules) -> None:
+        self._input = input
+        self._rules = rules
+        self._file = Followed(input.path)
+        self._parser = input.parser(rules)
+
+    def news(self) -> Iterator[Burst]:
+        """Give what is new, at most one piece of it.
+
+        Raises:
+            Failure: When the file cannot be read.
+
+        """
+        try:
+            data = self._file.read()
+        except OSError as error:
+            raise Failure(f"cannot read {self._input.name}: {reason(error)}") from None
+        if data is None:
+            yield self._parser.end()
+            self._parser = self._input.parser(self._rules)
+        elif data:
+            yield self._parser.feed(data)

@@ -5,28 +5,39 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import click
 
 from velo import StreamFn
-from velo.cli.convert import Converter
 from velo.cli.errors import Failure, describe
+from velo.cli.inputs import find_inputs
 from velo.cli.job import Job
-from velo.cli.parsing import Parser
+from velo.cli.metrics import serving
+from velo.cli.parsing import Rules
 from velo.cli.progress import Progress
-from velo.cli.reading import Input, Reader, open_input
+from velo.cli.reading import Reader
+from velo.cli.resuming import Written
 from velo.cli.target import load_target
-from velo.cli.writing import Writer, open_output
+from velo.cli.writing import Writer, open_output, resume_output
 
 __all__ = ["run"]
 
 _POSITIVE = click.IntRange(min=1)
 
 
-@click.command(short_help="Run a stream function over a file or a pipe.")
+@click.command(short_help="Run a stream function over files or a pipe.")
 @click.argument("target", metavar="MODULE_OR_FILE:FUNCTION")
-@click.option("-i", "--input", "source", required=True, metavar="FILE|-", help="NDJSON or CSV.")
+@click.option(
+    "-i",
+    "--input",
+    "paths",
+    required=True,
+    multiple=True,
+    metavar="FILE|PATTERN|-",
+    help="NDJSON or CSV; may be given several times.",
+)
 @click.option("-o", "--output", default="-", metavar="FILE|-", help="NDJSON. [default: -]")
 @click.option("-k", "--key", metavar="FIELD", help="Run one stream for each value of this field.")
 @click.option("--mode", type=click.Choice(["inline", "process"]), help="Where streams run.")
@@ -40,6 +51,17 @@ _POSITIVE = click.IntRange(min=1)
 )
 @click.option("--max-concurrent", type=_POSITIVE, help="Streams that are open at a time.")
 @click.option("--limit", type=_POSITIVE, help="Take only the first so many events.")
+@click.option("--follow", is_flag=True, help="Go on as the files grow, as `tail -F` does.")
+@click.option("--resume", is_flag=True, help="Go on where an earlier run has stopped writing.")
+@click.option(
+    "--drain",
+    type=click.FloatRange(min=0),
+    default=3.0,
+    metavar="SECONDS",
+    show_default=True,
+    help="How long streams may finish their work, after Ctrl-C or SIGTERM.",
+)
+@click.option("--metrics", metavar="HOST:PORT", help="Serve figures of the run to Prometheus.")
 @click.option("--format", type=click.Choice(["ndjson", "csv"]), help="Of the input.")
 @click.option("--no-convert", is_flag=True, help="CSV: keep all fields as text.")
 @click.option("--text", multiple=True, metavar="FIELD", help="CSV: keep this field as text.")
@@ -59,27 +81,33 @@ def run(
     context: click.Context,
     /,
     target: str,
-    source: str,
+    paths: tuple[str, ...],
     output: str,
     key: str | None,
-    format: str | None,
     limit: int | None,
-    strict: bool,
-    reports: int,
-    progress: bool,
+    follow: bool,
+    resume: bool,
+    drain: float,
+    metrics: str | None,
+    format: str | None,
     no_convert: bool,
     text: tuple[str, ...],
     null: tuple[str, ...],
+    strict: bool,
+    reports: int,
+    progress: bool,
     **settings: Any,
 ) -> None:
-    r"""Run a stream function over the events of a file or a pipe, and write what it yields.
+    r"""Run a stream function over the events of files or a pipe, and write what it yields.
 
     \b
       velo run flights.py:turnarounds -i flights.csv -k tailnum --mode process -o out.ndjson
-      tail -f clicks.ndjson | velo run shop.funnel:steps -i - -k user
+      velo run shop.funnel:steps -i 'clicks-*.ndjson.gz' -i today.ndjson -k user
+      velo run shop.funnel:steps -i /var/log/clicks.ndjson -k user --follow
 
     The input is NDJSON (.ndjson, .jsonl, .json, and standard input unless --format says otherwise)
-    or CSV with a header (.csv), either of them also as .gz, or as a .zip of one file.
+    or CSV with a header (.csv), either of them also as .gz, or as a .zip of one file. Several
+    inputs are read one after the other, those of a pattern in the order of their names.
 
     Each result is a line of JSON: as it is, or {"key": ..., "result": ...} with --key. Order holds
     within a key. The output of one key does not depend on the mode or on the number of workers.
@@ -87,33 +115,53 @@ def run(
     CSV fields that are numbers become numbers, empty ones null. What looks like a code stays text:
     007, +49, 1_000.
 
-    A line that is no event, or has no key, is reported and skipped. Ctrl-C ends the input
-    and writes what was done so far.
+    A line that is no event, or has no key, is reported and skipped. Ctrl-C and SIGTERM end the
+    input, and write what was done so far; the exit code is 130 or 143. A second one stops at once.
+
+    With --resume, the same command goes on after whatever stopped it, kill -9 included: what the
+    output file has is kept, and only what it lacks is written. The input is read from its beginning
+    again, because the state of the streams is made anew from it.
 
     Settings that are not given are the function's own.
     """
     fn = _configured(load_target(target), settings)
     if no_convert and (text or null):
         raise click.UsageError("`--no-convert` keeps all text: drop `--text` and `--null`")
-    input = open_input(source, format)
-    if input.format != "csv" and (no_convert or text or null):
+    if resume and "-" in paths:
+        raise click.UsageError("`--resume` reads the input again, which standard input cannot be")
+    inputs = find_inputs(paths, format, follow=follow)
+    if resume and any(input.pipe is not None for input in inputs):
+        raise click.UsageError("`--resume` reads the input again, which a named pipe cannot be")
+    if resume and follow and len(inputs) > 1:
+        raise click.UsageError(
+            "`--resume` with `--follow` takes one file: events of several come in no fixed order"
+        )
+    if all(input.format != "csv" for input in inputs) and (no_convert or text or null):
         raise click.UsageError("`--no-convert`, `--text` and `--null` are for CSV, not NDJSON")
-    parser = Parser(
-        input.format,
-        key=key,
-        limit=limit,
-        strict=strict,
-        converter=Converter(numbers=not no_convert, text=text, null=null),
-    )
-    writer = Writer(open_output(output, source), output)
-    job = Job(fn, key, writer, strict=strict)
+    rules = Rules(key=key, numbers=not no_convert, text=text, null=null)
+    read = [input.path for input in inputs]
+    keyed = key is not None
+    written: Written | None = None
+    if resume:
+        file, written = resume_output(output, read, keyed=keyed)
+    else:
+        file = open_output(output, read)
+    writer = Writer(file, output, keyed=keyed, written=written)
+    job = Job(fn, key, writer, written=written, strict=strict, drain=drain)
+    sizes = [input.size for input in inputs if input.size is not None]
     shown = Progress(
         job.tally,
-        size=None if limit else input.size,
+        size=sum(sizes) if len(sizes) == len(inputs) and not limit else None,
         reports=reports,
         live=progress and not (output == "-" and sys.stdout.isatty()),
     )
-    context.exit(_run(fn, job, input, parser, writer, shown))
+
+    def reader() -> Reader:
+        return Reader(inputs, rules, follow=follow, limit=limit, strict=strict)
+
+    with serving(metrics, job.tally):
+        code = _run(job, reader, writer, shown)
+    context.exit(code)
 
 
 def _configured(fn: StreamFn[Any, Any], settings: dict[str, Any]) -> StreamFn[Any, Any]:
@@ -126,13 +174,11 @@ def _configured(fn: StreamFn[Any, Any], settings: dict[str, Any]) -> StreamFn[An
         raise click.UsageError(str(error)) from None
 
 
-def _run(
-    fn: StreamFn[Any, Any], job: Job, input: Input, parser: Parser, writer: Writer, shown: Progress
-) -> int:
+def _run(job: Job, reader: Callable[[], Reader], writer: Writer, shown: Progress) -> int:
     """Do the work, say how it went, and return the exit code."""
 
     async def main() -> None:
-        await job.run(Reader(input, parser), shown)
+        await job.run(reader(), shown)
 
     failure: click.ClickException | None = None
     try:
@@ -142,7 +188,7 @@ def _run(
     except click.ClickException as error:
         failure = error
     except Exception as error:
-        failure = Failure(describe(error, fn._name))
+        failure = Failure(describe(error, job.fn._name))
     if failure is not None:
         shown.say(failure.format_message())
     if job.signal is not None:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
 import io
 import os
 import sys
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import click
 import orjson
 
 from velo.cli.errors import Failure
+from velo.cli.resuming import Written, open_resumed
 
-__all__ = ["Writer", "open_output"]
+__all__ = ["Writer", "open_output", "resume_output"]
 
 Output = io.FileIO | gzip.GzipFile
 
@@ -24,22 +27,43 @@ _PATIENCE = 0.05
 _OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS | orjson.OPT_APPEND_NEWLINE
 
 
-def open_output(path: str, input: str) -> Output:
+def open_output(path: str, inputs: Sequence[str]) -> Output:
     """Create a file, or take standard output for `-`.
 
     Raises:
-        click.UsageError: When it cannot be created, or is the input.
+        click.UsageError: When it cannot be created, or is one of the inputs.
 
     """
     if path == "-":
         # Python's own buffer would be written to a closed pipe once more at exit.
         return io.FileIO(sys.stdout.fileno(), "wb", closefd=False)
-    try:
-        if input != "-" and os.path.exists(path) and os.path.samefile(path, input):
-            raise click.UsageError(f"`{path}` is the input; name another file for the output")
+    with _said(path, inputs):
         if path.endswith(".gz"):
             return gzip.GzipFile(path, "wb", compresslevel=6)
         return io.FileIO(path, "wb")
+
+
+def resume_output(path: str, inputs: Sequence[str], *, keyed: bool) -> tuple[Output, Written]:
+    """Open a file behind the results that an earlier run has written to it, and return them too.
+
+    Raises:
+        click.UsageError: When it cannot be opened, is one of the inputs, or holds something else.
+
+    """
+    with _said(path, inputs):
+        return open_resumed(path, keyed=keyed)
+
+
+@contextlib.contextmanager
+def _said(path: str, inputs: Sequence[str]) -> Iterator[None]:
+    try:
+        if os.path.exists(path):
+            for input in inputs:
+                if input != "-" and os.path.exists(input) and os.path.samefile(path, input):
+                    raise click.UsageError(
+                        f"`{path}` is the input; name another file for the output"
+                    )
+        yield
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise click.UsageError(f"cannot write `{path}`: {reason}") from None
@@ -48,13 +72,23 @@ def open_output(path: str, input: str) -> Output:
 class Writer:
     """Collects lines and writes them.
 
+    Args:
+        file: Where to.
+        name: What to call that in messages; `-` is standard output.
+        keyed: Whether each line says the key of its stream.
+        written: What an earlier run has written; it is not written again.
+
     Attributes:
-        count: How many results there were.
+        count: How many results there were, those included that an earlier run has written.
 
     """
 
-    def __init__(self, file: Output, name: str) -> None:
+    def __init__(
+        self, file: Output, name: str, *, keyed: bool = False, written: Written | None = None
+    ) -> None:
         self.count = 0
+        self._keyed = keyed
+        self._written = written
         self._file = file
         self._name = "standard output" if name == "-" else f"`{name}`"
         self._lines: list[bytes] = []
@@ -62,21 +96,25 @@ class Writer:
         self._timer: asyncio.TimerHandle | None = None
         self._failed: Failure | None = None
 
-    def write(self, result: Any) -> None:
+    def write(self, result: Any, key: Any = None) -> None:
         """Add one result.
 
         Raises:
-            Failure: When it cannot be written as JSON, or an earlier one could not be written.
+            Failure: When it cannot be written as JSON, an earlier one could not be written, or an
+                earlier run has written another one in its place.
 
         """
         if self._failed is not None:
             raise self._failed
         try:
-            line = orjson.dumps(result, _plain, _OPTIONS)
+            what = {"key": key, "result": result} if self._keyed else result
+            line = orjson.dumps(what, _plain, _OPTIONS)
         except TypeError as error:
             why = error.__cause__ or error
             raise Failure(f"a result cannot be written as JSON: {_lower(why)}") from None
         self.count += 1
+        if self._written is not None and self._written.has(key, line):
+            return
         self._lines.append(line)
         self._size += len(line)
         if self._size >= _PIECE:
@@ -127,7 +165,11 @@ class Writer:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, set | frozenset):
-        return list(value)
+        # In an order that is the same in every process, which that of hashes is not.
+        try:
+            return sorted(value)
+        except TypeError:
+            return sorted(value, key=repr)
     name = type(value).__qualname__
     raise TypeError(f"`{name}` has no form in JSON; have the function yield a plain value for it")
 

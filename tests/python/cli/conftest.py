@@ -82,10 +82,10 @@ class Velo:
         path.write_bytes(content.encode() if isinstance(content, str) else content)
         return name
 
-    def start(self, *args):
+    def start(self, *args, stdin=subprocess.PIPE):
         process = subprocess.Popen(
             [sys.executable, "-m", "velo", *map(str, args)],
-            stdin=subprocess.PIPE,
+            stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             cwd=self.folder,

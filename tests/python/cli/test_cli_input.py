@@ -6,8 +6,7 @@ import zipfile
 
 import pytest
 
-from velo.cli.convert import Converter
-from velo.cli.parsing import Lines, Parser
+from velo.cli.parsing import Csv, Ndjson, Rules
 
 
 def zipped(**members):
@@ -18,16 +17,13 @@ def zipped(**members):
     return packed.getvalue()
 
 
-def parsed(format, data, chunk=7, **options):
+def parsed(make, data, chunk=7, **rules):
     """Events and bad lines of bytes that come `chunk` at a time."""
-    stream, events, bad = io.BytesIO(data), [], []
-
-    def emit(burst):
-        events.extend(burst.events)
-        bad.extend((line.number, line.why) for line in burst.bad)
-
-    Parser(format, **options).parse(Lines(lambda: stream.read(chunk)), emit)
-    return events, bad
+    parser = make("", Rules(**rules))
+    bursts = [parser.feed(data[at : at + chunk]) for at in range(0, len(data), chunk)]
+    bursts.append(parser.end())
+    events = [event for burst in bursts for event in burst.events]
+    return events, [(line.number, line.why) for burst in bursts for line in burst.bad]
 
 
 @pytest.mark.parametrize("name", ["in.csv", "in.csv.gz", "in.csv.zip", "in.zip", "in"])
@@ -44,6 +40,35 @@ def test_packed(velo, name):
     assert done.results == [{"a": 1, "b": "x"}, {"a": 2, "b": "y"}]
 
 
+def test_several_inputs(velo):
+    velo.file("b.ndjson", '{"v":1}\nx\n{"v":2}')
+    velo.file("a.csv", "v\n3\n")
+    velo.file("logs-2.ndjson.gz", gzip.compress(b'{"v":5}\n'))
+    velo.file("logs-1.ndjson.gz", gzip.compress(b'{"v":4}\n{"v":\n'))
+    inputs = ("-i", "b.ndjson", "-i", "a.csv", "-i", "-", "-i", "logs-*.gz")
+    done = velo("run", "fns:echo", *inputs, stdin=b'{"v":3.5}\n[')
+    assert (done.code, [event["v"] for event in done.results]) == (0, [1, 2, 3, 3.5, 4, 5])
+    for place in ("b.ndjson:2: not JSON", "velo: line 2: not JSON", "logs-1.ndjson.gz:2: not JSON"):
+        assert place in done.err
+    assert velo("run", "fns:echo", *inputs, "--limit", "3").results == [{"v": n} for n in (1, 2, 3)]
+    strict = velo("run", "fns:echo", *inputs, "--strict")
+    assert (strict.code, strict.results) == (1, [{"v": 1}])
+    assert "standard input can be read once" in velo("run", "fns:echo", "-i", "-", "-i", "-").err
+
+
+def test_a_pattern_matches_no_output(velo):
+    velo.file("a.ndjson", "1\n")
+    velo.file("out.ndjson", "2\n")
+    done = velo("run", "fns:echo", "-i", "*.ndjson", "-o", "out.ndjson")
+    assert (done.code, (velo.folder / "out.ndjson").read_text()) == (2, "2\n")
+    assert "`out.ndjson` is the input" in done.err
+
+
+def test_a_file_whose_name_is_a_pattern(velo):
+    velo.file("[1].ndjson", "1\n")
+    assert velo("run", "fns:echo", "-i", "[1].ndjson").results == [1]
+
+
 def test_unreadable(velo):
     velo.file("two.zip", zipped(a_csv="a\n1\n", b_csv="b\n"))
     velo.file("no.zip", "not a zip")
@@ -55,7 +80,8 @@ def test_unreadable(velo):
         "a.parquet": "`a.parquet` has none of the extensions",
         "missing.csv": "cannot read `missing.csv`: no such file or directory",
         ".": "cannot read `.`: is a directory",
-        "twice.csv": "the CSV header has `a` twice",
+        "twice.csv": "the CSV header of `twice.csv` has `a` twice",
+        "not-*.csv": "no file matches `not-*.csv`",
     }.items():
         done = velo("run", "fns:echo", "-i", name)
         assert (done.code, done.out) == (2, ""), name
@@ -84,7 +110,7 @@ def test_the_input_is_not_the_output(velo):
 @pytest.mark.parametrize("tail", [b"", b"\n"])
 def test_ndjson_however_it_arrives(chunk, tail):
     data = b'\xef\xbb\xbf{"a":1}\r\n\n"\xc3\xa9"\nx\n\xff\n[2]' + tail
-    events, bad = parsed("ndjson", data, chunk)
+    events, bad = parsed(Ndjson, data, chunk)
     assert events == [{"a": 1}, "é", [2]]
     assert [number for number, _ in bad] == [4, 5]
 
@@ -94,7 +120,7 @@ def test_csv_however_it_arrives(chunk):
     data = (
         b'\xef\xbb\xbfa,"b ""c"""\r\n1,"two\nlines"\r\n\xff,1\n\n3,\n"x"y,1\n1\n4,"d,e"\n5,"open\n'
     )
-    events, bad = parsed("csv", data, chunk)
+    events, bad = parsed(Csv, data, chunk)
     assert events == [
         {"a": 1, 'b "c"': "two\nlines"},
         {"a": 3, 'b "c"': None},
@@ -106,24 +132,14 @@ def test_csv_however_it_arrives(chunk):
     assert bad[3][1] == "not CSV: a quote is never closed"
 
 
-def test_lines_are_handed_on_before_each_wait():
+def test_what_is_complete_comes_at_once():
     """A slow pipe's events must not wait for the next ones."""
-    chunks = iter([b"1\n2\n3", b"0\n", b"4\n", b""])
-    seen = []
-
-    def read():
-        seen.append(next(chunks))
-        return seen[-1]
-
-    Parser("ndjson").parse(Lines(read), lambda burst: seen.append(burst.events))
-    assert seen == [b"1\n2\n3", [1, 2], b"0\n", [30], b"4\n", [4], b""]
-
-
-def test_limit_reads_no_further():
-    chunks = iter([b"1\n2\n3\n"])
-    seen = []
-    Parser("ndjson", limit=2).parse(Lines(lambda: next(chunks)), seen.append)
-    assert [burst.events for burst in seen] == [[1, 2]]
+    parser = Ndjson("", Rules())
+    seen = [parser.feed(data).events for data in (b"1\n2\n3", b"0\n", b"", b"4\n")]
+    assert seen == [[1, 2], [30], [], [4]]
+    parser = Csv("", Rules())
+    seen = [parser.feed(data).events for data in (b"a\n1\n2", b"", b'3\n"', b'4"\n')]
+    assert seen == [[{"a": 1}], [], [{"a": 23}], [{"a": 4}]]
 
 
 @pytest.mark.parametrize(
@@ -134,19 +150,24 @@ def test_limit_reads_no_further():
         ("-12", -12),
         ("9223372036854775807", 2**63 - 1),
         ("9223372036854775808", "9223372036854775808"),
+        ("-9223372036854775808", -(2**63)),
+        ("123456789012345678901234567890", "123456789012345678901234567890"),
         ("1.50", 1.5),
         (".5", 0.5),
+        ("5.", 5.0),
+        ("-.25e+2", -25.0),
         ("1e-05", 1e-05),
         ("-2.5E+3", -2500.0),
         ("1e+999", "1e+999"),
-        *((text, text) for text in ("007", "+49", "1_000", "12E4", "0x1", "nan", "inf", " 1", "١")),
+        *((text, text) for text in ("007", "00.5", "-", ".", "-.", "1e5", "1e+", "1.5x", "1.2.3")),
+        *((text, text) for text in ("+49", "1_000", "12E4", "0x1", "nan", "inf", " 1", "١")),
         ("NA", "NA"),
         ("true", "true"),
     ],
 )
 def test_values(text, value):
-    event = Converter().rows(["a"])([text])
-    assert event == {"a": value}
+    (event,), bad = parsed(Csv, f'a\n"{text}"\n'.encode())
+    assert (event, bad) == ({"a": value}, [])
     assert type(event["a"]) is type(value)
 
 
@@ -161,7 +182,10 @@ def test_conversion_options(velo):
         {"zip": "10001", "n": "1", "x": "NA"},
         {"zip": "02139", "n": "", "x": ""},
     ]
-    assert "the CSV header has no such field" in velo(*run, "--text", "nope").err
+    assert (
+        "the CSV header of `in.csv` has no such field; it has `zip`, `n`, `x`"
+        in velo(*run, "--text", "nope").err
+    )
     assert velo(*run, "--no-convert", "--text", "zip").code == 2
 
 

@@ -51,6 +51,55 @@ def test_a_signal_leaves_what_was_done(velo, mode, number):
     assert "Traceback" not in err
 
 
+PACED = """
+    import time
+    from velo import stream_fn
+
+    @stream_fn
+    async def paced(events):
+        async for event in events:
+            time.sleep(0.0005)  # stands for work, so that some is waiting when the signal comes
+            yield event["v"]
+"""
+
+
+@pytest.mark.parametrize("keyed", [(), ("-k", "k")], ids=["one", "keyed"])
+def test_what_was_read_from_a_pipe_is_worked_on(velo, mode, keyed):
+    """Nobody else could get it any more; what was not read is still in the pipe."""
+    write_script(velo.folder, PACED, "paced.py")
+    events = [json.dumps({"k": 1, "v": number}).ljust(63) + "\n" for number in range(4096)]
+    read, write = os.pipe()
+    process = velo.start(
+        "run", "paced.py:paced", "-i", "-", "--drain", 30, "--mode", mode, *keyed, stdin=read
+    )
+    os.write(write, "".join(events[:1024]).encode())
+    early = os.read(process.stdout.fileno(), 65536)
+    os.write(write, "".join(events[1024:2048]).encode())
+    process.send_signal(signal.SIGTERM)
+    assert b"stopping" in process.stderr.readline()
+    os.write(write, "".join(events[2048:3072]).encode())
+    out, err = process.communicate(timeout=30)
+    os.close(write)
+    with open(read) as pipe:
+        left = pipe.readlines()
+    worked = (early + out).count(b"\n")
+    assert process.returncode == 143
+    assert f"stopped: {worked:,} events" in err.decode()
+    assert left == events[worked:3072]
+    assert worked in (1024, 2048)
+
+
+def test_streams_are_given_time_to_finish(velo):
+    process = blocked(velo)
+    process.send_signal(signal.SIGTERM)
+    while b"stopping" not in (line := process.stderr.readline()):
+        assert line
+    (velo.folder / "began.end").touch()
+    out, _ = process.communicate(timeout=20)
+    assert process.returncode == 143
+    assert out.count(b"\n") == 4
+
+
 BLOCKING = """
     import os, time
     from velo import stream_fn
@@ -155,7 +204,7 @@ def test_the_live_line(velo):
     assert "events/s" in written
     assert "workers" in written
     assert "100 streams, 60,100 results, 1 skipped" in written
-    assert "velo: line 1: not JSON" in written
+    assert "velo: in.ndjson:1: not JSON" in written
     quiet, code = terminal(velo, *run, "--no-progress")
     assert code == 0
     assert "events/s" not in quiet

@@ -73,7 +73,7 @@ def test_bad_lines_are_reported_and_skipped(velo, format):
     assert (done.code, done.by_key) == (0, {1: [1, 3, {"total": 3}]})
     first = 4 if format == "ndjson" else 5
     for number in range(first, first + 4):
-        assert f"velo: line {number}: " in done.err
+        assert f"velo: in.{format}:{number}: " in done.err
     assert "2 events in " in done.err
     assert ", 4 skipped\n" in done.err
 
@@ -81,25 +81,25 @@ def test_bad_lines_are_reported_and_skipped(velo, format):
 def test_bad_lines_are_counted_when_there_are_many(velo):
     source = velo.file("in.ndjson", "x\n" * 100 + "1\n")
     done = velo("run", "fns:echo", "-i", source)
-    assert done.err.count("line ") == 5
+    assert done.err.count("in.ndjson:") == 5
     assert ", 100 skipped\n" in done.err
-    assert velo("run", "fns:echo", "-i", source, "--reports", 50).err.count("line ") == 50
+    assert velo("run", "fns:echo", "-i", source, "--reports", 50).err.count("in.ndjson:") == 50
 
 
 def test_missing_key(velo):
     source = velo.file("in.ndjson", '{"k":1}\n{"j":1}\n{"k":[]}\n7\n{"k":2}\n')
     done = velo("run", "fns:echo", "-i", source, "-k", "k")
     assert sorted(done.by_key) == [1, 2]
-    assert "line 2: no field `k`" in done.err
-    assert "line 3: `k` is a list" in done.err
-    assert "line 4: not an object with a field `k`" in done.err
+    assert "in.ndjson:2: no field `k`" in done.err
+    assert "in.ndjson:3: `k` is a list" in done.err
+    assert "in.ndjson:4: not an object with a field `k`" in done.err
 
 
 def test_strict_stops(velo, mode):
     source = velo.file("in.ndjson", '{"v":1}\n{"v":2}\nx\n{"v":3}\n')
     done = velo("run", "fns:sums", "-i", source, "--strict", "--mode", mode)
     assert (done.code, done.results) == (1, [1, 3, {"total": 3}])
-    assert "line 3: not JSON" in done.err
+    assert "in.ndjson:3: not JSON" in done.err
     assert "failed: 2 events in " in done.err
 
 

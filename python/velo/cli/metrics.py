@@ -1,0 +1,83 @@
+"""`--metrics HOST:PORT`: the figures of a run, for Prometheus to come and take."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING
+
+import click
+
+from velo.cli.progress import Tally
+
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric
+
+__all__ = ["serving"]
+
+
+@contextlib.contextmanager
+def serving(where: str | None, tally: Callable[[], Tally]) -> Iterator[None]:
+    """Serve the figures at `HOST:PORT` while the block runs; None: do not.
+
+    Port 0 is any free one. Where it listens is said on stderr.
+
+    Raises:
+        click.UsageError: When it is no `HOST:PORT`, when nothing can listen there, or when
+            `prometheus_client` is not installed.
+
+    """
+    if where is None:
+        yield
+        return
+    try:
+        from prometheus_client import CollectorRegistry, ProcessCollector, start_http_server
+    except ImportError:
+        raise click.UsageError(
+            "`--metrics` needs prometheus_client: pip install 'velo[metrics]'"
+        ) from None
+    host, _, port = where.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not host or not port.isdecimal() or int(port) > 65535:
+        raise click.UsageError(f"`--metrics {where}` must be HOST:PORT, as 127.0.0.1:9464")
+    registry = CollectorRegistry()
+    registry.register(_Figures(tally))
+    ProcessCollector(registry=registry)
+    try:
+        server, thread = start_http_server(int(port), host, registry)
+    except OSError as error:
+        why = (error.strerror or str(error)).lower()
+        raise click.UsageError(f"cannot serve metrics at {where}: {why}") from None
+    try:
+        shown = f"[{host}]" if ":" in host else host
+        click.echo(f"velo: metrics at http://{shown}:{server.server_port}/metrics", err=True)
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+class _Figures:
+    """Makes metrics of the counts as they stand, whenever they are asked for."""
+
+    def __init__(self, tally: Callable[[], Tally]) -> None:
+        self._tally = tally
+
+    def collect(self) -> Iterable[Metric]:
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+        now = self._tally()
+        for name, what, value in (
+            ("events", "Events that were taken from the input.", now.events),
+            ("results", "Results, with those that an earlier run has written.", now.results),
+            ("bad_lines", "Lines that held no event.", now.bad),
+            ("streams_opened", "Streams that were opened.", now.opened),
+        ):
+            yield CounterMetricFamily(f"velo_run_{name}", what, value)
+        for name, what, value in (
+            ("streams", "Streams that are open.", now.streams),
+            ("workers", "Worker processes that streams have run in.", now.workers),
+            ("input_bytes", "Bytes of the input that were read.", now.position),
+        ):
+            yield GaugeMetricFamily(f"velo_run_{name}", what, value)

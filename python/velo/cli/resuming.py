@@ -1,0 +1,151 @@
+"""`--resume`: what an earlier run has written, and is not to be written once more.
+
+A stream's state is local variables, which are gone with the run that was stopped. So the input is
+read from its beginning again and every function works again, which makes the state anew; what it
+yields and the output holds already is compared with it, by key and in order, and left out. The
+output itself is all that is remembered: there is nothing that could disagree with it.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import zlib
+from array import array
+from typing import Any
+
+import click
+import orjson
+
+from velo.cli.errors import Failure
+
+__all__ = ["Written", "open_resumed"]
+
+_PIECE = 1024 * 1024
+
+
+class Written:
+    """The results that a file holds, by key.
+
+    A last line that was not written to its end does not count; nor do bytes behind it that a disk
+    has not kept.
+
+    Args:
+        file: The output, at its beginning.
+        name: What to call it in messages.
+        keyed: Whether its lines are those of streams by key.
+
+    Attributes:
+        count: How many results it holds.
+        length: How many bytes they take.
+
+    Raises:
+        click.UsageError: When it holds anything but results.
+
+    """
+
+    def __init__(self, file: io.FileIO, name: str, *, keyed: bool) -> None:
+        self.count = 0
+        self.length = 0
+        self._name = name
+        self._keyed = keyed
+        self._left: dict[Any, _Sums] = {}
+        partial = b""
+        while data := file.read(_PIECE):
+            *lines, partial = (partial + data).split(b"\n")
+            for at, line in enumerate(lines):
+                if not self._enter(line):
+                    self._refuse_unless_lost(b"\n".join([*lines[at:], partial]), file)
+                    return
+        # What is left in `partial` is a line that was not written to its end.
+
+    def has(self, key: Any, line: bytes) -> bool:
+        """Return whether the file holds this result, which must be the next one of its key.
+
+        Raises:
+            Failure: When it holds another one in this place.
+
+        """
+        sums = self._left.get(key)
+        if sums is None:
+            return False
+        if sums.next() != zlib.crc32(line[:-1]):
+            raise Failure(
+                f"result {sums.at:,}{self._of(key)} is not the one that `{self._name}` has: the "
+                "function or the input is not what it was; run without `--resume` to start anew"
+            )
+        if sums.at == len(sums.all):
+            del self._left[key]
+        return True
+
+    def check_end(self) -> None:
+        """Check that all that the file holds came again.
+
+        Raises:
+            Failure: When something did not.
+
+        """
+        for key, sums in self._left.items():
+            raise Failure(
+                f"`{self._name}` has {len(sums.all):,} results{self._of(key)}, and only "
+                f"{sums.at:,} came again: the function or the input is not what it was; run "
+                "without `--resume` to start anew"
+            )
+
+    def _of(self, key: Any) -> str:
+        return f" of key {key!r}" if self._keyed else ""
+
+    def _enter(self, line: bytes) -> bool:
+        try:
+            result = orjson.loads(line)
+            key = result["key"] if self._keyed else None
+        except (orjson.JSONDecodeError, TypeError, KeyError, IndexError):
+            return False
+        self._left.setdefault(key, _Sums()).all.append(zlib.crc32(line))
+        self.count += 1
+        self.length += len(line) + 1
+        return True
+
+    def _refuse_unless_lost(self, rest: bytes, file: io.FileIO) -> None:
+        """After a power cut a file may be longer than what the disk has kept of it."""
+        while not rest.strip(b"\0\n"):
+            rest = file.read(_PIECE)
+            if not rest:
+                return
+        what = "results of streams by key" if self._keyed else "results"
+        raise click.UsageError(
+            f"line {self.count + 1} of `{self._name}` is none that this run would write; "
+            f"`--resume` goes on with a file of {what}"
+        )
+
+
+class _Sums:
+    """A checksum of each result of one key, and how many of them came again."""
+
+    __slots__ = ("all", "at")
+
+    def __init__(self) -> None:
+        self.all = array("I")
+        self.at = 0
+
+    def next(self) -> int:
+        sum = self.all[self.at]
+        self.at += 1
+        return sum
+
+
+def open_resumed(path: str, *, keyed: bool) -> tuple[io.FileIO, Written]:
+    """Open an output for what it does not hold yet, behind what it does; create it if need be.
+
+    Raises:
+        OSError: When it cannot be opened.
+        click.UsageError: When it holds anything but results.
+
+    """
+    if path == "-" or path.endswith(".gz") or (os.path.exists(path) and not os.path.isfile(path)):
+        raise click.UsageError(f"`--resume` goes on with a plain file, which `{path}` is not")
+    file = io.FileIO(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666), "r+b")
+    written = Written(file, path, keyed=keyed)
+    file.truncate(written.length)
+    file.seek(written.length)
+    return file, written
