@@ -41,7 +41,10 @@ def _strictest(a: StreamConfig, b: StreamConfig) -> StreamConfig:
     names = ("buffer", "timeout", "max_concurrent", "workers", "max_bytes", "close_timeout")
     overflow = "error" if "error" in (a.overflow, b.overflow) else "wait"
     preload = tuple(dict.fromkeys(a.preload + b.preload))
-    return a.replace(overflow=overflow, preload=preload, **{name: least(name) for name in names})
+    record = a.record if a.record is not None else b.record
+    return a.replace(
+        overflow=overflow, preload=preload, record=record, **{name: least(name) for name in names}
+    )
 
 
 class Chain:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from collections.abc import Iterable
 from typing import Any, Literal, get_args
 
@@ -49,6 +50,9 @@ class StreamConfig:
             For `"process"` only.
         close_timeout: How many seconds closing a stream waits for its function to end before it is
             cancelled.
+        record: A folder in which each stream has a file of what its function is given and what it
+            yields, as `velo replay` and `velo.testing.load_recording` read it. It is made if it is
+            not there. None: nothing is recorded.
 
     Raises:
         TypeError: When a setting is of the wrong type.
@@ -66,6 +70,7 @@ class StreamConfig:
     preload: tuple[str, ...] = ()
     max_bytes: int = 256 * 1024 * 1024
     close_timeout: float = 10.0
+    record: str | os.PathLike[str] | None = None
 
     def __post_init__(self) -> None:
         _choice("mode", self.mode, get_args(Mode))
@@ -75,6 +80,8 @@ class StreamConfig:
         _whole("max_bytes", self.max_bytes, 4096, 2**33)
         _seconds("close_timeout", self.close_timeout, zero=True)
         object.__setattr__(self, "preload", _names("preload", self.preload))
+        if self.record is not None:
+            object.__setattr__(self, "record", _folder("record", self.record))
         if self.timeout is not None:
             _seconds("timeout", self.timeout, zero=False)
         if self.max_concurrent is not None:
@@ -119,6 +126,15 @@ def _seconds(name: str, value: object, *, zero: bool) -> None:
     if not (value > 0 or (zero and value == 0)) or math.isinf(value):
         least = "at least 0" if zero else "more than 0"
         raise ValueError(f"`{name}` must be {least} seconds, not {value!r}")
+
+
+def _folder(name: str, value: object) -> str:
+    path = os.fspath(value) if isinstance(value, str | os.PathLike) else None
+    if not isinstance(path, str):
+        raise TypeError(f"`{name}` must be the path of a folder, not {value!r}")
+    if not path:
+        raise ValueError(f"`{name}` must be the path of a folder, not an empty one")
+    return os.path.abspath(path)  # a worker, too, finds it
 
 
 def _names(name: str, value: object) -> tuple[str, ...]:

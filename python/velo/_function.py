@@ -56,6 +56,11 @@ class StreamFn(Generic[In, Out]):
         self._places = Places(config.max_concurrent) if config.max_concurrent else None
         self._numbers = itertools.count(1)
         self._ledger = _core.Ledger()
+        self._runs = function  # what streams run
+        if config.record is not None:
+            from velo._recording import Recorded
+
+            self._runs = Recorded(function, str(config.record))
         self._name = getattr(function, "__qualname__", type(function).__qualname__)
         self.config = config
 
@@ -187,7 +192,7 @@ class StreamFn(Generic[In, Out]):
             name = f"{self._name}-{next(self._numbers)}"
             if self.config.mode == "inline":
                 opened = _core.open_inline(
-                    loop, self._function, self.config.buffer, self.config.full, name
+                    loop, self._runs, self.config.buffer, self.config.full, name
                 )
             else:
                 from velo._client import client_of
@@ -223,7 +228,7 @@ class StreamFn(Generic[In, Out]):
     def _reference(self) -> Any:
         from velo._reference import Reference
 
-        return Reference(self._function)
+        return Reference(self._runs)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Travel as function and settings: places and counters belong to a process."""

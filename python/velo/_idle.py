@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from velo._stream import Stream
 
-__all__ = ["watch"]
+__all__ = ["age", "watch"]
 
 _timers: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Timer] = weakref.WeakKeyDictionary()
 
@@ -22,6 +22,13 @@ def watch(loop: asyncio.AbstractEventLoop, stream: Stream[Any, Any], timeout: fl
     if timer is None:
         timer = _timers[loop] = _Timer(loop)
     timer.add(stream, timeout, timeout)
+
+
+def age(loop: asyncio.AbstractEventLoop, seconds: float) -> None:
+    """Have the streams of `loop` be idle for so much longer: its clock was moved."""
+    timer = _timers.get(loop)
+    if timer is not None:
+        timer.age(seconds)
 
 
 class _Timer:
@@ -44,6 +51,11 @@ class _Timer:
         entry = (loop.time() + after, next(self._order), timeout, weakref.ref(stream))
         heapq.heappush(self._due, entry)
         self._schedule(loop)
+
+    def age(self, seconds: float) -> None:
+        for _, _, _, reference in self._due:
+            if (stream := reference()) is not None:
+                stream._age(seconds)
 
     def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
         when = self._due[0][0]

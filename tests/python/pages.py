@@ -10,7 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 # What a `sh` block may call without a word: nothing that changes the machine, or needs more of it.
 SAFE = {"cat", "cd", "cp", "echo", "export", "grep", "head", "ls", "mkdir", "printf", "python"}
-SAFE |= {"gzip", "rm", "seq", "sleep", "sort", "tail", "test", "velo", "wait", "wc"}
+SAFE |= {"gzip", "rm", "sed", "seq", "sleep", "sort", "tail", "test", "true", "velo", "wait", "wc"}
 # What is read, not run.
 DATA = {"csv", "html", "ini", "json", "toml", "yaml"}
 RUN = {"python", "sh", "console"}

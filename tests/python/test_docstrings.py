@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import velo
-from velo import Stream, _core, errors, events, logs
+from velo import Stream, _core, errors, events, logs, testing
 
 STUB = Path(velo.__file__).with_name("_core.pyi")
 OF_RUST = ("send", "loan", "recv", "send_batch", "recv_batch")
@@ -26,7 +26,7 @@ def public(owner):
                     yield f"{name}.{member}", what
 
 
-NAMES = [*public(velo), *public(errors), *public(events), *public(logs)]
+NAMES = [*public(velo), *public(errors), *public(events), *public(logs), *public(testing)]
 
 
 @pytest.mark.parametrize(("name", "value"), NAMES, ids=[name for name, _ in NAMES])

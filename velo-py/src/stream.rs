@@ -4,6 +4,7 @@
 //! [`crate::results`]; what they share is in [`crate::state`].
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use pyo3::prelude::*;
 use pyo3::types::PyList;
@@ -276,6 +277,15 @@ impl StreamBase {
     /// Notes that the stream is in use.
     fn _touch(&self, py: Python<'_>) -> PyResult<()> {
         self.core.touch(py)
+    }
+
+    /// Notes that the stream was last used so much earlier: a clock of tests was moved.
+    fn _age(&self, py: Python<'_>, seconds: f64) -> PyResult<()> {
+        let passed = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX);
+        let passed = ticks::from_duration(passed);
+        Ok(self.core.state.with(py, |state| {
+            state.touched = state.touched.saturating_sub(passed);
+        })?)
     }
 
     /// Seconds since the stream was last used.

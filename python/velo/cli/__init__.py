@@ -12,7 +12,8 @@ import click
 
 from velo import __version__
 from velo.cli.bench import bench
-from velo.cli.run import run
+from velo.cli.replay import replay
+from velo.cli.run import record, run
 
 __all__ = ["main"]
 
@@ -24,6 +25,8 @@ def velo() -> None:
 
 
 velo.add_command(run)
+velo.add_command(record)
+velo.add_command(replay)
 velo.add_command(bench)
 
 

@@ -22,7 +22,7 @@ from velo.cli.resuming import Written
 from velo.cli.target import load_target
 from velo.cli.writing import Writer, open_output, resume_output
 
-__all__ = ["run"]
+__all__ = ["record", "run"]
 
 _POSITIVE = click.IntRange(min=1)
 
@@ -61,6 +61,7 @@ _POSITIVE = click.IntRange(min=1)
     show_default=True,
     help="How long streams may finish their work, after Ctrl-C or SIGTERM.",
 )
+@click.option("--record", metavar="FOLDER", help="Record each stream there, for `velo replay`.")
 @click.option("--metrics", metavar="HOST:PORT", help="Serve figures of the run to Prometheus.")
 @click.option("--format", type=click.Choice(["ndjson", "csv"]), help="Of the input.")
 @click.option("--no-convert", is_flag=True, help="CSV: keep all fields as text.")
@@ -162,6 +163,36 @@ def run(
     with serving(metrics, job.tally):
         code = _run(job, reader, writer, shown)
     context.exit(code)
+
+
+def _as_record() -> click.Command:
+    """Make `velo record` of `velo run`: it is that, and records."""
+    params = [param for param in run.params if param.name != "record"]
+    folder = click.Option(
+        ["--record"],
+        default="recordings",
+        show_default=True,
+        metavar="FOLDER",
+        help="Where each stream has a file.",
+    )
+    help = r"""Run a stream function as `velo run` does, and record each of its streams.
+
+    \b
+      velo record flights.py:turnarounds -i flights.csv -k tailnum -o out.ndjson
+      velo replay recordings
+
+    A recording has all that the function of one stream was given, and all that it made of it.
+    """
+    return click.Command(
+        "record",
+        params=[*params, folder],
+        callback=run.callback,
+        help=help,
+        short_help="Run a stream function, and record its streams.",
+    )
+
+
+record = _as_record()
 
 
 def _configured(fn: StreamFn[Any, Any], settings: dict[str, Any]) -> StreamFn[Any, Any]:

@@ -1,0 +1,109 @@
+"""`velo replay`: runs recorded streams again, and shows the first difference."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pprint
+from typing import Any
+
+import click
+
+from velo import StreamFn
+from velo.cli.errors import Failure
+from velo.cli.target import load_target
+from velo.testing import Recording, Replay, load_recording, recordings
+from velo.testing._replay import again
+
+__all__ = ["replay"]
+
+
+@click.command(short_help="Run recorded streams again, and show the first difference.")
+@click.argument("paths", nargs=-1, required=True, metavar="FILE|FOLDER...")
+@click.option(
+    "--function",
+    "target",
+    metavar="MODULE_OR_FILE:FUNCTION",
+    help="Run this one instead of the one that was recorded.",
+)
+@click.option(
+    "--until",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Stop after N events, and show results and local variables there.",
+)
+@click.pass_context
+def replay(
+    context: click.Context, /, paths: tuple[str, ...], target: str | None, until: int | None
+) -> None:
+    """Run recorded streams again, as the function is now, and show the first difference of each.
+
+    Recordings are made by `velo record`, and by `fn.options(record=FOLDER)`. The function runs in
+    this process, and waits for nothing. The exit code is 1 if any stream did something else than
+    what was recorded.
+
+    A recording holds pickled values: replay only what comes from somebody you trust.
+    """
+    fn = None if target is None else load_target(target)
+    found = recordings(*paths)
+    if not found:
+        raise click.UsageError("there is no recording in " + ", ".join(f"`{p}`" for p in paths))
+    if until is not None and len(found) > 1:
+        raise click.UsageError(f"`--until` is for one recording, and there are {len(found)}")
+    different = 0
+    outcome = None
+    for path in found:
+        if outcome is not None and outcome.difference is not None:
+            click.echo()
+        recording, outcome = _again(os.fspath(path), fn, until)
+        different += outcome.difference is not None
+        _show(recording, outcome, until)
+    if len(found) > 1:
+        click.echo(f"{len(found):,} streams, {different:,} different")
+    context.exit(1 if different else 0)
+
+
+def _again(path: str, fn: StreamFn[Any, Any] | None, until: int | None) -> tuple[Recording, Replay]:
+    try:
+        recording = load_recording(path)
+        return recording, again(recording, fn, until=until)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise click.UsageError(f"cannot read `{path}`: {reason}") from None
+    except LookupError as error:
+        raise click.UsageError(f"{error.args[0]}: `--function`") from None
+    except ValueError as error:
+        raise Failure(str(error)) from None
+
+
+def _show(recording: Recording, outcome: Replay, until: int | None) -> None:
+    counts = f"{outcome.events:,} events, {outcome.results:,} results"
+    click.echo(f"{recording.path}: `{recording.name}`, {counts}: ", nl=False)
+    if outcome.difference is not None:
+        click.echo(click.style("different", fg="red"))
+        click.echo(f"\n{outcome.difference}")
+    else:
+        how = "the same, as far as the recording goes" if outcome.end == "open" else "the same"
+        click.echo(click.style(how, fg="green"))
+    if until is not None:
+        _show_state(outcome)
+
+
+def _show_state(outcome: Replay) -> None:
+    from rich.console import Console
+    from rich.pretty import Pretty
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    for result in outcome.latest:
+        console.print("yielded", pprint.pformat(result), markup=False)
+    if outcome.line is None:
+        click.echo("the function has ended")
+        return
+    table = Table(title=f"at line {outcome.line}", title_justify="left")
+    table.add_column("variable")
+    table.add_column("value")
+    for name, value in outcome.variables.items():
+        with contextlib.suppress(Exception):  # a value that cannot be shown is left out
+            table.add_row(name, Pretty(value, max_length=20, max_string=200))
+    console.print(table)

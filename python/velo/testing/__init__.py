@@ -1,0 +1,31 @@
+"""What helps to test stream functions, and programs that use them.
+
+- `load_recording` and `replay`: streams that were recorded (`fn.options(record=FOLDER)`, `velo
+  record`), run again.
+- `VirtualClock` and `run_virtual`: timeouts and ticks without waiting for them.
+- `crash_at`: workers that die on purpose.
+
+pytest finds two fixtures by itself: `virtual_clock`, a `VirtualClock`, and `recording`, each of the
+recordings that the mark `recordings` names.
+"""
+
+from __future__ import annotations
+
+from velo.testing._clock import VirtualClock, run_virtual
+from velo.testing._crash import crash_at
+from velo.testing._recordings import Recording, Step, load_recording, recordings
+from velo.testing._replay import Difference, Replay, ReplayDifference, replay
+
+__all__ = [
+    "Difference",
+    "Recording",
+    "Replay",
+    "ReplayDifference",
+    "Step",
+    "VirtualClock",
+    "crash_at",
+    "load_recording",
+    "recordings",
+    "replay",
+    "run_virtual",
+]

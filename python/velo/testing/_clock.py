@@ -1,0 +1,90 @@
+"""An event loop whose time passes only when nobody has anything to do."""
+
+from __future__ import annotations
+
+import asyncio
+import selectors
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+__all__ = ["VirtualClock", "run_virtual"]
+
+T = TypeVar("T")
+Ready = list[tuple[selectors.SelectorKey, int]]
+
+
+class VirtualClock(asyncio.SelectorEventLoop):
+    """An event loop in which waiting takes no time.
+
+    Whenever every task waits, its clock jumps to the next moment for which something is scheduled.
+    So `asyncio.sleep(3600)`, `events.ticks(30)`, a stream's `timeout` and deadlines come at once
+    and in their order, and a test of them is exact and quick.
+
+    It is for inline mode. A worker process, a thread or a socket takes real time, for which this
+    clock does not wait: a deadline that runs beside one is over at once. `time.monotonic()` and the
+    like go on as always; code that measures time by `loop.time()` sees the virtual one.
+
+    `run_virtual` runs a coroutine in one. With pytest-asyncio, have a fixture `event_loop_policy`
+    return a policy whose `new_event_loop` makes one; the fixture `virtual_clock` is for tests that
+    are no coroutines.
+    """
+
+    def __init__(self) -> None:
+        self._now = 0.0
+        self._selector_of_time = _Selector(self)
+        super().__init__(self._selector_of_time)
+
+    def time(self) -> float:
+        """Return the seconds that have passed for this loop."""
+        return self._now
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass, whatever else there is to do.
+
+        Raises:
+            ValueError: When `seconds` is negative.
+
+        """
+        if seconds < 0:
+            raise ValueError(f"`seconds` must be at least 0, not {seconds!r}")
+        from velo import _idle
+
+        self._now += seconds
+        _idle.age(self, seconds)
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine to its end, as `asyncio.run` would."""
+        return self.run_until_complete(coroutine)
+
+    def _on_standstill(self, call: Callable[[], bool], seconds: float) -> None:
+        """Have `call` called when nothing is scheduled and nothing happens for so many seconds."""
+        self._selector_of_time.standstill = (call, seconds)
+
+
+class _Selector(selectors.DefaultSelector):
+    def __init__(self, loop: VirtualClock) -> None:
+        super().__init__()
+        self._loop = loop
+        self.standstill: tuple[Callable[[], bool], float] | None = None
+
+    def select(self, timeout: float | None = None) -> Ready:
+        ready = super().select(0)
+        if ready or timeout == 0:
+            return ready
+        if timeout is not None:
+            self._loop.advance(timeout)
+            return ready
+        # Nothing is scheduled: only a thread, or another process, can go on.
+        if self.standstill is None:
+            return super().select(None)
+        call, seconds = self.standstill
+        while not (ready := super().select(seconds)):
+            if call():
+                return ready
+        return ready
+
+
+def run_virtual(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine in a `VirtualClock`, as `asyncio.run` would, and return what it returns."""
+    with asyncio.Runner(loop_factory=VirtualClock) as runner:
+        return runner.run(coroutine)
