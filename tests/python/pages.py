@@ -16,7 +16,7 @@ DATA = {"csv", "html", "ini", "json", "toml", "yaml"}
 RUN = {"python", "sh", "console"}
 
 _FENCE = re.compile(r"^(?P<indent> *)(?P<ticks>`{3,})(?P<info>[^`]*)$")
-_COMMENT = re.compile(r"^ *<!-- *(not run|continues)(?:: *(.*?))? *-->$")
+_COMMENT = re.compile(r"^ *<!-- *(not run|long|continues)(?:: *(.*?))? *-->$")
 _CLAIM = re.compile(r"^ *print\(.*\)  # (.+)$", re.MULTILINE)
 
 
@@ -31,6 +31,7 @@ class Block:
         text: What is in it, indented no more than its fence.
         continues: Whether it goes on where the block before it ended.
         reason: Why it is not run, or None.
+        long: Why it is run with `--long` only, or None.
         expected: What it prints, as the `text` block below it has it, or None.
 
     """
@@ -41,6 +42,7 @@ class Block:
     text: str
     continues: bool
     reason: str | None
+    long: str | None
     expected: str | None = None
 
     @property
@@ -55,8 +57,8 @@ class Block:
         """What its author has to mend before it can be run."""
         if self.language not in RUN | DATA | {"text"} and self.reason is None:
             yield f"`{self.language}` is none of {', '.join(sorted(RUN | DATA))} and text"
-        if self.reason == "":
-            yield "`not run` needs a reason: <!-- not run: because -->"
+        if "" in (self.reason, self.long):
+            yield "`not run` and `long` need a reason: <!-- not run: because -->"
         if self.language in ("sh", "console") and self.reason is None:
             for command in sorted(_commands(self.script) - SAFE):
                 yield f"`{command}` is not known to be safe: <!-- not run: because -->"
@@ -100,6 +102,7 @@ def blocks(path):
                 text=textwrap.dedent("\n".join(body)) + "\n",
                 continues="continues" in comments,
                 reason=comments.get("not run"),
+                long=comments.get("long"),
             )
             comments = {}
             if language == "text" and block.reason is None:

@@ -1,13 +1,17 @@
 """The site is built from the docs as they are, and asks nothing of other hosts."""
 
+import functools
 import importlib.util
 import subprocess
 import sys
+import threading
 from html.parser import HTMLParser
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
 import pytest
 
+from browsing import how, needs_chromium
 from pages import ROOT
 
 pytestmark = pytest.mark.skipif(
@@ -89,3 +93,43 @@ def test_every_page_is_there_and_loads_nothing_from_other_hosts(site):
 )
 def test_the_reference_has_the_docstrings(site, page, name, said):
     assert said in Page((site / "reference" / f"{page}.html").read_text()).below[name]
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    """Serves files, and does not tell."""
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def address(site):
+    with ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=site)) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+        thread.join()
+
+
+@needs_chromium
+def test_a_browser_finds_a_name_and_asks_no_other_host(address, tmp_path):
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs velo[test]")
+    asked, wrong = [], []
+    with playwright.sync_playwright() as engine:
+        browser = engine.chromium.launch_persistent_context(**how(tmp_path / "profile"))
+        page = browser.new_page()
+        page.on("request", lambda request: asked.append(request.url))
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.goto(f"{address}index.html")
+        page.wait_for_selector(
+            ".md-search-result__meta:has-text('Type to start')", state="attached"
+        )
+        page.click("input[name=query]")
+        page.keyboard.type("recv_batch")
+        page.click(".md-search-result__item a:has-text('recv_batch')")
+        page.wait_for_url("**/streams.html*#velo.Stream.recv_batch")
+        browser.close()
+    assert len(asked) > 5
+    assert [url for url in asked if not url.startswith((address, "data:", "blob:"))] == []
+    assert wrong == []

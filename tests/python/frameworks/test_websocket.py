@@ -2,16 +2,13 @@
 
 import asyncio
 import json
-import re
 import signal
-import sys
-import urllib.request
 from pathlib import Path
 
-import psutil
 import pytest
 
-from helpers import environment, until, until_sync
+from helpers import until
+from serving import served, status
 
 websockets = pytest.importorskip("websockets", reason="needs velo[test]")
 pytest.importorskip("uvicorn", reason="needs velo[test]")
@@ -22,38 +19,8 @@ EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
 @pytest.fixture
 async def server():
     """Address and process of a server of the example."""
-    command = ["-m", "uvicorn", "--app-dir", str(EXAMPLES), "--port", "0", "websocket:app"]
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, *command, stderr=asyncio.subprocess.PIPE, env=environment()
-    )
-    address = None
-    async with asyncio.timeout(30):
-        while address is None:
-            line = (await process.stderr.readline()).decode()
-            assert line, "the server has ended"
-            found = re.search(r"running on http://(\S+)", line)
-            address = found and found[1]
-    draining = asyncio.create_task(process.stderr.read())
-    server = psutil.Process(process.pid)
-    yield address, process
-    children = server.children(recursive=True) if process.returncode is None else []
-    if process.returncode is None:
-        process.send_signal(signal.SIGTERM)
-    async with asyncio.timeout(20):
-        code = await process.wait()
-        said = (await draining).decode()
-    # uvicorn ends itself by the signal once it has shut down.
-    assert code in (0, -signal.SIGTERM), said
-    assert "Traceback" not in said, said
-    until_sync(lambda: not any(child.is_running() for child in children), 5)
-
-
-async def status(address):
-    def get():
-        with urllib.request.urlopen(f"http://{address}/status") as answer:
-            return json.load(answer)
-
-    return await asyncio.to_thread(get)
+    async with served(EXAMPLES, "websocket:app") as server:
+        yield server
 
 
 async def device(address, level, count):
