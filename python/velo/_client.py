@@ -6,6 +6,7 @@ import asyncio
 import atexit
 import dataclasses
 import functools
+import math
 import os
 import sys
 import warnings
@@ -15,7 +16,7 @@ from pathlib import Path
 from velo import _core, _logs
 from velo._config import StreamConfig
 from velo._reference import Reference, import_paths
-from velo.errors import PoolError, WorkerDied
+from velo.errors import PoolError, StallWarning, WorkerDied
 
 __all__ = ["Client", "client_of"]
 
@@ -67,6 +68,7 @@ class _Link:
     functions: set[int] = dataclasses.field(default_factory=set)
     levels: bytes = b""
     leaving: bool = False
+    shortest: float = math.inf
 
 
 class Client:
@@ -117,10 +119,19 @@ class Client:
                 link.functions.add(function.number)
             max_bytes = 1 << (config.max_bytes - 1).bit_length()  # rings are powers of two
             limits = (config.buffer, max_bytes, config.full)
-            opened = link.end.open(loop, function.number, limits, name)
+            budgets = (config.stall_timeout, config.event_timeout)
+            opened = link.end.open(loop, function.number, limits, budgets, name)
             if opened is not None:
+                self._watch(link, budgets)
                 return opened
             link.leaving = True  # it takes no more streams: the supervisor will say why
+
+    def _watch(self, link: _Link, budgets: tuple[float | None, ...]) -> None:
+        """Have the supervisor look at a worker whose streams have limits."""
+        shortest = min((limit for limit in budgets if limit is not None), default=math.inf)
+        if shortest < link.shortest or link.end.take_unwatched():
+            link.shortest = min(shortest, link.shortest)
+            self._supervisor.watch(link.number, link.shortest)
 
     def _preload(self, modules: tuple[str, ...]) -> None:
         new = [module for module in modules if module not in self._preloaded]
@@ -231,6 +242,15 @@ class Client:
             if error.culprit and stack:
                 error.add_note(f"in the worker:\n{stack}")
             return error
+
+        if why is not None:
+            what = f"stream `{name_ran}`, at event {event}, held up" if culprit else "nobody ran in"
+            text = f"{what} worker process {link.pid}, which was killed: {why}\n{stack}"
+            warnings.warn(
+                text.rstrip(),
+                StallWarning,
+                stacklevel=2,
+            )
 
         link.end.fail(died)
 

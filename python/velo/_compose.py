@@ -38,7 +38,10 @@ def _strictest(a: StreamConfig, b: StreamConfig) -> StreamConfig:
         limits = [limit for config in (a, b) if (limit := getattr(config, name)) is not None]
         return min(limits, default=None)
 
-    names = ("buffer", "timeout", "max_concurrent", "workers", "max_bytes", "close_timeout")
+    names = (
+        *("buffer", "timeout", "max_concurrent", "workers", "max_bytes"),
+        *("event_timeout", "stall_timeout", "close_timeout"),
+    )
     overflow = "error" if "error" in (a.overflow, b.overflow) else "wait"
     preload = tuple(dict.fromkeys(a.preload + b.preload))
     record = a.record if a.record is not None else b.record

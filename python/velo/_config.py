@@ -48,6 +48,18 @@ class StreamConfig:
             memory, rounded up to a power of two; while a queue grows, what is left in the smaller
             one comes on top. One event may take half of it. Arrays on loan may take as much again.
             For `"process"` only.
+        event_timeout: How many seconds the function may spend on one event, until it asks for the
+            next one: what it awaits counts, others that hold its event loop and a result that waits
+            to be received do not. Past it, the stream alone fails with `EventTimeout`: the function
+            is cancelled where it waits. One that never waits is noticed when it asks for its next
+            event; in `"process"` mode its worker is killed, as for `stall_timeout`. None: any time.
+        stall_timeout: How many seconds a function may hold its worker without waiting for anything
+            or taking an event: a loop that never ends, a call that blocks. Importing its module
+            does not count. Past it, the stream is named in a `StallWarning` with the stack of what
+            is stuck, and the worker is killed: all of its streams fail with `WorkerDied`, which
+            says whose function it was. A worker that is stopped, or held up by something else than
+            a function, counts too while events wait. None: any time. For `"process"` only: inline
+            nobody could stop the function, and `SlowStepWarning` is all there is.
         close_timeout: How many seconds closing a stream waits for its function to end before it is
             cancelled.
         record: A folder in which each stream has a file of what its function is given and what it
@@ -69,6 +81,8 @@ class StreamConfig:
     workers: int | None = None
     preload: tuple[str, ...] = ()
     max_bytes: int = 256 * 1024 * 1024
+    event_timeout: float | None = None
+    stall_timeout: float | None = None
     close_timeout: float = 10.0
     record: str | os.PathLike[str] | None = None
 
@@ -82,8 +96,9 @@ class StreamConfig:
         object.__setattr__(self, "preload", _names("preload", self.preload))
         if self.record is not None:
             object.__setattr__(self, "record", _folder("record", self.record))
-        if self.timeout is not None:
-            _seconds("timeout", self.timeout, zero=False)
+        for name in ("timeout", "event_timeout", "stall_timeout"):
+            if (seconds := getattr(self, name)) is not None:
+                _seconds(name, seconds, zero=False)
         if self.max_concurrent is not None:
             _whole("max_concurrent", self.max_concurrent, 1, 2**31)
         if self.workers is not None:

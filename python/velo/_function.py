@@ -191,8 +191,9 @@ class StreamFn(Generic[In, Out]):
             loop = asyncio.get_running_loop()
             name = f"{self._name}-{next(self._numbers)}"
             if self.config.mode == "inline":
+                config = self.config
                 opened = _core.open_inline(
-                    loop, self._runs, self.config.buffer, self.config.full, name
+                    *(loop, self._runs, config.buffer, config.full, name, config.event_timeout)
                 )
             else:
                 from velo._client import client_of

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 __all__ = [
     "BufferFull",
+    "EventTimeout",
     "EventTooLarge",
     "PoolError",
     "RemoteError",
     "RingCorrupted",
     "SlowStepWarning",
+    "StallWarning",
     "StreamBusy",
     "StreamClosed",
     "VeloError",
@@ -55,6 +57,31 @@ class BufferFull(VeloError):
         )
 
 
+class EventTimeout(VeloError, TimeoutError):
+    """A function was longer at one event than `event_timeout` allows. Its stream has ended.
+
+    A note says where it was waiting.
+
+    Attributes:
+        stream: The name of the stream.
+        event: Which event it was, counted from 1.
+        seconds: The limit.
+
+    """
+
+    def __init__(self, stream: str, event: int, seconds: float) -> None:
+        super().__init__(stream, event, seconds)
+        self.stream = stream
+        self.event = event
+        self.seconds = seconds
+
+    def __str__(self) -> str:
+        return (
+            f"the function of stream `{self.stream}` was not done with event {self.event} within "
+            f"{self.seconds:g} s, its `event_timeout`"
+        )
+
+
 class EventTooLarge(VeloError, ValueError):
     """An event, or a result, is larger than `max_bytes` allows. The stream goes on."""
 
@@ -69,6 +96,10 @@ class RingCorrupted(VeloError, ValueError):
 
 class SlowStepWarning(RuntimeWarning):
     """A step of an inline function held up its event loop for more than 50 ms."""
+
+
+class StallWarning(RuntimeWarning):
+    """A worker process stood still for longer than its streams allow, and was killed for it."""
 
 
 class WorkerDied(VeloError):

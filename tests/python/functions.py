@@ -179,6 +179,14 @@ async def nap(events):
         yield seconds
 
 
+@stream_fn
+async def sleeps(events):
+    """Waits for as long as each event says."""
+    async for seconds in events:
+        await asyncio.sleep(seconds)
+        yield seconds
+
+
 class OwnError(Exception):
     """With attributes."""
 

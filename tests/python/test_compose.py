@@ -209,12 +209,13 @@ async def test_closing_a_chain(mix):
 
 
 def test_the_strictest_limits_hold():
-    a = functions.echo.options(buffer=10, timeout=5.0, max_concurrent=7)
+    a = functions.echo.options(buffer=10, timeout=5.0, max_concurrent=7, event_timeout=3.0)
     b = functions.echo.options(buffer=20, timeout=2.0, overflow="error", close_timeout=1.0)
     for chain in (a | b, b | a):
         config = chain.config
         assert (config.buffer, config.timeout, config.max_concurrent) == (10, 2.0, 7)
         assert (config.overflow, config.close_timeout) == ("error", 1.0)
+        assert (config.event_timeout, config.stall_timeout) == (3.0, None)
 
 
 async def test_max_concurrent_of_a_chain(mode):

@@ -39,6 +39,7 @@ impl Aside {
             (run.call1((create, &pump))?, None)
         };
         task.call_method1(intern!(py, "set_name"), (name,))?;
+        pump.get().runs_as(&task)?;
         Ok(Aside {
             event_loop: event_loop.clone().unbind(),
             pump,

@@ -32,6 +32,9 @@ pub enum Control {
         max_bytes: u64,
         /// Events may become unwanted while they are queued.
         drops: bool,
+        /// Milliseconds of `stall_timeout` and `event_timeout`; 0 for none.
+        stall_ms: u64,
+        event_ms: u64,
         name: String,
     },
     /// Client: the function of this stream is not wanted any more.
@@ -118,6 +121,8 @@ impl Control {
                 buffer,
                 max_bytes,
                 drops,
+                stall_ms,
+                event_ms,
                 name,
             } => {
                 bytes.extend_from_slice(&slot.to_le_bytes());
@@ -126,6 +131,8 @@ impl Control {
                 bytes.extend_from_slice(&function.to_le_bytes());
                 bytes.extend_from_slice(&max_bytes.to_le_bytes());
                 bytes.push(u8::from(*drops));
+                bytes.extend_from_slice(&stall_ms.to_le_bytes());
+                bytes.extend_from_slice(&event_ms.to_le_bytes());
                 bytes.extend_from_slice(name.as_bytes());
                 OPEN
             }
@@ -177,6 +184,8 @@ impl Control {
                 let function = u64::from_le_bytes(take(bytes)?);
                 let max_bytes = u64::from_le_bytes(take(bytes)?);
                 let drops = u8::from_le_bytes(take(bytes)?) != 0;
+                let stall_ms = u64::from_le_bytes(take(bytes)?);
+                let event_ms = u64::from_le_bytes(take(bytes)?);
                 let name = String::from_utf8_lossy(std::mem::take(bytes)).into_owned();
                 Control::Open {
                     stream,
@@ -185,6 +194,8 @@ impl Control {
                     buffer,
                     max_bytes,
                     drops,
+                    stall_ms,
+                    event_ms,
                     name,
                 }
             }

@@ -25,6 +25,15 @@ exception!(too_large, "EventTooLarge");
 exception!(corrupted, "RingCorrupted");
 exception!(pool, "PoolError");
 
+/// A `velo.errors.EventTimeout`: the function of `stream` was longer than `seconds` at its event.
+pub fn event_timeout(py: Python<'_>, stream: &str, event: u64, seconds: f64) -> PyErr {
+    static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    match CLASS.import(py, "velo.errors", "EventTimeout") {
+        Ok(class) => PyErr::from_type(class.clone(), (stream.to_owned(), event, seconds)),
+        Err(error) => error,
+    }
+}
+
 /// A `velo.errors.BufferFull`: `sent` events of a batch went in, `event` did not.
 pub fn buffer_full(stream: &str, sent: u64, event: &Bound<'_, PyAny>) -> PyErr {
     static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();

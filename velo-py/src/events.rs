@@ -6,6 +6,7 @@ use pyo3::exceptions::PyStopAsyncIteration;
 use pyo3::prelude::*;
 use pyo3::types::PyType;
 
+use crate::budget::Budget;
 use crate::errors;
 use crate::ffi::send_slot::{Awaitable, Step, coroutine_methods};
 use crate::pace::Pace;
@@ -17,6 +18,7 @@ use crate::ticks::Ticks;
 pub struct Source {
     pub port: Port,
     pub pace: Arc<Pace>,
+    pub budget: Option<Arc<Budget>>,
 }
 
 /// What asking a [`Source`] came to.
@@ -39,7 +41,20 @@ impl Source {
             self.port.flush(py);
             return Ok(Poll::Turn);
         }
-        Ok(match self.port.next_event(py)? {
+        if let Some(budget) = &self.budget {
+            budget.asks(py)?;
+        }
+        let next = self.port.next_event(py)?;
+        if let Some(budget) = &self.budget {
+            match next {
+                Next::Event(_) => {
+                    budget.takes(py)?;
+                    self.port.allow(budget.allowance(py));
+                }
+                Next::Empty | Next::Ended => budget.rests(py)?,
+            }
+        }
+        Ok(match next {
             Next::Event(event) => {
                 if self.pace.flush_is_due() {
                     self.port.flush(py);
@@ -75,9 +90,9 @@ impl Source {
 pub struct Events(Source);
 
 impl Events {
-    /// The events that come in at `port`.
-    pub fn new(port: Port, pace: Arc<Pace>) -> Self {
-        Events(Source { port, pace })
+    /// The events that come from `source`.
+    pub fn new(source: Source) -> Self {
+        Events(source)
     }
 }
 

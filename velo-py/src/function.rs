@@ -7,7 +7,8 @@ use pyo3::intern;
 use pyo3::prelude::*;
 
 use crate::aside::Aside;
-use crate::events::Events;
+use crate::budget::Budget;
+use crate::events::{Events, Source};
 use crate::pace::Pace;
 use crate::port::Port;
 use crate::pump::Pump;
@@ -15,16 +16,15 @@ use crate::pump::Pump;
 /// One stream's port before and while its function runs.
 #[pyclass(frozen, module = "velo._core")]
 pub struct StreamPort {
-    port: Port,
-    pace: Arc<Pace>,
+    source: Source,
 }
 
 impl StreamPort {
-    /// A port for Python to run a function on.
-    pub fn new(port: Port) -> Self {
+    /// A port for Python to run a function on, within its budget.
+    pub fn new(port: Port, budget: Option<Arc<Budget>>) -> Self {
+        let pace = Arc::new(Pace::default());
         StreamPort {
-            port,
-            pace: Arc::new(Pace::default()),
+            source: Source { port, pace, budget },
         }
     }
 
@@ -32,7 +32,7 @@ impl StreamPort {
     /// call failed: the stream has ended with the exception then.
     pub fn start(&self, function: &Bound<'_, PyAny>) -> PyResult<Option<Pump>> {
         let py = function.py();
-        let events = Events::new(self.port.clone(), self.pace.clone());
+        let events = Events::new(self.source.clone());
         let generator = function.call1((events,)).and_then(|made| {
             if made.hasattr(intern!(py, "__anext__"))? {
                 return Ok(made);
@@ -44,8 +44,8 @@ impl StreamPort {
         });
         match generator {
             Ok(generator) => {
-                let (port, pace) = (self.port.clone(), self.pace.clone());
-                Ok(Some(Pump::new(py, generator.unbind(), port, pace)))
+                let source = self.source.clone();
+                Ok(Some(Pump::new(py, generator.unbind(), source)))
             }
             Err(error) => {
                 self.fail(py, error);
@@ -56,8 +56,8 @@ impl StreamPort {
 
     /// Ends the stream with an exception, before there is a generator.
     fn fail(&self, py: Python<'_>, error: PyErr) {
-        self.port.finish(py, Err(error));
-        self.port.flush(py);
+        self.source.port.finish(py, Err(error));
+        self.source.port.flush(py);
     }
 }
 
@@ -73,8 +73,9 @@ impl StreamPort {
                 Ok(None)
             }
         };
-        match &self.port {
-            Port::Ring(port) => port.on_board(load.py(), start),
+        match &self.source.port {
+            // Importing a module may take longer than any step of the function.
+            Port::Ring(port) => port.on_board(load.py(), None, start),
             Port::Inline(_) => start(),
         }
     }
@@ -87,9 +88,10 @@ impl StreamPort {
         task: Py<PyAny>,
         context: Py<PyAny>,
     ) -> PyResult<()> {
-        let Port::Ring(port) = &self.port else {
+        let Port::Ring(port) = &self.source.port else {
             return Ok(()); // an inline stream's user steps it
         };
+        pump.get().runs_as(task.bind(py))?;
         let event_loop = port.event_loop().clone_ref(py);
         port.attach(py, Aside::of(event_loop, pump, task, Some(context)))?;
         port.begin(py)

@@ -342,6 +342,11 @@ impl InlineStream {
         &self.space
     }
 
+    /// See [`Port::event`](crate::port::Port::event).
+    pub fn event(&self, py: Python<'_>) -> u64 {
+        self.queues.with(py, |queues| queues.delivered).unwrap_or(0)
+    }
+
     /// See [`Port::finish`](crate::port::Port::finish).
     pub fn finish(&self, py: Python<'_>, outcome: Result<(), PyErr>) {
         let left = self.queues.with(py, |queues| {

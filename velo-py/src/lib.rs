@@ -6,6 +6,7 @@
 //! [`client`] and [`worker`] join them by rings in shared memory, through the [`codec`].
 
 mod aside;
+mod budget;
 mod cell;
 mod channel;
 mod client;

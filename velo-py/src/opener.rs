@@ -6,6 +6,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 
 use crate::aside::Aside;
+use crate::budget::Budget;
 use crate::channel::Channel;
 use crate::function::StreamPort;
 use crate::inline::{InlineChannel, InlineStream};
@@ -17,6 +18,7 @@ use crate::wait::Waits;
 /// Opens an inline stream of `function` in the running loop: calls it with its events and runs the
 /// generator as a task named `name`. Returns what `Stream` is made of.
 #[pyfunction]
+#[pyo3(signature = (event_loop, function, buffer, full, name, event_timeout=None))]
 pub fn open_inline(
     py: Python<'_>,
     event_loop: &Bound<'_, PyAny>,
@@ -24,6 +26,7 @@ pub fn open_inline(
     buffer: usize,
     full: &str,
     name: &str,
+    event_timeout: Option<f64>,
 ) -> PyResult<Opened> {
     let full = full.parse()?;
     let waits = Arc::new(Waits::default());
@@ -32,7 +35,10 @@ pub fn open_inline(
         buffer,
         waits.clone(),
     ));
-    let port = StreamPort::new(Port::Inline(stream.clone()));
+    let port = Port::Inline(stream.clone());
+    // A step of its own thread cannot be stopped by anybody: there is no `stall_timeout` here.
+    let budget = Budget::new(name.to_owned(), &port, None, event_timeout);
+    let port = StreamPort::new(port, budget);
     let aside = match port.start(function)? {
         Some(pump) => Some(Aside::start(event_loop, pump, name)?),
         None => None,

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use pyo3::prelude::*;
+use velo_shm::Allowance;
 
 use crate::inline::InlineStream;
 use crate::worker::RingPort;
@@ -112,6 +113,20 @@ impl Port {
     /// Whether the stream was cancelled from the user's half.
     pub fn is_cancelled(&self, py: Python<'_>) -> bool {
         either!(self, side => side.is_cancelled(py))
+    }
+
+    /// Which event the function took last, counted from 1; 0 before the first.
+    pub fn event(&self, py: Python<'_>) -> u64 {
+        either!(self, side => side.event(py))
+    }
+
+    /// A step that has begun may go on for so long from now.
+    #[inline]
+    pub fn allow(&self, allowance: Option<Allowance>) {
+        match self {
+            Port::Inline(_) => {} // there is nobody to stop it
+            Port::Ring(side) => side.allow(allowance),
+        }
     }
 
     /// The function has ended. The user's half sees this after the last result.

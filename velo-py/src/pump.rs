@@ -8,9 +8,12 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyType;
+use velo_shm::ticks;
 
+use crate::budget::{self, Budget};
 use crate::cell::GilCell;
 use crate::errors;
+use crate::events::Source;
 use crate::ffi::asyncgen::{AsyncGen, Resumed};
 use crate::ffi::send_slot::{Awaitable, Step, coroutine_methods};
 use crate::pace::Pace;
@@ -24,6 +27,7 @@ pub struct Pump {
     state: GilCell<State>,
     port: Port,
     pace: Arc<Pace>,
+    budget: Option<Arc<Budget>>,
     name: String,
 }
 
@@ -52,8 +56,8 @@ enum Pause {
 }
 
 impl Pump {
-    /// Drives `generator`, which reads its events from the same port.
-    pub fn new(py: Python<'_>, generator: Py<PyAny>, port: Port, pace: Arc<Pace>) -> Self {
+    /// Drives `generator`, which reads its events from this source.
+    pub fn new(py: Python<'_>, generator: Py<PyAny>, source: Source) -> Self {
         let name = generator
             .bind(py)
             .getattr(intern!(py, "__qualname__"))
@@ -68,12 +72,20 @@ impl Pump {
             pause: Pause::Fresh,
             handed: None,
         };
+        let Source { port, pace, budget } = source;
         Pump {
             state: GilCell::new(state),
             port,
             pace,
+            budget,
             name,
         }
+    }
+
+    /// It is run by this task.
+    pub fn runs_as(&self, task: &Bound<'_, PyAny>) -> PyResult<()> {
+        let budget = self.budget.as_ref();
+        budget.map_or(Ok(()), |budget| budget.set_task(task))
     }
 
     /// Whether the function's next step needs nothing of the event loop.
@@ -118,10 +130,21 @@ impl Pump {
     /// Runs a step of the function where it can be seen who does it, and for how long.
     #[inline]
     fn watched<R>(&self, py: Python<'_>, step: impl FnOnce() -> R) -> R {
-        match &self.port {
+        let budget = self.budget.as_ref();
+        let (came, took) = match &self.port {
             Port::Inline(_) => slow::watched(py, &self.name, step),
-            Port::Ring(port) => port.on_board(py, step),
+            Port::Ring(port) => {
+                let allowance = budget.and_then(|budget| budget.allowance(py));
+                let began = ticks::now();
+                let came = port.on_board(py, allowance, step);
+                (came, ticks::now().saturating_sub(began))
+            }
+        };
+        budget::ran(took);
+        if let Some(budget) = budget {
+            budget.ran(py, took);
         }
+        came
     }
 
     fn pause_of(&self, py: Python<'_>, waiting: &Py<PyAny>) -> Pause {
@@ -171,6 +194,9 @@ impl Pump {
                                 state.result = Some(result.unbind());
                                 self.port.flush(py);
                                 if let Some(future) = self.port.wait_space(py)? {
+                                    if let Some(budget) = &self.budget {
+                                        budget.pauses(py);
+                                    }
                                     self.pace.turn_ended();
                                     return Ok(Step::Yield(future));
                                 }
@@ -181,6 +207,9 @@ impl Pump {
                                 resumed = Some(state.generator.throw(py, error));
                                 continue;
                             }
+                        }
+                        if let Some(budget) = &self.budget {
+                            budget.goes_on(py);
                         }
                         self.port.show_results(py);
                         if self.pace.flush_is_due() {
@@ -198,7 +227,7 @@ impl Pump {
                     let error = PyRuntimeError::new_err("async generator ignored GeneratorExit");
                     return Ok(self.finish(py, state, Err(error)));
                 }
-                Ok(Resumed::Yielded(_)) if self.port.is_cancelled(py) => {
+                Ok(Resumed::Yielded(_)) if self.is_over(py) => {
                     state.closing = true;
                     resumed = Some(state.generator.close(py));
                 }
@@ -213,8 +242,22 @@ impl Pump {
         }
     }
 
+    /// Whether nobody wants what the function still yields.
+    #[inline]
+    fn is_over(&self, py: Python<'_>) -> bool {
+        let budget = self.budget.as_ref();
+        self.port.is_cancelled(py) || budget.is_some_and(|budget| budget.has_expired(py))
+    }
+
     fn finish(&self, py: Python<'_>, state: &mut State, outcome: Result<(), PyErr>) -> Step {
         state.finished = true;
+        let outcome = match &self.budget {
+            Some(budget) => budget.outcome(py, outcome),
+            None => Some(outcome),
+        };
+        let Some(outcome) = outcome else {
+            return Step::Return(py.None());
+        };
         let outcome = outcome.map_err(|error| match is_cancellation(py, &error) {
             true => errors::closed("the stream function was cancelled"),
             false => error,
@@ -288,6 +331,14 @@ impl Awaitable for Pump {
 impl Pump {
     /// A task that never ran is closed by the garbage collector.
     fn close(&self) {}
+
+    /// The function's generator.
+    #[getter]
+    fn generator(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        Ok(self
+            .state
+            .with(py, |state| state.generator.object().clone_ref(py))?)
+    }
 
     #[getter]
     fn __qualname__(&self) -> &str {

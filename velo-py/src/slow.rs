@@ -14,9 +14,9 @@ const SLOW: Duration = Duration::from_millis(50);
 /// When a slow step was last reported, in ticks.
 static REPORTED: AtomicU64 = AtomicU64::new(0);
 
-/// Runs a step of the function `name`, and warns if it takes long.
+/// Runs a step of the function `name`, and warns if it takes long. Gives how many ticks it took.
 #[inline]
-pub fn watched<R>(py: Python<'_>, name: &str, step: impl FnOnce() -> R) -> R {
+pub fn watched<R>(py: Python<'_>, name: &str, step: impl FnOnce() -> R) -> (R, u64) {
     static LIMIT: OnceLock<u64> = OnceLock::new();
     let limit = *LIMIT.get_or_init(|| ticks::from_duration(SLOW));
     let began = ticks::now();
@@ -25,7 +25,7 @@ pub fn watched<R>(py: Python<'_>, name: &str, step: impl FnOnce() -> R) -> R {
     if took > limit {
         report(py, name, began, took);
     }
-    result
+    (result, took)
 }
 
 #[cold]

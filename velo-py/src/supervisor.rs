@@ -65,6 +65,12 @@ impl SupervisorClient {
         Ok(self.lock().acquire(max_workers).map_err(pool_error)?.0)
     }
 
+    /// Has the worker of a link looked at, for streams that may hold it for `stall` seconds.
+    fn watch(&self, link: u64, stall: f64) -> PyResult<()> {
+        let stall = Duration::try_from_secs_f64(stall).ok();
+        self.lock().watch(LinkId(link), stall).map_err(pool_error)
+    }
+
     /// Has workers that are forked from now on import these modules before they serve.
     fn preload(&self, modules: Vec<String>, paths: Vec<String>) -> PyResult<()> {
         self.lock().preload(modules, paths).map_err(pool_error)
@@ -138,6 +144,7 @@ fn client_event(py: Python<'_>, event: ClientEvent) -> PyResult<Bound<'_, PyTupl
                 Ran::Here => "here",
                 Ran::Elsewhere => "elsewhere",
             };
+            let why = why.map(|why| why.to_string());
             let who = (worker.id, worker.pid);
             ("died", link.0, who, (signal, code), ran, why, stack).into_pyobject(py)
         }
@@ -283,6 +290,12 @@ impl WorkerSeat {
     #[getter]
     fn report(&self) -> i32 {
         self.lock().report().as_raw_fd()
+    }
+
+    /// The signal at which the stacks of this process are to be written to the report.
+    #[getter]
+    fn stacks_signal(&self) -> i32 {
+        self.lock().stacks_signal()
     }
 
     /// Tells the supervisor that a detached link is not used any more.

@@ -77,9 +77,12 @@ pub struct Running {
 /// How far a worker has come on a link: it is another one whenever the worker has worked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
-    step: u64,
-    event: u64,
-    looks: u64,
+    /// Changes as functions begin and stop.
+    pub step: u64,
+    /// Changes as functions take events.
+    pub event: u64,
+    /// Changes as the worker looks at what is there for it.
+    pub looks: u64,
 }
 
 impl BoardLine {
@@ -101,6 +104,14 @@ impl BoardLine {
     pub(crate) fn took(&self, slot: u32, event: u64) {
         if self.slot.load(Ordering::Relaxed) == slot {
             self.event.store(event, Ordering::Relaxed);
+        }
+    }
+
+    #[inline]
+    pub(crate) fn allow(&self, slot: u32, allowance: Option<Allowance>) {
+        if self.slot.load(Ordering::Relaxed) == slot {
+            self.limit
+                .store(Allowance::pack(allowance), Ordering::Relaxed);
         }
     }
 

@@ -225,6 +225,15 @@ impl BoardLine {
     }
 }
 
+/// Whether the supervisor has an eye on the worker, for the streams that have limits.
+#[repr(C)]
+pub(crate) struct WatchLine {
+    /// Open streams with limits that the supervisor keeps: counted by the client.
+    pub limited: AtomicU32,
+    /// 1 while the supervisor looks: written by it.
+    pub watched: AtomicU32,
+}
+
 /// The start of every segment.
 #[repr(C)]
 pub(crate) struct LinkHeader {
@@ -232,6 +241,7 @@ pub(crate) struct LinkHeader {
     pub info: CacheLine<UnsafeCell<LinkInfo>>,
     pub residence: CacheLine<Residence>,
     pub board: CacheLine<BoardLine>,
+    pub watch: CacheLine<WatchLine>,
     /// Indexed by [`Side`] of the one that is told.
     pub directions: [Direction; 2],
 }
@@ -246,6 +256,10 @@ impl LinkHeader {
                 opened: AtomicU64::new(0),
             }),
             board: CacheLine(BoardLine::new()),
+            watch: CacheLine(WatchLine {
+                limited: AtomicU32::new(0),
+                watched: AtomicU32::new(0),
+            }),
             directions: [Direction::new(), Direction::new()],
         }
     }
@@ -256,7 +270,7 @@ const _: () = {
     assert!(size_of::<RingHeader>() == 192);
     assert!(size_of::<LinkInfo>() == 72);
     assert!(size_of::<Direction>() == 64 + 64 + MAX_SLOTS as usize / 8 + 64);
-    assert!(size_of::<LinkHeader>() == 128 + 64 + 64 + 2 * size_of::<Direction>());
+    assert!(size_of::<LinkHeader>() == 128 + 64 + 64 + 64 + 2 * size_of::<Direction>());
     assert!(MAX_SLOTS as usize == 64 * WORDS && WORDS == 64 * SUMMARIES);
 };
 const _: () = assert!(size_of::<RingHeader>() <= PAGE);

@@ -17,7 +17,7 @@ use crate::layout::{
 use crate::ring::growth::Heap;
 use crate::ring::{Consumer, Limits, Producer, SlotHold};
 use crate::segment::Segment;
-use crate::sync::Ordering;
+use crate::sync::{Ordering, full_fence};
 
 mod setup;
 
@@ -301,6 +301,12 @@ impl LinkEnd {
         self.header().board.took(slot, event);
     }
 
+    /// The worker: the running function of this slot may go on for so long from now.
+    #[inline]
+    pub fn allow(&self, slot: u32, allowance: Option<Allowance>) {
+        self.header().board.allow(slot, allowance);
+    }
+
     /// The worker: the function waits, or has ended.
     #[inline]
     pub fn end_step(&self) {
@@ -317,6 +323,56 @@ impl LinkEnd {
     /// them.
     pub fn progress(&self) -> Progress {
         self.header().board.progress()
+    }
+
+    /// Whether the worker is awake and has not looked at what is there for it, as far as one look
+    /// can tell: true for a moment now and then, and for long if it stands still.
+    pub fn worker_input_waits(&self) -> bool {
+        let direction = self.direction(Side::Worker);
+        direction.any() && direction.sleeping.load(Ordering::Acquire) == 0
+    }
+
+    /// The client: one more stream with limits is open. True if nobody watches the worker: the
+    /// client has to ask the supervisor for it.
+    pub fn begin_limit(&self) -> bool {
+        let watch = &self.header().watch;
+        let _ = watch
+            .limited
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |now| {
+                now.checked_add(1)
+            });
+        // See `stop_watching`.
+        full_fence();
+        watch.watched.load(Ordering::Relaxed) == 0
+    }
+
+    /// The client: one stream with limits less is open.
+    pub fn end_limit(&self) {
+        let limited = &self.header().watch.limited;
+        let _ = limited.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |now| {
+            now.checked_sub(1)
+        });
+    }
+
+    /// The supervisor: watches from now on.
+    pub fn start_watching(&self) {
+        self.header().watch.watched.store(1, Ordering::Relaxed);
+    }
+
+    /// The supervisor: stops watching if there is no reason to go on; true if it has stopped.
+    pub fn stop_watching(&self) -> bool {
+        let watch = &self.header().watch;
+        if watch.limited.load(Ordering::Relaxed) > 0 {
+            return false;
+        }
+        watch.watched.store(0, Ordering::Relaxed);
+        // The client counts, fences, looks at the flag: one of the two sees what the other wrote.
+        full_fence();
+        let idle = watch.limited.load(Ordering::Relaxed) == 0;
+        if !idle {
+            watch.watched.store(1, Ordering::Relaxed);
+        }
+        idle
     }
 
     /// Counts one more open stream; false if the link is closed to new ones, or retired.

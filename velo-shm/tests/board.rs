@@ -84,6 +84,51 @@ fn work_shows_as_progress_and_idleness_does_not() {
     );
 }
 
+#[test]
+fn an_allowance_is_renewed_for_the_function_that_runs_alone() {
+    let pair = Pair::new(SMALL);
+    let allowance = |ms| {
+        let setting = Setting::Stall;
+        let time = Duration::from_millis(ms);
+        Some(Allowance { time, setting })
+    };
+    pair.worker.begin_step(1, 1, 1, allowance(5));
+    pair.worker.allow(2, allowance(7));
+    assert_eq!(pair.client.running().unwrap().allowance, allowance(5));
+    pair.worker.allow(1, allowance(7));
+    assert_eq!(pair.client.running().unwrap().allowance, allowance(7));
+}
+
+#[test]
+fn watching_ends_with_the_last_stream_that_has_limits() {
+    let pair = Pair::new(SMALL);
+    assert!(pair.client.begin_limit(), "nobody watches");
+    pair.worker.start_watching();
+    assert!(!pair.client.begin_limit(), "it is watched");
+    pair.client.end_limit();
+    assert!(!pair.worker.stop_watching(), "one is left");
+    pair.client.end_limit();
+    pair.client.end_limit();
+    assert!(pair.worker.stop_watching());
+    assert!(pair.client.begin_limit(), "nobody watches any more");
+}
+
+#[test]
+fn input_waits_while_an_awake_worker_does_not_look() {
+    let pair = Pair::new(SMALL);
+    assert!(!pair.client.worker_input_waits());
+    pair.worker.arm();
+    pair.client.note(1);
+    assert!(
+        !pair.client.worker_input_waits(),
+        "it sleeps, and was not woken for that"
+    );
+    pair.client.notify(1);
+    assert!(pair.client.worker_input_waits());
+    pair.worker.take_ready(|_| {});
+    assert!(!pair.client.worker_input_waits());
+}
+
 /// Whatever a worker that has gone mad leaves on its board, a look at it gives a slot that there is,
 /// or nothing.
 #[test]

@@ -3,6 +3,7 @@
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use nix::libc;
 use velo_shm::{LinkEnd, Side};
@@ -11,7 +12,8 @@ use crate::error::SupervisorError;
 use crate::fds::TrackedFd;
 use crate::link;
 use crate::protocol::{
-    Exit, FromClient, LinkId, PROTOCOL_VERSION, Ran, Refusal, RequestId, ToClient, WorkerInfo,
+    Exit, FromClient, Killed, LinkId, PROTOCOL_VERSION, Ran, Refusal, RequestId, ToClient,
+    WorkerInfo,
 };
 use crate::transport::{Channel, Received, TransportError, exactly};
 
@@ -63,7 +65,7 @@ pub enum ClientEvent {
         /// Which stream function it ran; the link's board says more of one that ran here.
         ran: Ran,
         /// What the supervisor has killed it for, if it did.
-        why: Option<String>,
+        why: Option<Killed>,
         /// The stacks of its threads as it died, if it could still write them.
         stack: String,
     },
@@ -125,6 +127,18 @@ impl Client {
     /// [`SupervisorError::Lost`] when the supervisor is gone.
     pub fn release(&mut self, link: LinkId) -> Result<(), SupervisorError> {
         self.send(&FromClient::Release { link })
+    }
+
+    /// Has the worker of a link looked at, and killed when a function holds it for longer than the
+    /// board allows, or when it does nothing for `stall` although something waits for it. To be
+    /// called when [`LinkEnd::begin_limit`] says so, and when `stall` is shorter than it was.
+    ///
+    /// # Errors
+    ///
+    /// [`SupervisorError::Lost`] when the supervisor is gone.
+    pub fn watch(&mut self, link: LinkId, stall: Option<Duration>) -> Result<(), SupervisorError> {
+        let stall_ms = stall.map(|stall| u64::try_from(stall.as_millis()).unwrap_or(u64::MAX));
+        self.send(&FromClient::Watch { link, stall_ms })
     }
 
     /// Has workers that are forked from now on import these modules before they serve; they are

@@ -50,7 +50,8 @@ pub use client::{Client, ClientEvent};
 pub use error::{SeatError, SupervisorError, ZygoteError};
 pub use options::EmbeddedOptions;
 pub use protocol::{
-    Exit, LinkId, PROTOCOL_VERSION, Ran, Refusal, RequestId, Status, WorkerInfo, WorkerStatus,
+    Exit, Killed, LinkId, PROTOCOL_VERSION, Ran, Refusal, RequestId, Status, WorkerInfo,
+    WorkerStatus,
 };
 pub use seat::{ABANDONED_EXIT_CODE, Seat, SeatEvent};
 pub use transport::TransportError;

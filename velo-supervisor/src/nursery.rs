@@ -183,7 +183,7 @@ impl Nursery {
         if taints {
             // Not asked to leave, for that would take its workers with it.
             zygote.connection = None;
-            zygote.process.signal(Signal::SIGKILL);
+            zygote.process.signal(Signal::SIGKILL as i32);
         }
     }
 
@@ -242,7 +242,7 @@ impl Nursery {
             zygote.fault = Some(format!("was not ready within {} s", READY_BOUND.as_secs()));
         }
         zygote.kill_at = None;
-        zygote.process.signal(Signal::SIGKILL);
+        zygote.process.signal(Signal::SIGKILL as i32);
     }
 
     /// A zygote that imports is not asked to hurry; one that is ready is.
@@ -356,7 +356,7 @@ impl Nursery {
     /// Ends the zygote here and now.
     pub(crate) fn kill(&mut self) {
         if let Some(mut zygote) = self.zygote.take() {
-            zygote.process.signal(Signal::SIGKILL);
+            zygote.process.signal(Signal::SIGKILL as i32);
             // Killed: this waits for the system alone.
             let _ = zygote.child.wait();
         }

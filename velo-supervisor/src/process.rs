@@ -5,7 +5,6 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 
-use nix::sys::signal::Signal;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::task::{AbortHandle, spawn_local};
@@ -42,9 +41,9 @@ impl Process {
     }
 
     /// Sends a signal. A process that has ended is no error.
-    pub(crate) fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: i32) {
         if let Err(error) = sys::pidfd_signal(self.pidfd.get_ref().as_fd(), signal) {
-            tracing::warn!(%signal, %error, "could not signal a process");
+            tracing::warn!(signal, %error, "could not signal a process");
         }
     }
 }

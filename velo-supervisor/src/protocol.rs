@@ -6,6 +6,7 @@
 //! another version is turned away by name instead of being misunderstood.
 
 use std::fmt;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -62,6 +63,47 @@ pub enum Ran {
     Here,
     /// One of a stream on a link to another client.
     Elsewhere,
+}
+
+/// What the supervisor has killed a worker for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Killed {
+    /// A function held it for longer than it may.
+    Step {
+        /// How long it may.
+        ms: u64,
+        /// By `event_timeout`, of which so much was left, instead of by `stall_timeout`.
+        event: bool,
+    },
+    /// No function ran, and it did nothing although something waited for it.
+    Still {
+        /// For so long.
+        ms: u64,
+    },
+}
+
+impl fmt::Display for Killed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = |ms: u64| Duration::from_millis(ms).as_secs_f64();
+        match *self {
+            Self::Step { ms, event: false } => write!(
+                f,
+                "a function held it for longer than `stall_timeout` allows, {} s",
+                seconds(ms)
+            ),
+            Self::Step { ms, event: true } => write!(
+                f,
+                "a function held it for longer than `event_timeout` allows, of which {} s were left",
+                seconds(ms)
+            ),
+            Self::Still { ms } => write!(
+                f,
+                "it did nothing for {} s while events waited, and none of its functions ran: it was \
+                 stopped, or something else held its event loop",
+                seconds(ms)
+            ),
+        }
+    }
 }
 
 /// Why a request for a link was refused.
@@ -121,6 +163,8 @@ pub(crate) enum FromClient {
     },
     /// The client does not use the link any more.
     Release { link: LinkId },
+    /// Streams with limits are open on the link: its worker is to be looked at, until there are none.
+    Watch { link: LinkId, stall_ms: Option<u64> },
     /// Workers that are forked from now on are to have imported these modules, which are looked for
     /// in these folders too.
     Preload {
@@ -153,7 +197,7 @@ pub(crate) enum ToClient {
         exit: Exit,
         ran: Ran,
         /// What it was killed for, if the supervisor did it.
-        why: Option<String>,
+        why: Option<Killed>,
         /// The stacks of its threads, if it could still write them.
         stack: String,
     },

@@ -8,12 +8,13 @@ use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
+use velo_shm::{LinkEnd, Progress, Running};
 
 use crate::connection::{Connection, Delivery};
 use crate::link::HeldLink;
 use crate::nursery::{Nursery, Report, ZygoteEvent};
 use crate::options::{EmbeddedOptions, FOREVER, parallelism};
-use crate::pool::{ClientId, Gauges, Pool, Settings, WorkerId};
+use crate::pool::{ClientId, Gauges, Pool, Settings, Watch, WorkerId};
 use crate::protocol::{
     FromClient, FromWorker, FromZygote, LinkId, PROTOCOL_VERSION, PreloadFailure, Status, ToClient,
     WorkerStatus,
@@ -44,22 +45,52 @@ struct ClientConnection {
     greeted: bool,
 }
 
-#[derive(Debug, Default)]
-struct Links(HashMap<LinkId, HeldLink>);
+type Links = HashMap<LinkId, HeldLink>;
 
-impl Gauges for Links {
+/// What the pool is shown of links and workers.
+struct View<'a> {
+    links: &'a Links,
+    workers: &'a HashMap<WorkerId, WorkerProcess>,
+}
+
+impl View<'_> {
+    fn end(&self, link: LinkId) -> Option<&LinkEnd> {
+        self.links.get(&link).map(HeldLink::end)
+    }
+}
+
+impl Gauges for View<'_> {
     fn residents(&self, link: LinkId) -> u32 {
-        self.0.get(&link).map_or(0, |held| held.end().residents())
+        self.end(link).map_or(0, LinkEnd::residents)
     }
 
     fn opened(&self, link: LinkId) -> u64 {
-        self.0
-            .get(&link)
-            .map_or(0, |held| held.end().opened_total())
+        self.end(link).map_or(0, LinkEnd::opened_total)
     }
 
     fn retire(&self, link: LinkId) -> bool {
-        self.0.get(&link).is_none_or(|held| held.end().try_retire())
+        self.end(link).is_none_or(LinkEnd::try_retire)
+    }
+
+    fn running(&self, link: LinkId) -> Option<Running> {
+        self.end(link)?.running()
+    }
+
+    fn progress(&self, link: LinkId) -> Progress {
+        self.end(link)
+            .map_or_else(Progress::default, LinkEnd::progress)
+    }
+
+    fn input_waits(&self, link: LinkId) -> bool {
+        self.end(link).is_some_and(LinkEnd::worker_input_waits)
+    }
+
+    fn stop_watching(&self, link: LinkId) -> bool {
+        self.end(link).is_none_or(LinkEnd::stop_watching)
+    }
+
+    fn written(&self, worker: WorkerId) -> u64 {
+        self.workers.get(&worker).map_or(0, WorkerProcess::written)
     }
 }
 
@@ -141,7 +172,7 @@ impl Reactor {
             nursery: Nursery::new(zygote_command, env, owner, idle, report),
             clients: HashMap::new(),
             workers: HashMap::new(),
-            links: Links::default(),
+            links: HashMap::new(),
             next_client: 1,
             end_by: None,
             events,
@@ -151,7 +182,11 @@ impl Reactor {
     /// Does all that follows from what was heard.
     fn advance(&mut self, now: Instant) {
         loop {
-            let actions = self.pool.settle(now, &self.links);
+            let view = View {
+                links: &self.links,
+                workers: &self.workers,
+            };
+            let actions = self.pool.settle(now, &view);
             let idle = actions.is_empty();
             for action in actions {
                 self.perform(now, action);
@@ -227,7 +262,11 @@ impl Reactor {
             .map(|(id, pid, links, stopping)| WorkerStatus {
                 id,
                 pid,
-                residents: links.iter().map(|link| self.links.residents(*link)).sum(),
+                residents: links
+                    .iter()
+                    .filter_map(|link| self.links.get(link))
+                    .map(|held| held.end().residents())
+                    .sum(),
                 links: u32::try_from(links.len()).unwrap_or(u32::MAX),
                 stopping,
             });
@@ -298,6 +337,14 @@ impl Reactor {
                 self.pool.acquire(now, id, request, max_workers);
             }
             FromClient::Release { link } => self.pool.release(now, id, link),
+            FromClient::Watch { link, stall_ms } => {
+                let stall = stall_ms.map(Duration::from_millis);
+                if self.pool.watch(now, id, link, Watch { stall })
+                    && let Some(held) = self.links.get(&link)
+                {
+                    held.end().start_watching();
+                }
+            }
             FromClient::Preload { modules, paths } => self.nursery.preload(now, modules, paths),
         }
     }
@@ -381,7 +428,7 @@ impl Reactor {
 
         // One that nobody waits for any more, or that cannot be watched, must not live.
         let kill = |pidfd: &OwnedFd| {
-            let _ = crate::sys::pidfd_signal(pidfd.as_fd(), nix::sys::signal::Signal::SIGKILL);
+            let _ = crate::sys::pidfd_signal(pidfd.as_fd(), nix::libc::SIGKILL);
         };
         if !self.pool.spawned(now, id, pid) {
             return kill(&pidfd);

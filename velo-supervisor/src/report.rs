@@ -9,6 +9,8 @@ use std::os::unix::fs::FileExt;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::stat::fstat;
+use nix::unistd::ftruncate;
 
 use crate::fds::{InChild, TrackedFd};
 
@@ -32,6 +34,17 @@ impl Report {
         let theirs = file.try_clone()?;
         let file = TrackedFd::new(file, InChild::Close);
         Ok((Self { file }, theirs))
+    }
+
+    /// Takes away what is written there.
+    pub(crate) fn clear(&self) {
+        // One that cannot be emptied has more in it than it should, which does no harm.
+        let _ = ftruncate(&self.file, 0);
+    }
+
+    /// How many bytes are written there.
+    pub(crate) fn len(&self) -> u64 {
+        fstat(&self.file).map_or(0, |stat| u64::try_from(stat.st_size).unwrap_or(0))
     }
 
     /// What is written there. The stacks of the thread that a signal hit, and of the thread with the
@@ -115,14 +128,18 @@ mod tests {
     fn what_was_written_is_read_and_the_thread_that_fell_comes_first() {
         let (report, theirs) = Report::create().expect("a memfd");
         assert_eq!(report.read(MAIN), Stacks::default());
-        File::from(theirs)
-            .write_all(FATAL.as_bytes())
-            .expect("write");
+        let mut theirs = File::from(theirs);
+        theirs.write_all(FATAL.as_bytes()).expect("write");
         let stacks = report.read(MAIN);
         let lines: Vec<_> = stacks.text.lines().collect();
         assert_eq!(lines[0], "Fatal Python error: Segmentation fault");
         assert_eq!(lines[3], "  File \"b.py\", line 2 in f");
         assert!(!stacks.blame_another_thread());
+        assert_eq!(report.len(), FATAL.len() as u64);
+        report.clear();
+        assert_eq!((report.len(), report.read(MAIN)), (0, Stacks::default()));
+        theirs.write_all(b"again").expect("write");
+        assert_eq!(report.read(MAIN).text, "again", "from the front");
     }
 
     #[test]

@@ -83,6 +83,13 @@ impl Seat {
         self.report.as_fd()
     }
 
+    /// The signal at which this worker is to write the stacks of its threads into its report. The
+    /// watchdog takes it if no other thread does: block it in those, so that a system call that one of
+    /// them is stuck in is not interrupted.
+    pub fn stacks_signal(&self) -> i32 {
+        sys::stacks_signal()
+    }
+
     /// The supervisor's name for this worker.
     pub fn worker(&self) -> u32 {
         self.worker
@@ -183,6 +190,8 @@ impl Seat {
 
 fn watch_over(owner: &OwnedFd, control: &OwnedFd, grace: Duration) {
     sys::block_signals();
+    // The other threads are not to be disturbed in what they are stuck in.
+    sys::unblock_stacks_signal();
     // Data on the control socket is not asked about; its hang-up is reported unasked.
     loop {
         let mut fds = [

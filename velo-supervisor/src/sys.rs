@@ -24,13 +24,13 @@ pub(crate) fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
 
 /// Sends a signal to the process behind a pidfd. A process that has ended is no error.
 #[cfg(target_os = "linux")]
-pub(crate) fn pidfd_signal(pidfd: BorrowedFd<'_>, signal: Signal) -> io::Result<()> {
+pub(crate) fn pidfd_signal(pidfd: BorrowedFd<'_>, signal: libc::c_int) -> io::Result<()> {
     // SAFETY: a null `siginfo` asks the system to fill it as `kill` would; the rest are integers.
     let rc = unsafe {
         libc::syscall(
             libc::SYS_pidfd_send_signal,
             pidfd.as_raw_fd(),
-            signal as libc::c_int,
+            signal,
             std::ptr::null::<libc::siginfo_t>(),
             0,
         )
@@ -44,6 +44,11 @@ pub(crate) fn pidfd_signal(pidfd: BorrowedFd<'_>, signal: Signal) -> io::Result<
     } else {
         Err(error)
     }
+}
+
+/// The signal that has a worker write down its stacks: one that programs leave alone.
+pub(crate) fn stacks_signal() -> libc::c_int {
+    libc::SIGRTMIN() + 9
 }
 
 /// How many threads this process has.
@@ -86,6 +91,18 @@ pub(crate) fn default_signal(which: Signal) -> io::Result<()> {
 pub(crate) fn block_signals() {
     // It fails only for an unknown `how`.
     let _ = pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None);
+}
+
+/// Lets the signal in that asks for stacks.
+pub(crate) fn unblock_stacks_signal() {
+    let mut set = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: the set is made empty before anything else is done with it, and the signal is one that
+    // there is; the calls write to nothing but the set and the mask of the calling thread.
+    unsafe {
+        libc::sigemptyset(set.as_mut_ptr());
+        libc::sigaddset(set.as_mut_ptr(), stacks_signal());
+        libc::pthread_sigmask(libc::SIG_UNBLOCK, set.as_ptr(), std::ptr::null_mut());
+    }
 }
 
 /// Lets all signals in, for a process that starts afresh.

@@ -11,6 +11,7 @@ use crate::pool::Step;
 use crate::process::Process;
 use crate::protocol::{FromWorker, ToWorker};
 use crate::report::{Report, Stacks};
+use crate::sys;
 use crate::transport::{self, TransportError};
 
 /// A worker, from the moment it is asked for.
@@ -74,6 +75,19 @@ impl WorkerProcess {
         self.report.read(self.thread)
     }
 
+    /// Has it write down its stacks, where nothing else is written then.
+    pub(crate) fn ask_for_stacks(&self) {
+        self.report.clear();
+        if let Some(process) = &self.process {
+            process.signal(sys::stacks_signal());
+        }
+    }
+
+    /// How many bytes it has written.
+    pub(crate) fn written(&self) -> u64 {
+        self.report.len()
+    }
+
     /// Which zygote has forked it, and so can tell its exit status.
     pub(crate) fn zygote(&self) -> u64 {
         self.zygote
@@ -89,8 +103,8 @@ impl WorkerProcess {
         match (step, &self.process) {
             // One that has hung up is not told; its time runs all the same.
             (Step::Drain, _) => drop(self.send(&ToWorker::Drain, Vec::new())),
-            (Step::Terminate, Some(process)) => process.signal(Signal::SIGTERM),
-            (Step::Kill, Some(process)) => process.signal(Signal::SIGKILL),
+            (Step::Terminate, Some(process)) => process.signal(Signal::SIGTERM as i32),
+            (Step::Kill, Some(process)) => process.signal(Signal::SIGKILL as i32),
             (Step::Terminate | Step::Kill, None) => {}
         }
     }

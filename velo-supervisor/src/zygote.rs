@@ -310,7 +310,7 @@ impl Zygote {
     fn wind_down(&mut self) {
         self.wait_for_children(Instant::now() + self.grace);
         for child in &self.children {
-            let _ = sys::pidfd_signal(child.pidfd.as_fd(), Signal::SIGKILL);
+            let _ = sys::pidfd_signal(child.pidfd.as_fd(), Signal::SIGKILL as i32);
         }
         self.wait_for_children(Instant::now() + REAP_BOUND);
     }

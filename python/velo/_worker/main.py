@@ -24,7 +24,7 @@ _GRACE = 1.5
 
 def main(seat: _core.WorkerSeat, output_lock: int) -> int:
     """Run until the supervisor says to stop; returns the exit code."""
-    report.write_to(seat.report)
+    report.write_to(seat.report, seat.stacks_signal)
     seat.start_watchdog()
     output.unmix(output_lock)
     worker = _Worker(seat)
@@ -128,13 +128,13 @@ class _Worker:
     def _do_open(
         self,
         client: _Client,
-        slot: int,
-        stream: int,
+        place: tuple[int, int],
         function: int,
         limits: tuple[int, int, bool],
+        budgets: tuple[float | None, float | None],
         name: str,
     ) -> None:
-        port = client.link.open(self._loop, slot, stream, limits)
+        port = client.link.open(self._loop, place, limits, budgets, name)
         # Importing its module is a part of it, and may fail, or worse.
         pump = port.load_and_start(functools.partial(self._function, client, function))
         if pump is None:
@@ -143,6 +143,7 @@ class _Worker:
         context.run(stream_name.set, name)
         context.run(logs.link_of_stream.set, client.link)
         task = self._loop.create_task(pump, name=name, context=context)
+        slot, _ = place
         client.tasks[slot] = task
         task.add_done_callback(lambda done: _forget(client.tasks, slot, done))
         port.attach(pump, task, context)

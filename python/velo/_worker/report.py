@@ -5,16 +5,22 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import os
+import signal
 
 __all__ = ["write_to"]
 
 
-def write_to(report: int) -> None:
+def write_to(report: int, asked: int) -> None:
     """Have the stacks of all threads written to this descriptor when a signal ends the process.
+
+    They are written at the signal `asked` too, by the watchdog's thread: the signal must not end
+    what the others are stuck in, a system call for example.
 
     A function that enables `faulthandler` for itself takes that over: the stacks go where it says.
     """
     faulthandler.enable(report, all_threads=True)
+    faulthandler.register(asked, report, all_threads=True)
+    signal.pthread_sigmask(signal.SIG_BLOCK, [asked])  # threads to come inherit it
     os.register_at_fork(after_in_child=lambda: _leave(report))
 
 

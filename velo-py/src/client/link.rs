@@ -59,6 +59,8 @@ pub struct Link {
     pub(super) busy: AtomicBool,
     /// How many streams were ever opened.
     pub(super) opened: AtomicU64,
+    /// A stream with limits was opened, and the supervisor does not know.
+    pub(super) unwatched: AtomicBool,
 }
 
 pub struct LinkState {

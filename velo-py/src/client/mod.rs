@@ -58,6 +58,7 @@ impl ClientLink {
             dead: AtomicBool::new(false),
             busy: AtomicBool::new(false),
             opened: AtomicU64::new(0),
+            unwatched: AtomicBool::new(false),
         };
         Ok(ClientLink {
             link: Arc::new(link),
@@ -148,6 +149,7 @@ impl ClientLink {
         event_loop: Py<PyAny>,
         function: u64,
         limits: (u32, u64, String),
+        budgets: (Option<f64>, Option<f64>),
         name: String,
     ) -> PyResult<Option<Opened>> {
         let (buffer, max_bytes, full) = limits;
@@ -192,12 +194,17 @@ impl ClientLink {
             asleep: AtomicBool::new(false),
             patient: AtomicBool::new(false),
             orphaned: AtomicBool::new(false),
+            limited: budgets != (None, None),
             this: this.clone(),
             name: name.clone(),
         });
         link.state
             .with(py, |state| state.streams.insert(slot, shared.clone()))?;
         link.count_busy(py);
+        if shared.limited && link.end.begin_limit() {
+            link.unwatched.store(true, Relaxed);
+        }
+        let (stall, event) = budgets;
         link.tell_soon(
             py,
             &Control::Open {
@@ -207,6 +214,8 @@ impl ClientLink {
                 buffer,
                 max_bytes,
                 drops,
+                stall_ms: milliseconds(stall),
+                event_ms: milliseconds(event),
                 name,
             },
         )?;
@@ -254,6 +263,11 @@ impl ClientLink {
         Ok(())
     }
 
+    /// Whether a stream with limits was opened that nobody has an eye on yet.
+    fn take_unwatched(&self) -> bool {
+        self.link.unwatched.swap(false, Relaxed)
+    }
+
     /// How many streams are open on this link.
     #[getter]
     fn streams(&self) -> u32 {
@@ -265,6 +279,11 @@ impl ClientLink {
     fn dead(&self) -> bool {
         self.link.dead.load(Relaxed)
     }
+}
+
+/// A limit as it travels: 0 for none.
+fn milliseconds(seconds: Option<f64>) -> u64 {
+    seconds.map_or(0, |seconds| ((seconds * 1000.0).ceil() as u64).max(1))
 }
 
 /// Cancels a stream's function in its worker.

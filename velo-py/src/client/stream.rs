@@ -31,6 +31,8 @@ pub struct ClientEnds {
     pub(super) patient: AtomicBool,
     /// The user has let go of the stream: its last results are dropped.
     pub(super) orphaned: AtomicBool,
+    /// It has limits that the supervisor keeps.
+    pub(super) limited: bool,
     pub(super) this: Weak<dyn Sweep>,
     pub(super) name: String,
 }
@@ -395,6 +397,9 @@ impl ClientEnds {
         if let Some(rings) = rings {
             self.awake();
             drop(rings);
+            if self.limited {
+                self.link.end.end_limit();
+            }
             self.link.recycle(py, self.slot);
         }
         self.waits.wake(py);

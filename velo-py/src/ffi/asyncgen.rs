@@ -49,6 +49,11 @@ impl AsyncGen {
         }
     }
 
+    /// The user's generator itself.
+    pub fn object(&self) -> &Py<PyAny> {
+        &self.generator
+    }
+
     /// Runs it to its next result, its next wait or its end.
     pub fn resume(&mut self, py: Python<'_>, value: &Bound<'_, PyAny>) -> PyResult<Resumed> {
         if self.pending.is_none() {

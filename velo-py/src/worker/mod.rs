@@ -6,11 +6,13 @@ mod watch;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyTuple};
 use velo_shm::{Consumer, Limits, LinkEnd, Producer};
 
+use crate::budget::Budget;
 use crate::cell::GilCell;
 use crate::control::{self, Control};
 use crate::errors;
@@ -104,10 +106,12 @@ impl WorkerLink {
         &self,
         py: Python<'_>,
         event_loop: Py<PyAny>,
-        slot: u32,
-        stream: u64,
+        place: (u32, u64),
         limits: (u32, u64, bool),
+        budgets: (Option<f64>, Option<f64>),
+        name: String,
     ) -> PyResult<StreamPort> {
+        let (slot, stream) = place;
         let (buffer, max_bytes, drops) = limits;
         let limits = Limits {
             events: buffer,
@@ -141,7 +145,10 @@ impl WorkerLink {
         self.link
             .state
             .with(py, |state| state.ports.insert(slot, port.clone()))?;
-        Ok(StreamPort::new(Port::Ring(port)))
+        let port = Port::Ring(port);
+        let (stall, event) = budgets;
+        let budget = Budget::new(name, &port, stall, event);
+        Ok(StreamPort::new(port, budget))
     }
 
     /// Lets no more streams in: this worker is about to end.
@@ -194,10 +201,13 @@ impl WorkerLink {
                     buffer,
                     max_bytes,
                     drops,
+                    stall_ms,
+                    event_ms,
                     name,
                 }) => {
                     let limits = (buffer, max_bytes, drops);
-                    ("open", slot, stream, function, limits, name).into_pyobject(py)?
+                    let budgets = (seconds(stall_ms), seconds(event_ms));
+                    ("open", (slot, stream), function, limits, budgets, name).into_pyobject(py)?
                 }
                 Some(Control::Levels { packed }) => {
                     ("levels", PyBytes::new(py, &packed)).into_pyobject(py)?
@@ -215,4 +225,9 @@ impl WorkerLink {
             });
         }
     }
+}
+
+/// A limit as it travels: 0 for none.
+fn seconds(ms: u64) -> Option<f64> {
+    (ms > 0).then(|| Duration::from_millis(ms).as_secs_f64())
 }

@@ -4,6 +4,7 @@ use std::sync::{Arc, Weak};
 
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
+use velo_shm::Allowance;
 
 use super::Link;
 use crate::aside::Aside;
@@ -95,12 +96,27 @@ impl RingPort {
         })?
     }
 
+    /// See [`Port::event`].
+    #[inline]
+    pub fn event(&self, py: Python<'_>) -> u64 {
+        self.ends.with(py, |ends| ends.event()).unwrap_or(0)
+    }
+
+    /// See [`Port::allow`].
+    pub fn allow(&self, allowance: Option<Allowance>) {
+        self.link.end.allow(self.slot, allowance);
+    }
+
     /// Runs a step of the function with its name on the link's board.
     #[inline]
-    pub fn on_board<R>(&self, py: Python<'_>, step: impl FnOnce() -> R) -> R {
-        let event = self.ends.with(py, |ends| ends.event()).unwrap_or(0);
+    pub fn on_board<R>(
+        &self,
+        py: Python<'_>,
+        allowance: Option<Allowance>,
+        step: impl FnOnce() -> R,
+    ) -> R {
         let end = &self.link.end;
-        end.begin_step(self.slot, self.number, event, None);
+        end.begin_step(self.slot, self.number, self.event(py), allowance);
         let came = step();
         end.end_step();
         came

@@ -116,6 +116,7 @@ impl Pool {
                     link,
                     worker: info,
                     exit,
+                    why: dead.killed,
                 });
             }
         }

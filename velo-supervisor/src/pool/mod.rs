@@ -7,7 +7,9 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
-use crate::protocol::{Exit, LinkId, Refusal, RequestId, WorkerInfo};
+use velo_shm::{Progress, Running};
+
+use crate::protocol::{Exit, Killed, LinkId, Refusal, RequestId, WorkerInfo};
 use restarts::Restarts;
 
 mod deaths;
@@ -16,6 +18,9 @@ mod settle;
 mod stop;
 #[cfg(test)]
 mod tests;
+mod watch;
+
+pub(crate) use watch::Watch;
 
 pub(crate) type ClientId = u64;
 pub(crate) type WorkerId = u32;
@@ -48,6 +53,16 @@ pub(crate) trait Gauges {
     fn opened(&self, link: LinkId) -> u64;
     /// Closes it for new streams, unless one is open.
     fn retire(&self, link: LinkId) -> bool;
+    /// The function of one of its streams that runs, if one does.
+    fn running(&self, link: LinkId) -> Option<Running>;
+    /// How far its worker has come.
+    fn progress(&self, link: LinkId) -> Progress;
+    /// Whether its awake worker has something to look at.
+    fn input_waits(&self, link: LinkId) -> bool;
+    /// Stops watching it, unless streams are open that ask for it; true if so.
+    fn stop_watching(&self, link: LinkId) -> bool;
+    /// How many bytes of stacks the worker has written.
+    fn written(&self, worker: WorkerId) -> u64;
 }
 
 /// What is to be done.
@@ -90,6 +105,11 @@ pub(crate) enum Action {
         link: LinkId,
         worker: WorkerInfo,
         exit: Exit,
+        why: Option<Killed>,
+    },
+    /// Have the worker write down the stacks of its threads.
+    AskForStacks {
+        worker: WorkerId,
     },
     Stop {
         worker: WorkerId,
@@ -130,6 +150,8 @@ struct Link {
     attached: bool,
     opened: u64,
     quiet_since: Instant,
+    /// What it is looked at for.
+    watch: Option<Watch>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -155,6 +177,12 @@ struct Worker {
     fault: Option<&'static str>,
     links: BTreeSet<LinkId>,
     idle_since: Instant,
+    /// What the looks at it have shown.
+    seen: Option<watch::Seen>,
+    /// It was told to write its stacks.
+    writing: Option<watch::Writing>,
+    /// What it is killed for.
+    killed: Option<Killed>,
     /// It has ended; until then its exit status may still come.
     ended: Option<Instant>,
 }
@@ -180,6 +208,7 @@ pub(crate) struct Pool {
     next_worker: WorkerId,
     next_link: u64,
     next_look: Option<Instant>,
+    next_watch: Option<Instant>,
     actions: Vec<Action>,
     /// When no client has ever come, or all is to end, no worker is made.
     open: bool,
@@ -201,6 +230,7 @@ impl Pool {
             next_worker: 1,
             next_link: 1,
             next_look: None,
+            next_watch: None,
             actions: Vec::new(),
             open: false,
             closing: false,

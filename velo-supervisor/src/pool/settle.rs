@@ -14,6 +14,7 @@ impl Pool {
     pub(crate) fn settle(&mut self, now: Instant, gauges: &impl Gauges) -> Vec<Action> {
         self.restarts.forgive(now);
         self.bury_ended(now);
+        self.look_at_workers(now, gauges);
         self.advance_stops(now);
         self.look_at_links(now, gauges);
         self.stop_idle_workers(now);
@@ -49,6 +50,7 @@ impl Pool {
         };
         workers
             .chain(self.next_look)
+            .chain(self.watch_deadline())
             .chain(retry)
             .chain(refill)
             .min()
@@ -190,6 +192,7 @@ impl Pool {
             attached: false,
             opened: 0,
             quiet_since: now,
+            watch: None,
         };
         self.links.insert(link, state);
         if let Some(known) = self.workers.get_mut(&worker) {
@@ -209,6 +212,9 @@ impl Pool {
             fault: None,
             links: BTreeSet::new(),
             idle_since: now,
+            seen: None,
+            writing: None,
+            killed: None,
             ended: None,
         };
         self.workers.insert(worker, state);

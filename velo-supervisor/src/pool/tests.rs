@@ -6,6 +6,8 @@ use std::collections::{HashMap, HashSet};
 use super::deaths::HEALTHY_AFTER;
 use super::*;
 
+mod watch;
+
 const IDLE: Duration = Duration::from_secs(10);
 const MS: Duration = Duration::from_millis(1);
 
@@ -14,6 +16,12 @@ struct Fake {
     residents: HashMap<LinkId, u32>,
     opened: HashMap<LinkId, u64>,
     retired: RefCell<HashSet<LinkId>>,
+    running: HashMap<LinkId, Running>,
+    progress: HashMap<LinkId, Progress>,
+    waiting: HashSet<LinkId>,
+    /// No open stream asks for looks any more.
+    unlimited: HashSet<LinkId>,
+    written: HashMap<WorkerId, u64>,
 }
 
 impl Gauges for Fake {
@@ -28,6 +36,26 @@ impl Gauges for Fake {
     fn retire(&self, link: LinkId) -> bool {
         let free = self.residents(link) == 0;
         free && self.retired.borrow_mut().insert(link)
+    }
+
+    fn running(&self, link: LinkId) -> Option<Running> {
+        self.running.get(&link).copied()
+    }
+
+    fn progress(&self, link: LinkId) -> Progress {
+        self.progress.get(&link).copied().unwrap_or_default()
+    }
+
+    fn input_waits(&self, link: LinkId) -> bool {
+        self.waiting.contains(&link)
+    }
+
+    fn stop_watching(&self, link: LinkId) -> bool {
+        self.unlimited.contains(&link)
+    }
+
+    fn written(&self, worker: WorkerId) -> u64 {
+        self.written.get(&worker).copied().unwrap_or(0)
     }
 }
 
@@ -199,6 +227,7 @@ fn a_death_is_told_at_once_with_its_status_or_soon_without() {
         link,
         worker: info,
         exit,
+        why: None,
     };
     assert_eq!(
         rig.settle(),
@@ -217,6 +246,7 @@ fn a_death_is_told_at_once_with_its_status_or_soon_without() {
         link,
         worker: info,
         exit: Exit::Unknown,
+        why: None,
     };
     assert!(done.contains(&unknown), "{done:?}");
 }

@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::{Event, Reactor};
 use crate::link::HeldLink;
 use crate::pool::{Action, ClientId, WorkerId};
-use crate::protocol::{Exit, LinkId, Ran, ToClient, ToWorker, WorkerInfo};
+use crate::protocol::{Exit, Killed, LinkId, Ran, ToClient, ToWorker, WorkerInfo};
 use crate::worker::WorkerProcess;
 
 impl Reactor {
@@ -46,7 +46,7 @@ impl Reactor {
             Action::Attach { worker, link } => match HeldLink::create(worker) {
                 Ok(mut held) => {
                     self.tell_worker(worker, &ToWorker::Attach { link }, held.take_for_worker());
-                    self.links.0.insert(link, held);
+                    self.links.insert(link, held);
                 }
                 Err(why) => self.pool.attach_failed(now, worker, link, why),
             },
@@ -56,7 +56,7 @@ impl Reactor {
                 link,
                 worker,
             } => {
-                if let Some(held) = self.links.0.get_mut(&link) {
+                if let Some(held) = self.links.get_mut(&link) {
                     let fds = held.take_for_client();
                     let message = ToClient::Link {
                         request,
@@ -79,7 +79,7 @@ impl Reactor {
                 );
             }
             Action::Detach { worker, link } => {
-                self.links.0.remove(&link);
+                self.links.remove(&link);
                 self.tell_worker(worker, &ToWorker::Detach { link }, Vec::new());
             }
             Action::Retired { client, link } => {
@@ -90,10 +90,16 @@ impl Reactor {
                 link,
                 worker,
                 exit,
+                why,
             } => {
                 tracing::warn!(worker = worker.id, pid = worker.pid, %exit, "a worker died");
-                let message = self.obituary(link, worker, exit);
+                let message = self.obituary(link, worker, exit, why);
                 self.tell_client(now, client, &message, Vec::new());
+            }
+            Action::AskForStacks { worker } => {
+                if let Some(known) = self.workers.get(&worker) {
+                    known.ask_for_stacks();
+                }
             }
             Action::Stop { worker, step } => {
                 if let Some(known) = self.workers.get_mut(&worker) {
@@ -102,23 +108,29 @@ impl Reactor {
             }
             Action::Forget { worker } => {
                 self.workers.remove(&worker);
-                self.links.0.retain(|_, held| held.worker() != worker);
+                self.links.retain(|_, held| held.worker() != worker);
             }
             Action::ForgetLink { link } => {
-                self.links.0.remove(&link);
+                self.links.remove(&link);
             }
         }
     }
 
     /// What is to be said of a dead worker to the client of this link. Its links are kept until all
     /// is said.
-    fn obituary(&self, link: LinkId, worker: WorkerInfo, exit: Exit) -> ToClient {
+    fn obituary(
+        &self,
+        link: LinkId,
+        worker: WorkerInfo,
+        exit: Exit,
+        why: Option<Killed>,
+    ) -> ToClient {
         let stacks = self
             .workers
             .get(&worker.id)
             .map(WorkerProcess::stacks)
             .unwrap_or_default();
-        let mut links = self.links.0.iter();
+        let mut links = self.links.iter();
         let ran = links
             .find(|(_, held)| held.worker() == worker.id && held.end().running().is_some())
             .map(|(id, _)| *id);
@@ -134,7 +146,7 @@ impl Reactor {
             worker,
             exit,
             ran,
-            why: None,
+            why,
             stack: stacks.text,
         }
     }

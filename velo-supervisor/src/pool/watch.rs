@@ -1,0 +1,222 @@
+//! Workers that stand still: noticed, made to write down their stacks, killed.
+//!
+//! Looks are taken only while streams are open whose limits ask for it. A look compares what links
+//! show with what they showed at the look before: a worker has made no progress if nothing changed,
+//! by the supervisor's own clock.
+
+use velo_shm::{Progress, Setting};
+
+use super::*;
+
+/// So many looks are taken within the shortest limit.
+const LOOKS_PER_LIMIT: u32 = 4;
+/// Looks are not more frequent than this.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
+/// And, however long the limits are, not rarer than this.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// A worker that is to be killed may write its stacks for so long.
+const WRITING_BOUND: Duration = Duration::from_millis(500);
+/// What it has written is whole when nothing was added for so long.
+const WRITING_PAUSE: Duration = Duration::from_millis(10);
+
+/// What the streams of a link ask to be looked at for: the strictest of those there were.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Watch {
+    /// How long a step may take.
+    pub(crate) stall: Option<Duration>,
+}
+
+impl Watch {
+    fn strictest(self, other: Watch) -> Watch {
+        let stall = [self.stall, other.stall].into_iter().flatten().min();
+        Watch { stall }
+    }
+}
+
+/// What the looks at a worker have shown.
+#[derive(Debug)]
+pub(super) struct Seen {
+    progress: Vec<(LinkId, Progress)>,
+    /// Nothing has changed since.
+    since: Instant,
+    /// Nothing has changed, and something waited for it, since.
+    waiting: Option<Instant>,
+}
+
+/// A worker's last words.
+#[derive(Debug)]
+pub(super) struct Writing {
+    written: u64,
+    next_look: Instant,
+}
+
+impl Pool {
+    /// A client asks for an eye on the worker of one of its links. False if it has no such link.
+    pub(crate) fn watch(
+        &mut self,
+        now: Instant,
+        client: ClientId,
+        link: LinkId,
+        asked: Watch,
+    ) -> bool {
+        let Some(known) = self.links.get_mut(&link).filter(|l| l.client == client) else {
+            return false;
+        };
+        known.watch = Some(known.watch.unwrap_or_default().strictest(asked));
+        self.next_watch = Some(now);
+        true
+    }
+
+    /// Takes the looks that are due.
+    pub(super) fn look_at_workers(&mut self, now: Instant, gauges: &impl Gauges) {
+        self.look_at_writing(now, gauges);
+        if self.next_watch.is_none_or(|at| at > now) {
+            return;
+        }
+        let mut pause: Option<Duration> = None;
+        for (&id, link) in &mut self.links {
+            if link.watch.is_some() && gauges.stop_watching(id) {
+                link.watch = None;
+            }
+            let stall = link.watch.and_then(|watch| watch.stall);
+            let between = stall.map(|limit| limit / LOOKS_PER_LIMIT);
+            pause = [pause, between].into_iter().flatten().min();
+        }
+        self.next_watch = pause.map(|pause| now + pause.clamp(SHORTEST_PAUSE, LONGEST_PAUSE));
+        let mut still = Vec::new();
+        for (&id, worker) in &mut self.workers {
+            if let Some(killed) = worker.look(now, &self.links, gauges) {
+                still.push((id, killed));
+            }
+        }
+        for (worker, killed) in still {
+            self.kill_for(now, worker, killed);
+        }
+    }
+
+    /// Has a worker write down its stacks, and then killed.
+    fn kill_for(&mut self, now: Instant, worker: WorkerId, why: Killed) {
+        self.requeue(worker);
+        let Some(known) = self.workers.get_mut(&worker) else {
+            return;
+        };
+        known.killed = Some(why);
+        known.writing = Some(Writing {
+            written: 0,
+            next_look: now + WRITING_PAUSE,
+        });
+        // The next step is to be killed.
+        known.stage = Stage::Stopping {
+            step: Step::Terminate,
+            until: Some(now + WRITING_BOUND),
+            terminate: Duration::ZERO,
+        };
+        self.actions.push(Action::AskForStacks { worker });
+    }
+
+    /// Kills those that have written their stacks, before their time is up. One that has moved on
+    /// meanwhile is let go: what it runs now is not what is to be killed.
+    fn look_at_writing(&mut self, now: Instant, gauges: &impl Gauges) {
+        for (&id, worker) in &mut self.workers {
+            if worker.writing.is_some() && !self.closing && worker.has_moved(gauges) {
+                (worker.writing, worker.killed, worker.seen) = (None, None, None);
+                worker.stage = Stage::Running;
+            }
+            let Some(writing) = &mut worker.writing else {
+                continue;
+            };
+            if writing.next_look > now {
+                continue;
+            }
+            let written = gauges.written(id);
+            let over = written > 0 && written == writing.written;
+            writing.written = written;
+            writing.next_look = now + WRITING_PAUSE;
+            if let Stage::Stopping {
+                step: Step::Terminate,
+                until,
+                ..
+            } = &mut worker.stage
+            {
+                if over {
+                    *until = Some(now);
+                }
+            } else {
+                worker.writing = None;
+            }
+        }
+    }
+
+    /// When to take the next look.
+    pub(super) fn watch_deadline(&self) -> Option<Instant> {
+        let writing = self.workers.values().filter_map(|worker| {
+            let alive = worker.ended.is_none();
+            worker
+                .writing
+                .as_ref()
+                .filter(|_| alive)
+                .map(|writing| writing.next_look)
+        });
+        writing.chain(self.next_watch).min()
+    }
+}
+
+impl Worker {
+    fn progress(&self, gauges: &impl Gauges) -> Vec<(LinkId, Progress)> {
+        let links = self.links.iter();
+        links.map(|&link| (link, gauges.progress(link))).collect()
+    }
+
+    /// Whether it has done anything since the last look.
+    fn has_moved(&self, gauges: &impl Gauges) -> bool {
+        let seen = self.seen.as_ref();
+        seen.is_some_and(|seen| seen.progress != self.progress(gauges))
+    }
+
+    /// Compares what its links show with what they showed at the last look. Gives what it is to be
+    /// killed for, if anything.
+    fn look(
+        &mut self,
+        now: Instant,
+        links: &BTreeMap<LinkId, Link>,
+        gauges: &impl Gauges,
+    ) -> Option<Killed> {
+        let watches = || self.links.iter().filter_map(|id| links.get(id)?.watch);
+        if self.writing.is_some() {
+            return None; // it is told from what it did then
+        }
+        if self.stage != Stage::Running || self.ended.is_some() || watches().next().is_none() {
+            self.seen = None;
+            return None;
+        }
+        let progress = self.progress(gauges);
+        let waits = self.links.iter().any(|&link| gauges.input_waits(link));
+        let running = self.links.iter().find_map(|&link| gauges.running(link));
+        let shortest = watches().filter_map(|watch| watch.stall).min();
+        let seen = match &mut self.seen {
+            Some(seen) if seen.progress == progress => seen,
+            seen => seen.insert(Seen {
+                progress,
+                since: now,
+                waiting: None,
+            }),
+        };
+        if waits {
+            seen.waiting.get_or_insert(now);
+        } else {
+            seen.waiting = None;
+        }
+        if let Some(allowance) = running.map(|running| running.allowance) {
+            let allowance = allowance?; // it may go on for as long as it likes
+            let stalled = now.saturating_duration_since(seen.since) >= allowance.time;
+            return stalled.then_some(Killed::Step {
+                ms: allowance.time.as_millis() as u64,
+                event: allowance.setting == Setting::Event,
+            });
+        }
+        let waited = now.saturating_duration_since(seen.waiting?);
+        (waited >= shortest?).then_some(Killed::Still {
+            ms: waited.as_millis() as u64,
+        })
+    }
+}
