@@ -17,6 +17,9 @@ from velo.testing._replay import again
 
 __all__ = ["replay"]
 
+# Of more streams than that, only those that are different are shown one by one.
+_FEW = 20
+
 
 @click.command(short_help="Run recorded streams again, and show the first difference.")
 @click.argument("paths", nargs=-1, required=True, metavar="FILE|FOLDER...")
@@ -57,7 +60,8 @@ def replay(
             click.echo()
         recording, outcome = _again(os.fspath(path), fn, until)
         different += outcome.difference is not None
-        _show(recording, outcome, until)
+        if len(found) <= _FEW or outcome.difference is not None:
+            _show(recording, outcome, until)
     if len(found) > 1:
         click.echo(f"{len(found):,} streams, {different:,} different")
     context.exit(1 if different else 0)

@@ -35,6 +35,19 @@ def test_the_same(velo, recorded):
     assert done.out.endswith("2 streams, 0 different\n")
 
 
+def test_of_many_only_those_that_differ_are_shown(velo, recorded):
+    for number in range(20):
+        for path in list(recorded.glob("sums-?.*")):
+            path.with_name(f"copy-{number}-{path.name}").write_bytes(path.read_bytes())
+    done = velo("replay", "kept")
+    assert (done.code, done.out) == (0, "42 streams, 0 different\n")
+    velo.file("other.py", STEPS.replace("\n    ", "\n").replace("total}", "total or None}"))
+    done = velo("replay", "kept", "--function", "other.py:sums")
+    assert done.code == 1
+    assert done.out.count(": different") == 21
+    assert ": the same" not in done.out
+
+
 def test_different(velo, recorded):
     script = velo.folder / "steps.py"
     script.write_text(script.read_text().replace("yield {", "yield total > 10 or {"))
