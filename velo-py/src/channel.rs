@@ -171,9 +171,9 @@ impl Channel {
     }
 
     /// Has what is wanted come at once, if that is possible: runs an inline function, or looks for a
-    /// short while, with the GIL released, at what a worker does.
+    /// short while, with the GIL released, at what a worker does. How many ticks it has looked.
     #[inline]
-    pub fn spin(&self, py: Python<'_>, want: Want) -> PyResult<()> {
+    pub fn spin(&self, py: Python<'_>, want: Want) -> PyResult<u64> {
         either!(self, side => side.spin(py, want))
     }
 

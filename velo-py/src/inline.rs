@@ -29,8 +29,11 @@ impl InlineChannel {
     }
 
     /// See [`Channel::spin`](crate::channel::Channel::spin).
-    pub fn spin(&self, py: Python<'_>, _want: Want) -> PyResult<()> {
-        self.aside.as_ref().map_or(Ok(()), |aside| aside.step(py))
+    pub fn spin(&self, py: Python<'_>, _want: Want) -> PyResult<u64> {
+        if let Some(aside) = &self.aside {
+            aside.step(py)?;
+        }
+        Ok(0)
     }
 }
 

@@ -162,7 +162,7 @@ impl Operation {
         if self.core.channel.is_finished(py)? {
             return Err(self.core.ended_early(py));
         }
-        self.core.channel.spin(py, SPACE)?;
+        self.core.spin(py, SPACE)?;
         self.core.sleep(py, &self.core.waits.send, SPACE)
     }
 
@@ -303,7 +303,7 @@ impl Operation {
 
     fn wait_for_results(&self, py: Python<'_>, want: Want) -> PyResult<Option<Step>> {
         self.core.channel.flush_results(py)?;
-        self.core.channel.spin(py, want)?;
+        self.core.spin(py, want)?;
         self.core.sleep(py, &self.core.waits.recv, want)
     }
 

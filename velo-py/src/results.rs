@@ -149,7 +149,7 @@ impl Results {
             if state.source.is_some() {
                 want.space = true;
                 if self.core.channel.free_events(py)? > 0 && self.fill(py, state)? > 0 {
-                    self.core.channel.spin(
+                    self.core.spin(
                         py,
                         Want {
                             space: false,
@@ -171,7 +171,7 @@ impl Results {
                     }
                 };
             }
-            self.core.channel.spin(py, want)?;
+            self.core.spin(py, want)?;
             if let Some(step) = self.core.sleep(py, &self.core.waits.recv, want)? {
                 if let Step::Yield(future) = &step {
                     state.asleep = Some(future.clone_ref(py));

@@ -1,12 +1,12 @@
 //! Python objects in and out of a pair of rings: what both ends of a process-mode stream share.
 
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, LazyLock, OnceLock, Weak};
 
 use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes};
 use velo_shm::{
     Consumer, Full, Lease, LinkEnd, Loan, Part, Producer, ReserveError, RingCorrupted, Spin,
-    lending_len,
+    lending_len, ticks,
 };
 
 use crate::channel::Offer;
@@ -46,7 +46,7 @@ impl Rings {
         Rings {
             producer,
             consumer,
-            spin: Spin::new(),
+            spin: new_spin(),
             stalled: None,
             bytes_out: 0,
             bytes_in: 0,
@@ -357,7 +357,20 @@ pub fn corruption(corrupted: &RingCorrupted) -> PyErr {
     ))
 }
 
-/// Spins with the GIL released until `ready`, for as long as it has been paying off.
+/// Whether anything here spins: `VELO_SPIN=0` says no, which is for measuring what spinning gives.
+static SPINS: LazyLock<bool> =
+    LazyLock::new(|| std::env::var_os("VELO_SPIN").is_none_or(|value| value != "0"));
+
+/// What a place that has something to wait for learns by.
+pub fn new_spin() -> Spin {
+    match *SPINS {
+        true => Spin::new(),
+        false => Spin::never(),
+    }
+}
+
+/// Spins with the GIL released until something came, for as long as it has been paying off. How
+/// many ticks that took.
 #[inline]
 pub fn spin(
     py: Python<'_>,
@@ -365,7 +378,7 @@ pub fn spin(
     (end, slot): (&LinkEnd, u32),
     space: bool,
     handled: bool,
-) {
+) -> u64 {
     let Rings {
         producer,
         consumer,
@@ -373,9 +386,12 @@ pub fn spin(
         ..
     } = rings;
     if consumer.has_data() {
-        return;
+        return 0;
     }
-    let Some(budget) = spin.budget() else { return };
+    let Some(budget) = spin.budget() else {
+        return 0;
+    };
+    let began = ticks::now();
     let mut rounds = 0u32;
     py.detach(|| {
         spin.spin_for(budget, || {
@@ -386,4 +402,5 @@ pub fn spin(
                 || (rounds.is_multiple_of(8) && end.any_ready_but(slot))
         })
     });
+    ticks::now().saturating_sub(began)
 }

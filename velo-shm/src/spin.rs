@@ -32,6 +32,8 @@ pub struct Spin {
     confidence: u32,
     /// Waits since it stopped paying.
     skipped: u32,
+    /// It never pays, whatever is found.
+    never: bool,
 }
 
 impl Default for Spin {
@@ -46,12 +48,24 @@ impl Spin {
         Spin {
             confidence: GAIN,
             skipped: 0,
+            never: false,
+        }
+    }
+
+    /// One that never spins: for measuring what spinning gives.
+    pub fn never() -> Self {
+        Spin {
+            never: true,
+            ..Self::new()
         }
     }
 
     /// How long to spin in this wait; `None` for not at all. Say [`found`](Self::found) afterwards
     /// if you do.
     pub fn budget(&mut self) -> Option<Duration> {
+        if self.never {
+            return None;
+        }
         if self.confidence > 0 {
             return Some(LONG);
         }
@@ -146,10 +160,19 @@ mod tests {
         let mut spin = Spin {
             confidence: 0,
             skipped: PROBE_EVERY - 1,
+            ..Spin::new()
         };
         assert_eq!(spin.budget(), Some(LONG));
         spin.found(false);
         assert_eq!(spin.budget(), None);
+    }
+
+    #[test]
+    fn one_that_never_spins_is_not_even_tried() {
+        let mut spin = Spin::never();
+        assert!((0..3 * PROBE_EVERY).all(|_| spin.budget().is_none()));
+        assert!(spin.spin(|| true), "it looks once all the same");
+        assert!(!spin.spin(|| false));
     }
 
     #[test]

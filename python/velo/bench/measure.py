@@ -149,6 +149,10 @@ class Row:
         reached = self.value if self.ratio is None else self.ratio
         return reached >= self.must if self.unit.endswith("/s") else reached <= self.must
 
+    def named(self, beside: str) -> Row:
+        """Return the row with another name for what it stands beside."""
+        return dataclasses.replace(self, beside=beside)
+
 
 def compare(
     figures: Figures,

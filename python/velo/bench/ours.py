@@ -189,7 +189,7 @@ def cpu_bound(mode: str, workers: int | None, streams: int, count: int) -> Measu
             await stream.recv()
 
         each = count // streams
-        return await _together(opened, lambda stream: stream.feed(range(each)), each)
+        return await together(opened, lambda stream: stream.feed(range(each)), each)
 
     return asyncio.run(run())
 
@@ -205,12 +205,12 @@ def frames(shape: list[int], ahead: int, streams: int, count: int) -> Measured:
             async for _ in stream.feed([frame] * 4 * ahead):
                 pass  # warm workers, rings of their final size
         each = count // streams
-        return await _together(opened, lambda stream: stream.feed([frame] * each), each)
+        return await together(opened, lambda stream: stream.feed([frame] * each), each)
 
     return asyncio.run(run())
 
 
-async def _together(
+async def together(
     opened: list[Stream[Any, Any]],
     feed: Callable[[Stream[Any, Any]], AsyncIterator[Any]],
     each: int,

@@ -15,7 +15,16 @@ if TYPE_CHECKING:
 
 __all__ = ["bench"]
 
-NAMES = ["throughput", "latency", "startup", "concurrency", "memory", "frames", "scaling"]
+NAMES = [
+    "throughput",
+    "latency",
+    "startup",
+    "concurrency",
+    "memory",
+    "frames",
+    "scaling",
+    "spinning",
+]
 
 
 @click.command(short_help="Measure velo beside its floors and its peers.")

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::num::NonZero;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::thread::available_parallelism;
 use std::time::Duration;
@@ -26,9 +26,12 @@ const MENTIONS: usize = 64;
 /// A stream that was woken so recently is likely to be woken again at once.
 const LATELY: Duration = Duration::from_micros(1500);
 
+/// Naps that turn out to be too long are left out for so many waits.
+const WITHOUT_NAPS: u32 = 1000;
+
 /// Whether this process may spin without taking a core from a worker that could use it.
 #[inline]
-pub fn may_spin() -> bool {
+fn cores_are_free() -> bool {
     static CORES: OnceLock<usize> = OnceLock::new();
     let cores = CORES.get_or_init(|| available_parallelism().map_or(1, NonZero::get));
     BUSY.load(Relaxed) < *cores
@@ -54,6 +57,8 @@ pub struct Link {
     pub(super) mentioned: AtomicUsize,
     /// When a sleeping stream was last woken, in ticks.
     pub(super) woken: AtomicU64,
+    /// Waits for which no nap is tried: the worker is done before one is over.
+    pub(super) no_naps: AtomicU32,
     pub(super) dead: AtomicBool,
     /// Streams are open on it, as counted in `BUSY`.
     pub(super) busy: AtomicBool,
@@ -73,8 +78,35 @@ pub struct LinkState {
 }
 
 impl Link {
+    /// Whether to look for what the worker does before sleeping: where cores are free, or where
+    /// workers are done so soon that they give theirs back.
+    #[inline]
+    pub fn may_spin(&self) -> bool {
+        cores_are_free() || self.no_naps.load(Relaxed) > 0
+    }
+
     /// Handles what the worker told: wakes streams, reads control messages.
     pub fn process_ready(&self, py: Python<'_>) {
+        self.process_woken(py, |_| ());
+    }
+
+    /// The nap is over: handles what came meanwhile.
+    pub(super) fn nap_over(&self, py: Python<'_>) {
+        self.napping.store(false, Relaxed);
+        let (mut woken, mut idle) = (0, 0);
+        self.process_woken(py, |stream| {
+            woken += 1;
+            idle += u32::from(stream.was_starved(py));
+        });
+        // A nap is only for workers that have enough to do until it is over.
+        if woken > 0 && idle == woken {
+            self.no_naps.store(WITHOUT_NAPS, Relaxed);
+        }
+        self.rearm(py);
+    }
+
+    /// As `process_ready`; calls `woken` with each stream on which somebody slept.
+    fn process_woken(&self, py: Python<'_>, mut woken: impl FnMut(&ClientEnds)) {
         let mut ready = Vec::new();
         self.end.take_ready(|slot| ready.push(slot));
         for slot in ready {
@@ -87,6 +119,7 @@ impl Link {
             };
             if stream.awake() {
                 self.woken.store(ticks::now(), Relaxed);
+                woken(&stream);
             }
             if stream.orphaned.load(Relaxed) {
                 stream.drop_results(py);
@@ -169,10 +202,16 @@ impl Link {
     ///
     /// Where workers could use the core, being woken for each of many results would cost them more
     /// than the results are worth. So bulk transfer that was woken just now looks again after a
-    /// millisecond; if there was nothing then, it is woken as usual.
+    /// millisecond; if there was nothing then, it is woken as usual. Where workers were done before
+    /// that, it is left out for a while.
     pub(super) fn nap(&self, py: Python<'_>) -> PyResult<bool> {
         let patient = self.asleep.load(Relaxed) <= self.patient.load(Relaxed);
-        if !patient || may_spin() || self.dead.load(Relaxed) {
+        if !patient || cores_are_free() || self.dead.load(Relaxed) {
+            return Ok(false);
+        }
+        let without = self.no_naps.load(Relaxed);
+        if without > 0 {
+            self.no_naps.store(without - 1, Relaxed);
             return Ok(false);
         }
         let since = ticks::now().saturating_sub(self.woken.load(Relaxed));

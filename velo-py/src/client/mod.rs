@@ -7,7 +7,7 @@ mod stream;
 
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::{AsFd, AsRawFd};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 
 use pyo3::prelude::*;
@@ -55,6 +55,7 @@ impl ClientLink {
             waking: AtomicBool::new(false),
             mentioned: AtomicUsize::new(0),
             woken: AtomicU64::new(0),
+            no_naps: AtomicU32::new(0),
             dead: AtomicBool::new(false),
             busy: AtomicBool::new(false),
             opened: AtomicU64::new(0),
@@ -118,9 +119,7 @@ impl ClientLink {
 
     /// The nap is over.
     fn nap_over(&self, py: Python<'_>) {
-        self.link.napping.store(false, Relaxed);
-        self.link.process_ready(py);
-        self.link.rearm(py);
+        self.link.nap_over(py);
     }
 
     /// The doorbell rang.
@@ -193,6 +192,7 @@ impl ClientLink {
             waits: waits.clone(),
             asleep: AtomicBool::new(false),
             patient: AtomicBool::new(false),
+            left: AtomicU32::new(0),
             orphaned: AtomicBool::new(false),
             limited: budgets != (None, None),
             this: this.clone(),

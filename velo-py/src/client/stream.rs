@@ -1,13 +1,13 @@
 //! One process-mode stream, as its client has it.
 
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
 use super::backlog::Backlog;
-use super::link::{self, Link};
+use super::link::Link;
 use crate::cell::GilCell;
 use crate::channel::{Offer, Take, Want};
 use crate::codec::{Blank, codec};
@@ -29,6 +29,8 @@ pub struct ClientEnds {
     pub(super) asleep: AtomicBool,
     /// What sleeps there moves things in bulk.
     pub(super) patient: AtomicBool,
+    /// How many events the worker had left to handle when a nap began.
+    pub(super) left: AtomicU32,
     /// The user has let go of the stream: its last results are dropped.
     pub(super) orphaned: AtomicBool,
     /// It has limits that the supervisor keeps.
@@ -245,16 +247,17 @@ impl RingChannel {
 
     /// See [`Channel::spin`].
     #[inline]
-    pub fn spin(&self, py: Python<'_>, want: Want) -> PyResult<()> {
-        if !link::may_spin() {
-            return Ok(());
+    pub fn spin(&self, py: Python<'_>, want: Want) -> PyResult<u64> {
+        if !self.shared.link.may_spin() {
+            return Ok(0);
         }
         let place = (&*self.shared.link.end, self.shared.slot);
         self.with(py, |ends| {
-            if let Some(rings) = ends.rings.as_mut() {
-                spin(py, rings, place, want.space, want.handled);
-            }
-            Ok(())
+            let spun = ends
+                .rings
+                .as_mut()
+                .map(|rings| spin(py, rings, place, want.space, want.handled));
+            Ok(spun.unwrap_or(0))
         })
     }
 
@@ -308,6 +311,7 @@ impl ClientEnds {
         let patient = want.results && (want.space || want.handled);
         self.be_patient(patient);
         if link.nap(py)? {
+            self.left.store(self.in_flight(py), Relaxed);
             return Ok(true);
         }
         link.end.arm();
@@ -359,6 +363,17 @@ impl ClientEnds {
             self.be_patient(false);
         }
         slept
+    }
+
+    fn in_flight(&self, py: Python<'_>) -> u32 {
+        let count = |ends: &mut Ends| ends.rings.as_mut().map_or(0, |r| r.producer.in_flight());
+        self.ends.with(py, count).unwrap_or(0)
+    }
+
+    /// Whether the worker got through more than half of what it had left when the nap began: a
+    /// little longer, and it would have had nothing to do.
+    pub(super) fn was_starved(&self, py: Python<'_>) -> bool {
+        2 * self.in_flight(py) < self.left.load(Relaxed)
     }
 
     /// Whether what sleeps on this stream may be woken a little late.

@@ -9,6 +9,7 @@ use velo_shm::{LinkEnd, Spin, wait_any};
 
 use super::WorkerLink;
 use crate::ffi::fd;
+use crate::rings::new_spin;
 
 /// More than anybody waits.
 const FOREVER: Duration = Duration::from_secs(86_400);
@@ -29,7 +30,7 @@ impl LinkWatch {
     fn new(selector: i32) -> PyResult<Self> {
         Ok(LinkWatch {
             ends: Vec::new(),
-            spin: Spin::new(),
+            spin: new_spin(),
             selector: fd::duplicate(selector)?,
         })
     }

@@ -9,6 +9,7 @@ from velo.bench.scenarios import (
     latency,
     memory,
     scaling,
+    spinning,
     startup,
     throughput,
 )
@@ -23,4 +24,5 @@ SCENARIOS: dict[str, Callable[[Plan], Iterator[Row]]] = {
     "memory": memory.measure,
     "frames": frames.measure,
     "scaling": scaling.measure,
+    "spinning": spinning.measure,
 }
