@@ -110,21 +110,49 @@ class Client:
         definition = function.definition
         while True:
             link = await self._place(config.workers or usable_cores())
-            levels = _levels.packed()
-            if levels is not link.levels:
-                link.end.set_levels(levels)
-                link.levels = levels
             if function.number not in link.functions:
                 link.end.define(function.number, definition)
                 link.functions.add(function.number)
-            max_bytes = 1 << (config.max_bytes - 1).bit_length()  # rings are powers of two
-            limits = (config.buffer, max_bytes, config.full)
-            budgets = (config.stall_timeout, config.event_timeout)
-            opened = link.end.open(loop, function.number, limits, budgets, name)
-            if opened is not None:
-                self._watch(link, budgets)
+            if (opened := self._open_on(link, loop, function, config, name)) is not None:
                 return opened
+
+    def open_now(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        function: Reference,
+        config: StreamConfig,
+        name: str,
+    ) -> _core.Opened | None:
+        """Do the same where nothing has to be waited for: a worker is there and has the function.
+
+        After a pause every line counts, because it comes from memory again. None: use `open`.
+        """
+        link = self._free(config.workers or usable_cores())
+        if link is None or function.number not in link.functions:
+            return None
+        return self._open_on(link, loop, function, config, name)
+
+    def _open_on(
+        self,
+        link: _Link,
+        loop: asyncio.AbstractEventLoop,
+        function: Reference,
+        config: StreamConfig,
+        name: str,
+    ) -> _core.Opened | None:
+        levels = _levels.packed()
+        if levels is not link.levels:
+            link.end.set_levels(levels)
+            link.levels = levels
+        max_bytes = 1 << (config.max_bytes - 1).bit_length()  # rings are powers of two
+        limits = (config.buffer, max_bytes, config.full)
+        budgets = (config.stall_timeout, config.event_timeout)
+        opened = link.end.open(loop, function.number, limits, budgets, name)
+        if opened is None:
             link.leaving = True  # it takes no more streams: the supervisor will say why
+        else:
+            self._watch(link, budgets)
+        return opened
 
     def _watch(self, link: _Link, budgets: tuple[float | None, ...]) -> None:
         """Have the supervisor look at a worker whose streams have limits."""
@@ -142,10 +170,10 @@ class Client:
     async def _place(self, workers: int) -> _Link:
         """Choose a worker: an idle one, else a new one, else the one with the fewest streams."""
         while True:
+            if (free := self._free(workers)) is not None:
+                return free
             links = self._usable(workers)
             least = _least(links)
-            if least is not None and (len(links) >= workers or least.end.streams == 0):
-                return least
             if len(links) + len(self._requests) < workers and (
                 link := await self._acquire(workers)
             ):
@@ -156,6 +184,14 @@ class Client:
                 return least
             elif not self._links:
                 raise PoolError("all workers are taken, and no more may be started")
+
+    def _free(self, workers: int) -> _Link | None:
+        """Choose a worker for which no other has to be asked for; None if there is none."""
+        links = self._usable(workers)
+        least = _least(links)
+        if least is not None and (len(links) >= workers or least.end.streams == 0):
+            return least
+        return None
 
     def _usable(self, workers: int) -> list[_Link]:
         links = [link for link in self._links.values() if not link.leaving]
@@ -309,8 +345,9 @@ def _log(loop_of: weakref.ref[asyncio.AbstractEventLoop], pid: int, record: byte
         loop.call_soon(_logs.deliver, pid, record)  # handlers are not run in the middle of a step
 
 
+@functools.cache
 def usable_cores() -> int:
-    """How many cores this process may really use."""
+    """How many cores this process may really use. Asked once: it takes the system a while."""
     return _core.usable_cores()
 
 

@@ -178,17 +178,14 @@ class StreamFn(Generic[In, Out]):
         return FunctionMetrics(*self._ledger.figures())
 
     async def _open(self) -> Stream[In, Out]:
-        return await self._open_in(await self._take_place())
+        release = _nothing if self._places is None else await self._take_place()
+        return await self._open_in(release)
 
     async def _open_in(self, release: Callable[[], None]) -> Stream[In, Out]:
         """Open a stream in a place that was taken, which `release` gives back."""
-        # Here, because importing asyncio takes longer than all of velo.
-        import asyncio
-
-        from velo._stream import Stream
-
         try:
-            loop = asyncio.get_running_loop()
+            get_running_loop, stream_type, client_of = _late()
+            loop = get_running_loop()
             name = f"{self._name}-{next(self._numbers)}"
             if self.config.mode == "inline":
                 config = self.config
@@ -196,11 +193,12 @@ class StreamFn(Generic[In, Out]):
                     *(loop, self._runs, config.buffer, config.full, name, config.event_timeout)
                 )
             else:
-                from velo._client import client_of
-
-                opened = await client_of(loop).open(self._reference, self.config, name)
+                client = client_of()(loop)
+                now = client.open_now(loop, self._reference, self.config, name)
+                opened = now or await client.open(self._reference, self.config, name)
             self._ledger.enter(opened)
-            return Stream(opened, name, self.config, loop, release)
+            stream: Stream[In, Out] = stream_type(opened, name, self.config, loop, release)
+            return stream
         except BaseException:
             release()
             raise
@@ -372,3 +370,20 @@ def _restore(described: Any, config: StreamConfig) -> StreamFn[Any, Any]:
 
 def _nothing() -> None:
     pass
+
+
+@functools.cache
+def _late() -> tuple[Any, Any, Any]:
+    """Return what opening a stream needs of asyncio, whose import takes longer than all of velo."""
+    import asyncio
+
+    from velo._stream import Stream
+
+    return asyncio.get_running_loop, Stream, _client
+
+
+@functools.cache
+def _client() -> Any:
+    from velo._client import client_of
+
+    return client_of

@@ -40,6 +40,8 @@ class _Client:
         self.number = number
         self.link = link
         self.functions: dict[int, bytes | Callable[..., Any]] = {}
+        self.context = contextvars.copy_context()
+        self.context.run(logs.link_of_stream.set, link)
         self.tasks: dict[int, asyncio.Task[None]] = {}
 
 
@@ -139,13 +141,12 @@ class _Worker:
         pump = port.load_and_start(functools.partial(self._function, client, function))
         if pump is None:
             return
-        context = contextvars.copy_context()
+        context = client.context.copy()
         context.run(stream_name.set, name)
-        context.run(logs.link_of_stream.set, client.link)
-        task = self._loop.create_task(pump, name=name, context=context)
+        task = asyncio.Task(pump, loop=self._loop, name=name, context=context)
         slot, _ = place
         client.tasks[slot] = task
-        task.add_done_callback(lambda done: _forget(client.tasks, slot, done))
+        task.add_done_callback(functools.partial(_forget, client.tasks, slot))
         port.attach(pump, task, context)
 
     def _function(self, client: _Client, number: int) -> Callable[..., Any]:

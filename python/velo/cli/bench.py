@@ -24,6 +24,7 @@ NAMES = [
     "frames",
     "scaling",
     "spinning",
+    "codec",
 ]
 
 

@@ -106,3 +106,36 @@ def test_more_is_better_only_for_what_is_per_second(unit, value, must, holds):
     row = Row("what", value, unit, must=must)
     assert row.holds is holds
     assert ("NO" in report.cells(row)[-1]) is (holds is False)
+
+
+@pytest.mark.parametrize("use", ["feed", "send and recv", "nothing"])
+def test_what_a_timer_is_late_by_is_measured_beside_a_stream(use):
+    figures = Subject("velo.bench.spinning:lateness", (use, "64 bytes", 0.1)).measure()
+    assert figures["p99"] >= figures["p50"]
+    assert (figures["rate"] > 0) is (use != "nothing")
+
+
+def test_fewer_cores_are_fewer_cores():
+    arguments = (1, "round_trips", "process", "64 bytes", 200)
+    figures = Subject("velo.bench.spinning:pinned", arguments, {"VELO_SPIN": "0"}).measure()
+    assert 0 < figures["p50"] <= figures["p99"]
+
+
+@pytest.mark.parametrize("library", ["velo", "pickle", "ormsgpack", "msgpack"])
+def test_a_codec_is_measured_with_values_that_it_carries(library):
+    from velo.bench.codec import LIBRARIES, VALUES
+    from velo.bench.scenarios.codec import ONLY_PICKLE, OPTIONAL
+
+    if library in OPTIONAL:
+        pytest.importorskip(library)
+    dumps, loads = LIBRARIES[library]()
+    values = {name: make() for name, make in VALUES.items() if name != "a 900 KB array"}
+    for name, value in values.items():
+        if library in OPTIONAL and name in ONLY_PICKLE:
+            with pytest.raises(TypeError):
+                dumps(value)
+        else:
+            assert loads(dumps(value)) == value
+    figures = Subject("velo.bench.codec:codec", (library, "64 bytes", 0.02)).measure()
+    assert figures["encode"] > 0
+    assert figures["decode"] > 0

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 
 from velo.bench.measure import Plan, Row
 from velo.bench.scenarios import (
+    codec,
     concurrency,
     frames,
     latency,
@@ -25,4 +26,5 @@ SCENARIOS: dict[str, Callable[[Plan], Iterator[Row]]] = {
     "frames": frames.measure,
     "scaling": scaling.measure,
     "spinning": spinning.measure,
+    "codec": codec.measure,
 }
