@@ -91,6 +91,10 @@ def test_version_and_help(velo):
 
     assert velo("--version").out == f"velo {__version__}\n"
     assert "run" in velo("--help").out
+    for command in ("run", "record"):
+        said = velo(command, "--help").out
+        assert f"\n    velo {command} flights.py:turnarounds -i flights.csv" in said
+        assert "\\b" not in said
     assert "--max-concurrent" in velo("run", "--help").out
     done = velo()
     assert (done.code, "Usage: velo" in done.out) == (2, True)
