@@ -1,4 +1,7 @@
-"""The client of process mode: one per event loop, its links to workers, and where streams go."""
+"""The client of process mode: its links to workers, and where streams go.
+
+There is one for each event loop and supervisor.
+"""
 
 from __future__ import annotations
 
@@ -6,55 +9,65 @@ import asyncio
 import atexit
 import dataclasses
 import functools
+import itertools
 import math
 import os
-import sys
 import warnings
 import weakref
-from pathlib import Path
 
-from velo import _core, _logs
+from velo import _core, _logs, _supervisors
 from velo._config import StreamConfig
 from velo._reference import Reference, import_paths
 from velo.errors import PoolError, StallWarning, WorkerDied
 
-__all__ = ["Client", "client_of"]
-
-# Each worker is one of several processes that share the cores: it must not start a pool of its own.
-_ONE_THREAD = (
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
-)
+__all__ = ["Client", "client_of", "close_clients", "workers_of"]
 
 # How many seconds the interpreter's exit may wait for workers to run `finally` blocks.
 _EXIT_BOUND = 2.0
 
 _levels = _logs.Levels()
 
+# Names for links whose supervisor is gone.
+_numbers = itertools.count(1)
+
 # Seconds; see `Link::nap` in velo-py/src/client/link.rs.
 _NAP = 0.0005
 
-_clients: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Client] = weakref.WeakKeyDictionary()
+# How many seconds a supervisor may take to greet.
+_HELLO_BOUND = 10.0
+
+# By event loop, then by where the supervisor listens.
+_clients: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str | None, Client]] = (
+    weakref.WeakKeyDictionary()
+)
 
 
-def close_client(loop: asyncio.AbstractEventLoop) -> None:
+def close_clients(loop: asyncio.AbstractEventLoop) -> None:
     """Give back the links of an event loop that is about to be closed."""
-    client = _clients.pop(loop, None)
-    if client is not None:
+    for client in _clients.pop(loop, {}).values():
         client.close()
 
 
-def client_of(loop: asyncio.AbstractEventLoop) -> Client:
-    """Return the client of an event loop; the first one starts the supervisor."""
-    client = _clients.get(loop)
-    if client is None:
+def client_of(loop: asyncio.AbstractEventLoop, supervisor: str = "auto") -> Client:
+    """Return the client of an event loop for a supervisor, as `StreamConfig.supervisor` names it.
+
+    The first one for `"embedded"` starts the supervisor of this process.
+    """
+    address = _supervisors.address_of(supervisor)
+    clients = _clients.get(loop)
+    if clients is None:
         for other in [other for other in _clients if other.is_closed()]:
             del _clients[other]
-        client = _clients[loop] = Client(loop)
+        clients = _clients[loop] = {}
+    client = clients.get(address)
+    if client is None:
+        client = clients[address] = Client(loop, address)
     return client
+
+
+def workers_of(loop: asyncio.AbstractEventLoop) -> int:
+    """Return how many workers an event loop has links to."""
+    return sum(len(client._links) for client in _clients.get(loop, {}).values())
 
 
 @dataclasses.dataclass(eq=False)
@@ -72,30 +85,76 @@ class _Link:
 
 
 class Client:
-    """One event loop's connection to the supervisor."""
+    """One event loop's connection to a supervisor.
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    Links outlive the connection to a standalone supervisor: they need it no more. It is connected
+    again when a link is asked for.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, address: str | None) -> None:
         self._loop = weakref.ref(loop)
-        self._supervisor = _core.SupervisorClient(
-            _zygote_command(),
-            [(name, "1") for name in _ONE_THREAD if name not in os.environ],
-            idle_timeout=float(os.environ.get("VELO_IDLE_TIMEOUT", "10")),
-        )
+        self._address = address
+        self._supervisor: _core.SupervisorClient | None = None
+        # While a standalone supervisor has yet to greet.
+        self._greeting: asyncio.Future[None] | None = None
+        self._most_workers = 0
+        self._most_streams = 0
         self._links: dict[int, _Link] = {}
         self._requests: dict[int, asyncio.Future[_Link | None]] = {}
         self._changed: asyncio.Future[None] | None = None
         self._preloaded: set[str] = set()
         self._lost = False
-        loop.add_reader(self._supervisor.fileno(), self._on_supervisor)
 
     def close(self) -> None:
         """Let go of the supervisor and of all links."""
         for link in list(self._links.values()):
             self._drop(link)
+        self._disconnect()
+
+    def _connect(self) -> _core.SupervisorClient:
+        """Return the connection to the supervisor, made anew if need be."""
+        if self._supervisor is not None:
+            return self._supervisor
+        if self._address is None:
+            if self._lost:
+                raise PoolError("the supervisor of this process has ended")
+            supervisor = _supervisors.embedded()
+        else:
+            supervisor = _supervisors.connect(self._address)
+        loop = asyncio.get_running_loop()
+        self._supervisor = supervisor
+        if self._address is not None:
+            self._greeting = loop.create_future()
+            for link in self._links.values():
+                link.leaving = True  # a worker of the supervisor before this one
+        loop.add_reader(supervisor.fileno(), self._on_supervisor)
+        if self._preloaded:
+            supervisor.preload(list(self._preloaded), import_paths())
+        return supervisor
+
+    async def _greet(self) -> None:
+        """Wait until a standalone supervisor has said who it is and what it allows.
+
+        Raises:
+            PoolError: When it is none that this program can use.
+
+        """
+        if self._greeting is None:
+            return
+        try:
+            async with asyncio.timeout(_HELLO_BOUND):
+                await asyncio.shield(self._greeting)
+        except TimeoutError:
+            self._disconnect()
+            raise PoolError(
+                f"the supervisor at `{self._address}` did not answer within {_HELLO_BOUND} s"
+            ) from None
+
+    def _disconnect(self) -> None:
+        supervisor, self._supervisor = self._supervisor, None
         loop = self._loop()
-        if loop is not None:
-            loop.remove_reader(self._supervisor.fileno())
-        del self._supervisor
+        if supervisor is not None and loop is not None and not loop.is_closed():
+            loop.remove_reader(supervisor.fileno())
 
     async def open(self, function: Reference, config: StreamConfig, name: str) -> _core.Opened:
         """Open a stream on the worker that has the fewest.
@@ -105,11 +164,19 @@ class Client:
 
         """
         loop = asyncio.get_running_loop()
+        if self._supervisor is None:
+            try:
+                self._connect()
+            except _supervisors.NoSupervisor:
+                if not self._links:
+                    raise
         if config.preload:
             self._preload(config.preload)
         definition = function.definition
         while True:
             link = await self._place(config.workers or usable_cores())
+            if self._most_streams:
+                self._check_quota()
             if function.number not in link.functions:
                 link.end.define(function.number, definition)
                 link.functions.add(function.number)
@@ -127,7 +194,10 @@ class Client:
 
         After a pause every line counts, because it comes from memory again. None: use `open`.
         """
-        link = self._free(config.workers or usable_cores())
+        if self._supervisor is None or self._most_streams:
+            return None
+        workers = config.workers or usable_cores()
+        link = self._free(min(workers, self._most_workers) if self._most_workers else workers)
         if link is None or function.number not in link.functions:
             return None
         return self._open_on(link, loop, function, config, name)
@@ -165,19 +235,42 @@ class Client:
         new = [module for module in modules if module not in self._preloaded]
         if new:
             self._preloaded.update(new)
-            self._supervisor.preload(new, import_paths())
+            if self._supervisor is not None:
+                self._supervisor.preload(new, import_paths())
+
+    def _check_quota(self) -> None:
+        """Refuse a stream over what the supervisor allows one process.
+
+        The quota is a promise between programs that trust each other: the supervisor tells it, and
+        every client keeps to it.
+        """
+        quota = self._most_streams
+        clients = [clients.get(self._address) for clients in list(_clients.values())]
+        links = [link for client in clients if client for link in list(client._links.values())]
+        if sum(link.end.streams for link in links) >= quota:
+            raise PoolError(
+                f"this process has {quota} open streams, which is the quota of one client of the "
+                f"supervisor at `{self._address}` (`--client-streams {quota}`)"
+            )
 
     async def _place(self, workers: int) -> _Link:
         """Choose a worker: an idle one, else a new one, else the one with the fewest streams."""
         while True:
+            if self._most_workers:
+                workers = min(workers, self._most_workers)
             if (free := self._free(workers)) is not None:
                 return free
             links = self._usable(workers)
             least = _least(links)
-            if len(links) + len(self._requests) < workers and (
-                link := await self._acquire(workers)
-            ):
-                return link
+            if len(links) + len(self._requests) < workers:
+                try:
+                    link = await self._acquire(workers)
+                except _supervisors.NoSupervisor:
+                    if (least := _least(self._usable(workers))) is None:
+                        raise
+                    return least
+                if link is not None:
+                    return link
             if self._requests or (least is None and self._links):
                 await self._change()  # a worker is on its way, or one that leaves makes room
             elif (least := _least(self._usable(workers))) is not None:
@@ -206,19 +299,57 @@ class Client:
         await asyncio.shield(self._changed)
 
     async def _acquire(self, workers: int) -> _Link | None:
-        """Ask for a link to one more worker. None: there are as many as there may be."""
-        if self._lost:
-            raise PoolError("the supervisor of this process has ended")
-        number = self._supervisor.acquire(workers)
-        request = self._requests[number] = asyncio.get_running_loop().create_future()
-        return await asyncio.shield(request)
+        """Ask for a link to one more worker. None: there are as many as there may be.
+
+        A standalone supervisor that ends meanwhile is connected to again.
+        """
+        while True:
+            supervisor = self._connect()
+            await self._greet()
+            if supervisor is not self._supervisor:
+                continue
+            number = supervisor.acquire(workers)
+            request = self._requests[number] = asyncio.get_running_loop().create_future()
+            link: _Link | None = await asyncio.shield(request)
+            if link is not None or supervisor is self._supervisor:
+                return link
 
     def _on_supervisor(self) -> None:
-        for what, *rest in self._supervisor.poll():
-            getattr(self, f"_on_{what}")(*rest)
+        if self._supervisor is None:
+            return
+        try:
+            for what, *rest in self._supervisor.poll():
+                getattr(self, f"_on_{what}")(*rest)
+        except PoolError as error:
+            self._fail(error)
+        self._tell_change()
+
+    def _tell_change(self) -> None:
         changed, self._changed = self._changed, None
         if changed is not None and not changed.done():
             changed.set_result(None)
+
+    def _on_hello(self, velo: str, runtime: str, most_workers: int, most_streams: int) -> None:
+        if self._address is not None:
+            _supervisors.check(self._address, velo, runtime)
+            self._most_workers, self._most_streams = most_workers, most_streams
+        self._answer_greeting(None)
+
+    def _fail(self, error: PoolError) -> None:
+        """Take leave of a supervisor that this program cannot use."""
+        self._disconnect()
+        self._answer_greeting(error)
+        self._on_lost()
+
+    def _answer_greeting(self, error: PoolError | None) -> None:
+        greeting, self._greeting = self._greeting, None
+        if greeting is None or greeting.done():
+            return
+        if error is None:
+            greeting.set_result(None)
+        else:
+            greeting.set_exception(error)
+            greeting.exception()  # whoever asked may have been cancelled
 
     def _on_link(
         self, request: int, number: int, worker: int, pid: int, end: _core.ClientLink
@@ -291,14 +422,39 @@ class Client:
         link.end.fail(died)
 
     def _on_lost(self) -> None:
+        self._disconnect()
+        if self._address is not None:
+            return self._on_left()
         self._lost = True
-        loop = self._loop()
-        if loop is not None:
-            loop.remove_reader(self._supervisor.fileno())
         for link in list(self._links.values()):
             self._on_died(link.number, (link.worker, link.pid), (None, None), "nothing", None, "")
         for request in list(self._requests):
             self._answer(request, PoolError("the supervisor of this process has ended"))
+
+    def _on_left(self) -> None:
+        """Go on without a standalone supervisor: its workers serve the links that there are."""
+        self._answer_greeting(PoolError(f"the supervisor at `{self._address}` has hung up"))
+        links, self._links = self._links, {}
+        for link in links.values():
+            if link.number >= 0:  # the next supervisor's numbers are its own
+                link.number = -next(_numbers)
+                self._watch(link)
+            self._links[link.number] = link
+        for request in list(self._requests):
+            self._answer(request, None)
+
+    def _watch(self, link: _Link) -> None:
+        """Learn of the death of a worker whose supervisor is gone."""
+        loop, process = self._loop(), link.end.process_fileno()
+        if loop is not None and process is not None:
+            gone = functools.partial(self._on_orphan_died, link)
+            loop.add_reader(process, gone)
+
+    def _on_orphan_died(self, link: _Link) -> None:
+        # Its own part of the story is in the link; of other links and of the system nobody tells.
+        ran = "here" if link.end.culprit() is not None else "nothing"
+        self._on_died(link.number, (link.worker, link.pid), (None, None), ran, None, "")
+        self._tell_change()
 
     def _answer(self, request: int, answer: _Link | PoolError | None) -> None:
         future = self._requests.pop(request, None)
@@ -315,6 +471,8 @@ class Client:
             loop = self._loop()
             if loop is not None and not loop.is_closed():
                 loop.remove_reader(link.end.fileno())
+                if link.number < 0 and (process := link.end.process_fileno()) is not None:
+                    loop.remove_reader(process)
 
 
 def _least(links: list[_Link]) -> _Link | None:
@@ -349,19 +507,6 @@ def _log(loop_of: weakref.ref[asyncio.AbstractEventLoop], pid: int, record: byte
 def usable_cores() -> int:
     """How many cores this process may really use. Asked once: it takes the system a while."""
     return _core.usable_cores()
-
-
-@functools.cache
-def _zygote_command() -> list[str]:
-    """How to start the process that workers are forked from."""
-    if not sys.executable:
-        raise PoolError("process mode needs `sys.executable`, the Python that runs workers")
-    import subprocess
-
-    flags: list[str] = getattr(subprocess, "_args_from_interpreter_flags", list)()
-    home = str(Path(__file__).resolve().parent.parent)
-    code = f"import sys; sys.path.append({home!r}); from velo._worker.zygote import main; main()"
-    return [sys.executable, *flags, "-P", "-c", code]
 
 
 def _after_fork_in_child() -> None:

@@ -16,16 +16,22 @@ __all__ = ["Chain", "compose"]
 def compose(first: StreamFn[Any, Any], then: StreamFn[Any, Any]) -> StreamFn[Any, Any]:
     """Return one stream function that runs both, with the stricter of their settings.
 
-    Neighbours of one mode run side by side in one place: no event crosses a process between them.
-    Where the modes differ, the whole runs inline, and what is to run in a worker still does.
+    Neighbours of one mode, and of one supervisor, run side by side in one place: no event crosses a
+    process between them. Where they differ, the whole runs inline, and what is to run in a worker
+    still does.
     """
     config = _strictest(first.config, then.config)
-    if first.config.mode == then.config.mode:
+    if _place(first.config) == _place(then.config):
         return StreamFn(Chain([*_parts(first), *_parts(then)]), config)
     parts: list[Callable[..., Any]] = []
     for fn in (first, then):
         parts.extend(_parts(fn) if fn.config.mode == "inline" else [_Crossing(fn)])
     return StreamFn(Chain(parts), config.replace(mode="inline", workers=None))
+
+
+def _place(config: StreamConfig) -> tuple[str, str]:
+    """Return where streams run; of process mode, whose workers."""
+    return (config.mode, config.supervisor if config.mode == "process" else "")
 
 
 def _parts(fn: StreamFn[Any, Any]) -> list[Callable[..., Any]]:

@@ -40,6 +40,11 @@ class StreamConfig:
             (`"error"`).
         workers: How many worker processes the streams of this function are spread over at most.
             None: as many as there are cores that this process may use. For `"process"` only.
+        supervisor: Whose worker processes the streams run in. `"embedded"`: those of this process,
+            which end with it. A path: those of the standalone supervisor that listens there
+            (`velo supervisor start`), which programs share; `"daemon"` is its default path.
+            `"auto"`: what the environment variable `VELO_SUPERVISOR` says in the same way, or else
+            `"embedded"`, also where a standalone supervisor runs. For `"process"` only.
         preload: Names of modules that worker processes have imported before they are given a
             stream, so that a new worker need not: `preload=["numpy"]`. One that cannot be imported,
             or that starts threads, is warned of and done without. The workers of a process are
@@ -79,6 +84,7 @@ class StreamConfig:
     max_concurrent: int | None = None
     overflow: Overflow = "wait"
     workers: int | None = None
+    supervisor: str = "auto"
     preload: tuple[str, ...] = ()
     max_bytes: int = 256 * 1024 * 1024
     event_timeout: float | None = None
@@ -93,6 +99,7 @@ class StreamConfig:
         _whole("buffer", self.buffer, 1, 2**31)
         _whole("max_bytes", self.max_bytes, 4096, 2**33)
         _seconds("close_timeout", self.close_timeout, zero=True)
+        object.__setattr__(self, "supervisor", _supervisor(self.supervisor))
         object.__setattr__(self, "preload", _names("preload", self.preload))
         if self.record is not None:
             object.__setattr__(self, "record", _folder("record", self.record))
@@ -150,6 +157,19 @@ def _folder(name: str, value: object) -> str:
     if not path:
         raise ValueError(f"`{name}` must be the path of a folder, not an empty one")
     return os.path.abspath(path)  # a worker, too, finds it
+
+
+def _supervisor(value: object) -> str:
+    if isinstance(value, os.PathLike):
+        value = os.fsdecode(value)
+    if not isinstance(value, str):
+        raise TypeError(f"`supervisor` must be a name or a path, not {value!r}")
+    if value not in ("auto", "embedded", "daemon") and "/" not in value:
+        raise ValueError(
+            '`supervisor` must be "auto", "embedded", "daemon" or the path of a socket, not '
+            f"{value!r}"
+        )
+    return value
 
 
 def _names(name: str, value: object) -> tuple[str, ...]:

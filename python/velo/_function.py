@@ -193,7 +193,7 @@ class StreamFn(Generic[In, Out]):
                     *(loop, self._runs, config.buffer, config.full, name, config.event_timeout)
                 )
             else:
-                client = client_of()(loop)
+                client = client_of()(loop, config.supervisor)
                 now = client.open_now(loop, self._reference, self.config, name)
                 opened = now or await client.open(self._reference, self.config, name)
             self._ledger.enter(opened)

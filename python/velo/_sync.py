@@ -43,7 +43,7 @@ class _SyncLoop:
         """Close the loop, and what belongs to it."""
         if not self.loop.is_closed():
             if (client := sys.modules.get("velo._client")) is not None:
-                client.close_client(self.loop)
+                client.close_clients(self.loop)
             self.runner.close()
 
     def __del__(self) -> None:  # its thread has ended

@@ -13,6 +13,7 @@ mod client;
 mod codec;
 mod control;
 mod csv;
+mod daemon;
 mod errors;
 mod events;
 mod ffi;
@@ -52,6 +53,8 @@ mod core {
     use super::codec::python::{dumps, loads};
     #[pymodule_export]
     use super::csv::CsvParser;
+    #[pymodule_export]
+    use super::daemon::{default_socket, serve_daemon};
     #[pymodule_export]
     use super::events::Events;
     #[pymodule_export]

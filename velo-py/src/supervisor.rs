@@ -2,22 +2,23 @@
 
 use std::ffi::OsString;
 use std::os::fd::AsRawFd;
+use std::path::PathBuf;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use pyo3::exceptions::PyOSError;
+use pyo3::exceptions::{PyConnectionError, PyOSError};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 use velo_supervisor::{
-    Client, ClientEvent, EmbeddedOptions, Exit, LinkId, Ran, Refusal, Seat, SeatEvent, embedded,
-    zygote,
+    Client, ClientEvent, EmbeddedOptions, Exit, LinkId, Order, Ran, Refusal, Seat, SeatEvent,
+    SupervisorError, embedded, zygote,
 };
 
 use crate::client::ClientLink;
 use crate::errors;
 use crate::worker::WorkerLink;
 
-fn pool_error(error: impl std::fmt::Display) -> PyErr {
+pub fn pool_error(error: impl std::fmt::Display) -> PyErr {
     errors::pool(error.to_string())
 }
 
@@ -47,12 +48,20 @@ impl SupervisorClient {
             idle_timeout: Duration::from_secs_f64(idle_timeout),
             ..EmbeddedOptions::new(command)
         };
-        let client = embedded::connect(&options).map_err(pool_error)?;
-        let fd = client.as_fd().as_raw_fd();
-        Ok(SupervisorClient {
-            client: Mutex::new(client),
-            fd,
-        })
+        Ok(Self::from(embedded::connect(&options).map_err(pool_error)?))
+    }
+
+    /// Connects to the standalone supervisor that listens at `path`. `ConnectionError` when none
+    /// does.
+    #[staticmethod]
+    fn connect(path: PathBuf) -> PyResult<Self> {
+        match Client::connect(&path) {
+            Ok(client) => Ok(Self::from(client)),
+            Err(error @ SupervisorError::Nobody { .. }) => {
+                Err(PyConnectionError::new_err(error.to_string()))
+            }
+            Err(error) => Err(pool_error(error)),
+        }
     }
 
     /// Readable when `poll` has something to say.
@@ -76,6 +85,28 @@ impl SupervisorClient {
         self.lock().preload(modules, paths).map_err(pool_error)
     }
 
+    /// Asks what the supervisor does. Answered by `("status", text)`, JSON.
+    fn status(&self) -> PyResult<()> {
+        self.order(Order::Status)
+    }
+
+    /// Has the supervisor take no new streams, and end with the last one or after `bound` seconds.
+    #[pyo3(signature = (bound=None))]
+    fn drain(&self, bound: Option<f64>) -> PyResult<()> {
+        let bound = bound.map(|seconds| (seconds * 1000.0) as u64);
+        self.order(Order::Drain { bound })
+    }
+
+    /// Has the supervisor replace all workers; no stream is cut.
+    fn restart(&self) -> PyResult<()> {
+        self.order(Order::Restart)
+    }
+
+    /// Asks for the last lines of the supervisor's log, and with `follow` for all that come.
+    fn logs(&self, follow: bool) -> PyResult<()> {
+        self.order(Order::Logs { follow })
+    }
+
     /// Gives a link back.
     fn release(&self, link: u64) -> PyResult<()> {
         self.lock().release(LinkId(link)).map_err(pool_error)
@@ -91,7 +122,21 @@ impl SupervisorClient {
     }
 }
 
+impl From<Client> for SupervisorClient {
+    fn from(client: Client) -> Self {
+        let fd = client.as_fd().as_raw_fd();
+        SupervisorClient {
+            client: Mutex::new(client),
+            fd,
+        }
+    }
+}
+
 impl SupervisorClient {
+    fn order(&self, order: Order) -> PyResult<()> {
+        self.lock().order(order).map_err(pool_error)
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, Client> {
         self.client
             .lock()
@@ -101,13 +146,22 @@ impl SupervisorClient {
 
 fn client_event(py: Python<'_>, event: ClientEvent) -> PyResult<Bound<'_, PyTuple>> {
     match event {
+        ClientEvent::Hello(hello) => (
+            "hello",
+            hello.velo,
+            hello.runtime,
+            hello.max_workers,
+            hello.max_streams,
+        )
+            .into_pyobject(py),
         ClientEvent::Link {
             request,
             link,
             worker,
             end,
+            process,
         } => {
-            let end = ClientLink::new(end)?;
+            let end = ClientLink::new(end, process)?;
             (
                 "link",
                 request.0,
@@ -151,6 +205,13 @@ fn client_event(py: Python<'_>, event: ClientEvent) -> PyResult<Bound<'_, PyTupl
         ClientEvent::NotPreloaded { module, why } => {
             ("not_preloaded", module, why).into_pyobject(py)
         }
+        ClientEvent::Status(status) => {
+            let text = serde_json::to_string(&status).map_err(pool_error)?;
+            ("status", text).into_pyobject(py)
+        }
+        ClientEvent::Log(lines) => ("log", lines).into_pyobject(py),
+        ClientEvent::Done => ("done",).into_pyobject(py),
+        ClientEvent::Unable(why) => ("unable", why).into_pyobject(py),
         ClientEvent::Lost => ("lost",).into_pyobject(py),
     }
 }
@@ -281,6 +342,7 @@ impl WorkerSeat {
                 SeatEvent::Detach { link } => ("detach", link.0).into_pyobject(py),
                 SeatEvent::Drain => ("drain",).into_pyobject(py),
                 SeatEvent::Lost => ("lost",).into_pyobject(py),
+                SeatEvent::Orphaned => ("orphaned",).into_pyobject(py),
             })
             .collect()
     }
@@ -296,6 +358,18 @@ impl WorkerSeat {
     #[getter]
     fn stacks_signal(&self) -> i32 {
         self.lock().stacks_signal()
+    }
+
+    /// How many seconds an orphaned worker stays that no stream is open on.
+    #[getter]
+    fn outlive(&self) -> f64 {
+        self.lock().outlive().unwrap_or_default().as_secs_f64()
+    }
+
+    /// A descriptor that is readable when the client of a link has ended, where the supervisor has
+    /// given it. It is open until `detached`.
+    fn client_fileno(&self, link: u64) -> Option<i32> {
+        self.lock().client_fd(LinkId(link))
     }
 
     /// Tells the supervisor that a detached link is not used any more.

@@ -1,7 +1,9 @@
 //! The client's handle: asks the supervisor for links and hears what becomes of them. It never
 //! waits; its descriptor says when to look.
 
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,13 +11,14 @@ use nix::libc;
 use velo_shm::{LinkEnd, Side};
 
 use crate::error::SupervisorError;
-use crate::fds::TrackedFd;
+use crate::fds::{InChild, TrackedFd};
 use crate::link;
+use crate::peer;
 use crate::protocol::{
-    Exit, FromClient, Killed, LinkId, PROTOCOL_VERSION, Ran, Refusal, RequestId, ToClient,
-    WorkerInfo,
+    Exit, FromClient, Killed, LinkId, Order, PROTOCOL_VERSION, Ran, Refusal, RequestId, Status,
+    ToClient, Welcome, WorkerInfo,
 };
-use crate::transport::{Channel, Received, TransportError, exactly};
+use crate::transport::{Channel, Received, TransportError, exactly_and_maybe};
 
 /// One connection to a supervisor; each event loop has its own. Dropping it gives its links back.
 ///
@@ -31,6 +34,8 @@ pub struct Client {
 /// What the supervisor tells a client.
 #[derive(Debug)]
 pub enum ClientEvent {
+    /// The supervisor's greeting: the first event.
+    Hello(Welcome),
     /// A request is met.
     Link {
         /// The request.
@@ -41,6 +46,9 @@ pub enum ClientEvent {
         worker: WorkerInfo,
         /// This side of it.
         end: Arc<LinkEnd>,
+        /// From a standalone supervisor: a pidfd of the worker, readable when it has ended. It tells
+        /// of that also when the supervisor is gone, which its workers outlive.
+        process: Option<OwnedFd>,
     },
     /// A request cannot be met.
     Refused {
@@ -76,7 +84,16 @@ pub enum ClientEvent {
         /// Why not.
         why: String,
     },
-    /// The supervisor is gone, and with it all workers. Said once.
+    /// The answer to [`Order::Status`].
+    Status(Status),
+    /// Lines of the supervisor's log, for [`Order::Logs`].
+    Log(Vec<String>),
+    /// The supervisor has accepted an [`Order`].
+    Done,
+    /// The supervisor cannot obey an [`Order`], and says why.
+    Unable(String),
+    /// The supervisor is gone. Said once. Workers of an embedded one are gone with it; those of a
+    /// standalone one serve the links that there are until nobody uses them.
     Lost,
 }
 
@@ -86,15 +103,41 @@ impl Client {
         let hello = FromClient::Hello {
             version: PROTOCOL_VERSION,
         };
-        channel
-            .send(&hello, Vec::new())
-            .map_err(SupervisorError::from_send)?;
+        match channel.send(&hello, Vec::new()) {
+            // It may have said why it hung up: that is for `poll` to tell.
+            Ok(()) | Err(TransportError::Closed) => {}
+            Err(error) => return Err(error.into()),
+        }
         Ok(Self {
             channel,
             next_request: 1,
             lost: false,
             pid: std::process::id(),
         })
+    }
+
+    /// Connects to the standalone supervisor that listens at `path`. Waits for nothing: what the
+    /// supervisor is comes as [`ClientEvent::Hello`].
+    ///
+    /// # Errors
+    ///
+    /// [`SupervisorError::Nobody`] when no supervisor listens there, and
+    /// [`SupervisorError::Foreign`] when it is another user's: what it would have this process run
+    /// is not to be trusted.
+    pub fn connect(path: &Path) -> Result<Self, SupervisorError> {
+        let socket = UnixStream::connect(path).map_err(|source| SupervisorError::Nobody {
+            path: path.to_owned(),
+            source,
+        })?;
+        let socket = OwnedFd::from(socket);
+        let (uid, ours) = (peer::user(&socket), nix::unistd::geteuid().as_raw());
+        match uid.map_err(SupervisorError::Start)? {
+            uid if uid == ours => Self::new(TrackedFd::new(socket, InChild::Replace)),
+            uid => Err(SupervisorError::Foreign {
+                path: path.to_owned(),
+                uid,
+            }),
+        }
     }
 
     /// Readable when [`Client::poll`] has something to say.
@@ -156,11 +199,21 @@ impl Client {
         self.send(&FromClient::Preload { modules, paths })
     }
 
+    /// Gives the supervisor an order. The answer is one of [`ClientEvent::Status`],
+    /// [`ClientEvent::Log`], [`ClientEvent::Done`] and [`ClientEvent::Unable`].
+    ///
+    /// # Errors
+    ///
+    /// [`SupervisorError::Lost`] when the supervisor is gone.
+    pub fn order(&mut self, order: Order) -> Result<(), SupervisorError> {
+        self.send(&FromClient::Admin(order))
+    }
+
     /// What has happened since the last call. Never waits.
     ///
     /// # Errors
     ///
-    /// When the control socket breaks or the supervisor speaks another version. The connection is of
+    /// When the supervisor turns this client away, the control socket breaks or the supervisor speaks another version. The connection is of
     /// no use then; make a new one.
     pub fn poll(&mut self) -> Result<Vec<ClientEvent>, SupervisorError> {
         let mut events = Vec::new();
@@ -194,23 +247,30 @@ impl Client {
                     let event = match message {
                         ToClient::Hello {
                             version: PROTOCOL_VERSION,
-                        } => continue,
-                        ToClient::Hello { version: theirs } => {
+                            welcome,
+                        } => ClientEvent::Hello(welcome),
+                        ToClient::Hello {
+                            version: theirs, ..
+                        } => {
                             let ours = PROTOCOL_VERSION;
                             return Err(SupervisorError::Version { theirs, ours });
+                        }
+                        ToClient::TurnedAway { why } => {
+                            return Err(SupervisorError::TurnedAway(why));
                         }
                         ToClient::Link {
                             request,
                             link,
                             worker,
                         } => {
-                            let [segment, mine, theirs] = exactly(fds)?;
+                            let ([segment, mine, theirs], process) = exactly_and_maybe(fds)?;
                             match link::attach(Side::Client, segment, mine, theirs) {
                                 Ok(end) => ClientEvent::Link {
                                     request,
                                     link,
                                     worker,
                                     end,
+                                    process,
                                 },
                                 Err(why) => {
                                     self.release(link)?;
@@ -241,6 +301,10 @@ impl Client {
                             why,
                             stack,
                         },
+                        ToClient::Status(status) => ClientEvent::Status(status),
+                        ToClient::Log { lines } => ClientEvent::Log(lines),
+                        ToClient::Done => ClientEvent::Done,
+                        ToClient::Unable { why } => ClientEvent::Unable(why),
                     };
                     events.push(event);
                 }
@@ -280,7 +344,6 @@ impl Drop for Client {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fds::InChild;
     use crate::transport;
 
     /// A client and its supervisor's end.
@@ -288,6 +351,32 @@ mod tests {
         let (here, there) = transport::pair().expect("a socketpair");
         let client = Client::new(TrackedFd::new(here, InChild::Replace)).expect("a client");
         (client, Channel::new(there).expect("a channel"))
+    }
+
+    fn hello(version: u32) -> ToClient {
+        let welcome = Welcome::default();
+        ToClient::Hello { version, welcome }
+    }
+
+    #[test]
+    fn one_that_is_turned_away_hears_why() {
+        let (here, there) = transport::pair().expect("a socketpair");
+        let mut supervisor = Channel::new(there).expect("a channel");
+        let why = "too many".into();
+        supervisor
+            .send(&ToClient::TurnedAway { why }, Vec::new())
+            .expect("send");
+        drop(supervisor);
+        let mut client = Client::new(TrackedFd::new(here, InChild::Replace)).expect("a client");
+        let error = client.poll().expect_err("turned away").to_string();
+        assert!(error.contains("too many"), "{error}");
+    }
+
+    #[test]
+    fn nobody_at_the_path_is_said_with_the_path() {
+        let error = Client::connect(Path::new("/nowhere/at.sock")).expect_err("nobody");
+        assert!(matches!(error, SupervisorError::Nobody { .. }));
+        assert!(error.to_string().contains("/nowhere/at.sock"));
     }
 
     #[test]
@@ -323,9 +412,7 @@ mod tests {
     #[test]
     fn another_version_is_named() {
         let (mut client, mut supervisor) = client();
-        supervisor
-            .send(&ToClient::Hello { version: 7 }, Vec::new())
-            .expect("send");
+        supervisor.send(&hello(7), Vec::new()).expect("send");
         let error = client.poll().expect_err("another version").to_string();
         assert!(error.contains("version `7`"), "{error}");
         assert!(matches!(client.acquire(1), Err(SupervisorError::Lost)));

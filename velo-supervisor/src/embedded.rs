@@ -201,5 +201,5 @@ fn serve(
     orders: UnboundedReceiver<Command>,
 ) {
     let tasks = tokio::task::LocalSet::new();
-    tasks.block_on(runtime, reactor::run(options, owner, orders));
+    tasks.block_on(runtime, reactor::run(options, owner, None, orders));
 }

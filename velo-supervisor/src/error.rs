@@ -1,6 +1,7 @@
 //! What can go wrong, one enum for each side of the conversation.
 
 use std::io;
+use std::path::PathBuf;
 
 use crate::transport::TransportError;
 
@@ -16,6 +17,28 @@ pub enum SupervisorError {
     /// The supervisor is gone; connect again.
     #[error("the supervisor is gone; connect again")]
     Lost,
+    /// No standalone supervisor listens there.
+    #[error("no supervisor listens at `{}` ({source})", path.display())]
+    Nobody {
+        /// Where it was looked for.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The standalone supervisor belongs to another user.
+    #[error(
+        "the supervisor at `{}` is run by the user with id `{uid}`; use one of your own",
+        path.display()
+    )]
+    Foreign {
+        /// Where it listens.
+        path: PathBuf,
+        /// The user whom it belongs to.
+        uid: u32,
+    },
+    /// The supervisor does not serve this client.
+    #[error("the supervisor turned this client away: {0}")]
+    TurnedAway(String),
     /// The supervisor speaks another version of the protocol.
     #[error(
         "the supervisor speaks protocol version `{theirs}`, this program `{ours}`; run the same \
@@ -41,6 +64,48 @@ impl SupervisorError {
             other => other.into(),
         }
     }
+}
+
+/// Why a standalone supervisor could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// Another one serves at the same path.
+    #[error(
+        "a supervisor (pid `{pid}`) already serves `{}`; stop it with `velo supervisor stop`, or \
+         choose another `--socket`",
+        path.display()
+    )]
+    Running {
+        /// Its process id.
+        pid: i32,
+        /// Where it listens.
+        path: PathBuf,
+    },
+    /// The folder of the socket is not this user's alone.
+    #[error("the folder `{}` {why}; velo listens only where nobody else can", path.display())]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// There is something at the socket's path that is no socket.
+    #[error("`{}` is no socket; choose another `--socket`", path.display())]
+    NotASocket {
+        /// The path.
+        path: PathBuf,
+    },
+    /// It cannot listen at the path.
+    #[error("cannot listen at `{}`: {source}", path.display())]
+    Listen {
+        /// The path.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The system refused something else.
+    #[error("could not start the supervisor: {0}")]
+    Start(#[from] io::Error),
 }
 
 /// Why a worker's call on its seat failed.

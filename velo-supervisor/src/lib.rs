@@ -2,11 +2,12 @@
 //! and reaps those processes. It never touches an event: those cross in shared memory, between the
 //! client and its worker, without the supervisor.
 //!
-//! Three kinds of process meet here, and each has its own way in:
+//! Four kinds of process meet here, and each has its own way in:
 //!
 //! | process | enters by | and holds |
 //! | --- | --- | --- |
-//! | client, the user's program | [`embedded::connect`] | a [`Client`], one per event loop |
+//! | client, the user's program | [`embedded::connect`], [`Client::connect`] | a [`Client`], one per event loop |
+//! | standalone supervisor, shared by clients | [`daemon::serve`] | nothing of theirs |
 //! | zygote, a single-threaded template | [`zygote::serve`] | nothing; it forks workers |
 //! | worker, forked from the zygote | [`zygote::Role::Worker`] | its [`Seat`] |
 //!
@@ -28,12 +29,14 @@
 
 mod client;
 mod connection;
+pub mod daemon;
 pub mod embedded;
 mod error;
 mod fds;
 mod link;
 mod nursery;
 mod options;
+mod peer;
 mod placement;
 mod pool;
 mod process;
@@ -47,11 +50,11 @@ mod worker;
 pub mod zygote;
 
 pub use client::{Client, ClientEvent};
-pub use error::{SeatError, SupervisorError, ZygoteError};
-pub use options::EmbeddedOptions;
+pub use error::{DaemonError, SeatError, SupervisorError, ZygoteError};
+pub use options::{DaemonOptions, EmbeddedOptions, LogFormat};
 pub use protocol::{
-    Exit, Killed, LinkId, PROTOCOL_VERSION, Ran, Refusal, RequestId, Status, WorkerInfo,
-    WorkerStatus,
+    ClientStatus, Exit, Killed, LinkId, Order, PROTOCOL_VERSION, Ran, Refusal, RequestId, Status,
+    Welcome, WorkerInfo, WorkerStatus,
 };
 pub use seat::{ABANDONED_EXIT_CODE, Seat, SeatEvent};
 pub use transport::TransportError;

@@ -81,6 +81,9 @@ pub(crate) struct Nursery {
     /// A pidfd of this process, for those who end with it.
     owner: TrackedFd,
     idle: Duration,
+    /// It is a standalone supervisor's: a zygote is there as long as that, and its workers outlive
+    /// both.
+    standing: bool,
     zygote: Option<Zygote>,
     next_number: u64,
     restarts: Restarts,
@@ -108,6 +111,7 @@ impl Nursery {
         env: Vec<(OsString, OsString)>,
         owner: OwnedFd,
         idle: Duration,
+        standing: bool,
         report: Report,
     ) -> Self {
         Self {
@@ -115,6 +119,7 @@ impl Nursery {
             env,
             owner: TrackedFd::new(owner, InChild::Close),
             idle,
+            standing,
             zygote: None,
             next_number: 1,
             restarts: Restarts::default(),
@@ -181,7 +186,14 @@ impl Nursery {
             self.awaited.values_mut().for_each(|since| *since = now);
         }
         if taints {
-            // Not asked to leave, for that would take its workers with it.
+            self.replace();
+        }
+    }
+
+    /// Has the next worker forked by another zygote. Workers that are there go on.
+    pub(crate) fn replace(&mut self) {
+        if let Some(zygote) = &mut self.zygote {
+            // Not asked to leave, for that may take its workers with it.
             zygote.connection = None;
             zygote.process.signal(Signal::SIGKILL as i32);
         }
@@ -196,7 +208,7 @@ impl Nursery {
     pub(crate) fn advance(&mut self, now: Instant, workers: usize) -> Result<(), String> {
         self.let_go_when_idle(now, workers);
         self.kill_when_due(now);
-        if self.unsent.is_empty() {
+        if !self.is_wanted() {
             return Ok(());
         }
         while self.zygote.is_none() {
@@ -226,6 +238,11 @@ impl Nursery {
             self.awaited.insert(worker, now);
         }
         Ok(())
+    }
+
+    /// Whether there should be a zygote.
+    fn is_wanted(&self) -> bool {
+        self.standing || !self.unsent.is_empty()
     }
 
     fn kill_when_due(&mut self, now: Instant) {
@@ -260,7 +277,7 @@ impl Nursery {
     /// When to advance next if nothing happens until then.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         let retry = match self.zygote {
-            None if !self.unsent.is_empty() => self.restarts.not_before(),
+            None if self.is_wanted() => self.restarts.not_before(),
             _ => None,
         };
         let kill = self.zygote.as_ref().and_then(|zygote| zygote.kill_at);
@@ -343,8 +360,9 @@ impl Nursery {
         self.verdict(false)
     }
 
-    /// Tells the zygote to end.
+    /// Tells the zygote to end, for good where it is a standalone supervisor's.
     pub(crate) fn leave(&mut self, now: Instant) {
+        self.standing = false;
         self.idle_since = None;
         if let Some(zygote) = &mut self.zygote
             && zygote.connection.take().is_some()
@@ -364,6 +382,7 @@ impl Nursery {
 
     fn let_go_when_idle(&mut self, now: Instant, workers: usize) {
         let idle = workers == 0
+            && !self.standing
             && self.unsent.is_empty()
             && self
                 .zygote
@@ -419,7 +438,13 @@ impl Nursery {
             let version = PROTOCOL_VERSION;
             let grace_ms = u32::try_from(GRACE.as_millis()).unwrap_or(u32::MAX);
             let owner = self.owner.as_fd().try_clone_to_owned()?;
-            let hello = ToZygote::Prepare { version, grace_ms };
+            let idle = u64::try_from(self.idle.as_millis()).unwrap_or(u64::MAX);
+            let outlive_ms = self.standing.then_some(idle);
+            let hello = ToZygote::Prepare {
+                version,
+                grace_ms,
+                outlive_ms,
+            };
             connection
                 .send(&hello, vec![owner])
                 .map_err(io::Error::other)?;
@@ -433,7 +458,7 @@ impl Nursery {
                 return Err(error);
             }
         };
-        tracing::debug!(pid = child.id(), "started a zygote");
+        tracing::info!(pid = child.id(), "zygote started");
         let mut zygote = Zygote {
             number,
             child,
@@ -466,6 +491,13 @@ impl Nursery {
             .envs(self.env.iter().map(|(name, value)| (name, value)))
             .env(ZYGOTE_FD_ENV, number.to_string())
             .stdin(Stdio::null());
+        if self.standing {
+            // What a service manager has told this process is not for workers, and a function that
+            // runs streams itself has workers of its own.
+            command
+                .env_remove("NOTIFY_SOCKET")
+                .env_remove("VELO_SUPERVISOR");
+        }
         let prepare = move || {
             // SAFETY: the parent keeps `socket` open until the child has called exec.
             let socket = unsafe { std::os::fd::BorrowedFd::borrow_raw(number) };

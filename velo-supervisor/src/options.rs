@@ -1,7 +1,8 @@
-//! How an embedded supervisor is set up.
+//! How a supervisor is set up: its pool, and what only a standalone one has.
 
 use std::ffi::OsString;
 use std::num::NonZero;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Options of an embedded supervisor. Those of the first connection hold for as long as the
@@ -51,6 +52,64 @@ impl Default for EmbeddedOptions {
             terminate_bound: Duration::from_secs(1),
         }
     }
+}
+
+/// Options of a standalone supervisor.
+#[derive(Debug, Clone)]
+pub struct DaemonOptions {
+    /// Its workers.
+    pub pool: EmbeddedOptions,
+    /// Where it listens. `None` for [`default_socket`](crate::daemon::default_socket), whose folder
+    /// is made if it is not there.
+    pub socket: Option<PathBuf>,
+    /// What runs the functions of its workers, such as `cpython 3.11`. Clients that run something
+    /// else know by it that their functions are not understood.
+    pub runtime: String,
+    /// Modules that workers have imported before they serve.
+    pub preload: Vec<String>,
+    /// How its log is written.
+    pub log_format: LogFormat,
+    /// How many clients may be connected at a time. Each event loop of a program is one.
+    pub max_clients: usize,
+    /// How many links, which is how many workers, one client process may have.
+    pub client_workers: Option<u32>,
+    /// How many streams one client process may have open. Clients are told, and keep to it.
+    pub client_streams: Option<u32>,
+    /// How long open streams may go on when a signal ends the supervisor.
+    pub stop_bound: Duration,
+    /// How long a client may take to greet.
+    pub hello_bound: Duration,
+}
+
+impl DaemonOptions {
+    /// Options with the defaults for everything but the zygote's command.
+    pub fn new<I, S>(zygote_command: I) -> Self
+    where
+        I: IntoIterator<Item = S>,
+        S: Into<OsString>,
+    {
+        Self {
+            pool: EmbeddedOptions::new(zygote_command),
+            socket: None,
+            runtime: String::new(),
+            preload: Vec::new(),
+            log_format: LogFormat::Text,
+            max_clients: 1000,
+            client_workers: None,
+            client_streams: None,
+            stop_bound: Duration::from_secs(10),
+            hello_bound: Duration::from_secs(5),
+        }
+    }
+}
+
+/// How a standalone supervisor writes its log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// A line of text for each event.
+    Text,
+    /// A line of JSON for each event.
+    Json,
 }
 
 /// The cores that this process may really use: affinity and cgroup quota count.

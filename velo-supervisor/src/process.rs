@@ -40,6 +40,11 @@ impl Process {
         })
     }
 
+    /// A pidfd of it.
+    pub(crate) fn handle(&self) -> io::Result<OwnedFd> {
+        self.pidfd.get_ref().as_fd().try_clone_to_owned()
+    }
+
     /// Sends a signal. A process that has ended is no error.
     pub(crate) fn signal(&self, signal: i32) {
         if let Err(error) = sys::pidfd_signal(self.pidfd.get_ref().as_fd(), signal) {

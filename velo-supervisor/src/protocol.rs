@@ -3,7 +3,8 @@
 //! message's own documentation gives.
 //!
 //! Each conversation opens with a message that carries [`PROTOCOL_VERSION`]; a peer that speaks
-//! another version is turned away by name instead of being misunderstood.
+//! another version is turned away by name instead of being misunderstood. For that, `Hello` is read
+//! whatever fields it has or lacks: fields may be added to it, never taken away.
 
 use std::fmt;
 use std::time::Duration;
@@ -11,7 +12,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 /// The version of the control protocol that this crate speaks.
-pub const PROTOCOL_VERSION: u32 = 3;
+pub const PROTOCOL_VERSION: u32 = 4;
 
 /// One request for a link, unique within its client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -124,11 +125,28 @@ impl fmt::Display for Refusal {
     }
 }
 
-/// A look at a supervisor, for metrics and tests.
+/// A look at a supervisor. What is added later has a default, so that any client can read it.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Status {
+    /// The process id of the supervisor.
+    pub pid: i32,
+    /// The version of velo that it is.
+    pub velo: String,
+    /// What runs the functions of its workers, such as `cpython 3.11`.
+    pub runtime: String,
+    /// For how many seconds it has run.
+    pub uptime: u64,
+    /// Whether it takes no more streams and ends with those that are open.
+    pub draining: bool,
+    /// The ceiling of the number of workers; none if it is left to clients.
+    pub max_workers: Option<u32>,
+    /// How many workers stay when nothing is to do.
+    pub min_workers: u32,
     /// The workers that are there, in the order of their ids.
     pub workers: Vec<WorkerStatus>,
+    /// The clients that are connected, in the order in which they came.
+    pub clients: Vec<ClientStatus>,
     /// The process id of the zygote, if one runs.
     pub zygote: Option<i32>,
     /// How many threads the zygote had when it became ready. More than 1 means that something it
@@ -137,7 +155,8 @@ pub struct Status {
 }
 
 /// One worker, as [`Status`] shows it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct WorkerStatus {
     /// The supervisor's name for it.
     pub id: u32,
@@ -147,8 +166,42 @@ pub struct WorkerStatus {
     pub residents: u32,
     /// How many links it has.
     pub links: u32,
+    /// Whether it takes no new streams and ends with those that are open.
+    pub retiring: bool,
     /// Whether it has been told to stop.
     pub stopping: bool,
+}
+
+/// One connection of a client, as [`Status`] shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ClientStatus {
+    /// The supervisor's name for it, never used twice.
+    pub id: u64,
+    /// The process id of the client.
+    pub pid: i32,
+    /// How many links to workers it has.
+    pub links: u32,
+    /// How many streams are open on them.
+    pub streams: u32,
+    /// For how many seconds it has been connected.
+    pub connected: u64,
+}
+
+/// Who a supervisor is and what it allows, as it tells a new client.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Welcome {
+    /// The process id of the supervisor.
+    pub pid: i32,
+    /// The version of velo that it is.
+    pub velo: String,
+    /// What runs the functions of its workers, such as `cpython 3.11`.
+    pub runtime: String,
+    /// At most so many workers for one client; 0 leaves it to the client.
+    pub max_workers: u32,
+    /// At most so many open streams for one client process; 0 for any number.
+    pub max_streams: u32,
 }
 
 /// What a client says.
@@ -171,14 +224,44 @@ pub(crate) enum FromClient {
         modules: Vec<String>,
         paths: Vec<String>,
     },
+    /// An order to the supervisor itself.
+    Admin(Order),
+}
+
+/// What whoever runs a standalone supervisor may ask of it, on any connection.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Order {
+    /// Answered by the state that it is in.
+    Status,
+    /// Take no new streams, and end when the last open one has ended; after the bound, if there is
+    /// one, those that are left are cancelled. Answered at once.
+    Drain {
+        /// In milliseconds.
+        bound: Option<u64>,
+    },
+    /// Replace every worker, and what they are forked from: new streams go to new workers, old
+    /// workers end with their last stream. Answered at once.
+    Restart,
+    /// Tell what was logged lately; with `follow`, also what will be.
+    Logs {
+        /// Until the connection ends.
+        follow: bool,
+    },
 }
 
 /// What a client is told.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum ToClient {
     /// The answer to `Hello`, whatever the version was.
-    Hello { version: u32 },
-    /// File descriptors: segment, the client's bell, the worker's bell.
+    Hello {
+        version: u32,
+        #[serde(default)]
+        welcome: Welcome,
+    },
+    /// The supervisor does not serve this client, and hangs up.
+    TurnedAway { why: String },
+    /// File descriptors: segment, the client's bell, the worker's bell; from a standalone
+    /// supervisor also a pidfd of the worker, which outlives the supervisor.
     Link {
         request: RequestId,
         link: LinkId,
@@ -201,13 +284,27 @@ pub(crate) enum ToClient {
         /// The stacks of its threads, if it could still write them.
         stack: String,
     },
+    /// The answer to `Order::Status`.
+    Status(Status),
+    /// Lines of the supervisor's log.
+    Log { lines: Vec<String> },
+    /// The order was accepted.
+    Done,
+    /// The order makes no sense here.
+    Unable { why: String },
 }
 
 /// What the zygote is told.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum ToZygote {
-    /// The first message. File descriptor: a pidfd of the process whose death ends everything.
-    Prepare { version: u32, grace_ms: u32 },
+    /// The first message. File descriptor: a pidfd of the supervisor's process, whose death ends
+    /// everything. With `outlive_ms`, workers go on until their clients are gone too, or have had no
+    /// stream open for so long.
+    Prepare {
+        version: u32,
+        grace_ms: u32,
+        outlive_ms: Option<u64>,
+    },
     /// Fork a worker. File descriptors: the worker's end of its control socket, its report.
     Spawn { worker: u32 },
     /// Import a module, for the workers that are forked after it.
@@ -245,7 +342,8 @@ pub enum PreloadFailure {
 /// What a worker is told.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum ToWorker {
-    /// Serve this link. File descriptors: segment, the worker's bell, the client's bell.
+    /// Serve this link. File descriptors: segment, the worker's bell, the client's bell; from a
+    /// standalone supervisor also a pidfd of the client.
     Attach { link: LinkId },
     /// Nobody uses the link any more.
     Detach { link: LinkId },

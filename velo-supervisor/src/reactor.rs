@@ -10,39 +10,51 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use velo_shm::{LinkEnd, Progress, Running};
 
-use crate::connection::{Connection, Delivery};
+use crate::connection::Delivery;
+use crate::daemon::Standalone;
 use crate::link::HeldLink;
 use crate::nursery::{Nursery, Report, ZygoteEvent};
 use crate::options::{EmbeddedOptions, FOREVER, parallelism};
-use crate::pool::{ClientId, Gauges, Pool, Settings, Watch, WorkerId};
+use crate::peer::Peer;
+use crate::pool::{ClientId, Gauges, Pool, Settings, WorkerId};
 use crate::protocol::{
-    FromClient, FromWorker, FromZygote, LinkId, PROTOCOL_VERSION, PreloadFailure, Status, ToClient,
-    WorkerStatus,
+    FromClient, FromWorker, FromZygote, LinkId, PreloadFailure, Status, ToClient,
 };
 use crate::worker::WorkerProcess;
+use clients::ClientConnection;
 
+mod admin;
+mod clients;
 mod perform;
 
 /// What the rest of the process asks of the supervisor's thread.
 #[derive(Debug)]
 pub(crate) enum Command {
+    /// A client of this very process.
     Connect(OwnedFd),
+    /// A client of a standalone supervisor.
+    Join(OwnedFd, Peer),
     Status(SyncSender<Status>),
-    Shutdown { bound: Duration },
+    /// Take no new streams, and end with the last one; after the bound, if any, in any case.
+    Drain {
+        bound: Option<Duration>,
+    },
+    Shutdown {
+        bound: Duration,
+    },
+    /// Children of this process have ended, which is a standalone supervisor's own.
+    Collect,
 }
 
 #[derive(Debug)]
 enum Event {
     Client(ClientId, Delivery<FromClient>),
+    ClientEnded(ClientId),
+    /// What a client that follows the log is to be told of it.
+    Logged(ClientId, String),
     Worker(WorkerId, Delivery<FromWorker>),
     WorkerEnded(WorkerId),
     Zygote(u64, ZygoteEvent),
-}
-
-#[derive(Debug)]
-struct ClientConnection {
-    connection: Connection,
-    greeted: bool,
 }
 
 type Links = HashMap<LinkId, HeldLink>;
@@ -92,6 +104,12 @@ impl Gauges for View<'_> {
     fn written(&self, worker: WorkerId) -> u64 {
         self.workers.get(&worker).map_or(0, WorkerProcess::written)
     }
+
+    fn close(&self, link: LinkId) {
+        if let Some(end) = self.end(link) {
+            end.close_entry();
+        }
+    }
 }
 
 /// The supervisor.
@@ -102,6 +120,11 @@ pub(crate) struct Reactor {
     workers: HashMap<WorkerId, WorkerProcess>,
     links: Links,
     next_client: ClientId,
+    /// What only a standalone supervisor has.
+    standalone: Option<Standalone>,
+    since: Instant,
+    /// It ends with the last stream, and by the bound that goes with it.
+    draining: Option<Option<Instant>>,
     /// Everything must have ended by then.
     end_by: Option<Instant>,
     events: UnboundedSender<Event>,
@@ -111,10 +134,12 @@ pub(crate) struct Reactor {
 pub(crate) async fn run(
     options: EmbeddedOptions,
     owner: OwnedFd,
+    standalone: Option<Standalone>,
     mut commands: UnboundedReceiver<Command>,
 ) {
     let (events, mut news) = mpsc::unbounded_channel();
-    let mut reactor = Reactor::new(options, owner, events);
+    let mut reactor = Reactor::new(options, owner, standalone, events);
+    let mut reachable = true;
     loop {
         let now = Instant::now();
         reactor.advance(now);
@@ -129,7 +154,8 @@ pub(crate) async fn run(
             }
         };
         tokio::select! {
-            command = commands.recv(), if reactor.end_by.is_none() => {
+            command = commands.recv(), if reachable => {
+                reachable = command.is_some();
                 let bound = Duration::ZERO;
                 reactor.obey(command.unwrap_or(Command::Shutdown { bound }));
             }
@@ -147,7 +173,12 @@ pub(crate) async fn run(
 }
 
 impl Reactor {
-    fn new(options: EmbeddedOptions, owner: OwnedFd, events: UnboundedSender<Event>) -> Self {
+    fn new(
+        options: EmbeddedOptions,
+        owner: OwnedFd,
+        mut standalone: Option<Standalone>,
+        events: UnboundedSender<Event>,
+    ) -> Self {
         let settings = Settings {
             max: options.max_workers.map(|max| max.max(1)),
             cores: parallelism(),
@@ -155,6 +186,7 @@ impl Reactor {
             idle: options.idle_timeout.min(FOREVER),
             drain: options.drain_bound.min(FOREVER),
             terminate: options.terminate_bound.min(FOREVER),
+            client_links: standalone.as_ref().and_then(|own| own.client_workers),
         };
         let idle = settings.idle;
         let news = events.clone();
@@ -167,13 +199,24 @@ impl Reactor {
             env,
             ..
         } = options;
+        let standing = standalone.is_some();
+        let mut pool = Pool::new(settings);
+        let mut nursery = Nursery::new(zygote_command, env, owner, idle, standing, report);
+        if let Some(own) = &mut standalone {
+            pool.open();
+            let modules = std::mem::take(&mut own.preload);
+            nursery.preload(Instant::now(), modules, Vec::new());
+        }
         Self {
-            pool: Pool::new(settings),
-            nursery: Nursery::new(zygote_command, env, owner, idle, report),
+            pool,
+            nursery,
             clients: HashMap::new(),
             workers: HashMap::new(),
             links: HashMap::new(),
             next_client: 1,
+            standalone,
+            since: Instant::now(),
+            draining: None,
             end_by: None,
             events,
         }
@@ -181,6 +224,7 @@ impl Reactor {
 
     /// Does all that follows from what was heard.
     fn advance(&mut self, now: Instant) {
+        self.turn_the_silent_away(now);
         loop {
             let view = View {
                 links: &self.links,
@@ -198,6 +242,14 @@ impl Reactor {
                 break;
             }
         }
+        if let Some(by) = self.draining
+            && self.end_by.is_none()
+            && (self.pool.len() == 0 || by.is_some_and(|by| by <= now))
+        {
+            let bound = LAST_BOUND;
+            self.obey(Command::Shutdown { bound });
+            return self.advance(now);
+        }
         if self.end_by.is_some() && self.pool.len() == 0 {
             self.nursery.leave(now);
         }
@@ -212,6 +264,8 @@ impl Reactor {
         [
             self.pool.next_deadline(),
             self.nursery.next_deadline(),
+            self.next_silent(),
+            self.draining.flatten().filter(|_| self.end_by.is_none()),
             self.end_by,
         ]
         .into_iter()
@@ -221,60 +275,34 @@ impl Reactor {
 
     fn obey(&mut self, command: Command) {
         match command {
-            Command::Connect(socket) => self.connect(socket),
+            // Closed here, so the client sees that it is lost.
+            Command::Connect(_) | Command::Join(..) if self.end_by.is_some() => {}
+            Command::Connect(socket) => self.connect(socket, None),
+            Command::Join(socket, peer) => self.connect(socket, Some(peer)),
             Command::Status(reply) => {
                 // One who has stopped waiting needs no answer.
                 let _ = reply.try_send(self.status());
             }
+            Command::Drain { bound } => self.drain(Instant::now(), bound),
             Command::Shutdown { bound } => {
                 let now = Instant::now();
+                let by = now + bound.max(SHORTEST_SHUTDOWN);
                 self.pool.shut_down(now, bound);
-                self.end_by = Some(now + bound.max(SHORTEST_SHUTDOWN));
+                self.end_by = Some(self.end_by.map_or(by, |sooner| sooner.min(by)));
             }
+            Command::Collect => self.collect(Instant::now()),
         }
     }
 
-    fn connect(&mut self, socket: OwnedFd) {
-        let id = self.next_client;
-        let events = self.events.clone();
-        let deliver = move |said| drop(events.send(Event::Client(id, said)));
-        match Connection::open(socket, deliver) {
-            Ok(connection) => {
-                self.next_client += 1;
-                self.clients.insert(
-                    id,
-                    ClientConnection {
-                        connection,
-                        greeted: false,
-                    },
-                );
-                self.pool.client_came();
+    /// Collects what zygotes that have died left behind: workers, and what functions have started.
+    fn collect(&mut self, now: Instant) {
+        // Collected by the nursery, which knows what its end means.
+        let zygote = self.nursery.describe().map(|(pid, _)| pid);
+        while let Some((pid, exit)) = crate::sys::collect_child(zygote) {
+            if let Some(worker) = self.pool.worker_of(pid) {
+                tracing::info!(worker, pid, %exit, "worker ended");
+                self.pool.exited(now, worker, exit);
             }
-            // The socket is closed by now, so the client sees that it is lost.
-            Err(error) => tracing::error!(%error, "could not take a client on"),
-        }
-    }
-
-    fn status(&self) -> Status {
-        let workers = self
-            .pool
-            .workers()
-            .map(|(id, pid, links, stopping)| WorkerStatus {
-                id,
-                pid,
-                residents: links
-                    .iter()
-                    .filter_map(|link| self.links.get(link))
-                    .map(|held| held.end().residents())
-                    .sum(),
-                links: u32::try_from(links.len()).unwrap_or(u32::MAX),
-                stopping,
-            });
-        let zygote = self.nursery.describe();
-        Status {
-            workers: workers.collect(),
-            zygote: zygote.map(|(pid, _)| pid),
-            zygote_threads: zygote.and_then(|(_, threads)| threads),
         }
     }
 
@@ -282,6 +310,11 @@ impl Reactor {
         let now = Instant::now();
         match event {
             Event::Client(id, Delivery::Message(message, _)) => self.hear_client(now, id, message),
+            Event::ClientEnded(id) => self.forget_client(now, id),
+            Event::Logged(id, line) => {
+                let lines = vec![line];
+                self.tell_client(now, id, &ToClient::Log { lines }, Vec::new());
+            }
             Event::Client(id, Delivery::Ended(error)) => {
                 if let Some(error) = error {
                     tracing::warn!(%error, "a client's control socket broke");
@@ -297,7 +330,9 @@ impl Reactor {
             }
             Event::WorkerEnded(id) => {
                 let zygote = self.workers.get(&id).map(WorkerProcess::zygote);
-                let status_follows = zygote.is_some_and(|number| self.nursery.lives(number));
+                // A standalone supervisor collects what its zygote cannot.
+                let status_follows = self.standalone.is_some()
+                    || zygote.is_some_and(|number| self.nursery.lives(number));
                 self.pool.ended(now, id, status_follows);
             }
             Event::Zygote(number, ZygoteEvent::Said(Delivery::Message(message, fds))) => {
@@ -311,50 +346,13 @@ impl Reactor {
         }
     }
 
-    fn hear_client(&mut self, now: Instant, id: ClientId, message: FromClient) {
-        let Some(client) = self.clients.get_mut(&id) else {
-            return;
-        };
-        match message {
-            FromClient::Hello { version } => {
-                let hello = ToClient::Hello {
-                    version: PROTOCOL_VERSION,
-                };
-                let told = client.connection.send(&hello, Vec::new());
-                client.greeted = version == PROTOCOL_VERSION;
-                if told.is_err() || !client.greeted {
-                    self.forget_client(now, id);
-                }
-            }
-            _ if !client.greeted => {
-                tracing::warn!("a client did not say hello");
-                self.forget_client(now, id);
-            }
-            FromClient::Acquire {
-                request,
-                max_workers,
-            } => {
-                self.pool.acquire(now, id, request, max_workers);
-            }
-            FromClient::Release { link } => self.pool.release(now, id, link),
-            FromClient::Watch { link, stall_ms } => {
-                let stall = stall_ms.map(Duration::from_millis);
-                if self.pool.watch(now, id, link, Watch { stall })
-                    && let Some(held) = self.links.get(&link)
-                {
-                    held.end().start_watching();
-                }
-            }
-            FromClient::Preload { modules, paths } => self.nursery.preload(now, modules, paths),
-        }
-    }
-
     fn hear_worker(&mut self, now: Instant, id: WorkerId, message: FromWorker) {
         match message {
             FromWorker::Started { thread } => {
                 if let Some(worker) = self.workers.get_mut(&id) {
                     worker.started(thread);
                 }
+                tracing::info!(worker = id, "worker ready");
                 self.pool.started(id);
             }
             FromWorker::Attached { link } => self.pool.attached(now, id, link),
@@ -393,7 +391,10 @@ impl Reactor {
             FromZygote::Preloaded { module, failure } => {
                 self.preloaded(now, number, module, failure);
             }
-            FromZygote::Exited { worker, exit, .. } => self.pool.exited(now, worker, exit),
+            FromZygote::Exited { worker, pid, exit } => {
+                tracing::info!(worker, pid, %exit, "worker ended");
+                self.pool.exited(now, worker, exit);
+            }
         }
     }
 
@@ -446,12 +447,15 @@ impl Reactor {
             kill(&pidfd);
             self.pool.ended(now, id, true);
         }
-        tracing::debug!(worker = id, pid, "forked a worker");
+        tracing::info!(worker = id, pid, "worker forked");
     }
 
     fn zygote_ended(&mut self, now: Instant, number: u64) {
         for (message, fds) in self.nursery.last_words(number) {
             self.hear_zygote(now, number, message, fds);
+        }
+        if self.standalone.is_some() {
+            tracing::info!("zygote ended");
         }
         match self.nursery.ended(now, number) {
             Ok(()) => self.pool.zygote_lost(),
@@ -460,8 +464,14 @@ impl Reactor {
                 self.pool.give_up(&why);
             }
         }
+        if self.standalone.is_some() {
+            // What it hid while it was the first to be collected, and its children.
+            self.collect(now);
+        }
     }
 }
 
+/// How long streams that drained too long get to run their `finally` blocks, and workers to end.
+const LAST_BOUND: Duration = Duration::from_secs(3);
 /// A shutdown without a bound still lets the system take the killed away.
 const SHORTEST_SHUTDOWN: Duration = Duration::from_millis(100);

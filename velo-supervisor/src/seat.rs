@@ -1,10 +1,14 @@
 //! What runs inside a worker process: its end of the control socket, and the watchdog that ends the
-//! process when the one it serves is gone. It never touches an event and never decides when to
+//! process when those it serves are gone. It never touches an event and never decides when to
 //! stop; it passes on what the supervisor says.
+//!
+//! A worker of an embedded supervisor ends with it, since that is its only client. One of a
+//! standalone supervisor outlives it, and ends when the clients of its links are gone too.
 
+use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -16,7 +20,7 @@ use crate::error::SeatError;
 use crate::link;
 use crate::protocol::{FromWorker, LinkId, ToWorker};
 use crate::sys;
-use crate::transport::{Channel, Received, TransportError, exactly};
+use crate::transport::{Channel, Received, TransportError, exactly_and_maybe};
 
 /// The exit code of a worker that its watchdog ended.
 pub const ABANDONED_EXIT_CODE: i32 = 125;
@@ -27,10 +31,23 @@ pub struct Seat {
     worker: u32,
     channel: Channel<OwnedFd>,
     report: OwnedFd,
-    /// The process whose death ends this one.
+    /// The supervisor's process.
     owner: OwnedFd,
+    /// Pidfds of the clients of the links that there are, where they are told.
+    clients: Clients,
     grace: Duration,
+    /// It goes on without the supervisor, for as long as it has clients that have had a stream open
+    /// within this time.
+    outlive: Option<Duration>,
     started: bool,
+}
+
+/// Shared with the watchdog.
+type Clients = Arc<Mutex<BTreeMap<LinkId, OwnedFd>>>;
+
+fn lock(clients: &Clients) -> MutexGuard<'_, BTreeMap<LinkId, OwnedFd>> {
+    // Each change is one call, so a panic leaves nothing half-changed.
+    clients.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What the supervisor wants of a worker.
@@ -53,6 +70,10 @@ pub enum SeatEvent {
     Drain,
     /// The supervisor is gone: exit. The watchdog ends a process that does not.
     Lost,
+    /// The supervisor is gone, and this worker outlives it: serve the links that there are until
+    /// their clients are gone, which [`Seat::client_fd`] shows, or until no stream was open for
+    /// [`Seat::outlive`]; then exit. The watchdog ends a process whose clients are all gone.
+    Orphaned,
 }
 
 impl Seat {
@@ -62,13 +83,16 @@ impl Seat {
         report: OwnedFd,
         owner: OwnedFd,
         grace: Duration,
+        outlive: Option<Duration>,
     ) -> io::Result<Self> {
         Ok(Self {
             worker,
             channel: Channel::new(control)?,
             report,
             owner,
+            clients: Clients::default(),
             grace,
+            outlive,
             started: false,
         })
     }
@@ -108,7 +132,10 @@ impl Seat {
         match outcome {
             Ok(()) => Ok(events),
             Err(TransportError::Closed) => {
-                events.push(SeatEvent::Lost);
+                events.push(match self.outlive.is_some() {
+                    true => SeatEvent::Orphaned,
+                    false => SeatEvent::Lost,
+                });
                 Ok(events)
             }
             Err(error) => Err(error.into()),
@@ -126,9 +153,12 @@ impl Seat {
         loop {
             match self.channel.receive()? {
                 Received::Message(ToWorker::Attach { link }, fds) => {
-                    let [segment, mine, theirs] = exactly(fds)?;
+                    let ([segment, mine, theirs], client) = exactly_and_maybe(fds)?;
                     match link::attach(Side::Worker, segment, mine, theirs) {
                         Ok(end) => {
+                            if let Some(client) = client {
+                                lock(&self.clients).insert(link, client);
+                            }
                             self.channel
                                 .send(&FromWorker::Attached { link }, Vec::new())?;
                             events.push(SeatEvent::Attach { link, end });
@@ -149,6 +179,18 @@ impl Seat {
         }
     }
 
+    /// How long an orphaned worker stays that no stream is open on; none where it ends with its
+    /// supervisor.
+    pub fn outlive(&self) -> Option<Duration> {
+        self.outlive
+    }
+
+    /// A pidfd of the client of a link, readable when it has ended, where the supervisor has told.
+    /// It is open until [`Seat::detached`].
+    pub fn client_fd(&self, link: LinkId) -> Option<RawFd> {
+        lock(&self.clients).get(&link).map(AsRawFd::as_raw_fd)
+    }
+
     /// Tells the supervisor that a detached link is no longer in use here.
     ///
     /// # Errors
@@ -156,6 +198,7 @@ impl Seat {
     /// When the control socket breaks. A supervisor that is gone is no error here:
     /// [`Seat::poll`] tells.
     pub fn detached(&mut self, link: LinkId) -> Result<(), SeatError> {
+        lock(&self.clients).remove(&link);
         match self
             .channel
             .send(&FromWorker::Detached { link }, Vec::new())
@@ -165,9 +208,10 @@ impl Seat {
         }
     }
 
-    /// Starts the thread that ends this process when its client is gone: it waits for the client's
-    /// death or for the end of the control socket, gives the process a short grace to end by itself,
-    /// and exits with [`ABANDONED_EXIT_CODE`]. It works while the worker is stuck in native code,
+    /// Starts the thread that ends this process when those it serves are gone: it waits for the
+    /// supervisor's death or for the end of the control socket, and where this worker outlives that
+    /// for the clients' deaths too, gives the process a short grace to end by itself, and exits with
+    /// [`ABANDONED_EXIT_CODE`]. It works while the worker is stuck in native code,
     /// and reads nothing from the control socket. Call it once.
     ///
     /// Where no thread can be started, the zygote is the one that ends this process.
@@ -176,10 +220,11 @@ impl Seat {
             let owner = self.owner.try_clone()?;
             let control = self.channel.fd().try_clone()?;
             let grace = self.grace;
+            let clients = self.outlive.map(|_| self.clients.clone());
             thread::Builder::new()
                 .name("velo-watchdog".into())
                 .stack_size(64 << 10)
-                .spawn(move || watch_over(&owner, &control, grace))
+                .spawn(move || watch_over(&owner, &control, clients.as_ref(), grace))
                 .map(drop)
         };
         if let Err(error) = watch() {
@@ -188,7 +233,7 @@ impl Seat {
     }
 }
 
-fn watch_over(owner: &OwnedFd, control: &OwnedFd, grace: Duration) {
+fn watch_over(owner: &OwnedFd, control: &OwnedFd, clients: Option<&Clients>, grace: Duration) {
     sys::block_signals();
     // The other threads are not to be disturbed in what they are stuck in.
     sys::unblock_stacks_signal();
@@ -202,9 +247,24 @@ fn watch_over(owner: &OwnedFd, control: &OwnedFd, grace: Duration) {
             break;
         }
     }
+    if let Some(clients) = clients {
+        wait_for_the_end_of(clients);
+    }
     thread::sleep(grace);
     // SAFETY: `_exit` runs no code of this process; whatever state its threads are in, it ends.
     unsafe { libc::_exit(ABANDONED_EXIT_CODE) }
+}
+
+/// Waits until all of these processes have ended. None is added any more: it is the supervisor who
+/// brings clients.
+fn wait_for_the_end_of(clients: &Clients) {
+    let copies: Vec<_> = lock(clients).values().map(OwnedFd::try_clone).collect();
+    for client in copies.into_iter().flatten() {
+        while !matches!(
+            poll(&mut [PollFd::new(client.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE),
+            Ok(n) if n > 0
+        ) {}
+    }
 }
 
 /// The other side has closed, even while data is still to be read.
@@ -222,7 +282,7 @@ mod tests {
         let (here, there) = transport::pair().expect("a socketpair");
         let owner = sys::pidfd_open(nix::unistd::getpid().as_raw()).expect("a pidfd");
         let report = owner.try_clone().expect("a descriptor");
-        let seat = Seat::new(5, here, report, owner, Duration::ZERO).expect("a seat");
+        let seat = Seat::new(5, here, report, owner, Duration::ZERO, None).expect("a seat");
         (seat, Channel::new(there).expect("a channel"))
     }
 

@@ -6,6 +6,9 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, pthread_sigmask, signal};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
+
+use crate::protocol::Exit;
 
 /// A descriptor of a process, readable when it has ended. It names the process itself, so a pid
 /// that is used again cannot confuse it.
@@ -63,6 +66,22 @@ pub(crate) fn thread_count() -> u32 {
 pub(crate) fn this_thread() -> u64 {
     // SAFETY: the call takes nothing, touches nothing and cannot fail.
     unsafe { libc::pthread_self() as u64 }
+}
+
+/// Collects a child of this process that has ended, unless it is `spared`. Only where every other
+/// child is nobody else's.
+pub(crate) fn collect_child(spared: Option<i32>) -> Option<(i32, Exit)> {
+    let peek = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    let pid = waitid(Id::All, peek).ok()?.pid()?;
+    if Some(pid.as_raw()) == spared {
+        return None;
+    }
+    let exit = match waitpid(pid, Some(WaitPidFlag::WNOHANG)).ok()? {
+        WaitStatus::Exited(_, code) => Exit::Code(code),
+        WaitStatus::Signaled(_, signal, _) => Exit::Signal(signal as i32),
+        _ => Exit::Unknown,
+    };
+    Some((pid.as_raw(), exit))
 }
 
 /// Whether a descriptor is readable (or, for a pidfd, whether its process has ended) right now.

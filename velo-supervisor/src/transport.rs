@@ -288,6 +288,14 @@ pub(crate) fn exactly<const N: usize>(fds: Vec<OwnedFd>) -> Result<[OwnedFd; N],
     })
 }
 
+/// The same, and one more where it came.
+pub(crate) fn exactly_and_maybe<const N: usize>(
+    mut fds: Vec<OwnedFd>,
+) -> Result<([OwnedFd; N], Option<OwnedFd>), TransportError> {
+    let more = (fds.len() == N + 1).then(|| fds.pop()).flatten();
+    Ok((exactly(fds)?, more))
+}
+
 /// The two ends of a new control socket.
 pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     raw::pair()

@@ -88,6 +88,11 @@ impl WorkerProcess {
         self.report.len()
     }
 
+    /// A handle of the process, for a client that may outlive this supervisor.
+    pub(crate) fn handle(&self) -> Option<OwnedFd> {
+        self.process.as_ref()?.handle().ok()
+    }
+
     /// Which zygote has forked it, and so can tell its exit status.
     pub(crate) fn zygote(&self) -> u64 {
         self.zygote

@@ -13,6 +13,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use crate::error::ZygoteError;
+use crate::options::FOREVER;
 use crate::protocol::{Exit, FromZygote, PROTOCOL_VERSION, PreloadFailure, ToZygote};
 use crate::seat::Seat;
 use crate::sys;
@@ -82,6 +83,7 @@ pub fn serve(
         owner: None,
         children: Vec::new(),
         grace: Duration::ZERO,
+        outlive: None,
         tainted: false,
     };
     let outcome = zygote.serve(fork, preload);
@@ -105,6 +107,9 @@ struct Zygote {
     owner: Option<OwnedFd>,
     children: Vec<Child>,
     grace: Duration,
+    /// Workers go on without the supervisor, for as long as they have clients that have had a stream
+    /// open within this time.
+    outlive: Option<Duration>,
     /// Something that was preloaded has started threads: nothing is forked any more.
     tainted: bool,
 }
@@ -165,7 +170,11 @@ impl Zygote {
         fork: &mut impl FnMut() -> io::Result<i32>,
     ) -> Result<Option<Birth>, ZygoteError> {
         match message {
-            ToZygote::Prepare { version, grace_ms } => {
+            ToZygote::Prepare {
+                version,
+                grace_ms,
+                outlive_ms,
+            } => {
                 let ready = FromZygote::Ready {
                     version: PROTOCOL_VERSION,
                     threads: sys::thread_count(),
@@ -181,6 +190,7 @@ impl Zygote {
                 let [owner] = exactly(fds)?;
                 self.owner = Some(owner);
                 self.grace = Duration::from_millis(grace_ms.into());
+                self.outlive = outlive_ms.map(Duration::from_millis);
                 Ok(None)
             }
             ToZygote::Preload { .. } => Ok(None), // handled where it arrives
@@ -236,7 +246,12 @@ impl Zygote {
             .owner
             .take()
             .ok_or(ZygoteError::Protocol("it sent no pidfd"))?;
-        Seat::new(birth.worker, birth.control, birth.report, owner, self.grace)
+        let Birth {
+            worker,
+            control,
+            report,
+        } = birth;
+        Seat::new(worker, control, report, owner, self.grace, self.outlive)
             .map_err(io_error("set up a worker's control socket"))
     }
 
@@ -307,7 +322,11 @@ impl Zygote {
     }
 
     /// The supervisor is gone: workers get a short grace to end by themselves, then they are killed.
+    /// Those that outlive it end with their clients, and are only collected.
     fn wind_down(&mut self) {
+        if self.outlive.is_some() {
+            return self.wait_for_children(Instant::now() + FOREVER);
+        }
         self.wait_for_children(Instant::now() + self.grace);
         for child in &self.children {
             let _ = sys::pidfd_signal(child.pidfd.as_fd(), Signal::SIGKILL as i32);
@@ -400,6 +419,7 @@ mod tests {
         let hello = ToZygote::Prepare {
             version: 8,
             grace_ms: 0,
+            outlive_ms: None,
         };
         let (role, said) = converse(vec![(hello, vec![myself()])]);
         assert!(matches!(role, Err(ZygoteError::Version { theirs: 8, .. })));
@@ -424,6 +444,7 @@ mod tests {
         let hello = ToZygote::Prepare {
             version: PROTOCOL_VERSION,
             grace_ms: 0,
+            outlive_ms: None,
         };
         let (report, socket) = transport::pair().expect("a socketpair");
         let spawn = (ToZygote::Spawn { worker: 3 }, vec![socket, report]);

@@ -20,6 +20,8 @@ from velo._worker.selector import LinkSelector
 
 # How long cancelled streams may take to run their `finally` blocks when the worker is to end.
 _GRACE = 1.5
+# A worker that has outlived its supervisor looks for streams every so many seconds at most.
+_SHORTEST_LOOK = 0.05
 
 
 def main(seat: _core.WorkerSeat, output_lock: int) -> int:
@@ -53,6 +55,7 @@ class _Worker:
         self._loop: asyncio.AbstractEventLoop
         self._stop: asyncio.Event
         self._leaving: set[asyncio.Task[None]] = set()
+        self._looking: asyncio.TimerHandle | None = None
 
     def links(self) -> list[_core.WorkerLink]:
         """Return the links to all clients."""
@@ -71,6 +74,8 @@ class _Worker:
         for client in self._clients.values():
             client.link.close_entry()
         await self._cancel([task for c in self._clients.values() for task in c.tasks.values()])
+        if self._leaving:
+            await asyncio.wait(self._leaving, timeout=_GRACE)
         return 0
 
     # The supervisor.
@@ -102,6 +107,32 @@ class _Worker:
     def _on_lost(self) -> None:
         self._loop.remove_reader(self._seat.fileno())
         self._stop.set()
+
+    # A standalone supervisor has died: its clients are served on until they are gone, or idle.
+
+    def _on_orphaned(self) -> None:
+        self._loop.remove_reader(self._seat.fileno())
+        for number in list(self._clients):
+            if (process := self._seat.client_fileno(number)) is not None:
+                self._loop.add_reader(process, self._on_client_gone, number, process)
+        self._look_for_streams(0.0)
+
+    def _on_client_gone(self, number: int, process: int) -> None:
+        self._loop.remove_reader(process)
+        self._on_detach(number)
+        self._look_for_streams(0.0)
+
+    def _look_for_streams(self, idle: float) -> None:
+        """End when there is no client, or when none has had a stream for a while."""
+        links, patience = self.links(), self._seat.outlive
+        if not links or (idle >= patience and all(link.try_retire() for link in links)):
+            self._stop.set()
+            return
+        if self._looking is not None:
+            self._looking.cancel()
+        pause = max(patience / 4, _SHORTEST_LOOK)
+        idle = 0.0 if any(link.streams for link in links) else idle + pause
+        self._looking = self._loop.call_later(pause, self._look_for_streams, idle)
 
     def _watch_links(self) -> None:
         self._selector.watch.watch(self.links())

@@ -14,6 +14,7 @@ from velo import __version__
 from velo.cli.bench import bench
 from velo.cli.replay import replay
 from velo.cli.run import record, run
+from velo.cli.supervisor import supervisor
 
 __all__ = ["main"]
 
@@ -28,6 +29,7 @@ velo.add_command(run)
 velo.add_command(record)
 velo.add_command(replay)
 velo.add_command(bench)
+velo.add_command(supervisor)
 
 
 def main() -> None:

@@ -234,5 +234,4 @@ class _Unfinished(Exception):
 def _workers(loop: asyncio.AbstractEventLoop | None) -> int:
     from velo import _client
 
-    client = _client._clients.get(loop) if loop is not None else None
-    return len(client._links) if client is not None else 0
+    return _client.workers_of(loop) if loop is not None else 0

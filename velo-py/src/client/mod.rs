@@ -6,7 +6,7 @@ mod link;
 mod stream;
 
 use std::collections::{HashMap, VecDeque};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 
@@ -30,11 +30,13 @@ use stream::{ClientEnds, Ends};
 #[pyclass(frozen, weakref, module = "velo._core")]
 pub struct ClientLink {
     link: Arc<Link>,
+    /// Readable when the worker has ended, where the supervisor has given it.
+    process: Option<OwnedFd>,
 }
 
 impl ClientLink {
     /// The client's side of a fresh link.
-    pub fn new(end: Arc<LinkEnd>) -> PyResult<Self> {
+    pub fn new(end: Arc<LinkEnd>, process: Option<OwnedFd>) -> PyResult<Self> {
         let (control_out, control_in) = control::open(&end)?;
         let state = LinkState {
             control_out,
@@ -63,6 +65,7 @@ impl ClientLink {
         };
         Ok(ClientLink {
             link: Arc::new(link),
+            process,
         })
     }
 }
@@ -87,6 +90,11 @@ impl ClientLink {
     /// The doorbell, for the event loop to watch.
     fn fileno(&self) -> i32 {
         self.link.end.doorbell().as_fd().as_raw_fd()
+    }
+
+    /// A descriptor that is readable when the worker has ended, from a standalone supervisor.
+    fn process_fileno(&self) -> Option<i32> {
+        self.process.as_ref().map(AsRawFd::as_raw_fd)
     }
 
     /// How to have `nap_over` called after about a millisecond.

@@ -151,6 +151,11 @@ impl WorkerLink {
         Ok(StreamPort::new(port, budget))
     }
 
+    /// Lets no more streams in unless one is open; whether that is done.
+    fn try_retire(&self) -> bool {
+        self.link.end.try_retire()
+    }
+
     /// Lets no more streams in: this worker is about to end.
     fn close_entry(&self) {
         self.link.end.close_entry();

@@ -9,11 +9,12 @@ use std::time::{Duration, Instant};
 
 use velo_shm::{Progress, Running};
 
-use crate::protocol::{Exit, Killed, LinkId, Refusal, RequestId, WorkerInfo};
+use crate::protocol::{Exit, Killed, LinkId, Refusal, RequestId, WorkerInfo, WorkerStatus};
 use restarts::Restarts;
 
 mod deaths;
 pub(crate) mod restarts;
+mod retire;
 mod settle;
 mod stop;
 #[cfg(test)]
@@ -43,6 +44,8 @@ pub(crate) struct Settings {
     pub(crate) idle: Duration,
     pub(crate) drain: Duration,
     pub(crate) terminate: Duration,
+    /// How many links all connections of one client process may have.
+    pub(crate) client_links: Option<u32>,
 }
 
 /// What links show without being asked.
@@ -63,6 +66,8 @@ pub(crate) trait Gauges {
     fn stop_watching(&self, link: LinkId) -> bool;
     /// How many bytes of stacks the worker has written.
     fn written(&self, worker: WorkerId) -> u64;
+    /// Closes it for new streams; those that are open go on.
+    fn close(&self, link: LinkId);
 }
 
 /// What is to be done.
@@ -76,6 +81,7 @@ pub(crate) enum Action {
     Attach {
         worker: WorkerId,
         link: LinkId,
+        client: ClientId,
     },
     /// Give the client its end.
     Deliver {
@@ -171,6 +177,8 @@ struct Worker {
     /// Its process id and when it was forked.
     born: Option<(i32, Instant)>,
     started: bool,
+    /// It takes no new streams, and is stopped after its last one.
+    retiring: bool,
     /// It has closed its control socket unasked, which is the beginning of most deaths.
     hung_up: bool,
     /// What it did to be killed for.
@@ -188,7 +196,13 @@ struct Worker {
 }
 
 impl Worker {
+    /// Whether it may take new streams.
     fn serves(&self) -> bool {
+        self.is_left_alone() && !self.retiring
+    }
+
+    /// Whether it lives and has not been told to stop.
+    fn is_left_alone(&self) -> bool {
         self.ended.is_none() && !matches!(self.stage, Stage::Stopping { .. })
     }
 
@@ -209,10 +223,16 @@ pub(crate) struct Pool {
     next_link: u64,
     next_look: Option<Instant>,
     next_watch: Option<Instant>,
+    /// When to look whether streams of retiring workers have ended.
+    next_retired: Option<Instant>,
+    /// Which process each client belongs to.
+    clients: BTreeMap<ClientId, i32>,
     actions: Vec<Action>,
     /// When no client has ever come, or all is to end, no worker is made.
     open: bool,
     closing: bool,
+    /// No worker takes new streams, and none is made.
+    draining: bool,
 }
 
 impl Pool {
@@ -231,15 +251,24 @@ impl Pool {
             next_link: 1,
             next_look: None,
             next_watch: None,
+            next_retired: None,
+            clients: BTreeMap::new(),
             actions: Vec::new(),
             open: false,
             closing: false,
+            draining: false,
         }
     }
 
-    /// A client has connected.
-    pub(crate) fn client_came(&mut self) {
+    /// Makes the workers that always stay, from now on.
+    pub(crate) fn open(&mut self) {
         self.open = true;
+    }
+
+    /// A process has connected as a client.
+    pub(crate) fn client_came(&mut self, client: ClientId, process: i32) {
+        self.open = true;
+        self.clients.insert(client, process);
     }
 
     pub(crate) fn acquire(
@@ -251,6 +280,9 @@ impl Pool {
     ) {
         if self.closing {
             return self.refuse(client, request, Refusal::Failed(SHUTTING_DOWN.into()));
+        }
+        if self.draining {
+            return self.refuse(client, request, Refusal::Failed(DRAINING.into()));
         }
         if self.waiting.len() >= MOST_WAITING {
             let why = "too many requests for links are waiting; wait for their answers".into();
@@ -282,6 +314,7 @@ impl Pool {
     }
 
     pub(crate) fn client_gone(&mut self, now: Instant, client: ClientId) {
+        self.clients.remove(&client);
         self.waiting.retain(|wait| wait.client != client);
         let links: Vec<_> = self
             .links
@@ -392,21 +425,50 @@ impl Pool {
         }
     }
 
+    /// More workers than this are never made, if it was said.
+    pub(crate) fn ceiling(&self) -> Option<u32> {
+        self.settings.max
+    }
+
+    /// Workers that stay when nothing is to do.
+    pub(crate) fn minimum(&self) -> u32 {
+        self.settings.min
+    }
+
     /// How many workers there are, in whatever state.
     pub(crate) fn len(&self) -> usize {
         self.workers.len()
     }
 
-    /// Id, pid, links and whether it is stopping, of each worker.
-    pub(crate) fn workers(&self) -> impl Iterator<Item = (WorkerId, i32, &BTreeSet<LinkId>, bool)> {
-        self.workers.iter().map(|(id, worker)| {
-            (
-                *id,
-                worker.pid(),
-                &worker.links,
-                matches!(worker.stage, Stage::Stopping { .. }),
-            )
+    /// What each worker is, and its links.
+    pub(crate) fn workers(&self) -> impl Iterator<Item = (WorkerStatus, &BTreeSet<LinkId>)> {
+        self.workers.iter().map(|(&id, worker)| {
+            let status = WorkerStatus {
+                id,
+                pid: worker.pid(),
+                residents: 0, // only the links know
+                links: u32::try_from(worker.links.len()).unwrap_or(u32::MAX),
+                retiring: worker.retiring,
+                stopping: matches!(worker.stage, Stage::Stopping { .. }),
+            };
+            (status, &worker.links)
         })
+    }
+
+    /// The links that a client has been given.
+    pub(crate) fn links_of(&self, client: ClientId) -> impl Iterator<Item = LinkId> {
+        self.links
+            .iter()
+            .filter(move |(_, link)| link.client == client && link.wait.is_none())
+            .map(|(id, _)| *id)
+    }
+
+    /// The worker that runs, or ran last, as this process.
+    pub(crate) fn worker_of(&self, pid: i32) -> Option<WorkerId> {
+        let mut known = self.workers.iter();
+        known
+            .find(|(_, worker)| worker.pid() == pid)
+            .map(|(id, _)| *id)
     }
 
     fn detach(&mut self, now: Instant, link: LinkId) {
@@ -434,3 +496,4 @@ impl Pool {
 }
 
 const SHUTTING_DOWN: &str = "the supervisor is shutting down";
+const DRAINING: &str = "the supervisor is draining: it takes no new streams";

@@ -17,6 +17,7 @@ impl Pool {
         self.look_at_workers(now, gauges);
         self.advance_stops(now);
         self.look_at_links(now, gauges);
+        self.look_at_retiring(now, gauges);
         self.stop_idle_workers(now);
         self.place(now, gauges);
         self.keep_minimum(now);
@@ -51,6 +52,7 @@ impl Pool {
         workers
             .chain(self.next_look)
             .chain(self.watch_deadline())
+            .chain(self.next_retired)
             .chain(retry)
             .chain(refill)
             .min()
@@ -64,7 +66,7 @@ impl Pool {
     }
 
     fn lacks_workers(&self) -> bool {
-        self.open && !self.closing && self.serving() < self.settings.min as usize
+        self.open && !self.closing && !self.draining && self.serving() < self.settings.min as usize
     }
 
     fn bury_ended(&mut self, now: Instant) {
@@ -137,7 +139,9 @@ impl Pool {
     /// Finds a worker for each request, or a reason why there is none.
     fn place(&mut self, now: Instant, gauges: &impl Gauges) {
         for wait in std::mem::take(&mut self.waiting) {
-            if let Some(worker) = self.choose(wait.client, gauges) {
+            if let Some(reason) = self.over_quota(wait.client) {
+                self.refuse(wait.client, wait.request, reason);
+            } else if let Some(worker) = self.choose(wait.client, gauges) {
                 self.assign(now, worker, wait);
             } else if self.serving() >= wait.limit as usize {
                 self.refuse(wait.client, wait.request, Refusal::AtLimit);
@@ -153,6 +157,26 @@ impl Pool {
             } else {
                 self.waiting.push_back(wait);
             }
+        }
+    }
+
+    /// Why a client process may have no further link, if so.
+    fn over_quota(&self, client: ClientId) -> Option<Refusal> {
+        let quota = self.settings.client_links?;
+        let process = self.clients.get(&client);
+        let (mut own, mut all) = (0, 0);
+        for link in self.links.values() {
+            own += u32::from(link.client == client);
+            all += u32::from(self.clients.get(&link.client) == process);
+        }
+        match (own, all) {
+            (_, all) if all < quota => None,
+            // It goes on with those that it has.
+            (1.., _) => Some(Refusal::AtLimit),
+            _ => Some(Refusal::Failed(format!(
+                "the event loops of this process have links to {all} workers, which is the quota \
+                 of one client of the supervisor (`--client-workers {quota}`)"
+            ))),
         }
     }
 
@@ -198,7 +222,11 @@ impl Pool {
         if let Some(known) = self.workers.get_mut(&worker) {
             known.links.insert(link);
         }
-        self.actions.push(Action::Attach { worker, link });
+        self.actions.push(Action::Attach {
+            worker,
+            link,
+            client,
+        });
     }
 
     fn spawn(&mut self, now: Instant) -> WorkerId {
@@ -208,6 +236,7 @@ impl Pool {
             stage: Stage::Starting,
             born: None,
             started: false,
+            retiring: false,
             hung_up: false,
             fault: None,
             links: BTreeSet::new(),

@@ -33,7 +33,8 @@ impl Pool {
     pub(crate) fn hung_up(&mut self, now: Instant, worker: WorkerId) {
         let terminate = self.settings.terminate;
         // One that was told to stop may close it on the way out.
-        if let Some(known) = self.workers.get_mut(&worker).filter(|known| known.serves()) {
+        let known = self.workers.get_mut(&worker);
+        if let Some(known) = known.filter(|known| known.is_left_alone()) {
             known.hung_up = true;
             let until = Some(now + STATUS_BOUND);
             known.stage = Stage::Stopping {

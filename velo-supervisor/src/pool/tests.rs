@@ -22,6 +22,7 @@ struct Fake {
     /// No open stream asks for looks any more.
     unlimited: HashSet<LinkId>,
     written: HashMap<WorkerId, u64>,
+    closed: RefCell<HashSet<LinkId>>,
 }
 
 impl Gauges for Fake {
@@ -57,6 +58,10 @@ impl Gauges for Fake {
     fn written(&self, worker: WorkerId) -> u64 {
         self.written.get(&worker).copied().unwrap_or(0)
     }
+
+    fn close(&self, link: LinkId) {
+        self.closed.borrow_mut().insert(link);
+    }
 }
 
 struct Rig {
@@ -77,10 +82,11 @@ impl Rig {
             idle: IDLE,
             drain: 2000 * MS,
             terminate: 1000 * MS,
+            client_links: None,
         };
         change(&mut settings);
         let mut pool = Pool::new(settings);
-        pool.client_came();
+        pool.open();
         Self {
             pool,
             fake: Fake::default(),
@@ -104,7 +110,7 @@ impl Rig {
                         assert!(self.pool.spawned(self.now, worker, 100 + worker as i32));
                         self.pool.started(worker);
                     }
-                    Action::Attach { worker, link } if self.willing => {
+                    Action::Attach { worker, link, .. } if self.willing => {
                         self.pool.attached(self.now, worker, link);
                     }
                     _ => {}
@@ -475,7 +481,7 @@ fn a_failed_link_is_refused_and_the_worker_stays() {
     let mut rig = Rig::new(|_| {});
     rig.willing = false;
     let done = rig.acquire(1, 1);
-    let Some(Action::Attach { worker, link }) = done.last() else {
+    let Some(Action::Attach { worker, link, .. }) = done.last() else {
         panic!("{done:?}")
     };
     rig.pool
@@ -582,7 +588,7 @@ fn a_worker_quicker_than_its_zygote_is_delivered_with_its_pid() {
     let mut rig = Rig::new(|_| {});
     rig.willing = false;
     let done = rig.acquire(1, 1);
-    let Some(Action::Attach { worker, link }) = done.last().cloned() else {
+    let Some(Action::Attach { worker, link, .. }) = done.last().cloned() else {
         panic!("{done:?}")
     };
     rig.pool.started(worker);

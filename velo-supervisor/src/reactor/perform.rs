@@ -10,11 +10,6 @@ use crate::protocol::{Exit, Killed, LinkId, Ran, ToClient, ToWorker, WorkerInfo}
 use crate::worker::WorkerProcess;
 
 impl Reactor {
-    pub(super) fn forget_client(&mut self, now: Instant, id: ClientId) {
-        self.clients.remove(&id);
-        self.pool.client_gone(now, id);
-    }
-
     pub(super) fn tell_client(
         &mut self,
         now: Instant,
@@ -43,9 +38,15 @@ impl Reactor {
     pub(super) fn perform(&mut self, now: Instant, action: Action) {
         match action {
             Action::Spawn { worker } => self.spawn(now, worker),
-            Action::Attach { worker, link } => match HeldLink::create(worker) {
+            Action::Attach {
+                worker,
+                link,
+                client,
+            } => match HeldLink::create(worker) {
                 Ok(mut held) => {
-                    self.tell_worker(worker, &ToWorker::Attach { link }, held.take_for_worker());
+                    let mut fds = held.take_for_worker();
+                    fds.extend(self.client_process(client));
+                    self.tell_worker(worker, &ToWorker::Attach { link }, fds);
                     self.links.insert(link, held);
                 }
                 Err(why) => self.pool.attach_failed(now, worker, link, why),
@@ -57,7 +58,13 @@ impl Reactor {
                 worker,
             } => {
                 if let Some(held) = self.links.get_mut(&link) {
-                    let fds = held.take_for_client();
+                    let mut fds = held.take_for_client();
+                    if self.standalone.is_some() {
+                        let known = self.workers.get(&worker.id);
+                        fds.extend(known.and_then(WorkerProcess::handle));
+                    }
+                    let pid = worker.pid;
+                    tracing::info!(link = link.0, client, worker = worker.id, pid, "link made");
                     let message = ToClient::Link {
                         request,
                         link,
@@ -80,6 +87,7 @@ impl Reactor {
             }
             Action::Detach { worker, link } => {
                 self.links.remove(&link);
+                tracing::info!(link = link.0, worker, "link released");
                 self.tell_worker(worker, &ToWorker::Detach { link }, Vec::new());
             }
             Action::Retired { client, link } => {
@@ -103,6 +111,7 @@ impl Reactor {
             }
             Action::Stop { worker, step } => {
                 if let Some(known) = self.workers.get_mut(&worker) {
+                    tracing::info!(worker, ?step, "stopping a worker");
                     known.stop(step);
                 }
             }

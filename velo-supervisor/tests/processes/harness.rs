@@ -180,6 +180,7 @@ impl Peer {
                 link,
                 worker,
                 end,
+                ..
             } if *request == wanted => Some(Ok((*link, *worker, end.clone()))),
             ClientEvent::Refused { request, reason } if *request == wanted => {
                 Some(Err(reason.clone()))

@@ -99,7 +99,7 @@ fn serve(mut seat: Seat, mode: &str) -> ! {
                     seat.detached(link).expect("the control socket holds");
                 }
                 SeatEvent::Drain => std::process::exit(0),
-                SeatEvent::Lost => std::process::exit(1),
+                SeatEvent::Lost | SeatEvent::Orphaned => std::process::exit(1),
             }
         }
         let mut busy = false;

@@ -1,0 +1,28 @@
+"""`velo supervisor`: the worker pool as a service that programs share."""
+
+from __future__ import annotations
+
+import click
+
+from velo.cli.supervisor.control import drain, logs, restart, status, stop
+from velo.cli.supervisor.start import start
+
+__all__ = ["supervisor"]
+
+
+@click.group(short_help="Share one pool of workers among programs.")
+def supervisor() -> None:
+    r"""Run a supervisor whose worker processes several programs share.
+
+    \b
+      velo supervisor start --workers 4 --detach
+      VELO_SUPERVISOR=daemon uvicorn app:app --workers 4
+      velo supervisor status
+
+    A program uses it where `VELO_SUPERVISOR`, or `StreamConfig(supervisor=...)`, says so: "daemon"
+    for the default socket, or a path.
+    """
+
+
+for command in (start, status, drain, stop, restart, logs):
+    supervisor.add_command(command)

@@ -1,0 +1,195 @@
+"""`velo supervisor start`: in the foreground, or detached."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from velo import _core, _supervisors
+from velo.cli.errors import Failure
+from velo.errors import PoolError
+
+__all__ = ["socket_of", "start"]
+
+_SECONDS = click.FloatRange(min=0)
+_POSITIVE = click.IntRange(min=1)
+# How many lines of its log are shown when a detached supervisor does not start.
+_SHOWN = 20
+
+
+class _Workers(click.ParamType[tuple[int, int | None]]):
+    """`N`: up to so many; `MIN:MAX`: at least `MIN` of them stay when nothing is to do."""
+
+    name = "N|MIN:MAX"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, context: click.Context | None
+    ) -> tuple[int, int | None]:
+        """Return the least and the greatest number."""
+        if isinstance(value, tuple):
+            return value
+        found = re.fullmatch(r"(?:(\d+):)?(\d+)", value)
+        if found is None:
+            self.fail(f"{value!r} is neither a number nor MIN:MAX", param, context)
+        least, most = int(found[1] or 0), int(found[2])
+        if not (most >= 1 and least <= most <= 1024):
+            self.fail(f"{value!r}: 0 <= MIN <= MAX, and MAX from 1 to 1024", param, context)
+        return least, most
+
+
+@click.command(short_help="Run a supervisor, here or detached.")
+@click.option(
+    "--workers",
+    type=_Workers(),
+    help="Worker processes at most; with MIN, so many stay when nothing is to do. "
+    "[default: as many as each program asks for, none when idle]",
+)
+@click.option("--preload", multiple=True, metavar="MODULE", help="Have workers import it first.")
+@click.option(
+    "--socket",
+    metavar="PATH",
+    help="Where to listen. [default: what VELO_SUPERVISOR says, or velo/supervisor.sock in the "
+    "runtime directory]",
+)
+@click.option("--detach", is_flag=True, help="Run in the background; return when it is ready.")
+@click.option(
+    "--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True
+)
+@click.option(
+    "--idle-timeout",
+    type=_SECONDS,
+    default=10.0,
+    show_default=True,
+    metavar="S",
+    help="Let go of a worker that was idle for so long.",
+)
+@click.option(
+    "--stop-timeout",
+    type=_SECONDS,
+    default=10.0,
+    show_default=True,
+    metavar="S",
+    help="Give open streams so long when SIGTERM or Ctrl-C ends it.",
+)
+@click.option("--max-clients", type=_POSITIVE, default=1000, show_default=True, metavar="N")
+@click.option("--client-workers", type=_POSITIVE, metavar="N", help="For one program at most.")
+@click.option("--client-streams", type=_POSITIVE, metavar="N", help="For one program at most.")
+@click.option("--hello-timeout", type=_SECONDS, default=5.0, hidden=True)
+@click.option("--ready-fd", type=int, hidden=True)
+def start(
+    workers: tuple[int, int | None] | None,
+    socket: str | None,
+    detach: bool,
+    log_format: str,
+    ready_fd: int | None,
+    preload: tuple[str, ...],
+    **settings: Any,
+) -> None:
+    """Run a supervisor until SIGTERM, Ctrl-C or `velo supervisor stop`.
+
+    Its log goes to standard error, and what functions print to standard output and error; detached,
+    all of that goes to a file beside the socket, with .log for its ending, which is removed when
+    the supervisor has ended as it was told to.
+    """
+    socket = socket_of(socket)
+    if detach:
+        return _detach(socket)
+    for pattern in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(pattern, signal.SIG_DFL)  # they are the supervisor's
+    log = _log_of(socket) if ready_fd is not None else None
+    try:
+        _core.serve_daemon(
+            _supervisors.zygote_command(),
+            _supervisors.one_thread(),
+            _ready(ready_fd),
+            runtime=_supervisors.runtime(),
+            socket=socket,
+            workers=workers or (0, None),
+            preload=preload,
+            json=log_format == "json",
+            **settings,
+        )
+    except PoolError as error:
+        raise Failure(str(error)) from None
+    if log is not None:
+        log.unlink(missing_ok=True)
+
+
+def socket_of(option: str | None) -> str | None:
+    """Return the path that is meant; None for the default one."""
+    if option is not None:
+        return option
+    try:
+        path = _supervisors.address_of("auto")
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    return None if path == str(_core.default_socket()) else path
+
+
+def _ready(ready_fd: int | None) -> Callable[[Path], object]:
+    """Return what tells whoever has detached this process that it is ready."""
+    if ready_fd is None:
+        return lambda path: None
+    os.set_inheritable(ready_fd, False)
+
+    def ready(path: Path) -> None:
+        with contextlib.suppress(OSError):  # it has stopped waiting
+            os.write(ready_fd, os.fsencode(path))
+        os.close(ready_fd)
+
+    return ready
+
+
+def _log_of(socket: str | None) -> Path:
+    return Path(socket or _core.default_socket()).absolute().with_suffix(".log")
+
+
+def _detach(socket: str | None) -> None:
+    """Start this command again in a session of its own, and wait until it is ready."""
+    arguments = [word for word in sys.argv[1:] if word != "--detach"]
+    here, there = os.pipe()
+    log = _log_of(socket)
+    try:
+        if socket is None:
+            _make_private(log.parent)
+        kept = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise Failure(f"cannot write the log `{log}`: {error.strerror}") from None
+    before = os.fstat(kept).st_size
+    with os.fdopen(here, "rb") as news:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "velo", *arguments, "--ready-fd", str(there)],
+            stdin=subprocess.DEVNULL,
+            stdout=kept,
+            stderr=kept,
+            pass_fds=[there],
+            start_new_session=True,
+        )
+        os.close(there)
+        os.close(kept)
+        path = news.read()  # ends when it has said so, and when it has ended
+    if not path:
+        process.wait()
+        with open(log, "rb") as lines:
+            lines.seek(before)
+            said = lines.read().decode(errors="replace").splitlines()
+        if before == 0:
+            log.unlink(missing_ok=True)
+        reason = next((line for line in reversed(said) if line.startswith("velo: ")), None)
+        text = reason.removeprefix("velo: ") if reason else "\n".join(said[-_SHOWN:])
+        raise Failure(text or f"it did not start (exit code {process.returncode})")
+    click.echo(f"supervisor (pid {process.pid}) ready at {os.fsdecode(path)}, log in {log}")
+
+
+def _make_private(folder: Path) -> None:
+    """Make the runtime directory; the supervisor itself checks whose it is."""
+    folder.mkdir(mode=0o700, exist_ok=True)

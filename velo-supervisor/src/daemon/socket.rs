@@ -1,0 +1,169 @@
+//! Where a standalone supervisor listens: a socket that only its user can reach, which replaces what a
+//! dead supervisor has left there and is gone when this one ends.
+
+use std::fs::{self, DirBuilder, File, Metadata};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::{UnixListener as StdListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::fcntl::{Flock, FlockArg};
+use nix::sys::stat::{Mode, umask};
+use tokio::net::UnixListener;
+
+use crate::error::DaemonError;
+use crate::peer;
+
+/// How long another supervisor that starts at the same moment is waited for.
+const TURN_BOUND: Duration = Duration::from_secs(5);
+
+/// Where clients and supervisors meet when nothing else is said: `velo/supervisor.sock` in the user's
+/// runtime directory (`XDG_RUNTIME_DIR`), or else in `/tmp/velo-UID`.
+pub fn default_socket() -> PathBuf {
+    let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+    let folder = match runtime.filter(|folder| folder.is_absolute()) {
+        Some(folder) => folder.join("velo"),
+        None => PathBuf::from(format!("/tmp/velo-{}", nix::unistd::geteuid())),
+    };
+    folder.join("supervisor.sock")
+}
+
+/// A socket in the file system, removed when it is dropped.
+#[derive(Debug)]
+pub(super) struct Socket {
+    path: PathBuf,
+    /// Device and inode: the path may name another supervisor's by then.
+    identity: (u64, u64),
+}
+
+impl Socket {
+    /// Listens at a path, or at the default one, whose folder is made if need be.
+    pub(super) fn listen(path: Option<&Path>) -> Result<(Self, UnixListener), DaemonError> {
+        let path = match path {
+            Some(path) => std::path::absolute(path)?,
+            None => {
+                let path = default_socket();
+                make_private(path.parent().unwrap_or(Path::new("/")))?;
+                path
+            }
+        };
+        let failed = |source| DaemonError::Listen {
+            path: path.clone(),
+            source,
+        };
+        let _turn = take_turn(&path).map_err(failed)?;
+        clear(&path)?;
+        let listener = bind(&path).map_err(failed)?;
+        let identity = fs::symlink_metadata(&path).map_err(failed)?;
+        let socket = Self {
+            path: path.clone(),
+            identity: identify(&identity),
+        };
+        let listener = UnixListener::from_std(listener).map_err(failed)?;
+        Ok((socket, listener))
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        let known = fs::symlink_metadata(&self.path);
+        if known.is_ok_and(|known| identify(&known) == self.identity) {
+            // If it cannot be removed, the next supervisor does it.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn identify(file: &Metadata) -> (u64, u64) {
+    (file.dev(), file.ino())
+}
+
+/// Only one supervisor at a time looks for others, clears the path and binds it. The lock is on the
+/// folder, so it leaves nothing behind.
+fn take_turn(path: &Path) -> io::Result<Flock<File>> {
+    let mut folder = File::open(path.parent().unwrap_or(Path::new("/")))?;
+    let deadline = Instant::now() + TURN_BOUND;
+    loop {
+        match Flock::lock(folder, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Ok(lock),
+            Err((_, error)) if Instant::now() > deadline => return Err(error.into()),
+            Err((same, _)) => folder = same,
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Makes a folder that nobody else can use, or checks that it is one.
+fn make_private(folder: &Path) -> Result<(), DaemonError> {
+    let failed = |source| DaemonError::Listen {
+        path: folder.to_owned(),
+        source,
+    };
+    let wrong = |why| DaemonError::Folder {
+        path: folder.to_owned(),
+        why,
+    };
+    match DirBuilder::new().mode(0o700).create(folder) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        Err(error) => return Err(failed(error)),
+    }
+    // A link is not followed: in `/tmp` anybody could have made it.
+    let found = fs::symlink_metadata(folder).map_err(failed)?;
+    if !found.is_dir() {
+        return Err(wrong("is no folder"));
+    }
+    if found.uid() != nix::unistd::geteuid().as_raw() {
+        return Err(wrong("belongs to another user"));
+    }
+    if found.permissions().mode() & 0o077 != 0 {
+        return Err(wrong("can be used by others (`chmod 700` it)"));
+    }
+    Ok(())
+}
+
+/// Removes what a dead supervisor has left at the path.
+fn clear(path: &Path) -> Result<(), DaemonError> {
+    let failed = |source| DaemonError::Listen {
+        path: path.to_owned(),
+        source,
+    };
+    let found = match fs::symlink_metadata(path) {
+        Ok(found) => found,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(failed(error)),
+    };
+    if !found.file_type().is_socket() {
+        return Err(DaemonError::NotASocket {
+            path: path.to_owned(),
+        });
+    }
+    match UnixStream::connect(path) {
+        Ok(living) => Err(DaemonError::Running {
+            pid: peer::process(&living)?,
+            path: path.to_owned(),
+        }),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            tracing::info!(path = %path.display(), "replacing the socket of a dead supervisor");
+            fs::remove_file(path).map_err(failed)
+        }
+        Err(error) => Err(failed(error)),
+    }
+}
+
+/// Binds the path so that at no moment anybody else may connect.
+fn bind(path: &Path) -> io::Result<StdListener> {
+    // This process has one thread yet: nobody else makes files meanwhile.
+    let usual = umask(Mode::from_bits_truncate(0o177));
+    let bound = StdListener::bind(path);
+    umask(usual);
+    let listener = bound?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
