@@ -1,4 +1,9 @@
-"""One suite for both modes, and a look at the end that nothing of it is left."""
+"""One suite for both modes and both supervisors, and a look at the end that nothing of it is left.
+
+Tests with the fixture `mode` run inline and in process mode. Modules that are marked
+`every_backend` run in the workers of a standalone supervisor too; with `--daemon`, everything in
+process mode does, except what is marked `embedded`.
+"""
 
 import contextlib
 import gc
@@ -8,6 +13,7 @@ import psutil
 import pytest
 
 from helpers import open_fds, until_sync
+from standalone import Daemon
 from velo import _client, _sync
 
 MODES = ("inline", "process")
@@ -15,6 +21,9 @@ MODES = ("inline", "process")
 
 def pytest_addoption(parser):
     parser.addoption("--long", action="store_true", help="run the storms at their full length")
+    parser.addoption(
+        "--daemon", action="store_true", help="run process mode with a standalone supervisor"
+    )
 
 
 @pytest.fixture
@@ -23,17 +32,60 @@ def long(request):
     return request.config.getoption("--long")
 
 
+def pytest_configure(config):
+    config.addinivalue_line("markers", "every_backend: runs with a standalone supervisor too")
+    config.addinivalue_line("markers", "embedded: is about the supervisor of the process itself")
+
+
+def pytest_generate_tests(metafunc):
+    every = metafunc.definition.get_closest_marker("every_backend") is not None
+    if "mode" in metafunc.fixturenames:
+        if metafunc.config.getoption("--daemon"):
+            modes = ("process",)
+        else:
+            modes = (*MODES, "daemon") if every else MODES
+        metafunc.parametrize("mode", modes, indirect=True)
+    elif every and not metafunc.config.getoption("--daemon"):
+        metafunc.parametrize("backend", ("embedded", "daemon"), indirect=True)
+
+
 def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.config.getoption("--daemon") and item.get_closest_marker("embedded"):
+            item.add_marker(pytest.mark.skip(reason="about the supervisor of the process itself"))
     # A storm at full length takes minutes.
     for item in items:
         if item.config.getoption("--long") and "long" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.timeout(3600))
 
 
-@pytest.fixture(params=MODES)
-def mode(request):
+@pytest.fixture
+def mode(request, monkeypatch):
     """Where the stream functions of the test run."""
-    return request.param
+    if request.param != "daemon":
+        return request.param
+    monkeypatch.setenv("VELO_SUPERVISOR", request.getfixturevalue("standalone"))
+    return "process"
+
+
+@pytest.fixture(autouse=True)
+def backend(request, monkeypatch):
+    """Whose workers they run in, in process mode."""
+    always = "daemon" if request.config.getoption("--daemon") else "embedded"
+    backend = getattr(request, "param", always)
+    if backend == "daemon":
+        monkeypatch.setenv("VELO_SUPERVISOR", request.getfixturevalue("standalone"))
+    return backend
+
+
+@pytest.fixture(scope="session")
+def standalone(tmp_path_factory):
+    """Where a standalone supervisor listens that all tests share."""
+    daemon = Daemon(tmp_path_factory.mktemp("standalone") / "s.sock")
+    yield str(daemon.path)
+    _client._shutdown()  # what is left of the tests' streams
+    daemon.close()
+    assert not daemon.seen_alive()
 
 
 @pytest.fixture(scope="session", autouse=True)

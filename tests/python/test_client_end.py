@@ -8,6 +8,8 @@ import pytest
 
 from helpers import alive, family, run_script, start_script, until_sync, write_script
 
+pytestmark = pytest.mark.embedded
+
 OPEN_STREAMS = """
     import asyncio, os, sys
     from velo import stream_fn

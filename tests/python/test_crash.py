@@ -13,6 +13,8 @@ from helpers import alive, drain, until
 from velo import _client, stream_fn
 from velo.errors import StreamClosed, WorkerDied
 
+pytestmark = pytest.mark.every_backend
+
 echo = functions.echo.options(mode="process")
 pids = functions.pids.options(mode="process", workers=2)
 

@@ -132,6 +132,7 @@ async def test_before_the_first_event():
     assert "before its first event" in str(error)
 
 
+@pytest.mark.embedded
 def test_an_import_that_ends_the_worker_is_its_streams(tmp_path):
     (tmp_path / "deadly.py").write_text(
         "import os\n"

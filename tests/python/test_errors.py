@@ -10,6 +10,8 @@ from functions import OwnError
 from velo import stream_fn
 from velo.errors import RemoteError, StreamClosed, VeloError
 
+pytestmark = pytest.mark.every_backend
+
 
 async def raised(mode, word):
     """What `fails` raises at the caller."""

@@ -11,6 +11,8 @@ from helpers import blocked, drain, until
 from velo import stream_fn
 from velo.errors import StreamClosed
 
+pytestmark = pytest.mark.every_backend
+
 KINDS = ("list", "range", "generator", "async generator", "async iterator")
 
 

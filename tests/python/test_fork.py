@@ -6,6 +6,8 @@ import pytest
 
 from helpers import run_script
 
+pytestmark = pytest.mark.embedded
+
 FORK = """
     import asyncio, os, sys, time
     from velo import stream_fn

@@ -270,6 +270,7 @@ def test_working_directory_and_path_of_the_script(tmp_path, mode):
     assert (code, output) == (0, "[('beside', 1)]\n[('added', 1)]\n"), errors
 
 
+@pytest.mark.embedded
 def test_environment_and_output_of_a_worker(tmp_path, mode):
     script = f"""
         import os

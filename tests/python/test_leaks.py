@@ -5,10 +5,13 @@ import contextlib
 import gc
 
 import psutil
+import pytest
 
 import functions
 from helpers import open_fds
 from velo import stream_fn
+
+pytestmark = pytest.mark.embedded
 
 
 async def test_a_thousand_concurrent_streams(mode):

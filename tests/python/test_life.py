@@ -10,6 +10,8 @@ from helpers import blocked, drain, until
 from velo import stream_fn
 from velo.errors import StreamClosed
 
+pytestmark = pytest.mark.every_backend
+
 
 async def test_state_lives_between_events(mode):
     async with functions.running_sum.options(mode=mode).open() as stream:

@@ -159,6 +159,7 @@ async def test_a_client_that_does_not_read_loses_records_and_learns_how_many(kep
         assert kept.texts[10_000].startswith("2345 log records were dropped")
 
 
+@pytest.mark.embedded
 def test_lines_are_not_mixed(tmp_path, mode):
     """Several workers print long lines at once; each arrives whole."""
     script = f"""
@@ -184,6 +185,7 @@ def test_lines_are_not_mixed(tmp_path, mode):
     assert set(lines) == {letter * 20_000 for letter in "abcd"}
 
 
+@pytest.mark.embedded
 def test_a_line_arrives_before_its_function_ends(tmp_path):
     script = """
         import asyncio

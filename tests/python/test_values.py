@@ -29,6 +29,8 @@ from hypothesis import strategies as st
 import functions
 from velo import stream_fn
 
+pytestmark = pytest.mark.every_backend
+
 
 class Whole(int):
     pass

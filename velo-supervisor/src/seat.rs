@@ -330,6 +330,44 @@ mod tests {
     }
 
     #[test]
+    fn one_that_outlives_its_supervisor_is_told_that_it_is_an_orphan() {
+        let (here, there) = transport::pair().expect("a socketpair");
+        let owner = sys::pidfd_open(nix::unistd::getpid().as_raw()).expect("a pidfd");
+        let report = owner.try_clone().expect("a descriptor");
+        let patience = Some(Duration::from_secs(3));
+        let mut seat = Seat::new(5, here, report, owner, Duration::ZERO, patience).expect("a seat");
+        assert_eq!(seat.outlive(), patience);
+        drop(there);
+        assert!(matches!(
+            seat.poll().expect("poll")[..],
+            [SeatEvent::Orphaned]
+        ));
+    }
+
+    #[test]
+    fn the_watchdog_waits_for_every_client() {
+        let clients = Clients::default();
+        let mut processes: Vec<_> = (0..2)
+            .map(|_| {
+                let child = std::process::Command::new("sleep").arg("60").spawn();
+                child.expect("a process")
+            })
+            .collect();
+        for (number, child) in (0..).zip(&processes) {
+            let pid = i32::try_from(child.id()).expect("a pid");
+            let pidfd = sys::pidfd_open(pid).expect("a pidfd");
+            lock(&clients).insert(LinkId(number), pidfd);
+        }
+        let waiting = thread::spawn(move || wait_for_the_end_of(&clients));
+        for child in &mut processes {
+            assert!(!waiting.is_finished(), "one of them lives");
+            child.kill().expect("kill");
+            child.wait().expect("wait");
+        }
+        waiting.join().expect("it has seen both ends");
+    }
+
+    #[test]
     fn a_link_that_cannot_be_mapped_is_told_and_survived() {
         let (mut seat, mut supervisor) = seat();
         let (one, two) = transport::pair().expect("a socketpair");

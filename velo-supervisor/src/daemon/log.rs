@@ -64,7 +64,8 @@ impl Tail {
     }
 
     fn push(&self, line: &str) {
-        let line = &line[..line.floor_char_boundary(LONGEST)];
+        let whole = |end: &usize| line.is_char_boundary(*end);
+        let line = &line[..(0..=LONGEST.min(line.len())).rev().find(whole).unwrap_or(0)];
         let mut lines = self.lock();
         if lines.kept.len() == KEPT {
             lines.kept.pop_front();

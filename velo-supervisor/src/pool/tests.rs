@@ -6,6 +6,7 @@ use std::collections::{HashMap, HashSet};
 use super::deaths::HEALTHY_AFTER;
 use super::*;
 
+mod sharing;
 mod watch;
 
 const IDLE: Duration = Duration::from_secs(10);
