@@ -229,7 +229,8 @@ class Client:
         shortest = min((limit for limit in budgets if limit is not None), default=math.inf)
         if shortest < link.shortest or link.end.take_unwatched():
             link.shortest = min(shortest, link.shortest)
-            self._supervisor.watch(link.number, link.shortest)
+            if self._supervisor is not None and link.number >= 0:  # else nobody can look
+                self._supervisor.watch(link.number, link.shortest)
 
     def _preload(self, modules: tuple[str, ...]) -> None:
         new = [module for module in modules if module not in self._preloaded]
@@ -438,12 +439,12 @@ class Client:
         for link in links.values():
             if link.number >= 0:  # the next supervisor's numbers are its own
                 link.number = -next(_numbers)
-                self._watch(link)
+                self._watch_process(link)
             self._links[link.number] = link
         for request in list(self._requests):
             self._answer(request, None)
 
-    def _watch(self, link: _Link) -> None:
+    def _watch_process(self, link: _Link) -> None:
         """Learn of the death of a worker whose supervisor is gone."""
         loop, process = self._loop(), link.end.process_fileno()
         if loop is not None and process is not None:

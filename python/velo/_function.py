@@ -187,8 +187,8 @@ class StreamFn(Generic[In, Out]):
             get_running_loop, stream_type, client_of = _late()
             loop = get_running_loop()
             name = f"{self._name}-{next(self._numbers)}"
-            if self.config.mode == "inline":
-                config = self.config
+            config = self.config
+            if config.mode == "inline":
                 opened = _core.open_inline(
                     *(loop, self._runs, config.buffer, config.full, name, config.event_timeout)
                 )
