@@ -14,8 +14,10 @@ import math
 import os
 import warnings
 import weakref
+from collections.abc import Coroutine
+from typing import Any
 
-from velo import _core, _logs, _supervisors
+from velo import _core, _logs, _recovery, _supervisors
 from velo._config import StreamConfig
 from velo._reference import Reference, import_paths
 from velo.errors import PoolError, StallWarning, WorkerDied
@@ -104,9 +106,14 @@ class Client:
         self._changed: asyncio.Future[None] | None = None
         self._preloaded: set[str] = set()
         self._lost = False
+        self._tasks: set[asyncio.Task[None]] = set()
+        # The link that streams are leaving right now, while they are told to.
+        self.left: _Link | None = None
 
     def close(self) -> None:
         """Let go of the supervisor and of all links."""
+        for task in self._tasks:
+            task.cancel()
         for link in list(self._links.values()):
             self._drop(link)
         self._disconnect()
@@ -164,6 +171,34 @@ class Client:
 
         """
         loop = asyncio.get_running_loop()
+        while True:
+            link = await self._link_for(function, config)
+            if self._most_streams:
+                self._check_quota()
+            if (opened := self._open_on(link, loop, function, config, name)) is not None:
+                return opened
+
+    async def take_over(
+        self, stream: _core.Recovery, function: Reference, config: StreamConfig, avoid: _Link | None
+    ) -> None:
+        """Have a worker take a stream over, another one than `avoid` if there may be one.
+
+        Raises:
+            PoolError: When there is no worker, and none could be made.
+
+        """
+        while stream.wanted:
+            link = await self._link_for(function, config, avoid)
+            self._set_levels(link)
+            if link.end.reopen(stream, function.number):
+                self._watch(link, (config.stall_timeout, config.event_timeout))
+                return
+            link.leaving = True  # it takes no more streams: the supervisor will say why
+
+    async def _link_for(
+        self, function: Reference, config: StreamConfig, avoid: _Link | None = None
+    ) -> _Link:
+        """Choose a worker, and have it know the function."""
         if self._supervisor is None:
             try:
                 self._connect()
@@ -173,15 +208,11 @@ class Client:
         if config.preload:
             self._preload(config.preload)
         definition = function.definition
-        while True:
-            link = await self._place(config.workers or usable_cores())
-            if self._most_streams:
-                self._check_quota()
-            if function.number not in link.functions:
-                link.end.define(function.number, definition)
-                link.functions.add(function.number)
-            if (opened := self._open_on(link, loop, function, config, name)) is not None:
-                return opened
+        link = await self._place(config.workers or usable_cores(), avoid)
+        if function.number not in link.functions:
+            link.end.define(function.number, definition)
+            link.functions.add(function.number)
+        return link
 
     def open_now(
         self,
@@ -210,14 +241,12 @@ class Client:
         config: StreamConfig,
         name: str,
     ) -> _core.Opened | None:
-        levels = _levels.packed()
-        if levels is not link.levels:
-            link.end.set_levels(levels)
-            link.levels = levels
+        self._set_levels(link)
         max_bytes = 1 << (config.max_bytes - 1).bit_length()  # rings are powers of two
-        limits = (config.buffer, max_bytes, config.full)
         budgets = (config.stall_timeout, config.event_timeout)
-        opened = link.end.open(loop, function.number, limits, budgets, name)
+        limits = (config.buffer, max_bytes, config.full, *budgets)
+        keep = _recovery.keep(self, function, config)
+        opened = link.end.open(loop, function.number, limits, name, keep)
         if opened is None:
             link.leaving = True  # it takes no more streams: the supervisor will say why
         else:
@@ -231,6 +260,39 @@ class Client:
             link.shortest = min(shortest, link.shortest)
             if self._supervisor is not None and link.number >= 0:  # else nobody can look
                 self._supervisor.watch(link.number, link.shortest)
+
+    def _set_levels(self, link: _Link) -> None:
+        levels = _levels.packed()
+        if levels is not link.levels:
+            link.end.set_levels(levels)
+            link.levels = levels
+
+    def start(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run something beside the user's tasks."""
+        task = asyncio.get_running_loop().create_task(work, name="velo recovery")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def send_away(self, number: int, streams: list[str] | None = None) -> int:
+        """Have other workers take over the streams of a link, or those of these names.
+
+        Only streams with `recover="replay"` can go; the others stay. The worker cancels what has
+        left it.
+
+        Args:
+            number: The link. A worker that is to be left by all of its streams takes no more.
+            streams: Their names; None for all.
+
+        Returns:
+            How many streams go.
+
+        """
+        link = self.left = self._links[number]
+        link.leaving |= streams is None
+        try:
+            return link.end.send_away(streams)
+        finally:
+            self.left = None
 
     def _preload(self, modules: tuple[str, ...]) -> None:
         new = [module for module in modules if module not in self._preloaded]
@@ -254,15 +316,14 @@ class Client:
                 f"supervisor at `{self._address}` (`--client-streams {quota}`)"
             )
 
-    async def _place(self, workers: int) -> _Link:
+    async def _place(self, workers: int, avoid: _Link | None = None) -> _Link:
         """Choose a worker: an idle one, else a new one, else the one with the fewest streams."""
         while True:
             if self._most_workers:
                 workers = min(workers, self._most_workers)
-            if (free := self._free(workers)) is not None:
+            if (free := self._free(workers, avoid)) is not None:
                 return free
-            links = self._usable(workers)
-            least = _least(links)
+            links = self._others(workers, avoid)
             if len(links) + len(self._requests) < workers:
                 try:
                     link = await self._acquire(workers)
@@ -272,20 +333,25 @@ class Client:
                     return least
                 if link is not None:
                     return link
-            if self._requests or (least is None and self._links):
+            usable = self._others(workers, avoid) or self._usable(workers)
+            if self._requests or (not usable and self._links):
                 await self._change()  # a worker is on its way, or one that leaves makes room
-            elif (least := _least(self._usable(workers))) is not None:
+            elif (least := _least(usable)) is not None:
                 return least
             elif not self._links:
                 raise PoolError("all workers are taken, and no more may be started")
 
-    def _free(self, workers: int) -> _Link | None:
+    def _free(self, workers: int, avoid: _Link | None = None) -> _Link | None:
         """Choose a worker for which no other has to be asked for; None if there is none."""
-        links = self._usable(workers)
+        links = self._others(workers, avoid)
         least = _least(links)
         if least is not None and (len(links) >= workers or least.end.streams == 0):
             return least
         return None
+
+    def _others(self, workers: int, avoid: _Link | None) -> list[_Link]:
+        links = self._usable(workers)
+        return links if avoid is None else [link for link in links if link is not avoid]
 
     def _usable(self, workers: int) -> list[_Link]:
         links = [link for link in self._links.values() if not link.leaving]

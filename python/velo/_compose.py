@@ -9,6 +9,7 @@ from typing import Any
 from velo._config import StreamConfig
 from velo._function import StreamFn
 from velo._pulled import pulled
+from velo._state import takes_state
 
 __all__ = ["Chain", "compose"]
 
@@ -46,13 +47,20 @@ def _strictest(a: StreamConfig, b: StreamConfig) -> StreamConfig:
 
     names = (
         *("buffer", "timeout", "max_concurrent", "workers", "max_bytes"),
-        *("event_timeout", "stall_timeout", "close_timeout"),
+        *("event_timeout", "stall_timeout", "close_timeout", "journal_limit", "max_restarts"),
     )
     overflow = "error" if "error" in (a.overflow, b.overflow) else "wait"
+    recover = "replay" if "replay" in (a.recover, b.recover) else "none"
+    on_poison = a.on_poison if a.on_poison != "fail" else b.on_poison
     preload = tuple(dict.fromkeys(a.preload + b.preload))
     record = a.record if a.record is not None else b.record
     return a.replace(
-        overflow=overflow, preload=preload, record=record, **{name: least(name) for name in names}
+        overflow=overflow,
+        preload=preload,
+        record=record,
+        recover=recover,
+        on_poison=on_poison,
+        **{name: least(name) for name in names},
     )
 
 
@@ -61,13 +69,23 @@ class Chain:
 
     def __init__(self, parts: list[Callable[..., AsyncIterator[Any]]]) -> None:
         self.parts = parts
+        self._have_state = [takes_state(part) for part in parts]
         self.__qualname__ = " | ".join(getattr(p, "__qualname__", repr(p)) for p in parts)
 
-    async def __call__(self, events: AsyncIterator[Any]) -> AsyncGenerator[Any, None]:
-        """Run every part on the results of the one before it."""
+    @property
+    def has_state(self) -> bool:
+        """Whether a part of it is called with a state."""
+        return any(self._have_state)
+
+    async def __call__(
+        self, events: AsyncIterator[Any], state: dict[Any, Any] | None = None
+    ) -> AsyncGenerator[Any, None]:
+        """Run every part on the results of the one before it, each with a state of its own."""
+        state = {} if state is None else state
         async with contextlib.AsyncExitStack() as stack:
-            for part in self.parts:
-                results = part(events)
+            for place, part in enumerate(self.parts):
+                own = (state.setdefault(place, {}),) if self._have_state[place] else ()
+                results = part(events, *own)
                 if isinstance(results, AsyncGenerator):
                     # Closed in order from the last to the first, whatever ends the chain.
                     await stack.enter_async_context(contextlib.aclosing(results))

@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal, get_args
 
 Mode = Literal["inline", "process"]
 Overflow = Literal["wait", "error"]
 Full = Literal["wait", "drop_oldest", "error"]
+Recover = Literal["none", "replay"]
+OnPoison = Literal["fail", "skip"] | Callable[[str, Any], object]
 
 __all__ = ["StreamConfig"]
 
@@ -70,10 +72,26 @@ class StreamConfig:
         record: A folder in which each stream has a file of what its function is given and what it
             yields, as `velo replay` and `velo.testing.load_recording` read it. It is made if it is
             not there. None: nothing is recorded.
+        recover: What happens to a stream whose worker dies: it fails with `WorkerDied` (`"none"`),
+            or another worker runs its function again on the same events (`"replay"`), drops the
+            results that were received before, and goes on; whoever uses the stream sees a pause.
+            The function has to be deterministic: local variables come back because the code that
+            made them runs again. What it does outside happens again, too. In inline mode there is
+            no worker that could die.
+        journal_limit: How many bytes of events a stream with `recover="replay"` keeps at most, in
+            this process. At the limit, sending raises `JournalFull`, unless the function takes a
+            second parameter, `state`: what it puts there is saved from time to time, and events
+            before that are not kept.
+        max_restarts: How often in a row a function may end its worker at the same event; once more,
+            and it is given up.
+        on_poison: What happens to an event at which the function is given up: the stream fails with
+            `PoisonEvent` (`"fail"`), or goes on without the event (`"skip"`). A callable gets the
+            name of the stream and the event, in this process; then the stream goes on without it.
 
     Raises:
         TypeError: When a setting is of the wrong type.
-        ValueError: When a setting is out of its range; the message says what is allowed.
+        ValueError: When a setting is out of its range, or does not go together with another; the
+            message says what is allowed.
 
     """
 
@@ -91,13 +109,27 @@ class StreamConfig:
     stall_timeout: float | None = None
     close_timeout: float = 10.0
     record: str | os.PathLike[str] | None = None
+    recover: Recover = "none"
+    journal_limit: int = 64 * 1024 * 1024
+    max_restarts: int = 3
+    on_poison: OnPoison = "fail"
 
     def __post_init__(self) -> None:
         _choice("mode", self.mode, get_args(Mode))
         _choice("full", self.full, get_args(Full))
         _choice("overflow", self.overflow, get_args(Overflow))
         _whole("buffer", self.buffer, 1, 2**31)
+        _choice("recover", self.recover, get_args(Recover))
         _whole("max_bytes", self.max_bytes, 4096, 2**33)
+        _whole("journal_limit", self.journal_limit, 4096, 2**40)
+        _whole("max_restarts", self.max_restarts, 0, 2**31)
+        if not callable(self.on_poison):
+            _choice("on_poison", self.on_poison, ("fail", "skip"))
+        if self.recover == "replay" and self.full == "drop_oldest":
+            raise ValueError(
+                '`recover="replay"` does not go together with `full="drop_oldest"`: a stream '
+                'either loses nothing, or drops events; use `full="wait"` or `full="error"`'
+            )
         _seconds("close_timeout", self.close_timeout, zero=True)
         object.__setattr__(self, "supervisor", _supervisor(self.supervisor))
         object.__setattr__(self, "preload", _names("preload", self.preload))
@@ -113,7 +145,8 @@ class StreamConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as a plain dict, which `StreamConfig(**settings)` takes back."""
-        return dataclasses.asdict(self) | {"preload": list(self.preload)}
+        settings = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return settings | {"preload": list(self.preload)}
 
     def replace(self, **settings: Any) -> StreamConfig:
         """Return a copy with other settings.

@@ -21,6 +21,7 @@ from velo import _core
 from velo._config import StreamConfig
 from velo._metrics import FunctionMetrics
 from velo._places import Places
+from velo._state import takes_state
 from velo.events import Events
 
 if TYPE_CHECKING:
@@ -33,7 +34,10 @@ Out = TypeVar("Out")
 Then = TypeVar("Then")
 
 Function = (
-    Callable[[AsyncIterator[In]], AsyncIterator[Out]] | Callable[[Events[In]], AsyncIterator[Out]]
+    Callable[[AsyncIterator[In]], AsyncIterator[Out]]
+    | Callable[[Events[In]], AsyncIterator[Out]]
+    | Callable[[AsyncIterator[In], dict[str, Any]], AsyncIterator[Out]]
+    | Callable[[Events[In], dict[str, Any]], AsyncIterator[Out]]
 )
 
 
@@ -52,7 +56,8 @@ class StreamFn(Generic[In, Out]):
     def __init__(self, function: Function[In, Out], config: StreamConfig) -> None:
         _check_function(function)
         functools.update_wrapper(self, function)
-        self._function = function
+        self._function: Callable[..., AsyncIterator[Out]] = function
+        self._has_state = takes_state(function)
         self._places = Places(config.max_concurrent) if config.max_concurrent else None
         self._numbers = itertools.count(1)
         self._ledger = _core.Ledger()
@@ -64,14 +69,22 @@ class StreamFn(Generic[In, Out]):
         self._name = getattr(function, "__qualname__", type(function).__qualname__)
         self.config = config
 
-    def __call__(self, events: Iterable[In] | AsyncIterable[In]) -> AsyncIterator[Out]:
+    def __call__(
+        self, events: Iterable[In] | AsyncIterable[In], state: dict[str, Any] | None = None
+    ) -> AsyncIterator[Out]:
         """Call the function itself, without velo: for a unit test of it.
 
-        The events may be any iterable, or async iterable; the function can use `ticks` of them.
+        Args:
+            events: Its events, any iterable or async iterable; the function can use `ticks` of
+                them.
+            state: What a function that takes a state finds there; an empty one by default.
+
         """
         from velo._pulled import pulled
 
-        return self._function(pulled(events))
+        if not self._has_state:
+            return self._function(pulled(events))
+        return self._function(pulled(events), {} if state is None else state)
 
     def options(self, **settings: Any) -> StreamFn[In, Out]:
         """Return the same function with other settings, as `StreamConfig` names them.
@@ -190,7 +203,8 @@ class StreamFn(Generic[In, Out]):
             config = self.config
             if config.mode == "inline":
                 opened = _core.open_inline(
-                    *(loop, self._runs, config.buffer, config.full, name, config.event_timeout)
+                    *(loop, self._runs, self._has_state, (config.buffer, config.full)),
+                    *(name, config.event_timeout),
                 )
             else:
                 client = client_of()(loop, config.supervisor)
@@ -282,7 +296,9 @@ def stream_fn(
     """Make a stream function of an async generator function.
 
     The function takes one argument, the stream's events, an async iterator (`velo.events.Events`),
-    and yields results. As a decorator with or without settings:
+    and yields results. It may take a second one, `state`, a dict that is empty at first: with
+    `recover="replay"`, what it has put there when it asks for its next event survives the worker
+    that it runs in. As a decorator with or without settings:
 
     ```python
     from velo import StreamConfig, stream_fn
@@ -344,9 +360,11 @@ def _check_function(function: Any) -> None:
             "with `yield` (one that returns an async iterator must say so in its annotations)"
         )
     try:
-        inspect.signature(function).bind(object())
+        inspect.signature(function).bind(*([object()] * (2 if takes_state(function) else 1)))
     except TypeError as error:
-        raise TypeError(f"`{what}` must take one argument, the events: {error}") from None
+        raise TypeError(
+            f"`{what}` must take one argument, the events, or two, the events and `state`: {error}"
+        ) from None
     except ValueError:
         pass  # it has no signature to look at
 

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from velo._state import takes_state
 from velo.errors import VeloError
 
 __all__ = ["Reference", "add_paths", "import_paths", "load", "refuse_while_importing"]
@@ -43,11 +44,13 @@ class Reference:
 
     Attributes:
         number: What workers know it by.
+        has_state: Whether it is called with a state besides its events.
 
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.number = next(_numbers)
+        self.has_state = takes_state(function)
         self._function = function
 
     @functools.cached_property

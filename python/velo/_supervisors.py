@@ -16,7 +16,7 @@ __all__ = [
     "check",
     "connect",
     "embedded",
-    "one_thread",
+    "environment",
     "runtime",
     "zygote_command",
 ]
@@ -29,6 +29,9 @@ _ONE_THREAD = (
     "NUMEXPR_NUM_THREADS",
     "VECLIB_MAXIMUM_THREADS",
 )
+
+# Text hashes alike in all workers: who takes a stream over sees sets in the same order.
+_SEED = str(int.from_bytes(os.urandom(4)) or 1)
 
 
 class NoSupervisor(PoolError):
@@ -58,7 +61,7 @@ def embedded() -> _core.SupervisorClient:
     """Connect to the supervisor of this process, which is started if it does not run."""
     return _core.SupervisorClient(
         zygote_command(),
-        one_thread(),
+        environment(),
         idle_timeout=float(os.environ.get("VELO_IDLE_TIMEOUT", "10")),
     )
 
@@ -100,9 +103,10 @@ def runtime() -> str:
     return f"{sys.implementation.name} {sys.version_info.major}.{sys.version_info.minor}"
 
 
-def one_thread() -> list[tuple[str, str]]:
+def environment() -> list[tuple[str, str]]:
     """Return what is added to the environment of workers."""
-    return [(name, "1") for name in _ONE_THREAD if name not in os.environ]
+    added = dict.fromkeys(_ONE_THREAD, "1") | {"PYTHONHASHSEED": _SEED}
+    return [(name, value) for name, value in added.items() if name not in os.environ]
 
 
 @functools.cache

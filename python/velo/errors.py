@@ -10,8 +10,11 @@ __all__ = [
     "BufferFull",
     "EventTimeout",
     "EventTooLarge",
+    "JournalFull",
+    "PoisonEvent",
     "PoolError",
     "RemoteError",
+    "ReplayDiverged",
     "RingCorrupted",
     "SlowStepWarning",
     "StallWarning",
@@ -84,6 +87,33 @@ class EventTimeout(VeloError, TimeoutError):
 
 class EventTooLarge(VeloError, ValueError):
     """An event, or a result, is larger than `max_bytes` allows. The stream goes on."""
+
+
+class JournalFull(VeloError):
+    """A stream with `recover="replay"` keeps as many bytes of events as its `journal_limit` allows.
+
+    The event that was being sent was not accepted. The stream lives, with all that it has accepted:
+    results can be received, and its input can end.
+
+    Attributes:
+        stream: The name of the stream.
+        size: How many bytes are kept.
+        limit: The limit.
+
+    """
+
+    def __init__(self, stream: str, size: int, limit: int) -> None:
+        super().__init__(stream, size, limit)
+        self.stream = stream
+        self.size = size
+        self.limit = limit
+
+    def __str__(self) -> str:
+        return (
+            f"stream `{self.stream}` keeps {self.size} bytes of events to recover from, and its "
+            f"`journal_limit` is {self.limit}; let the function take a second parameter, `state`, "
+            "so that old events need not be kept, or raise `journal_limit`"
+        )
 
 
 class PoolError(VeloError):
@@ -184,6 +214,65 @@ class WorkerDied(VeloError):
         if self.exit_code is not None:
             return f"exited with code {self.exit_code}"
         return "died"
+
+
+class PoisonEvent(WorkerDied):
+    """A function has ended its worker at the same event again and again, and is given up.
+
+    The attributes of `WorkerDied` are those of the last death, which is also the `__cause__`.
+
+    Attributes:
+        number: Which event it was, counted from 1.
+        poison: The event itself; None if it cannot be made here.
+        restarts: How many workers were tried after the first one.
+
+    """
+
+    number: int = 0
+    poison: object = None
+    restarts: int = 0
+
+    @classmethod
+    def of(cls, died: WorkerDied, number: int, poison: object, restarts: int) -> PoisonEvent:
+        """Return the error for an event, made of the last death."""
+        error = cls(*died.args)
+        error.number, error.poison, error.restarts = number, poison, restarts
+        return error
+
+    def __str__(self) -> str:
+        again = "once more" if self.restarts == 1 else f"{self.restarts} times more"
+        return (
+            f"stream `{self.stream}` is given up: its function ended its worker at event "
+            f"{self.number}, and {again} when that was tried again; choose another `on_poison` "
+            f'than "fail" to go on without such events\nthe last time, {super().__str__()}'
+        )
+
+
+class ReplayDiverged(VeloError):
+    """A function that ran again on the same events gave other results than the first time.
+
+    What was received before cannot be taken back, so the stream is over. A function with
+    `recover="replay"` must not depend on time, randomness, or anything else that may change.
+
+    Attributes:
+        stream: The name of the stream.
+        result: Which result it is, counted from 1.
+        differs: True if it is another one than before, False if there is none.
+
+    """
+
+    def __init__(self, stream: str, result: int, differs: bool) -> None:
+        super().__init__(stream, result, differs)
+        self.stream = stream
+        self.result = result
+        self.differs = differs
+
+    def __str__(self) -> str:
+        what = "is another one" if self.differs else "did not come"
+        return (
+            f"stream `{self.stream}` cannot go on in another worker: result {self.result} {what} "
+            "when its function ran again; it must give the same results for the same events"
+        )
 
 
 def _innermost(stack: str) -> str:

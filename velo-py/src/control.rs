@@ -32,11 +32,18 @@ pub enum Control {
         max_bytes: u64,
         /// Events may become unwanted while they are queued.
         drops: bool,
+        /// Another worker takes over when this one dies.
+        recovers: bool,
+        /// A snapshot comes before the first event.
+        restored: bool,
         /// Milliseconds of `stall_timeout` and `event_timeout`; 0 for none.
         stall_ms: u64,
         event_ms: u64,
         name: String,
     },
+    /// Client: a snapshot of this stream's state is wanted, as soon as its function is done with
+    /// something.
+    Snapshot { slot: u32, stream: u64 },
     /// Client: the function of this stream is not wanted any more.
     Cancel { slot: u32 },
     /// Client: the end of this stream was seen, nobody uses its rings.
@@ -59,6 +66,12 @@ const ENDED: u8 = 6;
 const ASKED: u8 = 7;
 const LOG: u8 = 8;
 const LEVELS: u8 = 9;
+const SNAPSHOT: u8 = 10;
+
+/// What an `Open` says by one bit each.
+const DROPS: u8 = 1;
+const RECOVERS: u8 = 2;
+const RESTORED: u8 = 4;
 
 /// The control rings of a link.
 pub fn open(end: &Arc<LinkEnd>) -> PyResult<(Producer, Consumer)> {
@@ -121,16 +134,21 @@ impl Control {
                 buffer,
                 max_bytes,
                 drops,
+                recovers,
+                restored,
                 stall_ms,
                 event_ms,
                 name,
             } => {
+                let flag = |set: bool, bit: u8| if set { bit } else { 0 };
                 bytes.extend_from_slice(&slot.to_le_bytes());
                 bytes.extend_from_slice(&stream.to_le_bytes());
                 bytes.extend_from_slice(&buffer.to_le_bytes());
                 bytes.extend_from_slice(&function.to_le_bytes());
                 bytes.extend_from_slice(&max_bytes.to_le_bytes());
-                bytes.push(u8::from(*drops));
+                bytes.push(
+                    flag(*drops, DROPS) | flag(*recovers, RECOVERS) | flag(*restored, RESTORED),
+                );
                 bytes.extend_from_slice(&stall_ms.to_le_bytes());
                 bytes.extend_from_slice(&event_ms.to_le_bytes());
                 bytes.extend_from_slice(name.as_bytes());
@@ -162,6 +180,11 @@ impl Control {
                 bytes.extend_from_slice(&slot.to_le_bytes());
                 ASKED
             }
+            Control::Snapshot { slot, stream } => {
+                bytes.extend_from_slice(&stream.to_le_bytes());
+                bytes.extend_from_slice(&slot.to_le_bytes());
+                SNAPSHOT
+            }
         };
         (kind, bytes)
     }
@@ -183,7 +206,7 @@ impl Control {
                 let buffer = u32::from_le_bytes(take(bytes)?);
                 let function = u64::from_le_bytes(take(bytes)?);
                 let max_bytes = u64::from_le_bytes(take(bytes)?);
-                let drops = u8::from_le_bytes(take(bytes)?) != 0;
+                let [flags] = take(bytes)?;
                 let stall_ms = u64::from_le_bytes(take(bytes)?);
                 let event_ms = u64::from_le_bytes(take(bytes)?);
                 let name = String::from_utf8_lossy(std::mem::take(bytes)).into_owned();
@@ -193,7 +216,9 @@ impl Control {
                     function,
                     buffer,
                     max_bytes,
-                    drops,
+                    drops: flags & DROPS != 0,
+                    recovers: flags & RECOVERS != 0,
+                    restored: flags & RESTORED != 0,
                     stall_ms,
                     event_ms,
                     name,
@@ -221,6 +246,13 @@ impl Control {
             ASKED => {
                 let stream = u64::from_le_bytes(take(bytes)?);
                 Control::Asked {
+                    slot: u32::from_le_bytes(take(bytes)?),
+                    stream,
+                }
+            }
+            SNAPSHOT => {
+                let stream = u64::from_le_bytes(take(bytes)?);
+                Control::Snapshot {
                     slot: u32::from_le_bytes(take(bytes)?),
                     stream,
                 }

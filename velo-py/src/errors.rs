@@ -1,5 +1,6 @@
 //! The exceptions of `velo.errors`, as Rust makes them. Their classes are written in Python.
 
+use pyo3::call::PyCallArgs;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyType;
@@ -44,4 +45,23 @@ pub fn buffer_full(stream: &str, sent: u64, event: &Bound<'_, PyAny>) -> PyErr {
         ),
         Err(error) => error,
     }
+}
+
+/// A `velo.errors.JournalFull`: `size` of `limit` bytes are taken.
+#[cold]
+pub fn journal_full(stream: &str, size: usize, limit: usize) -> PyErr {
+    Python::attach(|py| make(py, "JournalFull", (stream, size, limit)))
+}
+
+/// A `velo.errors.ReplayDiverged`: the result of this number is another one, or there is none.
+#[cold]
+pub fn diverged(stream: &str, result: u64, differs: bool) -> PyErr {
+    Python::attach(|py| make(py, "ReplayDiverged", (stream, result, differs)))
+}
+
+fn make<'py>(py: Python<'py>, class: &str, args: impl PyCallArgs<'py>) -> PyErr {
+    let made = py
+        .import("velo.errors")
+        .and_then(|errors| errors.getattr(class)?.call1(args));
+    made.map_or_else(|error| error, PyErr::from_value)
 }

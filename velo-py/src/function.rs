@@ -28,12 +28,16 @@ impl StreamPort {
         }
     }
 
-    /// Calls the function with its events. Returns the coroutine that runs it, or None when the
-    /// call failed: the stream has ended with the exception then.
-    pub fn start(&self, function: &Bound<'_, PyAny>) -> PyResult<Option<Pump>> {
+    /// Calls the function with its events, and its state if it has one. Returns the coroutine that
+    /// runs it, or None when the call failed: the stream has ended with the exception then.
+    pub fn start(&self, function: &Bound<'_, PyAny>, has_state: bool) -> PyResult<Option<Pump>> {
         let py = function.py();
         let events = Events::new(self.source.clone());
-        let generator = function.call1((events,)).and_then(|made| {
+        let call = || match has_state {
+            true => function.call1((events, self.source.port.state(py)?)),
+            false => function.call1((events,)),
+        };
+        let generator = call().and_then(|made| {
             if made.hasattr(intern!(py, "__anext__"))? {
                 return Ok(made);
             }
@@ -63,11 +67,13 @@ impl StreamPort {
 
 #[pymethods]
 impl StreamPort {
-    /// Calls what `load()` returns, the function, with its events. Returns the coroutine that runs
-    /// it, or None when that failed: the stream has ended with the exception then.
+    /// Calls the function with its events: `load()` returns it, and whether it has a state. Returns
+    /// the coroutine that runs it, or None when that failed: the stream has ended with the exception
+    /// then.
     fn load_and_start(&self, load: &Bound<'_, PyAny>) -> PyResult<Option<Pump>> {
-        let start = || match load.call0() {
-            Ok(function) => self.start(&function),
+        let loaded = || load.call0()?.extract::<(Bound<'_, PyAny>, bool)>();
+        let start = || match loaded() {
+            Ok((function, has_state)) => self.start(&function, has_state),
             Err(error) => {
                 self.fail(load.py(), error);
                 Ok(None)

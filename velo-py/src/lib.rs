@@ -48,9 +48,9 @@ use ffi::send_slot::install;
 #[pymodule(name = "_core")]
 mod core {
     #[pymodule_export]
-    use super::client::ClientLink;
+    use super::client::{ClientLink, Recovery};
     #[pymodule_export]
-    use super::codec::python::{dumps, loads};
+    use super::codec::python::{dumps, fingerprint_of, loads};
     #[pymodule_export]
     use super::csv::CsvParser;
     #[pymodule_export]

@@ -18,16 +18,17 @@ use crate::wait::Waits;
 /// Opens an inline stream of `function` in the running loop: calls it with its events and runs the
 /// generator as a task named `name`. Returns what `Stream` is made of.
 #[pyfunction]
-#[pyo3(signature = (event_loop, function, buffer, full, name, event_timeout=None))]
+#[pyo3(signature = (event_loop, function, has_state, limits, name, event_timeout=None))]
 pub fn open_inline(
     py: Python<'_>,
     event_loop: &Bound<'_, PyAny>,
     function: &Bound<'_, PyAny>,
-    buffer: usize,
-    full: &str,
+    has_state: bool,
+    limits: (usize, String),
     name: &str,
     event_timeout: Option<f64>,
 ) -> PyResult<Opened> {
+    let (buffer, full) = limits;
     let full = full.parse()?;
     let waits = Arc::new(Waits::default());
     let stream = Arc::new(InlineStream::new(
@@ -39,7 +40,7 @@ pub fn open_inline(
     // A step of its own thread cannot be stopped by anybody: there is no `stall_timeout` here.
     let budget = Budget::new(name.to_owned(), &port, None, event_timeout);
     let port = StreamPort::new(port, budget);
-    let aside = match port.start(function)? {
+    let aside = match port.start(function, has_state)? {
         Some(pump) => Some(Aside::start(event_loop, pump, name)?),
         None => None,
     };

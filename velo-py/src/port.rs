@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use pyo3::prelude::*;
+use pyo3::types::PyDict;
 use velo_shm::Allowance;
 
 use crate::inline::InlineStream;
@@ -82,6 +83,14 @@ impl Port {
     #[inline]
     pub fn push(&self, py: Python<'_>, result: &Bound<'_, PyAny>) -> PyResult<bool> {
         either!(self, side => side.push(py, result))
+    }
+
+    /// What the function's state begins as.
+    pub fn state<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        match self {
+            Port::Inline(_) => Ok(PyDict::new(py)),
+            Port::Ring(side) => side.state(py),
+        }
     }
 
     /// Makes the results so far visible to the other half: the function may go on to compute for

@@ -3,7 +3,7 @@
 use std::sync::{Arc, LazyLock, OnceLock, Weak};
 
 use pyo3::prelude::*;
-use pyo3::types::{PyByteArray, PyBytes};
+use pyo3::types::{PyByteArray, PyBytes, PyDict};
 use velo_shm::{
     Consumer, Full, Lease, LinkEnd, Loan, Part, Producer, ReserveError, RingCorrupted, Spin,
     lending_len, ticks,
@@ -21,6 +21,8 @@ pub const ITEM: u8 = 2;
 pub const END: u8 = 3;
 /// The function failed: its exception, and the end.
 pub const ERROR: u8 = 4;
+/// A snapshot of a function's state: after what it covers, or before the first event.
+pub const STATE: u8 = 5;
 
 /// Buffers from this size on arrive as views of ring memory; smaller ones are cheaper to copy.
 const VIEW_FROM: usize = 16 << 10;
@@ -177,11 +179,7 @@ impl Rings {
 
     /// Why `len` bytes can never be sent.
     pub fn too_large(&self, len: usize) -> String {
-        let limit = self.producer.max_len();
-        format!(
-            "{len} bytes cannot be sent at once: the limit is {limit} bytes, half of \
-             `max_bytes`; raise it with `StreamConfig(max_bytes=...)`"
-        )
+        too_large(len, self.producer.max_len())
     }
 
     /// Room for one more event, or for the one that did not fit last.
@@ -257,6 +255,18 @@ impl Rings {
             lent: lent.into_iter().map(hold).collect(),
             may_hold,
         }
+    }
+
+    /// The state that a function had in another worker, from the first frame.
+    pub fn restore<'py>(&mut self, py: Python<'py>, codec: &Codec) -> PyResult<Bound<'py, PyDict>> {
+        let wrong = || errors::corrupted("a stream goes on without the state that it had");
+        let frame = self.consumer.peek().map_err(|found| corruption(&found))?;
+        let frame = frame
+            .filter(|frame| frame.kind == STATE)
+            .ok_or_else(wrong)?;
+        let state = codec.decode(py, frame.payload, &mut OwnMemory);
+        self.consumer.release();
+        state?.cast_into::<PyDict>().map_err(|_| wrong())
     }
 
     /// The frame that was decoded is done with, but for the views that hold its space.
@@ -347,6 +357,27 @@ impl Memory for RingMemory<'_> {
 
     fn is_private(&self) -> bool {
         self.private
+    }
+}
+
+/// Why `len` bytes can never be sent through a ring that takes `limit` at once.
+pub fn too_large(len: usize, limit: u64) -> String {
+    format!(
+        "{len} bytes cannot be sent at once: the limit is {limit} bytes, half of `max_bytes`; \
+         raise it with `StreamConfig(max_bytes=...)`"
+    )
+}
+
+/// Everything is copied, to be written to.
+struct OwnMemory;
+
+impl Memory for OwnMemory {
+    fn view<'py>(&mut self, py: Python<'py>, bytes: &[u8]) -> PyResult<Option<Bound<'py, PyAny>>> {
+        Ok(Some(PyByteArray::new(py, bytes).into_any()))
+    }
+
+    fn is_private(&self) -> bool {
+        true
     }
 }
 

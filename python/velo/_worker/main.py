@@ -15,6 +15,7 @@ from typing import Any
 from velo import _core
 from velo._context import stream_name
 from velo._reference import load
+from velo._state import takes_state
 from velo._worker import logs, output, report
 from velo._worker.selector import LinkSelector
 
@@ -41,7 +42,7 @@ class _Client:
     def __init__(self, number: int, link: _core.WorkerLink) -> None:
         self.number = number
         self.link = link
-        self.functions: dict[int, bytes | Callable[..., Any]] = {}
+        self.functions: dict[int, bytes | tuple[Callable[..., Any], bool]] = {}
         self.context = contextvars.copy_context()
         self.context.run(logs.link_of_stream.set, link)
         self.tasks: dict[int, asyncio.Task[None]] = {}
@@ -163,7 +164,7 @@ class _Worker:
         client: _Client,
         place: tuple[int, int],
         function: int,
-        limits: tuple[int, int, bool],
+        limits: tuple[int, int, bool, bool, bool],
         budgets: tuple[float | None, float | None],
         name: str,
     ) -> None:
@@ -180,14 +181,19 @@ class _Worker:
         task.add_done_callback(functools.partial(_forget, client.tasks, slot))
         port.attach(pump, task, context)
 
-    def _function(self, client: _Client, number: int) -> Callable[..., Any]:
-        function = client.functions[number]
-        if isinstance(function, bytes):
-            function = client.functions[number] = load(function)
-        return function
+    def _function(self, client: _Client, number: int) -> tuple[Callable[..., Any], bool]:
+        """Return a function, and whether it is called with a state."""
+        known = client.functions[number]
+        if isinstance(known, bytes):
+            function = load(known)
+            known = client.functions[number] = (function, takes_state(function))
+        return known
 
     def _do_levels(self, client: _Client, packed: bytes) -> None:
         logs.apply_levels(packed)
+
+    def _do_snapshot(self, client: _Client, slot: int, stream: int) -> None:
+        client.link.snapshot(slot, stream)
 
     def _do_cancel(self, client: _Client, slot: int) -> None:
         client.link.cancel(slot)

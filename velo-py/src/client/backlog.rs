@@ -10,12 +10,18 @@ use std::collections::VecDeque;
 use pyo3::prelude::*;
 use velo_shm::lending_len;
 
-use super::stream::ClientEnds;
+use super::stream::{ClientEnds, Kept};
 use crate::channel::{Offer, Want};
 use crate::codec::codec;
 use crate::errors;
 use crate::loan::{self, Encoded};
 use crate::rings::{ITEM, Rings};
+
+/// Room for an event.
+const ROOM: Want = Want {
+    space: true,
+    ..Want::NOTHING
+};
 
 /// Encoded events, oldest first.
 pub struct Backlog {
@@ -84,8 +90,8 @@ impl ClientEnds {
     pub(super) fn offer_newest(&self, py: Python<'_>, event: &Bound<'_, PyAny>) -> PyResult<u64> {
         let dropped = self
             .ends
-            .with(py, |ends| match (&mut ends.rings, &mut ends.backlog) {
-                (Some(rings), Some(backlog)) => backlog.push(rings, event),
+            .with(py, |ends| match (&mut ends.rings, &mut ends.kept) {
+                (Some(rings), Kept::Newest(backlog)) => backlog.push(rings, event),
                 _ => Ok(0),
             })??;
         self.flush_backlog(py)?;
@@ -95,21 +101,17 @@ impl ClientEnds {
     /// Moves the backlog into the ring as far as there is room, and asks to be woken for the rest.
     /// True if nothing is left.
     pub(super) fn flush_backlog(&self, py: Python<'_>) -> PyResult<bool> {
-        const ROOM: Want = Want {
-            space: true,
-            ..Want::NOTHING
-        };
         loop {
-            let (done, published) = self.ends.with(py, |ends| -> PyResult<_> {
-                let (Some(rings), Some(backlog)) = (&mut ends.rings, &mut ends.backlog) else {
-                    return Ok((true, false));
+            let done = self.ends.with(py, |ends| -> PyResult<_> {
+                let (Some(rings), Kept::Newest(backlog)) = (&mut ends.rings, &mut ends.kept) else {
+                    return Ok(true);
                 };
                 let done = backlog.flush(rings)?;
-                Ok((done, rings.producer.publish()))
+                if rings.producer.publish() {
+                    ends.place.notify();
+                }
+                Ok(done)
             })??;
-            if published {
-                self.link.end.notify(self.slot);
-            }
             if done || self.may_sleep(py, ROOM)? {
                 return Ok(done);
             }

@@ -117,7 +117,7 @@ impl Link {
             let Some(stream) = self.stream(py, slot) else {
                 continue;
             };
-            if stream.awake() {
+            if stream.awake(self) {
                 self.woken.store(ticks::now(), Relaxed);
                 woken(&stream);
             }
@@ -125,7 +125,8 @@ impl Link {
                 stream.drop_results(py);
             } else {
                 stream.flush_results(py); // views may have been dropped
-                if let Err(error) = stream.flush_backlog(py) {
+                let flushed = stream.flush_backlog(py).map(drop);
+                if let Err(error) = flushed.and_then(|()| stream.catch_up(py)) {
                     stream.fail(py, error);
                 }
                 stream.waits.wake(py);
@@ -142,11 +143,12 @@ impl Link {
 
     /// Notes what the worker says of a stream, unless it is about one that had the slot before.
     fn note(&self, py: Python<'_>, slot: u32, number: u64, what: impl FnOnce(&mut Ends)) {
-        if let Some(stream) = self
-            .stream(py, slot)
-            .filter(|stream| stream.number == number)
-        {
-            let _ = stream.ends.with(py, what);
+        if let Some(stream) = self.stream(py, slot) {
+            let _ = stream.ends.with(py, |ends| {
+                if ends.place.number == number {
+                    what(ends);
+                }
+            });
             stream.waits.wake(py);
         }
     }
@@ -317,6 +319,22 @@ impl Link {
     pub(super) fn wake(&self) {
         self.waking.store(false, Relaxed);
         self.end.wake();
+    }
+
+    /// A stream is open in this slot from now on.
+    pub(super) fn adopt(
+        &self,
+        py: Python<'_>,
+        slot: u32,
+        stream: &Arc<ClientEnds>,
+    ) -> PyResult<()> {
+        self.state
+            .with(py, |state| state.streams.insert(slot, stream.clone()))?;
+        self.count_busy(py);
+        if stream.is_limited() && self.end.begin_limit() {
+            self.unwatched.store(true, Relaxed);
+        }
+        Ok(())
     }
 
     pub(super) fn recycle(&self, py: Python<'_>, slot: u32) {

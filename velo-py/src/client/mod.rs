@@ -2,7 +2,10 @@
 //! stream.
 
 mod backlog;
+mod journal;
 mod link;
+mod log;
+mod recover;
 mod stream;
 
 use std::collections::{HashMap, VecDeque};
@@ -11,7 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering:
 use std::sync::{Arc, Weak};
 
 use pyo3::prelude::*;
-use velo_shm::{Limits, LinkEnd};
+use velo_shm::{Consumer, Limits, LinkEnd, Producer};
 
 use crate::cell::GilCell;
 use crate::channel::{Channel, WhenFull};
@@ -22,9 +25,14 @@ use crate::state::StreamCore;
 use crate::stream::Opened;
 use crate::wait::Waits;
 use backlog::Backlog;
+use journal::{Death, Journal, Terms, Where};
 use link::{Link, LinkState};
+pub use recover::Recovery;
 pub use stream::RingChannel;
-use stream::{ClientEnds, Ends};
+use stream::{ClientEnds, Ends, Kept, Place};
+
+/// How workers are killed that cannot end by themselves.
+const SIGKILL: i32 = 9;
 
 /// A link as Python holds it.
 #[pyclass(frozen, weakref, module = "velo._core")]
@@ -67,6 +75,43 @@ impl ClientLink {
             link: Arc::new(link),
             process,
         })
+    }
+}
+
+impl ClientLink {
+    /// A place for one more stream. None when the link has been retired.
+    fn place(
+        &self,
+        py: Python<'_>,
+        buffer: u32,
+        max_bytes: u64,
+    ) -> PyResult<Option<(Place, Producer, Consumer)>> {
+        let link = &self.link;
+        if link.dead.load(Relaxed) || !link.end.enter() {
+            return Ok(None);
+        }
+        let Some(slot) = link.take_slot(py)? else {
+            link.end.leave();
+            return Err(errors::pool(format!(
+                "one worker cannot hold more than {} streams of one event loop; use more workers",
+                link.end.slots() - 1
+            )));
+        };
+        let number = link.opened.fetch_add(1, Relaxed);
+        let limits = Limits {
+            events: buffer,
+            bytes: max_bytes,
+        };
+        let (producer, consumer) = link
+            .end
+            .open_slot(slot, limits)
+            .map_err(|error| errors::pool(format!("cannot open a stream: {error}")))?;
+        let place = Place {
+            link: link.clone(),
+            slot,
+            number,
+        };
+        Ok(Some((place, producer, consumer)))
     }
 }
 
@@ -150,84 +195,82 @@ impl ClientLink {
     }
 
     /// Opens a stream of `function`. None when the link has been retired: use another.
+    ///
+    /// `keep` is `(limit, has_state, max_restarts, recover)` for one that outlives its worker:
+    /// `recover(recovery, error, poison)` is called when that dies.
+    #[pyo3(signature = (event_loop, function, limits, name, keep=None))]
     fn open(
         &self,
         py: Python<'_>,
         event_loop: Py<PyAny>,
         function: u64,
-        limits: (u32, u64, String),
-        budgets: (Option<f64>, Option<f64>),
+        limits: (u32, u64, String, Option<f64>, Option<f64>),
         name: String,
+        keep: Option<(usize, bool, u32, Py<PyAny>)>,
     ) -> PyResult<Option<Opened>> {
-        let (buffer, max_bytes, full) = limits;
+        let (buffer, max_bytes, full, stall, event) = limits;
+        let budgets = (stall, event);
         let full: WhenFull = full.parse()?;
-        let drops = full == WhenFull::DropOldest;
-        let link = &self.link;
-        if link.dead.load(Relaxed) || !link.end.enter() {
+        let Some((place, producer, consumer)) = self.place(py, buffer, max_bytes)? else {
             return Ok(None);
-        }
-        let Some(slot) = link.take_slot(py)? else {
-            link.end.leave();
-            return Err(errors::pool(format!(
-                "one worker cannot hold more than {} streams of one event loop; use more workers",
-                link.end.slots() - 1
-            )));
         };
-        let number = link.opened.fetch_add(1, Relaxed);
-        let limits = Limits {
-            events: buffer,
-            bytes: max_bytes,
+        let mut rings = Rings::new(producer, consumer, max_bytes);
+        let mut recover = None;
+        let kept = match keep {
+            Some((limit, has_state, max_restarts, call)) => {
+                recover = Some(call);
+                let mut journal = Journal::new(Terms {
+                    buffer,
+                    max_bytes,
+                    limit,
+                    has_state,
+                    max_restarts,
+                });
+                journal.begin(&mut rings)?;
+                Kept::All(Box::new(journal))
+            }
+            None if full == WhenFull::DropOldest => Kept::Newest(Backlog::new(buffer)),
+            None => Kept::Nothing,
         };
-        let (producer, consumer) = link
-            .end
-            .open_slot(slot, limits)
-            .map_err(|error| errors::pool(format!("cannot open a stream: {error}")))?;
+        let open = Control::Open {
+            stream: place.number,
+            slot: place.slot,
+            function,
+            buffer,
+            max_bytes,
+            drops: matches!(kept, Kept::Newest(_)),
+            recovers: matches!(kept, Kept::All(_)),
+            restored: false,
+            stall_ms: milliseconds(budgets.0),
+            event_ms: milliseconds(budgets.1),
+            name: name.clone(),
+        };
+        let slot = place.slot;
         let waits = Arc::new(Waits::default());
         let shared = Arc::new_cyclic(|this: &Weak<ClientEnds>| ClientEnds {
             ends: GilCell::new(Ends {
-                rings: Some(Rings::new(producer, consumer, max_bytes)),
+                place,
+                rings: Some(rings),
                 ended: false,
                 asked: false,
                 failure: None,
                 progress: (0, 0),
                 bytes: (0, 0),
-                backlog: drops.then(|| Backlog::new(buffer)),
+                kept,
                 skipped: 0,
             }),
-            slot,
-            number,
-            link: link.clone(),
             waits: waits.clone(),
+            recover,
             asleep: AtomicBool::new(false),
             patient: AtomicBool::new(false),
             left: AtomicU32::new(0),
             orphaned: AtomicBool::new(false),
-            limited: budgets != (None, None),
+            budgets,
             this: this.clone(),
             name: name.clone(),
         });
-        link.state
-            .with(py, |state| state.streams.insert(slot, shared.clone()))?;
-        link.count_busy(py);
-        if shared.limited && link.end.begin_limit() {
-            link.unwatched.store(true, Relaxed);
-        }
-        let (stall, event) = budgets;
-        link.tell_soon(
-            py,
-            &Control::Open {
-                stream: number,
-                slot,
-                function,
-                buffer,
-                max_bytes,
-                drops,
-                stall_ms: milliseconds(stall),
-                event_ms: milliseconds(event),
-                name,
-            },
-        )?;
-        let name = shared.name.clone();
+        self.link.adopt(py, slot, &shared)?;
+        self.link.tell_soon(py, &open)?;
         let cancel = CancelStream {
             stream: Arc::downgrade(&shared),
         };
@@ -238,32 +281,104 @@ impl ClientLink {
         ))))
     }
 
+    /// Takes over a stream that has lost its worker. False when the link has been retired.
+    fn reopen(&self, py: Python<'_>, recovery: &Recovery, function: u64) -> PyResult<bool> {
+        let stream = &recovery.stream;
+        let Some(terms) = recovery.terms(py)? else {
+            return Ok(true); // it is wanted no more
+        };
+        let (buffer, max_bytes) = (terms.buffer, terms.max_bytes);
+        let Some((place, producer, consumer)) = self.place(py, buffer, max_bytes)? else {
+            return Ok(false);
+        };
+        let (slot, number) = (place.slot, place.number);
+        self.link.adopt(py, slot, stream)?;
+        let mut rings = Rings::new(producer, consumer, max_bytes);
+        let restored = stream.ends.wait_with(py, |ends| {
+            let Kept::All(journal) = &mut ends.kept else {
+                return Ok(false);
+            };
+            let restored = journal.has_state();
+            let begun = journal.begin(&mut rings);
+            rings.producer.publish();
+            ends.place = place;
+            ends.rings = Some(rings);
+            begun.map(|()| restored)
+        })?;
+        match restored {
+            Ok(restored) => self.link.tell(
+                py,
+                &Control::Open {
+                    stream: number,
+                    slot,
+                    function,
+                    buffer,
+                    max_bytes,
+                    drops: false,
+                    recovers: true,
+                    restored,
+                    stall_ms: milliseconds(stream.budgets.0),
+                    event_ms: milliseconds(stream.budgets.1),
+                    name: stream.name.clone(),
+                },
+            )?,
+            Err(error) => stream.fail(py, error),
+        }
+        stream.catch_up(py)?;
+        stream.waits.wake(py);
+        Ok(true)
+    }
+
     /// The stream whose function the worker runs, or ran when it died: its number, its name if this
     /// side still has it open, and the event that the function took last, counted from 1 (0 before
     /// the first). None: the worker ran none of this link.
     fn culprit(&self, py: Python<'_>) -> Option<(u64, Option<String>, u64)> {
         let running = self.link.end.running()?;
-        let stream = self
-            .link
-            .stream(py, running.slot)
-            .filter(|stream| stream.number == running.stream);
-        let name = stream.map(|stream| stream.name.clone());
-        Some((running.stream, name, running.event))
+        let known = self.link.stream(py, running.slot).and_then(|stream| {
+            let look = |ends: &mut Ends| {
+                let same = ends.place.number == running.stream;
+                same.then(|| (stream.name.clone(), ends.begun(running.event)))
+            };
+            stream.ends.wait_with(py, look).ok().flatten()
+        });
+        let (name, event) = known.unzip();
+        Some((running.stream, name, event.unwrap_or(running.event)))
     }
 
     /// The worker has died: every stream on it fails with what `make(name, number, in_flight)`
-    /// returns.
+    /// returns, or is taken over by another worker.
     fn fail(&self, py: Python<'_>, make: &Bound<'_, PyAny>) -> PyResult<()> {
+        self.link.process_ready(py); // what it has said counts
         self.link.dead.store(true, Relaxed);
         let running = self.link.end.running();
         for stream in self.link.all(py) {
-            let (sent, handled) = stream.ends.with(py, |ends| ends.progress_now())?;
-            // The board is ahead of what a busy function has said to be handled.
-            let here = running.filter(|r| (r.slot, r.stream) == (stream.slot, stream.number));
-            let begun = here.map_or(0, |running| running.event.saturating_sub(1));
-            let in_flight = sent.saturating_sub(handled.max(begun));
-            let error = PyErr::from_value(make.call1((&stream.name, stream.number, in_flight))?);
-            stream.fail(py, error);
+            let (error, death) = stream.ends.wait_with(py, |ends| -> PyResult<_> {
+                let place = &ends.place;
+                let here = running.filter(|r| (r.slot, r.stream) == (place.slot, place.number));
+                let number = place.number;
+                let (sent, handled) = ends.progress_now();
+                // The board is ahead of what a busy function has said to be handled.
+                let begun = here.map_or(0, |running| ends.begun(running.event).saturating_sub(1));
+                let in_flight = sent.saturating_sub(handled.max(begun));
+                let error = make.call1((&stream.name, number, in_flight))?;
+                let death = Death {
+                    place: match error.getattr("culprit")?.extract::<Option<bool>>()? {
+                        Some(true) => Where::Here(here.map_or(0, |running| running.event)),
+                        Some(false) => Where::Elsewhere,
+                        None => Where::Unknown,
+                    },
+                    killed: error.getattr("signal")?.extract::<Option<i32>>()? == Some(SIGKILL),
+                };
+                Ok((PyErr::from_value(error), death))
+            })??;
+            match stream.leaves_worker(py, Some((&error, death))) {
+                Ok(true) => continue,
+                Ok(false) => stream.fail(py, error),
+                Err(failed) => {
+                    failed.set_cause(py, Some(error));
+                    stream.fail(py, failed);
+                }
+            }
             if stream.orphaned.load(Relaxed) {
                 stream.drop_results(py);
             }
@@ -274,6 +389,20 @@ impl ClientLink {
     /// Whether a stream with limits was opened that nobody has an eye on yet.
     fn take_unwatched(&self) -> bool {
         self.link.unwatched.swap(false, Relaxed)
+    }
+
+    /// Has other workers take over the streams that can be, or those of these names. Returns how
+    /// many go.
+    #[pyo3(signature = (names=None))]
+    fn send_away(&self, py: Python<'_>, names: Option<Vec<String>>) -> PyResult<usize> {
+        let mut count = 0;
+        for stream in self.link.all(py) {
+            let chosen = names
+                .as_ref()
+                .is_none_or(|names| names.contains(&stream.name));
+            count += usize::from(chosen && stream.leaves_worker(py, None)?);
+        }
+        Ok(count)
     }
 
     /// How many streams are open on this link.
@@ -306,11 +435,22 @@ impl CancelStream {
         let Some(stream) = self.stream.upgrade() else {
             return Ok(());
         };
-        let open = stream
-            .ends
-            .with(py, |ends| ends.rings.is_some() && ends.failure.is_none())?;
-        match open && !stream.link.dead.load(Relaxed) {
-            true => stream.link.tell(py, &Control::Cancel { slot: stream.slot }),
+        let (open, homeless, link, slot) = stream.ends.with(py, |ends| {
+            let homeless = match &mut ends.kept {
+                Kept::All(journal) => {
+                    journal.cancelled = true;
+                    journal.homeless
+                }
+                _ => false,
+            };
+            let open = ends.rings.is_some() && ends.failure.is_none();
+            (open, homeless, ends.place.link.clone(), ends.place.slot)
+        })?;
+        if homeless {
+            stream.fail(py, errors::closed("the stream function was cancelled"));
+        }
+        match open && !link.dead.load(Relaxed) {
+            true => link.tell(py, &Control::Cancel { slot }),
             false => Ok(()),
         }
     }

@@ -7,6 +7,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
 use super::backlog::Backlog;
+use super::journal::{Journal, hash_of};
 use super::link::Link;
 use crate::cell::GilCell;
 use crate::channel::{Offer, Take, Want};
@@ -20,11 +21,9 @@ use crate::wait::Waits;
 /// One stream's rings as the client has them, until its end was seen.
 pub struct ClientEnds {
     pub(super) ends: GilCell<Ends>,
-    pub(super) slot: u32,
-    /// Tells it from other streams of the link, before and after it.
-    pub(super) number: u64,
-    pub(super) link: Arc<Link>,
     pub(super) waits: Arc<Waits>,
+    /// Looks for another worker when this one is gone; see `Recovery`. None: the stream fails.
+    pub(super) recover: Option<Py<PyAny>>,
     /// A task sleeps on this stream.
     pub(super) asleep: AtomicBool,
     /// What sleeps there moves things in bulk.
@@ -33,14 +32,41 @@ pub struct ClientEnds {
     pub(super) left: AtomicU32,
     /// The user has let go of the stream: its last results are dropped.
     pub(super) orphaned: AtomicBool,
-    /// It has limits that the supervisor keeps.
-    pub(super) limited: bool,
+    /// Seconds of `stall_timeout` and `event_timeout`, which the supervisor keeps.
+    pub(super) budgets: (Option<f64>, Option<f64>),
     pub(super) this: Weak<dyn Sweep>,
     pub(super) name: String,
 }
 
+/// Where a stream is.
+pub struct Place {
+    pub(super) link: Arc<Link>,
+    pub(super) slot: u32,
+    /// Tells it from other streams of the link, before and after it.
+    pub(super) number: u64,
+}
+
+impl Place {
+    /// Tells the worker to look at the stream.
+    #[inline]
+    pub(super) fn notify(&self) {
+        self.link.end.notify(self.slot);
+    }
+}
+
+/// What is kept beside the ring.
+pub enum Kept {
+    Nothing,
+    /// For `full="drop_oldest"`.
+    Newest(Backlog),
+    /// For `recover="replay"`.
+    All(Box<Journal>),
+}
+
 pub struct Ends {
-    /// None once the end was seen, or the worker has died and everything was drained.
+    pub(super) place: Place,
+    /// None once the end was seen, or the worker has died and everything was drained; and while a
+    /// stream with a journal has no worker.
     pub(super) rings: Option<Rings>,
     /// The worker says that the function has ended; results may still be queued.
     pub(super) ended: bool,
@@ -48,9 +74,9 @@ pub struct Ends {
     pub(super) asked: bool,
     pub(super) failure: Option<PyErr>,
     pub(super) progress: (u64, u64),
+    /// What went through rings that it does not have any more.
     pub(super) bytes: (u64, u64),
-    /// For `full="drop_oldest"`.
-    pub(super) backlog: Option<Backlog>,
+    pub(super) kept: Kept,
     /// Events in the ring that the worker has dropped.
     pub(super) skipped: u64,
 }
@@ -83,22 +109,37 @@ impl RingChannel {
     #[inline]
     pub fn offer(&self, py: Python<'_>, event: &Bound<'_, PyAny>) -> PyResult<Offer> {
         let codec = codec(py)?;
-        let offer = self.with(py, |ends| match ends.rings.as_mut() {
-            Some(_) if ends.backlog.as_ref().is_some_and(Backlog::waits) => Ok(None),
-            Some(rings) if !(ends.ended || ends.failure.is_some()) => {
-                rings.push(codec, event, ITEM, true).map(Some)
+        let offer = self.with(py, |ends| {
+            if ends.has_ended() {
+                return Ok(Some(Offer::Full));
             }
-            _ => Ok(Some(Offer::Full)),
+            match (&ends.kept, ends.rings.as_mut()) {
+                (Kept::Nothing, Some(rings)) => rings.push(codec, event, ITEM, true).map(Some),
+                (Kept::Newest(backlog), Some(rings)) if !backlog.waits() => {
+                    rings.push(codec, event, ITEM, true).map(Some)
+                }
+                (Kept::All(_), _) | (Kept::Newest(_), Some(_)) => Ok(None),
+                (_, None) => Ok(Some(Offer::Full)),
+            }
         })?;
         match offer {
             Some(offer) => Ok(offer),
-            None if self.shared.flush_backlog(py)? => self.offer(py, event),
-            None => Ok(Offer::Full),
+            None => match self.shared.offer_journal(py, codec, event)? {
+                Some(offer) => Ok(offer),
+                // What was queued before goes first.
+                None if self.shared.flush_backlog(py)? => self.offer(py, event),
+                None => Ok(Offer::Full),
+            },
         }
     }
 
     /// See [`Channel::loan`].
     pub fn loan(&self, py: Python<'_>, blank: &Blank) -> PyResult<Option<Py<PyAny>>> {
+        // A journal keeps a copy in any case, which outlives the ring.
+        let keeps = |ends: &mut Ends| Ok(matches!(ends.kept, Kept::All(_)) && !ends.has_ended());
+        if self.with(py, keeps)? {
+            return blank.alone(py).map(Some);
+        }
         let loan = self.with(py, |ends| match ends.rings.as_mut() {
             Some(_) if ends.ended || ends.failure.is_some() => Ok(None),
             Some(_) if blank.len() < LEND_FROM => Ok(Some(None)),
@@ -115,31 +156,47 @@ impl RingChannel {
     /// See [`Channel::flush_events`].
     #[inline]
     pub fn flush_events(&self, py: Python<'_>) -> PyResult<()> {
-        let published = self.with(py, |ends| {
-            Ok(ends.rings.as_mut().is_some_and(|r| r.producer.publish()))
+        let (told, behind) = self.with(py, |ends| {
+            if ends.rings.as_mut().is_some_and(|r| r.producer.publish()) {
+                ends.place.notify();
+            }
+            let behind = matches!(&ends.kept, Kept::All(journal) if journal.is_behind());
+            // A function that has ended takes no more events.
+            let told = ends.place.link.end.is_ready(control::SLOT);
+            Ok((told.then(|| ends.place.link.clone()), behind))
         })?;
-        let link = &self.shared.link;
-        if published {
-            link.end.notify(self.shared.slot);
+        if let Some(link) = told {
+            link.process_ready(py);
         }
-        if link.end.is_ready(control::SLOT) {
-            link.process_ready(py); // a function that has ended takes no more events
+        match behind {
+            true => self.shared.catch_up(py),
+            false => Ok(()),
         }
-        Ok(())
     }
 
     /// See [`Channel::free_events`].
     #[inline]
     pub fn free_events(&self, py: Python<'_>) -> PyResult<usize> {
-        let waits = |ends: &mut Ends| Ok(ends.backlog.as_ref().is_some_and(Backlog::waits));
-        if self.with(py, waits)? && !self.shared.flush_backlog(py)? {
+        if !self.shared.flush_backlog(py)? {
             return Ok(0);
         }
-        self.with(py, |ends| match ends.rings.as_mut() {
-            Some(rings) if !(ends.ended || ends.failure.is_some()) => {
-                Ok(rings.producer.free_events() as usize)
+        self.with(py, |ends| {
+            if ends.has_ended() {
+                return Ok(0);
             }
-            _ => Ok(0),
+            match (&mut ends.kept, ends.rings.as_mut()) {
+                (Kept::All(journal), rings) => {
+                    journal.check_limit(&self.shared.name)?;
+                    let room = journal.has_room();
+                    Ok(if room {
+                        journal.free(rings) as usize
+                    } else {
+                        0
+                    })
+                }
+                (_, Some(rings)) => Ok(rings.producer.free_events() as usize),
+                (_, None) => Ok(0),
+            }
         })
     }
 
@@ -147,13 +204,30 @@ impl RingChannel {
     #[inline]
     pub fn take(&self, py: Python<'_>, private: bool) -> PyResult<Take> {
         let codec = codec(py)?;
+        let mut shorter = false;
         let taken = self.with(py, |ends| {
             let Some(rings) = ends.rings.as_mut() else {
-                return match ends.failure.take() {
-                    Some(error) => Err(error),
-                    None => Ok(Taken::Take(Take::Ended)),
+                return match (ends.failure.take(), &ends.kept) {
+                    (Some(error), _) => Err(error),
+                    (None, Kept::All(journal)) if journal.homeless => Ok(Taken::Take(Take::Empty)),
+                    (None, _) => Ok(Taken::Take(Take::Ended)),
                 };
             };
+            let mut hash = 0;
+            if let Kept::All(journal) = &mut ends.kept {
+                let there = journal.advance(rings, &self.shared.name);
+                shorter = journal.became_shorter();
+                match there {
+                    Ok(true) => {}
+                    Ok(false) if ends.failure.is_some() => return Ok(Taken::Last(None)),
+                    Ok(false) => return Ok(Taken::Take(Take::Empty)),
+                    Err(error) => return Ok(Taken::Last(Some(error))),
+                }
+                hash = match rings.consumer.peek() {
+                    Ok(Some(frame)) => hash_of(frame.payload),
+                    _ => 0,
+                };
+            }
             let received = match rings.decode(py, codec, &self.shared.this, private) {
                 Ok(Some(received)) => received,
                 Ok(None) if ends.failure.is_some() => return Ok(Taken::Last(None)),
@@ -162,6 +236,24 @@ impl RingChannel {
             };
             let (kind, value) = (received.kind, received.value.map(Bound::unbind));
             rings.done(received.hold);
+            if let Kept::All(journal) = &mut ends.kept {
+                if kind == ITEM {
+                    journal.taken(hash);
+                } else if journal.is_replaying() {
+                    // The function has failed before it came as far as it did the first time.
+                    let error = journal.diverges(&self.shared.name);
+                    if let Ok(packed) = value {
+                        error.set_cause(py, Some(unpack_error(py, packed)));
+                    }
+                    return Ok(Taken::Last(Some(error)));
+                }
+                // Whoever waits for a shorter journal is not the one who looks here. What is wrong
+                // with what comes next, the next look says.
+                if journal.is_waited_for() {
+                    let _ = journal.advance(rings, &self.shared.name);
+                    shorter = journal.became_shorter();
+                }
+            }
             match (kind, value) {
                 (ITEM, Ok(value)) => Ok(Taken::Take(Take::Item(value))),
                 (ITEM, Err(error)) => Err(error),
@@ -174,6 +266,9 @@ impl RingChannel {
                 }
             }
         })?;
+        if shorter {
+            self.shared.after_look(py, false)?;
+        }
         match taken {
             Taken::Take(take) => Ok(take),
             Taken::Last(error) => {
@@ -192,20 +287,27 @@ impl RingChannel {
 
     /// See [`Channel::is_finished`].
     pub fn is_finished(&self, py: Python<'_>) -> PyResult<bool> {
-        if self.shared.link.end.any_ready() {
-            self.shared.link.process_ready(py);
+        let link = self.shared.link(py)?;
+        if link.end.any_ready() {
+            link.process_ready(py);
         }
-        self.with(py, |ends| Ok(ends.rings.is_none() || ends.has_ended()))
+        self.with(py, |ends| Ok(ends.is_over() || ends.has_ended()))
     }
 
     /// See [`Channel::is_settled`].
     pub fn is_settled(&self, py: Python<'_>) -> PyResult<bool> {
-        if self.shared.link.end.is_ready(control::SLOT) {
-            self.shared.link.process_ready(py);
+        let link = self.shared.link(py)?;
+        if link.end.is_ready(control::SLOT) {
+            link.process_ready(py);
         }
         self.with(py, |ends| {
             let (sent, handled) = ends.progress_now();
-            Ok(sent == handled && (sent > 0 || ends.asked || ends.rings.is_none()))
+            let settled = match (&ends.kept, ends.rings.as_mut()) {
+                (Kept::All(journal), Some(rings)) => journal.is_settled(rings),
+                (Kept::All(journal), None) => !journal.homeless,
+                _ => sent == handled,
+            };
+            Ok(settled && (sent > 0 || ends.asked || ends.is_over()))
         })
     }
 
@@ -217,11 +319,7 @@ impl RingChannel {
 
     /// See [`Channel::bytes`].
     pub fn bytes(&self, py: Python<'_>) -> PyResult<(u64, u64)> {
-        self.look(py, |ends| {
-            ends.rings
-                .as_ref()
-                .map_or(ends.bytes, |rings| (rings.bytes_out, rings.bytes_in))
-        })
+        self.look(py, |ends| ends.bytes_now())
     }
 
     /// See [`Channel::may_sleep`].
@@ -237,26 +335,28 @@ impl RingChannel {
     /// See [`Channel::dropped`].
     pub fn dropped(&self, py: Python<'_>) -> PyResult<(u64, u64)> {
         self.look(py, |ends| {
-            let here = ends.backlog.as_ref().map_or(0, |backlog| backlog.dropped);
             if let Some(rings) = &ends.rings {
                 ends.skipped = rings.producer.skipped();
             }
-            (here, ends.skipped)
+            match &ends.kept {
+                Kept::Nothing => (0, ends.skipped),
+                Kept::Newest(backlog) => (backlog.dropped, ends.skipped),
+                Kept::All(journal) => (0, journal.left_out()),
+            }
         })
     }
 
     /// See [`Channel::spin`].
     #[inline]
     pub fn spin(&self, py: Python<'_>, want: Want) -> PyResult<u64> {
-        if !self.shared.link.may_spin() {
-            return Ok(0);
-        }
-        let place = (&*self.shared.link.end, self.shared.slot);
         self.with(py, |ends| {
-            let spun = ends
-                .rings
-                .as_mut()
-                .map(|rings| spin(py, rings, place, want.space, want.handled));
+            if !ends.place.link.may_spin() {
+                return Ok(0);
+            }
+            let spun = ends.rings.as_mut().map(|rings| {
+                let place = (&*ends.place.link.end, ends.place.slot);
+                spin(py, rings, place, want.space, want.handled)
+            });
             Ok(spun.unwrap_or(0))
         })
     }
@@ -266,9 +366,14 @@ impl RingChannel {
         if !self.shared.flush_backlog(py)? {
             return Ok(Offer::Full);
         }
-        let offer = self.with(py, |ends| match ends.rings.as_mut() {
-            Some(rings) => rings.push_bytes(&[], &[], END, false),
-            None => Ok(Offer::Sent),
+        let offer = self.with(py, |ends| match (&mut ends.kept, ends.rings.as_mut()) {
+            (Kept::All(journal), rings) => {
+                journal.end();
+                rings.map_or(Ok(()), |rings| journal.push_to(rings))?;
+                Ok(Offer::Sent)
+            }
+            (_, Some(rings)) => rings.push_bytes(&[], &[], END, false),
+            (_, None) => Ok(Offer::Sent),
         })?;
         self.flush_events(py)?;
         Ok(offer)
@@ -287,29 +392,137 @@ impl Ends {
         self.ended || self.failure.is_some()
     }
 
+    /// Whether its last result was taken.
+    pub(super) fn is_over(&self) -> bool {
+        self.rings.is_none() && !matches!(&self.kept, Kept::All(journal) if journal.homeless)
+    }
+
     pub(super) fn progress_now(&mut self) -> (u64, u64) {
-        if let Some(rings) = self.rings.as_mut() {
-            let waiting = self.backlog.as_ref().map_or(0, Backlog::len);
-            let sent = rings.producer.committed() + waiting;
-            self.progress = (sent, rings.producer.released());
+        match (&mut self.kept, self.rings.as_mut()) {
+            (Kept::All(journal), rings) => self.progress = journal.progress(rings),
+            (Kept::Newest(backlog), Some(rings)) => {
+                let sent = rings.producer.committed() + backlog.len();
+                self.progress = (sent, rings.producer.released());
+            }
+            (Kept::Nothing, Some(rings)) => {
+                self.progress = (rings.producer.committed(), rings.producer.released());
+            }
+            (_, None) => {}
         }
         self.progress
+    }
+
+    /// The number of the event that the worker calls the so-and-so-manieth; 0 if it has none.
+    pub(super) fn begun(&self, event: u64) -> u64 {
+        match (&self.kept, event) {
+            (Kept::All(journal), 1..) => journal.begun(event),
+            _ => event,
+        }
+    }
+
+    pub(super) fn bytes_now(&self) -> (u64, u64) {
+        let (out, back) = self.bytes;
+        self.rings.as_ref().map_or((out, back), |rings| {
+            (out + rings.bytes_out, back + rings.bytes_in)
+        })
+    }
+
+    fn is_there(&mut self, want: Want, stream: &str) -> PyResult<bool> {
+        let of_the_function = want.space || want.handled || want.loan > 0;
+        if self.ended && of_the_function || self.failure.is_some() {
+            return Ok(true);
+        }
+        let Some(rings) = self.rings.as_mut() else {
+            return Ok(match &mut self.kept {
+                Kept::All(journal) if journal.homeless => {
+                    want.space && journal.free(None) > 0 && journal.has_room()
+                }
+                _ => true,
+            });
+        };
+        if let Kept::All(journal) = &mut self.kept {
+            let there = journal.is_there(rings, want, self.asked, stream);
+            if rings.consumer.publish() {
+                self.place.notify(); // it may wait for the room of what was dropped
+            }
+            return Ok(match there {
+                Ok(there) => there,
+                Err(error) => {
+                    self.failure = Some(error);
+                    true
+                }
+            });
+        }
+        if want.results && rings.consumer.has_data() {
+            return Ok(true);
+        }
+        if want.space && rings.has_space()? {
+            return Ok(true);
+        }
+        if want.loan > 0 && !rings.producer.wait_for_loan(want.loan) {
+            return Ok(true);
+        }
+        if want.handled {
+            rings
+                .producer
+                .watch_releases()
+                .map_err(|found| corruption(&found))?;
+            let asked = self.asked || rings.producer.committed() > 0;
+            return Ok(asked && rings.producer.in_flight() == 0);
+        }
+        Ok(false)
+    }
+}
+
+impl Ends {
+    /// Takes the stream from its link.
+    pub(super) fn leave(&mut self) -> Option<(Rings, Arc<Link>, u32)> {
+        self.progress_now();
+        let rings = self.rings.take()?;
+        self.bytes = (
+            self.bytes.0 + rings.bytes_out,
+            self.bytes.1 + rings.bytes_in,
+        );
+        self.skipped = rings.producer.skipped();
+        Some((rings, self.place.link.clone(), self.place.slot))
     }
 }
 
 impl ClientEnds {
+    /// Where the stream is at present.
+    pub(super) fn link(&self, py: Python<'_>) -> PyResult<Arc<Link>> {
+        Ok(self.ends.with(py, |ends| ends.place.link.clone())?)
+    }
+
     /// See [`Channel::may_sleep`].
     pub(super) fn may_sleep(&self, py: Python<'_>, want: Want) -> PyResult<bool> {
-        let link = &self.link;
-        if self.is_there(py, want)? {
-            return Ok(false);
+        // Only bulk transfer wants room, or everything handled, besides results.
+        let patient = want.results && (want.space || want.handled);
+        let sleeps = self.sleep_unless(py, patient, |ends| ends.is_there(want, &self.name));
+        self.after_look(py, want.space)?;
+        sleeps
+    }
+
+    /// Has the waits woken when the worker does something; false if what is wanted is there.
+    pub(super) fn sleep_unless(
+        &self,
+        py: Python<'_>,
+        patient: bool,
+        there: impl Fn(&mut Ends) -> PyResult<bool>,
+    ) -> PyResult<bool> {
+        let look = |ends: &mut Ends| -> PyResult<_> {
+            let there = there(ends)?;
+            let homeless = matches!(&ends.kept, Kept::All(journal) if journal.homeless);
+            Ok((there, homeless, ends.place.link.clone()))
+        };
+        let (is_there, homeless, link) = self.ends.with(py, look)??;
+        if is_there || homeless {
+            return Ok(!is_there); // whoever finds a new worker wakes the waits
         }
         if !self.asleep.swap(true, Relaxed) {
             link.asleep.fetch_add(1, Relaxed);
         }
-        // Only bulk transfer wants room, or everything handled, besides results.
-        let patient = want.results && (want.space || want.handled);
-        self.be_patient(patient);
+        self.be_patient(&link, patient);
         if link.nap(py)? {
             self.left.store(self.in_flight(py), Relaxed);
             return Ok(true);
@@ -319,48 +532,18 @@ impl ClientEnds {
             link.process_ready(py);
             link.rearm(py);
         }
-        let there = self.is_there(py, want)?;
-        if there {
-            self.awake();
+        let is_there = self.ends.with(py, there)??;
+        if is_there {
+            self.awake(&link);
         }
-        Ok(!there)
+        Ok(!is_there)
     }
 
-    fn is_there(&self, py: Python<'_>, want: Want) -> PyResult<bool> {
-        self.ends.with(py, |ends| {
-            let of_the_function = want.space || want.handled || want.loan > 0;
-            if ends.ended && of_the_function || ends.failure.is_some() {
-                return Ok(true);
-            }
-            let Some(rings) = ends.rings.as_mut() else {
-                return Ok(true);
-            };
-            if want.results && rings.consumer.has_data() {
-                return Ok(true);
-            }
-            if want.space && rings.has_space()? {
-                return Ok(true);
-            }
-            if want.loan > 0 && !rings.producer.wait_for_loan(want.loan) {
-                return Ok(true);
-            }
-            if want.handled {
-                rings
-                    .producer
-                    .watch_releases()
-                    .map_err(|found| corruption(&found))?;
-                let asked = ends.asked || rings.producer.committed() > 0;
-                return Ok(asked && rings.producer.in_flight() == 0);
-            }
-            Ok(false)
-        })?
-    }
-
-    pub(super) fn awake(&self) -> bool {
+    pub(super) fn awake(&self, link: &Link) -> bool {
         let slept = self.asleep.swap(false, Relaxed);
         if slept {
-            self.link.asleep.fetch_sub(1, Relaxed);
-            self.be_patient(false);
+            link.asleep.fetch_sub(1, Relaxed);
+            self.be_patient(link, false);
         }
         slept
     }
@@ -377,48 +560,53 @@ impl ClientEnds {
     }
 
     /// Whether what sleeps on this stream may be woken a little late.
-    fn be_patient(&self, patient: bool) {
+    fn be_patient(&self, link: &Link, patient: bool) {
         if self.patient.swap(patient, Relaxed) != patient {
             match patient {
-                true => self.link.patient.fetch_add(1, Relaxed),
-                false => self.link.patient.fetch_sub(1, Relaxed),
+                true => link.patient.fetch_add(1, Relaxed),
+                false => link.patient.fetch_sub(1, Relaxed),
             };
         }
     }
 
     pub(super) fn flush_results(&self, py: Python<'_>) {
-        let wanted = self.ends.with(py, |ends| {
-            ends.rings
-                .as_mut()
-                .is_some_and(|rings| rings.consumer.publish())
+        let _ = self.ends.with(py, |ends| {
+            if ends.rings.as_mut().is_some_and(|r| r.consumer.publish()) {
+                ends.place.notify();
+            }
         });
-        if wanted.unwrap_or(false) {
-            self.link.end.notify(self.slot);
-        }
     }
 
     /// The end was seen: the slot goes back. Gives what made the stream fail, if its worker did.
     pub(super) fn finish(&self, py: Python<'_>) -> PyResult<Option<PyErr>> {
-        let (rings, failure) = self.ends.with(py, |ends| {
-            ends.progress_now();
-            let rings = ends.rings.take();
-            if let Some(rings) = &rings {
-                ends.bytes = (rings.bytes_out, rings.bytes_in);
-                ends.skipped = rings.producer.skipped();
-            }
+        let (left, failure) = self.ends.with(py, |ends| {
+            let left = ends.leave();
             ends.ended = true;
-            (rings, ends.failure.take())
-        })?;
-        if let Some(rings) = rings {
-            self.awake();
-            drop(rings);
-            if self.limited {
-                self.link.end.end_limit();
+            if let Kept::All(journal) = &mut ends.kept {
+                journal.close();
             }
-            self.link.recycle(py, self.slot);
-        }
+            (left, ends.failure.take())
+        })?;
+        self.let_go(py, left);
         self.waits.wake(py);
         Ok(failure)
+    }
+
+    /// Whether somebody has to have an eye on its worker.
+    pub(super) fn is_limited(&self) -> bool {
+        self.budgets != (None, None)
+    }
+
+    /// Gives back what the stream had of its link.
+    pub(super) fn let_go(&self, py: Python<'_>, left: Option<(Rings, Arc<Link>, u32)>) {
+        if let Some((rings, link, slot)) = left {
+            self.awake(&link);
+            drop(rings);
+            if self.is_limited() {
+                link.end.end_limit();
+            }
+            link.recycle(py, slot);
+        }
     }
 
     /// Nobody wants the results: drops them up to the end, so that the slot comes back.
@@ -449,7 +637,15 @@ impl ClientEnds {
     }
 
     pub(super) fn fail(&self, py: Python<'_>, error: PyErr) {
-        let _ = self.ends.with(py, |ends| ends.failure = Some(error));
+        let _ = self.ends.wait_with(py, |ends| {
+            ends.failure = Some(error);
+            if let Kept::All(journal) = &mut ends.kept
+                && journal.homeless
+            {
+                ends.ended = true;
+                journal.close();
+            }
+        });
         self.waits.wake(py);
     }
 }

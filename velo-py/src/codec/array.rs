@@ -30,7 +30,8 @@ use super::pickle::{buffer, put_buffer};
 use super::text::put_ext;
 use crate::ffi::objects::{Array, DIMENSIONS_MAX, c_type_name};
 
-const PICKLED_DTYPE: u8 = 1;
+/// A flag: the dtype is a pickle.
+pub const PICKLED_DTYPE: u8 = 1;
 const FORTRAN: u8 = 2;
 
 /// NumPy, if `obj` is of one of its types.

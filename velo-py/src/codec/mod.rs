@@ -41,6 +41,7 @@ mod decode;
 mod dtype;
 mod encode;
 mod error;
+mod fingerprint;
 mod keys;
 mod marker;
 mod out;
@@ -60,6 +61,7 @@ use crate::ffi::objects::{Exact, exact, utf8};
 
 pub use blank::{Blank, seal};
 pub use error::{DecodeError, EncodeError, Overflow};
+pub use fingerprint::fingerprint;
 pub use out::{Out, SliceOut, VecOut};
 pub use path::say_result;
 pub use python::codec;

@@ -114,6 +114,12 @@ impl VecOut {
         Self(Vec::with_capacity(capacity))
     }
 
+    /// An empty one in memory that was used before.
+    pub fn reusing(mut memory: Vec<u8>) -> Self {
+        memory.clear();
+        Self(memory)
+    }
+
     /// What was written.
     pub fn as_slice(&self) -> &[u8] {
         &self.0

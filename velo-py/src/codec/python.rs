@@ -4,7 +4,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyBytes;
 
-use super::{Codec, CopyMemory, DecodeError, EncodeError, SliceOut, VecOut};
+use super::{Codec, CopyMemory, DecodeError, EncodeError, SliceOut, VecOut, fingerprint};
 use crate::errors;
 
 /// The codec of this process.
@@ -57,4 +57,11 @@ pub fn dumps<'py>(
 #[pyfunction]
 pub fn loads<'py>(py: Python<'py>, payload: &Bound<'py, PyBytes>) -> PyResult<Bound<'py, PyAny>> {
     Ok(codec(py)?.decode(py, payload.as_bytes(), &mut CopyMemory)?)
+}
+
+/// What tells encoded values apart; None where equal ones may differ.
+#[pyfunction]
+#[pyo3(name = "fingerprint")]
+pub fn fingerprint_of(payload: &Bound<'_, PyBytes>) -> Option<u64> {
+    fingerprint(payload.as_bytes())
 }

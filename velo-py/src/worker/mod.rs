@@ -2,6 +2,7 @@
 //! stream.
 
 mod port;
+mod saving;
 mod watch;
 
 use std::collections::HashMap;
@@ -107,12 +108,12 @@ impl WorkerLink {
         py: Python<'_>,
         event_loop: Py<PyAny>,
         place: (u32, u64),
-        limits: (u32, u64, bool),
+        limits: (u32, u64, bool, bool, bool),
         budgets: (Option<f64>, Option<f64>),
         name: String,
     ) -> PyResult<StreamPort> {
         let (slot, stream) = place;
-        let (buffer, max_bytes, drops) = limits;
+        let (buffer, max_bytes, drops, recovers, restored) = limits;
         let limits = Limits {
             events: buffer,
             bytes: max_bytes,
@@ -131,6 +132,10 @@ impl WorkerLink {
                 cancelled: false,
                 unsent_end: None,
                 drops,
+                recovers,
+                restored,
+                saving: None,
+                unsaved: None,
             }),
             link: self.link.clone(),
             slot,
@@ -159,6 +164,14 @@ impl WorkerLink {
     /// Lets no more streams in: this worker is about to end.
     fn close_entry(&self) {
         self.link.end.close_entry();
+    }
+
+    /// Makes a snapshot of a stream's state as soon as its function is done with something.
+    fn snapshot(&self, py: Python<'_>, slot: u32, stream: u64) -> PyResult<()> {
+        match self.link.port(py, slot) {
+            Some(port) if port.number == stream => port.snapshot(py),
+            _ => Ok(()), // it has ended
+        }
     }
 
     /// Ends the input of a stream that its client has cancelled: what is queued is not handled.
@@ -206,16 +219,21 @@ impl WorkerLink {
                     buffer,
                     max_bytes,
                     drops,
+                    recovers,
+                    restored,
                     stall_ms,
                     event_ms,
                     name,
                 }) => {
-                    let limits = (buffer, max_bytes, drops);
+                    let limits = (buffer, max_bytes, drops, recovers, restored);
                     let budgets = (seconds(stall_ms), seconds(event_ms));
                     ("open", (slot, stream), function, limits, budgets, name).into_pyobject(py)?
                 }
                 Some(Control::Levels { packed }) => {
                     ("levels", PyBytes::new(py, &packed)).into_pyobject(py)?
+                }
+                Some(Control::Snapshot { slot, stream }) => {
+                    ("snapshot", slot, stream).into_pyobject(py)?
                 }
                 Some(Control::Cancel { slot }) => ("cancel", slot).into_pyobject(py)?,
                 Some(Control::Close { slot }) => {

@@ -4,9 +4,11 @@ use std::sync::{Arc, Weak};
 
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
+use pyo3::types::PyDict;
 use velo_shm::Allowance;
 
 use super::Link;
+use super::saving::Saving;
 use crate::aside::Aside;
 use crate::cell::GilCell;
 use crate::channel::Offer;
@@ -48,6 +50,13 @@ pub struct Ends {
     pub(super) unsent_end: Option<(u8, Vec<u8>)>,
     /// Events may become unwanted while they are queued.
     pub(super) drops: bool,
+    /// Another worker takes over when this one dies.
+    pub(super) recovers: bool,
+    /// A snapshot comes before the first event.
+    pub(super) restored: bool,
+    pub(super) saving: Option<Box<Saving>>,
+    /// Why no snapshot could be made while the function waited for an event.
+    pub(super) unsaved: Option<PyErr>,
 }
 
 impl RingPort {
@@ -69,6 +78,18 @@ impl RingPort {
             if ends.input_ended {
                 return Ok(Next::Ended);
             }
+            if ends.recovers {
+                // Whatever ends this worker from here on, the client knows in which event.
+                if let Some(error) = ends.unsaved.take() {
+                    return Err(error);
+                }
+                if let Some(saving) = &mut ends.saving {
+                    saving.asked(py, rings)?;
+                }
+                if rings.producer.publish() | rings.consumer.publish() {
+                    self.link.end.notify(self.slot);
+                }
+            }
             if ends.drops {
                 rings
                     .consumer
@@ -81,6 +102,9 @@ impl RingPort {
             match received.kind {
                 ITEM => {
                     ends.current = Some(received.hold);
+                    if let Some(saving) = &mut ends.saving {
+                        saving.goes_on();
+                    }
                     self.link.end.took_event(self.slot, ends.event());
                     Ok(Next::Event(received.value?.unbind()))
                 }
@@ -240,12 +264,53 @@ impl RingPort {
 
     /// The client did something: the function looks again.
     pub(super) fn wake(&self, py: Python<'_>) {
-        let _ = self.ends.with(py, Ends::send_end);
+        let _ = self.ends.with(py, |ends| {
+            ends.send_end();
+            ends.send_state()
+        });
         self.flush(py); // also gives back what views held that were dropped meanwhile
         self.space.wake(py);
         if let Err(error) = self.go_on(py) {
             error.write_unraisable(py, None); // its task goes on all the same
         }
+    }
+
+    /// The function's state is made of what another worker left of it, if there was one before.
+    pub fn state<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let codec = codec(py)?;
+        self.ends.with(py, |ends| {
+            let state = match (&mut ends.rings, ends.restored) {
+                (Some(rings), true) => rings.restore(py, codec)?,
+                _ => PyDict::new(py),
+            };
+            if ends.recovers {
+                let saving = Saving::of(state.clone().unbind());
+                ends.saving = Some(Box::new(saving));
+            }
+            Ok(state)
+        })?
+    }
+
+    /// The client wants a snapshot: now, if the function waits for an event.
+    pub(super) fn snapshot(&self, py: Python<'_>) -> PyResult<()> {
+        let waits = self.event.is_waiting(py);
+        let saved = self.ends.with(py, |ends| {
+            let (Some(rings), Some(saving)) = (&mut ends.rings, &mut ends.saving) else {
+                return Ok(());
+            };
+            saving.want();
+            match waits {
+                true => saving.asked(py, rings),
+                false => Ok(()),
+            }
+        })?;
+        self.flush(py);
+        if let Err(error) = saved {
+            // Whoever waits for the next event learns why there is none.
+            self.ends.with(py, |ends| ends.unsaved = Some(error))?;
+            self.event.wake(py);
+        }
+        Ok(())
     }
 
     /// The function may be stepped so.
@@ -319,6 +384,13 @@ impl Ends {
         self.rings
             .as_ref()
             .map_or(0, |rings| rings.consumer.released() + taken)
+    }
+
+    fn send_state(&mut self) -> PyResult<()> {
+        match (&mut self.rings, &mut self.saving) {
+            (Some(rings), Some(saving)) => saving.send(rings),
+            _ => Ok(()),
+        }
     }
 
     fn send_end(&mut self) {

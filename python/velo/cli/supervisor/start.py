@@ -109,7 +109,7 @@ def start(
     try:
         _core.serve_daemon(
             _supervisors.zygote_command(),
-            _supervisors.one_thread(),
+            _supervisors.environment(),
             _ready(ready_fd),
             runtime=_supervisors.runtime(),
             socket=socket,
