@@ -38,16 +38,35 @@ _NAP = 0.0005
 # How many seconds a supervisor may take to greet.
 _HELLO_BOUND = 10.0
 
-# By event loop, then by where the supervisor listens.
-_clients: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str | None, Client]] = (
+
+class _Clients:
+    """The clients of one event loop."""
+
+    def __init__(self) -> None:
+        self.by_address: dict[str | None, Client] = {}
+        # What `VELO_SUPERVISOR` says is asked once: it takes longer than the rest of `client_of`.
+        self.by_setting: dict[str, Client] = {}
+
+    def find(self, loop: asyncio.AbstractEventLoop, supervisor: str) -> Client:
+        """Return the client for a setting, which is made if there is none yet."""
+        address = _supervisors.address_of(supervisor)
+        client = self.by_address.get(address)
+        if client is None:
+            client = self.by_address[address] = Client(loop, address)
+        self.by_setting[supervisor] = client
+        return client
+
+
+_clients: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Clients] = (
     weakref.WeakKeyDictionary()
 )
 
 
 def close_clients(loop: asyncio.AbstractEventLoop) -> None:
     """Give back the links of an event loop that is about to be closed."""
-    for client in _clients.pop(loop, {}).values():
-        client.close()
+    if (clients := _clients.pop(loop, None)) is not None:
+        for client in clients.by_address.values():
+            client.close()
 
 
 def client_of(loop: asyncio.AbstractEventLoop, supervisor: str = "auto") -> Client:
@@ -55,21 +74,18 @@ def client_of(loop: asyncio.AbstractEventLoop, supervisor: str = "auto") -> Clie
 
     The first one for `"embedded"` starts the supervisor of this process.
     """
-    address = _supervisors.address_of(supervisor)
     clients = _clients.get(loop)
     if clients is None:
         for other in [other for other in _clients if other.is_closed()]:
             del _clients[other]
-        clients = _clients[loop] = {}
-    client = clients.get(address)
-    if client is None:
-        client = clients[address] = Client(loop, address)
-    return client
+        clients = _clients[loop] = _Clients()
+    return clients.by_setting.get(supervisor) or clients.find(loop, supervisor)
 
 
 def workers_of(loop: asyncio.AbstractEventLoop) -> int:
     """Return how many workers an event loop has links to."""
-    return sum(len(client._links) for client in _clients.get(loop, {}).values())
+    clients = _clients.get(loop)
+    return sum(len(client._links) for client in clients.by_address.values()) if clients else 0
 
 
 @dataclasses.dataclass(eq=False)
@@ -308,7 +324,7 @@ class Client:
         every client keeps to it.
         """
         quota = self._most_streams
-        clients = [clients.get(self._address) for clients in list(_clients.values())]
+        clients = [known.by_address.get(self._address) for known in list(_clients.values())]
         links = [link for client in clients if client for link in list(client._links.values())]
         if sum(link.end.streams for link in links) >= quota:
             raise PoolError(

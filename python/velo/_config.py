@@ -45,8 +45,9 @@ class StreamConfig:
         supervisor: Whose worker processes the streams run in. `"embedded"`: those of this process,
             which end with it. A path: those of the standalone supervisor that listens there
             (`velo supervisor start`), which programs share; `"daemon"` is its default path.
-            `"auto"`: what the environment variable `VELO_SUPERVISOR` says in the same way, or else
-            `"embedded"`, also where a standalone supervisor runs. For `"process"` only.
+            `"auto"`: what the environment variable `VELO_SUPERVISOR` says in the same way when an
+            event loop opens its first stream, or else `"embedded"`, also where a standalone
+            supervisor runs. For `"process"` only.
         preload: Names of modules that worker processes have imported before they are given a
             stream, so that a new worker need not: `preload=["numpy"]`. One that cannot be imported,
             or that starts threads, is warned of and done without. The workers of a process are

@@ -341,6 +341,8 @@ async def test_storm_of_kills(long):
     await killing
     assert finished + died == number
     assert died > 0
+    # On a loaded machine none may have lived long enough; now nobody is killed any more.
+    await asyncio.gather(*(one(number + n) for n in range(8)))
     assert finished > 0
 
 

@@ -23,7 +23,7 @@ async def pid_of(stream):
 async def lost():
     """Waits until this program has noticed."""
     clients = _client._clients[asyncio.get_running_loop()]
-    await until(lambda: all(client._supervisor is None for client in clients.values()))
+    await until(lambda: all(c._supervisor is None for c in clients.by_address.values()))
 
 
 async def test_streams_flow_on(daemon):

@@ -86,6 +86,45 @@ def test_a_killed_client_gives_everything_back(tmp_path, daemon):
     other.end()
 
 
+def test_a_child_that_holds_the_socket_keeps_nothing(tmp_path, daemon):
+    """A fork that nobody knows of: the client is its process, not its descriptors."""
+    script = """
+        import asyncio, ctypes, os, time
+        from velo import stream_fn
+
+        @stream_fn(mode="process", workers=1)
+        async def echo(events):
+            async for event in events:
+                yield event
+
+        async def main():
+            stream = await echo.open()
+            await stream.send(1)
+            await stream.recv()
+            child = ctypes.CDLL(None).fork()
+            if child == 0:
+                time.sleep(60)
+                os._exit(0)
+            print(child, flush=True)
+            await asyncio.sleep(60)
+
+        asyncio.run(main())
+    """
+    process = start_script(write_script(tmp_path, script))
+    child = int(process.stdout.readline())
+    process.kill()
+    process.wait()
+
+    def gone():
+        return process.pid not in {client["pid"] for client in daemon.status()["clients"]}
+
+    try:
+        until_sync(gone, 1.0, daemon.status)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        process.communicate()
+
+
 async def test_functions_by_path_and_by_value(daemon):
     offset = 40
 
@@ -102,7 +141,7 @@ async def test_functions_by_path_and_by_value(daemon):
 async def test_the_setting_names_a_supervisor(daemon, monkeypatch):
     monkeypatch.delenv("VELO_SUPERVISOR")
     pids = functions.pids.options(mode="process", workers=1)
-    own = (await pids.run([0]))[0]
+    own = (await pids.options(supervisor="embedded").run([0]))[0]
     shared = (await pids.options(supervisor=str(daemon.path)).run([0]))[0]
     workers = [worker["pid"] for worker in daemon.status()["workers"]]
     assert shared in workers
