@@ -237,6 +237,22 @@ fn the_longest_message_fits_from_every_position_of_an_empty_ring() {
 }
 
 #[test]
+fn a_large_ring_grows_by_no_more_than_is_needed() {
+    let pair = Pair::new(SMALL);
+    let limits = Limits {
+        events: 100,
+        bytes: 32 << 20,
+    };
+    let (mut producer, _consumer) = pair.way_in(0, limits);
+    let frame = message(1, 900_000);
+    let capacities = [4, 4, 4, 4, 8, 8].map(|mib| mib << 20);
+    for (number, capacity) in capacities.into_iter().enumerate() {
+        try_send(&mut producer, &frame).unwrap();
+        assert_eq!(producer.capacity(), capacity, "after frame {number}");
+    }
+}
+
+#[test]
 fn a_ring_grows_for_a_message_that_does_not_fit() {
     let pair = Pair::new(SMALL);
     let (mut producer, mut consumer) = pair.way_in(0, LIMITS);

@@ -12,6 +12,7 @@ __all__ = [
     "EVENTS",
     "burn",
     "burn_one",
+    "corner",
     "events",
     "mean",
     "mean_of",
@@ -76,6 +77,13 @@ async def burn(events: AsyncIterator[int]) -> AsyncIterator[int]:
     """Do some 50 microseconds of plain Python per event."""
     async for event in events:
         yield burn_one(event)
+
+
+@stream_fn
+async def corner(frames: AsyncIterator[Any]) -> AsyncIterator[int]:
+    """Read one number of every frame."""
+    async for frame in frames:
+        yield int(frame[0, 0, 0])
 
 
 @stream_fn

@@ -14,7 +14,7 @@ from typing import Any
 
 from velo import Stream, _core
 from velo.bench.floors import Measured, PingPong, frame_of
-from velo.bench.functions import burn, events, mean, passthrough
+from velo.bench.functions import burn, corner, events, mean, passthrough
 from velo.bench.measure import percentiles
 
 
@@ -206,6 +206,34 @@ def frames(shape: list[int], ahead: int, streams: int, count: int) -> Measured:
                 pass  # warm workers, rings of their final size
         each = count // streams
         return await together(opened, lambda stream: stream.feed([frame] * each), each)
+
+    return asyncio.run(run())
+
+
+def corners(shape: list[int], ahead: int, lent: bool, count: int) -> Measured:
+    """Write one number to every frame, in memory on loan or in the client's own, and read it there.
+
+    What else the two sides do with a frame takes the same time wherever it lies.
+    """
+
+    async def run() -> Measured:
+        own = frame_of(shape)
+
+        async with corner.options(mode="process", buffer=ahead, workers=1).open() as stream:
+
+            async def some(count: int) -> None:
+                for number in range(count + ahead):
+                    if number < count:
+                        frame = await stream.loan(shape, own.dtype) if lent else own
+                        frame[0, 0, 0] = number % 251
+                        await stream.send(frame)
+                    if number >= ahead:
+                        assert await stream.recv() == (number - ahead) % 251
+
+            await some(8 * ahead)  # a warm worker, memory that was used before
+            begin = time.perf_counter()
+            await some(count)
+            return {"rate": count / (time.perf_counter() - begin)}
 
     return asyncio.run(run())
 

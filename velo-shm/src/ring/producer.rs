@@ -19,8 +19,11 @@ mod reservation;
 
 pub use reservation::{Reservation, lending_len};
 
-/// Each growth multiplies the capacity by this, so that a ring that has to grow soon stops.
+/// Each growth multiplies the capacity by this, so that a ring that has to grow soon stops;
 const GROWTH: u64 = 8;
+/// but from this size on by no more than is needed: a ring is walked through from end to end, and one
+/// that is larger than the caches makes every frame come from memory.
+const LARGE: u64 = 1 << 20;
 /// A ring grown for a large frame holds this many of it, so that both sides can be busy.
 const FRAMES: u64 = 4;
 /// The least that an event takes: a header and up to eight bytes.
@@ -378,6 +381,7 @@ impl Producer {
         }
         let frames = need.saturating_mul(FRAMES).next_power_of_two();
         let wanted = (self.ring.capacity * GROWTH)
+            .min(LARGE)
             .max(frames)
             .min(self.ceiling)
             .max(least);

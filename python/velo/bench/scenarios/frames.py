@@ -11,13 +11,16 @@ from velo.bench.measure import Plan, Row, Subject, compare
 from velo.bench.peers import connected
 
 SHAPE = [480, 640, 3]
+LARGE = [1000, 2000, 3]
 AHEAD = 4
 FLOOR = "`mean()` alone, in process"
 COPY = "memcpy of a frame"
+CORNER = "one number of each written and read"
+SIZES = {"900 KB": SHAPE, "6 MB": LARGE}
 
 
 def measure(plan: Plan) -> Iterator[Row]:
-    """Measure 900 KB frames, 4 in flight."""
+    """Measure frames that are copied, and frames on loan, 4 in flight."""
     if importlib.util.find_spec("numpy") is None:
         plan.warn("frames: NumPy is not installed")
         return
@@ -29,6 +32,11 @@ def measure(plan: Plan) -> Iterator[Row]:
     }
     if _core.usable_cores() >= 2:
         subjects["two"] = Subject("velo.bench.ours:frames", (SHAPE, AHEAD, 2, count))
+    for size, shape in SIZES.items():
+        # Those that are copied take long enough with a quarter of them.
+        lent, copied = (shape, AHEAD, True, count), (shape, AHEAD, False, count // 4)
+        subjects[f"{size} frames on loan"] = Subject("velo.bench.ours:corners", lent)
+        subjects[f"{size} frames, copied"] = Subject("velo.bench.ours:corners", copied)
     peers = connected(plan.peers)
     for name in peers:
         arguments = (name, SHAPE, AHEAD, plan.seconds)
@@ -41,3 +49,10 @@ def measure(plan: Plan) -> Iterator[Row]:
         yield from compare(figures, "one", name, what=what, unit="frames/s")
     what = "900 KB frames, 4 in flight each, two workers"
     yield from compare(figures, "two", FLOOR, what=what, unit="frames/s")
+
+    for size, must in (("900 KB", None), ("6 MB", 2)):
+        one, other = f"{size} frames on loan", f"{size} frames, copied"
+        what = f"{one}, {CORNER}"
+        yield from compare(figures, one, other, what=what, unit="frames/s", must=must)
+    one, other = "6 MB frames on loan", "900 KB frames on loan"
+    yield from compare(figures, one, other, what=f"{one}, {CORNER}", unit="frames/s")
