@@ -26,7 +26,7 @@ def public(owner):
                     yield f"{name}.{member}", what
 
 
-NAMES = [*public(velo), *public(errors), *public(events), *public(logs), *public(testing)]
+NAMES = [found for module in (velo, errors, events, logs, testing) for found in public(module)]
 
 
 @pytest.mark.parametrize(("name", "value"), NAMES, ids=[name for name, _ in NAMES])

@@ -70,6 +70,19 @@ def test_links_lead_somewhere(page):
     assert {target: what for target, what in found.items() if what} == {}
 
 
+@pytest.mark.parametrize("folder", ["guide", "reference"])
+def test_every_page_of_a_folder_is_in_its_table(folder):
+    """In docs/index.md for the guide, in docs/reference/index.md for the reference."""
+    table = next(
+        page
+        for page in (ROOT / "docs" / folder / "index.md", ROOT / "docs" / "index.md")
+        if page.exists()
+    )
+    linked = {(table.parent / target.partition("#")[0]).resolve() for target in links(table)}
+    there = set((ROOT / "docs" / folder).glob("*.md")) - {table}
+    assert {name(page) for page in there - linked} == set(), f"list it in {name(table)}"
+
+
 class _Config(yaml.SafeLoader):
     """Reads mkdocs.yml, whose tags name Python objects, without making any."""
 
