@@ -327,11 +327,13 @@ async def test_storm_of_kills(long):
     victims = set()
 
     async def killer():
-        for _ in range(200 if long else 12):
+        killed = 0
+        while killed < (200 if long else 12):
             await asyncio.sleep(0.05)
             if victims:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(victims.pop(), signal.SIGKILL)
+                    killed += 1
 
     killing = asyncio.create_task(killer())
     number = 0
