@@ -14,6 +14,9 @@ async def running_mean(events):
 
 print(running_mean.run_sync([1, 2, 3]))  # [1.0, 1.5, 2.0]
 ```
+
+PYTEST_DONT_REWRITE: the plugin in `velo.testing` would have pytest rewrite this package, and warn
+whoever imported it before.
 """
 
 from typing import TYPE_CHECKING
