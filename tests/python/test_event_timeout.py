@@ -70,7 +70,6 @@ async def test_waiting_for_the_receiver_costs_nothing(mode):
             await stream.send(0)
 
 
-@pytest.mark.parametrize("mode", ["inline", "process"])
 async def test_others_that_hold_the_loop_cost_nothing(mode):
     """One stream's budget never spends another's."""
 
