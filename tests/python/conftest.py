@@ -20,16 +20,9 @@ MODES = ("inline", "process")
 
 
 def pytest_addoption(parser):
-    parser.addoption("--long", action="store_true", help="run the storms at their full length")
     parser.addoption(
         "--daemon", action="store_true", help="run process mode with a standalone supervisor"
     )
-
-
-@pytest.fixture
-def long(request):
-    """Whether the storms run at their full length."""
-    return request.config.getoption("--long")
 
 
 def pytest_configure(config):
@@ -53,10 +46,6 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.config.getoption("--daemon") and item.get_closest_marker("embedded"):
             item.add_marker(pytest.mark.skip(reason="about the supervisor of the process itself"))
-    # A storm at full length takes minutes.
-    for item in items:
-        if item.config.getoption("--long") and "long" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.timeout(3600))
 
 
 @pytest.fixture

@@ -1,0 +1,182 @@
+"""The kill matrix: whatever dies or stands still, whenever it does, nothing is lost.
+
+    python tests/chaos/matrix.py --runs 200
+
+prints the table that `docs/reliability.md` shows. Each run has one phase (`phases.py`) struck once
+(`strike.py`) at a random instant, and holds what came out against an undisturbed run.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import zlib
+from pathlib import Path
+
+from work import account
+from phases import PHASES, expected
+from places import Daemon, Embedded, gone, still_there
+from strike import Strike
+from tally import Tally, table
+
+HOW = ("kill", "stop")
+VICTIMS = ("worker", "zygote", "daemon", "client")
+# A run that takes longer than this hangs; seconds.
+HANGS = 30
+# Everything of a dead process must be gone after so many seconds.
+GONE = 1.0
+
+
+async def undisturbed(phase, place, seed):
+    """How many seconds a run of the phase takes from when the strike may come."""
+    loop = asyncio.get_running_loop()
+    began = loop.create_future()
+
+    def begin():
+        began.set_result(time.monotonic())
+        return began
+
+    await phase.run(account.options(**place.settings), phase.streams(random.Random(seed)), begin)
+    return time.monotonic() - began.result()
+
+
+async def one_run(tally, phase, place, victim, how, seed, seconds):
+    """Strike one of the processes around this one, once, within so many seconds."""
+    rng = random.Random(seed)
+    fn = account.options(**place.settings)
+    streams = phase.streams(rng)
+    strike = Strike(rng, how, seconds, lambda: place.processes()[victim], place.mend)
+    tally.runs += 1
+    try:
+        async with asyncio.timeout(HANGS):
+            await phase.run(fn, streams, strike.begin)
+            strike.over()
+            again = await asyncio.gather(*(fn.run([(0, b"after")]) for _ in range(2)))
+        check = zlib.crc32(b"after")
+        tally.wrong += again != [[(0, 1, check), ("end", 1, check)]] * 2
+    except Exception as error:
+        strike.over()
+        tally.failed.append(f"seed {seed}: {error!r}")
+        return
+    for stream in streams:
+        tally.compare(stream.results, await expected(account, stream))
+    tally.pause(strike.at, streams)
+
+
+def inside(phase, victim, how, runs, seed):
+    """Strike a worker, the zygote or the daemon, below or beside this process."""
+    tally = Tally()
+    with tempfile.TemporaryDirectory() as folder:
+        place = Daemon(Path(folder)) if victim == "daemon" else Embedded(os.getpid())
+
+        async def all_runs():
+            fn = account.options(**place.settings)
+            await fn.run([(0, b"warm")])
+            seconds = await undisturbed(phase, place, seed)
+            for number in range(runs):
+                await one_run(tally, phase, place, victim, how, seed + number, seconds)
+
+        before = set(os.listdir("/dev/shm"))
+        asyncio.run(all_runs())
+        pids = [pid for pids in place.processes().values() for pid in pids]
+        place.close()
+        from velo import _client
+
+        _client._shutdown()
+        tally.left += len(gone(pids, GONE)) + len(set(os.listdir("/dev/shm")) - before)
+        tally.left += sum(1 for left in Path(folder).iterdir() if left.suffix != ".log")
+    return tally
+
+
+def outside(phase, how, runs, seed):
+    """Strike a client."""
+    tally = Tally()
+    for number in range(runs if how == "kill" else 1):
+        _one_client(tally, phase, how, 1 if how == "kill" else runs, seed + number)
+    return tally
+
+
+def _one_client(tally, phase, how, runs, seed):
+    rng = random.Random(seed)
+    here = str(Path(__file__).with_name("client.py"))
+    before = set(os.listdir("/dev/shm"))
+    client = subprocess.Popen(
+        [sys.executable, here, phase.name, str(seed), str(runs)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    for _ in range(runs):
+        tally.runs += 1
+        if not client.stdout.readline():
+            tally.failed.append(f"seed {seed}: the client ended with {client.wait()}")
+            return
+        family = [pid for pids in Embedded(client.pid).processes().values() for pid in pids]
+        time.sleep(rng.uniform(0, phase.seconds))
+        if how == "kill":
+            client.kill()
+            client.wait()
+        else:
+            client.send_signal(signal.SIGSTOP)
+            time.sleep(rng.uniform(0.001, 0.03))
+            client.send_signal(signal.SIGCONT)
+            said = json.loads(client.stdout.readline() or "{}")
+            if not said:
+                tally.failed.append(f"seed {seed}: the client ended with {client.wait()}")
+                return
+            tally.lost += said["lost"]
+            tally.doubled += said["doubled"]
+            tally.wrong += said["wrong"]
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        client.wait(GONE + 5)
+    tally.left += len(gone(family, GONE)) + len(set(os.listdir("/dev/shm")) - before)
+    client.stdout.close()
+    if still_there([client.pid]):
+        tally.failed.append(f"seed {seed}: the client does not end")
+        client.kill()
+        client.wait()
+
+
+def cell(victim, how, phase, runs, seed):
+    """Run one cell of the matrix."""
+    if victim == "client":
+        return outside(PHASES[phase], how, runs, seed)
+    return inside(PHASES[phase], victim, how, runs, seed)
+
+
+def main():
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=int(time.time()))
+    parser.add_argument("--victim", action="append", choices=VICTIMS)
+    parser.add_argument("--phase", action="append", choices=list(PHASES))
+    options = parser.parse_args()
+    tallies = {}
+    for victim in options.victim or VICTIMS:
+        for how in HOW:
+            for phase in options.phase or PHASES:
+                began = time.monotonic()
+                tally = cell(victim, how, phase, options.runs, options.seed)
+                tallies[victim, how, phase] = tally
+                took = time.monotonic() - began
+                print(
+                    f"{victim}, {how}, {phase}: {took:.1f} s",
+                    *tally.failed,
+                    sep="\n  ",
+                    file=sys.stderr,
+                    flush=True,
+                )
+    print(f"seed {options.seed}\n")
+    print(table(tallies))
+    sys.exit(not all(tally.clean for tally in tallies.values()))
+
+
+if __name__ == "__main__":
+    main()

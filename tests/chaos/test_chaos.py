@@ -1,0 +1,31 @@
+"""A sample of the kill matrix and of the soak; all of it with `--long`."""
+
+import asyncio
+
+import pytest
+
+import matrix
+import soak
+from phases import PHASES
+
+# How many runs of each cell there are in the sample: enough that all of them stay in use.
+SAMPLE = 3
+
+
+@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize("how", matrix.HOW)
+@pytest.mark.parametrize("victim", matrix.VICTIMS)
+def test_nothing_is_lost(victim, how, phase, long):
+    tally = matrix.cell(victim, how, phase, 200 if long else SAMPLE, seed=20)
+    assert tally.clean, tally
+
+
+def test_soak(long):
+    churn = soak.Soak(600 if long else 6, seed=1, every=1.0 if long else 0.1)
+    asyncio.run(churn.run())
+    assert churn.wrong == 0
+    assert churn.crashed > 0
+    assert churn.cancelled > 0
+    growth = soak.growth(churn.samples)
+    assert growth.pop("memory") < 1.5 if not long else 1.1
+    assert max(growth.values()) <= 1.5 if not long else 1.1, growth
