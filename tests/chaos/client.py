@@ -9,9 +9,9 @@ import json
 import random
 import sys
 
-from work import account
 from phases import PHASES, expected
 from tally import Tally
+from work import account
 
 
 def say(**what):

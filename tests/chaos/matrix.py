@@ -20,11 +20,11 @@ import time
 import zlib
 from pathlib import Path
 
-from work import account
 from phases import PHASES, expected
 from places import Daemon, Embedded, gone, still_there
 from strike import Strike
 from tally import Tally, table
+from work import account
 
 HOW = ("kill", "stop")
 VICTIMS = ("worker", "zygote", "daemon", "client")

@@ -19,14 +19,14 @@ from pathlib import Path
 
 import psutil
 
-from work import account
 from phases import small
 from velo.errors import WorkerDied
+from work import account
 
 __all__ = ["Sample", "Soak", "growth"]
 
 AT_A_TIME = 64
-# Milliseconds of work are repeated; the first samples still fill caches and arenas.
+# This part of the samples is left out: caches and arenas still fill.
 _WARM_UP = 0.2
 
 
@@ -107,8 +107,7 @@ class Soak:
     async def _killing(self):
         while not self._over():
             await asyncio.sleep(self._rng.uniform(0.2, 1.0))
-            zygotes = [child for child in psutil.Process().children()]
-            workers = [worker for zygote in zygotes for worker in zygote.children()]
+            workers = [w for zygote in psutil.Process().children() for w in zygote.children()]
             if workers:
                 with contextlib.suppress(psutil.Error):
                     self._rng.choice(workers).send_signal(signal.SIGKILL)

@@ -26,6 +26,5 @@ def test_soak(long):
     assert churn.wrong == 0
     assert churn.crashed > 0
     assert churn.cancelled > 0
-    growth = soak.growth(churn.samples)
-    assert growth.pop("memory") < 1.5 if not long else 1.1
-    assert max(growth.values()) <= 1.5 if not long else 1.1, growth
+    # A few seconds are too short for figures that are flat; they still find what runs away.
+    assert max(soak.growth(churn.samples).values()) <= (1.1 if long else 1.5)
