@@ -140,6 +140,7 @@ class Draining(Flowing):
     """All is sent and the input has ended; the strike comes while results are taken."""
 
     async def run(self, fn, streams, began):
+        fn = fn.options(buffer=len(streams[0].events))
         live = [await opened(fn) for _ in streams]
         for each, stream in zip(live, streams, strict=True):
             await each.send_batch(stream.events)
@@ -161,6 +162,6 @@ PHASES = {
         Flowing("under load", 8, lambda rng: small(rng, 1500), 0.05),
         Flowing("mid-frame", 3, lambda rng: frames(rng, 10), 0.05),
         Flowing("ring growing", 3, lambda rng: doubling(rng, 42), 0.03),
-        Draining("draining", 8, lambda rng: small(rng, 200), 0.02),
+        Draining("draining", 8, lambda rng: small(rng, 3000), 0.02),
     )
 }

@@ -4,7 +4,7 @@ import zlib
 
 from velo import stream_fn
 
-SETTINGS = {"mode": "process", "workers": 2}
+SETTINGS = {"mode": "process", "workers": 2, "recover": "replay"}
 
 
 @stream_fn(**SETTINGS)
