@@ -9,6 +9,9 @@ import time
 
 import psutil
 
+# How long a process that was killed may take to be gone; seconds.
+_DYING = 0.05
+
 __all__ = ["Daemon", "Embedded", "gone", "still_there"]
 
 
@@ -82,8 +85,11 @@ class Daemon:
 
     def mend(self):
         """Start it, if it does not run."""
-        if self._processes and self._processes[-1].poll() is None:
-            return
+        if self._processes:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._processes[-1].wait(_DYING)
+            if self._processes[-1].poll() is None:
+                return
         command = [sys.executable, "-m", "velo", "supervisor", "start", "--socket", self.path]
         self._processes.append(
             subprocess.Popen(command, stdout=self._log, stderr=self._log, start_new_session=True)

@@ -9,7 +9,7 @@ import soak
 from phases import PHASES
 
 # How many runs of each cell there are in the sample: enough that all of them stay in use.
-SAMPLE = 3
+SAMPLE = 2
 
 
 @pytest.mark.parametrize("phase", PHASES)
