@@ -21,7 +21,7 @@ import zlib
 from pathlib import Path
 
 from phases import PHASES, expected
-from places import Daemon, Embedded, gone, still_there
+from places import Daemon, Embedded, gone, segments, still_there
 from strike import Strike
 from tally import Tally, table
 from work import account
@@ -83,14 +83,14 @@ def inside(phase, victim, how, runs, seed):
             for number in range(runs):
                 await one_run(tally, phase, place, victim, how, seed + number, seconds)
 
-        before = set(os.listdir("/dev/shm"))
+        before = segments()
         asyncio.run(all_runs())
         pids = [pid for pids in place.processes().values() for pid in pids]
         place.close()
         from velo import _client
 
         _client._shutdown()
-        tally.left += len(gone(pids, GONE)) + len(set(os.listdir("/dev/shm")) - before)
+        tally.left += len(gone(pids, GONE)) + len(segments() - before)
         tally.left += sum(1 for left in Path(folder).iterdir() if left.suffix != ".log")
     return tally
 
@@ -106,7 +106,7 @@ def outside(phase, how, runs, seed):
 def _one_client(tally, phase, how, runs, seed):
     rng = random.Random(seed)
     here = str(Path(__file__).with_name("client.py"))
-    before = set(os.listdir("/dev/shm"))
+    before = segments()
     client = subprocess.Popen(
         [sys.executable, here, phase.name, str(seed), str(runs)],
         stdout=subprocess.PIPE,
@@ -135,7 +135,7 @@ def _one_client(tally, phase, how, runs, seed):
             tally.wrong += said["wrong"]
     with contextlib.suppress(subprocess.TimeoutExpired):
         client.wait(GONE + 5)
-    tally.left += len(gone(family, GONE)) + len(set(os.listdir("/dev/shm")) - before)
+    tally.left += len(gone(family, GONE)) + len(segments() - before)
     client.stdout.close()
     if still_there([client.pid]):
         tally.failed.append(f"seed {seed}: the client does not end")

@@ -1,6 +1,7 @@
 """Where streams run while things die: below this process, or below a supervisor of its own."""
 
 import contextlib
+import os
 import signal
 import socket
 import subprocess
@@ -12,7 +13,7 @@ import psutil
 # How long a process that was killed may take to be gone; seconds.
 _DYING = 0.05
 
-__all__ = ["Daemon", "Embedded", "gone", "still_there"]
+__all__ = ["Daemon", "Embedded", "gone", "segments", "still_there"]
 
 
 def _is_zygote(process):
@@ -44,6 +45,11 @@ def gone(pids, within):
     while (left := still_there(pids)) and time.monotonic() < deadline:
         time.sleep(0.005)
     return left
+
+
+def segments():
+    """Shared memory that has a name which velo could have given it: others use /dev/shm too."""
+    return {name for name in os.listdir("/dev/shm") if name.startswith(("shmem_", "velo"))}
 
 
 class Embedded:
