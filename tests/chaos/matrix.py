@@ -2,7 +2,7 @@
 
     python tests/chaos/matrix.py --runs 200
 
-prints the table that `docs/reliability.md` shows. Each run has one phase (`phases.py`) struck once
+prints a table of all cells. Each run has one phase (`phases.py`) struck once
 (`strike.py`) at a random instant, and holds what came out against an undisturbed run.
 """
 
