@@ -16,7 +16,7 @@ from pathlib import Path
 from velo import _core, _logs
 from velo._config import StreamConfig
 from velo._reference import Reference, import_paths
-from velo.errors import PoolError, StallWarning, WorkerDied
+from velo.errors import PoolError, RingCorrupted, StallWarning, WorkerDied
 
 __all__ = ["Client", "client_of"]
 
@@ -36,6 +36,9 @@ _levels = _logs.Levels()
 
 # Seconds; see `Link::nap` in velo-py/src/client/link.rs.
 _NAP = 0.0005
+
+# Seconds between two looks at what a worker that writes over its link could make this side miss.
+_CHECK_UP = 0.5
 
 _clients: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Client] = weakref.WeakKeyDictionary()
 
@@ -86,6 +89,7 @@ class Client:
         self._changed: asyncio.Future[None] | None = None
         self._preloaded: set[str] = set()
         self._lost = False
+        self._checking = False
         loop.add_reader(self._supervisor.fileno(), self._on_supervisor)
 
     def close(self) -> None:
@@ -149,10 +153,35 @@ class Client:
         budgets = (config.stall_timeout, config.event_timeout)
         opened = link.end.open(loop, function.number, limits, budgets, name)
         if opened is None:
-            link.leaving = True  # it takes no more streams: the supervisor will say why
+            self._let_go(link)
         else:
             self._watch(link, budgets)
+            if not self._checking:
+                self._check_up_later(loop)
         return opened
+
+    def _let_go(self, link: _Link) -> None:
+        """Give up a link that takes no more streams, once it has none."""
+        link.leaving = True  # if it has some, the supervisor will say why
+        if link.end.dead:
+            self.give_up(link.number)
+        elif link.number in self._links and not link.end.streams:
+            self._drop(link)
+            self._supervisor.release(link.number)
+
+    def _check_up_later(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._checking = True
+        loop.call_later(_CHECK_UP, _check_up, weakref.ref(self))
+
+    def check_up(self) -> None:
+        """Look at the links on which streams are open, now and while there are any."""
+        self._checking = False
+        busy = [link for link in self._links.values() if link.end.streams]
+        for link in busy:
+            link.end.check_up()
+        loop = self._loop()
+        if busy and loop is not None and not loop.is_closed():
+            self._check_up_later(loop)
 
     def _watch(self, link: _Link, budgets: tuple[float | None, ...]) -> None:
         """Have the supervisor look at a worker whose streams have limits."""
@@ -174,6 +203,7 @@ class Client:
                 return free
             links = self._usable(workers)
             least = _least(links)
+            had_links = bool(self._links)
             if len(links) + len(self._requests) < workers and (
                 link := await self._acquire(workers)
             ):
@@ -182,7 +212,7 @@ class Client:
                 await self._change()  # a worker is on its way, or one that leaves makes room
             elif (least := _least(self._usable(workers))) is not None:
                 return least
-            elif not self._links:
+            elif not self._links and not had_links:
                 raise PoolError("all workers are taken, and no more may be started")
 
     def _free(self, workers: int) -> _Link | None:
@@ -214,8 +244,16 @@ class Client:
         return await asyncio.shield(request)
 
     def _on_supervisor(self) -> None:
-        for what, *rest in self._supervisor.poll():
+        try:
+            events = self._supervisor.poll()
+        except PoolError as error:
+            self._lose(str(error))
+            return
+        for what, *rest in events:
             getattr(self, f"_on_{what}")(*rest)
+        self._tell_change()
+
+    def _tell_change(self) -> None:
         changed, self._changed = self._changed, None
         if changed is not None and not changed.done():
             changed.set_result(None)
@@ -229,6 +267,7 @@ class Client:
             loop.add_reader(end.fileno(), end.on_doorbell)
             end.set_nap(functools.partial(_nap, self._loop, weakref.ref(end)))
             end.set_wake_soon(functools.partial(_wake_soon, self._loop, weakref.ref(end)))
+            end.set_broken(functools.partial(_broken, self._loop, weakref.ref(self), number))
             end.set_log(functools.partial(_log, self._loop, pid))
         self._answer(request, link)
 
@@ -246,6 +285,21 @@ class Client:
     def _on_retired(self, number: int) -> None:
         if (link := self._links.get(number)) is not None:
             self._drop(link)
+            # Only an idle link is taken back. This fails nothing, unless its count was wrong.
+            link.end.fail(
+                lambda stream, number, in_flight: RingCorrupted(
+                    f"stream `{stream}` has lost its link: the worker (pid {link.pid}) wrote over "
+                    "the count of its streams"
+                )
+            )
+
+    def give_up(self, number: int) -> None:
+        """Give a link back that makes no sense; its streams have failed. Its worker is replaced."""
+        if (link := self._links.get(number)) is not None:
+            self._drop(link)
+            if not self._lost:
+                self._supervisor.release_broken(number)
+            self._tell_change()
 
     def _on_died(
         self,
@@ -291,14 +345,20 @@ class Client:
         link.end.fail(died)
 
     def _on_lost(self) -> None:
+        self._lose("the supervisor of this process has ended")
+
+    def _lose(self, why: str) -> None:
+        """Fail whatever is open here. The next stream of this event loop begins anew."""
         self._lost = True
         loop = self._loop()
         if loop is not None:
             loop.remove_reader(self._supervisor.fileno())
+            if _clients.get(loop) is self:
+                del _clients[loop]
         for link in list(self._links.values()):
             self._on_died(link.number, (link.worker, link.pid), (None, None), "nothing", None, "")
         for request in list(self._requests):
-            self._answer(request, PoolError("the supervisor of this process has ended"))
+            self._answer(request, PoolError(why))
 
     def _answer(self, request: int, answer: _Link | PoolError | None) -> None:
         future = self._requests.pop(request, None)
@@ -330,6 +390,19 @@ def _nap(
     loop, end = loop_of(), end_of()
     if loop is not None and end is not None:
         loop.call_later(_NAP, end.nap_over)
+
+
+def _check_up(client_of: weakref.ref[Client]) -> None:
+    if (client := client_of()) is not None:
+        client.check_up()
+
+
+def _broken(
+    loop_of: weakref.ref[asyncio.AbstractEventLoop], client_of: weakref.ref[Client], number: int
+) -> None:
+    loop, client = loop_of(), client_of()
+    if loop is not None and client is not None and not loop.is_closed():
+        loop.call_soon(client.give_up, number)
 
 
 def _wake_soon(

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use pyo3::prelude::*;
-use velo_shm::{Consumer, Limits, LinkEnd, Producer};
+use velo_shm::{Consumer, Limits, LinkEnd, Producer, ReserveError};
 
 use crate::errors;
 use crate::rings::corruption;
@@ -66,16 +66,36 @@ pub fn open(end: &Arc<LinkEnd>) -> PyResult<(Producer, Consumer)> {
         .map_err(|error| errors::pool(format!("cannot use a link: {error}")))
 }
 
+/// Why a message was not sent.
+pub enum Unsent {
+    /// The other side wrote over the ring: nothing can be said on it any more.
+    Broken(PyErr),
+    /// There is no room.
+    Refused(PyErr),
+}
+
+impl From<Unsent> for PyErr {
+    fn from(unsent: Unsent) -> PyErr {
+        match unsent {
+            Unsent::Broken(error) | Unsent::Refused(error) => error,
+        }
+    }
+}
+
 /// Queues and publishes a message. The caller notifies.
-pub fn send(_py: Python<'_>, producer: &mut Producer, message: &Control) -> PyResult<()> {
+pub fn send(_py: Python<'_>, producer: &mut Producer, message: &Control) -> Result<(), Unsent> {
     let (kind, bytes) = message.encode();
     // Log records are counted: a client that does not read them does not get ever more.
     let counted = kind == LOG;
-    let mut room = producer.reserve(bytes.len(), counted).map_err(|refused| {
-        errors::pool(format!(
-            "the worker does not read its control messages: {refused}"
-        ))
-    })?;
+    let mut room = match producer.reserve(bytes.len(), counted) {
+        Ok(room) => room,
+        Err(ReserveError::Corrupted(found)) => return Err(Unsent::Broken(corruption(&found))),
+        Err(refused) => {
+            return Err(Unsent::Refused(errors::pool(format!(
+                "the worker does not read its control messages: {refused}"
+            ))));
+        }
+    };
     room[..bytes.len()].copy_from_slice(&bytes);
     room.commit(kind, bytes.len());
     producer.publish();
@@ -103,7 +123,7 @@ pub fn receive(_py: Python<'_>, consumer: &mut Consumer) -> PyResult<Option<Cont
 }
 
 impl Control {
-    fn encode(&self) -> (u8, Vec<u8>) {
+    pub(crate) fn encode(&self) -> (u8, Vec<u8>) {
         let mut bytes = Vec::with_capacity(32);
         let kind = match self {
             Control::Define {
@@ -166,7 +186,7 @@ impl Control {
         (kind, bytes)
     }
 
-    fn decode(kind: u8, mut bytes: &[u8]) -> Option<Control> {
+    pub(crate) fn decode(kind: u8, mut bytes: &[u8]) -> Option<Control> {
         let bytes = &mut bytes;
         let message = match kind {
             DEFINE => {

@@ -1,7 +1,7 @@
 //! The client's handle: asks the supervisor for links and hears what becomes of them. It never
 //! waits; its descriptor says when to look.
 
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -126,7 +126,19 @@ impl Client {
     ///
     /// [`SupervisorError::Lost`] when the supervisor is gone.
     pub fn release(&mut self, link: LinkId) -> Result<(), SupervisorError> {
-        self.send(&FromClient::Release { link })
+        let broken = false;
+        self.send(&FromClient::Release { link, broken })
+    }
+
+    /// Gives a link back whose memory the worker has written over. The worker gets no more links, and
+    /// ends when nobody has one.
+    ///
+    /// # Errors
+    ///
+    /// [`SupervisorError::Lost`] when the supervisor is gone.
+    pub fn release_broken(&mut self, link: LinkId) -> Result<(), SupervisorError> {
+        let broken = true;
+        self.send(&FromClient::Release { link, broken })
     }
 
     /// Has the worker of a link looked at, and killed when a function holds it for longer than the
@@ -203,22 +215,19 @@ impl Client {
                             request,
                             link,
                             worker,
-                        } => {
-                            let [segment, mine, theirs] = exactly(fds)?;
-                            match link::attach(Side::Client, segment, mine, theirs) {
-                                Ok(end) => ClientEvent::Link {
-                                    request,
-                                    link,
-                                    worker,
-                                    end,
-                                },
-                                Err(why) => {
-                                    self.release(link)?;
-                                    let reason = Refusal::Failed(why);
-                                    ClientEvent::Refused { request, reason }
-                                }
+                        } => match attach(fds)? {
+                            Ok(end) => ClientEvent::Link {
+                                request,
+                                link,
+                                worker,
+                                end,
+                            },
+                            Err(why) => {
+                                self.release(link)?;
+                                let reason = Refusal::Failed(why);
+                                ClientEvent::Refused { request, reason }
                             }
-                        }
+                        },
                         ToClient::Refused { request, reason } => {
                             ClientEvent::Refused { request, reason }
                         }
@@ -277,6 +286,15 @@ impl Drop for Client {
     }
 }
 
+/// Maps a link, or says why this process cannot. An error is a supervisor's mistake.
+fn attach(fds: Vec<OwnedFd>) -> Result<Result<Arc<LinkEnd>, String>, TransportError> {
+    match exactly(fds) {
+        Ok([segment, mine, theirs]) => Ok(link::attach(Side::Client, segment, mine, theirs)),
+        Err(lost @ TransportError::FdsLost) => Ok(Err(lost.to_string())),
+        Err(error) => Err(error),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -308,7 +326,13 @@ mod tests {
         assert!(
             matches!(said[1], FromClient::Acquire { request: r, max_workers: 3 } if r == request)
         );
-        assert!(matches!(said[2], FromClient::Release { link: LinkId(9) }));
+        assert!(matches!(
+            said[2],
+            FromClient::Release {
+                link: LinkId(9),
+                broken: false
+            }
+        ));
     }
 
     #[test]
@@ -379,12 +403,15 @@ mod tests {
         }
         assert!(matches!(
             said.last(),
-            Some(FromClient::Release { link: LinkId(1) })
+            Some(FromClient::Release {
+                link: LinkId(1),
+                ..
+            })
         ));
     }
 
     #[test]
-    fn a_link_without_its_descriptors_is_an_error() {
+    fn a_link_without_all_of_its_descriptors_is_an_error() {
         let (mut client, mut supervisor) = client();
         let worker = WorkerInfo { id: 1, pid: 1 };
         let message = ToClient::Link {
@@ -392,7 +419,36 @@ mod tests {
             link: LinkId(1),
             worker,
         };
-        supervisor.send(&message, Vec::new()).expect("send");
+        let (one, _) = transport::pair().expect("a socketpair");
+        supervisor.send(&message, vec![one]).expect("send");
         assert!(matches!(client.poll(), Err(SupervisorError::Transport(_))));
+    }
+
+    #[test]
+    fn a_link_whose_descriptors_were_lost_is_refused_and_the_rest_goes_on() {
+        let (mut client, mut supervisor) = client();
+        let worker = WorkerInfo { id: 1, pid: 1 };
+        let (request, link) = (RequestId(1), LinkId(1));
+        let message = ToClient::Link {
+            request,
+            link,
+            worker,
+        };
+        supervisor.send(&message, Vec::new()).expect("send");
+        supervisor
+            .send(&ToClient::Retired { link: LinkId(4) }, Vec::new())
+            .expect("send");
+        let events = client.poll().expect("an answer");
+        let [
+            ClientEvent::Refused {
+                reason: Refusal::Failed(why),
+                ..
+            },
+            ClientEvent::LinkRetired { link: LinkId(4) },
+        ] = &events[..]
+        else {
+            panic!("{events:?}");
+        };
+        assert!(why.contains("ulimit -n"), "{why}");
     }
 }

@@ -31,6 +31,10 @@ mod connection;
 pub mod embedded;
 mod error;
 mod fds;
+#[cfg(any(fuzzing, test))]
+#[doc(hidden)]
+pub mod fuzzing;
+mod limits;
 mod link;
 mod nursery;
 mod options;
@@ -48,6 +52,7 @@ pub mod zygote;
 
 pub use client::{Client, ClientEvent};
 pub use error::{SeatError, SupervisorError, ZygoteError};
+pub use limits::explain;
 pub use options::EmbeddedOptions;
 pub use protocol::{
     Exit, Killed, LinkId, PROTOCOL_VERSION, Ran, Refusal, RequestId, Status, WorkerInfo,

@@ -5,9 +5,12 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use velo_shm::{Bells, Doorbell, LinkEnd, LinkSpec, MemfdSegment, Segment, Side, initialise};
+use velo_shm::{
+    Bells, Doorbell, LinkEnd, LinkSpec, MemfdSegment, Segment, SegmentError, Side, initialise,
+};
 
 use crate::fds::Tracked;
+use crate::limits::explain;
 use crate::pool::WorkerId;
 
 /// Below this a link is not worth having: the mapping fails for another reason than its size.
@@ -21,7 +24,7 @@ pub(crate) fn attach(
     theirs: OwnedFd,
 ) -> Result<Arc<LinkEnd>, String> {
     let segment = MemfdSegment::from_fd(segment)
-        .map_err(|error| format!("could not map a link's memory: {error}"))?;
+        .map_err(|error| format!("could not map a link's memory: {}", explain(&error)))?;
     let bells = Doorbell::from_fd(mine)
         .and_then(|mine| {
             Ok(Bells {
@@ -29,9 +32,17 @@ pub(crate) fn attach(
                 theirs: Doorbell::from_fd(theirs)?,
             })
         })
-        .map_err(|error| format!("could not use a link's doorbells: {error}"))?;
+        .map_err(|error| format!("could not use a link's doorbells: {}", explain(&error)))?;
     LinkEnd::attach(Arc::new(segment), side, bells)
-        .map_err(|error| format!("could not attach to a link: {error}"))
+        .map_err(|error| format!("could not attach to a link: {}", explain(&error)))
+}
+
+/// A segment that can be mapped once more: its client may live in this very process.
+fn roomy(len: usize) -> Result<MemfdSegment, SegmentError> {
+    let segment = MemfdSegment::create(len)?;
+    let copy = segment.as_fd().try_clone_to_owned();
+    MemfdSegment::from_fd(copy.map_err(|source| SegmentError::Open { source })?)?;
+    Ok(segment)
 }
 
 /// A link as the supervisor holds it: to hand its descriptors out, to look at its counters, and to
@@ -50,17 +61,22 @@ impl HeldLink {
     pub(crate) fn create(worker: WorkerId) -> Result<Self, String> {
         let mut spec = LinkSpec::default();
         let segment = loop {
-            match MemfdSegment::create(spec.segment_len()) {
+            match roomy(spec.segment_len()) {
                 Ok(segment) => break segment,
                 Err(_) if spec.heap_bytes / 2 >= SMALLEST_HEAP => spec.heap_bytes /= 2,
-                Err(error) => return Err(format!("could not create a link's memory: {error}")),
+                Err(error) => {
+                    return Err(format!(
+                        "could not create a link's memory: {}",
+                        explain(&error)
+                    ));
+                }
             }
         };
         initialise(&segment, &spec)
-            .map_err(|error| format!("could not lay out a link: {error}"))?;
+            .map_err(|error| format!("could not lay out a link: {}", explain(&error)))?;
         let segment = Arc::new(segment);
         Self::with_segment(&segment, worker)
-            .map_err(|error| format!("could not create a link: {error}"))
+            .map_err(|error| format!("could not create a link: {}", explain(&error)))
     }
 
     fn with_segment(segment: &Arc<MemfdSegment>, worker: WorkerId) -> io::Result<Self> {

@@ -14,11 +14,12 @@ use crate::connection::{Connection, Delivery};
 use crate::link::HeldLink;
 use crate::nursery::{Nursery, Report, ZygoteEvent};
 use crate::options::{EmbeddedOptions, FOREVER, parallelism};
-use crate::pool::{ClientId, Gauges, Pool, Settings, Watch, WorkerId};
+use crate::pool::{ClientId, Gauges, Pool, Settings, Watch, WorkerId, residents_of};
 use crate::protocol::{
     FromClient, FromWorker, FromZygote, LinkId, PROTOCOL_VERSION, PreloadFailure, Status, ToClient,
     WorkerStatus,
 };
+use crate::transport::TransportError;
 use crate::worker::WorkerProcess;
 
 mod perform;
@@ -262,11 +263,11 @@ impl Reactor {
             .map(|(id, pid, links, stopping)| WorkerStatus {
                 id,
                 pid,
-                residents: links
-                    .iter()
-                    .filter_map(|link| self.links.get(link))
-                    .map(|held| held.end().residents())
-                    .sum(),
+                residents: residents_of(links, |link| {
+                    self.links
+                        .get(&link)
+                        .map_or(0, |held| held.end().residents())
+                }),
                 links: u32::try_from(links.len()).unwrap_or(u32::MAX),
                 stopping,
             });
@@ -336,7 +337,7 @@ impl Reactor {
             } => {
                 self.pool.acquire(now, id, request, max_workers);
             }
-            FromClient::Release { link } => self.pool.release(now, id, link),
+            FromClient::Release { link, broken } => self.pool.release(now, id, link, broken),
             FromClient::Watch { link, stall_ms } => {
                 let stall = stall_ms.map(Duration::from_millis);
                 if self.pool.watch(now, id, link, Watch { stall })
@@ -378,12 +379,12 @@ impl Reactor {
                 }
             }
             FromZygote::Spawned { worker, pid } => {
-                let Some(pidfd) = fds.pop() else {
-                    return self
-                        .nursery
-                        .hung_up(now, number, Some("sent no pidfd".into()));
-                };
                 self.nursery.answered(worker);
+                let Some(pidfd) = fds.pop() else {
+                    // One that cannot be watched ends by itself once its socket is closed.
+                    let why = TransportError::FdsLost.to_string();
+                    return self.pool.spawn_failed(now, worker, why);
+                };
                 self.worker_born(now, number, worker, pid, pidfd);
             }
             FromZygote::SpawnFailed { worker, why } => {

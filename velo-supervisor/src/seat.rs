@@ -126,8 +126,14 @@ impl Seat {
         loop {
             match self.channel.receive()? {
                 Received::Message(ToWorker::Attach { link }, fds) => {
-                    let [segment, mine, theirs] = exactly(fds)?;
-                    match link::attach(Side::Worker, segment, mine, theirs) {
+                    let attached = match exactly(fds) {
+                        Ok([segment, mine, theirs]) => {
+                            link::attach(Side::Worker, segment, mine, theirs)
+                        }
+                        Err(lost @ TransportError::FdsLost) => Err(lost.to_string()),
+                        Err(error) => return Err(error),
+                    };
+                    match attached {
                         Ok(end) => {
                             self.channel
                                 .send(&FromWorker::Attached { link }, Vec::new())?;

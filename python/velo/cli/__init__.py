@@ -12,6 +12,7 @@ import click
 
 from velo import __version__
 from velo.cli.bench import bench
+from velo.cli.doctor import doctor
 from velo.cli.replay import replay
 from velo.cli.run import record, run
 
@@ -28,6 +29,7 @@ velo.add_command(run)
 velo.add_command(record)
 velo.add_command(replay)
 velo.add_command(bench)
+velo.add_command(doctor)
 
 
 def main() -> None:

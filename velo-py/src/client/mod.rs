@@ -49,6 +49,7 @@ impl ClientLink {
             asleep: AtomicUsize::new(0),
             patient: AtomicUsize::new(0),
             start_nap: GilCell::default(),
+            on_broken: GilCell::default(),
             deliver_log: GilCell::default(),
             napping: AtomicBool::new(false),
             wake_soon: GilCell::default(),
@@ -104,6 +105,17 @@ impl ClientLink {
         self.link.wake();
     }
 
+    /// What to call when the link turns out to be broken: its streams have failed, and it is of no
+    /// more use.
+    fn set_broken(&self, py: Python<'_>, call: Py<PyAny>) -> PyResult<()> {
+        Ok(self.link.on_broken.with(py, |place| *place = Some(call))?)
+    }
+
+    /// Looks at everything that a peer's mistake could hide, now and then: see `Link::check_up`.
+    fn check_up(&self, py: Python<'_>) {
+        self.link.check_up(py);
+    }
+
     /// What to call with the bytes of each log record of the worker.
     fn set_log(&self, py: Python<'_>, deliver: Py<PyAny>) -> PyResult<()> {
         Ok(self
@@ -155,10 +167,11 @@ impl ClientLink {
         let full: WhenFull = full.parse()?;
         let drops = full == WhenFull::DropOldest;
         let link = &self.link;
-        if link.dead.load(Relaxed) || !link.end.enter() {
+        if link.dead.load(Relaxed) || !link.is_intact(py) || !link.end.enter() {
             return Ok(None);
         }
-        let Some(slot) = link.take_slot(py)? else {
+        let taken = link.take_slot(py);
+        let Some(slot) = taken.inspect_err(|_| link.end.leave())? else {
             link.end.leave();
             return Err(errors::pool(format!(
                 "one worker cannot hold more than {} streams of one event loop; use more workers",
@@ -170,10 +183,10 @@ impl ClientLink {
             events: buffer,
             bytes: max_bytes,
         };
-        let (producer, consumer) = link
-            .end
-            .open_slot(slot, limits)
-            .map_err(|error| errors::pool(format!("cannot open a stream: {error}")))?;
+        let (producer, consumer) = link.end.open_slot(slot, limits).map_err(|error| {
+            link.give_back(py, slot);
+            errors::pool(link::cannot_open(&error))
+        })?;
         let waits = Arc::new(Waits::default());
         let shared = Arc::new_cyclic(|this: &Weak<ClientEnds>| ClientEnds {
             ends: GilCell::new(Ends {
@@ -191,6 +204,7 @@ impl ClientLink {
             link: link.clone(),
             waits: waits.clone(),
             asleep: AtomicBool::new(false),
+            looks: AtomicU32::new(0),
             patient: AtomicBool::new(false),
             left: AtomicU32::new(0),
             orphaned: AtomicBool::new(false),
@@ -219,6 +233,13 @@ impl ClientLink {
                 name,
             },
         )?;
+        if link.dead.load(Relaxed) {
+            // It turned out to be broken: the stream begins on another one.
+            link.state
+                .with(py, |state| drop(state.streams.remove(&slot)))?;
+            link.count_busy(py);
+            return Ok(None);
+        }
         let name = shared.name.clone();
         let cancel = CancelStream {
             stream: Arc::downgrade(&shared),
@@ -243,8 +264,8 @@ impl ClientLink {
         Some((running.stream, name, running.event))
     }
 
-    /// The worker has died: every stream on it fails with what `make(name, number, in_flight)`
-    /// returns.
+    /// The worker has died, or has no more to do with the link: every stream on it fails with what
+    /// `make(name, number, in_flight)` returns.
     fn fail(&self, py: Python<'_>, make: &Bound<'_, PyAny>) -> PyResult<()> {
         self.link.dead.store(true, Relaxed);
         let running = self.link.end.running();
@@ -256,9 +277,6 @@ impl ClientLink {
             let in_flight = sent.saturating_sub(handled.max(begun));
             let error = PyErr::from_value(make.call1((&stream.name, stream.number, in_flight))?);
             stream.fail(py, error);
-            if stream.orphaned.load(Relaxed) {
-                stream.drop_results(py);
-            }
         }
         Ok(())
     }
@@ -270,8 +288,8 @@ impl ClientLink {
 
     /// How many streams are open on this link.
     #[getter]
-    fn streams(&self) -> u32 {
-        self.link.end.residents()
+    fn streams(&self, py: Python<'_>) -> u32 {
+        self.link.streams(py) // not the shared count, which the worker could write over
     }
 
     /// Whether the worker behind it is gone.

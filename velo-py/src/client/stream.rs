@@ -27,6 +27,8 @@ pub struct ClientEnds {
     pub(super) waits: Arc<Waits>,
     /// A task sleeps on this stream.
     pub(super) asleep: AtomicBool,
+    /// How often it was looked at since it fell asleep; see `look_again`.
+    pub(super) looks: AtomicU32,
     /// What sleeps there moves things in bulk.
     pub(super) patient: AtomicBool,
     /// How many events the worker had left to handle when a nap began.
@@ -275,6 +277,9 @@ impl RingChannel {
     }
 }
 
+/// A stream that sleeps for long has its worker look at it every so many looks of this side.
+const RARELY: u32 = 64;
+
 enum Taken {
     Take(Take),
     /// The stream is over, for this reason.
@@ -359,6 +364,7 @@ impl ClientEnds {
     pub(super) fn awake(&self) -> bool {
         let slept = self.asleep.swap(false, Relaxed);
         if slept {
+            self.looks.store(0, Relaxed);
             self.link.asleep.fetch_sub(1, Relaxed);
             self.be_patient(false);
         }
@@ -448,9 +454,42 @@ impl ClientEnds {
         }
     }
 
+    /// The worker is dead, or cannot be believed any more: what it has sent is still received.
     pub(super) fn fail(&self, py: Python<'_>, error: PyErr) {
         let _ = self.ends.with(py, |ends| ends.failure = Some(error));
         self.waits.wake(py);
+        if self.orphaned.load(Relaxed) {
+            self.drop_results(py); // nobody else will
+        }
+    }
+
+    /// Wakes who sleeps here if something has come, whatever the link says; true if the worker is to
+    /// look as well, which has been noted. It always is while events wait for it, and otherwise less
+    /// and less often, so that thousands of idle streams cost nothing.
+    pub(super) fn look_again(&self, py: Python<'_>) -> bool {
+        let seen = self.ends.with(py, |ends| {
+            let before = ends.progress;
+            let (sent, handled) = ends.progress_now();
+            let news = match &mut ends.rings {
+                Some(rings) => {
+                    rings.restate();
+                    rings.consumer.has_data() || before.1 != handled
+                }
+                None => true,
+            };
+            (news, sent != handled)
+        });
+        let (news, waiting) = seen.unwrap_or((false, false));
+        if news {
+            self.awake();
+            self.waits.wake(py);
+        }
+        let looks = self.looks.fetch_add(1, Relaxed) + 1;
+        let remind = waiting || looks.is_power_of_two() || looks.is_multiple_of(RARELY);
+        if remind {
+            self.link.end.note(self.slot);
+        }
+        remind
     }
 }
 

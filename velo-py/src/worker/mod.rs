@@ -5,6 +5,7 @@ mod port;
 mod watch;
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use velo_shm::{Consumer, Limits, LinkEnd, Producer};
 
 use crate::budget::Budget;
 use crate::cell::GilCell;
-use crate::control::{self, Control};
+use crate::control::{self, Control, Unsent};
 use crate::errors;
 use crate::function::StreamPort;
 use crate::port::Port;
@@ -28,6 +29,8 @@ pub use watch::LinkWatch;
 struct Link {
     pub(super) end: Arc<LinkEnd>,
     pub(super) state: GilCell<LinkState>,
+    /// Nothing can be said on it any more.
+    broken: AtomicBool,
 }
 
 struct LinkState {
@@ -38,9 +41,14 @@ struct LinkState {
 
 impl Link {
     pub(super) fn tell(&self, py: Python<'_>, message: &Control) -> PyResult<()> {
-        self.state.with(py, |state| {
+        let sent = self.state.with(py, |state| {
             control::send(py, &mut state.control_out, message)
-        })??;
+        })?;
+        if let Err(Unsent::Broken(_)) = &sent {
+            self.broken.store(true, Relaxed);
+            self.end.notify_self(control::SLOT); // `process_ready` says so to this worker
+        }
+        sent?;
         self.end.notify(control::SLOT);
         Ok(())
     }
@@ -78,6 +86,7 @@ impl WorkerLink {
             link: Arc::new(Link {
                 end,
                 state: GilCell::new(state),
+                broken: AtomicBool::new(false),
             }),
         })
     }
@@ -88,6 +97,11 @@ impl WorkerLink {
     /// Lets the functions go on whose streams changed. Returns the control messages that came, as
     /// tuples `(what, ...)`.
     fn process_ready<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyTuple>>> {
+        if self.link.broken.load(Relaxed) {
+            return Err(errors::corrupted(
+                "the control messages of a link were written over",
+            ));
+        }
         let mut ready = Vec::new();
         self.link.end.take_ready(|slot| ready.push(slot));
         let mut messages = Vec::new();

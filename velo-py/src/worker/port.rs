@@ -240,7 +240,14 @@ impl RingPort {
 
     /// The client did something: the function looks again.
     pub(super) fn wake(&self, py: Python<'_>) {
-        let _ = self.ends.with(py, Ends::send_end);
+        let _ = self.ends.with(py, |ends| {
+            ends.send_end();
+            if let Some(rings) = ends.rings.as_mut()
+                && !rings.consumer.has_data()
+            {
+                rings.restate(); // told to look and nothing new: the client may miss something
+            }
+        });
         self.flush(py); // also gives back what views held that were dropped meanwhile
         self.space.wake(py);
         if let Err(error) = self.go_on(py) {

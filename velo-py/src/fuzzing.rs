@@ -1,0 +1,28 @@
+//! Ways in for the fuzz targets (`fuzz/`), to what reads the other side's bytes. Not part of a
+//! build that anyone uses.
+
+use pyo3::prelude::*;
+
+pub use crate::codec::{Codec, CopyMemory, Memory, VecOut, codec};
+use crate::control::Control;
+
+/// The module itself, for a process that is no Python to begin with.
+pub fn module(py: Python<'_>) -> Py<PyModule> {
+    pyo3::wrap_pymodule!(crate::core)(py)
+}
+
+/// `value` as bytes.
+pub fn encode(value: &Bound<'_, PyAny>) -> PyResult<Vec<u8>> {
+    let py = value.py();
+    let mut out = VecOut::default();
+    codec(py)?.encode(py, value, &mut out)?;
+    Ok(out.into_vec())
+}
+
+/// A control message: nothing, or what is written as it was read.
+pub fn control(kind: u8, bytes: &[u8]) {
+    if let Some(message) = Control::decode(kind, bytes) {
+        let (kind, bytes) = message.encode();
+        assert_eq!(Control::decode(kind, &bytes), Some(message));
+    }
+}
