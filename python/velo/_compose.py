@@ -46,7 +46,7 @@ def _strictest(a: StreamConfig, b: StreamConfig) -> StreamConfig:
 
     names = (
         *("buffer", "timeout", "max_concurrent", "workers", "max_bytes"),
-        *("event_timeout", "stall_timeout", "close_timeout"),
+        *("max_worker_memory", "event_timeout", "stall_timeout", "close_timeout"),
     )
     overflow = "error" if "error" in (a.overflow, b.overflow) else "wait"
     preload = tuple(dict.fromkeys(a.preload + b.preload))

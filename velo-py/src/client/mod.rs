@@ -62,6 +62,8 @@ impl ClientLink {
             busy: AtomicBool::new(false),
             opened: AtomicU64::new(0),
             unwatched: AtomicBool::new(false),
+            tell_slow: GilCell::default(),
+            slow: AtomicUsize::new(0),
         };
         Ok(ClientLink {
             link: Arc::new(link),
@@ -120,6 +122,18 @@ impl ClientLink {
             .with(py, |place| *place = Some(deliver))?)
     }
 
+    /// What to call with the name of a stream whose function held its neighbours up, and for how many
+    /// seconds.
+    fn set_slow(&self, py: Python<'_>, tell: Py<PyAny>) -> PyResult<()> {
+        Ok(self.link.tell_slow.with(py, |place| *place = Some(tell))?)
+    }
+
+    /// Whether a stream is open whose function holds others up, or would.
+    #[getter]
+    fn slow(&self) -> bool {
+        self.link.slow.load(Relaxed) > 0
+    }
+
     /// Has the worker log what this process would handle.
     fn set_levels(&self, py: Python<'_>, packed: Vec<u8>) -> PyResult<()> {
         self.link.tell(py, &Control::Levels { packed })
@@ -156,7 +170,7 @@ impl ClientLink {
         event_loop: Py<PyAny>,
         function: u64,
         limits: (u32, u64, String),
-        budgets: (Option<f64>, Option<f64>),
+        budgets: (Option<f64>, Option<f64>, Option<u64>),
         name: String,
     ) -> PyResult<Option<Opened>> {
         let (buffer, max_bytes, full) = limits;
@@ -202,7 +216,8 @@ impl ClientLink {
             patient: AtomicBool::new(false),
             left: AtomicU32::new(0),
             orphaned: AtomicBool::new(false),
-            limited: budgets != (None, None),
+            limited: budgets != (None, None, None),
+            slow: AtomicBool::new(false),
             this: this.clone(),
             name: name.clone(),
         });
@@ -212,7 +227,7 @@ impl ClientLink {
         if shared.limited && link.end.begin_limit() {
             link.unwatched.store(true, Relaxed);
         }
-        let (stall, event) = budgets;
+        let (stall, event, _) = budgets;
         link.tell_soon(
             py,
             &Control::Open {

@@ -35,6 +35,8 @@ pub struct ClientEnds {
     pub(super) orphaned: AtomicBool,
     /// It has limits that the supervisor keeps.
     pub(super) limited: bool,
+    /// Its function has slow steps.
+    pub(super) slow: AtomicBool,
     pub(super) this: Weak<dyn Sweep>,
     pub(super) name: String,
 }
@@ -414,6 +416,9 @@ impl ClientEnds {
             drop(rings);
             if self.limited {
                 self.link.end.end_limit();
+            }
+            if self.slow.swap(false, Relaxed) {
+                self.link.slow.fetch_sub(1, Relaxed);
             }
             self.link.recycle(py, self.slot);
         }
