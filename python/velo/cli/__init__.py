@@ -17,6 +17,7 @@ from velo.cli.run import record, run
 from velo.cli.supervisor import supervisor
 from velo.cli.supervisor.inspect import inspect
 from velo.cli.supervisor.status import status
+from velo.cli.supervisor.top import top
 
 __all__ = ["main"]
 
@@ -34,6 +35,7 @@ velo.add_command(bench)
 velo.add_command(supervisor)
 velo.add_command(status)
 velo.add_command(inspect)
+velo.add_command(top)
 
 
 def main() -> None:
