@@ -12,6 +12,9 @@ from recovering import fresh_pool, gate  # noqa: F401
 from velo import stream_fn
 from velo.errors import PoisonEvent, WorkerDied
 
+# What kills is told by the environment, which workers of another supervisor do not have.
+pytestmark = pytest.mark.embedded
+
 REPLAY = {"mode": "process", "recover": "replay", "workers": 1}
 
 
