@@ -4,6 +4,7 @@ Each phase is a pair: `prepare` opens what has to be open before, `body` is what
 All of it says what came out, stream by stream, so that it can be compared with what should have.
 """
 
+import abc
 import asyncio
 import dataclasses
 import time
@@ -71,7 +72,7 @@ def doubling(rng, count):
     return [(number, one[: 64 << (number % 14)]) for number in range(count)]
 
 
-class Phase:
+class Phase(abc.ABC):
     """A workload: how many streams, of which events, and what is done with them."""
 
     def __init__(self, name, streams, events, seconds):
@@ -84,9 +85,9 @@ class Phase:
         """The streams of one run."""
         return [Stream(self._events(rng)) for _ in range(self._streams)]
 
+    @abc.abstractmethod
     async def run(self, fn, streams, began):
         """Do it. `began` is called when the strike may come."""
-        raise NotImplementedError
 
 
 class Flowing(Phase):
