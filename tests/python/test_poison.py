@@ -12,6 +12,8 @@ from recovering import fresh_pool, gate  # noqa: F401
 from velo import stream_fn
 from velo.errors import PoisonEvent, WorkerDied
 
+# What functions look at reaches the workers of the process's own supervisor.
+pytestmark = pytest.mark.embedded
 REPLAY = {"mode": "process", "recover": "replay", "workers": 1}
 
 

@@ -14,8 +14,10 @@ import functions
 from helpers import blocked, cancel, drain, until
 from recovering import fresh_pool, gate, kill_workers, links, sums  # noqa: F401
 from velo import StreamConfig, _client, stream_fn
-from velo.errors import ReplayDiverged, StreamClosed, WorkerDied
+from velo.errors import ReplayDiverged, StallWarning, StreamClosed, WorkerDied
 
+# What functions look at reaches the workers of the process's own supervisor.
+pytestmark = pytest.mark.embedded
 REPLAY = {"mode": "process", "recover": "replay", "workers": 1}
 
 
@@ -433,6 +435,34 @@ async def test_where_there_is_no_other_worker_a_stream_stays():
         assert client.send_away(links()[0].number, [stream.name]) == 1
         await stream.send(2)
         assert await asyncio.wait_for(stream.recv(), 10) == 3
+
+
+async def test_limits_hold_in_the_next_worker_too():
+    """A function that hangs at an event is killed for it, wherever it runs; another goes on."""
+
+    @stream_fn(**REPLAY, stall_timeout=0.3, max_restarts=1, on_poison="skip")
+    async def hangs(events):
+        async for event in events:
+            while event == "hang":
+                pass
+            yield event
+
+    async with hangs.open() as stream:
+        await stream.send_batch([1, "hang", 2])
+        with pytest.warns(StallWarning):
+            assert [await asyncio.wait_for(stream.recv(), 30) for _ in range(2)] == [1, 2]
+    assert stream.metrics.dropped == 1
+
+
+async def test_each_worker_leaves_a_recording(tmp_path):
+    fn = functions.running_sum.options(**REPLAY, record=tmp_path)
+    async with fn.open() as stream:
+        await stream.send(1)
+        assert await stream.recv() == 1
+        await kill_workers()
+        await stream.send(2)
+        assert await stream.recv() == 3
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 async def test_which_settings_go_together():

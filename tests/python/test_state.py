@@ -11,6 +11,8 @@ from recovering import fresh_pool, gate, kill_workers, links  # noqa: F401
 from velo import stream_fn
 from velo.errors import JournalFull
 
+# What functions look at reaches the workers of the process's own supervisor.
+pytestmark = pytest.mark.embedded
 REPLAY = {"mode": "process", "recover": "replay", "workers": 1}
 
 

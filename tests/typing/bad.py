@@ -55,4 +55,6 @@ async def uses() -> None:
     StreamConfig(mode="thread")  # E
     StreamConfig(full="newest")  # E
     StreamConfig(buffer="many")  # E
+    StreamConfig(recover=True)  # E
+    StreamConfig(on_poison="ignore")  # E
     print(wrong, shouts)

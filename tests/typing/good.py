@@ -35,6 +35,20 @@ async def pauses(events: Events[str]) -> AsyncIterator[str]:
             yield event
 
 
+@stream_fn(mode="process", recover="replay", journal_limit=1 << 20, on_poison="skip")
+async def counted(events: AsyncIterator[str], state: dict[str, int]) -> AsyncIterator[int]:
+    async for event in events:
+        state["all"] = state.get("all", 0) + len(event)
+        yield state["all"]
+
+
+@stream_fn
+async def counted_with_ticks(events: Events[str], state: dict[str, Any]) -> AsyncIterator[int]:
+    async for event in events.ticks(1.0):
+        if isinstance(event, str):
+            yield len(event)
+
+
 @stream_fn
 async def untyped(events):  # type: ignore[no-untyped-def]
     async for event in events:
@@ -56,6 +70,11 @@ async def source() -> AsyncIterator[str]:
 
 async def uses() -> None:
     assert_type(lengths, StreamFn[str, int])
+    assert_type(counted, StreamFn[str, int])
+    assert_type(counted_with_ticks, StreamFn[str, int])
+    async for count in counted(["a"], {"all": 1}):
+        assert_type(count, int)
+    StreamConfig(recover="replay", on_poison=lambda stream, event: print(stream, event))
     assert_type(texts, StreamFn[float, str])
     assert_type(halves.options(mode="inline"), StreamFn[int, float])
     assert_type(lengths | halves, StreamFn[str, float])

@@ -49,6 +49,34 @@ async def test_streams_flow_on(daemon):
             await stream.recv()
 
 
+async def test_a_stream_that_recovers_goes_to_the_next_supervisor(daemon_at):
+    daemon = daemon_at("--workers", 2, "--idle-timeout", 1)
+    async with add.options(recover="replay").open() as stream:
+        await stream.send(1)
+        assert await stream.recv() == 1
+        other = await pids.open()
+        worker = await pid_of(other)
+        daemon.kill()
+        await lost()
+        daemon_at("--workers", 2)
+        os.kill(worker, signal.SIGKILL)
+        with pytest.raises(WorkerDied):
+            await asyncio.wait_for(other.recv(), 20)
+        await stream.send(2)
+        assert await asyncio.wait_for(stream.recv(), 20) == 3
+
+
+async def test_a_stream_that_recovers_says_when_no_supervisor_is_left(daemon):
+    async with pids.options(recover="replay").open() as stream:
+        pid = await pid_of(stream)
+        daemon.kill()
+        await lost()
+        os.kill(pid, signal.SIGKILL)
+        with pytest.raises(WorkerDied) as info:
+            await asyncio.wait_for(stream.recv(), 20)
+        assert isinstance(info.value.__cause__, PoolError)
+
+
 async def test_the_next_supervisor_is_found(daemon_at):
     daemon = daemon_at("--workers", 2, "--idle-timeout", 1)
     async with pids.open() as stream:

@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use pyo3::prelude::*;
 use velo_shm::lending_len;
 
-use super::stream::{ClientEnds, Kept};
+use super::ends::{ClientEnds, Kept};
 use crate::channel::{Offer, Want};
 use crate::codec::codec;
 use crate::errors;

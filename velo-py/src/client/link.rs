@@ -12,7 +12,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use velo_shm::{Consumer, LinkEnd, Producer, ticks};
 
-use super::stream::{ClientEnds, Ends};
+use super::ends::{ClientEnds, Ends};
 use crate::cell::GilCell;
 use crate::control::{self, Control};
 use crate::errors;

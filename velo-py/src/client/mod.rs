@@ -2,6 +2,7 @@
 //! stream.
 
 mod backlog;
+mod ends;
 mod journal;
 mod link;
 mod log;
@@ -25,11 +26,11 @@ use crate::state::StreamCore;
 use crate::stream::Opened;
 use crate::wait::Waits;
 use backlog::Backlog;
+use ends::{ClientEnds, Ends, Kept, Place};
 use journal::{Death, Journal, Terms, Where};
 use link::{Link, LinkState};
 pub use recover::Recovery;
 pub use stream::RingChannel;
-use stream::{ClientEnds, Ends, Kept, Place};
 
 /// How workers are killed that cannot end by themselves.
 const SIGKILL: i32 = 9;

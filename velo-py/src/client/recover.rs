@@ -5,8 +5,8 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use pyo3::prelude::*;
 
+use super::ends::{ClientEnds, Ends, Kept};
 use super::journal::{Death, Entry, Journal, Terms};
-use super::stream::{ClientEnds, Ends, Kept};
 use crate::channel::Offer;
 use crate::codec::{Codec, CopyMemory, codec};
 use crate::control::Control;
