@@ -1,6 +1,7 @@
 """A standalone supervisor for tests, started as a user starts it."""
 
 import contextlib
+import ctypes
 import itertools
 import json
 import select
@@ -16,6 +17,7 @@ from velo import _core
 # Longer than anything takes on a slow machine.
 PATIENCE = 20
 _numbers = itertools.count()
+_libc = ctypes.CDLL(None)
 
 
 class Daemon:
@@ -38,6 +40,7 @@ class Daemon:
             stderr=self.log,
             env=environment(NOTIFY_SOCKET=str(notify)),
             start_new_session=True,
+            preexec_fn=_end_with_this_thread,  # also when the tests are killed
         )
         if wait:
             assert "READY=1" in self.hear(), self.said()
@@ -105,6 +108,11 @@ class Daemon:
                 self.process.wait()
         self.news.close()
         self.log.close()
+
+
+def _end_with_this_thread():
+    """In a child that is about to run its program: it is told to end when the tests have ended."""
+    _libc.prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 def ask(path, order, wanted, bound=PATIENCE):

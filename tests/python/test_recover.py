@@ -93,6 +93,7 @@ async def test_an_exception_before_the_death_comes_again():
             await stream.recv()
 
 
+@pytest.mark.embedded
 @pytest.mark.parametrize("how", ["recv", "send", "batch", "feed", "feed async", "iterate", "end"])
 async def test_every_wait_simply_goes_on(how):
     """Whatever a task waits for when the worker dies, it gets."""
@@ -196,6 +197,7 @@ async def test_cancelling_while_there_is_no_worker():
     assert await sums.run([1]) == [1]
 
 
+@pytest.mark.embedded
 async def test_a_dropped_stream_is_not_recovered():
     stream = await sums.open()
     await stream.send(1)
@@ -248,6 +250,7 @@ async def test_the_second_worker_dies_too():
         assert got == expected
 
 
+@pytest.mark.embedded
 async def test_run_and_run_sync():
     @stream_fn(**REPLAY)
     async def dies_once(events):
@@ -361,6 +364,7 @@ async def test_divergence_is_found():
             await stream.send(3)
 
 
+@pytest.mark.embedded
 @pytest.mark.parametrize("how", ["returns", "raises"])
 async def test_fewer_results_than_before_diverge(how):
     @stream_fn(**REPLAY)

@@ -145,6 +145,7 @@ async def test_the_memory_of_a_long_stream_is_bounded():
         assert stream.metrics.events == 10_000
 
 
+@pytest.mark.embedded
 async def test_at_the_limit_sending_waits_for_a_snapshot():
     """The function has handled little, so that none was due."""
 
