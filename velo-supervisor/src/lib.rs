@@ -29,6 +29,8 @@
 
 mod client;
 mod connection;
+#[doc(hidden)] // for the two halves of a stream alone
+pub mod control;
 pub mod daemon;
 pub mod embedded;
 mod error;
