@@ -6,9 +6,13 @@ import contextlib
 import io
 import pickle
 import traceback
+from collections.abc import Callable
 from typing import Any
 
 from velo.errors import RemoteError
+
+# Called with each exception that is packed, if it is set.
+note: Callable[[BaseException], object] | None = None
 
 Packed = tuple[bytes | None, str, str, str, tuple[str, ...]]
 
@@ -21,6 +25,8 @@ def pack(error: BaseException, longest: int) -> Packed:
         longest: How many bytes there may be of it. Words are cut to fit.
 
     """
+    if note is not None:
+        note(error)
     text = "".join(traceback.format_exception(error))
     kind = f"{type(error).__module__}.{type(error).__qualname__}".removeprefix("builtins.")
     message = _message(error)

@@ -10,8 +10,8 @@ use pyo3::exceptions::{PyConnectionError, PyOSError};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 use velo_supervisor::{
-    Client, ClientEvent, EmbeddedOptions, Exit, LinkId, Order, Ran, Refusal, Seat, SeatEvent,
-    SupervisorError, embedded, zygote,
+    Client, ClientEvent, EmbeddedOptions, Exit, LinkId, Order, Question, Ran, Refusal, Seat,
+    SeatEvent, SupervisorError, embedded, zygote,
 };
 
 use crate::client::ClientLink;
@@ -88,6 +88,22 @@ impl SupervisorClient {
     /// Asks what the supervisor does. Answered by `("status", text)`, JSON.
     fn status(&self) -> PyResult<()> {
         self.order(Order::Status)
+    }
+
+    /// Asks which streams there are. Answered by `("looked", text)` for each worker, JSON, and then
+    /// `("done",)`.
+    fn look(&self) -> PyResult<()> {
+        self.order(Order::Look(Question::Streams))
+    }
+
+    /// Asks where the function of a stream stands; answered as `look`.
+    fn inspect(&self, stream: String) -> PyResult<()> {
+        self.order(Order::Look(Question::Inspect { stream }))
+    }
+
+    /// Has a stream ended, and its client told why; answered as `look`.
+    fn end(&self, stream: String, why: String) -> PyResult<()> {
+        self.order(Order::Look(Question::End { stream, why }))
     }
 
     /// Has the supervisor take no new streams, and end with the last one or after `bound` seconds.
@@ -208,6 +224,10 @@ fn client_event(py: Python<'_>, event: ClientEvent) -> PyResult<Bound<'_, PyTupl
         ClientEvent::Status(status) => {
             let text = serde_json::to_string(&status).map_err(pool_error)?;
             ("status", text).into_pyobject(py)
+        }
+        ClientEvent::Looked(look) => {
+            let text = serde_json::to_string(&look).map_err(pool_error)?;
+            ("looked", text).into_pyobject(py)
         }
         ClientEvent::Log(lines) => ("log", lines).into_pyobject(py),
         ClientEvent::Done => ("done",).into_pyobject(py),
@@ -340,6 +360,11 @@ impl WorkerSeat {
                     ("attach", link.0, Py::new(py, WorkerLink::new(end)?)?).into_pyobject(py)
                 }
                 SeatEvent::Detach { link } => ("detach", link.0).into_pyobject(py),
+                SeatEvent::Ask { ask, question } => match question {
+                    Question::Streams => ("streams", ask).into_pyobject(py),
+                    Question::Inspect { stream } => ("inspect", ask, stream).into_pyobject(py),
+                    Question::End { stream, why } => ("end", ask, stream, why).into_pyobject(py),
+                },
                 SeatEvent::Drain => ("drain",).into_pyobject(py),
                 SeatEvent::Lost => ("lost",).into_pyobject(py),
                 SeatEvent::Orphaned => ("orphaned",).into_pyobject(py),
@@ -371,6 +396,15 @@ impl WorkerSeat {
     fn client_fileno(&self, link: u64) -> Option<i32> {
         self.lock().client_fd(LinkId(link))
     }
+
+    /// Answers a question of the supervisor, with JSON of `MOST_TOLD` bytes at most.
+    fn tell(&self, ask: u64, answer: String) -> PyResult<()> {
+        self.lock().tell(ask, answer).map_err(pool_error)
+    }
+
+    /// The longest answer, in bytes.
+    #[classattr]
+    const MOST_TOLD: usize = Seat::MOST_TOLD;
 
     /// Tells the supervisor that a detached link is not used any more.
     fn detached(&self, link: u64) -> PyResult<()> {

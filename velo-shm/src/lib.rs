@@ -60,7 +60,9 @@ pub use board::{Allowance, Progress, Running, Setting};
 pub use doorbell::wait_any;
 pub use doorbell::{Bells, Doorbell};
 pub use layout::MAX_SLOTS;
-pub use link::{Counters, LinkCounters, LinkEnd, LinkError, LinkSpec, Side, initialise};
+pub use link::{
+    Counters, LinkCounters, LinkEnd, LinkError, LinkSpec, Side, SlotFigures, initialise,
+};
 pub use ring::{
     Consumer, FIRST_KIND, Frame, Full, Lease, Limits, Loan, Part, Producer, Reservation,
     ReserveError, RingCorrupted, lending_len,

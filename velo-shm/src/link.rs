@@ -19,8 +19,10 @@ use crate::ring::{Consumer, Limits, Producer, SlotHold};
 use crate::segment::Segment;
 use crate::sync::{Ordering, full_fence};
 
+mod figures;
 mod setup;
 
+pub use figures::SlotFigures;
 use setup::read_geometry;
 pub use setup::{LinkError, LinkSpec, initialise};
 

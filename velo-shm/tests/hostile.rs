@@ -202,6 +202,8 @@ fn scribbles_over_the_link_header_do_no_harm_to_those_who_are_attached() {
             end.enter();
             end.residents();
             end.counters();
+            end.open_slots(8);
+            end.queued();
             end.doorbell().drain();
         }
     }

@@ -325,3 +325,27 @@ fn counters_count_streams_that_are_open_and_those_that_were() {
     assert_eq!(pair.client.counters().to_worker, expected);
     assert_eq!(pair.client.counters().to_client, Counters::default());
 }
+
+#[test]
+fn open_slots_are_seen_with_what_waits_in_them() {
+    let pair = Pair::new(SMALL);
+    assert!(pair.client.open_slots(8).is_empty());
+    let (mut producer, mut consumer) = pair.way_in(1, LIMITS);
+    send(&mut producer, b"12");
+    send(&mut producer, b"3");
+    producer.publish();
+    let seen = pair.client.open_slots(8);
+    let figures = (
+        seen[0].slot,
+        seen[0].events,
+        seen[0].handled,
+        seen[0].bytes_in,
+    );
+    assert_eq!((seen.len(), figures), (1, (1, 2, 0, 3)));
+    assert_eq!(pair.client.queued(), 2);
+    consumer.peek().unwrap().expect("a frame");
+    consumer.release();
+    consumer.publish();
+    assert_eq!(pair.client.open_slots(8)[0].queued(), 1);
+    assert!(pair.client.open_slots(0).is_empty());
+}

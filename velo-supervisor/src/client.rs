@@ -16,7 +16,7 @@ use crate::link;
 use crate::peer;
 use crate::protocol::{
     Exit, FromClient, Killed, LinkId, Order, PROTOCOL_VERSION, Ran, Refusal, RequestId, Status,
-    ToClient, Welcome, WorkerInfo,
+    ToClient, Welcome, WorkerInfo, WorkerLook,
 };
 use crate::transport::{Channel, Received, TransportError, exactly_and_maybe};
 
@@ -86,6 +86,8 @@ pub enum ClientEvent {
     },
     /// The answer to [`Order::Status`].
     Status(Status),
+    /// A look at one worker, for [`Order::Look`]; after the last one comes [`ClientEvent::Done`].
+    Looked(WorkerLook),
     /// Lines of the supervisor's log, for [`Order::Logs`].
     Log(Vec<String>),
     /// The supervisor has accepted an [`Order`].
@@ -200,7 +202,7 @@ impl Client {
     }
 
     /// Gives the supervisor an order. The answer is one of [`ClientEvent::Status`],
-    /// [`ClientEvent::Log`], [`ClientEvent::Done`] and [`ClientEvent::Unable`].
+    /// [`ClientEvent::Looked`], [`ClientEvent::Log`], [`ClientEvent::Done`] and [`ClientEvent::Unable`].
     ///
     /// # Errors
     ///
@@ -302,6 +304,7 @@ impl Client {
                             stack,
                         },
                         ToClient::Status(status) => ClientEvent::Status(status),
+                        ToClient::Looked(look) => ClientEvent::Looked(look),
                         ToClient::Log { lines } => ClientEvent::Log(lines),
                         ToClient::Done => ClientEvent::Done,
                         ToClient::Unable { why } => ClientEvent::Unable(why),

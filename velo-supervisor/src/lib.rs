@@ -55,8 +55,8 @@ pub use client::{Client, ClientEvent};
 pub use error::{DaemonError, SeatError, SupervisorError, ZygoteError};
 pub use options::{DaemonOptions, EmbeddedOptions, LogFormat};
 pub use protocol::{
-    ClientStatus, Exit, Killed, LinkId, Order, PROTOCOL_VERSION, Ran, Refusal, RequestId, Status,
-    Welcome, WorkerInfo, WorkerStatus,
+    ClientStatus, Exit, Killed, LinkId, LinkLook, Order, PROTOCOL_VERSION, Question, Ran, Refusal,
+    RequestId, Status, StreamLook, Welcome, WorkerInfo, WorkerLook, WorkerStatus,
 };
 pub use seat::{ABANDONED_EXIT_CODE, Seat, SeatEvent};
 pub use transport::TransportError;

@@ -12,14 +12,16 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 /// The version of the control protocol that this crate speaks.
-pub const PROTOCOL_VERSION: u32 = 4;
+pub const PROTOCOL_VERSION: u32 = 5;
 
 /// One request for a link, unique within its client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct RequestId(pub u64);
 
 /// One link between a client and a worker, unique within its supervisor.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 pub struct LinkId(pub u64);
 
 /// Which worker process is meant.
@@ -170,6 +172,16 @@ pub struct WorkerStatus {
     pub retiring: bool,
     /// Whether it has been told to stop.
     pub stopping: bool,
+    /// Processor time that it has used, in milliseconds.
+    pub cpu_ms: u64,
+    /// Memory that it has resident, in bytes, what it shares with others included.
+    pub memory: u64,
+    /// Events that were sent to it so far.
+    pub events: u64,
+    /// Results that it has sent so far.
+    pub results: u64,
+    /// Events that wait there, or are being handled.
+    pub queued: u64,
 }
 
 /// One connection of a client, as [`Status`] shows it.
@@ -186,6 +198,78 @@ pub struct ClientStatus {
     pub streams: u32,
     /// For how many seconds it has been connected.
     pub connected: u64,
+}
+
+/// What somebody who looks asks of the workers, which know more of their streams than the
+/// supervisor.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Question {
+    /// Which streams they run.
+    Streams,
+    /// Where the function of this stream stands, and with what.
+    Inspect {
+        /// Its name, or its link and slot as `LINK:SLOT`.
+        stream: String,
+    },
+    /// End this stream; what is queued is not handled.
+    End {
+        /// Its name, or its link and slot as `LINK:SLOT`.
+        stream: String,
+        /// What its client is told.
+        why: String,
+    },
+}
+
+/// A look at one worker, for a [`Question`].
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct WorkerLook {
+    /// The supervisor's name for it.
+    pub worker: u32,
+    /// Its process id.
+    pub pid: i32,
+    /// What it says, as JSON; none if it did not answer in time.
+    pub answer: Option<String>,
+    /// The stacks of its threads, if it was asked where a function stands and did not answer.
+    pub stack: String,
+    /// Its links.
+    pub links: Vec<LinkLook>,
+}
+
+/// One link, as [`WorkerLook`] shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LinkLook {
+    /// Which one.
+    pub link: LinkId,
+    /// The process id of its client.
+    pub client: i32,
+    /// The slot whose function runs right now, and which event that has.
+    pub running: Option<(u32, u64)>,
+    /// Streams that are open on it, as far as they are shown.
+    pub streams: Vec<StreamLook>,
+    /// How many more there are.
+    pub omitted: u32,
+}
+
+/// One stream, as [`LinkLook`] shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct StreamLook {
+    /// Its place on the link.
+    pub slot: u32,
+    /// Events that were sent.
+    pub events: u64,
+    /// Events that wait, or are being handled.
+    pub queued: u64,
+    /// Results that its function has sent.
+    pub results: u64,
+    /// Results that its client has not taken.
+    pub results_queued: u64,
+    /// Bytes of all events.
+    pub bytes_in: u64,
+    /// Bytes of all results.
+    pub bytes_out: u64,
 }
 
 /// Who a supervisor is and what it allows, as it tells a new client.
@@ -242,6 +326,8 @@ pub enum Order {
     /// Replace every worker, and what they are forked from: new streams go to new workers, old
     /// workers end with their last stream. Answered at once.
     Restart,
+    /// Ask the workers. Answered by a look at each one, and then that it is done.
+    Look(Question),
     /// Tell what was logged lately; with `follow`, also what will be.
     Logs {
         /// Until the connection ends.
@@ -286,6 +372,8 @@ pub(crate) enum ToClient {
     },
     /// The answer to `Order::Status`.
     Status(Status),
+    /// One worker, for `Order::Look`.
+    Looked(WorkerLook),
     /// Lines of the supervisor's log.
     Log { lines: Vec<String> },
     /// The order was accepted.
@@ -347,6 +435,8 @@ pub(crate) enum ToWorker {
     Attach { link: LinkId },
     /// Nobody uses the link any more.
     Detach { link: LinkId },
+    /// Answer this, under this number.
+    Ask { ask: u64, question: Question },
     /// Finish or cancel the streams, then exit with 0.
     Drain,
 }
@@ -362,4 +452,6 @@ pub(crate) enum FromWorker {
     AttachFailed { link: LinkId, why: String },
     /// It has let go of a link that was detached.
     Detached { link: LinkId },
+    /// The answer to a question, as JSON.
+    Told { ask: u64, answer: String },
 }

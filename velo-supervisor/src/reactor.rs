@@ -22,9 +22,11 @@ use crate::protocol::{
 };
 use crate::worker::WorkerProcess;
 use clients::ClientConnection;
+use look::Looks;
 
 mod admin;
 mod clients;
+mod look;
 mod perform;
 
 /// What the rest of the process asks of the supervisor's thread.
@@ -127,6 +129,8 @@ pub(crate) struct Reactor {
     draining: Option<Option<Instant>>,
     /// Everything must have ended by then.
     end_by: Option<Instant>,
+    /// What somebody waits to be shown.
+    looks: Looks,
     events: UnboundedSender<Event>,
 }
 
@@ -218,6 +222,7 @@ impl Reactor {
             since: Instant::now(),
             draining: None,
             end_by: None,
+            looks: Looks::default(),
             events,
         }
     }
@@ -225,6 +230,7 @@ impl Reactor {
     /// Does all that follows from what was heard.
     fn advance(&mut self, now: Instant) {
         self.turn_the_silent_away(now);
+        self.look(now);
         loop {
             let view = View {
                 links: &self.links,
@@ -265,6 +271,7 @@ impl Reactor {
             self.pool.next_deadline(),
             self.nursery.next_deadline(),
             self.next_silent(),
+            self.looks.next_deadline(),
             self.draining.flatten().filter(|_| self.end_by.is_none()),
             self.end_by,
         ]
@@ -358,6 +365,7 @@ impl Reactor {
             FromWorker::Attached { link } => self.pool.attached(now, id, link),
             FromWorker::AttachFailed { link, why } => self.pool.attach_failed(now, id, link, why),
             FromWorker::Detached { .. } => self.pool.detached(now, id),
+            FromWorker::Told { ask, answer } => self.looks.told(ask, id, answer),
         }
     }
 

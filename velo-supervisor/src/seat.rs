@@ -18,7 +18,7 @@ use velo_shm::{LinkEnd, Side};
 
 use crate::error::SeatError;
 use crate::link;
-use crate::protocol::{FromWorker, LinkId, ToWorker};
+use crate::protocol::{FromWorker, LinkId, Question, ToWorker};
 use crate::sys;
 use crate::transport::{Channel, Received, TransportError, exactly_and_maybe};
 
@@ -65,6 +65,13 @@ pub enum SeatEvent {
     Detach {
         /// The link.
         link: LinkId,
+    },
+    /// Somebody asks; to be answered at once by [`Seat::tell`].
+    Ask {
+        /// The number of the question.
+        ask: u64,
+        /// What is asked.
+        question: Question,
     },
     /// Finish or cancel all streams, then exit with 0. There is a bound, and then a signal.
     Drain,
@@ -172,6 +179,9 @@ impl Seat {
                 Received::Message(ToWorker::Detach { link }, _) => {
                     events.push(SeatEvent::Detach { link });
                 }
+                Received::Message(ToWorker::Ask { ask, question }, _) => {
+                    events.push(SeatEvent::Ask { ask, question });
+                }
                 Received::Message(ToWorker::Drain, _) => events.push(SeatEvent::Drain),
                 Received::Empty => return Ok(()),
                 Received::Closed => return Err(TransportError::Closed),
@@ -199,10 +209,23 @@ impl Seat {
     /// [`Seat::poll`] tells.
     pub fn detached(&mut self, link: LinkId) -> Result<(), SeatError> {
         lock(&self.clients).remove(&link);
-        match self
-            .channel
-            .send(&FromWorker::Detached { link }, Vec::new())
-        {
+        self.say(&FromWorker::Detached { link })
+    }
+
+    /// Answers a question, with JSON of [`MOST_TOLD`](Self::MOST_TOLD) bytes at most.
+    ///
+    /// # Errors
+    ///
+    /// As [`Seat::detached`], and when the answer is too long.
+    pub fn tell(&mut self, ask: u64, answer: String) -> Result<(), SeatError> {
+        self.say(&FromWorker::Told { ask, answer })
+    }
+
+    /// The longest answer, in bytes.
+    pub const MOST_TOLD: usize = 512 << 10;
+
+    fn say(&mut self, message: &FromWorker) -> Result<(), SeatError> {
+        match self.channel.send(message, Vec::new()) {
             Ok(()) | Err(TransportError::Closed) => Ok(()),
             Err(error) => Err(error.into()),
         }

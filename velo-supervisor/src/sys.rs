@@ -2,11 +2,13 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::time::Duration;
 
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, pthread_sigmask, signal};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
+use nix::unistd::SysconfVar;
 
 use crate::protocol::Exit;
 
@@ -60,6 +62,26 @@ pub(crate) fn thread_count() -> u32 {
     let threads = std::fs::read_dir("/proc/self/task").map_or(0, Iterator::count);
     // At least the one that asks, also where /proc is not mounted.
     u32::try_from(threads).unwrap_or(u32::MAX).max(1)
+}
+
+/// Processor time that a process has used, and bytes of memory that it has resident; None where the
+/// system does not tell.
+pub(crate) fn usage(pid: i32) -> Option<(Duration, u64)> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // Its name, in brackets, may contain anything.
+    let fields: Vec<_> = stat.rsplit_once(')')?.1.split_ascii_whitespace().collect();
+    let number = |at: usize| fields.get(at)?.parse::<u64>().ok();
+    let system = |name| {
+        nix::unistd::sysconf(name)
+            .ok()
+            .flatten()
+            .and_then(|n| u64::try_from(n).ok())
+    };
+    let ticks = number(11)?.saturating_add(number(12)?);
+    let cpu =
+        Duration::from_millis(ticks.saturating_mul(1000) / system(SysconfVar::CLK_TCK)?.max(1));
+    let memory = number(21)?.saturating_mul(system(SysconfVar::PAGE_SIZE)?);
+    Some((cpu, memory))
 }
 
 /// The number of the calling thread, as debuggers and Python's `threading.get_ident` know it.

@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 
 use nix::sys::signal::Signal;
+use velo_shm::LinkCounters;
 
 use crate::connection::{Connection, Delivery};
 use crate::pool::Step;
@@ -26,6 +27,8 @@ pub(crate) struct WorkerProcess {
     zygote: u64,
     /// How far it was told to stop before it was forked.
     stopped: Option<Step>,
+    /// Events and results of links that are gone.
+    counted: (u64, u64),
 }
 
 impl WorkerProcess {
@@ -45,6 +48,7 @@ impl WorkerProcess {
                 thread: 0,
                 zygote: 0,
                 stopped: None,
+                counted: (0, 0),
             },
             vec![there, theirs],
         ))
@@ -68,6 +72,23 @@ impl WorkerProcess {
     /// It serves, in this thread.
     pub(crate) fn started(&mut self, thread: u64) {
         self.thread = thread;
+    }
+
+    /// Notes what went through a link that is gone.
+    pub(crate) fn add_counted(&mut self, link: LinkCounters) {
+        let (events, results) = &mut self.counted;
+        *events = events.wrapping_add(link.to_worker.events);
+        *results = results.wrapping_add(link.to_client.events);
+    }
+
+    /// Events and results that went through links that are gone.
+    pub(crate) fn counted(&self) -> (u64, u64) {
+        self.counted
+    }
+
+    /// Takes what it has written away again.
+    pub(crate) fn clear_stacks(&self) {
+        self.report.clear();
     }
 
     /// The stacks that it has written.

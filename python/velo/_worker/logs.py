@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from velo._context import stream_name
+from velo._worker import window
 
 if TYPE_CHECKING:
     from velo import _core
@@ -31,6 +32,8 @@ class ForwardingHandler(logging.Handler):
         """Send one record to the client of the stream that logs, or else to all of them."""
         try:
             own = link_of_stream.get(None)
+            if record.levelno >= logging.ERROR:
+                window.note_error(record)
             for link in [own] if own is not None else list(self._links()):
                 self._send(link, record)
         except Exception:

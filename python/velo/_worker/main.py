@@ -8,15 +8,16 @@ import functools
 import logging
 import os
 import signal
+import time
 import traceback
 from collections.abc import Callable
 from typing import Any
 
-from velo import _core
+from velo import _core, _remote
 from velo._context import stream_name
 from velo._reference import load
 from velo._state import takes_state
-from velo._worker import logs, output, report
+from velo._worker import logs, output, report, window
 from velo._worker.selector import LinkSelector
 
 # How long cancelled streams may take to run their `finally` blocks when the worker is to end.
@@ -31,12 +32,13 @@ def main(seat: _core.WorkerSeat, output_lock: int) -> int:
     seat.start_watchdog()
     output.unmix(output_lock)
     worker = _Worker(seat)
+    _remote.note = window.note_failure
     logging.root.addHandler(logs.ForwardingHandler(worker.links))
     with asyncio.Runner(loop_factory=worker.make_loop) as runner:
         return runner.run(worker.serve())
 
 
-class _Client:
+class Client:
     """One client's link, its functions and its running streams."""
 
     def __init__(self, number: int, link: _core.WorkerLink) -> None:
@@ -46,13 +48,15 @@ class _Client:
         self.context = contextvars.copy_context()
         self.context.run(logs.link_of_stream.set, link)
         self.tasks: dict[int, asyncio.Task[None]] = {}
+        # Under which number the function of each slot's stream is known, and when it was opened.
+        self.opened: dict[int, tuple[int, float]] = {}
 
 
 class _Worker:
     def __init__(self, seat: _core.WorkerSeat) -> None:
         self._seat = seat
         self._selector = LinkSelector(self._on_ready)
-        self._clients: dict[int, _Client] = {}
+        self._clients: dict[int, Client] = {}
         self._loop: asyncio.AbstractEventLoop
         self._stop: asyncio.Event
         self._leaving: set[asyncio.Task[None]] = set()
@@ -86,7 +90,7 @@ class _Worker:
             getattr(self, f"_on_{what}")(*rest)
 
     def _on_attach(self, number: int, link: _core.WorkerLink) -> None:
-        self._clients[number] = _Client(number, link)
+        self._clients[number] = Client(number, link)
         self._watch_links()
 
     def _on_detach(self, number: int) -> None:
@@ -98,9 +102,32 @@ class _Worker:
         self._leaving.add(task)
         task.add_done_callback(self._leaving.discard)
 
-    async def _leave(self, client: _Client) -> None:
+    async def _leave(self, client: Client) -> None:
         await self._cancel(list(client.tasks.values()))
         self._seat.detached(client.number)
+
+    # Somebody looks: at what was opened before they asked, whichever way the news of that takes.
+
+    def _on_streams(self, ask: int) -> None:
+        self._on_ready()
+        streams = (s for c in self._clients.values() for s in window.streams(c))
+        self._seat.tell(ask, window.packed(streams, self._seat.MOST_TOLD))
+
+    def _on_inspect(self, ask: int, which: str) -> None:
+        self._on_ready()
+        found = (window.inspect(s) for c in self._clients.values() for s in window.find(c, which))
+        failed = window.failures(which)
+        self._seat.tell(ask, window.packed([*found, *failed], self._seat.MOST_TOLD))
+
+    def _on_end(self, ask: int, which: str, why: str) -> None:
+        self._on_ready()
+        ended = []
+        for client in self._clients.values():
+            for stream in window.find(client, which):
+                if client.link.end(stream.slot, why):
+                    stream.task.cancel()
+                    ended.append(window.described(stream))
+        self._seat.tell(ask, window.packed(ended, self._seat.MOST_TOLD))
 
     def _on_drain(self) -> None:
         self._stop.set()
@@ -156,12 +183,12 @@ class _Worker:
                 traceback.print_exc()
                 os._exit(70)
 
-    def _do_define(self, client: _Client, function: int, definition: bytes) -> None:
+    def _do_define(self, client: Client, function: int, definition: bytes) -> None:
         client.functions[function] = definition
 
     def _do_open(
         self,
-        client: _Client,
+        client: Client,
         place: tuple[int, int],
         function: int,
         limits: tuple[int, int, bool, bool, bool],
@@ -178,10 +205,11 @@ class _Worker:
         task = asyncio.Task(pump, loop=self._loop, name=name, context=context)
         slot, _ = place
         client.tasks[slot] = task
-        task.add_done_callback(functools.partial(_forget, client.tasks, slot))
+        client.opened[slot] = (function, time.monotonic())
+        task.add_done_callback(functools.partial(_forget, client, slot))
         port.attach(pump, task, context)
 
-    def _function(self, client: _Client, number: int) -> tuple[Callable[..., Any], bool]:
+    def _function(self, client: Client, number: int) -> tuple[Callable[..., Any], bool]:
         """Return a function, and whether it is called with a state."""
         known = client.functions[number]
         if isinstance(known, bytes):
@@ -189,20 +217,20 @@ class _Worker:
             known = client.functions[number] = (function, takes_state(function))
         return known
 
-    def _do_levels(self, client: _Client, packed: bytes) -> None:
+    def _do_levels(self, client: Client, packed: bytes) -> None:
         logs.apply_levels(packed)
 
-    def _do_snapshot(self, client: _Client, slot: int, stream: int) -> None:
+    def _do_snapshot(self, client: Client, slot: int, stream: int) -> None:
         client.link.snapshot(slot, stream)
 
-    def _do_cancel(self, client: _Client, slot: int) -> None:
+    def _do_cancel(self, client: Client, slot: int) -> None:
         client.link.cancel(slot)
         if (task := client.tasks.get(slot)) is not None:
             task.cancel()
 
 
-def _forget(tasks: dict[int, asyncio.Task[None]], slot: int, done: asyncio.Task[None]) -> None:
-    if tasks.get(slot) is done:
-        del tasks[slot]
+def _forget(client: Client, slot: int, done: asyncio.Task[None]) -> None:
+    if client.tasks.get(slot) is done:
+        del client.tasks[slot], client.opened[slot]
     if not done.cancelled() and (error := done.exception()) is not None:
         traceback.print_exception(error)

@@ -15,6 +15,8 @@ from velo.cli.bench import bench
 from velo.cli.replay import replay
 from velo.cli.run import record, run
 from velo.cli.supervisor import supervisor
+from velo.cli.supervisor.inspect import inspect
+from velo.cli.supervisor.status import status
 
 __all__ = ["main"]
 
@@ -30,6 +32,8 @@ velo.add_command(record)
 velo.add_command(replay)
 velo.add_command(bench)
 velo.add_command(supervisor)
+velo.add_command(status)
+velo.add_command(inspect)
 
 
 def main() -> None:

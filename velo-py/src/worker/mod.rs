@@ -130,6 +130,7 @@ impl WorkerLink {
                 input_ended: false,
                 asked: false,
                 cancelled: false,
+                ended_by: None,
                 unsent_end: None,
                 drops,
                 recovers,
@@ -179,6 +180,13 @@ impl WorkerLink {
         if let Some(port) = self.link.port(py, slot) {
             port.cancel(py);
         }
+    }
+
+    /// Ends the input of a stream that somebody else than its client ends: whatever its function
+    /// does now, the client is told `why`. False if there is no such stream.
+    fn end(&self, py: Python<'_>, slot: u32, why: String) -> bool {
+        let port = self.link.port(py, slot);
+        port.is_some_and(|port| port.end_for(py, why))
     }
 
     /// Sends a log record to the client; false when it does not read them.

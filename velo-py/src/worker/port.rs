@@ -46,6 +46,8 @@ pub struct Ends {
     pub(super) asked: bool,
     /// The client wants neither events handled nor results sent.
     pub(super) cancelled: bool,
+    /// Why somebody else than the client has ended the stream.
+    pub(super) ended_by: Option<String>,
     /// The end, while there is no room for it.
     pub(super) unsent_end: Option<(u8, Vec<u8>)>,
     /// Events may become unwanted while they are queued.
@@ -236,6 +238,11 @@ impl RingPort {
     /// See [`Port::finish`].
     pub fn finish(&self, py: Python<'_>, outcome: Result<(), PyErr>) {
         self.detach(py);
+        let ended_by = self.ends.with(py, |ends| ends.ended_by.take());
+        let outcome = match ended_by.ok().flatten() {
+            Some(why) => Err(errors::closed(why)),
+            None => outcome,
+        };
         let (kind, payload) = match outcome {
             Ok(()) => (END, Vec::new()),
             Err(error) => (ERROR, self.pack_error(py, error)),
@@ -359,6 +366,22 @@ impl RingPort {
             ends.cancelled = true;
             ends.input_ended = true;
         });
+    }
+
+    /// Somebody else than the client ends the stream. False if its end was already seen.
+    pub(super) fn end_for(&self, py: Python<'_>, why: String) -> bool {
+        let there = self.ends.with(py, |ends| {
+            let there = ends.rings.is_some() && ends.unsent_end.is_none();
+            if there {
+                ends.ended_by.get_or_insert(why);
+            }
+            there
+        });
+        let there = there.unwrap_or(false);
+        if there {
+            self.cancel(py);
+        }
+        there
     }
 
     /// See [`Port::is_cancelled`].

@@ -446,10 +446,10 @@ impl Pool {
             let status = WorkerStatus {
                 id,
                 pid: worker.pid(),
-                residents: 0, // only the links know
                 links: u32::try_from(worker.links.len()).unwrap_or(u32::MAX),
                 retiring: worker.retiring,
                 stopping: matches!(worker.stage, Stage::Stopping { .. }),
+                ..WorkerStatus::default() // what others know
             };
             (status, &worker.links)
         })
@@ -461,6 +461,11 @@ impl Pool {
             .iter()
             .filter(move |(_, link)| link.client == client && link.wait.is_none())
             .map(|(id, _)| *id)
+    }
+
+    /// The client that has, or waits for, this link.
+    pub(crate) fn client_of(&self, link: LinkId) -> Option<ClientId> {
+        self.links.get(&link).map(|known| known.client)
     }
 
     /// The worker that runs, or ran last, as this process.

@@ -8,9 +8,12 @@ use crate::protocol::{ClientStatus, LinkId, Order, Status, ToClient};
 
 impl Reactor {
     pub(super) fn administer(&mut self, now: Instant, id: ClientId, order: Order) {
+        if let (Some(_), Order::Look(question)) = (&self.standalone, &order) {
+            return self.begin_look(now, id, question.clone());
+        }
         let answer = match (&self.standalone, order) {
             (_, Order::Status) => ToClient::Status(self.status()),
-            (None, _) => ToClient::Unable {
+            (None, _) | (_, Order::Look(_)) => ToClient::Unable {
                 why: "it is a part of a program, and ends with that".into(),
             },
             (Some(own), Order::Logs { follow }) => {
@@ -58,7 +61,7 @@ impl Reactor {
         }
     }
 
-    fn residents(&self, link: LinkId) -> u32 {
+    pub(super) fn residents(&self, link: LinkId) -> u32 {
         self.links
             .get(&link)
             .map_or(0, |held| held.end().residents())
@@ -66,7 +69,7 @@ impl Reactor {
 
     pub(super) fn status(&self) -> Status {
         let workers = self.pool.workers().map(|(mut worker, links)| {
-            worker.residents = links.iter().map(|link| self.residents(*link)).sum();
+            self.add_figures(&mut worker, links);
             worker
         });
         let mut clients: Vec<_> = self

@@ -26,7 +26,7 @@ impl Reactor {
         }
     }
 
-    fn tell_worker(&self, id: WorkerId, message: &ToWorker, fds: Vec<OwnedFd>) {
+    pub(super) fn tell_worker(&self, id: WorkerId, message: &ToWorker, fds: Vec<OwnedFd>) {
         if let Some(worker) = self.workers.get(&id)
             && let Err(error) = worker.send(message, fds)
         {
@@ -86,7 +86,7 @@ impl Reactor {
                 );
             }
             Action::Detach { worker, link } => {
-                self.links.remove(&link);
+                self.let_go(worker, link);
                 tracing::info!(link = link.0, worker, "link released");
                 self.tell_worker(worker, &ToWorker::Detach { link }, Vec::new());
             }
@@ -122,6 +122,14 @@ impl Reactor {
             Action::ForgetLink { link } => {
                 self.links.remove(&link);
             }
+        }
+    }
+
+    /// Lets go of a link, and keeps what was counted on it.
+    fn let_go(&mut self, worker: WorkerId, link: LinkId) {
+        if let (Some(held), Some(known)) = (self.links.remove(&link), self.workers.get_mut(&worker))
+        {
+            known.add_counted(held.end().counters());
         }
     }
 

@@ -98,6 +98,10 @@ fn serve(mut seat: Seat, mode: &str) -> ! {
                     links.retain(|served| served.link != link);
                     seat.detached(link).expect("the control socket holds");
                 }
+                SeatEvent::Ask { ask, question } => {
+                    let answer = format!("{question:?}");
+                    seat.tell(ask, answer).expect("the control socket holds");
+                }
                 SeatEvent::Drain => std::process::exit(0),
                 SeatEvent::Lost | SeatEvent::Orphaned => std::process::exit(1),
             }

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import click
 
-from velo.cli.supervisor.control import drain, logs, restart, status, stop
+from velo.cli.supervisor.control import drain, logs, restart, stop
 from velo.cli.supervisor.start import start
+from velo.cli.supervisor.status import status
 
 __all__ = ["supervisor"]
 

@@ -1,0 +1,210 @@
+"""What a worker tells of its streams to those who look.
+
+It is all read from what is there anyway: a stream that nobody looks at pays nothing for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import json
+import logging
+import reprlib
+import time
+from collections.abc import Callable, Iterable, Iterator
+from types import CodeType, FrameType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from velo._context import stream_name
+from velo.errors import StreamClosed
+
+if TYPE_CHECKING:
+    from velo._worker.main import Client
+
+__all__ = [
+    "Opened",
+    "described",
+    "failures",
+    "find",
+    "inspect",
+    "note_error",
+    "note_failure",
+    "packed",
+    "streams",
+]
+
+# So many characters of a value are shown, and so many local variables of a frame.
+_LONGEST = 200
+_MOST_LOCALS = 100
+# So deep is what an await waits for followed.
+_DEEPEST = 50
+# Of so many streams the last error is known.
+_MOST_ERRORS = 256
+
+_errors: collections.OrderedDict[str, str] = collections.OrderedDict()
+_failed: collections.OrderedDict[str, str] = collections.OrderedDict()
+
+
+class Opened(NamedTuple):
+    """A stream that is open here."""
+
+    link: int
+    slot: int
+    function: str
+    age: float
+    task: asyncio.Task[None]
+
+
+def streams(client: Client) -> Iterator[dict[str, Any]]:
+    """Describe what is open for a client."""
+    return map(described, _opened(client))
+
+
+def find(client: Client, which: str) -> list[Opened]:
+    """Return the streams with this name, or at this place, `LINK:SLOT`."""
+    return [
+        stream
+        for stream in _opened(client)
+        if which in (stream.task.get_name(), f"{stream.link}:{stream.slot}")
+    ]
+
+
+def _opened(client: Client) -> Iterator[Opened]:
+    now = time.monotonic()
+    for slot, task in list(client.tasks.items()):
+        function, since = client.opened[slot]
+        name = _name_of(client.functions.get(function))
+        yield Opened(client.number, slot, name, now - since, task)
+
+
+def _name_of(known: bytes | tuple[Callable[..., Any], bool] | None) -> str:
+    if known is None or isinstance(known, bytes):
+        return "?"
+    function, _ = known
+    name = getattr(function, "__qualname__", type(function).__qualname__)
+    return f"{getattr(function, '__module__', None) or '?'}:{name}"
+
+
+def described(stream: Opened) -> dict[str, Any]:
+    """Say which stream it is."""
+    return {
+        "link": stream.link,
+        "slot": stream.slot,
+        "name": stream.task.get_name(),
+        "function": stream.function,
+        "age": round(stream.age, 3),
+    }
+
+
+def inspect(stream: Opened) -> dict[str, Any]:
+    """Say where its function stands, with what, and what it waits for."""
+    name = stream.task.get_name()
+    said: dict[str, Any] = {**described(stream), "error": _errors.get(name)}
+    generator = getattr(stream.task.get_coro(), "generator", None)
+    frame, awaited, running = _state(generator)
+    if frame is None:
+        return {**said, "state": "ended" if generator is None else "not in Python code"}
+    waits = list(_awaited(awaited))
+    if waits:
+        state = "waiting"
+    else:
+        state = "running" if running else "at its beginning" if frame.f_lasti < 0 else "at a yield"
+    return {
+        **said,
+        "state": state,
+        "file": frame.f_code.co_filename,
+        "line": frame.f_lineno or frame.f_code.co_firstlineno,
+        "locals": _locals(frame),
+        "waits_for": waits,
+    }
+
+
+def _state(thing: Any) -> tuple[FrameType | None, Any, bool]:
+    """Return the frame of a coroutine or generator, what it awaits, and whether it runs."""
+    for kind in ("ag", "cr", "gi"):
+        if hasattr(thing, f"{kind}_frame"):
+            awaited = getattr(thing, f"{kind}_await" if kind != "gi" else "gi_yieldfrom")
+            return getattr(thing, f"{kind}_frame"), awaited, getattr(thing, f"{kind}_running")
+    return None, None, False
+
+
+def _awaited(thing: Any) -> Iterator[str]:
+    for _ in range(_DEEPEST):
+        if thing is None:
+            return
+        frame, inner, _running = _state(thing)
+        if frame is None:
+            yield _short.repr(thing)
+            return
+        code: CodeType = frame.f_code
+        yield f"{code.co_qualname} at {code.co_filename}:{frame.f_lineno}"
+        thing = inner
+
+
+def _locals(frame: FrameType) -> dict[str, str]:
+    variables = list(frame.f_locals.items())
+    shown = {name: _short.repr(value) for name, value in variables[:_MOST_LOCALS]}
+    if len(variables) > _MOST_LOCALS:
+        shown["..."] = f"{len(variables) - _MOST_LOCALS} more"
+    return shown
+
+
+class _Short(reprlib.Repr):
+    """Represents values in few characters, whatever they are and whatever their methods do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = self.maxlong = _LONGEST
+        self.maxlist = self.maxtuple = self.maxdict = self.maxset = self.maxdeque = 8
+
+    def repr(self, x: Any) -> str:
+        try:
+            text = super().repr(x)
+        except Exception as error:
+            text = f"<{type(x).__qualname__}, whose repr raised {type(error).__qualname__}>"
+        return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+
+
+_short = _Short()
+
+
+def note_error(record: logging.LogRecord) -> None:
+    """Keep what a stream has logged as an error, in case somebody asks."""
+    if (name := stream_name.get(None)) is not None:
+        text = record.getMessage()
+        if record.exc_info and record.exc_info[1] is not None:
+            text = f"{text}: {_short.repr(record.exc_info[1])}"
+        _keep(_errors, name, text)
+
+
+def note_failure(error: BaseException) -> None:
+    """Keep what a stream has failed with, in case somebody asks."""
+    if (name := stream_name.get(None)) is not None and not isinstance(error, StreamClosed):
+        _keep(_failed, name, _short.repr(error))
+
+
+def _keep(errors: collections.OrderedDict[str, str], name: str, text: str) -> None:
+    errors[name] = text[: 5 * _LONGEST]
+    errors.move_to_end(name)
+    while len(errors) > _MOST_ERRORS:
+        errors.popitem(last=False)
+
+
+def failures(name: str) -> list[dict[str, Any]]:
+    """Say what a stream has failed with that is over."""
+    return [{"name": name, "state": "failed", "error": _failed[name]}] if name in _failed else []
+
+
+def packed(said: Iterable[dict[str, Any]], longest: int) -> str:
+    """Make an answer of as much as fits."""
+    parts: list[str] = []
+    room = longest - 1024
+    omitted = 0
+    for one in said:
+        part = json.dumps(one)
+        if len(part) + 2 > room:
+            omitted += 1
+            continue
+        room -= len(part) + 2
+        parts.append(part)
+    return f'{{"omitted": {omitted}, "streams": [{", ".join(parts)}]}}'

@@ -1,0 +1,87 @@
+"""`velo inspect`: where the function of a stream stands, and with what."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+import orjson
+
+from velo.cli.errors import Failure
+from velo.cli.supervisor.figures import joined
+from velo.cli.supervisor.line import Line, socket_option
+from velo.cli.supervisor.status import duration
+
+__all__ = ["inspect"]
+
+
+@click.command(short_help="Show where a stream's function stands.")
+@click.argument("stream")
+@socket_option
+@click.option("--json", "as_json", is_flag=True, help="All of it, for programs.")
+def inspect(stream: str, socket: str | None, as_json: bool) -> None:
+    """Show a live stream: its function's line and local variables, its queue, its last error.
+
+    STREAM is a name that `velo status` shows, or LINK:SLOT as in `velo status --json`; names are
+    unique within a program only, and all streams with that name are shown. Values are shown as
+    their `repr`, cut short.
+
+    The worker answers between two steps of its functions. One that is held by a function does not:
+    its stack is shown instead. Exit code 1: there is no such stream.
+    """
+    line = Line(socket)
+    line.supervisor.inspect(stream)
+    looks = line.look()
+    found = [one for look in looks for one in joined(look) if one.get("state")]
+    stuck = [
+        {
+            "worker": look["worker"],
+            "pid": look["pid"],
+            "stack": look["stack"],
+            "streams": [one for one in joined(look) if one["running"]],
+        }
+        for look in looks
+        if look["answer"] is None
+    ]
+    if as_json:
+        click.echo(orjson.dumps({"streams": found, "stuck": stuck}, option=orjson.OPT_INDENT_2))
+    else:
+        for one in found:
+            _show(one)
+        if not found:
+            for worker in stuck:
+                _show_stuck(worker)
+    if not found and not stuck:
+        raise Failure(f"no stream `{stream}` is open at the supervisor at `{line.path}`")
+
+
+def _show(one: dict[str, Any]) -> None:
+    click.echo(f"{one['name']}: {one['state']}")
+    if "function" in one:
+        click.echo(f"  function  {one['function']}")
+        click.echo(f"  worker    {one['worker']} (pid {one['pid']}), for {duration(one['age'])}")
+    if "file" in one:
+        click.echo(f"  at        {one['file']}:{one['line']}")
+    for what in one.get("waits_for", ()):
+        click.echo(f"  awaits    {what}")
+    if one.get("events") is not None:
+        handled = one["events"] - one["queued"]
+        click.echo(f"  events    {handled} handled, {one['queued']} in the ring or in hand")
+        click.echo(f"  results   {one['results']}, {one['results_queued']} in the ring")
+    if one["error"]:
+        click.echo(f"  error     {one['error']}")
+    if "locals" in one:
+        width = max(map(len, one["locals"]), default=0)
+        click.echo("  locals")
+        for name, value in one["locals"].items():
+            click.echo(f"    {name:{width}} = {value}")
+
+
+def _show_stuck(worker: dict[str, Any]) -> None:
+    which = ", ".join(
+        f"slot {one['link']}:{one['slot']}, at event {one['running_event']}"
+        for one in worker["streams"]
+    )
+    click.echo(f"worker {worker['worker']} (pid {worker['pid']}) does not answer: ", nl=False)
+    click.echo(f"a function holds it ({which})" if which else "something holds its event loop")
+    click.echo(worker["stack"] or "  (it has not written its stack)")

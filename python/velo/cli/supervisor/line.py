@@ -1,0 +1,92 @@
+"""A connection to a supervisor that runs, for the commands that speak to it."""
+
+from __future__ import annotations
+
+import json
+import select
+import time
+from typing import Any
+
+import click
+
+from velo import _core
+from velo.cli.errors import Failure
+from velo.cli.supervisor.start import socket_of
+from velo.errors import PoolError
+
+__all__ = ["Line", "socket_option"]
+
+# How many seconds a supervisor may take to answer.
+_BOUND = 10.0
+
+socket_option = click.option(
+    "--socket", metavar="PATH", help="Where it listens. [default: as for `start`]"
+)
+
+
+class Line:
+    """A connection to a supervisor, one order at a time."""
+
+    def __init__(self, socket: str | None) -> None:
+        path = socket_of(socket) or str(_core.default_socket())
+        try:
+            self.supervisor = _core.SupervisorClient.connect(path)
+        except ConnectionError as error:
+            raise Failure(f"{error}") from None
+        except PoolError as error:
+            raise Failure(str(error)) from None
+        self.path = path
+
+    def hear(self, bound: float | None) -> list[tuple[Any, ...]]:
+        """Wait for what the supervisor says next; nothing when the bound, in seconds, is over."""
+        if not select.select([self.supervisor.fileno()], [], [], bound)[0]:
+            return []
+        try:
+            return self.supervisor.poll()
+        except PoolError as error:
+            raise Failure(str(error)) from None
+
+    def answer(self) -> Any:
+        """Wait for the answer to an order."""
+        deadline = time.monotonic() + _BOUND
+        while (left := deadline - time.monotonic()) > 0:
+            for what, *rest in self.hear(left):
+                if what in ("status", "log"):
+                    return rest[0]
+                if what == "done":
+                    return None
+                if what == "unable":
+                    raise Failure(f"the supervisor at `{self.path}` cannot do that: {rest[0]}")
+                if what == "lost":
+                    raise Failure(f"the supervisor at `{self.path}` has hung up")
+        raise Failure(f"the supervisor at `{self.path}` did not answer within {_BOUND:g} s")
+
+    def look(self) -> list[dict[str, Any]]:
+        """Return what the workers said, after an order that has them looked at."""
+        looks = []
+        deadline = time.monotonic() + _BOUND
+        while (left := deadline - time.monotonic()) > 0:
+            for what, *rest in self.hear(left):
+                if what == "looked":
+                    looks.append(json.loads(rest[0]))
+                elif what == "done":
+                    return looks
+                elif what in ("unable", "lost"):
+                    why = rest[0] if rest else "it has hung up"
+                    raise Failure(f"the supervisor at `{self.path}` cannot show that: {why}")
+        raise Failure(f"the supervisor at `{self.path}` did not answer within {_BOUND:g} s")
+
+    def state(self) -> dict[str, Any]:
+        """Return what the supervisor says of itself."""
+        self.supervisor.status()
+        state: dict[str, Any] = json.loads(self.answer())
+        return state
+
+    def end(self, bound: float | None) -> bool:
+        """Wait until the supervisor has ended; whether it has."""
+        deadline = None if bound is None else time.monotonic() + bound
+        while deadline is None or time.monotonic() < deadline:
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            if any(what == "lost" for what, *_ in self.hear(left)):
+                return True
+        return False

@@ -1,0 +1,107 @@
+"""`velo status`: a supervisor, its workers, its clients and their streams, once."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import click
+import orjson
+from rich.console import Console
+from rich.table import Table
+
+from velo.cli.supervisor.figures import Watcher
+from velo.cli.supervisor.line import Line, socket_option
+
+__all__ = ["duration", "size", "status"]
+
+# For so many seconds it is watched, for what is told per second.
+_WATCHED = 0.25
+# So many streams are shown to people.
+_MOST_SHOWN = 50
+
+
+@click.command(short_help="Show its workers, clients and streams.")
+@socket_option
+@click.option("--json", "as_json", is_flag=True, help="All of it, for programs.")
+def status(socket: str | None, as_json: bool) -> None:
+    """Show the supervisor, its workers, its clients and their streams. Exit code 1: none runs.
+
+    Rates are those of a quarter of a second.
+    """
+    line = Line(socket)
+    watcher = Watcher(line)
+    watcher.look()
+    time.sleep(_WATCHED)
+    state = watcher.look()
+    if as_json:
+        click.echo(orjson.dumps({"socket": line.path, **state}, option=orjson.OPT_INDENT_2))
+    else:
+        _show(line.path, state)
+
+
+def _show(path: str, state: dict[str, Any]) -> None:
+    console = Console(highlight=False)
+    most = state["max_workers"] or "any number"
+    console.print(
+        f"supervisor (pid {state['pid']}) at {path}, velo {state['velo']} on {state['runtime']}\n"
+        f"up {duration(state['uptime'])}, {state['min_workers']} to {most} workers"
+        + (", draining" if state["draining"] else ""),
+        markup=False,
+    )
+    workers = Table(
+        "worker", "pid", "cpu %", "memory", "streams", "links", "events/s", "queue", "events", ""
+    )
+    for worker in state["workers"]:
+        figures = (worker[name] for name in ("events_per_second", "queued", "events"))
+        workers.add_row(
+            *(str(worker[name]) for name in ("id", "pid")),
+            "" if worker["cpu"] is None else f"{worker['cpu']:.0f}",
+            size(worker["memory"]),
+            *(str(worker[name]) for name in ("residents", "links")),
+            *("" if figure is None else f"{figure:.0f}" for figure in figures),
+            condition(worker),
+        )
+    clients = Table("client", "pid", "streams", "links", "connected")
+    for client in state["clients"]:
+        known = (client[name] for name in ("id", "pid", "streams", "links"))
+        clients.add_row(*map(str, known), duration(client["connected"]))
+    streams = Table("stream", "function", "worker", "age", "events", "events/s", "queue")
+    busiest = sorted(state["streams"], key=lambda stream: -stream["events"])
+    for stream in busiest[:_MOST_SHOWN]:
+        rate = stream["events_per_second"]
+        streams.add_row(
+            stream["name"] or f"{stream['link']}:{stream['slot']}",
+            stream["function"] or "?",
+            str(stream["worker"]),
+            "" if stream["age"] is None else duration(stream["age"]),
+            str(stream["events"]),
+            "" if rate is None else f"{rate:.0f}",
+            str(stream["queued"]),
+        )
+    for table in (workers, clients, streams):
+        console.print(table)
+    left = len(busiest) - _MOST_SHOWN + state["streams_omitted"]
+    if left > 0:
+        console.print(f"and {left} more streams; `--json` or `velo top` show more")
+
+
+def condition(worker: dict[str, Any]) -> str:
+    """Say in a word what is special about a worker."""
+    if worker["stopping"]:
+        return "stopping"
+    if worker["retiring"]:
+        return "retiring"
+    return "" if worker["answers"] else "busy"
+
+
+def duration(seconds: float) -> str:
+    """Return hours, minutes and seconds."""
+    minutes, whole = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{whole:02}"
+
+
+def size(count: int) -> str:
+    """Return bytes in MiB."""
+    return f"{count / 2**20:.0f} MiB"

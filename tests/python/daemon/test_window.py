@@ -1,0 +1,164 @@
+"""What is seen of the streams of a standalone supervisor, and that seeing disturbs nobody."""
+
+import asyncio
+import contextlib
+import json
+import logging
+import subprocess
+import sys
+import time
+
+import pytest
+
+from helpers import environment
+from velo import stream_fn
+from velo.cli.supervisor.figures import Watcher
+from velo.cli.supervisor.line import Line
+from velo.errors import StreamClosed
+
+
+class Told:
+    """What a command has said."""
+
+    def __init__(self, done):
+        self.code, self.out, self.err = done.returncode, done.stdout, done.stderr
+
+
+async def velo(daemon, *words):
+    """`velo ... --socket PATH`, while this program's loop goes on."""
+    command = [sys.executable, "-m", "velo", *map(str, words), "--socket", str(daemon.path)]
+    run = asyncio.to_thread(
+        subprocess.run, command, capture_output=True, text=True, env=environment(), timeout=50
+    )
+    return Told(await run)
+
+
+async def inspected(daemon, name, wanted):
+    """What `velo inspect --json` says, once it satisfies."""
+    while True:
+        told = await velo(daemon, "inspect", name, "--json")
+        assert told.code == 0, told.err
+        said = json.loads(told.out)
+        if wanted(said):
+            return said
+
+
+@stream_fn(mode="process", workers=1)
+async def counting(events):
+    seen = {}
+    async for event in events:
+        seen[event] = len(seen)
+        if event == "error":
+            logging.getLogger("shop").error("no stock of %s", "pears")
+        if event == "sleep":
+            await asyncio.sleep(3600)
+        if event == "hold":
+            time.sleep(2.5)
+        yield event
+
+
+async def test_status_shows_streams_with_their_figures(daemon):
+    async with contextlib.AsyncExitStack() as stack:
+        streams = [await stack.enter_async_context(counting.open()) for _ in range(3)]
+        for number in range(5):
+            await streams[0].send(number)
+            assert await streams[0].recv() == number
+        for event in ("sleep", "a", "b"):
+            await streams[1].send(event)
+        while streams[1].metrics.queued != 3:
+            await asyncio.sleep(0.01)
+        told = await velo(daemon, "status", "--json")
+        state = json.loads(told.out)
+        shown = {stream["name"]: stream for stream in state["streams"]}
+        assert len(shown) == 3
+        first, second = (shown[stream.name] for stream in streams[:2])
+        assert (first["events"], first["results"], first["queued"]) == (5, 5, 0)
+        assert (second["events"], second["results"], second["queued"]) == (3, 0, 3)
+        assert {stream["function"] for stream in shown.values()} == {f"{__name__}:counting"}
+        assert all(stream["age"] > 0 for stream in shown.values())
+        (worker,) = state["workers"]
+        assert (worker["residents"], worker["events"], worker["queued"]) == (3, 8, 3)
+        assert worker["memory"] > 1 << 20
+        assert worker["cpu"] is not None
+        text = (await velo(daemon, "status")).out
+        assert all(stream.name in text for stream in streams)
+
+
+async def test_counts_of_a_worker_outlive_links(daemon):
+    async with counting.open() as stream:
+        await stream.send(1)
+        assert await stream.recv() == 1
+    line = Line(str(daemon.path))
+    assert [worker["events"] for worker in Watcher(line).look()["workers"]] == [1]
+
+
+async def test_inspect_shows_where_a_function_waits(daemon):
+    async with counting.open() as stream:
+        for event in ("a", "error", "sleep"):
+            await stream.send(event)
+        assert [await stream.recv() for _ in range(2)] == ["a", "error"]
+        said = await inspected(
+            daemon, stream.name, lambda said: "'sleep'" in said["streams"][0]["locals"]["event"]
+        )
+        (one,) = said["streams"]
+        assert one["state"] == "waiting"
+        assert one["file"] == __file__
+        with open(__file__) as source:
+            assert "asyncio.sleep(3600)" in source.read().splitlines()[one["line"] - 1]
+        assert one["waits_for"][0].startswith("sleep at ")
+        assert one["locals"]["seen"] == "{'a': 0, 'error': 1, 'sleep': 2}"
+        assert one["error"] == "no stock of pears"
+        assert (one["events"], one["queued"], one["results"]) == (3, 1, 2)
+        text = (await velo(daemon, "inspect", stream.name)).out
+        assert f"{stream.name}: waiting" in text
+        assert "event  = 'sleep'" in text
+    told = await velo(daemon, "inspect", stream.name)
+    assert told.code == 1
+    assert f"no stream `{stream.name}` is open" in told.err
+
+
+async def test_inspect_shows_the_stack_of_one_that_holds_its_worker(daemon):
+    async with counting.open() as stream:
+        await stream.send("hold")
+        said = await inspected(daemon, stream.name, lambda said: said["stuck"])
+        (stuck,) = said["stuck"]
+        assert "in counting" in stuck["stack"]
+        assert [one["running_event"] for one in stuck["streams"]] == [1]
+        # It was disturbed in nothing, and what it wrote is not taken for its last words.
+        assert await stream.recv() == "hold"
+
+
+async def test_inspect_tells_of_one_that_has_failed(daemon):
+    @stream_fn(mode="process", workers=1)
+    async def failing(events):
+        async for event in events:
+            yield 1 / event
+
+    async with failing.open() as stream:
+        await stream.send(0)
+        with pytest.raises(ZeroDivisionError):
+            await stream.recv()
+        (one,) = (await inspected(daemon, stream.name, bool))["streams"]
+        assert (one["state"], one["error"]) == ("failed", "ZeroDivisionError('division by zero')")
+
+
+@pytest.mark.parametrize("first", [None, "a", "sleep"])
+async def test_a_stream_that_is_ended_from_outside_says_why(daemon, first):
+    """Before its first event, at a yield, and while it waits for something else."""
+    async with counting.open() as stream, counting.open() as other:
+        if first is not None:
+            await stream.send(first)
+        if first == "sleep":
+            await inspected(
+                daemon, stream.name, lambda said: "sleep" in str(said["streams"][0]["locals"])
+            )
+        line = Line(str(daemon.path))
+        line.supervisor.end(stream.name, "ended by a person")
+        await asyncio.to_thread(line.look)
+        with pytest.raises(StreamClosed, match="ended by a person"):
+            while True:
+                await stream.recv()
+        with pytest.raises(StreamClosed, match="ended by a person"):
+            await stream.send("more")
+        await other.send("a")
+        assert await other.recv() == "a"
