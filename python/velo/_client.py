@@ -10,14 +10,13 @@ import atexit
 import dataclasses
 import functools
 import itertools
-import math
 import os
 import warnings
 import weakref
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, TypeVar
 
-from velo import _core, _logs, _recovery, _supervisors
+from velo import _core, _logs, _recovery, _slow, _supervisors
 from velo._config import StreamConfig
 from velo._reference import Reference, import_paths
 from velo.errors import PoolError, StallWarning, WorkerDied
@@ -26,6 +25,10 @@ __all__ = ["Client", "client_of", "close_clients", "workers_of"]
 
 # How many seconds the interpreter's exit may wait for workers to run `finally` blocks.
 _EXIT_BOUND = 2.0
+
+T = TypeVar("T", int, float)
+
+_NO_LIMITS = (None, None, None)
 
 _levels = _logs.Levels()
 
@@ -99,7 +102,8 @@ class _Link:
     functions: set[int] = dataclasses.field(default_factory=set)
     levels: bytes = b""
     leaving: bool = False
-    shortest: float = math.inf
+    stall: float | None = None
+    memory: int | None = None
 
 
 class Client:
@@ -207,7 +211,7 @@ class Client:
             link = await self._link_for(function, config, avoid)
             self._set_levels(link)
             if link.end.reopen(stream, function.number):
-                self._watch(link, (config.stall_timeout, config.event_timeout))
+                self._watch(link, config)
                 return
             link.leaving = True  # it takes no more streams: the supervisor will say why
 
@@ -259,23 +263,25 @@ class Client:
     ) -> _core.Opened | None:
         self._set_levels(link)
         max_bytes = 1 << (config.max_bytes - 1).bit_length()  # rings are powers of two
-        budgets = (config.stall_timeout, config.event_timeout)
+        budgets = (config.stall_timeout, config.event_timeout, config.max_worker_memory)
         limits = (config.buffer, max_bytes, config.full, *budgets)
         keep = _recovery.keep(self, function, config)
         opened = link.end.open(loop, function.number, limits, name, keep)
         if opened is None:
             link.leaving = True  # it takes no more streams: the supervisor will say why
-        else:
-            self._watch(link, budgets)
+        elif budgets != _NO_LIMITS:
+            self._watch(link, config)
         return opened
 
-    def _watch(self, link: _Link, budgets: tuple[float | None, ...]) -> None:
+    def _watch(self, link: _Link, config: StreamConfig) -> None:
         """Have the supervisor look at a worker whose streams have limits."""
-        shortest = min((limit for limit in budgets if limit is not None), default=math.inf)
-        if shortest < link.shortest or link.end.take_unwatched():
-            link.shortest = min(shortest, link.shortest)
+        stall = _least_of(link.stall, config.stall_timeout, config.event_timeout)
+        memory = _least_of(link.memory, config.max_worker_memory)
+        unwatched = link.end.take_unwatched()
+        if unwatched or (stall, memory) != (link.stall, link.memory):
+            link.stall, link.memory = stall, memory
             if self._supervisor is not None and link.number >= 0:  # else nobody can look
-                self._supervisor.watch(link.number, link.shortest)
+                self._supervisor.watch(link.number, stall, memory)
 
     def _set_levels(self, link: _Link) -> None:
         levels = _levels.packed()
@@ -443,6 +449,7 @@ class Client:
             loop.add_reader(end.fileno(), end.on_doorbell)
             end.set_nap(functools.partial(_nap, self._loop, weakref.ref(end)))
             end.set_wake_soon(functools.partial(_wake_soon, self._loop, weakref.ref(end)))
+            end.set_slow(_slow.warn_of_neighbour)
             end.set_log(functools.partial(_log, self._loop, pid))
         self._answer(request, link)
 
@@ -461,13 +468,18 @@ class Client:
         if (link := self._links.get(number)) is not None:
             self._drop(link)
 
+    def _on_leaving(self, number: int) -> None:
+        """Open no more streams on a worker that has outgrown its limit; those it has may end."""
+        if (link := self._links.get(number)) is not None:
+            link.leaving = True
+
     def _on_died(
         self,
         number: int,
         who: tuple[int, int],
         how: tuple[int | None, int | None],
         ran: str,
-        why: str | None,
+        why: tuple[bool, str] | None,
         stack: str,
     ) -> None:
         link = self._links.get(number)
@@ -487,15 +499,15 @@ class Client:
                 culprit_stream=name_ran,
                 event=event or None,
                 stack=stack,
-                why=why,
+                why=why and why[1],
             )
             if error.culprit and stack:
                 error.add_note(f"in the worker:\n{stack}")
             return error
 
-        if why is not None:
+        if why is not None and why[0]:
             what = f"stream `{name_ran}`, at event {event}, held up" if culprit else "nobody ran in"
-            text = f"{what} worker process {link.pid}, which was killed: {why}\n{stack}"
+            text = f"{what} worker process {link.pid}, which was killed: {why[1]}\n{stack}"
             warnings.warn(
                 text.rstrip(),
                 StallWarning,
@@ -559,10 +571,14 @@ class Client:
 
 
 def _least(links: list[_Link]) -> _Link | None:
-    """Return the link with the fewest streams."""
+    """Return the link with the fewest streams, rather one where none holds its neighbours up."""
     if len(links) == 1:
         return links[0]
-    return min(links, key=lambda link: link.end.streams, default=None)
+    return min(links, key=lambda link: (link.end.slow, link.end.streams), default=None)
+
+
+def _least_of(*limits: T | None) -> T | None:
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
 def _nap(

@@ -47,7 +47,8 @@ def _strictest(a: StreamConfig, b: StreamConfig) -> StreamConfig:
 
     names = (
         *("buffer", "timeout", "max_concurrent", "workers", "max_bytes"),
-        *("event_timeout", "stall_timeout", "close_timeout", "journal_limit", "max_restarts"),
+        *("max_worker_memory", "event_timeout", "stall_timeout", "close_timeout"),
+        *("journal_limit", "max_restarts"),
     )
     overflow = "error" if "error" in (a.overflow, b.overflow) else "wait"
     recover = "replay" if "replay" in (a.recover, b.recover) else "none"

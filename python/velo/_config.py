@@ -52,6 +52,12 @@ class StreamConfig:
             stream, so that a new worker need not: `preload=["numpy"]`. One that cannot be imported,
             or that starts threads, is warned of and done without. The workers of a process are
             shared by its functions: they preload what any of them names. For `"process"` only.
+        max_worker_memory: How many bytes of memory of its own (shared memory and program code are
+            not counted) a worker may have that runs streams of this function. Past it, the worker
+            takes no more streams, new ones get a new worker, and it ends with the last that it has.
+            With twice as much, or if it has not done with less 30 s later, it is killed, and its
+            streams fail with `WorkerDied`. It is looked at once a second. None: any number. For
+            `"process"` only.
         max_bytes: How large the queue of a stream may grow in each direction, in bytes of shared
             memory, rounded up to a power of two; while a queue grows, what is left in the smaller
             one comes on top. One event may take half of it. Arrays on loan may take as much again.
@@ -105,6 +111,7 @@ class StreamConfig:
     workers: int | None = None
     supervisor: str = "auto"
     preload: tuple[str, ...] = ()
+    max_worker_memory: int | None = None
     max_bytes: int = 256 * 1024 * 1024
     event_timeout: float | None = None
     stall_timeout: float | None = None
@@ -141,6 +148,8 @@ class StreamConfig:
                 _seconds(name, seconds, zero=False)
         if self.max_concurrent is not None:
             _whole("max_concurrent", self.max_concurrent, 1, 2**31)
+        if self.max_worker_memory is not None:
+            _whole("max_worker_memory", self.max_worker_memory, 2**20, 2**50)
         if self.workers is not None:
             _whole("workers", self.workers, 1, 1024)
 

@@ -125,7 +125,7 @@ class RingCorrupted(VeloError, ValueError):
 
 
 class SlowStepWarning(RuntimeWarning):
-    """A step of an inline function held up its event loop for more than 50 ms."""
+    """A step of a function held its event loop, or its worker's other streams, up for 50 ms."""
 
 
 class StallWarning(RuntimeWarning):
@@ -145,7 +145,8 @@ class WorkerDied(VeloError):
         exit_code: Its exit code, or None if a signal ended it or nobody knows.
         in_flight: How many events the function had not finished.
         culprit: Whether this stream's function was the one that ran (True), or another stream's
-            (False). None: no function ran, or what fell was a thread beside them; nobody knows.
+            (False). None: nobody knows. No function ran, what fell was a thread beside them, or it
+            had too much memory, whoever that was.
         culprit_stream: The name of the stream whose function ran, this one's or another's. None
             when nobody knows, and when it belongs to another event loop or process.
         event: Which event that function had taken last, counted from 1 in the order in which
@@ -195,7 +196,7 @@ class WorkerDied(VeloError):
             where = _innermost(self.stack)
             return f"it was running this stream's function, {at}{where and f', {where}'}"
         if self.culprit is None:
-            return "it was running no stream function, so that none can be blamed"
+            return "none of its stream functions is known to be the cause"
         if self.culprit_stream is None:
             return "it was running a function of another stream, which this one only lived beside"
         return (

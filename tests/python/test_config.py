@@ -36,6 +36,8 @@ WRONG = [
     ("max_bytes", 0, ValueError, "between"),
     ("max_bytes", 2**60, ValueError, "between"),
     ("max_bytes", 1e6, TypeError, "whole number"),
+    ("max_worker_memory", 0, ValueError, "between"),
+    ("max_worker_memory", 1e9, TypeError, "whole number"),
     ("event_timeout", 0, ValueError, "more than 0"),
     ("event_timeout", "1", TypeError, "number of seconds"),
     ("stall_timeout", -1, ValueError, "more than 0"),

@@ -107,7 +107,7 @@ async def test_nobody_is_blamed_for_a_kill_from_outside_while_nothing_ran():
         for error in (await died_with(stream), await died_with(beside)):
             assert (error.culprit, error.culprit_stream, error.event) == (None, None, None)
             assert error.stack == ""
-            assert "it was running no stream function" in str(error)
+            assert "none of its stream functions is known to be the cause" in str(error)
 
 
 async def test_who_runs_is_there_to_be_seen():

@@ -137,7 +137,11 @@ impl Pump {
                 let allowance = budget.and_then(|budget| budget.allowance(py));
                 let began = ticks::now();
                 let came = port.on_board(py, allowance, step);
-                (came, ticks::now().saturating_sub(began))
+                let took = ticks::now().saturating_sub(began);
+                if took > slow::limit() {
+                    port.was_slow(py, took);
+                }
+                (came, took)
             }
         };
         budget::ran(took);

@@ -1,4 +1,4 @@
-//! Noticing inline functions that hold up their event loop.
+//! Noticing functions that hold up their event loop.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -14,15 +14,20 @@ const SLOW: Duration = Duration::from_millis(50);
 /// When a slow step was last reported, in ticks.
 static REPORTED: AtomicU64 = AtomicU64::new(0);
 
+/// From how many ticks on a step is slow.
+#[inline]
+pub fn limit() -> u64 {
+    static LIMIT: OnceLock<u64> = OnceLock::new();
+    *LIMIT.get_or_init(|| ticks::from_duration(SLOW))
+}
+
 /// Runs a step of the function `name`, and warns if it takes long. Gives how many ticks it took.
 #[inline]
 pub fn watched<R>(py: Python<'_>, name: &str, step: impl FnOnce() -> R) -> (R, u64) {
-    static LIMIT: OnceLock<u64> = OnceLock::new();
-    let limit = *LIMIT.get_or_init(|| ticks::from_duration(SLOW));
     let began = ticks::now();
     let result = step();
     let took = ticks::now().saturating_sub(began);
-    if took > limit {
+    if took > limit() {
         report(py, name, began, took);
     }
     (result, took)

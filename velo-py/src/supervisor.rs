@@ -74,10 +74,12 @@ impl SupervisorClient {
         Ok(self.lock().acquire(max_workers).map_err(pool_error)?.0)
     }
 
-    /// Has the worker of a link looked at, for streams that may hold it for `stall` seconds.
-    fn watch(&self, link: u64, stall: f64) -> PyResult<()> {
-        let stall = Duration::try_from_secs_f64(stall).ok();
-        self.lock().watch(LinkId(link), stall).map_err(pool_error)
+    /// Has the worker of a link looked at, for streams that may hold it for `stall` seconds, and
+    /// allow it `memory` bytes of its own.
+    fn watch(&self, link: u64, stall: Option<f64>, memory: Option<u64>) -> PyResult<()> {
+        let stall = stall.and_then(|stall| Duration::try_from_secs_f64(stall).ok());
+        let watched = self.lock().watch(LinkId(link), stall, memory);
+        watched.map_err(pool_error)
     }
 
     /// Has workers that are forked from now on import these modules before they serve.
@@ -196,6 +198,7 @@ fn client_event(py: Python<'_>, event: ClientEvent) -> PyResult<Bound<'_, PyTupl
             ("refused", request.0, why).into_pyobject(py)
         }
         ClientEvent::LinkRetired { link } => ("retired", link.0).into_pyobject(py),
+        ClientEvent::LinkLeaving { link } => ("leaving", link.0).into_pyobject(py),
         ClientEvent::WorkerDied {
             link,
             worker,
@@ -214,7 +217,7 @@ fn client_event(py: Python<'_>, event: ClientEvent) -> PyResult<Bound<'_, PyTupl
                 Ran::Here => "here",
                 Ran::Elsewhere => "elsewhere",
             };
-            let why = why.map(|why| why.to_string());
+            let why = why.map(|why| (why.stalled(), why.to_string()));
             let who = (worker.id, worker.pid);
             ("died", link.0, who, (signal, code), ran, why, stack).into_pyobject(py)
         }

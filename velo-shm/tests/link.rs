@@ -10,7 +10,7 @@ mod common;
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::{LIMITS, Pair, SMALL, backends, memfd, receive, send};
+use common::{LIMITS, Pair, SMALL, backends, memfd, receive, send, try_send};
 use velo_shm::{
     Bells, Counters, Doorbell, LinkEnd, LinkError, LinkSpec, MAX_SLOTS, Side, initialise,
 };
@@ -348,4 +348,24 @@ fn open_slots_are_seen_with_what_waits_in_them() {
     consumer.publish();
     assert_eq!(pair.client.open_slots(8)[0].queued(), 1);
     assert!(pair.client.open_slots(0).is_empty());
+}
+
+/// A side that dies between publishing and ringing has still said what it had to say: whoever looks,
+/// for example since the death was told, finds it.
+#[test]
+fn what_was_published_and_not_announced_is_there_for_whoever_looks() {
+    let pair = Pair::new(SMALL);
+    let (mut results, _) = pair.worker.open_slot(1, LIMITS).unwrap();
+    let (_, mut inbox) = pair.client.open_slot(1, LIMITS).unwrap();
+    pair.client.arm();
+    assert!(!pair.client.any_ready(), "the client may sleep");
+    try_send(&mut results, b"last words").unwrap();
+    assert!(results.publish());
+    // Here the worker is killed: `notify` never comes, and neither does the bell.
+    assert!(!pair.client.any_ready());
+    assert!(!pair.client.doorbell().drain(), "nobody rang");
+    assert_eq!(receive(&mut inbox).as_deref(), Some(&b"last words"[..]));
+    // What it had committed and not published was not said.
+    try_send(&mut results, b"unsaid").unwrap();
+    assert_eq!(receive(&mut inbox), None);
 }

@@ -62,6 +62,12 @@ pub enum ClientEvent {
         /// The link.
         link: LinkId,
     },
+    /// The worker has outgrown what its streams allow: it takes no more of them, and is stopped once
+    /// the last one has ended. Ask for another link for new ones.
+    LinkLeaving {
+        /// The link.
+        link: LinkId,
+    },
     /// The worker is dead, and with it all streams on the link.
     WorkerDied {
         /// The link.
@@ -175,15 +181,26 @@ impl Client {
     }
 
     /// Has the worker of a link looked at, and killed when a function holds it for longer than the
-    /// board allows, or when it does nothing for `stall` although something waits for it. To be
-    /// called when [`LinkEnd::begin_limit`] says so, and when `stall` is shorter than it was.
+    /// board allows, or when it does nothing for `stall` although something waits for it. One that has
+    /// more than `memory` bytes of its own takes no more streams; with twice as much, or when it does
+    /// not do with less soon, it is killed. To be called when [`LinkEnd::begin_limit`] says so, and
+    /// when a limit is stricter than it was.
     ///
     /// # Errors
     ///
     /// [`SupervisorError::Lost`] when the supervisor is gone.
-    pub fn watch(&mut self, link: LinkId, stall: Option<Duration>) -> Result<(), SupervisorError> {
+    pub fn watch(
+        &mut self,
+        link: LinkId,
+        stall: Option<Duration>,
+        memory: Option<u64>,
+    ) -> Result<(), SupervisorError> {
         let stall_ms = stall.map(|stall| u64::try_from(stall.as_millis()).unwrap_or(u64::MAX));
-        self.send(&FromClient::Watch { link, stall_ms })
+        self.send(&FromClient::Watch {
+            link,
+            stall_ms,
+            memory,
+        })
     }
 
     /// Has workers that are forked from now on import these modules before they serve; they are
@@ -285,6 +302,7 @@ impl Client {
                             ClientEvent::Refused { request, reason }
                         }
                         ToClient::Retired { link } => ClientEvent::LinkRetired { link },
+                        ToClient::Leaving { link } => ClientEvent::LinkLeaving { link },
                         ToClient::NotPreloaded { module, why } => {
                             ClientEvent::NotPreloaded { module, why }
                         }

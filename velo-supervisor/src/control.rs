@@ -48,6 +48,14 @@ pub enum Control {
     Levels { packed: Vec<u8> },
     /// Worker: a log record, as its Python half packed it.
     Log { record: Vec<u8> },
+    /// Worker: a step of this stream's function took so long.
+    Slow {
+        slot: u32,
+        stream: u64,
+        /// Others were open there, which it held up.
+        shared: bool,
+        ms: u64,
+    },
     /// Worker: the function of this stream has asked for its first event.
     Asked { slot: u32, stream: u64 },
     /// Worker: the function of this stream has ended; results may still be queued.
@@ -63,6 +71,7 @@ const ASKED: u8 = 7;
 const LOG: u8 = 8;
 const LEVELS: u8 = 9;
 const SNAPSHOT: u8 = 10;
+const SLOW: u8 = 11;
 
 /// What an `Open` says by one bit each.
 const DROPS: u8 = 1;
@@ -180,6 +189,18 @@ impl Control {
                 bytes.extend_from_slice(&slot.to_le_bytes());
                 ENDED
             }
+            Control::Slow {
+                slot,
+                stream,
+                shared,
+                ms,
+            } => {
+                bytes.extend_from_slice(&stream.to_le_bytes());
+                bytes.extend_from_slice(&slot.to_le_bytes());
+                bytes.push(u8::from(*shared));
+                bytes.extend_from_slice(&ms.to_le_bytes());
+                SLOW
+            }
             Control::Asked { slot, stream } => {
                 bytes.extend_from_slice(&stream.to_le_bytes());
                 bytes.extend_from_slice(&slot.to_le_bytes());
@@ -246,6 +267,18 @@ impl Control {
                 Control::Ended {
                     slot: u32::from_le_bytes(take(bytes)?),
                     stream,
+                }
+            }
+            SLOW => {
+                let stream = u64::from_le_bytes(take(bytes)?);
+                let slot = u32::from_le_bytes(take(bytes)?);
+                let [shared] = take(bytes)?;
+                let ms = u64::from_le_bytes(take(bytes)?);
+                Control::Slow {
+                    slot,
+                    stream,
+                    shared: shared != 0,
+                    ms,
                 }
             }
             ASKED => {

@@ -60,7 +60,7 @@ impl fmt::Display for Exit {
 /// Which stream function a worker ran when it died.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Ran {
-    /// None: it waited, or something else than a function ran.
+    /// None that is to blame: it waited, or something else than a function was the cause.
     Nothing,
     /// One of a stream on this link.
     Here,
@@ -83,6 +83,22 @@ pub enum Killed {
         /// For so long.
         ms: u64,
     },
+    /// It had more memory of its own than it may.
+    Memory {
+        /// How much it had, in bytes.
+        used: u64,
+        /// How much it may have.
+        limit: u64,
+        /// For how long it was asked to do with less; 0 when it had so much that it was not asked.
+        ms: u64,
+    },
+}
+
+impl Killed {
+    /// Whether it is for standing still.
+    pub fn stalled(&self) -> bool {
+        matches!(self, Self::Step { .. } | Self::Still { .. })
+    }
 }
 
 impl fmt::Display for Killed {
@@ -103,6 +119,21 @@ impl fmt::Display for Killed {
                 f,
                 "it did nothing for {} s while events waited, and none of its functions ran: it was \
                  stopped, or something else held its event loop",
+                seconds(ms)
+            ),
+            Self::Memory { used, limit, ms: 0 } => write!(
+                f,
+                "it had {} MiB of memory of its own, twice as much as `max_worker_memory` allows \
+                 ({} MiB), or more",
+                used >> 20,
+                limit >> 20
+            ),
+            Self::Memory { used, limit, ms } => write!(
+                f,
+                "it still had {} MiB of memory of its own, more than `max_worker_memory` allows ({} \
+                 MiB), {} s after it was given no more streams",
+                used >> 20,
+                limit >> 20,
                 seconds(ms)
             ),
         }
@@ -301,7 +332,11 @@ pub(crate) enum FromClient {
     /// The client does not use the link any more.
     Release { link: LinkId },
     /// Streams with limits are open on the link: its worker is to be looked at, until there are none.
-    Watch { link: LinkId, stall_ms: Option<u64> },
+    Watch {
+        link: LinkId,
+        stall_ms: Option<u64>,
+        memory: Option<u64>,
+    },
     /// Workers that are forked from now on are to have imported these modules, which are looked for
     /// in these folders too.
     Preload {
@@ -357,6 +392,9 @@ pub(crate) enum ToClient {
     Refused { request: RequestId, reason: Refusal },
     /// The link was idle and is gone.
     Retired { link: LinkId },
+    /// The worker has outgrown its limit: no more streams are let in on the link, and it is retired
+    /// once the last one has ended.
+    Leaving { link: LinkId },
     /// A module cannot be preloaded. Workers go on without it.
     NotPreloaded { module: String, why: String },
     /// The worker behind the link is dead.

@@ -20,6 +20,7 @@ use crate::pool::{ClientId, Gauges, Pool, Settings, WorkerId};
 use crate::protocol::{
     FromClient, FromWorker, FromZygote, LinkId, PreloadFailure, Status, ToClient,
 };
+use crate::sys;
 use crate::worker::WorkerProcess;
 use clients::ClientConnection;
 use look::Looks;
@@ -111,6 +112,10 @@ impl Gauges for View<'_> {
         if let Some(end) = self.end(link) {
             end.close_entry();
         }
+    }
+
+    fn memory(&self, pid: i32) -> Option<u64> {
+        sys::own_memory(pid)
     }
 }
 

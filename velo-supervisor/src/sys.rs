@@ -56,6 +56,18 @@ pub(crate) fn stacks_signal() -> libc::c_int {
     libc::SIGRTMIN() + 9
 }
 
+/// How many bytes of memory a process has that no other shares by intention: neither the memory of
+/// links nor that of programs counts. None for a process that is not there.
+#[cfg(target_os = "linux")]
+pub(crate) fn own_memory(pid: i32) -> Option<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
+    let mut pages = text.split(' ').skip(1).map(|word| word.parse::<u64>().ok());
+    let (resident, shared) = (pages.next()??, pages.next()??);
+    let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE);
+    let page = u64::try_from(page.ok()??).ok()?;
+    resident.saturating_sub(shared).checked_mul(page)
+}
+
 /// How many threads this process has.
 #[cfg(target_os = "linux")]
 pub(crate) fn thread_count() -> u32 {

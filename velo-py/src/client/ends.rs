@@ -27,8 +27,11 @@ pub struct ClientEnds {
     pub(super) left: AtomicU32,
     /// The user has let go of the stream: its last results are dropped.
     pub(super) orphaned: AtomicBool,
-    /// Seconds of `stall_timeout` and `event_timeout`, which the supervisor keeps.
-    pub(super) budgets: (Option<f64>, Option<f64>),
+    /// Seconds of `stall_timeout` and `event_timeout`, and bytes of `max_worker_memory`, which the
+    /// supervisor keeps.
+    pub(super) budgets: (Option<f64>, Option<f64>, Option<u64>),
+    /// Its function has slow steps.
+    pub(super) slow: AtomicBool,
     pub(super) this: Weak<dyn Sweep>,
     pub(super) name: String,
 }
@@ -184,6 +187,12 @@ impl ClientEnds {
         Ok(self.ends.with(py, |ends| ends.place.link.clone())?)
     }
 
+    /// Whether it is this one, and not one that had the slot before or has it now.
+    pub(super) fn is_number(&self, py: Python<'_>, number: u64) -> bool {
+        let known = self.ends.with(py, |ends| ends.place.number);
+        known.is_ok_and(|known| known == number)
+    }
+
     /// See [`Channel::may_sleep`].
     pub(super) fn may_sleep(&self, py: Python<'_>, want: Want) -> PyResult<bool> {
         // Only bulk transfer wants room, or everything handled, besides results.
@@ -284,7 +293,7 @@ impl ClientEnds {
 
     /// Whether somebody has to have an eye on its worker.
     pub(super) fn is_limited(&self) -> bool {
-        self.budgets != (None, None)
+        self.budgets != (None, None, None)
     }
 
     /// Gives back what the stream had of its link.
@@ -294,6 +303,9 @@ impl ClientEnds {
             drop(rings);
             if self.is_limited() {
                 link.end.end_limit();
+            }
+            if self.slow.swap(false, Relaxed) {
+                link.slow.fetch_sub(1, Relaxed);
             }
             link.recycle(py, slot);
         }

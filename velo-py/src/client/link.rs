@@ -66,6 +66,10 @@ pub struct Link {
     pub(super) opened: AtomicU64,
     /// A stream with limits was opened, and the supervisor does not know.
     pub(super) unwatched: AtomicBool,
+    /// Called with the names of streams that hold their neighbours up.
+    pub(super) tell_slow: GilCell<Option<Py<PyAny>>>,
+    /// How many such streams are open.
+    pub(super) slow: AtomicUsize,
 }
 
 pub struct LinkState {
@@ -166,6 +170,12 @@ impl Link {
                     self.note(py, slot, stream, |ends| ends.asked = true);
                 }
                 Ok(Ok(Some(Control::Log { record }))) => self.deliver(py, &record),
+                Ok(Ok(Some(Control::Slow {
+                    slot,
+                    stream,
+                    shared,
+                    ms,
+                }))) => self.note_slow(py, (slot, stream), shared, ms),
                 Ok(Ok(None)) | Err(_) => return,
                 Ok(Ok(Some(_))) => {
                     return self.fail_all(
@@ -175,6 +185,29 @@ impl Link {
                 }
                 Ok(Err(error)) => return self.fail_all(py, &error),
             }
+        }
+    }
+
+    /// A stream's function has a slow step, which holds others up: new ones are better off elsewhere.
+    fn note_slow(&self, py: Python<'_>, (slot, number): (u32, u64), shared: bool, ms: u64) {
+        let stream = self.stream(py, slot);
+        let Some(stream) = stream.filter(|stream| stream.is_number(py, number)) else {
+            return;
+        };
+        if !stream.slow.swap(true, Relaxed) {
+            self.slow.fetch_add(1, Relaxed);
+        }
+        if !shared {
+            return; // there was nobody
+        }
+        let seconds = Duration::from_millis(ms).as_secs_f64();
+        let tell = self
+            .tell_slow
+            .with(py, |tell| tell.as_ref().map(|call| call.clone_ref(py)));
+        if let Ok(Some(tell)) = tell
+            && let Err(error) = tell.call1(py, (&stream.name, seconds))
+        {
+            error.write_unraisable(py, None); // a warning made an error must not end a stream
         }
     }
 

@@ -71,6 +71,8 @@ impl ClientLink {
             busy: AtomicBool::new(false),
             opened: AtomicU64::new(0),
             unwatched: AtomicBool::new(false),
+            tell_slow: GilCell::default(),
+            slow: AtomicUsize::new(0),
         };
         Ok(ClientLink {
             link: Arc::new(link),
@@ -166,6 +168,18 @@ impl ClientLink {
             .with(py, |place| *place = Some(deliver))?)
     }
 
+    /// What to call with the name of a stream whose function held its neighbours up, and for how many
+    /// seconds.
+    fn set_slow(&self, py: Python<'_>, tell: Py<PyAny>) -> PyResult<()> {
+        Ok(self.link.tell_slow.with(py, |place| *place = Some(tell))?)
+    }
+
+    /// Whether a stream is open whose function holds others up, or would.
+    #[getter]
+    fn slow(&self) -> bool {
+        self.link.slow.load(Relaxed) > 0
+    }
+
     /// Has the worker log what this process would handle.
     fn set_levels(&self, py: Python<'_>, packed: Vec<u8>) -> PyResult<()> {
         self.link.tell(py, &Control::Levels { packed })
@@ -205,12 +219,12 @@ impl ClientLink {
         py: Python<'_>,
         event_loop: Py<PyAny>,
         function: u64,
-        limits: (u32, u64, String, Option<f64>, Option<f64>),
+        limits: (u32, u64, String, Option<f64>, Option<f64>, Option<u64>),
         name: String,
         keep: Option<(usize, bool, u32, Py<PyAny>)>,
     ) -> PyResult<Option<Opened>> {
-        let (buffer, max_bytes, full, stall, event) = limits;
-        let budgets = (stall, event);
+        let (buffer, max_bytes, full, stall, event, memory) = limits;
+        let budgets = (stall, event, memory);
         let full: WhenFull = full.parse()?;
         let Some((place, producer, consumer)) = self.place(py, buffer, max_bytes)? else {
             return Ok(None);
@@ -267,6 +281,7 @@ impl ClientLink {
             left: AtomicU32::new(0),
             orphaned: AtomicBool::new(false),
             budgets,
+            slow: AtomicBool::new(false),
             this: this.clone(),
             name: name.clone(),
         });

@@ -6,6 +6,7 @@ mod saving;
 mod watch;
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -146,11 +147,15 @@ impl WorkerLink {
             event_loop,
             this: this.clone(),
             aside: GilCell::default(),
+            said_slow: AtomicU64::new(0),
+            said_shared: AtomicBool::new(false),
+            counted: AtomicBool::new(true),
             parked: GilCell::default(),
         });
         self.link
             .state
             .with(py, |state| state.ports.insert(slot, port.clone()))?;
+        port::one_more();
         let port = Port::Ring(port);
         let (stall, event) = budgets;
         let budget = Budget::new(name, &port, stall, event);
@@ -248,7 +253,12 @@ impl WorkerLink {
                     self.link.close(py, slot);
                     continue;
                 }
-                Some(Control::Ended { .. } | Control::Asked { .. } | Control::Log { .. }) => {
+                Some(
+                    Control::Ended { .. }
+                    | Control::Asked { .. }
+                    | Control::Log { .. }
+                    | Control::Slow { .. },
+                ) => {
                     return Err(errors::corrupted(
                         "the client sent a message that only workers send",
                     ));

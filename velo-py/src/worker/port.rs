@@ -1,11 +1,13 @@
 //! One process-mode stream, as its function has it.
 
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyDict;
-use velo_shm::Allowance;
+use velo_shm::{Allowance, ticks};
 
 use super::Link;
 use super::saving::Saving;
@@ -18,6 +20,17 @@ use crate::errors;
 use crate::port::Next;
 use crate::rings::{END, ERROR, Hold, ITEM, Rings, Sweep, corruption, spin};
 use crate::wait::{Wait, complete};
+
+/// Streams whose functions have not ended, of all links of this worker.
+static OPEN: AtomicUsize = AtomicUsize::new(0);
+
+/// One function that is slow is not named more often than this.
+const SAY_EVERY: Duration = Duration::from_secs(60);
+
+/// One more is open.
+pub(super) fn one_more() {
+    OPEN.fetch_add(1, Relaxed);
+}
 
 /// The function's half of a process-mode stream.
 pub struct RingPort {
@@ -32,6 +45,12 @@ pub struct RingPort {
     pub(super) this: Weak<dyn Sweep>,
     /// Steps the function at once when the worker was woken for it. None before and after it runs.
     pub(super) aside: GilCell<Option<Arc<Aside>>>,
+    /// When the client was last told that the function is slow, in ticks; 0: never.
+    pub(super) said_slow: AtomicU64,
+    /// It had neighbours then.
+    pub(super) said_shared: AtomicBool,
+    /// It is one of `OPEN`.
+    pub(super) counted: AtomicBool,
     /// What the function's task sleeps on while the function is stepped aside.
     pub(super) parked: GilCell<Option<Py<PyAny>>>,
 }
@@ -146,6 +165,28 @@ impl RingPort {
         let came = step();
         end.end_step();
         came
+    }
+
+    /// A step of the function took long: if others live here, they had to wait.
+    #[cold]
+    pub fn was_slow(&self, py: Python<'_>, took: u64) {
+        let shared = OPEN.load(Relaxed) > 1;
+        let now = ticks::now();
+        let said = self.said_slow.load(Relaxed);
+        let lately = said != 0 && ticks::to_duration(now.saturating_sub(said)) < SAY_EVERY;
+        if lately && (!shared || self.said_shared.load(Relaxed)) {
+            return;
+        }
+        self.said_slow.store(now.max(1), Relaxed);
+        self.said_shared.store(shared, Relaxed);
+        let slow = Control::Slow {
+            slot: self.slot,
+            stream: self.number,
+            shared,
+            ms: u64::try_from(ticks::to_duration(took).as_millis()).unwrap_or(u64::MAX),
+        };
+        // A client that does not read its messages learns of it from nothing.
+        let _ = self.link.tell(py, &slow);
     }
 
     /// See [`Port::wait_event`].
@@ -358,6 +399,9 @@ impl RingPort {
     }
 
     fn detach(&self, py: Python<'_>) {
+        if self.counted.swap(false, Relaxed) {
+            OPEN.fetch_sub(1, Relaxed);
+        }
         drop(self.aside.with(py, Option::take));
     }
 

@@ -13,6 +13,7 @@ use crate::protocol::{Exit, Killed, LinkId, Refusal, RequestId, WorkerInfo, Work
 use restarts::Restarts;
 
 mod deaths;
+mod memory;
 pub(crate) mod restarts;
 mod retire;
 mod settle;
@@ -68,6 +69,8 @@ pub(crate) trait Gauges {
     fn written(&self, worker: WorkerId) -> u64;
     /// Closes it for new streams; those that are open go on.
     fn close(&self, link: LinkId);
+    /// How many bytes of memory of its own a process has.
+    fn memory(&self, pid: i32) -> Option<u64>;
 }
 
 /// What is to be done.
@@ -112,6 +115,11 @@ pub(crate) enum Action {
         worker: WorkerInfo,
         exit: Exit,
         why: Option<Killed>,
+    },
+    /// Tell the client that the worker takes no more streams.
+    Leaving {
+        client: ClientId,
+        link: LinkId,
     },
     /// Have the worker write down the stacks of its threads.
     AskForStacks {
@@ -191,6 +199,8 @@ struct Worker {
     writing: Option<watch::Writing>,
     /// What it is killed for.
     killed: Option<Killed>,
+    /// It has more memory than it may, since then.
+    outgrown: Option<Instant>,
     /// It has ended; until then its exit status may still come.
     ended: Option<Instant>,
 }

@@ -244,6 +244,7 @@ impl Pool {
             seen: None,
             writing: None,
             killed: None,
+            outgrown: None,
             ended: None,
         };
         self.workers.insert(worker, state);

@@ -6,6 +6,7 @@ use std::collections::{HashMap, HashSet};
 use super::deaths::HEALTHY_AFTER;
 use super::*;
 
+mod memory;
 mod sharing;
 mod watch;
 
@@ -24,6 +25,7 @@ struct Fake {
     unlimited: HashSet<LinkId>,
     written: HashMap<WorkerId, u64>,
     closed: RefCell<HashSet<LinkId>>,
+    memory: HashMap<i32, u64>,
 }
 
 impl Gauges for Fake {
@@ -62,6 +64,10 @@ impl Gauges for Fake {
 
     fn close(&self, link: LinkId) {
         self.closed.borrow_mut().insert(link);
+    }
+
+    fn memory(&self, pid: i32) -> Option<u64> {
+        self.memory.get(&pid).copied()
     }
 }
 

@@ -24,12 +24,15 @@ const WRITING_PAUSE: Duration = Duration::from_millis(10);
 pub(crate) struct Watch {
     /// How long a step may take.
     pub(crate) stall: Option<Duration>,
+    /// How many bytes of its own the worker may have.
+    pub(crate) memory: Option<u64>,
 }
 
 impl Watch {
     fn strictest(self, other: Watch) -> Watch {
         let stall = [self.stall, other.stall].into_iter().flatten().min();
-        Watch { stall }
+        let memory = [self.memory, other.memory].into_iter().flatten().min();
+        Watch { stall, memory }
     }
 }
 
@@ -80,7 +83,9 @@ impl Pool {
             }
             let stall = link.watch.and_then(|watch| watch.stall);
             let between = stall.map(|limit| limit / LOOKS_PER_LIMIT);
-            pause = [pause, between].into_iter().flatten().min();
+            let memory = link.watch.and_then(|watch| watch.memory);
+            let memory = memory.map(|_| LONGEST_PAUSE);
+            pause = [pause, between, memory].into_iter().flatten().min();
         }
         self.next_watch = pause.map(|pause| now + pause.clamp(SHORTEST_PAUSE, LONGEST_PAUSE));
         let mut still = Vec::new();
@@ -92,6 +97,7 @@ impl Pool {
         for (worker, killed) in still {
             self.kill_for(now, worker, killed);
         }
+        self.look_at_memory(now, gauges);
     }
 
     /// Has a worker write down its stacks, and then killed.

@@ -133,9 +133,13 @@ impl Reactor {
             }
             FromClient::Release { link } => self.pool.release(now, id, link),
             FromClient::Preload { modules, paths } => self.nursery.preload(now, modules, paths),
-            FromClient::Watch { link, stall_ms } => {
+            FromClient::Watch {
+                link,
+                stall_ms,
+                memory,
+            } => {
                 let stall = stall_ms.map(Duration::from_millis);
-                if self.pool.watch(now, id, link, Watch { stall })
+                if self.pool.watch(now, id, link, Watch { stall, memory })
                     && let Some(held) = self.links.get(&link)
                 {
                     held.end().start_watching();

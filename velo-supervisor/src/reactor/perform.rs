@@ -104,6 +104,9 @@ impl Reactor {
                 let message = self.obituary(link, worker, exit, why);
                 self.tell_client(now, client, &message, Vec::new());
             }
+            Action::Leaving { client, link } => {
+                self.tell_client(now, client, &ToClient::Leaving { link }, Vec::new());
+            }
             Action::AskForStacks { worker } => {
                 if let Some(known) = self.workers.get(&worker) {
                     known.ask_for_stacks();
@@ -152,6 +155,8 @@ impl Reactor {
             .find(|(_, held)| held.worker() == worker.id && held.end().running().is_some())
             .map(|(id, _)| *id);
         let ran = match ran {
+            // Whose memory it is cannot be told.
+            _ if matches!(why, Some(Killed::Memory { .. })) => Ran::Nothing,
             // A thread that some function has started is no reason to blame the one that runs.
             _ if stacks.blame_another_thread() => Ran::Nothing,
             None => Ran::Nothing,

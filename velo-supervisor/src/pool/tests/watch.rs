@@ -7,7 +7,10 @@ use super::*;
 const LIMIT: Duration = Duration::from_millis(400);
 
 fn asks(stall: Option<Duration>) -> Watch {
-    Watch { stall }
+    Watch {
+        stall,
+        memory: None,
+    }
 }
 
 /// A rig with one link whose worker is watched.

@@ -1,0 +1,237 @@
+"""What goes wrong stays where it belongs: memory, neighbours, and the deaths of those around."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import warnings
+
+import psutil
+import pytest
+
+import functions
+from helpers import alive, run_script, until
+from velo import _client, stream_fn
+from velo.errors import SlowStepWarning, WorkerDied
+
+MIB = 1 << 20
+
+
+@pytest.fixture(autouse=True)
+def fresh_pool():
+    """Each test has a supervisor of its own: deaths in a row slow down the next start."""
+    _client._shutdown()
+    yield
+    _client._shutdown()
+
+
+@stream_fn(mode="process", workers=1)
+async def hoards(events):
+    """Keeps as many MiB as each event says, and tells who does so."""
+    kept = []
+    async for size in events:
+        if size < 0:
+            kept.clear()
+        else:
+            kept.append(b"x" * (size * MIB))
+        yield os.getpid()
+
+
+def own_memory(pid):
+    memory = psutil.Process(pid).memory_info()
+    return memory.rss - memory.shared
+
+
+async def ask(stream, event):
+    await stream.send(event)
+    return await asyncio.wait_for(stream.recv(), 20)
+
+
+async def pid_and_memory():
+    """A worker, and what it has when it has done nothing."""
+    async with hoards.open() as stream:
+        pid = await ask(stream, 0)
+        return pid, own_memory(pid)
+
+
+async def test_a_worker_that_outgrows_its_limit_finishes_its_streams_and_no_more():
+    _, base = await pid_and_memory()
+    limited = hoards.options(max_worker_memory=base + 40 * MIB)
+    async with limited.open() as stream, limited.open() as beside:
+        pid = await ask(stream, 0)
+        assert await ask(beside, 0) == pid
+        assert await ask(stream, 60) == pid
+        link = next(iter(_client.client_of(asyncio.get_running_loop())._links.values()))
+        await until(lambda: link.leaving, 20)
+        async with limited.open() as new:
+            other = await ask(new, 0)
+            assert other != pid, "new streams go to a new worker"
+        assert await ask(stream, -1) == pid, "those that it has go on"
+        assert await ask(beside, 0) == pid
+    await until(lambda: not alive(pid), 20)
+    assert alive(other)
+
+
+async def test_a_worker_with_twice_its_limit_is_killed_and_says_so():
+    _, base = await pid_and_memory()
+    limit = base + 20 * MIB
+    limited = hoards.options(max_worker_memory=limit)
+    async with limited.open() as stream:
+        with pytest.raises(WorkerDied) as info:
+            for _ in range(200):
+                await ask(stream, 2 * limit // MIB)
+                await asyncio.sleep(0.1)
+    error = info.value
+    assert (error.signal, error.culprit) == (signal.SIGKILL, None)
+    assert "`max_worker_memory`" in error.why
+    assert f"({limit // MIB} MiB)" in error.why
+    assert error.why in str(error)
+    assert await hoards.run([0])
+
+
+async def test_shared_memory_is_not_the_workers():
+    """What streams have in their rings is not counted."""
+    np = pytest.importorskip("numpy")
+
+    @stream_fn(mode="process", workers=1, max_bytes=2**30)
+    async def keeps(events):
+        kept = []
+        async for frame in events:
+            kept.append(frame)
+            frame.max()  # brings its pages in
+            yield os.getpid()
+
+    frame = np.zeros(10 * MIB, np.uint8)
+    async with keeps.open() as stream:
+        pid = await ask(stream, frame)  # imports numpy
+        base = own_memory(pid)
+    async with keeps.options(max_worker_memory=base + 50 * MIB).open() as stream:
+        link = next(iter(_client.client_of(asyncio.get_running_loop())._links.values()))
+        for _ in range(20):
+            assert await ask(stream, frame) == pid
+            await asyncio.sleep(0.1)
+        assert psutil.Process(pid).memory_info().rss > base + 150 * MIB
+        assert not link.leaving
+
+
+async def named(caught):
+    """Waits for a warning; the worker's message travels on its own."""
+    await until(lambda: any(w.category is SlowStepWarning for w in caught), 20)
+    return [str(w.message) for w in caught if w.category is SlowStepWarning]
+
+
+async def test_one_that_holds_its_neighbours_up_is_named_and_avoided():
+    nap = functions.nap.options(mode="process", workers=2)
+    pids = functions.pids.options(mode="process", workers=2)
+    async with contextlib.AsyncExitStack() as stack:
+        first = await stack.enter_async_context(pids.open())
+        away = await ask(first, 0)
+        second = await stack.enter_async_context(pids.open())
+        crowded = await ask(second, 0)
+        assert crowded != away
+        # The next one goes where the fewest are; make that the second worker.
+        for _ in range(3):
+            await stack.enter_async_context(pids.open())
+        stream = await stack.enter_async_context(nap.open())
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            for _ in range(3):
+                await ask(stream, 0.1)
+            told = await named(caught)
+        assert len(told) == 1, "once in a while"
+        assert f"`{stream.name}` held up" in told[0]
+        links = _client.client_of(asyncio.get_running_loop())._links.values()
+        (slow,) = [link for link in links if link.end.slow]
+        for _ in range(6):
+            new = await stack.enter_async_context(pids.open())
+            assert await ask(new, 0) != slow.pid
+        await stream.aclose()
+        assert not slow.end.slow
+        new = await stack.enter_async_context(pids.open())
+        assert await ask(new, 0) == slow.pid, "it has fewer, and nobody holds it up"
+
+
+async def test_one_that_is_alone_holds_up_nobody():
+    nap = functions.nap.options(mode="process", workers=1)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        await nap.run([0.1, 0.1])
+        await functions.echo.options(mode="process", workers=1).run([1])
+    assert not [w for w in caught if w.category is SlowStepWarning]
+
+
+async def test_the_zygote_dies_under_load():
+    """Streams go on as if nothing had happened, and new workers are made."""
+    pids = functions.pids.options(mode="process", workers=2)
+
+    async def busy(stream, count):
+        seen = set()
+        async for pid in stream.feed(range(count)):
+            seen.add(pid)
+        return seen
+
+    async with contextlib.AsyncExitStack() as stack:
+        streams = [await stack.enter_async_context(pids.open()) for _ in range(8)]
+        first = {await ask(stream, 0) for stream in streams}
+        feeding = [asyncio.create_task(busy(stream, 20_000)) for stream in streams]
+        zygote = psutil.Process(next(iter(first))).ppid()
+        assert zygote != os.getpid()
+        os.kill(zygote, signal.SIGKILL)
+        await until(lambda: not alive(zygote))
+        seen = await asyncio.wait_for(asyncio.gather(*feeding), 50)
+        assert set().union(*seen) == first, "no worker died with it"
+        for pid in first:
+            os.kill(pid, signal.SIGKILL)
+        for stream in streams:
+            with pytest.raises(WorkerDied):
+                await asyncio.wait_for(stream.recv(), 10)
+    assert await asyncio.wait_for(functions.echo.options(mode="process").run([1]), 20) == [1]
+
+
+def test_the_thread_that_opened_the_first_stream_may_end(tmp_path):
+    """Parent-death signals follow the thread that forked, which must not be one that ends."""
+    code, output, errors = run_script(
+        tmp_path,
+        """
+        import asyncio, threading, time
+        from velo import _core, stream_fn
+
+        @stream_fn(mode="process", workers=1)
+        async def echo(events):
+            async for event in events:
+                yield event
+
+        thread = threading.Thread(target=lambda: echo.run_sync([1]))
+        thread.start()
+        thread.join()
+        workers, zygote = _core.status()
+        time.sleep(0.3)  # a signal would have come by now
+        assert echo.run_sync([2]) == [2]
+        assert _core.status()[1] == zygote
+        assert [w[1] for w in _core.status()[0]] == [w[1] for w in workers]
+        print("same")
+        """,
+    )
+    assert (code, output) == (0, "same\n"), errors
+
+
+async def test_what_a_function_has_started_is_its_own_and_outlives_a_kill():
+    @stream_fn(mode="process", workers=1)
+    async def starts(events):
+        async for _ in events:
+            child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1000)"])
+            yield os.getpid(), child.pid
+
+    async with starts.open() as stream:
+        pid, child = await ask(stream, 0)
+        os.kill(pid, signal.SIGKILL)
+        with pytest.raises(WorkerDied):
+            await asyncio.wait_for(stream.recv(), 10)
+    await until(lambda: not alive(pid))
+    try:
+        assert alive(child)
+    finally:
+        os.kill(child, signal.SIGKILL)
+    await until(lambda: not alive(child))
