@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 SOURCES := $(shell find velo-*/src python -name '*.rs' -o -name '*.py' -o -name '*.pyi') \
            $(wildcard velo-*/Cargo.toml) Cargo.toml Cargo.lock pyproject.toml
 
-.PHONY: demo test test-rust test-python test-loom lint bench docs clean
+.PHONY: demo test test-rust test-python test-loom test-long fuzz lint bench docs clean
 
 # Installs velo as a user would have it, in a virtual environment of its own.
 $(VENV)/.ready: $(SOURCES)
@@ -29,13 +29,32 @@ test-rust:
 test-python: $(VENV)/.ready
 	$(BIN)/python -m pytest --quiet
 
+# Everything at its full length, and the Rust tests of shared memory and of the pool under
+# AddressSanitizer, whose runtime comes with the stable toolchain.
+HOST = $(shell rustc -vV | sed -n 's/^host: //p')
+test-long: $(VENV)/.ready
+	RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address CARGO_TARGET_DIR=target/asan \
+		cargo test --quiet --target $(HOST) -p velo-shm -p velo-supervisor --all-features --lib --tests
+	$(BIN)/python -m pytest --quiet --long
+	$(MAKE) fuzz FUZZ_SECONDS=1800
+
 # Every interleaving of the ring's and the doorbell's atomics, as far as the models reach.
 test-loom:
 	RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=target/loom \
 		cargo test --release --quiet -p velo-shm --test loom
 
+# What reads another process's bytes, under AddressSanitizer: `make fuzz FUZZ_SECONDS=1800`,
+# `make fuzz FUZZ_TARGETS="ring link"`. Inputs that reach something new are kept in FUZZ_CORPUS.
+FUZZ_SECONDS ?= 20
+FUZZ_TARGETS ?=
+FUZZ_CORPUS ?=
+fuzz: $(VENV)/.ready
+	$(BIN)/python fuzz/run.py --seconds $(FUZZ_SECONDS) $(FUZZ_TARGETS) \
+		$(if $(FUZZ_CORPUS),--corpus $(FUZZ_CORPUS))
+
 lint: $(VENV)/.ready
 	cargo fmt --all --check
+	cargo fmt --manifest-path fuzz/Cargo.toml --all --check
 	cargo clippy --quiet --workspace --all-targets --all-features -- -D warnings
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -50,4 +69,4 @@ docs: $(VENV)/.ready
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 clean:
-	rm -rf $(VENV) target site examples/data examples/out
+	rm -rf $(VENV) target fuzz/target fuzz/artifacts site examples/data examples/out

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from velo import _core, _logs, _recovery, _slow, _supervisors
 from velo._config import StreamConfig
 from velo._reference import Reference, import_paths
-from velo.errors import PoolError, StallWarning, WorkerDied
+from velo.errors import PoolError, RingCorrupted, StallWarning, WorkerDied
 
 __all__ = ["Client", "client_of", "close_clients", "workers_of"]
 
@@ -37,6 +37,9 @@ _numbers = itertools.count(1)
 
 # Seconds; see `Link::nap` in velo-py/src/client/link.rs.
 _NAP = 0.0005
+
+# Seconds between two looks at what a worker that writes over its link could make this side miss.
+_CHECK_UP = 0.5
 
 # How many seconds a supervisor may take to greet.
 _HELLO_BOUND = 10.0
@@ -125,7 +128,7 @@ class Client:
         self._requests: dict[int, asyncio.Future[_Link | None]] = {}
         self._changed: asyncio.Future[None] | None = None
         self._preloaded: set[str] = set()
-        self._lost = False
+        self._checking = False
         self._tasks: set[asyncio.Task[None]] = set()
         # The link that streams are leaving right now, while they are told to.
         self.left: _Link | None = None
@@ -143,8 +146,6 @@ class Client:
         if self._supervisor is not None:
             return self._supervisor
         if self._address is None:
-            if self._lost:
-                raise PoolError("the supervisor of this process has ended")
             supervisor = _supervisors.embedded()
         else:
             supervisor = _supervisors.connect(self._address)
@@ -268,10 +269,37 @@ class Client:
         keep = _recovery.keep(self, function, config)
         opened = link.end.open(loop, function.number, limits, name, keep)
         if opened is None:
-            link.leaving = True  # it takes no more streams: the supervisor will say why
-        elif budgets != _NO_LIMITS:
-            self._watch(link, config)
+            self._let_go(link)
+        else:
+            if budgets != _NO_LIMITS:
+                self._watch(link, config)
+            if not self._checking:
+                self._check_up_later(loop)
         return opened
+
+    def _let_go(self, link: _Link) -> None:
+        """Give up a link that takes no more streams, once it has none."""
+        link.leaving = True  # if it has some, the supervisor will say why
+        if link.end.dead:
+            self.give_up(link)
+        elif link.number in self._links and not link.end.streams:
+            self._drop(link)
+            if self._supervisor is not None and link.number >= 0:
+                self._supervisor.release(link.number)
+
+    def _check_up_later(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._checking = True
+        loop.call_later(_CHECK_UP, _check_up, weakref.ref(self))
+
+    def check_up(self) -> None:
+        """Look at the links on which streams are open, now and while there are any."""
+        self._checking = False
+        busy = [link for link in self._links.values() if link.end.streams]
+        for link in busy:
+            link.end.check_up()
+        loop = self._loop()
+        if busy and loop is not None and not loop.is_closed():
+            self._check_up_later(loop)
 
     def _watch(self, link: _Link, config: StreamConfig) -> None:
         """Have the supervisor look at a worker whose streams have limits."""
@@ -346,6 +374,7 @@ class Client:
             if (free := self._free(workers, avoid)) is not None:
                 return free
             links = self._others(workers, avoid)
+            had_links = bool(self._links)
             if len(links) + len(self._requests) < workers:
                 try:
                     link = await self._acquire(workers)
@@ -360,7 +389,7 @@ class Client:
                 await self._change()  # a worker is on its way, or one that leaves makes room
             elif (least := _least(usable)) is not None:
                 return least
-            elif not self._links:
+            elif not self._links and not had_links:
                 raise PoolError("all workers are taken, and no more may be started")
 
     def _free(self, workers: int, avoid: _Link | None = None) -> _Link | None:
@@ -428,7 +457,7 @@ class Client:
         """Take leave of a supervisor that this program cannot use."""
         self._disconnect()
         self._answer_greeting(error)
-        self._on_lost()
+        self._on_lost(str(error))
 
     def _answer_greeting(self, error: PoolError | None) -> None:
         greeting, self._greeting = self._greeting, None
@@ -450,6 +479,9 @@ class Client:
             end.set_nap(functools.partial(_nap, self._loop, weakref.ref(end)))
             end.set_wake_soon(functools.partial(_wake_soon, self._loop, weakref.ref(end)))
             end.set_slow(_slow.warn_of_neighbour)
+            end.set_broken(
+                functools.partial(_broken, self._loop, weakref.ref(self), weakref.ref(link))
+            )
             end.set_log(functools.partial(_log, self._loop, pid))
         self._answer(request, link)
 
@@ -467,6 +499,21 @@ class Client:
     def _on_retired(self, number: int) -> None:
         if (link := self._links.get(number)) is not None:
             self._drop(link)
+            # Only an idle link is taken back. This fails nothing, unless its count was wrong.
+            link.end.fail(
+                lambda stream, number, in_flight: RingCorrupted(
+                    f"stream `{stream}` has lost its link: the worker (pid {link.pid}) wrote over "
+                    "the count of its streams"
+                )
+            )
+
+    def give_up(self, link: _Link) -> None:
+        """Give a link back that makes no sense; its streams have failed. Its worker is replaced."""
+        if self._links.get(link.number) is link:
+            self._drop(link)
+            if self._supervisor is not None and link.number >= 0:
+                self._supervisor.release_broken(link.number)
+            self._tell_change()
 
     def _on_leaving(self, number: int) -> None:
         """Open no more streams on a worker that has outgrown its limit; those it has may end."""
@@ -516,15 +563,15 @@ class Client:
 
         link.end.fail(died)
 
-    def _on_lost(self) -> None:
+    def _on_lost(self, why: str = "the supervisor of this process has ended") -> None:
         self._disconnect()
         if self._address is not None:
             return self._on_left()
-        self._lost = True
+        # The next stream of this event loop begins anew.
         for link in list(self._links.values()):
             self._on_died(link.number, (link.worker, link.pid), (None, None), "nothing", None, "")
         for request in list(self._requests):
-            self._answer(request, PoolError("the supervisor of this process has ended"))
+            self._answer(request, PoolError(why))
 
     def _on_left(self) -> None:
         """Go on without a standalone supervisor: its workers serve the links that there are."""
@@ -587,6 +634,22 @@ def _nap(
     loop, end = loop_of(), end_of()
     if loop is not None and end is not None:
         loop.call_later(_NAP, end.nap_over)
+
+
+def _check_up(client_of: weakref.ref[Client]) -> None:
+    if (client := client_of()) is not None:
+        client.check_up()
+
+
+def _broken(
+    loop_of: weakref.ref[asyncio.AbstractEventLoop],
+    client_of: weakref.ref[Client],
+    link_of: weakref.ref[_Link],
+) -> None:
+    loop, client, link = loop_of(), client_of(), link_of()
+    if loop is None or client is None or link is None or loop.is_closed():
+        return
+    loop.call_soon(client.give_up, link)
 
 
 def _wake_soon(

@@ -95,7 +95,7 @@ def write_script(folder, text, name="script.py"):
 def start_script(path, *args, **options):
     """Starts a script of its own session, its output captured."""
     return subprocess.Popen(
-        [sys.executable, *options.pop("flags", ()), str(path), *args],
+        [*options.pop("before", ()), sys.executable, *options.pop("flags", ()), str(path), *args],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

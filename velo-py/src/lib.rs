@@ -18,6 +18,8 @@ mod errors;
 mod events;
 mod ffi;
 mod function;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod group;
 mod inline;
 mod ledger;

@@ -14,6 +14,7 @@ use crate::codec::{Codec, EncodeError, Memory, SliceOut};
 use crate::errors;
 use crate::loan::{self, Encoded, LEND_FROM};
 use crate::view::View;
+use velo_supervisor::explain;
 
 /// An event or a result.
 pub const ITEM: u8 = 2;
@@ -167,9 +168,12 @@ impl Rings {
                 Ok(Offer::Full)
             }
             ReserveError::TooLarge { len, .. } => Err(errors::too_large(self.too_large(len))),
-            ReserveError::NoMemory(error) => Err(pyo3::exceptions::PyMemoryError::new_err(
-                format!("no shared memory for an event of {len} bytes: {error}"),
-            )),
+            ReserveError::NoMemory(error) => {
+                Err(pyo3::exceptions::PyMemoryError::new_err(format!(
+                    "no shared memory for an event of {len} bytes: {}",
+                    explain(&error)
+                )))
+            }
             ReserveError::Corrupted(corrupted) => Err(corruption(&corrupted)),
             other => Err(errors::velo(format!(
                 "cannot send an event of {len} bytes: {other}"
@@ -180,6 +184,12 @@ impl Rings {
     /// Why `len` bytes can never be sent.
     pub fn too_large(&self, len: usize) -> String {
         too_large(len, self.producer.max_len())
+    }
+
+    /// Says once more what the other side was told, where somebody has written over it.
+    pub fn restate(&self) {
+        self.producer.restate();
+        self.consumer.restate();
     }
 
     /// Room for one more event, or for the one that did not fit last.

@@ -130,6 +130,11 @@ impl SupervisorClient {
         self.lock().release(LinkId(link)).map_err(pool_error)
     }
 
+    /// Gives a link back whose memory its worker wrote over; the worker is replaced.
+    fn release_broken(&self, link: u64) -> PyResult<()> {
+        self.lock().release_broken(LinkId(link)).map_err(pool_error)
+    }
+
     /// What the supervisor has said since, as tuples `(what, ...)`.
     fn poll<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyTuple>>> {
         let events = self.lock().poll().map_err(pool_error)?;
@@ -297,9 +302,9 @@ pub fn serve_zygote(
     let fd = unsafe { zygote::inherited_fd() }.map_err(pool_error)?;
     let forked = || -> std::io::Result<i32> {
         let pid = fork.call0(py).and_then(|pid| pid.extract::<i32>(py));
-        pid.map_err(|error| match error.is_instance_of::<PyOSError>(py) {
-            true => std::io::Error::from(error),
-            false => std::io::Error::other(error.to_string()),
+        pid.map_err(|error| match error_number(py, &error) {
+            Some(number) => std::io::Error::from_raw_os_error(number),
+            None => std::io::Error::other(error.to_string()),
         })
     };
     let imported = |module: &str, paths: &[String]| match preload.call1(py, (module, paths)) {
@@ -316,6 +321,14 @@ pub fn serve_zygote(
         }
         zygote::Role::Done => Ok(None),
     }
+}
+
+/// The system's number in an `OSError`.
+fn error_number(py: Python<'_>, error: &PyErr) -> Option<i32> {
+    if !error.is_instance_of::<PyOSError>(py) {
+        return None;
+    }
+    error.value(py).getattr("errno").ok()?.extract().ok()
 }
 
 /// A worker's place at its supervisor.

@@ -15,7 +15,7 @@ use crate::layout::{
     CLOSED, Direction, GROUP_SLOTS, Geometry, LinkHeader, RETIRED, RingHeader, WORDS, at,
 };
 use crate::ring::growth::Heap;
-use crate::ring::{Consumer, Limits, Producer, SlotHold};
+use crate::ring::{Consumer, Limits, Producer, RingCorrupted, SlotHold};
 use crate::segment::Segment;
 use crate::sync::{Ordering, full_fence};
 
@@ -23,8 +23,8 @@ mod figures;
 mod setup;
 
 pub use figures::SlotFigures;
-use setup::read_geometry;
 pub use setup::{LinkError, LinkSpec, initialise};
+use setup::{read_geometry, says};
 
 /// One of the two processes that a link joins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -160,17 +160,24 @@ impl LinkEnd {
 
     /// Makes a slot as good as new; true if it was done. For the client only, and only while
     /// neither side uses the slot: otherwise nothing happens.
-    pub fn reset_slot(&self, slot: u32) -> bool {
-        if self.side != Side::Client || self.check_slot(slot).is_err() || !self.slot_idle(slot) {
-            return false;
+    ///
+    /// # Errors
+    ///
+    /// [`LinkError::NoMemory`] when the slot was never used and the system has no pages for it.
+    pub fn reset_slot(&self, slot: u32) -> Result<bool, LinkError> {
+        if self.side != Side::Client || self.check_slot(slot).is_err() {
+            return Ok(false);
         }
-        if self.commit_slot(slot).is_err() {
-            return false;
+        // Before the first look: a page that cannot be had is an error here, and a signal there.
+        self.commit_slot(slot)
+            .map_err(|source| LinkError::NoMemory { source })?;
+        if !self.slot_idle(slot) {
+            return Ok(false);
         }
         for to in [Side::Client, Side::Worker] {
             self.ring_header(slot, to).reset();
         }
-        true
+        Ok(true)
     }
 
     /// Whether no side holds a producer, a consumer or a lease of the slot, so that the client may
@@ -429,6 +436,38 @@ impl LinkEnd {
     /// How many streams were ever opened: tells activity between two looks.
     pub fn opened_total(&self) -> u64 {
         self.header().residence.opened.load(Ordering::Relaxed)
+    }
+
+    /// Looks at what nobody may have changed: the numbers that the link is described by, and flags
+    /// that have two values. For now and then; what is read on the way of an event is checked there.
+    ///
+    /// # Errors
+    ///
+    /// When the other side has written where it must not.
+    pub fn check(&self) -> Result<(), RingCorrupted> {
+        if !says(&*self.segment, &self.geometry) {
+            return Err(RingCorrupted::new("the link's header was changed"));
+        }
+        let header = self.header();
+        let asleep = header.directions.iter().map(|way| &way.sleeping);
+        if asleep
+            .into_iter()
+            .any(|flag| flag.load(Ordering::Relaxed) > 1)
+        {
+            return Err(RingCorrupted::new("a side is neither asleep nor awake"));
+        }
+        if header.residence.slots_used.load(Ordering::Relaxed) > self.geometry.slots {
+            return Err(RingCorrupted::new("more slots were used than there are"));
+        }
+        Ok(())
+    }
+
+    /// Makes what is marked visible again, for both sides, where someone wrote over the marks in a way
+    /// that hides slots from those who look. For now and then, as it looks at all of them.
+    pub fn mend(&self) {
+        for side in [Side::Client, Side::Worker] {
+            self.direction(side).mend();
+        }
     }
 
     /// Gives memory of grown rings and loans that no one reads any more back to the system. This happens by

@@ -43,6 +43,16 @@ impl Direction {
         take_flag(&self.sleeping)
     }
 
+    /// Makes up for a bit of a slot whose word was never said to have one: nobody leaves it so, but
+    /// somebody who writes over this could, and the slot would never be looked at again.
+    pub(crate) fn mend(&self) {
+        for (index, word) in self.words.iter().enumerate() {
+            if word.load(Ordering::Relaxed) != 0 {
+                self.summary[index / 64].fetch_or(1 << (index % 64), Ordering::AcqRel);
+            }
+        }
+    }
+
     /// Takes every marked slot below `slots`, each before `f` is called for it.
     #[inline]
     pub(crate) fn take(&self, slots: u32, mut f: impl FnMut(u32)) {

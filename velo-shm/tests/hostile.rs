@@ -204,6 +204,7 @@ fn scribbles_over_the_link_header_do_no_harm_to_those_who_are_attached() {
             end.counters();
             end.open_slots(8);
             end.queued();
+            end.check().ok();
             end.doorbell().drain();
         }
     }
@@ -211,6 +212,54 @@ fn scribbles_over_the_link_header_do_no_harm_to_those_who_are_attached() {
     let (mut producer, mut consumer) = pair.way_in(1, LIMITS);
     send(&mut producer, b"still here");
     assert_eq!(common::receive(&mut consumer).unwrap(), b"still here");
+}
+
+#[test]
+fn a_changed_header_is_found() {
+    const RESIDENCE: usize = 128;
+    const DIRECTION: usize = 256;
+    const DIRECTION_LEN: usize = 64 + 64 + 16384 / 8 + 64;
+    let changes = [
+        (0, 1),
+        (8, 1),
+        (16, 1),
+        (24, 1),
+        (64, 1),
+        (RESIDENCE, 1 << 40),
+        (DIRECTION, 2),
+        (DIRECTION + DIRECTION_LEN, 1 << 31),
+    ];
+    for (offset, change) in changes {
+        let pair = Pair::new(SPEC);
+        let _rings = pair.way_in(1, LIMITS);
+        pair.client.arm();
+        assert!(pair.client.check().is_ok() && pair.worker.check().is_ok());
+        word(&*pair.segment, offset).fetch_xor(change, Ordering::SeqCst);
+        for end in [&pair.client, &pair.worker] {
+            let found = end.check().expect_err("a change");
+            assert!(found.to_string().contains("corrupted"), "{offset}");
+        }
+    }
+}
+
+#[test]
+fn a_slot_that_was_hidden_is_found_again() {
+    const DIRECTION: usize = 256;
+    const DIRECTION_LEN: usize = 64 + 64 + 16384 / 8 + 64;
+    for (to, from, side) in [(0, true, 0), (1, false, 1)] {
+        let pair = Pair::new(SPEC);
+        let ends = [&pair.client, &pair.worker];
+        let (teller, looker) = (ends[usize::from(from)], ends[side]);
+        // The slot's bit, without the one that says where to look for it.
+        let bits = DIRECTION + to * DIRECTION_LEN + 128;
+        word(&*pair.segment, bits).store(2, Ordering::SeqCst);
+        teller.notify(1);
+        assert!(!looker.any_ready(), "it is hidden");
+        pair.client.mend();
+        let mut found = Vec::new();
+        looker.take_ready(|slot| found.push(slot));
+        assert_eq!(found, [1]);
+    }
 }
 
 /// One published message, and then what the peer makes of it.
@@ -427,6 +476,26 @@ fn a_consumer_that_lies_to_its_producer_is_found_out() {
             assert_eq!((producer.free_events(), producer.in_flight()), (0, 16));
         }
     }
+}
+
+#[test]
+fn what_was_said_is_said_again_where_it_was_written_over() {
+    let pair = Pair::new(SPEC);
+    let (mut producer, mut consumer) = pair.way_in(0, LIMITS);
+    send(&mut producer, b"message");
+    let put = |offset: usize, value: u64| {
+        word(&*pair.segment, SLOTS_AT + offset).store(value, Ordering::SeqCst)
+    };
+    put(TAIL, 0);
+    assert_eq!(consumer.peek(), Ok(None), "it is hidden");
+    producer.restate();
+    assert_eq!(common::receive(&mut consumer).unwrap(), b"message");
+    put(TAIL + 64, 0);
+    put(TAIL + 72, 0);
+    assert_eq!(producer.in_flight(), 1, "the release is hidden");
+    consumer.restate();
+    assert_eq!(producer.in_flight(), 0);
+    assert_eq!(producer.wait_for_space(), Ok(false));
 }
 
 #[test]

@@ -226,23 +226,26 @@ fn a_slot_has_one_user_a_side() {
     );
     drop(consumer);
     assert!(
-        !pair.client.slot_idle(1) && !pair.client.reset_slot(1),
+        !pair.client.slot_idle(1) && !pair.client.reset_slot(1).unwrap(),
         "the worker is left"
     );
     drop(theirs);
-    assert!(pair.client.slot_idle(1) && pair.client.reset_slot(1));
+    assert!(pair.client.slot_idle(1) && pair.client.reset_slot(1).unwrap());
     pair.client.open_slot(1, LIMITS).unwrap();
     let none = pair.client.open_slot(4, LIMITS).unwrap_err();
     assert!(matches!(none, LinkError::NoSuchSlot { slot: 4, slots: 4 }));
-    assert!(!pair.client.slot_idle(4) && !pair.client.reset_slot(4));
-    assert!(!pair.worker.reset_slot(2), "only the client resets");
+    assert!(!pair.client.slot_idle(4) && !pair.client.reset_slot(4).unwrap());
+    assert!(
+        !pair.worker.reset_slot(2).unwrap(),
+        "only the client resets"
+    );
 }
 
 #[test]
 fn a_slot_can_be_used_again_and_again() {
     let pair = Pair::new(SMALL);
     for round in 0..50 {
-        assert!(pair.client.reset_slot(2));
+        assert!(pair.client.reset_slot(2).unwrap());
         let (mut producer, mut consumer) = pair.way_in(2, LIMITS);
         let large = common::message(round, 2000 * round as usize);
         for small in 0..10 {

@@ -462,7 +462,7 @@ fn a_ring_that_moves_keeps_the_order_and_its_block_is_let_go_of() {
         client.reclaim();
         assert!(client.slot_idle(0));
         // There is room for one block of this size: it has to be the same one.
-        client.reset_slot(0);
+        client.reset_slot(0).unwrap();
         let (mut producer, _consumer) = client
             .open_slot(
                 0,

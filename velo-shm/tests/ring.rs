@@ -360,7 +360,7 @@ fn blocks_come_back_when_their_streams_are_gone() {
     };
     let pair = Pair::new(spec);
     for _ in 0..50 {
-        assert!(pair.client.reset_slot(1));
+        assert!(pair.client.reset_slot(1).unwrap());
         let (mut producer, mut consumer) = pair.way_in(1, LIMITS);
         send(&mut producer, &message(1, 400_000));
         consumer.peek().unwrap();

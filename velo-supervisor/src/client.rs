@@ -18,7 +18,7 @@ use crate::protocol::{
     Exit, FromClient, Killed, LinkId, Order, PROTOCOL_VERSION, Ran, Refusal, RequestId, Status,
     ToClient, Welcome, WorkerInfo, WorkerLook,
 };
-use crate::transport::{Channel, Received, TransportError, exactly_and_maybe};
+use crate::transport::{Channel, Received, TransportError};
 
 /// One connection to a supervisor; each event loop has its own. Dropping it gives its links back.
 ///
@@ -177,7 +177,19 @@ impl Client {
     ///
     /// [`SupervisorError::Lost`] when the supervisor is gone.
     pub fn release(&mut self, link: LinkId) -> Result<(), SupervisorError> {
-        self.send(&FromClient::Release { link })
+        let broken = false;
+        self.send(&FromClient::Release { link, broken })
+    }
+
+    /// Gives a link back whose memory the worker has written over. The worker gets no more links, and
+    /// ends when nobody has one.
+    ///
+    /// # Errors
+    ///
+    /// [`SupervisorError::Lost`] when the supervisor is gone.
+    pub fn release_broken(&mut self, link: LinkId) -> Result<(), SupervisorError> {
+        let broken = true;
+        self.send(&FromClient::Release { link, broken })
     }
 
     /// Has the worker of a link looked at, and killed when a function holds it for longer than the
@@ -281,23 +293,20 @@ impl Client {
                             request,
                             link,
                             worker,
-                        } => {
-                            let ([segment, mine, theirs], process) = exactly_and_maybe(fds)?;
-                            match link::attach(Side::Client, segment, mine, theirs) {
-                                Ok(end) => ClientEvent::Link {
-                                    request,
-                                    link,
-                                    worker,
-                                    end,
-                                    process,
-                                },
-                                Err(why) => {
-                                    self.release(link)?;
-                                    let reason = Refusal::Failed(why);
-                                    ClientEvent::Refused { request, reason }
-                                }
+                        } => match link::received(Side::Client, fds)? {
+                            Ok((end, process)) => ClientEvent::Link {
+                                request,
+                                link,
+                                worker,
+                                end,
+                                process,
+                            },
+                            Err(why) => {
+                                self.release(link)?;
+                                let reason = Refusal::Failed(why);
+                                ClientEvent::Refused { request, reason }
                             }
-                        }
+                        },
                         ToClient::Refused { request, reason } => {
                             ClientEvent::Refused { request, reason }
                         }
@@ -418,7 +427,13 @@ mod tests {
         assert!(
             matches!(said[1], FromClient::Acquire { request: r, max_workers: 3 } if r == request)
         );
-        assert!(matches!(said[2], FromClient::Release { link: LinkId(9) }));
+        assert!(matches!(
+            said[2],
+            FromClient::Release {
+                link: LinkId(9),
+                broken: false
+            }
+        ));
     }
 
     #[test]
@@ -487,12 +502,15 @@ mod tests {
         }
         assert!(matches!(
             said.last(),
-            Some(FromClient::Release { link: LinkId(1) })
+            Some(FromClient::Release {
+                link: LinkId(1),
+                ..
+            })
         ));
     }
 
     #[test]
-    fn a_link_without_its_descriptors_is_an_error() {
+    fn a_link_without_all_of_its_descriptors_is_an_error() {
         let (mut client, mut supervisor) = client();
         let worker = WorkerInfo { id: 1, pid: 1 };
         let message = ToClient::Link {
@@ -500,7 +518,36 @@ mod tests {
             link: LinkId(1),
             worker,
         };
-        supervisor.send(&message, Vec::new()).expect("send");
+        let (one, _) = transport::pair().expect("a socketpair");
+        supervisor.send(&message, vec![one]).expect("send");
         assert!(matches!(client.poll(), Err(SupervisorError::Transport(_))));
+    }
+
+    #[test]
+    fn a_link_whose_descriptors_were_lost_is_refused_and_the_rest_goes_on() {
+        let (mut client, mut supervisor) = client();
+        let worker = WorkerInfo { id: 1, pid: 1 };
+        let (request, link) = (RequestId(1), LinkId(1));
+        let message = ToClient::Link {
+            request,
+            link,
+            worker,
+        };
+        supervisor.send(&message, Vec::new()).expect("send");
+        supervisor
+            .send(&ToClient::Retired { link: LinkId(4) }, Vec::new())
+            .expect("send");
+        let events = client.poll().expect("an answer");
+        let [
+            ClientEvent::Refused {
+                reason: Refusal::Failed(why),
+                ..
+            },
+            ClientEvent::LinkRetired { link: LinkId(4) },
+        ] = &events[..]
+        else {
+            panic!("{events:?}");
+        };
+        assert!(why.contains("ulimit -n"), "{why}");
     }
 }

@@ -130,7 +130,7 @@ pub fn receive(consumer: &mut Consumer) -> Result<Option<Control>, ControlError>
 }
 
 impl Control {
-    fn encode(&self) -> (u8, Vec<u8>) {
+    pub(crate) fn encode(&self) -> (u8, Vec<u8>) {
         let mut bytes = Vec::with_capacity(32);
         let kind = match self {
             Control::Define {
@@ -215,7 +215,7 @@ impl Control {
         (kind, bytes)
     }
 
-    fn decode(kind: u8, mut bytes: &[u8]) -> Option<Control> {
+    pub(crate) fn decode(kind: u8, mut bytes: &[u8]) -> Option<Control> {
         let bytes = &mut bytes;
         let message = match kind {
             DEFINE => {

@@ -3,13 +3,14 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::limits::explain;
 use crate::transport::TransportError;
 
 /// Why a client's call to the supervisor failed.
 #[derive(Debug, thiserror::Error)]
 pub enum SupervisorError {
     /// The supervisor's thread or one of its descriptors could not be made.
-    #[error("could not start the supervisor: {0}")]
+    #[error("could not start the supervisor: {}", explain(.0))]
     Start(#[source] io::Error),
     /// No command was given to start the zygote with.
     #[error("no zygote command is configured; name the program that calls `zygote::serve`")]

@@ -35,6 +35,10 @@ pub mod daemon;
 pub mod embedded;
 mod error;
 mod fds;
+#[cfg(any(fuzzing, test))]
+#[doc(hidden)]
+pub mod fuzzing;
+mod limits;
 mod link;
 mod nursery;
 mod options;
@@ -53,6 +57,7 @@ pub mod zygote;
 
 pub use client::{Client, ClientEvent};
 pub use error::{DaemonError, SeatError, SupervisorError, ZygoteError};
+pub use limits::explain;
 pub use options::{DaemonOptions, EmbeddedOptions, LogFormat};
 pub use protocol::{
     ClientStatus, Exit, Killed, LinkId, LinkLook, Order, PROTOCOL_VERSION, Question, Ran, Refusal,

@@ -5,23 +5,27 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use velo_shm::{Bells, Doorbell, LinkEnd, LinkSpec, MemfdSegment, Segment, Side, initialise};
+use velo_shm::{
+    Bells, Doorbell, LinkEnd, LinkSpec, MemfdSegment, Segment, SegmentError, Side, initialise,
+};
 
 use crate::fds::Tracked;
+use crate::limits::explain;
 use crate::pool::WorkerId;
+use crate::transport::{TransportError, exactly_and_maybe};
 
 /// Below this a link is not worth having: the mapping fails for another reason than its size.
 const SMALLEST_HEAP: u64 = 64 << 20;
 
-/// Maps a link whose descriptors came with a message.
-pub(crate) fn attach(
+/// Maps a link of these descriptors.
+fn attach(
     side: Side,
     segment: OwnedFd,
     mine: OwnedFd,
     theirs: OwnedFd,
 ) -> Result<Arc<LinkEnd>, String> {
     let segment = MemfdSegment::from_fd(segment)
-        .map_err(|error| format!("could not map a link's memory: {error}"))?;
+        .map_err(|error| format!("could not map a link's memory: {}", explain(&error)))?;
     let bells = Doorbell::from_fd(mine)
         .and_then(|mine| {
             Ok(Bells {
@@ -29,9 +33,35 @@ pub(crate) fn attach(
                 theirs: Doorbell::from_fd(theirs)?,
             })
         })
-        .map_err(|error| format!("could not use a link's doorbells: {error}"))?;
+        .map_err(|error| format!("could not use a link's doorbells: {}", explain(&error)))?;
     LinkEnd::attach(Arc::new(segment), side, bells)
-        .map_err(|error| format!("could not attach to a link: {error}"))
+        .map_err(|error| format!("could not attach to a link: {}", explain(&error)))
+}
+
+/// What came with a message: a link, and perhaps one more descriptor of its peer's.
+pub(crate) type Attached = (Arc<LinkEnd>, Option<OwnedFd>);
+
+/// Maps a link that a message brought, or says why this process cannot. An error is a mistake of
+/// the supervisor's.
+pub(crate) fn received(
+    side: Side,
+    fds: Vec<OwnedFd>,
+) -> Result<Result<Attached, String>, TransportError> {
+    match exactly_and_maybe(fds) {
+        Ok(([segment, mine, theirs], more)) => {
+            Ok(attach(side, segment, mine, theirs).map(|end| (end, more)))
+        }
+        Err(lost @ TransportError::FdsLost) => Ok(Err(lost.to_string())),
+        Err(error) => Err(error),
+    }
+}
+
+/// A segment that can be mapped once more: its client may live in this very process.
+fn roomy(len: usize) -> Result<MemfdSegment, SegmentError> {
+    let segment = MemfdSegment::create(len)?;
+    let copy = segment.as_fd().try_clone_to_owned();
+    MemfdSegment::from_fd(copy.map_err(|source| SegmentError::Open { source })?)?;
+    Ok(segment)
 }
 
 /// A link as the supervisor holds it: to hand its descriptors out, to look at its counters, and to
@@ -50,17 +80,22 @@ impl HeldLink {
     pub(crate) fn create(worker: WorkerId) -> Result<Self, String> {
         let mut spec = LinkSpec::default();
         let segment = loop {
-            match MemfdSegment::create(spec.segment_len()) {
+            match roomy(spec.segment_len()) {
                 Ok(segment) => break segment,
                 Err(_) if spec.heap_bytes / 2 >= SMALLEST_HEAP => spec.heap_bytes /= 2,
-                Err(error) => return Err(format!("could not create a link's memory: {error}")),
+                Err(error) => {
+                    return Err(format!(
+                        "could not create a link's memory: {}",
+                        explain(&error)
+                    ));
+                }
             }
         };
         initialise(&segment, &spec)
-            .map_err(|error| format!("could not lay out a link: {error}"))?;
+            .map_err(|error| format!("could not lay out a link: {}", explain(&error)))?;
         let segment = Arc::new(segment);
         Self::with_segment(&segment, worker)
-            .map_err(|error| format!("could not create a link: {error}"))
+            .map_err(|error| format!("could not create a link: {}", explain(&error)))
     }
 
     fn with_segment(segment: &Arc<MemfdSegment>, worker: WorkerId) -> io::Result<Self> {

@@ -14,6 +14,7 @@ use nix::sys::signal::Signal;
 
 use crate::connection::{Connection, Delivery};
 use crate::fds::{InChild, TrackedFd};
+use crate::limits::explain;
 use crate::pool::WorkerId;
 use crate::pool::restarts::{PATIENCE, Restarts};
 use crate::process::Process;
@@ -216,7 +217,7 @@ impl Nursery {
                 return Ok(());
             }
             if let Err(error) = self.start(now) {
-                let why = format!("could not start: {error}");
+                let why = format!("could not start: {}", explain(&error));
                 self.restarts.failed(now, why);
                 // No later attempt finds a program that is not there.
                 let hopeless = matches!(

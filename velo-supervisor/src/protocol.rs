@@ -329,8 +329,13 @@ pub(crate) enum FromClient {
         request: RequestId,
         max_workers: u32,
     },
-    /// The client does not use the link any more.
-    Release { link: LinkId },
+    /// The client does not use the link any more. A `broken` one was written over: whatever did
+    /// that lives in its worker.
+    Release {
+        link: LinkId,
+        #[serde(default)]
+        broken: bool,
+    },
     /// Streams with limits are open on the link: its worker is to be looked at, until there are none.
     Watch {
         link: LinkId,

@@ -21,6 +21,7 @@ use crate::protocol::{
     FromClient, FromWorker, FromZygote, LinkId, PreloadFailure, Status, ToClient,
 };
 use crate::sys;
+use crate::transport::TransportError;
 use crate::worker::WorkerProcess;
 use clients::ClientConnection;
 use look::Looks;
@@ -389,12 +390,12 @@ impl Reactor {
                 }
             }
             FromZygote::Spawned { worker, pid } => {
-                let Some(pidfd) = fds.pop() else {
-                    return self
-                        .nursery
-                        .hung_up(now, number, Some("sent no pidfd".into()));
-                };
                 self.nursery.answered(worker);
+                let Some(pidfd) = fds.pop() else {
+                    // One that cannot be watched ends by itself once its socket is closed.
+                    let why = TransportError::FdsLost.to_string();
+                    return self.pool.spawn_failed(now, worker, why);
+                };
                 self.worker_born(now, number, worker, pid, pidfd);
             }
             FromZygote::SpawnFailed { worker, why } => {

@@ -20,7 +20,7 @@ use crate::error::SeatError;
 use crate::link;
 use crate::protocol::{FromWorker, LinkId, Question, ToWorker};
 use crate::sys;
-use crate::transport::{Channel, Received, TransportError, exactly_and_maybe};
+use crate::transport::{Channel, Received, TransportError};
 
 /// The exit code of a worker that its watchdog ended.
 pub const ABANDONED_EXIT_CODE: i32 = 125;
@@ -160,9 +160,8 @@ impl Seat {
         loop {
             match self.channel.receive()? {
                 Received::Message(ToWorker::Attach { link }, fds) => {
-                    let ([segment, mine, theirs], client) = exactly_and_maybe(fds)?;
-                    match link::attach(Side::Worker, segment, mine, theirs) {
-                        Ok(end) => {
+                    match link::received(Side::Worker, fds)? {
+                        Ok((end, client)) => {
                             if let Some(client) = client {
                                 lock(&self.clients).insert(link, client);
                             }

@@ -11,6 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::limits::explain;
 use crate::sys;
 
 mod raw;
@@ -29,7 +30,7 @@ const READ_CHUNK: usize = 16 << 10;
 #[derive(Debug, thiserror::Error)]
 pub enum TransportError {
     /// The system said no.
-    #[error("{0}")]
+    #[error("{}", explain(.0))]
     Io(#[from] io::Error),
     /// The peer is gone.
     #[error("the other side has closed it")]
@@ -52,7 +53,10 @@ pub enum TransportError {
     #[error("a message with `{0}` file descriptors is over the limit")]
     TooManyFds(usize),
     /// The system could not pass descriptors on.
-    #[error("file descriptors were lost on the way; raise the limit of open files (`ulimit -n`)")]
+    #[error(
+        "file descriptors were lost on the way; raise the limit of open files (`ulimit -n`, \
+         `LimitNOFILE=`)"
+    )]
     FdsLost,
     /// The payload is not the message that was expected.
     #[error("a message could not be read: {0}")]
@@ -68,7 +72,8 @@ pub enum TransportError {
 /// What a look at the socket brought.
 #[derive(Debug)]
 pub(crate) enum Received<M> {
-    /// A message, and the descriptors that came with it.
+    /// A message, and the descriptors that came with it: none of them where this process had no room
+    /// for all.
     Message(M, Vec<OwnedFd>),
     /// No complete message is there now.
     Empty,
@@ -83,6 +88,14 @@ struct Outgoing {
     fds: Vec<OwnedFd>,
 }
 
+/// What came beside the bytes.
+#[derive(Debug)]
+enum Passed {
+    Fd(OwnedFd),
+    /// All that came with one message, for which this process had no room.
+    Lost,
+}
+
 /// One end of a control socket, non-blocking.
 #[derive(Debug)]
 pub(crate) struct Channel<F> {
@@ -90,7 +103,7 @@ pub(crate) struct Channel<F> {
     input: Vec<u8>,
     /// Where the unread part of `input` starts.
     read: usize,
-    input_fds: VecDeque<OwnedFd>,
+    input_fds: VecDeque<Passed>,
     ended: bool,
     output: VecDeque<Outgoing>,
     queued: usize,
@@ -186,8 +199,7 @@ impl<F: AsFd> Channel<F> {
             if let Some((start, end, fds)) = self.next_frame()? {
                 let message = decode(&self.input[start..end])?;
                 self.read = end;
-                let fds = self.input_fds.drain(..fds).collect();
-                return Ok(Received::Message(message, fds));
+                return Ok(Received::Message(message, self.take_fds(fds)));
             }
             if self.ended {
                 let clean = self.read == self.input.len();
@@ -227,11 +239,33 @@ impl<F: AsFd> Channel<F> {
         if rest.len() < len {
             return Ok(None);
         }
-        if self.input_fds.len() < fds {
+        let whole = match self.input_fds.front() {
+            Some(Passed::Lost) => true,
+            _ => {
+                let passed = self.input_fds.iter().take(fds);
+                passed.filter(|fd| matches!(fd, Passed::Fd(_))).count() == fds
+            }
+        };
+        if !whole {
             return Err(TransportError::FdsLost);
         }
         let start = self.read + HEADER;
         Ok(Some((start, start + len, fds)))
+    }
+
+    /// The descriptors of a message that announces so many; none if they were lost.
+    fn take_fds(&mut self, announced: usize) -> Vec<OwnedFd> {
+        if announced > 0 && matches!(self.input_fds.front(), Some(Passed::Lost)) {
+            self.input_fds.pop_front();
+            return Vec::new();
+        }
+        let passed = self.input_fds.drain(..announced);
+        passed
+            .filter_map(|passed| match passed {
+                Passed::Fd(fd) => Some(fd),
+                Passed::Lost => None,
+            })
+            .collect()
     }
 
     /// Reads once. False when nothing was there.
@@ -246,8 +280,7 @@ impl<F: AsFd> Channel<F> {
         match outcome {
             Ok(0) => self.ended = true,
             Ok(_) => {}
-            Err(raw::ReceiveError::FdsLost) => return Err(TransportError::FdsLost),
-            Err(raw::ReceiveError::Io(error)) => match error.kind() {
+            Err(error) => match error.kind() {
                 io::ErrorKind::WouldBlock => {
                     // An idle channel costs no memory.
                     if self.input.is_empty() {
@@ -280,11 +313,9 @@ fn decode<M: DeserializeOwned>(payload: &[u8]) -> Result<M, TransportError> {
 
 /// Takes exactly `N` descriptors out of what came with a message.
 pub(crate) fn exactly<const N: usize>(fds: Vec<OwnedFd>) -> Result<[OwnedFd; N], TransportError> {
-    <[OwnedFd; N]>::try_from(fds).map_err(|fds| {
-        TransportError::Decode(format!(
-            "it came with {} descriptors instead of {N}",
-            fds.len()
-        ))
+    <[OwnedFd; N]>::try_from(fds).map_err(|fds| match fds.len() {
+        0 => TransportError::FdsLost,
+        len => TransportError::Decode(format!("it came with {len} descriptors instead of {N}")),
     })
 }
 

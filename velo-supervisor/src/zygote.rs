@@ -13,6 +13,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use crate::error::ZygoteError;
+use crate::limits::explain;
 use crate::options::FOREVER;
 use crate::protocol::{Exit, FromZygote, PROTOCOL_VERSION, PreloadFailure, ToZygote};
 use crate::seat::Seat;
@@ -202,7 +203,15 @@ impl Zygote {
                         "it asked for a worker before `Prepare`",
                     ));
                 }
-                let [control, report] = exactly(fds)?;
+                let [control, report] = match exactly(fds) {
+                    Ok(fds) => fds,
+                    Err(lost @ TransportError::FdsLost) => {
+                        let why = lost.to_string();
+                        self.tell(&FromZygote::SpawnFailed { worker, why }, Vec::new())?;
+                        return Ok(None);
+                    }
+                    Err(error) => return Err(error.into()),
+                };
                 match fork() {
                     Ok(0) => {
                         return Ok(Some(Birth {
@@ -213,7 +222,7 @@ impl Zygote {
                     }
                     Ok(pid) => self.adopt(worker, Pid::from_raw(pid))?,
                     Err(error) => {
-                        let why = format!("fork failed: {error}");
+                        let why = format!("fork failed: {}", explain(&error));
                         self.tell(&FromZygote::SpawnFailed { worker, why }, Vec::new())?;
                     }
                 }
@@ -273,7 +282,7 @@ impl Zygote {
                 // Out of descriptors. A worker that nobody can watch must not live.
                 let _ = nix::sys::signal::kill(pid, Signal::SIGKILL);
                 let _ = waitpid(pid, None);
-                let why = format!("could not open a pidfd: {error}");
+                let why = format!("could not open a pidfd: {}", explain(&error));
                 self.tell(&FromZygote::SpawnFailed { worker, why }, Vec::new())
             }
         }

@@ -12,6 +12,7 @@ import click
 
 from velo import __version__
 from velo.cli.bench import bench
+from velo.cli.doctor import doctor
 from velo.cli.replay import replay
 from velo.cli.run import record, run
 from velo.cli.supervisor import supervisor
@@ -34,6 +35,7 @@ velo.add_command(bench)
 velo.add_command(supervisor)
 velo.add_command(status)
 velo.add_command(inspect)
+velo.add_command(doctor)
 
 
 def main() -> None:

@@ -21,6 +21,8 @@ pub struct ClientEnds {
     pub(super) recover: Option<Py<PyAny>>,
     /// A task sleeps on this stream.
     pub(super) asleep: AtomicBool,
+    /// How often it was looked at since it fell asleep; see `look_again`.
+    pub(super) looks: AtomicU32,
     /// What sleeps there moves things in bulk.
     pub(super) patient: AtomicBool,
     /// How many events the worker had left to handle when a nap began.
@@ -35,6 +37,9 @@ pub struct ClientEnds {
     pub(super) this: Weak<dyn Sweep>,
     pub(super) name: String,
 }
+
+/// A stream that sleeps for long has its worker look at it every so many looks of this side.
+const RARELY: u32 = 64;
 
 /// Where a stream is.
 pub struct Place {
@@ -241,6 +246,7 @@ impl ClientEnds {
     pub(super) fn awake(&self, link: &Link) -> bool {
         let slept = self.asleep.swap(false, Relaxed);
         if slept {
+            self.looks.store(0, Relaxed);
             link.asleep.fetch_sub(1, Relaxed);
             self.be_patient(link, false);
         }
@@ -338,6 +344,7 @@ impl ClientEnds {
         }
     }
 
+    /// The worker is dead, or cannot be believed any more: what it has sent is still received.
     pub(super) fn fail(&self, py: Python<'_>, error: PyErr) {
         let _ = self.ends.wait_with(py, |ends| {
             ends.failure = Some(error);
@@ -349,6 +356,40 @@ impl ClientEnds {
             }
         });
         self.waits.wake(py);
+        if self.orphaned.load(Relaxed) {
+            self.drop_results(py); // nobody else will
+        }
+    }
+
+    /// Wakes who sleeps here if something has come, whatever the link says; true if the worker is to
+    /// look as well, which has been noted. It always is while events wait for it, and otherwise less
+    /// and less often, so that thousands of idle streams cost nothing.
+    pub(super) fn look_again(&self, py: Python<'_>) -> bool {
+        let seen = self.ends.with(py, |ends| {
+            let before = ends.progress;
+            let (sent, handled) = ends.progress_now();
+            let news = match &mut ends.rings {
+                Some(rings) => {
+                    rings.restate();
+                    rings.consumer.has_data() || before.1 != handled
+                }
+                None => true,
+            };
+            let looks = self.looks.fetch_add(1, Relaxed) + 1;
+            let remind = sent != handled || looks.is_power_of_two() || looks.is_multiple_of(RARELY);
+            if remind {
+                ends.place.link.end.note(ends.place.slot);
+            }
+            (news, remind, ends.place.link.clone())
+        });
+        let Ok((news, remind, link)) = seen else {
+            return false;
+        };
+        if news {
+            self.awake(&link);
+            self.waits.wake(py);
+        }
+        remind
     }
 }
 

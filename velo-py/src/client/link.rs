@@ -10,12 +10,14 @@ use std::time::Duration;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
-use velo_shm::{Consumer, LinkEnd, Producer, ticks};
+use velo_shm::{Consumer, LinkEnd, LinkError, Producer, ticks};
+use velo_supervisor::explain;
 
 use super::ends::{ClientEnds, Ends};
 use crate::cell::GilCell;
-use crate::control::{self, Control};
+use crate::control::{self, Control, Unsent};
 use crate::errors;
+use crate::rings::corruption;
 
 /// Links of this process on which streams are open: about as many workers may be busy.
 static BUSY: AtomicUsize = AtomicUsize::new(0);
@@ -47,6 +49,8 @@ pub struct Link {
     pub(super) patient: AtomicUsize,
     /// Starts a nap: a timer that ends in `nap_over`.
     pub(super) start_nap: GilCell<Option<Py<PyAny>>>,
+    /// Called once when the link turns out to be broken.
+    pub(super) on_broken: GilCell<Option<Py<PyAny>>>,
     /// Called with the bytes of each log record.
     pub(super) deliver_log: GilCell<Option<Py<PyAny>>>,
     pub(super) napping: AtomicBool,
@@ -178,12 +182,12 @@ impl Link {
                 }))) => self.note_slow(py, (slot, stream), shared, ms),
                 Ok(Ok(None)) | Err(_) => return,
                 Ok(Ok(Some(_))) => {
-                    return self.fail_all(
+                    return self.give_up(
                         py,
                         &errors::corrupted("the worker sent a message that only clients send"),
                     );
                 }
-                Ok(Err(error)) => return self.fail_all(py, &error),
+                Ok(Err(error)) => return self.give_up(py, &error),
             }
         }
     }
@@ -226,11 +230,64 @@ impl Link {
         }
     }
 
-    fn fail_all(&self, py: Python<'_>, error: &PyErr) {
-        self.dead.store(true, Relaxed);
+    /// The link makes no sense, so nothing on it can be believed any more: every stream fails.
+    pub(super) fn give_up(&self, py: Python<'_>, error: &PyErr) {
+        if self.dead.swap(true, Relaxed) {
+            return;
+        }
         for stream in self.all(py) {
             stream.fail(py, error.clone_ref(py));
         }
+        let told = self.on_broken.with(py, Option::take);
+        if let Ok(Some(on_broken)) = told
+            && let Err(error) = on_broken.call0(py)
+        {
+            error.write_unraisable(py, None);
+        }
+    }
+
+    /// Whether the link still says of itself what this side knows: what it is, and how many streams
+    /// this side has opened on it. It is given up if not.
+    pub(super) fn is_intact(&self, py: Python<'_>) -> bool {
+        let open = self.streams(py);
+        let error = match self.end.check() {
+            Err(found) => corruption(&found),
+            // A retired link counts none, and has none.
+            Ok(()) if self.end.residents() == open => return true,
+            Ok(()) => errors::corrupted(format!(
+                "the link counts {} open streams instead of {open}; its worker wrote over it",
+                self.end.residents()
+            )),
+        };
+        self.give_up(py, &error);
+        false
+    }
+
+    /// How many streams this side has opened and not seen the end of.
+    pub(super) fn streams(&self, py: Python<'_>) -> u32 {
+        let open = self.state.with(py, |state| state.streams.len());
+        open.map_or(0, |open| u32::try_from(open).unwrap_or(u32::MAX))
+    }
+
+    /// Looks at the streams that sleep as if they had been told to, and has the worker look at those
+    /// whose events wait. A side that writes over a flag or a bit cannot make the other miss more than
+    /// the time between two such looks.
+    pub(super) fn check_up(&self, py: Python<'_>) {
+        if self.dead.load(Relaxed) || !self.is_intact(py) || self.asleep.load(Relaxed) == 0 {
+            return;
+        }
+        let mut waiting = false;
+        for stream in self.all(py) {
+            if stream.asleep.load(Relaxed) {
+                waiting |= stream.look_again(py);
+            }
+        }
+        self.end.mend();
+        if waiting {
+            self.end.ring();
+        }
+        self.process_ready(py);
+        self.rearm(py);
     }
 
     /// Sleeps for a moment whatever comes, instead of until something comes: true if so.
@@ -306,11 +363,20 @@ impl Link {
         Ok(())
     }
 
-    /// Leaves a message in the ring, of which the worker has yet to be told.
+    /// Leaves a message in the ring, of which the worker has yet to be told. On a link that turns out
+    /// to be broken, nobody is left to tell.
     fn post(&self, py: Python<'_>, message: &Control) -> PyResult<()> {
-        self.state.with(py, |state| {
+        let sent = self.state.with(py, |state| {
             control::send(py, &mut state.control_out, message)
-        })?
+        })?;
+        match sent {
+            Ok(()) => Ok(()),
+            Err(Unsent::Broken(error)) => {
+                self.give_up(py, &error);
+                Ok(())
+            }
+            Err(Unsent::Refused(error)) => Err(error),
+        }
     }
 
     /// Tells something that can wait until the worker is awake, or is woken for something else.
@@ -370,6 +436,14 @@ impl Link {
         Ok(())
     }
 
+    /// Forgets a stream that never began.
+    pub(super) fn disown(&self, py: Python<'_>, slot: u32) -> PyResult<()> {
+        self.state
+            .with(py, |state| drop(state.streams.remove(&slot)))?;
+        self.count_busy(py);
+        Ok(())
+    }
+
     pub(super) fn recycle(&self, py: Python<'_>, slot: u32) {
         self.end.leave();
         let dead = self.dead.load(Relaxed);
@@ -383,10 +457,16 @@ impl Link {
         self.count_busy(py);
     }
 
+    /// Takes back what opening a stream began with.
+    pub(super) fn give_back(&self, py: Python<'_>, slot: u32) {
+        self.end.leave();
+        let _ = self.state.with(py, |state| state.free.push_back(slot));
+    }
+
     /// A slot that nobody uses, made as good as new.
     pub(super) fn take_slot(&self, py: Python<'_>) -> PyResult<Option<u32>> {
         let slots = self.end.slots();
-        Ok(self.state.with(py, |state| {
+        self.state.with(py, |state| {
             // A slot is idle once the worker has let go of it too, and the last view of its memory
             // is gone on both sides. The one that was freed first is the likeliest.
             let looks = if state.fresh < slots {
@@ -395,17 +475,33 @@ impl Link {
                 state.free.len()
             };
             for _ in 0..looks.min(state.free.len()) {
-                let slot = state.free.pop_front()?;
-                if self.end.reset_slot(slot) {
-                    return Some(slot);
+                let Some(slot) = state.free.pop_front() else {
+                    break;
+                };
+                if matches!(self.end.reset_slot(slot), Ok(true)) {
+                    return Ok(Some(slot));
                 }
                 state.free.push_back(slot);
             }
-            let slot = (state.fresh < slots).then_some(state.fresh)?;
-            state.fresh += 1;
-            self.end.reset_slot(slot).then_some(slot)
-        })?)
+            while state.fresh < slots {
+                let slot = state.fresh;
+                let reset = self.end.reset_slot(slot);
+                let reset = reset.map_err(|error| errors::pool(cannot_open(&error)))?;
+                state.fresh += 1;
+                if reset {
+                    return Ok(Some(slot));
+                }
+                // Never used here, and held: the worker wrote over it.
+                state.free.push_back(slot);
+            }
+            Ok(None)
+        })?
     }
+}
+
+/// Why a stream cannot be opened.
+pub(super) fn cannot_open(error: &LinkError) -> String {
+    format!("cannot open a stream: {}", explain(error))
 }
 
 /// How many freed slots are looked at before a fresh one is taken.

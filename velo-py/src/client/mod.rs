@@ -60,6 +60,7 @@ impl ClientLink {
             asleep: AtomicUsize::new(0),
             patient: AtomicUsize::new(0),
             start_nap: GilCell::default(),
+            on_broken: GilCell::default(),
             deliver_log: GilCell::default(),
             napping: AtomicBool::new(false),
             wake_soon: GilCell::default(),
@@ -90,10 +91,11 @@ impl ClientLink {
         max_bytes: u64,
     ) -> PyResult<Option<(Place, Producer, Consumer)>> {
         let link = &self.link;
-        if link.dead.load(Relaxed) || !link.end.enter() {
+        if link.dead.load(Relaxed) || !link.is_intact(py) || !link.end.enter() {
             return Ok(None);
         }
-        let Some(slot) = link.take_slot(py)? else {
+        let taken = link.take_slot(py);
+        let Some(slot) = taken.inspect_err(|_| link.end.leave())? else {
             link.end.leave();
             return Err(errors::pool(format!(
                 "one worker cannot hold more than {} streams of one event loop; use more workers",
@@ -105,10 +107,10 @@ impl ClientLink {
             events: buffer,
             bytes: max_bytes,
         };
-        let (producer, consumer) = link
-            .end
-            .open_slot(slot, limits)
-            .map_err(|error| errors::pool(format!("cannot open a stream: {error}")))?;
+        let (producer, consumer) = link.end.open_slot(slot, limits).map_err(|error| {
+            link.give_back(py, slot);
+            errors::pool(link::cannot_open(&error))
+        })?;
         let place = Place {
             link: link.clone(),
             slot,
@@ -158,6 +160,17 @@ impl ClientLink {
     /// Wakes the worker for what it was told.
     fn wake(&self) {
         self.link.wake();
+    }
+
+    /// What to call when the link turns out to be broken: its streams have failed, and it is of no
+    /// more use.
+    fn set_broken(&self, py: Python<'_>, call: Py<PyAny>) -> PyResult<()> {
+        Ok(self.link.on_broken.with(py, |place| *place = Some(call))?)
+    }
+
+    /// Looks at everything that a peer's mistake could hide, now and then: see `Link::check_up`.
+    fn check_up(&self, py: Python<'_>) {
+        self.link.check_up(py);
     }
 
     /// What to call with the bytes of each log record of the worker.
@@ -277,6 +290,7 @@ impl ClientLink {
             waits: waits.clone(),
             recover,
             asleep: AtomicBool::new(false),
+            looks: AtomicU32::new(0),
             patient: AtomicBool::new(false),
             left: AtomicU32::new(0),
             orphaned: AtomicBool::new(false),
@@ -287,6 +301,11 @@ impl ClientLink {
         });
         self.link.adopt(py, slot, &shared)?;
         self.link.tell_soon(py, &open)?;
+        if self.link.dead.load(Relaxed) {
+            // It turned out to be broken: the stream begins on another one.
+            self.link.disown(py, slot)?;
+            return Ok(None);
+        }
         let cancel = CancelStream {
             stream: Arc::downgrade(&shared),
         };
@@ -361,8 +380,8 @@ impl ClientLink {
         Some((running.stream, name, event.unwrap_or(running.event)))
     }
 
-    /// The worker has died: every stream on it fails with what `make(name, number, in_flight)`
-    /// returns, or is taken over by another worker.
+    /// The worker has died, or has no more to do with the link: every stream on it fails with what
+    /// `make(name, number, in_flight)` returns, or is taken over by another worker.
     fn fail(&self, py: Python<'_>, make: &Bound<'_, PyAny>) -> PyResult<()> {
         self.link.process_ready(py); // what it has said counts
         self.link.dead.store(true, Relaxed);
@@ -377,13 +396,15 @@ impl ClientLink {
                 let begun = here.map_or(0, |running| ends.begun(running.event).saturating_sub(1));
                 let in_flight = sent.saturating_sub(handled.max(begun));
                 let error = make.call1((&stream.name, number, in_flight))?;
+                let culprit = error.getattr_opt("culprit")?; // only of a `WorkerDied`
+                let signal = error.getattr_opt("signal")?;
                 let death = Death {
-                    place: match error.getattr("culprit")?.extract::<Option<bool>>()? {
+                    place: match culprit.map(|is| is.extract()).transpose()?.flatten() {
                         Some(true) => Where::Here(here.map_or(0, |running| running.event)),
                         Some(false) => Where::Elsewhere,
                         None => Where::Unknown,
                     },
-                    killed: error.getattr("signal")?.extract::<Option<i32>>()? == Some(SIGKILL),
+                    killed: signal.map(|is| is.extract()).transpose()?.flatten() == Some(SIGKILL),
                 };
                 Ok((PyErr::from_value(error), death))
             })??;
@@ -394,9 +415,6 @@ impl ClientLink {
                     failed.set_cause(py, Some(error));
                     stream.fail(py, failed);
                 }
-            }
-            if stream.orphaned.load(Relaxed) {
-                stream.drop_results(py);
             }
         }
         Ok(())
@@ -423,8 +441,8 @@ impl ClientLink {
 
     /// How many streams are open on this link.
     #[getter]
-    fn streams(&self) -> u32 {
-        self.link.end.residents()
+    fn streams(&self, py: Python<'_>) -> u32 {
+        self.link.streams(py) // not the shared count, which the worker could write over
     }
 
     /// Whether the worker behind it is gone.

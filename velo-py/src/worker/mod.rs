@@ -6,7 +6,7 @@ mod saving;
 mod watch;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use velo_shm::{Consumer, Limits, LinkEnd, Producer};
 
 use crate::budget::Budget;
 use crate::cell::GilCell;
-use crate::control::{self, Control};
+use crate::control::{self, Control, Unsent};
 use crate::errors;
 use crate::function::StreamPort;
 use crate::port::Port;
@@ -30,6 +30,8 @@ pub use watch::LinkWatch;
 struct Link {
     pub(super) end: Arc<LinkEnd>,
     pub(super) state: GilCell<LinkState>,
+    /// Nothing can be said on it any more.
+    broken: AtomicBool,
 }
 
 struct LinkState {
@@ -40,9 +42,14 @@ struct LinkState {
 
 impl Link {
     pub(super) fn tell(&self, py: Python<'_>, message: &Control) -> PyResult<()> {
-        self.state.with(py, |state| {
+        let sent = self.state.with(py, |state| {
             control::send(py, &mut state.control_out, message)
-        })??;
+        })?;
+        if let Err(Unsent::Broken(_)) = &sent {
+            self.broken.store(true, Relaxed);
+            self.end.notify_self(control::SLOT); // `process_ready` says so to this worker
+        }
+        sent?;
         self.end.notify(control::SLOT);
         Ok(())
     }
@@ -80,6 +87,7 @@ impl WorkerLink {
             link: Arc::new(Link {
                 end,
                 state: GilCell::new(state),
+                broken: AtomicBool::new(false),
             }),
         })
     }
@@ -90,6 +98,11 @@ impl WorkerLink {
     /// Lets the functions go on whose streams changed. Returns the control messages that came, as
     /// tuples `(what, ...)`.
     fn process_ready<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyTuple>>> {
+        if self.link.broken.load(Relaxed) {
+            return Err(errors::corrupted(
+                "the control messages of a link were written over",
+            ));
+        }
         let mut ready = Vec::new();
         self.link.end.take_ready(|slot| ready.push(slot));
         let mut messages = Vec::new();

@@ -314,6 +314,11 @@ impl RingPort {
     pub(super) fn wake(&self, py: Python<'_>) {
         let _ = self.ends.with(py, |ends| {
             ends.send_end();
+            if let Some(rings) = ends.rings.as_mut()
+                && !rings.consumer.has_data()
+            {
+                rings.restate(); // told to look and nothing new: the client may miss something
+            }
             ends.send_state()
         });
         self.flush(py); // also gives back what views held that were dropped meanwhile

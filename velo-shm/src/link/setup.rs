@@ -146,6 +146,19 @@ fn check_len(segment: &dyn Segment, geometry: &Geometry) -> Result<(), LinkError
     }
 }
 
+/// Whether a segment that has this geometry still says so.
+pub(super) fn says(segment: &dyn Segment, geometry: &Geometry) -> bool {
+    read_info(segment) == geometry.info()
+}
+
+/// The numbers at the beginning of a segment, which is long enough for them.
+fn read_info(segment: &dyn Segment) -> LinkInfo {
+    assert!(segment.len() >= size_of::<LinkHeader>());
+    // SAFETY: inside the segment, by the line above, and aligned as its base is. Read once into
+    // private memory: volatile, since the other side could write at any time.
+    unsafe { at::<LinkInfo>(segment.base(), 0).read_volatile() }
+}
+
 /// Reads what the segment says it is, and believes it only if it is what we would have written.
 pub(super) fn read_geometry(segment: &dyn Segment) -> Result<Geometry, LinkError> {
     let needed = size_of::<LinkHeader>();
@@ -155,9 +168,7 @@ pub(super) fn read_geometry(segment: &dyn Segment) -> Result<Geometry, LinkError
             needed,
         });
     }
-    // SAFETY: inside the segment, by the check above, and aligned as its base is. Read once into
-    // private memory: volatile, since the other side could write at any time.
-    let info: LinkInfo = unsafe { at::<LinkInfo>(segment.base(), 0).read_volatile() };
+    let info = read_info(segment);
     if info.magic != MAGIC {
         return Err(LinkError::NotALink);
     }

@@ -254,6 +254,19 @@ impl Consumer {
         take_flag(&base.waiting)
     }
 
+    /// Says once more what the producer was told of releases, where somebody has written over it: it
+    /// would wait for room for ever. For now and then.
+    pub fn restate(&self) {
+        let head = &self.ring.header().consumer.head;
+        if head.load(Ordering::Relaxed) != self.head {
+            head.store(self.head, Ordering::Release);
+        }
+        let released = &self.base.header().consumer.released;
+        if released.load(Ordering::Relaxed) != self.told {
+            released.store(self.told, Ordering::Release);
+        }
+    }
+
     /// Whether there is something to peek at; cheap. It can be true of a ring that only has moved.
     #[inline]
     pub fn has_data(&mut self) -> bool {

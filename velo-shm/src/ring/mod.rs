@@ -57,7 +57,7 @@ pub struct RingCorrupted {
 }
 
 impl RingCorrupted {
-    const fn new(what: &'static str) -> Self {
+    pub(crate) const fn new(what: &'static str) -> Self {
         RingCorrupted { what }
     }
 }

@@ -171,6 +171,15 @@ impl Producer {
         true
     }
 
+    /// Says once more what was published, where somebody has written over it: the consumer would wait
+    /// for it for ever. For now and then.
+    pub fn restate(&self) {
+        let tail = &self.ring.header().producer.tail;
+        if tail.load(Ordering::Relaxed) != self.published {
+            tail.store(self.published, Ordering::Release);
+        }
+    }
+
     /// How many counted events may be committed before the bound is reached.
     pub fn free_events(&mut self) -> u32 {
         if self.events_left() == 0 && self.refresh_released().is_err() {

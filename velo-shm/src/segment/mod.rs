@@ -63,7 +63,7 @@ pub enum SegmentError {
         source: io::Error,
     },
     /// The object exists but cannot be made this long; a shorter one may do.
-    #[error("cannot make the shared object `{len}` bytes long: {source}; ask for less")]
+    #[error("cannot make the shared object `{len}` bytes long: {source}")]
     Resize {
         /// The length asked for.
         len: usize,
@@ -71,7 +71,7 @@ pub enum SegmentError {
         source: io::Error,
     },
     /// This much address space cannot be mapped; a shorter segment may do.
-    #[error("cannot map `{len}` bytes of shared memory: {source}; ask for less")]
+    #[error("cannot map `{len}` bytes of shared memory: {source}")]
     Map {
         /// The length asked for.
         len: usize,

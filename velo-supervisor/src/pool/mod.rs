@@ -73,6 +73,16 @@ pub(crate) trait Gauges {
     fn memory(&self, pid: i32) -> Option<u64>;
 }
 
+/// How many streams are open on several links, by what their shared memory says: it may say anything.
+pub(crate) fn residents_of(
+    links: impl IntoIterator<Item = LinkId>,
+    of: impl Fn(LinkId) -> u32,
+) -> u32 {
+    links
+        .into_iter()
+        .fold(0, |sum, link| sum.saturating_add(of(link)))
+}
+
 /// What is to be done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Action {
@@ -191,6 +201,8 @@ struct Worker {
     hung_up: bool,
     /// What it did to be killed for.
     fault: Option<&'static str>,
+    /// It wrote over a link of its own: it gets no more, and ends when nobody uses it.
+    condemned: bool,
     links: BTreeSet<LinkId>,
     idle_since: Instant,
     /// What the looks at it have shown.
@@ -214,6 +226,11 @@ impl Worker {
     /// Whether it lives and has not been told to stop.
     fn is_left_alone(&self) -> bool {
         self.ended.is_none() && !matches!(self.stage, Stage::Stopping { .. })
+    }
+
+    /// Whether it may be given a link.
+    fn takes_links(&self) -> bool {
+        self.serves() && !self.condemned
     }
 
     fn pid(&self) -> i32 {
@@ -312,15 +329,15 @@ impl Pool {
     }
 
     /// A client gives a link back. One that it does not have is left alone: it may have crossed with
-    /// the news that the link is gone.
-    pub(crate) fn release(&mut self, now: Instant, client: ClientId, link: LinkId) {
-        if self
-            .links
-            .get(&link)
-            .is_some_and(|known| known.client == client)
-        {
-            self.detach(now, link);
+    /// the news that the link is gone. The worker of a broken one is let go.
+    pub(crate) fn release(&mut self, now: Instant, client: ClientId, link: LinkId, broken: bool) {
+        let Some(known) = self.links.get(&link).filter(|link| link.client == client) else {
+            return;
+        };
+        if broken && let Some(worker) = self.workers.get_mut(&known.worker) {
+            worker.condemned = true;
         }
+        self.detach(now, link);
     }
 
     pub(crate) fn client_gone(&mut self, now: Instant, client: ClientId) {

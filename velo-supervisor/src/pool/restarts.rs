@@ -81,12 +81,16 @@ impl Restarts {
     }
 
     /// What went wrong, oldest first.
+    /// The same one several times in a row is said once.
     pub(crate) fn reasons(&self) -> String {
-        self.reasons
-            .iter()
-            .map(String::as_str)
-            .collect::<Vec<_>>()
-            .join(", ")
+        let reasons: Vec<_> = self.reasons.iter().map(String::as_str).collect();
+        let runs = reasons.chunk_by(|one, next| one == next);
+        let told = runs.map(|run| match run {
+            [reason] => (*reason).to_owned(),
+            [reason, ..] => format!("{reason} ({} times)", run.len()),
+            [] => String::new(),
+        });
+        told.collect::<Vec<_>>().join(", ")
     }
 }
 

@@ -18,6 +18,7 @@ impl Pool {
         self.advance_stops(now);
         self.look_at_links(now, gauges);
         self.look_at_retiring(now, gauges);
+        self.stop_condemned_workers(now);
         self.stop_idle_workers(now);
         self.place(now, gauges);
         self.keep_minimum(now);
@@ -61,7 +62,7 @@ impl Pool {
     fn serving(&self) -> usize {
         self.workers
             .values()
-            .filter(|worker| worker.serves())
+            .filter(|worker| worker.takes_links())
             .count()
     }
 
@@ -113,6 +114,21 @@ impl Pool {
         }
     }
 
+    fn stop_condemned_workers(&mut self, now: Instant) {
+        let condemned: Vec<_> = self
+            .workers
+            .iter()
+            .filter(|(_, worker)| worker.condemned && worker.serves() && worker.links.is_empty())
+            .map(|(id, _)| *id)
+            .collect();
+        for worker in condemned {
+            let Settings {
+                drain, terminate, ..
+            } = self.settings;
+            self.stop(now, worker, Step::Drain, drain, terminate);
+        }
+    }
+
     fn stop_idle_workers(&mut self, now: Instant) {
         let spare = self.serving().saturating_sub(self.settings.min as usize);
         // The youngest first: what the oldest has warm is worth most.
@@ -120,7 +136,7 @@ impl Pool {
             .workers
             .iter()
             .rev()
-            .filter(|(_, worker)| worker.serves() && worker.stage == Stage::Running)
+            .filter(|(_, worker)| worker.takes_links() && worker.stage == Stage::Running)
             .filter(|(_, worker)| worker.links.is_empty())
             .filter(|(_, worker)| {
                 now.saturating_duration_since(worker.idle_since) >= self.settings.idle
@@ -191,14 +207,12 @@ impl Pool {
         let candidates = self
             .workers
             .iter()
-            .filter(|(id, worker)| worker.serves() && !mine.contains(id))
+            .filter(|(id, worker)| worker.takes_links() && !mine.contains(id))
             .map(|(id, worker)| Candidate {
                 worker: *id,
-                residents: worker
-                    .links
-                    .iter()
-                    .map(|link| gauges.residents(*link))
-                    .sum(),
+                residents: residents_of(worker.links.iter().copied(), |link| {
+                    gauges.residents(link)
+                }),
                 links: worker.links.len(),
                 running: worker.stage == Stage::Running,
             });
@@ -239,6 +253,7 @@ impl Pool {
             retiring: false,
             hung_up: false,
             fault: None,
+            condemned: false,
             links: BTreeSet::new(),
             idle_since: now,
             seen: None,

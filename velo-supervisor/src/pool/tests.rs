@@ -320,9 +320,9 @@ fn a_link_in_use_stays() {
 fn a_worker_is_idle_only_after_its_links_are_let_go() {
     let mut rig = Rig::new(|_| {});
     let (link, worker) = rig.link(1, 2);
-    rig.pool.release(rig.now, 2, link);
+    rig.pool.release(rig.now, 2, link, false);
     assert_eq!(rig.settle(), [], "it is not this client's link");
-    rig.pool.release(rig.now, 1, link);
+    rig.pool.release(rig.now, 1, link, false);
     assert_eq!(rig.settle(), [Action::Detach { worker, link }]);
     rig.pass(IDLE / 2);
     rig.pool.detached(rig.now, worker);
@@ -628,4 +628,32 @@ fn waiting_requests_are_bounded() {
         panic!("not refused")
     };
     assert_eq!(request.0, MOST_WAITING as u64);
+}
+
+#[test]
+fn links_that_say_absurd_things_are_added_up_all_the_same() {
+    let mut rig = Rig::new(|settings| settings.max = Some(1));
+    for client in 1..4 {
+        let (link, _) = rig.link(client, 1);
+        rig.fake.residents.insert(link, u32::MAX - 1);
+    }
+    assert_eq!(rig.link(4, 1).1, 1);
+}
+
+#[test]
+fn the_worker_of_a_broken_link_is_replaced_once_nobody_uses_it() {
+    let mut rig = Rig::new(|settings| settings.max = Some(1));
+    let (broken, first) = rig.link(1, 1);
+    let (other, _) = rig.link(2, 1);
+    rig.pool.release(rig.now, 1, broken, true);
+    let done = rig.settle();
+    assert!(!done.iter().any(|a| matches!(a, Action::Stop { .. })));
+    let (_, second) = rig.link(1, 1);
+    assert_ne!(first, second, "it gets no more links");
+    rig.pool.release(rig.now, 2, other, false);
+    let stop = Action::Stop {
+        worker: first,
+        step: Step::Drain,
+    };
+    assert!(rig.settle().contains(&stop));
 }

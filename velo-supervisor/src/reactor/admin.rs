@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::{Event, Reactor};
-use crate::pool::ClientId;
+use crate::pool::{ClientId, residents_of};
 use crate::protocol::{ClientStatus, LinkId, Order, Status, ToClient};
 
 impl Reactor {
@@ -79,11 +79,7 @@ impl Reactor {
                 id,
                 pid: client.pid,
                 links: u32::try_from(self.pool.links_of(id).count()).unwrap_or(u32::MAX),
-                streams: self
-                    .pool
-                    .links_of(id)
-                    .map(|link| self.residents(link))
-                    .sum(),
+                streams: residents_of(self.pool.links_of(id), |link| self.residents(link)),
                 connected: client.since.elapsed().as_secs(),
             })
             .collect();

@@ -131,7 +131,7 @@ impl Reactor {
             } => {
                 self.pool.acquire(now, id, request, max_workers);
             }
-            FromClient::Release { link } => self.pool.release(now, id, link),
+            FromClient::Release { link, broken } => self.pool.release(now, id, link, broken),
             FromClient::Preload { modules, paths } => self.nursery.preload(now, modules, paths),
             FromClient::Watch {
                 link,

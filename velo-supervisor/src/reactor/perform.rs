@@ -4,6 +4,7 @@ use std::os::fd::OwnedFd;
 use std::time::Instant;
 
 use super::{Event, Reactor};
+use crate::limits::explain;
 use crate::link::HeldLink;
 use crate::pool::{Action, ClientId, WorkerId};
 use crate::protocol::{Exit, Killed, LinkId, Ran, ToClient, ToWorker, WorkerInfo};
@@ -182,7 +183,10 @@ impl Reactor {
                 self.nursery.request(id, fds);
             }
             Err(error) => {
-                let why = format!("could not make a worker's control socket: {error}");
+                let why = format!(
+                    "could not make a worker's control socket: {}",
+                    explain(&error)
+                );
                 self.pool.spawn_failed(now, id, why);
             }
         }

@@ -10,16 +10,11 @@ use nix::sys::socket::{
     AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, sendmsg, socketpair,
 };
 
-use super::MAX_FDS;
+use super::{MAX_FDS, Passed};
 
 /// Room for control messages, aligned as the system wants its headers.
 #[repr(C, align(8))]
 struct ControlSpace([MaybeUninit<u8>; 256]);
-
-pub(super) enum ReceiveError {
-    Io(io::Error),
-    FdsLost,
-}
 
 pub(super) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
@@ -59,12 +54,13 @@ pub(super) fn send(fd: BorrowedFd<'_>, bytes: &[u8], fds: &[OwnedFd]) -> io::Res
 }
 
 /// Receives once, and appends the descriptors that came. When the system had to leave some out, the
-/// others are closed.
+/// others are closed. One call brings the descriptors of one message at most: it stops behind the
+/// bytes that they came with.
 pub(super) fn receive(
     fd: BorrowedFd<'_>,
     bytes: &mut [u8],
-    fds: &mut VecDeque<OwnedFd>,
-) -> Result<usize, ReceiveError> {
+    fds: &mut VecDeque<Passed>,
+) -> io::Result<usize> {
     let mut control = ControlSpace([MaybeUninit::uninit(); 256]);
     let mut iov = libc::iovec {
         iov_base: bytes.as_mut_ptr().cast(),
@@ -86,13 +82,14 @@ pub(super) fn receive(
         )
     };
     let Ok(got) = usize::try_from(got) else {
-        return Err(ReceiveError::Io(io::Error::last_os_error()));
+        return Err(io::Error::last_os_error());
     };
     let received = take_fds(&header);
     if header.msg_flags & libc::MSG_CTRUNC != 0 || received.len() > MAX_FDS {
-        return Err(ReceiveError::FdsLost);
+        fds.push_back(Passed::Lost);
+    } else {
+        fds.extend(received.into_iter().map(Passed::Fd));
     }
-    fds.extend(received);
     Ok(got)
 }
 

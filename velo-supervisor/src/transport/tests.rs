@@ -165,3 +165,29 @@ fn sending_to_a_closed_peer_is_closed() {
         Err(TransportError::Closed)
     ));
 }
+
+#[test]
+fn descriptors_that_are_lost_cost_their_own_message_alone() {
+    use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+    use std::os::fd::AsRawFd;
+
+    let (mut channel, peer) = hostile();
+    let text = rmp_serde::to_vec("first").expect("text");
+    let first = frame(MAGIC, 2, text.len() as u32, &text);
+    // More than there is room for: the system leaves some out, as it does when a process may not
+    // have more of them.
+    let many = vec![peer.as_raw_fd(); 200];
+    let passed = [ControlMessage::ScmRights(&many)];
+    let bytes = [std::io::IoSlice::new(&first)];
+    sendmsg::<()>(peer.as_raw_fd(), &bytes, &passed, MsgFlags::empty(), None).expect("send");
+    let text = rmp_serde::to_vec("second").expect("text");
+    let second = frame(MAGIC, 1, text.len() as u32, &text);
+    let bytes = [std::io::IoSlice::new(&second)];
+    let passed = [ControlMessage::ScmRights(&many[..1])];
+    sendmsg::<()>(peer.as_raw_fd(), &bytes, &passed, MsgFlags::empty(), None).expect("send");
+    let mut seen = Vec::new();
+    while let Received::Message(text, fds) = channel.receive::<String>().expect("receive") {
+        seen.push((text, fds.len()));
+    }
+    assert_eq!(seen, [("first".into(), 0), ("second".into(), 1)]);
+}

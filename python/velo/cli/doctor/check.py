@@ -1,0 +1,54 @@
+"""What one check found."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+__all__ = ["FAIL", "OK", "WARN", "Check", "read"]
+
+OK = "ok"
+WARN = "warn"
+FAIL = "fail"
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """One thing that was looked at.
+
+    Attributes:
+        name: What.
+        verdict: `OK`; `WARN`, where velo works with less than it could have; `FAIL`, where
+            something will not work.
+        found: What is there, with its figures.
+        advice: What to change; empty when nothing is to be.
+
+    """
+
+    name: str
+    verdict: str
+    found: str
+    advice: str = ""
+
+    def as_dict(self) -> dict[str, str]:
+        """Return it for JSON."""
+        return dataclasses.asdict(self)
+
+
+def read(path: str | Path) -> str | None:
+    """Return what a small file says, or None where it does not exist or cannot be read."""
+    try:
+        return Path(path).read_text().strip()
+    except OSError:
+        return None
+
+
+def bytes_of(count: float) -> str:
+    """Return a number of bytes for people."""
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return (
+                f"{count:.0f} {unit}" if count >= 10 or unit == "bytes" else f"{count:.1f} {unit}"
+            )
+        count /= 1024
+    return f"{count:.0f} TiB"

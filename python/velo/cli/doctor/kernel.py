@@ -1,0 +1,79 @@
+"""What velo asks of the kernel, tried: old kernels lack some of it, and sandboxes forbid it."""
+
+from __future__ import annotations
+
+import array
+import fcntl
+import os
+import select
+import socket
+
+from velo.cli.doctor.check import FAIL, OK, Check, read
+
+__all__ = ["doorbells", "passed_descriptors", "process_handles", "sealed_memory"]
+
+_SANDBOX = "allow it in the sandbox (seccomp profile) that this process runs in"
+
+
+def sealed_memory() -> Check:
+    """Make shared memory without a name, and seal it against resizing."""
+    name = "sealed memory"
+    try:
+        fd = os.memfd_create("velo-doctor", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    except OSError as error:
+        noexec = read("/proc/sys/vm/memfd_noexec")
+        advice = "`sysctl vm.memfd_noexec=1`" if noexec == "2" else f"Linux 3.17 has it; {_SANDBOX}"
+        return Check(name, FAIL, f"memfd_create: {error.strerror}", advice)
+    try:
+        os.ftruncate(fd, 4096)
+        seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
+        os.posix_fallocate(fd, 0, 4096)
+        kept = fcntl.fcntl(fd, fcntl.F_GET_SEALS) & seals == seals
+    except OSError as error:
+        return Check(name, FAIL, f"sealing: {error.strerror}", f"Linux 3.17 has it; {_SANDBOX}")
+    finally:
+        os.close(fd)
+    return Check(name, OK if kept else FAIL, "memfd_create, seals, fallocate")
+
+
+def doorbells() -> Check:
+    """Ring an eventfd, and wait for it."""
+    try:
+        fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+    except OSError as error:
+        return Check("doorbells", FAIL, f"eventfd: {error.strerror}", _SANDBOX)
+    try:
+        os.eventfd_write(fd, 1)
+        poll = select.poll()
+        poll.register(fd, select.POLLIN)
+        rung = bool(poll.poll(1000))
+    finally:
+        os.close(fd)
+    return Check("doorbells", OK if rung else FAIL, "eventfd")
+
+
+def process_handles() -> Check:
+    """Open a descriptor of a process."""
+    try:
+        fd = os.pidfd_open(os.getpid())
+    except OSError as error:
+        advice = f"Linux 5.3 has it; {_SANDBOX}"
+        return Check("process handles", FAIL, f"pidfd_open: {error.strerror}", advice)
+    os.close(fd)
+    return Check("process handles", OK, "pidfd_open")
+
+
+def passed_descriptors() -> Check:
+    """Pass a descriptor through a socket."""
+    here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    with here, there:
+        try:
+            socket.send_fds(here, [b"x"], [here.fileno()])
+            _, fds, flags, _ = socket.recv_fds(there, 1, 4)
+        except OSError as error:
+            return Check("passed descriptors", FAIL, f"SCM_RIGHTS: {error.strerror}", _SANDBOX)
+        for fd in array.array("i", fds):
+            os.close(fd)
+    passed = len(fds) == 1 and not flags & socket.MSG_CTRUNC
+    return Check("passed descriptors", OK if passed else FAIL, "SCM_RIGHTS")

@@ -1,0 +1,117 @@
+"""A worker that writes over its own link: its streams fail or go on, and nothing else suffers."""
+
+import asyncio
+import contextlib
+import random
+import time
+
+import pytest
+
+import rogue
+from velo import _client
+from velo.errors import RingCorrupted, StreamClosed, VeloError, WorkerDied
+
+citizen = rogue.citizen.options(workers=2, buffer=16)
+
+# More than anything here takes, on a machine that is busy with other things.
+BOUND = 20
+
+# What is aimed at here may make other values, or exceptions, of what a function gets and yields:
+# it is what the function's own process wrote.
+GARBLES = {"data", "lengths", "moves", "heap", "anything", "indices", "counts"}
+
+
+@pytest.fixture(autouse=True)
+def fresh_pool():
+    """Each test has a supervisor of its own."""
+    _client._shutdown()
+    yield
+    _client._shutdown()
+
+
+async def pid_of(stream):
+    await stream.send("pid")
+    return await stream.recv()
+
+
+async def talk(stream, events):
+    """Sends and receives one by one and in bulk: the results, and how it ended."""
+    results = []
+    try:
+        for start in range(0, len(events), 20):
+            chunk = events[start : start + 20]
+            if start % 40:
+                async for result in stream.feed(chunk):
+                    results.append(result)
+            else:
+                for event in chunk:
+                    await stream.send(event)
+                    results.append(await stream.recv())
+    except Exception as error:
+        return results, error
+    return results, None
+
+
+async def scene(aim, seed):
+    """Two workers with two streams each; one of the four writes over its link as they talk."""
+    rng = random.Random(f"scene {aim} {seed}")
+    async with contextlib.AsyncExitStack() as stack:
+        streams = []
+        for _ in range(4):
+            streams.append(await stack.enter_async_context(citizen.open()))
+        pids = [await asyncio.wait_for(pid_of(stream), BOUND) for stream in streams]
+        assert len(set(pids)) == 2
+        numbers = list(range(200))
+        told = list(numbers)
+        for _ in range(3):
+            told.insert(rng.randrange(len(told)), (aim, rng.randrange(1 << 30)))
+        talks = [talk(stream, told if stream is streams[0] else numbers) for stream in streams]
+        outcomes = await asyncio.wait_for(asyncio.gather(*talks), BOUND)
+        for pid, (results, error) in zip(pids, outcomes, strict=True):
+            if pid != pids[0]:
+                assert error is None, "the other worker's streams do not notice"
+                assert results == [2 * number for number in numbers]
+            elif aim not in GARBLES:
+                assert error is None or isinstance(error, (RingCorrupted, WorkerDied, StreamClosed))
+                right = iter([2 * number for number in numbers])
+                assert all(any(result == r for r in right) for result in results if result != aim)
+        # Leaving the streams is bounded as well.
+        await asyncio.wait_for(leave(stack.pop_all()), BOUND)
+    return [error for _, error in outcomes if error is not None]
+
+
+async def leave(stack):
+    """Closes the streams; those that failed may say so once more."""
+    with contextlib.suppress(VeloError):
+        await stack.aclose()
+
+
+async def goes_on():
+    """New streams work, soon, and on as many workers as before."""
+    deadline = time.monotonic() + BOUND
+    good = 0
+    while good < 4:
+        # A function whose stream has failed may still be writing, for a moment.
+        try:
+            await asyncio.wait_for(right(), BOUND)
+        except (AssertionError, RingCorrupted, WorkerDied):
+            assert time.monotonic() < deadline
+            good = 0
+        else:
+            good += 1
+
+
+async def right():
+    """Two streams on two workers, and a run."""
+    assert await citizen.run(range(50)) == [2 * number for number in range(50)]
+    async with contextlib.AsyncExitStack() as stack:
+        streams = [await stack.enter_async_context(citizen.open()) for _ in range(2)]
+        assert len({await pid_of(stream) for stream in streams}) == 2
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("aim", rogue.TARGETS)
+async def test_a_worker_that_writes_over_its_link(aim, long):
+    for seed in range(40 if long else 2):
+        await asyncio.wait_for(scene(aim, seed), 3 * BOUND)
+        await goes_on()
