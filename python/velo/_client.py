@@ -10,6 +10,7 @@ import atexit
 import dataclasses
 import functools
 import itertools
+import math
 import os
 import warnings
 import weakref
@@ -40,6 +41,9 @@ _NAP = 0.0005
 
 # Seconds between two looks at what a worker that writes over its link could make this side miss.
 _CHECK_UP = 0.5
+
+# Streams whose workers outgrow their limit within so many seconds of a move are not moved again.
+_SETTLED = 60.0
 
 # How many seconds a supervisor may take to greet.
 _HELLO_BOUND = 10.0
@@ -105,6 +109,11 @@ class _Link:
     functions: set[int] = dataclasses.field(default_factory=set)
     levels: bytes = b""
     leaving: bool = False
+    outgrown: bool = False
+    # When the last warning was about a stream here that holds the others up, in the loop's time.
+    warned: float = -math.inf
+    # When streams came here last because their worker had outgrown its limit.
+    refuge: float = -math.inf
     stall: float | None = None
     memory: int | None = None
 
@@ -213,8 +222,20 @@ class Client:
             self._set_levels(link)
             if link.end.reopen(stream, function.number):
                 self._watch(link, config)
+                if avoid is not None and avoid.outgrown:
+                    link.refuge = asyncio.get_running_loop().time()
                 return
             link.leaving = True  # it takes no more streams: the supervisor will say why
+
+    async def has_better(self, left: _Link, function: Reference, config: StreamConfig) -> bool:
+        """Find out whether there is a better worker for a stream than its own, and make it ready.
+
+        Raises:
+            PoolError: When one is missing, and could not be made.
+
+        """
+        link = await self._link_for(function, config, left)
+        return link is not left and (left.leaving or not link.end.slow)
 
     async def _link_for(
         self, function: Reference, config: StreamConfig, avoid: _Link | None = None
@@ -326,21 +347,27 @@ class Client:
     def send_away(self, number: int, streams: list[str] | None = None) -> int:
         """Have other workers take over the streams of a link, or those of these names.
 
-        Only streams with `recover="replay"` can go; the others stay. The worker cancels what has
-        left it.
+        Only streams with `recover="replay"` can go; the others stay. They go on where they are
+        until another worker is ready; the one that they have left cancels them.
 
         Args:
             number: The link. A worker that is to be left by all of its streams takes no more.
             streams: Their names; None for all.
 
         Returns:
-            How many streams go.
+            How many streams are to go. Those for which there is no better worker stay after all.
 
         """
-        link = self.left = self._links[number]
+        link = self._links[number]
         link.leaving |= streams is None
+        return self._send_away(link, streams)
+
+    def _send_away(
+        self, link: _Link, streams: list[str] | None = None, *, slow: bool = True
+    ) -> int:
+        self.left = link
         try:
-            return link.end.send_away(streams)
+            return link.end.send_away(streams, slow)
         finally:
             self.left = None
 
@@ -478,7 +505,9 @@ class Client:
             loop.add_reader(end.fileno(), end.on_doorbell)
             end.set_nap(functools.partial(_nap, self._loop, weakref.ref(end)))
             end.set_wake_soon(functools.partial(_wake_soon, self._loop, weakref.ref(end)))
-            end.set_slow(_slow.warn_of_neighbour)
+            end.set_slow(
+                functools.partial(_slow_step, self._loop, weakref.ref(self), weakref.ref(link))
+            )
             end.set_broken(
                 functools.partial(_broken, self._loop, weakref.ref(self), weakref.ref(link))
             )
@@ -516,9 +545,24 @@ class Client:
             self._tell_change()
 
     def _on_leaving(self, number: int) -> None:
-        """Open no more streams on a worker that has outgrown its limit; those it has may end."""
+        """Leave a worker that has outgrown its limit: its streams move, or may end there.
+
+        Those that were moved just now have outgrown the next worker too. They stay.
+        """
         if (link := self._links.get(number)) is not None:
-            link.leaving = True
+            link.leaving = link.outgrown = True
+            if asyncio.get_running_loop().time() - link.refuge >= _SETTLED:
+                self._send_away(link)
+
+    def _on_slow_step(
+        self, link: _Link, stream: str, seconds: float, held_up: bool, habit: bool
+    ) -> None:
+        if habit:  # its neighbours are better off elsewhere
+            self._send_away(link, slow=False)
+        now = asyncio.get_running_loop().time()
+        if held_up and now - link.warned >= _slow.WARN_EVERY:
+            link.warned = now
+            _slow.warn_of_neighbour(stream, seconds)
 
     def _on_died(
         self,
@@ -658,6 +702,17 @@ def _wake_soon(
     loop, end = loop_of(), end_of()
     if loop is not None and end is not None:
         loop.call_soon(end.wake)
+
+
+def _slow_step(
+    loop_of: weakref.ref[asyncio.AbstractEventLoop],
+    client_of: weakref.ref[Client],
+    link_of: weakref.ref[_Link],
+    *step: Any,
+) -> None:
+    loop, client, link = loop_of(), client_of(), link_of()
+    if loop is not None and not loop.is_closed() and client is not None and link is not None:
+        loop.call_soon(client._on_slow_step, link, *step)  # not in the middle of a step
 
 
 def _log(loop_of: weakref.ref[asyncio.AbstractEventLoop], pid: int, record: bytes) -> None:

@@ -54,7 +54,8 @@ class StreamConfig:
             shared by its functions: they preload what any of them names. For `"process"` only.
         max_worker_memory: How many bytes of memory of its own (shared memory and program code are
             not counted) a worker may have that runs streams of this function. Past it, the worker
-            takes no more streams, new ones get a new worker, and it ends with the last that it has.
+            takes no more streams, new ones get a new worker, as do those with `recover="replay"`,
+            and it ends with the last that it has.
             With twice as much, or if it has not done with less 30 s later, it is killed, and its
             streams fail with `WorkerDied`. It is looked at once a second. None: any number. For
             `"process"` only.

@@ -11,7 +11,7 @@ from velo.errors import PoisonEvent, PoolError, WorkerDied
 
 if TYPE_CHECKING:
     from velo import _core
-    from velo._client import Client
+    from velo._client import Client, _Link
     from velo._config import StreamConfig
     from velo._reference import Reference
 
@@ -69,8 +69,12 @@ def _recover(
         if callable(config.on_poison):
             _hand_over(loop, config.on_poison, stream, number)
         stream.leave_out(number)
+    if died is None:
+        assert client.left is not None
+        client.start(_move(client, function, config, stream, client.left))
+        return
     stream.begin()
-    client.start(_find_worker(client, function, config, stream, died, client.left))
+    client.start(_find_worker(client, function, config, stream, died, None))
 
 
 def _poison(
@@ -101,13 +105,30 @@ def _hand_over(
         )
 
 
+async def _move(
+    client: Client,
+    function: Reference,
+    config: StreamConfig,
+    stream: _core.Recovery,
+    left: _Link,
+) -> None:
+    """Move a stream from a worker that lives, once there is a better one. Until then it goes on."""
+    try:
+        better = await client.has_better(left, function, config)
+    except PoolError:
+        return
+    if better and stream.may_leave(left.end):
+        stream.begin()
+        await _find_worker(client, function, config, stream, None, left)
+
+
 async def _find_worker(
     client: Client,
     function: Reference,
     config: StreamConfig,
     stream: _core.Recovery,
     died: WorkerDied | None,
-    avoid: Any,
+    avoid: _Link | None,
 ) -> None:
     try:
         await client.take_over(stream, function, config, avoid)

@@ -8,6 +8,12 @@ from velo.errors import SlowStepWarning
 
 __all__ = ["warn", "warn_of_neighbour"]
 
+# Seconds between two warnings about streams of one worker, at least.
+WARN_EVERY = 60.0
+
+# Whether this process is a worker.
+in_worker = False
+
 _named: set[str] = set()
 
 
@@ -16,10 +22,12 @@ def warn(function: str, seconds: float) -> None:
     if function in _named:
         return
     _named.add(function)
+    where, advice = "the event loop", 'run it in a worker (`mode="process"`), or '
+    if in_worker:
+        where, advice = "all streams of the worker that it runs inline in", ""
     warnings.warn(
-        f"a step of the inline stream function `{function}` held up the event loop for "
-        f'{seconds * 1000:.0f} ms; run it in a worker (`mode="process"`), or await what it waits '
-        "for",
+        f"a step of the stream function `{function}` held up {where}, for {seconds * 1000:.0f} ms; "
+        f"{advice}await what it waits for",
         SlowStepWarning,
         stacklevel=2,
     )
@@ -29,8 +37,8 @@ def warn_of_neighbour(stream: str, seconds: float) -> None:
     """Name a stream whose function holds up the other streams of its worker."""
     warnings.warn(
         f"a step of stream `{stream}` held up the other streams of its worker for "
-        f"{seconds * 1000:.0f} ms; new streams go to other workers while it is open: let it "
-        "`await` now and then, or give its function more `workers`",
+        f"{seconds * 1000:.0f} ms; let it `await` now and then, or give its function more `workers`: "
+        "if it goes on, others go to those",
         SlowStepWarning,
         stacklevel=2,
     )

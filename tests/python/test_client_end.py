@@ -179,3 +179,30 @@ def test_control_c_in_run_sync(tmp_path):
     assert process.returncode == 0, errors
     assert output.split("\n")[:3] == ["finally", "interrupted", "finally"], (output, errors)
     assert "[0, 0]" in output
+
+
+def test_the_thread_that_opened_the_first_stream_may_end(tmp_path):
+    """Parent-death signals follow the thread that forked, which must not be one that ends."""
+    code, output, errors = run_script(
+        tmp_path,
+        """
+        import asyncio, threading, time
+        from velo import _core, stream_fn
+
+        @stream_fn(mode="process", workers=1)
+        async def echo(events):
+            async for event in events:
+                yield event
+
+        thread = threading.Thread(target=lambda: echo.run_sync([1]))
+        thread.start()
+        thread.join()
+        workers, zygote = _core.status()
+        time.sleep(0.3)  # a signal would have come by now
+        assert echo.run_sync([2]) == [2]
+        assert _core.status()[1] == zygote
+        assert [w[1] for w in _core.status()[0]] == [w[1] for w in workers]
+        print("same")
+        """,
+    )
+    assert (code, output) == (0, "same\n"), errors

@@ -2,19 +2,23 @@
 
 import asyncio
 import contextlib
+import itertools
 import os
 import signal
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import psutil
 import pytest
 
 import functions
-from helpers import alive, run_script, until
+from helpers import alive, until
 from velo import _client, stream_fn
 from velo.errors import SlowStepWarning, WorkerDied
+
+pytestmark = pytest.mark.every_backend
 
 MIB = 1 << 20
 
@@ -44,6 +48,46 @@ def own_memory(pid):
     return memory.rss - memory.shared
 
 
+@stream_fn(mode="process", workers=1, recover="replay")
+async def counts(events):
+    """Counts what it keeps, in MiB, and leaves its process id where each event says."""
+    kept = []
+    async for where, size in events:
+        kept.append(b"x" * (size * MIB))
+        Path(where).write_text(str(os.getpid()))
+        yield len(kept)
+
+
+class Counted:
+    """A stream of `counts`. Its results could not be compared if they said where it is."""
+
+    numbers = itertools.count()
+
+    def __init__(self, stream, folder):
+        self.stream = stream
+        self.where = folder / str(next(self.numbers))
+        self.count = 0
+
+    async def pid(self, size=0):
+        """Where it is, once it has counted on."""
+        self.count += 1
+        got = await ask(self.stream, (str(self.where), size))
+        assert got == self.count, "nothing is lost or doubled on the way"
+        return int(self.where.read_text())
+
+    async def moves(self, there, timeout=20):
+        """Counts on until it is there."""
+        async with asyncio.timeout(timeout):
+            while not there(pid := await self.pid()):
+                await asyncio.sleep(0.002)
+        return pid
+
+
+def links():
+    client = _client.client_of(asyncio.get_running_loop())
+    return {link.pid: link for link in client._links.values()}
+
+
 async def ask(stream, event):
     await stream.send(event)
     return await asyncio.wait_for(stream.recv(), 20)
@@ -63,8 +107,7 @@ async def test_a_worker_that_outgrows_its_limit_finishes_its_streams_and_no_more
         pid = await ask(stream, 0)
         assert await ask(beside, 0) == pid
         assert await ask(stream, 60) == pid
-        link = next(iter(_client.client_of(asyncio.get_running_loop())._links.values()))
-        await until(lambda: link.leaving, 20)
+        await until(lambda: links()[pid].leaving, 20)
         async with limited.open() as new:
             other = await ask(new, 0)
             assert other != pid, "new streams go to a new worker"
@@ -72,6 +115,35 @@ async def test_a_worker_that_outgrows_its_limit_finishes_its_streams_and_no_more
         assert await ask(beside, 0) == pid
     await until(lambda: not alive(pid), 20)
     assert alive(other)
+
+
+async def test_streams_that_recover_leave_a_worker_that_outgrows_its_limit(tmp_path):
+    _, base = await pid_and_memory()
+    limit = base + 40 * MIB
+    async with (
+        hoards.options(max_worker_memory=limit).open() as hoard,
+        counts.options(max_worker_memory=limit).open() as limited,
+        counts.open() as unlimited,
+    ):
+        moving = [Counted(limited, tmp_path), Counted(unlimited, tmp_path)]
+        old = await ask(hoard, 60)
+        pids = {await stream.moves(lambda pid: pid != old) for stream in moving}
+        assert len(pids) == 1, "one worker instead of the old one"
+        assert await ask(hoard, -1) == old, "it cannot be moved, and may end there"
+        assert {await stream.pid() for stream in moving} == pids
+    await until(lambda: not alive(old), 20)
+
+
+async def test_a_stream_that_outgrows_the_next_worker_too_is_not_moved_for_ever(tmp_path):
+    _, base = await pid_and_memory()
+    async with counts.options(max_worker_memory=base + 40 * MIB).open() as stream:
+        counted = Counted(stream, tmp_path)
+        first = await counted.pid(60)
+        second = await counted.moves(lambda pid: pid != first)
+        await until(lambda: links()[second].leaving, 20)
+        for _ in range(20):
+            assert await counted.pid() == second
+            await asyncio.sleep(0.01)
 
 
 async def test_a_worker_with_twice_its_limit_is_killed_and_says_so():
@@ -108,12 +180,11 @@ async def test_shared_memory_is_not_the_workers():
         pid = await ask(stream, frame)  # imports numpy
         base = own_memory(pid)
     async with keeps.options(max_worker_memory=base + 50 * MIB).open() as stream:
-        link = next(iter(_client.client_of(asyncio.get_running_loop())._links.values()))
         for _ in range(20):
             assert await ask(stream, frame) == pid
             await asyncio.sleep(0.1)
         assert psutil.Process(pid).memory_info().rss > base + 150 * MIB
-        assert not link.leaving
+        assert not links()[pid].leaving
 
 
 async def named(caught):
@@ -142,8 +213,8 @@ async def test_one_that_holds_its_neighbours_up_is_named_and_avoided():
             told = await named(caught)
         assert len(told) == 1, "once in a while"
         assert f"`{stream.name}` held up" in told[0]
-        links = _client.client_of(asyncio.get_running_loop())._links.values()
-        (slow,) = [link for link in links if link.end.slow]
+        await until(lambda: any(link.end.slow for link in links().values()))
+        (slow,) = [link for link in links().values() if link.end.slow]
         for _ in range(6):
             new = await stack.enter_async_context(pids.open())
             assert await ask(new, 0) != slow.pid
@@ -151,6 +222,48 @@ async def test_one_that_holds_its_neighbours_up_is_named_and_avoided():
         assert not slow.end.slow
         new = await stack.enter_async_context(pids.open())
         assert await ask(new, 0) == slow.pid, "it has fewer, and nobody holds it up"
+
+
+@pytest.mark.filterwarnings("ignore::velo.errors.SlowStepWarning")
+async def test_streams_that_recover_leave_one_that_holds_them_up(tmp_path):
+    moving = counts.options(workers=2)
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def opened(fn):
+            return await stack.enter_async_context(fn.open())
+
+        # The worker with the fewest streams gets the next one: here they alternate.
+        placed = [Counted(await opened(moving), tmp_path) for _ in range(4)]
+        first = await placed[0].pid()
+        other = await placed[1].pid()
+        assert [await stream.pid() for stream in placed] == [first, other] * 2
+        stays = Counted(await opened(moving.options(recover="none")), tmp_path)
+        await opened(moving)
+        slow = await opened(functions.nap.options(mode="process", workers=2, recover="replay"))
+        await ask(slow, 0.1)
+        assert links()[first].end.streams == 4
+        assert await placed[0].pid() == first, "one slow step is no habit"
+        for _ in range(3):
+            await ask(slow, 0.1)
+        for stream in (placed[0], placed[2]):
+            await stream.moves(other.__eq__)
+        assert await stays.pid() == first, "it cannot be moved"
+        await until(lambda: links()[first].end.streams == 2)
+        await ask(slow, 0)
+        assert links()[first].end.streams == 2, "the slow one has stayed"
+
+
+@pytest.mark.filterwarnings("ignore::velo.errors.SlowStepWarning")
+async def test_where_there_is_no_other_worker_they_stay(tmp_path):
+    nap = functions.nap.options(mode="process", workers=1)
+    async with counts.open() as beside, nap.open() as stream:
+        counted = Counted(beside, tmp_path)
+        where = await counted.pid()
+        for _ in range(4):
+            await ask(stream, 0.1)
+        await until(lambda: links()[where].end.slow)
+        for _ in range(20):
+            assert await counted.pid() == where
 
 
 async def test_one_that_is_alone_holds_up_nobody():
@@ -188,33 +301,6 @@ async def test_the_zygote_dies_under_load():
             with pytest.raises(WorkerDied):
                 await asyncio.wait_for(stream.recv(), 10)
     assert await asyncio.wait_for(functions.echo.options(mode="process").run([1]), 20) == [1]
-
-
-def test_the_thread_that_opened_the_first_stream_may_end(tmp_path):
-    """Parent-death signals follow the thread that forked, which must not be one that ends."""
-    code, output, errors = run_script(
-        tmp_path,
-        """
-        import asyncio, threading, time
-        from velo import _core, stream_fn
-
-        @stream_fn(mode="process", workers=1)
-        async def echo(events):
-            async for event in events:
-                yield event
-
-        thread = threading.Thread(target=lambda: echo.run_sync([1]))
-        thread.start()
-        thread.join()
-        workers, zygote = _core.status()
-        time.sleep(0.3)  # a signal would have come by now
-        assert echo.run_sync([2]) == [2]
-        assert _core.status()[1] == zygote
-        assert [w[1] for w in _core.status()[0]] == [w[1] for w in workers]
-        print("same")
-        """,
-    )
-    assert (code, output) == (0, "same\n"), errors
 
 
 async def test_what_a_function_has_started_is_its_own_and_outlives_a_kill():

@@ -1,4 +1,4 @@
-"""The warning about inline functions that hold up their event loop."""
+"""The warnings about functions that hold up their event loop."""
 
 import asyncio
 import time
@@ -37,6 +37,22 @@ async def test_it_is_named_once_with_what_to_do():
             await stream.send(0.06)
             await stream.recv()
     assert len(caught) == 1
+
+
+async def test_one_that_is_inline_in_a_worker_is_not_told_to_go_to_a_worker():
+    inner = sleeper("inline", blocks)
+
+    @stream_fn(mode="process")
+    async def outer(events):
+        async for seconds in events:
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                await inner.run([seconds])
+            yield [str(w.message) for w in caught if issubclass(w.category, SlowStepWarning)]
+
+    ((told,),) = await outer.run([0.06])
+    assert "`sleeper.<locals>.sleeps` held up all streams of the worker" in told
+    assert "mode=" not in told
 
 
 @pytest.mark.parametrize("how", ["waits", "works elsewhere", "is quick"])

@@ -52,8 +52,10 @@ pub enum Control {
     Slow {
         slot: u32,
         stream: u64,
-        /// Others were open there, which it held up.
-        shared: bool,
+        /// Others are open there, which had to wait; it has not been said for a while.
+        held_up: bool,
+        /// It is one of several within a while.
+        habit: bool,
         ms: u64,
     },
     /// Worker: the function of this stream has asked for its first event.
@@ -192,12 +194,13 @@ impl Control {
             Control::Slow {
                 slot,
                 stream,
-                shared,
+                held_up,
+                habit,
                 ms,
             } => {
                 bytes.extend_from_slice(&stream.to_le_bytes());
                 bytes.extend_from_slice(&slot.to_le_bytes());
-                bytes.push(u8::from(*shared));
+                bytes.extend_from_slice(&[u8::from(*held_up), u8::from(*habit)]);
                 bytes.extend_from_slice(&ms.to_le_bytes());
                 SLOW
             }
@@ -272,12 +275,13 @@ impl Control {
             SLOW => {
                 let stream = u64::from_le_bytes(take(bytes)?);
                 let slot = u32::from_le_bytes(take(bytes)?);
-                let [shared] = take(bytes)?;
+                let [held_up, habit] = take(bytes)?;
                 let ms = u64::from_le_bytes(take(bytes)?);
                 Control::Slow {
                     slot,
                     stream,
-                    shared: shared != 0,
+                    held_up: held_up != 0,
+                    habit: habit != 0,
                     ms,
                 }
             }

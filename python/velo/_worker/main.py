@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from velo import _core, _remote
+from velo import _core, _remote, _slow
 from velo._context import stream_name
 from velo._reference import load
 from velo._state import takes_state
@@ -28,6 +28,7 @@ _SHORTEST_LOOK = 0.05
 
 def main(seat: _core.WorkerSeat, output_lock: int) -> int:
     """Run until the supervisor says to stop; returns the exit code."""
+    _slow.in_worker = True
     report.write_to(seat.report, seat.stacks_signal)
     seat.start_watchdog()
     output.unmix(output_lock)

@@ -32,8 +32,6 @@ pub struct ClientEnds {
     /// Seconds of `stall_timeout` and `event_timeout`, and bytes of `max_worker_memory`, which the
     /// supervisor keeps.
     pub(super) budgets: (Option<f64>, Option<f64>, Option<u64>),
-    /// Its function has slow steps.
-    pub(super) slow: AtomicBool,
     pub(super) this: Weak<dyn Sweep>,
     pub(super) name: String,
 }
@@ -198,6 +196,13 @@ impl ClientEnds {
         known.is_ok_and(|known| known == number)
     }
 
+    /// Whether its function has a habit of holding others up.
+    pub(super) fn is_slow(&self, py: Python<'_>) -> PyResult<bool> {
+        let here = |ends: &mut Ends| (ends.place.link.clone(), ends.place.slot);
+        let (link, slot) = self.ends.wait_with(py, here)?;
+        Ok(link.slow.with(py, |slow| slow.has(slot))?)
+    }
+
     /// See [`Channel::may_sleep`].
     pub(super) fn may_sleep(&self, py: Python<'_>, want: Want) -> PyResult<bool> {
         // Only bulk transfer wants room, or everything handled, besides results.
@@ -310,9 +315,7 @@ impl ClientEnds {
             if self.is_limited() {
                 link.end.end_limit();
             }
-            if self.slow.swap(false, Relaxed) {
-                link.slow.fetch_sub(1, Relaxed);
-            }
+            let _ = link.slow.with(py, |slow| slow.forget(slot));
             link.recycle(py, slot);
         }
     }

@@ -14,6 +14,7 @@ use velo_shm::{Consumer, LinkEnd, LinkError, Producer, ticks};
 use velo_supervisor::explain;
 
 use super::ends::{ClientEnds, Ends};
+use super::slow::{SlowStep, SlowStreams};
 use crate::cell::GilCell;
 use crate::control::{self, Control, Unsent};
 use crate::errors;
@@ -72,8 +73,8 @@ pub struct Link {
     pub(super) unwatched: AtomicBool,
     /// Called with the names of streams that hold their neighbours up.
     pub(super) tell_slow: GilCell<Option<Py<PyAny>>>,
-    /// How many such streams are open.
-    pub(super) slow: AtomicUsize,
+    /// Those that are open.
+    pub(super) slow: GilCell<SlowStreams>,
 }
 
 pub struct LinkState {
@@ -177,9 +178,13 @@ impl Link {
                 Ok(Ok(Some(Control::Slow {
                     slot,
                     stream,
-                    shared,
+                    held_up,
+                    habit,
                     ms,
-                }))) => self.note_slow(py, (slot, stream), shared, ms),
+                }))) => {
+                    let step = SlowStep { held_up, habit, ms };
+                    self.note_slow(py, slot, stream, &step);
+                }
                 Ok(Ok(None)) | Err(_) => return,
                 Ok(Ok(Some(_))) => {
                     return self.give_up(
@@ -189,29 +194,6 @@ impl Link {
                 }
                 Ok(Err(error)) => return self.give_up(py, &error),
             }
-        }
-    }
-
-    /// A stream's function has a slow step, which holds others up: new ones are better off elsewhere.
-    fn note_slow(&self, py: Python<'_>, (slot, number): (u32, u64), shared: bool, ms: u64) {
-        let stream = self.stream(py, slot);
-        let Some(stream) = stream.filter(|stream| stream.is_number(py, number)) else {
-            return;
-        };
-        if !stream.slow.swap(true, Relaxed) {
-            self.slow.fetch_add(1, Relaxed);
-        }
-        if !shared {
-            return; // there was nobody
-        }
-        let seconds = Duration::from_millis(ms).as_secs_f64();
-        let tell = self
-            .tell_slow
-            .with(py, |tell| tell.as_ref().map(|call| call.clone_ref(py)));
-        if let Ok(Some(tell)) = tell
-            && let Err(error) = tell.call1(py, (&stream.name, seconds))
-        {
-            error.write_unraisable(py, None); // a warning made an error must not end a stream
         }
     }
 

@@ -7,6 +7,7 @@ mod journal;
 mod link;
 mod log;
 mod recover;
+mod slow;
 mod stream;
 
 use std::collections::{HashMap, VecDeque};
@@ -30,6 +31,7 @@ use ends::{ClientEnds, Ends, Kept, Place};
 use journal::{Death, Journal, Terms, Where};
 use link::{Link, LinkState};
 pub use recover::Recovery;
+use slow::SlowStreams;
 pub use stream::RingChannel;
 
 /// How workers are killed that cannot end by themselves.
@@ -73,7 +75,7 @@ impl ClientLink {
             opened: AtomicU64::new(0),
             unwatched: AtomicBool::new(false),
             tell_slow: GilCell::default(),
-            slow: AtomicUsize::new(0),
+            slow: GilCell::default(),
         };
         Ok(ClientLink {
             link: Arc::new(link),
@@ -181,16 +183,16 @@ impl ClientLink {
             .with(py, |place| *place = Some(deliver))?)
     }
 
-    /// What to call with the name of a stream whose function held its neighbours up, and for how many
-    /// seconds.
+    /// What to call of a slow step: with the name of its stream, the seconds, whether others had to
+    /// wait for it, and whether it was one of several.
     fn set_slow(&self, py: Python<'_>, tell: Py<PyAny>) -> PyResult<()> {
         Ok(self.link.tell_slow.with(py, |place| *place = Some(tell))?)
     }
 
-    /// Whether a stream is open whose function holds others up, or would.
+    /// Whether a stream is open whose function has a habit of holding others up.
     #[getter]
-    fn slow(&self) -> bool {
-        self.link.slow.load(Relaxed) > 0
+    fn slow(&self, py: Python<'_>) -> PyResult<bool> {
+        Ok(self.link.slow.with(py, SlowStreams::any)?)
     }
 
     /// Has the worker log what this process would handle.
@@ -295,7 +297,6 @@ impl ClientLink {
             left: AtomicU32::new(0),
             orphaned: AtomicBool::new(false),
             budgets,
-            slow: AtomicBool::new(false),
             this: this.clone(),
             name: name.clone(),
         });
@@ -425,15 +426,16 @@ impl ClientLink {
         self.link.unwatched.swap(false, Relaxed)
     }
 
-    /// Has other workers take over the streams that can be, or those of these names. Returns how
-    /// many go.
-    #[pyo3(signature = (names=None))]
-    fn send_away(&self, py: Python<'_>, names: Option<Vec<String>>) -> PyResult<usize> {
+    /// Has other workers take over the streams that can be, or those of these names; with `slow`
+    /// false not those that hold others up. Returns how many are to go.
+    #[pyo3(signature = (names=None, slow=true))]
+    fn send_away(&self, py: Python<'_>, names: Option<Vec<String>>, slow: bool) -> PyResult<usize> {
         let mut count = 0;
         for stream in self.link.all(py) {
-            let chosen = names
+            let named = names
                 .as_ref()
                 .is_none_or(|names| names.contains(&stream.name));
+            let chosen = named && (slow || !stream.is_slow(py)?);
             count += usize::from(chosen && stream.leaves_worker(py, None)?);
         }
         Ok(count)

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use pyo3::prelude::*;
 
+use super::ClientLink;
 use super::ends::{ClientEnds, Ends, Kept};
 use super::journal::{Death, Entry, Journal, Terms};
 use crate::channel::Offer;
@@ -171,6 +172,15 @@ impl Recovery {
     #[getter]
     fn name(&self) -> &str {
         &self.stream.name
+    }
+
+    /// Whether the stream is still on this link, and could be taken from there.
+    fn may_leave(&self, py: Python<'_>, link: &ClientLink) -> PyResult<bool> {
+        let here = |ends: &mut Ends| {
+            Arc::ptr_eq(&ends.place.link, &link.link) && !ends.ended && ends.may_recover()
+        };
+        let here = self.stream.ends.wait_with(py, here)?;
+        Ok(here && !self.stream.orphaned.load(Relaxed))
     }
 
     /// Takes the stream from its worker, which forgets it if it lives.

@@ -1,12 +1,13 @@
 //! The worker's end of process-mode streams: one [`WorkerLink`] a client, one [`RingPort`] a
 //! stream.
 
+mod held;
 mod port;
 mod saving;
 mod watch;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -160,8 +161,7 @@ impl WorkerLink {
             event_loop,
             this: this.clone(),
             aside: GilCell::default(),
-            said_slow: AtomicU64::new(0),
-            said_shared: AtomicBool::new(false),
+            held: GilCell::default(),
             counted: AtomicBool::new(true),
             parked: GilCell::default(),
         });

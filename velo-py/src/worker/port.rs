@@ -1,8 +1,7 @@
 //! One process-mode stream, as its function has it.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
-use std::time::Duration;
 
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -10,6 +9,7 @@ use pyo3::types::PyDict;
 use velo_shm::{Allowance, ticks};
 
 use super::Link;
+use super::held::Held;
 use super::saving::Saving;
 use crate::aside::Aside;
 use crate::cell::GilCell;
@@ -23,9 +23,6 @@ use crate::wait::{Wait, complete};
 
 /// Streams whose functions have not ended, of all links of this worker.
 static OPEN: AtomicUsize = AtomicUsize::new(0);
-
-/// One function that is slow is not named more often than this.
-const SAY_EVERY: Duration = Duration::from_secs(60);
 
 /// One more is open.
 pub(super) fn one_more() {
@@ -45,10 +42,8 @@ pub struct RingPort {
     pub(super) this: Weak<dyn Sweep>,
     /// Steps the function at once when the worker was woken for it. None before and after it runs.
     pub(super) aside: GilCell<Option<Arc<Aside>>>,
-    /// When the client was last told that the function is slow, in ticks; 0: never.
-    pub(super) said_slow: AtomicU64,
-    /// It had neighbours then.
-    pub(super) said_shared: AtomicBool,
+    /// Its slow steps.
+    pub(super) held: GilCell<Held>,
     /// It is one of `OPEN`.
     pub(super) counted: AtomicBool,
     /// What the function's task sleeps on while the function is stepped aside.
@@ -171,22 +166,20 @@ impl RingPort {
     #[cold]
     pub fn was_slow(&self, py: Python<'_>, took: u64) {
         let shared = OPEN.load(Relaxed) > 1;
-        let now = ticks::now();
-        let said = self.said_slow.load(Relaxed);
-        let lately = said != 0 && ticks::to_duration(now.saturating_sub(said)) < SAY_EVERY;
-        if lately && (!shared || self.said_shared.load(Relaxed)) {
-            return;
+        let news = self
+            .held
+            .with(py, |held| held.note(ticks::now(), took, shared));
+        if let Ok(Some(news)) = news {
+            let slow = Control::Slow {
+                slot: self.slot,
+                stream: self.number,
+                held_up: news.held_up,
+                habit: news.habit,
+                ms: u64::try_from(ticks::to_duration(took).as_millis()).unwrap_or(u64::MAX),
+            };
+            // A client that does not read its messages learns of it from nothing.
+            let _ = self.link.tell(py, &slow);
         }
-        self.said_slow.store(now.max(1), Relaxed);
-        self.said_shared.store(shared, Relaxed);
-        let slow = Control::Slow {
-            slot: self.slot,
-            stream: self.number,
-            shared,
-            ms: u64::try_from(ticks::to_duration(took).as_millis()).unwrap_or(u64::MAX),
-        };
-        // A client that does not read its messages learns of it from nothing.
-        let _ = self.link.tell(py, &slow);
     }
 
     /// See [`Port::wait_event`].
