@@ -37,8 +37,8 @@ def warn_of_neighbour(stream: str, seconds: float) -> None:
     """Name a stream whose function holds up the other streams of its worker."""
     warnings.warn(
         f"a step of stream `{stream}` held up the other streams of its worker for "
-        f"{seconds * 1000:.0f} ms; let it `await` now and then, or give its function more `workers`: "
-        "if it goes on, others go to those",
+        f"{seconds * 1000:.0f} ms; let it `await` now and then, or give its function more "
+        "`workers`: if it goes on, others go to those",
         SlowStepWarning,
         stacklevel=2,
     )

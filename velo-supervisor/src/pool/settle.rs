@@ -181,7 +181,8 @@ impl Pool {
         let quota = self.settings.client_links?;
         let process = self.clients.get(&client);
         let (mut own, mut all) = (0, 0);
-        for link in self.links.values() {
+        let serves = |link: &&Link| self.workers.get(&link.worker).is_some_and(Worker::serves);
+        for link in self.links.values().filter(serves) {
             own += u32::from(link.client == client);
             all += u32::from(self.clients.get(&link.client) == process);
         }

@@ -123,3 +123,18 @@ fn a_worker_without_limits_is_not_looked_at() {
     assert_eq!(rig.pass(100 * SECOND), []);
     assert_eq!(rig.pool.watch_deadline(), None);
 }
+
+#[test]
+fn one_that_is_being_left_is_no_part_of_the_quota() {
+    let mut rig = Rig::new(|settings| settings.client_links = Some(1));
+    rig.pool.client_came(1, 42);
+    let (link, worker) = rig.link(1, 2);
+    rig.fake.residents.insert(link, 1);
+    let refused = |done: &[Action]| matches!(done, [Action::Refuse { .. }]);
+    assert!(refused(&rig.acquire(1, 2)), "one is the quota");
+    rig.pool.retire_all();
+    rig.settle();
+    let (_, other) = rig.link(1, 2);
+    assert_ne!(other, worker);
+    assert!(refused(&rig.acquire(1, 2)), "and one in its place");
+}
