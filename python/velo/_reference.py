@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from velo import _core
 from velo._state import takes_state
 from velo.errors import VeloError
 
@@ -117,11 +118,17 @@ def _plain(function: Any) -> Any:
 def load(definition: bytes) -> Callable[..., Any]:
     """Make the function in this process.
 
+    A client without Python names it: `[module, name, paths]`, in the form in which events travel.
+
     Raises:
         ImportError: When its module cannot be imported here, or has no such name.
 
     """
-    paths, described = pickle.loads(definition)
+    if definition.startswith(pickle.PROTO):
+        paths, described = pickle.loads(definition)
+    else:
+        module, name, paths = _core.loads(definition)
+        described = ("path", (module, name))
     add_paths(paths)
     return build(described)
 

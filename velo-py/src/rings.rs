@@ -8,6 +8,7 @@ use velo_shm::{
     Consumer, Full, Lease, LinkEnd, Loan, Part, Producer, ReserveError, RingCorrupted, Spin,
     lending_len, ticks,
 };
+pub use velo_supervisor::control::{END, ERROR, ITEM, STATE};
 
 use crate::channel::Offer;
 use crate::codec::{Codec, EncodeError, Memory, SliceOut};
@@ -15,15 +16,6 @@ use crate::errors;
 use crate::loan::{self, Encoded, LEND_FROM};
 use crate::view::View;
 use velo_supervisor::explain;
-
-/// An event or a result.
-pub const ITEM: u8 = 2;
-/// Nothing more comes in this direction.
-pub const END: u8 = 3;
-/// The function failed: its exception, and the end.
-pub const ERROR: u8 = 4;
-/// A snapshot of a function's state: after what it covers, or before the first event.
-pub const STATE: u8 = 5;
 
 /// Buffers from this size on arrive as views of ring memory; smaller ones are cheaper to copy.
 const VIEW_FROM: usize = 16 << 10;

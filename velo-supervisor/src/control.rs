@@ -8,6 +8,15 @@ use velo_shm::{Consumer, Limits, LinkEnd, LinkError, Producer, ReserveError, Rin
 /// The slot that no stream uses.
 pub const SLOT: u32 = 0;
 
+/// In the slots of streams: an event or a result.
+pub const ITEM: u8 = 2;
+/// Nothing more comes in this direction.
+pub const END: u8 = 3;
+/// The function failed: its exception, and the end.
+pub const ERROR: u8 = 4;
+/// A snapshot of a function's state: after what it covers, or before the first event.
+pub const STATE: u8 = 5;
+
 /// Both directions may hold this much before a peer counts as stuck; and so many log records.
 const LIMITS: Limits = Limits {
     events: 10_000,

@@ -1,12 +1,13 @@
 //! The worker pool behind velo: it places streams on worker processes, and spawns, reuses, recycles
 //! and reaps those processes. It never touches an event: those cross in shared memory, between the
-//! client and its worker, without the supervisor.
+//! client and its worker, without the supervisor. [`stream`] is such a client, for programs in Rust.
 //!
 //! Four kinds of process meet here, and each has its own way in:
 //!
 //! | process | enters by | and holds |
 //! | --- | --- | --- |
 //! | client, the user's program | [`embedded::connect`], [`Client::connect`] | a [`Client`], one per event loop |
+//! | client without Python | [`stream::Connection::connect`] | a [`stream::Connection`] |
 //! | standalone supervisor, shared by clients | [`daemon::serve`] | nothing of theirs |
 //! | zygote, a single-threaded template | [`zygote::serve`] | nothing; it forks workers |
 //! | worker, forked from the zygote | [`zygote::Role::Worker`] | its [`Seat`] |
@@ -50,6 +51,7 @@ mod protocol;
 mod reactor;
 mod report;
 mod seat;
+pub mod stream;
 mod sys;
 mod transport;
 mod worker;

@@ -115,7 +115,7 @@ def test_claimed_items_cost_nothing():
         (b"\xc1\x02\xc0", "without items"),
         (b"\xc1\x63", "unknown kind"),
         (b"\xc7\x00\x63", "unknown extension"),
-        (b"\xca\x00\x00\x00\x00", "unknown marker"),
+        (b"\xca\x00\x00\x00", "at byte"),
         (b"\xc7\x04\x05\x00\x00\x01\x01", "does not exist"),
         (b"\xc7\x03\x02abc", "wrong length"),
         (b"\xc7\x04\x09\x07<f8", "dtype"),

@@ -256,6 +256,10 @@ impl<'a, 'py> Decoder<'a, 'py> {
                 let len = self.len(head - marker::EXT8)?;
                 self.extension(len)
             }
+            marker::FLOAT32 => {
+                let bits = u32::from_be_bytes(self.bytes()?);
+                Ok(PyFloat::new(py, f64::from(f32::from_bits(bits))).into_any())
+            }
             marker::FLOAT64 => {
                 let bits = u64::from_be_bytes(self.bytes()?);
                 Ok(PyFloat::new(py, f64::from_bits(bits)).into_any())

@@ -28,6 +28,8 @@ pub const EXT8: u8 = 0xc7;
 pub const EXT16: u8 = 0xc8;
 /// MessagePack: an extension type with a length of 32 bits.
 pub const EXT32: u8 = 0xc9;
+/// MessagePack: a float of 32 bits, which only writers without Python use.
+pub const FLOAT32: u8 = 0xca;
 /// MessagePack: a double.
 pub const FLOAT64: u8 = 0xcb;
 /// MessagePack: an unsigned integer of 8 bits.

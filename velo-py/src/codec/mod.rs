@@ -10,7 +10,7 @@
 //!
 //! | Python type (exactly it) | bytes |
 //! | --- | --- |
-//! | `None`, `bool`, `int` of 64 bits, `float` | MessagePack; floats are doubles |
+//! | `None`, `bool`, `int` of 64 bits, `float` | MessagePack; floats are written as doubles, and read in both widths |
 //! | `str`, `bytes`, `list`, `dict` | MessagePack |
 //! | larger `int` | extension 1: little-endian two's complement |
 //! | `complex` | extension 2: two little-endian doubles |

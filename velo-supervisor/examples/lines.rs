@@ -1,0 +1,48 @@
+//! Lines of JSON through a Python stream function: each line of the input is an event, each result a
+//! line of the output.
+//!
+//! ```sh
+//! velo supervisor start --socket /tmp/velo.sock &
+//! seq 5 | cargo run --release --example lines -- /tmp/velo.sock counting:totals ./functions
+//! ```
+
+use std::error::Error;
+use std::io::{BufRead, Write, stdin, stdout};
+
+use serde_json::Value;
+use velo_supervisor::stream::{Connection, StreamOptions};
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let arguments: Vec<_> = std::env::args().skip(1).collect();
+    let [socket, function, folder] = &arguments[..] else {
+        return Err(
+            "give the supervisor's socket, `module:function` and the module's folder".into(),
+        );
+    };
+    let velo = Connection::connect(socket)?;
+    let mut stream = velo.open(function, &StreamOptions::new().path(folder))?;
+    let mut failed = None;
+    let events = stdin().lock().lines().map_while(|line| {
+        let event = parse(line);
+        event.map_err(|error| failed = Some(error)).ok()
+    });
+    for result in stream.feed::<Value, _>(events) {
+        write(&result?)?;
+    }
+    stream.end()?;
+    while let Some(result) = stream.recv::<Value>()? {
+        write(&result)?;
+    }
+    failed.map_or(Ok(()), Err)
+}
+
+fn parse(line: std::io::Result<String>) -> Result<Value, Box<dyn Error>> {
+    Ok(serde_json::from_str(&line?)?)
+}
+
+/// At once, so that who reads them sees how far it is.
+fn write(result: &Value) -> Result<(), Box<dyn Error>> {
+    let mut out = stdout().lock();
+    writeln!(out, "{result}")?;
+    Ok(out.flush()?)
+}

@@ -1,0 +1,6 @@
+//! The client for Rust, against a supervisor whose workers run Python.
+
+mod daemon;
+mod life;
+mod trouble;
+mod values;
