@@ -8,6 +8,10 @@ use velo_shm::ticks;
 /// While one event is being timed, its end is looked for at every so many results.
 const LOOK_EVERY: u64 = 16;
 
+/// At most so often, in nanoseconds, those who look at streams are shown how long events take; but
+/// whenever the number of events that were timed has doubled.
+const SHOW_EVERY: u128 = 100_000_000;
+
 /// One significant digit: 6 % steps, about a KiB for latencies up to a second.
 const DIGITS: u8 = 1;
 
@@ -31,6 +35,10 @@ pub struct Meter {
     /// Whether any event is followed.
     timed: bool,
     latencies: Option<Box<Histogram<u32>>>,
+    /// When percentiles were shown last.
+    shown: u64,
+    /// Whether they are to be shown.
+    news: bool,
     opened: u64,
     ended: Option<u64>,
 }
@@ -43,6 +51,8 @@ impl Default for Meter {
             followed: None,
             timed: *TIMED,
             latencies: None,
+            shown: 0,
+            news: false,
             opened: ticks::now(),
             ended: None,
         }
@@ -114,10 +124,26 @@ impl Meter {
             return;
         }
         self.followed = None;
-        let elapsed = ticks::to_duration(ticks::now().saturating_sub(accepted)).as_nanos();
+        let now = ticks::now();
+        let elapsed = ticks::to_duration(now.saturating_sub(accepted)).as_nanos();
         let latencies = self.latencies.get_or_insert_with(no_latencies);
         // An hour is far beyond what is worth telling apart.
         let _ = latencies.record(u64::try_from(elapsed).unwrap_or(u64::MAX).clamp(1, HOUR));
+        let since = ticks::to_duration(now.saturating_sub(self.shown)).as_nanos();
+        if latencies.len().is_power_of_two() || since >= SHOW_EVERY {
+            self.shown = now;
+            self.news = true;
+        }
+    }
+
+    /// The median and the 99th percentile, in nanoseconds, when they are to be shown again.
+    #[inline]
+    pub fn news(&mut self) -> Option<(u64, u64)> {
+        if !std::mem::take(&mut self.news) {
+            return None;
+        }
+        let seen = self.latencies.as_deref()?;
+        Some((seen.value_at_quantile(0.50), seen.value_at_quantile(0.99)))
     }
 
     /// The stream is over.

@@ -267,6 +267,10 @@ impl StreamCore {
                     if state.meter.received(1) {
                         let handled = self.channel.progress(py).map_or(0, |(_, handled)| handled);
                         state.meter.observe(handled);
+                        if let Some((median, p99)) = state.meter.news() {
+                            // One whose worker is gone has nobody to show them to.
+                            let _ = self.channel.show_latencies(py, median, p99);
+                        }
                     }
                 })?;
                 Ok(Take::Item(result))

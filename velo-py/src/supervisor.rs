@@ -93,9 +93,9 @@ impl SupervisorClient {
     }
 
     /// Asks which streams there are. Answered by `("looked", text)` for each worker, JSON, and then
-    /// `("done",)`.
-    fn look(&self) -> PyResult<()> {
-        self.order(Order::Look(Question::Streams))
+    /// `("done",)`. Workers tell what they have opened after the moments that are `known` of them.
+    fn look(&self, known: Vec<(u32, u64)>) -> PyResult<()> {
+        self.order(Order::Look(Question::Streams { known }))
     }
 
     /// Asks where the function of a stream stands; answered as `look`.
@@ -377,7 +377,10 @@ impl WorkerSeat {
                 }
                 SeatEvent::Detach { link } => ("detach", link.0).into_pyobject(py),
                 SeatEvent::Ask { ask, question } => match question {
-                    Question::Streams => ("streams", ask).into_pyobject(py),
+                    Question::Streams { known } => {
+                        let since = known.first().map_or(0, |(_, since)| *since);
+                        ("streams", ask, since).into_pyobject(py)
+                    }
                     Question::Inspect { stream } => ("inspect", ask, stream).into_pyobject(py),
                     Question::End { stream, why } => ("end", ask, stream, why).into_pyobject(py),
                 },

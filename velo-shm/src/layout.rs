@@ -35,7 +35,7 @@ pub(crate) const MAX_RING: u64 = 1 << 32;
 pub(crate) const GROUP_SLOTS: u32 = 16;
 
 pub(crate) const MAGIC: u64 = u64::from_ne_bytes(*b"velolink");
-pub(crate) const VERSION: u32 = 3;
+pub(crate) const VERSION: u32 = 4;
 
 pub(crate) const WORDS: usize = MAX_SLOTS.div_ceil(64) as usize;
 pub(crate) const SUMMARIES: usize = WORDS.div_ceil(64);
@@ -72,6 +72,11 @@ pub(crate) struct ProducerLine {
     pub held: AtomicU32,
     /// Counted events before this one are not wanted any more (slot header only).
     pub wanted: AtomicU64,
+    /// Median of how long events take, in nanoseconds; 0 before any is known (slot header only;
+    /// statistics).
+    pub median: AtomicU64,
+    /// As `median`, the 99th percentile.
+    pub p99: AtomicU64,
 }
 
 /// What the consumer of a ring writes.
@@ -107,6 +112,8 @@ impl RingHeader {
                 bytes: AtomicU64::new(0),
                 held: AtomicU32::new(0),
                 wanted: AtomicU64::new(0),
+                median: AtomicU64::new(0),
+                p99: AtomicU64::new(0),
             }),
             consumer: CacheLine(ConsumerLine {
                 head: AtomicU64::new(0),
@@ -121,7 +128,12 @@ impl RingHeader {
     /// Makes it as good as new, while no one uses it.
     pub(crate) fn reset(&self) {
         let line = &self.producer;
-        for field in [&line.tail, &line.events, &line.bytes, &line.wanted] {
+        let (counts, times) = ([&line.events, &line.bytes], [&line.median, &line.p99]);
+        for field in [&line.tail, &line.wanted]
+            .into_iter()
+            .chain(counts)
+            .chain(times)
+        {
             field.store(0, Ordering::Relaxed);
         }
         line.held.store(0, Ordering::Relaxed);

@@ -372,3 +372,16 @@ fn what_was_published_and_not_announced_is_there_for_whoever_looks() {
     try_send(&mut results, b"unsaid").unwrap();
     assert_eq!(receive(&mut inbox), None);
 }
+
+#[test]
+fn open_slots_show_how_long_events_take_as_the_client_said() {
+    let pair = Pair::new(SMALL);
+    let (producer, _consumer) = pair.way_in(1, LIMITS);
+    let times = |pair: &Pair| {
+        let seen = pair.worker.open_slots(8);
+        (seen[0].median, seen[0].p99)
+    };
+    assert_eq!(times(&pair), (0, 0));
+    producer.show_latencies(1_500, 40_000);
+    assert_eq!(times(&pair), (1_500, 40_000));
+}

@@ -12,7 +12,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 /// The version of the control protocol that this crate speaks.
-pub const PROTOCOL_VERSION: u32 = 5;
+pub const PROTOCOL_VERSION: u32 = 6;
 
 /// One request for a link, unique within its client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -236,7 +236,10 @@ pub struct ClientStatus {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Question {
     /// Which streams they run.
-    Streams,
+    Streams {
+        /// Up to which moment of a worker its streams are known; what it opened after that is told.
+        known: Vec<(u32, u64)>,
+    },
     /// Where the function of this stream stands, and with what.
     Inspect {
         /// Its name, or its link and slot as `LINK:SLOT`.
@@ -249,6 +252,22 @@ pub enum Question {
         /// What its client is told.
         why: String,
     },
+}
+
+impl Question {
+    /// What of it one worker is asked.
+    pub(crate) fn to_worker(&self, worker: u32) -> Question {
+        match self {
+            Question::Streams { known } => Question::Streams {
+                known: known
+                    .iter()
+                    .filter(|(id, _)| *id == worker)
+                    .copied()
+                    .collect(),
+            },
+            other => other.clone(),
+        }
+    }
 }
 
 /// A look at one worker, for a [`Question`].
@@ -301,6 +320,10 @@ pub struct StreamLook {
     pub bytes_in: u64,
     /// Bytes of all results.
     pub bytes_out: u64,
+    /// Median of how long events take, in nanoseconds; 0 if it is not known.
+    pub latency_p50: u64,
+    /// As `latency_p50`, the 99th percentile.
+    pub latency_p99: u64,
 }
 
 /// Who a supervisor is and what it allows, as it tells a new client.

@@ -8,7 +8,6 @@ import functools
 import logging
 import os
 import signal
-import time
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -49,8 +48,9 @@ class Client:
         self.context = contextvars.copy_context()
         self.context.run(logs.link_of_stream.set, link)
         self.tasks: dict[int, asyncio.Task[None]] = {}
-        # Under which number the function of each slot's stream is known, and when it was opened.
-        self.opened: dict[int, tuple[int, float]] = {}
+        # Under which number the function of each slot's stream is known, and at which moment it was
+        # opened, the last one last.
+        self.opened: dict[int, tuple[int, int]] = {}
 
 
 class _Worker:
@@ -109,10 +109,10 @@ class _Worker:
 
     # Somebody looks: at what was opened before they asked, whichever way the news of that takes.
 
-    def _on_streams(self, ask: int) -> None:
+    def _on_streams(self, ask: int, since: int) -> None:
         self._on_ready()
-        streams = (s for c in self._clients.values() for s in window.streams(c))
-        self._seat.tell(ask, window.packed(streams, self._seat.MOST_TOLD))
+        told = window.opened_since(self._clients.values(), since, self._seat.MOST_TOLD)
+        self._seat.tell(ask, told)
 
     def _on_inspect(self, ask: int, which: str) -> None:
         self._on_ready()
@@ -206,7 +206,7 @@ class _Worker:
         task = asyncio.Task(pump, loop=self._loop, name=name, context=context)
         slot, _ = place
         client.tasks[slot] = task
-        client.opened[slot] = (function, time.monotonic())
+        client.opened[slot] = (function, window.moment())
         task.add_done_callback(functools.partial(_forget, client, slot))
         port.attach(pump, task, context)
 

@@ -9,6 +9,7 @@ import asyncio
 import collections
 import json
 import logging
+import operator
 import reprlib
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -27,10 +28,11 @@ __all__ = [
     "failures",
     "find",
     "inspect",
+    "moment",
     "note_error",
     "note_failure",
+    "opened_since",
     "packed",
-    "streams",
 ]
 
 # So many characters of a value are shown, and so many local variables of a frame.
@@ -38,9 +40,12 @@ _LONGEST = 200
 _MOST_LOCALS = 100
 # So deep is what an await waits for followed.
 _DEEPEST = 50
+# So many streams are named in one answer, which takes a few milliseconds.
+_MOST_NAMED = 1000
 # Of so many streams the last error is known.
 _MOST_ERRORS = 256
 
+_last = 0
 _errors: collections.OrderedDict[str, str] = collections.OrderedDict()
 _failed: collections.OrderedDict[str, str] = collections.OrderedDict()
 
@@ -55,9 +60,38 @@ class Opened(NamedTuple):
     task: asyncio.Task[None]
 
 
-def streams(client: Client) -> Iterator[dict[str, Any]]:
-    """Describe what is open for a client."""
-    return map(described, _opened(client))
+def moment() -> int:
+    """Return a moment, in nanoseconds of the monotonic clock, that no other stream has."""
+    global _last
+    _last = max(_last + 1, time.monotonic_ns())
+    return _last
+
+
+def opened_since(clients: Iterable[Client], since: int, longest: int) -> str:
+    """Name the streams that were opened after a moment, the oldest first, or as many as fit.
+
+    What is known is not told again, so that looking costs little, however many streams are open.
+    `until` is the moment up to which everything was told, and `more` whether there is more.
+    """
+    new: list[tuple[int, Client, int, int]] = []
+    for client in clients:
+        for slot, (function, opened) in reversed(client.opened.items()):
+            if opened <= since:
+                break
+            new.append((opened, client, slot, function))
+    new.sort(key=operator.itemgetter(0))
+    told: list[tuple[int, int, str, str, int]] = []
+    room, until = longest - 1024, moment()
+    for opened, client, slot, function in new[:_MOST_NAMED]:
+        name, where = client.tasks[slot].get_name(), _name_of(client.functions.get(function))
+        room -= 6 * (len(name) + len(where)) + 64  # a character is `\uxxxx` at the longest
+        if room < 0:
+            break
+        told.append((client.number, slot, name, where, opened))
+    more = len(told) < len(new)
+    if more:
+        until = told[-1][-1] if told else new[0][0]  # a name that can never be told is passed over
+    return json.dumps({"until": until, "more": more, "now": time.monotonic_ns(), "opened": told})
 
 
 def find(client: Client, which: str) -> list[Opened]:
@@ -70,11 +104,11 @@ def find(client: Client, which: str) -> list[Opened]:
 
 
 def _opened(client: Client) -> Iterator[Opened]:
-    now = time.monotonic()
+    now = time.monotonic_ns()
     for slot, task in list(client.tasks.items()):
-        function, since = client.opened[slot]
+        function, opened = client.opened[slot]
         name = _name_of(client.functions.get(function))
-        yield Opened(client.number, slot, name, now - since, task)
+        yield Opened(client.number, slot, name, (now - opened) / 1e9, task)
 
 
 def _name_of(known: bytes | tuple[Callable[..., Any], bool] | None) -> str:

@@ -25,6 +25,7 @@ NAMES = [
     "scaling",
     "spinning",
     "codec",
+    "watching",
 ]
 
 

@@ -7,11 +7,13 @@ import logging
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 
-from helpers import environment
+from helpers import environment, until
 from velo import stream_fn
+from velo._worker import window
 from velo.cli.supervisor.figures import Watcher
 from velo.cli.supervisor.line import Line
 from velo.errors import StreamClosed
@@ -76,6 +78,10 @@ async def test_status_shows_streams_with_their_figures(daemon):
         assert (second["events"], second["results"], second["queued"]) == (3, 0, 3)
         assert {stream["function"] for stream in shown.values()} == {f"{__name__}:counting"}
         assert all(stream["age"] > 0 for stream in shown.values())
+        measured = streams[0].metrics
+        assert first["latency_p50"] == pytest.approx(measured.latency_p50, rel=0.5)
+        assert 0 < first["latency_p50"] <= first["latency_p99"]
+        assert second["latency_p50"] is None
         (worker,) = state["workers"]
         assert (worker["residents"], worker["events"], worker["queued"]) == (3, 8, 3)
         assert worker["memory"] > 1 << 20
@@ -90,6 +96,65 @@ async def test_counts_of_a_worker_outlive_links(daemon):
         assert await stream.recv() == 1
     line = Line(str(daemon.path))
     assert [worker["events"] for worker in Watcher(line).look()["workers"]] == [1]
+
+
+async def test_streams_are_named_once(daemon):
+    """What a worker has said is not asked again, and what it opens later is told."""
+    line = Line(str(daemon.path))
+    asked = []
+
+    class Spy:
+        def look(self, known):
+            asked.append(dict(known))
+            line.supervisor.look(known)
+
+    watched = Line(str(daemon.path))
+    watched.supervisor, watched.hear = Spy(), line.hear
+    watched.state = line.state
+    watcher = Watcher(watched)
+
+    async def names():
+        while True:  # a worker that has just started may not answer in time
+            looked = await asyncio.to_thread(watcher.look)
+            found = [stream["name"] for stream in looked["streams"]]
+            if None not in found:
+                return sorted(found)
+
+    async with counting.open() as first, counting.open() as second:
+        both = sorted([first.name, second.name])
+        assert await names() == both
+        assert asked[0] == {}
+        assert await names() == both
+        (since,) = asked[-1].values()
+        assert since > 0
+        async with counting.open() as third:
+            assert await names() == sorted([*both, third.name])
+        await until(lambda: counting.metrics.open == 2)
+        async with counting.open() as fourth:  # in the third one's place
+            assert await names() == sorted([*both, fourth.name])
+
+
+def test_no_more_is_told_at_once_than_fits():
+    """The rest is told to who asks again."""
+    count = 2500
+
+    class Task:
+        def get_name(self):
+            return "x" * 50
+
+    client = SimpleNamespace(number=7, functions={}, tasks={}, opened={})
+    for slot in range(count):
+        client.tasks[slot], client.opened[slot] = Task(), (0, window.moment())
+    slots, since, more, times = [], 0, True, 0
+    while more:
+        told = window.opened_since([client], since, 64 << 10)
+        assert len(told) < 64 << 10
+        said = json.loads(told)
+        slots += [slot for _, slot, *_ in said["opened"]]
+        since, more, times = said["until"], said["more"], times + 1
+    assert slots == list(range(count))
+    assert times > 3
+    assert json.loads(window.opened_since([client], since, 64 << 10))["opened"] == []
 
 
 async def test_inspect_shows_where_a_function_waits(daemon):

@@ -251,6 +251,15 @@ impl RingChannel {
         self.look(py, Ends::progress_now)
     }
 
+    /// See [`Channel::show_latencies`].
+    pub fn show_latencies(&self, py: Python<'_>, median: u64, p99: u64) -> PyResult<()> {
+        self.look(py, |ends| {
+            if let Some(rings) = &ends.rings {
+                rings.producer.show_latencies(median, p99);
+            }
+        })
+    }
+
     /// See [`Channel::bytes`].
     pub fn bytes(&self, py: Python<'_>) -> PyResult<(u64, u64)> {
         self.look(py, |ends| ends.bytes_now())

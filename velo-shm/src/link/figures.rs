@@ -21,6 +21,10 @@ pub struct SlotFigures {
     pub bytes_in: u64,
     /// Payload bytes of all results.
     pub bytes_out: u64,
+    /// Median of how long events take, in nanoseconds, as the client last said; 0 if it did not.
+    pub median: u64,
+    /// As `median`, the 99th percentile.
+    pub p99: u64,
 }
 
 impl SlotFigures {
@@ -71,6 +75,8 @@ impl LinkEnd {
             taken,
             bytes_in: events.producer.bytes.load(Ordering::Relaxed),
             bytes_out: results.producer.bytes.load(Ordering::Relaxed),
+            median: events.producer.median.load(Ordering::Relaxed),
+            p99: events.producer.p99.load(Ordering::Relaxed),
         }
     }
 }

@@ -217,6 +217,14 @@ impl Producer {
         wanted.store(first, Ordering::Release);
     }
 
+    /// Shows those who look how long events take: the median and the 99th percentile, in
+    /// nanoseconds.
+    pub fn show_latencies(&self, median: u64, p99: u64) {
+        let line = &self.base.header().producer;
+        line.median.store(median, Ordering::Relaxed);
+        line.p99.store(p99, Ordering::Relaxed);
+    }
+
     /// How many counted events the consumer says it has skipped.
     pub fn skipped(&self) -> u64 {
         let skipped = &self.base.header().consumer.skipped;

@@ -66,7 +66,7 @@ impl Reactor {
         let serving = self.pool.workers().filter(|(worker, _)| worker.pid != 0);
         let waiting: BTreeSet<_> = serving.map(|(worker, _)| worker.id).collect();
         for &worker in &waiting {
-            let question = question.clone();
+            let question = question.to_worker(worker);
             self.tell_worker(worker, &ToWorker::Ask { ask, question }, Vec::new());
         }
         let look = Look {
@@ -177,6 +177,8 @@ impl Reactor {
                         results_queued: slot.results.saturating_sub(slot.taken),
                         bytes_in: slot.bytes_in,
                         bytes_out: slot.bytes_out,
+                        latency_p50: slot.median,
+                        latency_p99: slot.p99,
                     })
                     .collect(),
             }

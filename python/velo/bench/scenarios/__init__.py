@@ -13,6 +13,7 @@ from velo.bench.scenarios import (
     spinning,
     startup,
     throughput,
+    watching,
 )
 
 __all__ = ["SCENARIOS"]
@@ -27,4 +28,5 @@ SCENARIOS: dict[str, Callable[[Plan], Iterator[Row]]] = {
     "scaling": scaling.measure,
     "spinning": spinning.measure,
     "codec": codec.measure,
+    "watching": watching.measure,
 }

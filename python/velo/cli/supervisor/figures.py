@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterable
 from typing import Any
 
 from velo.cli.supervisor.line import Line
@@ -19,11 +20,20 @@ _UNKNOWN: dict[str, Any] = {"name": None, "function": None, "age": None}
 
 
 class Watcher:
-    """Looks at a supervisor again and again; rates are those between two looks."""
+    """Looks at a supervisor again and again; rates are those between two looks.
+
+    Workers name each stream once: what they have said is kept for the next look.
+    """
 
     def __init__(self, line: Line) -> None:
         self._line = line
         self._before: dict[Any, tuple[float, ...]] = {}
+        # Up to which moment the streams of a worker are known, and what is known of them, by
+        # worker and link, and then by slot.
+        self._known: dict[int, int] = {}
+        self._named: dict[tuple[int, int], dict[int, dict[str, Any]]] = {}
+        self.complete = False
+        """Whether every worker that answers has named all of its streams."""
 
     def look(self) -> dict[str, Any]:
         """Return the state of the supervisor, with all its streams.
@@ -31,9 +41,10 @@ class Watcher:
         Rates are None in the first look, and for what is new.
         """
         state = self._line.state()
-        self._line.supervisor.look()
+        self._line.supervisor.look(list(self._known.items()))
         looks = {look["worker"]: look for look in self._line.look()}
         now = time.monotonic()
+        self._take_names(looks.values(), now)
         seen: dict[Any, tuple[float, ...]] = {}
         for worker in state["workers"]:
             worker["answers"] = (looks.get(worker["id"]) or {}).get("answer") is not None
@@ -46,9 +57,7 @@ class Watcher:
             seen[key] = figures
         state["streams"] = []
         for look in looks.values():
-            for stream in joined(look):
-                if "events" not in stream:
-                    continue  # it has opened, or ended, between the two halves of the look
+            for stream in joined(look, self._told(look, now)):
                 key = (look["worker"], stream["link"], stream["slot"])
                 seen[key] = (now, stream["events"])
                 before = self._before.get(key)
@@ -60,35 +69,79 @@ class Watcher:
         self._before = seen
         return state
 
+    def _take_names(self, looks: Iterable[dict[str, Any]], now: float) -> None:
+        """Note what workers say, and forget what is open no more."""
+        before, self._named, self.complete = self._named, {}, True
+        known: dict[int, int] = {}
+        for look in looks:
+            worker = look["worker"]
+            for link in look["links"]:
+                place = (worker, link["link"])
+                names = self._named[place] = before.get(place, {})
+                if not link["omitted"]:
+                    there = {figures["slot"] for figures in link["streams"]}
+                    for slot in names.keys() - there:
+                        del names[slot]
+            if look["answer"] is None:
+                known[worker] = self._known.get(worker, 0)
+                continue
+            said = json.loads(look["answer"])
+            known[worker] = said["until"]
+            self.complete &= not said["more"]
+            for link, slot, name, function, opened in said["opened"]:
+                # By the clock of this process, whatever the worker's says.
+                since = now - (said["now"] - opened) / 1e9
+                names = self._named.setdefault((worker, link), {})
+                names[slot] = {"name": name, "function": function, "since": since}
+        self._known = known
 
-def _rate(before: tuple[float, ...], now: tuple[float, ...], which: int) -> float:
-    # Where a slot was given to another stream meanwhile, it counts from zero again.
-    return round(max(0.0, now[which] - before[which]) / max(now[0] - before[0], 1e-6), 1)
+    def _told(self, look: dict[str, Any], now: float) -> dict[tuple[int, int], dict[str, Any]]:
+        """Return what is known of the streams of a worker, by link and slot."""
+        return {
+            (link["link"], slot): {
+                "name": one["name"],
+                "function": one["function"],
+                "age": round(now - one["since"], 3),
+            }
+            for link in look["links"]
+            for slot, one in self._named[look["worker"], link["link"]].items()
+        }
 
 
-def joined(look: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the streams of a worker: the figures of each, and what the worker says of it.
+def joined(
+    look: dict[str, Any], told: dict[tuple[int, int], dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Return the streams of a worker: the figures of each, and what is known of it.
 
-    What it says of streams that are not open comes last, without figures.
+    Args:
+        look: What was seen of the worker.
+        told: What it said of its streams, by link and slot.
+
     """
-    said = json.loads(look["answer"])["streams"] if look["answer"] else []
-    known = {(one.get("link"), one.get("slot")): one for one in said}
+    place = {"worker": look["worker"], "pid": look["pid"]}
     streams = []
     for link in look["links"]:
         running = link["running"] or (None, None)
         for figures in link["streams"]:
-            told = known.pop((link["link"], figures["slot"]), _UNKNOWN)
             here = running[0] == figures["slot"]
             streams.append(
                 {
                     **_UNKNOWN,
-                    **told,
+                    **told.get((link["link"], figures["slot"]), {}),
                     **figures,
+                    **place,
                     "link": link["link"],
                     "client": link["client"],
                     "running": here,
                     "running_event": running[1] if here else None,
+                    # Microseconds, as in the metrics of a stream.
+                    "latency_p50": figures["latency_p50"] / 1e3 or None,
+                    "latency_p99": figures["latency_p99"] / 1e3 or None,
                 }
             )
-    place = {"worker": look["worker"], "pid": look["pid"]}
-    return [{"running": False, **one, **place} for one in [*streams, *known.values()]]
+    return streams
+
+
+def _rate(before: tuple[float, ...], now: tuple[float, ...], which: int) -> float:
+    # Where a slot was given to another stream meanwhile, it counts from zero again.
+    return round(max(0.0, now[which] - before[which]) / max(now[0] - before[0], 1e-6), 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import click
@@ -32,13 +33,13 @@ def inspect(stream: str, socket: str | None, as_json: bool) -> None:
     line = Line(socket)
     line.supervisor.inspect(stream)
     looks = line.look()
-    found = [one for look in looks for one in joined(look) if one.get("state")]
+    found = [one for look in looks for one in _found(look)]
     stuck = [
         {
             "worker": look["worker"],
             "pid": look["pid"],
             "stack": look["stack"],
-            "streams": [one for one in joined(look) if one["running"]],
+            "streams": [one for one in joined(look, {}) if one["running"]],
         }
         for look in looks
         if look["answer"] is None
@@ -53,6 +54,16 @@ def inspect(stream: str, socket: str | None, as_json: bool) -> None:
                 _show_stuck(worker)
     if not found and not stuck:
         raise Failure(f"no stream `{stream}` is open at the supervisor at `{line.path}`")
+
+
+def _found(look: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the streams that the worker was asked for, and that it knows."""
+    said = json.loads(look["answer"])["streams"] if look["answer"] else []
+    told = {(one["link"], one["slot"]): one for one in said if "link" in one}
+    seen = {(one["link"], one["slot"]): one for one in joined(look, told)}
+    place = {"worker": look["worker"], "pid": look["pid"]}
+    # What has ended has no figures any more.
+    return [seen.get((one.get("link"), one.get("slot")), {**one, **place}) for one in said]
 
 
 def _show(one: dict[str, Any]) -> None:

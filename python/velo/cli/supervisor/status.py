@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import Any
 
 import click
 import orjson
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from velo.cli.supervisor.figures import Watcher
 from velo.cli.supervisor.line import Line, socket_option
 
-__all__ = ["duration", "size", "status"]
+__all__ = ["duration", "latency", "size", "status"]
 
 # For so many seconds it is watched, for what is told per second.
 _WATCHED = 0.25
+# So many characters a line may have where there is no terminal.
+_WIDE = 200
 # So many streams are shown to people.
 _MOST_SHOWN = 50
 
@@ -32,6 +36,8 @@ def status(socket: str | None, as_json: bool) -> None:
     line = Line(socket)
     watcher = Watcher(line)
     watcher.look()
+    while not watcher.complete:
+        watcher.look()
     time.sleep(_WATCHED)
     state = watcher.look()
     if as_json:
@@ -41,7 +47,8 @@ def status(socket: str | None, as_json: bool) -> None:
 
 
 def _show(path: str, state: dict[str, Any]) -> None:
-    console = Console(highlight=False)
+    # What goes into a file or a pipe is not cut to the width of a terminal.
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDE)
     most = state["max_workers"] or "any number"
     console.print(
         f"supervisor (pid {state['pid']}) at {path}, velo {state['velo']} on {state['runtime']}\n"
@@ -49,7 +56,7 @@ def _show(path: str, state: dict[str, Any]) -> None:
         + (", draining" if state["draining"] else ""),
         markup=False,
     )
-    workers = Table(
+    workers = _table(
         "worker", "pid", "cpu %", "memory", "streams", "links", "events/s", "queue", "events", ""
     )
     for worker in state["workers"]:
@@ -62,11 +69,13 @@ def _show(path: str, state: dict[str, Any]) -> None:
             *("" if figure is None else f"{figure:.0f}" for figure in figures),
             condition(worker),
         )
-    clients = Table("client", "pid", "streams", "links", "connected")
+    clients = _table("client", "pid", "streams", "links", "connected")
     for client in state["clients"]:
         known = (client[name] for name in ("id", "pid", "streams", "links"))
         clients.add_row(*map(str, known), duration(client["connected"]))
-    streams = Table("stream", "function", "worker", "age", "events", "events/s", "queue")
+    streams = _table(
+        "stream", "function", "worker", "age", "events", "events/s", "queue", "p50", "p99"
+    )
     busiest = sorted(state["streams"], key=lambda stream: -stream["events"])
     for stream in busiest[:_MOST_SHOWN]:
         rate = stream["events_per_second"]
@@ -78,12 +87,24 @@ def _show(path: str, state: dict[str, Any]) -> None:
             str(stream["events"]),
             "" if rate is None else f"{rate:.0f}",
             str(stream["queued"]),
+            latency(stream["latency_p50"]),
+            latency(stream["latency_p99"]),
         )
     for table in (workers, clients, streams):
         console.print(table)
     left = len(busiest) - _MOST_SHOWN + state["streams_omitted"]
     if left > 0:
         console.print(f"and {left} more streams; `--json` or `velo top` show more")
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in columns:
+        words = name in ("stream", "function", "")
+        table.add_column(
+            name, justify="left" if words else "right", no_wrap=True, overflow="ellipsis"
+        )
+    return table
 
 
 def condition(worker: dict[str, Any]) -> str:
@@ -100,6 +121,17 @@ def duration(seconds: float) -> str:
     minutes, whole = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{whole:02}"
+
+
+def latency(microseconds: float | None) -> str:
+    """Return how long something takes, in three or four characters and a unit."""
+    if microseconds is None:
+        return ""
+    for most, unit in ((1e3, "µs"), (1e6, "ms")):
+        if microseconds < 0.9995 * most:
+            value = microseconds / most * 1e3
+            return f"{value:.3g} {unit}"
+    return f"{microseconds / 1e6:.1f} s"
 
 
 def size(count: int) -> str:
