@@ -95,12 +95,13 @@ def opened_since(clients: Iterable[Client], since: int, longest: int) -> str:
 
 
 def find(client: Client, which: str) -> list[Opened]:
-    """Return the streams with this name, or at this place, `LINK:SLOT`."""
-    return [
-        stream
-        for stream in _opened(client)
-        if which in (stream.task.get_name(), f"{stream.link}:{stream.slot}")
-    ]
+    """Return the streams with this name, or at this place: `LINK:SLOT`, or `LINK:SLOT:NAME`."""
+    return [stream for stream in _opened(client) if which in _names(stream)]
+
+
+def _names(stream: Opened) -> tuple[str, ...]:
+    name, place = stream.task.get_name(), f"{stream.link}:{stream.slot}"
+    return name, place, f"{place}:{name}"
 
 
 def _opened(client: Client) -> Iterator[Opened]:

@@ -18,6 +18,7 @@ from velo.cli.run import record, run
 from velo.cli.supervisor import supervisor
 from velo.cli.supervisor.inspect import inspect
 from velo.cli.supervisor.status import status
+from velo.cli.supervisor.top import top
 
 __all__ = ["main"]
 
@@ -35,6 +36,7 @@ velo.add_command(bench)
 velo.add_command(supervisor)
 velo.add_command(status)
 velo.add_command(inspect)
+velo.add_command(top)
 velo.add_command(doctor)
 
 

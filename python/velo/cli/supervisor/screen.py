@@ -1,0 +1,326 @@
+"""What `velo top` shows, and what keys do to it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from velo.cli.supervisor.figures import Watcher
+from velo.cli.supervisor.line import Line
+from velo.cli.supervisor.status import condition, duration, latency, size
+
+__all__ = ["Screen"]
+
+# By what streams are sorted, and the key that says so; numbers go downwards.
+_ORDERS = {
+    "r": "events_per_second",
+    "e": "events",
+    "b": "queued",
+    "l": "latency_p99",
+    "a": "age",
+    "n": "name",
+}
+_HELP = (("r e b l a n", "sort"), ("/", "filter"), ("↑ ↓", "choose"), ("x", "end"), ("q", "quit"))
+_WHY = "the stream was ended by hand (`velo top`)"
+# From so many characters on there is room for more columns.
+_WIDE = 120
+
+
+class _Column(NamedTuple):
+    head: str
+    width: int | None  # None: a part of what the others leave
+    order: str | None = None  # the key that sorts by it
+
+
+_WORKERS = [
+    _Column("worker", 6),
+    _Column("pid", 8),
+    _Column("cpu %", 6),
+    _Column("memory", 8),
+    _Column("streams", 8),
+    _Column("events/s", 9),
+    _Column("backlog", 8),
+    _Column("", None),
+]
+_STREAMS = [
+    _Column("stream", None, "n"),
+    _Column("function", None),
+    _Column("age", 8, "a"),
+    _Column("events", 7, "e"),
+    _Column("events/s", 9, "r"),
+    _Column("backlog", 8, "b"),
+    _Column("p50", 7),
+    _Column("p99", 7, "l"),
+]
+_MORE = [
+    _Column("results", 9),
+    _Column("in", 9),
+    _Column("out", 9),
+    _Column("worker", 7),
+    _Column("client", 8),
+]
+
+
+class Screen:
+    """The view of one supervisor."""
+
+    def __init__(self, line: Line) -> None:
+        self._line = line
+        self._watcher = Watcher(line)
+        self._state: dict[str, Any] = {}
+        self._order = "r"
+        self._turned = False
+        self._filter = ""
+        self._typing = False
+        self._chosen: tuple[Any, ...] | None = None
+        self._asking = False
+        self._said = ""
+        self._page = 10
+        self.left = False
+        """Whether the user has had enough."""
+
+    def look(self) -> None:
+        """Look at the supervisor again."""
+        self._state = self._watcher.look()
+
+    def press(self, key: str) -> None:
+        """Do what a key asks for."""
+        moves = {
+            "up": -1,
+            "k": -1,
+            "down": 1,
+            "j": 1,
+            "page up": -self._page,
+            "page down": self._page,
+        }
+        if self._typing:
+            self._type(key)
+            return
+        self._said = ""
+        if self._asking:
+            self._asking = False
+            if key == "y":
+                self._end()
+        elif key in _ORDERS:
+            self._turned = key == self._order and not self._turned
+            self._order = key
+        elif key == "/":
+            self._typing, self._filter = True, ""
+        elif key in moves:
+            self._move(moves[key])
+        elif key == "x":
+            self._asking = self._stream() is not None
+            self._said = "" if self._asking else "choose a stream first"
+        elif key == "escape":
+            self._filter, self._chosen = "", None
+        elif key == "q":
+            self.left = True
+
+    def _type(self, key: str) -> None:
+        if key in ("enter", "escape"):
+            self._typing = False
+            self._filter = self._filter if key == "enter" else ""
+        elif key == "back":
+            self._filter = self._filter[:-1]
+        elif len(key) == 1 and key.isprintable():
+            self._filter += key
+
+    def _streams(self) -> list[dict[str, Any]]:
+        field = _ORDERS[self._order]
+        streams = [
+            stream
+            for stream in self._state["streams"]
+            if self._filter in _name(stream) or self._filter in (stream["function"] or "")
+        ]
+        streams.sort(key=_natural, reverse=field == "name" and self._turned)
+        if field != "name":
+            streams.sort(key=lambda stream: stream[field] or 0, reverse=not self._turned)
+        return streams
+
+    def _stream(self) -> dict[str, Any] | None:
+        return next((s for s in self._streams() if _place(s) == self._chosen), None)
+
+    def _move(self, by: int) -> None:
+        places = [_place(s) for s in self._streams()]
+        if places:
+            at = places.index(self._chosen) + by if self._chosen in places else 0
+            self._chosen = places[max(0, min(at, len(places) - 1))]
+
+    def _end(self) -> None:
+        if (stream := self._stream()) is None:
+            self._said = "it is over"
+            return
+        place = f"{stream['link']}:{stream['slot']}"
+        # Its name is not unique, and its place may be another one's by now.
+        which = place if stream["name"] is None else f"{place}:{stream['name']}"
+        self._line.supervisor.end(which, _WHY)
+        ended = any('"slot"' in (look["answer"] or "") for look in self._line.look())
+        what = "ended" if ended else "not ended, since it is over, or its worker is busy:"
+        self._said = f"{what} {_name(stream)}"
+
+    def render(self, width: int, height: int) -> RenderableType:
+        """Return what fills a terminal of this size."""
+        workers, wide = self._state["workers"], width >= _WIDE
+        shown = workers[: max(2, (height - 8) // 3)]
+        hidden = len(workers) - len(shown)
+        # Beside them: a line about the supervisor, one about the keys, two heads, two gaps.
+        rows = max(1, height - 6 - len(shown) - (hidden > 0))
+        self._page = max(1, rows - 1)
+        table = _table(_WORKERS)
+        for worker in shown:
+            table.add_row(*_worker_cells(worker), style=None if worker["answers"] else "yellow")
+        parts: list[RenderableType] = [self._head(), _gap(), table]
+        if hidden > 0:
+            parts.append(_line(f"and {hidden} more workers", "dim"))
+        streams = self._window(rows)
+        table = _table([*_STREAMS, *(_MORE if wide else [])], self._order, self._turned)
+        for stream in streams:
+            chosen = _place(stream) == self._chosen
+            cells = _stream_cells(stream, wide)
+            table.add_row(*cells, style="bold white on blue" if chosen else None)
+        parts += [_gap(), table, *(_gap() for _ in range(rows - len(streams)))]
+        return Group(*parts, self._foot())
+
+    def _window(self, rows: int) -> list[dict[str, Any]]:
+        """Return as many streams as there are rows for, with the chosen one among them."""
+        streams = self._streams()
+        places = [_place(stream) for stream in streams]
+        at = places.index(self._chosen) if self._chosen in places else 0
+        first = max(0, min(at - rows // 2, len(streams) - rows))
+        return streams[first : first + rows]
+
+    def _head(self) -> Text:
+        state = self._state
+        rate = sum(worker["events_per_second"] or 0 for worker in state["workers"])
+        facts = [
+            f"velo {state['velo']}",
+            f"up {duration(state['uptime'])}",
+            _count(len(state["workers"]), "worker"),
+            _count(sum(client["links"] > 0 for client in state["clients"]), "client"),
+            _count(sum(worker["residents"] for worker in state["workers"]), "stream"),
+            f"{_number(rate)} events/s",
+        ]
+        if state["draining"]:
+            facts.append("draining")
+        return _line(" · ".join(facts), "bold")
+
+    def _foot(self) -> Text:
+        if self._typing:
+            return _line(f"filter: {self._filter}▏", "bold")
+        if self._asking and (stream := self._stream()) is not None:
+            return _line(f"end {_name(stream)}? y / n", "bold red")
+        if self._said:
+            return _line(self._said, "bold")
+        foot = _line("")
+        if self._filter:
+            matching = f"{len(self._streams())} of {len(self._state['streams'])}"
+            foot.append(f"only `{self._filter}`: {matching}  ", "bold")
+        for key, what in _HELP:
+            foot.append(key, "bold").append(f" {what}   ", "dim")
+        return foot
+
+
+def _worker_cells(worker: dict[str, Any]) -> list[str]:
+    return [
+        str(worker["id"]),
+        str(worker["pid"]),
+        _number(worker["cpu"]),
+        size(worker["memory"]),
+        str(worker["residents"]),
+        _number(worker["events_per_second"]),
+        _number(worker["queued"]),
+        condition(worker),
+    ]
+
+
+def _stream_cells(stream: dict[str, Any], wide: bool) -> list[str]:
+    function = stream["function"] or "?"
+    cells = [
+        _name(stream),
+        function if wide else function.rpartition(":")[2],
+        "" if stream["age"] is None else duration(stream["age"]),
+        _number(stream["events"]),
+        _number(stream["events_per_second"]),
+        _number(stream["queued"]),
+        latency(stream["latency_p50"]),
+        latency(stream["latency_p99"]),
+    ]
+    if wide:
+        cells += [
+            _number(stream["results"]),
+            _bytes(stream["bytes_in"]),
+            _bytes(stream["bytes_out"]),
+            str(stream["worker"]),
+            str(stream["client"]),
+        ]
+    return cells
+
+
+def _table(columns: Sequence[_Column], order: str = "", turned: bool = False) -> Table:
+    table = Table(
+        box=None, expand=True, pad_edge=False, collapse_padding=True, header_style="reverse"
+    )
+    for head, width, key in columns:
+        words = width is None or not head
+        mark = "" if key != order or key is None else "↑" if turned else "↓"
+        table.add_column(
+            f"{mark}{head}",
+            no_wrap=True,
+            overflow="ellipsis",
+            justify="left" if words else "right",
+            width=width,
+            ratio={"stream": 4, "function": 3}.get(head, 1) if width is None else None,
+        )
+    return table
+
+
+def _line(text: str, style: str = "") -> Text:
+    return Text(text, style=style, no_wrap=True, overflow="ellipsis")
+
+
+def _gap() -> Text:
+    return Text("")
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def _name(stream: dict[str, Any]) -> str:
+    return stream["name"] or f"{stream['link']}:{stream['slot']}"
+
+
+def _natural(stream: dict[str, Any]) -> list[str | int]:
+    """Return what puts names in order, with numbers in theirs."""
+    parts = re.split(r"(\d+)", _name(stream))
+    return [int(part) if number % 2 else part for number, part in enumerate(parts)]
+
+
+def _place(stream: dict[str, Any]) -> tuple[Any, ...]:
+    return stream["worker"], stream["link"], stream["slot"], stream["name"]
+
+
+def _number(value: float | None) -> str:
+    """Return a number in at most seven characters."""
+    if value is None:
+        return ""
+    for most, unit in ((1e5, ""), (1e8, "k"), (1e11, "M")):
+        if value < most:
+            return f"{value / (most / 1e5):,.0f}{unit}"
+    return f"{value / 1e9:,.0f}G"
+
+
+def _bytes(count: int) -> str:
+    """Return bytes in at most eight characters."""
+    if count < 1000:
+        return f"{count} B"
+    value, units = count / 1024, ["KiB", "MiB", "GiB"]
+    while value >= 1000 and len(units) > 1:
+        value /= 1024
+        del units[0]
+    return f"{value:.0f} {units[0]}" if value >= 100 else f"{value:.3g} {units[0]}"

@@ -1,0 +1,105 @@
+"""`velo top`: a supervisor's workers and streams, live."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import select
+import sys
+import termios
+import time
+import tty
+from collections.abc import Iterator
+
+import click
+from rich.console import Console
+from rich.live import Live
+
+from velo.cli.errors import Failure
+from velo.cli.supervisor.line import Line, socket_option
+from velo.cli.supervisor.screen import Screen
+from velo.errors import PoolError
+
+__all__ = ["top"]
+
+# What a terminal sends for keys that are not characters.
+_SEQUENCE = re.compile(r"\x1b(?:\[[0-9;]*[A-Za-z~]|O[A-Za-z])|.", re.DOTALL)
+_KEYS = {
+    "\x1b[A": "up",
+    "\x1bOA": "up",
+    "\x1b[B": "down",
+    "\x1bOB": "down",
+    "\x1b[5~": "page up",
+    "\x1b[6~": "page down",
+    "\x1b": "escape",
+    "\r": "enter",
+    "\n": "enter",
+    "\x7f": "back",
+    "\b": "back",
+}
+
+
+@click.command(short_help="Watch workers and streams, live.")
+@socket_option
+@click.option(
+    "--interval",
+    type=click.FloatRange(min=0.1),
+    default=1.0,
+    show_default=True,
+    metavar="S",
+    help="Look so often.",
+)
+def top(socket: str | None, interval: float) -> None:
+    """Show the workers and streams of a supervisor until `q`.
+
+    r e b l a n sort by events/s, events, backlog, latency (p99), age and name; the same key again
+    turns it around. / filters by a part of a stream's or function's name, escape shows all again.
+    Arrows and page keys choose a stream; x and then y end it, and its program sees a `StreamClosed`
+    that says so.
+    """
+    console = Console(highlight=False)
+    if not (sys.stdin.isatty() and console.is_terminal):
+        raise Failure("`velo top` needs a terminal; `velo status --json` does not")
+    line = Line(socket)
+    try:
+        _watch(Screen(line), console, interval)
+    except PoolError as error:
+        raise Failure(f"the supervisor at `{line.path}`: {error}") from None
+
+
+def _watch(screen: Screen, console: Console, interval: float) -> None:
+    with (
+        contextlib.suppress(KeyboardInterrupt),
+        _keys(),
+        Live(console=console, screen=True, auto_refresh=False) as live,
+    ):
+        due = 0.0
+        while not screen.left:
+            if (now := time.monotonic()) >= due:
+                screen.look()
+                due = now + interval
+            live.update(screen.render(*console.size), refresh=True)
+            for key in _pressed(max(0.0, due - time.monotonic())):
+                screen.press(key)
+
+
+@contextlib.contextmanager
+def _keys() -> Iterator[None]:
+    """Have keys come as they are pressed."""
+    before = termios.tcgetattr(sys.stdin)
+    try:
+        tty.setcbreak(sys.stdin, termios.TCSADRAIN)  # what was typed already counts
+        yield
+    finally:
+        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
+
+
+def _pressed(bound: float) -> list[str]:
+    """Wait for keys, for so many seconds at most."""
+    if not select.select([sys.stdin], [], [], bound)[0]:
+        return []
+    data = os.read(sys.stdin.fileno(), 256)
+    if not data:
+        return ["q"]  # the terminal is gone
+    return [_KEYS.get(key, key) for key in _SEQUENCE.findall(data.decode(errors="ignore"))]

@@ -1,0 +1,58 @@
+"""A terminal for tests, with a command in it."""
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import pty
+import struct
+import subprocess
+import sys
+import termios
+import time
+
+import pyte
+
+from helpers import environment
+
+
+class Terminal:
+    """A command in a pseudo-terminal of this size, and what it shows."""
+
+    def __init__(self, command, columns, rows):
+        self._line, theirs = pty.openpty()
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+        os.set_blocking(self._line, False)
+        self.screen = pyte.Screen(columns, rows)
+        self._stream = pyte.ByteStream(self.screen)
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "velo", *map(str, command)],
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            env=environment(TERM="xterm-256color"),
+            start_new_session=True,
+        )
+        os.close(theirs)
+
+    def press(self, keys):
+        os.write(self._line, keys.encode())
+
+    async def shows(self, *texts, without=()):
+        """Waits for a screen with these texts, and without those; returns its lines."""
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            with contextlib.suppress(BlockingIOError, OSError):
+                self._stream.feed(os.read(self._line, 1 << 16))
+                continue  # a screen is looked at when all of it is there
+            shown = "\n".join(self.screen.display)
+            if all(text in shown for text in texts) and not any(text in shown for text in without):
+                return self.screen.display
+            await asyncio.sleep(0.02)
+        raise AssertionError(f"not shown: {texts} without {without} in\n{shown}")
+
+    def close(self):
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        os.close(self._line)
