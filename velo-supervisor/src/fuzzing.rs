@@ -149,7 +149,9 @@ pub fn examples() -> Vec<(u8, Vec<u8>)> {
         Order::Drain { bound: Some(100) },
         Order::Restart,
         Order::Logs { follow: true },
-        Order::Look(Question::Streams),
+        Order::Look(Question::Streams {
+            known: vec![(1, 2)],
+        }),
     ] {
         add(0, frame(&FromClient::Admin(order)));
     }
