@@ -106,6 +106,9 @@ fn flights_by_aircraft(data: &Path) -> Result<BTreeMap<String, Vec<Flight>>, Box
             dest,
             tail,
         ] = columns.map(|column| fields.get(column).copied().unwrap_or_default());
+        if tail.is_empty() {
+            continue; // it was cancelled before it had an aircraft
+        }
         aircraft.entry(tail.to_owned()).or_default().push(Flight {
             dep_delay: dep_delay.parse().ok(),
             arr_delay: arr_delay.parse().ok(),

@@ -8,11 +8,22 @@
 
 use std::error::Error;
 use std::io::{BufRead, Write, stdin, stdout};
+use std::process::ExitCode;
 
 use serde_json::Value;
 use velo_supervisor::stream::{Connection, StreamOptions};
 
-fn main() -> Result<(), Box<dyn Error>> {
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("lines: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<_> = std::env::args().skip(1).collect();
     let [socket, function, folder] = &arguments[..] else {
         return Err(

@@ -3,12 +3,17 @@
 use std::iter::FusedIterator;
 use std::marker::PhantomData;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::error::StreamError;
 use super::live::{Offered, Stream, Taken, Want};
+
+/// With a result there, so many events are sent before it is taken, or as many as take so long.
+const BATCH: u32 = 64;
+const PATIENCE: Duration = Duration::from_micros(50);
 
 /// The results of a source of events; see [`Stream::feed`].
 #[derive(Debug)]
@@ -66,7 +71,8 @@ where
 
     /// Sends what there is room for. What to wait for then; none if there is a result.
     fn fill(&mut self) -> Result<Option<Want>, StreamError> {
-        loop {
+        let began = Instant::now();
+        for sent in 1.. {
             if self.next.is_none() && !self.exhausted {
                 self.next = self.events.next();
                 self.exhausted = self.next.is_none();
@@ -93,10 +99,12 @@ where
                 }
             }
             let rings = self.stream.rings.as_mut();
-            if rings.is_none_or(|rings| rings.consumer.has_data()) {
-                return Ok(None);
+            let there = rings.is_none_or(|rings| rings.consumer.has_data());
+            if there && (sent >= BATCH || began.elapsed() > PATIENCE) {
+                break;
             }
         }
+        Ok(None)
     }
 
     fn all_handled(&mut self) -> bool {

@@ -1,10 +1,8 @@
 //! One stream: events in, results out.
 
 use std::fmt;
-use std::num::NonZero;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::thread::available_parallelism;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -15,6 +13,7 @@ use super::error::StreamError;
 use super::feed::Feed;
 use super::hub::Hub;
 use super::link::{Failure, Place, Rings, Told};
+use super::placing::cores;
 use super::wire::{self, Written};
 use crate::control::{self, END, ERROR, ITEM};
 
@@ -423,7 +422,7 @@ fn refuse(refused: ReserveError, len: usize) -> Result<Offered, StreamError> {
 
 /// Whether a thread may look again and again without taking a core from a worker.
 fn may_spin(links: usize) -> bool {
-    available_parallelism().map_or(1, NonZero::get) > links
+    links < cores()
 }
 
 impl Drop for Stream {

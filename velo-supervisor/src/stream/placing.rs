@@ -1,7 +1,6 @@
 //! Which worker a stream goes to: an idle one, else a new one, else the one with the fewest streams.
 
-use std::num::NonZero;
-use std::thread::available_parallelism;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use super::error::StreamError;
@@ -10,6 +9,7 @@ use super::link::Place;
 use super::options::StreamOptions;
 use super::quota::Counted;
 use crate::error::SupervisorError;
+use crate::options::parallelism;
 use crate::protocol::{RequestId, Welcome};
 
 /// How long a supervisor may take to greet.
@@ -50,6 +50,12 @@ impl Request {
     pub(super) fn lose(&mut self) {
         self.answer.get_or_insert(Answer::Lost);
     }
+}
+
+/// The cores that this process may use. Asked once: it takes the system a while.
+pub(super) fn cores() -> usize {
+    static CORES: OnceLock<u32> = OnceLock::new();
+    *CORES.get_or_init(parallelism) as usize
 }
 
 impl Hub {
@@ -127,8 +133,9 @@ impl Hub {
         options: &StreamOptions,
         deadline: Option<Instant>,
     ) -> Result<(Guard<'a>, u64), StreamError> {
-        let cores = available_parallelism().map_or(1, NonZero::get);
-        let wanted = options.workers.map_or(cores, |workers| workers as usize);
+        let wanted = options
+            .workers
+            .map_or_else(cores, |workers| workers as usize);
         loop {
             if state.client.is_none()
                 && let Err(error) = self.connect(&mut state)
