@@ -17,7 +17,7 @@ from collections.abc import (
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
-from velo import _core
+from velo import _accounts, _core
 from velo._config import StreamConfig
 from velo._metrics import FunctionMetrics
 from velo._places import Places
@@ -68,6 +68,8 @@ class StreamFn(Generic[In, Out]):
             self._runs = Recorded(function, str(config.record))
         self._name = getattr(function, "__qualname__", type(function).__qualname__)
         self.config = config
+        where = getattr(function, "__module__", None) or "?"
+        _accounts.keep(self, f"{where}:{self._name}", config.mode, self._ledger)
 
     def __call__(
         self, events: Iterable[In] | AsyncIterable[In], state: dict[str, Any] | None = None

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import velo
-from velo import Stream, _core, errors, events, logs, testing
+from velo import Stream, _core, errors, events, logs, metrics, testing
 
 STUB = Path(velo.__file__).with_name("_core.pyi")
 OF_RUST = ("send", "loan", "recv", "send_batch", "recv_batch")
@@ -26,7 +26,9 @@ def public(owner):
                     yield f"{name}.{member}", what
 
 
-NAMES = [found for module in (velo, errors, events, logs, testing) for found in public(module)]
+NAMES = [
+    found for module in (velo, errors, events, logs, metrics, testing) for found in public(module)
+]
 
 
 @pytest.mark.parametrize(("name", "value"), NAMES, ids=[name for name, _ in NAMES])

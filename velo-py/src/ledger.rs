@@ -63,6 +63,20 @@ impl Sums {
         })?;
         Ok(())
     }
+
+    fn merge(&mut self, other: &Sums) {
+        self.events += other.events;
+        self.results += other.results;
+        self.bytes_in += other.bytes_in;
+        self.bytes_out += other.bytes_out;
+        self.queued += other.queued;
+        self.dropped += other.dropped;
+        self.open += other.open;
+        if let Some(seen) = &other.latencies {
+            let all = self.latencies.get_or_insert_with(meter::no_latencies);
+            let _ = all.add(seen.as_ref()); // both grow as needed
+        }
+    }
 }
 
 impl Account {
@@ -96,15 +110,42 @@ impl Ledger {
         Ok(())
     }
 
+    /// Adds what is in another account, as it stands. Of one that is `past`, whose streams are over,
+    /// nothing is open or queued any more.
+    #[pyo3(signature = (other, *, past = false))]
+    fn absorb(&self, other: &Ledger, py: Python<'_>, past: bool) -> PyResult<()> {
+        let (opened, mut sums) = other.sums(py)?;
+        if past {
+            (sums.open, sums.queued) = (0, 0);
+        }
+        self.0.0.with(py, |pages| {
+            pages.opened += opened;
+            pages.gone.merge(&sums);
+        })?;
+        Ok(())
+    }
+
+    /// Of the events that were timed: how many took no longer than each of these bounds, how many
+    /// there were, and how long they took together. In seconds.
+    fn latencies(&self, py: Python<'_>, bounds: Vec<f64>) -> PyResult<(Vec<u64>, u64, f64)> {
+        let (_, sums) = self.sums(py)?;
+        let Some(seen) = sums.latencies else {
+            return Ok((vec![0; bounds.len()], 0, 0.0));
+        };
+        let below = bounds
+            .iter()
+            .map(|bound| seen.count_between(0, (bound * 1e9) as u64))
+            .collect();
+        let nanoseconds: f64 = seen
+            .iter_recorded()
+            .map(|step| step.value_iterated_to() as f64 * step.count_at_value() as f64)
+            .sum();
+        Ok((below, seen.len(), nanoseconds / 1e9))
+    }
+
     /// The figures of `FunctionMetrics`, in its order.
     fn figures<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
-        let (opened, mut sums, open) = self.0.0.with(py, |pages| {
-            let open: Vec<_> = pages.open.values().filter_map(Weak::upgrade).collect();
-            (pages.opened, pages.gone.clone(), open)
-        })?;
-        for stream in open {
-            sums.add(py, &stream)?;
-        }
+        let (opened, sums) = self.sums(py)?;
         let Figures { p50, p95, p99 } = Figures::of(sums.latencies.as_deref());
         (
             opened,
@@ -120,5 +161,19 @@ impl Ledger {
             p99,
         )
             .into_pyobject(py)
+    }
+}
+
+impl Ledger {
+    /// How many streams were opened, and what all of them have done.
+    fn sums(&self, py: Python<'_>) -> PyResult<(u64, Sums)> {
+        let (opened, mut sums, open) = self.0.0.with(py, |pages| {
+            let open: Vec<_> = pages.open.values().filter_map(Weak::upgrade).collect();
+            (pages.opened, pages.gone.clone(), open)
+        })?;
+        for stream in open {
+            sums.add(py, &stream)?;
+        }
+        Ok((opened, sums))
     }
 }

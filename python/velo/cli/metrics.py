@@ -1,4 +1,4 @@
-"""`--metrics HOST:PORT`: the figures of a run, for Prometheus to come and take."""
+"""`--metrics HOST:PORT`: figures for Prometheus to come and take, and those of a run."""
 
 from __future__ import annotations
 
@@ -8,19 +8,25 @@ from typing import TYPE_CHECKING
 
 import click
 
+import velo.metrics
 from velo.cli.progress import Tally
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
+    from prometheus_client.registry import CollectorRegistry
 
-__all__ = ["serving"]
+__all__ = ["add_run", "serving"]
 
 
 @contextlib.contextmanager
-def serving(where: str | None, tally: Callable[[], Tally]) -> Iterator[None]:
-    """Serve the figures at `HOST:PORT` while the block runs; None: do not.
+def serving(where: str | None, add: Callable[[CollectorRegistry], object]) -> Iterator[None]:
+    """Serve figures at `HOST:PORT` while the block runs, those of this process among them.
 
     Port 0 is any free one. Where it listens is said on stderr.
+
+    Args:
+        where: `HOST:PORT`; None: nothing is served.
+        add: Registers what else there is.
 
     Raises:
         click.UsageError: When it is no `HOST:PORT`, when nothing can listen there, or when
@@ -41,7 +47,7 @@ def serving(where: str | None, tally: Callable[[], Tally]) -> Iterator[None]:
     if not host or not port.isdecimal() or int(port) > 65535:
         raise click.UsageError(f"`--metrics {where}` must be HOST:PORT, as 127.0.0.1:9464")
     registry = CollectorRegistry()
-    registry.register(_Figures(tally))
+    add(registry)
     ProcessCollector(registry=registry)
     try:
         server, thread = start_http_server(int(port), host, registry)
@@ -56,6 +62,12 @@ def serving(where: str | None, tally: Callable[[], Tally]) -> Iterator[None]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def add_run(registry: CollectorRegistry, tally: Callable[[], Tally]) -> None:
+    """Register the figures of a run, and those of its functions."""
+    registry.register(_Figures(tally))
+    velo.metrics.register(registry)
 
 
 class _Figures:

@@ -14,7 +14,7 @@ from velo import StreamFn
 from velo.cli.errors import Failure, describe
 from velo.cli.inputs import find_inputs
 from velo.cli.job import Job
-from velo.cli.metrics import serving
+from velo.cli.metrics import add_run, serving
 from velo.cli.parsing import Rules
 from velo.cli.progress import Progress
 from velo.cli.reading import Reader
@@ -161,7 +161,7 @@ def run(
     def reader() -> Reader:
         return Reader(inputs, rules, follow=follow, limit=limit, strict=strict)
 
-    with serving(metrics, job.tally):
+    with serving(metrics, lambda registry: add_run(registry, job.tally)):
         code = _run(job, reader, writer, shown)
     context.exit(code)
 

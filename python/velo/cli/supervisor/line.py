@@ -9,12 +9,11 @@ from typing import Any
 
 import click
 
-from velo import _core
+from velo import _core, _supervisors
 from velo.cli.errors import Failure
-from velo.cli.supervisor.start import socket_of
 from velo.errors import PoolError
 
-__all__ = ["Line", "socket_option"]
+__all__ = ["Line", "socket_of", "socket_option"]
 
 # How many seconds a supervisor may take to answer.
 _BOUND = 10.0
@@ -22,6 +21,17 @@ _BOUND = 10.0
 socket_option = click.option(
     "--socket", metavar="PATH", help="Where it listens. [default: as for `start`]"
 )
+
+
+def socket_of(option: str | None) -> str | None:
+    """Return the path that is meant; None for the default one."""
+    if option is not None:
+        return option
+    try:
+        path = _supervisors.address_of("auto")
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    return None if path == str(_core.default_socket()) else path
 
 
 class Line:

@@ -16,9 +16,12 @@ import click
 
 from velo import _core, _supervisors
 from velo.cli.errors import Failure
+from velo.cli.metrics import serving
+from velo.cli.supervisor.exporting import SupervisorFigures
+from velo.cli.supervisor.line import socket_of
 from velo.errors import PoolError
 
-__all__ = ["socket_of", "start"]
+__all__ = ["start"]
 
 _SECONDS = click.FloatRange(min=0)
 _POSITIVE = click.IntRange(min=1)
@@ -83,6 +86,11 @@ class _Workers(click.ParamType[tuple[int, int | None]]):
 @click.option("--max-clients", type=_POSITIVE, default=1000, show_default=True, metavar="N")
 @click.option("--client-workers", type=_POSITIVE, metavar="N", help="For one program at most.")
 @click.option("--client-streams", type=_POSITIVE, metavar="N", help="For one program at most.")
+@click.option(
+    "--metrics",
+    metavar="HOST:PORT",
+    help="Serve figures for Prometheus there; without a password, so 127.0.0.1 is a good host.",
+)
 @click.option("--hello-timeout", type=_SECONDS, default=5.0, hidden=True)
 @click.option("--ready-fd", type=int, hidden=True)
 def start(
@@ -92,6 +100,7 @@ def start(
     log_format: str,
     ready_fd: int | None,
     preload: tuple[str, ...],
+    metrics: str | None,
     **settings: Any,
 ) -> None:
     """Run a supervisor until SIGTERM, Ctrl-C or `velo supervisor stop`.
@@ -106,33 +115,32 @@ def start(
     for pattern in (signal.SIGINT, signal.SIGTERM):
         signal.signal(pattern, signal.SIG_DFL)  # they are the supervisor's
     log = _log_of(socket) if ready_fd is not None else None
+    figures, tell = SupervisorFigures(), _ready(ready_fd)
+
+    def ready(path: Path) -> None:
+        figures.watch(str(path))
+        tell(path)
+
+    # Those who serve figures leave signals to the supervisor, which has its own way with them.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM])
     try:
-        _core.serve_daemon(
-            _supervisors.zygote_command(),
-            _supervisors.environment(),
-            _ready(ready_fd),
-            runtime=_supervisors.runtime(),
-            socket=socket,
-            workers=workers or (0, None),
-            preload=preload,
-            json=log_format == "json",
-            **settings,
-        )
+        with serving(metrics, lambda registry: registry.register(figures)):
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            _core.serve_daemon(
+                _supervisors.zygote_command(),
+                _supervisors.environment(),
+                ready,
+                runtime=_supervisors.runtime(),
+                socket=socket,
+                workers=workers or (0, None),
+                preload=preload,
+                json=log_format == "json",
+                **settings,
+            )
     except PoolError as error:
         raise Failure(str(error)) from None
     if log is not None:
         log.unlink(missing_ok=True)
-
-
-def socket_of(option: str | None) -> str | None:
-    """Return the path that is meant; None for the default one."""
-    if option is not None:
-        return option
-    try:
-        path = _supervisors.address_of("auto")
-    except ValueError as error:
-        raise click.UsageError(str(error)) from None
-    return None if path == str(_core.default_socket()) else path
 
 
 def _ready(ready_fd: int | None) -> Callable[[Path], object]:

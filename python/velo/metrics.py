@@ -1,0 +1,203 @@
+"""Figures of the streams of this process, for Prometheus and for OpenTelemetry.
+
+Both are told the same, by their own names: what was opened, sent, received and dropped, what is
+open and queued, and how long events took. Labels are the function (`module:name`) and the mode;
+streams and keys are never labels. Figures are summed up when somebody asks for them, so that
+registering costs streams nothing. Those of a supervisor of its own, with its workers, come from
+`velo supervisor start --metrics`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, NamedTuple
+
+from velo import _accounts, _core
+from velo._metrics import FunctionMetrics
+
+if TYPE_CHECKING:
+    from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation
+    from prometheus_client.core import Metric
+    from prometheus_client.registry import Collector, CollectorRegistry
+
+__all__ = ["instrument", "register"]
+
+# Seconds. A round trip through warm rings takes microseconds, a function that computes anything.
+_BOUNDS = (
+    1e-6, 2.5e-6, 5e-6, 1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3,
+    0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+)  # fmt: skip
+
+
+class _Figure(NamedTuple):
+    """One field of `FunctionMetrics`, as both tell it."""
+
+    field: str
+    prometheus: str
+    opentelemetry: str
+    unit: str
+    """As OpenTelemetry writes it."""
+    what: str
+    total: bool = True
+    """Whether it only goes up."""
+
+
+_FIGURES = (
+    _Figure(
+        "opened",
+        "velo_streams_opened",
+        "velo.streams.opened",
+        "{stream}",
+        "Streams that were opened.",
+    ),
+    _Figure("open", "velo_streams", "velo.streams", "{stream}", "Streams that are open.", False),
+    _Figure("events", "velo_events", "velo.events", "{event}", "Events that were accepted."),
+    _Figure("results", "velo_results", "velo.results", "{result}", "Results that were received."),
+    _Figure(
+        "dropped",
+        "velo_events_dropped",
+        "velo.events.dropped",
+        "{event}",
+        "Events that were dropped for newer ones.",
+    ),
+    _Figure(
+        "queued",
+        "velo_events_queued",
+        "velo.events.queued",
+        "{event}",
+        "Events that wait, or are being handled.",
+        False,
+    ),
+    _Figure(
+        "bytes_in",
+        "velo_event_bytes",
+        "velo.events.io",
+        "By",
+        "Bytes of events that went to another process.",
+    ),
+    _Figure(
+        "bytes_out",
+        "velo_result_bytes",
+        "velo.results.io",
+        "By",
+        "Bytes of results that came from another process.",
+    ),
+)
+_LATENCY = "How long events took, of those that were timed: one at a time in each stream."
+
+
+def register(registry: CollectorRegistry | None = None) -> Collector:
+    """Have the streams of this process counted in a Prometheus registry.
+
+    Counters are `velo_streams_opened_total`, `velo_events_total`, `velo_results_total`,
+    `velo_events_dropped_total`, `velo_event_bytes_total` and `velo_result_bytes_total`; gauges
+    are `velo_streams`, `velo_events_queued` and, without a label, `velo_workers`, the worker
+    processes of the program's own supervisor; `velo_event_latency_seconds` is a histogram.
+
+    Args:
+        registry: Where to; None: the default registry of `prometheus_client`.
+
+    Returns:
+        What was registered, for `registry.unregister`.
+
+    Raises:
+        ImportError: When `prometheus_client` is not installed: `pip install 'velo[metrics]'`.
+        ValueError: When velo is registered there already.
+
+    """
+    from prometheus_client import REGISTRY
+
+    collector = _collector()
+    (REGISTRY if registry is None else registry).register(collector)
+    return collector
+
+
+def instrument(meter_provider: MeterProvider | None = None) -> None:
+    """Have the streams of this process observed by OpenTelemetry.
+
+    The instruments are observable, of a meter named `velo`: counters `velo.streams.opened`,
+    `velo.events`, `velo.results`, `velo.events.dropped`, and in bytes `velo.events.io` and
+    `velo.results.io`; up-down counters `velo.streams` and `velo.events.queued`; and gauges
+    `velo.event.latency.p50`, `.p95` and `.p99`, in seconds. Attributes are `velo.function` and
+    `velo.mode`.
+
+    Args:
+        meter_provider: Whose meter; None: the provider that is set for the process, now or later.
+
+    Raises:
+        ImportError: When `opentelemetry-api` is not installed: `pip install 'velo[opentelemetry]'`.
+
+    """
+    from opentelemetry import metrics
+
+    provider = metrics.get_meter_provider() if meter_provider is None else meter_provider
+    meter = provider.get_meter("velo", _core.__version__)
+    for figure in _FIGURES:
+        create = (
+            meter.create_observable_counter
+            if figure.total
+            else meter.create_observable_up_down_counter
+        )
+        create(figure.opentelemetry, [_observer(figure.field)], figure.unit, figure.what)
+    for percentile in ("p50", "p95", "p99"):
+        meter.create_observable_gauge(
+            f"velo.event.latency.{percentile}",
+            [_observer(f"latency_{percentile}", 1e-6)],
+            "s",
+            _LATENCY,
+        )
+
+
+def _observer(field: str, scale: float = 1) -> Callable[[CallbackOptions], Iterable[Observation]]:
+    from opentelemetry.metrics import Observation
+
+    def observe(options: CallbackOptions) -> Iterable[Observation]:
+        for function, mode, ledger in _accounts.totals():
+            value = getattr(FunctionMetrics(*ledger.figures()), field)
+            if value is not None:
+                yield Observation(value * scale, {"velo.function": function, "velo.mode": mode})
+
+    return observe
+
+
+def _collector() -> Collector:
+    from prometheus_client.core import (
+        CounterMetricFamily,
+        GaugeMetricFamily,
+        HistogramMetricFamily,
+    )
+    from prometheus_client.registry import Collector
+
+    class StreamsCollector(Collector):
+        """Makes metrics of the figures as they stand, whenever they are asked for."""
+
+        def describe(self) -> Iterable[Metric]:
+            return self._families(())
+
+        def collect(self) -> Iterable[Metric]:
+            yield from self._families(tuple(_accounts.totals()))
+            status = _core.status()
+            workers = 0 if status is None else len(status[0])
+            yield GaugeMetricFamily(
+                "velo_workers", "Worker processes of this program's own supervisor.", workers
+            )
+
+        def _families(self, accounts: tuple[_accounts.Account, ...]) -> Iterable[Metric]:
+            labels = ["function", "mode"]
+            known = [(a, FunctionMetrics(*a.ledger.figures())) for a in accounts]
+            for figure in _FIGURES:
+                kind = CounterMetricFamily if figure.total else GaugeMetricFamily
+                family = kind(figure.prometheus, figure.what, labels=labels)
+                for account, metrics in known:
+                    value = getattr(metrics, figure.field)
+                    family.add_metric([account.function, account.mode], value)
+                yield family
+            histogram = HistogramMetricFamily("velo_event_latency_seconds", _LATENCY, labels=labels)
+            for account in accounts:
+                below, count, total = account.ledger.latencies(list(_BOUNDS))
+                buckets = [(f"{bound:g}", n) for bound, n in zip(_BOUNDS, below, strict=True)]
+                buckets.append(("+Inf", count))
+                histogram.add_metric([account.function, account.mode], buckets, total)
+            yield histogram
+
+    return StreamsCollector()
