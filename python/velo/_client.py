@@ -136,6 +136,8 @@ class Client:
         self._links: dict[int, _Link] = {}
         self._requests: dict[int, asyncio.Future[_Link | None]] = {}
         self._changed: asyncio.Future[None] | None = None
+        # How many streams a worker is being chosen for.
+        self._placing = 0
         self._preloaded: set[str] = set()
         self._checking = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -250,7 +252,13 @@ class Client:
         if config.preload:
             self._preload(config.preload)
         definition = function.definition
-        link = await self._place(config.workers or usable_cores(), avoid)
+        if function.preload:
+            self._preload(function.preload)
+        self._placing += 1
+        try:
+            link = await self._place(config.workers or usable_cores(), avoid)
+        finally:
+            self._placing -= 1
         if function.number not in link.functions:
             link.end.define(function.number, definition)
             link.functions.add(function.number)
@@ -412,6 +420,8 @@ class Client:
                 if link is not None:
                     return link
             usable = self._others(workers, avoid) or self._usable(workers)
+            if self._requests and (least := self._below_share(workers, avoid)) is not None:
+                return least  # it need not wait for one more: others will go there
             if self._requests or (not usable and self._links):
                 await self._change()  # a worker is on its way, or one that leaves makes room
             elif (least := _least(usable)) is not None:
@@ -426,6 +436,15 @@ class Client:
         if least is not None and (len(links) >= workers or least.end.streams == 0):
             return least
         return None
+
+    def _below_share(self, workers: int, avoid: _Link | None) -> _Link | None:
+        """Choose a worker that has fewer streams than it will have once all workers are there."""
+        links = self._others(workers, avoid)
+        least = _least(links)
+        if least is None or least.end.slow:
+            return None
+        streams = sum(link.end.streams for link in links) + self._placing
+        return least if least.end.streams * workers < streams else None
 
     def _others(self, workers: int, avoid: _Link | None) -> list[_Link]:
         links = self._usable(workers)

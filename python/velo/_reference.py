@@ -46,12 +46,14 @@ class Reference:
     Attributes:
         number: What workers know it by.
         has_state: Whether it is called with a state besides its events.
+        preload: Modules that workers need to make it, beside its own. Known with its definition.
 
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.number = next(_numbers)
         self.has_state = takes_state(function)
+        self.preload: tuple[str, ...] = ()
         self._function = function
 
     @functools.cached_property
@@ -62,7 +64,10 @@ class Reference:
             TypeError: When it has no import path and holds something that cannot be pickled.
 
         """
-        return pickle.dumps((import_paths(), describe(self._function)), protocol=5)
+        described = describe(self._function)
+        if _travels_by_value(described):
+            self.preload = ("cloudpickle",)
+        return pickle.dumps((import_paths(), described), protocol=5)
 
 
 def import_paths() -> list[str]:
@@ -94,6 +99,11 @@ def describe(function: Any) -> tuple[str, Any]:
             f"`{name}` cannot be sent to a worker: {error}; define it at the top of a module, or "
             "have it make what cannot travel itself"
         ) from error
+
+
+def _travels_by_value(described: tuple[str, Any]) -> bool:
+    kind, what = described
+    return any(map(_travels_by_value, what)) if kind == "chain" else kind == "value"
 
 
 def _import_path(function: Any) -> tuple[str, str] | None:

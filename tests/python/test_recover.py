@@ -513,32 +513,52 @@ async def test_storm(long):
     await asyncio.wait_for(asyncio.gather(*tasks), 60)
 
 
-async def test_how_long_it_takes(long, capsys):
-    """From the kill of its worker to the next answer of a stream with a short journal."""
+async def test_streams_share_the_workers_that_come_after_all_have_died():
+    async with contextlib.AsyncExitStack() as stack:
+        two = sums.options(workers=2)
+        streams = [await stack.enter_async_context(two.open()) for _ in range(8)]
+        for stream in streams:
+            await stream.send(1)
+            assert await stream.recv() == 1
+        kill_now()
+        for stream in streams:
+            await stream.send(1)
+        assert [await asyncio.wait_for(stream.recv(), 20) for stream in streams] == [2] * 8
+        assert [link.end.streams for link in links()] == [4, 4]
 
-    @stream_fn(**REPLAY)
+
+@pytest.mark.parametrize("count", [1, 8, 64])
+async def test_how_long_it_takes(long, capsys, count):
+    """From the kill of all workers to the next answer of each stream; journals are short."""
+
+    @stream_fn(mode="process", recover="replay", workers=2)
     async def totals(events):  # by value: what is measured is not the import of a module
         total = 0
         async for event in events:
             total += event
             yield total
 
+    async def answers(stream, number, began):
+        await stream.send(0)
+        assert await stream.recv() == number
+        pauses.append(time.perf_counter() - began)
+
     pauses = []
-    async with totals.open() as stream:
+    async with contextlib.AsyncExitStack() as stack:
+        streams = [await stack.enter_async_context(totals.open()) for _ in range(count)]
         for number in range(1, 201 if long else 4):
-            await stream.send(1)
-            assert await stream.recv() == number
+            for stream in streams:
+                await stream.send(1)
+                assert await stream.recv() == number
             began = time.perf_counter()
             kill_now()
-            await stream.send(0)
-            assert await stream.recv() == number
-            pauses.append(time.perf_counter() - began)
+            await asyncio.gather(*(answers(stream, number, began) for stream in streams))
     pauses.sort()
     assert pauses[0] < 1
     if long:
         p50, p99 = (1e3 * pauses[int(len(pauses) * part)] for part in (0.5, 0.99))
         with capsys.disabled():
-            print(f"\nrecovery: p50 {p50:.0f} ms, p99 {p99:.0f} ms")
+            print(f"\nrecovery of {count} streams: p50 {p50:.0f} ms, p99 {p99:.0f} ms")
 
 
 @stream_fn(mode="process", recover="replay", workers=2, buffer=32)

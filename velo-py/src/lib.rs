@@ -40,6 +40,7 @@ mod supervisor;
 mod ticks;
 mod view;
 mod wait;
+mod warm;
 mod worker;
 
 use pyo3::prelude::*;
@@ -88,6 +89,8 @@ mod core {
     use super::ticks::Ticks;
     #[pymodule_export]
     use super::view::View;
+    #[pymodule_export]
+    use super::warm::warm_up;
     #[pymodule_export]
     use super::worker::{LinkWatch, WorkerLink};
 

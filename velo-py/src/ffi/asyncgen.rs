@@ -185,6 +185,11 @@ unsafe impl Send for Direct {}
 // SAFETY: as above.
 unsafe impl Sync for Direct {}
 
+/// Finds out now how this interpreter does it.
+pub fn warm_up(py: Python<'_>) {
+    Direct::get(py);
+}
+
 impl Direct {
     fn get(py: Python<'_>) -> Option<&'static Direct> {
         static DIRECT: PyOnceLock<Option<Direct>> = PyOnceLock::new();

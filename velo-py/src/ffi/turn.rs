@@ -64,6 +64,11 @@ enum Switch {
     },
 }
 
+/// Finds out now how this interpreter does it.
+pub fn warm_up(py: Python<'_>) -> PyResult<()> {
+    Switch::get(py).map(drop)
+}
+
 impl Switch {
     fn get(py: Python<'_>) -> PyResult<&'static Switch> {
         static SWITCH: PyOnceLock<Switch> = PyOnceLock::new();
