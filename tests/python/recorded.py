@@ -9,10 +9,12 @@ import asyncio
 import contextlib
 import datetime
 import decimal
+import os
+import signal
 import sys
 from pathlib import Path
 
-from velo import _core, stream_fn
+from velo import _client, _core, stream_fn
 from velo._recording import MAGIC, _frame, frames
 from velo.events import TICK
 
@@ -75,6 +77,15 @@ async def lengths(events):
         yield len(event)
 
 
+@stream_fn
+async def ledger(events, state):
+    """A state, which outlives a worker."""
+    async for event in events:
+        account = event["account"]
+        state[account] = state.get(account, 0) + event["amount"]
+        yield account, state[account], sum(state.values())
+
+
 async def slowly(events):
     for seconds, event in events:
         await asyncio.sleep(seconds)
@@ -111,6 +122,19 @@ async def averages_of_lengths(events):
         yield total / count
 
 
+async def take_over():
+    """Make a recording of each of two workers that a stream has had, the second with a state."""
+    options = {"recover": "replay", "workers": 1, "journal_limit": 4096, "record": FOLDER}
+    async with ledger.options(mode="process", **options).open() as stream:
+        for number in range(12):
+            booking = {"account": "abc"[number % 3], "amount": number * 10, "note": "-" * 700}
+            await stream.send(booking)
+            await stream.recv()
+            if number == 8:
+                (link,) = _client.client_of(asyncio.get_running_loop())._links.values()
+                os.kill(link.pid, signal.SIGKILL)
+
+
 def tidy(path):
     """Forget where on this machine the function was."""
     head, *steps = frames(path.read_bytes())
@@ -123,13 +147,14 @@ def tidy(path):
 
 if __name__ == "__main__":
     sys.modules["recorded"] = sys.modules["__main__"]
-    for each in (averages, sessions, patient, lengths, averages_of_lengths):
+    for each in (averages, sessions, patient, lengths, averages_of_lengths, ledger):
         each._function.__module__ = "recorded"
     from velo.testing import recordings, run_virtual
 
     old = set(recordings(FOLDER))
     run_virtual(make("inline"))
     asyncio.run(make("process"))
+    asyncio.run(take_over())
     for path in recordings(FOLDER):
         if path not in old:
             tidy(path)

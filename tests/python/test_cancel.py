@@ -135,6 +135,92 @@ async def test_taken_from_a_batch_and_then_from_a_source(mode, tmp_path):
         assert got == [n for n in range(10) if n not in left] + taken
 
 
+@pytest.mark.parametrize("then", ["end", "send", "batch", "feed", "feed async", "wait again"])
+async def test_a_cancelled_feed_that_somebody_still_holds(mode, tmp_path, then):
+    """As a traceback does. What it has taken goes first, and it is in nobody's way."""
+    path = str(tmp_path / "gate")
+    taken = []
+
+    async def source():
+        for number in range(100, 110):
+            taken.append(number)
+            yield number
+
+    async def later():
+        yield "later"
+
+    async with functions.gate.options(mode=mode, buffer=2).open() as stream:
+        await stream.send(path)
+        feed = stream.feed(source())
+        feeding = asyncio.create_task(collect(feed, []))
+        assert await blocked(feeding)
+        await cancel(feeding)
+        expected = list(taken)
+        got = []
+        if then == "end":
+            functions.mark(path)
+            await stream.end()
+        elif then == "wait again":
+            functions.mark(path)
+            await collect(feed, got)
+            await stream.end()
+            expected = list(range(100, 110))
+        else:
+            # There is no room: this has to wait where the feed did.
+            if then.startswith("feed"):
+                events = ["later"] if then == "feed" else later()
+                work = asyncio.create_task(collect(stream.feed(events), got))
+            elif then == "batch":
+                work = asyncio.ensure_future(stream.send_batch(["later"]))
+            else:
+                work = asyncio.ensure_future(stream.send("later"))
+            assert await blocked(work)
+            functions.mark(path)
+            await work
+            await stream.end()
+            expected.append("later")
+        got.extend(await drain(stream))
+        assert got == expected
+        await feed.aclose()
+        with pytest.raises(StopAsyncIteration):
+            await anext(feed)
+
+
+@pytest.mark.parametrize("full", ["drop_oldest", "error"])
+async def test_feeding_from_an_async_source_always_waits(mode, full):
+    async def source():
+        for number in range(1000):
+            yield number
+
+    async with functions.echo.options(mode=mode, buffer=4, full=full).open() as stream:
+        assert [result async for result in stream.feed(source())] == list(range(1000))
+
+
+async def test_a_feed_that_is_waited_for_in_turns_goes_on(mode):
+    """Each wait is cut short, in the middle of whatever the feed does."""
+
+    async def source():
+        for number in range(300):
+            if number % 50 == 0:
+                await asyncio.sleep(0.002)
+            yield number
+
+    got = []
+    async with functions.echo.options(mode=mode, buffer=4).open() as stream:
+        feed = stream.feed(source())
+        turns = 0
+        while True:
+            turns += 1
+            try:
+                async with asyncio.timeout(0.0005 * (turns % 3)):
+                    got.append(await anext(feed))
+            except TimeoutError:
+                continue
+            except StopAsyncIteration:
+                break
+    assert got == list(range(300))
+
+
 async def collect(results, into):
     async for result in results:
         into.append(result)

@@ -4,6 +4,7 @@ import os
 import signal
 import time
 
+import psutil
 import pytest
 
 from helpers import alive, family, run_script, start_script, until_sync, write_script
@@ -53,6 +54,44 @@ def test_killed_client_with_a_stopped_worker_leaves_nothing(tmp_path):
     process, workers = started(tmp_path, "await asyncio.sleep(60)")
     everybody = {*family(process.pid), *workers}
     os.kill(workers[0], signal.SIGSTOP)
+    process.kill()
+    process.wait()
+    until_sync(lambda: not any(map(alive, everybody)), 1.0, lambda: everybody)
+
+
+def test_killed_client_with_a_stopped_zygote_leaves_nothing(tmp_path):
+    process, workers = started(tmp_path, "await asyncio.sleep(60)")
+    everybody = {*family(process.pid), *workers}
+    zygote = psutil.Process(workers[0]).ppid()
+    assert zygote in everybody
+    for pid in (zygote, workers[0]):
+        os.kill(pid, signal.SIGSTOP)
+    process.kill()
+    process.wait()
+    until_sync(lambda: not any(map(alive, everybody)), 1.0, lambda: everybody)
+
+
+def test_killed_client_whose_zygote_imports_for_ever_leaves_nothing(tmp_path):
+    """What it imports never asks whether anybody is left."""
+    mark = tmp_path / "importing"
+    (tmp_path / "endless.py").write_text(
+        f"open({str(mark)!r}, 'w').close()\nimport time\ntime.sleep(1000)\n"
+    )
+    script = """
+        import asyncio
+        from velo import stream_fn
+
+        @stream_fn(mode="process", workers=1, preload=["endless"])
+        async def echo(events):
+            async for event in events:
+                yield event
+
+        echo.run_sync([1])
+    """
+    process = start_script(write_script(tmp_path, script))
+    until_sync(mark.exists, 20)
+    everybody = family(process.pid)
+    assert everybody
     process.kill()
     process.wait()
     until_sync(lambda: not any(map(alive, everybody)), 1.0, lambda: everybody)

@@ -31,9 +31,14 @@ def test_what_is_kept_is_what_the_functions_do(path):
     for part in rest:
         first = first | part
     outcome = replay(recording, first)
+    assert outcome.difference is None
     assert outcome.events == len(recording.events)
-    assert outcome.results == len(recording.results)
-    assert outcome.end == recording.steps[-1].kind
+    if recording.whole:
+        assert outcome.results == len(recording.results)
+        assert outcome.end == recording.steps[-1].kind
+    else:  # its worker was killed: what it yielded last may not have been written
+        assert outcome.results - len(recording.results) in (0, 1)
+        assert outcome.end == "open"
 
 
 @stream_fn

@@ -15,6 +15,7 @@ use crate::codec::Blank;
 use crate::errors;
 use crate::ffi::send_slot::{Awaitable, Step, coroutine_methods};
 use crate::state::StreamCore;
+use crate::wait::complete;
 
 /// What is to be done.
 pub enum What {
@@ -22,6 +23,8 @@ pub enum What {
     Send(Py<PyAny>),
     /// Send all that this iterator gives.
     SendBatch(Py<PyAny>),
+    /// Send what was put back.
+    SendPutBack,
     /// Receive one result; a private copy of it, or not.
     Recv(bool),
     /// Receive at least one result, at most so many, as `Recv` does.
@@ -110,6 +113,7 @@ impl Operation {
         let outcome = match what {
             What::Send(event) => self.send_one(py, event.bind(py)),
             What::SendBatch(source) => self.send_batch(py, &source.clone_ref(py)),
+            What::SendPutBack => self.send_all_put_back(py),
             What::Recv(private) => self.recv(py, *private),
             What::RecvBatch(max, private) => self.recv_batch(py, *max, *private),
             What::Loan(blank) => self.loan(py, blank),
@@ -119,7 +123,7 @@ impl Operation {
         match outcome {
             Ok(Step::Yield(future)) => {
                 let place = match what {
-                    What::Send(_) | What::SendBatch(_) => Place::Sending,
+                    What::Send(_) | What::SendBatch(_) | What::SendPutBack => Place::Sending,
                     What::Loan(_) => Place::Lending,
                     What::End(_) | What::Closing => Place::Closing,
                     What::Recv(_) | What::RecvBatch(..) => Place::Receiving,
@@ -209,6 +213,12 @@ impl Operation {
             self.core.sent(py, sent)?;
         }
         outcome
+    }
+
+    fn send_all_put_back(&self, py: Python<'_>) -> PyResult<Step> {
+        self.core.check_open(py)?;
+        let step = self.send_put_back(py)?;
+        Ok(step.unwrap_or_else(|| Step::Return(py.None())))
     }
 
     /// Sends what was put back; the step to take while there is no room for it.
@@ -316,6 +326,14 @@ impl Operation {
         Ok(Step::Return(py.None()))
     }
 
+    /// The future that its task sleeps on, while it waits to send.
+    fn sleeps_on(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
+        Ok(self.progress.with(py, |progress| match &progress.asleep {
+            Some((Place::Sending, future)) => Some(future.clone_ref(py)),
+            _ => None,
+        })?)
+    }
+
     fn stop_waiting(&self, py: Python<'_>, progress: &mut Progress) {
         let Some((place, future)) = progress.asleep.take() else {
             return;
@@ -376,6 +394,25 @@ impl Awaitable for Operation {
 impl Operation {
     fn close(&self, py: Python<'_>) -> PyResult<()> {
         self.stop(py)
+    }
+
+    /// While its task sleeps: leaves the place where it waits to others. It sleeps until `_resume`.
+    fn _pause(&self, py: Python<'_>) -> PyResult<()> {
+        let future = self.sleeps_on(py)?;
+        if let Some(future) = future {
+            self.core.waits.send.clear_if(py, &future);
+        }
+        Ok(())
+    }
+
+    /// Has its task look again.
+    fn _resume(&self, py: Python<'_>) -> PyResult<()> {
+        let future = self.sleeps_on(py)?;
+        if let Some(future) = future {
+            self.core.waits.send.clear_if(py, &future);
+            complete(future.bind(py));
+        }
+        Ok(())
     }
 }
 

@@ -229,9 +229,11 @@ impl StreamBase {
         self.core.has_receiver(py)
     }
 
-    /// Keeps an event that was taken from a source and could not be sent; it goes first.
-    fn _put_back(&self, py: Python<'_>, event: Py<PyAny>) -> PyResult<()> {
-        self.core.put_back(py, event)
+    /// Sends an event that was taken from a source: it goes before whatever is sent next, by whom
+    /// ever, from now on. Waits for room, whatever `full` says.
+    fn _send_taken(&self, py: Python<'_>, event: Py<PyAny>) -> PyResult<Operation> {
+        self.core.put_back(py, event)?;
+        Ok(Operation::new(self.core.clone(), What::SendPutBack))
     }
 
     /// Whether the input was closed from this side, rather than by the function's end.

@@ -506,12 +506,9 @@ impl Nursery {
             sys::unblock_signals();
             // A Ctrl-C is the client's, also while the zygote imports.
             sys::ignore_signal(Signal::SIGINT)?;
-            #[cfg(target_os = "linux")]
-            {
-                // The signal follows the thread that forks: the supervisor's, which lives as long
-                // as the process. It ends a zygote that does not serve yet.
-                nix::sys::prctl::set_pdeathsig(Signal::SIGTERM)?;
-            }
+            // It follows the thread that forks: the supervisor's, which lives as long as the process.
+            // This is for a zygote that does not serve yet; `zygote::serve` chooses another.
+            sys::when_orphaned(Signal::SIGKILL)?;
             // The parent may have died before that.
             if nix::unistd::getppid() != parent {
                 return Err(io::ErrorKind::BrokenPipe.into());

@@ -184,6 +184,17 @@ pub(crate) fn close_on_exec(fd: BorrowedFd<'_>) -> io::Result<()> {
     .map_err(io::Error::from)
 }
 
+/// Has the system send this process a signal when the thread ends that has started it. Kept over the
+/// next exec, and not by what this process forks. Callable between fork and exec.
+#[cfg(target_os = "linux")]
+pub(crate) fn when_orphaned(signal: Signal) -> io::Result<()> {
+    nix::sys::prctl::set_pdeathsig(signal).map_err(io::Error::from)
+}
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn when_orphaned(_: Signal) -> io::Result<()> {
+    Ok(())
+}
+
 /// Makes reads and writes on a descriptor return instead of waiting.
 pub(crate) fn set_nonblocking(fd: BorrowedFd<'_>) -> io::Result<()> {
     use nix::fcntl::{FcntlArg, OFlag, fcntl};

@@ -78,6 +78,7 @@ pub fn serve(
     for signal in [Signal::SIGINT, Signal::SIGTERM] {
         sys::ignore_signal(signal).map_err(io_error("ignore a signal"))?;
     }
+    sees_its_end()?;
     let channel = Channel::new(fd).map_err(io_error("set up its control socket"))?;
     let mut zygote = Zygote {
         channel,
@@ -133,7 +134,13 @@ impl Zygote {
             loop {
                 match self.channel.receive() {
                     Ok(Received::Message(ToZygote::Preload { module, paths }, _)) => {
+                        // An import may take for ever, and nobody is left then to say when.
+                        sys::when_orphaned(Signal::SIGKILL).map_err(io_error("import"))?;
+                        if self.is_abandoned() {
+                            return Ok(None);
+                        }
                         let imported = preload(&module, &paths);
+                        sees_its_end()?;
                         self.preloaded(module, imported)?;
                     }
                     Ok(Received::Message(message, fds)) => {
@@ -146,11 +153,7 @@ impl Zygote {
                     Err(error) => return Err(error.into()),
                 }
             }
-            if self
-                .owner
-                .as_ref()
-                .is_some_and(|owner| sys::is_readable(owner.as_fd()))
-            {
+            if self.is_abandoned() {
                 return Ok(None);
             }
             self.reap();
@@ -162,6 +165,12 @@ impl Zygote {
             self.wait(PollTimeout::NONE)
                 .map_err(io_error("wait for its supervisor"))?;
         }
+    }
+
+    /// Whether the process that it serves has ended.
+    fn is_abandoned(&self) -> bool {
+        let owner = self.owner.as_ref();
+        owner.is_some_and(|owner| sys::is_readable(owner.as_fd()))
     }
 
     fn obey(
@@ -251,6 +260,8 @@ impl Zygote {
     fn become_worker(&mut self, birth: Birth) -> Result<Seat, ZygoteError> {
         self.children.clear();
         sys::default_signal(Signal::SIGTERM).map_err(io_error("restore `SIGTERM`"))?;
+        // A worker that stands still cannot see that it is to end.
+        sees_its_end()?;
         let owner = self
             .owner
             .take()
@@ -334,6 +345,10 @@ impl Zygote {
     /// Those that outlive it end with their clients, and are only collected.
     fn wind_down(&mut self) {
         if self.outlive.is_some() {
+            for child in &self.children {
+                // One that stands still could not see when its clients are gone.
+                let _ = sys::pidfd_signal(child.pidfd.as_fd(), Signal::SIGCONT as i32);
+            }
             return self.wait_for_children(Instant::now() + FOREVER);
         }
         self.wait_for_children(Instant::now() + self.grace);
@@ -363,6 +378,12 @@ impl Zygote {
             );
         }
     }
+}
+
+/// Has this process go on when its parent ends, should it stand still (`SIGSTOP`, a debugger) then:
+/// a process that goes on sees by itself that it is to end, and does so in order.
+fn sees_its_end() -> Result<(), ZygoteError> {
+    sys::when_orphaned(Signal::SIGCONT).map_err(io_error("ask for word of its parent's end"))
 }
 
 /// How a child ended, if it has.

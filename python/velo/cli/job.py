@@ -111,10 +111,11 @@ class Job:
         work = self._loop.create_task(self._work(bursts), name="velo run")
         for number in (signal.SIGINT, signal.SIGTERM):
             self._loop.add_signal_handler(number, self._on_signal, number, work, progress)
+        self._writer.on_failure = work.cancel  # the next result may be long in coming
         try:
             await work
         except asyncio.CancelledError:
-            if self.signal is None:
+            if self.signal is None and self._writer.failed is None:
                 raise
         except _Unfinished:
             pass  # `_failed` says why
@@ -123,6 +124,8 @@ class Job:
                 self._loop.remove_signal_handler(number)
             self.tally()  # the workers, while they can be counted
             self._loop = None
+        if self._failed is None:
+            self._failed = self._writer.failed
         if self._failed is not None:
             raise self._failed
         if self._written is not None and self.signal is None:

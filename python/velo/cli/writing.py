@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import gzip
 import io
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import click
@@ -25,6 +26,12 @@ _PIECE = 64 * 1024
 # How many seconds a result may wait for others to be written with it.
 _PATIENCE = 0.05
 _OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS | orjson.OPT_APPEND_NEWLINE
+# What a file that takes no more says, and what to do about it.
+_ROOM = {
+    errno.ENOSPC: "make room on its disk",
+    errno.EDQUOT: "make room in its disk quota",
+    errno.EFBIG: "raise the limit of file sizes (`ulimit -f`, `LimitFSIZE=`)",
+}
 
 
 def open_output(path: str, inputs: Sequence[str]) -> Output:
@@ -80,6 +87,8 @@ class Writer:
 
     Attributes:
         count: How many results there were, those included that an earlier run has written.
+        failed: Why the file takes no more, once that has turned out.
+        on_failure: Called when that turns out while nobody writes.
 
     """
 
@@ -87,6 +96,8 @@ class Writer:
         self, file: Output, name: str, *, keyed: bool = False, written: Written | None = None
     ) -> None:
         self.count = 0
+        self.failed: Failure | None = None
+        self.on_failure: Callable[[], object] | None = None
         self._keyed = keyed
         self._written = written
         self._file = file
@@ -94,7 +105,6 @@ class Writer:
         self._lines: list[bytes] = []
         self._size = 0
         self._timer: asyncio.TimerHandle | None = None
-        self._failed: Failure | None = None
 
     def write(self, result: Any, key: Any = None) -> None:
         """Add one result.
@@ -104,8 +114,8 @@ class Writer:
                 earlier run has written another one in its place.
 
         """
-        if self._failed is not None:
-            raise self._failed
+        if self.failed is not None:
+            raise self.failed
         try:
             what = {"key": key, "result": result} if self._keyed else result
             line = orjson.dumps(what, _plain, _OPTIONS)
@@ -125,28 +135,54 @@ class Writer:
     def _late(self) -> None:
         try:
             self.flush()
-        except Failure as error:
-            self._failed = error  # the next `write`, or `close`, says so
+        except Failure:
+            if self.on_failure is not None:
+                self.on_failure()
 
     def flush(self) -> None:
         """Write what there is.
 
         Raises:
-            Failure: When the file takes no more.
+            Failure: When the file takes no more. A plain file ends with a whole line all the same.
 
         """
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        data = memoryview(b"".join(self._lines))
+        data = left = memoryview(b"".join(self._lines))
         self._lines.clear()
         self._size = 0
         try:
-            while data:
-                data = data[self._file.write(data) :]
+            while left:
+                left = left[self._file.write(left) :]
         except OSError as error:
-            reason = (error.strerror or str(error)).lower()
-            raise Failure(f"cannot write to {self._name}: {reason}") from None
+            self._cut(bytes(data[: len(data) - len(left)]))
+            self.failed = self._describe(error)
+            raise self.failed from None
+
+    def _cut(self, written: bytes) -> None:
+        """Take back what was written of a line that has no end."""
+        torn = len(written) - (written.rfind(b"\n") + 1)
+        if torn and isinstance(self._file, io.FileIO) and self._is_file():
+            with contextlib.suppress(OSError):  # a disk that is worse than full
+                self._file.truncate(self._file.seek(-torn, os.SEEK_CUR))
+
+    def _describe(self, error: OSError) -> Failure:
+        what = f"cannot write to {self._name}: {(error.strerror or str(error)).lower()}"
+        remedy = _ROOM.get(error.errno or 0)
+        if remedy is None or not self._is_file():
+            return Failure(what)
+        if isinstance(self._file, gzip.GzipFile):
+            return Failure(f"{what}; {remedy} and run it anew: what there is of it breaks off")
+        return Failure(
+            f"{what}; the results that it has are whole: {remedy}, and run the same command with "
+            "`--resume` to add the others"
+        )
+
+    def _is_file(self) -> bool:
+        """Whether it is one that has a name and is no device."""
+        name = self._file.name
+        return isinstance(name, str | bytes) and os.path.isfile(name)
 
     def close(self) -> None:
         """Write what is left, and close the file.
@@ -156,11 +192,19 @@ class Writer:
 
         """
         try:
-            if self._failed is not None:
-                raise self._failed
-            self.flush()
+            if self.failed is None:
+                self.flush()
         finally:
+            self._close()
+        if self.failed is not None:
+            raise self.failed
+
+    def _close(self) -> None:
+        try:
             self._file.close()
+        except OSError as error:  # compressed data that is left, or a disk behind a network
+            if self.failed is None:
+                self.failed = self._describe(error)
 
 
 def _plain(value: Any) -> Any:

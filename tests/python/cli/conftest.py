@@ -82,7 +82,7 @@ class Velo:
         path.write_bytes(content.encode() if isinstance(content, str) else content)
         return name
 
-    def start(self, *args, stdin=subprocess.PIPE):
+    def start(self, *args, stdin=subprocess.PIPE, **options):
         process = subprocess.Popen(
             [sys.executable, "-m", "velo", *map(str, args)],
             stdin=stdin,
@@ -91,6 +91,7 @@ class Velo:
             cwd=self.folder,
             env=environment(),
             start_new_session=True,
+            **options,
         )
         self.started.append(process)
         return process

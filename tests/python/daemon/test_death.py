@@ -166,6 +166,20 @@ def test_workers_end_with_their_last_client(tmp_path, daemon, busy):
     until_sync(lambda: not daemon.seen_alive(0), 2.5, lambda: daemon.seen_alive(0))
 
 
+@pytest.mark.parametrize("with_workers", [False, True])
+def test_who_stands_still_ends_with_it_all_the_same(tmp_path, daemon, with_workers):
+    """A zygote, and a worker, that are stopped when it dies are not left behind."""
+    program, workers = started(tmp_path) if with_workers else (None, [])
+    stopped = [daemon.status()["zygote"], *workers[:1]]
+    for pid in stopped:
+        os.kill(pid, signal.SIGSTOP)
+    daemon.kill()
+    if program is not None:
+        program.kill()
+        program.communicate()
+    until_sync(lambda: not daemon.seen_alive(0), 2.5, lambda: daemon.seen_alive(0))
+
+
 def test_workers_serve_the_clients_that_are_left(tmp_path, daemon_at):
     daemon = daemon_at("--workers", 2)
     one, workers = started(tmp_path)

@@ -1,0 +1,134 @@
+"""`velo run --output` where the disk is full: what is there is whole, and `--resume` goes on."""
+
+import json
+import os
+import resource
+import subprocess
+
+import pytest
+
+from helpers import until_sync
+
+COUNT = 3000
+
+FUNCTION = """
+import time
+from velo import stream_fn
+
+@stream_fn
+async def sums(events):
+    total = 0
+    async for event in events:
+        total += event["v"]
+        time.sleep(0.0002)  # stands for work: the disk is full before the end
+        yield {"total": total, "of": event["k"]}
+"""
+
+
+@pytest.fixture
+def whole(velo):
+    """What a run writes that has room."""
+    velo.file("slow.py", FUNCTION)
+    lines = (json.dumps({"k": f"key-{n % 7}", "v": n}) + "\n" for n in range(COUNT))
+    velo.file("in.ndjson", "".join(lines))
+    assert velo("run", "slow.py:sums", "-i", "in.ndjson", "-o", "whole.ndjson").code == 0
+    return (velo.folder / "whole.ndjson").read_bytes()
+
+
+def size(path):
+    return path.stat().st_size if path.exists() else 0
+
+
+def fill_up(process, path, more=1000):
+    """Lets the file of a run that is under way take so much more, and waits for its end."""
+    until_sync(lambda: size(path) > 0 or process.poll() is not None, 20)
+    _, hard = resource.prlimit(process.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (size(path) + more, hard))
+    _, err = process.communicate(timeout=20)
+    return err.decode()
+
+
+@pytest.mark.parametrize("keyed", [(), ("-k", "k")], ids=["one", "keyed"])
+def test_what_is_there_is_whole_and_resume_goes_on(velo, mode, keyed, whole):
+    out = velo.folder / "out.ndjson"
+    run = ("run", "slow.py:sums", "-i", "in.ndjson", "-o", "out.ndjson", "--mode", mode, *keyed)
+    process = velo.start(*run)
+    err = fill_up(process, out)
+    assert process.returncode == 1, err
+    assert "cannot write to `out.ndjson`: file too large" in err
+    assert "`ulimit -f`" in err
+    assert "`--resume`" in err
+    assert "Traceback" not in err
+    left = out.read_bytes()
+    assert left
+    assert left.endswith(b"\n"), "no line is torn"
+    assert all(json.loads(line) for line in left.splitlines())
+    done = velo(*run, "--resume")
+    assert done.code == 0, done.err
+    assert out.read_bytes().startswith(left), "what was there stays"
+    results = [json.loads(line) for line in out.read_bytes().splitlines()]
+    if keyed:
+        assert len(results) == COUNT
+    else:
+        assert out.read_bytes() == whole
+
+
+def test_a_run_whose_input_is_slow_ends_as_soon_as_it_cannot_write(velo):
+    """It does not wait for an event that may be long in coming."""
+    velo.file("slow.py", FUNCTION)
+    out = velo.folder / "out.ndjson"
+    process = velo.start("run", "slow.py:sums", "-i", "-", "-o", "out.ndjson")
+    process.stdin.write(b'{"k":1,"v":1}\n')
+    process.stdin.flush()
+    until_sync(lambda: size(out) > 0, 20)
+    _, hard = resource.prlimit(process.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (size(out), hard))
+    process.stdin.write(b'{"k":1,"v":2}\n')
+    process.stdin.flush()
+    assert process.wait(20) == 1
+    assert b"file too large" in process.stderr.read()
+    assert out.read_bytes() == b'{"total":1,"of":1}\n'
+
+
+@pytest.mark.parametrize("name", ["/dev/full", "full.ndjson.gz"])
+def test_what_resume_cannot_go_on_with(velo, name):
+    """A device, and a compressed file, which breaks off."""
+    velo.file("in.ndjson", "".join(f'{{"v":"{os.urandom(40).hex()}"}}\n' for _ in range(20_000)))
+    options = {}
+    if name != "/dev/full":
+        options["preexec_fn"] = lambda: resource.setrlimit(
+            resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY)
+        )
+    process = velo.start("run", "fns:echo", "-i", "in.ndjson", "-o", name, **options)
+    _, err = process.communicate(timeout=40)
+    assert process.returncode == 1
+    assert f"cannot write to `{name}`".encode() in err
+    assert (b"no space left on device" if "dev" in name else b"file too large") in err
+    assert b"--resume" not in err
+    assert b"Traceback" not in err
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="mounts a small disk")
+def test_a_small_disk(velo, whole):
+    """A real one, of 64 KiB."""
+    disk = velo.folder / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("this machine allows no mounts")
+    try:
+        run = ("run", "slow.py:sums", "-i", "in.ndjson", "-o", "disk/out.ndjson")
+        done = velo(*run)
+        assert done.code == 1
+        assert "cannot write to `disk/out.ndjson`: no space left on device" in done.err
+        assert "make room on its disk" in done.err
+        left = (disk / "out.ndjson").read_bytes()
+        assert whole.startswith(left)
+        assert left.endswith(b"\n")
+        subprocess.run(["mount", "-o", "remount,size=4m", disk], check=True)
+        assert velo(*run, "--resume").code == 0
+        assert (disk / "out.ndjson").read_bytes() == whole
+    finally:
+        subprocess.run(["umount", disk], check=True)
