@@ -50,9 +50,11 @@ where
         loop {
             match self.stream.take()? {
                 Taken::Result(result) => return Ok(Some(result)),
-                // The function has ended before the source has.
-                Taken::Ended if self.next.is_some() => return Err(StreamError::Ended),
-                Taken::Ended => return Ok(None),
+                Taken::Ended => {
+                    let more = self.next.take().or_else(|| self.events.next());
+                    // The function has ended before the source has, or with it.
+                    return more.map_or(Ok(None), |_| Err(StreamError::Ended));
+                }
                 Taken::Empty => {}
             }
             let Some(want) = self.fill()? else {

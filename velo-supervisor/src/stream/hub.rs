@@ -27,7 +27,7 @@ use crate::protocol::{Exit, Ran, RequestId, Welcome};
 const SUPERVISOR: u64 = 0;
 
 /// How long whoever waits goes without a look at what a worker that writes over its link could hide.
-const CHECK_UP: Duration = Duration::from_millis(500);
+pub(super) const CHECK_UP: Duration = Duration::from_millis(500);
 
 /// One connection, shared by its streams.
 #[derive(Debug)]
@@ -57,6 +57,8 @@ pub(super) struct State {
     pub(super) next_key: u64,
     /// Streams that were told something while nobody looked for them.
     news: BTreeSet<Name>,
+    /// When the links were last checked.
+    checked: Option<Instant>,
     /// A thread sleeps on the descriptors.
     led: bool,
 }
@@ -123,6 +125,11 @@ impl Hub {
 
     /// Looks at what a worker that writes over its link could make this side miss.
     fn check_up(&self, state: &mut State) {
+        let now = Instant::now();
+        if state.checked.is_some_and(|at| now - at < CHECK_UP) {
+            return;
+        }
+        state.checked = Some(now);
         let found: Vec<_> = state
             .links
             .iter()
@@ -187,7 +194,6 @@ impl Hub {
             state.led = false;
             self.changed.notify_all();
             match woken {
-                Ok(0) => self.check_up(&mut state),
                 Ok(count) => {
                     for event in events.iter().take(count) {
                         self.handle(&mut state, event.data());
@@ -196,6 +202,7 @@ impl Hub {
                 Err(Errno::EINTR) => {}
                 Err(errno) => return Err(system(errno)),
             }
+            self.check_up(&mut state);
         }
     }
 
@@ -210,11 +217,15 @@ impl Hub {
                 for event in events.iter().take(count) {
                     self.handle(state, event.data());
                 }
-                Ok(())
             }
-            Err(Errno::EINTR) => Ok(()),
-            Err(errno) => Err(system(errno)),
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(system(errno)),
         }
+        // What was silenced is looked at, and rings again.
+        state.links.iter().for_each(|link| link.end.arm());
+        self.look(state);
+        self.news.show(!state.news.is_empty());
+        Ok(())
     }
 
     /// Sleeps until the leader has something to tell, or goes.

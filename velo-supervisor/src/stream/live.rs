@@ -11,7 +11,7 @@ use velo_shm::{Full, LinkEnd, Producer, ReserveError, RingCorrupted, Spin};
 
 use super::error::StreamError;
 use super::feed::Feed;
-use super::hub::Hub;
+use super::hub::{CHECK_UP, Hub, State};
 use super::link::{Failure, Place, Rings, Told};
 use super::placing::cores;
 use super::wire::{self, Written};
@@ -338,8 +338,20 @@ impl Stream {
             return Ok(());
         }
         let (told, unsent_end) = (&self.told, self.unsent_end);
-        let hub = &self.hub;
-        let ready = |_: &mut super::hub::State| {
+        let (hub, end, slot) = (&self.hub, &self.end, self.slot);
+        let (mut reminded, mut looks) = (Instant::now(), 0u32);
+        let ready = |_: &mut State| {
+            // Whatever the worker has written over is said again: while events wait for it, and
+            // otherwise less and less often, so that idle streams cost nothing.
+            if reminded.elapsed() >= CHECK_UP {
+                reminded = Instant::now();
+                looks += 1;
+                rings.producer.restate();
+                rings.consumer.restate();
+                if rings.producer.in_flight() > 0 || looks.is_power_of_two() {
+                    end.notify(slot);
+                }
+            }
             let over = told.failure.get().is_some()
                 || (told.ended.load(Relaxed) && !matches!(want, Want::Result));
             let end_fits = unsent_end && !rings.producer.wait_for_bytes(0)?;
@@ -368,15 +380,19 @@ impl Stream {
 }
 
 impl Want {
-    /// A cheap look, for spinning: it may be wrong in either way.
+    /// A cheap look, for spinning. True only if what is wanted can be had, or nearly so: a wait that
+    /// ends too early over and over would be one that never sleeps.
     fn may_be_met(self, rings: &mut Rings) -> bool {
         let Rings { producer, consumer } = rings;
         match self {
             Self::Result => consumer.has_data(),
-            Self::Room { or_result, .. } => {
-                (or_result && consumer.has_data()) || producer.free_events() > 0
+            Self::Room { bytes, or_result } => {
+                (or_result && consumer.has_data())
+                    || (bytes.is_none() && producer.free_events() > 0)
             }
-            Self::Handled => consumer.has_data() || producer.in_flight() == 0,
+            Self::Handled => {
+                consumer.has_data() || (producer.committed() > 0 && producer.in_flight() == 0)
+            }
         }
     }
 

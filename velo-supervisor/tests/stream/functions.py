@@ -1,8 +1,12 @@
 """Stream functions that the tests of the client for Rust open."""
 
 import asyncio
+import ctypes
 import os
+import random
+import sys
 import time
+from pathlib import Path
 
 from velo import stream_fn
 
@@ -74,6 +78,13 @@ async def fails(events):
 
 
 @stream_fn
+async def greets(events):
+    yield "hello"
+    async for event in events:
+        yield event
+
+
+@stream_fn
 async def never_reads(events):
     yield os.getpid()
     await asyncio.Event().wait()
@@ -115,3 +126,38 @@ async def blocks(events):
     async for seconds in events:
         time.sleep(seconds)
         yield seconds
+
+
+@stream_fn
+async def citizen(events):
+    """Doubles numbers; writes over its link when it is told how."""
+    sys.path.append(str(Path(__file__).parents[3] / "tests" / "python"))
+    import rogue
+
+    links = None
+    async for event in events:
+        if isinstance(event, list):
+            if links is None:  # the newest one with both of its streams: all are alike otherwise
+                links = rogue.Links()
+                links.base, links.end = next(
+                    (start, end)
+                    for start, end in links.found
+                    if ctypes.string_at(start + 128, 4) == b"\2\0\0\0"
+                )
+            aim, seed = event
+            rng = random.Random(f"{aim} {seed}")
+            for _ in range(rng.randrange(1, 4)):
+                rogue.TARGETS[aim](links, rng)
+            yield -1
+        else:
+            yield event * 2
+
+
+@stream_fn
+async def aims(events):
+    """What there is to write over."""
+    sys.path.append(str(Path(__file__).parents[3] / "tests" / "python"))
+    import rogue
+
+    async for _ in events:
+        yield list(rogue.TARGETS)

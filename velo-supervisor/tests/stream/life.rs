@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use velo_supervisor::stream::{Connection, StreamError};
+use velo_supervisor::stream::{Connection, StreamError, StreamOptions};
 
 use crate::daemon::{Daemon, PATIENCE, open, options, wait_for};
 
@@ -207,7 +207,41 @@ fn waiting_costs_nothing() {
     let waited = echo.recv_timeout::<i32>(Duration::from_secs(1));
     assert!(matches!(waited, Err(StreamError::TimedOut)));
     let used = cpu_of_this_thread() - before;
-    assert!(used < Duration::from_millis(10), "{used:?} in a second");
+    assert!(used < Duration::from_millis(20), "{used:?} in a second");
+    // For room, of events and of bytes.
+    for (buffer, max_bytes, size) in [(1, 1 << 20, 1), (1_000, 1 << 16, 20_000)] {
+        let small = StreamOptions {
+            buffer,
+            max_bytes,
+            ..options()
+        };
+        let mut full = velo
+            .open("functions:never_reads", &small)
+            .expect("a stream");
+        let event = "x".repeat(size);
+        while full.send_timeout(&event, Duration::ZERO).is_ok() {}
+        let before = cpu_of_this_thread();
+        let waited = full.send_timeout(&event, Duration::from_secs(1));
+        assert!(matches!(waited, Err(StreamError::TimedOut)));
+        let used = cpu_of_this_thread() - before;
+        assert!(used < Duration::from_millis(20), "{used:?} in a second");
+    }
+}
+
+#[test]
+fn feeding_nothing_to_a_stream_that_is_new_waits_for_what_it_says_first() {
+    let Some(daemon) = Daemon::start(&[]) else {
+        return;
+    };
+    let velo = daemon.connect();
+    let mut echo = open(&velo, "echo");
+    assert_eq!(echo.feed::<i32, _>([0; 0]).count(), 0);
+    let mut pid = open(&velo, "greets");
+    let said: Vec<_> = pid
+        .feed::<String, _>([0; 0])
+        .collect::<Result<_, _>>()
+        .expect("one");
+    assert_eq!(said, ["hello"]);
 }
 
 fn cpu_of_this_thread() -> Duration {

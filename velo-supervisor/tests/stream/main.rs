@@ -2,5 +2,6 @@
 
 mod daemon;
 mod life;
+mod rogue;
 mod trouble;
 mod values;
