@@ -237,13 +237,16 @@ impl BoardLine {
     }
 }
 
-/// Whether the supervisor has an eye on the worker, for the streams that have limits.
+/// What is said of the worker as a whole: whether the supervisor has an eye on it, for the streams
+/// that have limits, and whether a core is free for it to spin on.
 #[repr(C)]
 pub(crate) struct WatchLine {
     /// Open streams with limits that the supervisor keeps: counted by the client.
     pub limited: AtomicU32,
     /// 1 while the supervisor looks: written by it.
     pub watched: AtomicU32,
+    /// 1 while the worker had better not spin: written by the client.
+    pub crowded: AtomicU32,
 }
 
 /// The start of every segment.
@@ -271,6 +274,7 @@ impl LinkHeader {
             watch: CacheLine(WatchLine {
                 limited: AtomicU32::new(0),
                 watched: AtomicU32::new(0),
+                crowded: AtomicU32::new(0),
             }),
             directions: [Direction::new(), Direction::new()],
         }

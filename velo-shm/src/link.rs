@@ -197,10 +197,11 @@ impl LinkEnd {
             })
     }
 
-    /// Tells the other side to look at a slot, after a publish; rings its doorbell if it sleeps.
+    /// Tells the other side to look at a slot, after a publish; rings its doorbell if it sleeps, and
+    /// is true then.
     #[inline]
-    pub fn notify(&self, slot: u32) {
-        self.tell(self.side.peer(), slot);
+    pub fn notify(&self, slot: u32) -> bool {
+        self.tell(self.side.peer(), slot)
     }
 
     /// As [`notify`](Self::notify), but a side that sleeps goes on sleeping until it is told
@@ -213,26 +214,50 @@ impl LinkEnd {
         self.direction(self.side.peer()).note(slot);
     }
 
-    /// Rings the other side's doorbell if it sleeps: slots were noted.
-    pub fn wake(&self) {
+    /// Rings the other side's doorbell if it sleeps, and is true then: slots were noted.
+    pub fn wake(&self) -> bool {
         let direction = self.direction(self.side.peer());
-        if direction.wake() {
+        let asleep = direction.wake();
+        if asleep {
             direction.counters.wakes.fetch_add(1, Ordering::Relaxed);
             self.bells.theirs.ring();
         }
+        asleep
+    }
+
+    /// Whether the worker waits on its doorbell, or is about to.
+    pub fn worker_sleeps(&self) -> bool {
+        let direction = self.direction(Side::Worker);
+        direction.sleeping.load(Ordering::Relaxed) != 0
+    }
+
+    /// The client: whether more processes are awake than there are cores for. A worker that spins
+    /// then takes a core from one that has something to do.
+    pub fn set_crowded(&self, crowded: bool) {
+        let watch = &self.header().watch;
+        let said = watch.crowded.load(Ordering::Relaxed) != 0;
+        if said != crowded {
+            watch.crowded.store(crowded.into(), Ordering::Relaxed);
+        }
+    }
+
+    /// The worker: whether the client says so.
+    pub fn is_crowded(&self) -> bool {
+        self.header().watch.crowded.load(Ordering::Relaxed) != 0
     }
 
     /// Tells our own side to look at a slot: something other than the peer gave it work to do.
     #[inline]
     pub fn notify_self(&self, slot: u32) {
-        self.tell(self.side, slot);
+        let _ = self.tell(self.side, slot);
     }
 
     #[inline]
-    fn tell(&self, to: Side, slot: u32) {
+    fn tell(&self, to: Side, slot: u32) -> bool {
         assert!(slot < self.geometry.slots, "no slot `{slot}`");
         let direction = self.direction(to);
-        if direction.mark(slot) {
+        let asleep = direction.mark(slot);
+        if asleep {
             direction.counters.wakes.fetch_add(1, Ordering::Relaxed);
             if to == self.side {
                 self.bells.mine.ring()
@@ -240,6 +265,7 @@ impl LinkEnd {
                 self.bells.theirs.ring()
             }
         }
+        asleep
     }
 
     /// Rings the other side's doorbell, whether it sleeps or not: for what it is to look at although

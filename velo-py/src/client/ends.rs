@@ -51,7 +51,7 @@ impl Place {
     /// Tells the worker to look at the stream.
     #[inline]
     pub(super) fn notify(&self) {
-        self.link.end.notify(self.slot);
+        self.link.notify(self.slot);
     }
 }
 

@@ -1,10 +1,8 @@
 //! What the streams between one client and one worker share.
 
 use std::collections::{HashMap, VecDeque};
-use std::num::NonZero;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, OnceLock};
-use std::thread::available_parallelism;
 use std::time::Duration;
 
 use pyo3::exceptions::PyRuntimeError;
@@ -13,6 +11,7 @@ use pyo3::types::PyBytes;
 use velo_shm::{Consumer, LinkEnd, LinkError, Producer, ticks};
 use velo_supervisor::explain;
 
+use super::crowd;
 use super::ends::{ClientEnds, Ends};
 use super::slow::{SlowStep, SlowStreams};
 use crate::cell::GilCell;
@@ -35,9 +34,7 @@ const WITHOUT_NAPS: u32 = 1000;
 /// Whether this process may spin without taking a core from a worker that could use it.
 #[inline]
 fn cores_are_free() -> bool {
-    static CORES: OnceLock<usize> = OnceLock::new();
-    let cores = CORES.get_or_init(|| available_parallelism().map_or(1, NonZero::get));
-    BUSY.load(Relaxed) < *cores
+    BUSY.load(Relaxed) < crowd::cores()
 }
 
 /// The client's end of a link, shared by its streams.
@@ -341,7 +338,7 @@ impl Link {
 
     pub(super) fn tell(&self, py: Python<'_>, message: &Control) -> PyResult<()> {
         self.post(py, message)?;
-        self.end.notify(control::SLOT);
+        self.notify(control::SLOT);
         Ok(())
     }
 
@@ -369,8 +366,9 @@ impl Link {
             .mentioned
             .fetch_add(1, Relaxed)
             .is_multiple_of(MENTIONS)
+            && self.end.wake()
         {
-            self.end.wake();
+            crowd::woke();
         }
         Ok(())
     }
@@ -399,7 +397,17 @@ impl Link {
     /// Now.
     pub(super) fn wake(&self) {
         self.waking.store(false, Relaxed);
-        self.end.wake();
+        if self.end.wake() {
+            crowd::woke();
+        }
+    }
+
+    /// Tells the worker to look at a slot.
+    #[inline]
+    pub(super) fn notify(&self, slot: u32) {
+        if self.end.notify(slot) {
+            crowd::woke();
+        }
     }
 
     /// A stream is open in this slot from now on.

@@ -2,6 +2,7 @@
 //! stream.
 
 mod backlog;
+mod crowd;
 mod ends;
 mod journal;
 mod link;
@@ -77,6 +78,7 @@ impl ClientLink {
             tell_slow: GilCell::default(),
             slow: GilCell::default(),
         };
+        crowd::joined(&link.end);
         Ok(ClientLink {
             link: Arc::new(link),
             process,

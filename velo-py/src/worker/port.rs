@@ -188,7 +188,9 @@ impl RingPort {
             let Some(rings) = ends.rings.as_mut() else {
                 return true;
             };
-            spin(py, rings, (&self.link.end, self.slot), false, false);
+            if !self.link.end.is_crowded() {
+                spin(py, rings, (&self.link.end, self.slot), false, false);
+            }
             rings.consumer.has_data() || ends.input_ended
         })?;
         if there {

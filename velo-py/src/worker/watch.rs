@@ -54,6 +54,9 @@ impl LinkWatch {
             return true;
         }
         let LinkWatch { ends, spin, .. } = self;
+        if ends.iter().any(|end| end.is_crowded()) {
+            return false;
+        }
         let Some(budget) = spin.budget() else {
             return false;
         };
