@@ -15,9 +15,10 @@ import os
 import warnings
 import weakref
 from collections.abc import Coroutine
+from logging import INFO
 from typing import Any, TypeVar
 
-from velo import _core, _logs, _recovery, _slow, _supervisors
+from velo import _core, _life, _logs, _recovery, _slow, _supervisors
 from velo._config import StreamConfig
 from velo._reference import Reference, import_paths
 from velo.errors import PoolError, RingCorrupted, StallWarning, WorkerDied
@@ -223,6 +224,7 @@ class Client:
             link = await self._link_for(function, config, avoid)
             self._set_levels(link)
             if link.end.reopen(stream, function.number):
+                _life.stream(INFO, stream.name, "goes on in worker process %d", link.pid)
                 self._watch(link, config)
                 if avoid is not None and avoid.outgrown:
                     link.refuge = asyncio.get_running_loop().time()
@@ -519,6 +521,7 @@ class Client:
         self, request: int, number: int, worker: int, pid: int, end: _core.ClientLink
     ) -> None:
         link = self._links[number] = _Link(number, worker, pid, end)
+        _life.workers.debug("worker process %d is ready for streams", pid)
         loop = self._loop()
         if loop is not None:
             loop.add_reader(end.fileno(), end.on_doorbell)
@@ -547,6 +550,7 @@ class Client:
     def _on_retired(self, number: int) -> None:
         if (link := self._links.get(number)) is not None:
             self._drop(link)
+            _life.workers.debug("worker process %d is let go", link.pid)
             # Only an idle link is taken back. This fails nothing, unless its count was wrong.
             link.end.fail(
                 lambda stream, number, in_flight: RingCorrupted(
@@ -596,6 +600,7 @@ class Client:
         if link is None:
             return
         self._drop(link)
+        _life.workers.debug("worker process %d is gone", link.pid)
         culprit = link.end.culprit() if ran == "here" else None
         number_ran, name_ran, event = culprit or (None, None, None)
 
@@ -638,7 +643,9 @@ class Client:
 
     def _on_left(self) -> None:
         """Go on without a standalone supervisor: its workers serve the links that there are."""
-        self._answer_greeting(PoolError(f"the supervisor at `{self._address}` has hung up"))
+        why = f"the supervisor at `{self._address}` has hung up"
+        _life.workers.debug(why)
+        self._answer_greeting(PoolError(why))
         links, self._links = self._links, {}
         for link in links.values():
             if link.number >= 0:  # the next supervisor's numbers are its own

@@ -6,9 +6,10 @@ import asyncio
 import contextlib
 import warnings
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
+from logging import DEBUG
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from velo import _core, _idle
+from velo import _core, _idle, _life
 from velo._feed import AsyncFeed
 from velo._metrics import StreamMetrics
 from velo.errors import StreamClosed, VeloError
@@ -66,6 +67,7 @@ class Stream(_core.StreamBase[In, Out], Generic[In, Out]):
         self._released = False
         self._done = False
         self._worked = False
+        _life.stream(DEBUG, name, "opened")
         if config.timeout is not None:
             _idle.watch(loop, self, config.timeout)
 
@@ -225,6 +227,7 @@ class Stream(_core.StreamBase[In, Out], Generic[In, Out]):
         if not self._released:
             self._released = True
             self._release()
+            _life.stream(DEBUG, self.name, "closed")
 
     def __repr__(self) -> str:
         """Name and state."""

@@ -1,13 +1,16 @@
 """`logging` and `print` inside functions."""
 
 import asyncio
+import contextlib
 import logging
 import os
+import re
+import signal
 import threading
 
 import pytest
 
-from functions import mark, marks
+from functions import mark, marks, running_sum
 from helpers import run_script, until, until_sync
 from velo import stream_fn
 from velo.logs import StreamNames
@@ -232,3 +235,53 @@ def test_a_module_that_sets_up_logging_says_nothing_twice(tmp_path):
     code, output, errors = run_script(tmp_path, script)
     assert (code, output) == (0, "[1, 2]\n")
     assert errors.splitlines() == ["INFO event 1", "INFO event 2"]
+
+
+@contextlib.contextmanager
+def listening(level):
+    """What velo tells at this level, and above."""
+    root, handler = logging.getLogger("velo"), Kept()
+    before = root.level
+    root.addHandler(handler)
+    root.setLevel(level)
+    try:
+        yield handler
+    finally:
+        root.removeHandler(handler)
+        root.setLevel(before)
+
+
+def told(kept, logger):
+    return [record.getMessage() for record in kept.records if record.name == logger]
+
+
+async def test_the_life_of_a_stream_is_told(mode):
+    with listening(logging.DEBUG) as kept:
+        async with logs.options(mode=mode).open() as stream:
+            opened = f"stream `{stream.name}` opened"
+            assert told(kept, "velo.streams") == [opened]
+        assert told(kept, "velo.streams") == [opened, f"stream `{stream.name}` closed"]
+        life = [record for record in kept.records if record.name == "velo.streams"]
+        assert {record.stream for record in life} == {stream.name}
+    with listening(logging.INFO) as kept:
+        await logs.options(mode=mode).run([])
+        assert told(kept, "velo.streams") == []
+
+
+async def test_the_life_of_a_worker_is_told():
+    with listening(logging.DEBUG) as kept:
+        function = running_sum.options(mode="process", recover="replay", workers=1)
+        async with function.open() as stream:
+            await stream.send(1)
+            assert await stream.recv() == 1
+            (ready,) = told(kept, "velo.workers")
+            first = int(re.fullmatch(r"worker process (\d+) is ready for streams", ready)[1])
+            os.kill(first, signal.SIGKILL)
+            await stream.send(2)
+            assert await stream.recv() == 3
+        _, gone, again = told(kept, "velo.workers")
+        assert gone == f"worker process {first} is gone"
+        second = again.split()[2]
+        (moved,) = (record for record in kept.records if record.levelno == logging.INFO)
+        assert moved.getMessage() == f"stream `{stream.name}` goes on in worker process {second}"
+        assert moved.stream == stream.name
