@@ -23,7 +23,8 @@ demo: $(VENV)/.ready
 
 test: test-rust test-python
 
-test-rust:
+# The client for Rust is tried with the Python that is set up here.
+test-rust: $(VENV)/.ready
 	cargo test --quiet --workspace --all-features
 
 test-python: $(VENV)/.ready

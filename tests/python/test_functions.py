@@ -10,7 +10,7 @@ import pytest
 
 import functions
 from helpers import environment, run_script
-from velo import stream_fn
+from velo import _core, _reference, stream_fn
 
 
 async def test_module_function(mode):
@@ -338,3 +338,23 @@ def test_a_module_that_runs_streams_as_it_is_imported(tmp_path):
     code, output, errors = run_script(tmp_path, "import eager", cwd=tmp_path)
     assert (code, output) == (1, "")
     assert "module `eager` runs a stream as it is imported" in errors
+
+
+def test_a_definition_without_pickle_names_a_function():
+    """What a client without Python sends."""
+
+    def load(*definition):
+        return _reference.load(_core.dumps(list(definition)))
+
+    assert load("functions", "echo", []) is _reference._plain(functions.echo)
+    with pytest.raises(ImportError, match="no `nobody` in module `functions`"):
+        load("functions", "nobody", [])
+    with pytest.raises(ModuleNotFoundError, match="no_such_module"):
+        load("no_such_module", "echo", [])
+
+
+def test_a_definition_without_pickle_says_where_to_look(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "of_its_own.py").write_text("async def f(events):\n    yield 1\n")
+    function = _reference.load(_core.dumps(["of_its_own", "f", [str(tmp_path)]]))
+    assert function.__module__ == "of_its_own"
