@@ -10,9 +10,6 @@ import time
 
 import psutil
 
-# How long a process that was killed may take to be gone; seconds.
-_DYING = 0.05
-
 __all__ = ["Daemon", "Embedded", "gone", "segments", "still_there"]
 
 
@@ -22,9 +19,9 @@ def _is_zygote(process):
     return False
 
 
-def _children(process):
+def _children(pid):
     with contextlib.suppress(psutil.Error):
-        return process.children()
+        return psutil.Process(pid).children()
     return []
 
 
@@ -64,10 +61,10 @@ class Embedded:
     def processes(self):
         """The pids below the client, by what they are."""
         found = {"zygote": [], "worker": []}
-        for child in _children(psutil.Process(self._client)):
+        for child in _children(self._client):
             if _is_zygote(child):
                 found["zygote"].append(child.pid)
-                found["worker"] += [worker.pid for worker in _children(child)]
+                found["worker"] += [worker.pid for worker in _children(child.pid)]
         return found
 
     def mend(self):
@@ -91,11 +88,8 @@ class Daemon:
 
     def mend(self):
         """Start it, if it does not run."""
-        if self._processes:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._processes[-1].wait(_DYING)
-            if self._processes[-1].poll() is None:
-                return
+        if self._processes and self._processes[-1].poll() is None:
+            return
         command = [sys.executable, "-m", "velo", "supervisor", "start", "--socket", self.path]
         self._processes.append(
             subprocess.Popen(command, stdout=self._log, stderr=self._log, start_new_session=True)

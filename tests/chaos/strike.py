@@ -7,10 +7,14 @@ import signal
 import threading
 import time
 
+from places import gone
+
 __all__ = ["Strike"]
 
 # How long a stopped process stays so at most; seconds.
 _STOPPED = 0.03
+# How long a killed process may take to be gone, on a busy machine; seconds.
+_DYING = 5.0
 
 
 class Strike:
@@ -57,6 +61,7 @@ class Strike:
         with contextlib.suppress(ProcessLookupError):
             if self._how == "kill":
                 os.kill(pid, signal.SIGKILL)
+                gone([pid], _DYING)  # nobody can mend what still looks alive
                 return
             os.kill(pid, signal.SIGSTOP)
             time.sleep(stopped)
