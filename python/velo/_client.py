@@ -12,13 +12,14 @@ import functools
 import itertools
 import math
 import os
+import signal
 import warnings
 import weakref
 from collections.abc import Coroutine
 from logging import INFO
 from typing import Any, TypeVar
 
-from velo import _core, _life, _logs, _recovery, _slow, _supervisors
+from velo import _core, _life, _logs, _oom, _recovery, _slow, _supervisors
 from velo._config import StreamConfig
 from velo._reference import Reference, import_paths
 from velo.errors import PoolError, RingCorrupted, StallWarning, WorkerDied
@@ -522,6 +523,7 @@ class Client:
     ) -> None:
         link = self._links[number] = _Link(number, worker, pid, end)
         _life.workers.debug("worker process %d is ready for streams", pid)
+        _oom.remember()
         loop = self._loop()
         if loop is not None:
             loop.add_reader(end.fileno(), end.on_doorbell)
@@ -603,6 +605,7 @@ class Client:
         _life.workers.debug("worker process %d is gone", link.pid)
         culprit = link.end.culprit() if ran == "here" else None
         number_ran, name_ran, event = culprit or (None, None, None)
+        starved = _oom.said() if how[0] == signal.SIGKILL and why is None else None
 
         def died(stream: str, number: int, in_flight: int) -> WorkerDied:
             error = WorkerDied(
@@ -618,6 +621,8 @@ class Client:
             )
             if error.culprit and stack:
                 error.add_note(f"in the worker:\n{stack}")
+            if starved is not None:
+                error.add_note(starved)
             return error
 
         if why is not None and why[0]:

@@ -8,6 +8,7 @@ import shutil
 
 import pytest
 
+from cgroups import cgroup
 from helpers import run_script
 
 # What the scripts share: an echo in a worker process, and what a refusal has to say.
@@ -179,3 +180,68 @@ def test_processes(tmp_path, most):
     asyncio.run(main())
     """
     assert run(tmp_path, script, before=AS_NOBODY)[0] in ("refused", "worked")
+
+
+def test_the_memory_of_a_cgroup(tmp_path):
+    """The kernel kills whoever has most; the stream that has lost its worker learns why."""
+    script = """
+    from velo.errors import WorkerDied
+
+    @stream_fn(mode="process", workers=1)
+    async def hoards(events):
+        kept = []
+        async for size in events:
+            kept.append(bytes(size) or b"x" * size)
+            kept.append(b"x" * size)  # and every page is touched
+            yield len(kept)
+
+    async def main():
+        assert await works()
+        try:
+            await asyncio.wait_for(hoards.run([50 << 20] * 40), 40)
+        except WorkerDied as error:
+            assert error.signal == 9, error
+            (note,) = error.__notes__
+            assert "for want of memory" in note and "MemoryMax=" in note, note
+            print("killed")
+        assert await works()
+        # One that is killed by somebody else is no such case.
+        async with hoards.open() as stream:
+            await stream.send(1)
+            await stream.recv()
+            link, = [l for l in _client.client_of(asyncio.get_running_loop())._links.values()
+                     if l.end.streams]
+            os.kill(link.pid, 9)
+            try:
+                await stream.recv()
+            except WorkerDied as error:
+                print("notes", len(getattr(error, "__notes__", ())))
+
+    asyncio.run(main())
+    """
+    limits = (
+        {"memory.limit_in_bytes": 400 << 20},
+        {"memory.max": 400 << 20, "memory.swap.max": 0},
+    )
+    with cgroup("memory", limits) as (_, enter):
+        assert run(tmp_path, script, preexec_fn=enter) == ["killed", "notes", "0"]
+
+
+@pytest.mark.parametrize("most", [2, 4, 5, 6])
+def test_the_processes_of_a_cgroup(tmp_path, most):
+    script = """
+    async def main():
+        folder = FOLDER
+        with open(folder + "/pids.max", "w") as file:
+            file.write("MOST")
+        await refused("TasksMax=", "--pids-limit")
+        with open(folder + "/pids.max", "w") as file:
+            file.write("max")
+        _client._shutdown()
+        assert await works()
+
+    asyncio.run(main())
+    """.replace("MOST", str(most))
+    with cgroup("pids", ({"pids.max": "max"}, {"pids.max": "max"})) as (folder, enter):
+        script = script.replace("FOLDER", repr(str(folder)))
+        assert run(tmp_path, script, preexec_fn=enter)[0] in ("refused", "worked")

@@ -109,6 +109,41 @@ async def right():
         assert len({await pid_of(stream) for stream in streams}) == 2
 
 
+@pytest.mark.parametrize("aim", ["info", "residents"])
+async def test_recovery_does_not_carry_it_to_other_workers(aim):
+    """A function that writes over what describes its link would do it to each that it came to."""
+    recovering = citizen.options(recover="replay")
+    async with contextlib.AsyncExitStack() as stack:
+        wild, other = [await stack.enter_async_context(recovering.open()) for _ in range(2)]
+        pids = {link.pid for link in _client.client_of(asyncio.get_running_loop())._links.values()}
+        assert len(pids) == 2
+        failing = asyncio.create_task(until_it_fails(wild, aim))
+        number = further = 0
+        async with asyncio.timeout(BOUND):
+            while further < 50:
+                further += failing.done()
+                number += 1
+                await other.send(number)
+                assert await other.recv() == 2 * number
+                await asyncio.sleep(0.002)
+        assert isinstance(await failing, (RingCorrupted, WorkerDied, StreamClosed))
+        await asyncio.wait_for(leave(stack.pop_all()), BOUND)
+
+
+async def until_it_fails(stream, aim):
+    """Has its function write over the link now and then; what the stream says in the end."""
+    seed = 0
+    while True:
+        seed += 1
+        try:
+            with contextlib.suppress(StreamClosed):  # what it failed with comes below
+                await stream.send((aim, seed))
+            await stream.recv()
+            await asyncio.sleep(0.05)
+        except Exception as error:
+            return error
+
+
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("aim", rogue.TARGETS)
 async def test_a_worker_that_writes_over_its_link(aim, long):

@@ -20,6 +20,7 @@ use velo_shm::{
 };
 
 const FDS: &str = "VELO_SHM_TEST_FDS";
+const STAGE: &str = "VELO_SHM_TEST_STAGE";
 const SPEC: LinkSpec = LinkSpec {
     slots: 2,
     ring_bytes: 2048,
@@ -119,10 +120,49 @@ fn worker() {
         mine: Doorbell::from_fd(mine).unwrap(),
         theirs: Doorbell::from_fd(theirs).unwrap(),
     };
-    echo(LinkEnd::attach(segment, Side::Worker, bells).unwrap());
+    let end = LinkEnd::attach(segment, Side::Worker, bells).unwrap();
+    match std::env::var(STAGE) {
+        Ok(stage) => die_at(&stage, &end),
+        Err(_) => echo(end),
+    }
+}
+
+/// How far a worker comes with its last frame before it is gone.
+const STAGES: [&str; 5] = ["reserved", "written", "committed", "published", "announced"];
+
+/// Sends one frame, and dies while it sends another.
+fn die_at(stage: &str, end: &Arc<LinkEnd>) {
+    let die = || unsafe { nix::libc::raise(nix::libc::SIGKILL) };
+    let (mut producer, _consumer) = end.open_slot(1, LIMITS).unwrap();
+    assert!(try_send(&mut producer, 2, b"before"));
+    producer.publish();
+    end.notify(1);
+    let mut room = producer.reserve(4, true).unwrap();
+    if stage == "reserved" {
+        die();
+    }
+    room[..4].copy_from_slice(b"last");
+    if stage == "written" {
+        die();
+    }
+    room.commit(2, 4);
+    if stage == "committed" {
+        die();
+    }
+    producer.publish();
+    if stage == "published" {
+        die();
+    }
+    end.notify(1);
+    die();
 }
 
 fn start() -> (Arc<LinkEnd>, Child) {
+    start_until(None)
+}
+
+/// A worker that echoes, or dies at this stage.
+fn start_until(stage: Option<&str>) -> (Arc<LinkEnd>, Child) {
     use std::os::fd::AsFd;
 
     let segment = Arc::new(MemfdSegment::create(SPEC.segment_len()).unwrap());
@@ -142,6 +182,7 @@ fn start() -> (Arc<LinkEnd>, Child) {
                 .map(|fd| fd.as_raw_fd().to_string())
                 .join(","),
         )
+        .envs(stage.map(|stage| (STAGE, stage)))
         .spawn()
         .unwrap();
     let end = LinkEnd::attach(segment, Side::Client, Bells { mine, theirs }).unwrap();
@@ -211,4 +252,32 @@ fn a_peer_that_is_killed_leaves_the_rest_usable() {
         flush(&end, &mut producer, &mut consumer);
     }
     assert!(producer.wait_for_space().is_ok());
+}
+
+/// What was published is there, announced or not; what was not is no frame, however far it had come.
+/// Whoever learns of the death looks, and so does not wait for a doorbell that nobody rings.
+#[test]
+fn a_death_at_any_stage_of_a_frame_leaves_whole_frames() {
+    for stage in STAGES {
+        let (end, mut child) = start_until(Some(stage));
+        let (mut producer, mut consumer) = end.open_slot(1, LIMITS).unwrap();
+        end.arm();
+        assert!(!child.wait().unwrap().success());
+        let mut frames = Vec::new();
+        while let Some(frame) = consumer.peek().unwrap() {
+            assert_eq!(frame.kind, 2);
+            frames.push(frame.payload.to_vec());
+            consumer.release();
+        }
+        let whole: &[&[u8]] = match stage {
+            "published" | "announced" => &[b"before", b"last"],
+            _ => &[b"before"],
+        };
+        assert_eq!(frames, whole, "{stage}");
+        consumer.publish();
+        // And this side's own is as usable as ever.
+        assert!(try_send(&mut producer, 2, b"to nobody"));
+        assert!(producer.publish());
+        assert!(!consumer.has_data());
+    }
 }

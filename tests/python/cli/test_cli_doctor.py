@@ -10,8 +10,8 @@ import sys
 import pytest
 
 from helpers import environment
-from velo.cli.doctor import kernel, leftovers, limits, machine
-from velo.cli.doctor.check import FAIL, OK, WARN
+from velo.cli.doctor import examine, kernel, leftovers, limits, machine
+from velo.cli.doctor.check import FAIL, OK, WARN, Check
 
 
 def doctor(*args, limit=None, **env):
@@ -133,6 +133,24 @@ def test_few_processes(tmp_path, monkeypatch):
     found = limits.processes()
     assert found.verdict == FAIL
     assert "--pids-limit" in found.advice
+
+
+def test_a_check_that_does_not_pass_says_what_to_change():
+    assert Check("cores", OK, "two").advice == ""
+    for verdict in (WARN, FAIL):
+        with pytest.raises(ValueError, match="does not say what to change"):
+            Check("cores", verdict, "none")
+
+
+def test_a_check_that_cannot_be_run_ends_no_other(monkeypatch):
+    def broken():
+        raise KeyError("no such file")
+
+    module = sys.modules[examine.__module__]  # its name is that of the command
+    monkeypatch.setattr(module, "CHECKS", (broken, kernel.doorbells))
+    first, other = examine()
+    assert (first.name, first.verdict, other.verdict) == ("broken", WARN, OK)
+    assert "no such file" in first.found
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,11 @@
 """One pool for several programs."""
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -292,38 +294,55 @@ async def test_what_a_function_logs_reaches_its_own_client(daemon, caplog):
 
 
 def test_nothing_shows_event_data(tmp_path, daemon):
-    """Neither the environment nor the command line of any process, nor the log."""
+    """While it is on its way: in nothing that the system shows of any process, nor in the log."""
     secret = "number-of-a-card"
-    code, output, errors = run_script(
-        tmp_path,
-        """
-        import asyncio, json, os, sys
+    script = """
+        import asyncio, os, sys
         from velo import stream_fn
 
-        @stream_fn(mode="process", workers=1)
-        async def echo(events):
+        @stream_fn(mode="process", workers=1, recover="replay", buffer=4)
+        async def keeps(events):
+            kept = []
             async for event in events:
-                yield event
+                kept.append(event)
+                yield event, os.getpid()
 
         async def main():
-            async with echo.open() as stream:
-                await stream.send("number-" + "of-a-card")
-                await stream.recv()
-                print("ready", flush=True)
+            secret = "number-" + "of-a-card"
+            async with keeps.open() as stream:
+                await stream.send({secret: [secret] * 10_000})
+                print((await stream.recv())[1], flush=True)
+                for _ in range(3):  # results that nobody has taken
+                    await stream.send(secret * 10_000)
                 sys.stdin.readline()
 
         asyncio.run(main())
-        """.replace("sys.stdin.readline()", "pass"),
-    )
-    assert (code, output) == (0, "ready\n"), errors
+    """
+    client = start_script(write_script(tmp_path, script), stdin=-1)
+    worker = int(client.stdout.readline())
     state = daemon.status()
-    pids = [daemon.pid, state["zygote"], *(worker["pid"] for worker in state["workers"])]
-    for pid in pids:
-        for what in ("environ", "cmdline", "comm"):
-            with open(f"/proc/{pid}/{what}", "rb") as file:
-                assert secret.encode() not in file.read()
+    assert worker in [known["pid"] for known in state["workers"]]
+    for pid in (client.pid, daemon.pid, state["zygote"], worker):
+        shown = what_is_shown(pid)
+        assert len(shown) > 10
+        assert not [text for text in shown if secret.encode() in text], pid
     assert secret not in daemon.said()
     assert secret not in json.dumps(state)
+    _, errors = client.communicate("\n", timeout=20)
+    assert client.returncode == 0, errors
+
+
+def what_is_shown(pid):
+    """Everything but its memory: environment, command line, names of threads, memory and files."""
+    folder = Path("/proc", str(pid))
+    files = [folder / name for name in ("environ", "cmdline", "maps", "status", "mountinfo")]
+    files += folder.glob("task/*/comm")
+    links = [*folder.glob("fd/*"), folder / "cwd", folder / "exe"]
+    shown = [file.read_bytes() for file in files]
+    for link in links:
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            shown.append(os.readlink(link).encode())
+    return shown
 
 
 async def test_a_worker_that_dies_is_told_with_its_signal(daemon):

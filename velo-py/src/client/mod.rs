@@ -384,13 +384,13 @@ impl ClientLink {
     }
 
     /// The worker has died, or has no more to do with the link: every stream on it fails with what
-    /// `make(name, number, in_flight)` returns, or is taken over by another worker.
+    /// `make(name, number, in_flight)` returns, or, after a death, is taken over by another worker.
     fn fail(&self, py: Python<'_>, make: &Bound<'_, PyAny>) -> PyResult<()> {
         self.link.process_ready(py); // what it has said counts
         self.link.dead.store(true, Relaxed);
         let running = self.link.end.running();
         for stream in self.link.all(py) {
-            let (error, death) = stream.ends.wait_with(py, |ends| -> PyResult<_> {
+            let (error, death, died) = stream.ends.wait_with(py, |ends| -> PyResult<_> {
                 let place = &ends.place;
                 let here = running.filter(|r| (r.slot, r.stream) == (place.slot, place.number));
                 let number = place.number;
@@ -400,6 +400,7 @@ impl ClientLink {
                 let in_flight = sent.saturating_sub(handled.max(begun));
                 let error = make.call1((&stream.name, number, in_flight))?;
                 let culprit = error.getattr_opt("culprit")?; // only of a `WorkerDied`
+                let died = culprit.is_some();
                 let signal = error.getattr_opt("signal")?;
                 let death = Death {
                     place: match culprit.map(|is| is.extract()).transpose()?.flatten() {
@@ -409,8 +410,13 @@ impl ClientLink {
                     },
                     killed: signal.map(|is| is.extract()).transpose()?.flatten() == Some(SIGKILL),
                 };
-                Ok((PyErr::from_value(error), death))
+                Ok((PyErr::from_value(error), death, died))
             })??;
+            if !died {
+                // Which function has written over the link cannot be told: it would do so again.
+                stream.fail(py, error);
+                continue;
+            }
             match stream.leaves_worker(py, Some((&error, death))) {
                 Ok(true) => continue,
                 Ok(false) => stream.fail(py, error),

@@ -74,7 +74,8 @@ def examine() -> Iterator[Check]:
             yield check()
         except Exception as error:
             name = check.__name__.replace("_", " ")
-            yield Check(name, WARN, f"could not be looked at: {error!r}")
+            advice = "look at it yourself: `velo doctor` does not know what this machine is"
+            yield Check(name, WARN, f"could not be looked at: {error!r}", advice)
 
 
 def show(console: Console, checks: list[Check]) -> None:

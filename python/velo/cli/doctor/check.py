@@ -30,6 +30,10 @@ class Check:
     found: str
     advice: str = ""
 
+    def __post_init__(self) -> None:
+        if self.verdict != OK and not self.advice:
+            raise ValueError(f"`{self.name}` finds a fault and does not say what to change")
+
     def as_dict(self) -> dict[str, str]:
         """Return it for JSON."""
         return dataclasses.asdict(self)

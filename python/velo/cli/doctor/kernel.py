@@ -34,7 +34,11 @@ def sealed_memory() -> Check:
         return Check(name, FAIL, f"sealing: {error.strerror}", f"Linux 3.17 has it; {_SANDBOX}")
     finally:
         os.close(fd)
-    return Check(name, OK if kept else FAIL, "memfd_create, seals, fallocate")
+    if not kept:
+        return Check(
+            name, FAIL, "seals are accepted and not kept", f"Linux 3.17 has them; {_SANDBOX}"
+        )
+    return Check(name, OK, "memfd_create, seals, fallocate")
 
 
 def doorbells() -> Check:
@@ -50,7 +54,9 @@ def doorbells() -> Check:
         rung = bool(poll.poll(1000))
     finally:
         os.close(fd)
-    return Check("doorbells", OK if rung else FAIL, "eventfd")
+    if not rung:
+        return Check("doorbells", FAIL, "eventfd: it was rung, and nobody was woken", _SANDBOX)
+    return Check("doorbells", OK, "eventfd")
 
 
 def process_handles() -> Check:
@@ -76,4 +82,6 @@ def passed_descriptors() -> Check:
         for fd in array.array("i", fds):
             os.close(fd)
     passed = len(fds) == 1 and not flags & socket.MSG_CTRUNC
-    return Check("passed descriptors", OK if passed else FAIL, "SCM_RIGHTS")
+    if not passed:
+        return Check("passed descriptors", FAIL, "SCM_RIGHTS: it did not arrive", _SANDBOX)
+    return Check("passed descriptors", OK, "SCM_RIGHTS")

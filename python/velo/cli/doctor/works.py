@@ -50,7 +50,8 @@ def stream() -> Check:
         return Check(name, FAIL, f"nothing came of it within {_BOUND:.0f} s", advice)
     except Exception as error:
         notes = " ".join(getattr(error, "__notes__", ()))
-        return Check(name, FAIL, f"{type(error).__name__}: {error} {notes}".rstrip())
+        advice = "do what it says, and what the checks below find"
+        return Check(name, FAIL, f"{type(error).__name__}: {error} {notes}".rstrip(), advice)
     finally:
         _core.shutdown(2.0)
     middle = statistics.median(trips) * 1e6
