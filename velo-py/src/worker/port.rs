@@ -179,6 +179,7 @@ impl RingPort {
             };
             // A client that does not read its messages learns of it from nothing.
             let _ = self.link.tell(py, &slow);
+            self.link.end.ring(); // nobody may be waiting for anything else there
         }
     }
 
