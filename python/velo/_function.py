@@ -41,6 +41,10 @@ Function = (
 )
 
 
+# What a stream may be kept under.
+Key = str | bytes | int | tuple["Key", ...]
+
+
 class StreamFn(Generic[In, Out]):
     """A stream function: an async generator function, and how its streams run.
 
@@ -101,21 +105,38 @@ class StreamFn(Generic[In, Out]):
         """
         return StreamFn(self._function, self.config.replace(**settings))
 
-    def open(self) -> _Opening[In, Out]:
+    def open(self, *, key: Key | None = None) -> _Opening[In, Out]:
         """Open a stream: `async with fn.open() as stream`, or `stream = await fn.open()`.
 
         Leaving the block closes the stream as `Stream.aclose` does; by an exception, it cancels its
         function. At `max_concurrent` opening waits for a free place, in line. Cancelling the wait
         opens nothing. It needs a running event loop, to which the stream belongs.
 
+        With a `key`, the stream attaches to what runs under that key of this function, with its local
+        variables as they are; if nothing does, it is opened. In process mode that is looked for among
+        all programs that share the supervisor, inline in this event loop. Closing the stream, or
+        leaving the block in any way, detaches it: events that were sent are handled, results that
+        nobody has received are dropped, and the function goes on waiting for whoever attaches next.
+        Without an exception that is waited for, for at most `close_timeout` seconds.
+
+        One at a time is attached; others wait in line, or with `overflow="error"` get
+        `StreamBusy`. After `timeout` seconds with nobody attached the function's input ends, and
+        `stream.end()` ends it at once; the next `open` begins anew. Under `max_concurrent`, a stream
+        with a key counts until its function has ended, at the process that has opened it.
+
+        Args:
+            key: A string, bytes, an integer, or a tuple of those. None: a stream of its own.
+
         Raises:
             PoolError: When there is no worker process to run it, or, with `overflow="error"`, no
                 free place.
+            StreamBusy: When somebody is attached to the key, with `overflow="error"`.
             TypeError: When the function has no import path and holds what cannot be pickled
-                (process mode).
+                (process mode); when the key is of another type.
+            ValueError: For a key of a function with `recover="replay"`.
 
         """
-        return _Opening(self)
+        return _Opening(self, key)
 
     async def run(self, events: Iterable[In] | AsyncIterable[In]) -> list[Out]:
         """Send all events through a new stream, end its input, and return all results.
@@ -192,7 +213,10 @@ class StreamFn(Generic[In, Out]):
         """What all streams of this function have done in this process, together."""
         return FunctionMetrics(*self._ledger.figures())
 
-    async def _open(self) -> Stream[In, Out]:
+    async def _open(self, key: Key | None = None) -> Stream[In, Out]:
+        if key is not None:
+            stream: Stream[In, Out] = await self._keeping.open(key)
+            return stream
         release = _nothing if self._places is None else await self._take_place()
         return await self._open_in(release)
 
@@ -218,6 +242,12 @@ class StreamFn(Generic[In, Out]):
         except BaseException:
             release()
             raise
+
+    @functools.cached_property
+    def _keeping(self) -> Any:
+        from velo._keys import Keeping
+
+        return Keeping(self)
 
     async def _take_place(self) -> Callable[[], None]:
         if self._places is None:
@@ -259,17 +289,18 @@ class StreamFn(Generic[In, Out]):
 class _Opening(Generic[In, Out]):
     """A stream that is to be opened: awaited, or entered."""
 
-    __slots__ = ("_fn", "_stream")
+    __slots__ = ("_fn", "_key", "_stream")
 
-    def __init__(self, fn: StreamFn[In, Out]) -> None:
+    def __init__(self, fn: StreamFn[In, Out], key: Key | None) -> None:
         self._fn = fn
+        self._key = key
         self._stream: Stream[In, Out] | None = None
 
     def __await__(self) -> Generator[Any, None, Stream[In, Out]]:
-        return self._fn._open().__await__()
+        return self._fn._open(self._key).__await__()
 
     async def __aenter__(self) -> Stream[In, Out]:
-        self._stream = await self._fn._open()
+        self._stream = await self._fn._open(self._key)
         return self._stream
 
     async def __aexit__(

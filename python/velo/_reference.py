@@ -15,7 +15,15 @@ from velo import _core
 from velo._state import takes_state
 from velo.errors import VeloError
 
-__all__ = ["Reference", "add_paths", "import_paths", "load", "refuse_while_importing"]
+__all__ = [
+    "Reference",
+    "add_paths",
+    "describe",
+    "import_path",
+    "import_paths",
+    "load",
+    "refuse_while_importing",
+]
 
 _numbers = itertools.count(1)
 # What a worker cannot import: the script itself, also as children of `multiprocessing` call it.
@@ -86,7 +94,7 @@ def describe(function: Any) -> tuple[str, Any]:
 
     if isinstance(function, Chain):
         return ("chain", [describe(part) for part in function.parts])
-    path = _import_path(function)
+    path = import_path(function)
     if path is not None:
         return ("path", path)
     import cloudpickle
@@ -106,7 +114,7 @@ def _travels_by_value(described: tuple[str, Any]) -> bool:
     return any(map(_travels_by_value, what)) if kind == "chain" else kind == "value"
 
 
-def _import_path(function: Any) -> tuple[str, str] | None:
+def import_path(function: Any) -> tuple[str, str] | None:
     """Where a worker can import the very same function."""
     module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", None)
     if module is None or name is None or module in _MAIN or "<locals>" in name:

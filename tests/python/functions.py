@@ -7,6 +7,7 @@ import threading
 import time
 
 from velo import stream_fn
+from velo.events import TICK
 
 tenant = contextvars.ContextVar("tenant")
 
@@ -325,3 +326,68 @@ class Scaler:
     async def __call__(self, events):
         async for event in events:
             yield event + self.factor
+
+
+@stream_fn
+async def numbered(events):
+    """Counts its events."""
+    count = 0
+    async for event in events:
+        count += 1
+        yield count, event
+
+
+@stream_fn
+async def marks_slowly(events):
+    """Leaves a mark for each event, the name of a file, after a while."""
+    async for path in events:
+        await asyncio.sleep(0.02)
+        mark(path)
+        yield path
+
+
+@stream_fn
+async def marks_its_end(events):
+    """Counts its events; leaves a mark in the last one, the name of a file, when it ends."""
+    count = 0
+    try:
+        async for path in events:
+            count += 1
+            yield count
+    finally:
+        mark(path)
+
+
+@stream_fn
+async def fails_at_zero(events):
+    async for event in events:
+        yield 1 / event
+
+
+@stream_fn
+async def fails_at_a_tick(events):
+    async for event in events.ticks(0.2):
+        yield 1 / (event is not TICK)
+
+
+@stream_fn
+async def counts_ticks(events):
+    """Yields a few results for each tick, and leaves as many marks."""
+    path = None
+    async for event in events.ticks(0.01):
+        if event is not TICK:
+            path = event
+        for number in range(20):
+            yield number
+            mark(path)
+
+
+@stream_fn
+async def waits_for_a_file(events):
+    """Counts events, each of which names a file that it waits for."""
+    count = 0
+    async for path in events:
+        while not os.path.exists(path):
+            await asyncio.sleep(0.005)
+        count += 1
+        yield count

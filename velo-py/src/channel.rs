@@ -186,6 +186,12 @@ impl Channel {
         either!(self, side => side.spin(py, want))
     }
 
+    /// Lets go of a stream that is kept: what was sent is handled, what comes of it is dropped. False
+    /// when there is no room for that now.
+    pub fn detach(&self, py: Python<'_>) -> PyResult<bool> {
+        either!(self, side => side.detach(py))
+    }
+
     /// No more events will come. `Full` when even that has no room now.
     pub fn end_input(&self, py: Python<'_>) -> PyResult<Offer> {
         either!(self, side => side.end_input(py))

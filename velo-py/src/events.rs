@@ -49,7 +49,7 @@ impl Source {
             match next {
                 Next::Event(_) => {
                     budget.takes(py)?;
-                    self.port.allow(budget.allowance(py));
+                    self.port.allow(py, budget.allowance(py));
                 }
                 Next::Empty | Next::Ended => budget.rests(py)?,
             }

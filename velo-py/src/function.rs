@@ -82,7 +82,8 @@ impl StreamPort {
         match &self.source.port {
             // Importing a module may take longer than any step of the function.
             Port::Ring(port) => port.on_board(load.py(), None, start),
-            Port::Inline(_) => start(),
+            Port::Kept(port, false) => port.on_board(load.py(), None, start),
+            Port::Inline(_) | Port::Kept(_, true) => start(),
         }
     }
 
@@ -94,12 +95,18 @@ impl StreamPort {
         task: Py<PyAny>,
         context: Py<PyAny>,
     ) -> PyResult<()> {
-        let Port::Ring(port) = &self.source.port else {
-            return Ok(()); // an inline stream's user steps it
+        let function = match &self.source.port {
+            Port::Ring(port) if port.is_closed(py) => return Ok(()),
+            Port::Ring(port) => port.function(),
+            Port::Kept(port, false) => port.function(),
+            Port::Inline(_) | Port::Kept(_, true) => return Ok(()), // its user steps it
         };
         pump.get().runs_as(task.bind(py))?;
-        let event_loop = port.event_loop().clone_ref(py);
-        port.attach(py, Aside::of(event_loop, pump, task, Some(context)))?;
-        port.begin(py)
+        let event_loop = self.source.port.event_loop().clone_ref(py);
+        let aside = Arc::new(Aside::of(event_loop, pump, task, Some(context)));
+        function
+            .aside
+            .with(py, |place| *place = Some(aside.clone()))?;
+        aside.step(py)
     }
 }

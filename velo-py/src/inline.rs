@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 use std::ops::Deref;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -12,20 +12,49 @@ use crate::aside::Aside;
 use crate::cell::GilCell;
 use crate::channel::{Offer, Take, Want};
 use crate::codec::Blank;
-use crate::port::Next;
+use crate::kept::{self, Half, KeptPort};
+use crate::port::{FunctionSide, Next};
 use crate::wait::{Wait, Waits};
 
 /// The user's half of an inline stream.
 pub struct InlineChannel {
     stream: Arc<InlineStream>,
     /// None when the function failed before it ran.
-    aside: Option<Aside>,
+    aside: Option<Arc<Aside>>,
+    /// Where its function is kept, if it is.
+    kept: Option<Weak<KeptPort>>,
 }
 
 impl InlineChannel {
     /// The user's half of `stream`.
-    pub fn new(stream: Arc<InlineStream>, aside: Option<Aside>) -> Self {
-        InlineChannel { stream, aside }
+    pub fn new(stream: Arc<InlineStream>, aside: Option<Arc<Aside>>) -> Self {
+        let kept = None;
+        InlineChannel {
+            stream,
+            aside,
+            kept,
+        }
+    }
+
+    /// The user's half of `stream`, which is attached to a kept one.
+    pub fn attached(
+        stream: Arc<InlineStream>,
+        aside: Option<Arc<Aside>>,
+        kept: Weak<KeptPort>,
+    ) -> Self {
+        InlineChannel {
+            stream,
+            aside,
+            kept: Some(kept),
+        }
+    }
+
+    /// See [`Channel::detach`](crate::channel::Channel::detach).
+    pub fn detach(&self, py: Python<'_>) -> PyResult<bool> {
+        if let Some(kept) = &self.kept {
+            kept::leave(py, kept, &Half::Inline(self.stream.clone()))?;
+        }
+        Ok(true)
     }
 
     /// See [`Channel::spin`](crate::channel::Channel::spin).
@@ -50,10 +79,8 @@ pub struct InlineStream {
     queues: GilCell<Queues>,
     /// Where the user's tasks wait.
     user: Arc<Waits>,
-    /// Where the function waits for its next event.
-    event: Wait,
-    /// Where the function waits for room for a result.
-    space: Wait,
+    /// Where the function waits.
+    function: Arc<FunctionSide>,
     event_loop: Py<PyAny>,
 }
 
@@ -92,6 +119,16 @@ impl Queues {
 impl InlineStream {
     /// Queues of `limit` events and as many results.
     pub fn new(event_loop: Py<PyAny>, limit: usize, user: Arc<Waits>) -> Self {
+        Self::attached(event_loop, limit, user, Arc::default())
+    }
+
+    /// As `new`, of a function that there is already.
+    pub fn attached(
+        event_loop: Py<PyAny>,
+        limit: usize,
+        user: Arc<Waits>,
+        function: Arc<FunctionSide>,
+    ) -> Self {
         let queues = Queues {
             events: VecDeque::new(),
             results: VecDeque::new(),
@@ -110,8 +147,7 @@ impl InlineStream {
         InlineStream {
             queues: GilCell::new(queues),
             user,
-            event: Wait::default(),
-            space: Wait::default(),
+            function,
             event_loop,
         }
     }
@@ -164,7 +200,7 @@ impl InlineStream {
 
     /// Lets the function see what was queued.
     pub fn flush_events(&self, py: Python<'_>) -> PyResult<()> {
-        self.event.wake(py);
+        self.function.event.wake(py);
         Ok(())
     }
 
@@ -189,7 +225,7 @@ impl InlineStream {
                 },
             })??;
         if matches!(taken, Take::Item(_)) {
-            self.space.wake(py);
+            self.function.space.wake(py);
         }
         if let Take::Item(result) = &taken
             && private
@@ -245,7 +281,7 @@ impl InlineStream {
     /// No more events will come.
     pub fn end_input(&self, py: Python<'_>) -> PyResult<Offer> {
         self.queues.with(py, |queues| queues.input_ended = true)?;
-        self.event.wake(py);
+        self.function.event.wake(py);
         Ok(Offer::Sent)
     }
 
@@ -257,11 +293,28 @@ impl InlineStream {
             std::mem::take(&mut queues.events)
         })?;
         drop(left);
-        self.event.wake(py);
+        self.function.event.wake(py);
         Ok(())
     }
 
+    /// Whether no event will come any more.
+    pub fn has_input_ended(&self, py: Python<'_>) -> PyResult<bool> {
+        Ok(self.queues.with(py, |queues| queues.input_ended)?)
+    }
+
     // The function's half.
+
+    /// The function has asked for an event before this stream was there.
+    pub fn asked(&self, py: Python<'_>) -> PyResult<()> {
+        Ok(self.queues.with(py, |queues| queues.asked = true)?)
+    }
+
+    /// Whether the function is done with all that was sent, and may yet be sent more.
+    pub fn is_at_rest(&self, py: Python<'_>) -> PyResult<bool> {
+        Ok(self.queues.with(py, |queues| {
+            queues.queued() == 0 && !queues.input_ended && !queues.finished
+        })?)
+    }
 
     /// See [`Port::is_cancelled`](crate::port::Port::is_cancelled).
     pub fn is_cancelled(&self, py: Python<'_>) -> bool {
@@ -300,7 +353,7 @@ impl InlineStream {
 
     /// See [`Port::wait_event`](crate::port::Port::wait_event).
     pub fn wait_event(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
-        self.event.start(self.event_loop.bind(py)).map(Some)
+        self.function.event.start(self.event_loop.bind(py)).map(Some)
     }
 
     /// The loop that the function runs in.
@@ -310,7 +363,7 @@ impl InlineStream {
 
     /// Where the function waits for an event.
     pub fn event_wait(&self) -> &Wait {
-        &self.event
+        &self.function.event
     }
 
     /// See [`Port::push`](crate::port::Port::push).
@@ -337,12 +390,12 @@ impl InlineStream {
 
     /// See [`Port::wait_space`](crate::port::Port::wait_space).
     pub fn wait_space(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
-        self.space.start(self.event_loop.bind(py)).map(Some)
+        self.function.space.start(self.event_loop.bind(py)).map(Some)
     }
 
     /// Where the function waits for room.
     pub fn space_wait(&self) -> &Wait {
-        &self.space
+        &self.function.space
     }
 
     /// See [`Port::event`](crate::port::Port::event).

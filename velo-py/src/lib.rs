@@ -22,6 +22,7 @@ mod function;
 pub mod fuzzing;
 mod group;
 mod inline;
+mod kept;
 mod ledger;
 mod loan;
 mod meter;
@@ -64,6 +65,8 @@ mod core {
     use super::function::StreamPort;
     #[pymodule_export]
     use super::group::StreamGroup;
+    #[pymodule_export]
+    use super::kept::{Kept, keep_inline};
     #[pymodule_export]
     use super::ledger::Ledger;
     #[pymodule_export]

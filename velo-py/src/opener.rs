@@ -41,7 +41,7 @@ pub fn open_inline(
     let budget = Budget::new(name.to_owned(), &port, None, event_timeout);
     let port = StreamPort::new(port, budget);
     let aside = match port.start(function, has_state)? {
-        Some(pump) => Some(Aside::start(event_loop, pump, name)?),
+        Some(pump) => Some(Arc::new(Aside::start(event_loop, pump, name)?)),
         None => None,
     };
     let cancel = CancelTask {

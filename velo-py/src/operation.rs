@@ -36,6 +36,8 @@ pub enum What {
     /// Wait, while closing, until the stream may be over, or a result is there that nobody else
     /// will take. Ends after one wake-up, whatever for.
     Closing,
+    /// Wait, while another task receives, until every event may be handled. Ends after one wake-up.
+    Handled,
 }
 
 /// One pending operation on a stream.
@@ -119,13 +121,14 @@ impl Operation {
             What::Loan(blank) => self.loan(py, blank),
             What::End(why) => self.end(py, why),
             What::Closing => self.wait_for_end(py, resumed),
+            What::Handled => self.wait_until_handled(py, resumed),
         };
         match outcome {
             Ok(Step::Yield(future)) => {
                 let place = match what {
                     What::Send(_) | What::SendBatch(_) | What::SendPutBack => Place::Sending,
                     What::Loan(_) => Place::Lending,
-                    What::End(_) | What::Closing => Place::Closing,
+                    What::End(_) | What::Closing | What::Handled => Place::Closing,
                     What::Recv(_) | What::RecvBatch(..) => Place::Receiving,
                 };
                 progress.asleep = Some((place, future.clone_ref(py)));
@@ -307,6 +310,20 @@ impl Operation {
             ..Want::NOTHING
         };
         self.core.channel.flush_results(py)?;
+        let step = self.core.sleep(py, &self.core.waits.closing, want)?;
+        Ok(step.unwrap_or_else(|| Step::Return(py.None())))
+    }
+
+    fn wait_until_handled(&self, py: Python<'_>, resumed: bool) -> PyResult<Step> {
+        self.core.check_thread()?;
+        let (sent, handled) = self.core.channel.progress(py)?;
+        if resumed || sent == handled || self.core.state.with(py, |state| state.is_over())? {
+            return Ok(Step::Return(py.None()));
+        }
+        let want = Want {
+            handled: true,
+            ..Want::NOTHING
+        };
         let step = self.core.sleep(py, &self.core.waits.closing, want)?;
         Ok(step.unwrap_or_else(|| Step::Return(py.None())))
     }

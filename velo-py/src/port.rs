@@ -9,7 +9,11 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use velo_shm::Allowance;
 
+use crate::aside::Aside;
+use crate::cell::GilCell;
 use crate::inline::InlineStream;
+use crate::kept::KeptPort;
+use crate::wait::{Wait, complete};
 use crate::worker::RingPort;
 
 /// What asking for the next event came to.
@@ -22,6 +26,61 @@ pub enum Next {
     Ended,
 }
 
+/// What a port has of its function: where it waits, and what steps it.
+#[derive(Default)]
+pub struct FunctionSide {
+    /// For an event.
+    pub event: Wait,
+    /// For room for a result.
+    pub space: Wait,
+    /// Steps the function at once when the worker was woken for it. None before and after it runs,
+    /// and inline.
+    pub aside: GilCell<Option<Arc<Aside>>>,
+    /// What the function's task sleeps on while the function is stepped aside.
+    pub parked: GilCell<Option<Py<PyAny>>>,
+}
+
+impl FunctionSide {
+    /// Registers the running task to be woken when an event is there.
+    pub fn wait_event(&self, py: Python<'_>, event_loop: &Py<PyAny>) -> PyResult<Py<PyAny>> {
+        if let Some(parked) = self.parked.with(py, Option::take)? {
+            self.event.resume(py, parked.clone_ref(py))?;
+            return Ok(parked);
+        }
+        self.event.start(event_loop.bind(py))
+    }
+
+    /// Lets the function look for events: right now, if it waits for nothing else.
+    pub fn go_on(&self, py: Python<'_>) {
+        if let Err(error) = self.step(py) {
+            error.write_unraisable(py, None); // its task goes on all the same
+        }
+    }
+
+    fn step(&self, py: Python<'_>) -> PyResult<()> {
+        let Some(aside) = self.aside.with(py, |place| place.clone())? else {
+            self.event.wake(py);
+            return Ok(());
+        };
+        let Some(future) = self.event.park(py) else {
+            return Ok(()); // it does not wait, or another task does so for it
+        };
+        self.parked
+            .with(py, |place| *place = Some(future.clone_ref(py)))?;
+        let stepped = aside.step_parked(py, &future);
+        // Unless the function waits on it again, its task has to see what it waits for now.
+        if let Some(parked) = self.parked.with(py, Option::take)? {
+            complete(parked.bind(py));
+        }
+        stepped
+    }
+
+    /// The function is not stepped any more.
+    pub fn forget_steps(&self, py: Python<'_>) {
+        drop(self.aside.with(py, Option::take));
+    }
+}
+
 /// The function's half, in either mode.
 #[derive(Clone)]
 pub enum Port {
@@ -29,6 +88,8 @@ pub enum Port {
     Inline(Arc<InlineStream>),
     /// Rings in shared memory.
     Ring(Arc<RingPort>),
+    /// Either of them, or none at present; and whether it is an inline stream.
+    Kept(Arc<KeptPort>, bool),
 }
 
 macro_rules! either {
@@ -36,6 +97,7 @@ macro_rules! either {
         match $port {
             Port::Inline($side) => $call,
             Port::Ring($side) => $call,
+            Port::Kept($side, _) => $call,
         }
     };
 }
@@ -88,7 +150,7 @@ impl Port {
     /// What the function's state begins as.
     pub fn state<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         match self {
-            Port::Inline(_) => Ok(PyDict::new(py)),
+            Port::Inline(_) | Port::Kept(..) => Ok(PyDict::new(py)),
             Port::Ring(side) => side.state(py),
         }
     }
@@ -100,6 +162,7 @@ impl Port {
         match self {
             Port::Inline(_) => {} // nobody else runs before the function waits
             Port::Ring(side) => side.show_results(py),
+            Port::Kept(side, _) => side.show_results(py),
         }
     }
 
@@ -131,10 +194,11 @@ impl Port {
 
     /// A step that has begun may go on for so long from now.
     #[inline]
-    pub fn allow(&self, allowance: Option<Allowance>) {
+    pub fn allow(&self, py: Python<'_>, allowance: Option<Allowance>) {
         match self {
             Port::Inline(_) => {} // there is nobody to stop it
             Port::Ring(side) => side.allow(allowance),
+            Port::Kept(side, _) => side.allow(py, allowance),
         }
     }
 

@@ -143,6 +143,13 @@ impl Pump {
                 }
                 (came, took)
             }
+            Port::Kept(_, true) => slow::watched(py, &self.name, step),
+            Port::Kept(port, false) => {
+                let allowance = budget.and_then(|budget| budget.allowance(py));
+                let began = ticks::now();
+                let came = port.on_board(py, allowance, step);
+                (came, ticks::now().saturating_sub(began))
+            }
         };
         budget::ran(took);
         if let Some(budget) = budget {

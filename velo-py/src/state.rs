@@ -383,6 +383,23 @@ impl StreamCore {
         Ok(told)
     }
 
+    /// Closes the input and lets go of a stream that is kept, after what was put back; or waits for
+    /// its end, if its input was ended. False when there is no room for that now.
+    pub fn try_detach(&self, py: Python<'_>, why: &str) -> PyResult<bool> {
+        self.check_thread()?;
+        if self.close_input(py, why)? {
+            self.waits.send.wake(py);
+        }
+        if self.state.with(py, |state| state.has_told_end())? || self.channel.is_finished(py)? {
+            return Ok(true);
+        }
+        let gone = self.send_stash(py)? && self.channel.detach(py)?;
+        if gone {
+            self.state.with(py, |state| state.told_end())?;
+        }
+        Ok(gone)
+    }
+
     /// Counts events that went out and shows them to the function.
     #[inline]
     pub fn sent(&self, py: Python<'_>, count: u64) -> PyResult<()> {

@@ -188,6 +188,11 @@ impl StreamBase {
         self.core.try_end(py, why)
     }
 
+    /// Lets go of a stream that is kept, without waiting; false when there is no room for that now.
+    fn _try_detach(&self, py: Python<'_>, why: &str) -> PyResult<bool> {
+        self.core.try_detach(py, why)
+    }
+
     fn __aiter__(&self) -> Results {
         Results::drain(self.core.clone())
     }
@@ -215,6 +220,11 @@ impl StreamBase {
     /// Waits, while closing, until the stream may be over; one wake-up.
     fn _wait_for_end(&self) -> Operation {
         Operation::new(self.core.clone(), What::Closing)
+    }
+
+    /// Waits, while another task receives, until every event may be handled; one wake-up.
+    fn _wait_until_handled(&self) -> Operation {
+        Operation::new(self.core.clone(), What::Handled)
     }
 
     /// Whether the stream was cancelled from this side.

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use crate::protocol::Key;
 use velo_shm::{Consumer, Limits, LinkEnd, LinkError, Producer, ReserveError, RingCorrupted};
 
 /// The slot that no stream uses.
@@ -55,6 +56,17 @@ pub enum Control {
     Close { slot: u32 },
     /// Client: log what it would handle; what its Python half packed.
     Levels { packed: Vec<u8> },
+    /// Client: the stream that is opened next is attached to what is kept under this key.
+    Keep {
+        key: Key,
+        /// The supervisor's number of this attachment.
+        grant: u64,
+        /// Milliseconds for which it is kept while nobody is attached; 0 for any time.
+        timeout_ms: u64,
+    },
+    /// Client: lets go of a kept stream. What is in its ring is still handled, results are not
+    /// wanted any more; the end tells when that is done.
+    Detach { slot: u32, stream: u64 },
     /// Worker: a log record, as its Python half packed it.
     Log { record: Vec<u8> },
     /// Worker: a step of this stream's function took so long.
@@ -83,6 +95,9 @@ const LOG: u8 = 8;
 const LEVELS: u8 = 9;
 const SNAPSHOT: u8 = 10;
 const SLOW: u8 = 11;
+
+const KEEP: u8 = 20;
+const DETACH: u8 = 21;
 
 /// What an `Open` says by one bit each.
 const DROPS: u8 = 1;
@@ -223,6 +238,21 @@ impl Control {
                 bytes.extend_from_slice(&slot.to_le_bytes());
                 SNAPSHOT
             }
+            Control::Keep {
+                key,
+                grant,
+                timeout_ms,
+            } => {
+                bytes.extend_from_slice(&key.0);
+                bytes.extend_from_slice(&grant.to_le_bytes());
+                bytes.extend_from_slice(&timeout_ms.to_le_bytes());
+                KEEP
+            }
+            Control::Detach { slot, stream } => {
+                bytes.extend_from_slice(&stream.to_le_bytes());
+                bytes.extend_from_slice(&slot.to_le_bytes());
+                DETACH
+            }
         };
         (kind, bytes)
     }
@@ -304,6 +334,18 @@ impl Control {
             SNAPSHOT => {
                 let stream = u64::from_le_bytes(take(bytes)?);
                 Control::Snapshot {
+                    slot: u32::from_le_bytes(take(bytes)?),
+                    stream,
+                }
+            }
+            KEEP => Control::Keep {
+                key: Key(take(bytes)?),
+                grant: u64::from_le_bytes(take(bytes)?),
+                timeout_ms: u64::from_le_bytes(take(bytes)?),
+            },
+            DETACH => {
+                let stream = u64::from_le_bytes(take(bytes)?);
+                Control::Detach {
                     slot: u32::from_le_bytes(take(bytes)?),
                     stream,
                 }

@@ -10,6 +10,7 @@ use super::journal::Journal;
 use super::link::Link;
 use crate::cell::GilCell;
 use crate::channel::Want;
+use crate::control::Control;
 use crate::rings::{END, ERROR, Rings, Sweep, corruption};
 use crate::wait::Waits;
 
@@ -32,6 +33,8 @@ pub struct ClientEnds {
     /// Seconds of `stall_timeout` and `event_timeout`, and bytes of `max_worker_memory`, which the
     /// supervisor keeps.
     pub(super) budgets: (Option<f64>, Option<f64>, Option<u64>),
+    /// The function is kept, and outlives this stream, unless its input is ended.
+    pub(super) detaches: AtomicBool,
     pub(super) this: Weak<dyn Sweep>,
     pub(super) name: String,
 }
@@ -300,6 +303,25 @@ impl ClientEnds {
         self.let_go(py, left);
         self.waits.wake(py);
         Ok(failure)
+    }
+
+    /// See [`Channel::detach`](crate::channel::Channel::detach).
+    pub(super) fn detach(&self, py: Python<'_>) -> PyResult<bool> {
+        if !self.flush_backlog(py)? {
+            return Ok(false);
+        }
+        let place = self.ends.with(py, |ends| {
+            if let Some(rings) = &mut ends.rings {
+                rings.producer.publish();
+            }
+            let place = &ends.place;
+            (place.link.clone(), place.slot, place.number)
+        })?;
+        let (link, slot, stream) = place;
+        if !link.dead.load(Relaxed) {
+            link.tell(py, &Control::Detach { slot, stream })?;
+        }
+        Ok(true)
     }
 
     /// Whether somebody has to have an eye on its worker.

@@ -359,7 +359,7 @@ impl Link {
     }
 
     /// Tells something that can wait until the worker is awake, or is woken for something else.
-    fn mention(&self, py: Python<'_>, message: &Control) -> PyResult<()> {
+    pub(super) fn mention(&self, py: Python<'_>, message: &Control) -> PyResult<()> {
         self.post(py, message)?;
         self.end.note(control::SLOT);
         if self

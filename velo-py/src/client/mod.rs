@@ -21,7 +21,7 @@ use velo_shm::{Consumer, Limits, LinkEnd, Producer};
 
 use crate::cell::GilCell;
 use crate::channel::{Channel, WhenFull};
-use crate::control::{self, Control};
+use crate::control::{self, Control, KEY_LEN};
 use crate::errors;
 use crate::rings::Rings;
 use crate::state::StreamCore;
@@ -229,7 +229,8 @@ impl ClientLink {
     /// Opens a stream of `function`. None when the link has been retired: use another.
     ///
     /// `keep` is `(limit, has_state, max_restarts, recover)` for one that outlives its worker:
-    /// `recover(recovery, error, poison)` is called when that dies.
+    /// `recover(recovery, error, poison)` is called when that dies. It is `(key, grant, timeout)` for
+    /// one that attaches to what is kept under a key, and outlives this stream.
     #[pyo3(signature = (event_loop, function, limits, name, keep=None))]
     fn open(
         &self,
@@ -238,8 +239,21 @@ impl ClientLink {
         function: u64,
         limits: (u32, u64, String, Option<f64>, Option<f64>, Option<u64>),
         name: String,
-        keep: Option<(usize, bool, u32, Py<PyAny>)>,
+        keep: Option<Keep>,
     ) -> PyResult<Option<Opened>> {
+        let (keep, attaches) = match keep {
+            Some(Keep::Journal(terms)) => (Some(terms), None),
+            Some(Keep::Key((key, grant, timeout))) => {
+                let timeout_ms = milliseconds(timeout);
+                let keep = Control::Keep {
+                    key,
+                    grant,
+                    timeout_ms,
+                };
+                (None, Some(keep))
+            }
+            None => (None, None),
+        };
         let (buffer, max_bytes, full, stall, event, memory) = limits;
         let budgets = (stall, event, memory);
         let full: WhenFull = full.parse()?;
@@ -298,11 +312,15 @@ impl ClientLink {
             patient: AtomicBool::new(false),
             left: AtomicU32::new(0),
             orphaned: AtomicBool::new(false),
+            detaches: AtomicBool::new(attaches.is_some()),
             budgets,
             this: this.clone(),
             name: name.clone(),
         });
         self.link.adopt(py, slot, &shared)?;
+        if let Some(keep) = &attaches {
+            self.link.mention(py, keep)?;
+        }
         self.link.tell_soon(py, &open)?;
         if self.link.dead.load(Relaxed) {
             // It turned out to be broken: the stream begins on another one.
@@ -462,6 +480,13 @@ impl ClientLink {
     }
 }
 
+/// What of a stream outlives something; see `ClientLink.open`.
+#[derive(FromPyObject)]
+enum Keep {
+    Journal((usize, bool, u32, Py<PyAny>)),
+    Key(([u8; KEY_LEN], u64, Option<f64>)),
+}
+
 /// A limit as it travels: 0 for none.
 fn milliseconds(seconds: Option<f64>) -> u64 {
     seconds.map_or(0, |seconds| ((seconds * 1000.0).ceil() as u64).max(1))
@@ -494,6 +519,7 @@ impl CancelStream {
             stream.fail(py, errors::closed("the stream function was cancelled"));
         }
         match open && !link.dead.load(Relaxed) {
+            true if stream.detaches.load(Relaxed) => stream.detach(py).map(drop),
             true => link.tell(py, &Control::Cancel { slot }),
             false => Ok(()),
         }

@@ -304,8 +304,14 @@ impl RingChannel {
         })
     }
 
+    /// See [`Channel::detach`].
+    pub fn detach(&self, py: Python<'_>) -> PyResult<bool> {
+        self.shared.detach(py)
+    }
+
     /// See [`Channel::end_input`].
     pub fn end_input(&self, py: Python<'_>) -> PyResult<Offer> {
+        self.shared.detaches.store(false, Relaxed);
         if !self.shared.flush_backlog(py)? {
             return Ok(Offer::Full);
         }

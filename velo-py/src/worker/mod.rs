@@ -20,9 +20,9 @@ use crate::cell::GilCell;
 use crate::control::{self, Control, Unsent};
 use crate::errors;
 use crate::function::StreamPort;
-use crate::port::Port;
+use crate::kept::{Half, Kept, KeptPort};
+use crate::port::{FunctionSide, Port};
 use crate::rings::Rings;
-use crate::wait::Wait;
 use port::Ends;
 pub use port::RingPort;
 pub use watch::LinkWatch;
@@ -127,52 +127,56 @@ impl WorkerLink {
         budgets: (Option<f64>, Option<f64>),
         name: String,
     ) -> PyResult<StreamPort> {
-        let (slot, stream) = place;
-        let (buffer, max_bytes, drops, recovers, restored) = limits;
-        let limits = Limits {
-            events: buffer,
-            bytes: max_bytes,
-        };
-        let (producer, consumer) = self
-            .link
-            .end
-            .open_slot(slot, limits)
-            .map_err(|error| errors::corrupted(format!("cannot open slot {slot}: {error}")))?;
-        let port = Arc::new_cyclic(|this: &Weak<RingPort>| RingPort {
-            ends: GilCell::new(Ends {
-                rings: Some(Rings::new(producer, consumer, max_bytes)),
-                current: None,
-                input_ended: false,
-                asked: false,
-                cancelled: false,
-                ended_by: None,
-                unsent_end: None,
-                drops,
-                recovers,
-                restored,
-                saving: None,
-                unsaved: None,
-            }),
-            link: self.link.clone(),
-            slot,
-            number: stream,
-            event: Wait::default(),
-            space: Wait::default(),
-            event_loop,
-            this: this.clone(),
-            aside: GilCell::default(),
-            held: GilCell::default(),
-            counted: AtomicBool::new(true),
-            parked: GilCell::default(),
-        });
-        self.link
-            .state
-            .with(py, |state| state.ports.insert(slot, port.clone()))?;
-        port::one_more();
+        let function = Arc::default();
+        let port = self.port_at(py, event_loop, place, limits, function, false)?;
         let port = Port::Ring(port);
         let (stall, event) = budgets;
         let budget = Budget::new(name, &port, stall, event);
         Ok(StreamPort::new(port, budget))
+    }
+
+    /// As `open`, for a function that is kept: `tell(over, error)` is called when an attachment is
+    /// over, or the function. Returns what keeps it, too.
+    fn keep(
+        &self,
+        py: Python<'_>,
+        event_loop: Py<PyAny>,
+        place: (u32, u64),
+        limits: (u32, u64, bool, bool, bool),
+        terms: ((Option<f64>, Option<f64>), String),
+        tell: Py<PyAny>,
+    ) -> PyResult<(StreamPort, Kept)> {
+        let ((stall, event), name) = terms;
+        let function: Arc<FunctionSide> = Arc::default();
+        let event_loop_of = || event_loop.clone_ref(py);
+        let port = self.port_at(py, event_loop_of(), place, limits, function.clone(), true)?;
+        let kept = KeptPort::new(Half::Ring(port), function, event_loop_of(), tell);
+        let kept = Arc::new(kept);
+        let port = Port::Kept(kept.clone(), false);
+        let budget = Budget::new(name, &port, stall, event);
+        Ok((StreamPort::new(port, budget), Kept::in_worker(kept)))
+    }
+
+    /// Attaches the client to a function that is kept, and parked.
+    fn attach(
+        &self,
+        py: Python<'_>,
+        kept: &Kept,
+        place: (u32, u64),
+        limits: (u32, u64, bool, bool, bool),
+    ) -> PyResult<()> {
+        let port = &kept.port;
+        let (event_loop, function) = (port.event_loop().clone_ref(py), port.function().clone());
+        let half = self.port_at(py, event_loop, place, limits, function, true)?;
+        port.attach(py, Half::Ring(half))
+    }
+
+    /// The client lets go of a kept function, if it is the one that is attached.
+    fn detach(&self, py: Python<'_>, kept: &Kept, place: (u32, u64)) -> PyResult<bool> {
+        match self.known(py, place) {
+            Some(port) => kept.port.leave(py, Some(&Half::Ring(port))),
+            None => Ok(false), // it has ended
+        }
     }
 
     /// Lets no more streams in unless one is open; whether that is done.
@@ -222,6 +226,65 @@ impl WorkerLink {
 }
 
 impl WorkerLink {
+    /// The port of a stream that the client has opened.
+    fn port_at(
+        &self,
+        py: Python<'_>,
+        event_loop: Py<PyAny>,
+        place: (u32, u64),
+        limits: (u32, u64, bool, bool, bool),
+        function: Arc<FunctionSide>,
+        kept: bool,
+    ) -> PyResult<Arc<RingPort>> {
+        let (slot, stream) = place;
+        let (buffer, max_bytes, drops, recovers, restored) = limits;
+        let limits = Limits {
+            events: buffer,
+            bytes: max_bytes,
+        };
+        let (producer, consumer) = self
+            .link
+            .end
+            .open_slot(slot, limits)
+            .map_err(|error| errors::corrupted(format!("cannot open slot {slot}: {error}")))?;
+        let port = Arc::new_cyclic(|this: &Weak<RingPort>| RingPort {
+            ends: GilCell::new(Ends {
+                rings: Some(Rings::new(producer, consumer, max_bytes)),
+                current: None,
+                input_ended: false,
+                asked: false,
+                cancelled: false,
+                ended_by: None,
+                unsent_end: None,
+                drops,
+                recovers,
+                restored,
+                saving: None,
+                unsaved: None,
+            }),
+            link: self.link.clone(),
+            slot,
+            number: stream,
+            function,
+            kept,
+            event_loop,
+            this: this.clone(),
+            held: GilCell::default(),
+            counted: AtomicBool::new(true),
+        });
+        self.link
+            .state
+            .with(py, |state| state.ports.insert(slot, port.clone()))?;
+        port::one_more();
+        Ok(port)
+    }
+
+    /// The port that the client has opened under this number, if it is there.
+    fn known(&self, py: Python<'_>, (slot, stream): (u32, u64)) -> Option<Arc<RingPort>> {
+        let port = self.link.port(py, slot);
+        port.filter(|port| port.number == stream)
+    }
+
     fn read_control<'py>(
         &self,
         py: Python<'py>,
@@ -254,6 +317,17 @@ impl WorkerLink {
                     let limits = (buffer, max_bytes, drops, recovers, restored);
                     let budgets = (seconds(stall_ms), seconds(event_ms));
                     ("open", (slot, stream), function, limits, budgets, name).into_pyobject(py)?
+                }
+                Some(Control::Keep {
+                    key,
+                    grant,
+                    timeout_ms,
+                }) => {
+                    let key = PyBytes::new(py, &key);
+                    ("keep", key, grant, seconds(timeout_ms)).into_pyobject(py)?
+                }
+                Some(Control::Detach { slot, stream }) => {
+                    ("detach_kept", slot, stream).into_pyobject(py)?
                 }
                 Some(Control::Levels { packed }) => {
                     ("levels", PyBytes::new(py, &packed)).into_pyobject(py)?

@@ -11,15 +11,14 @@ use velo_shm::{Allowance, ticks};
 use super::Link;
 use super::held::Held;
 use super::saving::Saving;
-use crate::aside::Aside;
 use crate::cell::GilCell;
 use crate::channel::Offer;
 use crate::codec::{VecOut, codec};
 use crate::control::Control;
 use crate::errors;
-use crate::port::Next;
+use crate::port::{FunctionSide, Next};
 use crate::rings::{END, ERROR, Hold, ITEM, Rings, Sweep, corruption, spin};
-use crate::wait::{Wait, complete};
+use crate::wait::Wait;
 
 /// Streams whose functions have not ended, of all links of this worker.
 static OPEN: AtomicUsize = AtomicUsize::new(0);
@@ -36,18 +35,15 @@ pub struct RingPort {
     pub(super) slot: u32,
     /// The client's number of the stream.
     pub(super) number: u64,
-    pub(super) event: Wait,
-    pub(super) space: Wait,
+    pub(super) function: Arc<FunctionSide>,
+    /// The function is a kept stream's, and goes on without this port.
+    pub(super) kept: bool,
     pub(super) event_loop: Py<PyAny>,
     pub(super) this: Weak<dyn Sweep>,
-    /// Steps the function at once when the worker was woken for it. None before and after it runs.
-    pub(super) aside: GilCell<Option<Arc<Aside>>>,
     /// Its slow steps.
     pub(super) held: GilCell<Held>,
     /// It is one of `OPEN`.
     pub(super) counted: AtomicBool,
-    /// What the function's task sleeps on while the function is stepped aside.
-    pub(super) parked: GilCell<Option<Py<PyAny>>>,
 }
 
 pub struct Ends {
@@ -81,10 +77,7 @@ impl RingPort {
     pub fn next_event(&self, py: Python<'_>) -> PyResult<Next> {
         let codec = codec(py)?;
         self.ends.with(py, |ends| {
-            if !std::mem::replace(&mut ends.asked, true) {
-                let (slot, stream) = (self.slot, self.number);
-                self.link.tell(py, &Control::Asked { slot, stream })?;
-            }
+            self.ask(py, ends)?;
             let Some(rings) = ends.rings.as_mut() else {
                 return Ok(Next::Ended);
             };
@@ -197,11 +190,7 @@ impl RingPort {
         if there {
             return Ok(None);
         }
-        if let Some(parked) = self.parked.with(py, Option::take)? {
-            self.event.resume(py, parked.clone_ref(py))?;
-            return Ok(Some(parked));
-        }
-        self.event.start(self.event_loop.bind(py)).map(Some)
+        self.function.wait_event(py, &self.event_loop).map(Some)
     }
 
     /// The loop that the function runs in.
@@ -211,7 +200,7 @@ impl RingPort {
 
     /// Where the function waits for an event.
     pub fn event_wait(&self) -> &Wait {
-        &self.event
+        &self.function.event
     }
 
     /// See [`Port::push`].
@@ -256,25 +245,32 @@ impl RingPort {
 
     /// See [`Port::wait_space`].
     pub fn wait_space(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
-        let future = self.space.start(self.event_loop.bind(py))?;
+        let space = &self.function.space;
+        let future = space.start(self.event_loop.bind(py))?;
         let there = self.ends.with(py, |ends| match ends.rings.as_mut() {
             Some(rings) => rings.has_space(),
             None => Ok(true),
         })??;
         if there {
-            self.space.clear(py);
+            space.clear(py);
         }
         Ok((!there).then_some(future))
     }
 
     /// Where the function waits for room.
     pub fn space_wait(&self) -> &Wait {
-        &self.space
+        &self.function.space
     }
 
     /// See [`Port::finish`].
     pub fn finish(&self, py: Python<'_>, outcome: Result<(), PyErr>) {
-        self.detach(py);
+        self.function.forget_steps(py);
+        self.end(py, outcome);
+    }
+
+    /// The client sees the end after the last result.
+    pub fn end(&self, py: Python<'_>, outcome: Result<(), PyErr>) {
+        self.uncount();
         let ended_by = self.ends.with(py, |ends| ends.ended_by.take());
         let outcome = match ended_by.ok().flatten() {
             Some(why) => Err(errors::closed(why)),
@@ -318,10 +314,8 @@ impl RingPort {
             ends.send_state()
         });
         self.flush(py); // also gives back what views held that were dropped meanwhile
-        self.space.wake(py);
-        if let Err(error) = self.go_on(py) {
-            error.write_unraisable(py, None); // its task goes on all the same
-        }
+        self.function.space.wake(py);
+        self.function.go_on(py);
     }
 
     /// The function's state is made of what another worker left of it, if there was one before.
@@ -342,7 +336,7 @@ impl RingPort {
 
     /// The client wants a snapshot: now, if the function waits for an event.
     pub(super) fn snapshot(&self, py: Python<'_>) -> PyResult<()> {
-        let waits = self.event.is_waiting(py);
+        let waits = self.function.event.is_waiting(py);
         let saved = self.ends.with(py, |ends| {
             let (Some(rings), Some(saving)) = (&mut ends.rings, &mut ends.saving) else {
                 return Ok(());
@@ -357,53 +351,49 @@ impl RingPort {
         if let Err(error) = saved {
             // Whoever waits for the next event learns why there is none.
             self.ends.with(py, |ends| ends.unsaved = Some(error))?;
-            self.event.wake(py);
+            self.function.event.wake(py);
         }
         Ok(())
     }
 
-    /// The function may be stepped so.
-    pub fn attach(&self, py: Python<'_>, aside: Aside) -> PyResult<()> {
-        let here = self.ends.with(py, |ends| ends.rings.is_some())?;
-        if here {
-            self.aside
-                .with(py, |place| *place = Some(Arc::new(aside)))?;
+    /// What it has of its function.
+    pub fn function(&self) -> &Arc<FunctionSide> {
+        &self.function
+    }
+
+    /// Whether the client uses the rings no more.
+    pub fn is_closed(&self, py: Python<'_>) -> bool {
+        let closed = |ends: &mut Ends| ends.rings.is_none();
+        self.ends.with(py, closed).unwrap_or(false)
+    }
+
+    /// Whether the function is done with all that the client has sent, and may yet be sent more.
+    pub fn is_at_rest(&self, py: Python<'_>) -> PyResult<bool> {
+        Ok(self.ends.with(py, |ends| match ends.rings.as_mut() {
+            Some(rings) => {
+                ends.current.is_none() && !ends.input_ended && !rings.consumer.has_data()
+            }
+            None => true,
+        })?)
+    }
+
+    /// The function has asked for an event before this port was there.
+    pub fn asked(&self, py: Python<'_>) -> PyResult<()> {
+        self.ends.with(py, |ends| self.ask(py, ends))?
+    }
+
+    fn ask(&self, py: Python<'_>, ends: &mut Ends) -> PyResult<()> {
+        if !std::mem::replace(&mut ends.asked, true) {
+            let (slot, stream) = (self.slot, self.number);
+            self.link.tell(py, &Control::Asked { slot, stream })?;
         }
         Ok(())
     }
 
-    /// Runs the function right now, if it is new.
-    pub fn begin(&self, py: Python<'_>) -> PyResult<()> {
-        match self.aside.with(py, |place| place.clone())? {
-            Some(aside) => aside.step(py),
-            None => Ok(()),
-        }
-    }
-
-    /// Lets the function look for events: right now, if it waits for nothing else.
-    fn go_on(&self, py: Python<'_>) -> PyResult<()> {
-        let Some(aside) = self.aside.with(py, |place| place.clone())? else {
-            self.event.wake(py);
-            return Ok(());
-        };
-        let Some(future) = self.event.park(py) else {
-            return Ok(()); // it does not wait, or another task does so for it
-        };
-        self.parked
-            .with(py, |place| *place = Some(future.clone_ref(py)))?;
-        let stepped = aside.step_parked(py, &future);
-        // Unless the function waits on it again, its task has to see what it waits for now.
-        if let Some(parked) = self.parked.with(py, Option::take)? {
-            complete(parked.bind(py));
-        }
-        stepped
-    }
-
-    fn detach(&self, py: Python<'_>) {
+    fn uncount(&self) {
         if self.counted.swap(false, Relaxed) {
             OPEN.fetch_sub(1, Relaxed);
         }
-        drop(self.aside.with(py, Option::take));
     }
 
     pub(super) fn cancel(&self, py: Python<'_>) {
@@ -437,9 +427,12 @@ impl RingPort {
     /// The client has seen the end: the slot is given back once the last view of it is gone.
     pub(super) fn close(&self, py: Python<'_>) {
         let _ = self.ends.with(py, |ends| ends.rings = None);
-        self.detach(py);
-        self.event.wake(py);
-        self.space.wake(py);
+        self.uncount();
+        if !self.kept {
+            self.function.forget_steps(py);
+        }
+        self.function.event.wake(py);
+        self.function.space.wake(py);
     }
 }
 
