@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 
 from velo import _core, _life, _logs, _oom, _recovery, _slow, _supervisors
 from velo._config import StreamConfig
+from velo._grants import Grants
 from velo._reference import Reference, import_paths
 from velo.errors import PoolError, RingCorrupted, StallWarning, WorkerDied
 
@@ -144,6 +145,7 @@ class Client:
         self._preloaded: set[str] = set()
         self._checking = False
         self._tasks: set[asyncio.Task[None]] = set()
+        self.grants = Grants(self)
         # The link that streams are leaving right now, while they are told to.
         self.left: _Link | None = None
 
@@ -294,12 +296,13 @@ class Client:
         function: Reference,
         config: StreamConfig,
         name: str,
+        kept: tuple[bytes, int, float | None] | None = None,
     ) -> _core.Opened | None:
         self._set_levels(link)
         max_bytes = 1 << (config.max_bytes - 1).bit_length()  # rings are powers of two
         budgets = (config.stall_timeout, config.event_timeout, config.max_worker_memory)
         limits = (config.buffer, max_bytes, config.full, *budgets)
-        keep = _recovery.keep(self, function, config)
+        keep = kept or _recovery.keep(self, function, config)
         opened = link.end.open(loop, function.number, limits, name, keep)
         if opened is None:
             self._let_go(link)
@@ -542,6 +545,15 @@ class Client:
     def _on_refused(self, request: int, why: str | None) -> None:
         self._answer(request, None if why is None else PoolError(f"no worker process: {why}"))
 
+    def _on_key_granted(self, request: int, link: int, grant: int, fresh: bool) -> None:
+        self.grants.granted(request, link, grant, fresh)
+
+    def _on_key_refused(self, request: int, why: str | None) -> None:
+        self.grants.refused(request, why)
+
+    def _on_key_gone(self, request: int) -> None:
+        self.grants.gone(request)
+
     def _on_not_preloaded(self, module: str, why: str) -> None:
         if module in self._preloaded:
             warnings.warn(
@@ -648,6 +660,7 @@ class Client:
             self._on_died(link.number, (link.worker, link.pid), (None, None), "nothing", None, "")
         for request in list(self._requests):
             self._answer(request, PoolError(why))
+        self.grants.lost(PoolError(why))
 
     def _on_left(self) -> None:
         """Go on without a standalone supervisor: its workers serve the links that there are."""
@@ -662,6 +675,7 @@ class Client:
             self._links[link.number] = link
         for request in list(self._requests):
             self._answer(request, None)
+        self.grants.lost(None)
 
     def _watch_process(self, link: _Link) -> None:
         """Learn of the death of a worker whose supervisor is gone."""

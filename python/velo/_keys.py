@@ -9,35 +9,45 @@ from __future__ import annotations
 import asyncio
 import functools
 import hashlib
-import logging
 import weakref
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from velo import _core
+from velo._grants import Taken
 from velo._reference import describe, import_path
 from velo._stream import Stream
-from velo.errors import StreamBusy, StreamClosed
+from velo._remote import log_failure
+from velo.errors import StreamBusy
 
 if TYPE_CHECKING:
+    from velo._config import StreamConfig
     from velo._function import Key, StreamFn
 
 __all__ = ["Attachment", "Keeping"]
 
+# What a stream is made of, and what is to be called when its end was seen.
+_Opened = tuple[_core.Opened, Callable[[], None]]
+
 In = TypeVar("In")
 Out = TypeVar("Out")
-
-_log = logging.getLogger("velo")
-
 
 class Attachment(Stream[In, Out], Generic[In, Out]):
     """A user's stream on one that is kept: closing it detaches it."""
 
-    __slots__ = ("_ends", "_why")
+    __slots__ = ("_ends", "_left", "_why")
 
-    def __init__(self, opened: _core.Opened, name: str, keeping: Keeping, key: Key) -> None:
-        super().__init__(opened, name, keeping.config, asyncio.get_running_loop(), _nothing)
+    def __init__(
+        self,
+        opened: _core.Opened,
+        name: str,
+        config: StreamConfig,
+        key: Key,
+        left: Callable[[], None],
+    ) -> None:
+        super().__init__(opened, name, config, asyncio.get_running_loop(), _nothing)
+        self._left = left
         self._why = f"detached from key `{key}`"
         self._ends = False
 
@@ -67,6 +77,11 @@ class Attachment(Stream[In, Out], Generic[In, Out]):
         if not self._over:
             self._cancel()
 
+    def _give_back(self) -> None:
+        if self._over and not self._released:
+            self._left()
+        super()._give_back()
+
 
 class Keeping:
     """How the streams of one stream function are kept.
@@ -88,12 +103,26 @@ class Keeping:
     async def open(self, key: Key) -> Attachment[Any, Any]:
         """Attach to what is kept under `key`, or open it."""
         name = f"{self._fn._name}-{next(self._fn._numbers)}"
-        opened = await self._open_inline(key, name)
+        inline = self.config.mode == "inline"
+        opened, left = await (self._open_inline if inline else self._open_in_worker)(key, name)
         self._fn._ledger.enter(opened)
-        stream: Attachment[Any, Any] = Attachment(opened, name, self, key)
+        stream: Attachment[Any, Any] = Attachment(opened, name, self.config, key, left)
         return stream
 
-    async def _open_inline(self, key: Key, name: str) -> _core.Opened:
+    async def _open_in_worker(self, key: Key, name: str) -> _Opened:
+        from velo._client import client_of
+
+        fn = self._fn
+        client = client_of(asyncio.get_running_loop(), self.config.supervisor)
+        name_of_key = hashlib.sha256(self._identity + encode(key)).digest()
+        try:
+            return await client.grants.open(
+                name_of_key, fn._reference, fn.config, name, fn._take_place
+            )
+        except Taken:
+            raise busy(fn, key) from None
+
+    async def _open_inline(self, key: Key, name: str) -> _Opened:
         loop = asyncio.get_running_loop()
         place = (self._local_identity, encode(key))
         entries = _entries.get(loop)
@@ -104,10 +133,14 @@ class Keeping:
             entry = entries[place] = _Entry(loop, entries, place)
         await entry.take(self._fn, key)
         try:
-            return await entry.attach(self._fn, name)
+            return await entry.attach(self._fn, name), _nothing
         except BaseException:
             entry.give_back()
             raise
+
+    @functools.cached_property
+    def _identity(self) -> bytes:
+        return _tagged(b"f", _described(describe(self._fn._function)))
 
     @functools.cached_property
     def _local_identity(self) -> Any:
@@ -239,12 +272,6 @@ def _tell(entry_of: weakref.ref[_Entry], over: bool, error: BaseException | None
         entry.tell(over, error)
 
 
-def log_failure(error: BaseException) -> None:
-    """Say what a function raised while nobody was attached who could get it."""
-    if not isinstance(error, StreamClosed):  # it was cancelled: its event loop ends
-        _log.error("a stream failed while nobody was attached to it", exc_info=error)
-
-
 def busy(fn: StreamFn[Any, Any], key: Key) -> StreamBusy:
     """Return the error for a key that somebody is attached to."""
     return StreamBusy(
@@ -276,11 +303,6 @@ def encode(key: Key) -> bytes:
 
 def _tagged(tag: bytes, what: bytes) -> bytes:
     return tag + str(len(what)).encode() + b":" + what
-
-
-def digest(function: Any, key: Key) -> bytes:
-    """Return what a supervisor knows a key of a function by: 32 bytes."""
-    return hashlib.sha256(_tagged(b"f", _described(describe(function))) + encode(key)).digest()
 
 
 def _described(described: tuple[str, Any]) -> bytes:

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import pickle
 import traceback
 from collections.abc import Callable
 from typing import Any
 
-from velo.errors import RemoteError
+from velo.errors import RemoteError, StreamClosed
 
 # Called with each exception that is packed, if it is set.
 note: Callable[[BaseException], object] | None = None
 
+_log = logging.getLogger("velo")
+
 Packed = tuple[bytes | None, str, str, str, tuple[str, ...]]
+
+
+def log_failure(error: BaseException) -> None:
+    """Say what a function raised while nobody was attached to its stream who could get it."""
+    if not isinstance(error, StreamClosed):  # it was cancelled: its event loop ends
+        _log.error("a stream failed while nobody was attached to it", exc_info=error)
 
 
 def pack(error: BaseException, longest: int) -> Packed:

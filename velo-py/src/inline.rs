@@ -353,7 +353,10 @@ impl InlineStream {
 
     /// See [`Port::wait_event`](crate::port::Port::wait_event).
     pub fn wait_event(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
-        self.function.event.start(self.event_loop.bind(py)).map(Some)
+        self.function
+            .event
+            .start(self.event_loop.bind(py))
+            .map(Some)
     }
 
     /// The loop that the function runs in.
@@ -390,7 +393,10 @@ impl InlineStream {
 
     /// See [`Port::wait_space`](crate::port::Port::wait_space).
     pub fn wait_space(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
-        self.function.space.start(self.event_loop.bind(py)).map(Some)
+        self.function
+            .space
+            .start(self.event_loop.bind(py))
+            .map(Some)
     }
 
     /// Where the function waits for room.

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use pyo3::exceptions::{PyConnectionError, PyOSError};
 use pyo3::prelude::*;
-use pyo3::types::PyTuple;
+use pyo3::types::{PyBytes, PyTuple};
 use velo_supervisor::{
-    Client, ClientEvent, EmbeddedOptions, Exit, LinkId, Order, Question, Ran, Refusal, Seat,
-    SeatEvent, SupervisorError, embedded, zygote,
+    Client, ClientEvent, EmbeddedOptions, Exit, Key, KeyRefusal, LinkId, Order, Question, Ran,
+    Refusal, RequestId, Seat, SeatEvent, SupervisorError, embedded, zygote,
 };
 
 use crate::client::ClientLink;
@@ -123,6 +123,23 @@ impl SupervisorClient {
     /// Asks for the last lines of the supervisor's log, and with `follow` for all that come.
     fn logs(&self, follow: bool) -> PyResult<()> {
         self.order(Order::Logs { follow })
+    }
+
+    /// Asks to be attached to what is kept under a key. Returns the number of the request.
+    fn acquire_key(&self, key: [u8; 32], max_workers: u32, wait: bool) -> PyResult<u64> {
+        let request = self.lock().acquire_key(Key(key), max_workers, wait);
+        Ok(request.map_err(pool_error)?.0)
+    }
+
+    /// Withdraws a request for a key.
+    fn release_key(&self, request: u64, key: [u8; 32]) -> PyResult<()> {
+        let released = self.lock().release_key(RequestId(request), Key(key));
+        released.map_err(pool_error)
+    }
+
+    /// Says that the end of an attachment was seen.
+    fn left_key(&self, key: [u8; 32], grant: u64) -> PyResult<()> {
+        self.lock().left_key(Key(key), grant).map_err(pool_error)
     }
 
     /// Gives a link back.
@@ -238,6 +255,20 @@ fn client_event(py: Python<'_>, event: ClientEvent) -> PyResult<Bound<'_, PyTupl
             ("looked", text).into_pyobject(py)
         }
         ClientEvent::Log(lines) => ("log", lines).into_pyobject(py),
+        ClientEvent::KeyGranted {
+            request,
+            link,
+            grant,
+            fresh,
+        } => ("key_granted", request.0, link.0, grant, fresh).into_pyobject(py),
+        ClientEvent::KeyRefused { request, reason } => {
+            let why = match reason {
+                KeyRefusal::Taken => None,
+                KeyRefusal::Failed(why) => Some(why),
+            };
+            ("key_refused", request.0, why).into_pyobject(py)
+        }
+        ClientEvent::KeyGone { request } => ("key_gone", request.0).into_pyobject(py),
         ClientEvent::Done => ("done",).into_pyobject(py),
         ClientEvent::Unable(why) => ("unable", why).into_pyobject(py),
         ClientEvent::Lost => ("lost",).into_pyobject(py),
@@ -385,6 +416,10 @@ impl WorkerSeat {
                     Question::End { stream, why } => ("end", ask, stream, why).into_pyobject(py),
                 },
                 SeatEvent::Drain => ("drain",).into_pyobject(py),
+                SeatEvent::ReleaseKey { key, grant } => {
+                    ("release_key", PyBytes::new(py, &key.0), grant).into_pyobject(py)
+                }
+                SeatEvent::Retire => ("retire",).into_pyobject(py),
                 SeatEvent::Lost => ("lost",).into_pyobject(py),
                 SeatEvent::Orphaned => ("orphaned",).into_pyobject(py),
             })
@@ -424,6 +459,12 @@ impl WorkerSeat {
     /// The longest answer, in bytes.
     #[classattr]
     const MOST_TOLD: usize = Seat::MOST_TOLD;
+
+    /// Tells the supervisor that an attachment is over, and whether its function goes on.
+    fn key_free(&self, key: [u8; 32], grant: u64, live: bool) -> PyResult<()> {
+        let told = self.lock().key_free(Key(key), grant, live);
+        told.map_err(pool_error)
+    }
 
     /// Tells the supervisor that a detached link is not used any more.
     fn detached(&self, link: u64) -> PyResult<()> {

@@ -15,8 +15,8 @@ use crate::fds::{InChild, TrackedFd};
 use crate::link;
 use crate::peer;
 use crate::protocol::{
-    Exit, FromClient, Killed, LinkId, Order, PROTOCOL_VERSION, Ran, Refusal, RequestId, Status,
-    ToClient, Welcome, WorkerInfo, WorkerLook,
+    Exit, FromClient, Key, KeyRefusal, Killed, LinkId, Order, PROTOCOL_VERSION, Ran, Refusal,
+    RequestId, Status, ToClient, Welcome, WorkerInfo, WorkerLook,
 };
 use crate::transport::{Channel, Received, TransportError};
 
@@ -100,6 +100,30 @@ pub enum ClientEvent {
     Done,
     /// The supervisor cannot obey an [`Order`], and says why.
     Unable(String),
+    /// A request for a key is met. What is opened on the link under this key and grant, at once, is
+    /// attached to what is kept there.
+    KeyGranted {
+        /// The request.
+        request: RequestId,
+        /// The link to the worker that has it.
+        link: LinkId,
+        /// The number of this attachment.
+        grant: u64,
+        /// Nothing was kept there before.
+        fresh: bool,
+    },
+    /// A request for a key is not met.
+    KeyRefused {
+        /// The request.
+        request: RequestId,
+        /// Why not.
+        reason: KeyRefusal,
+    },
+    /// What was begun by a request for a key, which was `fresh`, has ended.
+    KeyGone {
+        /// The request.
+        request: RequestId,
+    },
     /// The supervisor is gone. Said once. Workers of an embedded one are gone with it; those of a
     /// standalone one serve the links that there are until nobody uses them.
     Lost,
@@ -168,6 +192,50 @@ impl Client {
         })?;
         self.next_request += 1;
         Ok(request)
+    }
+
+    /// Asks to be attached to what is kept under a key: at once if nobody is, else in line (`wait`) or
+    /// not at all. The answer is a [`ClientEvent::KeyGranted`] or a [`ClientEvent::KeyRefused`] with
+    /// the same id. Before it comes a [`ClientEvent::Link`] if this client has none to the worker.
+    ///
+    /// # Errors
+    ///
+    /// [`SupervisorError::Lost`] when the supervisor is gone.
+    pub fn acquire_key(
+        &mut self,
+        key: Key,
+        max_workers: u32,
+        wait: bool,
+    ) -> Result<RequestId, SupervisorError> {
+        let request = RequestId(self.next_request);
+        self.send(&FromClient::AcquireKey {
+            request,
+            key,
+            max_workers,
+            wait,
+        })?;
+        self.next_request += 1;
+        Ok(request)
+    }
+
+    /// Withdraws a request for a key, whether it waits or was granted; not once a stream was opened
+    /// with its grant, which the worker ends.
+    ///
+    /// # Errors
+    ///
+    /// [`SupervisorError::Lost`] when the supervisor is gone.
+    pub fn release_key(&mut self, request: RequestId, key: Key) -> Result<(), SupervisorError> {
+        self.send(&FromClient::ReleaseKey { request, key })
+    }
+
+    /// Says that the end of an attachment was seen: whoever asks for the key from here on does not
+    /// find it taken, although the worker's word may still be on its way.
+    ///
+    /// # Errors
+    ///
+    /// [`SupervisorError::Lost`] when the supervisor is gone.
+    pub fn left_key(&mut self, key: Key, grant: u64) -> Result<(), SupervisorError> {
+        self.send(&FromClient::LeftKey { key, grant })
     }
 
     /// Gives a link back. Streams that are still open on it are cancelled by the worker. A link that
@@ -335,6 +403,21 @@ impl Client {
                         ToClient::Log { lines } => ClientEvent::Log(lines),
                         ToClient::Done => ClientEvent::Done,
                         ToClient::Unable { why } => ClientEvent::Unable(why),
+                        ToClient::KeyGranted {
+                            request,
+                            link,
+                            grant,
+                            fresh,
+                        } => ClientEvent::KeyGranted {
+                            request,
+                            link,
+                            grant,
+                            fresh,
+                        },
+                        ToClient::KeyRefused { request, reason } => {
+                            ClientEvent::KeyRefused { request, reason }
+                        }
+                        ToClient::KeyGone { request } => ClientEvent::KeyGone { request },
                     };
                     events.push(event);
                 }

@@ -62,8 +62,9 @@ pub use error::{DaemonError, SeatError, SupervisorError, ZygoteError};
 pub use limits::explain;
 pub use options::{DaemonOptions, EmbeddedOptions, LogFormat};
 pub use protocol::{
-    ClientStatus, Exit, Killed, LinkId, LinkLook, Order, PROTOCOL_VERSION, Question, Ran, Refusal,
-    RequestId, Status, StreamLook, Welcome, WorkerInfo, WorkerLook, WorkerStatus,
+    ClientStatus, Exit, Key, KeyRefusal, Killed, LinkId, LinkLook, Order, PROTOCOL_VERSION,
+    Question, Ran, Refusal, RequestId, Status, StreamLook, Welcome, WorkerInfo, WorkerLook,
+    WorkerStatus,
 };
 pub use seat::{ABANDONED_EXIT_CODE, Seat, SeatEvent};
 pub use transport::TransportError;

@@ -24,6 +24,19 @@ pub struct RequestId(pub u64);
 )]
 pub struct LinkId(pub u64);
 
+/// What a stream is kept under: a digest of its function and the user's key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Key(pub [u8; 32]);
+
+/// Why a client was not attached to what is kept under a key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum KeyRefusal {
+    /// Somebody else is, and it did not want to wait.
+    Taken,
+    /// There is no worker for it; the text says why.
+    Failed(String),
+}
+
 /// Which worker process is meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct WorkerInfo {
@@ -373,6 +386,18 @@ pub(crate) enum FromClient {
     },
     /// An order to the supervisor itself.
     Admin(Order),
+    /// Asks to be attached to what is kept under a key, in a worker that may be a new one.
+    AcquireKey {
+        request: RequestId,
+        key: Key,
+        max_workers: u32,
+        /// In line, if somebody is attached; otherwise it is refused.
+        wait: bool,
+    },
+    /// What an `AcquireKey` has asked for is not wanted any more, and was not used.
+    ReleaseKey { request: RequestId, key: Key },
+    /// The attachment with this number has ended, as its worker has told the client.
+    LeftKey { key: Key, grant: u64 },
 }
 
 /// What whoever runs a standalone supervisor may ask of it, on any connection.
@@ -446,6 +471,22 @@ pub(crate) enum ToClient {
     Done,
     /// The order makes no sense here.
     Unable { why: String },
+    /// An `AcquireKey` is met: this client is attached, over a link that it has.
+    KeyGranted {
+        request: RequestId,
+        link: LinkId,
+        /// The number of this attachment.
+        grant: u64,
+        /// Nothing was kept under the key.
+        fresh: bool,
+    },
+    /// An `AcquireKey` is not met.
+    KeyRefused {
+        request: RequestId,
+        reason: KeyRefusal,
+    },
+    /// What was kept since this client was granted `fresh` has ended.
+    KeyGone { request: RequestId },
 }
 
 /// What the zygote is told.
@@ -505,6 +546,11 @@ pub(crate) enum ToWorker {
     Ask { ask: u64, question: Question },
     /// Finish or cancel the streams, then exit with 0.
     Drain,
+    /// Nobody uses the attachment with this number any more: answer with `Key` when it is over, or at
+    /// once if there is none.
+    ReleaseKey { key: Key, grant: u64 },
+    /// Keep nothing any longer than somebody is attached to it.
+    Retire,
 }
 
 /// What a worker says.
@@ -520,4 +566,6 @@ pub(crate) enum FromWorker {
     Detached { link: LinkId },
     /// The answer to a question, as JSON.
     Told { ask: u64, answer: String },
+    /// The attachment with this number is over. What is kept under the key is still there if `live`.
+    Key { key: Key, grant: u64, live: bool },
 }

@@ -370,6 +370,7 @@ impl Reactor {
             }
             FromWorker::Attached { link } => self.pool.attached(now, id, link),
             FromWorker::AttachFailed { link, why } => self.pool.attach_failed(now, id, link, why),
+            FromWorker::Key { key, grant, live } => self.pool.key_free(id, key, grant, live),
             FromWorker::Detached { .. } => self.pool.detached(now, id),
             FromWorker::Told { ask, answer } => self.looks.told(ask, id, answer),
         }

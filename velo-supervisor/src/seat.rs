@@ -18,7 +18,7 @@ use velo_shm::{LinkEnd, Side};
 
 use crate::error::SeatError;
 use crate::link;
-use crate::protocol::{FromWorker, LinkId, Question, ToWorker};
+use crate::protocol::{FromWorker, Key, LinkId, Question, ToWorker};
 use crate::sys;
 use crate::transport::{Channel, Received, TransportError};
 
@@ -75,6 +75,16 @@ pub enum SeatEvent {
     },
     /// Finish or cancel all streams, then exit with 0. There is a bound, and then a signal.
     Drain,
+    /// Nobody uses the attachment with this number any more: say with [`Seat::key_free`] when it is
+    /// over, or at once if there is none.
+    ReleaseKey {
+        /// What it is attached to.
+        key: Key,
+        /// Its number.
+        grant: u64,
+    },
+    /// End the input of whatever is kept under a key as soon as nobody is attached to it.
+    Retire,
     /// The supervisor is gone: exit. The watchdog ends a process that does not.
     Lost,
     /// The supervisor is gone, and this worker outlives it: serve the links that there are until
@@ -182,6 +192,10 @@ impl Seat {
                     events.push(SeatEvent::Ask { ask, question });
                 }
                 Received::Message(ToWorker::Drain, _) => events.push(SeatEvent::Drain),
+                Received::Message(ToWorker::ReleaseKey { key, grant }, _) => {
+                    events.push(SeatEvent::ReleaseKey { key, grant });
+                }
+                Received::Message(ToWorker::Retire, _) => events.push(SeatEvent::Retire),
                 Received::Empty => return Ok(()),
                 Received::Closed => return Err(TransportError::Closed),
             }
@@ -218,6 +232,16 @@ impl Seat {
     /// As [`Seat::detached`], and when the answer is too long.
     pub fn tell(&mut self, ask: u64, answer: String) -> Result<(), SeatError> {
         self.say(&FromWorker::Told { ask, answer })
+    }
+
+    /// Tells the supervisor that an attachment is over, and whether what it was attached to is still
+    /// kept.
+    ///
+    /// # Errors
+    ///
+    /// As [`Seat::detached`].
+    pub fn key_free(&mut self, key: Key, grant: u64, live: bool) -> Result<(), SeatError> {
+        self.say(&FromWorker::Key { key, grant, live })
     }
 
     /// The longest answer, in bytes.

@@ -16,7 +16,7 @@ from velo import _core, _remote, _slow
 from velo._context import stream_name
 from velo._reference import load
 from velo._state import takes_state
-from velo._worker import logs, output, report, window
+from velo._worker import keys, logs, output, report, window
 from velo._worker.selector import LinkSelector
 
 # How long cancelled streams may take to run their `finally` blocks when the worker is to end.
@@ -48,6 +48,8 @@ class Client:
         self.context = contextvars.copy_context()
         self.context.run(logs.link_of_stream.set, link)
         self.tasks: dict[int, asyncio.Task[None]] = {}
+        # What the next stream is to be attached to.
+        self.keep: tuple[bytes, int, float | None] | None = None
         # Under which number the function of each slot's stream is known, and at which moment it was
         # opened, the last one last.
         self.opened: dict[int, tuple[int, int]] = {}
@@ -62,6 +64,7 @@ class _Worker:
         self._stop: asyncio.Event
         self._leaving: set[asyncio.Task[None]] = set()
         self._looking: asyncio.TimerHandle | None = None
+        self._keys = keys.Keys(seat, self._function, self.links)
 
     def links(self) -> list[_core.WorkerLink]:
         """Return the links to all clients."""
@@ -79,7 +82,8 @@ class _Worker:
         await self._stop.wait()
         for client in self._clients.values():
             client.link.close_entry()
-        await self._cancel([task for c in self._clients.values() for task in c.tasks.values()])
+        tasks = [task for c in self._clients.values() for task in c.tasks.values()]
+        await self._cancel(tasks + self._keys.tasks())
         if self._leaving:
             await asyncio.wait(self._leaving, timeout=_GRACE)
         return 0
@@ -95,9 +99,11 @@ class _Worker:
         self._watch_links()
 
     def _on_detach(self, number: int) -> None:
-        client = self._clients.pop(number, None)
-        if client is None:
+        if number not in self._clients:
             return
+        self._on_ready()  # what it has said before it went counts
+        client = self._clients.pop(number)
+        self._keys.leave(client)
         self._watch_links()
         task = self._loop.create_task(self._leave(client))
         self._leaving.add(task)
@@ -130,6 +136,20 @@ class _Worker:
                     ended.append(window.described(stream))
         self._seat.tell(ask, window.packed(ended, self._seat.MOST_TOLD))
 
+    # Keys.
+
+    def _on_release_key(self, key: bytes, grant: int) -> None:
+        self._keys.release(key, grant)
+
+    def _on_retire(self) -> None:
+        self._keys.retire()
+
+    def _do_keep(self, client: Client, key: bytes, grant: int, timeout: float | None) -> None:
+        client.keep = (key, grant, timeout)
+
+    def _do_detach_kept(self, client: Client, slot: int, stream: int) -> None:
+        self._keys.detach(client, (slot, stream))
+
     def _on_drain(self) -> None:
         self._stop.set()
 
@@ -141,6 +161,7 @@ class _Worker:
 
     def _on_orphaned(self) -> None:
         self._loop.remove_reader(self._seat.fileno())
+        self._keys.retire()  # nobody could find them any more
         for number in list(self._clients):
             if (process := self._seat.client_fileno(number)) is not None:
                 self._loop.add_reader(process, self._on_client_gone, number, process)
@@ -196,6 +217,11 @@ class _Worker:
         budgets: tuple[float | None, float | None],
         name: str,
     ) -> None:
+        keep, client.keep = client.keep, None
+        if keep is not None:
+            terms = (budgets, name)
+            self._keys.open(keys.Opening(client, keep, place, function, limits, terms))
+            return
         port = client.link.open(self._loop, place, limits, budgets, name)
         # Importing its module is a part of it, and may fail, or worse.
         pump = port.load_and_start(functools.partial(self._function, client, function))
@@ -228,6 +254,8 @@ class _Worker:
         client.link.cancel(slot)
         if (task := client.tasks.get(slot)) is not None:
             task.cancel()
+        else:
+            self._keys.cancel(client, slot)
 
 
 def _forget(client: Client, slot: int, done: asyncio.Task[None]) -> None:

@@ -18,10 +18,11 @@ use std::sync::{Arc, Weak};
 
 use pyo3::prelude::*;
 use velo_shm::{Consumer, Limits, LinkEnd, Producer};
+use velo_supervisor::Key;
 
 use crate::cell::GilCell;
 use crate::channel::{Channel, WhenFull};
-use crate::control::{self, Control, KEY_LEN};
+use crate::control::{self, Control};
 use crate::errors;
 use crate::rings::Rings;
 use crate::state::StreamCore;
@@ -246,7 +247,7 @@ impl ClientLink {
             Some(Keep::Key((key, grant, timeout))) => {
                 let timeout_ms = milliseconds(timeout);
                 let keep = Control::Keep {
-                    key,
+                    key: Key(key),
                     grant,
                     timeout_ms,
                 };
@@ -484,7 +485,7 @@ impl ClientLink {
 #[derive(FromPyObject)]
 enum Keep {
     Journal((usize, bool, u32, Py<PyAny>)),
-    Key(([u8; KEY_LEN], u64, Option<f64>)),
+    Key(([u8; 32], u64, Option<f64>)),
 }
 
 /// A limit as it travels: 0 for none.

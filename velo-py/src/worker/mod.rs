@@ -323,7 +323,7 @@ impl WorkerLink {
                     grant,
                     timeout_ms,
                 }) => {
-                    let key = PyBytes::new(py, &key);
+                    let key = PyBytes::new(py, &key.0);
                     ("keep", key, grant, seconds(timeout_ms)).into_pyobject(py)?
                 }
                 Some(Control::Detach { slot, stream }) => {

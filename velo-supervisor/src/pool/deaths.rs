@@ -32,6 +32,7 @@ impl Pool {
         for wait in std::mem::take(&mut self.waiting) {
             self.refuse(wait.client, wait.request, Refusal::Failed(why.into()));
         }
+        self.refuse_keys(why, false);
     }
 
     /// The process has ended. Its exit status follows, if the one who forked it still lives.
@@ -62,6 +63,7 @@ impl Pool {
     fn drop_unborn(&mut self, worker: WorkerId) {
         self.requeue(worker);
         self.workers.remove(&worker);
+        self.bury_keys(worker);
         self.actions.push(Action::Forget { worker });
     }
 
@@ -80,8 +82,10 @@ impl Pool {
         for link in links.into_iter().rev() {
             known.links.remove(&link);
             let wait = self.links.remove(&link).and_then(|link| link.wait);
-            self.waiting.extend(wait);
-            self.waiting.rotate_right(1);
+            // Who is to be attached to a key asks again when that has a worker.
+            if let Some(wait) = wait.filter(|wait| wait.key.is_none()) {
+                self.waiting.push_front(wait);
+            }
             self.actions.push(Action::ForgetLink { link });
         }
     }
@@ -120,6 +124,7 @@ impl Pool {
                 });
             }
         }
+        self.bury_keys(worker);
         self.actions.push(Action::Forget { worker });
     }
 }

@@ -59,5 +59,6 @@ impl Pool {
                 self.actions.push(Action::Leaving { client, link });
             }
         }
+        self.retire_keys(worker);
     }
 }

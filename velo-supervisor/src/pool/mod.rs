@@ -9,10 +9,13 @@ use std::time::{Duration, Instant};
 
 use velo_shm::{Progress, Running};
 
-use crate::protocol::{Exit, Killed, LinkId, Refusal, RequestId, WorkerInfo, WorkerStatus};
+use crate::protocol::{
+    Exit, Key, KeyRefusal, Killed, LinkId, Refusal, RequestId, WorkerInfo, WorkerStatus,
+};
 use restarts::Restarts;
 
 mod deaths;
+mod keys;
 mod memory;
 pub(crate) mod restarts;
 mod retire;
@@ -108,6 +111,34 @@ pub(crate) enum Action {
         request: RequestId,
         reason: Refusal,
     },
+    /// Tell the client that it is attached to what it asked for.
+    GrantKey {
+        client: ClientId,
+        request: RequestId,
+        link: LinkId,
+        grant: u64,
+        fresh: bool,
+    },
+    RefuseKey {
+        client: ClientId,
+        request: RequestId,
+        reason: KeyRefusal,
+    },
+    /// Tell the client that what its request has begun has ended.
+    KeyGone {
+        client: ClientId,
+        request: RequestId,
+    },
+    /// Tell the worker that nobody uses this attachment any more.
+    ReleaseKey {
+        worker: WorkerId,
+        key: Key,
+        grant: u64,
+    },
+    /// Tell the worker to keep nothing that nobody is attached to.
+    Retire {
+        worker: WorkerId,
+    },
     /// Tell the worker that nobody uses the link, and forget it.
     Detach {
         worker: WorkerId,
@@ -163,6 +194,8 @@ struct Wait {
     request: RequestId,
     limit: u32,
     since: Instant,
+    /// The link is made for whoever is to be attached to this.
+    key: Option<Key>,
 }
 
 #[derive(Debug)]
@@ -245,6 +278,7 @@ pub(crate) struct Pool {
     workers: BTreeMap<WorkerId, Worker>,
     links: BTreeMap<LinkId, Link>,
     waiting: VecDeque<Wait>,
+    keys: keys::Keys,
     restarts: Restarts,
     next_worker: WorkerId,
     next_link: u64,
@@ -273,6 +307,7 @@ impl Pool {
             workers: BTreeMap::new(),
             links: BTreeMap::new(),
             waiting: VecDeque::new(),
+            keys: keys::Keys::default(),
             restarts: Restarts::default(),
             next_worker: 1,
             next_link: 1,
@@ -315,17 +350,22 @@ impl Pool {
             let why = "too many requests for links are waiting; wait for their answers".into();
             return self.refuse(client, request, Refusal::Failed(why));
         }
+        self.waiting.push_back(Wait {
+            client,
+            request,
+            limit: self.limit(asked),
+            since: now,
+            key: None,
+        });
+    }
+
+    /// How many workers there may be for a request.
+    fn limit(&self, asked: u32) -> u32 {
         let limit = match (asked, self.settings.max) {
             (0, ceiling) => ceiling.unwrap_or(self.settings.cores),
             (asked, ceiling) => asked.min(ceiling.unwrap_or(MOST_WORKERS)),
         };
-        let limit = limit.clamp(1, MOST_WORKERS);
-        self.waiting.push_back(Wait {
-            client,
-            request,
-            limit,
-            since: now,
-        });
+        limit.clamp(1, MOST_WORKERS)
     }
 
     /// A client gives a link back. One that it does not have is left alone: it may have crossed with
@@ -352,6 +392,7 @@ impl Pool {
         for link in links {
             self.detach(now, link);
         }
+        self.take_keys_back(client);
     }
 
     /// False when no such worker is expected: it must not live.
@@ -441,7 +482,10 @@ impl Pool {
         if let Some(wait) = known.wait.take() {
             self.remove_link(now, link);
             self.actions.push(Action::ForgetLink { link });
-            self.refuse(wait.client, wait.request, Refusal::Failed(why));
+            match wait.key {
+                Some(key) => self.key_failed(key, &wait, why),
+                None => self.refuse(wait.client, wait.request, Refusal::Failed(why)),
+            }
         }
     }
 

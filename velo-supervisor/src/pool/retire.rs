@@ -20,6 +20,7 @@ impl Pool {
             if let Some(known) = self.workers.get_mut(&worker) {
                 known.retiring = true;
             }
+            self.retire_keys(worker);
         }
         self.next_retired = None;
     }
@@ -31,6 +32,7 @@ impl Pool {
         for wait in std::mem::take(&mut self.waiting) {
             self.refuse(wait.client, wait.request, Refusal::Failed(DRAINING.into()));
         }
+        self.refuse_keys(DRAINING, true);
     }
 
     /// Takes links back whose last stream has ended, and stops workers that have none.
@@ -57,7 +59,7 @@ impl Pool {
                     self.actions.push(Action::Retired { client, link });
                 }
             }
-            if left == 0 {
+            if left == 0 && self.keys.of(worker) == 0 {
                 let Settings {
                     drain, terminate, ..
                 } = self.settings;

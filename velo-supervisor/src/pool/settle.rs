@@ -21,6 +21,7 @@ impl Pool {
         self.stop_condemned_workers(now);
         self.stop_idle_workers(now);
         self.place(now, gauges);
+        self.settle_keys(now, gauges);
         self.keep_minimum(now);
         std::mem::take(&mut self.actions)
     }
@@ -30,17 +31,17 @@ impl Pool {
         let spare = self.serving() > self.settings.min as usize;
         let workers = self
             .workers
-            .values()
-            .filter_map(|worker| match worker.stage {
+            .iter()
+            .filter_map(|(id, worker)| match worker.stage {
                 _ if worker.ended.is_some() => worker.ended,
                 Stage::Stopping { until, .. } => until,
                 Stage::Starting => worker.start_deadline(),
-                Stage::Running if spare && worker.links.is_empty() => {
+                Stage::Running if spare && worker.links.is_empty() && self.keys.of(*id) == 0 => {
                     Some(worker.idle_since + self.settings.idle)
                 }
                 Stage::Running => None,
             });
-        let retry = if self.waiting.is_empty() {
+        let retry = if self.waiting.is_empty() && !self.keys.are_pending() {
             None
         } else {
             self.restarts.not_before()
@@ -59,7 +60,7 @@ impl Pool {
             .min()
     }
 
-    fn serving(&self) -> usize {
+    pub(super) fn serving(&self) -> usize {
         self.workers
             .values()
             .filter(|worker| worker.takes_links())
@@ -137,7 +138,7 @@ impl Pool {
             .iter()
             .rev()
             .filter(|(_, worker)| worker.takes_links() && worker.stage == Stage::Running)
-            .filter(|(_, worker)| worker.links.is_empty())
+            .filter(|(id, worker)| worker.links.is_empty() && self.keys.of(**id) == 0)
             .filter(|(_, worker)| {
                 now.saturating_duration_since(worker.idle_since) >= self.settings.idle
             })
@@ -177,7 +178,7 @@ impl Pool {
     }
 
     /// Why a client process may have no further link, if so.
-    fn over_quota(&self, client: ClientId) -> Option<Refusal> {
+    pub(super) fn over_quota(&self, client: ClientId) -> Option<Refusal> {
         let quota = self.settings.client_links?;
         let process = self.clients.get(&client);
         let (mut own, mut all) = (0, 0);
@@ -220,7 +221,7 @@ impl Pool {
         least_loaded(candidates)
     }
 
-    fn assign(&mut self, now: Instant, worker: WorkerId, wait: Wait) {
+    pub(super) fn assign(&mut self, now: Instant, worker: WorkerId, wait: Wait) {
         let link = LinkId(self.next_link);
         self.next_link += 1;
         let client = wait.client;
@@ -244,7 +245,7 @@ impl Pool {
         });
     }
 
-    fn spawn(&mut self, now: Instant) -> WorkerId {
+    pub(super) fn spawn(&mut self, now: Instant) -> WorkerId {
         let worker = self.next_worker;
         self.next_worker = self.next_worker.wrapping_add(1).max(1);
         let state = Worker {

@@ -7,6 +7,7 @@ impl Pool {
     pub(crate) fn shut_down(&mut self, now: Instant, bound: Duration) {
         self.closing = true;
         self.give_up(SHUTTING_DOWN);
+        self.refuse_keys(SHUTTING_DOWN, true);
         // What is left of the bound after both is for the system to reap the killed.
         let drain = self.settings.drain.min(bound.mul_f64(0.6));
         let terminate = self.settings.terminate.min(bound.mul_f64(0.25));

@@ -145,6 +145,17 @@ impl Reactor {
                     held.end().start_watching();
                 }
             }
+            FromClient::AcquireKey {
+                request,
+                key,
+                max_workers,
+                wait,
+            } => {
+                self.pool
+                    .acquire_key(now, id, request, key, max_workers, wait);
+            }
+            FromClient::ReleaseKey { request, key } => self.pool.release_key(id, request, key),
+            FromClient::LeftKey { key, grant } => self.pool.left_key(id, key, grant),
             FromClient::Admin(order) => self.administer(now, id, order),
         }
     }

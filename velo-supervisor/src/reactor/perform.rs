@@ -86,6 +86,38 @@ impl Reactor {
                     Vec::new(),
                 );
             }
+            Action::GrantKey {
+                client,
+                request,
+                link,
+                grant,
+                fresh,
+            } => {
+                let message = ToClient::KeyGranted {
+                    request,
+                    link,
+                    grant,
+                    fresh,
+                };
+                self.tell_client(now, client, &message, Vec::new());
+            }
+            Action::RefuseKey {
+                client,
+                request,
+                reason,
+            } => {
+                let message = ToClient::KeyRefused { request, reason };
+                self.tell_client(now, client, &message, Vec::new());
+            }
+            Action::KeyGone { client, request } => {
+                self.tell_client(now, client, &ToClient::KeyGone { request }, Vec::new());
+            }
+            Action::ReleaseKey { worker, key, grant } => {
+                self.tell_worker(worker, &ToWorker::ReleaseKey { key, grant }, Vec::new());
+            }
+            Action::Retire { worker } => {
+                self.tell_worker(worker, &ToWorker::Retire, Vec::new());
+            }
             Action::Detach { worker, link } => {
                 self.let_go(worker, link);
                 tracing::info!(link = link.0, worker, "link released");

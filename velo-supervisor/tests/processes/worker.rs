@@ -102,6 +102,11 @@ fn serve(mut seat: Seat, mode: &str) -> ! {
                     let answer = format!("{question:?}");
                     seat.tell(ask, answer).expect("the control socket holds");
                 }
+                SeatEvent::ReleaseKey { key, grant } => {
+                    seat.key_free(key, grant, false)
+                        .expect("the control socket holds");
+                }
+                SeatEvent::Retire => {} // it keeps nothing
                 SeatEvent::Drain => std::process::exit(0),
                 SeatEvent::Lost | SeatEvent::Orphaned => std::process::exit(1),
             }
