@@ -112,17 +112,17 @@ class StreamFn(Generic[In, Out]):
         function. At `max_concurrent` opening waits for a free place, in line. Cancelling the wait
         opens nothing. It needs a running event loop, to which the stream belongs.
 
-        With a `key`, the stream attaches to what runs under that key of this function, with its local
-        variables as they are; if nothing does, it is opened. In process mode that is looked for among
-        all programs that share the supervisor, inline in this event loop. Closing the stream, or
-        leaving the block in any way, detaches it: events that were sent are handled, results that
-        nobody has received are dropped, and the function goes on waiting for whoever attaches next.
-        Without an exception that is waited for, for at most `close_timeout` seconds.
+        With a `key`, the stream attaches to what runs under that key of this function, with its
+        local variables as they are; if nothing does, it is opened. In process mode that is looked
+        for among all programs that share the supervisor, inline in this event loop. Closing the
+        stream, or leaving the block in any way, detaches it: events that were sent are handled,
+        results that nobody has received are dropped, and the function goes on waiting for whoever
+        attaches next. Without an exception that is waited for, for at most `close_timeout` seconds.
 
         One at a time is attached; others wait in line, or with `overflow="error"` get
         `StreamBusy`. After `timeout` seconds with nobody attached the function's input ends, and
-        `stream.end()` ends it at once; the next `open` begins anew. Under `max_concurrent`, a stream
-        with a key counts until its function has ended, at the process that has opened it.
+        `stream.end()` ends it at once; the next `open` begins anew. Under `max_concurrent`, a
+        stream with a key counts until its function has ended, at the process that has opened it.
 
         Args:
             key: A string, bytes, an integer, or a tuple of those. None: a stream of its own.

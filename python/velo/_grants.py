@@ -111,7 +111,8 @@ class Grants:
                 release()
 
     async def _answer(self, loop: asyncio.AbstractEventLoop, request: int) -> _Grant | None:
-        future = self._requests[request] = loop.create_future()
+        future: asyncio.Future[_Grant | None] = loop.create_future()
+        self._requests[request] = future
         try:
             return await future
         finally:

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from velo import _core
 from velo._grants import Taken
 from velo._reference import describe, import_path
-from velo._stream import Stream
 from velo._remote import log_failure
+from velo._stream import Stream
 from velo.errors import StreamBusy
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ _Opened = tuple[_core.Opened, Callable[[], None]]
 
 In = TypeVar("In")
 Out = TypeVar("Out")
+
 
 class Attachment(Stream[In, Out], Generic[In, Out]):
     """A user's stream on one that is kept: closing it detaches it."""
@@ -48,7 +49,7 @@ class Attachment(Stream[In, Out], Generic[In, Out]):
     ) -> None:
         super().__init__(opened, name, config, asyncio.get_running_loop(), _nothing)
         self._left = left
-        self._why = f"detached from key `{key}`"
+        self._why = f"detached from key `{key!s}`"
         self._ends = False
 
     def end(self) -> _core.Operation[None]:
@@ -244,7 +245,7 @@ class _Entry:
             self._timer = self._loop.call_later(self._timeout, self._expire)
 
     def tell(self, over: bool, error: BaseException | None) -> None:
-        """An attachment is over, or the function. Called in the middle of its step."""
+        """Hear that an attachment is over, or the function; in the middle of its step."""
         if over:
             self._kept = None
             self._ending = False
@@ -275,7 +276,7 @@ def _tell(entry_of: weakref.ref[_Entry], over: bool, error: BaseException | None
 def busy(fn: StreamFn[Any, Any], key: Key) -> StreamBusy:
     """Return the error for a key that somebody is attached to."""
     return StreamBusy(
-        f"somebody is attached to key `{key}` of `{fn._name}`; with "
+        f"somebody is attached to key `{key!s}` of `{fn._name}`; with "
         '`StreamConfig(overflow="wait")`, `open` waits in line'
     )
 

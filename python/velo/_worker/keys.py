@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Keys", "Opening"]
 
+
 class Opening:
     """A client's stream that is to be attached to a key."""
 
@@ -192,7 +193,7 @@ class Keys:
             kept.kept.leave()
 
     def _tell(self, kept: _Kept, over: bool, error: BaseException | None) -> None:
-        """An attachment is over, or the function. Called in the middle of its step."""
+        """Hear that an attachment is over, or the function; in the middle of its step."""
         loop = asyncio.get_running_loop()
         user, kept.user = kept.user, None
         if user is not None:
@@ -233,5 +234,7 @@ class _LinkOfUser:
     def log(self, record: bytes) -> bool:
         """Send a log record; false when somebody does not read them."""
         user = self._kept.user
-        links = self._links() if user is None else [user.client.link]
-        return all([link.log(record) for link in links])
+        sent = True
+        for link in self._links() if user is None else [user.client.link]:
+            sent &= link.log(record)
+        return sent

@@ -6,7 +6,7 @@ import contextvars
 import logging
 import pickle
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from velo._context import stream_name
 from velo._worker import window
@@ -16,8 +16,16 @@ if TYPE_CHECKING:
 
 __all__ = ["ForwardingHandler", "apply_levels", "link_of_stream"]
 
+
+class Link(Protocol):
+    """What takes log records."""
+
+    def log(self, record: bytes) -> bool:
+        """Send one; false when nobody reads them."""
+
+
 # The client that the running code works for.
-link_of_stream: contextvars.ContextVar[_core.WorkerLink] = contextvars.ContextVar("velo.link")
+link_of_stream: contextvars.ContextVar[Link] = contextvars.ContextVar("velo.link")
 
 
 class ForwardingHandler(logging.Handler):
@@ -39,7 +47,7 @@ class ForwardingHandler(logging.Handler):
         except Exception:
             self.handleError(record)
 
-    def _send(self, link: _core.WorkerLink, record: logging.LogRecord) -> None:
+    def _send(self, link: Link, record: logging.LogRecord) -> None:
         if self._dropped:
             text = f"{self._dropped} log records were dropped: the client did not read them in time"
             lost = logging.LogRecord("velo", logging.WARNING, __file__, 0, text, (), None)

@@ -194,6 +194,9 @@ impl Pool {
     pub(super) fn bury_keys(&mut self, worker: WorkerId) {
         for key in self.keys.of_worker(worker) {
             self.put_back(key);
+            if let Some(entry) = self.keys.entries.get_mut(&key) {
+                entry.holder = None;
+            }
             self.end_key(key);
             self.grant_next(key);
         }
@@ -204,7 +207,9 @@ impl Pool {
         for key in self.keys.of_worker(worker) {
             self.leave_worker(key);
         }
-        self.actions.push(Action::Retire { worker });
+        if self.keys.of(worker) > 0 {
+            self.actions.push(Action::Retire { worker });
+        }
     }
 
     /// Whoever is to be attached in a worker that is to end waits until it has let go of the key; or

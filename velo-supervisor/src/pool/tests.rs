@@ -6,6 +6,7 @@ use std::collections::{HashMap, HashSet};
 use super::deaths::HEALTHY_AFTER;
 use super::*;
 
+mod keys;
 mod memory;
 mod sharing;
 mod watch;
