@@ -80,7 +80,13 @@ class Grants:
             if client._most_streams:
                 client._check_quota()
             workers = config.workers or client._most_workers or usable_cores()
-            request = supervisor.acquire_key(key, workers, config.overflow == "wait")
+            try:
+                request = supervisor.acquire_key(key, workers, config.overflow == "wait")
+            except PoolError:
+                client._on_supervisor()  # it has ended, and nobody has noticed
+                if supervisor is client._supervisor:
+                    raise
+                continue
             release: Callable[[], None] | None = None
             try:
                 grant = await self._answer(loop, request)

@@ -164,7 +164,8 @@ impl Pool {
         if entry.worker != Some(worker) || entry.grant != grant {
             return;
         }
-        entry.holder = None;
+        // It may say so twice; whoever has not been told yet is not whom it means.
+        entry.holder.take_if(|holder| holder.told);
         if !live {
             self.end_key(key);
         }
@@ -284,7 +285,7 @@ impl Pool {
             return;
         };
         self.keys.place(key, Some(worker));
-        if !self.workers.get(&worker).is_some_and(Worker::serves) {
+        if !self.workers.get(&worker).is_some_and(Worker::takes_links) {
             return self.leave_worker(key);
         }
         let mut links = self.links.iter();
@@ -335,7 +336,7 @@ impl Pool {
         let candidates: Vec<_> = self
             .workers
             .iter()
-            .filter(|(_, worker)| worker.serves() && (!over_quota || linked(worker)))
+            .filter(|(_, worker)| worker.takes_links() && (!over_quota || linked(worker)))
             .map(|(id, worker)| {
                 let residents: u32 = worker.links.iter().map(|l| gauges.residents(*l)).sum();
                 let kept = u32::try_from(self.keys.of(*id)).unwrap_or(u32::MAX);
@@ -391,9 +392,9 @@ impl Pool {
         let Some(entry) = self.keys.entries.get_mut(&key) else {
             return;
         };
-        let serves = |id| self.workers.get(&id).is_some_and(Worker::serves);
+        let takes = |id| self.workers.get(&id).is_some_and(Worker::takes_links);
         // A worker that is to end lets go of it, and says so.
-        if entry.holder.is_some() || entry.worker.is_some_and(|id| !serves(id)) {
+        if entry.holder.is_some() || entry.worker.is_some_and(|id| !takes(id)) {
             return;
         }
         match entry.line.pop_front() {

@@ -374,8 +374,10 @@ impl Pool {
         let Some(known) = self.links.get(&link).filter(|link| link.client == client) else {
             return;
         };
-        if broken && let Some(worker) = self.workers.get_mut(&known.worker) {
-            worker.condemned = true;
+        let worker = known.worker;
+        if broken && let Some(known) = self.workers.get_mut(&worker) {
+            known.condemned = true;
+            self.retire_keys(worker);
         }
         self.detach(now, link);
     }

@@ -217,6 +217,28 @@ fn a_client_that_dies_leaves_the_line_and_gives_back_what_it_has() {
 }
 
 #[test]
+fn a_worker_may_say_twice_that_a_key_is_free() {
+    for live in [true, false] {
+        let mut rig = Rig::new(|_| {});
+        let first = rig.attach(1);
+        let worker = rig.worker_of_link(first.link);
+        let (request, _) = rig.ask(2, KEY, true);
+        rig.willing = false;
+        rig.free(first, true);
+        // The next one waits for its link when that comes.
+        rig.pool.key_free(worker, KEY, first.grant, live);
+        rig.willing = true;
+        let links: Vec<_> = rig.pool.links.keys().copied().collect();
+        for link in links {
+            rig.pool.attached(rig.now, worker, link);
+        }
+        let next = granted(&rig.settle());
+        assert_eq!((next.client, next.request), (2, request));
+        assert_eq!(next.fresh, !live);
+    }
+}
+
+#[test]
 fn a_request_can_be_withdrawn_at_any_time() {
     let mut rig = Rig::new(|_| {});
     // Before there is a worker.
