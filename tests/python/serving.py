@@ -14,12 +14,12 @@ from helpers import environment, until_sync
 
 
 @contextlib.asynccontextmanager
-async def served(folder, app):
+async def served(folder, app, *options):
     """Serve an application of a folder; gives the address and the process.
 
     Sees that it stops in time, without a traceback, and leaves nothing behind.
     """
-    command = ["-m", "uvicorn", "--app-dir", str(folder), "--port", "0", app]
+    command = ["-m", "uvicorn", "--app-dir", str(folder), "--port", "0", *options, app]
     process = await asyncio.create_subprocess_exec(
         sys.executable, *command, stderr=asyncio.subprocess.PIPE, env=environment()
     )
