@@ -23,10 +23,24 @@ async def address(tmp_path, monkeypatch):
     monkeypatch.setenv("VELO_SUPERVISOR", str(daemon.path))
     try:
         async with served(EXAMPLES, "cart:app", "--workers", "2") as (address, _):
+            async with asyncio.timeout(30):
+                while not await listens(address):  # it is said before they do
+                    await asyncio.sleep(0.05)
             yield address
     finally:
         daemon.close()
     assert not daemon.seen_alive()
+
+
+async def listens(address):
+    """Whether a process of the server is there."""
+    host, port = address.split(":")
+    try:
+        _, writer = await asyncio.open_connection(host, int(port))
+    except ConnectionRefusedError:
+        return False
+    writer.close()
+    return True
 
 
 async def call(address, method, path):

@@ -343,7 +343,11 @@ impl Hub {
                 self.bury(state, |known: &Link| known.id == Some(link), &death);
             }
             ClientEvent::Lost => self.lose(state),
-            ClientEvent::NotPreloaded { .. }
+            // It asks for no keys.
+            ClientEvent::KeyGranted { .. }
+            | ClientEvent::KeyRefused { .. }
+            | ClientEvent::KeyGone { .. }
+            | ClientEvent::NotPreloaded { .. }
             | ClientEvent::Status(_)
             | ClientEvent::Looked(_)
             | ClientEvent::Log(_)
