@@ -9,14 +9,13 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import functools
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from velo import _core
 from velo._context import stream_name
 from velo._remote import log_failure
-from velo._worker import logs
+from velo._worker import logs, window
 
 if TYPE_CHECKING:
     from velo._worker.main import Client
@@ -52,9 +51,9 @@ class _Kept:
     def __init__(self, opening: Opening) -> None:
         self.key = opening.key
         self.timeout = opening.timeout
-        self.number, self.since = opening.function, time.monotonic()
         self.grant = 0
         self.kept: _core.Kept
+        self.function: tuple[Callable[..., Any], bool]
         self.task: asyncio.Task[None] | None = None
         # Who is attached.
         self.user: Opening | None = None
@@ -92,12 +91,6 @@ class Keys:
         """Return the tasks of all functions."""
         return [kept.task for kept in self._kept.values() if kept.task is not None]
 
-    def attached(self, client: Client) -> Iterator[tuple[int, int, float, asyncio.Task[None]]]:
-        """Return slot, function, beginning and task of what a client is attached to."""
-        for (link, slot), kept in self._users.items():
-            if link == client.number and kept.task is not None:
-                yield slot, kept.number, kept.since, kept.task
-
     # The client.
 
     def open(self, opening: Opening) -> None:
@@ -127,12 +120,6 @@ class Keys:
                 opening.leaves |= opening.client is client
             if kept.user is not None and kept.user.client is client:
                 kept.kept.leave()
-
-    def cancel(self, client: Client, slot: int) -> None:
-        """Cancel the function that a client is attached to."""
-        kept = self._users.get((client.number, slot))
-        if kept is not None and kept.task is not None:
-            kept.task.cancel()
 
     # The supervisor.
 
@@ -166,7 +153,11 @@ class Keys:
         client, link = opening.client, opening.client.link
         tell = functools.partial(self._tell, kept)
         port, kept.kept = link.keep(loop, opening.place, opening.limits, opening.terms, tell)
-        load = functools.partial(self._function_of, client, opening.function)
+
+        def load() -> tuple[Callable[..., Any], bool]:
+            kept.function = self._function_of(client, opening.function)
+            return kept.function
+
         pump = port.load_and_start(load)
         if pump is None:
             return
@@ -175,6 +166,7 @@ class Keys:
         context.run(logs.link_of_stream.set, _LinkOfUser(kept, self._links))
         context.run(stream_name.set, name)
         kept.task = asyncio.Task(pump, loop=loop, name=name, context=context)
+        self._show(kept, opening)
         port.attach(pump, kept.task, context)
         if opening.leaves and kept.user is opening:
             kept.kept.leave()
@@ -183,11 +175,21 @@ class Keys:
         kept.user, kept.grant = opening, opening.grant
         self._users[opening.client.number, opening.place[0]] = kept
 
+    def _show(self, kept: _Kept, opening: Opening) -> None:
+        """Have the client's streams be all that it uses, as those see it who look."""
+        client, (slot, _) = opening.client, opening.place
+        if kept.task is not None:
+            client.tasks[slot] = kept.task
+            client.opened[slot] = (opening.function, window.moment())
+
     def _attach(self, kept: _Kept, opening: Opening) -> None:
         if kept.timer is not None:
             kept.timer.cancel()
             kept.timer = None
+        # It is the same, so that nobody has to load it again to know its name.
+        opening.client.functions[opening.function] = kept.function
         self._enter(kept, opening)
+        self._show(kept, opening)
         opening.client.link.attach(kept.kept, opening.place, opening.limits)
         if opening.leaves and kept.user is opening:
             kept.kept.leave()
@@ -197,7 +199,10 @@ class Keys:
         loop = asyncio.get_running_loop()
         user, kept.user = kept.user, None
         if user is not None:
-            self._users.pop((user.client.number, user.place[0]), None)
+            slot, _ = user.place
+            self._users.pop((user.client.number, slot), None)
+            user.client.tasks.pop(slot, None)
+            user.client.opened.pop(slot, None)
         if over:
             del self._kept[kept.key]
             if kept.timer is not None:

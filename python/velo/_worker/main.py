@@ -82,8 +82,8 @@ class _Worker:
         await self._stop.wait()
         for client in self._clients.values():
             client.link.close_entry()
-        tasks = [task for c in self._clients.values() for task in c.tasks.values()]
-        await self._cancel(tasks + self._keys.tasks())
+        tasks = {task for c in self._clients.values() for task in c.tasks.values()}
+        await self._cancel([*tasks.union(self._keys.tasks())])
         if self._leaving:
             await asyncio.wait(self._leaving, timeout=_GRACE)
         return 0
@@ -110,7 +110,8 @@ class _Worker:
         task.add_done_callback(self._leaving.discard)
 
     async def _leave(self, client: Client) -> None:
-        await self._cancel(list(client.tasks.values()))
+        kept = set(self._keys.tasks())  # which go on
+        await self._cancel([task for task in client.tasks.values() if task not in kept])
         self._seat.detached(client.number)
 
     # Somebody looks: at what was opened before they asked, whichever way the news of that takes.
@@ -254,8 +255,6 @@ class _Worker:
         client.link.cancel(slot)
         if (task := client.tasks.get(slot)) is not None:
             task.cancel()
-        else:
-            self._keys.cancel(client, slot)
 
 
 def _forget(client: Client, slot: int, done: asyncio.Task[None]) -> None:
