@@ -19,7 +19,9 @@ def known_tests():
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 arguments = {argument.arg for argument in node.args.args}
-                found[path.name, node.name] = bool(arguments & {"mode", "mix", "runner", "counting"})
+                found[path.name, node.name] = bool(
+                    arguments & {"mode", "mix", "runner", "counting"}
+                )
     return found
 
 
