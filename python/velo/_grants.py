@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import weakref
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -35,7 +36,7 @@ class Grants:
     """The requests for keys of one client."""
 
     def __init__(self, client: Client) -> None:
-        self._client = client
+        self._client_of = weakref.ref(client)  # which is to be gone with its event loop
         self._requests: dict[int, asyncio.Future[_Grant | None]] = {}
         # What gives back the place of a stream that some request has begun.
         self._places: dict[int, Callable[[], None]] = {}
@@ -68,7 +69,8 @@ class Grants:
         """
         from velo._client import usable_cores
 
-        client, loop = self._client, asyncio.get_running_loop()
+        client, loop = self._client_of(), asyncio.get_running_loop()
+        assert client is not None  # it is who asks
         if config.preload:
             client._preload(config.preload)
         definition = function.definition
@@ -125,12 +127,16 @@ class Grants:
             self._requests.pop(request, None)
 
     def _withdraw(self, supervisor: _core.SupervisorClient, request: int, key: bytes) -> None:
-        if supervisor is self._client._supervisor:
+        if self._is_current(supervisor):
             supervisor.release_key(request, key)
 
     def _left(self, supervisor: _core.SupervisorClient, key: bytes, grant: int) -> None:
-        if supervisor is self._client._supervisor:
+        if self._is_current(supervisor):
             supervisor.left_key(key, grant)
+
+    def _is_current(self, supervisor: _core.SupervisorClient) -> bool:
+        client = self._client_of()
+        return client is not None and client._supervisor is supervisor
 
     # The supervisor.
 
