@@ -1,5 +1,6 @@
 """`velo run` while it runs: slow pipes, Ctrl-C, and the live line of a terminal."""
 
+import fcntl
 import json
 import os
 import pty
@@ -69,6 +70,7 @@ def test_what_was_read_from_a_pipe_is_worked_on(velo, mode, keyed):
     write_script(velo.folder, PACED, "paced.py")
     events = [json.dumps({"k": 1, "v": number}).ljust(63) + "\n" for number in range(4096)]
     read, write = os.pipe()
+    fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, 4096 * 64)  # nothing may be read once it stops
     process = velo.start(
         "run", "paced.py:paced", "-i", "-", "--drain", 30, "--mode", mode, *keyed, stdin=read
     )
