@@ -237,7 +237,12 @@ fn everything_arrives(
 
 #[test]
 fn a_consumer_that_looks_at_the_ready_bits_misses_no_event_and_no_wake() {
-    everything_arrives(|worker, _| worker.any_ready(), |client| client.notify(0));
+    everything_arrives(
+        |worker, _| worker.any_ready(),
+        |client| {
+            client.notify(0);
+        },
+    );
 }
 
 #[test]
