@@ -13,6 +13,8 @@ from velo import stream_fn
 _HEADER = 192  # of a ring
 _LINE = 64
 _WORDS = 16384 // 8  # the ready bitmap, in bytes: one bit for each slot
+_DIRECTION = 2 * _LINE + _WORDS + _LINE
+_DIRECTIONS = 320  # where what is said to the client begins; what is said to the worker follows
 
 
 class Links:
@@ -43,6 +45,7 @@ class Links:
             self.total,
         ) = struct.unpack("<8sIIIIQQQQQQ", header)
         assert self.magic == b"velolink"
+        assert self.header_len == _DIRECTIONS + 2 * _DIRECTION
 
     def put(self, offset, value, size=8):
         """Store a number."""
@@ -78,7 +81,7 @@ def _value(rng, old):
 
 def _direction(links, which):
     """Where what tells one side begins: 0 for the client, 1 for the worker."""
-    return 256 + which * (2 * _LINE + _WORDS + _LINE)
+    return _DIRECTIONS + which * _DIRECTION
 
 
 def info(links, rng):
@@ -100,6 +103,12 @@ def board(links, rng):
     """Which function runs, and how far it has come."""
     for at in range(192, 256, 8):
         links.put(at, _value(rng, links.get(at)))
+
+
+def watch(links, rng):
+    """Whether there are limits to keep, whether they are kept, and whether a core is free."""
+    for at in (256, 260, 264):
+        links.put(at, rng.choice((0, 1, 2, (1 << 32) - 1)), 4)
 
 
 def flags(links, rng):
@@ -209,6 +218,7 @@ TARGETS = {
         info,
         residents,
         board,
+        watch,
         flags,
         bitmaps,
         indices,

@@ -26,6 +26,9 @@ const LIMITS: Limits = Limits {
     events: 16,
     bytes: 1 << 16,
 };
+/// Where what is said to the client begins, behind the link's lines; what is said to the worker follows.
+const DIRECTION: usize = 320;
+const DIRECTION_LEN: usize = 64 + 64 + 16384 / 8 + 64;
 /// Where slot 0 begins: behind the link header, at a page.
 const SLOTS_AT: usize = 8192;
 const HEADER: usize = 192;
@@ -217,8 +220,6 @@ fn scribbles_over_the_link_header_do_no_harm_to_those_who_are_attached() {
 #[test]
 fn a_changed_header_is_found() {
     const RESIDENCE: usize = 128;
-    const DIRECTION: usize = 256;
-    const DIRECTION_LEN: usize = 64 + 64 + 16384 / 8 + 64;
     let changes = [
         (0, 1),
         (8, 1),
@@ -244,8 +245,6 @@ fn a_changed_header_is_found() {
 
 #[test]
 fn a_slot_that_was_hidden_is_found_again() {
-    const DIRECTION: usize = 256;
-    const DIRECTION_LEN: usize = 64 + 64 + 16384 / 8 + 64;
     for (to, from, side) in [(0, true, 0), (1, false, 1)] {
         let pair = Pair::new(SPEC);
         let ends = [&pair.client, &pair.worker];
