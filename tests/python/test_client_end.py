@@ -12,8 +12,10 @@ from helpers import alive, family, run_script, start_script, until_sync, write_s
 pytestmark = pytest.mark.embedded
 
 OPEN_STREAMS = """
-    import asyncio, os, sys
+    import asyncio, os, signal, sys
     from velo import stream_fn
+
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whoever runs the tests may have it ignored
 
     @stream_fn(mode="process", workers=2)
     async def pids(events):
