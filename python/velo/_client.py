@@ -1,34 +1,24 @@
-"""The client of process mode: its links to workers, and where streams go.
-
-There is one for each event loop and supervisor.
-"""
+"""The client of process mode: what it says to its supervisor, and what it hears from it."""
 
 from __future__ import annotations
 
 import asyncio
-import atexit
-import dataclasses
 import functools
 import itertools
-import math
-import os
-import signal
 import warnings
 import weakref
 from collections.abc import Coroutine
 from logging import INFO
 from typing import Any, TypeVar
 
-from velo import _core, _life, _logs, _oom, _recovery, _slow, _supervisors
+from velo import _core, _deaths, _life, _logs, _oom, _placement, _recovery, _slow, _supervisors
 from velo._config import StreamConfig
 from velo._grants import Grants
+from velo._links import Link, attach
 from velo._reference import Reference, import_paths
-from velo.errors import PoolError, RingCorrupted, StallWarning, WorkerDied
+from velo.errors import PoolError, RingCorrupted
 
-__all__ = ["Client", "client_of", "close_clients", "workers_of"]
-
-# How many seconds the interpreter's exit may wait for workers to run `finally` blocks.
-_EXIT_BOUND = 2.0
+__all__ = ["Client"]
 
 T = TypeVar("T", int, float)
 
@@ -39,9 +29,6 @@ _levels = _logs.Levels()
 # Names for links whose supervisor is gone.
 _numbers = itertools.count(1)
 
-# Seconds; see `Link::nap` in velo-py/src/client/link.rs.
-_NAP = 0.0005
-
 # Seconds between two looks at what a worker that writes over its link could make this side miss.
 _CHECK_UP = 0.5
 
@@ -50,76 +37,6 @@ _SETTLED = 60.0
 
 # How many seconds a supervisor may take to greet.
 _HELLO_BOUND = 10.0
-
-
-class _Clients:
-    """The clients of one event loop."""
-
-    def __init__(self) -> None:
-        self.by_address: dict[str | None, Client] = {}
-        # What `VELO_SUPERVISOR` says is asked once: it takes longer than the rest of `client_of`.
-        self.by_setting: dict[str, Client] = {}
-
-    def find(self, loop: asyncio.AbstractEventLoop, supervisor: str) -> Client:
-        """Return the client for a setting, which is made if there is none yet."""
-        address = _supervisors.address_of(supervisor)
-        client = self.by_address.get(address)
-        if client is None:
-            client = self.by_address[address] = Client(loop, address)
-        self.by_setting[supervisor] = client
-        return client
-
-
-_clients: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Clients] = (
-    weakref.WeakKeyDictionary()
-)
-
-
-def close_clients(loop: asyncio.AbstractEventLoop) -> None:
-    """Give back the links of an event loop that is about to be closed."""
-    if (clients := _clients.pop(loop, None)) is not None:
-        for client in clients.by_address.values():
-            client.close()
-
-
-def client_of(loop: asyncio.AbstractEventLoop, supervisor: str = "auto") -> Client:
-    """Return the client of an event loop for a supervisor, as `StreamConfig.supervisor` names it.
-
-    The first one for `"embedded"` starts the supervisor of this process.
-    """
-    clients = _clients.get(loop)
-    if clients is None:
-        for other in [other for other in _clients if other.is_closed()]:
-            del _clients[other]
-        clients = _clients[loop] = _Clients()
-    return clients.by_setting.get(supervisor) or clients.find(loop, supervisor)
-
-
-def workers_of(loop: asyncio.AbstractEventLoop) -> int:
-    """Return how many workers an event loop has links to."""
-    clients = _clients.get(loop)
-    return sum(len(client._links) for client in clients.by_address.values()) if clients else 0
-
-
-@dataclasses.dataclass(eq=False)
-class _Link:
-    """One worker, as this client reaches it."""
-
-    number: int
-    worker: int
-    pid: int
-    end: _core.ClientLink
-    functions: set[int] = dataclasses.field(default_factory=set)
-    levels: bytes = b""
-    leaving: bool = False
-    outgrown: bool = False
-    # When the last warning was about a stream here that holds the others up, in the loop's time.
-    warned: float = -math.inf
-    named: str | None = None
-    # When streams came here last because their worker had outgrown its limit.
-    refuge: float = -math.inf
-    stall: float | None = None
-    memory: int | None = None
 
 
 class Client:
@@ -137,8 +54,8 @@ class Client:
         self._greeting: asyncio.Future[None] | None = None
         self._most_workers = 0
         self._most_streams = 0
-        self._links: dict[int, _Link] = {}
-        self._requests: dict[int, asyncio.Future[_Link | None]] = {}
+        self.links: dict[int, Link] = {}
+        self._requests: dict[int, asyncio.Future[Link | None]] = {}
         self._changed: asyncio.Future[None] | None = None
         # How many streams a worker is being chosen for.
         self._placing = 0
@@ -147,13 +64,13 @@ class Client:
         self._tasks: set[asyncio.Task[None]] = set()
         self.grants = Grants(self)
         # The link that streams are leaving right now, while they are told to.
-        self.left: _Link | None = None
+        self.left: Link | None = None
 
     def close(self) -> None:
         """Let go of the supervisor and of all links."""
         for task in self._tasks:
             task.cancel()
-        for link in list(self._links.values()):
+        for link in list(self.links.values()):
             self._drop(link)
         self._disconnect()
 
@@ -169,7 +86,7 @@ class Client:
         self._supervisor = supervisor
         if self._address is not None:
             self._greeting = loop.create_future()
-            for link in self._links.values():
+            for link in self.links.values():
                 link.leaving = True  # a worker of the supervisor before this one
         loop.add_reader(supervisor.fileno(), self._on_supervisor)
         if self._preloaded:
@@ -216,7 +133,7 @@ class Client:
                 return opened
 
     async def take_over(
-        self, stream: _core.Recovery, function: Reference, config: StreamConfig, avoid: _Link | None
+        self, stream: _core.Recovery, function: Reference, config: StreamConfig, avoid: Link | None
     ) -> None:
         """Have a worker take a stream over, another one than `avoid` if there may be one.
 
@@ -235,7 +152,7 @@ class Client:
                 return
             link.leaving = True  # it takes no more streams: the supervisor will say why
 
-    async def has_better(self, left: _Link, function: Reference, config: StreamConfig) -> bool:
+    async def has_better(self, left: Link, function: Reference, config: StreamConfig) -> bool:
         """Find out whether there is a better worker for a stream than its own, and make it ready.
 
         Raises:
@@ -246,14 +163,14 @@ class Client:
         return link is not left and (left.leaving or not link.end.slow)
 
     async def _link_for(
-        self, function: Reference, config: StreamConfig, avoid: _Link | None = None
-    ) -> _Link:
+        self, function: Reference, config: StreamConfig, avoid: Link | None = None
+    ) -> Link:
         """Choose a worker, and have it know the function."""
         if self._supervisor is None:
             try:
                 self._connect()
             except _supervisors.NoSupervisor:
-                if not self._links:
+                if not self.links:
                     raise
         if config.preload:
             self._preload(config.preload)
@@ -262,7 +179,7 @@ class Client:
             self._preload(function.preload)
         self._placing += 1
         try:
-            link = await self._place(config.workers or usable_cores(), avoid)
+            link = await self._place(config.workers or _placement.usable_cores(), avoid)
         finally:
             self._placing -= 1
         if function.number not in link.functions:
@@ -283,15 +200,17 @@ class Client:
         """
         if self._supervisor is None or self._most_streams:
             return None
-        workers = config.workers or usable_cores()
-        link = self._free(min(workers, self._most_workers) if self._most_workers else workers)
+        workers = config.workers or _placement.usable_cores()
+        if self._most_workers:
+            workers = min(workers, self._most_workers)
+        link = _placement.free(self.links.values(), workers)
         if link is None or function.number not in link.functions:
             return None
         return self._open_on(link, loop, function, config, name)
 
     def _open_on(
         self,
-        link: _Link,
+        link: Link,
         loop: asyncio.AbstractEventLoop,
         function: Reference,
         config: StreamConfig,
@@ -313,12 +232,12 @@ class Client:
                 self._check_up_later(loop)
         return opened
 
-    def _let_go(self, link: _Link) -> None:
+    def _let_go(self, link: Link) -> None:
         """Give up a link that takes no more streams, once it has none."""
         link.leaving = True  # if it has some, the supervisor will say why
         if link.end.dead:
             self.give_up(link)
-        elif link.number in self._links and not link.end.streams:
+        elif link.number in self.links and not link.end.streams:
             self._drop(link)
             if self._supervisor is not None and link.number >= 0:
                 self._supervisor.release(link.number)
@@ -330,14 +249,14 @@ class Client:
     def check_up(self) -> None:
         """Look at the links on which streams are open, now and while there are any."""
         self._checking = False
-        busy = [link for link in self._links.values() if link.end.streams]
+        busy = [link for link in self.links.values() if link.end.streams]
         for link in busy:
             link.end.check_up()
         loop = self._loop()
         if busy and loop is not None and not loop.is_closed():
             self._check_up_later(loop)
 
-    def _watch(self, link: _Link, config: StreamConfig) -> None:
+    def _watch(self, link: Link, config: StreamConfig) -> None:
         """Have the supervisor look at a worker whose streams have limits."""
         stall = _least_of(link.stall, config.stall_timeout, config.event_timeout)
         memory = _least_of(link.memory, config.max_worker_memory)
@@ -347,7 +266,7 @@ class Client:
             if self._supervisor is not None and link.number >= 0:  # else nobody can look
                 self._supervisor.watch(link.number, stall, memory)
 
-    def _set_levels(self, link: _Link) -> None:
+    def _set_levels(self, link: Link) -> None:
         levels = _levels.packed()
         if levels is not link.levels:
             link.end.set_levels(levels)
@@ -373,13 +292,11 @@ class Client:
             How many streams are to go. Those for which there is no better worker stay after all.
 
         """
-        link = self._links[number]
+        link = self.links[number]
         link.leaving |= streams is None
         return self._send_away(link, streams)
 
-    def _send_away(
-        self, link: _Link, streams: list[str] | None = None, *, slow: bool = True
-    ) -> int:
+    def _send_away(self, link: Link, streams: list[str] | None = None, *, slow: bool = True) -> int:
         self.left = link
         try:
             return link.end.send_away(streams, slow)
@@ -399,69 +316,44 @@ class Client:
         The quota is a promise between programs that trust each other: the supervisor tells it, and
         every client keeps to it.
         """
+        from velo import _clients
+
         quota = self._most_streams
-        clients = [known.by_address.get(self._address) for known in list(_clients.values())]
-        links = [link for client in clients if client for link in list(client._links.values())]
-        if sum(link.end.streams for link in links) >= quota:
+        if _clients.streams_at(self._address) >= quota:
             raise PoolError(
                 f"this process has {quota} open streams, which is the quota of one client of the "
                 f"supervisor at `{self._address}` (`--client-streams {quota}`)"
             )
 
-    async def _place(self, workers: int, avoid: _Link | None = None) -> _Link:
+    async def _place(self, workers: int, avoid: Link | None = None) -> Link:
         """Choose a worker: an idle one, else a new one, else the one with the fewest streams."""
+        links = self.links.values()  # as they are at each time
         while True:
             if self._most_workers:
                 workers = min(workers, self._most_workers)
-            if (free := self._free(workers, avoid)) is not None:
+            if (free := _placement.free(links, workers, avoid)) is not None:
                 return free
-            links = self._others(workers, avoid)
-            had_links = bool(self._links)
-            if len(links) + len(self._requests) < workers:
+            had_links = bool(links)
+            if len(_placement.others(links, workers, avoid)) + len(self._requests) < workers:
                 try:
                     link = await self._acquire(workers)
                 except _supervisors.NoSupervisor:
-                    if (least := _least(self._usable(workers))) is None:
+                    if (least := _placement.least(_placement.usable(links, workers))) is None:
                         raise
                     return least
                 if link is not None:
                     return link
-            usable = self._others(workers, avoid) or self._usable(workers)
-            if self._requests and (least := self._below_share(workers, avoid)) is not None:
-                return least  # it need not wait for one more: others will go there
-            if self._requests or (not usable and self._links):
+            if self._requests:
+                below = _placement.below_share(links, workers, avoid, self._placing)
+                if below is not None:
+                    return below  # it need not wait for one more: others will go there
+            usable = _placement.others(links, workers, avoid) or _placement.usable(links, workers)
+            if self._requests or (not usable and links):
                 await self._change()  # a worker is on its way, or one that leaves makes room
-            elif (least := _least(usable)) is not None:
+            elif (least := _placement.least(usable)) is not None:
                 return least
-            elif not self._links and not had_links:
+            elif not links and not had_links:
                 raise PoolError("all workers are taken, and no more may be started")
-
-    def _free(self, workers: int, avoid: _Link | None = None) -> _Link | None:
-        """Choose a worker for which no other has to be asked for; None if there is none."""
-        links = self._others(workers, avoid)
-        least = _least(links)
-        if least is not None and (len(links) >= workers or least.end.streams == 0):
-            return least
-        return None
-
-    def _below_share(self, workers: int, avoid: _Link | None) -> _Link | None:
-        """Choose a worker that has fewer streams than it will have once all workers are there."""
-        links = self._others(workers, avoid)
-        least = _least(links)
-        if least is None or least.end.slow:
-            return None
-        streams = sum(link.end.streams for link in links) + self._placing
-        return least if least.end.streams * workers < streams else None
-
-    def _others(self, workers: int, avoid: _Link | None) -> list[_Link]:
-        links = self._usable(workers)
-        return links if avoid is None else [link for link in links if link is not avoid]
-
-    def _usable(self, workers: int) -> list[_Link]:
-        links = [link for link in self._links.values() if not link.leaving]
-        if len(links) > 1:
-            links.sort(key=lambda link: link.worker)
-        return links[:workers]
 
     async def _change(self) -> None:
         """Wait until the supervisor has said something."""
@@ -469,7 +361,7 @@ class Client:
             self._changed = asyncio.get_running_loop().create_future()
         await asyncio.shield(self._changed)
 
-    async def _acquire(self, workers: int) -> _Link | None:
+    async def _acquire(self, workers: int) -> Link | None:
         """Ask for a link to one more worker. None: there are as many as there may be.
 
         A standalone supervisor that ends meanwhile is connected to again.
@@ -481,7 +373,7 @@ class Client:
                 continue
             number = supervisor.acquire(workers)
             request = self._requests[number] = asyncio.get_running_loop().create_future()
-            link: _Link | None = await asyncio.shield(request)
+            link: Link | None = await asyncio.shield(request)
             if link is not None or supervisor is self._supervisor:
                 return link
 
@@ -525,21 +417,12 @@ class Client:
     def _on_link(
         self, request: int, number: int, worker: int, pid: int, end: _core.ClientLink
     ) -> None:
-        link = self._links[number] = _Link(number, worker, pid, end)
+        link = self.links[number] = Link(number, worker, pid, end)
         _life.workers.debug("worker process %d is ready for streams", pid)
         _oom.remember()
         loop = self._loop()
         if loop is not None:
-            loop.add_reader(end.fileno(), end.on_doorbell)
-            end.set_nap(functools.partial(_nap, self._loop, weakref.ref(end)))
-            end.set_wake_soon(functools.partial(_wake_soon, self._loop, weakref.ref(end)))
-            end.set_slow(
-                functools.partial(_slow_step, self._loop, weakref.ref(self), weakref.ref(link))
-            )
-            end.set_broken(
-                functools.partial(_broken, self._loop, weakref.ref(self), weakref.ref(link))
-            )
-            end.set_log(functools.partial(_log, self._loop, pid))
+            attach(link, loop, self)
         self._answer(request, link)
 
     def _on_refused(self, request: int, why: str | None) -> None:
@@ -563,7 +446,7 @@ class Client:
             )
 
     def _on_retired(self, number: int) -> None:
-        if (link := self._links.get(number)) is not None:
+        if (link := self.links.get(number)) is not None:
             self._drop(link)
             _life.workers.debug("worker process %d is let go", link.pid)
             # Only an idle link is taken back. This fails nothing, unless its count was wrong.
@@ -574,9 +457,9 @@ class Client:
                 )
             )
 
-    def give_up(self, link: _Link) -> None:
+    def give_up(self, link: Link) -> None:
         """Give a link back that makes no sense; its streams have failed. Its worker is replaced."""
-        if self._links.get(link.number) is link:
+        if self.links.get(link.number) is link:
             self._drop(link)
             if self._supervisor is not None and link.number >= 0:
                 self._supervisor.release_broken(link.number)
@@ -587,13 +470,13 @@ class Client:
 
         Those that were moved just now have outgrown the next worker too. They stay.
         """
-        if (link := self._links.get(number)) is not None:
+        if (link := self.links.get(number)) is not None:
             link.leaving = link.outgrown = True
             if asyncio.get_running_loop().time() - link.refuge >= _SETTLED:
                 self._send_away(link)
 
-    def _on_slow_step(
-        self, link: _Link, stream: str, seconds: float, held_up: bool, habit: bool
+    def on_slow_step(
+        self, link: Link, stream: str, seconds: float, held_up: bool, habit: bool
     ) -> None:
         if habit:  # its neighbours are better off elsewhere
             self._send_away(link, slow=False)
@@ -613,50 +496,19 @@ class Client:
         why: tuple[bool, str] | None,
         stack: str,
     ) -> None:
-        link = self._links.get(number)
+        link = self.links.get(number)
         if link is None:
             return
         self._drop(link)
         _life.workers.debug("worker process %d is gone", link.pid)
-        culprit = link.end.culprit() if ran == "here" else None
-        number_ran, name_ran, event = culprit or (None, None, None)
-        starved = _oom.said() if how[0] == signal.SIGKILL and why is None else None
-
-        def died(stream: str, number: int, in_flight: int) -> WorkerDied:
-            error = WorkerDied(
-                stream,
-                link.pid,
-                *how,
-                in_flight,
-                culprit=None if ran == "nothing" else number == number_ran,
-                culprit_stream=name_ran,
-                event=event or None,
-                stack=stack,
-                why=why and why[1],
-            )
-            if error.culprit and stack:
-                error.add_note(f"in the worker:\n{stack}")
-            if starved is not None:
-                error.add_note(starved)
-            return error
-
-        if why is not None and why[0]:
-            what = f"stream `{name_ran}`, at event {event}, held up" if culprit else "nobody ran in"
-            text = f"{what} worker process {link.pid}, which was killed: {why[1]}\n{stack}"
-            warnings.warn(
-                text.rstrip(),
-                StallWarning,
-                stacklevel=2,
-            )
-
-        link.end.fail(died)
+        _deaths.tell(link, how, ran, why, stack)
 
     def _on_lost(self, why: str = "the supervisor of this process has ended") -> None:
         self._disconnect()
         if self._address is not None:
             return self._on_left()
         # The next stream of this event loop begins anew.
-        for link in list(self._links.values()):
+        for link in list(self.links.values()):
             self._on_died(link.number, (link.worker, link.pid), (None, None), "nothing", None, "")
         for request in list(self._requests):
             self._answer(request, PoolError(why))
@@ -667,30 +519,31 @@ class Client:
         why = f"the supervisor at `{self._address}` has hung up"
         _life.workers.debug(why)
         self._answer_greeting(PoolError(why))
-        links, self._links = self._links, {}
-        for link in links.values():
+        links = list(self.links.values())
+        self.links.clear()
+        for link in links:
             if link.number >= 0:  # the next supervisor's numbers are its own
                 link.number = -next(_numbers)
                 self._watch_process(link)
-            self._links[link.number] = link
+            self.links[link.number] = link
         for request in list(self._requests):
             self._answer(request, None)
         self.grants.lost(None)
 
-    def _watch_process(self, link: _Link) -> None:
+    def _watch_process(self, link: Link) -> None:
         """Learn of the death of a worker whose supervisor is gone."""
         loop, process = self._loop(), link.end.process_fileno()
         if loop is not None and process is not None:
             gone = functools.partial(self._on_orphan_died, link)
             loop.add_reader(process, gone)
 
-    def _on_orphan_died(self, link: _Link) -> None:
+    def _on_orphan_died(self, link: Link) -> None:
         # Its own part of the story is in the link; of other links and of the system nobody tells.
         ran = "here" if link.end.culprit() is not None else "nothing"
         self._on_died(link.number, (link.worker, link.pid), (None, None), ran, None, "")
         self._tell_change()
 
-    def _answer(self, request: int, answer: _Link | PoolError | None) -> None:
+    def _answer(self, request: int, answer: Link | PoolError | None) -> None:
         future = self._requests.pop(request, None)
         if future is None or future.done():
             return
@@ -700,8 +553,8 @@ class Client:
         else:
             future.set_result(answer)
 
-    def _drop(self, link: _Link) -> None:
-        if self._links.pop(link.number, None) is not None:
+    def _drop(self, link: Link) -> None:
+        if self.links.pop(link.number, None) is not None:
             loop = self._loop()
             if loop is not None and not loop.is_closed():
                 loop.remove_reader(link.end.fileno())
@@ -709,85 +562,10 @@ class Client:
                     loop.remove_reader(process)
 
 
-def _least(links: list[_Link]) -> _Link | None:
-    """Return the link with the fewest streams, rather one where none holds its neighbours up."""
-    if len(links) == 1:
-        return links[0]
-    return min(links, key=lambda link: (link.end.slow, link.end.streams), default=None)
-
-
 def _least_of(*limits: T | None) -> T | None:
     return min((limit for limit in limits if limit is not None), default=None)
-
-
-def _nap(
-    loop_of: weakref.ref[asyncio.AbstractEventLoop], end_of: weakref.ref[_core.ClientLink]
-) -> None:
-    loop, end = loop_of(), end_of()
-    if loop is not None and end is not None:
-        loop.call_later(_NAP, end.nap_over)
 
 
 def _check_up(client_of: weakref.ref[Client]) -> None:
     if (client := client_of()) is not None:
         client.check_up()
-
-
-def _broken(
-    loop_of: weakref.ref[asyncio.AbstractEventLoop],
-    client_of: weakref.ref[Client],
-    link_of: weakref.ref[_Link],
-) -> None:
-    loop, client, link = loop_of(), client_of(), link_of()
-    if loop is None or client is None or link is None or loop.is_closed():
-        return
-    loop.call_soon(client.give_up, link)
-
-
-def _wake_soon(
-    loop_of: weakref.ref[asyncio.AbstractEventLoop], end_of: weakref.ref[_core.ClientLink]
-) -> None:
-    loop, end = loop_of(), end_of()
-    if loop is not None and end is not None:
-        loop.call_soon(end.wake)
-
-
-def _slow_step(
-    loop_of: weakref.ref[asyncio.AbstractEventLoop],
-    client_of: weakref.ref[Client],
-    link_of: weakref.ref[_Link],
-    *step: Any,
-) -> None:
-    loop, client, link = loop_of(), client_of(), link_of()
-    if loop is not None and not loop.is_closed() and client is not None and link is not None:
-        loop.call_soon(client._on_slow_step, link, *step)  # not in the middle of a step
-
-
-def _log(loop_of: weakref.ref[asyncio.AbstractEventLoop], pid: int, record: bytes) -> None:
-    if (loop := loop_of()) is not None:
-        loop.call_soon(_logs.deliver, pid, record)  # handlers are not run in the middle of a step
-
-
-@functools.cache
-def usable_cores() -> int:
-    """How many cores this process may really use. Asked once: it takes the system a while."""
-    return _core.usable_cores()
-
-
-def _after_fork_in_child() -> None:
-    _core.after_fork_child()
-    _clients.clear()
-
-
-def _shutdown() -> None:
-    """End the workers before the interpreter goes. Nobody is left to receive anything."""
-    _clients.clear()
-    _core.shutdown(_EXIT_BOUND)
-
-
-os.register_at_fork(
-    before=_core.before_fork,
-    after_in_parent=_core.after_fork_parent,
-    after_in_child=_after_fork_in_child,
-)
-atexit.register(_shutdown)

@@ -435,6 +435,6 @@ def _late() -> tuple[Any, Any, Any]:
 
 @functools.cache
 def _client() -> Any:
-    from velo._client import client_of
+    from velo._clients import client_of
 
     return client_of

@@ -67,7 +67,7 @@ class Grants:
             PoolError: When it cannot be had.
 
         """
-        from velo._client import usable_cores
+        from velo._placement import usable_cores
 
         client, loop = self._client_of(), asyncio.get_running_loop()
         assert client is not None  # it is who asks
@@ -96,7 +96,7 @@ class Grants:
                     continue  # the supervisor has ended: another one may be there
                 if grant.fresh:
                     release = await take_place()
-                link = client._links.get(grant.link)
+                link = client.links.get(grant.link)
                 if link is not None:
                     if function.number not in link.functions:
                         link.end.define(function.number, definition)

@@ -111,7 +111,7 @@ class Keeping:
         return stream
 
     async def _open_in_worker(self, key: Key, name: str) -> _Opened:
-        from velo._client import client_of
+        from velo._clients import client_of
 
         fn = self._fn
         client = client_of(asyncio.get_running_loop(), self.config.supervisor)

@@ -11,8 +11,9 @@ from velo.errors import PoisonEvent, PoolError, WorkerDied
 
 if TYPE_CHECKING:
     from velo import _core
-    from velo._client import Client, _Link
+    from velo._client import Client
     from velo._config import StreamConfig
+    from velo._links import Link
     from velo._reference import Reference
 
 __all__ = ["keep"]
@@ -110,7 +111,7 @@ async def _move(
     function: Reference,
     config: StreamConfig,
     stream: _core.Recovery,
-    left: _Link,
+    left: Link,
 ) -> None:
     """Move a stream from a worker that lives, once there is a better one. Until then it goes on."""
     try:
@@ -128,7 +129,7 @@ async def _find_worker(
     config: StreamConfig,
     stream: _core.Recovery,
     died: WorkerDied | None,
-    avoid: _Link | None,
+    avoid: Link | None,
 ) -> None:
     try:
         await client.take_over(stream, function, config, avoid)

@@ -42,7 +42,7 @@ class _SyncLoop:
     def close(self) -> None:
         """Close the loop, and what belongs to it."""
         if not self.loop.is_closed():
-            if (client := sys.modules.get("velo._client")) is not None:
+            if (client := sys.modules.get("velo._clients")) is not None:
                 client.close_clients(self.loop)
             self.runner.close()
 

@@ -14,7 +14,7 @@ import pytest
 
 from helpers import open_fds, until_sync
 from standalone import Daemon
-from velo import _client, _sync
+from velo import _clients, _sync
 
 MODES = ("inline", "process")
 
@@ -72,7 +72,7 @@ def standalone(tmp_path_factory):
     """Where a standalone supervisor listens that all tests share."""
     daemon = Daemon(tmp_path_factory.mktemp("standalone") / "s.sock")
     yield str(daemon.path)
-    _client._shutdown()  # what is left of the tests' streams
+    _clients.shutdown()  # what is left of the tests' streams
     daemon.close()
     assert not daemon.seen_alive()
 
@@ -89,7 +89,7 @@ def nothing_left():
     yield
     vars(_sync._local).clear()  # the event loop that `run_sync` keeps for this thread
     gc.collect()
-    _client._shutdown()
+    _clients.shutdown()
     gc.collect()
     me = psutil.Process()
     until_sync(lambda: not me.children(recursive=True), 5, lambda: me.children(recursive=True))

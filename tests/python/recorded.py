@@ -14,7 +14,7 @@ import signal
 import sys
 from pathlib import Path
 
-from velo import _client, _core, stream_fn
+from velo import _clients, _core, stream_fn
 from velo._recording import MAGIC, _frame, frames
 from velo.events import TICK
 
@@ -131,7 +131,7 @@ async def take_over():
             await stream.send(booking)
             await stream.recv()
             if number == 8:
-                (link,) = _client.client_of(asyncio.get_running_loop())._links.values()
+                (link,) = _clients.client_of(asyncio.get_running_loop()).links.values()
                 os.kill(link.pid, signal.SIGKILL)
 
 

@@ -8,15 +8,15 @@ import signal
 import pytest
 
 from helpers import until
-from velo import _client, stream_fn
+from velo import _clients, stream_fn
 
 
 @pytest.fixture(autouse=True)
 def fresh_pool():
     """Each test has a supervisor of its own: deaths in a row slow down the next start."""
-    _client._shutdown()
+    _clients.shutdown()
     yield
-    _client._shutdown()
+    _clients.shutdown()
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +38,7 @@ async def sums(events):
 
 def links():
     """The links of the running loop to its workers."""
-    return list(_client.client_of(asyncio.get_running_loop())._links.values())
+    return list(_clients.client_of(asyncio.get_running_loop()).links.values())
 
 
 async def kill_workers():

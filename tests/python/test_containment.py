@@ -15,7 +15,7 @@ import pytest
 
 import functions
 from helpers import alive, until
-from velo import _client, stream_fn
+from velo import _clients, stream_fn
 from velo.errors import SlowStepWarning, WorkerDied
 
 pytestmark = pytest.mark.every_backend
@@ -26,9 +26,9 @@ MIB = 1 << 20
 @pytest.fixture(autouse=True)
 def fresh_pool():
     """Each test has a supervisor of its own: deaths in a row slow down the next start."""
-    _client._shutdown()
+    _clients.shutdown()
     yield
-    _client._shutdown()
+    _clients.shutdown()
 
 
 @stream_fn(mode="process", workers=1)
@@ -84,8 +84,8 @@ class Counted:
 
 
 def links():
-    client = _client.client_of(asyncio.get_running_loop())
-    return {link.pid: link for link in client._links.values()}
+    client = _clients.client_of(asyncio.get_running_loop())
+    return {link.pid: link for link in client.links.values()}
 
 
 async def ask(stream, event):

@@ -10,7 +10,7 @@ import pytest
 
 import functions
 from helpers import run_script, until
-from velo import _client, stream_fn
+from velo import _clients, stream_fn
 from velo.errors import WorkerDied
 
 neighbour = functions.echo.options(mode="process", workers=1)
@@ -19,9 +19,9 @@ neighbour = functions.echo.options(mode="process", workers=1)
 @pytest.fixture(autouse=True)
 def fresh_pool():
     """Each test has a supervisor of its own: deaths in a row slow down the next start."""
-    _client._shutdown()
+    _clients.shutdown()
     yield
-    _client._shutdown()
+    _clients.shutdown()
 
 
 def no_core():
@@ -101,7 +101,7 @@ async def test_nobody_is_blamed_for_a_kill_from_outside_while_nothing_ran():
         pid = await stream.recv()
         await beside.send(1)
         assert await beside.recv() == 1
-        link = next(iter(_client.client_of(asyncio.get_running_loop())._links.values()))
+        link = next(iter(_clients.client_of(asyncio.get_running_loop()).links.values()))
         await until(lambda: link.end.culprit() is None)  # its step ends after its result is out
         os.kill(pid, signal.SIGKILL)
         for error in (await died_with(stream), await died_with(beside)):
@@ -114,7 +114,7 @@ async def test_who_runs_is_there_to_be_seen():
     async with functions.nap.options(mode="process").open() as stream:
         await stream.send(0)
         await stream.recv()
-        link = next(iter(_client.client_of(asyncio.get_running_loop())._links.values()))
+        link = next(iter(_clients.client_of(asyncio.get_running_loop()).links.values()))
         await stream.send(0.3)
         await until(lambda: link.end.culprit() == (0, stream.name, 2))
         await stream.recv()

@@ -12,17 +12,17 @@ ONE_CORE = """
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])
     sys.path.insert(0, sys.argv[1])
     import functions
-    from velo import _client
+    from velo import _links
 
     naps = 0
-    nap = _client._nap
+    nap = _links._nap
 
     def counted(*arguments):
         global naps
         naps += 1
         nap(*arguments)
 
-    _client._nap = counted
+    _links._nap = counted
 
     async def main():
         async with functions.{function}.options(mode="process").open() as stream:

@@ -14,7 +14,7 @@ STREAMS = 3
 
 PROGRAM = """
     import asyncio, os, sys
-    from velo import _client, stream_fn
+    from velo import _clients, stream_fn
 
     @stream_fn(mode="process", workers=2)
     async def add(events):
@@ -29,7 +29,7 @@ PROGRAM = """
         stage = sys.argv[1]
         streams = []
         if stage == "connected":
-            client = _client.client_of(asyncio.get_running_loop())
+            client = _clients.client_of(asyncio.get_running_loop())
             client._connect()
             await client._greet()
         if stage == "used":

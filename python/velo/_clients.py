@@ -1,0 +1,91 @@
+"""The clients of this process: one for each event loop and supervisor."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import os
+import weakref
+
+from velo import _core, _supervisors
+from velo._client import Client
+
+__all__ = ["client_of", "close_clients", "shutdown", "streams_at", "workers_of"]
+
+# How many seconds the interpreter's exit may wait for workers to run `finally` blocks.
+_EXIT_BOUND = 2.0
+
+
+class Clients:
+    """The clients of one event loop."""
+
+    def __init__(self) -> None:
+        self.by_address: dict[str | None, Client] = {}
+        # What `VELO_SUPERVISOR` says is asked once: it takes longer than the rest of `client_of`.
+        self.by_setting: dict[str, Client] = {}
+
+    def find(self, loop: asyncio.AbstractEventLoop, supervisor: str) -> Client:
+        """Return the client for a setting, which is made if there is none yet."""
+        address = _supervisors.address_of(supervisor)
+        client = self.by_address.get(address)
+        if client is None:
+            client = self.by_address[address] = Client(loop, address)
+        self.by_setting[supervisor] = client
+        return client
+
+
+_clients: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Clients] = (
+    weakref.WeakKeyDictionary()
+)
+
+
+def close_clients(loop: asyncio.AbstractEventLoop) -> None:
+    """Give back the links of an event loop that is about to be closed."""
+    if (clients := _clients.pop(loop, None)) is not None:
+        for client in clients.by_address.values():
+            client.close()
+
+
+def client_of(loop: asyncio.AbstractEventLoop, supervisor: str = "auto") -> Client:
+    """Return the client of an event loop for a supervisor, as `StreamConfig.supervisor` names it.
+
+    The first one for `"embedded"` starts the supervisor of this process.
+    """
+    clients = _clients.get(loop)
+    if clients is None:
+        for other in [other for other in _clients if other.is_closed()]:
+            del _clients[other]
+        clients = _clients[loop] = Clients()
+    return clients.by_setting.get(supervisor) or clients.find(loop, supervisor)
+
+
+def workers_of(loop: asyncio.AbstractEventLoop) -> int:
+    """Return how many workers an event loop has links to."""
+    clients = _clients.get(loop)
+    return sum(len(client.links) for client in clients.by_address.values()) if clients else 0
+
+
+def streams_at(address: str | None) -> int:
+    """Return how many streams this process has open at a supervisor, over all event loops."""
+    clients = [known.by_address.get(address) for known in list(_clients.values())]
+    links = [link for client in clients if client for link in list(client.links.values())]
+    return sum(link.end.streams for link in links)
+
+
+def _after_fork_in_child() -> None:
+    _core.after_fork_child()
+    _clients.clear()
+
+
+def shutdown() -> None:
+    """End the workers before the interpreter goes. Nobody is left to receive anything."""
+    _clients.clear()
+    _core.shutdown(_EXIT_BOUND)
+
+
+os.register_at_fork(
+    before=_core.before_fork,
+    after_in_parent=_core.after_fork_parent,
+    after_in_child=_after_fork_in_child,
+)
+atexit.register(shutdown)
