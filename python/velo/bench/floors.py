@@ -167,6 +167,41 @@ def separate_processes(processes: int, count: int) -> Measured:
     return {"rate": count / (time.perf_counter() - begin)}
 
 
+def cores_given(processes: int, seconds: float) -> Measured:
+    """Return how many cores the machine gives: what so many processes compute, by what one does.
+
+    On a machine that is shared with others it may be less than it has.
+    """
+    one = several = 0
+    for _ in range(4):
+        one += _computed(1, seconds)
+        several += _computed(processes, seconds)
+    return {"cores": several / one}
+
+
+def _computed(processes: int, seconds: float) -> int:
+    pipes = []
+    for _ in range(processes):
+        reading, writing = os.pipe()
+        if os.fork() == 0:
+            try:
+                count, end = 0, time.perf_counter() + seconds
+                while time.perf_counter() < end:
+                    burn_one(count)
+                    count += 1
+                os.write(writing, count.to_bytes(8, "little"))
+            finally:
+                os._exit(0)
+        os.close(writing)
+        pipes.append(reading)
+    total = 0
+    for reading in pipes:
+        with os.fdopen(reading, "rb") as pipe:
+            total += int.from_bytes(pipe.read(), "little")
+        os.wait()
+    return total
+
+
 async def _burn(count: int) -> None:
     async def generator() -> AsyncIterator[int]:
         for event in range(count):

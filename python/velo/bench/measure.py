@@ -11,6 +11,8 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from velo import _core
+
 __all__ = ["Figures", "Plan", "Row", "Subject", "bounded", "compare", "paired", "percentiles"]
 
 # No subject needs as long; one that does hangs.
@@ -98,6 +100,12 @@ class Plan:
     def scaled(self, count: int) -> int:
         """Return fewer of something in a quick run."""
         return max(count // 20, 20) if self.quick else count
+
+    def cores(self) -> float:
+        """Return how many cores the machine gives to processes that only compute, right now."""
+        self.say("the machine's cores")
+        subject = Subject("velo.bench.floors:cores_given", (_core.usable_cores(), self.seconds / 5))
+        return subject.measure()["cores"]
 
     def in_turn(self, subjects: Mapping[str, Subject], *, often: int = 1) -> Figures:
         """Measure every subject once per round, one after the other.

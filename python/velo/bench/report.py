@@ -8,12 +8,15 @@ from collections.abc import Mapping, Sequence
 
 from velo.bench.measure import Row
 
-__all__ = ["HEAD", "Results", "as_json", "as_markdown", "cells"]
+__all__ = ["HEAD", "Cores", "Results", "as_json", "as_markdown", "cells", "given"]
 
 HEAD = ("what", "velo", "beside", "its figure", "ratio", "must")
 
 Results = Mapping[str, Sequence[Row]]
 """The rows of every scenario, by its name."""
+
+Cores = Mapping[str, Sequence[float]]
+"""How many cores the machine gave before and after every scenario, by its name."""
 
 
 def cells(row: Row) -> tuple[str, ...]:
@@ -39,20 +42,28 @@ def _number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.2f}"
 
 
-def as_markdown(results: Results, machine: Mapping[str, str]) -> str:
+def given(cores: Sequence[float]) -> str:
+    """Say how many cores the machine gave before and after a scenario."""
+    before, after = cores
+    return f"cores that the machine gave: {before:.2f} before, {after:.2f} after"
+
+
+def as_markdown(results: Results, cores: Cores, machine: Mapping[str, str]) -> str:
     """Return a table per scenario."""
     lines = [", ".join(f"{name} {value}" for name, value in machine.items())]
     for scenario, rows in results.items():
-        lines += ["", f"### {scenario.capitalize()}", "", f"| {' | '.join(HEAD)} |"]
+        lines += ["", f"### {scenario.capitalize()}", "", f"{given(cores[scenario]).capitalize()}."]
+        lines += ["", f"| {' | '.join(HEAD)} |"]
         lines.append("| --- | ---: | --- | ---: | ---: | ---: |")
         lines += [f"| {' | '.join(cells(row))} |" for row in rows]
     return "\n".join(lines)
 
 
-def as_json(results: Results, machine: Mapping[str, str]) -> str:
+def as_json(results: Results, cores: Cores, machine: Mapping[str, str]) -> str:
     """Return everything, for programs."""
     scenarios = {
         scenario: [{**dataclasses.asdict(row), "holds": row.holds} for row in rows]
         for scenario, rows in results.items()
     }
-    return json.dumps({"machine": dict(machine), "scenarios": scenarios}, indent=1)
+    everything = {"machine": dict(machine), "cores": dict(cores), "scenarios": scenarios}
+    return json.dumps(everything, indent=1)

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from velo.bench.measure import Row
+    from velo.bench.report import Cores, Results
 
 __all__ = ["bench"]
 
@@ -78,24 +78,26 @@ def bench(scenario: str, compare: str, style: str, plot: str | None, quick: bool
         warn(f"{name}, which is not installed ({command})")
     with console.status("measuring") as status:
         plan = Plan(quick, peers, lambda what: status.update(f"measuring {escape(what)}"), warn)
-        results = {}
+        results, cores = {}, {}
         for name, measure in SCENARIOS.items():
             if scenario in ("all", name):
+                before = plan.cores()
                 results[name] = list(measure(plan))
-    _show(results, style)
+                cores[name] = (before, plan.cores())
+    _show(results, cores, style)
     if plot is not None:
         _draw(results, Path(plot))
 
 
-def _show(results: dict[str, list[Row]], style: str) -> None:
+def _show(results: Results, cores: Cores, style: str) -> None:
     from velo.bench import machine, report
 
     where = machine.describe()
     if style == "json":
-        click.echo(report.as_json(results, where))
+        click.echo(report.as_json(results, cores, where))
         return
     if style == "markdown":
-        click.echo(report.as_markdown(results, where))
+        click.echo(report.as_markdown(results, cores, where))
         return
     console = Console()
     console.print(", ".join(f"{name} {value}" for name, value in where.items()))
@@ -106,9 +108,10 @@ def _show(results: dict[str, list[Row]], style: str) -> None:
         for row in rows:
             table.add_row(*report.cells(row), style="red" if row.holds is False else None)
         console.print(table)
+        console.print(report.given(cores[scenario]), style="dim", highlight=False)
 
 
-def _draw(results: dict[str, list[Row]], folder: Path) -> None:
+def _draw(results: Results, folder: Path) -> None:
     from velo.bench.plot import draw
 
     try:

@@ -32,6 +32,7 @@ def test_one_scenario_with_one_peer_as_json_and_as_a_chart(velo):
     figures = json.loads(measured.out)
     assert figures["machine"]["Python"] == machine.describe()["Python"]
     assert list(figures["scenarios"]) == ["latency"]
+    assert all(cores > 0 for cores in figures["cores"]["latency"])
     rows = figures["scenarios"]["latency"]
     (pipe,) = (row for row in rows if row["beside"] == "multiprocessing.Pipe")
     assert pipe["value"] > 0
@@ -47,6 +48,7 @@ def test_what_is_printed_names_the_machine_and_every_row(style):
     assert result.exit_code == 0, result.output
     assert f"velo {machine.describe()['velo']}" in result.stdout
     assert "KiB" in result.stdout
+    assert "ores that the machine gave: " in result.stdout
 
 
 def test_an_unknown_peer_is_refused_with_the_names_of_those_there_are():
