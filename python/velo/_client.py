@@ -215,7 +215,7 @@ class Client:
         function: Reference,
         config: StreamConfig,
         name: str,
-        kept: tuple[bytes, int, float | None] | None = None,
+        kept: tuple[bytes, int, float | None, str] | None = None,
     ) -> _core.Opened | None:
         self._set_levels(link)
         max_bytes = 1 << (config.max_bytes - 1).bit_length()  # rings are powers of two

@@ -44,6 +44,7 @@ class Grants:
     async def open(
         self,
         key: bytes,
+        shown: str,
         function: Reference,
         config: StreamConfig,
         name: str,
@@ -53,6 +54,7 @@ class Grants:
 
         Args:
             key: Its digest.
+            shown: The key itself, for people who look.
             function: What runs under it.
             config: How.
             name: The name of the stream.
@@ -101,7 +103,7 @@ class Grants:
                     if function.number not in link.functions:
                         link.end.define(function.number, definition)
                         link.functions.add(function.number)
-                    keep = (key, grant.number, config.timeout)
+                    keep = (key, grant.number, config.timeout, shown)
                     opened = client._open_on(link, loop, function, config, name, keep)
                     if opened is not None:
                         if release is not None:

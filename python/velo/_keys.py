@@ -30,6 +30,9 @@ __all__ = ["Attachment", "Keeping"]
 # What a stream is made of, and what is to be called when its end was seen.
 _Opened = tuple[_core.Opened, Callable[[], None]]
 
+# So many characters of a key are shown.
+_LONGEST = 200
+
 In = TypeVar("In")
 Out = TypeVar("Out")
 
@@ -118,7 +121,7 @@ class Keeping:
         name_of_key = hashlib.sha256(self._identity + encode(key)).digest()
         try:
             return await client.grants.open(
-                name_of_key, fn._reference, fn.config, name, fn._take_place
+                name_of_key, shown(key), fn._reference, fn.config, name, fn._take_place
             )
         except Taken:
             raise busy(fn, key) from None
@@ -279,6 +282,14 @@ def busy(fn: StreamFn[Any, Any], key: Key) -> StreamBusy:
         f"somebody is attached to key `{key!s}` of `{fn._name}`; with "
         '`StreamConfig(overflow="wait")`, `open` waits in line'
     )
+
+
+def shown(key: Key) -> str:
+    """Return a key as people who look at streams see it: on one line, and not endless."""
+    text = str(key)
+    if not text.isprintable():
+        text = repr(text[: _LONGEST + 1])[1:-1]
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 def encode(key: Key) -> bytes:

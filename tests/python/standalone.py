@@ -1,5 +1,6 @@
 """A standalone supervisor for tests, started as a user starts it."""
 
+import asyncio
 import contextlib
 import ctypes
 import itertools
@@ -127,3 +128,19 @@ def ask(path, order, wanted, bound=PATIENCE):
                 if what == wanted:
                     return rest[0] if rest else None
     raise AssertionError(f"no answer within {bound} s")
+
+
+class Told:
+    """What a command has said."""
+
+    def __init__(self, done):
+        self.code, self.out, self.err = done.returncode, done.stdout, done.stderr
+
+
+async def velo(daemon, *words):
+    """`velo ... --socket PATH`, while this program's loop goes on."""
+    command = [sys.executable, "-m", "velo", *map(str, words), "--socket", str(daemon.path)]
+    run = asyncio.to_thread(
+        subprocess.run, command, capture_output=True, text=True, env=environment(), timeout=50
+    )
+    return Told(await run)

@@ -56,3 +56,13 @@ class Terminal:
             self.process.kill()
         self.process.wait()
         os.close(self._line)
+
+
+@contextlib.contextmanager
+def top(daemon, columns=80, rows=24):
+    """`velo top` of a supervisor, in a terminal of this size."""
+    terminal = Terminal(["top", "--interval", "0.1", "--socket", daemon.path], columns, rows)
+    try:
+        yield terminal
+    finally:
+        terminal.close()

@@ -93,9 +93,10 @@ impl SupervisorClient {
     }
 
     /// Asks which streams there are. Answered by `("looked", text)` for each worker, JSON, and then
-    /// `("done",)`. Workers tell what they have opened after the moments that are `known` of them.
-    fn look(&self, known: Vec<(u32, u64)>) -> PyResult<()> {
-        self.order(Order::Look(Question::Streams { known }))
+    /// `("done",)`. Workers tell what they have opened after the moments that are `known` of them,
+    /// and what is parked there under a number above the ones in `parked`.
+    fn look(&self, known: Vec<(u32, u64)>, parked: Vec<(u32, u64)>) -> PyResult<()> {
+        self.order(Order::Look(Question::Streams { known, parked }))
     }
 
     /// Asks where the function of a stream stands; answered as `look`.
@@ -408,9 +409,9 @@ impl WorkerSeat {
                 }
                 SeatEvent::Detach { link } => ("detach", link.0).into_pyobject(py),
                 SeatEvent::Ask { ask, question } => match question {
-                    Question::Streams { known } => {
-                        let since = known.first().map_or(0, |(_, since)| *since);
-                        ("streams", ask, since).into_pyobject(py)
+                    Question::Streams { known, parked } => {
+                        let first = |of: &[(u32, u64)]| of.first().map_or(0, |(_, known)| *known);
+                        ("streams", ask, first(&known), first(&parked)).into_pyobject(py)
                     }
                     Question::Inspect { stream } => ("inspect", ask, stream).into_pyobject(py),
                     Question::End { stream, why } => ("end", ask, stream, why).into_pyobject(py),

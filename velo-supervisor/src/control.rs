@@ -63,6 +63,8 @@ pub enum Control {
         grant: u64,
         /// Milliseconds for which it is kept while nobody is attached; 0 for any time.
         timeout_ms: u64,
+        /// The key as its user wrote it, for people who look.
+        shown: String,
     },
     /// Client: lets go of a kept stream. What is in its ring is still handled, results are not
     /// wanted any more; the end tells when that is done.
@@ -242,10 +244,12 @@ impl Control {
                 key,
                 grant,
                 timeout_ms,
+                shown,
             } => {
                 bytes.extend_from_slice(&key.0);
                 bytes.extend_from_slice(&grant.to_le_bytes());
                 bytes.extend_from_slice(&timeout_ms.to_le_bytes());
+                bytes.extend_from_slice(shown.as_bytes());
                 KEEP
             }
             Control::Detach { slot, stream } => {
@@ -342,6 +346,7 @@ impl Control {
                 key: Key(take(bytes)?),
                 grant: u64::from_le_bytes(take(bytes)?),
                 timeout_ms: u64::from_le_bytes(take(bytes)?),
+                shown: String::from_utf8_lossy(std::mem::take(bytes)).into_owned(),
             },
             DETACH => {
                 let stream = u64::from_le_bytes(take(bytes)?);

@@ -12,7 +12,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 /// The version of the control protocol that this crate speaks.
-pub const PROTOCOL_VERSION: u32 = 6;
+pub const PROTOCOL_VERSION: u32 = 7;
 
 /// One request for a link, unique within its client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -198,6 +198,10 @@ pub struct Status {
     /// How many threads the zygote had when it became ready. More than 1 means that something it
     /// imported started a thread, which makes forking from it unsafe.
     pub zygote_threads: Option<u32>,
+    /// How many streams workers keep under keys while nobody is attached to them.
+    pub parked: u32,
+    /// How many requests wait for a key, or for a worker to keep it.
+    pub waiting: u32,
 }
 
 /// One worker, as [`Status`] shows it.
@@ -226,6 +230,10 @@ pub struct WorkerStatus {
     pub results: u64,
     /// Events that wait there, or are being handled.
     pub queued: u64,
+    /// Streams that it keeps under keys while nobody is attached to them.
+    pub parked: u32,
+    /// Requests that wait for a key of it.
+    pub waiting: u32,
 }
 
 /// One connection of a client, as [`Status`] shows it.
@@ -252,15 +260,20 @@ pub enum Question {
     Streams {
         /// Up to which moment of a worker its streams are known; what it opened after that is told.
         known: Vec<(u32, u64)>,
+        /// Up to which number the parked streams of a worker are known; those that it has parked
+        /// under a higher one are told.
+        #[serde(default)]
+        parked: Vec<(u32, u64)>,
     },
     /// Where the function of this stream stands, and with what.
     Inspect {
-        /// Its name, or its link and slot as `LINK:SLOT`.
+        /// Its name, its key, or its place: its link and slot as `LINK:SLOT`; of a parked one its
+        /// worker's process id and the number of its parking as `parked:PID:NUMBER`.
         stream: String,
     },
-    /// End this stream; what is queued is not handled.
+    /// End this stream; what is queued is not handled. The input of a parked one is ended.
     End {
-        /// Its name, or its link and slot as `LINK:SLOT`.
+        /// As in `Inspect`.
         stream: String,
         /// What its client is told.
         why: String,
@@ -271,13 +284,16 @@ impl Question {
     /// What of it one worker is asked.
     pub(crate) fn to_worker(&self, worker: u32) -> Question {
         match self {
-            Question::Streams { known } => Question::Streams {
-                known: known
-                    .iter()
-                    .filter(|(id, _)| *id == worker)
-                    .copied()
-                    .collect(),
-            },
+            Question::Streams { known, parked } => {
+                let of_it = |all: &[(u32, u64)]| {
+                    let mut all = all.iter().copied();
+                    all.find(|(id, _)| *id == worker).into_iter().collect()
+                };
+                Question::Streams {
+                    known: of_it(known),
+                    parked: of_it(parked),
+                }
+            }
             other => other.clone(),
         }
     }

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import functools
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +17,12 @@ from velo import _core
 from velo._context import stream_name
 from velo._remote import log_failure
 from velo._worker import logs, window
+from velo._worker.parked import Parked
 
 if TYPE_CHECKING:
     from velo._worker.main import Client
 
-__all__ = ["Keys", "Opening"]
+__all__ = ["Kept", "Keys", "Opening"]
 
 
 class Opening:
@@ -29,14 +31,14 @@ class Opening:
     def __init__(
         self,
         client: Client,
-        keep: tuple[bytes, int, float | None],
+        keep: tuple[bytes, int, float | None, str],
         place: tuple[int, int],
         function: int,
         limits: tuple[int, int, bool, bool, bool],
         terms: tuple[tuple[float | None, float | None], str],
     ) -> None:
         self.client = client
-        self.key, self.grant, self.timeout = keep
+        self.key, self.grant, self.timeout, self.shown = keep
         self.place = place
         self.function = function
         self.limits = limits
@@ -45,11 +47,17 @@ class Opening:
         self.leaves = False
 
 
-class _Kept:
+class Kept:
     """One key's function."""
 
     def __init__(self, opening: Opening) -> None:
         self.key = opening.key
+        # For those who look: the key as its user wrote it, whose name it has, when it began.
+        self.shown = opening.shown
+        _, self.name = opening.terms
+        self.began = time.monotonic_ns()
+        # The number of its last parking, and when that was.
+        self.parking = self.parked_at = 0
         self.timeout = opening.timeout
         self.grant = 0
         self.kept: _core.Kept
@@ -82,9 +90,10 @@ class Keys:
         self._seat = seat
         self._function_of = function_of
         self._links = links
-        self._kept: dict[bytes, _Kept] = {}
+        self._kept: dict[bytes, Kept] = {}
         # Who is attached: link and slot.
-        self._users: dict[tuple[int, int], _Kept] = {}
+        self._users: dict[tuple[int, int], Kept] = {}
+        self._parked = Parked()
         self._retiring = False
 
     def tasks(self) -> list[asyncio.Task[None]]:
@@ -144,11 +153,30 @@ class Keys:
         for kept in list(self._kept.values()):
             self._expire(kept)
 
+    # Somebody looks.
+
+    def parked_since(self, number: int, longest: int) -> str:
+        """Say what is parked here: see `Parked.since`."""
+        return self._parked.since(number, longest)
+
+    def find_parked(self, which: str) -> list[window.Opened]:
+        """Return what is parked here under this key, with this name or at this place."""
+        return [stream for _, stream in self._parked.find(which)]
+
+    def end_parked(self, which: str) -> list[window.Opened]:
+        """End the input of what is parked here, as when its time is over; returns what that was."""
+        ended = list(self._parked.find(which))
+        for kept, _ in ended:
+            if kept.timer is not None:
+                kept.timer.cancel()
+            self._expire(kept)
+        return [stream for _, stream in ended]
+
     # The functions.
 
     def _begin(self, opening: Opening) -> None:
         loop = asyncio.get_running_loop()
-        kept = self._kept[opening.key] = _Kept(opening)
+        kept = self._kept[opening.key] = Kept(opening)
         self._enter(kept, opening)
         client, link = opening.client, opening.client.link
         tell = functools.partial(self._tell, kept)
@@ -171,21 +199,23 @@ class Keys:
         if opening.leaves and kept.user is opening:
             kept.kept.leave()
 
-    def _enter(self, kept: _Kept, opening: Opening) -> None:
+    def _enter(self, kept: Kept, opening: Opening) -> None:
         kept.user, kept.grant = opening, opening.grant
         self._users[opening.client.number, opening.place[0]] = kept
 
-    def _show(self, kept: _Kept, opening: Opening) -> None:
+    def _show(self, kept: Kept, opening: Opening) -> None:
         """Have the client's streams be all that it uses, as those see it who look."""
         client, (slot, _) = opening.client, opening.place
         if kept.task is not None:
             client.tasks[slot] = kept.task
             client.opened[slot] = (opening.function, window.moment())
+            client.keys[slot] = kept.shown
 
-    def _attach(self, kept: _Kept, opening: Opening) -> None:
+    def _attach(self, kept: Kept, opening: Opening) -> None:
         if kept.timer is not None:
             kept.timer.cancel()
             kept.timer = None
+        self._parked.leave(kept)
         # It is the same, so that nobody has to load it again to know its name.
         opening.client.functions[opening.function] = kept.function
         self._enter(kept, opening)
@@ -194,7 +224,7 @@ class Keys:
         if opening.leaves and kept.user is opening:
             kept.kept.leave()
 
-    def _tell(self, kept: _Kept, over: bool, error: BaseException | None) -> None:
+    def _tell(self, kept: Kept, over: bool, error: BaseException | None) -> None:
         """Hear that an attachment is over, or the function; in the middle of its step."""
         loop = asyncio.get_running_loop()
         user, kept.user = kept.user, None
@@ -203,12 +233,16 @@ class Keys:
             self._users.pop((user.client.number, slot), None)
             user.client.tasks.pop(slot, None)
             user.client.opened.pop(slot, None)
+            user.client.keys.pop(slot, None)
         if over:
             del self._kept[kept.key]
+            self._parked.leave(kept)
             if kept.timer is not None:
                 kept.timer.cancel()
             if error is not None:
                 loop.call_soon(log_failure, error)
+        else:
+            self._parked.enter(kept)
         self._seat.key_free(kept.key, kept.grant, not over)
         if kept.waiting:
             waiting, kept.waiting = kept.waiting, []
@@ -222,7 +256,7 @@ class Keys:
         for opening in waiting:
             self.open(opening)
 
-    def _expire(self, kept: _Kept) -> None:
+    def _expire(self, kept: Kept) -> None:
         kept.timer = None
         if kept.user is None and not kept.ending and self._kept.get(kept.key) is kept:
             kept.ending = True
@@ -232,7 +266,7 @@ class Keys:
 class _LinkOfUser:
     """Where what a kept function logs goes: to who is attached, or to all."""
 
-    def __init__(self, kept: _Kept, links: Callable[[], list[_core.WorkerLink]]) -> None:
+    def __init__(self, kept: Kept, links: Callable[[], list[_core.WorkerLink]]) -> None:
         self._kept = kept
         self._links = links
 

@@ -49,10 +49,12 @@ class Client:
         self.context.run(logs.link_of_stream.set, link)
         self.tasks: dict[int, asyncio.Task[None]] = {}
         # What the next stream is to be attached to.
-        self.keep: tuple[bytes, int, float | None] | None = None
+        self.keep: tuple[bytes, int, float | None, str] | None = None
         # Under which number the function of each slot's stream is known, and at which moment it was
         # opened, the last one last.
         self.opened: dict[int, tuple[int, int]] = {}
+        # Under which key it is kept, for those who look.
+        self.keys: dict[int, str] = {}
 
 
 class _Worker:
@@ -116,25 +118,29 @@ class _Worker:
 
     # Somebody looks: at what was opened before they asked, whichever way the news of that takes.
 
-    def _on_streams(self, ask: int, since: int) -> None:
+    def _on_streams(self, ask: int, since: int, parked: int) -> None:
         self._on_ready()
-        told = window.opened_since(self._clients.values(), since, self._seat.MOST_TOLD)
-        self._seat.tell(ask, told)
+        half = self._seat.MOST_TOLD // 2 - 64
+        opened = window.opened_since(self._clients.values(), since, half)
+        told = self._keys.parked_since(parked, half)
+        self._seat.tell(ask, f'{{"open": {opened}, "parked": {told}}}')
 
     def _on_inspect(self, ask: int, which: str) -> None:
         self._on_ready()
-        found = (window.inspect(s) for c in self._clients.values() for s in window.find(c, which))
-        failed = window.failures(which)
-        self._seat.tell(ask, window.packed([*found, *failed], self._seat.MOST_TOLD))
+        found = [s for c in self._clients.values() for s in window.find(c, which)]
+        found += self._keys.find_parked(which)
+        said = [*map(window.inspect, found), *window.failures(which)]
+        self._seat.tell(ask, window.packed(said, self._seat.MOST_TOLD))
 
     def _on_end(self, ask: int, which: str, why: str) -> None:
         self._on_ready()
         ended = []
         for client in self._clients.values():
             for stream in window.find(client, which):
-                if client.link.end(stream.slot, why):
+                if stream.slot is not None and client.link.end(stream.slot, why):
                     stream.task.cancel()
                     ended.append(window.described(stream))
+        ended += map(window.described, self._keys.end_parked(which))
         self._seat.tell(ask, window.packed(ended, self._seat.MOST_TOLD))
 
     # Keys.
@@ -145,8 +151,10 @@ class _Worker:
     def _on_retire(self) -> None:
         self._keys.retire()
 
-    def _do_keep(self, client: Client, key: bytes, grant: int, timeout: float | None) -> None:
-        client.keep = (key, grant, timeout)
+    def _do_keep(
+        self, client: Client, key: bytes, grant: int, timeout: float | None, shown: str
+    ) -> None:
+        client.keep = (key, grant, timeout, shown)
 
     def _do_detach_kept(self, client: Client, slot: int, stream: int) -> None:
         self._keys.detach(client, (slot, stream))

@@ -29,6 +29,7 @@ __all__ = [
     "find",
     "inspect",
     "moment",
+    "name_of",
     "note_error",
     "note_failure",
     "opened_since",
@@ -51,13 +52,16 @@ _failed: collections.OrderedDict[str, str] = collections.OrderedDict()
 
 
 class Opened(NamedTuple):
-    """A stream that is open here."""
+    """A stream that is open here, or parked, which has no place on a link."""
 
-    link: int
-    slot: int
+    link: int | None
+    slot: int | None
     function: str
     age: float
     task: asyncio.Task[None]
+    # What it is kept under, and for how long it is parked.
+    key: str | None = None
+    parked: float | None = None
 
 
 def moment() -> int:
@@ -80,39 +84,46 @@ def opened_since(clients: Iterable[Client], since: int, longest: int) -> str:
                 break
             new.append((opened, client, slot, function))
     new.sort(key=operator.itemgetter(0))
-    told: list[tuple[int, int, str, str, int]] = []
+    told: list[tuple[int, int, str, str, int, str | None]] = []
     room, until = longest - 1024, moment()
     for opened, client, slot, function in new[:_MOST_NAMED]:
-        name, where = client.tasks[slot].get_name(), _name_of(client.functions.get(function))
-        room -= 6 * (len(name) + len(where)) + 64  # a character is `\uxxxx` at the longest
+        name, where = client.tasks[slot].get_name(), name_of(client.functions.get(function))
+        key = client.keys.get(slot)
+        # A character is `\uxxxx` at the longest.
+        room -= 6 * (len(name) + len(where) + len(key or "")) + 64
         if room < 0:
             break
-        told.append((client.number, slot, name, where, opened))
+        told.append((client.number, slot, name, where, opened, key))
     more = len(told) < len(new)
     if more:
-        until = told[-1][-1] if told else new[0][0]  # a name that can never be told is passed over
+        until = told[-1][4] if told else new[0][0]  # a name that can never be told is passed over
     return json.dumps({"until": until, "more": more, "now": time.monotonic_ns(), "opened": told})
 
 
 def find(client: Client, which: str) -> list[Opened]:
-    """Return the streams with this name, or at this place: `LINK:SLOT`, or `LINK:SLOT:NAME`."""
+    """Return the open streams with this name, under this key, or at this place.
+
+    A place is `LINK:SLOT`, or `LINK:SLOT:NAME`.
+    """
     return [stream for stream in _opened(client) if which in _names(stream)]
 
 
-def _names(stream: Opened) -> tuple[str, ...]:
+def _names(stream: Opened) -> tuple[str | None, ...]:
     name, place = stream.task.get_name(), f"{stream.link}:{stream.slot}"
-    return name, place, f"{place}:{name}"
+    return name, place, f"{place}:{name}", stream.key
 
 
 def _opened(client: Client) -> Iterator[Opened]:
     now = time.monotonic_ns()
     for slot, task in list(client.tasks.items()):
         function, opened = client.opened[slot]
-        name = _name_of(client.functions.get(function))
-        yield Opened(client.number, slot, name, (now - opened) / 1e9, task)
+        name = name_of(client.functions.get(function))
+        key = client.keys.get(slot)
+        yield Opened(client.number, slot, name, (now - opened) / 1e9, task, key)
 
 
-def _name_of(known: bytes | tuple[Callable[..., Any], bool] | None) -> str:
+def name_of(known: bytes | tuple[Callable[..., Any], bool] | None) -> str:
+    """Return `module:function` of what a client has defined, as far as it was loaded."""
     if known is None or isinstance(known, bytes):
         return "?"
     function, _ = known
@@ -128,6 +139,8 @@ def described(stream: Opened) -> dict[str, Any]:
         "name": stream.task.get_name(),
         "function": stream.function,
         "age": round(stream.age, 3),
+        "key": stream.key,
+        "parked": None if stream.parked is None else round(stream.parked, 3),
     }
 
 
@@ -140,7 +153,9 @@ def inspect(stream: Opened) -> dict[str, Any]:
     if frame is None:
         return {**said, "state": "ended" if generator is None else "not in Python code"}
     waits = list(_awaited(awaited))
-    if waits:
+    if stream.parked is not None:
+        state = "parked"
+    elif waits:
         state = "waiting"
     else:
         state = "running" if running else "at its beginning" if frame.f_lasti < 0 else "at a yield"

@@ -10,17 +10,8 @@ import pytest
 
 from functions import running_sum
 from helpers import environment
-from terminal import Terminal
+from terminal import top
 from velo.errors import StreamClosed
-
-
-@contextlib.contextmanager
-def top(daemon, columns=80, rows=24):
-    terminal = Terminal(["top", "--interval", "0.1", "--socket", daemon.path], columns, rows)
-    try:
-        yield terminal
-    finally:
-        terminal.close()
 
 
 @contextlib.asynccontextmanager

@@ -4,35 +4,18 @@ import asyncio
 import contextlib
 import json
 import logging
-import subprocess
-import sys
 import time
 from types import SimpleNamespace
 
 import pytest
 
-from helpers import environment, until
+from helpers import until
+from standalone import velo
 from velo import stream_fn
 from velo._worker import window
 from velo.cli.supervisor.figures import Watcher
 from velo.cli.supervisor.line import Line
 from velo.errors import StreamClosed
-
-
-class Told:
-    """What a command has said."""
-
-    def __init__(self, done):
-        self.code, self.out, self.err = done.returncode, done.stdout, done.stderr
-
-
-async def velo(daemon, *words):
-    """`velo ... --socket PATH`, while this program's loop goes on."""
-    command = [sys.executable, "-m", "velo", *map(str, words), "--socket", str(daemon.path)]
-    run = asyncio.to_thread(
-        subprocess.run, command, capture_output=True, text=True, env=environment(), timeout=50
-    )
-    return Told(await run)
 
 
 async def inspected(daemon, name, wanted):
@@ -104,9 +87,9 @@ async def test_streams_are_named_once(daemon):
     asked = []
 
     class Spy:
-        def look(self, known):
+        def look(self, known, parked):
             asked.append(dict(known))
-            line.supervisor.look(known)
+            line.supervisor.look(known, parked)
 
     watched = Line(str(daemon.path))
     watched.supervisor, watched.hear = Spy(), line.hear
@@ -142,7 +125,7 @@ def test_no_more_is_told_at_once_than_fits():
         def get_name(self):
             return "x" * 50
 
-    client = SimpleNamespace(number=7, functions={}, tasks={}, opened={})
+    client = SimpleNamespace(number=7, functions={}, tasks={}, opened={}, keys={})
     for slot in range(count):
         client.tasks[slot], client.opened[slot] = Task(), (0, window.moment())
     slots, since, more, times = [], 0, True, 0

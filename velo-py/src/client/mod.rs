@@ -230,8 +230,8 @@ impl ClientLink {
     /// Opens a stream of `function`. None when the link has been retired: use another.
     ///
     /// `keep` is `(limit, has_state, max_restarts, recover)` for one that outlives its worker:
-    /// `recover(recovery, error, poison)` is called when that dies. It is `(key, grant, timeout)` for
-    /// one that attaches to what is kept under a key, and outlives this stream.
+    /// `recover(recovery, error, poison)` is called when that dies. It is `(key, grant, timeout,
+    /// shown)` for one that attaches to what is kept under a key, and outlives this stream.
     #[pyo3(signature = (event_loop, function, limits, name, keep=None))]
     fn open(
         &self,
@@ -244,12 +244,13 @@ impl ClientLink {
     ) -> PyResult<Option<Opened>> {
         let (keep, attaches) = match keep {
             Some(Keep::Journal(terms)) => (Some(terms), None),
-            Some(Keep::Key((key, grant, timeout))) => {
+            Some(Keep::Key((key, grant, timeout, shown))) => {
                 let timeout_ms = milliseconds(timeout);
                 let keep = Control::Keep {
                     key: Key(key),
                     grant,
                     timeout_ms,
+                    shown,
                 };
                 (None, Some(keep))
             }
@@ -485,7 +486,7 @@ impl ClientLink {
 #[derive(FromPyObject)]
 enum Keep {
     Journal((usize, bool, u32, Py<PyAny>)),
-    Key(([u8; 32], u64, Option<f64>)),
+    Key(([u8; 32], u64, Option<f64>, String)),
 }
 
 /// A limit as it travels: 0 for none.

@@ -322,9 +322,10 @@ impl WorkerLink {
                     key,
                     grant,
                     timeout_ms,
+                    shown,
                 }) => {
                     let key = PyBytes::new(py, &key.0);
-                    ("keep", key, grant, seconds(timeout_ms)).into_pyobject(py)?
+                    ("keep", key, grant, seconds(timeout_ms), shown).into_pyobject(py)?
                 }
                 Some(Control::Detach { slot, stream }) => {
                     ("detach_kept", slot, stream).into_pyobject(py)?

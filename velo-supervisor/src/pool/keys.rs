@@ -88,7 +88,29 @@ impl Keys {
     }
 }
 
+/// How many keys are in which state.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct KeyCounts {
+    /// They are kept, and nobody is attached.
+    pub(crate) parked: u32,
+    /// So many requests wait for one.
+    pub(crate) waiting: u32,
+}
+
 impl Pool {
+    /// How many keys of each worker, and of those that have none yet (None), are in which state.
+    pub(crate) fn key_counts(&self) -> BTreeMap<Option<WorkerId>, KeyCounts> {
+        let mut all: BTreeMap<_, KeyCounts> = BTreeMap::new();
+        for entry in self.keys.entries.values() {
+            let untold = entry.holder.as_ref().is_some_and(|holder| !holder.told);
+            let counts = all.entry(entry.worker).or_default();
+            counts.parked += u32::from(entry.kept && entry.holder.is_none());
+            counts.waiting += u32::from(untold);
+            counts.waiting += u32::try_from(entry.line.len()).unwrap_or(u32::MAX);
+        }
+        all
+    }
+
     /// A client asks for what is kept under a key.
     pub(crate) fn acquire_key(
         &mut self,

@@ -68,8 +68,11 @@ impl Reactor {
     }
 
     pub(super) fn status(&self) -> Status {
+        let keys = self.pool.key_counts();
         let workers = self.pool.workers().map(|(mut worker, links)| {
             self.add_figures(&mut worker, links);
+            let counts = keys.get(&Some(worker.id)).copied().unwrap_or_default();
+            (worker.parked, worker.waiting) = (counts.parked, counts.waiting);
             worker
         });
         let mut clients: Vec<_> = self
@@ -98,6 +101,8 @@ impl Reactor {
             clients,
             zygote: zygote.map(|(pid, _)| pid),
             zygote_threads: zygote.and_then(|(_, threads)| threads),
+            parked: keys.values().map(|counts| counts.parked).sum(),
+            waiting: keys.values().map(|counts| counts.waiting).sum(),
         }
     }
 }

@@ -16,7 +16,31 @@ from velo.cli.supervisor.line import Line
 __all__ = ["Watcher", "joined"]
 
 # What a stream is shown as whose worker did not say.
-_UNKNOWN: dict[str, Any] = {"name": None, "function": None, "age": None}
+_UNKNOWN: dict[str, Any] = {
+    "name": None,
+    "function": None,
+    "age": None,
+    "key": None,
+    "state": "open",
+}
+# What a parked stream has none of: it has no client, no slot and no ring.
+_NOT_COUNTED: dict[str, Any] = dict.fromkeys(
+    (
+        "link",
+        "slot",
+        "client",
+        "events",
+        "events_per_second",
+        "queued",
+        "results",
+        "results_queued",
+        "bytes_in",
+        "bytes_out",
+        "latency_p50",
+        "latency_p99",
+        "running_event",
+    )
+)
 
 
 class Watcher:
@@ -32,16 +56,20 @@ class Watcher:
         # worker and link, and then by slot.
         self._known: dict[int, int] = {}
         self._named: dict[tuple[int, int], dict[int, dict[str, Any]]] = {}
+        # Up to which number the parked streams of a worker are known, and those that are there.
+        self._known_parked: dict[int, int] = {}
+        self._parked: dict[int, dict[int, dict[str, Any]]] = {}
         self.complete = False
         """Whether every worker that answers has named all of its streams."""
 
     def look(self) -> dict[str, Any]:
-        """Return the state of the supervisor, with all its streams.
+        """Return the state of the supervisor, with all its streams, and those that are parked.
 
         Rates are None in the first look, and for what is new.
         """
         state = self._line.state()
-        self._line.supervisor.look(list(self._known.items()))
+        known, parked = list(self._known.items()), list(self._known_parked.items())
+        self._line.supervisor.look(known, parked)
         looks = {look["worker"]: look for look in self._line.look()}
         now = time.monotonic()
         self._take_names(looks.values(), now)
@@ -67,6 +95,11 @@ class Watcher:
             link["omitted"] for look in looks.values() for link in look["links"]
         )
         self._before = seen
+        state["parked_streams"] = [
+            _as_parked(one, look, now)
+            for look in looks.values()
+            for one in self._parked.get(look["worker"], {}).values()
+        ]
         return state
 
     def _take_names(self, looks: Iterable[dict[str, Any]], now: float) -> None:
@@ -85,15 +118,36 @@ class Watcher:
             if look["answer"] is None:
                 known[worker] = self._known.get(worker, 0)
                 continue
-            said = json.loads(look["answer"])
+            answer = json.loads(look["answer"])
+            self._take_parked(look, answer["parked"], now)
+            said = answer["open"]
             known[worker] = said["until"]
             self.complete &= not said["more"]
-            for link, slot, name, function, opened in said["opened"]:
+            for link, slot, name, function, opened, key in said["opened"]:
                 # By the clock of this process, whatever the worker's says.
                 since = now - (said["now"] - opened) / 1e9
                 names = self._named.setdefault((worker, link), {})
-                names[slot] = {"name": name, "function": function, "since": since}
+                names[slot] = {"name": name, "function": function, "since": since, "key": key}
         self._known = known
+        self._parked = {one: there for one, there in self._parked.items() if one in known}
+        self._known_parked = {one: most for one, most in self._known_parked.items() if one in known}
+
+    def _take_parked(self, look: dict[str, Any], said: dict[str, Any], now: float) -> None:
+        """Note what a worker says of its parked streams, and forget what is parked no more."""
+        worker = look["worker"]
+        there = self._parked.get(worker, {})
+        for number, name, key, function, began, since in said["named"]:
+            self._known_parked[worker] = number
+            there[number] = {
+                "name": name,
+                "function": function,
+                "key": key,
+                "place": f"parked:{look['pid']}:{number}",
+                "began": now - (said["now"] - began) / 1e9,
+                "since": now - (said["now"] - since) / 1e9,
+            }
+        self._parked[worker] = {one: there[one] for one in said["shown"] if one in there}
+        self.complete &= not said["more"]
 
     def _told(self, look: dict[str, Any], now: float) -> dict[tuple[int, int], dict[str, Any]]:
         """Return what is known of the streams of a worker, by link and slot."""
@@ -102,6 +156,7 @@ class Watcher:
                 "name": one["name"],
                 "function": one["function"],
                 "age": round(now - one["since"], 3),
+                "key": one["key"],
             }
             for link in look["links"]
             for slot, one in self._named[look["worker"], link["link"]].items()
@@ -140,6 +195,22 @@ def joined(
                 }
             )
     return streams
+
+
+def _as_parked(one: dict[str, Any], look: dict[str, Any], now: float) -> dict[str, Any]:
+    return {
+        **_NOT_COUNTED,
+        "name": one["name"],
+        "function": one["function"],
+        "key": one["key"],
+        "worker": look["worker"],
+        "pid": look["pid"],
+        "state": "parked",
+        "place": one["place"],
+        "age": round(now - one["began"], 3),
+        "parked": round(now - one["since"], 3),
+        "running": False,
+    }
 
 
 def _rate(before: tuple[float, ...], now: tuple[float, ...], which: int) -> float:

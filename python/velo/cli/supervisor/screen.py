@@ -130,11 +130,14 @@ class Screen:
         elif len(key) == 1 and key.isprintable():
             self._filter += key
 
+    def _all(self) -> list[dict[str, Any]]:
+        return [*self._state["streams"], *self._state["parked_streams"]]
+
     def _streams(self) -> list[dict[str, Any]]:
         field = _ORDERS[self._order]
         streams = [
             stream
-            for stream in self._state["streams"]
+            for stream in self._all()
             if self._filter in _name(stream) or self._filter in (stream["function"] or "")
         ]
         streams.sort(key=_natural, reverse=field == "name" and self._turned)
@@ -155,12 +158,16 @@ class Screen:
         if (stream := self._stream()) is None:
             self._said = "it is over"
             return
-        place = f"{stream['link']}:{stream['slot']}"
-        # Its name is not unique, and its place may be another one's by now.
-        which = place if stream["name"] is None else f"{place}:{stream['name']}"
+        if stream["state"] == "parked":
+            which = stream["place"]  # which it has until somebody attaches
+        else:
+            which = f"{stream['link']}:{stream['slot']}"
+            # Its name is not unique, and its place may be another one's by now.
+            which += "" if stream["name"] is None else f":{stream['name']}"
         self._line.supervisor.end(which, _WHY)
         ended = any('"slot"' in (look["answer"] or "") for look in self._line.look())
-        what = "ended" if ended else "not ended, since it is over, or its worker is busy:"
+        why = "somebody is attached to it, " if stream["state"] == "parked" else ""
+        what = "ended" if ended else f"not ended, since {why}it is over, or its worker is busy:"
         self._said = f"{what} {_name(stream)}"
 
     def render(self, width: int, height: int) -> RenderableType:
@@ -174,15 +181,15 @@ class Screen:
         table = _table(_WORKERS)
         for worker in shown:
             table.add_row(*_worker_cells(worker), style=None if worker["answers"] else "yellow")
-        parts: list[RenderableType] = [self._head(), _gap(), table]
+        parts: list[RenderableType] = [self._head(wide), _gap(), table]
         if hidden > 0:
             parts.append(_line(f"and {hidden} more workers", "dim"))
         streams = self._window(rows)
         table = _table([*_STREAMS, *(_MORE if wide else [])], self._order, self._turned)
         for stream in streams:
             chosen = _place(stream) == self._chosen
-            cells = _stream_cells(stream, wide)
-            table.add_row(*cells, style="bold white on blue" if chosen else None)
+            name, *cells = _stream_cells(stream, wide)
+            table.add_row(Text(name), *cells, style="bold white on blue" if chosen else None)
         parts += [_gap(), table, *(_gap() for _ in range(rows - len(streams)))]
         return Group(*parts, self._foot())
 
@@ -194,7 +201,7 @@ class Screen:
         first = max(0, min(at - rows // 2, len(streams) - rows))
         return streams[first : first + rows]
 
-    def _head(self) -> Text:
+    def _head(self, wide: bool) -> Text:
         state = self._state
         rate = sum(worker["events_per_second"] or 0 for worker in state["workers"])
         facts = [
@@ -205,6 +212,10 @@ class Screen:
             _count(sum(worker["residents"] for worker in state["workers"]), "stream"),
             f"{_number(rate)} events/s",
         ]
+        if state["parked"]:
+            facts.insert(5, f"{state['parked']} parked")
+            if not wide:
+                del facts[1]  # they do not all fit
         if state["draining"]:
             facts.append("draining")
         return _line(" · ".join(facts), "bold")
@@ -218,7 +229,7 @@ class Screen:
             return _line(self._said, "bold")
         foot = _line("")
         if self._filter:
-            matching = f"{len(self._streams())} of {len(self._state['streams'])}"
+            matching = f"{len(self._streams())} of {len(self._all())}"
             foot.append(f"only `{self._filter}`: {matching}  ", "bold")
         for key, what in _HELP:
             foot.append(key, "bold").append(f" {what}   ", "dim")
@@ -244,6 +255,12 @@ def _stream_cells(stream: dict[str, Any], wide: bool) -> list[str]:
         _name(stream),
         function if wide else function.rpartition(":")[2],
         "" if stream["age"] is None else duration(stream["age"]),
+    ]
+    if stream["state"] == "parked":
+        # It has no figures: in their place is its state, and for how long it has been in it.
+        cells += ["parked", duration(stream["parked"]), "-", "-", "-"]
+        return [*cells, "-", "-", "-", str(stream["worker"]), "-"] if wide else cells
+    cells += [
         _number(stream["events"]),
         _number(stream["events_per_second"]),
         _number(stream["queued"]),
@@ -292,7 +309,8 @@ def _count(number: int, what: str) -> str:
 
 
 def _name(stream: dict[str, Any]) -> str:
-    return stream["name"] or f"{stream['link']}:{stream['slot']}"
+    name: str = stream["name"] or f"{stream['link']}:{stream['slot']}"
+    return name if stream["key"] is None else f"{stream['key']} ({name})"
 
 
 def _natural(stream: dict[str, Any]) -> list[str | int]:
@@ -302,6 +320,8 @@ def _natural(stream: dict[str, Any]) -> list[str | int]:
 
 
 def _place(stream: dict[str, Any]) -> tuple[Any, ...]:
+    if stream["state"] == "parked":
+        return stream["worker"], stream["place"]
     return stream["worker"], stream["link"], stream["slot"], stream["name"]
 
 

@@ -11,6 +11,7 @@ import orjson
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from velo.cli.supervisor.figures import Watcher
 from velo.cli.supervisor.line import Line, socket_option
@@ -73,14 +74,15 @@ def _show(path: str, state: dict[str, Any]) -> None:
     for client in state["clients"]:
         known = (client[name] for name in ("id", "pid", "streams", "links"))
         clients.add_row(*map(str, known), duration(client["connected"]))
-    streams = _table(
-        "stream", "function", "worker", "age", "events", "events/s", "queue", "p50", "p99"
-    )
+    columns = ("function", "worker", "age", "events", "events/s", "queue", "p50", "p99")
+    keyed = any(stream["key"] is not None for stream in state["streams"])
+    streams = _table("stream", *(["key"] if keyed else []), *columns)
     busiest = sorted(state["streams"], key=lambda stream: -stream["events"])
     for stream in busiest[:_MOST_SHOWN]:
         rate = stream["events_per_second"]
         streams.add_row(
             stream["name"] or f"{stream['link']}:{stream['slot']}",
+            *([Text(stream["key"] or "")] if keyed else []),
             stream["function"] or "?",
             str(stream["worker"]),
             "" if stream["age"] is None else duration(stream["age"]),
@@ -95,12 +97,34 @@ def _show(path: str, state: dict[str, Any]) -> None:
     left = len(busiest) - _MOST_SHOWN + state["streams_omitted"]
     if left > 0:
         console.print(f"and {left} more streams; `--json` or `velo top` show more")
+    _show_parked(console, state)
+
+
+def _show_parked(console: Console, state: dict[str, Any]) -> None:
+    if state["waiting"]:
+        console.print(f"requests that wait for a key: {state['waiting']}")
+    if not state["parked_streams"]:
+        return
+    table = _table("key", "state", "function", "worker", "pid", "parked for", "age")
+    longest = sorted(state["parked_streams"], key=lambda stream: -stream["parked"])
+    for stream in longest[:_MOST_SHOWN]:
+        table.add_row(
+            Text(stream["key"]),
+            stream["state"],
+            stream["function"],
+            *(str(stream[name]) for name in ("worker", "pid")),
+            *(duration(stream[name]) for name in ("parked", "age")),
+        )
+    console.print(table)
+    left = state["parked"] - min(len(longest), _MOST_SHOWN)
+    if left > 0:
+        console.print(f"and {left} more parked streams; `--json` or `velo top` show more")
 
 
 def _table(*columns: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in columns:
-        words = name in ("stream", "function", "")
+        words = name in ("stream", "key", "state", "function", "")
         table.add_column(
             name, justify="left" if words else "right", no_wrap=True, overflow="ellipsis"
         )

@@ -54,9 +54,10 @@ def top(socket: str | None, interval: float) -> None:
     """Show the workers and streams of a supervisor until `q`.
 
     r e b l a n sort by events/s, events, backlog, latency (p99), age and name; the same key again
-    turns it around. / filters by a part of a stream's or function's name, escape shows all again.
-    Arrows and page keys choose a stream; x and then y end it, and its program sees a `StreamClosed`
-    that says so.
+    turns it around. / filters by a part of a stream's name, key or function, escape shows all
+    again. Arrows and page keys choose a stream; x and then y end it, and its program sees a
+    `StreamClosed` that says so. One that is parked, since nobody is attached to its key, has its
+    input ended.
     """
     console = Console(highlight=False)
     if not (sys.stdin.isatty() and console.is_terminal):

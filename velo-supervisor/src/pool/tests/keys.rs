@@ -127,6 +127,45 @@ fn they_wait_in_line_in_the_order_in_which_they_came() {
 }
 
 #[test]
+fn what_is_parked_and_who_waits_is_counted() {
+    let mut rig = Rig::new(|_| {});
+    let first = rig.attach(1);
+    let worker = rig.worker_of_link(first.link);
+    let counted = |rig: &Rig| {
+        let counts = rig.pool.key_counts();
+        assert!(
+            counts.keys().all(|id| *id == Some(worker)),
+            "{counts:?} of no other"
+        );
+        let counts = counts.get(&Some(worker)).copied().unwrap_or_default();
+        (counts.parked, counts.waiting)
+    };
+    assert_eq!(counted(&rig), (0, 0), "it is attached");
+    rig.ask(2, KEY, true);
+    rig.ask(3, KEY, true);
+    assert_eq!(counted(&rig), (0, 2));
+    let second = granted(&rig.free(first, true));
+    assert_eq!(counted(&rig), (0, 1));
+    let third = granted(&rig.free(second, true));
+    rig.free(third, true);
+    assert_eq!(counted(&rig), (1, 0));
+    let again = rig.attach(1);
+    assert_eq!(counted(&rig), (0, 0));
+    rig.free(again, false);
+    assert_eq!(counted(&rig), (0, 0), "it has ended");
+}
+
+#[test]
+fn who_waits_for_a_worker_is_counted() {
+    let mut rig = Rig::new(|_| {});
+    let request = RequestId(1);
+    rig.pool.acquire_key(rig.now, 1, request, KEY, 2, true);
+    let counts = rig.pool.key_counts();
+    assert_eq!(counts.len(), 1);
+    assert_eq!((counts[&None].parked, counts[&None].waiting), (0, 1));
+}
+
+#[test]
 fn who_does_not_want_to_wait_is_told() {
     let mut rig = Rig::new(|_| {});
     let holder = rig.attach(1);

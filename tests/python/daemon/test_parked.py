@@ -1,0 +1,233 @@
+"""Streams with a key that nobody is attached to are seen, inspected and ended."""
+
+import asyncio
+import json
+from types import SimpleNamespace
+
+import pytest
+
+import functions
+from helpers import until
+from standalone import velo
+from terminal import top
+from velo import _keys
+from velo._worker.parked import Parked
+from velo.cli.supervisor.figures import Watcher
+from velo.cli.supervisor.line import Line
+
+counting = functions.numbered.options(mode="process", workers=2, timeout=None)
+
+
+async def ask(fn, key, event):
+    async with fn.open(key=key) as stream:
+        await stream.send(event)
+        return await stream.recv()
+
+
+async def seen(watcher, wanted):
+    """What is seen, once it satisfies."""
+    async with asyncio.timeout(20):
+        while True:
+            state = await asyncio.to_thread(watcher.look)
+            if wanted(state):
+                return state
+            await asyncio.sleep(0.02)
+
+
+def keys_of(state):
+    return sorted(stream["key"] for stream in state["parked_streams"])
+
+
+async def test_status_shows_what_nobody_is_attached_to(daemon):
+    assert await ask(counting, "user-42", "a") == (1, "a")
+    assert await ask(counting, 7, "a") == (1, "a")
+    await seen(Watcher(Line(str(daemon.path))), lambda state: state["parked"] == 2)
+    async with counting.open(key="attached") as stream:
+        told = await velo(daemon, "status", "--json")
+        state = json.loads(told.out)
+        parked = {one["key"]: one for one in state["parked_streams"]}
+        assert parked.keys() == {"user-42", "7"}
+        one = parked["user-42"]
+        assert one["state"] == "parked"
+        assert one["function"] == "functions:numbered"
+        assert one["pid"] in [worker["pid"] for worker in state["workers"]]
+        assert 0 < one["parked"] <= one["age"]
+        assert one["events"] is one["latency_p50"] is one["link"] is one["client"] is None
+        (open_one,) = state["streams"]
+        assert (open_one["name"], open_one["key"]) == (stream.name, "attached")
+        assert open_one["state"] == "open"
+        assert (state["parked"], state["waiting"]) == (2, 0)
+        assert sum(worker["parked"] for worker in state["workers"]) == 2
+        text = (await velo(daemon, "status")).out
+        (row,) = [line for line in text.splitlines() if "user-42" in line]
+        assert row.split()[:3] == ["user-42", "parked", "functions:numbered"]
+        assert str(one["pid"]) in row.split()
+        assert any(stream.name in line and "attached" in line for line in text.splitlines())
+
+
+async def test_who_waits_for_a_key_is_counted(daemon):
+    async with counting.open(key="k"):
+        waiting = [asyncio.create_task(ask(counting, "k", "a")) for _ in range(3)]
+        watcher = Watcher(Line(str(daemon.path)))
+        state = await seen(watcher, lambda state: state["waiting"] == 3)
+        assert sum(worker["waiting"] for worker in state["workers"]) == 3
+        told = await velo(daemon, "status")
+        assert "requests that wait for a key: 3" in told.out
+    await asyncio.gather(*waiting)
+    await seen(watcher, lambda state: (state["waiting"], state["parked"]) == (0, 1))
+
+
+async def test_what_was_told_is_not_told_again_and_what_is_attached_goes(daemon):
+    line = Line(str(daemon.path))
+    told = []
+
+    class Spy:
+        def look(self, known, parked):
+            line.supervisor.look(known, parked)
+
+    def look():
+        looks = line.look()
+        for one in looks:
+            if one["answer"]:
+                told.extend(key for _, _, key, *_ in json.loads(one["answer"])["parked"]["named"])
+        return looks
+
+    watcher = Watcher(SimpleNamespace(supervisor=Spy(), state=line.state, look=look))
+
+    def named():
+        """What was told since this was asked last."""
+        keys = sorted(told)
+        told.clear()
+        return keys
+
+    for key in ("a", "b"):
+        await ask(counting, key, 1)
+    first = await seen(watcher, lambda state: keys_of(state) == ["a", "b"])
+    assert named() == ["a", "b"]
+    await seen(watcher, lambda state: state["parked"] == 2)
+    assert named() == []
+    async with counting.open(key="a"):
+        await seen(watcher, lambda state: keys_of(state) == ["b"])
+        assert named() == []
+    again = await seen(watcher, lambda state: keys_of(state) == ["a", "b"])
+    assert named() == ["a"]
+    before, after = (
+        next(one for one in state["parked_streams"] if one["key"] == "a")
+        for state in (first, again)
+    )
+    assert before["place"] != after["place"]
+    assert before["age"] < after["age"]
+    async with counting.open(key="b") as stream:
+        await stream.end()
+    await seen(watcher, lambda state: keys_of(state) == ["a"])
+
+
+async def test_thousands_are_told_in_parts(daemon):
+    """All of them are found, by whoever asks again while there is more."""
+    total, one = 1500, counting.options(workers=1)
+    keys = iter(range(total))
+
+    async def some():
+        for key in keys:
+            await ask(one, key, "a")
+
+    await asyncio.gather(*[some() for _ in range(8)])
+    await seen(Watcher(Line(str(daemon.path))), lambda state: state["parked"] == total)
+    told = await velo(daemon, "status", "--json")
+    state = json.loads(told.out)
+    assert state["parked"] == total
+    assert {one["key"] for one in state["parked_streams"]} == set(map(str, range(total)))
+    text = (await velo(daemon, "status")).out
+    assert f"and {total - 50} more parked streams" in text
+
+
+def test_no_more_is_told_at_once_than_fits():
+    parked, longest = Parked(), 64 << 10
+    for _ in range(6000):
+        words = {"name": "n" * 500, "shown": "\\" * 500, "function": None}
+        parked.enter(SimpleNamespace(**words, began=1, parking=0))
+    number, more, named = 0, True, []
+    while more:
+        told = parked.since(number, longest)
+        assert len(told) < longest
+        said = json.loads(told)
+        named += [one for one, *_ in said["named"]]
+        assert len(named) > 0
+        number, more = named[-1], said["more"]
+    assert named == said["shown"] == list(range(1, 4001))
+
+
+async def test_inspect_by_key(daemon):
+    """Parked or attached, with the state that its function has."""
+    await ask(counting, "user-42", "a")
+    told = await velo(daemon, "inspect", "user-42", "--json")
+    assert told.code == 0, told.err
+    (one,) = json.loads(told.out)["streams"]
+    assert (one["state"], one["key"], one["link"]) == ("parked", "user-42", None)
+    assert one["locals"]["event"] == "'a'"
+    text = (await velo(daemon, "inspect", "user-42")).out
+    assert "nobody is attached" in text
+    assert "event" in text
+    async with counting.open(key="user-42") as stream:
+        await stream.send("b")
+        assert await stream.recv() == (2, "b")
+        told = await velo(daemon, "inspect", "user-42", "--json")
+        (one,) = json.loads(told.out)["streams"]
+        assert one["state"] != "parked"
+        assert (one["key"], one["events"]) == ("user-42", 1), "those of this attachment"
+        assert one["parked"] is None
+    told = await velo(daemon, "inspect", "user-43")
+    assert told.code == 1
+    assert "no stream `user-43`" in told.err
+
+
+@pytest.mark.parametrize(("columns", "rows"), [(80, 24), (200, 50)])
+async def test_top_shows_them_and_ends_one(daemon, tmp_path, columns, rows):
+    ends = functions.marks_its_end.options(mode="process", workers=1, timeout=None)
+    for key in ("user-41", "user-42", "[bold]"):
+        await ask(ends, key, str(tmp_path / key))
+    with top(daemon, columns, rows) as terminal:
+        lines = await terminal.shows("3 parked", "user-41", "user-42", "[bold]")
+        (row,) = [line for line in lines if line.startswith("user-42")]
+        assert "parked" in row.split()
+        terminal.press("/user-42\r")
+        await terminal.shows("only `user-42`: 1 of 3", without=["user-41"])
+        terminal.press("\x1b[Bx")
+        await terminal.shows("end user-42 (", "? y / n")
+        terminal.press("y")
+        await terminal.shows("ended user-42 (", "2 parked")
+        await until(lambda: functions.marks(tmp_path / "user-42") == "x")
+        assert functions.marks(tmp_path / "user-41") == ""
+        assert await ask(ends, "user-42", str(tmp_path / "again")) == 1, "it begins anew"
+        terminal.press("q")
+        assert await asyncio.to_thread(terminal.process.wait, 20) == 0
+
+
+async def test_what_is_attached_by_now_is_not_ended(daemon):
+    """A place means one parking only."""
+    await ask(counting, "k", "a")
+    watcher, line = Watcher(Line(str(daemon.path))), Line(str(daemon.path))
+    state = await seen(watcher, lambda state: len(state["parked_streams"]) == 1)
+    (one,) = state["parked_streams"]
+
+    def end():
+        line.supervisor.end(one["place"], "by hand")
+        answers = [look["answer"] for look in line.look()]
+        assert all(answers)
+        return [stream for answer in answers for stream in json.loads(answer)["streams"]]
+
+    async with counting.open(key="k") as stream:
+        assert await asyncio.to_thread(end) == []
+        await stream.send("b")
+        assert await stream.recv() == (2, "b")
+    assert await asyncio.to_thread(end) == []
+    assert await ask(counting, "k", "c") == (3, "c")
+
+
+def test_a_key_is_shown_on_one_line():
+    assert _keys.shown("user-42") == "user-42"
+    assert _keys.shown(("shop", 7)) == "('shop', 7)"
+    assert _keys.shown(b"\x00") == "b'\\x00'"
+    assert _keys.shown("a\n\x1b[2J\udc80") == "a\\n\\x1b[2J\\udc80"
+    assert _keys.shown("x" * 1000) == "x" * 200 + "..."
+    assert len(_keys.shown("\U0010ffff" * 1000)) == 203
