@@ -91,7 +91,9 @@ fn run(segment: &HeapSegment, ends: &[std::sync::Arc<LinkEnd>; 2], ops: Vec<Op>)
                 end(side).any_ready_but(0);
                 end(side).take_ready(|slot| assert!(slot < slots));
             }
-            Op::Notify(side, slot) => end(side).notify(u32::from(slot) % slots),
+            Op::Notify(side, slot) => {
+                end(side).notify(u32::from(slot) % slots);
+            }
             Op::Note(side, slot) => {
                 end(side).note(u32::from(slot) % slots);
                 end(side).wake();
