@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
+use std::time::Duration;
 
 use nix::libc;
 use serde::Serialize;
@@ -13,6 +14,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 use tokio::task::{AbortHandle, spawn_local};
+use tokio::time::{Instant, sleep_until};
 
 use crate::fds::{InChild, TrackedFd};
 use crate::transport::{Channel, Received, TransportError};
@@ -56,9 +58,11 @@ impl AsRawFd for Socket {
 }
 
 impl Connection {
-    /// Takes a socket over. `deliver` is called from a task of the current `LocalSet`.
+    /// Takes a socket over. `deliver` is called from a task of the current `LocalSet`. A peer that
+    /// takes longer than `patience` for one message is given up; `None`: none is.
     pub(crate) fn open<M: DeserializeOwned + 'static>(
         socket: OwnedFd,
+        patience: Option<Duration>,
         mut deliver: impl FnMut(Delivery<M>) + 'static,
     ) -> io::Result<Self> {
         let fd = socket.as_raw_fd();
@@ -74,7 +78,7 @@ impl Connection {
         });
         let reading = Rc::clone(&line);
         let reader = spawn_local(async move {
-            let error = match reading.read(&mut deliver).await {
+            let error = match reading.read(patience, &mut deliver).await {
                 Ok(()) | Err(TransportError::Closed) => None,
                 Err(error) => Some(error),
             };
@@ -126,8 +130,11 @@ impl Line {
 
     async fn read<M: DeserializeOwned>(
         &self,
+        patience: Option<Duration>,
         deliver: &mut impl FnMut(Delivery<M>),
     ) -> Result<(), TransportError> {
+        // When what has begun to arrive has to be there.
+        let mut due = None;
         loop {
             let waiting = self.channel().borrow().has_output();
             tokio::select! {
@@ -141,10 +148,14 @@ impl Line {
                         let received = self.channel().borrow_mut().receive()?;
                         match received {
                             Received::Message(message, fds) => {
+                                due = None;
                                 deliver(Delivery::Message(message, fds));
                             }
                             Received::Empty => {
                                 ready.clear_ready();
+                                if self.channel().borrow().is_unfinished() {
+                                    due = due.or(patience.map(|bound| Instant::now() + bound));
+                                }
                                 break;
                             }
                             Received::Closed => return Ok(()),
@@ -160,6 +171,13 @@ impl Line {
                     }
                 }
                 () = self.queued.notified() => {}
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                    // Somebody else may have taken it (see `receive_now`).
+                    if self.channel().borrow().is_unfinished() {
+                        return Err(TransportError::Unfinished(patience.unwrap_or_default()));
+                    }
+                    due = None;
+                }
             }
         }
     }

@@ -435,7 +435,7 @@ impl Nursery {
             let process = Process::watch(pidfd, move || report(number, ZygoteEvent::Ended))?;
             let report = Rc::clone(&self.report);
             let deliver = move |said| report(number, ZygoteEvent::Said(said));
-            let connection = Connection::open(here, deliver)?;
+            let connection = Connection::open(here, None, deliver)?;
             let version = PROTOCOL_VERSION;
             let grace_ms = u32::try_from(GRACE.as_millis()).unwrap_or(u32::MAX);
             let owner = self.owner.as_fd().try_clone_to_owned()?;

@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -64,6 +65,9 @@ pub enum TransportError {
     /// The message could not be written as MessagePack.
     #[error("a message could not be written: {0}")]
     Encode(String),
+    /// The peer began a message and did not go on.
+    #[error("the other side has left a message unfinished for `{}` s", .0.as_secs_f64())]
+    Unfinished(Duration),
     /// The peer does not read what it is sent.
     #[error("the other side does not read; `{0}` bytes are waiting for it")]
     Stalled(usize),
@@ -191,6 +195,11 @@ impl<F: AsFd> Channel<F> {
             }
         }
         Ok(())
+    }
+
+    /// Whether a message has begun to arrive whose rest is not there.
+    pub(crate) fn is_unfinished(&self) -> bool {
+        self.read < self.input.len()
     }
 
     /// The next message, if a complete one is there.

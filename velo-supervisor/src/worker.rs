@@ -39,7 +39,7 @@ impl WorkerProcess {
     ) -> io::Result<(Self, Vec<OwnedFd>)> {
         let (report, theirs) = Report::create()?;
         let (here, there) = transport::pair()?;
-        let connection = Connection::open(here, deliver)?;
+        let connection = Connection::open(here, None, deliver)?;
         Ok((
             Self {
                 connection,

@@ -8,6 +8,7 @@ import socket
 import struct
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -115,6 +116,29 @@ def test_the_silent_are_turned_away(daemon_at):
         for line in (silent, slow):
             assert line.recv(100) == b"", "hung up"
     assert "did not say hello in time" in daemon.said()
+
+
+def test_the_slow_are_hung_up_on(daemon_at):
+    """A message that was begun has to end; how long there is none does not matter."""
+    daemon = daemon_at("--hello-timeout", 0.3)
+    with raw(daemon) as quiet, raw(daemon) as slow:
+        for line in (quiet, slow):
+            line.sendall(hello(_version()))
+        assert not answer(quiet)[1]
+        assert not answer(slow)[1]
+        message = frame(b"\x81\xa5Admin\xa6Status")
+        slow.sendall(message[:5])
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            for byte in message[5:-1]:  # every byte is news, but it is not all of it
+                time.sleep(0.1)
+                slow.sendall(bytes([byte]))
+        assert answer(slow)[1]
+        assert "left a message unfinished for `0.3` s" in daemon.said()
+        quiet.sendall(message[:5])
+        quiet.sendall(message[5:])
+        said, ended = answer(quiet)
+        assert said
+        assert not ended
 
 
 async def test_more_clients_than_it_takes_are_told(daemon_at):

@@ -29,7 +29,8 @@ impl Reactor {
         let id = self.next_client;
         let events = self.events.clone();
         let deliver = move |said| drop(events.send(Event::Client(id, said)));
-        let taken = Connection::open(socket, deliver).and_then(|connection| {
+        let patience = self.standalone.as_ref().map(|own| own.hello_bound);
+        let taken = Connection::open(socket, patience, deliver).and_then(|connection| {
             let pid = peer.as_ref().map_or(0, |peer| peer.pid);
             if let Some(why) = peer.as_ref().and_then(|peer| self.objection(peer)) {
                 tracing::warn!(pid, %why, "client turned away");
