@@ -182,9 +182,7 @@ class Client:
             link = await self._place(config.workers or _placement.usable_cores(), avoid)
         finally:
             self._placing -= 1
-        if function.number not in link.functions:
-            link.end.define(function.number, definition)
-            link.functions.add(function.number)
+        link.define(function.number, definition)
         return link
 
     def open_now(
@@ -334,7 +332,7 @@ class Client:
             if (free := _placement.free(links, workers, avoid)) is not None:
                 return free
             had_links = bool(links)
-            if len(_placement.others(links, workers, avoid)) + len(self._requests) < workers:
+            if len(_placement.usable(links, workers, avoid)) + len(self._requests) < workers:
                 try:
                     link = await self._acquire(workers)
                 except _supervisors.NoSupervisor:
@@ -347,7 +345,7 @@ class Client:
                 below = _placement.below_share(links, workers, avoid, self._placing)
                 if below is not None:
                     return below  # it need not wait for one more: others will go there
-            usable = _placement.others(links, workers, avoid) or _placement.usable(links, workers)
+            usable = _placement.usable(links, workers, avoid) or _placement.usable(links, workers)
             if self._requests or (not usable and links):
                 await self._change()  # a worker is on its way, or one that leaves makes room
             elif (least := _placement.least(usable)) is not None:

@@ -41,6 +41,12 @@ class Link:
     stall: float | None = None
     memory: int | None = None
 
+    def define(self, number: int, definition: bytes) -> None:
+        """Have the worker know a function under a number, if it does not yet."""
+        if number not in self.functions:
+            self.end.define(number, definition)
+            self.functions.add(number)
+
 
 def attach(link: Link, loop: asyncio.AbstractEventLoop, client: Client) -> None:
     """Have an event loop look after a link: its doorbell, and what it asks for.

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from velo import _core
 from velo._links import Link
 
-__all__ = ["below_share", "free", "least", "others", "usable", "usable_cores"]
+__all__ = ["below_share", "free", "least", "usable", "usable_cores"]
 
 
 @functools.cache
@@ -17,23 +17,18 @@ def usable_cores() -> int:
     return _core.usable_cores()
 
 
-def usable(links: Iterable[Link], workers: int) -> list[Link]:
-    """Return those of the first so many workers that take streams."""
+def usable(links: Iterable[Link], workers: int, avoid: Link | None = None) -> list[Link]:
+    """Return the first so many workers that take streams, without one that a stream is to leave."""
     staying = [link for link in links if not link.leaving]
     if len(staying) > 1:
         staying.sort(key=lambda link: link.worker)
-    return staying[:workers]
-
-
-def others(links: Iterable[Link], workers: int, avoid: Link | None) -> list[Link]:
-    """Return the usable ones without one that a stream is to leave."""
-    found = usable(links, workers)
+    found = staying[:workers]
     return found if avoid is None else [link for link in found if link is not avoid]
 
 
 def free(links: Iterable[Link], workers: int, avoid: Link | None = None) -> Link | None:
     """Choose a worker for which no other has to be asked for; None if there is none."""
-    found = others(links, workers, avoid)
+    found = usable(links, workers, avoid)
     one = least(found)
     if one is not None and (len(found) >= workers or one.end.streams == 0):
         return one
@@ -47,7 +42,7 @@ def below_share(
 
     `placing` streams are to be placed now.
     """
-    found = others(links, workers, avoid)
+    found = usable(links, workers, avoid)
     one = least(found)
     if one is None or one.end.slow:
         return None

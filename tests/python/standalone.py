@@ -118,7 +118,11 @@ def _end_with_this_thread():
 
 def ask(path, order, wanted, bound=PATIENCE):
     """Gives the supervisor at a path an order, and returns its answer."""
-    line = _core.SupervisorClient.connect(str(path))
+    return answer(_core.SupervisorClient.connect(str(path)), order, wanted, bound)
+
+
+def answer(line, order, wanted, bound=PATIENCE):
+    """Gives an order over a connection, and returns its answer."""
     order(line)
     deadline = time.monotonic() + bound
     while (left := deadline - time.monotonic()) > 0:

@@ -172,11 +172,7 @@ impl Line {
                 }
                 () = self.queued.notified() => {}
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
-                    // Somebody else may have taken it (see `receive_now`).
-                    if self.channel().borrow().is_unfinished() {
-                        return Err(TransportError::Unfinished(patience.unwrap_or_default()));
-                    }
-                    due = None;
+                    return Err(TransportError::Unfinished(patience.unwrap_or_default()));
                 }
             }
         }

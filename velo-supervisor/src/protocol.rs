@@ -262,7 +262,6 @@ pub enum Question {
         known: Vec<(u32, u64)>,
         /// Up to which number the parked streams of a worker are known; those that it has parked
         /// under a higher one are told.
-        #[serde(default)]
         parked: Vec<(u32, u64)>,
     },
     /// Where the function of this stream stands, and with what.

@@ -208,8 +208,7 @@ class Keys:
         client, (slot, _) = opening.client, opening.place
         if kept.task is not None:
             client.tasks[slot] = kept.task
-            client.opened[slot] = (opening.function, window.moment())
-            client.keys[slot] = kept.shown
+            client.opened[slot] = (opening.function, window.moment(), kept.shown)
 
     def _attach(self, kept: Kept, opening: Opening) -> None:
         if kept.timer is not None:
@@ -233,7 +232,6 @@ class Keys:
             self._users.pop((user.client.number, slot), None)
             user.client.tasks.pop(slot, None)
             user.client.opened.pop(slot, None)
-            user.client.keys.pop(slot, None)
         if over:
             del self._kept[kept.key]
             self._parked.leave(kept)

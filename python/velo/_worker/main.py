@@ -50,11 +50,9 @@ class Client:
         self.tasks: dict[int, asyncio.Task[None]] = {}
         # What the next stream is to be attached to.
         self.keep: tuple[bytes, int, float | None, str] | None = None
-        # Under which number the function of each slot's stream is known, and at which moment it was
-        # opened, the last one last.
-        self.opened: dict[int, tuple[int, int]] = {}
-        # Under which key it is kept, for those who look.
-        self.keys: dict[int, str] = {}
+        # Under which number the function of each slot's stream is known, at which moment it was
+        # opened, the last one last, and under which key it is kept, for those who look.
+        self.opened: dict[int, tuple[int, int, str | None]] = {}
 
 
 class _Worker:
@@ -241,7 +239,7 @@ class _Worker:
         task = asyncio.Task(pump, loop=self._loop, name=name, context=context)
         slot, _ = place
         client.tasks[slot] = task
-        client.opened[slot] = (function, window.moment())
+        client.opened[slot] = (function, window.moment(), None)
         task.add_done_callback(functools.partial(_forget, client, slot))
         port.attach(pump, task, context)
 

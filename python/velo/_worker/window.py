@@ -77,18 +77,17 @@ def opened_since(clients: Iterable[Client], since: int, longest: int) -> str:
     What is known is not told again, so that looking costs little, however many streams are open.
     `until` is the moment up to which everything was told, and `more` whether there is more.
     """
-    new: list[tuple[int, Client, int, int]] = []
+    new: list[tuple[int, Client, int, int, str | None]] = []
     for client in clients:
-        for slot, (function, opened) in reversed(client.opened.items()):
+        for slot, (function, opened, key) in reversed(client.opened.items()):
             if opened <= since:
                 break
-            new.append((opened, client, slot, function))
+            new.append((opened, client, slot, function, key))
     new.sort(key=operator.itemgetter(0))
     told: list[tuple[int, int, str, str, int, str | None]] = []
     room, until = longest - 1024, moment()
-    for opened, client, slot, function in new[:_MOST_NAMED]:
+    for opened, client, slot, function, key in new[:_MOST_NAMED]:
         name, where = client.tasks[slot].get_name(), name_of(client.functions.get(function))
-        key = client.keys.get(slot)
         # A character is `\uxxxx` at the longest.
         room -= 6 * (len(name) + len(where) + len(key or "")) + 64
         if room < 0:
@@ -116,9 +115,8 @@ def _names(stream: Opened) -> tuple[str | None, ...]:
 def _opened(client: Client) -> Iterator[Opened]:
     now = time.monotonic_ns()
     for slot, task in list(client.tasks.items()):
-        function, opened = client.opened[slot]
+        function, opened, key = client.opened[slot]
         name = name_of(client.functions.get(function))
-        key = client.keys.get(slot)
         yield Opened(client.number, slot, name, (now - opened) / 1e9, task, key)
 
 

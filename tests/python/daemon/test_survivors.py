@@ -1,6 +1,7 @@
 """Clients that die one after another, at every stage of their life, among others that live: each
 takes its own with it, to the last one, and nothing else."""
 
+import json
 import os
 import signal
 
@@ -9,6 +10,8 @@ import pytest
 
 import functions
 from helpers import start_script, until_sync, write_script
+from standalone import answer
+from velo import _core
 
 STREAMS = 3
 
@@ -77,36 +80,28 @@ class Program:
 
 
 def held(daemon):
-    """What the supervisor has of its clients: their links, their streams, its descriptors."""
-    state = daemon.status()
+    """What the supervisor has of its clients: their links, their streams, its descriptors.
+
+    One connection is the test's, which asks. It is open until the descriptors are counted, and
+    those with which it asked before are gone by then.
+    """
+    daemon.status()  # which remembers the processes that are to end with it
+    lines = []
+
+    def alone():
+        lines[:] = [_core.SupervisorClient.connect(str(daemon.path))]
+        state.update(json.loads(answer(lines[0], lambda line: line.status(), "status")))
+        return sum(client["pid"] == os.getpid() for client in state["clients"]) == 1
+
+    state = {}
+    until_sync(alone, 5.0, lambda: state)
     workers = state["workers"]
     return {
-        # One is the test, which asks.
-        "clients": len([c for c in state["clients"] if c["pid"] != os.getpid()]),
+        "clients": len(state["clients"]) - 1,
         "links": sum(worker["links"] for worker in workers),
         "streams": sum(worker["residents"] for worker in workers),
         "workers": len(workers),
         "descriptors": psutil.Process(daemon.pid).num_fds(),
-    }
-
-
-def settled(daemon):
-    """What it has once it looks the same twice: who has just asked may still be connected."""
-    looks = [held(daemon)]
-
-    def same():
-        looks.append(held(daemon))
-        return looks[-1] == looks[-2]
-
-    until_sync(same, 5.0, lambda: looks)
-    return looks[-1]
-
-
-def no_more(now, before):
-    """Whether nothing has been left behind."""
-    return now["descriptors"] <= before["descriptors"] and {**now, "descriptors": 0} == {
-        **before,
-        "descriptors": 0,
     }
 
 
@@ -115,11 +110,11 @@ def test_each_takes_its_own_and_nothing_else(tmp_path, daemon_at, stage):
     daemon = daemon_at("--workers", 2, "--idle-timeout", 1000)
     survivors = [Program(tmp_path, "open") for _ in range(2)]
     totals = 0
-    counts = [settled(daemon)]
+    counts = [held(daemon)]
     victims = []
     for _ in range(3):
         victims.append(Program(tmp_path, stage))
-        counts.append(settled(daemon))
+        counts.append(held(daemon))
     worker_pids = sorted(worker["pid"] for worker in daemon.status()["workers"])
     assert [c["clients"] for c in counts] == [2, 3, 4, 5]
     streams = STREAMS if stage not in ("connected", "used") else 0
@@ -130,9 +125,7 @@ def test_each_takes_its_own_and_nothing_else(tmp_path, daemon_at, stage):
             victim.process.send_signal(signal.SIGSTOP)
         victim.kill()
         counts.pop()
-        until_sync(
-            lambda: no_more(held(daemon), counts[-1]), 1.0, lambda: (held(daemon), counts[-1])
-        )
+        until_sync(lambda: held(daemon) == counts[-1], 1.0, lambda: (held(daemon), counts[-1]))
         totals += 7
         for survivor in survivors:
             assert survivor.add(7) == [totals] * STREAMS

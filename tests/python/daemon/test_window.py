@@ -125,9 +125,9 @@ def test_no_more_is_told_at_once_than_fits():
         def get_name(self):
             return "x" * 50
 
-    client = SimpleNamespace(number=7, functions={}, tasks={}, opened={}, keys={})
+    client = SimpleNamespace(number=7, functions={}, tasks={}, opened={})
     for slot in range(count):
-        client.tasks[slot], client.opened[slot] = Task(), (0, window.moment())
+        client.tasks[slot], client.opened[slot] = Task(), (0, window.moment(), None)
     slots, since, more, times = [], 0, True, 0
     while more:
         told = window.opened_since([client], since, 64 << 10)

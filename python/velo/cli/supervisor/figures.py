@@ -56,8 +56,7 @@ class Watcher:
         # worker and link, and then by slot.
         self._known: dict[int, int] = {}
         self._named: dict[tuple[int, int], dict[int, dict[str, Any]]] = {}
-        # Up to which number the parked streams of a worker are known, and those that are there.
-        self._known_parked: dict[int, int] = {}
+        # The parked streams of each worker, by the number of their parking.
         self._parked: dict[int, dict[int, dict[str, Any]]] = {}
         self.complete = False
         """Whether every worker that answers has named all of its streams."""
@@ -68,7 +67,8 @@ class Watcher:
         Rates are None in the first look, and for what is new.
         """
         state = self._line.state()
-        known, parked = list(self._known.items()), list(self._known_parked.items())
+        known = list(self._known.items())
+        parked = [(worker, max(there)) for worker, there in self._parked.items() if there]
         self._line.supervisor.look(known, parked)
         looks = {look["worker"]: look for look in self._line.look()}
         now = time.monotonic()
@@ -130,14 +130,12 @@ class Watcher:
                 names[slot] = {"name": name, "function": function, "since": since, "key": key}
         self._known = known
         self._parked = {one: there for one, there in self._parked.items() if one in known}
-        self._known_parked = {one: most for one, most in self._known_parked.items() if one in known}
 
     def _take_parked(self, look: dict[str, Any], said: dict[str, Any], now: float) -> None:
         """Note what a worker says of its parked streams, and forget what is parked no more."""
         worker = look["worker"]
         there = self._parked.get(worker, {})
         for number, name, key, function, began, since in said["named"]:
-            self._known_parked[worker] = number
             there[number] = {
                 "name": name,
                 "function": function,
