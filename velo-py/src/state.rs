@@ -200,7 +200,9 @@ impl StreamCore {
             .with(py, |state| state.over.clone())
             .ok()
             .flatten();
-        errors::closed(why.unwrap_or_else(|| "the stream function has ended".to_owned()))
+        errors::closed(why.unwrap_or_else(|| {
+            "the stream function has ended: `recv` has what is left, or its error".to_owned()
+        }))
     }
 
     /// Offers an event, after those that were put back.
