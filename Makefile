@@ -27,8 +27,9 @@ test: test-rust test-python
 test-rust: $(VENV)/.ready
 	cargo test --quiet --workspace --all-features
 
+# Most tests wait for something, so two processes need little more than half the time of one.
 test-python: $(VENV)/.ready
-	$(BIN)/python -m pytest --quiet
+	$(BIN)/python -m pytest --quiet -n 2 --dist loadfile
 
 # Everything at its full length, and the Rust tests of shared memory and of the pool under
 # AddressSanitizer, whose runtime comes with the stable toolchain.

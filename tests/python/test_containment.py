@@ -15,12 +15,22 @@ import pytest
 
 import functions
 from helpers import alive, until
+from standalone import Daemon
 from velo import _clients, stream_fn
 from velo.errors import SlowStepWarning, StreamClosed, WorkerDied
 
 pytestmark = pytest.mark.every_backend
 
 MIB = 1 << 20
+
+
+@pytest.fixture
+def standalone(tmp_path):
+    """A daemon for each test: a worker in which others have left something parked lives on."""
+    daemon = Daemon(tmp_path / "s.sock")
+    yield str(daemon.path)
+    _clients.shutdown()
+    daemon.close()
 
 
 @pytest.fixture(autouse=True)
