@@ -84,6 +84,8 @@ async def samples(socket: WebSocket) -> None:
                 await socket.send_json(answer)
     except WorkerDied:
         await socket.close(SERVICE_RESTART)  # its state is lost: the tab begins anew
+    except WebSocketDisconnect:
+        return  # closed while it was being answered
 
 
 async def received(socket: WebSocket) -> AsyncIterator[Sample]:

@@ -25,12 +25,15 @@ class Terminal:
         os.set_blocking(self._line, False)
         self.screen = pyte.Screen(columns, rows)
         self._stream = pyte.ByteStream(self.screen)
+        env = environment(TERM="xterm-256color")
+        for size in ("COLUMNS", "LINES"):  # they say more than the terminal itself
+            env.pop(size, None)
         self.process = subprocess.Popen(
             [sys.executable, "-m", "velo", *map(str, command)],
             stdin=theirs,
             stdout=theirs,
             stderr=theirs,
-            env=environment(TERM="xterm-256color"),
+            env=env,
             start_new_session=True,
         )
         os.close(theirs)
