@@ -13,6 +13,7 @@ http://127.0.0.1:8000/status.
 
 import math
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any
 
 from fastapi import FastAPI, WebSocket, WebSocketDisconnect
@@ -44,9 +45,10 @@ async def monitor(readings: AsyncIterator[Reading]) -> AsyncIterator[Reading]:
 async def readings(socket: WebSocket) -> None:
     """Serve one device as long as it is connected."""
     await socket.accept()
-    async with monitor.open() as stream:
-        async for answer in stream.feed(received(socket)):
-            await socket.send_json(answer)
+    with suppress(WebSocketDisconnect):  # it may go while it is being answered
+        async with monitor.open() as stream:
+            async for answer in stream.feed(received(socket)):
+                await socket.send_json(answer)
 
 
 async def received(socket: WebSocket) -> AsyncIterator[Reading]:
