@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import functools
 import importlib
+import io
 import itertools
 import os
 import pickle
 import sys
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -28,6 +30,8 @@ __all__ = [
 _numbers = itertools.count(1)
 # What a worker cannot import: the script itself, also as children of `multiprocessing` call it.
 _MAIN = ("__main__", "__mp_main__")
+# What cloudpickle says instead of the file that code is from.
+_NO_FILE = "<dynamic-code>"
 
 
 # The modules that this worker is importing for a function of theirs.
@@ -97,16 +101,31 @@ def describe(function: Any) -> tuple[str, Any]:
     path = import_path(function)
     if path is not None:
         return ("path", path)
-    import cloudpickle
-
     try:
-        return ("value", cloudpickle.dumps(function, protocol=5))
+        return ("value", _pickled(function))
     except Exception as error:
         name = getattr(function, "__qualname__", repr(function))
         raise TypeError(
             f"`{name}` cannot be sent to a worker: {error}; define it at the top of a module, or "
             "have it make what cannot travel itself"
         ) from error
+
+
+def _pickled(function: Any) -> bytes:
+    """Pickle a function by value, with the files that its code is from: tracebacks name them."""
+    import cloudpickle
+
+    class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+        def reducer_override(self, value: Any) -> Any:
+            if type(value) is not types.CodeType:
+                return super().reducer_override(value)
+            make, parts = self.dispatch_table[types.CodeType](value)
+            named = (value.co_filename if part == _NO_FILE else part for part in parts)
+            return make, tuple(named)
+
+    buffer = io.BytesIO()
+    Pickler(buffer, protocol=5).dump(function)
+    return buffer.getvalue()
 
 
 def _travels_by_value(described: tuple[str, Any]) -> bool:

@@ -77,6 +77,22 @@ async def test_traceback_of_the_worker_is_readable():
     assert "raise error" in notes(error)
 
 
+async def test_traceback_of_code_that_travels_by_value_names_its_file():
+    """A worker can import neither a script nor what is inside a function."""
+
+    @stream_fn(mode="process")
+    async def local(events):
+        async for event in events:
+            yield 1 / event  # here it fails
+
+    async with local.open() as stream:
+        await stream.send(0)
+        with pytest.raises(ZeroDivisionError) as info:
+            await stream.recv()
+    assert f'File "{__file__}", line' in notes(info.value)
+    assert "yield 1 / event  # here it fails" in notes(info.value)
+
+
 async def test_traceback_inline_shows_the_function():
     error = await raised("inline", "own")
     files = []
