@@ -56,7 +56,7 @@ impl Source {
         }
         Ok(match next {
             Next::Event(event) => {
-                if self.pace.flush_is_due() {
+                if self.pace.flush_is_due_at_event() {
                     self.port.flush(py);
                 }
                 Poll::Event(event)

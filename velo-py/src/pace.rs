@@ -1,7 +1,7 @@
 //! How long the function's half of a stream may go on before it says which events it has handled,
 //! and before it lets the other tasks of its event loop run.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use velo_shm::ticks;
@@ -17,6 +17,8 @@ const TURN: Duration = Duration::from_micros(500);
 pub struct Pace {
     flushed: AtomicU64,
     turn_began: AtomicU64,
+    /// A result came since the last event, and the clock was looked at.
+    looked: AtomicBool,
     flush_every: u64,
     turn: u64,
 }
@@ -26,6 +28,7 @@ impl Default for Pace {
         Pace {
             flushed: AtomicU64::new(0),
             turn_began: AtomicU64::new(0),
+            looked: AtomicBool::new(false),
             flush_every: ticks::from_duration(FLUSH_EVERY),
             turn: ticks::from_duration(TURN),
         }
@@ -36,7 +39,7 @@ impl Pace {
     /// Whether the function has gone on for long enough; begins the next turn.
     #[inline]
     pub fn turn_is_over(&self) -> bool {
-        // The clock is read by `flush_is_due`, once per event: its last reading is good enough.
+        // The clock is read once per event, by what comes after it: that is good enough.
         let now = self.flushed.load(Relaxed);
         let began = self.turn_began.load(Relaxed);
         if began == 0 {
@@ -55,9 +58,24 @@ impl Pace {
         self.turn_began.store(0, Relaxed);
     }
 
-    /// Whether it is time to show what was done.
+    /// Whether it is time to show what was done, now that there is a result.
     #[inline]
     pub fn flush_is_due(&self) -> bool {
+        self.looked.store(true, Relaxed);
+        self.is_due()
+    }
+
+    /// Whether it is time to show what was done, now that there is an event. The clock is not read
+    /// again for one that comes right after a result.
+    #[inline]
+    pub fn flush_is_due_at_event(&self) -> bool {
+        let looked = self.looked.load(Relaxed);
+        self.looked.store(false, Relaxed);
+        !looked && self.is_due()
+    }
+
+    #[inline]
+    fn is_due(&self) -> bool {
         let now = ticks::now();
         let due = now.wrapping_sub(self.flushed.load(Relaxed)) > self.flush_every;
         if due {

@@ -260,7 +260,9 @@ impl StreamCore {
     /// As `take`; a `private` result is the receiver's alone.
     #[inline]
     pub fn take_as(&self, py: Python<'_>, private: bool) -> PyResult<Take> {
-        if let Some(error) = self.state.with(py, |state| state.deferred.take())? {
+        if self.state.with(py, |state| state.deferred.is_some())?
+            && let Some(error) = self.state.with(py, |state| state.deferred.take())?
+        {
             return Err(error);
         }
         match self.channel.take(py, private) {

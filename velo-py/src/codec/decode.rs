@@ -74,6 +74,12 @@ pub fn decode<'py>(
     payload: &[u8],
     memory: &mut dyn Memory,
 ) -> Result<Bound<'py, PyAny>, DecodeError> {
+    // What is nothing but a few bytes needs none of what is kept for the rest.
+    if let [marker::BIN8, len, bytes @ ..] = payload
+        && usize::from(*len) == bytes.len()
+    {
+        return Ok(PyBytes::new(py, bytes).into_any());
+    }
     let mut decoder = Decoder {
         codec,
         py,

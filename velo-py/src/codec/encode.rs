@@ -31,19 +31,13 @@ pub fn encode<'py, O: Out>(
     obj: &Bound<'py, PyAny>,
     out: &mut O,
 ) -> Result<(), EncodeError> {
-    let py = obj.py();
     let start = out.position();
-    let seen = Seen::default();
-    let mut encoder = Encoder {
-        codec,
-        py,
-        out,
-        seen,
-        depth: 0,
-        marks: 0,
-        pickled: false,
+    let result = match exact(obj) {
+        // What is nothing but bytes needs none of what is kept for a walk.
+        Exact::Bytes(bytes) => text::put_plain_bytes(out, bytes.as_bytes()),
+        _ => Encoder::new(codec, obj.py(), out).value(obj),
     };
-    let result = match encoder.value(obj) {
+    let result = match result {
         Err(Stop::Whole) => {
             out.rewind(start);
             pickle::put_whole(codec, obj, out)
@@ -65,7 +59,19 @@ pub fn encode<'py, O: Out>(
     }
 }
 
-impl<'py, O: Out> Encoder<'_, 'py, O> {
+impl<'a, 'py, O: Out> Encoder<'a, 'py, O> {
+    fn new(codec: &'a Codec, py: Python<'py>, out: &'a mut O) -> Self {
+        Encoder {
+            codec,
+            py,
+            out,
+            seen: Seen::default(),
+            depth: 0,
+            marks: 0,
+            pickled: false,
+        }
+    }
+
     /// Writes one value.
     #[inline]
     pub fn value(&mut self, obj: &Bound<'py, PyAny>) -> Result<(), Stop> {

@@ -75,15 +75,20 @@ pub fn put_bytes<'py, O: Out>(
     encoder: &mut Encoder<'_, 'py, O>,
     bytes: &Bound<'py, PyBytes>,
 ) -> Result<(), Stop> {
-    let slice = bytes.as_bytes();
-    encoder.note_leaf(bytes, slice.len())?;
-    let room = match slice.len() {
-        len @ ..0x100 => sized(encoder.out, marker::BIN8, 1, len)?,
-        len @ ..0x1_0000 => sized(encoder.out, marker::BIN16, 2, len)?,
-        len if u32::try_from(len).is_ok() => sized(encoder.out, marker::BIN32, 4, len)?,
+    encoder.note_leaf(bytes, bytes.as_bytes().len())?;
+    put_plain_bytes(encoder.out, bytes.as_bytes())
+}
+
+/// Writes bytes that are met once.
+#[inline(always)]
+pub fn put_plain_bytes<O: Out>(out: &mut O, bytes: &[u8]) -> Result<(), Stop> {
+    let room = match bytes.len() {
+        len @ ..0x100 => sized(out, marker::BIN8, 1, len)?,
+        len @ ..0x1_0000 => sized(out, marker::BIN16, 2, len)?,
+        len if u32::try_from(len).is_ok() => sized(out, marker::BIN32, 4, len)?,
         _ => return Err(Stop::Whole),
     };
-    room.copy_from_slice(slice);
+    room.copy_from_slice(bytes);
     Ok(())
 }
 

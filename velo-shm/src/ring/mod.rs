@@ -115,6 +115,25 @@ impl Ring {
         unsafe { self.data.add(self.index(position)) }
     }
 
+    /// Has the cache line at a position brought here, to be written to soon. The other side read it
+    /// last, and a publish waits until all that was written before has a line of its own.
+    #[cfg(all(target_arch = "x86_64", not(loom)))]
+    #[inline(always)]
+    fn will_write(&self, position: u64) {
+        // SAFETY: a prefetch is a hint: it changes nothing, and faults nowhere.
+        unsafe {
+            std::arch::asm!(
+                "prefetchw [{line}]",
+                line = in(reg) self.at(position).as_ptr(),
+                options(nostack, preserves_flags),
+            );
+        }
+    }
+
+    /// As above, where it is left to the processor.
+    #[cfg(not(all(target_arch = "x86_64", not(loom))))]
+    fn will_write(&self, _position: u64) {}
+
     /// Tells a model what is read or written; nothing otherwise.
     #[inline]
     fn track(&self, hold: &SlotHold, position: u64, len: u64, write: bool) {

@@ -8,6 +8,9 @@ use super::super::frame::{FIRST_KIND, FrameHeader, HEADER, frame_len};
 use super::super::loan::{Part, table_len, write_table};
 use super::{Place, Producer};
 
+/// How many bytes ahead of what is written lines are asked for: a few small events.
+const AHEAD: u64 = 256;
+
 /// Room in a ring that is being written to. Dropping it without [`commit`](Self::commit) gives the
 /// room back.
 pub struct Reservation<'a> {
@@ -62,6 +65,7 @@ impl Reservation<'_> {
         // SAFETY: the place begins with room for a header, and is the producer's until published.
         unsafe { header.write(producer.ring.at(start)) };
         producer.tail = start + frame_len(used as u64);
+        producer.ring.will_write(producer.tail + AHEAD);
         producer.committed += u64::from(self.counted);
         producer.bytes += used as u64;
     }
