@@ -12,6 +12,7 @@ from standalone import velo
 from terminal import top
 from velo import _keys
 from velo._worker.parked import Parked
+from velo.cli.supervisor.exporting import SupervisorFigures
 from velo.cli.supervisor.figures import Watcher
 from velo.cli.supervisor.line import Line
 
@@ -75,6 +76,33 @@ async def test_who_waits_for_a_key_is_counted(daemon):
         assert "requests that wait for a key: 3" in told.out
     await asyncio.gather(*waiting)
     await seen(watcher, lambda state: (state["waiting"], state["parked"]) == (0, 1))
+
+
+async def test_a_scrape_counts_both(daemon):
+    pytest.importorskip("prometheus_client")
+    figures = SupervisorFigures()
+    figures.watch(str(daemon.path))
+
+    async def counted(name, wanted):
+        """Waits for a sum over the workers."""
+        async with asyncio.timeout(20):
+            while True:
+                families = await asyncio.to_thread(lambda: list(figures.collect()))
+                (family,) = [one for one in families if one.name == name]
+                if sum(sample.value for sample in family.samples) == wanted:
+                    return
+                await asyncio.sleep(0.02)
+
+    for key in ("a", "b"):
+        await ask(counting, key, 1)
+    await counted("velo_worker_streams_parked", 2)
+    async with counting.open(key="a"):
+        waiting = asyncio.create_task(ask(counting, "a", 1))
+        await counted("velo_worker_key_requests_waiting", 1)
+        await counted("velo_worker_streams_parked", 1)
+    await waiting
+    await counted("velo_worker_key_requests_waiting", 0)
+    await counted("velo_worker_streams_parked", 2)
 
 
 async def test_what_was_told_is_not_told_again_and_what_is_attached_goes(daemon):

@@ -40,6 +40,16 @@ _WORKER: dict[str, tuple[str, bool, Callable[[_State], float]]] = {
     "results": ("Results that it has sent.", True, lambda w: w["results"]),
     "resident_memory_bytes": ("Memory that it has resident.", False, lambda w: w["memory"]),
     "streams": ("Streams that are open there.", False, lambda w: w["residents"]),
+    "streams_parked": (
+        "Streams with a key that nobody is attached to.",
+        False,
+        lambda w: w["parked"],
+    ),
+    "key_requests_waiting": (
+        "Programs that wait for a key that another one has.",
+        False,
+        lambda w: w["waiting"],
+    ),
     "events_queued": (
         "Events that wait there, or are being handled.",
         False,
