@@ -11,7 +11,6 @@ import argparse
 import asyncio
 import contextlib
 import dataclasses
-import os
 import random
 import signal
 import time
@@ -19,11 +18,12 @@ from pathlib import Path
 
 import psutil
 
+import places
 from phases import small
 from velo.errors import WorkerDied
 from work import account
 
-__all__ = ["Sample", "Soak", "growth"]
+__all__ = ["Sample", "Soak", "growth", "mapped"]
 
 AT_A_TIME = 64
 # This part of the samples is left out: caches and arenas still fill.
@@ -39,7 +39,7 @@ class Sample:
         memory: Bytes, proportionally shared, of all processes together.
         descriptors: Open ones, of all processes together.
         processes: How many there are.
-        segments: Shared-memory objects that are mapped, and files in /dev/shm.
+        segments: Shared-memory objects that are mapped, and velo's files in /dev/shm.
         events: How many have been handled so far.
 
     """
@@ -126,16 +126,21 @@ class Soak:
                 memory += process.memory_full_info().pss
                 descriptors += process.num_fds()
                 processes += 1
-                maps = Path(f"/proc/{process.pid}/maps").read_text()
-                segments += sum("memfd:velo" in line for line in maps.splitlines())
+                segments += mapped(process.pid)
         return Sample(
             time.monotonic() - self._began,
             memory,
             descriptors,
             processes,
-            segments + len(os.listdir("/dev/shm")),
+            segments + len(places.segments()),
             self.events,
         )
+
+
+def mapped(pid):
+    """How many pieces of velo's shared memory a process has mapped."""
+    maps = Path(f"/proc/{pid}/maps").read_text()
+    return sum("memfd:velo" in line for line in maps.splitlines())
 
 
 def growth(samples):
