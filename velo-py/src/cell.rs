@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use pyo3::prelude::*;
 
-use crate::errors;
+use crate::errors::{self, Thrown};
 
 /// The state is in use further up the stack or on another thread.
 #[derive(Debug)]
@@ -22,6 +22,12 @@ impl From<Busy> for PyErr {
             "this stream is in use by another thread, or from within the encoding of its own event; \
              use one stream from one thread at a time",
         )
+    }
+}
+
+impl From<Busy> for Thrown {
+    fn from(busy: Busy) -> Thrown {
+        PyErr::from(busy).into()
     }
 }
 

@@ -11,6 +11,7 @@ use pyo3::prelude::*;
 
 use crate::client::RingChannel;
 use crate::codec::Blank;
+use crate::errors::Thrown;
 use crate::inline::InlineChannel;
 
 /// What offering an event came to.
@@ -143,7 +144,7 @@ impl Channel {
     /// The next result, or the function's exception, once. A `private` one is the receiver's alone,
     /// to be written to.
     #[inline]
-    pub fn take(&self, py: Python<'_>, private: bool) -> PyResult<Take> {
+    pub fn take(&self, py: Python<'_>, private: bool) -> Result<Take, Thrown> {
         either!(self, side => side.take(py, private))
     }
 

@@ -1,9 +1,38 @@
 //! The exceptions of `velo.errors`, as Rust makes them. Their classes are written in Python.
 
+use std::ops::Deref;
+
 use pyo3::call::PyCallArgs;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyType;
+
+/// An exception in one word. What is passed on for every event is small then: moving the room that an
+/// exception would take costs more than some of what is done.
+#[derive(Debug)]
+pub struct Thrown(Box<PyErr>);
+
+impl Deref for Thrown {
+    type Target = PyErr;
+
+    fn deref(&self) -> &PyErr {
+        &self.0
+    }
+}
+
+impl From<PyErr> for Thrown {
+    #[cold]
+    fn from(error: PyErr) -> Self {
+        Thrown(Box::new(error))
+    }
+}
+
+impl From<Thrown> for PyErr {
+    #[cold]
+    fn from(thrown: Thrown) -> Self {
+        *thrown.0
+    }
+}
 
 macro_rules! exception {
     ($function:ident, $class:literal) => {

@@ -7,7 +7,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyType;
 
 use crate::budget::Budget;
-use crate::errors;
+use crate::errors::{self, Thrown};
 use crate::ffi::send_slot::{Awaitable, Step, coroutine_methods};
 use crate::pace::Pace;
 use crate::port::{Next, Port};
@@ -36,7 +36,7 @@ pub enum Poll {
 impl Source {
     /// The next event, without waiting.
     #[inline]
-    pub fn poll(&self, py: Python<'_>) -> PyResult<Poll> {
+    pub fn poll(&self, py: Python<'_>) -> Result<Poll, Thrown> {
         if self.pace.turn_is_over() {
             self.port.flush(py);
             return Ok(Poll::Turn);
@@ -129,12 +129,12 @@ impl Awaitable for Events {
     const ITERATES: bool = true;
 
     #[inline]
-    fn step(slf: &Bound<'_, Self>, _value: &Bound<'_, PyAny>) -> PyResult<Step> {
+    fn step(slf: &Bound<'_, Self>, _value: &Bound<'_, PyAny>) -> Result<Step, Thrown> {
         let (source, py) = (&slf.get().0, slf.py());
         loop {
             match source.poll(py)? {
                 Poll::Event(event) => return Ok(Step::Return(event)),
-                Poll::Ended => return Err(PyStopAsyncIteration::new_err(())),
+                Poll::Ended => return Err(PyStopAsyncIteration::new_err(()).into()),
                 Poll::Turn => return Ok(Step::Yield(py.None())),
                 Poll::Empty => {
                     if let Some(future) = source.wait(py)? {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use pyo3::prelude::*;
 
 use crate::channel::Want;
+use crate::errors::Thrown;
 use crate::ffi::send_slot::{Awaitable, Step, coroutine_methods};
 use crate::stream::StreamBase;
 use crate::wait::{Group, running_loop};
@@ -61,10 +62,11 @@ impl StreamGroup {
 }
 
 impl Awaitable for StreamGroup {
-    fn step(slf: &Bound<'_, Self>, _value: &Bound<'_, PyAny>) -> PyResult<Step> {
+    fn step(slf: &Bound<'_, Self>, _value: &Bound<'_, PyAny>) -> Result<Step, Thrown> {
         let (this, py) = (slf.get(), slf.py());
         if this.group.is_empty(py)? {
-            return this.group.wait().start(&running_loop(py)?).map(Step::Yield);
+            let future = this.group.wait().start(&running_loop(py)?)?;
+            return Ok(Step::Yield(future));
         }
         Ok(Step::Return(
             this.group.take(py)?.into_pyobject(py)?.into_any().unbind(),

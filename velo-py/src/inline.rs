@@ -12,6 +12,7 @@ use crate::aside::Aside;
 use crate::cell::GilCell;
 use crate::channel::{Offer, Take, Want};
 use crate::codec::Blank;
+use crate::errors::Thrown;
 use crate::kept::{self, Half, KeptPort};
 use crate::port::{FunctionSide, Next};
 use crate::wait::{Wait, Waits};
@@ -213,7 +214,7 @@ impl InlineStream {
     }
 
     /// The next result.
-    pub fn take(&self, py: Python<'_>, private: bool) -> PyResult<Take> {
+    pub fn take(&self, py: Python<'_>, private: bool) -> Result<Take, Thrown> {
         let taken = self
             .queues
             .with(py, |queues| match queues.results.pop_front() {
@@ -325,7 +326,7 @@ impl InlineStream {
 
     /// See [`Port::next_event`](crate::port::Port::next_event).
     #[inline]
-    pub fn next_event(&self, py: Python<'_>) -> PyResult<Next> {
+    pub fn next_event(&self, py: Python<'_>) -> Result<Next, Thrown> {
         let (next, freed, watched) = self.queues.with(py, |queues| {
             queues.asked = true;
             let freed = queues.handled != queues.delivered;

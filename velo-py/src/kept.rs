@@ -14,7 +14,7 @@ use velo_shm::Allowance;
 
 use crate::aside::Aside;
 use crate::cell::GilCell;
-use crate::errors;
+use crate::errors::{self, Thrown};
 use crate::inline::InlineStream;
 use crate::port::{FunctionSide, Next};
 use crate::stream::Opened;
@@ -215,7 +215,7 @@ impl KeptPort {
     // The function's side: see `Port`.
 
     /// See [`Port::next_event`](crate::port::Port::next_event).
-    pub fn next_event(&self, py: Python<'_>) -> PyResult<Next> {
+    pub fn next_event(&self, py: Python<'_>) -> Result<Next, Thrown> {
         loop {
             let (half, leaving, input_ended) = self.state.with(py, |state| {
                 (state.half.clone(), state.leaving, state.input_ended)

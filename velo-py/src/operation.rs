@@ -12,7 +12,7 @@ use pyo3::types::PyList;
 use crate::cell::GilCell;
 use crate::channel::{Offer, Take, Want, WhenFull};
 use crate::codec::Blank;
-use crate::errors;
+use crate::errors::{self, Thrown};
 use crate::ffi::send_slot::{Awaitable, Step, coroutine_methods};
 use crate::state::StreamCore;
 use crate::wait::complete;
@@ -285,7 +285,7 @@ impl Operation {
                         return Ok(step);
                     }
                 }
-                Err(error) if results.is_empty() => return Err(error),
+                Err(error) if results.is_empty() => return Err(error.into()),
                 Err(error) => {
                     // The results before it arrive first.
                     self.core.defer(py, error)?;
@@ -397,8 +397,8 @@ pub fn next_of<'py>(iterator: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, 
 
 impl Awaitable for Operation {
     #[inline]
-    fn step(slf: &Bound<'_, Self>, _value: &Bound<'_, PyAny>) -> PyResult<Step> {
-        slf.get().next(slf.py())
+    fn step(slf: &Bound<'_, Self>, _value: &Bound<'_, PyAny>) -> Result<Step, Thrown> {
+        Ok(slf.get().next(slf.py())?)
     }
 
     fn throw(slf: &Bound<'_, Self>, error: PyErr) -> PyResult<Step> {

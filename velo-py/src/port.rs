@@ -11,6 +11,7 @@ use velo_shm::Allowance;
 
 use crate::aside::Aside;
 use crate::cell::GilCell;
+use crate::errors::Thrown;
 use crate::inline::InlineStream;
 use crate::kept::KeptPort;
 use crate::wait::{Wait, complete};
@@ -105,7 +106,7 @@ macro_rules! either {
 impl Port {
     /// The next event, without waiting.
     #[inline]
-    pub fn next_event(&self, py: Python<'_>) -> PyResult<Next> {
+    pub fn next_event(&self, py: Python<'_>) -> Result<Next, Thrown> {
         either!(self, side => side.next_event(py))
     }
 

@@ -12,7 +12,7 @@ use velo_shm::ticks;
 
 use crate::budget::{self, Budget};
 use crate::cell::GilCell;
-use crate::errors;
+use crate::errors::{self, Thrown};
 use crate::events::Source;
 use crate::ffi::asyncgen::{AsyncGen, Resumed};
 use crate::ffi::send_slot::{Awaitable, Step, coroutine_methods};
@@ -190,7 +190,7 @@ impl Pump {
         &self,
         py: Python<'_>,
         state: &mut State,
-        mut resumed: Option<PyResult<Resumed>>,
+        mut resumed: Option<Result<Resumed, Thrown>>,
         value: &Bound<'_, PyAny>,
     ) -> PyResult<Step> {
         loop {
@@ -215,7 +215,8 @@ impl Pump {
                             }
                             // What cannot be sent fails at the `yield` that made it.
                             Err(error) => {
-                                resumed = Some(state.generator.throw(py, error));
+                                resumed =
+                                    Some(state.generator.throw(py, error).map_err(Thrown::from));
                                 continue;
                             }
                         }
@@ -240,7 +241,7 @@ impl Pump {
                 }
                 Ok(Resumed::Yielded(_)) if self.is_over(py) => {
                     state.closing = true;
-                    resumed = Some(state.generator.close(py));
+                    resumed = Some(state.generator.close(py).map_err(Thrown::from));
                 }
                 Ok(Resumed::Yielded(result)) => state.result = Some(result),
                 Ok(Resumed::Awaiting(waiting)) => {
@@ -248,7 +249,7 @@ impl Pump {
                     return Ok(Step::Yield(waiting));
                 }
                 Ok(Resumed::Finished) => return Ok(self.finish(py, state, Ok(()))),
-                Err(error) => return Ok(self.finish(py, state, Err(error))),
+                Err(error) => return Ok(self.finish(py, state, Err(error.into()))),
             }
         }
     }
@@ -295,7 +296,7 @@ fn is_cancellation(py: Python<'_>, error: &PyErr) -> bool {
 
 impl Awaitable for Pump {
     #[inline]
-    fn step(slf: &Bound<'_, Self>, value: &Bound<'_, PyAny>) -> PyResult<Step> {
+    fn step(slf: &Bound<'_, Self>, value: &Bound<'_, PyAny>) -> Result<Step, Thrown> {
         let (this, py) = (slf.get(), slf.py());
         this.state.with(py, |state| {
             if let Some(waiting) = state.handed.take() {
@@ -306,10 +307,10 @@ impl Awaitable for Pump {
                 }
             }
             if state.finished {
-                return this.returns(py, state);
+                return Ok(this.returns(py, state)?);
             }
             let step = this.watched(py, || this.run(py, state, None, value));
-            this.pause(py, state, step?)
+            Ok(this.pause(py, state, step?)?)
         })?
     }
 
@@ -331,7 +332,7 @@ impl Awaitable for Pump {
                     }
                     _ => state.generator.throw(py, error),
                 };
-                this.run(py, state, Some(thrown), none.bind(py))
+                this.run(py, state, Some(thrown.map_err(Thrown::from)), none.bind(py))
             });
             this.pause(py, state, step?)
         })?

@@ -7,6 +7,7 @@ use pyo3::prelude::*;
 
 use crate::cell::GilCell;
 use crate::channel::{Offer, Take, Want};
+use crate::errors::Thrown;
 use crate::ffi::send_slot::{Awaitable, Step, coroutine_methods};
 use crate::operation::next_of;
 use crate::state::StreamCore;
@@ -87,7 +88,7 @@ impl Results {
 
     /// The next result, or what to wait for; None at the end.
     #[inline]
-    pub fn next(&self, py: Python<'_>) -> PyResult<Option<Step>> {
+    pub fn next(&self, py: Python<'_>) -> Result<Option<Step>, Thrown> {
         self.state.with(py, |state| self.advance(py, state))?
     }
 
@@ -97,7 +98,7 @@ impl Results {
     }
 
     #[inline]
-    fn advance(&self, py: Python<'_>, state: &mut State) -> PyResult<Option<Step>> {
+    fn advance(&self, py: Python<'_>, state: &mut State) -> Result<Option<Step>, Thrown> {
         let awoken = state.asleep.take().is_some();
         if !std::mem::replace(&mut state.begun, true) {
             self.core.check_loop(py)?;
@@ -262,9 +263,9 @@ impl Awaitable for Results {
     const ITERATES: bool = true;
 
     #[inline]
-    fn step(slf: &Bound<'_, Self>, _value: &Bound<'_, PyAny>) -> PyResult<Step> {
+    fn step(slf: &Bound<'_, Self>, _value: &Bound<'_, PyAny>) -> Result<Step, Thrown> {
         let next = slf.get().next(slf.py())?;
-        next.ok_or_else(|| PyStopAsyncIteration::new_err(()))
+        next.ok_or_else(|| PyStopAsyncIteration::new_err(()).into())
     }
 
     fn throw(slf: &Bound<'_, Self>, error: PyErr) -> PyResult<Step> {

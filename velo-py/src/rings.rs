@@ -12,7 +12,7 @@ pub use velo_supervisor::control::{END, ERROR, ITEM, STATE};
 
 use crate::channel::Offer;
 use crate::codec::{Codec, EncodeError, Memory, SliceOut};
-use crate::errors;
+use crate::errors::{self, Thrown};
 use crate::loan::{self, Encoded, LEND_FROM};
 use crate::view::View;
 use velo_supervisor::explain;
@@ -203,12 +203,12 @@ impl Rings {
         codec: &Codec,
         sweep: &Weak<dyn Sweep>,
         private: bool,
-    ) -> Result<Option<Received<'py>>, PyErr> {
+    ) -> Result<Option<Received<'py>>, Thrown> {
         // The first look may go on to a larger ring, of which other rules hold.
         let (lends, len) = match self.consumer.peek() {
             Ok(Some(frame)) => (frame.lends, frame.payload.len()),
             Ok(None) => return Ok(None),
-            Err(corrupted) => return Err(corruption(&corrupted)),
+            Err(corrupted) => return Err(corruption(&corrupted).into()),
         };
         let loans = match lends {
             true => self.borrow(),
@@ -220,7 +220,7 @@ impl Rings {
         let frame = match self.consumer.peek() {
             Ok(Some(frame)) => frame,
             Ok(None) => return Ok(None),
-            Err(corrupted) => return Err(corruption(&corrupted)),
+            Err(corrupted) => return Err(corruption(&corrupted).into()),
         };
         let kind = frame.kind;
         self.bytes_in += frame.payload.len() as u64;
@@ -235,7 +235,7 @@ impl Rings {
             true => Ok(py.None().into_bound(py)),
             false => codec
                 .decode(py, frame.payload, &mut memory)
-                .map_err(PyErr::from),
+                .map_err(Thrown::from),
         };
         Ok(Some(Received {
             kind,
@@ -290,7 +290,7 @@ pub struct Received<'py> {
     /// What kind of frame it is.
     pub kind: u8,
     /// What was in it.
-    pub value: PyResult<Bound<'py, PyAny>>,
+    pub value: Result<Bound<'py, PyAny>, Thrown>,
     /// To be given to [`Rings::done`].
     pub hold: Option<Arc<Hold>>,
 }

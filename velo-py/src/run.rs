@@ -6,6 +6,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyList;
 
 use crate::cell::GilCell;
+use crate::errors::Thrown;
 use crate::ffi::send_slot::{Awaitable, Step, coroutine_methods};
 use crate::operation::{Operation, What};
 use crate::results::Results;
@@ -79,9 +80,9 @@ impl Run {
 }
 
 impl Awaitable for Run {
-    fn step(slf: &Bound<'_, Self>, _value: &Bound<'_, PyAny>) -> PyResult<Step> {
+    fn step(slf: &Bound<'_, Self>, _value: &Bound<'_, PyAny>) -> Result<Step, Thrown> {
         let (this, py) = (slf.get(), slf.py());
-        this.stage.with(py, |stage| this.advance(py, stage))?
+        Ok(this.stage.with(py, |stage| this.advance(py, stage))??)
     }
 
     fn throw(slf: &Bound<'_, Self>, error: PyErr) -> PyResult<Step> {

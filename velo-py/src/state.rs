@@ -13,7 +13,7 @@ use velo_shm::ticks;
 
 use crate::cell::GilCell;
 use crate::channel::{Channel, Offer, Take, Want, WhenFull};
-use crate::errors;
+use crate::errors::{self, Thrown};
 use crate::ffi::send_slot::Step;
 use crate::ledger::Account;
 use crate::meter::Meter;
@@ -66,7 +66,7 @@ pub struct State {
     pub(crate) stash: VecDeque<Py<PyAny>>,
     pub meter: Meter,
     /// The function's exception, while results that came before it are being handed out.
-    pub(crate) deferred: Option<PyErr>,
+    pub(crate) deferred: Option<Thrown>,
     /// When the stream was last used, in ticks.
     pub(crate) touched: u64,
 }
@@ -253,16 +253,14 @@ impl StreamCore {
 
     /// Takes the next result, counts it and remembers the end.
     #[inline]
-    pub fn take(&self, py: Python<'_>) -> PyResult<Take> {
+    pub fn take(&self, py: Python<'_>) -> Result<Take, Thrown> {
         self.take_as(py, false)
     }
 
     /// As `take`; a `private` result is the receiver's alone.
     #[inline]
-    pub fn take_as(&self, py: Python<'_>, private: bool) -> PyResult<Take> {
-        if self.state.with(py, |state| state.deferred.is_some())?
-            && let Some(error) = self.state.with(py, |state| state.deferred.take())?
-        {
+    pub fn take_as(&self, py: Python<'_>, private: bool) -> Result<Take, Thrown> {
+        if let Some(error) = self.state.with(py, |state| state.deferred.take())? {
             return Err(error);
         }
         match self.channel.take(py, private) {
@@ -298,7 +296,7 @@ impl StreamCore {
     }
 
     /// Keeps the function's exception for the next `take`.
-    pub fn defer(&self, py: Python<'_>, error: PyErr) -> PyResult<()> {
+    pub fn defer(&self, py: Python<'_>, error: Thrown) -> PyResult<()> {
         Ok(self.state.with(py, |state| state.deferred = Some(error))?)
     }
 

@@ -271,7 +271,7 @@ impl StreamBase {
                 Ok(Take::Item(result)) => results.append(result)?,
                 Ok(Take::Empty) => break,
                 Ok(Take::Ended) => return Ok((results, true)),
-                Err(error) if results.is_empty() => return Err(error),
+                Err(error) if results.is_empty() => return Err(error.into()),
                 // The results before it arrive first; the error comes with the next call.
                 Err(error) => {
                     self.core.defer(py, error)?;

@@ -8,6 +8,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
 use crate::cell::GilCell;
+use crate::errors::Thrown;
 use crate::events::{Poll, Source};
 use crate::ffi::send_slot::{Awaitable, Step, coroutine_methods};
 
@@ -136,7 +137,7 @@ impl Awaitable for Ticks {
     const ITERATES: bool = true;
 
     #[inline]
-    fn step(slf: &Bound<'_, Self>, _value: &Bound<'_, PyAny>) -> PyResult<Step> {
+    fn step(slf: &Bound<'_, Self>, _value: &Bound<'_, PyAny>) -> Result<Step, Thrown> {
         static TICK: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
         let (shared, py) = (&slf.get().shared, slf.py());
         loop {
@@ -147,7 +148,7 @@ impl Awaitable for Ticks {
                 }
                 Poll::Ended => {
                     shared.goes_on(py)?;
-                    return Err(PyStopAsyncIteration::new_err(()));
+                    return Err(PyStopAsyncIteration::new_err(()).into());
                 }
                 Poll::Turn => return Ok(Step::Yield(py.None())),
                 Poll::Empty if shared.take_due(py)? => {

@@ -11,7 +11,7 @@ use super::journal::hash_of;
 use crate::channel::{Offer, Take, Want};
 use crate::codec::{Blank, codec};
 use crate::control;
-use crate::errors;
+use crate::errors::{self, Thrown};
 use crate::loan::{self, LEND_FROM};
 use crate::rings::{END, ERROR, ITEM, spin};
 
@@ -136,13 +136,13 @@ impl RingChannel {
 
     /// See [`Channel::take`].
     #[inline]
-    pub fn take(&self, py: Python<'_>, private: bool) -> PyResult<Take> {
+    pub fn take(&self, py: Python<'_>, private: bool) -> Result<Take, Thrown> {
         let codec = codec(py)?;
         let mut shorter = false;
-        let taken = self.with(py, |ends| {
+        let taken = self.shared.ends.with(py, |ends| {
             let Some(rings) = ends.rings.as_mut() else {
                 return match (ends.failure.take(), &ends.kept) {
-                    (Some(error), _) => Err(error),
+                    (Some(error), _) => Err(Thrown::from(error)),
                     (None, Kept::All(journal)) if journal.homeless => Ok(Taken::Take(Take::Empty)),
                     (None, _) => Ok(Taken::Take(Take::Ended)),
                 };
@@ -155,7 +155,7 @@ impl RingChannel {
                     Ok(true) => {}
                     Ok(false) if ends.failure.is_some() => return Ok(Taken::Last(None)),
                     Ok(false) => return Ok(Taken::Take(Take::Empty)),
-                    Err(error) => return Ok(Taken::Last(Some(error))),
+                    Err(error) => return Ok(Taken::Last(Some(error.into()))),
                 }
                 hash = match rings.consumer.peek() {
                     Ok(Some(frame)) => hash_of(frame.payload),
@@ -179,7 +179,7 @@ impl RingChannel {
                     if let Ok(packed) = value {
                         error.set_cause(py, Some(unpack_error(py, packed)));
                     }
-                    return Ok(Taken::Last(Some(error)));
+                    return Ok(Taken::Last(Some(error.into())));
                 }
                 // Whoever waits for a shorter journal is not the one who looks here. What is wrong
                 // with what comes next, the next look says.
@@ -192,14 +192,14 @@ impl RingChannel {
                 (ITEM, Ok(value)) => Ok(Taken::Take(Take::Item(value))),
                 (ITEM, Err(error)) => Err(error),
                 (END, _) => Ok(Taken::Last(None)),
-                (ERROR, Ok(packed)) => Ok(Taken::Last(Some(unpack_error(py, packed)))),
+                (ERROR, Ok(packed)) => Ok(Taken::Last(Some(unpack_error(py, packed).into()))),
                 (ERROR, Err(error)) => Ok(Taken::Last(Some(error))),
                 (other, _) => {
                     let what = format!("the worker sent a frame of unknown kind {other}");
-                    Ok(Taken::Last(Some(errors::corrupted(what))))
+                    Ok(Taken::Last(Some(errors::corrupted(what).into())))
                 }
             }
-        })?;
+        })??;
         if shorter {
             self.shared.after_look(py, false)?;
         }
@@ -207,7 +207,9 @@ impl RingChannel {
             Taken::Take(take) => Ok(take),
             Taken::Last(error) => {
                 let failure = self.shared.finish(py)?;
-                error.or(failure).map_or(Ok(Take::Ended), Err)
+                error
+                    .or(failure.map(Thrown::from))
+                    .map_or(Ok(Take::Ended), Err)
             }
         }
     }
@@ -332,7 +334,7 @@ impl RingChannel {
 enum Taken {
     Take(Take),
     /// The stream is over, for this reason.
-    Last(Option<PyErr>),
+    Last(Option<Thrown>),
 }
 
 fn unpack_error(py: Python<'_>, packed: Py<PyAny>) -> PyErr {

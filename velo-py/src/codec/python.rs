@@ -5,7 +5,7 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::PyBytes;
 
 use super::{Codec, CopyMemory, DecodeError, EncodeError, SliceOut, VecOut, fingerprint};
-use crate::errors;
+use crate::errors::{self, Thrown};
 
 /// The codec of this process.
 #[inline]
@@ -29,6 +29,13 @@ impl From<DecodeError> for PyErr {
             DecodeError::Python(error) => error,
             bad @ DecodeError::Malformed { .. } => errors::corrupted(bad.to_string()),
         }
+    }
+}
+
+impl From<DecodeError> for Thrown {
+    #[cold]
+    fn from(error: DecodeError) -> Self {
+        PyErr::from(error).into()
     }
 }
 

@@ -16,6 +16,8 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyCFunction, PyModule};
 
+use crate::errors::Thrown;
+
 /// How a resumed generator came back.
 pub enum Resumed {
     /// With a result.
@@ -55,7 +57,7 @@ impl AsyncGen {
     }
 
     /// Runs it to its next result, its next wait or its end.
-    pub fn resume(&mut self, py: Python<'_>, value: &Bound<'_, PyAny>) -> PyResult<Resumed> {
+    pub fn resume(&mut self, py: Python<'_>, value: &Bound<'_, PyAny>) -> Result<Resumed, Thrown> {
         if self.pending.is_none() {
             if self.direct && self.started {
                 return self.resume_directly(py, value);
@@ -69,7 +71,7 @@ impl AsyncGen {
                 .call_method0(intern!(py, "__anext__"))?;
             self.pending = Some(awaiter(awaitable)?);
         }
-        self.resume_pending(py, value)
+        Ok(self.resume_pending(py, value)?)
     }
 
     /// Throws `error` in where the generator stands.
@@ -103,7 +105,11 @@ impl AsyncGen {
         }
     }
 
-    fn resume_directly(&mut self, py: Python<'_>, value: &Bound<'_, PyAny>) -> PyResult<Resumed> {
+    fn resume_directly(
+        &mut self,
+        py: Python<'_>,
+        value: &Bound<'_, PyAny>,
+    ) -> Result<Resumed, Thrown> {
         match send(self.generator.bind(py), value)? {
             Sent::Return(_) => Ok(Resumed::Finished),
             Sent::Next(item) => match Direct::get(py).and_then(|direct| direct.unwrap(&item)) {
@@ -125,7 +131,7 @@ impl AsyncGen {
             }
             Err(error) => {
                 self.pending = None;
-                stopped(py, error)
+                stopped(py, error.into())
             }
         }
     }
@@ -159,13 +165,13 @@ enum Sent<'py> {
     Return(Bound<'py, PyAny>),
 }
 
-fn send<'py>(iterator: &Bound<'py, PyAny>, value: &Bound<'py, PyAny>) -> PyResult<Sent<'py>> {
+fn send<'py>(iterator: &Bound<'py, PyAny>, value: &Bound<'py, PyAny>) -> Result<Sent<'py>, Thrown> {
     let py = iterator.py();
     let mut result: *mut ffi::PyObject = ptr::null_mut();
     // SAFETY: both objects are live; `result` receives a new reference, or NULL with an error set.
     let status = unsafe { ffi::PyIter_Send(iterator.as_ptr(), value.as_ptr(), &mut result) };
     if status == ffi::PySendResult::PYGEN_ERROR {
-        return Err(PyErr::fetch(py));
+        return Err(PyErr::fetch(py).into());
     }
     // SAFETY: for the other two outcomes `result` is a new reference that is ours.
     let result = unsafe { Bound::from_owned_ptr(py, result) };

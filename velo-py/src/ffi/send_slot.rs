@@ -15,6 +15,8 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::PyType;
 
+use crate::errors::Thrown;
+
 /// What one step of an awaitable came to.
 pub enum Step {
     /// It has its result.
@@ -29,7 +31,7 @@ pub trait Awaitable: PyClass + Sync {
     const ITERATES: bool = false;
 
     /// Runs until there is a result or something to wait for. `value` is what the task sent.
-    fn step(slf: &Bound<'_, Self>, value: &Bound<'_, PyAny>) -> PyResult<Step>;
+    fn step(slf: &Bound<'_, Self>, value: &Bound<'_, PyAny>) -> Result<Step, Thrown>;
 
     /// The task was cancelled, or something else was thrown in, while this waited. Gives up the
     /// wait and says what to raise, or goes on.
@@ -159,7 +161,7 @@ unsafe extern "C" fn send<T: Awaitable>(
         Ok(Ok(Step::Return(object))) => (object.into_ptr(), ffi::PySendResult::PYGEN_RETURN),
         Ok(Ok(Step::Yield(object))) => (object.into_ptr(), ffi::PySendResult::PYGEN_NEXT),
         Ok(Err(error)) => {
-            error.restore(py);
+            PyErr::from(error).restore(py);
             (ptr::null_mut(), ffi::PySendResult::PYGEN_ERROR)
         }
         Err(_) => {

@@ -15,7 +15,7 @@ use crate::cell::GilCell;
 use crate::channel::Offer;
 use crate::codec::{VecOut, codec};
 use crate::control::Control;
-use crate::errors;
+use crate::errors::{self, Thrown};
 use crate::port::{FunctionSide, Next};
 use crate::rings::{END, ERROR, Hold, ITEM, Rings, Sweep, corruption, spin};
 use crate::wait::Wait;
@@ -74,7 +74,7 @@ pub struct Ends {
 impl RingPort {
     /// See [`Port::next_event`].
     #[inline]
-    pub fn next_event(&self, py: Python<'_>) -> PyResult<Next> {
+    pub fn next_event(&self, py: Python<'_>) -> Result<Next, Thrown> {
         let codec = codec(py)?;
         self.ends.with(py, |ends| {
             self.ask(py, ends)?;
@@ -90,7 +90,7 @@ impl RingPort {
             if ends.recovers {
                 // Whatever ends this worker from here on, the client knows in which event.
                 if let Some(error) = ends.unsaved.take() {
-                    return Err(error);
+                    return Err(error.into());
                 }
                 if let Some(saving) = &mut ends.saving {
                     saving.asked(py, rings)?;
@@ -122,9 +122,9 @@ impl RingPort {
                     ends.input_ended = true;
                     Ok(Next::Ended)
                 }
-                other => Err(errors::corrupted(format!(
-                    "the client sent a frame of kind {other}"
-                ))),
+                other => Err(
+                    errors::corrupted(format!("the client sent a frame of kind {other}")).into(),
+                ),
             }
         })?
     }
