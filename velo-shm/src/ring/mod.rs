@@ -120,7 +120,8 @@ impl Ring {
     #[cfg(all(target_arch = "x86_64", not(loom)))]
     #[inline(always)]
     fn will_write(&self, position: u64) {
-        // SAFETY: a prefetch is a hint: it changes nothing, and faults nowhere.
+        // SAFETY: a prefetch is a hint: it changes nothing and faults nowhere, and a processor that has no
+        // `prefetchw` does nothing for it.
         unsafe {
             std::arch::asm!(
                 "prefetchw [{line}]",
