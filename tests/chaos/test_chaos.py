@@ -25,8 +25,13 @@ def test_nothing_is_lost(victim, how, phase, long):
     assert tally.clean, tally
 
 
+def below():
+    """The processes below this one."""
+    return {child.pid for child in psutil.Process().children(recursive=True)}
+
+
 def test_soak(long):
-    before = places.segments()
+    before, others = places.segments(), below()
     churn = soak.Soak(600 if long else 6, seed=1, every=1.0 if long else 0.1)
     asyncio.run(churn.run())
     assert churn.wrong == 0
@@ -35,7 +40,7 @@ def test_soak(long):
     if long:
         assert max(soak.growth(churn.samples).values()) <= 1.1
     # A few seconds are too short for figures that are flat. What is left after them says more.
-    workers = [child.pid for child in psutil.Process().children(recursive=True)]
+    workers = below() - others
     _clients.shutdown()
     gc.collect()
     assert soak.mapped(os.getpid()) == 0
