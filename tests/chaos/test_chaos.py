@@ -31,7 +31,8 @@ def below():
 
 
 def test_soak(long):
-    before, others = places.segments(), below()
+    # Tests that have failed may hold on to something.
+    before, others, had = places.segments(), below(), soak.mapped(os.getpid())
     churn = soak.Soak(600 if long else 6, seed=1, every=1.0 if long else 0.1)
     asyncio.run(churn.run())
     assert churn.wrong == 0
@@ -43,6 +44,6 @@ def test_soak(long):
     workers = below() - others
     _clients.shutdown()
     gc.collect()
-    assert soak.mapped(os.getpid()) == 0
+    assert soak.mapped(os.getpid()) <= had
     assert places.segments() == before
     assert not places.gone(workers, within=5)
