@@ -27,9 +27,10 @@ test: test-rust test-python
 test-rust: $(VENV)/.ready
 	cargo test --quiet --workspace --all-features
 
-# Most tests wait for something, so two processes need little more than half the time of one.
+# Most tests wait for something: with PYTEST_ARGS="-n 2 --dist loadfile" they take half the time.
+PYTEST_ARGS ?=
 test-python: $(VENV)/.ready
-	$(BIN)/python -m pytest --quiet -n 2 --dist loadfile
+	$(BIN)/python -m pytest --quiet $(PYTEST_ARGS)
 
 # Everything at its full length, and the Rust tests of shared memory and of the pool under
 # AddressSanitizer, whose runtime comes with the stable toolchain.

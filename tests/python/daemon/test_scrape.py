@@ -52,6 +52,8 @@ async def test_a_scrape_of_a_supervisor(daemon_at):
     daemon = daemon_at("--workers", "0:2", "--metrics", "127.0.0.1:0")
     url = await listening(daemon)
     found = await scrape(url)
+    while ("velo_supervisor_workers",) not in found:  # it answers scrapes before it is ready
+        found = await scrape(url)
     assert found["velo_supervisor_workers",] == 0
     assert found["velo_supervisor_workers_limit",] == 2
     assert found["velo_supervisor_clients",] == 0
