@@ -32,10 +32,8 @@ def test_soak(long):
     assert churn.wrong == 0
     assert churn.crashed > 0
     assert churn.cancelled > 0
-    if long:
-        assert max(soak.growth(churn.samples).values()) <= 1.1
-    # A few seconds are too short for figures that are flat. What is left after them says more; that
-    # no process is, is seen when all tests are through.
+    # A few seconds are too short for figures that are flat; they still find what runs away.
+    assert max(soak.growth(churn.samples).values()) <= (1.1 if long else 1.5)
     _clients.shutdown()
     gc.collect()
     assert soak.mapped(os.getpid()) <= had

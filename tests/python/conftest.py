@@ -7,11 +7,12 @@ process mode does, except what is marked `embedded`.
 
 import contextlib
 import gc
+import os
 
 import psutil
 import pytest
 
-from helpers import open_fds, shared_names, until_sync
+from helpers import open_fds, until_sync
 from standalone import Daemon
 from velo import _clients, _sync
 
@@ -83,7 +84,7 @@ def nothing_left():
         import uvloop
 
         uvloop.new_event_loop().close()  # its library keeps a pipe for all loops to come
-    shared = shared_names()
+    shared = set(os.listdir("/dev/shm"))
     fds = open_fds()
     yield
     vars(_sync._local).clear()  # the event loop that `run_sync` keeps for this thread
@@ -97,4 +98,4 @@ def nothing_left():
         5,
         lambda: {fd: what for fd, what in open_fds().items() if fd not in fds},
     )
-    assert shared_names() <= shared
+    assert set(os.listdir("/dev/shm")) <= shared

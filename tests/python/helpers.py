@@ -79,11 +79,6 @@ def family(pid):
         return []
 
 
-def shared_names():
-    """Shared memory with a name that velo could have given it: others use /dev/shm too."""
-    return {name for name in os.listdir("/dev/shm") if name.startswith(("shmem_", "velo-"))}
-
-
 def environment(**more):
     """The environment in which a script finds this velo."""
     paths = [str(PACKAGE), os.environ.get("PYTHONPATH", "")]

@@ -215,8 +215,7 @@ impl Pump {
                             }
                             // What cannot be sent fails at the `yield` that made it.
                             Err(error) => {
-                                resumed =
-                                    Some(state.generator.throw(py, error).map_err(Thrown::from));
+                                resumed = Some(state.generator.throw(py, error));
                                 continue;
                             }
                         }
@@ -241,7 +240,7 @@ impl Pump {
                 }
                 Ok(Resumed::Yielded(_)) if self.is_over(py) => {
                     state.closing = true;
-                    resumed = Some(state.generator.close(py).map_err(Thrown::from));
+                    resumed = Some(state.generator.close(py));
                 }
                 Ok(Resumed::Yielded(result)) => state.result = Some(result),
                 Ok(Resumed::Awaiting(waiting)) => {
@@ -332,7 +331,7 @@ impl Awaitable for Pump {
                     }
                     _ => state.generator.throw(py, error),
                 };
-                this.run(py, state, Some(thrown.map_err(Thrown::from)), none.bind(py))
+                this.run(py, state, Some(thrown), none.bind(py))
             });
             this.pause(py, state, step?)
         })?

@@ -205,8 +205,8 @@ impl Rings {
         private: bool,
     ) -> Result<Option<Received<'py>>, Thrown> {
         // The first look may go on to a larger ring, of which other rules hold.
-        let (lends, len) = match self.consumer.peek() {
-            Ok(Some(frame)) => (frame.lends, frame.payload.len()),
+        let lends = match self.consumer.peek() {
+            Ok(Some(frame)) => frame.lends,
             Ok(None) => return Ok(None),
             Err(corrupted) => return Err(corruption(&corrupted).into()),
         };
@@ -214,9 +214,7 @@ impl Rings {
             true => self.borrow(),
             false => Loans::default(),
         };
-        let may_hold = len >= VIEW_FROM
-            && self.consumer.may_lease()
-            && self.consumer.leased_bytes() < self.hold_limit;
+        let may_hold = self.consumer.may_lease() && self.consumer.leased_bytes() < self.hold_limit;
         let frame = match self.consumer.peek() {
             Ok(Some(frame)) => frame,
             Ok(None) => return Ok(None),

@@ -77,7 +77,7 @@ def test_where_an_array_lies_makes_no_difference():
     "value",
     [
         {1, 2},
-        frozenset("a"),
+        frozenset((1, 2)),
         [1, {2}],
         {"a": (1, {2})},
         decimal.Decimal(1),

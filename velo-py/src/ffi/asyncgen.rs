@@ -71,11 +71,11 @@ impl AsyncGen {
                 .call_method0(intern!(py, "__anext__"))?;
             self.pending = Some(awaiter(awaitable)?);
         }
-        Ok(self.resume_pending(py, value)?)
+        self.resume_pending(py, value)
     }
 
     /// Throws `error` in where the generator stands.
-    pub fn throw(&mut self, py: Python<'_>, error: PyErr) -> PyResult<Resumed> {
+    pub fn throw(&mut self, py: Python<'_>, error: PyErr) -> Result<Resumed, Thrown> {
         let none = py.None();
         if let Some(pending) = self.pending.take() {
             let pending = pending.into_bound(py);
@@ -85,7 +85,7 @@ impl AsyncGen {
                     self.pending = Some(pending.unbind());
                     Ok(Resumed::Awaiting(waiting.unbind()))
                 }
-                Err(raised) => stopped(py, raised),
+                Err(raised) => stopped(py, raised.into()),
             };
         }
         self.started = true;
@@ -98,7 +98,7 @@ impl AsyncGen {
     }
 
     /// Closes it: `GeneratorExit` where it stands, its `finally` blocks run.
-    pub fn close(&mut self, py: Python<'_>) -> PyResult<Resumed> {
+    pub fn close(&mut self, py: Python<'_>) -> Result<Resumed, Thrown> {
         match self.throw(py, PyGeneratorExit::new_err(())) {
             Err(error) if error.is_instance_of::<PyGeneratorExit>(py) => Ok(Resumed::Finished),
             other => other,
@@ -119,7 +119,11 @@ impl AsyncGen {
         }
     }
 
-    fn resume_pending(&mut self, py: Python<'_>, value: &Bound<'_, PyAny>) -> PyResult<Resumed> {
+    fn resume_pending(
+        &mut self,
+        py: Python<'_>,
+        value: &Bound<'_, PyAny>,
+    ) -> Result<Resumed, Thrown> {
         let Some(pending) = &self.pending else {
             return Ok(Resumed::Finished);
         };
@@ -131,14 +135,14 @@ impl AsyncGen {
             }
             Err(error) => {
                 self.pending = None;
-                stopped(py, error.into())
+                stopped(py, error)
             }
         }
     }
 }
 
 /// What an exception out of `__anext__` or `athrow` means.
-fn stopped(py: Python<'_>, error: PyErr) -> PyResult<Resumed> {
+fn stopped(py: Python<'_>, error: Thrown) -> Result<Resumed, Thrown> {
     if error.is_instance_of::<PyStopAsyncIteration>(py) {
         return Ok(Resumed::Finished);
     }

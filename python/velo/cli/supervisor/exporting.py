@@ -46,7 +46,7 @@ _WORKER: dict[str, tuple[str, bool, Callable[[_State], float]]] = {
         lambda w: w["parked"],
     ),
     "key_requests_waiting": (
-        "Programs that wait for a key that another one has.",
+        "Requests for a key that wait for whoever has it.",
         False,
         lambda w: w["waiting"],
     ),
