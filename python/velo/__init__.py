@@ -19,23 +19,26 @@ PYTEST_DONT_REWRITE: the plugin in `velo.testing` would have pytest rewrite this
 whoever imported it before.
 """
 
-from typing import TYPE_CHECKING
-
 from velo._config import StreamConfig
 from velo._core import __version__
 from velo._function import StreamFn, stream_fn
-from velo._metrics import StreamMetrics
+from velo._types import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from velo._metrics import StreamMetrics
     from velo._stream import Stream
 
 __all__ = ["Stream", "StreamConfig", "StreamFn", "StreamMetrics", "__version__", "stream_fn"]
 
 
 def __getattr__(name: str) -> object:
-    """Import `Stream` when it is asked for: it needs asyncio, which takes longer than the rest."""
+    """Import what takes longer than the rest when it is asked for: it needs asyncio or `typing`."""
     if name == "Stream":
         from velo._stream import Stream
 
         return Stream
+    if name == "StreamMetrics":
+        from velo._metrics import StreamMetrics
+
+        return StreamMetrics
     raise AttributeError(f"module `velo` has no attribute `{name}`")

@@ -6,20 +6,13 @@ import itertools
 import threading
 import weakref
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from velo import _core
 
 __all__ = ["Account", "keep", "totals"]
 
-
-class Account(NamedTuple):
-    """All functions of one name in one mode, together."""
-
-    function: str
-    mode: str
-    ledger: _core.Ledger
-
+# All functions of one name in one mode, together.
+Account = tuple[str, str, _core.Ledger]
 
 _Key = tuple[str, str]
 
@@ -63,4 +56,4 @@ def totals() -> Iterator[Account]:
             sums.setdefault(key, _core.Ledger()).absorb(ledger)
     for (function, mode), ledger in sums.items():
         if ledger.figures()[0] > 0:
-            yield Account(function, mode, ledger)
+            yield function, mode, ledger

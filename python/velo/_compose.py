@@ -9,7 +9,7 @@ from typing import Any
 from velo._config import StreamConfig
 from velo._function import StreamFn
 from velo._pulled import pulled
-from velo._state import takes_state
+from velo._signature import takes_state
 
 __all__ = ["Chain", "compose"]
 

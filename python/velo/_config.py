@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
 import os
 from collections.abc import Callable, Iterable
-from typing import Any, Literal, get_args
 
-Mode = Literal["inline", "process"]
-Overflow = Literal["wait", "error"]
-Full = Literal["wait", "drop_oldest", "error"]
-Recover = Literal["none", "replay"]
-OnPoison = Literal["fail", "skip"] | Callable[[str, Any], object]
+from velo._types import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from typing import Literal
+
+    Mode = Literal["inline", "process"]
+    Overflow = Literal["wait", "error"]
+    Full = Literal["wait", "drop_oldest", "error"]
+    Recover = Literal["none", "replay"]
+    OnPoison = Literal["fail", "skip"] | Callable[[str, Any], object]
 
 __all__ = ["StreamConfig"]
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class StreamConfig:
     """The settings of a stream function.
 
@@ -103,61 +104,106 @@ class StreamConfig:
 
     """
 
-    mode: Mode = "inline"
-    buffer: int = 256
-    full: Full = "wait"
-    timeout: float | None = None
-    max_concurrent: int | None = None
-    overflow: Overflow = "wait"
-    workers: int | None = None
-    supervisor: str = "auto"
-    preload: tuple[str, ...] = ()
-    max_worker_memory: int | None = None
-    max_bytes: int = 256 * 1024 * 1024
-    event_timeout: float | None = None
-    stall_timeout: float | None = None
-    close_timeout: float = 10.0
-    record: str | os.PathLike[str] | None = None
-    recover: Recover = "none"
-    journal_limit: int = 64 * 1024 * 1024
-    max_restarts: int = 3
-    on_poison: OnPoison = "fail"
+    mode: Mode
+    buffer: int
+    full: Full
+    timeout: float | None
+    max_concurrent: int | None
+    overflow: Overflow
+    workers: int | None
+    supervisor: str
+    preload: tuple[str, ...]
+    max_worker_memory: int | None
+    max_bytes: int
+    event_timeout: float | None
+    stall_timeout: float | None
+    close_timeout: float
+    record: str | os.PathLike[str] | None
+    recover: Recover
+    journal_limit: int
+    max_restarts: int
+    on_poison: OnPoison
 
-    def __post_init__(self) -> None:
-        _choice("mode", self.mode, get_args(Mode))
-        _choice("full", self.full, get_args(Full))
-        _choice("overflow", self.overflow, get_args(Overflow))
-        _whole("buffer", self.buffer, 1, 2**31)
-        _choice("recover", self.recover, get_args(Recover))
-        _whole("max_bytes", self.max_bytes, 4096, 2**33)
-        _whole("journal_limit", self.journal_limit, 4096, 2**40)
-        _whole("max_restarts", self.max_restarts, 0, 2**31)
-        if not callable(self.on_poison):
-            _choice("on_poison", self.on_poison, ("fail", "skip"))
-        if self.recover == "replay" and self.full == "drop_oldest":
+    def __init__(
+        self,
+        *,
+        mode: Mode = "inline",
+        buffer: int = 256,
+        full: Full = "wait",
+        timeout: float | None = None,
+        max_concurrent: int | None = None,
+        overflow: Overflow = "wait",
+        workers: int | None = None,
+        supervisor: str = "auto",
+        preload: tuple[str, ...] = (),
+        max_worker_memory: int | None = None,
+        max_bytes: int = 256 * 1024 * 1024,
+        event_timeout: float | None = None,
+        stall_timeout: float | None = None,
+        close_timeout: float = 10.0,
+        record: str | os.PathLike[str] | None = None,
+        recover: Recover = "none",
+        journal_limit: int = 64 * 1024 * 1024,
+        max_restarts: int = 3,
+        on_poison: OnPoison = "fail",
+    ) -> None:
+        _choice("mode", mode, ("inline", "process"))
+        _whole("buffer", buffer, 1, 2**31)
+        _choice("full", full, ("wait", "drop_oldest", "error"))
+        _seconds("timeout", timeout, none=True)
+        _whole("max_concurrent", max_concurrent, 1, 2**31, none=True)
+        _choice("overflow", overflow, ("wait", "error"))
+        _whole("workers", workers, 1, 1024, none=True)
+        supervisor = _supervisor(supervisor)
+        preload = _names("preload", preload)
+        _whole("max_worker_memory", max_worker_memory, 2**20, 2**50, none=True)
+        _whole("max_bytes", max_bytes, 4096, 2**33)
+        _seconds("event_timeout", event_timeout, none=True)
+        _seconds("stall_timeout", stall_timeout, none=True)
+        _seconds("close_timeout", close_timeout, zero=True)
+        record = None if record is None else _folder("record", record)
+        _choice("recover", recover, ("none", "replay"))
+        _whole("journal_limit", journal_limit, 4096, 2**40)
+        _whole("max_restarts", max_restarts, 0, 2**31)
+        if not callable(on_poison):
+            _choice("on_poison", on_poison, ("fail", "skip"))
+        if recover == "replay" and full == "drop_oldest":
             raise ValueError(
                 '`recover="replay"` does not go together with `full="drop_oldest"`: a stream '
                 'either loses nothing, or drops events; use `full="wait"` or `full="error"`'
             )
-        _seconds("close_timeout", self.close_timeout, zero=True)
-        object.__setattr__(self, "supervisor", _supervisor(self.supervisor))
-        object.__setattr__(self, "preload", _names("preload", self.preload))
-        if self.record is not None:
-            object.__setattr__(self, "record", _folder("record", self.record))
-        for name in ("timeout", "event_timeout", "stall_timeout"):
-            if (seconds := getattr(self, name)) is not None:
-                _seconds(name, seconds, zero=False)
-        if self.max_concurrent is not None:
-            _whole("max_concurrent", self.max_concurrent, 1, 2**31)
-        if self.max_worker_memory is not None:
-            _whole("max_worker_memory", self.max_worker_memory, 2**20, 2**50)
-        if self.workers is not None:
-            _whole("workers", self.workers, 1, 1024)
+        given = locals()
+        for name in self.__slots__:
+            object.__setattr__(self, name, given[name])
+
+    # A dataclass in all but name: the import of `dataclasses` takes as long as the rest of velo's.
+    __slots__ = tuple(__init__.__kwdefaults__ or ())
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"settings stay as they are: `.replace({name}=...)` makes a copy")
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"settings stay as they are: `{name}` cannot be deleted")
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, StreamConfig) and self._settings() == other._settings()
+
+    def __hash__(self) -> int:
+        return hash(tuple(self._settings().values()))
+
+    def __repr__(self) -> str:
+        settings = (f"{name}={value!r}" for name, value in self._settings().items())
+        return f"StreamConfig({', '.join(settings)})"
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return _restore, (self._settings(),)
+
+    def _settings(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.__slots__}
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as a plain dict, which `StreamConfig(**settings)` takes back."""
-        settings = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return settings | {"preload": list(self.preload)}
+        return self._settings() | {"preload": list(self.preload)}
 
     def replace(self, **settings: Any) -> StreamConfig:
         """Return a copy with other settings.
@@ -166,11 +212,15 @@ class StreamConfig:
             TypeError: When there is no such setting; the message names those that there are.
 
         """
-        known = [field.name for field in dataclasses.fields(self)]
         for name in settings:
-            if name not in known:
-                raise TypeError(f"unknown setting `{name}`; there are: {', '.join(known)}")
-        return dataclasses.replace(self, **settings)
+            if name not in self.__slots__:
+                known = ", ".join(self.__slots__)
+                raise TypeError(f"unknown setting `{name}`; there are: {known}")
+        return StreamConfig(**self._settings() | settings)
+
+
+def _restore(settings: dict[str, Any]) -> StreamConfig:
+    return StreamConfig(**settings)
 
 
 def _choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
@@ -179,17 +229,21 @@ def _choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
         raise ValueError(f"`{name}` must be {choices}, not {value!r}")
 
 
-def _whole(name: str, value: object, least: int, most: int) -> None:
+def _whole(name: str, value: object, least: int, most: int, *, none: bool = False) -> None:
+    if none and value is None:
+        return
     if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(f"`{name}` must be a whole number, not {value!r}")
     if not least <= value <= most:
         raise ValueError(f"`{name}` must be between {least} and {most}, not {value}")
 
 
-def _seconds(name: str, value: object, *, zero: bool) -> None:
+def _seconds(name: str, value: object, *, zero: bool = False, none: bool = False) -> None:
+    if none and value is None:
+        return
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise TypeError(f"`{name}` must be a number of seconds, not {value!r}")
-    if not (value > 0 or (zero and value == 0)) or math.isinf(value):
+    if not (value > 0 or (zero and value == 0)) or value == float("inf"):
         least = "at least 0" if zero else "more than 0"
         raise ValueError(f"`{name}` must be {least} seconds, not {value!r}")
 

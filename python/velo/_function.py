@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import itertools
 from collections.abc import (
     AsyncGenerator,
@@ -15,17 +14,16 @@ from collections.abc import (
     Iterable,
 )
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from velo import _accounts, _core
 from velo._config import StreamConfig
-from velo._metrics import FunctionMetrics
 from velo._places import Places
-from velo._state import takes_state
-from velo.events import Events
+from velo._types import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 if TYPE_CHECKING:
+    from velo._metrics import FunctionMetrics
     from velo._stream import Stream
+    from velo.events import Events
 
 __all__ = ["StreamFn", "stream_fn"]
 
@@ -33,13 +31,13 @@ In = TypeVar("In")
 Out = TypeVar("Out")
 Then = TypeVar("Then")
 
-Function = (
-    Callable[[AsyncIterator[In]], AsyncIterator[Out]]
-    | Callable[[Events[In]], AsyncIterator[Out]]
-    | Callable[[AsyncIterator[In], dict[str, Any]], AsyncIterator[Out]]
-    | Callable[[Events[In], dict[str, Any]], AsyncIterator[Out]]
-)
-
+if TYPE_CHECKING:
+    Function = (
+        Callable[[AsyncIterator[In]], AsyncIterator[Out]]
+        | Callable[[Events[In]], AsyncIterator[Out]]
+        | Callable[[AsyncIterator[In], dict[str, Any]], AsyncIterator[Out]]
+        | Callable[[Events[In], dict[str, Any]], AsyncIterator[Out]]
+    )
 
 # What a stream may be kept under.
 Key = str | bytes | int | tuple["Key", ...]
@@ -58,7 +56,11 @@ class StreamFn(Generic[In, Out]):
     """
 
     def __init__(self, function: Function[In, Out], config: StreamConfig) -> None:
-        _check_function(function)
+        from velo._signature import check, takes_state
+
+        if isinstance(function, StreamFn):
+            raise TypeError(f"{function!r} is one already: `.options(...)` makes another of it")
+        check(function)
         functools.update_wrapper(self, function)
         self._function: Callable[..., AsyncIterator[Out]] = function
         self._has_state = takes_state(function)
@@ -71,7 +73,7 @@ class StreamFn(Generic[In, Out]):
 
             self._runs = Recorded(function, str(config.record))
         self._name = getattr(function, "__qualname__", type(function).__qualname__)
-        self.config = config
+        self.config: StreamConfig = config
         where = getattr(function, "__module__", None) or "?"
         _accounts.keep(self, f"{where}:{self._name}", config.mode, self._ledger)
 
@@ -168,6 +170,13 @@ class StreamFn(Generic[In, Out]):
             Exception: As `run` does.
 
         """
+        from velo._reference import refuse_while_importing
+
+        refuse_while_importing()
+        if self.config.mode == "process":
+            from velo import _supervisors
+
+            _supervisors.expect(self.config.supervisor)
         from velo._sync import run
 
         return run(self, events)
@@ -211,6 +220,8 @@ class StreamFn(Generic[In, Out]):
     @property
     def metrics(self) -> FunctionMetrics:
         """What all streams of this function have done in this process, together."""
+        from velo._metrics import FunctionMetrics
+
         return FunctionMetrics(*self._ledger.figures())
 
     async def _open(self, key: Key | None = None) -> Stream[In, Out]:
@@ -233,7 +244,7 @@ class StreamFn(Generic[In, Out]):
                     *(name, config.event_timeout),
                 )
             else:
-                client = client_of()(loop, config.supervisor)
+                client = client_of(config.supervisor)(loop, config.supervisor)
                 now = client.open_now(loop, self._reference, self.config, name)
                 opened = now or await client.open(self._reference, self.config, name)
             self._ledger.enter(opened)
@@ -375,44 +386,6 @@ def stream_fn(
     return StreamFn(function, chosen)
 
 
-def _check_function(function: Any) -> None:
-    what = getattr(function, "__qualname__", repr(function))
-    if isinstance(function, StreamFn):
-        raise TypeError(f"`{what}` is a stream function already; use `.options(...)` to change it")
-    plain = inspect.unwrap(function) if callable(function) else function
-    while isinstance(plain, functools.partial):
-        plain = inspect.unwrap(plain.func)
-    if inspect.iscoroutinefunction(plain):
-        raise TypeError(f"`{what}` never yields: a stream function is an `async def` with `yield`")
-    if inspect.isgeneratorfunction(plain):
-        raise TypeError(f"`{what}` is a plain generator: write it with `async def` and `async for`")
-    if not _may_return_async_iterator(plain):
-        kind = "a plain function" if inspect.isroutine(plain) else "no async generator function"
-        raise TypeError(
-            f"`{what}` is {kind}: a stream function is an async generator function, `async def` "
-            "with `yield` (one that returns an async iterator must say so in its annotations)"
-        )
-    try:
-        inspect.signature(function).bind(*([object()] * (2 if takes_state(function) else 1)))
-    except TypeError as error:
-        raise TypeError(
-            f"`{what}` must take one argument, the events, or two, the events and `state`: {error}"
-        ) from None
-    except ValueError:
-        pass  # it has no signature to look at
-
-
-def _may_return_async_iterator(function: Any) -> bool:
-    if inspect.isasyncgenfunction(function):
-        return True
-    if inspect.isfunction(function) or inspect.ismethod(function):
-        returns = getattr(function, "__annotations__", {}).get("return")
-        return returns is not None or function.__name__ == "<lambda>"
-    if inspect.isclass(function) or inspect.isbuiltin(function):
-        return False
-    return inspect.isasyncgenfunction(getattr(type(function), "__call__", None))  # noqa: B004
-
-
 def _restore(described: Any, config: StreamConfig) -> StreamFn[Any, Any]:
     from velo._reference import build
 
@@ -434,7 +407,10 @@ def _late() -> tuple[Any, Any, Any]:
 
 
 @functools.cache
-def _client() -> Any:
+def _client(supervisor: str) -> Any:
+    from velo import _supervisors
+
+    _supervisors.expect(supervisor)
     from velo._clients import client_of
 
     return client_of

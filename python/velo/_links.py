@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import math
 import weakref
@@ -21,25 +20,25 @@ __all__ = ["Link", "attach"]
 _NAP = 0.0005
 
 
-@dataclasses.dataclass(eq=False)
 class Link:
     """One worker, as this client reaches it."""
 
-    number: int
-    worker: int
-    pid: int
-    end: _core.ClientLink
-    functions: set[int] = dataclasses.field(default_factory=set)
-    levels: bytes = b""
-    leaving: bool = False
-    outgrown: bool = False
-    # When the last warning was about a stream here that holds the others up, in the loop's time.
-    warned: float = -math.inf
-    named: str | None = None
-    # When streams came here last because their worker had outgrown its limit.
-    refuge: float = -math.inf
-    stall: float | None = None
-    memory: int | None = None
+    def __init__(self, number: int, worker: int, pid: int, end: _core.ClientLink) -> None:
+        self.number = number
+        self.worker = worker
+        self.pid = pid
+        self.end = end
+        self.functions: set[int] = set()
+        self.levels = b""
+        self.leaving = False
+        self.outgrown = False
+        # When the last warning was about a stream here that holds the others up, in the loop's time.
+        self.warned = -math.inf
+        self.named: str | None = None
+        # When streams came here last because their worker had outgrown its limit.
+        self.refuge = -math.inf
+        self.stall: float | None = None
+        self.memory: int | None = None
 
     def define(self, number: int, definition: bytes) -> None:
         """Have the worker know a function under a number, if it does not yet."""

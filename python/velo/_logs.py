@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
-import pickle
+
+from velo import _core
 
 __all__ = ["Levels", "deliver"]
 
 
 def deliver(pid: int, packed: bytes) -> None:
     """Handle a record of the worker `pid`: `record.worker` and `record.stream` name its origin."""
+    import pickle
+
     record = logging.makeLogRecord(pickle.loads(packed))
     record.worker = pid
     logger = logging.getLogger(record.name)
@@ -36,5 +39,5 @@ class Levels:
                 for name, logger in list(manager.loggerDict.items())
                 if isinstance(logger, logging.Logger) and logger.level
             }
-            self._packed = pickle.dumps((manager.disable, {"root": logging.root.level, **levels}))
+            self._packed = _core.dumps((manager.disable, {"root": logging.root.level, **levels}))
         return self._packed

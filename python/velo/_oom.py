@@ -6,11 +6,11 @@ Such a process is gone by `SIGKILL`, as one that somebody has killed. The kernel
 from __future__ import annotations
 
 import contextlib
-from pathlib import Path
+import os
 
 __all__ = ["remember", "said"]
 
-_ROOT = Path("/sys/fs/cgroup")
+_ROOT = "/sys/fs/cgroup"
 
 # How many have been seen; None before the first look, and where the kernel does not tell.
 _seen: int | None = None
@@ -38,26 +38,26 @@ def said() -> str | None:
 
 def _count() -> int | None:
     for path in _files():
-        with contextlib.suppress(OSError):
-            for line in path.read_text().splitlines():
+        with contextlib.suppress(OSError), open(path) as lines:
+            for line in lines:
                 name, _, number = line.partition(" ")
                 if name == "oom_kill":
                     return int(number)
     return None
 
 
-def _files() -> list[Path]:
+def _files() -> list[str]:
     """Return where the count may be, for both kinds of cgroups."""
     files = []
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/self/cgroup").read_text().splitlines():
-            _, controllers, path = line.split(":", 2)
+    with contextlib.suppress(OSError), open("/proc/self/cgroup") as lines:
+        for line in lines:
+            _, controllers, path = line.rstrip("\n").split(":", 2)
             if not controllers:
                 root, name = _ROOT, "memory.events"
             elif "memory" in controllers.split(","):
-                root, name = _ROOT / "memory", "memory.oom_control"
+                root, name = f"{_ROOT}/memory", "memory.oom_control"
             else:
                 continue
             # In a container the path is the host's, and its own cgroup is mounted as the root.
-            files += [root / path.lstrip("/") / name, root / name]
+            files += [os.path.join(root, path.lstrip("/"), name), os.path.join(root, name)]
     return files

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from typing import TYPE_CHECKING
+
+from velo._types import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import asyncio

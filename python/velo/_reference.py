@@ -7,14 +7,13 @@ import importlib
 import io
 import itertools
 import os
-import pickle
 import sys
 import types
 from collections.abc import Callable
 from typing import Any
 
 from velo import _core
-from velo._state import takes_state
+from velo._signature import takes_state
 from velo.errors import VeloError
 
 __all__ = [
@@ -30,6 +29,8 @@ __all__ = [
 _numbers = itertools.count(1)
 # What a worker cannot import: the script itself, also as children of `multiprocessing` call it.
 _MAIN = ("__main__", "__mp_main__")
+# How what is pickled begins, and nothing in the form in which events travel.
+_PICKLED = b"\x80"
 # What cloudpickle says instead of the file that code is from.
 _NO_FILE = "<dynamic-code>"
 
@@ -77,6 +78,11 @@ class Reference:
 
         """
         described = describe(self._function)
+        kind, what = described
+        if kind == "path":
+            return _core.dumps([*what, import_paths()])
+        import pickle
+
         if _travels_by_value(described):
             self.preload = ("cloudpickle",)
         return pickle.dumps((import_paths(), described), protocol=5)
@@ -155,13 +161,16 @@ def _plain(function: Any) -> Any:
 def load(definition: bytes) -> Callable[..., Any]:
     """Make the function in this process.
 
-    A client without Python names it: `[module, name, paths]`, in the form in which events travel.
+    One that can be imported is named: `[module, name, paths]`, in the form in which events travel.
+    So does a client without Python.
 
     Raises:
         ImportError: When its module cannot be imported here, or has no such name.
 
     """
-    if definition.startswith(pickle.PROTO):
+    if definition.startswith(_PICKLED):
+        import pickle
+
         paths, described = pickle.loads(definition)
     else:
         module, name, paths = _core.loads(definition)
@@ -178,6 +187,8 @@ def build(described: tuple[str, Any]) -> Callable[..., Any]:
 
         return Chain([build(part) for part in what])
     if kind == "value":
+        import pickle
+
         function: Callable[..., Any] = _plain(pickle.loads(what))
         return function
     module, name = what

@@ -10,7 +10,6 @@ import threading
 from collections.abc import AsyncIterable, Iterable
 from typing import TYPE_CHECKING, TypeVar
 
-from velo._reference import refuse_while_importing
 from velo.errors import VeloError
 
 if TYPE_CHECKING:
@@ -24,7 +23,6 @@ Out = TypeVar("Out")
 
 def run(fn: StreamFn[In, Out], events: Iterable[In] | AsyncIterable[In]) -> list[Out]:
     """Run the events through a new stream, in this thread's own event loop."""
-    refuse_while_importing()
     try:
         asyncio.get_running_loop()
     except RuntimeError:

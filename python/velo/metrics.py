@@ -184,20 +184,19 @@ def _collector() -> Collector:
 
         def _families(self, accounts: tuple[_accounts.Account, ...]) -> Iterable[Metric]:
             labels = ["function", "mode"]
-            known = [(a, FunctionMetrics(*a.ledger.figures())) for a in accounts]
+            known = [(names, FunctionMetrics(*ledger.figures())) for *names, ledger in accounts]
             for figure in _FIGURES:
                 kind = CounterMetricFamily if figure.total else GaugeMetricFamily
                 family = kind(figure.prometheus, figure.what, labels=labels)
-                for account, metrics in known:
-                    value = getattr(metrics, figure.field)
-                    family.add_metric([account.function, account.mode], value)
+                for names, metrics in known:
+                    family.add_metric(names, getattr(metrics, figure.field))
                 yield family
             histogram = HistogramMetricFamily("velo_event_latency_seconds", _LATENCY, labels=labels)
-            for account in accounts:
-                below, count, total = account.ledger.latencies(list(_BOUNDS))
+            for function, mode, ledger in accounts:
+                below, count, total = ledger.latencies(list(_BOUNDS))
                 buckets = [(f"{bound:g}", n) for bound, n in zip(_BOUNDS, below, strict=True)]
                 buckets.append(("+Inf", count))
-                histogram.add_metric([account.function, account.mode], buckets, total)
+                histogram.add_metric([function, mode], buckets, total)
             yield histogram
 
     return StreamsCollector()

@@ -1,8 +1,9 @@
 """Settings: what is allowed, what is said about what is not, and what cannot be decorated."""
 
-import dataclasses
+import copy
 import functools
 import json
+import pickle
 
 import pytest
 
@@ -81,10 +82,15 @@ def test_defaults_and_to_dict():
 
 def test_frozen_equal_and_hashable():
     config = StreamConfig(buffer=3)
-    with pytest.raises(dataclasses.FrozenInstanceError):
+    with pytest.raises(AttributeError, match=r"`.replace\(buffer=...\)` makes a copy"):
         config.buffer = 4
+    with pytest.raises(AttributeError, match="`buffer` cannot be deleted"):
+        del config.buffer
+    assert config.buffer == 3
     assert config == StreamConfig(buffer=3) != StreamConfig()
+    assert config != {"buffer": 3}
     assert len({config, StreamConfig(buffer=3)}) == 1
+    assert pickle.loads(pickle.dumps(config)) == copy.copy(config) == eval(repr(config)) == config
     assert config.replace(mode="process").buffer == 3
     assert config.mode == "inline"
 

@@ -22,6 +22,18 @@ pub fn pool_error(error: impl std::fmt::Display) -> PyErr {
     errors::pool(error.to_string())
 }
 
+fn options(
+    command: Vec<OsString>,
+    env: Vec<(OsString, OsString)>,
+    idle_timeout: f64,
+) -> EmbeddedOptions {
+    EmbeddedOptions {
+        env,
+        idle_timeout: Duration::from_secs_f64(idle_timeout),
+        ..EmbeddedOptions::new(command)
+    }
+}
+
 /// One event loop's connection to the supervisor.
 #[pyclass(frozen, module = "velo._core")]
 pub struct SupervisorClient {
@@ -42,13 +54,23 @@ impl SupervisorClient {
         min_workers: u32,
     ) -> PyResult<Self> {
         let options = EmbeddedOptions {
-            env,
             max_workers,
             min_workers,
-            idle_timeout: Duration::from_secs_f64(idle_timeout),
-            ..EmbeddedOptions::new(command)
+            ..options(command, env, idle_timeout)
         };
         Ok(Self::from(embedded::connect(&options).map_err(pool_error)?))
+    }
+
+    /// Starts the supervisor of this process if it does not run, and the zygote, for a worker that is
+    /// about to be asked for.
+    #[staticmethod]
+    #[pyo3(signature = (command, env, *, idle_timeout=10.0))]
+    fn expect(
+        command: Vec<OsString>,
+        env: Vec<(OsString, OsString)>,
+        idle_timeout: f64,
+    ) -> PyResult<()> {
+        embedded::expect(&options(command, env, idle_timeout)).map_err(pool_error)
     }
 
     /// Connects to the standalone supervisor that listens at `path`. `ConnectionError` when none

@@ -74,16 +74,31 @@ fn lock() -> Slot {
 ///
 /// When no thread, socket or pidfd can be made, or no zygote command is given.
 pub fn connect(options: &EmbeddedOptions) -> Result<Client, SupervisorError> {
+    let (here, there) = transport::pair().map_err(SupervisorError::Start)?;
+    let here = TrackedFd::new(here, InChild::Replace);
+    tell(options, Command::Connect(there))?;
+    Client::new(here)
+}
+
+/// Starts this process's supervisor as [`connect`] does, and its zygote, which takes most of the time
+/// until a first worker is there. One that is not needed in the end leaves as others do that idle.
+///
+/// # Errors
+///
+/// As those of [`connect`].
+pub fn expect(options: &EmbeddedOptions) -> Result<(), SupervisorError> {
+    tell(options, Command::Expect)
+}
+
+/// Tells this process's supervisor something; it is started if it does not run.
+fn tell(options: &EmbeddedOptions, mut command: Command) -> Result<(), SupervisorError> {
     if options.zygote_command.is_empty() {
         return Err(SupervisorError::NoCommand);
     }
     let mut embedded = lock();
-    let (here, there) = transport::pair().map_err(SupervisorError::Start)?;
-    let here = TrackedFd::new(here, InChild::Replace);
-    let mut command = Command::Connect(there);
     if let Some(running) = &*embedded {
         match running.commands.send(command) {
-            Ok(()) => return Client::new(here),
+            Ok(()) => return Ok(()),
             Err(refused) => command = refused.0,
         }
     }
@@ -92,8 +107,7 @@ pub fn connect(options: &EmbeddedOptions) -> Result<Client, SupervisorError> {
     // Its thread has just been started and holds the receiver.
     let _ = started.commands.send(command);
     *embedded = Some(started);
-    drop(embedded);
-    Client::new(here)
+    Ok(())
 }
 
 /// Ends the supervisor, its zygote and its workers, and waits for them: streams may finish for the

@@ -85,6 +85,8 @@ pub(crate) struct Nursery {
     /// It is a standalone supervisor's: a zygote is there as long as that, and its workers outlive
     /// both.
     standing: bool,
+    /// A worker is going to be wanted: a zygote is to be there by then.
+    expecting: bool,
     zygote: Option<Zygote>,
     next_number: u64,
     restarts: Restarts,
@@ -121,6 +123,7 @@ impl Nursery {
             owner: TrackedFd::new(owner, InChild::Close),
             idle,
             standing,
+            expecting: false,
             zygote: None,
             next_number: 1,
             restarts: Restarts::default(),
@@ -200,6 +203,11 @@ impl Nursery {
         }
     }
 
+    /// Has a zygote start before there is a worker to fork.
+    pub(crate) fn expect(&mut self) {
+        self.expecting = self.zygote.is_none();
+    }
+
     /// Has a worker forked, now or by the next zygote, and given these descriptors.
     pub(crate) fn request(&mut self, worker: WorkerId, fds: Vec<OwnedFd>) {
         self.unsent.push_back((worker, fds));
@@ -243,7 +251,7 @@ impl Nursery {
 
     /// Whether there should be a zygote.
     fn is_wanted(&self) -> bool {
-        self.standing || !self.unsent.is_empty()
+        self.standing || self.expecting || !self.unsent.is_empty()
     }
 
     fn kill_when_due(&mut self, now: Instant) {
@@ -364,6 +372,7 @@ impl Nursery {
     /// Tells the zygote to end, for good where it is a standalone supervisor's.
     pub(crate) fn leave(&mut self, now: Instant) {
         self.standing = false;
+        self.expecting = false;
         self.idle_since = None;
         if let Some(zygote) = &mut self.zygote
             && zygote.connection.take().is_some()
@@ -406,6 +415,7 @@ impl Nursery {
         if !hopeless && self.restarts.streak() < PATIENCE {
             return Ok(());
         }
+        self.expecting = false;
         self.unsent.clear();
         let reasons = self.restarts.reasons();
         Err(format!(
@@ -474,6 +484,7 @@ impl Nursery {
             zygote.import(now, module, &self.preload.paths);
         }
         self.zygote = Some(zygote);
+        self.expecting = false;
         Ok(())
     }
 

@@ -38,6 +38,8 @@ pub(crate) enum Command {
     Connect(OwnedFd),
     /// A client of a standalone supervisor.
     Join(OwnedFd, Peer),
+    /// A worker is about to be asked for.
+    Expect,
     Status(SyncSender<Status>),
     /// Take no new streams, and end with the last one; after the bound, if any, in any case.
     Drain {
@@ -292,6 +294,8 @@ impl Reactor {
             Command::Connect(_) | Command::Join(..) if self.end_by.is_some() => {}
             Command::Connect(socket) => self.connect(socket, None),
             Command::Join(socket, peer) => self.connect(socket, Some(peer)),
+            Command::Expect if self.end_by.is_some() => {}
+            Command::Expect => self.nursery.expect(),
             Command::Status(reply) => {
                 // One who has stopped waiting needs no answer.
                 let _ = reply.try_send(self.status());

@@ -6,13 +6,11 @@ import contextvars
 import logging
 import pickle
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
+from velo import _core
 from velo._context import stream_name
 from velo._worker import window
-
-if TYPE_CHECKING:
-    from velo import _core
 
 __all__ = ["ForwardingHandler", "apply_levels", "link_of_stream"]
 
@@ -82,7 +80,7 @@ _applied: set[str] = set()
 
 def apply_levels(packed: bytes) -> None:
     """Have this process log what the client would handle."""
-    disabled, levels = pickle.loads(packed)
+    disabled, levels = _core.loads(packed)
     logging.disable(disabled)
     for name in _applied.difference(levels):
         logging.getLogger(name).setLevel(logging.NOTSET)

@@ -15,7 +15,7 @@ from typing import Any
 from velo import _core, _remote, _slow
 from velo._context import stream_name
 from velo._reference import load
-from velo._state import takes_state
+from velo._signature import takes_state
 from velo._worker import keys, logs, output, report, window
 from velo._worker.selector import LinkSelector
 
