@@ -57,7 +57,7 @@ pub mod ticks;
 
 pub use board::{Allowance, Progress, Running, Setting};
 #[cfg(not(loom))]
-pub use doorbell::wait_any;
+pub use doorbell::{Woken, wait_any};
 pub use doorbell::{Bells, Doorbell};
 pub use layout::MAX_SLOTS;
 pub use link::{

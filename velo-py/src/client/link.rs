@@ -394,6 +394,16 @@ impl Link {
         }
     }
 
+    /// Wakes the worker for what it is going to be told: where it has a core of its own, it wakes up
+    /// while that is made. True if it is to be told at once then.
+    pub(super) fn announce(&self) -> bool {
+        let free = cores_are_free();
+        if free && self.end.wake() {
+            crowd::woke();
+        }
+        free
+    }
+
     /// Now.
     pub(super) fn wake(&self) {
         self.waking.store(false, Relaxed);

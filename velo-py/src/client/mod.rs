@@ -259,6 +259,7 @@ impl ClientLink {
         let (buffer, max_bytes, full, stall, event, memory) = limits;
         let budgets = (stall, event, memory);
         let full: WhenFull = full.parse()?;
+        let announced = self.link.announce();
         let Some((place, producer, consumer)) = self.place(py, buffer, max_bytes)? else {
             return Ok(None);
         };
@@ -323,7 +324,10 @@ impl ClientLink {
         if let Some(keep) = &attaches {
             self.link.mention(py, keep)?;
         }
-        self.link.tell_soon(py, &open)?;
+        match announced {
+            true => self.link.tell(py, &open)?,
+            false => self.link.tell_soon(py, &open)?,
+        }
         if self.link.dead.load(Relaxed) {
             // It turned out to be broken: the stream begins on another one.
             self.link.disown(py, slot)?;

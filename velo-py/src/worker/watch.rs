@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pyo3::prelude::*;
-use velo_shm::{LinkEnd, Spin, wait_any};
+use velo_shm::{LinkEnd, Spin, Woken, wait_any};
 
 use super::WorkerLink;
 use crate::ffi::fd;
@@ -74,8 +74,8 @@ impl LinkWatch {
             end.arm();
         }
         // Once more, now that the doorbells ring: what came before is seen here.
-        let others = match self.ready() {
-            true => Ok(false),
+        let woken = match self.ready() {
+            true => Ok(Woken::default()),
             false => {
                 let timeout = seconds.map(|s| Duration::try_from_secs_f64(s).unwrap_or(FOREVER));
                 let bells = self.ends.iter().map(|end| end.doorbell());
@@ -85,6 +85,11 @@ impl LinkWatch {
         for end in &self.ends {
             end.disarm();
         }
-        Ok(others?)
+        let Woken { rung, other } = woken?;
+        if rung && !other && !self.ready() {
+            // A client is about to have something, and has woken this worker in time for it.
+            py.detach(|| new_spin().spin(|| self.ready()));
+        }
+        Ok(other)
     }
 }

@@ -119,15 +119,24 @@ impl Doorbell {
     }
 }
 
+/// Why a sleep is over.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Woken {
+    /// A doorbell rang.
+    pub rung: bool,
+    /// The other descriptor has something to read.
+    pub other: bool,
+}
+
 /// Sleeps until one of the doorbells rings, or `other` has something to read, for this long at most.
-/// Rung doorbells are silenced. True if `other` has something.
+/// Rung doorbells are silenced.
 ///
 /// May return early with nothing, when a signal came.
 pub fn wait_any<'a>(
     bells: impl Iterator<Item = &'a Doorbell>,
     other: BorrowedFd<'_>,
     timeout: Option<std::time::Duration>,
-) -> io::Result<bool> {
+) -> io::Result<Woken> {
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
     let bells: Vec<_> = bells.collect();
@@ -136,16 +145,20 @@ pub fn wait_any<'a>(
         .map(|fd| PollFd::new(fd, PollFlags::POLLIN))
         .collect();
     match poll(&mut fds, timeout.map_or(PollTimeout::NONE, at_least)) {
-        Err(Errno::EINTR) | Ok(0) => return Ok(false),
+        Err(Errno::EINTR) | Ok(0) => return Ok(Woken::default()),
         Err(errno) => return Err(errno.into()),
         Ok(_) => {}
     }
+    let mut rung = false;
     for (bell, fd) in bells.iter().zip(&fds[1..]) {
         if fd.any().unwrap_or(true) {
-            bell.drain();
+            rung |= bell.drain();
         }
     }
-    Ok(fds[0].any().unwrap_or(true))
+    Ok(Woken {
+        rung,
+        other: fds[0].any().unwrap_or(true),
+    })
 }
 
 /// Milliseconds, rounded up, so that a short wait does not turn into a busy one.

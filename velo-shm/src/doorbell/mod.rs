@@ -9,7 +9,7 @@ mod fd;
 mod model;
 
 #[cfg(not(loom))]
-pub use fd::{Doorbell, wait_any};
+pub use fd::{Doorbell, Woken, wait_any};
 #[cfg(loom)]
 pub use model::Doorbell;
 
