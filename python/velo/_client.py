@@ -216,15 +216,14 @@ class Client:
         kept: tuple[bytes, int, float | None, str] | None = None,
     ) -> _core.Opened | None:
         self._set_levels(link)
-        max_bytes = 1 << (config.max_bytes - 1).bit_length()  # rings are powers of two
-        budgets = (config.stall_timeout, config.event_timeout, config.max_worker_memory)
-        limits = (config.buffer, max_bytes, config.full, *budgets)
-        keep = kept or _recovery.keep(self, function, config)
-        opened = link.end.open(loop, function.number, limits, name, keep)
+        keep: Any = kept
+        if config.recover != "none":
+            keep = _recovery.keep(self, function, config)
+        opened = link.end.open(loop, function.number, function.limits, name, keep)
         if opened is None:
             self._let_go(link)
         else:
-            if budgets != _NO_LIMITS:
+            if function.budgets != _NO_LIMITS:
                 self._watch(link, config)
             if not self._checking:
                 self._check_up_later(loop)

@@ -19,7 +19,9 @@ _EXIT_BOUND = 2.0
 class Clients:
     """The clients of one event loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        number = id(loop)
+        self.loop = weakref.ref(loop, lambda _: _clients.pop(number, None))
         self.by_address: dict[str | None, Client] = {}
         # What `VELO_SUPERVISOR` says is asked once: it takes longer than the rest of `client_of`.
         self.by_setting: dict[str, Client] = {}
@@ -34,14 +36,13 @@ class Clients:
         return client
 
 
-_clients: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Clients] = (
-    weakref.WeakKeyDictionary()
-)
+# By the number of the loop: a `WeakKeyDictionary` would be a large part of what opening takes.
+_clients: dict[int, Clients] = {}
 
 
 def close_clients(loop: asyncio.AbstractEventLoop) -> None:
     """Give back the links of an event loop that is about to be closed."""
-    if (clients := _clients.pop(loop, None)) is not None:
+    if (clients := _clients.pop(id(loop), None)) is not None:
         for client in clients.by_address.values():
             client.close()
 
@@ -51,17 +52,18 @@ def client_of(loop: asyncio.AbstractEventLoop, supervisor: str = "auto") -> Clie
 
     The first one for `"embedded"` starts the supervisor of this process.
     """
-    clients = _clients.get(loop)
-    if clients is None:
-        for other in [other for other in _clients if other.is_closed()]:
-            del _clients[other]
-        clients = _clients[loop] = Clients()
+    clients = _clients.get(id(loop))
+    if clients is None or clients.loop() is not loop:
+        for number, other in list(_clients.items()):
+            if (known := other.loop()) is None or known.is_closed():
+                del _clients[number]
+        clients = _clients[id(loop)] = Clients(loop)
     return clients.by_setting.get(supervisor) or clients.find(loop, supervisor)
 
 
 def workers_of(loop: asyncio.AbstractEventLoop) -> int:
     """Return how many workers an event loop has links to."""
-    clients = _clients.get(loop)
+    clients = _clients.get(id(loop))
     return sum(len(client.links) for client in clients.by_address.values()) if clients else 0
 
 

@@ -9,6 +9,7 @@ from collections.abc import (
     AsyncIterable,
     AsyncIterator,
     Callable,
+    Coroutine,
     Generator,
     Hashable,
     Iterable,
@@ -224,17 +225,19 @@ class StreamFn(Generic[In, Out]):
 
         return FunctionMetrics(*self._ledger.figures())
 
-    async def _open(self, key: Key | None = None) -> Stream[In, Out]:
+    def _open(self, key: Key | None = None) -> Coroutine[Any, Any, Stream[In, Out]]:
         if key is not None:
-            stream: Stream[In, Out] = await self._keeping.open(key)
-            return stream
-        release = _nothing if self._places is None else await self._take_place()
-        return await self._open_in(release)
+            opening: Coroutine[Any, Any, Stream[In, Out]] = self._keeping.open(key)
+            return opening
+        return self._open_in(_nothing) if self._places is None else self._open_in_place()
+
+    async def _open_in_place(self) -> Stream[In, Out]:
+        return await self._open_in(await self._take_place())
 
     async def _open_in(self, release: Callable[[], None]) -> Stream[In, Out]:
         """Open a stream in a place that was taken, which `release` gives back."""
         try:
-            get_running_loop, stream_type, client_of = _late()
+            get_running_loop, stream_type, client_of = self._late
             loop = get_running_loop()
             name = f"{self._name}-{next(self._numbers)}"
             config = self.config
@@ -244,7 +247,7 @@ class StreamFn(Generic[In, Out]):
                     *(name, config.event_timeout),
                 )
             else:
-                client = client_of(config.supervisor)(loop, config.supervisor)
+                client = client_of(loop, config.supervisor)
                 now = client.open_now(loop, self._reference, self.config, name)
                 opened = now or await client.open(self._reference, self.config, name)
             self._ledger.enter(opened)
@@ -253,6 +256,21 @@ class StreamFn(Generic[In, Out]):
         except BaseException:
             release()
             raise
+
+    @functools.cached_property
+    def _late(self) -> tuple[Any, Any, Any]:
+        """What opening a stream needs of asyncio, whose import takes longer than all of velo."""
+        find: Any = None
+        if self.config.mode == "process":
+            from velo import _supervisors
+
+            _supervisors.expect(self.config.supervisor)
+            from velo._clients import client_of as find
+        import asyncio
+
+        from velo._stream import Stream
+
+        return asyncio.get_running_loop, Stream, find
 
     @functools.cached_property
     def _keeping(self) -> Any:
@@ -284,7 +302,7 @@ class StreamFn(Generic[In, Out]):
     def _reference(self) -> Any:
         from velo._reference import Reference
 
-        return Reference(self._runs)
+        return Reference(self._runs, self.config)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Travel as function and settings: places and counters belong to a process."""
@@ -394,23 +412,3 @@ def _restore(described: Any, config: StreamConfig) -> StreamFn[Any, Any]:
 
 def _nothing() -> None:
     pass
-
-
-@functools.cache
-def _late() -> tuple[Any, Any, Any]:
-    """Return what opening a stream needs of asyncio, whose import takes longer than all of velo."""
-    import asyncio
-
-    from velo._stream import Stream
-
-    return asyncio.get_running_loop, Stream, _client
-
-
-@functools.cache
-def _client(supervisor: str) -> Any:
-    from velo import _supervisors
-
-    _supervisors.expect(supervisor)
-    from velo._clients import client_of
-
-    return client_of

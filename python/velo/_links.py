@@ -32,7 +32,7 @@ class Link:
         self.levels = b""
         self.leaving = False
         self.outgrown = False
-        # When the last warning was about a stream here that holds the others up, in the loop's time.
+        # When the last warning was of a stream here that holds the others up, in the loop's time.
         self.warned = -math.inf
         self.named: str | None = None
         # When streams came here last because their worker had outgrown its limit.

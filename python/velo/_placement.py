@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from velo import _core
 from velo._links import Link
@@ -26,8 +26,11 @@ def usable(links: Iterable[Link], workers: int, avoid: Link | None = None) -> li
     return found if avoid is None else [link for link in found if link is not avoid]
 
 
-def free(links: Iterable[Link], workers: int, avoid: Link | None = None) -> Link | None:
+def free(links: Collection[Link], workers: int, avoid: Link | None = None) -> Link | None:
     """Choose a worker for which no other has to be asked for; None if there is none."""
+    if len(links) == 1 and avoid is None:  # the same in short
+        (only,) = links
+        return only if not only.leaving and (workers <= 1 or only.end.streams == 0) else None
     found = usable(links, workers, avoid)
     one = least(found)
     if one is not None and (len(found) >= workers or one.end.streams == 0):

@@ -21,10 +21,8 @@ __all__ = ["keep"]
 Keep = tuple[int, bool, int, Any]
 
 
-def keep(client: Client, function: Reference, config: StreamConfig) -> Keep | None:
-    """Return how a new stream is kept, as `ClientLink.open` takes it. None: it is not."""
-    if config.recover == "none":
-        return None
+def keep(client: Client, function: Reference, config: StreamConfig) -> Keep:
+    """Return how a new stream is kept that recovers, as `ClientLink.open` takes it."""
     recover = functools.partial(_recover, weakref.ref(client), function, config)
     return config.journal_limit, function.has_state, config.max_restarts, recover
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from velo import _core
+from velo._config import StreamConfig
 from velo._signature import takes_state
 from velo.errors import VeloError
 
@@ -59,14 +60,20 @@ class Reference:
     Attributes:
         number: What workers know it by.
         has_state: Whether it is called with a state besides its events.
+        budgets: What its streams may use up: seconds without waiting, seconds for an event, bytes.
+            Nones: whatever they like.
+        limits: All limits of its streams, as a link opens them.
         preload: Modules that workers need to make it, beside its own. Known with its definition.
 
     """
 
-    def __init__(self, function: Callable[..., Any]) -> None:
+    def __init__(self, function: Callable[..., Any], config: StreamConfig) -> None:
         self.number = next(_numbers)
         self.has_state = takes_state(function)
         self.preload: tuple[str, ...] = ()
+        self.budgets = (config.stall_timeout, config.event_timeout, config.max_worker_memory)
+        max_bytes = 1 << (config.max_bytes - 1).bit_length()  # rings are powers of two
+        self.limits = (config.buffer, max_bytes, config.full, *self.budgets)
         self._function = function
 
     @functools.cached_property

@@ -71,9 +71,7 @@ def expect(setting: str) -> None:
     has yet to.
     """
     if address_of(setting) is None:
-        _core.SupervisorClient.expect(
-            zygote_command(), environment(), idle_timeout=_idle_timeout()
-        )
+        _core.SupervisorClient.expect(zygote_command(), environment(), idle_timeout=_idle_timeout())
 
 
 def connect(address: str) -> _core.SupervisorClient:

@@ -22,7 +22,7 @@ async def pid_of(stream):
 
 async def lost():
     """Waits until this program has noticed."""
-    clients = _clients._clients[asyncio.get_running_loop()]
+    clients = _clients._clients[id(asyncio.get_running_loop())]
     await until(lambda: all(c._supervisor is None for c in clients.by_address.values()))
 
 
