@@ -200,6 +200,9 @@ class StreamPort:
     def load_and_start(
         self, load: Callable[[], tuple[Callable[..., AsyncIterator[Any]], bool]]
     ) -> Coroutine[Any, Any, None] | None: ...
+    def start(
+        self, function: Callable[..., AsyncIterator[Any]], has_state: bool
+    ) -> Coroutine[Any, Any, None] | None: ...
     def attach(
         self, pump: Coroutine[Any, Any, None], task: Task[None], context: Context
     ) -> None: ...

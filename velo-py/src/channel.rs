@@ -56,6 +56,12 @@ pub enum Take {
     Ended,
 }
 
+/// Cancels a stream's function, wherever it runs.
+pub trait Cancel: Send + Sync {
+    /// Does so, without waiting for its end.
+    fn cancel(&self, py: Python<'_>) -> PyResult<()>;
+}
+
 /// What a task is about to sleep for.
 #[derive(Clone, Copy, Default)]
 pub struct Want {

@@ -30,7 +30,7 @@ impl StreamPort {
 
     /// Calls the function with its events, and its state if it has one. Returns the coroutine that
     /// runs it, or None when the call failed: the stream has ended with the exception then.
-    pub fn start(&self, function: &Bound<'_, PyAny>, has_state: bool) -> PyResult<Option<Pump>> {
+    pub fn begin(&self, function: &Bound<'_, PyAny>, has_state: bool) -> PyResult<Option<Pump>> {
         let py = function.py();
         let events = Events::new(self.source.clone());
         let call = || match has_state {
@@ -58,6 +58,15 @@ impl StreamPort {
         }
     }
 
+    /// Runs what comes before the first step. Importing a module may take longer than any of those.
+    fn on_board<R>(&self, py: Python<'_>, begin: impl FnOnce() -> R) -> R {
+        match &self.source.port {
+            Port::Ring(port) => port.on_board(py, None, begin),
+            Port::Kept(port, false) => port.on_board(py, None, begin),
+            Port::Inline(_) | Port::Kept(_, true) => begin(),
+        }
+    }
+
     /// Ends the stream with an exception, before there is a generator.
     fn fail(&self, py: Python<'_>, error: PyErr) {
         self.source.port.finish(py, Err(error));
@@ -72,19 +81,18 @@ impl StreamPort {
     /// then.
     fn load_and_start(&self, load: &Bound<'_, PyAny>) -> PyResult<Option<Pump>> {
         let loaded = || load.call0()?.extract::<(Bound<'_, PyAny>, bool)>();
-        let start = || match loaded() {
-            Ok((function, has_state)) => self.start(&function, has_state),
+        self.on_board(load.py(), || match loaded() {
+            Ok((function, has_state)) => self.begin(&function, has_state),
             Err(error) => {
                 self.fail(load.py(), error);
                 Ok(None)
             }
-        };
-        match &self.source.port {
-            // Importing a module may take longer than any step of the function.
-            Port::Ring(port) => port.on_board(load.py(), None, start),
-            Port::Kept(port, false) => port.on_board(load.py(), None, start),
-            Port::Inline(_) | Port::Kept(_, true) => start(),
-        }
+        })
+    }
+
+    /// The same for a function that was loaded before.
+    fn start(&self, function: &Bound<'_, PyAny>, has_state: bool) -> PyResult<Option<Pump>> {
+        self.on_board(function.py(), || self.begin(function, has_state))
     }
 
     /// The coroutine runs as `task`, in `context`. It has its first turn at once.

@@ -7,7 +7,7 @@ use pyo3::prelude::*;
 
 use crate::aside::Aside;
 use crate::budget::Budget;
-use crate::channel::Channel;
+use crate::channel::{Cancel, Channel};
 use crate::function::StreamPort;
 use crate::inline::{InlineChannel, InlineStream};
 use crate::port::Port;
@@ -40,7 +40,7 @@ pub fn open_inline(
     // A step of its own thread cannot be stopped by anybody: there is no `stall_timeout` here.
     let budget = Budget::new(name.to_owned(), &port, None, event_timeout);
     let port = StreamPort::new(port, budget);
-    let aside = match port.start(function, has_state)? {
+    let aside = match port.begin(function, has_state)? {
         Some(pump) => Some(Arc::new(Aside::start(event_loop, pump, name)?)),
         None => None,
     };
@@ -52,7 +52,7 @@ pub fn open_inline(
         event_loop.clone().unbind(),
         Channel::Inline(InlineChannel::new(stream, aside)),
         waits,
-        Py::new(py, cancel)?.into_any(),
+        Arc::new(cancel),
         full,
         name.to_owned(),
     );
@@ -60,16 +60,14 @@ pub fn open_inline(
 }
 
 /// Cancels an inline stream's function.
-#[pyclass(frozen)]
 struct CancelTask {
     stream: Arc<InlineStream>,
     /// None when the function failed before it ran.
     task: Option<Py<PyAny>>,
 }
 
-#[pymethods]
-impl CancelTask {
-    fn __call__(&self, py: Python<'_>) -> PyResult<()> {
+impl Cancel for CancelTask {
+    fn cancel(&self, py: Python<'_>) -> PyResult<()> {
         self.stream.cancel(py)?;
         match &self.task {
             Some(task) => task.call_method0(py, intern!(py, "cancel")).map(drop),

@@ -12,7 +12,7 @@ use pyo3::types::PyWeakrefReference;
 use velo_shm::ticks;
 
 use crate::cell::GilCell;
-use crate::channel::{Channel, Offer, Take, Want, WhenFull};
+use crate::channel::{Cancel, Channel, Offer, Take, Want, WhenFull};
 use crate::errors::{self, Thrown};
 use crate::ffi::send_slot::Step;
 use crate::ledger::Account;
@@ -33,8 +33,8 @@ pub struct StreamCore {
     event_loop: Py<PyAny>,
     thread: usize,
     pub state: GilCell<State>,
-    /// Cancels the function; called without arguments.
-    pub(crate) cancel: Py<PyAny>,
+    /// Cancels the function.
+    pub(crate) cancel: Arc<dyn Cancel>,
     /// Iterations over the results that have not come to their end, and the tasks that run them.
     iterations: GilCell<Vec<(u64, Py<PyAny>)>>,
     turn_began: AtomicU64,
@@ -99,7 +99,7 @@ impl StreamCore {
         event_loop: Py<PyAny>,
         channel: Channel,
         waits: Arc<Waits>,
-        cancel: Py<PyAny>,
+        cancel: Arc<dyn Cancel>,
         full: WhenFull,
         name: String,
     ) -> Self {
@@ -418,7 +418,7 @@ impl StreamCore {
         self.close_input(py, "the stream was cancelled")?;
         self.state.with(py, |state| state.cancelled = true)?;
         self.waits.send.wake(py);
-        self.cancel.call0(py).map(drop)
+        self.cancel.cancel(py)
     }
 
     /// Notes that the stream is in use.

@@ -10,7 +10,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyList;
 use velo_shm::ticks;
 
-use crate::channel::{Offer, Take};
+use crate::channel::{Cancel, Offer, Take};
 use crate::codec::{Blank, codec};
 use crate::meter::Figures;
 use crate::operation::{Operation, What};
@@ -49,6 +49,17 @@ impl Opened {
     /// The shared part.
     pub fn core(&self) -> &Arc<StreamCore> {
         &self.core
+    }
+}
+
+/// Cancels a stream's function.
+#[pyclass(frozen, module = "velo._core")]
+struct Canceller(Arc<dyn Cancel>);
+
+#[pymethods]
+impl Canceller {
+    fn __call__(&self, py: Python<'_>) -> PyResult<()> {
+        self.0.cancel(py)
     }
 }
 
@@ -325,8 +336,8 @@ impl StreamBase {
 
     /// What cancels the function, without a reference to this stream.
     #[getter]
-    fn _canceller(&self, py: Python<'_>) -> Py<PyAny> {
-        self.core.cancel.clone_ref(py)
+    fn _canceller(&self) -> Canceller {
+        Canceller(self.core.cancel.clone())
     }
 
     /// Events accepted and events handled.

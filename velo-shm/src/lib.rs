@@ -56,9 +56,9 @@ mod sync;
 pub mod ticks;
 
 pub use board::{Allowance, Progress, Running, Setting};
+pub use doorbell::{Bells, Doorbell};
 #[cfg(not(loom))]
 pub use doorbell::{Woken, wait_any};
-pub use doorbell::{Bells, Doorbell};
 pub use layout::MAX_SLOTS;
 pub use link::{
     Counters, LinkCounters, LinkEnd, LinkError, LinkSpec, Side, SlotFigures, initialise,

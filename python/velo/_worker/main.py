@@ -65,6 +65,15 @@ class _Worker:
         self._leaving: set[asyncio.Task[None]] = set()
         self._looking: asyncio.TimerHandle | None = None
         self._keys = keys.Keys(seat, self._function, self.links)
+        self._handlers: dict[str, Callable[..., None]] = {
+            "define": self._do_define,
+            "levels": self._do_levels,
+            "keep": self._do_keep,
+            "open": self._do_open,
+            "snapshot": self._do_snapshot,
+            "cancel": self._do_cancel,
+            "detach_kept": self._do_detach_kept,
+        }
 
     def links(self) -> list[_core.WorkerLink]:
         """Return the links to all clients."""
@@ -206,7 +215,7 @@ class _Worker:
         for client in list(self._clients.values()):
             try:
                 for what, *rest in client.link.process_ready():
-                    getattr(self, f"_do_{what}")(client, *rest)
+                    self._handlers[what](client, *rest)
             except Exception:
                 # A link that makes no sense serves nobody: its client is told by our exit.
                 traceback.print_exc()
@@ -230,18 +239,24 @@ class _Worker:
             self._keys.open(keys.Opening(client, keep, place, function, limits, terms))
             return
         port = client.link.open(self._loop, place, limits, budgets, name)
-        # Importing its module is a part of it, and may fail, or worse.
-        pump = port.load_and_start(functools.partial(self._function, client, function))
+        known = client.functions[function]
+        if isinstance(known, bytes):
+            # Importing its module is a part of it, and may fail, or worse.
+            pump = port.load_and_start(functools.partial(self._function, client, function))
+        else:
+            pump = port.start(*known)
         if pump is None:
             return
         context = client.context.copy()
         context.run(stream_name.set, name)
         task = asyncio.Task(pump, loop=self._loop, name=name, context=context)
-        slot, _ = place
-        client.tasks[slot] = task
-        client.opened[slot] = (function, window.moment(), None)
-        task.add_done_callback(functools.partial(_forget, client, slot))
-        port.attach(pump, task, context)
+        try:
+            port.attach(pump, task, context)  # somebody may wait for what its first step brings
+        finally:
+            slot, _ = place
+            client.tasks[slot] = task
+            client.opened[slot] = (function, window.moment(), None)
+            task.add_done_callback(functools.partial(_forget, client, slot))
 
     def _function(self, client: Client, number: int) -> tuple[Callable[..., Any], bool]:
         """Return a function, and whether it is called with a state."""

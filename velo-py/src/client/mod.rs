@@ -21,7 +21,7 @@ use velo_shm::{Consumer, Limits, LinkEnd, Producer};
 use velo_supervisor::Key;
 
 use crate::cell::GilCell;
-use crate::channel::{Channel, WhenFull};
+use crate::channel::{Cancel, Channel, WhenFull};
 use crate::control::{self, Control};
 use crate::errors;
 use crate::rings::Rings;
@@ -336,10 +336,14 @@ impl ClientLink {
         let cancel = CancelStream {
             stream: Arc::downgrade(&shared),
         };
-        let cancel = Py::new(py, cancel)?.into_any();
         let channel = Channel::Ring(RingChannel { shared });
         Ok(Some(Opened::new(StreamCore::new(
-            event_loop, channel, waits, cancel, full, name,
+            event_loop,
+            channel,
+            waits,
+            Arc::new(cancel),
+            full,
+            name,
         ))))
     }
 
@@ -499,14 +503,12 @@ fn milliseconds(seconds: Option<f64>) -> u64 {
 }
 
 /// Cancels a stream's function in its worker.
-#[pyclass(frozen)]
 struct CancelStream {
     stream: Weak<ClientEnds>,
 }
 
-#[pymethods]
-impl CancelStream {
-    fn __call__(&self, py: Python<'_>) -> PyResult<()> {
+impl Cancel for CancelStream {
+    fn cancel(&self, py: Python<'_>) -> PyResult<()> {
         let Some(stream) = self.stream.upgrade() else {
             return Ok(());
         };

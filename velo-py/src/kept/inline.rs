@@ -8,7 +8,7 @@ use pyo3::prelude::*;
 use super::{Half, Kept, KeptPort};
 use crate::aside::Aside;
 use crate::budget::Budget;
-use crate::channel::Channel;
+use crate::channel::{Cancel, Channel};
 use crate::function::StreamPort;
 use crate::inline::{InlineChannel, InlineStream};
 use crate::port::{FunctionSide, Port};
@@ -40,7 +40,7 @@ pub fn keep_inline(
     let kept = Arc::new(KeptPort::new(half, side, event_loop_of(), tell));
     let port = Port::Kept(kept.clone(), true);
     let budget = Budget::new(name.to_owned(), &port, None, event_timeout);
-    let aside = match StreamPort::new(port, budget).start(&function, has_state)? {
+    let aside = match StreamPort::new(port, budget).begin(&function, has_state)? {
         Some(pump) => Some(Arc::new(Aside::start(event_loop, pump, name)?)),
         None => None,
     };
@@ -86,7 +86,7 @@ impl Kept {
             self.port.event_loop().clone_ref(py),
             Channel::Inline(channel),
             waits,
-            Py::new(py, cancel)?.into_any(),
+            Arc::new(cancel),
             full.parse()?,
             name.to_owned(),
         );
@@ -96,7 +96,6 @@ impl Kept {
 
 /// What cancels other streams: lets go of this one, or cancels its function after its input was
 /// ended.
-#[pyclass(frozen)]
 struct LeaveKept {
     kept: Weak<KeptPort>,
     stream: Arc<InlineStream>,
@@ -104,9 +103,8 @@ struct LeaveKept {
     task: Option<Py<PyAny>>,
 }
 
-#[pymethods]
-impl LeaveKept {
-    fn __call__(&self, py: Python<'_>) -> PyResult<()> {
+impl Cancel for LeaveKept {
+    fn cancel(&self, py: Python<'_>) -> PyResult<()> {
         if !self.stream.has_input_ended(py)? {
             let half = Half::Inline(self.stream.clone());
             return super::leave(py, &self.kept, &half).map(drop);
