@@ -108,15 +108,17 @@ class Plan:
         return subject.measure()["cores"]
 
     def in_turn(self, subjects: Mapping[str, Subject], *, often: int = 1) -> Figures:
-        """Measure every subject once per round, one after the other.
+        """Measure every subject once per round, one after the other, every other round backwards.
 
         A subject that fails is named and left out from then on. `often` makes so many times as many
         rounds, for subjects that are measured in so many times shorter ones.
         """
         figures: dict[str, list[dict[str, float]]] = {name: [] for name in subjects}
         rounds = 1 if self.quick else self.rounds * often
+        order = list(subjects.items())
         for number in range(rounds):
-            for name, subject in subjects.items():
+            # A machine that slows down meanwhile must not favour who comes first.
+            for name, subject in order if number % 2 == 0 else order[::-1]:
                 if name not in figures:
                     continue
                 self.say(f"{name} ({number + 1}/{rounds})")

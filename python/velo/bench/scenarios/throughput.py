@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import statistics
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ QUEUES = "asyncio.Queue pair, in process"
 BATCHED = ", lists of 256 by hand"
 SINGLY = ", one by one"
 COUNT = 2_000_000
+# So many times as many rounds, so much shorter.
+OFTEN = 4
 
 # Of the floor; of the best peer that batches by hand; of the best one that is used one by one.
 MUST = {"64 bytes": (0.7, 0.8, 10.0), "a four-field dict": (0.25, 1.0, 10.0)}
@@ -27,17 +30,14 @@ def measure(plan: Plan) -> Iterator[Row]:
     """Measure velo, its floors and its peers with each kind of event."""
     for event in EVENTS:
         yield from _rows(event, plan.in_turn(_subjects(plan, event)))
+        yield from _metrics(plan, event)
 
 
 def _subjects(plan: Plan, event: str) -> dict[str, Subject]:
     count = plan.scaled(COUNT)
-    feed = Subject("velo.bench.ours:feed", ("process", event, count))
     subjects = {
         FLOOR: Subject("velo.bench.floors:bare_generator", (event, count)),
-        "feed": feed,
-        "feed without metrics": Subject(
-            feed.where, feed.arguments, environment={"VELO_METRICS": "0"}
-        ),
+        "feed": Subject("velo.bench.ours:feed", ("process", event, count)),
         "inline feed": Subject("velo.bench.ours:feed", ("inline", event, count)),
         "inline run": Subject("velo.bench.ours:run", ("inline", event, count)),
         QUEUES: Subject("velo.bench.floors:queue_pair", (event, count // 20)),
@@ -77,10 +77,18 @@ def _rows(event: str, figures: Figures) -> Iterator[Row]:
     for name in figures:
         if name.startswith(("Bytewax", QUEUES)):
             yield from row("feed", name, what=what)
-    metrics = f"`feed` in process mode with metrics, {event}"
-    yield from row("feed", "feed without metrics", what=metrics, must=METRICS_MUST)
     yield from row("inline feed", FLOOR, what=f"`feed`, inline, {event}")
     yield from row("inline run", FLOOR, what=f"`run`, inline, {event}", must=INLINE_MUST)
+
+
+def _metrics(plan: Plan, event: str) -> Iterator[Row]:
+    """Measure what metrics cost: less than one round differs from the next, hence more of them."""
+    without = "feed without metrics"
+    feed = Subject("velo.bench.ours:feed", ("process", event, plan.scaled(COUNT // OFTEN)))
+    off = dataclasses.replace(feed, environment={"VELO_METRICS": "0"})
+    figures = plan.in_turn({"feed": feed, without: off}, often=OFTEN)
+    what = f"`feed` in process mode with metrics, {event}"
+    yield from compare(figures, "feed", without, what=what, unit="events/s", must=METRICS_MUST)
 
 
 def _ranked(figures: Figures, suffix: str) -> list[str]:
