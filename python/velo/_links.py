@@ -16,9 +16,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Link", "attach"]
 
-# Seconds; see `Link::nap` in velo-py/src/client/link.rs.
-_NAP = 0.0005
-
 
 class Link:
     """One worker, as this client reaches it."""
@@ -64,11 +61,13 @@ def attach(link: Link, loop: asyncio.AbstractEventLoop, client: Client) -> None:
 
 
 def _nap(
-    loop_of: weakref.ref[asyncio.AbstractEventLoop], end_of: weakref.ref[_core.ClientLink]
+    loop_of: weakref.ref[asyncio.AbstractEventLoop],
+    end_of: weakref.ref[_core.ClientLink],
+    seconds: float,
 ) -> None:
     loop, end = loop_of(), end_of()
     if loop is not None and end is not None:
-        loop.call_later(_NAP, end.nap_over)
+        loop.call_later(seconds, end.nap_over)
 
 
 def _broken(

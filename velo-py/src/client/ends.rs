@@ -8,6 +8,7 @@ use pyo3::prelude::*;
 use super::backlog::Backlog;
 use super::journal::Journal;
 use super::link::Link;
+use super::nap::Tally;
 use crate::cell::GilCell;
 use crate::channel::Want;
 use crate::control::Control;
@@ -28,6 +29,8 @@ pub struct ClientEnds {
     pub(super) patient: AtomicBool,
     /// How many events the worker had left to handle when a nap began.
     pub(super) left: AtomicU32,
+    /// More events are to be sent to it as soon as there is room.
+    pub(super) sending: AtomicBool,
     /// The user has let go of the stream: its last results are dropped.
     pub(super) orphaned: AtomicBool,
     /// Seconds of `stall_timeout` and `event_timeout`, and bytes of `max_worker_memory`, which the
@@ -210,6 +213,7 @@ impl ClientEnds {
     pub(super) fn may_sleep(&self, py: Python<'_>, want: Want) -> PyResult<bool> {
         // Only bulk transfer wants room, or everything handled, besides results.
         let patient = want.results && (want.space || want.handled);
+        self.sending.store(want.space, Relaxed);
         let sleeps = self.sleep_unless(py, patient, |ends| ends.is_there(want, &self.name));
         self.after_look(py, want.space)?;
         sleeps
@@ -266,10 +270,11 @@ impl ClientEnds {
         self.ends.with(py, count).unwrap_or(0)
     }
 
-    /// Whether the worker got through more than half of what it had left when the nap began: a
-    /// little longer, and it would have had nothing to do.
-    pub(super) fn was_starved(&self, py: Python<'_>) -> bool {
-        2 * self.in_flight(py) < self.left.load(Relaxed)
+    /// Says how the worker got on during a nap.
+    pub(super) fn tell_nap(&self, py: Python<'_>, tally: &mut Tally) {
+        let before = self.left.load(Relaxed);
+        let sending = self.sending.load(Relaxed);
+        tally.count(sending.then_some(before), self.in_flight(py));
     }
 
     /// Whether what sleeps on this stream may be woken a little late.

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use pyo3::exceptions::PyRuntimeError;
@@ -13,6 +13,7 @@ use velo_supervisor::explain;
 
 use super::crowd;
 use super::ends::{ClientEnds, Ends};
+use super::nap::{Naps, Tally};
 use super::slow::{SlowStep, SlowStreams};
 use crate::cell::GilCell;
 use crate::control::{self, Control, Unsent};
@@ -28,9 +29,6 @@ const MENTIONS: usize = 64;
 /// A stream that was woken so recently is likely to be woken again at once.
 const LATELY: Duration = Duration::from_micros(1500);
 
-/// Naps that turn out to be too long are left out for so many waits.
-const WITHOUT_NAPS: u32 = 1000;
-
 /// Whether this process may spin without taking a core from a worker that could use it.
 #[inline]
 fn cores_are_free() -> bool {
@@ -45,7 +43,7 @@ pub struct Link {
     pub(super) asleep: AtomicUsize,
     /// How many of those are patient.
     pub(super) patient: AtomicUsize,
-    /// Starts a nap: a timer that ends in `nap_over`.
+    /// Starts a nap of so many seconds: a timer that ends in `nap_over`.
     pub(super) start_nap: GilCell<Option<Py<PyAny>>>,
     /// Called once when the link turns out to be broken.
     pub(super) on_broken: GilCell<Option<Py<PyAny>>>,
@@ -59,8 +57,7 @@ pub struct Link {
     pub(super) mentioned: AtomicUsize,
     /// When a sleeping stream was last woken, in ticks.
     pub(super) woken: AtomicU64,
-    /// Waits for which no nap is tried: the worker is done before one is over.
-    pub(super) no_naps: AtomicU32,
+    pub(super) naps: Naps,
     pub(super) dead: AtomicBool,
     /// Streams are open on it, as counted in `BUSY`.
     pub(super) busy: AtomicBool,
@@ -88,7 +85,7 @@ impl Link {
     /// workers are done so soon that they give theirs back.
     #[inline]
     pub fn may_spin(&self) -> bool {
-        cores_are_free() || self.no_naps.load(Relaxed) > 0
+        cores_are_free() || self.naps.are_off()
     }
 
     /// Handles what the worker told: wakes streams, reads control messages.
@@ -99,15 +96,9 @@ impl Link {
     /// The nap is over: handles what came meanwhile.
     pub(super) fn nap_over(&self, py: Python<'_>) {
         self.napping.store(false, Relaxed);
-        let (mut woken, mut idle) = (0, 0);
-        self.process_woken(py, |stream| {
-            woken += 1;
-            idle += u32::from(stream.was_starved(py));
-        });
-        // A nap is only for workers that have enough to do until it is over.
-        if woken > 0 && idle == woken {
-            self.no_naps.store(WITHOUT_NAPS, Relaxed);
-        }
+        let mut tally = Tally::default();
+        self.process_woken(py, |stream| stream.tell_nap(py, &mut tally));
+        self.naps.over(&tally);
         self.rearm(py);
     }
 
@@ -273,18 +264,15 @@ impl Link {
     ///
     /// Where workers could use the core, being woken for each of many results would cost them more
     /// than the results are worth. So bulk transfer that was woken just now looks again after a
-    /// millisecond; if there was nothing then, it is woken as usual. Where workers were done before
-    /// that, it is left out for a while.
+    /// while; if there was nothing then, it is woken as usual.
     pub(super) fn nap(&self, py: Python<'_>) -> PyResult<bool> {
         let patient = self.asleep.load(Relaxed) <= self.patient.load(Relaxed);
         if !patient || cores_are_free() || self.dead.load(Relaxed) {
             return Ok(false);
         }
-        let without = self.no_naps.load(Relaxed);
-        if without > 0 {
-            self.no_naps.store(without - 1, Relaxed);
+        let Some(length) = self.naps.next() else {
             return Ok(false);
-        }
+        };
         let since = ticks::now().saturating_sub(self.woken.load(Relaxed));
         if ticks::to_duration(since) > LATELY {
             return Ok(false);
@@ -297,7 +285,7 @@ impl Link {
                 self.napping.store(false, Relaxed);
                 return Ok(false);
             };
-            start.call0(py)?;
+            start.call1(py, (length.as_secs_f64(),))?;
         }
         Ok(true)
     }

@@ -7,6 +7,7 @@ mod ends;
 mod journal;
 mod link;
 mod log;
+mod nap;
 mod recover;
 mod slow;
 mod stream;
@@ -32,6 +33,7 @@ use backlog::Backlog;
 use ends::{ClientEnds, Ends, Kept, Place};
 use journal::{Death, Journal, Terms, Where};
 use link::{Link, LinkState};
+use nap::Naps;
 pub use recover::Recovery;
 use slow::SlowStreams;
 pub use stream::RingChannel;
@@ -71,7 +73,7 @@ impl ClientLink {
             waking: AtomicBool::new(false),
             mentioned: AtomicUsize::new(0),
             woken: AtomicU64::new(0),
-            no_naps: AtomicU32::new(0),
+            naps: Naps::default(),
             dead: AtomicBool::new(false),
             busy: AtomicBool::new(false),
             opened: AtomicU64::new(0),
@@ -152,7 +154,7 @@ impl ClientLink {
         self.process.as_ref().map(AsRawFd::as_raw_fd)
     }
 
-    /// How to have `nap_over` called after about a millisecond.
+    /// How to have `nap_over` called after so many seconds.
     fn set_nap(&self, py: Python<'_>, start: Py<PyAny>) -> PyResult<()> {
         Ok(self.link.start_nap.with(py, |place| *place = Some(start))?)
     }
@@ -314,6 +316,7 @@ impl ClientLink {
             looks: AtomicU32::new(0),
             patient: AtomicBool::new(false),
             left: AtomicU32::new(0),
+            sending: AtomicBool::new(false),
             orphaned: AtomicBool::new(false),
             detaches: AtomicBool::new(attaches.is_some()),
             budgets,
