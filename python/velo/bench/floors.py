@@ -150,21 +150,41 @@ async def _answer(mine: int, theirs: int) -> None:
         os.eventfd_write(theirs, 1)
 
 
-def separate_processes(processes: int, count: int) -> Measured:
-    """Compute in processes that have nothing to say to each other."""
-    begin = time.perf_counter()
-    children = []
-    for _ in range(processes):
+class SeparateProcesses:
+    """Processes that compute, and have nothing to say to each other.
+
+    Forks, so it has to be made before this process has threads.
+    """
+
+    def __init__(self, processes: int) -> None:
+        self._children = [self._fork() for _ in range(processes)]
+
+    def _fork(self) -> tuple[int, int, int]:
+        (orders, order), (answer, answers) = os.pipe(), os.pipe()
         child = os.fork()
         if child == 0:
             try:
-                asyncio.run(_burn(count // processes))
+                while count := os.read(orders, 8):
+                    asyncio.run(_burn(int.from_bytes(count)))
+                    os.write(answers, b"x")
             finally:
                 os._exit(0)
-        children.append(child)
-    for child in children:
-        os.waitpid(child, 0)
-    return {"rate": count / (time.perf_counter() - begin)}
+        return child, order, answer
+
+    def run(self, count: int) -> float:
+        """Have so many events computed by all of them together; returns the seconds that took."""
+        begin = time.perf_counter()
+        for _, order, _ in self._children:
+            os.write(order, (count // len(self._children)).to_bytes(8))
+        for _, _, answer in self._children:
+            os.read(answer, 1)
+        return time.perf_counter() - begin
+
+    def close(self) -> None:
+        """End them."""
+        for child, _, _ in self._children:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
 
 
 def cores_given(processes: int, seconds: float) -> Measured:

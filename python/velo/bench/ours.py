@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import subprocess
 import sys
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from velo import Stream, _core
-from velo.bench.floors import Measured, PingPong, frame_of
+from velo.bench.floors import Measured, PingPong, SeparateProcesses, frame_of
 from velo.bench.functions import burn, corner, events, mean, passthrough
 from velo.bench.measure import percentiles
 
@@ -87,16 +86,21 @@ def open_to_first_result(count: int, pause: float) -> Measured:
 
     async def run(floor: PingPong) -> Measured:
         fn = passthrough.options(mode="process", workers=1)
-        async with contextlib.AsyncExitStack() as opened, fn.open() as keeps:  # its worker stays
+        opened: list[Stream[object, object]] = []
+        async with fn.open() as keeps:  # its worker stays
             await keeps.send(1)
             await keeps.recv()
 
             async def round() -> None:
-                stream = await opened.enter_async_context(fn.open())
+                stream = await fn.open()
+                opened.append(stream)
                 await stream.send(1)
                 await stream.recv()
 
-            return await _in_turn(floor, round, count, pause, opened.aclose)
+            async def clean_up() -> None:
+                await opened.pop().aclose()
+
+            return await _in_turn(floor, round, count, pause, clean_up)
 
     return _beside_ping_pong(run)
 
@@ -192,6 +196,37 @@ def cpu_bound(mode: str, workers: int | None, streams: int, count: int) -> Measu
         return await together(opened, lambda stream: stream.feed(range(each)), each)
 
     return asyncio.run(run())
+
+
+def cpu_bound_in_turn(workers: int, streams: int, count: int, turns: int) -> Measured:
+    """Do so in worker processes, in turn with as many processes that have nothing else to do."""
+
+    async def run(floor: SeparateProcesses) -> Measured:
+        fn = burn.options(mode="process", workers=workers)
+        opened = [await fn.open() for _ in range(streams)]
+        for stream in opened:  # the workers are there
+            await stream.send(0)
+            await stream.recv()
+
+        async def drive(stream: Stream[Any, Any]) -> int:
+            return len([result async for result in stream.feed(range(count // streams))])
+
+        ours = theirs = 0.0
+        for _ in range(turns):
+            theirs += floor.run(count)
+            begin = time.perf_counter()
+            got = sum(await asyncio.gather(*map(drive, opened)))
+            ours += time.perf_counter() - begin
+            assert got == count // streams * streams
+        for stream in opened:
+            await stream.aclose()
+        return {"rate": count * turns / ours, "floor": count * turns / theirs}
+
+    floor = SeparateProcesses(workers)
+    try:
+        return asyncio.run(run(floor))
+    finally:
+        floor.close()
 
 
 def frames(shape: list[int], ahead: int, streams: int, count: int) -> Measured:
