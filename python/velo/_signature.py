@@ -1,28 +1,30 @@
-"""What a function is and takes: whether it can be a stream function, whether it has a `state`."""
+"""What a function is and takes: whether it can be a stream function, whether it has a `state`.
+
+What nearly all of them are is seen at a glance. The rest needs `inspect`, whose import takes longer
+than velo's.
+"""
 
 from __future__ import annotations
 
-import functools
-import inspect
-import sys
 from collections.abc import Callable
-from typing import Any
+from types import FunctionType
+
+from velo._types import Any
 
 __all__ = ["check", "takes_state"]
+
+# As `inspect` has them.
+_CO_VARARGS, _CO_VARKEYWORDS, _CO_ASYNC_GENERATOR = 0x04, 0x08, 0x200
 
 
 def takes_state(function: Callable[..., Any]) -> bool:
     """Return whether a stream function is called with a state: its second parameter is `state`."""
-    compose = sys.modules.get("velo._compose")
-    plain = inspect.unwrap(function)
-    if compose is not None and isinstance(plain, compose.Chain):
-        return bool(plain.has_state)
-    try:
-        parameters = list(inspect.signature(function).parameters.values())
-    except (TypeError, ValueError):
-        return False  # it has no signature to look at
-    places = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    return len(places) > 1 and places[1].name == "state"
+    names = _parameters(function)
+    if names is None:
+        from velo import _inspection
+
+        return _inspection.takes_state(function)
+    return len(names) > 1 and names[1] == "state"
 
 
 def check(function: Any) -> None:
@@ -32,36 +34,20 @@ def check(function: Any) -> None:
         TypeError: When it cannot; the message says why.
 
     """
-    what = getattr(function, "__qualname__", repr(function))
-    plain = inspect.unwrap(function) if callable(function) else function
-    while isinstance(plain, functools.partial):
-        plain = inspect.unwrap(plain.func)
-    if inspect.iscoroutinefunction(plain):
-        raise TypeError(f"`{what}` never yields: a stream function is an `async def` with `yield`")
-    if inspect.isgeneratorfunction(plain):
-        raise TypeError(f"`{what}` is a plain generator: write it with `async def` and `async for`")
-    if not _may_return_async_iterator(plain):
-        kind = "a plain function" if inspect.isroutine(plain) else "no async generator function"
-        raise TypeError(
-            f"`{what}` is {kind}: a stream function is an async generator function, `async def` "
-            "with `yield` (one that returns an async iterator must say so in its annotations)"
-        )
-    try:
-        inspect.signature(function).bind(*([object()] * (2 if takes_state(function) else 1)))
-    except TypeError as error:
-        raise TypeError(
-            f"`{what}` must take one argument, the events, or two, the events and `state`: {error}"
-        ) from None
-    except ValueError:
-        pass  # it has no signature to look at
+    names = _parameters(function)
+    expected = names is not None and (len(names) == 1 or names[1:] == ("state",))
+    if not expected or not function.__code__.co_flags & _CO_ASYNC_GENERATOR:
+        from velo import _inspection
+
+        _inspection.check(function)
 
 
-def _may_return_async_iterator(function: Any) -> bool:
-    if inspect.isasyncgenfunction(function):
-        return True
-    if inspect.isfunction(function) or inspect.ismethod(function):
-        returns = getattr(function, "__annotations__", {}).get("return")
-        return returns is not None or function.__name__ == "<lambda>"
-    if inspect.isclass(function) or inspect.isbuiltin(function):
-        return False
-    return inspect.isasyncgenfunction(getattr(type(function), "__call__", None))  # noqa: B004
+def _parameters(function: Any) -> tuple[str, ...] | None:
+    """Return the names of a plain function's parameters; None for anything else."""
+    # An attribute could be `__wrapped__` or `__signature__`.
+    if type(function) is not FunctionType or function.__dict__:
+        return None
+    code = function.__code__
+    if code.co_kwonlyargcount or code.co_flags & (_CO_VARARGS | _CO_VARKEYWORDS):
+        return None
+    return code.co_varnames[: code.co_argcount]
