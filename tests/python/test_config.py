@@ -8,7 +8,7 @@ import pickle
 import pytest
 
 import functions
-from velo import StreamConfig, StreamFn, stream_fn
+from velo import StreamConfig, StreamFn, _inspection, _signature, stream_fn
 
 WRONG = [
     ("mode", "thread", ValueError, '"inline" or "process"'),
@@ -183,3 +183,42 @@ def test_a_stream_function_travels():
     again = pickle.loads(pickle.dumps(functions.echo.options(buffer=7)))
     assert again.config.buffer == 7
     assert again.run_sync([1]) == [1]
+
+
+# Every way to write parameters, of what yields and of what does not.
+PARAMETERS = [
+    *("", "events", "events, /", "events=()", "*events", "*, events", "**events", "events, *rest"),
+    *("events, state", "events, /, state", "events, state=None", "events, *, state", "state"),
+    *("events, other", "events, other=None", "events, state, other", "events, state, other=None"),
+    *("events, **state", "state, events", "events, *, other=None", "events, state, *, other"),
+]
+
+
+@pytest.mark.parametrize("body", ["yield 1", "return 1", "pass"])
+@pytest.mark.parametrize("kind", ["async def", "def"])
+@pytest.mark.parametrize("parameters", PARAMETERS)
+def test_a_glance_at_a_function_sees_what_inspect_sees(parameters, kind, body):
+    scope = {}
+    exec(f"{kind} function({parameters}):\n    {body}", scope)
+    function = scope["function"]
+    said = []
+    for module in (_signature, _inspection):
+        try:
+            module.check(function)
+        except TypeError as error:
+            said.append(str(error))
+        else:
+            said.append(module.takes_state(function))
+    assert said[0] == said[1]
+
+
+def test_a_function_that_says_it_has_another_signature():
+    def wrapped(*events):
+        return plain(*events)
+
+    async def plain(events, state):
+        yield 1
+
+    wrapped = functools.wraps(plain)(wrapped)
+    assert _signature.takes_state(wrapped)
+    _signature.check(wrapped)

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use velo_supervisor::{ClientEvent, Refusal, SupervisorError, embedded};
+use velo_supervisor::{ClientEvent, EmbeddedOptions, Refusal, SupervisorError, embedded};
 
 use crate::harness::*;
 
@@ -12,6 +12,12 @@ pub const TESTS: &[crate::Test] = &[
     ("a_second_client_shares_the_workers", sharing),
     ("a_released_link_makes_room_for_another", released),
     ("a_warm_worker_comes_at_once", warm),
+    ("a_zygote_that_is_expected_forks_the_first_worker", expected),
+    ("a_zygote_that_is_not_needed_leaves", not_needed),
+    (
+        "a_zygote_that_cannot_be_expected_is_told_of_later",
+        expected_in_vain,
+    ),
     ("an_idle_pool_scales_to_zero_and_back", scale_to_zero),
     ("a_link_with_open_streams_is_not_retired", resident),
     ("the_minimum_of_workers_is_kept", minimum),
@@ -26,6 +32,50 @@ fn a_link_carries_messages() {
         linked.echo(&vec![7; size]);
     }
     assert!(is_alive(linked.worker.pid));
+    embedded::shutdown(PATIENCE);
+}
+
+fn expected() {
+    embedded::expect(&options()).expect("a supervisor");
+    let zygote = wait_for("a zygote", || embedded::status()?.zygote);
+    assert!(embedded::status().is_some_and(|status| status.workers.is_empty()));
+    // There is one already: of no effect.
+    embedded::expect(&options()).expect("a supervisor");
+    let mut peer = Peer::connect(&options());
+    peer.link(1).echo(b"first");
+    assert_eq!(
+        embedded::status().and_then(|status| status.zygote),
+        Some(zygote)
+    );
+    embedded::shutdown(PATIENCE);
+    assert_eq!(children(), [] as [i32; 0]);
+}
+
+fn not_needed() {
+    let options = EmbeddedOptions {
+        idle_timeout: Duration::from_millis(50),
+        ..options()
+    };
+    embedded::expect(&options).expect("a supervisor");
+    let zygote = wait_for("a zygote", || embedded::status()?.zygote);
+    wait_for("it to leave", || (!is_alive(zygote)).then_some(()));
+    wait_for("it to be collected", || children().is_empty().then_some(()));
+    // A worker that is needed after all has another one.
+    let mut peer = Peer::connect(&options);
+    peer.link(1).echo(b"first");
+    embedded::shutdown(PATIENCE);
+}
+
+fn expected_in_vain() {
+    let nowhere = || EmbeddedOptions::new(["/nonexistent/python"]);
+    assert!(embedded::expect(&EmbeddedOptions::new([""; 0])).is_err());
+    embedded::expect(&nowhere()).expect("nobody waits for it");
+    let mut peer = Peer::connect(&nowhere());
+    let request = peer.acquire(1);
+    let Refusal::Failed(why) = peer.refusal(request) else {
+        panic!("it was refused for another reason");
+    };
+    assert!(why.contains("/nonexistent/python"), "{why}");
     embedded::shutdown(PATIENCE);
 }
 
