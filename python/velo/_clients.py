@@ -12,9 +12,6 @@ from velo._client import Client
 
 __all__ = ["client_of", "close_clients", "shutdown", "streams_at", "workers_of"]
 
-# How many seconds the interpreter's exit may wait for workers to run `finally` blocks.
-_EXIT_BOUND = 2.0
-
 
 class Clients:
     """The clients of one event loop."""
@@ -56,7 +53,7 @@ def client_of(loop: asyncio.AbstractEventLoop, supervisor: str = "auto") -> Clie
     if clients is None or clients.loop() is not loop:
         for number, other in list(_clients.items()):
             if (known := other.loop()) is None or known.is_closed():
-                del _clients[number]
+                _clients.pop(number, None)  # unless its loop has gone meanwhile, and it with that
         clients = _clients[id(loop)] = Clients(loop)
     return clients.by_setting.get(supervisor) or clients.find(loop, supervisor)
 
@@ -74,20 +71,11 @@ def streams_at(address: str | None) -> int:
     return sum(link.end.streams for link in links)
 
 
-def _after_fork_in_child() -> None:
-    _core.after_fork_child()
-    _clients.clear()
-
-
 def shutdown() -> None:
     """End the workers before the interpreter goes. Nobody is left to receive anything."""
     _clients.clear()
-    _core.shutdown(_EXIT_BOUND)
+    _core.shutdown(_supervisors.EXIT_BOUND)
 
 
-os.register_at_fork(
-    before=_core.before_fork,
-    after_in_parent=_core.after_fork_parent,
-    after_in_child=_after_fork_in_child,
-)
+os.register_at_fork(after_in_child=_clients.clear)
 atexit.register(shutdown)

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     Full = Literal["wait", "drop_oldest", "error"]
     Recover = Literal["none", "replay"]
     OnPoison = Literal["fail", "skip"] | Callable[[str, Any], object]
+else:
+    Mode = Overflow = Full = Recover = str
+    OnPoison = str | Callable
 
 __all__ = ["StreamConfig"]
 
@@ -173,7 +176,7 @@ class StreamConfig:
                 'either loses nothing, or drops events; use `full="wait"` or `full="error"`'
             )
         given = locals()
-        for name in self.__slots__:
+        for name in StreamConfig.__slots__:
             object.__setattr__(self, name, given[name])
 
     # A dataclass in all but name: the import of `dataclasses` takes as long as the rest of velo's.
@@ -186,7 +189,9 @@ class StreamConfig:
         raise AttributeError(f"settings stay as they are: `{name}` cannot be deleted")
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, StreamConfig) and self._settings() == other._settings()
+        if type(other) is not type(self):
+            return NotImplemented
+        return self._settings() == other._settings()
 
     def __hash__(self) -> int:
         return hash(tuple(self._settings().values()))
@@ -196,10 +201,10 @@ class StreamConfig:
         return f"StreamConfig({', '.join(settings)})"
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        return _restore, (self._settings(),)
+        return _restore, (type(self), self._settings())
 
     def _settings(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in self.__slots__}
+        return {name: getattr(self, name) for name in StreamConfig.__slots__}
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as a plain dict, which `StreamConfig(**settings)` takes back."""
@@ -213,14 +218,16 @@ class StreamConfig:
 
         """
         for name in settings:
-            if name not in self.__slots__:
-                known = ", ".join(self.__slots__)
+            if name not in StreamConfig.__slots__:
+                known = ", ".join(StreamConfig.__slots__)
                 raise TypeError(f"unknown setting `{name}`; there are: {known}")
-        return StreamConfig(**self._settings() | settings)
+        return type(self)(**self._settings() | settings)
+
+    __replace__ = replace
 
 
-def _restore(settings: dict[str, Any]) -> StreamConfig:
-    return StreamConfig(**settings)
+def _restore(kind: type[StreamConfig], settings: dict[str, Any]) -> StreamConfig:
+    return kind(**settings)
 
 
 def _choice(name: str, value: object, allowed: tuple[str, ...]) -> None:

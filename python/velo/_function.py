@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import sys
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
@@ -174,7 +175,7 @@ class StreamFn(Generic[In, Out]):
         from velo._reference import refuse_while_importing
 
         refuse_while_importing()
-        if self.config.mode == "process":
+        if self.config.mode == "process" and "asyncio" not in sys.modules:
             from velo import _supervisors
 
             _supervisors.expect(self.config.supervisor)

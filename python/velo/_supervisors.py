@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import os
 import sys
@@ -10,6 +11,7 @@ from velo import _core
 from velo.errors import PoolError
 
 __all__ = [
+    "EXIT_BOUND",
     "NoSupervisor",
     "address_of",
     "check",
@@ -20,6 +22,17 @@ __all__ = [
     "runtime",
     "zygote_command",
 ]
+
+# How many seconds the interpreter's exit may wait for workers to run `finally` blocks.
+EXIT_BOUND = 2.0
+
+# Before there is a supervisor, whose descriptors and locks a forked child must not have.
+os.register_at_fork(
+    before=_core.before_fork,
+    after_in_parent=_core.after_fork_parent,
+    after_in_child=_core.after_fork_child,
+)
+atexit.register(_core.shutdown, EXIT_BOUND)
 
 # Each worker is one of several processes that share the cores: it must not start a pool of its own.
 _ONE_THREAD = (

@@ -2,8 +2,11 @@
 
 import copy
 import functools
+import inspect
 import json
 import pickle
+import typing
+from unittest import mock
 
 import pytest
 
@@ -89,10 +92,27 @@ def test_frozen_equal_and_hashable():
     assert config.buffer == 3
     assert config == StreamConfig(buffer=3) != StreamConfig()
     assert config != {"buffer": 3}
+    assert config == mock.ANY
     assert len({config, StreamConfig(buffer=3)}) == 1
     assert pickle.loads(pickle.dumps(config)) == copy.copy(config) == eval(repr(config)) == config
     assert config.replace(mode="process").buffer == 3
     assert config.mode == "inline"
+
+
+def test_settings_of_a_subclass():
+    class Mine(StreamConfig):
+        __slots__ = ("note",)
+
+    mine = Mine(buffer=3)
+    assert type(mine.replace(buffer=4)) is type(copy.copy(mine)) is Mine
+    assert mine != StreamConfig(buffer=3)
+    assert mine.to_dict() == StreamConfig(buffer=3).to_dict()
+
+
+def test_tools_can_read_the_settings():
+    hints = typing.get_type_hints(StreamConfig)
+    assert list(hints) == list(inspect.signature(StreamConfig, eval_str=True).parameters)
+    assert list(hints) == list(StreamConfig().to_dict())
 
 
 def test_positional_settings_are_refused():

@@ -115,9 +115,6 @@ impl StreamPort {
         function
             .aside
             .with(py, |place| *place = Some(aside.clone()))?;
-        aside.step(py)?;
-        // Who waits for what came of it may wait for this very core: what is left to do here can wait.
-        std::thread::yield_now();
-        Ok(())
+        aside.step(py)
     }
 }

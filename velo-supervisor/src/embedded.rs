@@ -1,6 +1,6 @@
-//! The supervisor inside the client's own process: one thread, started at the first connection. It
-//! adds no code path of its own: clients speak to it by the same protocol over a socketpair as they
-//! would to a daemon.
+//! The supervisor inside the client's own process: one thread, started at the first connection, or
+//! when one is expected. It adds no code path of its own: clients speak to it by the same protocol
+//! over a socketpair as they would to a daemon.
 //!
 //! A process that forks calls the three `fork` functions around the fork (in Python:
 //! `os.register_at_fork`). The child then lets go of the parent's supervisor, and gets one of its
@@ -67,16 +67,18 @@ fn lock() -> Slot {
 /// Starts this process's supervisor if it is not running, and returns a new connection to it; each
 /// event loop has its own. The options of the first call hold until the supervisor ends.
 ///
-/// Waits for no process: the zygote starts when the first worker is needed, and what goes wrong with
-/// it is said to who needed it.
+/// Waits for no process: the zygote starts when the first worker is needed, or expected, and what goes
+/// wrong with it is said to who needed it.
 ///
 /// # Errors
 ///
 /// When no thread, socket or pidfd can be made, or no zygote command is given.
 pub fn connect(options: &EmbeddedOptions) -> Result<Client, SupervisorError> {
+    let mut embedded = slot_for(options)?;
     let (here, there) = transport::pair().map_err(SupervisorError::Start)?;
     let here = TrackedFd::new(here, InChild::Replace);
-    tell(options, Command::Connect(there))?;
+    tell(&mut embedded, options, Command::Connect(there))?;
+    drop(embedded);
     Client::new(here)
 }
 
@@ -87,16 +89,23 @@ pub fn connect(options: &EmbeddedOptions) -> Result<Client, SupervisorError> {
 ///
 /// As those of [`connect`].
 pub fn expect(options: &EmbeddedOptions) -> Result<(), SupervisorError> {
-    tell(options, Command::Expect)
+    tell(&mut *slot_for(options)?, options, Command::Expect)
+}
+
+fn slot_for(options: &EmbeddedOptions) -> Result<Slot, SupervisorError> {
+    match options.zygote_command.is_empty() {
+        true => Err(SupervisorError::NoCommand),
+        false => Ok(lock()),
+    }
 }
 
 /// Tells this process's supervisor something; it is started if it does not run.
-fn tell(options: &EmbeddedOptions, mut command: Command) -> Result<(), SupervisorError> {
-    if options.zygote_command.is_empty() {
-        return Err(SupervisorError::NoCommand);
-    }
-    let mut embedded = lock();
-    if let Some(running) = &*embedded {
+fn tell(
+    embedded: &mut Option<Embedded>,
+    options: &EmbeddedOptions,
+    mut command: Command,
+) -> Result<(), SupervisorError> {
+    if let Some(running) = embedded {
         match running.commands.send(command) {
             Ok(()) => return Ok(()),
             Err(refused) => command = refused.0,

@@ -1,5 +1,6 @@
-//! The zygote as the supervisor sees it: started when a worker is needed, replaced when it dies, let
-//! go when nothing has been needed for long. It forks nobody itself, and knows workers by number.
+//! The zygote as the supervisor sees it: started when a worker is needed or expected, replaced when
+//! it dies, let go when nothing has been needed for long. It forks nobody itself, and knows workers
+//! by number.
 
 use std::collections::{HashMap, VecDeque};
 use std::ffi::OsString;

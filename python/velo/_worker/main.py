@@ -239,7 +239,7 @@ class _Worker:
             self._keys.open(keys.Opening(client, keep, place, function, limits, terms))
             return
         port = client.link.open(self._loop, place, limits, budgets, name)
-        known = client.functions[function]
+        known = client.functions.get(function, b"")
         if isinstance(known, bytes):
             # Importing its module is a part of it, and may fail, or worse.
             pump = port.load_and_start(functools.partial(self._function, client, function))

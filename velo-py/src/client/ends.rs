@@ -1,6 +1,6 @@
 //! What the client has of one process-mode stream: its rings, where it is, and who waits for it.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 
 use pyo3::prelude::*;
@@ -27,10 +27,12 @@ pub struct ClientEnds {
     pub(super) looks: AtomicU32,
     /// What sleeps there moves things in bulk.
     pub(super) patient: AtomicBool,
-    /// How many events the worker had left to handle when a nap began.
-    pub(super) left: AtomicU32,
-    /// More events are to be sent to it as soon as there is room.
+    /// There is more to send as soon as there is room.
     pub(super) sending: AtomicBool,
+    /// There was, and what was sent is not all handled.
+    pub(super) bulk: AtomicBool,
+    /// How many events the worker had left to handle when a nap began; 0 at the end of bulk transfer.
+    pub(super) left: AtomicU32,
     /// The user has let go of the stream: its last results are dropped.
     pub(super) orphaned: AtomicBool,
     /// Seconds of `stall_timeout` and `event_timeout`, and bytes of `max_worker_memory`, which the
@@ -213,8 +215,12 @@ impl ClientEnds {
     pub(super) fn may_sleep(&self, py: Python<'_>, want: Want) -> PyResult<bool> {
         // Only bulk transfer wants room, or everything handled, besides results.
         let patient = want.results && (want.space || want.handled);
-        self.sending.store(want.space, Relaxed);
-        let sleeps = self.sleep_unless(py, patient, |ends| ends.is_there(want, &self.name));
+        let sending = want.space;
+        if sending {
+            self.bulk.store(true, Relaxed);
+        }
+        let there = |ends: &mut Ends| ends.is_there(want, &self.name);
+        let sleeps = self.sleep_unless(py, patient, sending, there);
         self.after_look(py, want.space)?;
         sleeps
     }
@@ -224,6 +230,7 @@ impl ClientEnds {
         &self,
         py: Python<'_>,
         patient: bool,
+        sending: bool,
         there: impl Fn(&mut Ends) -> PyResult<bool>,
     ) -> PyResult<bool> {
         let look = |ends: &mut Ends| -> PyResult<_> {
@@ -238,9 +245,12 @@ impl ClientEnds {
         if !self.asleep.swap(true, Relaxed) {
             link.asleep.fetch_add(1, Relaxed);
         }
-        self.be_patient(&link, patient);
+        self.be_patient(&link, patient, patient && sending);
         if link.nap(py)? {
-            self.left.store(self.in_flight(py), Relaxed);
+            // That a worker runs out of what was the last says nothing of its pace.
+            let ending = !sending && self.bulk.load(Relaxed);
+            let left = if ending { 0 } else { self.in_flight(py) };
+            self.left.store(left, Relaxed);
             return Ok(true);
         }
         link.end.arm();
@@ -260,7 +270,7 @@ impl ClientEnds {
         if slept {
             self.looks.store(0, Relaxed);
             link.asleep.fetch_sub(1, Relaxed);
-            self.be_patient(link, false);
+            self.be_patient(link, false, false);
         }
         slept
     }
@@ -272,19 +282,17 @@ impl ClientEnds {
 
     /// Says how the worker got on during a nap.
     pub(super) fn tell_nap(&self, py: Python<'_>, tally: &mut Tally) {
-        let before = self.left.load(Relaxed);
-        let sending = self.sending.load(Relaxed);
-        tally.count(sending.then_some(before), self.in_flight(py));
+        let now = self.in_flight(py);
+        tally.count(self.left.load(Relaxed), now);
+        if now == 0 {
+            self.bulk.store(false, Relaxed);
+        }
     }
 
-    /// Whether what sleeps on this stream may be woken a little late.
-    fn be_patient(&self, link: &Link, patient: bool) {
-        if self.patient.swap(patient, Relaxed) != patient {
-            match patient {
-                true => link.patient.fetch_add(1, Relaxed),
-                false => link.patient.fetch_sub(1, Relaxed),
-            };
-        }
+    /// Whether what sleeps on this stream may be woken a little late, and whether it is to send more.
+    fn be_patient(&self, link: &Link, patient: bool, sending: bool) {
+        count(&self.patient, &link.patient, patient);
+        count(&self.sending, &link.sending, sending);
     }
 
     pub(super) fn flush_results(&self, py: Python<'_>) {
@@ -426,5 +434,15 @@ impl ClientEnds {
 impl Sweep for ClientEnds {
     fn sweep(&self, py: Python<'_>) {
         self.flush_results(py);
+    }
+}
+
+/// Has a link count those of its streams that have this flag.
+fn count(flag: &AtomicBool, those: &AtomicUsize, on: bool) {
+    if flag.swap(on, Relaxed) != on {
+        match on {
+            true => those.fetch_add(1, Relaxed),
+            false => those.fetch_sub(1, Relaxed),
+        };
     }
 }

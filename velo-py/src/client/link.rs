@@ -43,6 +43,8 @@ pub struct Link {
     pub(super) asleep: AtomicUsize,
     /// How many of those are patient.
     pub(super) patient: AtomicUsize,
+    /// And of those, how many have more to send.
+    pub(super) sending: AtomicUsize,
     /// Starts a nap of so many seconds: a timer that ends in `nap_over`.
     pub(super) start_nap: GilCell<Option<Py<PyAny>>>,
     /// Called once when the link turns out to be broken.
@@ -266,11 +268,14 @@ impl Link {
     /// than the results are worth. So bulk transfer that was woken just now looks again after a
     /// while; if there was nothing then, it is woken as usual.
     pub(super) fn nap(&self, py: Python<'_>) -> PyResult<bool> {
-        let patient = self.asleep.load(Relaxed) <= self.patient.load(Relaxed);
+        let asleep = self.asleep.load(Relaxed);
+        let patient = asleep <= self.patient.load(Relaxed);
         if !patient || cores_are_free() || self.dead.load(Relaxed) {
             return Ok(false);
         }
-        let Some(length) = self.naps.next() else {
+        // Who has sent everything waits for the very end, and may have more to do then.
+        let sending = asleep <= self.sending.load(Relaxed);
+        let Some(length) = self.naps.next(sending) else {
             return Ok(false);
         };
         let since = ticks::now().saturating_sub(self.woken.load(Relaxed));

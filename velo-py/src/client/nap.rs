@@ -3,9 +3,9 @@
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
-/// The shortest nap and the longest.
-const SHORTEST: Duration = Duration::from_micros(500);
-const LONGEST_IN_SHORTEST: u32 = 8;
+/// The shortest nap, which is the least that asyncio's selectors wait for, and the longest.
+const SHORTEST: Duration = Duration::from_millis(1);
+const LONGEST_IN_SHORTEST: u32 = 4;
 
 /// Naps that turn out to be too long are left out for so many waits.
 const WITHOUT: u32 = 1000;
@@ -43,11 +43,13 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// One stream had `before` events in flight when the nap began, and has `now`; or its input is all
-    /// sent, and it will run out whatever happens.
-    pub fn count(&mut self, before: Option<u32>, now: u32) {
+    /// One stream had `before` events in flight when the nap began, and has `now`. None before: it is
+    /// the end of bulk transfer, and the worker runs out of it whatever its pace.
+    pub fn count(&mut self, before: u32, now: u32) {
         self.woken += 1;
-        let Some(before) = before else { return };
+        if before == 0 {
+            return;
+        }
         let handled = before.saturating_sub(now);
         self.handled = self.handled.saturating_add(handled);
         self.low |= handled > before / 4;
@@ -62,14 +64,20 @@ impl Naps {
         self.without.load(Relaxed) > 0
     }
 
-    /// How long to nap in this wait; `None` for not at all.
-    pub fn next(&self) -> Option<Duration> {
+    /// How long to nap in this wait; `None` for not at all. Only where all that wait have more to send
+    /// is it longer than the shortest.
+    pub fn next(&self, sending: bool) -> Option<Duration> {
         let without = self.without.load(Relaxed);
         if without > 0 {
             self.without.store(without - 1, Relaxed);
             return None;
         }
-        Some(SHORTEST * self.length.load(Relaxed))
+        let length = if sending {
+            self.length.load(Relaxed)
+        } else {
+            1
+        };
+        Some(SHORTEST * length)
     }
 
     /// Learns from one that is over.
@@ -91,40 +99,40 @@ impl Naps {
 mod tests {
     use super::*;
 
-    fn after(naps: &Naps, streams: &[(Option<u32>, u32)]) -> Option<Duration> {
+    fn after(naps: &Naps, streams: &[(u32, u32)]) -> Option<Duration> {
         let mut tally = Tally::default();
         for &(before, now) in streams {
             tally.count(before, now);
         }
         naps.over(&tally);
-        naps.next()
+        naps.next(true)
     }
 
     #[test]
     fn naps_grow_to_a_bound_while_workers_have_enough_to_do() {
         let naps = Naps::default();
-        assert_eq!(naps.next(), Some(SHORTEST));
-        assert_eq!(after(&naps, &[(Some(256), 250)]), Some(2 * SHORTEST));
+        assert_eq!(naps.next(true), Some(SHORTEST));
+        assert_eq!(after(&naps, &[(256, 250)]), Some(2 * SHORTEST));
         for _ in 0..10 {
-            after(&naps, &[(Some(256), 240), (Some(256), 250)]);
+            after(&naps, &[(256, 240), (256, 250)]);
         }
-        assert_eq!(naps.next(), Some(LONGEST_IN_SHORTEST * SHORTEST));
+        assert_eq!(naps.next(true), Some(LONGEST_IN_SHORTEST * SHORTEST));
     }
 
     #[test]
     fn one_result_a_nap_is_no_reason_for_longer_ones() {
         let naps = Naps::default();
-        assert_eq!(after(&naps, &[(Some(256), 255)]), Some(SHORTEST));
-        assert_eq!(after(&naps, &[(Some(256), 256)]), Some(SHORTEST));
+        assert_eq!(after(&naps, &[(256, 255)]), Some(SHORTEST));
+        assert_eq!(after(&naps, &[(256, 256)]), Some(SHORTEST));
         assert_eq!(after(&naps, &[]), Some(SHORTEST));
     }
 
     #[test]
     fn they_shrink_when_one_worker_runs_low() {
         let naps = Naps::default();
-        after(&naps, &[(Some(256), 250)]);
-        assert_eq!(after(&naps, &[(Some(256), 250)]), Some(4 * SHORTEST));
-        let low = [(Some(256), 250), (Some(256), 180)];
+        after(&naps, &[(256, 250)]);
+        assert_eq!(after(&naps, &[(256, 250)]), Some(4 * SHORTEST)); // the longest
+        let low = [(256, 250), (256, 180)];
         assert_eq!(after(&naps, &low), Some(2 * SHORTEST));
         assert_eq!(after(&naps, &low), Some(SHORTEST));
         assert_eq!(after(&naps, &low), Some(SHORTEST));
@@ -133,18 +141,32 @@ mod tests {
     #[test]
     fn they_are_left_out_where_all_are_done_sooner_and_tried_again() {
         let naps = Naps::default();
-        assert_eq!(after(&naps, &[(Some(256), 0), (Some(256), 100)]), None);
+        assert_eq!(after(&naps, &[(256, 0), (256, 100)]), None);
         for _ in 0..WITHOUT - 1 {
             assert!(naps.are_off());
-            assert_eq!(naps.next(), None);
+            assert_eq!(naps.next(true), None);
         }
-        assert_eq!(naps.next(), Some(SHORTEST));
+        assert_eq!(naps.next(true), Some(SHORTEST));
     }
 
     #[test]
-    fn the_end_of_an_input_says_nothing_of_the_worker() {
+    fn short_inputs_that_are_done_sooner_turn_naps_off() {
         let naps = Naps::default();
-        assert_eq!(after(&naps, &[(None, 0), (None, 3)]), Some(SHORTEST));
+        assert_eq!(after(&naps, &[(3, 0)]), None);
+    }
+
+    #[test]
+    fn the_end_of_bulk_transfer_says_nothing_of_the_worker() {
+        let naps = Naps::default();
+        assert_eq!(after(&naps, &[(0, 0), (0, 3)]), Some(SHORTEST));
         assert!(!naps.are_off());
+    }
+
+    #[test]
+    fn who_waits_for_the_end_does_not_wait_long() {
+        let naps = Naps::default();
+        assert_eq!(after(&naps, &[(256, 250)]), Some(2 * SHORTEST));
+        assert_eq!(naps.next(false), Some(SHORTEST));
+        assert_eq!(naps.next(true), Some(2 * SHORTEST));
     }
 }

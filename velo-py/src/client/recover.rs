@@ -78,7 +78,7 @@ impl ClientEnds {
             match waits {
                 Ok(None) => return Ok(()),
                 Ok(Some(false)) => break,
-                Ok(Some(true)) if self.sleep_unless(py, false, Ends::is_due)? => break,
+                Ok(Some(true)) if self.sleep_unless(py, false, false, Ends::is_due)? => break,
                 Ok(Some(true)) => {}
                 Err(error) => {
                     self.fail(py, error);

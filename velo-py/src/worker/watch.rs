@@ -20,6 +20,8 @@ const FOREVER: Duration = Duration::from_secs(86_400);
 pub struct LinkWatch {
     ends: Vec<Arc<LinkEnd>>,
     spin: Spin,
+    /// For what a client has announced.
+    announced: Spin,
     /// The descriptor of the loop's own selector: what else there may be to do.
     selector: OwnedFd,
 }
@@ -31,6 +33,7 @@ impl LinkWatch {
         Ok(LinkWatch {
             ends: Vec::new(),
             spin: new_spin(),
+            announced: new_spin(),
             selector: fd::duplicate(selector)?,
         })
     }
@@ -69,7 +72,7 @@ impl LinkWatch {
     /// It is one system call and no Python, because all that runs between being woken and looking
     /// at the rings is waited for.
     #[pyo3(signature = (seconds=None))]
-    fn sleep(&self, py: Python<'_>, seconds: Option<f64>) -> PyResult<bool> {
+    fn sleep(&mut self, py: Python<'_>, seconds: Option<f64>) -> PyResult<bool> {
         for end in &self.ends {
             end.arm();
         }
@@ -86,9 +89,13 @@ impl LinkWatch {
             end.disarm();
         }
         let Woken { rung, other } = woken?;
-        if rung && !other && !self.ready() {
+        let LinkWatch {
+            ends, announced, ..
+        } = self;
+        let ready = || ends.iter().any(|end| end.any_ready());
+        if rung && !other && !ready() && !ends.iter().any(|end| end.is_crowded()) {
             // A client is about to have something, and has woken this worker in time for it.
-            py.detach(|| new_spin().spin(|| self.ready()));
+            py.detach(|| announced.spin(ready));
         }
         Ok(other)
     }
