@@ -88,8 +88,10 @@ def environment(**more):
 def write_script(folder, text, name="script.py"):
     """Writes a script and returns its path."""
     path = folder / name
-    path.write_text(textwrap.dedent(text))
-    return path
+    # In one step: a program that was just started may be about to read the one before.
+    new = folder / f"{name}.new"
+    new.write_text(textwrap.dedent(text))
+    return new.replace(path)
 
 
 def start_script(path, *args, **options):
