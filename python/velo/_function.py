@@ -61,7 +61,10 @@ class StreamFn(Generic[In, Out]):
         from velo._signature import check, takes_state
 
         if isinstance(function, StreamFn):
-            raise TypeError(f"{function!r} is one already: `.options(...)` makes another of it")
+            what = getattr(function, "__qualname__", repr(function))
+            raise TypeError(
+                f"`{what}` is a stream function already; use `.options(...)` to change it"
+            )
         check(function)
         functools.update_wrapper(self, function)
         self._function: Callable[..., AsyncIterator[Out]] = function
@@ -176,6 +179,7 @@ class StreamFn(Generic[In, Out]):
 
         refuse_while_importing()
         if self.config.mode == "process" and "asyncio" not in sys.modules:
+            # Its zygote and this process can import asyncio at the same time.
             from velo import _supervisors
 
             _supervisors.expect(self.config.supervisor)

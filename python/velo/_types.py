@@ -8,10 +8,10 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 
-__all__ = ["TYPE_CHECKING", "Any", "Generic", "Protocol", "TypeVar", "overload"]
+__all__ = ["TYPE_CHECKING", "Any", "Generic", "TypeVar", "overload"]
 
 if TYPE_CHECKING:
-    from typing import Any, Generic, Protocol, TypeVar, overload
+    from typing import Any, Generic, TypeVar, overload
 else:
     from types import GenericAlias
 
@@ -25,10 +25,7 @@ else:
         """The base of classes with parameters."""
 
         def __class_getitem__(cls, parameters):
-            return cls if cls in (Generic, Protocol) else GenericAlias(cls, parameters)
-
-    class Protocol(Generic):
-        """The base of what is only ever looked at by type checkers."""
+            return cls if cls is Generic else GenericAlias(cls, parameters)
 
     def overload(function):
         """Leave one of several signatures to type checkers."""

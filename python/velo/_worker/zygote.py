@@ -16,7 +16,7 @@ from velo._worker import output
 def main() -> None:
     """Serve the supervisor that started this process; in a forked worker, work."""
     _core.warm_up()
-    gc.enable()
+    gc.enable()  # it was off while all of this was imported
     gc.freeze()  # what is here now is shared with the workers: collecting it would copy its pages
     output_lock = output.make_lock()
     seat = _core.serve_zygote(os.fork, preload)

@@ -186,12 +186,7 @@ def cpu_bound(mode: str, workers: int | None, streams: int, count: int) -> Measu
     """Compute about 50 µs of Python per event."""
 
     async def run() -> Measured:
-        fn = burn.options(mode=mode, workers=workers)
-        opened = [await fn.open() for _ in range(streams)]
-        for stream in opened:  # the workers are there
-            await stream.send(0)
-            await stream.recv()
-
+        opened = await _burning(mode, workers, streams)
         each = count // streams
         return await together(opened, lambda stream: stream.feed(range(each)), each)
 
@@ -202,22 +197,12 @@ def cpu_bound_in_turn(workers: int, streams: int, count: int, turns: int) -> Mea
     """Do so in worker processes, in turn with as many processes that have nothing else to do."""
 
     async def run(floor: SeparateProcesses) -> Measured:
-        fn = burn.options(mode="process", workers=workers)
-        opened = [await fn.open() for _ in range(streams)]
-        for stream in opened:  # the workers are there
-            await stream.send(0)
-            await stream.recv()
-
-        async def drive(stream: Stream[Any, Any]) -> int:
-            return len([result async for result in stream.feed(range(count // streams))])
-
+        opened = await _burning("process", workers, streams)
+        each = count // streams
         ours = theirs = 0.0
         for _ in range(turns):
             theirs += floor.run(count)
-            begin = time.perf_counter()
-            got = sum(await asyncio.gather(*map(drive, opened)))
-            ours += time.perf_counter() - begin
-            assert got == count // streams * streams
+            ours += await _drive(opened, lambda stream: stream.feed(range(each)), each)
         for stream in opened:
             await stream.aclose()
         return {"rate": count * turns / ours, "floor": count * turns / theirs}
@@ -227,6 +212,16 @@ def cpu_bound_in_turn(workers: int, streams: int, count: int, turns: int) -> Mea
         return asyncio.run(run(floor))
     finally:
         floor.close()
+
+
+async def _burning(mode: str, workers: int | None, streams: int) -> list[Stream[Any, Any]]:
+    """Open streams whose workers are there."""
+    fn = burn.options(mode=mode, workers=workers)
+    opened = [await fn.open() for _ in range(streams)]
+    for stream in opened:
+        await stream.send(0)
+        await stream.recv()
+    return opened
 
 
 def frames(shape: list[int], ahead: int, streams: int, count: int) -> Measured:
@@ -279,17 +274,27 @@ async def together(
     each: int,
 ) -> Measured:
     """Feed all streams at once, with so many events each, and close them."""
+    seconds = await _drive(opened, feed, each)
+    for stream in opened:
+        await stream.aclose()
+    return {"rate": each * len(opened) / seconds}
+
+
+async def _drive(
+    opened: list[Stream[Any, Any]],
+    feed: Callable[[Stream[Any, Any]], AsyncIterator[Any]],
+    each: int,
+) -> float:
+    """Feed all streams at once, with so many events each; returns the seconds that took."""
 
     async def drive(stream: Stream[Any, Any]) -> int:
         return len([result async for result in feed(stream)])
 
     begin = time.perf_counter()
     got = sum(await asyncio.gather(*map(drive, opened)))
-    rate = got / (time.perf_counter() - begin)
+    seconds = time.perf_counter() - begin
     assert got == each * len(opened)
-    for stream in opened:
-        await stream.aclose()
-    return {"rate": rate}
+    return seconds
 
 
 def many_streams(count: int, total: int) -> Measured:

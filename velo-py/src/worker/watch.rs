@@ -56,14 +56,7 @@ impl LinkWatch {
         if self.ready() {
             return true;
         }
-        let LinkWatch { ends, spin, .. } = self;
-        if ends.iter().any(|end| end.is_crowded()) {
-            return false;
-        }
-        let Some(budget) = spin.budget() else {
-            return false;
-        };
-        py.detach(|| spin.spin_for(budget, || ends.iter().any(|end| end.any_ready())))
+        spin_on(py, &self.ends, &mut self.spin)
     }
 
     /// Sleeps until a link or the selector has something, for so many seconds at most. True if the
@@ -89,14 +82,22 @@ impl LinkWatch {
             end.disarm();
         }
         let Woken { rung, other } = woken?;
-        let LinkWatch {
-            ends, announced, ..
-        } = self;
-        let ready = || ends.iter().any(|end| end.any_ready());
-        if rung && !other && !ready() && !ends.iter().any(|end| end.is_crowded()) {
+        if rung && !other && !self.ready() {
             // A client is about to have something, and has woken this worker in time for it.
-            py.detach(|| announced.spin(ready));
+            spin_on(py, &self.ends, &mut self.announced);
         }
         Ok(other)
     }
+}
+
+/// Looks at links that have nothing for as long as it pays, and not at all where a core is wanted by
+/// others. True if one has something then.
+fn spin_on(py: Python<'_>, ends: &[Arc<LinkEnd>], spin: &mut Spin) -> bool {
+    if ends.iter().any(|end| end.is_crowded()) {
+        return false;
+    }
+    let Some(budget) = spin.budget() else {
+        return false;
+    };
+    py.detach(|| spin.spin_for(budget, || ends.iter().any(|end| end.any_ready())))
 }
