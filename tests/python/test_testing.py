@@ -75,6 +75,20 @@ def test_the_timeout_of_a_stream():
     run_virtual(main())
 
 
+def test_a_timeout_longer_than_the_machine_has_been_up():
+    async def main():
+        decades = 1e9
+        async with counts.options(timeout=decades).open() as stream:
+            await stream.send("event")
+            await stream.recv()
+            await asyncio.sleep(decades / 2)
+            assert not stream.closed
+            await asyncio.sleep(decades)
+            assert stream.closed
+
+    run_virtual(main())
+
+
 def test_the_closing_of_keys():
     async def clicks():
         yield "a"

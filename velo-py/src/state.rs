@@ -68,10 +68,31 @@ pub struct State {
     /// The function's exception, while results that came before it are being handed out.
     pub(crate) deferred: Option<Thrown>,
     /// When the stream was last used, in ticks.
-    pub(crate) touched: u64,
+    touched: u64,
+    /// By how many seconds a clock of tests was moved since. Not taken off `touched`, which is less
+    /// where the machine has only just started.
+    aged: f64,
 }
 
 impl State {
+    /// Notes that the stream is in use.
+    #[inline]
+    fn touch(&mut self, now: u64) {
+        self.touched = now;
+        self.aged = 0.0;
+    }
+
+    /// Notes that it was last used so many seconds earlier.
+    pub(crate) fn age(&mut self, seconds: f64) {
+        self.aged += seconds;
+    }
+
+    /// Seconds since the stream was last used.
+    pub(crate) fn idle(&self) -> f64 {
+        let real = ticks::to_duration(ticks::now().saturating_sub(self.touched));
+        real.as_secs_f64() + self.aged
+    }
+
     /// Whether the function was told that its input has ended.
     pub fn has_told_end(&self) -> bool {
         self.told_end || self.cancelled
@@ -105,6 +126,7 @@ impl StreamCore {
     ) -> Self {
         let state = State {
             touched: ticks::now(),
+            aged: 0.0,
             ..State::default()
         };
         StreamCore {
@@ -407,7 +429,7 @@ impl StreamCore {
     pub fn sent(&self, py: Python<'_>, count: u64) -> PyResult<()> {
         self.state.with(py, |state| {
             let now = ticks::now();
-            state.touched = now;
+            state.touch(now);
             state.meter.sent(count, now);
         })?;
         self.channel.flush_events(py)
@@ -424,7 +446,7 @@ impl StreamCore {
     /// Notes that the stream is in use.
     #[inline]
     pub fn touch(&self, py: Python<'_>) -> PyResult<()> {
-        Ok(self.state.with(py, |state| state.touched = ticks::now())?)
+        Ok(self.state.with(py, |state| state.touch(ticks::now()))?)
     }
 
     /// Has the running task sleep until what it wants may be there. None: it is there already.

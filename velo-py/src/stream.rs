@@ -4,11 +4,9 @@
 //! [`crate::results`]; what they share is in [`crate::state`].
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use pyo3::prelude::*;
 use pyo3::types::PyList;
-use velo_shm::ticks;
 
 use crate::channel::{Cancel, Offer, Take};
 use crate::codec::{Blank, codec};
@@ -304,17 +302,12 @@ impl StreamBase {
 
     /// Notes that the stream was last used so much earlier: a clock of tests was moved.
     fn _age(&self, py: Python<'_>, seconds: f64) -> PyResult<()> {
-        let passed = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX);
-        let passed = ticks::from_duration(passed);
-        Ok(self.core.state.with(py, |state| {
-            state.touched = state.touched.saturating_sub(passed);
-        })?)
+        Ok(self.core.state.with(py, |state| state.age(seconds))?)
     }
 
     /// Seconds since the stream was last used.
     fn _idle(&self, py: Python<'_>) -> PyResult<f64> {
-        let touched = self.core.state.with(py, |state| state.touched)?;
-        Ok(ticks::to_duration(ticks::now().saturating_sub(touched)).as_secs_f64())
+        Ok(self.core.state.with(py, |state| state.idle())?)
     }
 
     /// Why nothing can be sent any more, or None.

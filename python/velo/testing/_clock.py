@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import selectors
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
@@ -50,6 +51,9 @@ class VirtualClock(asyncio.SelectorEventLoop):
         from velo import _idle
 
         self._now += seconds
+        # asyncio runs what is due within its clock's resolution. After half a year that is less
+        # than what a float can tell apart, and nothing would ever be due.
+        self._clock_resolution = max(1e-9, math.ulp(self._now))
         _idle.age(self, seconds)
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
