@@ -8,6 +8,7 @@ use pyo3::types::PyString;
 
 use super::decode::Fault;
 use super::text;
+use crate::ffi::objects;
 
 /// Keys longer than this in UTF-8 are not kept.
 pub const MAX_LEN: usize = 31;
@@ -17,7 +18,7 @@ const SLOTS: usize = 256;
 
 struct Slot {
     len: u8,
-    bytes: [u8; MAX_LEN],
+    ends: Ends,
     text: Py<PyString>,
 }
 
@@ -42,23 +43,21 @@ impl Keys {
         py: Python<'py>,
         bytes: &[u8],
     ) -> Result<Bound<'py, PyString>, Fault> {
-        let slot = &mut self.slots[place(bytes)];
+        let ends = Ends::of(bytes);
+        let slot = &mut self.slots[ends.place(bytes.len())];
         if let Some(slot) = slot
-            && slot.bytes[..usize::from(slot.len)] == *bytes
+            && usize::from(slot.len) == bytes.len()
+            && slot.ends == ends
+            && (bytes.len() <= Ends::COVER || objects::utf8(slot.text.bind(py)) == Some(bytes))
         {
             return Ok(slot.text.bind(py).clone());
         }
         let text = text::str(py, bytes)?;
-        let mut kept = [0; MAX_LEN];
-        kept[..bytes.len()].copy_from_slice(bytes);
-        // Judged by the text itself: `bytes` may have changed since it was made.
-        if text
-            .to_str()
-            .is_ok_and(|text| text.as_bytes() == &kept[..bytes.len()])
-        {
+        // Judged by the text itself: `bytes` may have changed since it was looked at.
+        if let Some(kept) = objects::utf8(&text) {
             *slot = Some(Slot {
-                len: bytes.len() as u8,
-                bytes: kept,
+                len: kept.len() as u8,
+                ends: Ends::of(kept),
                 text: text.clone().unbind(),
             });
         }
@@ -66,18 +65,33 @@ impl Keys {
     }
 }
 
-/// A number below [`SLOTS`] from the length, the beginning and the end of the key.
-#[inline(always)]
-fn place(bytes: &[u8]) -> usize {
-    let words = if let (Some(first), Some(last)) = (bytes.first_chunk(), bytes.last_chunk()) {
-        u64::from_le_bytes(*first) ^ u64::from_le_bytes(*last).rotate_left(29)
-    } else if let (Some(first), Some(last)) = (bytes.first_chunk(), bytes.last_chunk()) {
-        u64::from(u32::from_le_bytes(*first)) | u64::from(u32::from_le_bytes(*last)) << 32
-    } else {
-        bytes
-            .iter()
-            .fold(0, |word, &byte| word << 8 | u64::from(byte))
-    };
-    let mixed = (words ^ (bytes.len() as u64) << 59).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    (mixed >> 56) as usize % SLOTS
+/// The first and the last bytes of a key.
+#[derive(PartialEq, Eq)]
+struct Ends(u64, u64);
+
+impl Ends {
+    /// A key of at most so many bytes is known by its ends and its length. Comparing them costs less
+    /// than a call that compares bytes.
+    const COVER: usize = 16;
+
+    #[inline(always)]
+    fn of(bytes: &[u8]) -> Self {
+        if let (Some(first), Some(last)) = (bytes.first_chunk(), bytes.last_chunk()) {
+            Self(u64::from_le_bytes(*first), u64::from_le_bytes(*last))
+        } else if let (Some(first), Some(last)) = (bytes.first_chunk(), bytes.last_chunk()) {
+            let [first, last] = [first, last].map(|word| u32::from_le_bytes(*word).into());
+            Self(first, last)
+        } else {
+            let fold = |word, &byte| word << 8 | u64::from(byte);
+            Self(bytes.iter().fold(0, fold), 0)
+        }
+    }
+
+    /// A number below [`SLOTS`].
+    #[inline(always)]
+    fn place(&self, len: usize) -> usize {
+        let words = self.0 ^ self.1.rotate_left(29) ^ (len as u64) << 59;
+        let mixed = words.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        (mixed >> 56) as usize % SLOTS
+    }
 }

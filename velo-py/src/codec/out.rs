@@ -53,6 +53,36 @@ pub trait Out {
     }
 }
 
+/// Copies up to 32 bytes between slices of one length, in overlapping halves: a call to `memcpy` takes
+/// longer than that.
+///
+/// # Panics
+/// When the lengths differ.
+#[inline(always)]
+pub fn copy_short(to: &mut [u8], from: &[u8]) {
+    /// True when there are at least `N` bytes; then the first and the last `N` were copied.
+    #[inline(always)]
+    fn ends<const N: usize>(to: &mut [u8], from: &[u8]) -> bool {
+        let (Some(first), Some(last)) = (from.first_chunk::<N>(), from.last_chunk::<N>()) else {
+            return false;
+        };
+        let (first, last) = (*first, *last);
+        if let Some(to) = to.first_chunk_mut() {
+            *to = first;
+        }
+        if let Some(to) = to.last_chunk_mut() {
+            *to = last;
+        }
+        true
+    }
+    assert_eq!(to.len(), from.len());
+    match from.len() {
+        33.. => to.copy_from_slice(from),
+        _ if ends::<16>(to, from) || ends::<8>(to, from) || ends::<4>(to, from) => {}
+        _ => to.iter_mut().zip(from).for_each(|(to, from)| *to = *from),
+    }
+}
+
 /// Writes into a slice, such as room reserved in a ring; array data is aligned by real addresses.
 pub struct SliceOut<'a> {
     room: &'a mut [u8],

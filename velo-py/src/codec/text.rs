@@ -8,7 +8,7 @@ use super::decode::{Fault, judge};
 use super::encode::{Encoder, changed};
 use super::error::Stop;
 use super::marker::{self, ext};
-use super::out::Out;
+use super::out::{Out, copy_short};
 use crate::ffi::objects::{copy_bytearray, str_from_utf8, utf8};
 
 /// Reserves room for a marker that a big-endian `len` of `size` bytes follows, and for `len` bytes.
@@ -33,7 +33,8 @@ pub fn put_str<'py, O: Out>(
         len @ ..32 => {
             let room = encoder.out.reserve(1 + len)?;
             room[0] = marker::FIXSTR | len as u8;
-            &mut room[1..]
+            copy_short(&mut room[1..], bytes);
+            return Ok(());
         }
         len @ ..0x100 => sized(encoder.out, marker::STR8, 1, len)?,
         len @ ..0x1_0000 => sized(encoder.out, marker::STR16, 2, len)?,

@@ -119,6 +119,15 @@ pub fn c_type_name<'a>(obj: &'a Bound<'_, PyAny>) -> &'a CStr {
 /// The UTF-8 form of a `str`, or `None` when it holds lone surrogates.
 #[inline(always)]
 pub fn utf8<'a>(text: &'a Bound<'_, PyString>) -> Option<&'a [u8]> {
+    // SAFETY: `text` is a `str`; one that is compact and ASCII is its own UTF-8, which lies in it for
+    // as long as it lives, and `text` keeps it alive for 'a.
+    unsafe {
+        if ffi::PyUnicode_IS_COMPACT_ASCII(text.as_ptr()) != 0 {
+            let data = ffi::PyUnicode_DATA(text.as_ptr()).cast::<u8>();
+            let len = ffi::PyUnicode_GET_LENGTH(text.as_ptr()) as usize;
+            return Some(std::slice::from_raw_parts(data, len));
+        }
+    }
     let mut len = 0;
     // SAFETY: `text` is a `str`; `len` outlives the call.
     let data = unsafe { ffi::PyUnicode_AsUTF8AndSize(text.as_ptr(), &mut len) };
