@@ -27,8 +27,8 @@ test: test-rust test-python
 test-rust: $(VENV)/.ready
 	cargo test --quiet --workspace --all-features
 
-# Most tests wait for something: with PYTEST_ARGS="-n 2 --dist loadfile" they take half the time.
-PYTEST_ARGS ?=
+# Most tests wait for something: two processes take half the time of one (`PYTEST_ARGS=`).
+PYTEST_ARGS ?= -n 2 --dist loadfile
 test-python: $(VENV)/.ready
 	$(BIN)/python -m pytest --quiet $(PYTEST_ARGS)
 
