@@ -1,7 +1,9 @@
 """`events.ticks(seconds)`, and deadlines around `anext(events)`."""
 
 import asyncio
+import contextlib
 import copy
+import heapq
 import pickle
 
 import pytest
@@ -189,6 +191,45 @@ async def test_a_dropped_iteration_leaves_no_timer():
         loop = asyncio.get_running_loop()
         timers = [timer for timer in loop._scheduled if not timer.cancelled()]
         assert not [timer for timer in timers if timer.when() > loop.time() + 1800]
+
+
+def test_a_stream_is_cancelled_whatever_the_timer_of_its_ticks_does():
+    """The iteration is destroyed, and its timer with it, by the exception that leaves the function."""
+    ends = []
+
+    class Timer(asyncio.TimerHandle):
+        def cancel(self):
+            with contextlib.suppress(ZeroDivisionError):
+                1 / 0  # noqa: B018 - an exception of its own
+            super().cancel()
+
+    class Loop(asyncio.SelectorEventLoop):
+        def call_at(self, when, callback, *args, context=None):
+            timer = Timer(when, callback, args, self, context)
+            heapq.heappush(self._scheduled, timer)
+            timer._scheduled = True
+            return timer
+
+    @stream_fn
+    async def waits(events):
+        try:
+            async for _ in events.ticks(5.0):
+                yield "waits"
+        except BaseException as error:
+            ends.append(type(error))
+            raise
+
+    async def main():
+        with pytest.raises(KeyError):
+            async with waits.open() as stream:
+                await stream.send(1)
+                assert await stream.recv() == "waits"
+                await asyncio.sleep(0)
+                raise KeyError
+
+    with asyncio.Runner(loop_factory=Loop) as runner:
+        runner.run(main())
+    assert ends == [asyncio.CancelledError]
 
 
 def test_there_is_one_tick():

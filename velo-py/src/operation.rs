@@ -13,6 +13,7 @@ use crate::cell::GilCell;
 use crate::channel::{Offer, Take, Want, WhenFull};
 use crate::codec::Blank;
 use crate::errors::{self, Thrown};
+use crate::ffi::destroy::destroy;
 use crate::ffi::send_slot::{Awaitable, Step, coroutine_methods};
 use crate::state::StreamCore;
 use crate::wait::complete;
@@ -368,7 +369,7 @@ impl Operation {
 impl Drop for Operation {
     /// A task that is gone waits for nothing.
     fn drop(&mut self) {
-        Python::attach(|py| {
+        destroy(|py| {
             let _ = self
                 .progress
                 .with(py, |progress| self.stop_waiting(py, progress));

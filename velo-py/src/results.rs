@@ -8,6 +8,7 @@ use pyo3::prelude::*;
 use crate::cell::GilCell;
 use crate::channel::{Offer, Take, Want};
 use crate::errors::Thrown;
+use crate::ffi::destroy::destroy;
 use crate::ffi::send_slot::{Awaitable, Step, coroutine_methods};
 use crate::operation::next_of;
 use crate::state::StreamCore;
@@ -49,7 +50,7 @@ struct State {
 
 impl Drop for Results {
     fn drop(&mut self) {
-        Python::attach(|py| {
+        destroy(|py| {
             let _ = self.state.with(py, |state| {
                 self.stop_waiting(py, state);
                 self.over(py, state);

@@ -14,6 +14,7 @@ use velo_shm::ticks;
 use crate::cell::GilCell;
 use crate::channel::{Cancel, Channel, Offer, Take, Want, WhenFull};
 use crate::errors::{self, Thrown};
+use crate::ffi::destroy::destroy;
 use crate::ffi::send_slot::Step;
 use crate::ledger::Account;
 use crate::meter::Meter;
@@ -46,7 +47,7 @@ pub struct StreamCore {
 impl Drop for StreamCore {
     fn drop(&mut self) {
         if let Some((account, number)) = self.ledger.take() {
-            Python::try_attach(|py| account.settle(py, number, self));
+            destroy(|py| account.settle(py, number, self));
         }
     }
 }

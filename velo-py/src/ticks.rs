@@ -10,6 +10,7 @@ use pyo3::sync::PyOnceLock;
 use crate::cell::GilCell;
 use crate::errors::Thrown;
 use crate::events::{Poll, Source};
+use crate::ffi::destroy::destroy;
 use crate::ffi::send_slot::{Awaitable, Step, coroutine_methods};
 
 /// Clocks may be early by their resolution; seconds.
@@ -125,7 +126,7 @@ impl Shared {
 
 impl Drop for Ticks {
     fn drop(&mut self) {
-        Python::try_attach(|py| {
+        destroy(|py| {
             if let Ok(Some(timer)) = self.shared.state.with(py, |state| state.timer.take()) {
                 let _ = timer.call_method0(py, intern!(py, "cancel"));
             }

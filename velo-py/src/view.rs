@@ -8,6 +8,7 @@ use pyo3::exceptions::PyBufferError;
 use pyo3::ffi;
 use pyo3::prelude::*;
 
+use crate::ffi::destroy::destroy;
 use crate::rings::{Hold, Sweep};
 
 /// A part of a received frame. Its space in the ring stays taken until the last reference to this
@@ -44,7 +45,7 @@ impl Drop for View {
         let last = Arc::strong_count(&hold) == 1;
         drop(hold);
         if let Some(end) = self.sweep.upgrade().filter(|_| last) {
-            Python::attach(|py| end.sweep(py));
+            destroy(|py| end.sweep(py));
         }
     }
 }

@@ -191,8 +191,8 @@ def paired(
     *,
     what: str,
     unit: str,
-    figure: str,
-    of: str,
+    figure: str = "rate",
+    of: str = "floor",
     must: float | None = None,
 ) -> list[Row]:
     """Compare two figures of one subject, which measured both in turn; `of` is the other's."""

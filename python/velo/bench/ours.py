@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from velo import Stream, _core
-from velo.bench.floors import Measured, PingPong, SeparateProcesses, frame_of
+from velo.bench.floors import Measured, PingPong, SeparateProcesses, frame_of, mean_alone
 from velo.bench.functions import burn, corner, events, mean, passthrough
 from velo.bench.measure import percentiles
 
@@ -224,9 +224,12 @@ async def _burning(mode: str, workers: int | None, streams: int) -> list[Stream[
     return opened
 
 
-def frames(shape: list[int], ahead: int, streams: int, count: int) -> Measured:
-    """Feed frames to so many streams with a worker each; numbers come back."""
+def frames_in_turn(
+    shape: list[int], ahead: int, streams: int, count: int, turns: int
+) -> Measured:
+    """Feed frames to so many streams with a worker each, in turn with reducing them here."""
     frame = frame_of(shape)
+    each = count // streams
 
     async def run() -> Measured:
         fn = mean.options(mode="process", buffer=ahead, workers=streams)
@@ -234,8 +237,13 @@ def frames(shape: list[int], ahead: int, streams: int, count: int) -> Measured:
         for stream in opened:
             async for _ in stream.feed([frame] * 4 * ahead):
                 pass  # warm workers, rings of their final size
-        each = count // streams
-        return await together(opened, lambda stream: stream.feed([frame] * each), each)
+        ours = theirs = 0.0
+        for _ in range(turns):
+            theirs += mean_alone(frame, count)
+            ours += await _drive(opened, lambda stream: stream.feed([frame] * each), each)
+        for stream in opened:
+            await stream.aclose()
+        return {"rate": count * turns / ours, "floor": count * turns / theirs}
 
     return asyncio.run(run())
 

@@ -25,6 +25,7 @@ use crate::cell::GilCell;
 use crate::channel::{Cancel, Channel, WhenFull};
 use crate::control::{self, Control};
 use crate::errors;
+use crate::ffi::destroy::destroy;
 use crate::rings::Rings;
 use crate::state::StreamCore;
 use crate::stream::Opened;
@@ -131,7 +132,7 @@ impl ClientLink {
 impl Drop for ClientLink {
     /// The client lets go of the link: streams that never ended must not keep it alive.
     fn drop(&mut self) {
-        Python::attach(|py| {
+        destroy(|py| {
             self.link.dead.store(true, Relaxed);
             drop(
                 self.link

@@ -12,6 +12,7 @@ use crate::channel::{Offer, Take, Want};
 use crate::codec::{Blank, codec};
 use crate::control;
 use crate::errors::{self, Thrown};
+use crate::ffi::destroy::destroy;
 use crate::loan::{self, LEND_FROM};
 use crate::rings::{END, ERROR, ITEM, spin};
 
@@ -22,7 +23,7 @@ pub struct RingChannel {
 
 impl Drop for RingChannel {
     fn drop(&mut self) {
-        Python::attach(|py| {
+        destroy(|py| {
             self.shared.orphaned.store(true, Relaxed);
             self.shared.drop_results(py);
         });

@@ -38,15 +38,7 @@ def measure(plan: Plan) -> Iterator[Row]:
         what = f"50 µs of Python per event, {streams} streams, {number} workers"
         floor = SEPARATE.format(number)
         must = 0.93 if number == 2 else None
-        yield from paired(
-            figures,
-            *(str(number), floor),
-            what=what,
-            unit="events/s",
-            figure="rate",
-            of="floor",
-            must=must,
-        )
+        yield from paired(figures, str(number), floor, what=what, unit="events/s", must=must)
         yield from compare(figures, str(number), "inline", what=what, unit="events/s")
     two = min(2, cores)
     for name in peers:
