@@ -194,7 +194,7 @@ async def test_a_dropped_iteration_leaves_no_timer():
 
 
 def test_a_stream_is_cancelled_whatever_the_timer_of_its_ticks_does():
-    """The iteration is destroyed, and its timer with it, by the exception that leaves the function."""
+    """The exception that leaves the function destroys the iteration, and with it its timer."""
     ends = []
 
     class Timer(asyncio.TimerHandle):

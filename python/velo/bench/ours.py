@@ -224,9 +224,7 @@ async def _burning(mode: str, workers: int | None, streams: int) -> list[Stream[
     return opened
 
 
-def frames_in_turn(
-    shape: list[int], ahead: int, streams: int, count: int, turns: int
-) -> Measured:
+def frames_in_turn(shape: list[int], ahead: int, streams: int, count: int, turns: int) -> Measured:
     """Feed frames to so many streams with a worker each, in turn with reducing them here."""
     frame = frame_of(shape)
     each = count // streams

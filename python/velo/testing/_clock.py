@@ -60,6 +60,10 @@ class VirtualClock(asyncio.SelectorEventLoop):
         """Run a coroutine to its end, as `asyncio.run` would."""
         return self.run_until_complete(coroutine)
 
+    async def shutdown_default_executor(self, timeout: float | None = None) -> None:
+        """Wait for the threads of the default executor, which take their own time."""
+        await super().shutdown_default_executor()
+
     def _on_standstill(self, call: Callable[[], bool], seconds: float) -> None:
         """Have `call` called when nothing is scheduled and nothing happens for so many seconds."""
         self._selector_of_time.standstill = (call, seconds)

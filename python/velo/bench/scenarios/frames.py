@@ -28,12 +28,11 @@ def measure(plan: Plan) -> Iterator[Row]:
         return
     count = plan.scaled(2_000)
     subjects = {
-        "one": Subject("velo.bench.ours:frames_in_turn", (SHAPE, AHEAD, 1, count // TURNS, TURNS)),
+        "one": _in_turn(1, count),
         COPY: Subject("velo.bench.floors:memcpy", (math.prod(SHAPE), count)),
     }
     if _core.usable_cores() >= 2:
-        arguments = (SHAPE, AHEAD, 2, count // TURNS, TURNS)
-        subjects["two"] = Subject("velo.bench.ours:frames_in_turn", arguments)
+        subjects["two"] = _in_turn(2, count)
     for size, shape in SIZES.items():
         # Those that are copied take long enough with a quarter of them.
         lent, copied = (shape, AHEAD, True, count), (shape, AHEAD, False, count // 4)
@@ -58,3 +57,8 @@ def measure(plan: Plan) -> Iterator[Row]:
         yield from compare(figures, one, other, what=what, unit="frames/s", must=must)
     one, other = "6 MB frames on loan", "900 KB frames on loan"
     yield from compare(figures, one, other, what=f"{one}, {CORNER}", unit="frames/s")
+
+
+def _in_turn(workers: int, count: int) -> Subject:
+    arguments = (SHAPE, AHEAD, workers, count // TURNS, TURNS)
+    return Subject("velo.bench.ours:frames_in_turn", arguments)
