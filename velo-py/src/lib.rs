@@ -48,8 +48,9 @@ use pyo3::prelude::*;
 
 use ffi::send_slot::install;
 
-/// The module's table of contents.
-#[pymodule(name = "_core")]
+/// The module's table of contents. What Python objects share is guarded by the GIL ([`cell`]), so an
+/// interpreter that can do without one is told to turn it on.
+#[pymodule(name = "_core", gil_used = true)]
 mod core {
     #[pymodule_export]
     use super::client::{ClientLink, Recovery};

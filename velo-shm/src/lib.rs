@@ -48,6 +48,7 @@ mod board;
 mod doorbell;
 mod layout;
 mod link;
+mod nap;
 mod ready;
 mod ring;
 mod segment;
@@ -63,6 +64,7 @@ pub use layout::MAX_SLOTS;
 pub use link::{
     Counters, LinkCounters, LinkEnd, LinkError, LinkSpec, Side, SlotFigures, initialise,
 };
+pub use nap::{Naps, Tally};
 pub use ring::{
     Consumer, FIRST_KIND, Frame, Full, Lease, Limits, Loan, Part, Producer, Reservation,
     ReserveError, RingCorrupted, lending_len,

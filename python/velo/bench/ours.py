@@ -225,8 +225,12 @@ async def _burning(mode: str, workers: int | None, streams: int) -> list[Stream[
 
 
 def frames_in_turn(shape: list[int], ahead: int, streams: int, count: int, turns: int) -> Measured:
-    """Feed frames to so many streams with a worker each, in turn with reducing them here."""
+    """Feed frames to so many streams with a worker each, in turn with reducing them here.
+
+    One frame, which stays in the processor's cache, and as many as take turns in the ring.
+    """
     frame = frame_of(shape)
+    several = [frame.copy() for _ in range(2 * ahead)]
     each = count // streams
 
     async def run() -> Measured:
@@ -235,13 +239,15 @@ def frames_in_turn(shape: list[int], ahead: int, streams: int, count: int, turns
         for stream in opened:
             async for _ in stream.feed([frame] * 4 * ahead):
                 pass  # warm workers, rings of their final size
-        ours = theirs = 0.0
+        ours = one = other = 0.0
         for _ in range(turns):
-            theirs += mean_alone(frame, count)
+            one += mean_alone([frame], count)
             ours += await _drive(opened, lambda stream: stream.feed([frame] * each), each)
+            other += mean_alone(several, count)
         for stream in opened:
             await stream.aclose()
-        return {"rate": count * turns / ours, "floor": count * turns / theirs}
+        total = count * turns
+        return {"rate": total / ours, "floor": total / one, "several": total / other}
 
     return asyncio.run(run())
 

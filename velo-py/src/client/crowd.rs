@@ -39,6 +39,7 @@ pub(super) fn joined(end: &Arc<LinkEnd>) {
     let mut crowd = CROWD.lock().unwrap_or_else(PoisonError::into_inner);
     crowd.links.retain(|link| link.strong_count() > 0);
     crowd.links.push(Arc::downgrade(end));
+    end.set_crowded(cores() == 1); // a worker that never sleeps is never woken
     LINKS.store(crowd.links.len(), Relaxed);
 }
 

@@ -4,11 +4,11 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 
 use pyo3::prelude::*;
+use velo_shm::Tally;
 
 use super::backlog::Backlog;
 use super::journal::Journal;
 use super::link::Link;
-use super::nap::Tally;
 use crate::cell::GilCell;
 use crate::channel::Want;
 use crate::control::Control;

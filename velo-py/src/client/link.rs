@@ -8,12 +8,11 @@ use std::time::Duration;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
-use velo_shm::{Consumer, LinkEnd, LinkError, Producer, ticks};
+use velo_shm::{Consumer, LinkEnd, LinkError, Naps, Producer, Tally, ticks};
 use velo_supervisor::explain;
 
 use super::crowd;
 use super::ends::{ClientEnds, Ends};
-use super::nap::{Naps, Tally};
 use super::slow::{SlowStep, SlowStreams};
 use crate::cell::GilCell;
 use crate::control::{self, Control, Unsent};
@@ -31,7 +30,7 @@ const LATELY: Duration = Duration::from_micros(1500);
 
 /// Whether this process may spin without taking a core from a worker that could use it.
 #[inline]
-fn cores_are_free() -> bool {
+pub(super) fn cores_are_free() -> bool {
     BUSY.load(Relaxed) < crowd::cores()
 }
 
@@ -83,13 +82,6 @@ pub struct LinkState {
 }
 
 impl Link {
-    /// Whether to look for what the worker does before sleeping: where cores are free, or where
-    /// workers are done so soon that they give theirs back.
-    #[inline]
-    pub fn may_spin(&self) -> bool {
-        cores_are_free() || self.naps.are_off()
-    }
-
     /// Handles what the worker told: wakes streams, reads control messages.
     pub fn process_ready(&self, py: Python<'_>) {
         self.process_woken(py, |_| ());

@@ -7,7 +7,6 @@ mod ends;
 mod journal;
 mod link;
 mod log;
-mod nap;
 mod recover;
 mod slow;
 mod stream;
@@ -18,7 +17,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering:
 use std::sync::{Arc, Weak};
 
 use pyo3::prelude::*;
-use velo_shm::{Consumer, Limits, LinkEnd, Producer};
+use velo_shm::{Consumer, Limits, LinkEnd, Naps, Producer};
 use velo_supervisor::Key;
 
 use crate::cell::GilCell;
@@ -34,7 +33,6 @@ use backlog::Backlog;
 use ends::{ClientEnds, Ends, Kept, Place};
 use journal::{Death, Journal, Terms, Where};
 use link::{Link, LinkState};
-use nap::Naps;
 pub use recover::Recovery;
 use slow::SlowStreams;
 pub use stream::RingChannel;

@@ -8,6 +8,7 @@ use pyo3::sync::PyOnceLock;
 
 use super::ends::{ClientEnds, Ends, Kept};
 use super::journal::hash_of;
+use super::link::cores_are_free;
 use crate::channel::{Offer, Take, Want};
 use crate::codec::{Blank, codec};
 use crate::control;
@@ -296,7 +297,7 @@ impl RingChannel {
     #[inline]
     pub fn spin(&self, py: Python<'_>, want: Want) -> PyResult<u64> {
         self.with(py, |ends| {
-            if !ends.place.link.may_spin() {
+            if !cores_are_free() {
                 return Ok(0);
             }
             let spun = ends.rings.as_mut().map(|rings| {

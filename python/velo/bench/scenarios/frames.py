@@ -14,6 +14,7 @@ SHAPE = [480, 640, 3]
 LARGE = [1000, 2000, 3]
 AHEAD = 4
 FLOOR = "`mean()` alone, in process"
+SEVERAL = "`mean()` alone, of eight frames in turn"
 COPY = "memcpy of a frame"
 CORNER = "one number of each written and read"
 # A machine that slows down for a second does so for both.
@@ -46,6 +47,7 @@ def measure(plan: Plan) -> Iterator[Row]:
 
     what = "900 KB frames, 4 in flight, one worker"
     yield from paired(figures, "one", FLOOR, what=what, unit="frames/s", must=0.9)
+    yield from paired(figures, "one", SEVERAL, what=what, unit="frames/s", of="several")
     for name in (COPY, *peers):
         yield from compare(figures, "one", name, what=what, unit="frames/s")
     what = "900 KB frames, 4 in flight each, two workers"

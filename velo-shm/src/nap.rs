@@ -58,12 +58,6 @@ impl Tally {
 }
 
 impl Naps {
-    /// Whether naps are left out at present.
-    #[inline]
-    pub fn are_off(&self) -> bool {
-        self.without.load(Relaxed) > 0
-    }
-
     /// How long to nap in this wait; `None` for not at all. Only where all that wait have more to send
     /// is it longer than the shortest.
     pub fn next(&self, sending: bool) -> Option<Duration> {
@@ -143,7 +137,6 @@ mod tests {
         let naps = Naps::default();
         assert_eq!(after(&naps, &[(256, 0), (256, 100)]), None);
         for _ in 0..WITHOUT - 1 {
-            assert!(naps.are_off());
             assert_eq!(naps.next(true), None);
         }
         assert_eq!(naps.next(true), Some(SHORTEST));
@@ -159,7 +152,6 @@ mod tests {
     fn the_end_of_bulk_transfer_says_nothing_of_the_worker() {
         let naps = Naps::default();
         assert_eq!(after(&naps, &[(0, 0), (0, 3)]), Some(SHORTEST));
-        assert!(!naps.are_off());
     }
 
     #[test]
