@@ -129,8 +129,22 @@ def test_a_thread_is_waited_for():
     async def main():
         return await asyncio.to_thread(time.sleep, 0.05), now()
 
-    with warnings.catch_warnings(action="error"):  # also by whoever closes the loop
-        assert run_virtual(main()) == (None, 0)
+    assert run_virtual(main()) == (None, 0)
+
+
+def test_threads_are_waited_for_at_the_end(virtual_clock):
+    """In their own time, whatever bound `asyncio.run` has for them in the loop's."""
+    ended = []
+
+    def work():
+        time.sleep(0.05)
+        ended.append(True)
+
+    virtual_clock.run_in_executor(None, work)
+    with warnings.catch_warnings(action="error"):
+        virtual_clock.run_until_complete(virtual_clock.shutdown_default_executor(300))
+    assert ended
+    assert virtual_clock.time() == 0
 
 
 def test_a_worker_is_waited_for():

@@ -232,6 +232,7 @@ def frames_in_turn(shape: list[int], ahead: int, streams: int, count: int, turns
     frame = frame_of(shape)
     several = [frame.copy() for _ in range(2 * ahead)]
     each = count // streams
+    count = each * streams
 
     async def run() -> Measured:
         fn = mean.options(mode="process", buffer=ahead, workers=streams)

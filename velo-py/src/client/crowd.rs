@@ -66,6 +66,6 @@ fn look() {
         crowd.seen = None;
     }
     for link in links {
-        link.set_crowded(crowd.seen.is_some());
+        link.set_crowded(cores() == 1 || crowd.seen.is_some());
     }
 }

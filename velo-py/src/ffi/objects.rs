@@ -119,12 +119,14 @@ pub fn c_type_name<'a>(obj: &'a Bound<'_, PyAny>) -> &'a CStr {
 /// The UTF-8 form of a `str`, or `None` when it holds lone surrogates.
 #[inline(always)]
 pub fn utf8<'a>(text: &'a Bound<'_, PyString>) -> Option<&'a [u8]> {
-    // SAFETY: `text` is a `str`; one that is compact and ASCII is its own UTF-8, which lies in it for
-    // as long as it lives, and `text` keeps it alive for 'a.
+    let object = text.as_ptr();
+    // SAFETY: `text` is a `str`, and the address behind its smallest header is only compared with.
+    // Only the characters of compact ASCII text begin there: they are its UTF-8, one byte each, and lie
+    // there for as long as the text lives, which `text` keeps alive for 'a.
     unsafe {
-        if ffi::PyUnicode_IS_COMPACT_ASCII(text.as_ptr()) != 0 {
-            let data = ffi::PyUnicode_DATA(text.as_ptr()).cast::<u8>();
-            let len = ffi::PyUnicode_GET_LENGTH(text.as_ptr()) as usize;
+        let data = ffi::PyUnicode_DATA(object).cast::<u8>();
+        if data == object.cast::<ffi::PyASCIIObject>().wrapping_add(1).cast() {
+            let len = ffi::PyUnicode_GET_LENGTH(object) as usize;
             return Some(std::slice::from_raw_parts(data, len));
         }
     }
