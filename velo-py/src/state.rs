@@ -127,7 +127,6 @@ impl StreamCore {
     ) -> Self {
         let state = State {
             touched: ticks::now(),
-            aged: 0.0,
             ..State::default()
         };
         StreamCore {

@@ -57,7 +57,8 @@ fn look() {
     crowd.links.retain(|link| link.strong_count() > 0);
     LINKS.store(crowd.links.len(), Relaxed);
     let links: Vec<_> = crowd.links.iter().filter_map(Weak::upgrade).collect();
-    let awake = links.iter().filter(|link| !link.worker_sleeps()).count();
+    // The one that was woken may be done already, where it was given the only core at once.
+    let awake = links.iter().filter(|l| !l.worker_sleeps()).count().max(1);
     let now = ticks::now();
     let before = crowd.seen;
     if awake + 1 > cores() {
@@ -66,6 +67,6 @@ fn look() {
         crowd.seen = None;
     }
     for link in links {
-        link.set_crowded(cores() == 1 || crowd.seen.is_some());
+        link.set_crowded(crowd.seen.is_some());
     }
 }

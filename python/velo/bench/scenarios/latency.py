@@ -38,9 +38,7 @@ def measure(plan: Plan) -> Iterator[Row]:
         what = f"`send` + `recv`, inline, {figure}"
         yield from bounded(figures, "inline", what=what, unit="µs", figure=figure, must=inline_must)
     what = "`send` + `recv` after a pause, p50"
-    yield from paired(
-        figures, "cold", AWAITED, what=what, unit="µs", figure="p50", of="floor", must=1.2
-    )
+    yield from paired(figures, "cold", AWAITED, what=what, unit="µs", figure="p50", must=1.2)
     yield from compare(figures, "cold", BLOCKING, what=what, unit="µs", figure="p50")
     for name in peers:
         what = "`send` + `recv` while traffic flows, p50"

@@ -26,9 +26,7 @@ def measure(plan: Plan) -> Iterator[Row]:
     figures = plan.in_turn(subjects)
 
     what = "open to first result, warm worker, p50"
-    yield from paired(
-        figures, "warm", FLOOR, what=what, unit="µs", figure="p50", of="floor", must=2.0
-    )
+    yield from paired(figures, "warm", FLOOR, what=what, unit="µs", figure="p50", must=2.0)
     for name, what, must in (
         ("new", "a new worker, to its first result", 10.0),
         ("fresh", "a fresh process, to its first result, `import velo` included", 150.0),
