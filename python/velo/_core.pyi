@@ -200,9 +200,6 @@ class StreamPort:
     def load_and_start(
         self, load: Callable[[], tuple[Callable[..., AsyncIterator[Any]], bool]]
     ) -> Coroutine[Any, Any, None] | None: ...
-    def start(
-        self, function: Callable[..., AsyncIterator[Any]], has_state: bool
-    ) -> Coroutine[Any, Any, None] | None: ...
     def attach(
         self, pump: Coroutine[Any, Any, None], task: Task[None], context: Context
     ) -> None: ...
@@ -344,15 +341,6 @@ class WorkerSeat:
 class WorkerLink:
     """A worker's end of the shared memory between it and one client."""
 
-    def process_ready(self) -> list[tuple[Any, ...]]: ...
-    def open(
-        self,
-        event_loop: AbstractEventLoop,
-        place: tuple[int, int],
-        limits: tuple[int, int, bool, bool, bool],
-        budgets: tuple[float | None, float | None],
-        name: str,
-    ) -> StreamPort: ...
     def keep(
         self,
         event_loop: AbstractEventLoop,
@@ -375,13 +363,16 @@ class WorkerLink:
     def streams(self) -> int: ...
 
 class LinkWatch:
-    """Looks at several links at once."""
+    """Does what the clients of a worker have for it, and sleeps until they have something."""
 
     def __new__(cls, selector: int) -> LinkWatch: ...
-    def watch(self, links: Sequence[WorkerLink]) -> None: ...
-    def ready(self) -> bool: ...
-    def look(self) -> bool: ...
-    def sleep(self, seconds: float | None = None) -> bool: ...
+    def watch(
+        self,
+        event_loop: AbstractEventLoop,
+        links: Sequence[tuple[WorkerLink, Context, dict[int, Any], Callable[..., Any]]],
+    ) -> None: ...
+    def turn(self, seconds: float | None = None) -> bool: ...
+    def process(self) -> None: ...
 
 class CsvParser:
     """Makes events of the bytes of one CSV file, as they come."""

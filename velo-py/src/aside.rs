@@ -8,6 +8,7 @@
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
+use pyo3::types::PyString;
 
 use crate::ffi::turn;
 use crate::pump::Pump;
@@ -29,8 +30,8 @@ impl Aside {
         let factory = event_loop.call_method0(intern!(py, "get_task_factory"))?;
         let create = event_loop.getattr(intern!(py, "create_task"))?;
         let context = turn::copy_context(py)?;
+        note_name(context.bind(py), &PyString::new(py, name))?;
         let run = context.bind(py).getattr(intern!(py, "run"))?;
-        run.call1((name_setter(py)?, name))?;
         let (task, context) = if factory.is_none() {
             let arguments = [("context", context.bind(py))];
             let keywords = pyo3::types::IntoPyDict::into_py_dict(arguments, py)?;
@@ -103,6 +104,13 @@ impl Aside {
             || self.pump.get().step_aside(py),
         )?
     }
+}
+
+/// Notes in a context which stream runs in it.
+pub fn note_name(context: &Bound<'_, PyAny>, name: &Bound<'_, PyString>) -> PyResult<()> {
+    let py = context.py();
+    context.call_method1(intern!(py, "run"), (name_setter(py)?, name))?;
+    Ok(())
 }
 
 /// What notes the name of the running stream in the current context.

@@ -72,31 +72,39 @@ impl StreamPort {
         self.source.port.finish(py, Err(error));
         self.source.port.flush(py);
     }
-}
 
-#[pymethods]
-impl StreamPort {
-    /// Calls the function with its events: `load()` returns it, and whether it has a state. Returns
-    /// the coroutine that runs it, or None when that failed: the stream has ended with the exception
-    /// then.
-    fn load_and_start(&self, load: &Bound<'_, PyAny>) -> PyResult<Option<Pump>> {
-        let loaded = || load.call0()?.extract::<(Bound<'_, PyAny>, bool)>();
-        self.on_board(load.py(), || match loaded() {
+    /// Begins with a function that was loaded before.
+    pub fn start(&self, function: &Bound<'_, PyAny>, has_state: bool) -> PyResult<Option<Pump>> {
+        self.on_board(function.py(), || self.begin(function, has_state))
+    }
+
+    /// Begins with what `load` returns: the function, and whether it has a state. None when that
+    /// failed, too.
+    pub fn start_loaded<'py>(
+        &self,
+        py: Python<'py>,
+        load: impl FnOnce() -> PyResult<Bound<'py, PyAny>>,
+    ) -> PyResult<Option<Pump>> {
+        let loaded = || load()?.extract::<(Bound<'_, PyAny>, bool)>();
+        self.on_board(py, || match loaded() {
             Ok((function, has_state)) => self.begin(&function, has_state),
             Err(error) => {
-                self.fail(load.py(), error);
+                self.fail(py, error);
                 Ok(None)
             }
         })
     }
+}
 
-    /// The same for a function that was loaded before.
-    fn start(&self, function: &Bound<'_, PyAny>, has_state: bool) -> PyResult<Option<Pump>> {
-        self.on_board(function.py(), || self.begin(function, has_state))
+#[pymethods]
+impl StreamPort {
+    /// See `start_loaded`: returns the coroutine that runs the function.
+    fn load_and_start(&self, load: &Bound<'_, PyAny>) -> PyResult<Option<Pump>> {
+        self.start_loaded(load.py(), || load.call0())
     }
 
     /// The coroutine runs as `task`, in `context`. It has its first turn at once.
-    fn attach(
+    pub fn attach(
         &self,
         py: Python<'_>,
         pump: Py<Pump>,

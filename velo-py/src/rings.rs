@@ -425,9 +425,10 @@ pub fn spin(
         return 0;
     };
     let began = ticks::now();
+    let yields = end.may_share_core();
     let mut rounds = 0u32;
     py.detach(|| {
-        spin.spin_for(budget, || {
+        spin.spin_for(budget, yields, || {
             rounds = rounds.wrapping_add(1);
             consumer.has_data()
                 || (space && producer.free_events() > 0)

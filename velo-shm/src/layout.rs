@@ -14,6 +14,7 @@ use std::cell::UnsafeCell;
 use std::mem::size_of;
 use std::ptr::NonNull;
 
+use crate::cpu;
 use crate::link::{LinkError, LinkSpec, Side};
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
@@ -151,6 +152,8 @@ pub(crate) struct CounterLine {
     pub closed_events: AtomicU64,
     pub closed_bytes: AtomicU64,
     pub wakes: AtomicU64,
+    /// The core that the doorbell was last rung on.
+    pub rung_on: AtomicU64,
 }
 
 /// How one side is told that it has something to do.
@@ -175,6 +178,7 @@ impl Direction {
                 closed_events: AtomicU64::new(0),
                 closed_bytes: AtomicU64::new(0),
                 wakes: AtomicU64::new(0),
+                rung_on: AtomicU64::new(cpu::UNKNOWN),
             }),
         }
     }

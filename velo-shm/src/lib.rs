@@ -45,6 +45,7 @@
 //! ```
 
 mod board;
+mod cpu;
 mod doorbell;
 mod layout;
 mod link;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64 as LocalU64;
 
 use crate::board::{Allowance, Progress, Running};
-use crate::doorbell::{Bells, Doorbell};
+use crate::doorbell::Bells;
 use crate::layout::{
     CLOSED, Direction, GROUP_SLOTS, Geometry, LinkHeader, RETIRED, RingHeader, WORDS, at,
 };
@@ -21,6 +21,7 @@ use crate::sync::{Ordering, full_fence};
 
 mod figures;
 mod setup;
+mod waking;
 
 pub use figures::SlotFigures;
 pub use setup::{LinkError, LinkSpec, initialise};
@@ -77,6 +78,7 @@ pub struct LinkEnd {
     pub(crate) heap: Heap,
     header: NonNull<LinkHeader>,
     bells: Bells,
+    core: waking::Core,
     /// Slots that something in this process still holds.
     held: [LocalU64; WORDS],
     /// Groups of slots whose pages are known to exist.
@@ -105,6 +107,7 @@ impl LinkEnd {
             geometry,
             side,
             bells,
+            core: waking::Core::default(),
             held: std::array::from_fn(|_| LocalU64::new(0)),
             committed: std::array::from_fn(|_| LocalU64::new(0)),
         }))
@@ -195,131 +198,6 @@ impl LinkEnd {
                     .load(Ordering::Acquire)
                     == 0
             })
-    }
-
-    /// Tells the other side to look at a slot, after a publish; rings its doorbell if it sleeps, and
-    /// is true then.
-    #[inline]
-    pub fn notify(&self, slot: u32) -> bool {
-        self.tell(self.side.peer(), slot)
-    }
-
-    /// As [`notify`](Self::notify), but a side that sleeps goes on sleeping until it is told
-    /// something else, or [`wake`](Self::wake) is called.
-    ///
-    /// Waking a side costs a system call, and the one who wakes it may have to hand over its core.
-    #[inline]
-    pub fn note(&self, slot: u32) {
-        assert!(slot < self.geometry.slots, "no slot `{slot}`");
-        self.direction(self.side.peer()).note(slot);
-    }
-
-    /// Rings the other side's doorbell if it sleeps, and is true then: slots were noted.
-    pub fn wake(&self) -> bool {
-        let direction = self.direction(self.side.peer());
-        let asleep = direction.wake();
-        if asleep {
-            direction.counters.wakes.fetch_add(1, Ordering::Relaxed);
-            self.bells.theirs.ring();
-        }
-        asleep
-    }
-
-    /// Whether the worker waits on its doorbell, or is about to.
-    pub fn worker_sleeps(&self) -> bool {
-        let direction = self.direction(Side::Worker);
-        direction.sleeping.load(Ordering::Relaxed) != 0
-    }
-
-    /// The client: whether more processes are awake than there are cores for. A worker that spins
-    /// then takes a core from one that has something to do.
-    pub fn set_crowded(&self, crowded: bool) {
-        let watch = &self.header().watch;
-        let said = watch.crowded.load(Ordering::Relaxed) != 0;
-        if said != crowded {
-            watch.crowded.store(crowded.into(), Ordering::Relaxed);
-        }
-    }
-
-    /// The worker: whether the client says so.
-    pub fn is_crowded(&self) -> bool {
-        self.header().watch.crowded.load(Ordering::Relaxed) != 0
-    }
-
-    /// Tells our own side to look at a slot: something other than the peer gave it work to do.
-    #[inline]
-    pub fn notify_self(&self, slot: u32) {
-        let _ = self.tell(self.side, slot);
-    }
-
-    #[inline]
-    fn tell(&self, to: Side, slot: u32) -> bool {
-        assert!(slot < self.geometry.slots, "no slot `{slot}`");
-        let direction = self.direction(to);
-        let asleep = direction.mark(slot);
-        if asleep {
-            direction.counters.wakes.fetch_add(1, Ordering::Relaxed);
-            if to == self.side {
-                self.bells.mine.ring()
-            } else {
-                self.bells.theirs.ring()
-            }
-        }
-        asleep
-    }
-
-    /// Rings the other side's doorbell, whether it sleeps or not: for what it is to look at although
-    /// nobody there waits for it.
-    pub fn ring(&self) {
-        self.bells.theirs.ring();
-    }
-
-    /// Says that this side is about to wait on its doorbell. Look once more at what could have
-    /// come ([`any_ready`](Self::any_ready), or the rings), and wait only if nothing has.
-    pub fn arm(&self) {
-        self.direction(self.side).arm();
-    }
-
-    /// Says that this side is awake again.
-    pub fn disarm(&self) {
-        self.direction(self.side).disarm();
-    }
-
-    /// Whether any slot is marked for this side.
-    #[inline]
-    pub fn any_ready(&self) -> bool {
-        self.direction(self.side).any()
-    }
-
-    /// Whether any slot but this one is marked for this side.
-    #[inline]
-    pub fn any_ready_but(&self, slot: u32) -> bool {
-        self.direction(self.side).any_but(slot)
-    }
-
-    /// Whether this slot is marked for this side.
-    #[inline]
-    pub fn is_ready(&self, slot: u32) -> bool {
-        assert!(slot < self.geometry.slots, "no slot `{slot}`");
-        self.direction(self.side).is_marked(slot)
-    }
-
-    /// Takes the slots that are marked for this side, and calls `f` with each.
-    ///
-    /// Look at both halves of such a slot: events may have come, space may have become free, and a
-    /// lease may have been dropped, which [`Consumer::publish`] passes on. A slot can be marked
-    /// with nothing new in it, and so can one that is not open any more.
-    #[inline]
-    pub fn take_ready(&self, f: impl FnMut(u32)) {
-        if self.side == Side::Worker {
-            self.header().board.looked();
-        }
-        self.direction(self.side).take(self.geometry.slots, f);
-    }
-
-    /// The doorbell that this side waits on.
-    pub fn doorbell(&self) -> &Doorbell {
-        &self.bells.mine
     }
 
     /// The worker: a function begins a step. It goes on the board, for those who ask after the

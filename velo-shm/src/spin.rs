@@ -86,22 +86,34 @@ impl Spin {
     }
 
     /// Spins until `ready`, for as long as it pays; true if it became so. `ready` is looked at
-    /// once in any case.
-    pub fn spin(&mut self, mut ready: impl FnMut() -> bool) -> bool {
+    /// once in any case. `yields` as in [`spin_for`](Self::spin_for).
+    pub fn spin(&mut self, yields: bool, mut ready: impl FnMut() -> bool) -> bool {
         if ready() {
             return true;
         }
         let Some(budget) = self.budget() else {
             return false;
         };
-        self.spin_for(budget, ready)
+        self.spin_for(budget, yields, ready)
     }
 
     /// Spins until `ready` for a budget that [`budget`](Self::budget) gave, and notes what came of
     /// it. For callers that have something to do before they spin.
-    pub fn spin_for(&mut self, budget: Duration, mut ready: impl FnMut() -> bool) -> bool {
+    ///
+    /// With `yields` it yields first: whoever is waited for has just been woken, and maybe on this
+    /// very core.
+    pub fn spin_for(
+        &mut self,
+        budget: Duration,
+        yields: bool,
+        mut ready: impl FnMut() -> bool,
+    ) -> bool {
         let begin = ticks::now();
         let mut yield_after = YIELD_AFTER;
+        if yields {
+            std::thread::yield_now();
+            yield_after = YIELD_EVERY;
+        }
         let found = loop {
             if (0..LOOKS).any(|_| {
                 std::hint::spin_loop();
@@ -171,18 +183,18 @@ mod tests {
     fn one_that_never_spins_is_not_even_tried() {
         let mut spin = Spin::never();
         assert!((0..3 * PROBE_EVERY).all(|_| spin.budget().is_none()));
-        assert!(spin.spin(|| true), "it looks once all the same");
-        assert!(!spin.spin(|| false));
+        assert!(spin.spin(false, || true), "it looks once all the same");
+        assert!(!spin.spin(false, || false));
     }
 
     #[test]
     fn a_spin_sees_what_happens_meanwhile_and_gives_up_in_time() {
         let mut spin = Spin::new();
         let mut looks = 0;
-        assert!(spin.spin(|| {
+        assert!(spin.spin(false, || {
             looks += 1;
             looks == 3
         }));
-        assert!(!spin.spin(|| false));
+        assert!(!spin.spin(false, || false));
     }
 }

@@ -194,6 +194,66 @@ fn the_doorbell_rings_only_for_those_who_sleep() {
     assert!(pair.worker.doorbell().drain());
 }
 
+/// Wakes the worker from a thread on this core; the client's core, and the worker's, may be others.
+#[cfg(target_os = "linux")]
+fn woken_on(pair: &Pair, client: usize, worker: usize) {
+    std::thread::scope(|scope| {
+        pair.worker.arm();
+        let rings = scope.spawn(|| {
+            run_on(client);
+            assert!(pair.client.notify(1), "the worker slept");
+        });
+        rings.join().unwrap();
+    });
+    run_on(worker);
+    pair.worker.woken();
+}
+
+#[cfg(target_os = "linux")]
+fn run_on(core: usize) {
+    let mut cores = nix::sched::CpuSet::new();
+    cores.set(core).unwrap();
+    nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &cores).unwrap();
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_side_that_is_woken_on_its_wakers_core_gives_way_once() {
+    let this_thread = nix::unistd::Pid::from_raw(0);
+    let cores = nix::sched::sched_getaffinity(this_thread).unwrap();
+    let usable: Vec<_> = (0..nix::sched::CpuSet::count())
+        .filter(|&core| cores.is_set(core).unwrap())
+        .collect();
+    let pair = Pair::new(SMALL);
+    assert!(!pair.worker.shares_core() && !pair.worker.may_share_core());
+
+    woken_on(&pair, usable[0], usable[0]);
+    assert!(pair.worker.shares_core());
+    assert!(!pair.worker.shares_core(), "once");
+    assert!(!pair.worker.may_share_core(), "for whatever comes first");
+    woken_on(&pair, usable[0], usable[0]);
+    assert!(pair.worker.may_share_core());
+    assert!(!pair.worker.shares_core());
+
+    // Whoever rings does not know where the other one wakes up.
+    assert!(pair.client.may_share_core());
+    assert!(!pair.client.may_share_core(), "once");
+    assert!(!pair.client.shares_core(), "nobody has woken it");
+
+    if let Some(&other) = usable.get(1) {
+        woken_on(&pair, usable[0], usable[0]);
+        woken_on(&pair, other, usable[0]);
+        assert!(!pair.worker.may_share_core(), "the last one counts");
+    }
+
+    woken_on(&pair, usable[0], usable[0]);
+    pair.worker.arm();
+    pair.worker.notify_self(1);
+    pair.worker.woken();
+    assert!(!pair.worker.shares_core(), "nobody waits who told itself");
+    nix::sched::sched_setaffinity(this_thread, &cores).unwrap();
+}
+
 #[test]
 fn a_side_can_tell_itself() {
     let pair = Pair::new(SMALL);

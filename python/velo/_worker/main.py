@@ -6,14 +6,12 @@ import asyncio
 import contextvars
 import functools
 import logging
-import os
 import signal
 import traceback
 from collections.abc import Callable
 from typing import Any
 
 from velo import _core, _remote, _slow
-from velo._context import stream_name
 from velo._reference import load
 from velo._signature import takes_state
 from velo._worker import keys, logs, output, report, window
@@ -48,8 +46,6 @@ class Client:
         self.context = contextvars.copy_context()
         self.context.run(logs.link_of_stream.set, link)
         self.tasks: dict[int, asyncio.Task[None]] = {}
-        # What the next stream is to be attached to.
-        self.keep: tuple[bytes, int, float | None, str] | None = None
         # Under which number the function of each slot's stream is known, at which moment it was
         # opened, the last one last, and under which key it is kept, for those who look.
         self.opened: dict[int, tuple[int, int, str | None]] = {}
@@ -58,18 +54,19 @@ class Client:
 class _Worker:
     def __init__(self, seat: _core.WorkerSeat) -> None:
         self._seat = seat
-        self._selector = LinkSelector(self._on_ready)
+        self._selector = LinkSelector()
         self._clients: dict[int, Client] = {}
         self._loop: asyncio.AbstractEventLoop
         self._stop: asyncio.Event
         self._leaving: set[asyncio.Task[None]] = set()
         self._looking: asyncio.TimerHandle | None = None
         self._keys = keys.Keys(seat, self._function, self.links)
-        self._handlers: dict[str, Callable[..., None]] = {
+        self._handlers: dict[str, Callable[..., Any]] = {
             "define": self._do_define,
             "levels": self._do_levels,
+            "load": self._function,
+            "started": self._do_started,
             "keep": self._do_keep,
-            "open": self._do_open,
             "snapshot": self._do_snapshot,
             "cancel": self._do_cancel,
             "detach_kept": self._do_detach_kept,
@@ -110,7 +107,7 @@ class _Worker:
     def _on_detach(self, number: int) -> None:
         if number not in self._clients:
             return
-        self._on_ready()  # what it has said before it went counts
+        self._selector.process()  # what it has said before it went counts
         client = self._clients.pop(number)
         self._keys.leave(client)
         self._watch_links()
@@ -126,21 +123,21 @@ class _Worker:
     # Somebody looks: at what was opened before they asked, whichever way the news of that takes.
 
     def _on_streams(self, ask: int, since: int, parked: int) -> None:
-        self._on_ready()
+        self._selector.process()
         half = self._seat.MOST_TOLD // 2 - 64
         opened = window.opened_since(self._clients.values(), since, half)
         told = self._keys.parked_since(parked, half)
         self._seat.tell(ask, f'{{"open": {opened}, "parked": {told}}}')
 
     def _on_inspect(self, ask: int, which: str) -> None:
-        self._on_ready()
+        self._selector.process()
         found = [s for c in self._clients.values() for s in window.find(c, which)]
         found += self._keys.find_parked(which)
         said = [*map(window.inspect, found), *window.failures(which)]
         self._seat.tell(ask, window.packed(said, self._seat.MOST_TOLD))
 
     def _on_end(self, ask: int, which: str, why: str) -> None:
-        self._on_ready()
+        self._selector.process()
         ended = []
         for client in self._clients.values():
             for stream in window.find(client, which):
@@ -158,10 +155,8 @@ class _Worker:
     def _on_retire(self) -> None:
         self._keys.retire()
 
-    def _do_keep(
-        self, client: Client, key: bytes, grant: int, timeout: float | None, shown: str
-    ) -> None:
-        client.keep = (key, grant, timeout, shown)
+    def _do_keep(self, client: Client, *opening: Any) -> None:
+        self._keys.open(keys.Opening(client, *opening))
 
     def _do_detach_kept(self, client: Client, slot: int, stream: int) -> None:
         self._keys.detach(client, (slot, stream))
@@ -201,7 +196,11 @@ class _Worker:
         self._looking = self._loop.call_later(pause, self._look_for_streams, idle)
 
     def _watch_links(self) -> None:
-        self._selector.watch.watch(self.links())
+        watched = [
+            (client.link, client.context, client.functions, functools.partial(self._do, client))
+            for client in self._clients.values()
+        ]
+        self._selector.watch.watch(self._loop, watched)
 
     async def _cancel(self, tasks: list[asyncio.Task[None]]) -> None:
         for task in tasks:
@@ -211,52 +210,18 @@ class _Worker:
 
     # The clients.
 
-    def _on_ready(self) -> None:
-        for client in list(self._clients.values()):
-            try:
-                for what, *rest in client.link.process_ready():
-                    self._handlers[what](client, *rest)
-            except Exception:
-                # A link that makes no sense serves nobody: its client is told by our exit.
-                traceback.print_exc()
-                os._exit(70)
+    def _do(self, client: Client, what: str, *rest: Any) -> Any:
+        return self._handlers[what](client, *rest)
 
     def _do_define(self, client: Client, function: int, definition: bytes) -> None:
         client.functions[function] = definition
 
-    def _do_open(
-        self,
-        client: Client,
-        place: tuple[int, int],
-        function: int,
-        limits: tuple[int, int, bool, bool, bool],
-        budgets: tuple[float | None, float | None],
-        name: str,
+    def _do_started(
+        self, client: Client, slot: int, function: int, task: asyncio.Task[None]
     ) -> None:
-        keep, client.keep = client.keep, None
-        if keep is not None:
-            terms = (budgets, name)
-            self._keys.open(keys.Opening(client, keep, place, function, limits, terms))
-            return
-        port = client.link.open(self._loop, place, limits, budgets, name)
-        known = client.functions.get(function, b"")
-        if isinstance(known, bytes):
-            # Importing its module is a part of it, and may fail, or worse.
-            pump = port.load_and_start(functools.partial(self._function, client, function))
-        else:
-            pump = port.start(*known)
-        if pump is None:
-            return
-        context = client.context.copy()
-        context.run(stream_name.set, name)
-        task = asyncio.Task(pump, loop=self._loop, name=name, context=context)
-        try:
-            port.attach(pump, task, context)  # somebody may wait for what its first step brings
-        finally:
-            slot, _ = place
-            client.tasks[slot] = task
-            client.opened[slot] = (function, window.moment(), None)
-            task.add_done_callback(functools.partial(_forget, client, slot))
+        client.tasks[slot] = task
+        client.opened[slot] = (function, window.moment(), None)
+        task.add_done_callback(functools.partial(_forget, client, slot))
 
     def _function(self, client: Client, number: int) -> tuple[Callable[..., Any], bool]:
         """Return a function, and whether it is called with a state."""

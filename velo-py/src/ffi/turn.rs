@@ -11,6 +11,16 @@ pub fn copy_context(py: Python<'_>) -> PyResult<Py<PyAny>> {
     unsafe { Bound::from_owned_ptr_or_err(py, ffi::PyContext_CopyCurrent()).map(Bound::unbind) }
 }
 
+/// A copy of this context.
+pub fn copy_of(context: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
+    // SAFETY: `context` is a live object; anything but a context is an error that CPython raises.
+    // Returns a new reference, or NULL with an error set.
+    unsafe {
+        let copy = ffi::PyContext_Copy(context.as_ptr());
+        Bound::from_owned_ptr_or_err(context.py(), copy).map(Bound::unbind)
+    }
+}
+
 /// Runs `step` as if `task` did, in the middle of whatever is running.
 ///
 /// # Errors

@@ -4,15 +4,15 @@
 mod held;
 mod port;
 mod saving;
+mod serve;
 mod watch;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
-use std::time::Duration;
 
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyTuple};
+use pyo3::types::PyTuple;
 use velo_shm::{Consumer, Limits, LinkEnd, Producer};
 
 use crate::budget::Budget;
@@ -39,6 +39,8 @@ struct LinkState {
     pub(super) control_out: Producer,
     pub(super) control_in: Consumer,
     pub(super) ports: HashMap<u32, Arc<RingPort>>,
+    /// What the stream that is opened next is attached to.
+    pub(super) keep: Option<Py<PyTuple>>,
 }
 
 impl Link {
@@ -62,6 +64,63 @@ impl Link {
             .flatten()
     }
 
+    /// The port of a stream that the client has opened.
+    fn port_at(
+        self: &Arc<Self>,
+        py: Python<'_>,
+        event_loop: Py<PyAny>,
+        place: (u32, u64),
+        limits: (u32, u64, bool, bool, bool),
+        function: Arc<FunctionSide>,
+        kept: bool,
+    ) -> PyResult<Arc<RingPort>> {
+        let (slot, stream) = place;
+        let (buffer, max_bytes, drops, recovers, restored) = limits;
+        let limits = Limits {
+            events: buffer,
+            bytes: max_bytes,
+        };
+        let (producer, consumer) = self
+            .end
+            .open_slot(slot, limits)
+            .map_err(|error| errors::corrupted(format!("cannot open slot {slot}: {error}")))?;
+        let port = Arc::new_cyclic(|this: &Weak<RingPort>| RingPort {
+            ends: GilCell::new(Ends {
+                rings: Some(Rings::new(producer, consumer, max_bytes)),
+                current: None,
+                input_ended: false,
+                asked: false,
+                cancelled: false,
+                ended_by: None,
+                unsent_end: None,
+                drops,
+                recovers,
+                restored,
+                saving: None,
+                unsaved: None,
+            }),
+            link: self.clone(),
+            slot,
+            number: stream,
+            function,
+            kept,
+            event_loop,
+            this: this.clone(),
+            held: GilCell::default(),
+            counted: AtomicBool::new(true),
+        });
+        self.state
+            .with(py, |state| state.ports.insert(slot, port.clone()))?;
+        port::one_more();
+        Ok(port)
+    }
+
+    /// The port that the client has opened under this number, if it is there.
+    fn known(&self, py: Python<'_>, (slot, stream): (u32, u64)) -> Option<Arc<RingPort>> {
+        let port = self.port(py, slot);
+        port.filter(|port| port.number == stream)
+    }
+
     fn close(&self, py: Python<'_>, slot: u32) {
         if let Ok(Some(port)) = self.state.with(py, |state| state.ports.remove(&slot)) {
             port.close(py);
@@ -83,6 +142,7 @@ impl WorkerLink {
             control_out,
             control_in,
             ports: HashMap::new(),
+            keep: None,
         };
         Ok(WorkerLink {
             link: Arc::new(Link {
@@ -96,46 +156,7 @@ impl WorkerLink {
 
 #[pymethods]
 impl WorkerLink {
-    /// Lets the functions go on whose streams changed. Returns the control messages that came, as
-    /// tuples `(what, ...)`.
-    fn process_ready<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyTuple>>> {
-        if self.link.broken.load(Relaxed) {
-            return Err(errors::corrupted(
-                "the control messages of a link were written over",
-            ));
-        }
-        let mut ready = Vec::new();
-        self.link.end.take_ready(|slot| ready.push(slot));
-        let mut messages = Vec::new();
-        for slot in ready {
-            if slot == control::SLOT {
-                self.read_control(py, &mut messages)?;
-            } else if let Some(port) = self.link.port(py, slot) {
-                port.wake(py);
-            }
-        }
-        Ok(messages)
-    }
-
-    /// The function's half of a stream that the client has opened.
-    fn open(
-        &self,
-        py: Python<'_>,
-        event_loop: Py<PyAny>,
-        place: (u32, u64),
-        limits: (u32, u64, bool, bool, bool),
-        budgets: (Option<f64>, Option<f64>),
-        name: String,
-    ) -> PyResult<StreamPort> {
-        let function = Arc::default();
-        let port = self.port_at(py, event_loop, place, limits, function, false)?;
-        let port = Port::Ring(port);
-        let (stall, event) = budgets;
-        let budget = Budget::new(name, &port, stall, event);
-        Ok(StreamPort::new(port, budget))
-    }
-
-    /// As `open`, for a function that is kept: `tell(over, error)` is called when an attachment is
+    /// The function's half of a stream that the client has opened, of a function that is kept:
     /// over, or the function. Returns what keeps it, too.
     fn keep(
         &self,
@@ -149,7 +170,9 @@ impl WorkerLink {
         let ((stall, event), name) = terms;
         let function: Arc<FunctionSide> = Arc::default();
         let event_loop_of = || event_loop.clone_ref(py);
-        let port = self.port_at(py, event_loop_of(), place, limits, function.clone(), true)?;
+        let port = self
+            .link
+            .port_at(py, event_loop_of(), place, limits, function.clone(), true)?;
         let kept = KeptPort::new(Half::Ring(port), function, event_loop_of(), tell);
         let kept = Arc::new(kept);
         let port = Port::Kept(kept.clone(), false);
@@ -167,13 +190,15 @@ impl WorkerLink {
     ) -> PyResult<()> {
         let port = &kept.port;
         let (event_loop, function) = (port.event_loop().clone_ref(py), port.function().clone());
-        let half = self.port_at(py, event_loop, place, limits, function, true)?;
+        let half = self
+            .link
+            .port_at(py, event_loop, place, limits, function, true)?;
         port.attach(py, Half::Ring(half))
     }
 
     /// The client lets go of a kept function, if it is the one that is attached.
     fn detach(&self, py: Python<'_>, kept: &Kept, place: (u32, u64)) -> PyResult<bool> {
-        match self.known(py, place) {
+        match self.link.known(py, place) {
             Some(port) => kept.port.leave(py, Some(&Half::Ring(port))),
             None => Ok(false), // it has ended
         }
@@ -223,140 +248,4 @@ impl WorkerLink {
     fn streams(&self) -> u32 {
         self.link.end.residents()
     }
-}
-
-impl WorkerLink {
-    /// The port of a stream that the client has opened.
-    fn port_at(
-        &self,
-        py: Python<'_>,
-        event_loop: Py<PyAny>,
-        place: (u32, u64),
-        limits: (u32, u64, bool, bool, bool),
-        function: Arc<FunctionSide>,
-        kept: bool,
-    ) -> PyResult<Arc<RingPort>> {
-        let (slot, stream) = place;
-        let (buffer, max_bytes, drops, recovers, restored) = limits;
-        let limits = Limits {
-            events: buffer,
-            bytes: max_bytes,
-        };
-        let (producer, consumer) = self
-            .link
-            .end
-            .open_slot(slot, limits)
-            .map_err(|error| errors::corrupted(format!("cannot open slot {slot}: {error}")))?;
-        let port = Arc::new_cyclic(|this: &Weak<RingPort>| RingPort {
-            ends: GilCell::new(Ends {
-                rings: Some(Rings::new(producer, consumer, max_bytes)),
-                current: None,
-                input_ended: false,
-                asked: false,
-                cancelled: false,
-                ended_by: None,
-                unsent_end: None,
-                drops,
-                recovers,
-                restored,
-                saving: None,
-                unsaved: None,
-            }),
-            link: self.link.clone(),
-            slot,
-            number: stream,
-            function,
-            kept,
-            event_loop,
-            this: this.clone(),
-            held: GilCell::default(),
-            counted: AtomicBool::new(true),
-        });
-        self.link
-            .state
-            .with(py, |state| state.ports.insert(slot, port.clone()))?;
-        port::one_more();
-        Ok(port)
-    }
-
-    /// The port that the client has opened under this number, if it is there.
-    fn known(&self, py: Python<'_>, (slot, stream): (u32, u64)) -> Option<Arc<RingPort>> {
-        let port = self.link.port(py, slot);
-        port.filter(|port| port.number == stream)
-    }
-
-    fn read_control<'py>(
-        &self,
-        py: Python<'py>,
-        messages: &mut Vec<Bound<'py, PyTuple>>,
-    ) -> PyResult<()> {
-        loop {
-            let message = self
-                .link
-                .state
-                .with(py, |state| control::receive(py, &mut state.control_in))??;
-            messages.push(match message {
-                None => return Ok(()),
-                Some(Control::Define {
-                    function,
-                    definition,
-                }) => ("define", function, PyBytes::new(py, &definition)).into_pyobject(py)?,
-                Some(Control::Open {
-                    stream,
-                    slot,
-                    function,
-                    buffer,
-                    max_bytes,
-                    drops,
-                    recovers,
-                    restored,
-                    stall_ms,
-                    event_ms,
-                    name,
-                }) => {
-                    let limits = (buffer, max_bytes, drops, recovers, restored);
-                    let budgets = (seconds(stall_ms), seconds(event_ms));
-                    ("open", (slot, stream), function, limits, budgets, name).into_pyobject(py)?
-                }
-                Some(Control::Keep {
-                    key,
-                    grant,
-                    timeout_ms,
-                    shown,
-                }) => {
-                    let key = PyBytes::new(py, &key.0);
-                    ("keep", key, grant, seconds(timeout_ms), shown).into_pyobject(py)?
-                }
-                Some(Control::Detach { slot, stream }) => {
-                    ("detach_kept", slot, stream).into_pyobject(py)?
-                }
-                Some(Control::Levels { packed }) => {
-                    ("levels", PyBytes::new(py, &packed)).into_pyobject(py)?
-                }
-                Some(Control::Snapshot { slot, stream }) => {
-                    ("snapshot", slot, stream).into_pyobject(py)?
-                }
-                Some(Control::Cancel { slot }) => ("cancel", slot).into_pyobject(py)?,
-                Some(Control::Close { slot }) => {
-                    self.link.close(py, slot);
-                    continue;
-                }
-                Some(
-                    Control::Ended { .. }
-                    | Control::Asked { .. }
-                    | Control::Log { .. }
-                    | Control::Slow { .. },
-                ) => {
-                    return Err(errors::corrupted(
-                        "the client sent a message that only workers send",
-                    ));
-                }
-            });
-        }
-    }
-}
-
-/// A limit as it travels: 0 for none.
-fn seconds(ms: u64) -> Option<f64> {
-    (ms > 0).then(|| Duration::from_millis(ms).as_secs_f64())
 }

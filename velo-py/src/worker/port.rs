@@ -222,8 +222,13 @@ impl RingPort {
         let news = self.ends.with(py, |ends| {
             ends.rings.as_mut().is_some_and(|r| r.producer.publish())
         });
-        if news.unwrap_or(false) {
-            self.link.end.notify(self.slot);
+        if !news.unwrap_or(false) {
+            return;
+        }
+        let end = &self.link.end;
+        end.notify(self.slot);
+        if end.shares_core() && !end.is_crowded() {
+            py.detach(std::thread::yield_now);
         }
     }
 

@@ -333,7 +333,11 @@ impl Stream {
             return Ok(());
         };
         let at_once = deadline.is_some_and(|deadline| deadline <= Instant::now());
-        if !at_once && may_spin(self.hub.link_count()) && self.spin.spin(|| want.may_be_met(rings))
+        if !at_once
+            && may_spin(self.hub.link_count())
+            && self
+                .spin
+                .spin(self.end.may_share_core(), || want.may_be_met(rings))
         {
             return Ok(());
         }
