@@ -555,6 +555,7 @@ class Client:
             loop = self._loop()
             if loop is not None and not loop.is_closed():
                 loop.remove_reader(link.end.fileno())
+                loop.remove_reader(link.end.alarm_fileno())
                 if link.number < 0 and (process := link.end.process_fileno()) is not None:
                     loop.remove_reader(process)
 

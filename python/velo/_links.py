@@ -53,21 +53,11 @@ def attach(link: Link, loop: asyncio.AbstractEventLoop, client: Client) -> None:
     loop_of, end_of = weakref.ref(loop), weakref.ref(end)
     client_of, link_of = weakref.ref(client), weakref.ref(link)
     loop.add_reader(end.fileno(), end.on_doorbell)
-    end.set_nap(functools.partial(_nap, loop_of, end_of))
+    loop.add_reader(end.alarm_fileno(), end.nap_over)
     end.set_wake_soon(functools.partial(_wake_soon, loop_of, end_of))
     end.set_slow(functools.partial(_slow_step, loop_of, client_of, link_of))
     end.set_broken(functools.partial(_broken, loop_of, client_of, link_of))
     end.set_log(functools.partial(_log, loop_of, link.pid))
-
-
-def _nap(
-    loop_of: weakref.ref[asyncio.AbstractEventLoop],
-    end_of: weakref.ref[_core.ClientLink],
-    seconds: float,
-) -> None:
-    loop, end = loop_of(), end_of()
-    if loop is not None and end is not None:
-        loop.call_later(seconds, end.nap_over)
 
 
 def _broken(

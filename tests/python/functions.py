@@ -41,6 +41,14 @@ async def computes(events):
 
 
 @stream_fn
+async def dawdles(events):
+    """Takes some 250 µs per event."""
+    async for event in events:
+        time.sleep(0.0002)
+        yield event
+
+
+@stream_fn
 async def running_sum(events):
     total = 0
     async for event in events:

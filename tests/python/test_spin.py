@@ -1,30 +1,39 @@
 """Spinning and naps: what a client does where workers could use its core."""
 
 import asyncio
+import os
 import time
+
+import pytest
 
 import functions
 from helpers import run_script
 
-ONE_CORE = """
+PROGRAM = """
     import asyncio, os, sys
 
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:{cores}])
     sys.path.insert(0, sys.argv[1])
     import functions
-    from velo import _links
 
     naps = 0
-    nap = _links._nap
 
-    def counted(*arguments):
-        global naps
-        naps += 1
-        nap(*arguments)
+    def counted(nap_over):
+        def count():
+            global naps
+            naps += 1
+            nap_over()
 
-    _links._nap = counted
+        return count
 
     async def main():
+        loop = asyncio.get_running_loop()
+        add = loop.add_reader
+
+        def add_reader(fd, call, *arguments):
+            add(fd, counted(call) if call.__name__ == "nap_over" else call, *arguments)
+
+        loop.add_reader = add_reader
         async with functions.{function}.options(mode="process").open() as stream:
             while True:
                 before = naps
@@ -37,20 +46,27 @@ ONE_CORE = """
 """
 
 
-def on_one_core(tmp_path, function, events, enough):
-    script = ONE_CORE.format(function=function, events=events, enough=enough)
-    code, _, errors = run_script(tmp_path, script, functions.__file__.rpartition("/")[0])
+def until(tmp_path, enough, function, events, cores=1):
+    """Feed so many events again and again until the naps in between are as they should be."""
+    program = PROGRAM.format(function=function, events=events, enough=enough, cores=cores)
+    code, _, errors = run_script(tmp_path, program, functions.__file__.rpartition("/")[0])
     assert code == 0, errors
 
 
 def test_bulk_transfer_does_not_nap_while_its_worker_has_nothing_to_do(tmp_path):
     # More than a hundred times as many events as the buffer holds, and the client never slept on
     # although they were done.
-    on_one_core(tmp_path, "echo", 30_000, "naps == before")
+    until(tmp_path, "naps == before", "echo", 30_000)
 
 
 def test_bulk_transfer_naps_while_its_worker_computes(tmp_path):
-    on_one_core(tmp_path, "computes", 1_000, "naps > before")
+    # Once for several of what it sends: its worker is not to run dry.
+    until(tmp_path, "5 < naps - before < 500", "computes", 1_000)
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core")
+def test_it_naps_also_where_a_core_is_free(tmp_path):
+    until(tmp_path, "5 < naps - before < 500", "dawdles", 1_000, cores=2)
 
 
 async def test_a_stream_that_is_worth_spinning_for_lets_other_tasks_have_their_turn():

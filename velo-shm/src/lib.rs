@@ -44,6 +44,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+#[cfg(all(target_os = "linux", not(loom)))]
+mod alarm;
 mod board;
 mod cpu;
 mod doorbell;
@@ -57,6 +59,8 @@ mod spin;
 mod sync;
 pub mod ticks;
 
+#[cfg(all(target_os = "linux", not(loom)))]
+pub use alarm::Alarm;
 pub use board::{Allowance, Progress, Running, Setting};
 pub use doorbell::{Bells, Doorbell};
 #[cfg(not(loom))]
@@ -65,7 +69,7 @@ pub use layout::MAX_SLOTS;
 pub use link::{
     Counters, LinkCounters, LinkEnd, LinkError, LinkSpec, Side, SlotFigures, initialise,
 };
-pub use nap::{Naps, Tally};
+pub use nap::Naps;
 pub use ring::{
     Consumer, FIRST_KIND, Frame, Full, Lease, Limits, Loan, Part, Producer, Reservation,
     ReserveError, RingCorrupted, lending_len,

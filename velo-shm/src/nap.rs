@@ -1,91 +1,59 @@
 //! How long a client looks away from workers that have enough to do.
 
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-/// The shortest nap, which is the least that asyncio's selectors wait for, and the longest.
-const SHORTEST: Duration = Duration::from_millis(1);
-const LONGEST_IN_SHORTEST: u32 = 4;
+/// About what it costs to sleep and to be woken: less is no nap.
+const SHORTEST: Duration = Duration::from_micros(100);
+/// Results are late by as much.
+const LONGEST: Duration = Duration::from_millis(1);
+/// What a worker has left is handled for one part in so many during a nap.
+const PART: u64 = 2;
+/// The same where workers need the cores: each time it wakes up, the client takes one from them, and
+/// has to wait for it.
+const LONGEST_WHERE_CROWDED: Duration = Duration::from_millis(4);
+const PART_WHERE_CROWDED: u64 = 4;
+/// For fewer results it does not matter who wakes the client.
+const RESULTS: u64 = 2;
 
-/// Naps that turn out to be too long are left out for so many waits.
-const WITHOUT: u32 = 1000;
-
-/// Learns whether to nap, and for how long.
+/// Learns how fast a worker is, and with it whether to nap, and for how long.
 ///
-/// Waking up takes the core from a worker, whether there is one result or a hundred. So naps grow
-/// while workers have most of what they had left when one began, and bring more than one result; for
-/// a worker that takes longer than that for a result, they would only hold it up. They shrink when
-/// workers run low, and are left out for a while where workers are done before one is over.
-#[derive(Debug)]
-pub struct Naps {
-    /// In the shortest.
-    length: AtomicU32,
-    /// Waits for which none is tried.
-    without: AtomicU32,
-}
-
-impl Default for Naps {
-    fn default() -> Self {
-        Naps {
-            length: AtomicU32::new(1),
-            without: AtomicU32::new(0),
-        }
-    }
-}
-
-/// What a nap came to, over the streams that were woken after it.
+/// Waking the client for each result takes a worker's time, and where there are no more cores than
+/// workers, its core. So who has filled a worker's queue may sleep by the clock instead, until the
+/// worker has handled a part of what it had: it never runs dry, and several results are taken at once.
 #[derive(Debug, Default)]
-pub struct Tally {
-    woken: u32,
-    starved: u32,
-    low: bool,
-    handled: u32,
-}
-
-impl Tally {
-    /// One stream had `before` events in flight when the nap began, and has `now`. None before: it is
-    /// the end of bulk transfer, and the worker runs out of it whatever its pace.
-    pub fn count(&mut self, before: u32, now: u32) {
-        self.woken += 1;
-        if before == 0 {
-            return;
-        }
-        let handled = before.saturating_sub(now);
-        self.handled = self.handled.saturating_add(handled);
-        self.low |= handled > before / 4;
-        self.starved += u32::from(handled > before / 2);
-    }
+pub struct Naps {
+    /// Nanoseconds for an event; 0 while unknown.
+    pace: AtomicU64,
 }
 
 impl Naps {
-    /// How long to nap in this wait; `None` for not at all. Only where all that wait have more to send
-    /// is it longer than the shortest.
-    pub fn next(&self, sending: bool) -> Option<Duration> {
-        let without = self.without.load(Relaxed);
-        if without > 0 {
-            self.without.store(without - 1, Relaxed);
-            return None;
-        }
-        let length = if sending {
-            self.length.load(Relaxed)
-        } else {
-            1
+    /// How long to nap while a worker has so many events left; `None` for not at all. `crowded` says
+    /// that workers need the cores, and that there is more to send.
+    pub fn next(&self, left: u64, crowded: bool) -> Option<Duration> {
+        let pace = self.pace.load(Relaxed);
+        let (longest, part) = match crowded {
+            true => (LONGEST_WHERE_CROWDED, PART_WHERE_CROWDED),
+            false => (LONGEST, PART),
         };
-        Some(SHORTEST * length)
+        let nap = Duration::from_nanos(pace.saturating_mul(left) / part).min(longest);
+        let several = Duration::from_nanos(pace.saturating_mul(RESULTS));
+        (nap >= SHORTEST && nap >= several).then_some(nap)
     }
 
-    /// Learns from one that is over.
-    pub fn over(&self, tally: &Tally) {
-        let length = self.length.load(Relaxed);
-        if tally.woken > 0 && tally.starved == tally.woken {
-            self.without.store(WITHOUT, Relaxed);
+    /// Learns from a sleep of whatever kind, in which so many events were handled.
+    pub fn slept(&self, time: Duration, handled: u64) {
+        if time < SHORTEST {
+            return; // it had not begun before something came
         }
-        if tally.low {
-            self.length.store((length / 2).max(1), Relaxed);
-        } else if tally.handled > 1 {
-            let longer = (2 * length).min(LONGEST_IN_SHORTEST);
-            self.length.store(longer, Relaxed);
-        }
+        let time = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        let before = self.pace.load(Relaxed);
+        let pace = match (before, time.checked_div(handled)) {
+            (_, None) => before.max(time),
+            (_, Some(now)) if now < before / 4 || before == 0 => now, // something has changed
+            (_, Some(now)) => before - before / 4 + now / 4,
+        };
+        self.pace.store(pace, Relaxed);
     }
 }
 
@@ -93,72 +61,64 @@ impl Naps {
 mod tests {
     use super::*;
 
-    fn after(naps: &Naps, streams: &[(u32, u32)]) -> Option<Duration> {
-        let mut tally = Tally::default();
-        for &(before, now) in streams {
-            tally.count(before, now);
-        }
-        naps.over(&tally);
-        naps.next(true)
+    const MICRO: Duration = Duration::from_micros(1);
+
+    /// Of a worker that takes so long for an event.
+    fn naps(pace: Duration) -> Naps {
+        let naps = Naps::default();
+        naps.slept(pace * 1000, 1000);
+        naps
     }
 
     #[test]
-    fn naps_grow_to_a_bound_while_workers_have_enough_to_do() {
-        let naps = Naps::default();
-        assert_eq!(naps.next(true), Some(SHORTEST));
-        assert_eq!(after(&naps, &[(256, 250)]), Some(2 * SHORTEST));
-        for _ in 0..10 {
-            after(&naps, &[(256, 240), (256, 250)]);
-        }
-        assert_eq!(naps.next(true), Some(LONGEST_IN_SHORTEST * SHORTEST));
+    fn the_first_sleep_ends_when_something_comes() {
+        assert_eq!(Naps::default().next(256, true), None);
     }
 
     #[test]
-    fn one_result_a_nap_is_no_reason_for_longer_ones() {
-        let naps = Naps::default();
-        assert_eq!(after(&naps, &[(256, 255)]), Some(SHORTEST));
-        assert_eq!(after(&naps, &[(256, 256)]), Some(SHORTEST));
-        assert_eq!(after(&naps, &[]), Some(SHORTEST));
+    fn a_nap_leaves_the_worker_most_of_what_it_had() {
+        let naps = naps(300 * MICRO);
+        assert_eq!(naps.next(4, false), Some(600 * MICRO));
+        assert_eq!(naps.next(6, false), Some(900 * MICRO));
+        assert_eq!(naps.next(8, true), Some(600 * MICRO));
+        assert_eq!(naps.next(4, true), None);
     }
 
     #[test]
-    fn they_shrink_when_one_worker_runs_low() {
-        let naps = Naps::default();
-        after(&naps, &[(256, 250)]);
-        assert_eq!(after(&naps, &[(256, 250)]), Some(4 * SHORTEST)); // the longest
-        let low = [(256, 250), (256, 180)];
-        assert_eq!(after(&naps, &low), Some(2 * SHORTEST));
-        assert_eq!(after(&naps, &low), Some(SHORTEST));
-        assert_eq!(after(&naps, &low), Some(SHORTEST));
+    fn results_are_late_by_a_bounded_time() {
+        let naps = naps(50 * MICRO);
+        assert_eq!(naps.next(1000, false), Some(LONGEST));
+        assert_eq!(naps.next(1000, true), Some(LONGEST_WHERE_CROWDED));
     }
 
     #[test]
-    fn they_are_left_out_where_all_are_done_sooner_and_tried_again() {
-        let naps = Naps::default();
-        assert_eq!(after(&naps, &[(256, 0), (256, 100)]), None);
-        for _ in 0..WITHOUT - 1 {
-            assert_eq!(naps.next(true), None);
-        }
-        assert_eq!(naps.next(true), Some(SHORTEST));
+    fn no_nap_for_a_single_result_or_a_fast_worker() {
+        assert_eq!(naps(300 * MICRO).next(3, false), None);
+        assert_eq!(naps(600 * MICRO).next(256, false), None);
+        assert_eq!(
+            naps(600 * MICRO).next(256, true),
+            Some(LONGEST_WHERE_CROWDED)
+        );
+        assert_eq!(naps(3000 * MICRO).next(256, true), None);
+        assert_eq!(naps(MICRO / 5).next(256, true), None);
+        assert_eq!(naps(300 * MICRO).next(0, true), None);
     }
 
     #[test]
-    fn short_inputs_that_are_done_sooner_turn_naps_off() {
-        let naps = Naps::default();
-        assert_eq!(after(&naps, &[(3, 0)]), None);
+    fn a_worker_that_slows_down_is_waited_for_and_one_that_speeds_up_is_found_out() {
+        let naps = naps(50 * MICRO);
+        naps.slept(20 * LONGEST, 0);
+        assert_eq!(naps.next(256, true), None);
+        naps.slept(150 * MICRO, 3);
+        assert_eq!(naps.next(256, false), Some(LONGEST));
+        naps.slept(LONGEST, 256_000);
+        assert_eq!(naps.next(256, false), None);
     }
 
     #[test]
-    fn the_end_of_bulk_transfer_says_nothing_of_the_worker() {
-        let naps = Naps::default();
-        assert_eq!(after(&naps, &[(0, 0), (0, 3)]), Some(SHORTEST));
-    }
-
-    #[test]
-    fn who_waits_for_the_end_does_not_wait_long() {
-        let naps = Naps::default();
-        assert_eq!(after(&naps, &[(256, 250)]), Some(2 * SHORTEST));
-        assert_eq!(naps.next(false), Some(SHORTEST));
-        assert_eq!(naps.next(true), Some(2 * SHORTEST));
+    fn a_sleep_that_never_was_says_nothing() {
+        let naps = naps(50 * MICRO);
+        naps.slept(MICRO, 200);
+        assert_eq!(naps.next(256, false), Some(LONGEST));
     }
 }

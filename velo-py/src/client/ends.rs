@@ -4,7 +4,6 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 
 use pyo3::prelude::*;
-use velo_shm::Tally;
 
 use super::backlog::Backlog;
 use super::journal::Journal;
@@ -29,9 +28,7 @@ pub struct ClientEnds {
     pub(super) patient: AtomicBool,
     /// There is more to send as soon as there is room.
     pub(super) sending: AtomicBool,
-    /// There was, and what was sent is not all handled.
-    pub(super) bulk: AtomicBool,
-    /// How many events the worker had left to handle when a nap began; 0 at the end of bulk transfer.
+    /// How many events the worker had left to handle when it fell asleep, if it is patient.
     pub(super) left: AtomicU32,
     /// The user has let go of the stream: its last results are dropped.
     pub(super) orphaned: AtomicBool,
@@ -216,9 +213,6 @@ impl ClientEnds {
         // Only bulk transfer wants room, or everything handled, besides results.
         let patient = want.results && (want.space || want.handled);
         let sending = want.space;
-        if sending {
-            self.bulk.store(true, Relaxed);
-        }
         let there = |ends: &mut Ends| ends.is_there(want, &self.name);
         let sleeps = self.sleep_unless(py, patient, sending, there);
         self.after_look(py, want.space)?;
@@ -246,11 +240,11 @@ impl ClientEnds {
             link.asleep.fetch_add(1, Relaxed);
         }
         self.be_patient(&link, patient, patient && sending);
-        if link.nap(py)? {
-            // That a worker runs out of what was the last says nothing of its pace.
-            let ending = !sending && self.bulk.load(Relaxed);
-            let left = if ending { 0 } else { self.in_flight(py) };
-            self.left.store(left, Relaxed);
+        if patient {
+            self.leave(&link, self.in_flight(py));
+            link.falls_asleep();
+        }
+        if link.nap() {
             return Ok(true);
         }
         link.end.arm();
@@ -271,6 +265,7 @@ impl ClientEnds {
             self.looks.store(0, Relaxed);
             link.asleep.fetch_sub(1, Relaxed);
             self.be_patient(link, false, false);
+            self.leave(link, 0);
         }
         slept
     }
@@ -280,13 +275,20 @@ impl ClientEnds {
         self.ends.with(py, count).unwrap_or(0)
     }
 
-    /// Says how the worker got on during a nap.
-    pub(super) fn tell_nap(&self, py: Python<'_>, tally: &mut Tally) {
-        let now = self.in_flight(py);
-        tally.count(self.left.load(Relaxed), now);
-        if now == 0 {
-            self.bulk.store(false, Relaxed);
+    /// How many events the worker has handled since this fell asleep; None if it did not, or is not
+    /// patient.
+    pub(super) fn handled_asleep(&self, py: Python<'_>) -> Option<u64> {
+        match self.left.load(Relaxed) {
+            0 => None,
+            left => Some(left.saturating_sub(self.in_flight(py)).into()),
         }
+    }
+
+    /// Notes how many events the worker has left.
+    fn leave(&self, link: &Link, left: u32) {
+        let before = self.left.swap(left, Relaxed);
+        link.left.fetch_add(left.into(), Relaxed);
+        link.left.fetch_sub(before.into(), Relaxed);
     }
 
     /// Whether what sleeps on this stream may be woken a little late, and whether it is to send more.

@@ -3,12 +3,11 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::time::Duration;
 
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
-use velo_shm::{Consumer, LinkEnd, LinkError, Naps, Producer, Tally, ticks};
+use velo_shm::{Alarm, Consumer, LinkEnd, LinkError, Naps, Producer, ticks};
 use velo_supervisor::explain;
 
 use super::crowd;
@@ -24,9 +23,6 @@ static BUSY: AtomicUsize = AtomicUsize::new(0);
 
 /// So many things that can wait are worth waking a worker for.
 const MENTIONS: usize = 64;
-
-/// A stream that was woken so recently is likely to be woken again at once.
-const LATELY: Duration = Duration::from_micros(1500);
 
 /// Whether this process may spin without taking a core from a worker that could use it.
 #[inline]
@@ -44,8 +40,6 @@ pub struct Link {
     pub(super) patient: AtomicUsize,
     /// And of those, how many have more to send.
     pub(super) sending: AtomicUsize,
-    /// Starts a nap of so many seconds: a timer that ends in `nap_over`.
-    pub(super) start_nap: GilCell<Option<Py<PyAny>>>,
     /// Called once when the link turns out to be broken.
     pub(super) on_broken: GilCell<Option<Py<PyAny>>>,
     /// Called with the bytes of each log record.
@@ -56,9 +50,13 @@ pub struct Link {
     pub(super) waking: AtomicBool,
     /// How often the worker was told something that can wait.
     pub(super) mentioned: AtomicUsize,
-    /// When a sleeping stream was last woken, in ticks.
-    pub(super) woken: AtomicU64,
+    /// How many events the worker had left when those fell asleep that are patient.
+    pub(super) left: AtomicU64,
+    /// When the first of them did, in ticks; 0 while none sleeps.
+    pub(super) slept: AtomicU64,
     pub(super) naps: Naps,
+    /// Ends naps.
+    pub(super) alarm: Alarm,
     pub(super) dead: AtomicBool,
     /// Streams are open on it, as counted in `BUSY`.
     pub(super) busy: AtomicBool,
@@ -84,22 +82,9 @@ pub struct LinkState {
 impl Link {
     /// Handles what the worker told: wakes streams, reads control messages.
     pub fn process_ready(&self, py: Python<'_>) {
-        self.process_woken(py, |_| ());
-    }
-
-    /// The nap is over: handles what came meanwhile.
-    pub(super) fn nap_over(&self, py: Python<'_>) {
-        self.napping.store(false, Relaxed);
-        let mut tally = Tally::default();
-        self.process_woken(py, |stream| stream.tell_nap(py, &mut tally));
-        self.naps.over(&tally);
-        self.rearm(py);
-    }
-
-    /// As `process_ready`; calls `woken` with each stream on which somebody slept.
-    fn process_woken(&self, py: Python<'_>, mut woken: impl FnMut(&ClientEnds)) {
         let mut ready = Vec::new();
         self.end.take_ready(|slot| ready.push(slot));
+        let mut handled = None;
         for slot in ready {
             if slot == control::SLOT {
                 self.read_control(py);
@@ -108,10 +93,10 @@ impl Link {
             let Some(stream) = self.stream(py, slot) else {
                 continue;
             };
-            if stream.awake(self) {
-                self.woken.store(ticks::now(), Relaxed);
-                woken(&stream);
+            if let Some(more) = stream.handled_asleep(py) {
+                handled = Some(handled.unwrap_or(0) + more);
             }
+            stream.awake(self);
             if stream.orphaned.load(Relaxed) {
                 stream.drop_results(py);
             } else {
@@ -123,6 +108,17 @@ impl Link {
                 stream.waits.wake(py);
             }
         }
+        if let Some(handled) = handled {
+            self.wakes_up(handled);
+        }
+    }
+
+    /// The nap is over: handles what came meanwhile.
+    pub(super) fn nap_over(&self, py: Python<'_>) {
+        self.alarm.silence();
+        self.napping.store(false, Relaxed);
+        self.process_ready(py);
+        self.rearm(py);
     }
 
     pub(super) fn stream(&self, py: Python<'_>, slot: u32) -> Option<Arc<ClientEnds>> {
@@ -254,37 +250,42 @@ impl Link {
         self.rearm(py);
     }
 
-    /// Sleeps for a moment whatever comes, instead of until something comes: true if so.
-    ///
-    /// Where workers could use the core, being woken for each of many results would cost them more
-    /// than the results are worth. So bulk transfer that was woken just now looks again after a
-    /// while; if there was nothing then, it is woken as usual.
-    pub(super) fn nap(&self, py: Python<'_>) -> PyResult<bool> {
+    /// Somebody who is patient is about to sleep on this link.
+    pub(super) fn falls_asleep(&self) {
+        if self.asleep.load(Relaxed) <= 1 || self.slept.load(Relaxed) == 0 {
+            self.slept.store(ticks::now(), Relaxed);
+        }
+    }
+
+    /// Some of those do not sleep any more; the worker has handled so many of their events.
+    fn wakes_up(&self, handled: u64) {
+        let slept = self.slept.swap(0, Relaxed);
+        if slept != 0 {
+            let time = ticks::to_duration(ticks::now().saturating_sub(slept));
+            self.naps.slept(time, handled);
+        }
+    }
+
+    /// Sleeps by the clock, whatever comes, instead of until something comes: true if so. For those
+    /// that move things in bulk; see [`Naps`].
+    pub(super) fn nap(&self) -> bool {
         let asleep = self.asleep.load(Relaxed);
         let patient = asleep <= self.patient.load(Relaxed);
-        if !patient || cores_are_free() || self.dead.load(Relaxed) {
-            return Ok(false);
+        if !patient || self.dead.load(Relaxed) {
+            return false;
+        }
+        if self.napping.load(Relaxed) {
+            return true;
         }
         // Who has sent everything waits for the very end, and may have more to do then.
         let sending = asleep <= self.sending.load(Relaxed);
-        let Some(length) = self.naps.next(sending) else {
-            return Ok(false);
+        let left = self.left.load(Relaxed);
+        let Some(length) = self.naps.next(left, sending && !cores_are_free()) else {
+            return false;
         };
-        let since = ticks::now().saturating_sub(self.woken.load(Relaxed));
-        if ticks::to_duration(since) > LATELY {
-            return Ok(false);
-        }
-        if !self.napping.swap(true, Relaxed) {
-            let start = self
-                .start_nap
-                .with(py, |start| start.as_ref().map(|s| s.clone_ref(py)))?;
-            let Some(start) = start else {
-                self.napping.store(false, Relaxed);
-                return Ok(false);
-            };
-            start.call1(py, (length.as_secs_f64(),))?;
-        }
-        Ok(true)
+        let naps = self.alarm.set(length).is_ok();
+        self.napping.store(naps, Relaxed);
+        naps
     }
 
     /// Notes whether streams are open on this link.
@@ -310,7 +311,7 @@ impl Link {
     /// Sleeps on, if anybody still does.
     pub(super) fn rearm(&self, py: Python<'_>) {
         while self.asleep.load(Relaxed) > 0 {
-            if self.nap(py).unwrap_or(false) {
+            if self.nap() {
                 return;
             }
             self.end.arm();

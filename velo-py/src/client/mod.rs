@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering:
 use std::sync::{Arc, Weak};
 
 use pyo3::prelude::*;
-use velo_shm::{Consumer, Limits, LinkEnd, Naps, Producer};
+use velo_shm::{Alarm, Consumer, Limits, LinkEnd, Naps, Producer};
 use velo_supervisor::Key;
 
 use crate::cell::GilCell;
@@ -59,21 +59,24 @@ impl ClientLink {
             free: VecDeque::new(),
             fresh: control::SLOT + 1,
         };
+        let alarm =
+            Alarm::create().map_err(|error| errors::pool(format!("cannot use a link: {error}")))?;
         let link = Link {
             end,
             state: GilCell::new(state),
             asleep: AtomicUsize::new(0),
             patient: AtomicUsize::new(0),
             sending: AtomicUsize::new(0),
-            start_nap: GilCell::default(),
             on_broken: GilCell::default(),
             deliver_log: GilCell::default(),
             napping: AtomicBool::new(false),
             wake_soon: GilCell::default(),
             waking: AtomicBool::new(false),
             mentioned: AtomicUsize::new(0),
-            woken: AtomicU64::new(0),
+            left: AtomicU64::new(0),
+            slept: AtomicU64::new(0),
             naps: Naps::default(),
+            alarm,
             dead: AtomicBool::new(false),
             busy: AtomicBool::new(false),
             opened: AtomicU64::new(0),
@@ -154,9 +157,9 @@ impl ClientLink {
         self.process.as_ref().map(AsRawFd::as_raw_fd)
     }
 
-    /// How to have `nap_over` called after so many seconds.
-    fn set_nap(&self, py: Python<'_>, start: Py<PyAny>) -> PyResult<()> {
-        Ok(self.link.start_nap.with(py, |place| *place = Some(start))?)
+    /// What ends naps, for the event loop to watch: `nap_over` is called when it is readable.
+    fn alarm_fileno(&self) -> i32 {
+        self.link.alarm.as_fd().as_raw_fd()
     }
 
     /// How to have `wake` called at the loop's next turn.
@@ -317,7 +320,6 @@ impl ClientLink {
             patient: AtomicBool::new(false),
             left: AtomicU32::new(0),
             sending: AtomicBool::new(false),
-            bulk: AtomicBool::new(false),
             orphaned: AtomicBool::new(false),
             detaches: AtomicBool::new(attaches.is_some()),
             budgets,
