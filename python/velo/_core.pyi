@@ -369,7 +369,14 @@ class LinkWatch:
     def watch(
         self,
         event_loop: AbstractEventLoop,
-        links: Sequence[tuple[WorkerLink, Context, dict[int, Any], Callable[..., Any]]],
+        links: Sequence[
+            tuple[
+                WorkerLink,
+                Context,
+                dict[int, Any],
+                tuple[Callable[[int], tuple[Callable[..., Any], bool]], Callable[..., None]],
+            ]
+        ],
     ) -> None: ...
     def turn(self, seconds: float | None = None) -> bool: ...
     def process(self) -> None: ...

@@ -49,6 +49,16 @@ async def dawdles(events):
 
 
 @stream_fn
+async def dawdles_and_waits(events):
+    """Takes some 250 µs for each of 300 events, and never ends the next one."""
+    async for event in events:
+        if event == 300:
+            await asyncio.Event().wait()
+        time.sleep(0.0002)
+        yield event
+
+
+@stream_fn
 async def running_sum(events):
     total = 0
     async for event in events:

@@ -3,6 +3,8 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+/// What takes less was no sleep: something had come already.
+const NO_SLEEP: Duration = Duration::from_micros(20);
 /// About what it costs to sleep and to be woken: less is no nap.
 const SHORTEST: Duration = Duration::from_micros(100);
 /// Results are late by as much.
@@ -41,10 +43,11 @@ impl Naps {
         (nap >= SHORTEST && nap >= several).then_some(nap)
     }
 
-    /// Learns from a sleep of whatever kind, in which so many events were handled.
+    /// Learns from a sleep of whatever kind, in which so many events were handled. After a nap in which
+    /// nothing was, the sleep goes on: such naps end by themselves, and a doorbell has to be armed.
     pub fn slept(&self, time: Duration, handled: u64) {
-        if time < SHORTEST {
-            return; // it had not begun before something came
+        if time < NO_SLEEP {
+            return;
         }
         let time = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         let before = self.pace.load(Relaxed);
@@ -113,6 +116,23 @@ mod tests {
         assert_eq!(naps.next(256, false), Some(LONGEST));
         naps.slept(LONGEST, 256_000);
         assert_eq!(naps.next(256, false), None);
+    }
+
+    #[test]
+    fn a_worker_that_has_stopped_is_not_asked_again_and_again() {
+        for (pace, left, crowded) in [(100, 4, false), (50, 256, false), (20, 1000, true)] {
+            let naps = naps(pace * MICRO);
+            let mut slept = Duration::ZERO;
+            let mut count = 0;
+            while let Some(nap) = naps.next(left, crowded) {
+                slept += nap;
+                naps.slept(slept, 0);
+                count += 1;
+                assert!(count < 6, "{slept:?}");
+            }
+            assert!(count > 0);
+            assert_eq!(naps.next(u64::MAX, crowded), None);
+        }
     }
 
     #[test]

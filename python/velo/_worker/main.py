@@ -61,10 +61,9 @@ class _Worker:
         self._leaving: set[asyncio.Task[None]] = set()
         self._looking: asyncio.TimerHandle | None = None
         self._keys = keys.Keys(seat, self._function, self.links)
-        self._handlers: dict[str, Callable[..., Any]] = {
+        self._handlers: dict[str, Callable[..., None]] = {
             "define": self._do_define,
             "levels": self._do_levels,
-            "load": self._function,
             "started": self._do_started,
             "keep": self._do_keep,
             "snapshot": self._do_snapshot,
@@ -197,7 +196,10 @@ class _Worker:
 
     def _watch_links(self) -> None:
         watched = [
-            (client.link, client.context, client.functions, functools.partial(self._do, client))
+            (
+                *(client.link, client.context, client.functions),
+                (functools.partial(self._function, client), functools.partial(self._do, client)),
+            )
             for client in self._clients.values()
         ]
         self._selector.watch.watch(self._loop, watched)
@@ -210,8 +212,8 @@ class _Worker:
 
     # The clients.
 
-    def _do(self, client: Client, what: str, *rest: Any) -> Any:
-        return self._handlers[what](client, *rest)
+    def _do(self, client: Client, what: str, *rest: Any) -> None:
+        self._handlers[what](client, *rest)
 
     def _do_define(self, client: Client, function: int, definition: bytes) -> None:
         client.functions[function] = definition

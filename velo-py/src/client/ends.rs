@@ -240,8 +240,9 @@ impl ClientEnds {
             link.asleep.fetch_add(1, Relaxed);
         }
         self.be_patient(&link, patient, patient && sending);
+        let left = if patient { self.in_flight(py) } else { 0 };
+        self.leave(&link, left);
         if patient {
-            self.leave(&link, self.in_flight(py));
             link.falls_asleep();
         }
         if link.nap() {
@@ -259,15 +260,13 @@ impl ClientEnds {
         Ok(!is_there)
     }
 
-    pub(super) fn awake(&self, link: &Link) -> bool {
-        let slept = self.asleep.swap(false, Relaxed);
-        if slept {
+    pub(super) fn awake(&self, link: &Link) {
+        if self.asleep.swap(false, Relaxed) {
             self.looks.store(0, Relaxed);
             link.asleep.fetch_sub(1, Relaxed);
             self.be_patient(link, false, false);
             self.leave(link, 0);
         }
-        slept
     }
 
     fn in_flight(&self, py: Python<'_>) -> u32 {

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
 
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
@@ -52,7 +53,7 @@ pub struct Link {
     pub(super) mentioned: AtomicUsize,
     /// How many events the worker had left when those fell asleep that are patient.
     pub(super) left: AtomicU64,
-    /// When the first of them did, in ticks; 0 while none sleeps.
+    /// When the first of them did, or some were woken, in ticks.
     pub(super) slept: AtomicU64,
     pub(super) naps: Naps,
     /// Ends naps.
@@ -82,6 +83,14 @@ pub struct LinkState {
 impl Link {
     /// Handles what the worker told: wakes streams, reads control messages.
     pub fn process_ready(&self, py: Python<'_>) {
+        if let Some(handled) = self.process(py) {
+            self.wakes_up(handled);
+        }
+    }
+
+    /// As `process_ready`. How many events the worker has handled of those who were patient, if it
+    /// has told anything of one.
+    fn process(&self, py: Python<'_>) -> Option<u64> {
         let mut ready = Vec::new();
         self.end.take_ready(|slot| ready.push(slot));
         let mut handled = None;
@@ -108,16 +117,17 @@ impl Link {
                 stream.waits.wake(py);
             }
         }
-        if let Some(handled) = handled {
-            self.wakes_up(handled);
-        }
+        handled
     }
 
     /// The nap is over: handles what came meanwhile.
     pub(super) fn nap_over(&self, py: Python<'_>) {
         self.alarm.silence();
         self.napping.store(false, Relaxed);
-        self.process_ready(py);
+        match self.process(py) {
+            Some(handled) => self.wakes_up(handled),
+            None => self.naps.slept(self.asleep_for(), 0), // the next one may be too short
+        }
         self.rearm(py);
     }
 
@@ -252,18 +262,19 @@ impl Link {
 
     /// Somebody who is patient is about to sleep on this link.
     pub(super) fn falls_asleep(&self) {
-        if self.asleep.load(Relaxed) <= 1 || self.slept.load(Relaxed) == 0 {
+        if self.asleep.load(Relaxed) <= 1 {
             self.slept.store(ticks::now(), Relaxed);
         }
     }
 
     /// Some of those do not sleep any more; the worker has handled so many of their events.
     fn wakes_up(&self, handled: u64) {
-        let slept = self.slept.swap(0, Relaxed);
-        if slept != 0 {
-            let time = ticks::to_duration(ticks::now().saturating_sub(slept));
-            self.naps.slept(time, handled);
-        }
+        self.naps.slept(self.asleep_for(), handled);
+        self.slept.store(ticks::now(), Relaxed); // the others sleep on
+    }
+
+    fn asleep_for(&self) -> Duration {
+        ticks::to_duration(ticks::now().saturating_sub(self.slept.load(Relaxed)))
     }
 
     /// Sleeps by the clock, whatever comes, instead of until something comes: true if so. For those

@@ -156,7 +156,7 @@ impl WorkerLink {
 
 #[pymethods]
 impl WorkerLink {
-    /// The function's half of a stream that the client has opened, of a function that is kept:
+    /// The half of a stream whose function is kept: `tell(over, error)` is called when an attachment is
     /// over, or the function. Returns what keeps it, too.
     fn keep(
         &self,

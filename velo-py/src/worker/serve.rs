@@ -30,8 +30,10 @@ pub struct Served {
     context: Py<PyAny>,
     /// `(function, whether it has a state)` by number; `bytes` where it has yet to be loaded.
     functions: Py<PyDict>,
-    /// Called with what the client says, `(what, ...)`. What it returns to `("load", number)` is
-    /// what `functions` has then.
+    /// Called with the number of a function that has yet to be loaded; returns what `functions` has
+    /// then.
+    load: Py<PyAny>,
+    /// Called with what the client says, `(what, ...)`.
     handle: Py<PyAny>,
 }
 
@@ -54,13 +56,16 @@ impl Served {
     pub fn new(
         link: Arc<Link>,
         event_loop: Py<PyAny>,
-        (context, functions, handle): (Py<PyAny>, Py<PyDict>, Py<PyAny>),
+        context: Py<PyAny>,
+        functions: Py<PyDict>,
+        (load, handle): (Py<PyAny>, Py<PyAny>),
     ) -> Self {
         Served {
             link,
             event_loop,
             context,
             functions,
+            load,
             handle,
         }
     }
@@ -201,7 +206,7 @@ impl Served {
         match known.map(|known| known.extract::<(Bound<'_, PyAny>, bool)>()) {
             Some(Ok((function, has_state))) => port.start(&function, has_state),
             // Importing its module is a part of it, and may fail, or worse.
-            _ => port.start_loaded(py, || self.handle.bind(py).call1(("load", function))),
+            _ => port.start_loaded(py, || self.load.bind(py).call1((function,))),
         }
     }
 

@@ -30,9 +30,14 @@ pub struct LinkWatch {
     until_poll: u32,
 }
 
-/// A link, and what its streams run in: a context, the functions, and who is told what the client
-/// says. See [`Served`].
-type Watched<'py> = (Bound<'py, WorkerLink>, Py<PyAny>, Py<PyDict>, Py<PyAny>);
+/// A link, and what its streams run in: a context, the functions, who loads them, and who is told
+/// what the client says. See [`Served`].
+type Watched<'py> = (
+    Bound<'py, WorkerLink>,
+    Py<PyAny>,
+    Py<PyDict>,
+    (Py<PyAny>, Py<PyAny>),
+);
 
 #[pymethods]
 impl LinkWatch {
@@ -49,10 +54,10 @@ impl LinkWatch {
 
     /// Watches these links from now on; their streams run in this event loop.
     fn watch(&mut self, event_loop: Py<PyAny>, links: Vec<Watched<'_>>) {
-        let served = links.into_iter().map(|(link, context, functions, handle)| {
+        let served = links.into_iter().map(|(link, context, functions, calls)| {
             let event_loop = event_loop.clone_ref(link.py());
             let link = link.get().link.clone();
-            Served::new(link, event_loop, (context, functions, handle))
+            Served::new(link, event_loop, context, functions, calls)
         });
         self.served = served.collect();
     }

@@ -95,7 +95,7 @@ impl LinkEnd {
         }
     }
 
-    /// Says that this side's doorbell has woken it.
+    /// Says that a doorbell has woken this side: this one, or that of another link.
     ///
     /// The system often runs a process where its waker runs, though another core idles. Then the
     /// waker waits for the core that this side has got.
@@ -104,7 +104,7 @@ impl LinkEnd {
             .direction(self.side)
             .counters
             .rung_on
-            .load(Ordering::Relaxed);
+            .swap(cpu::UNKNOWN, Ordering::Relaxed); // it counts once
         let shared = rung_on != cpu::UNKNOWN && rung_on == cpu::current();
         self.core.shared.store(shared, Ordering::Relaxed);
     }
