@@ -18,7 +18,8 @@ const FOREVER: Duration = Duration::from_secs(86_400);
 /// While there are other things to do, descriptors are looked at every so many turns.
 const POLL_EVERY: u32 = 16;
 
-/// Looks at several links at once; sleeps, with the GIL released, until one of them has something.
+/// Does what several links have for this worker; sleeps, with the GIL released, until one of them has
+/// something.
 #[pyclass(module = "velo._core")]
 pub struct LinkWatch {
     served: Arc<[Served]>,
