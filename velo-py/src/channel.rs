@@ -73,6 +73,8 @@ pub struct Want {
     pub handled: bool,
     /// Memory of so many bytes to lend.
     pub loan: usize,
+    /// Not the next result, but all of them: those that come together are taken together.
+    pub bulk: bool,
 }
 
 impl Want {
@@ -82,6 +84,7 @@ impl Want {
         space: false,
         handled: false,
         loan: 0,
+        bulk: false,
     };
 }
 

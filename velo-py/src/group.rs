@@ -37,7 +37,8 @@ impl StreamGroup {
         let want = Want {
             results: true,
             space,
-            ..Want::default()
+            bulk: true,
+            ..Want::NOTHING
         };
         if !core.channel.may_sleep(py, want)? {
             wait.clear(py);

@@ -308,6 +308,7 @@ impl Operation {
         let want = Want {
             results: !self.core.has_receiver(py)?,
             space: !self.core.state.with(py, |state| state.has_told_end())?,
+            bulk: true,
             ..Want::NOTHING
         };
         self.core.channel.flush_results(py)?;

@@ -114,6 +114,9 @@ impl Results {
         self.core.check_thread()?;
         if state.until_flush == FLUSH_EVERY && self.core.turn_is_over() {
             state.until_flush = FLUSH_EVERY - 1;
+            if state.source.is_some() {
+                self.fill(py, state)?; // the function has work while others have their turn
+            }
             return Ok(Some(Step::Yield(py.None())));
         }
         loop {
@@ -146,7 +149,8 @@ impl Results {
             self.core.channel.flush_results(py)?;
             let mut want = Want {
                 results: true,
-                ..Want::default()
+                bulk: state.until == Until::Handled,
+                ..Want::NOTHING
             };
             if state.source.is_some() {
                 want.space = true;

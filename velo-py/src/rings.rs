@@ -6,11 +6,11 @@ use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes, PyDict};
 use velo_shm::{
     Consumer, Full, Lease, LinkEnd, Loan, Part, Producer, ReserveError, RingCorrupted, Spin,
-    lending_len, ticks,
+    lending_len, look_away, ticks,
 };
 pub use velo_supervisor::control::{END, ERROR, ITEM, STATE};
 
-use crate::channel::Offer;
+use crate::channel::{Offer, Want};
 use crate::codec::{Codec, EncodeError, Memory, SliceOut};
 use crate::errors::{self, Thrown};
 use crate::loan::{self, Encoded, LEND_FROM};
@@ -210,10 +210,7 @@ impl Rings {
             Ok(None) => return Ok(None),
             Err(corrupted) => return Err(corruption(&corrupted).into()),
         };
-        let loans = match lends {
-            true => self.borrow(),
-            false => Loans::default(),
-        };
+        let loans = lends.then(|| Box::new(self.borrow()));
         let may_hold = self.consumer.may_lease() && self.consumer.leased_bytes() < self.hold_limit;
         let frame = match self.consumer.peek() {
             Ok(Some(frame)) => frame,
@@ -312,11 +309,11 @@ struct RingMemory<'a> {
     /// What is received is its receiver's alone, to be written to.
     private: bool,
     hold: Option<Arc<Hold>>,
-    loans: Loans,
+    /// In one word, as most frames name none: this is made for each of them.
+    loans: Option<Box<Loans>>,
 }
 
 /// The loans that a frame names.
-#[derive(Default)]
 struct Loans {
     lent: Vec<Arc<Hold>>,
     /// They may be kept; else they are copied, so that those who hoard do not stop the stream.
@@ -341,7 +338,10 @@ impl Memory for RingMemory<'_> {
         py: Python<'py>,
         number: u32,
     ) -> PyResult<Option<(Bound<'py, PyAny>, usize)>> {
-        let Some(hold) = self.loans.lent.get(number as usize) else {
+        let Some(loans) = &self.loans else {
+            return Ok(None);
+        };
+        let Some(hold) = loans.lent.get(number as usize) else {
             return Ok(None);
         };
         let Some(lease) = hold.lease.get() else {
@@ -349,7 +349,7 @@ impl Memory for RingMemory<'_> {
         };
         let buffer = if self.private {
             PyByteArray::new(py, lease).into_any()
-        } else if self.loans.may_hold {
+        } else if loans.may_hold {
             Bound::new(py, View::new(lease, hold.clone(), self.sweep.clone()))?.into_any()
         } else {
             PyBytes::new(py, lease).into_any()
@@ -405,13 +405,7 @@ pub fn new_spin() -> Spin {
 /// Spins with the GIL released until something came, for as long as it has been paying off. How
 /// many ticks that took.
 #[inline]
-pub fn spin(
-    py: Python<'_>,
-    rings: &mut Rings,
-    (end, slot): (&LinkEnd, u32),
-    space: bool,
-    handled: bool,
-) -> u64 {
+pub fn spin(py: Python<'_>, rings: &mut Rings, (end, slot): (&LinkEnd, u32), want: Want) -> u64 {
     let Rings {
         producer,
         consumer,
@@ -428,11 +422,14 @@ pub fn spin(
     let yields = end.may_share_core();
     let mut rounds = 0u32;
     py.detach(|| {
+        if want.bulk {
+            look_away(|| producer.in_flight(), || end.any_ready_but(slot));
+        }
         spin.spin_for(budget, yields, || {
             rounds = rounds.wrapping_add(1);
             consumer.has_data()
-                || (space && producer.free_events() > 0)
-                || (handled && producer.in_flight() == 0)
+                || (want.space && producer.free_events() > 0)
+                || (want.handled && producer.in_flight() == 0)
                 || (rounds.is_multiple_of(8) && end.any_ready_but(slot))
         })
     });

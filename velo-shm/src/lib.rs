@@ -69,7 +69,7 @@ pub use layout::MAX_SLOTS;
 pub use link::{
     Counters, LinkCounters, LinkEnd, LinkError, LinkSpec, Side, SlotFigures, initialise,
 };
-pub use nap::Naps;
+pub use nap::{Naps, look_away};
 pub use ring::{
     Consumer, FIRST_KIND, Frame, Full, Lease, Limits, Loan, Part, Producer, Reservation,
     ReserveError, RingCorrupted, lending_len,

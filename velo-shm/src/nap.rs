@@ -3,6 +3,8 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use crate::ticks;
+
 /// What takes less was no sleep: something had come already.
 const NO_SLEEP: Duration = Duration::from_micros(20);
 /// About what it costs to sleep and to be woken: less is no nap.
@@ -17,6 +19,46 @@ const LONGEST_WHERE_CROWDED: Duration = Duration::from_millis(4);
 const PART_WHERE_CROWDED: u64 = 4;
 /// For fewer results it does not matter who wakes the client.
 const RESULTS: u64 = 2;
+
+/// For fewer events left it is not worth it to look away while spinning.
+const MANY: u32 = 64;
+/// Results are late by as much, where there is no sleep.
+const AWAY: Duration = Duration::from_micros(40);
+/// A worker that has not said for so long that it has handled anything is slow, or waits for a core,
+/// maybe for this one.
+const QUIET: Duration = Duration::from_micros(10);
+/// Between two looks at how many are left.
+const PAUSES: u32 = 32;
+
+/// Spins without a look at results, until a worker has handled half of what it has `left`, or does not
+/// get on, or something else has come, or for 40 microseconds. For those who move things in bulk and
+/// would spin anyway.
+///
+/// Who is faster than the worker takes each result as soon as it is there: the cache lines go back and
+/// forth for each, and the worker, which has to fetch them to write the next one, waits for that. How
+/// much is handled it says only now and then, in a line of its own.
+pub fn look_away(mut left: impl FnMut() -> u32, mut disturbed: impl FnMut() -> bool) {
+    let many = left();
+    if many < MANY {
+        return;
+    }
+    let (away, quiet) = (ticks::from_duration(AWAY), ticks::from_duration(QUIET));
+    let began = ticks::now();
+    let mut heard = (many, began);
+    while heard.0 > many / 2 && !disturbed() {
+        for _ in 0..PAUSES {
+            std::hint::spin_loop();
+        }
+        let now = ticks::now();
+        if now.saturating_sub(began) >= away || now.saturating_sub(heard.1) >= quiet {
+            return;
+        }
+        let left = left();
+        if left != heard.0 {
+            heard = (left, now);
+        }
+    }
+}
 
 /// Learns how fast a worker is, and with it whether to nap, and for how long.
 ///
@@ -62,6 +104,8 @@ impl Naps {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use super::*;
 
     const MICRO: Duration = Duration::from_micros(1);
@@ -133,6 +177,64 @@ mod tests {
             assert!(count > 0);
             assert_eq!(naps.next(u64::MAX, crowded), None);
         }
+    }
+
+    #[test]
+    fn who_looks_away_looks_back_when_half_is_done() {
+        let mut left = 256 + 16;
+        let began = Instant::now();
+        look_away(
+            || {
+                left -= 16;
+                left
+            },
+            || false,
+        );
+        let took = began.elapsed();
+        assert!(
+            left == 128 || (left > 128 && took >= QUIET),
+            "{left} {took:?}"
+        );
+    }
+
+    #[test]
+    fn who_looks_away_is_called_back() {
+        let mut calls = 0;
+        look_away(
+            || 256,
+            || {
+                calls += 1;
+                calls == 2
+            },
+        );
+        assert_eq!(calls, 2);
+    }
+
+    #[test]
+    fn nobody_looks_away_from_a_few() {
+        let mut looks = 0;
+        look_away(
+            || {
+                looks += 1;
+                MANY - 1
+            },
+            || panic!("there is no time for that"),
+        );
+        assert_eq!(looks, 1);
+    }
+
+    #[test]
+    fn who_looks_away_looks_back_whether_the_worker_stands_still_or_is_never_half_done() {
+        look_away(|| u32::MAX, || false);
+        let mut left = u32::MAX;
+        look_away(
+            || {
+                left -= 1;
+                left
+            },
+            || false,
+        );
+        assert!(left > u32::MAX / 2);
     }
 
     #[test]

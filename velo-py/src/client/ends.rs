@@ -210,11 +210,8 @@ impl ClientEnds {
 
     /// See [`Channel::may_sleep`].
     pub(super) fn may_sleep(&self, py: Python<'_>, want: Want) -> PyResult<bool> {
-        // Only bulk transfer wants room, or everything handled, besides results.
-        let patient = want.results && (want.space || want.handled);
-        let sending = want.space;
         let there = |ends: &mut Ends| ends.is_there(want, &self.name);
-        let sleeps = self.sleep_unless(py, patient, sending, there);
+        let sleeps = self.sleep_unless(py, want.bulk, want.space, there);
         self.after_look(py, want.space)?;
         sleeps
     }

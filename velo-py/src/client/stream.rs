@@ -302,7 +302,7 @@ impl RingChannel {
             }
             let spun = ends.rings.as_mut().map(|rings| {
                 let place = (&*ends.place.link.end, ends.place.slot);
-                spin(py, rings, place, want.space, want.handled)
+                spin(py, rings, place, want)
             });
             Ok(spun.unwrap_or(0))
         })

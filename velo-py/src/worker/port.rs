@@ -12,12 +12,12 @@ use super::Link;
 use super::held::Held;
 use super::saving::Saving;
 use crate::cell::GilCell;
-use crate::channel::Offer;
+use crate::channel::{Offer, Want};
 use crate::codec::{VecOut, codec};
 use crate::control::Control;
 use crate::errors::{self, Thrown};
 use crate::port::{FunctionSide, Next};
-use crate::rings::{END, ERROR, Hold, ITEM, Rings, Sweep, corruption, spin};
+use crate::rings::{END, ERROR, Hold, ITEM, Received, Rings, Sweep, corruption, spin};
 use crate::wait::Wait;
 
 /// Streams whose functions have not ended, of all links of this worker.
@@ -105,20 +105,22 @@ impl RingPort {
                     .skip_unwanted()
                     .map_err(|found| corruption(&found))?;
             }
-            let Some(received) = rings.decode(py, codec, &self.this, false)? else {
+            let Some(Received { kind, value, hold }) =
+                rings.decode(py, codec, &self.this, false)?
+            else {
                 return Ok(Next::Empty);
             };
-            match received.kind {
+            match kind {
                 ITEM => {
-                    ends.current = Some(received.hold);
+                    ends.current = Some(hold);
                     if let Some(saving) = &mut ends.saving {
                         saving.goes_on();
                     }
                     self.link.end.took_event(self.slot, ends.event());
-                    Ok(Next::Event(received.value?.unbind()))
+                    Ok(Next::Event(value?.unbind()))
                 }
                 END => {
-                    rings.done(received.hold);
+                    rings.done(hold);
                     ends.input_ended = true;
                     Ok(Next::Ended)
                 }
@@ -183,7 +185,11 @@ impl RingPort {
                 return true;
             };
             if !self.link.end.is_crowded() {
-                spin(py, rings, (&self.link.end, self.slot), false, false);
+                let want = Want {
+                    results: true,
+                    ..Want::NOTHING
+                };
+                spin(py, rings, (&self.link.end, self.slot), want);
             }
             rings.consumer.has_data() || ends.input_ended
         })?;
