@@ -151,7 +151,7 @@ pub fn array<'py>(decoder: &mut Decoder<'_, 'py>) -> Result<Bound<'py, PyAny>, F
     let py = decoder.py;
     let codec = decoder.codec;
     let flags = decoder.u8()?;
-    let dtype_len = u32::from_le_bytes(decoder.bytes()?) as usize;
+    let dtype_len = u32::from_le_bytes(*decoder.bytes()?) as usize;
     let dtype = decoder.slice(dtype_len)?;
     let dimensions = usize::from(decoder.u8()?);
     if flags > PICKLED_DTYPE | FORTRAN || dimensions > DIMENSIONS_MAX {

@@ -211,8 +211,8 @@ pub fn frozenset<'py>(
 pub fn array_len(decoder: &mut Decoder<'_, '_>) -> Result<usize, Fault> {
     match decoder.u8()? {
         head @ 0x90..=0x9f => Ok(usize::from(head & 0x0f)),
-        marker::ARRAY16 => Ok(usize::from(u16::from_be_bytes(decoder.bytes()?))),
-        marker::ARRAY32 => Ok(u32::from_be_bytes(decoder.bytes()?) as usize),
+        marker::ARRAY16 => Ok(usize::from(u16::from_be_bytes(*decoder.bytes()?))),
+        marker::ARRAY32 => Ok(u32::from_be_bytes(*decoder.bytes()?) as usize),
         _ => fault("a tuple or set without items"),
     }
 }

@@ -5,16 +5,16 @@
 //! memory in proportion to its size, whatever it claims.
 
 use std::convert::Infallible;
-use std::sync::{MutexGuard, PoisonError, TryLockError};
 
 use pyo3::exceptions::{PyException, PyImportError, PyMemoryError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyBytes, PyFloat, PyInt, PyString};
 
 use super::error::DecodeError;
-use super::keys::{self, Keys};
+use super::keys;
 use super::marker::{self, ext, own};
 use super::{Codec, MAX_DEPTH, Memory, array, container, pickle, scalar, text, time};
+use crate::cell::Busy;
 
 /// [`DecodeError`] while the place is still known from the decoder; small, as every step may return
 /// it.
@@ -60,8 +60,6 @@ pub struct Decoder<'a, 'py> {
     depth: usize,
     /// Values that containers begun so far still wait for; each takes a byte at the least.
     owed: usize,
-    keys: Option<MutexGuard<'a, Keys>>,
-    asked_for_keys: bool,
     /// Set by the first pickle, whose objects may raise what they like from then on.
     pub unpickled: bool,
     pub memory: &'a mut dyn Memory,
@@ -87,8 +85,6 @@ pub fn decode<'py>(
         at: 0,
         depth: 0,
         owed: 0,
-        keys: None,
-        asked_for_keys: false,
         unpickled: false,
         memory,
     };
@@ -126,11 +122,11 @@ impl<'a, 'py> Decoder<'a, 'py> {
 
     /// The next `N` bytes.
     #[inline(always)]
-    pub fn bytes<const N: usize>(&mut self) -> Result<[u8; N], Fault> {
+    pub fn bytes<const N: usize>(&mut self) -> Result<&'a [u8; N], Fault> {
         match self.payload[self.at..].first_chunk() {
             Some(bytes) => {
                 self.at += N;
-                Ok(*bytes)
+                Ok(bytes)
             }
             None => fault("an end in the middle"),
         }
@@ -150,7 +146,7 @@ impl<'a, 'py> Decoder<'a, 'py> {
 
     /// The next eight bytes, little-endian, as a length in memory.
     pub fn len64(&mut self) -> Result<usize, Fault> {
-        match usize::try_from(u64::from_le_bytes(self.bytes()?)) {
+        match usize::try_from(u64::from_le_bytes(*self.bytes()?)) {
             Ok(len) => Ok(len),
             Err(_) => fault("a length beyond the end"),
         }
@@ -211,20 +207,11 @@ impl<'a, 'py> Decoder<'a, 'py> {
 
     fn short_key(&mut self, bytes: &[u8]) -> Result<Bound<'py, PyString>, Fault> {
         const { assert!(keys::MAX_LEN >= 0x1f) };
-        if !self.asked_for_keys {
-            self.asked_for_keys = true;
-            // Whoever has it runs further up this stack or in another thread; this value does
-            // without.
-            self.keys = match self.codec.keys.try_lock() {
-                Ok(keys) => Some(keys),
-                Err(TryLockError::Poisoned(keys)) => Some(PoisonError::into_inner(keys)),
-                Err(TryLockError::WouldBlock) => None,
-            };
-        }
-        match &mut self.keys {
-            Some(keys) => keys.get(self.py, bytes),
-            None => text::str(self.py, bytes),
-        }
+        let kept = self
+            .codec
+            .keys
+            .with(self.py, |keys| keys.get(self.py, bytes));
+        kept.unwrap_or_else(|Busy| text::str(self.py, bytes))
     }
 
     /// An exception for an object that its container refused, which pickled objects may do for any
@@ -263,21 +250,21 @@ impl<'a, 'py> Decoder<'a, 'py> {
                 self.extension(len)
             }
             marker::FLOAT32 => {
-                let bits = u32::from_be_bytes(self.bytes()?);
+                let bits = u32::from_be_bytes(*self.bytes()?);
                 Ok(PyFloat::new(py, f64::from(f32::from_bits(bits))).into_any())
             }
             marker::FLOAT64 => {
-                let bits = u64::from_be_bytes(self.bytes()?);
+                let bits = u64::from_be_bytes(*self.bytes()?);
                 Ok(PyFloat::new(py, f64::from_bits(bits)).into_any())
             }
             marker::UINT8 => Ok(int(py, self.u8()?)),
-            marker::UINT16 => Ok(int(py, u16::from_be_bytes(self.bytes()?))),
-            marker::UINT32 => Ok(int(py, u32::from_be_bytes(self.bytes()?))),
-            marker::UINT64 => Ok(int(py, u64::from_be_bytes(self.bytes()?))),
-            marker::INT8 => Ok(int(py, i8::from_be_bytes(self.bytes()?))),
-            marker::INT16 => Ok(int(py, i16::from_be_bytes(self.bytes()?))),
-            marker::INT32 => Ok(int(py, i32::from_be_bytes(self.bytes()?))),
-            marker::INT64 => Ok(int(py, i64::from_be_bytes(self.bytes()?))),
+            marker::UINT16 => Ok(int(py, u16::from_be_bytes(*self.bytes()?))),
+            marker::UINT32 => Ok(int(py, u32::from_be_bytes(*self.bytes()?))),
+            marker::UINT64 => Ok(int(py, u64::from_be_bytes(*self.bytes()?))),
+            marker::INT8 => Ok(int(py, i8::from_be_bytes(*self.bytes()?))),
+            marker::INT16 => Ok(int(py, i16::from_be_bytes(*self.bytes()?))),
+            marker::INT32 => Ok(int(py, i32::from_be_bytes(*self.bytes()?))),
+            marker::INT64 => Ok(int(py, i64::from_be_bytes(*self.bytes()?))),
             head @ marker::STR8..=marker::STR32 => {
                 let len = self.len(head - marker::STR8)?;
                 self.str(len)
@@ -300,8 +287,8 @@ impl<'a, 'py> Decoder<'a, 'py> {
     fn len(&mut self, size: u8) -> Result<usize, Fault> {
         Ok(match size {
             0 => usize::from(self.u8()?),
-            1 => usize::from(u16::from_be_bytes(self.bytes()?)),
-            _ => u32::from_be_bytes(self.bytes()?) as usize,
+            1 => usize::from(u16::from_be_bytes(*self.bytes()?)),
+            _ => u32::from_be_bytes(*self.bytes()?) as usize,
         })
     }
 

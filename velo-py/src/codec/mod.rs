@@ -53,10 +53,9 @@ mod seen;
 mod text;
 mod time;
 
-use std::sync::Mutex;
-
 use pyo3::prelude::*;
 
+use crate::cell::GilCell;
 use crate::ffi::objects::{Exact, exact, utf8};
 
 pub use blank::{Blank, seal};
@@ -118,7 +117,7 @@ pub struct Codec {
     pickle: pickle::Pickle,
     times: time::Types,
     numpy: dtype::LazyNumpy,
-    keys: Mutex<keys::Keys>,
+    keys: GilCell<keys::Keys>,
 }
 
 impl Codec {
@@ -129,7 +128,7 @@ impl Codec {
             pickle: pickle::Pickle::new(py)?,
             times: time::Types::new(py)?,
             numpy: dtype::LazyNumpy::new(),
-            keys: Mutex::default(),
+            keys: GilCell::default(),
         })
     }
 

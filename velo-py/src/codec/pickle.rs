@@ -267,7 +267,7 @@ pub fn buffer<'py>(decoder: &mut Decoder<'_, 'py>) -> Result<(Bound<'py, PyAny>,
     let len = decoder.len64()?;
     match decoder.u8()? {
         LENT => {
-            let number = u32::from_le_bytes(decoder.bytes()?);
+            let number = u32::from_le_bytes(*decoder.bytes()?);
             match decoder.memory.lent(decoder.py, number)? {
                 Some((lent, size)) if size == len => Ok((lent, len)),
                 _ => fault("a loan that was not made"),
@@ -289,7 +289,7 @@ pub fn put_whole<O: Out>(codec: &Codec, obj: &Bound<'_, PyAny>, out: &mut O) -> 
 pub fn load<'py>(decoder: &mut Decoder<'_, 'py>) -> Result<Bound<'py, PyAny>, Fault> {
     decoder.unpickled = true;
     let py = decoder.py;
-    let count = u32::from_le_bytes(decoder.bytes()?) as usize;
+    let count = u32::from_le_bytes(*decoder.bytes()?) as usize;
     let len = decoder.len64()?;
     // Copied, as what unpickling leaves behind must not point into memory that is given back.
     let bytes = PyBytes::new(py, decoder.slice(len)?);
