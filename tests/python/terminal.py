@@ -41,16 +41,20 @@ class Terminal:
     def press(self, keys):
         os.write(self._line, keys.encode())
 
-    async def shows(self, *texts, without=()):
-        """Waits for a screen with these texts, and without those; returns its lines."""
+    async def shows(self, *texts, without=(), when=lambda lines: True):
+        """Waits for a screen with these texts, and without those, whose lines are as `when` says.
+
+        A screen may be looked at when only half of it is drawn.
+        """
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline:
             with contextlib.suppress(BlockingIOError, OSError):
                 self._stream.feed(os.read(self._line, 1 << 16))
                 continue  # a screen is looked at when all of it is there
             shown = "\n".join(self.screen.display)
-            if all(text in shown for text in texts) and not any(text in shown for text in without):
-                return self.screen.display
+            there = all(text in shown for text in texts)
+            if there and not any(text in shown for text in without) and when(self.screen.display):
+                return
             await asyncio.sleep(0.02)
         raise AssertionError(f"not shown: {texts} without {without} in\n{shown}")
 
