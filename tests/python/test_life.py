@@ -354,3 +354,27 @@ async def test_cancelled_function_task_frees_a_waiting_receiver(mode):
     with pytest.raises(StreamClosed, match="cancelled"):
         await asyncio.wait_for(receiving, 5)
     await stream.__aexit__(ValueError, ValueError(), None)
+
+
+async def test_a_function_that_awaits_while_it_is_closed_fails_nobody(mode, tmp_path):
+    """It stands at a `yield` for which there is no room, and its `finally` takes its time."""
+    path = str(tmp_path / "marks")
+
+    @stream_fn(mode=mode, buffer=1)
+    async def goes_on(events):
+        try:
+            async for event in events:
+                while True:
+                    yield event
+        finally:
+            await asyncio.sleep(0.01)
+            functions.mark(path)
+
+    for count in range(1, 4):
+        with pytest.raises(LookupError, match="the user's own"):
+            async with goes_on.open() as stream:
+                await stream.send(1)
+                assert await stream.recv() == 1
+                await asyncio.sleep(0.01)
+                raise LookupError("the user's own")
+        assert len(functions.marks(path)) == count

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use pyo3::exceptions::PyRuntimeError;
+use pyo3::exceptions::{PyGeneratorExit, PyRuntimeError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -248,6 +248,9 @@ impl Pump {
                     return Ok(Step::Yield(waiting));
                 }
                 Ok(Resumed::Finished) => return Ok(self.finish(py, state, Ok(()))),
+                Err(error) if state.closing && error.is_instance_of::<PyGeneratorExit>(py) => {
+                    return Ok(self.finish(py, state, Ok(())));
+                }
                 Err(error) => return Ok(self.finish(py, state, Err(error.into()))),
             }
         }

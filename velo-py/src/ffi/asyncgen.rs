@@ -97,12 +97,10 @@ impl AsyncGen {
         self.resume_pending(py, none.bind(py))
     }
 
-    /// Closes it: `GeneratorExit` where it stands, its `finally` blocks run.
+    /// Closes it: `GeneratorExit` where it stands, its `finally` blocks run. It comes out again, at once
+    /// or after what they wait for.
     pub fn close(&mut self, py: Python<'_>) -> Result<Resumed, Thrown> {
-        match self.throw(py, PyGeneratorExit::new_err(())) {
-            Err(error) if error.is_instance_of::<PyGeneratorExit>(py) => Ok(Resumed::Finished),
-            other => other,
-        }
+        self.throw(py, PyGeneratorExit::new_err(()))
     }
 
     fn resume_directly(
