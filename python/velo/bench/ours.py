@@ -13,7 +13,7 @@ from typing import Any
 
 from velo import Stream, _core
 from velo.bench.floors import Measured, PingPong, SeparateProcesses, frame_of, mean_alone
-from velo.bench.functions import burn, corner, events, mean, passthrough
+from velo.bench.functions import burn, corner, events, events_by_key, mean, passthrough
 from velo.bench.measure import percentiles
 
 
@@ -31,6 +31,24 @@ def feed(mode: str, event: str, count: int) -> Measured:
             rate = count / (time.perf_counter() - begin)
             assert got == count
             return {"rate": rate}
+
+    return asyncio.run(run())
+
+
+def keyed(mode: str, event: str, keys: int, count: int) -> Measured:
+    """Run events through a stream for each key; opening and closing them counts."""
+
+    async def run() -> Measured:
+        fn = passthrough.options(mode=mode)
+        async for _ in fn.keyed(events_by_key(event, 2, 1_000), key=0):
+            pass  # warm workers
+        items, got = events_by_key(event, keys, count), 0
+        begin = time.perf_counter()
+        async for _ in fn.keyed(items, key=0):
+            got += 1
+        rate = count / (time.perf_counter() - begin)
+        assert got == count
+        return {"rate": rate}
 
     return asyncio.run(run())
 

@@ -17,6 +17,7 @@ __all__ = ["bench"]
 
 NAMES = [
     "throughput",
+    "keyed",
     "latency",
     "startup",
     "concurrency",

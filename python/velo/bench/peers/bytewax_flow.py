@@ -9,20 +9,25 @@ import bytewax.operators as op
 from bytewax.dataflow import Dataflow
 from bytewax.testing import TestingSink, TestingSource, run_main
 
-from velo.bench.functions import events
+from velo.bench.functions import events, events_by_key
 
 BATCH = 256
 
 
 def throughput(event: str, count: int) -> dict[str, float]:
     """Map so many events of one key."""
+    return _run([("key", item) for item in events(event, count)])
+
+
+def by_key(event: str, keys: int, count: int) -> dict[str, float]:
+    """Map so many events of many keys."""
+    return _run(events_by_key(event, keys, count))
+
+
+def _run(items: list[tuple[str, Any]]) -> dict[str, float]:
     results: list[Any] = []
     flow = Dataflow("bench")
-    source = op.input(
-        "in",
-        flow,
-        TestingSource([("key", item) for item in events(event, count)], batch_size=BATCH),
-    )
+    source = op.input("in", flow, TestingSource(items, batch_size=BATCH))
 
     def step(state: int | None, value: Any) -> tuple[int, Any]:
         return (state or 0) + 1, value
@@ -30,6 +35,6 @@ def throughput(event: str, count: int) -> dict[str, float]:
     op.output("out", op.stateful_map("map", source, step), TestingSink(results))
     begin = time.perf_counter()
     run_main(flow)  # type: ignore[no-untyped-call,unused-ignore]
-    rate = count / (time.perf_counter() - begin)
-    assert len(results) == count
+    rate = len(items) / (time.perf_counter() - begin)
+    assert len(results) == len(items)
     return {"rate": rate}

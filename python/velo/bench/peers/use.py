@@ -9,9 +9,17 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from velo.bench.floors import Measured, frame_of
-from velo.bench.functions import burn_one, events, mean_of, same, same_each
+from velo.bench.functions import (
+    burn_one,
+    events,
+    events_by_key,
+    mean_of,
+    same,
+    same_by_key,
+    same_each,
+)
 from velo.bench.measure import percentiles
-from velo.bench.peers import PEERS, Connection
+from velo.bench.peers import PEERS, Connection, Work
 
 BATCH = 256
 # Batches that may be on their way: more do not make any peer faster.
@@ -20,7 +28,16 @@ BATCHES_AHEAD = 4
 
 def batched(peer: str, event: str, seconds: float) -> Measured:
     """Collect events in lists of 256, and take the results out of the lists."""
-    source = itertools.cycle(events(event, 1_000))
+    return _in_lists(peer, same_each, events(event, 1_000), seconds)
+
+
+def batched_by_key(peer: str, event: str, keys: int, seconds: float) -> Measured:
+    """Do so with events of many keys; the other process keeps a dict of what it knows of each."""
+    return _in_lists(peer, same_by_key, events_by_key(event, keys, 100 * keys), seconds)
+
+
+def _in_lists(peer: str, work: Work, items: list[Any], seconds: float) -> Measured:
+    source = itertools.cycle(items)
 
     def batches() -> Iterator[list[Any]]:
         while True:
@@ -30,7 +47,7 @@ def batched(peer: str, event: str, seconds: float) -> Measured:
         for _ in results:
             pass
 
-    with PEERS[peer].open(same_each) as connection:
+    with PEERS[peer].open(work) as connection:
         return {"rate": BATCH * _rate(connection, batches(), BATCHES_AHEAD, seconds, take)}
 
 

@@ -7,6 +7,7 @@ from velo.bench.scenarios import (
     codec,
     concurrency,
     frames,
+    keyed,
     latency,
     memory,
     scaling,
@@ -20,6 +21,7 @@ __all__ = ["SCENARIOS"]
 
 SCENARIOS: dict[str, Callable[[Plan], Iterator[Row]]] = {
     "throughput": throughput.measure,
+    "keyed": keyed.measure,
     "latency": latency.measure,
     "startup": startup.measure,
     "concurrency": concurrency.measure,
