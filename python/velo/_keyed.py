@@ -12,10 +12,10 @@ from velo.errors import StreamClosed
 
 if TYPE_CHECKING:
     from velo._function import StreamFn
-    from velo._stream import Stream
 
+# Results are taken at once until there are so many.
 _BURST = 256
-# So many events of a plain source are sent before the event loop has a turn.
+# So many events are sent at most before the event loop has a turn.
 _TURN = 64
 
 
@@ -23,36 +23,42 @@ async def keyed(
     fn: StreamFn[Any, Any], events: Iterable[Any] | AsyncIterable[Any], key: Any
 ) -> AsyncGenerator[tuple[Any, Any], None]:
     """See `StreamFn.keyed`."""
-    streams = _Streams(fn)
-    key_of = key if callable(key) else _field(key)
+    streams = _Streams(fn, key if callable(key) else _field(key))
     source: _Source = (
         _AsyncSource(events, streams.group)
         if isinstance(events, AsyncIterable)
         else _PlainSource(events)
     )
-    sent = 0
+    left = _TURN
     try:
-        while not source.exhausted:
-            for event in source.take():
-                event_key = key_of(event)
-                while not await streams.offer(event_key, event):
-                    await streams.wait()
-                    for item in streams.results():
-                        yield item
-                sent += 1
-                if sent % _TURN == 0:
-                    await asyncio.sleep(0)
-                    for item in streams.results():
-                        yield item
-            if source.idle:
-                await streams.wait()
-                for item in streams.results():
+        while True:
+            sent, held_up = streams.send(source.events, left)
+            left -= sent
+            if held_up:
+                while not await streams.offer(*held_up):
+                    await streams.group
+                    for results in streams.results():
+                        for item in results:
+                            yield item
+                left -= 1
+            elif left and source.exhausted:
+                break
+            if left <= 0:
+                left = _TURN
+                await asyncio.sleep(0)
+            elif held_up:
+                continue
+            else:
+                await streams.group
+            for results in streams.results():
+                for item in results:
                     yield item
         await streams.end_all()
         while streams.count:
-            await streams.wait()
-            for item in streams.results():
-                yield item
+            await streams.group
+            for results in streams.results():
+                for item in results:
+                    yield item
     finally:
         await source.close()
         await streams.close()
@@ -69,37 +75,29 @@ def _field(name: Hashable) -> Callable[[Any], Hashable]:
     return get
 
 
-class _Member:
-    """One key's stream."""
-
-    __slots__ = ("ending", "full", "key", "stream")
-
-    def __init__(self, key: Hashable, stream: Stream[Any, Any]) -> None:
-        self.key = key
-        self.stream = stream
-        self.ending = False  # its input has ended, its last results are on their way
-        self.full = False  # somebody waits for room
-
-
 class _Streams:
     """The live streams by key, the least recently used first.
 
-    Each is watched by `group`, which tells a member once when it has something; the member is
-    watched again after it was drained.
+    `group` moves events and results; what else happens to a stream is done here.
     """
 
-    def __init__(self, fn: StreamFn[Any, Any]) -> None:
+    def __init__(self, fn: StreamFn[Any, Any], key_of: Callable[[Any], Hashable]) -> None:
         self.group = _core.StreamGroup()
         self._fn = fn
+        self._key_of = key_of
         self._limit = fn.config.max_concurrent
-        self._members: OrderedDict[Hashable, _Member] = OrderedDict()
+        self._members: OrderedDict[Hashable, _core.GroupMember] = OrderedDict()
         self._finished: set[Hashable] = set()
-        self._ready: deque[_Member] = deque()
 
     @property
     def count(self) -> int:
         """How many streams are left."""
         return len(self._members)
+
+    def send(self, events: Iterator[Any], most: int) -> tuple[int, tuple[Hashable, Any] | None]:
+        """Send `most` events: how many, and the key and the event that hold up the rest."""
+        ordered = self._limit is not None
+        return self.group.distribute(events, self._key_of, self._members, most, ordered)
 
     async def offer(self, key: Hashable, event: Any) -> bool:
         """Send an event to its key's stream. False: there is no room now, wait and try again."""
@@ -110,35 +108,34 @@ class _Streams:
             member = await self._open(key)
             if member is None:
                 return False
-        elif self._limit is not None:
-            self._members.move_to_end(key)
         if member.ending:
             return False  # a new stream opens once the old one's last results are out
         try:
-            member.full = not member.stream._offer(event)
+            sent = member.offer(event)
         except StreamClosed:
             member.ending = member.stream.closed
             return False
-        if member.full:
-            self._watch(member)
-        return not member.full
+        if not sent:
+            self.group.watch(member)
+        return sent
 
-    async def _open(self, key: Hashable) -> _Member | None:
+    async def _open(self, key: Hashable) -> _core.GroupMember | None:
         release = self._fn._try_take_place()
         if release is None:
             if self._members:
                 await self._force_one_out()
                 return None
             release = await self._fn._take_place()  # all places are somebody else's
-        member = self._members[key] = _Member(key, await self._fn._open_in(release))
-        self._watch(member)
+        stream = await self._fn._open_in(release)
+        member = self._members[key] = _core.GroupMember(key, stream)
+        self.group.watch(member)
         return member
 
     async def _force_one_out(self) -> None:
         if not any(member.ending for member in self._members.values()):
             await self._end(next(iter(self._members.values())))
 
-    async def _end(self, member: _Member) -> None:
+    async def _end(self, member: _core.GroupMember) -> None:
         if not member.ending:
             member.ending = True
             await member.stream.end()
@@ -148,34 +145,21 @@ class _Streams:
         for member in list(self._members.values()):
             await self._end(member)
 
-    async def wait(self) -> None:
-        """Wait until a stream has something, or the source has."""
-        if not self._ready:
-            self._ready.extend(member for member in await self.group if member is not None)
-
-    def results(self) -> Iterator[tuple[Any, Any]]:
+    def results(self) -> Iterator[list[tuple[Any, Any]]]:
         """Give what is there now, in order within each key."""
-        self._ready.extend(member for member in self.group.take() if member is not None)
-        while self._ready:
-            member = self._ready.popleft()
-            try:
-                results, over = member.stream._drain(_BURST)
-            except BaseException as error:
-                error.add_note(f"in the stream of key {member.key!r}")
-                raise
-            for result in results:
-                yield member.key, result
-            if over:
+        more = True
+        while more:
+            results, over, failed, more = self.group.results(_BURST)
+            for member in over:
                 self._forget(member)
-            elif len(results) == _BURST:
-                self._ready.append(member)
-            else:
-                self._watch(member)
+            yield results
+            results.clear()  # whoever waits for the next ones does not hold these
+            if failed is not None:
+                key, error = failed
+                error.add_note(f"in the stream of key {key!r}")
+                raise error
 
-    def _watch(self, member: _Member) -> None:
-        self.group.watch(member.stream, member, member.full)
-
-    def _forget(self, member: _Member) -> None:
+    def _forget(self, member: _core.GroupMember) -> None:
         if self._members.get(member.key) is member:
             del self._members[member.key]
             if not (member.ending or member.stream._input_ended):
@@ -197,25 +181,23 @@ class _Streams:
 
 class _Source(Protocol):
     @property
-    def exhausted(self) -> bool: ...
+    def events(self) -> Iterator[Any]:
+        """Stops where no event is there yet, and goes on once there is one."""
+
     @property
-    def idle(self) -> bool: ...
-    def take(self) -> Iterable[Any]: ...
+    def exhausted(self) -> bool:
+        """Whether it has stopped for good."""
+
     async def close(self) -> None: ...
 
 
 class _PlainSource:
     """A plain iterable: always has the next event at once."""
 
-    idle = False
+    exhausted = True  # once it stops
 
     def __init__(self, events: Iterable[Any]) -> None:
-        self._events = events
-        self.exhausted = False
-
-    def take(self) -> Iterable[Any]:
-        self.exhausted = True
-        return self._events
+        self.events: Iterator[Any] = iter(events)
 
     async def close(self) -> None:
         pass
@@ -249,13 +231,17 @@ class _AsyncSource:
         return False
 
     @property
-    def idle(self) -> bool:
-        return not self._queue and not self._task.done()
+    def events(self) -> Iterator[Any]:
+        return self  # kept as an attribute it would be a cycle
 
-    def take(self) -> Iterator[Any]:
-        while self._queue:
-            yield self._queue.popleft()
-            self._room.set()
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        if not self._queue:
+            raise StopIteration
+        self._room.set()
+        return self._queue.popleft()
 
     async def close(self) -> None:
         if not self._task.done():

@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import os
+import signal
+import weakref
 
 import pytest
 
@@ -27,6 +29,22 @@ async def collect(iterator):
     async for key, result in iterator:
         found.setdefault(key, []).append(result)
     return found
+
+
+@contextlib.contextmanager
+def alarm(seconds):
+    """Raises `TimeoutError` in whatever runs then."""
+
+    def ring(*_):
+        raise TimeoutError(f"not done after {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def events(keys, count):
@@ -175,6 +193,139 @@ async def test_failing_function(mode, source):
     assert "'own'" in "\n".join(info.value.__notes__)
 
 
+async def test_results_before_a_failure_come_before_it(mode, source):
+    @stream_fn(mode=mode)
+    async def fails_late(events):
+        async for event in events:
+            yield (event, 1)
+            yield (event, 2)
+            raise OwnError("late")
+
+    seen = []
+    with pytest.raises(OwnError) as info:
+        async for item in fails_late.keyed(source(["x"]), key=lambda e: e):
+            seen.append(item)
+    assert seen == [("x", ("x", 1)), ("x", ("x", 2))]
+    assert info.value.__notes__[-1] == "in the stream of key 'x'"
+
+
+async def test_a_key_that_never_stops_does_not_hold_back_another(mode):
+    """One event makes more results than anybody can take; the next key's come between them."""
+
+    @stream_fn(mode=mode)
+    async def repeats(events):
+        async for event in events:
+            yield event
+            while event == "for ever":
+                yield event
+
+    seen = 0
+    events = repeats.keyed(["for ever", "once"], key=lambda e: e)
+    async with contextlib.aclosing(events) as running:
+        async for key, _ in running:
+            seen += 1
+            if key == "once" or seen == 100_000:
+                break
+    assert key == "once"
+
+
+async def test_an_event_that_its_function_awaits_something_for(mode, source):
+    """A function that is stepped in the turn of whoever sends waits in its own task."""
+
+    @stream_fn(mode=mode)
+    async def waits(events):
+        count = 0
+        async for event in events:
+            count += 1
+            if event[1] % 3 == 0:
+                await asyncio.sleep(0)
+            async with asyncio.timeout(10):
+                await asyncio.sleep(0.001 if event[1] % 7 == 0 else 0)
+            yield (event, count, asyncio.current_task().get_name())
+
+    found = await collect(waits.keyed(source(events(5, 20)), key=0))
+    for key, results in found.items():
+        assert [(event, count) for event, count, _ in results] == [
+            ((key, number), number + 1) for number in range(20)
+        ]
+        assert len({task for _, _, task in results}) == 1
+
+
+async def test_inline_functions_have_their_turn_before_the_event_loop_has():
+    turns = 0
+
+    def count():
+        nonlocal turns, counting
+        turns += 1
+        counting = loop.call_soon(count)
+
+    @stream_fn
+    async def when(events):
+        async for _, number, sent in events:
+            yield number, turns - sent
+
+    def source():
+        for number in range(640):
+            yield (number % 10, number, turns)
+
+    loop = asyncio.get_running_loop()
+    counting = loop.call_soon(count)
+    found = await collect(when.keyed(source(), key=0))
+    counting.cancel()
+    late = [late for results in found.values() for number, late in results if number >= 100]
+    # Those before are there when the functions begin, as tasks of their own.
+    assert late == [0] * 540
+    assert turns >= 10
+
+
+async def test_a_key_that_times_out_while_it_is_full(mode):
+    """Whoever waits for the end of its stream does not wait for room in it."""
+
+    @stream_fn(mode=mode, buffer=1, timeout=0.05)
+    async def ends_slowly(events):
+        async for event in events:
+            yield event
+        await asyncio.sleep(0.1)
+
+    seen = []
+    # A loop that gives nobody a turn is not ended by `asyncio.timeout`.
+    with alarm(20):
+        async for _, result in ends_slowly.keyed([(1, number) for number in range(6)], key=0):
+            seen.append(result[1])
+            await asyncio.sleep(0.1)
+    assert seen == [0, 1, 2, 3, 4, 5]
+
+
+async def test_results_that_were_taken_are_let_go_of_while_it_waits():
+    gate = asyncio.Event()
+    taken = []
+
+    class Result:
+        """Something that can be asked whether it is still there."""
+
+    @stream_fn
+    async def makes(events):
+        async for _ in events:
+            yield Result()
+
+    async def source():
+        for number in range(50):
+            yield number
+        await gate.wait()
+
+    async def collect_references():
+        async for _, result in makes.keyed(source(), key=lambda e: e):
+            taken.append(weakref.ref(result))
+            del result
+
+    collecting = asyncio.create_task(collect_references())
+    while len(taken) < 50 or not await blocked(collecting):
+        await asyncio.sleep(0)
+    assert sum(result() is not None for result in taken) <= 1
+    gate.set()
+    await collecting
+
+
 async def test_failing_source(mode, tmp_path):
     path = str(tmp_path / "marks")
 
@@ -284,6 +435,9 @@ async def test_cancelled_while_it_waits(mode):
 
     seen = []
     task = asyncio.create_task(use())
+    async with asyncio.timeout(30):
+        while not seen:
+            await asyncio.sleep(0.001)
     assert await blocked(task)
     await asyncio.wait_for(cancel(task), 5)
     assert seen == [(1, (1, 1))]

@@ -9,7 +9,7 @@ import pytest
 
 import functions
 from helpers import open_fds
-from velo import stream_fn
+from velo import Stream, stream_fn
 
 pytestmark = pytest.mark.embedded
 
@@ -135,3 +135,31 @@ async def test_keys_in_sequence_leave_nothing(mode):
     streams = [await limited.open() for _ in range(10)]
     for stream in streams:
         await stream.aclose()
+
+
+@pytest.mark.parametrize("source", ["plain", "async"])
+async def test_keyed_that_fails_leaves_nothing_to_the_garbage_collector(mode, source):
+    async def slowly(events):
+        for event in events:
+            yield event
+
+    async def fail():
+        events = [1, 2, 0]
+        given = events if source == "plain" else slowly(events)
+        with contextlib.suppress(ZeroDivisionError):
+            async for _ in functions.echo.options(mode=mode).keyed(given, key=lambda e: 1 / e):
+                pass
+
+    def streams():
+        return sum(isinstance(thing, Stream) for thing in gc.get_objects())
+
+    await fail()
+    gc.collect()
+    before = streams()
+    gc.disable()
+    try:
+        for _ in range(20):
+            await fail()
+        assert streams() < before + 5
+    finally:
+        gc.enable()

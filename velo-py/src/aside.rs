@@ -1,4 +1,4 @@
-//! Running a function in the turn of whoever waits for it.
+//! Running a function in the turn of whoever waits for it, or has sent to many.
 //!
 //! A user who waits for a result of an inline stream waits for a task of the same event loop. Going
 //! through the loop costs several microseconds per event; stepping the function right here, as its

@@ -136,6 +136,23 @@ impl Channel {
         either!(self, side => side.flush_events(py))
     }
 
+    /// The same where the function runs in another process. False: it runs here, and
+    /// [`give_turn`](Self::give_turn) has to follow.
+    #[inline]
+    pub fn flush_elsewhere(&self, py: Python<'_>) -> PyResult<bool> {
+        match self {
+            Channel::Inline(_) => Ok(false),
+            Channel::Ring(side) => side.flush_events(py).map(|()| true),
+        }
+    }
+
+    /// Lets a function that runs here handle what was queued, right now if it waits for nothing else.
+    pub fn give_turn(&self, py: Python<'_>) {
+        if let Channel::Inline(side) = self {
+            side.give_turn(py);
+        }
+    }
+
     /// Shows those who look at streams how long events take, in nanoseconds: the median and the
     /// 99th percentile. Nobody looks at inline streams that way.
     pub fn show_latencies(&self, py: Python<'_>, median: u64, p99: u64) -> PyResult<()> {

@@ -58,6 +58,11 @@ impl InlineChannel {
         Ok(true)
     }
 
+    /// See [`Channel::give_turn`](crate::channel::Channel::give_turn).
+    pub fn give_turn(&self, py: Python<'_>) {
+        self.function.go_on_by(py, self.aside.as_deref());
+    }
+
     /// See [`Channel::spin`](crate::channel::Channel::spin).
     pub fn spin(&self, py: Python<'_>, _want: Want) -> PyResult<u64> {
         if let Some(aside) = &self.aside {
@@ -354,10 +359,7 @@ impl InlineStream {
 
     /// See [`Port::wait_event`](crate::port::Port::wait_event).
     pub fn wait_event(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
-        self.function
-            .event
-            .start(self.event_loop.bind(py))
-            .map(Some)
+        self.function.wait_event(py, &self.event_loop).map(Some)
     }
 
     /// The loop that the function runs in.

@@ -36,6 +36,7 @@ mod rings;
 mod run;
 mod slow;
 mod state;
+mod stint;
 mod stream;
 mod supervisor;
 mod ticks;
@@ -65,7 +66,7 @@ mod core {
     #[pymodule_export]
     use super::function::StreamPort;
     #[pymodule_export]
-    use super::group::StreamGroup;
+    use super::group::{GroupMember, StreamGroup};
     #[pymodule_export]
     use super::kept::{Kept, keep_inline};
     #[pymodule_export]

@@ -110,7 +110,7 @@ impl Operation {
         };
         self.core.check_loop(py)?;
         let resumed = progress.asleep.take().is_some();
-        if !resumed && self.core.turn_is_over() {
+        if !resumed && self.core.stint.is_over() {
             return Ok(Step::Yield(py.None()));
         }
         let outcome = match what {
@@ -305,10 +305,12 @@ impl Operation {
             return Ok(Step::Return(py.None()));
         }
         // A receiver takes the results, and its end wakes this; otherwise they wake this.
+        let results = !self.core.has_receiver(py)?;
+        let space = !self.core.state.with(py, |state| state.has_told_end())?;
         let want = Want {
-            results: !self.core.has_receiver(py)?,
-            space: !self.core.state.with(py, |state| state.has_told_end())?,
-            bulk: true,
+            results,
+            space,
+            bulk: results && space,
             ..Want::NOTHING
         };
         self.core.channel.flush_results(py)?;

@@ -53,16 +53,21 @@ impl FunctionSide {
 
     /// Lets the function look for events: right now, if it waits for nothing else.
     pub fn go_on(&self, py: Python<'_>) {
-        if let Err(error) = self.step(py) {
+        let aside = self.aside.with(py, |place| place.clone());
+        self.go_on_by(py, aside.ok().flatten().as_deref());
+    }
+
+    /// The same, by what steps the function.
+    pub fn go_on_by(&self, py: Python<'_>, aside: Option<&Aside>) {
+        let Some(aside) = aside else {
+            return self.event.wake(py);
+        };
+        if let Err(error) = self.step(py, aside) {
             error.write_unraisable(py, None); // its task goes on all the same
         }
     }
 
-    fn step(&self, py: Python<'_>) -> PyResult<()> {
-        let Some(aside) = self.aside.with(py, |place| place.clone())? else {
-            self.event.wake(py);
-            return Ok(());
-        };
+    fn step(&self, py: Python<'_>, aside: &Aside) -> PyResult<()> {
         let Some(future) = self.event.park(py) else {
             return Ok(()); // it does not wait, or another task does so for it
         };

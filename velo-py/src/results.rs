@@ -112,7 +112,7 @@ impl Results {
             return Ok(None);
         }
         self.core.check_thread()?;
-        if state.until_flush == FLUSH_EVERY && self.core.turn_is_over() {
+        if state.until_flush == FLUSH_EVERY && self.core.stint.is_over() {
             state.until_flush = FLUSH_EVERY - 1;
             if state.source.is_some() {
                 self.fill(py, state)?; // the function has work while others have their turn

@@ -3,7 +3,6 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -18,12 +17,8 @@ use crate::ffi::destroy::destroy;
 use crate::ffi::send_slot::Step;
 use crate::ledger::Account;
 use crate::meter::Meter;
+use crate::stint::Stint;
 use crate::wait::{Wait, Waits};
-
-/// After so long the other tasks of the loop have their turn.
-const TURN: Duration = Duration::from_micros(500);
-/// A turn that is only spent spinning is so many times shorter.
-const SPIN_COUNTS: u64 = 5;
 
 /// What all operations on one stream share.
 pub struct StreamCore {
@@ -38,8 +33,8 @@ pub struct StreamCore {
     pub(crate) cancel: Arc<dyn Cancel>,
     /// Iterations over the results that have not come to their end, and the tasks that run them.
     iterations: GilCell<Vec<(u64, Py<PyAny>)>>,
-    turn_began: AtomicU64,
-    turn: u64,
+    /// Of whoever uses it.
+    pub stint: Stint,
     /// Where the stream's function keeps account of it, and under which number.
     pub(crate) ledger: OnceLock<(Arc<Account>, u64)>,
 }
@@ -139,39 +134,15 @@ impl StreamCore {
             state: GilCell::new(state),
             cancel,
             iterations: GilCell::default(),
-            turn_began: AtomicU64::new(0),
-            turn: ticks::from_duration(TURN),
+            stint: Stint::default(),
             ledger: OnceLock::new(),
         }
     }
 
-    /// Whether a task has gone on for so long without waiting that others should have a turn: what
-    /// is always ready, or worth spinning for, never waits by itself. Begins the next turn.
-    #[inline]
-    pub fn turn_is_over(&self) -> bool {
-        let now = ticks::now();
-        let began = self.turn_began.load(Relaxed);
-        if began == 0 {
-            self.turn_began.store(now, Relaxed);
-            return false;
-        }
-        let over = now.saturating_sub(began) > self.turn;
-        if over {
-            self.turn_began.store(0, Relaxed);
-        }
-        over
-    }
-
-    /// See [`Channel::spin`]. What it takes counts several times towards the turn: the function
-    /// works meanwhile, but other tasks of this loop could have worked, too.
+    /// See [`Channel::spin`].
     #[inline]
     pub fn spin(&self, py: Python<'_>, want: Want) -> PyResult<()> {
-        let spun = self.channel.spin(py, want)?;
-        if spun > 0 {
-            let began = self.turn_began.load(Relaxed);
-            let earlier = began.saturating_sub((SPIN_COUNTS - 1) * spun);
-            self.turn_began.store(earlier, Relaxed);
-        }
+        self.stint.spun(self.channel.spin(py, want)?);
         Ok(())
     }
 
@@ -233,6 +204,16 @@ impl StreamCore {
         match self.send_stash(py)? {
             true => self.channel.offer(py, event),
             false => Ok(Offer::Full),
+        }
+    }
+
+    /// Sends an event without waiting; false when there is no room.
+    pub fn try_send(&self, py: Python<'_>, event: &Bound<'_, PyAny>) -> PyResult<bool> {
+        self.check_open(py)?;
+        match self.offer(py, event)? {
+            Offer::Sent => self.sent(py, 1).map(|()| true),
+            Offer::Full if self.channel.is_finished(py)? => Err(self.ended_early(py)),
+            Offer::Full => Ok(false),
         }
     }
 
@@ -315,6 +296,38 @@ impl StreamCore {
                 Err(error)
             }
         }
+    }
+
+    /// Takes the results that are there, at most `max`: how many, and whether the stream is over. An
+    /// error comes after the results before it, with the next call.
+    pub fn drain(
+        &self,
+        py: Python<'_>,
+        max: usize,
+        mut give: impl FnMut(Py<PyAny>) -> PyResult<()>,
+    ) -> PyResult<(usize, bool)> {
+        self.check_thread()?;
+        let mut count = 0;
+        while count < max {
+            match self.take(py) {
+                Ok(Take::Item(result)) => {
+                    give(result)?;
+                    count += 1;
+                }
+                Ok(Take::Empty) => break,
+                Ok(Take::Ended) => return Ok((count, true)),
+                Err(error) if count == 0 => return Err(error.into()),
+                Err(error) => {
+                    self.defer(py, error)?;
+                    break;
+                }
+            }
+        }
+        if count > 0 {
+            self.touch(py)?;
+        }
+        self.channel.flush_results(py)?;
+        Ok((count, false))
     }
 
     /// Keeps the function's exception for the next `take`.
@@ -427,12 +440,18 @@ impl StreamCore {
     /// Counts events that went out and shows them to the function.
     #[inline]
     pub fn sent(&self, py: Python<'_>, count: u64) -> PyResult<()> {
-        self.state.with(py, |state| {
+        self.count(py, count)?;
+        self.channel.flush_events(py)
+    }
+
+    /// Counts events that went out.
+    #[inline]
+    pub fn count(&self, py: Python<'_>, count: u64) -> PyResult<()> {
+        Ok(self.state.with(py, |state| {
             let now = ticks::now();
             state.touch(now);
             state.meter.sent(count, now);
-        })?;
-        self.channel.flush_events(py)
+        })?)
     }
 
     /// Closes the input and cancels the function.
@@ -465,7 +484,7 @@ impl StreamCore {
         }
         let future = wait.start(self.event_loop.bind(py))?;
         if self.channel.may_sleep(py, want)? {
-            self.turn_began.store(0, Relaxed);
+            self.stint.ended();
             return Ok(Some(Step::Yield(future)));
         }
         wait.clear(py);

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use pyo3::prelude::*;
 use pyo3::types::PyList;
 
-use crate::channel::{Cancel, Offer, Take};
+use crate::channel::Cancel;
 use crate::codec::{Blank, codec};
 use crate::meter::Figures;
 use crate::operation::{Operation, What};
@@ -261,38 +261,11 @@ impl StreamBase {
         Ok(self.core.state.with(py, |state| state.closed.is_some())?)
     }
 
-    /// Sends without waiting; false when there is no room.
-    fn _offer(&self, py: Python<'_>, event: &Bound<'_, PyAny>) -> PyResult<bool> {
-        self.core.check_open(py)?;
-        match self.core.offer(py, event)? {
-            Offer::Sent => self.core.sent(py, 1).map(|()| true),
-            Offer::Full if self.core.channel.is_finished(py)? => Err(self.core.ended_early(py)),
-            Offer::Full => Ok(false),
-        }
-    }
-
     /// The results that are there, without waiting, and whether the stream is over.
     fn _drain<'py>(&self, py: Python<'py>, max: usize) -> PyResult<(Bound<'py, PyList>, bool)> {
-        self.core.check_thread()?;
         let results = PyList::empty(py);
-        while results.len() < max {
-            match self.core.take(py) {
-                Ok(Take::Item(result)) => results.append(result)?,
-                Ok(Take::Empty) => break,
-                Ok(Take::Ended) => return Ok((results, true)),
-                Err(error) if results.is_empty() => return Err(error.into()),
-                // The results before it arrive first; the error comes with the next call.
-                Err(error) => {
-                    self.core.defer(py, error)?;
-                    break;
-                }
-            }
-        }
-        if !results.is_empty() {
-            self.core.touch(py)?;
-        }
-        self.core.channel.flush_results(py)?;
-        Ok((results, false))
+        let (_, over) = self.core.drain(py, max, |result| results.append(result))?;
+        Ok((results, over))
     }
 
     /// Notes that the stream is in use.
