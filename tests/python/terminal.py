@@ -42,9 +42,9 @@ class Terminal:
         os.write(self._line, keys.encode())
 
     async def shows(self, *texts, without=(), when=lambda lines: True):
-        """Waits for a screen with these texts, and without those, whose lines are as `when` says.
+        """Waits for a screen with these texts, and without those; returns its lines.
 
-        A screen may be looked at when only half of it is drawn.
+        A screen may be looked at when only half of it is drawn: `when` says what else is waited for.
         """
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline:
@@ -54,7 +54,7 @@ class Terminal:
             shown = "\n".join(self.screen.display)
             there = all(text in shown for text in texts)
             if there and not any(text in shown for text in without) and when(self.screen.display):
-                return
+                return self.screen.display
             await asyncio.sleep(0.02)
         raise AssertionError(f"not shown: {texts} without {without} in\n{shown}")
 
