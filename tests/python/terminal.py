@@ -44,7 +44,7 @@ class Terminal:
     async def shows(self, *texts, without=(), when=lambda lines: True):
         """Waits for a screen with these texts, and without those; returns its lines.
 
-        A screen may be looked at when only half of it is drawn: `when` says what else is waited for.
+        It may be looked at when only half of it is drawn: `when` says what else is waited for.
         """
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline:
