@@ -2,12 +2,13 @@
 
 import asyncio
 import contextlib
+import time
 
 import pytest
 
 import functions
 from functions import OwnError
-from helpers import blocked, drain, until
+from helpers import blocked, drain, until, until_sync
 from velo import stream_fn
 from velo.errors import StreamClosed
 
@@ -335,3 +336,28 @@ async def test_feed_yields_to_other_tasks(mode):
             pass
     task.cancel()
     assert turns > 10
+
+
+@pytest.mark.parametrize("how", ["feed", "send_batch"])
+async def test_an_event_does_not_wait_for_what_its_source_makes_next(tmp_path, how):
+    """The source goes on once the function, in another process, has had the event before."""
+    path = str(tmp_path / "marks")
+
+    @stream_fn(mode="process")
+    async def marks(events):
+        async for event in events:
+            functions.mark(path)
+            yield event
+
+    def waits_for_the_function():
+        for number in range(3):
+            until_sync(lambda: len(functions.marks(path)) == number, 20)
+            time.sleep(0.001)  # as what takes long to make
+            yield number
+
+    async with marks.open() as stream:
+        if how == "feed":
+            assert [result async for result in stream.feed(waits_for_the_function())] == [0, 1, 2]
+        else:
+            await stream.send_batch(waits_for_the_function())
+            assert [await stream.recv() for _ in range(3)] == [0, 1, 2]

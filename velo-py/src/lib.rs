@@ -7,6 +7,7 @@
 
 mod aside;
 mod budget;
+mod burst;
 mod cell;
 mod channel;
 mod client;

@@ -9,6 +9,7 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::PyList;
 
+use crate::burst::Burst;
 use crate::cell::GilCell;
 use crate::channel::{Offer, Take, Want, WhenFull};
 use crate::codec::Blank;
@@ -185,7 +186,7 @@ impl Operation {
     }
 
     fn send_batch(&self, py: Python<'_>, source: &Py<PyAny>) -> PyResult<Step> {
-        let mut sent = 0;
+        let mut burst = Burst::new(&self.core);
         let outcome = self.core.check_open(py).and_then(|()| {
             if let Some(step) = self.send_put_back(py)? {
                 return Ok(step);
@@ -199,12 +200,12 @@ impl Operation {
                     continue;
                 }
                 match self.core.offer(py, &event)? {
-                    Offer::Sent => sent += 1,
+                    Offer::Sent => burst.add(py)?,
                     Offer::Full if self.core.full == WhenFull::Error => {
-                        return Err(self.buffer_full(py, sent, &event));
+                        return Err(self.buffer_full(py, burst.sent(), &event));
                     }
                     Offer::Full => {
-                        self.core.sent(py, std::mem::take(&mut sent))?;
+                        burst.show(py)?;
                         self.core.put_back(py, event.unbind())?;
                         if let Some(step) = self.send_put_back(py)? {
                             return Ok(step);
@@ -213,9 +214,7 @@ impl Operation {
                 }
             }
         });
-        if sent > 0 {
-            self.core.sent(py, sent)?;
-        }
+        burst.show(py)?;
         outcome
     }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use pyo3::exceptions::PyStopAsyncIteration;
 use pyo3::prelude::*;
 
+use crate::burst::Burst;
 use crate::cell::GilCell;
 use crate::channel::{Offer, Take, Want};
 use crate::errors::Thrown;
@@ -207,17 +208,15 @@ impl Results {
         let Some(source) = state.source.as_ref().map(|source| source.clone_ref(py)) else {
             return Ok(0);
         };
-        let mut sent = 0;
-        let filled = self.fill_from(py, source.bind(py), &mut sent);
-        if sent > 0 {
-            self.core.sent(py, sent)?;
-        }
+        let mut burst = Burst::new(&self.core);
+        let filled = self.fill_from(py, source.bind(py), &mut burst);
+        burst.show(py)?;
         match filled {
             Ok(exhausted) => {
                 if exhausted {
                     state.source = None;
                 }
-                Ok(sent)
+                Ok(burst.sent())
             }
             Err(error) => {
                 self.over(py, state);
@@ -230,7 +229,7 @@ impl Results {
         &self,
         py: Python<'_>,
         source: &Bound<'_, PyAny>,
-        sent: &mut u64,
+        burst: &mut Burst<'_>,
     ) -> PyResult<bool> {
         let mut room = self.core.channel.free_events(py)?;
         if room > 0 {
@@ -251,7 +250,7 @@ impl Results {
             };
             match self.core.offer(py, &event)? {
                 Offer::Sent => {
-                    *sent += 1;
+                    burst.add(py)?;
                     room -= 1;
                 }
                 Offer::Full => {

@@ -12,13 +12,14 @@ const SHORTEST: Duration = Duration::from_micros(100);
 /// Results are late by as much.
 const LONGEST: Duration = Duration::from_millis(1);
 /// What a worker has left is handled for one part in so many during a nap.
-const PART: u64 = 2;
+const PART: u64 = 3;
 /// The same where workers need the cores: each time it wakes up, the client takes one from them, and
 /// has to wait for it.
 const LONGEST_WHERE_CROWDED: Duration = Duration::from_millis(4);
 const PART_WHERE_CROWDED: u64 = 4;
-/// For fewer results it does not matter who wakes the client.
-const RESULTS: u64 = 2;
+/// For fewer results it does not matter there who wakes the client. Elsewhere the worker gains by each
+/// for which it does not have to.
+const RESULTS_WHERE_CROWDED: u64 = 2;
 
 /// For fewer events left it is not worth it to look away while spinning.
 const MANY: u32 = 64;
@@ -76,13 +77,17 @@ impl Naps {
     /// that workers need the cores, and that there is more to send.
     pub fn next(&self, left: u64, crowded: bool) -> Option<Duration> {
         let pace = self.pace.load(Relaxed);
-        let (longest, part) = match crowded {
-            true => (LONGEST_WHERE_CROWDED, PART_WHERE_CROWDED),
-            false => (LONGEST, PART),
+        let (longest, part, results) = match crowded {
+            true => (
+                LONGEST_WHERE_CROWDED,
+                PART_WHERE_CROWDED,
+                RESULTS_WHERE_CROWDED,
+            ),
+            false => (LONGEST, PART, 1),
         };
         let nap = Duration::from_nanos(pace.saturating_mul(left) / part).min(longest);
-        let several = Duration::from_nanos(pace.saturating_mul(RESULTS));
-        (nap >= SHORTEST && nap >= several).then_some(nap)
+        let enough = Duration::from_nanos(pace.saturating_mul(results));
+        (nap >= SHORTEST && nap >= enough).then_some(nap)
     }
 
     /// Learns from a sleep of whatever kind, in which so many events were handled. After a nap in which
@@ -125,8 +130,8 @@ mod tests {
     #[test]
     fn a_nap_leaves_the_worker_most_of_what_it_had() {
         let naps = naps(300 * MICRO);
-        assert_eq!(naps.next(4, false), Some(600 * MICRO));
-        assert_eq!(naps.next(6, false), Some(900 * MICRO));
+        assert_eq!(naps.next(4, false), Some(400 * MICRO));
+        assert_eq!(naps.next(6, false), Some(600 * MICRO));
         assert_eq!(naps.next(8, true), Some(600 * MICRO));
         assert_eq!(naps.next(4, true), None);
     }
@@ -139,13 +144,16 @@ mod tests {
     }
 
     #[test]
-    fn no_nap_for_a_single_result_or_a_fast_worker() {
-        assert_eq!(naps(300 * MICRO).next(3, false), None);
-        assert_eq!(naps(600 * MICRO).next(256, false), None);
+    fn no_nap_for_less_than_a_result_or_for_a_fast_worker() {
+        assert_eq!(naps(300 * MICRO).next(2, false), None);
+        assert_eq!(naps(300 * MICRO).next(3, false), Some(300 * MICRO));
+        assert_eq!(naps(300 * MICRO).next(4, true), None);
+        assert_eq!(naps(600 * MICRO).next(256, false), Some(LONGEST));
         assert_eq!(
             naps(600 * MICRO).next(256, true),
             Some(LONGEST_WHERE_CROWDED)
         );
+        assert_eq!(naps(1200 * MICRO).next(256, false), None);
         assert_eq!(naps(3000 * MICRO).next(256, true), None);
         assert_eq!(naps(MICRO / 5).next(256, true), None);
         assert_eq!(naps(300 * MICRO).next(0, true), None);
