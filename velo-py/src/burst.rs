@@ -5,6 +5,7 @@ use std::time::Duration;
 use pyo3::prelude::*;
 use velo_shm::ticks;
 
+use crate::channel::Channel;
 use crate::state::StreamCore;
 
 /// Showing each event costs more than sending it, but whatever comes next may take long: its source may
@@ -16,8 +17,9 @@ pub struct Burst<'a> {
     core: &'a StreamCore,
     sent: u64,
     shown: u64,
-    /// When some were shown last, in ticks.
-    since: u64,
+    /// When some were shown last, in ticks. None where the function runs in this thread: it cannot look
+    /// before the end.
+    since: Option<u64>,
 }
 
 impl<'a> Burst<'a> {
@@ -27,7 +29,7 @@ impl<'a> Burst<'a> {
             core,
             sent: 0,
             shown: 0,
-            since: ticks::now(),
+            since: matches!(core.channel, Channel::Ring(_)).then(ticks::now),
         }
     }
 
@@ -40,9 +42,12 @@ impl<'a> Burst<'a> {
     #[inline]
     pub fn add(&mut self, py: Python<'_>) -> PyResult<()> {
         self.sent += 1;
+        let Some(since) = self.since else {
+            return Ok(());
+        };
         let now = ticks::now();
-        if ticks::to_duration(now.saturating_sub(self.since)) > SHOW_EVERY {
-            self.since = now;
+        if ticks::to_duration(now.saturating_sub(since)) > SHOW_EVERY {
+            self.since = Some(now);
             self.show(py)?;
         }
         Ok(())
