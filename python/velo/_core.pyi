@@ -201,7 +201,7 @@ class StreamGroup:
         order: bool,
     ) -> tuple[int, tuple[Any, Any] | None]: ...
     def results(
-        self, most: int
+        self,
     ) -> tuple[
         list[tuple[Any, Any]], list[GroupMember], tuple[Any, BaseException] | None, bool
     ]: ...

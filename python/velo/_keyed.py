@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections import OrderedDict, deque
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Hashable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
@@ -13,8 +14,6 @@ from velo.errors import StreamClosed
 if TYPE_CHECKING:
     from velo._function import StreamFn
 
-# Results are taken at once until there are so many.
-_BURST = 256
 # So many events are sent at most before the event loop has a turn.
 _TURN = 64
 
@@ -37,9 +36,8 @@ async def keyed(
             if held_up:
                 while not await streams.offer(*held_up):
                     await streams.group
-                    for results in streams.results():
-                        for item in results:
-                            yield item
+                    for item in streams.results():
+                        yield item
                 left -= 1
             elif left and source.exhausted:
                 break
@@ -50,15 +48,13 @@ async def keyed(
                 continue
             else:
                 await streams.group
-            for results in streams.results():
-                for item in results:
-                    yield item
+            for item in streams.results():
+                yield item
         await streams.end_all()
         while streams.count:
             await streams.group
-            for results in streams.results():
-                for item in results:
-                    yield item
+            for item in streams.results():
+                yield item
     finally:
         await source.close()
         await streams.close()
@@ -145,11 +141,14 @@ class _Streams:
         for member in list(self._members.values()):
             await self._end(member)
 
-    def results(self) -> Iterator[list[tuple[Any, Any]]]:
+    def results(self) -> Iterator[tuple[Any, Any]]:
         """Give what is there now, in order within each key."""
+        return itertools.chain.from_iterable(self._batches())
+
+    def _batches(self) -> Iterator[list[tuple[Any, Any]]]:
         more = True
         while more:
-            results, over, failed, more = self.group.results(_BURST)
+            results, over, failed, more = self.group.results()
             for member in over:
                 self._forget(member)
             yield results

@@ -10,7 +10,7 @@ import pytest
 
 import functions
 from functions import OwnError
-from helpers import blocked, cancel
+from helpers import blocked, cancel, until
 from velo import stream_fn
 
 
@@ -435,9 +435,7 @@ async def test_cancelled_while_it_waits(mode):
 
     seen = []
     task = asyncio.create_task(use())
-    async with asyncio.timeout(30):
-        while not seen:
-            await asyncio.sleep(0.001)
+    await until(lambda: seen, 30)
     assert await blocked(task)
     await asyncio.wait_for(cancel(task), 5)
     assert seen == [(1, (1, 1))]

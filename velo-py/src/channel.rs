@@ -86,6 +86,16 @@ impl Want {
         loan: 0,
         bulk: false,
     };
+    /// A result.
+    pub const RESULTS: Want = Want {
+        results: true,
+        ..Want::NOTHING
+    };
+    /// Room for an event.
+    pub const SPACE: Want = Want {
+        space: true,
+        ..Want::NOTHING
+    };
 }
 
 /// The user's half, in either mode.

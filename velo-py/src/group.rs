@@ -19,7 +19,8 @@ use crate::stint::Stint;
 use crate::stream::StreamBase;
 use crate::wait::{Group, running_loop};
 
-/// So many results of one stream are taken before it is another's turn.
+/// So many results of one stream are taken before it is another's turn, and of all of them until there
+/// are so many.
 const BURST: usize = 256;
 
 /// A key and an event of its stream.
@@ -142,10 +143,9 @@ impl StreamGroup {
         wait.join(py, self.group.clone(), token.clone_ref(py))?;
         let full = this.full.load(Relaxed);
         let want = Want {
-            results: true,
             space: full,
             bulk: full,
-            ..Want::NOTHING
+            ..Want::RESULTS
         };
         if !this.core.channel.may_sleep(py, want)? {
             wait.clear(py);
@@ -194,15 +194,15 @@ impl StreamGroup {
         done
     }
 
-    /// Takes results of members that have some, until there are `most`.
-    fn results<'py>(&self, py: Python<'py>, most: usize) -> PyResult<Batch<'py>> {
+    /// Takes results of members that have some.
+    fn results<'py>(&self, py: Python<'py>) -> PyResult<Batch<'py>> {
         let (results, over) = (PyList::empty(py), PyList::empty(py));
         let mut ready = self.ready.with(py, std::mem::take)?;
         if ready.is_empty() {
             ready = self.group.take(py)?.into();
         }
         let mut failed = None;
-        while results.len() < most
+        while results.len() < BURST
             && failed.is_none()
             && let Some(token) = ready.pop_front()
         {

@@ -64,17 +64,6 @@ enum Place {
     Closing,
 }
 
-/// Room for an event.
-const SPACE: Want = Want {
-    space: true,
-    ..Want::NOTHING
-};
-/// A result.
-const RESULTS: Want = Want {
-    results: true,
-    ..Want::NOTHING
-};
-
 impl Operation {
     /// An operation that has not begun.
     pub fn new(core: Arc<StreamCore>, what: What) -> Self {
@@ -171,8 +160,8 @@ impl Operation {
         if self.core.channel.is_finished(py)? {
             return Err(self.core.ended_early(py));
         }
-        self.core.spin(py, SPACE)?;
-        self.core.sleep(py, &self.core.waits.send, SPACE)
+        self.core.spin(py, Want::SPACE)?;
+        self.core.sleep(py, &self.core.waits.send, Want::SPACE)
     }
 
     /// The error of a stream that does not wait for room, or that of its end.
@@ -264,7 +253,7 @@ impl Operation {
                 }
                 Take::Ended => return Err(self.core.why_over(py)),
                 Take::Empty => {
-                    if let Some(step) = self.wait_for_results(py, RESULTS)? {
+                    if let Some(step) = self.wait_for_results(py, Want::RESULTS)? {
                         return Ok(step);
                     }
                 }
@@ -281,7 +270,7 @@ impl Operation {
                 Ok(_) if !results.is_empty() => break,
                 Ok(Take::Ended) => return Err(self.core.why_over(py)),
                 Ok(Take::Empty) => {
-                    if let Some(step) = self.wait_for_results(py, RESULTS)? {
+                    if let Some(step) = self.wait_for_results(py, Want::RESULTS)? {
                         return Ok(step);
                     }
                 }
@@ -339,7 +328,7 @@ impl Operation {
 
     fn end(&self, py: Python<'_>, why: &str) -> PyResult<Step> {
         while !self.core.try_end(py, why)? {
-            if let Some(step) = self.core.sleep(py, &self.core.waits.closing, SPACE)? {
+            if let Some(step) = self.core.sleep(py, &self.core.waits.closing, Want::SPACE)? {
                 return Ok(step);
             }
         }

@@ -149,9 +149,8 @@ impl Results {
             state.until_feed = 0;
             self.core.channel.flush_results(py)?;
             let mut want = Want {
-                results: true,
                 bulk: state.until == Until::Handled,
-                ..Want::NOTHING
+                ..Want::RESULTS
             };
             if state.source.is_some() {
                 want.space = true;

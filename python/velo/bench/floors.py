@@ -16,13 +16,14 @@ from velo.bench.measure import percentiles
 Measured = dict[str, float]
 
 
+async def _passthrough(events: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    async for one in events:
+        yield one
+
+
 def bare_generator(event: str, count: int) -> Measured:
     """Iterate over the function itself."""
     items = events(event, count)
-
-    async def passthrough(events: AsyncIterator[Any]) -> AsyncIterator[Any]:
-        async for one in events:
-            yield one
 
     async def source() -> AsyncIterator[Any]:
         for item in items:
@@ -31,7 +32,7 @@ def bare_generator(event: str, count: int) -> Measured:
     async def run() -> Measured:
         begin = time.perf_counter()
         got = 0
-        async for _ in passthrough(source()):
+        async for _ in _passthrough(source()):
             got += 1
         assert got == count
         return {"rate": count / (time.perf_counter() - begin)}
@@ -42,10 +43,6 @@ def bare_generator(event: str, count: int) -> Measured:
 def generators_by_key(event: str, keys: int, count: int) -> Measured:
     """Iterate over the function itself, one of it for each key."""
     items = events_by_key(event, keys, count)
-
-    async def passthrough(events: AsyncIterator[Any]) -> AsyncIterator[Any]:
-        async for one in events:
-            yield one
 
     async def source(queue: list[Any]) -> AsyncIterator[Any]:
         while True:
@@ -58,7 +55,7 @@ def generators_by_key(event: str, keys: int, count: int) -> Measured:
             found = running.get(item[0])
             if found is None:
                 queue: list[Any] = []
-                found = running[item[0]] = queue, passthrough(source(queue))
+                found = running[item[0]] = queue, _passthrough(source(queue))
             found[0].append(item)
             await anext(found[1])
         return {"rate": count / (time.perf_counter() - begin)}

@@ -185,11 +185,7 @@ impl RingPort {
                 return true;
             };
             if !self.link.end.is_crowded() {
-                let want = Want {
-                    results: true,
-                    ..Want::NOTHING
-                };
-                spin(py, rings, (&self.link.end, self.slot), want);
+                spin(py, rings, (&self.link.end, self.slot), Want::RESULTS);
             }
             rings.consumer.has_data() || ends.input_ended
         })?;
