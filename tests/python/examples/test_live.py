@@ -16,9 +16,9 @@ from browsing import how, needs_chromium
 from helpers import ROOT
 from serving import served, status
 
-playwright = pytest.importorskip("playwright.async_api", reason="needs velo[test]")
-pytest.importorskip("fastapi", reason="needs velo[test]")
-pytest.importorskip("uvicorn", reason="needs velo[test]")
+playwright = pytest.importorskip("playwright.async_api", reason="needs velo-stream[test]")
+pytest.importorskip("fastapi", reason="needs velo-stream[test]")
+pytest.importorskip("uvicorn", reason="needs velo-stream[test]")
 pytestmark = [needs_chromium, pytest.mark.asyncio(loop_scope="module")]
 
 LIVE = ROOT / "examples" / "live"

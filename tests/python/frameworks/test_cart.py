@@ -10,8 +10,8 @@ from helpers import ROOT
 from serving import served
 from standalone import Daemon
 
-pytest.importorskip("uvicorn", reason="needs velo[test]")
-pytest.importorskip("fastapi", reason="needs velo[test]")
+pytest.importorskip("uvicorn", reason="needs velo-stream[test]")
+pytest.importorskip("fastapi", reason="needs velo-stream[test]")
 
 EXAMPLES = ROOT / "examples"
 

@@ -9,8 +9,8 @@ import pytest
 from helpers import ROOT, until
 from serving import served, status
 
-websockets = pytest.importorskip("websockets", reason="needs velo[test]")
-pytest.importorskip("uvicorn", reason="needs velo[test]")
+websockets = pytest.importorskip("websockets", reason="needs velo-stream[test]")
+pytest.importorskip("uvicorn", reason="needs velo-stream[test]")
 
 EXAMPLES = ROOT / "examples"
 
