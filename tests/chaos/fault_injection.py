@@ -1,4 +1,4 @@
-"""A strike: one signal to one process, at a random instant of a phase."""
+"""One fault: a signal to one process, at a random instant of a phase."""
 
 import asyncio
 import contextlib
@@ -9,7 +9,7 @@ import time
 
 from places import gone
 
-__all__ = ["Strike"]
+__all__ = ["FaultInjection"]
 
 # How long a stopped process stays so at most; seconds.
 _STOPPED = 0.03
@@ -17,16 +17,16 @@ _STOPPED = 0.03
 _DYING = 5.0
 
 
-class Strike:
-    """Strikes once, from a thread of its own, some time after `begin`.
+class FaultInjection:
+    """Hits one process once, from a thread of its own, some time after `begin`.
 
     Attributes:
-        at: When it struck, by `time.monotonic`, or None.
+        at: When it hit, by `time.monotonic`, or None.
 
     """
 
     def __init__(self, rng, how, seconds, victims, then=lambda: None):
-        """Strike one of what `victims()` returns within `seconds`; `how` is "kill" or "stop"."""
+        """Hit one of what `victims()` returns within `seconds`; `how` is "kill" or "stop"."""
         self.at = None
         self._rng = rng
         self._how = how
@@ -36,26 +36,26 @@ class Strike:
         self._thread = None
 
     def begin(self):
-        """The strike may come from now on. Await what it returns to wait until it has."""
+        """The fault may come from now on. Await the returned future to wait until it has."""
         loop = asyncio.get_running_loop()
-        struck = loop.create_future()
+        injected = loop.create_future()
         victims = self._victims()
         delay = self._rng.uniform(0, self._seconds)
         stopped = self._rng.uniform(0.001, _STOPPED)
         pick = self._rng.random()
 
-        def strike():
+        def inject():
             time.sleep(delay)
             if victims:
                 self.at = time.monotonic()
                 self._hit(victims[int(pick * len(victims))], stopped)
             with contextlib.suppress(RuntimeError):  # the loop is closed when a run hangs
-                loop.call_soon_threadsafe(lambda: struck.done() or struck.set_result(None))
+                loop.call_soon_threadsafe(lambda: injected.done() or injected.set_result(None))
             self._then()
 
-        self._thread = threading.Thread(target=strike, name="strike")
+        self._thread = threading.Thread(target=inject, name="fault")
         self._thread.start()
-        return struck
+        return injected
 
     def _hit(self, pid, stopped):
         with contextlib.suppress(ProcessLookupError):

@@ -9,7 +9,7 @@ import asyncio
 import pytest
 
 import recorded
-import test_values
+import sample_values
 from recovering import fresh_pool, gate, kill_workers  # noqa: F401
 from velo.testing import load_recording, recordings
 
@@ -59,7 +59,7 @@ async def run_again(fn, recording, dies_at=None):
 
 def same(results, recording):
     # Not by their bytes: for some hash seeds, the order of an equal set depends on who has made it.
-    return test_values.same(list(results), list(recording.results))
+    return sample_values.same(list(results), list(recording.results))
 
 
 def begins_anew(recording):

@@ -7,7 +7,10 @@ import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from helpers import ROOT
+
+# Runs the scripts of a page.
+RUNNER = Path(__file__).with_name("page_runner.py")
 # What a `sh` block may call without a word: nothing that changes the machine, or needs more of it.
 SAFE = {"cat", "cd", "cp", "echo", "export", "grep", "head", "ls", "mkdir", "printf", "python"}
 SAFE |= {"gzip", "rm", "sed", "seq", "sleep", "sort", "tail", "test", "true", "velo", "wait", "wc"}

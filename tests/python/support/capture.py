@@ -1,7 +1,7 @@
 """Pictures of `velo top` for the documentation, while the flights job runs on a supervisor:
 
 python examples/data.py
-python tests/python/capture.py docs/top
+python tests/python/support/capture.py docs/top
 """
 
 import asyncio
@@ -18,11 +18,10 @@ from rich.console import Console
 from rich.style import Style
 from rich.text import Text
 
-from helpers import environment
+from helpers import ROOT, environment
 from standalone import Daemon
 from terminal import Terminal
 
-ROOT = Path(__file__).parents[2]
 SIZES = [(80, 24), (200, 50)]
 COLOURS = {"brown": "yellow"}
 

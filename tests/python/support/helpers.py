@@ -13,6 +13,9 @@ import psutil
 
 import velo
 
+# The repository.
+ROOT = Path(__file__).resolve().parents[3]
+
 # Scripts use the velo that is tested, wherever it comes from.
 PACKAGE = Path(velo.__file__).resolve().parents[1]
 

@@ -7,11 +7,11 @@ import time
 
 import pytest
 
-import rogue
+import corrupting_worker
 from velo._process import clients
 from velo.errors import RingCorrupted, StreamClosed, VeloError, WorkerDied
 
-citizen = rogue.citizen.options(workers=2, buffer=16)
+citizen = corrupting_worker.citizen.options(workers=2, buffer=16)
 
 # More than anything here takes, on a machine that is busy with other things.
 BOUND = 20
@@ -145,7 +145,7 @@ async def until_it_fails(stream, aim):
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("aim", rogue.TARGETS)
+@pytest.mark.parametrize("aim", corrupting_worker.TARGETS)
 async def test_a_worker_that_writes_over_its_link(aim, long):
     for seed in range(40 if long else 2):
         await asyncio.wait_for(scene(aim, seed), 3 * BOUND)

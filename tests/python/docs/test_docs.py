@@ -17,8 +17,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from helpers import environment, until_sync
-from pages import ROOT, RUN, blocks
+from helpers import ROOT, environment, until_sync
+from pages import RUN, RUNNER, blocks
 
 PAGES = [
     ROOT / "README.md",
@@ -52,7 +52,7 @@ def test_blocks_are_well_formed(page):
 @pytest.fixture(scope="module")
 def python():
     """Runs a Python script in a folder; returns its exit code, as `page_runner.py` says."""
-    command = [sys.executable, "-X", "dev", str(Path(__file__).with_name("page_runner.py"))]
+    command = [sys.executable, "-X", "dev", str(RUNNER)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, env=environment(**OURS), **pipes) as process:
 

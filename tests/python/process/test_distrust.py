@@ -8,8 +8,8 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
+import corrupting_worker
 import functions
-import rogue
 from velo import _core
 from velo._process import clients
 from velo.errors import RingCorrupted, StreamClosed, WorkerDied
@@ -97,10 +97,10 @@ async def test_a_client_that_writes_over_its_link(aim, fresh_pool, long):
             async with asyncio.timeout(BOUND), echo.open() as stream:
                 await stream.send(1)
                 assert await stream.recv() == 1
-                memory = rogue.Links()
+                memory = corrupting_worker.Links()
                 for number in range(30):
                     if number % 10 == 3:
-                        rogue.TARGETS[aim](memory, rng)
+                        corrupting_worker.TARGETS[aim](memory, rng)
                     await stream.send(number)
                     await stream.recv()
         async with asyncio.timeout(BOUND):

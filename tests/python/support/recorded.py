@@ -1,6 +1,6 @@
 """Stream functions whose recordings are in tests/recordings, and how those were made.
 
-    python tests/python/recorded.py
+    python tests/python/support/recorded.py
 
 makes them anew, with other names. Keep the old ones: that they still load is what they are for.
 """
@@ -12,14 +12,14 @@ import decimal
 import os
 import signal
 import sys
-from pathlib import Path
 
+from helpers import ROOT
 from velo import _core, stream_fn
 from velo._function.recording import MAGIC, _frame, frames
 from velo._process import clients
 from velo.events import TICK
 
-FOLDER = Path(__file__).parents[1] / "recordings"
+FOLDER = ROOT / "tests" / "recordings"
 
 
 @stream_fn

@@ -2,12 +2,13 @@
 
 import ast
 import re
-from pathlib import Path
 
 import pytest
 
-TESTS = Path(__file__).parent
-TEXT = (TESTS.parents[1] / "docs" / "semantics.md").read_text()
+from helpers import ROOT
+
+TESTS = ROOT / "tests" / "python"
+TEXT = (ROOT / "docs" / "semantics.md").read_text()
 PROMISES = re.findall(r"^- (.*(?:\n  .*)*)", TEXT, re.MULTILINE)
 NAMED = re.compile(r"`(test_\w+\.py)::(test_\w+)`")
 

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from browsing import how, needs_chromium
-from pages import ROOT
+from helpers import ROOT
 
 pytestmark = pytest.mark.skipif(
     not all(map(importlib.util.find_spec, ("mkdocs", "material", "mkdocstrings"))),

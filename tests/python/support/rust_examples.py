@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from pages import ROOT
+from helpers import ROOT
 
 
 @functools.cache

@@ -4,11 +4,11 @@ import dataclasses
 import statistics
 from collections import Counter
 
-__all__ = ["Tally", "table"]
+__all__ = ["Outcome", "table"]
 
 
 @dataclasses.dataclass
-class Tally:
+class Outcome:
     """All runs of one cell of the matrix.
 
     Attributes:
@@ -18,7 +18,7 @@ class Tally:
         wrong: Results that came and that no undisturbed run gives.
         left: Processes and files that were still there a second after all had ended.
         failed: Runs that hung or raised, with why.
-        pauses: Milliseconds from each strike to when every stream had gone on.
+        pauses: Milliseconds from each fault to when every stream had gone on.
 
     """
 
@@ -47,12 +47,12 @@ class Tally:
         if not (self.lost or self.doubled or self.wrong):
             self.wrong += 1  # out of order
 
-    def pause(self, struck, streams):
+    def pause(self, hit, streams):
         """Note how long it took until all streams had given a result again."""
-        if struck is None:
+        if hit is None:
             return
-        nexts = [next((t for t in stream.times if t >= struck), None) for stream in streams]
-        gaps = [when - struck for when in nexts if when is not None]
+        nexts = [next((t for t in stream.times if t >= hit), None) for stream in streams]
+        gaps = [when - hit for when in nexts if when is not None]
         if gaps:
             self.pauses.append(max(gaps) * 1000)
 
@@ -65,17 +65,24 @@ class Tally:
         return statistics.quantiles(self.pauses, n=100, method="inclusive")[int(part) - 1]
 
 
-def table(tallies):
-    """The cells as a Markdown table: `{(victim, how, phase): Tally}`."""
+def table(outcomes):
+    """The cells as a Markdown table: `{(victim, how, phase): Outcome}`."""
     lines = [
-        "| what is struck | how | while | runs | lost | doubled | wrong | left behind | failed "
+        "| what is hit | how | while | runs | lost | doubled | wrong | left behind | failed "
         "| going on after, ms p50 | p99 |",
         "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
-    for (victim, how, phase), tally in tallies.items():
-        middle, tail = tally.percentile(50), tally.percentile(99)
+    for (victim, how, phase), outcome in outcomes.items():
+        middle, tail = outcome.percentile(50), outcome.percentile(99)
         figures = [
-            *(tally.runs, tally.lost, tally.doubled, tally.wrong, tally.left, len(tally.failed)),
+            *(
+                outcome.runs,
+                outcome.lost,
+                outcome.doubled,
+                outcome.wrong,
+                outcome.left,
+                len(outcome.failed),
+            ),
             *("" if figure is None else f"{figure:.1f}" for figure in (middle, tail)),
         ]
         lines.append(f"| {victim} | {how} | {phase} | " + " | ".join(map(str, figures)) + " |")

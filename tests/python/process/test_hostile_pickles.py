@@ -10,7 +10,7 @@ import os
 import pytest
 
 import functions
-from harm import HARMS, AsItArrives, AsItLeaves, Harm, do
+from hostile_pickles import HARMS, AsItArrives, AsItLeaves, Harm, do
 from velo import stream_fn
 from velo._process import clients
 from velo.errors import EventTooLarge, WorkerDied

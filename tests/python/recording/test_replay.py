@@ -2,28 +2,26 @@
 
 import asyncio
 import re
-from pathlib import Path
 
 import numpy
 import pytest
 
 import recorded
+from recorded import FOLDER
 from velo import stream_fn
 from velo.events import TICK
 from velo.testing import ReplayDifference, load_recording, recordings, replay
 
-KEPT = Path(__file__).parents[1] / "recordings"
-
 
 def test_there_are_recordings_of_each_kind():
-    steps = [step.kind for path in recordings(KEPT) for step in load_recording(path).steps]
+    steps = [step.kind for path in recordings(FOLDER) for step in load_recording(path).steps]
     assert set(steps) >= {
         "event", "tick", "end", "result", "returned", "raised", "cancelled",
     }  # fmt: skip
-    assert len(list(recordings(KEPT))) >= 7
+    assert len(list(recordings(FOLDER))) >= 7
 
 
-@pytest.mark.parametrize("path", recordings(KEPT), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", recordings(FOLDER), ids=lambda path: path.name)
 def test_what_is_kept_is_what_the_functions_do(path):
     """A recording of an older velo loads in every one to come."""
     recording = load_recording(path)
@@ -237,7 +235,7 @@ def test_a_crash_is_replayed_up_to_its_event(tmp_path):
 
 
 def test_ticks_come_where_they_came_and_nothing_is_waited_for():
-    (path,) = (path for path in recordings(KEPT) if "sessions" in path.name)
+    (path,) = (path for path in recordings(FOLDER) if "sessions" in path.name)
 
     @stream_fn
     async def no_ticks(events):
