@@ -21,7 +21,7 @@ def takes_state(function: Callable[..., Any]) -> bool:
     """Return whether a stream function is called with a state: its second parameter is `state`."""
     names = _parameters(function)
     if names is None:
-        from velo._api.function import callables
+        from velo._function import callables
 
         return callables.takes_state(function)
     return len(names) > 1 and names[1] == "state"
@@ -37,7 +37,7 @@ def check(function: Any) -> None:
     names = _parameters(function)
     expected = names is not None and (len(names) == 1 or names[1:] == ("state",))
     if not expected or not function.__code__.co_flags & _CO_ASYNC_GENERATOR:
-        from velo._api.function import callables
+        from velo._function import callables
 
         callables.check(function)
 

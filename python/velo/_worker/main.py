@@ -12,8 +12,8 @@ from collections.abc import Callable
 from typing import Any
 
 from velo import _core
-from velo._api.function import exceptions
 from velo._diagnostics import slow_steps
+from velo._function import exceptions
 from velo._function.reference import load
 from velo._function.signature import takes_state
 from velo._worker import introspection, logs, output, report, sessions

@@ -12,7 +12,7 @@ import pytest
 
 import functions
 from velo import StreamConfig, StreamFn, stream_fn
-from velo._api.function import callables, signature
+from velo._function import callables, signature
 
 WRONG = [
     ("mode", "thread", ValueError, '"inline" or "process"'),

@@ -11,7 +11,7 @@ import pytest
 import functions
 from helpers import environment, run_script
 from velo import _core, stream_fn
-from velo._api.function import reference
+from velo._function import reference
 
 
 async def test_module_function(mode):
