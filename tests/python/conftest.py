@@ -10,7 +10,7 @@ import pytest
 from helpers import open_fds
 from leaks import LASTING
 from standalone import Daemon
-from velo import _clients
+from velo._process import clients
 
 MODES = ("inline", "process")
 
@@ -71,6 +71,6 @@ def standalone(tmp_path_factory):
     LASTING["pids"].add(daemon.pid)
     LASTING["fds"].update(open_fds().keys() - before.keys())
     yield str(daemon.path)
-    _clients.shutdown()  # what is left of the tests' streams
+    clients.shutdown()  # what is left of the tests' streams
     daemon.close()
     assert not daemon.seen_alive()

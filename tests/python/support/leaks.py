@@ -10,7 +10,8 @@ import os
 import psutil
 
 from helpers import open_fds, until_sync
-from velo import _clients, _sync
+from velo._api import sync
+from velo._process import clients
 
 __all__ = ["LASTING", "Belongings"]
 
@@ -60,9 +61,9 @@ class Belongings:
             AssertionError: It names the module, and says what is left.
 
         """
-        vars(_sync._local).clear()  # the event loop that `run_sync` keeps for this thread
+        vars(sync._local).clear()  # the event loop that `run_sync` keeps for this thread
         gc.collect()
-        _clients.shutdown()
+        clients.shutdown()
         gc.collect()
         # Those that were there before may end, so each kind is counted.
         until_sync(lambda: not self._more(), describe=lambda: f"{module} leaves {self._more()}")
