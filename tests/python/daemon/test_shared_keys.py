@@ -144,12 +144,15 @@ async def test_the_line_goes_by_who_came_first_whichever_process_it_is(tmp_path,
     one, other = Program(tmp_path), Program(tmp_path)
     order = []
 
-    async def wait(name, attach):
-        await attach
+    async def theirs(name, program):
+        await program.heard()
         order.append(name)
 
-    async def mine():
-        assert (await ask(counting, "k", "mine"))[1] == "mine"
+    async def mine(name):
+        async with counting.open(key="k") as stream:
+            order.append(name)
+            await stream.send(name)
+            assert (await stream.recv())[1] == name
 
     for program in (one, other):  # they are connected
         program.do("attach", "another key")
@@ -158,12 +161,12 @@ async def test_the_line_goes_by_who_came_first_whichever_process_it_is(tmp_path,
         waiting = []
         for number, name in enumerate(["one", "me", "other", "me again"], 1):
             if name.startswith("me"):
-                attached = mine()
+                turn = mine(name)
             else:
                 program = one if name == "one" else other
                 program.tell("attach", "k")
-                attached = program.heard()
-            waiting.append(asyncio.create_task(wait(name, attached)))
+                turn = theirs(name, program)
+            waiting.append(asyncio.create_task(turn))
             await asyncio.to_thread(in_line, daemon, number)
         assert order == []
     async with asyncio.timeout(HANG):
