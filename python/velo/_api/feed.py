@@ -11,7 +11,7 @@ from velo import _core
 from velo.errors import StreamClosed
 
 if TYPE_CHECKING:
-    from velo._stream import Stream
+    from velo._api.stream import Stream
 
 __all__ = ["AsyncFeed"]
 

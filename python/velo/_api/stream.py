@@ -9,9 +9,11 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
 from logging import DEBUG
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from velo import _core, _idle, _life
-from velo._feed import AsyncFeed
-from velo._metrics import StreamMetrics
+from velo import _core
+from velo._api import idle
+from velo._api.feed import AsyncFeed
+from velo._diagnostics import lifecycle_log
+from velo._diagnostics.metrics import StreamMetrics
 from velo.errors import StreamClosed, VeloError
 
 if TYPE_CHECKING:
@@ -67,9 +69,9 @@ class Stream(_core.StreamBase[In, Out], Generic[In, Out]):
         self._released = False
         self._done = False
         self._worked = False
-        _life.stream(DEBUG, name, "opened")
+        lifecycle_log.stream(DEBUG, name, "opened")
         if config.timeout is not None:
-            _idle.watch(loop, self, config.timeout)
+            idle.watch(loop, self, config.timeout)
 
     # `send`, `recv`, `send_batch`, `recv_batch` and iteration are the base's.
 
@@ -227,7 +229,7 @@ class Stream(_core.StreamBase[In, Out], Generic[In, Out]):
         if not self._released:
             self._released = True
             self._release()
-            _life.stream(DEBUG, self.name, "closed")
+            lifecycle_log.stream(DEBUG, self.name, "closed")
 
     def __repr__(self) -> str:
         """Name and state."""

@@ -35,7 +35,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from typing import Any, ClassVar
 
 from velo import _core
-from velo._context import stream_name
+from velo._function.context import stream_name
 from velo.events import TICK
 
 __all__ = ["MAGIC", "Recorded", "frames"]
@@ -95,13 +95,13 @@ class Recorded:
             file.last("returned")
 
     def __reduce__(self) -> Any:
-        from velo._reference import describe
+        from velo._function.reference import describe
 
         return _restore, (describe(self.inner), self.folder)
 
 
 def _restore(described: Any, folder: str) -> Recorded:
-    from velo._reference import build
+    from velo._function.reference import build
 
     return Recorded(build(described), folder)
 

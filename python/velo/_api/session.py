@@ -15,15 +15,15 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from velo import _core
-from velo._grants import Taken
-from velo._reference import describe, import_path
-from velo._remote import log_failure
-from velo._stream import Stream
+from velo._api.stream import Stream
+from velo._function.exceptions import log_failure
+from velo._function.reference import describe, import_path
+from velo._process.key_requests import Taken
 from velo.errors import StreamBusy
 
 if TYPE_CHECKING:
+    from velo._api.function import Key, StreamFn
     from velo._config import StreamConfig
-    from velo._function import Key, StreamFn
 
 __all__ = ["Attachment", "Keeping"]
 
@@ -114,7 +114,7 @@ class Keeping:
         return stream
 
     async def _open_in_worker(self, key: Key, name: str) -> _Opened:
-        from velo._clients import client_of
+        from velo._process.clients import client_of
 
         fn = self._fn
         client = client_of(asyncio.get_running_loop(), self.config.supervisor)
@@ -153,7 +153,7 @@ class Keeping:
 
 def _local(function: Any) -> Any:
     """Return what a function is known by in this process."""
-    from velo._compose import Chain
+    from velo._api.compose import Chain
 
     if isinstance(function, Chain):
         return tuple(_local(part) for part in function.parts)

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Collection, Iterable
 
 from velo import _core
-from velo._links import Link
+from velo._process.links import Link
 
 __all__ = ["below_share", "free", "least", "usable", "usable_cores"]
 

@@ -7,12 +7,13 @@ import math
 import weakref
 from typing import TYPE_CHECKING, Any
 
-from velo import _core, _logs
+from velo import _core
+from velo._process import worker_logs
 
 if TYPE_CHECKING:
     import asyncio
 
-    from velo._client import Client
+    from velo._process.client import Client
 
 __all__ = ["Link", "attach"]
 
@@ -92,4 +93,5 @@ def _slow_step(
 
 def _log(loop_of: weakref.ref[asyncio.AbstractEventLoop], pid: int, record: bytes) -> None:
     if (loop := loop_of()) is not None:
-        loop.call_soon(_logs.deliver, pid, record)  # handlers are not run in the middle of a step
+        # Handlers are not run in the middle of a step.
+        loop.call_soon(worker_logs.deliver, pid, record)

@@ -6,10 +6,10 @@ import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Any
 
+from velo._api.function import StreamFn
 from velo._config import StreamConfig
-from velo._function import StreamFn
-from velo._pulled import pulled
-from velo._signature import takes_state
+from velo._function.event_iterator import pulled
+from velo._function.signature import takes_state
 
 __all__ = ["Chain", "compose"]
 

@@ -14,10 +14,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from velo import _core
-from velo._context import stream_name
-from velo._remote import log_failure
-from velo._worker import logs, window
-from velo._worker.parked import Parked
+from velo._function.context import stream_name
+from velo._function.exceptions import log_failure
+from velo._worker import introspection, logs
+from velo._worker.detached import Parked
 
 if TYPE_CHECKING:
     from velo._worker.main import Client
@@ -159,11 +159,11 @@ class Keys:
         """Say what is parked here: see `Parked.since`."""
         return self._parked.since(number, longest)
 
-    def find_parked(self, which: str) -> list[window.Opened]:
+    def find_parked(self, which: str) -> list[introspection.Opened]:
         """Return what is parked here under this key, with this name or at this place."""
         return [stream for _, stream in self._parked.find(which)]
 
-    def end_parked(self, which: str) -> list[window.Opened]:
+    def end_parked(self, which: str) -> list[introspection.Opened]:
         """End the input of what is parked here, as when its time is over; returns what that was."""
         ended = list(self._parked.find(which))
         for kept, _ in ended:
@@ -208,7 +208,7 @@ class Keys:
         client, (slot, _) = opening.client, opening.place
         if kept.task is not None:
             client.tasks[slot] = kept.task
-            client.opened[slot] = (opening.function, window.moment(), kept.shown)
+            client.opened[slot] = (opening.function, introspection.moment(), kept.shown)
 
     def _attach(self, kept: Kept, opening: Opening) -> None:
         if kept.timer is not None:

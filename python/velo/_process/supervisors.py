@@ -142,7 +142,8 @@ def zygote_command() -> list[str]:
     import subprocess
 
     flags: list[str] = getattr(subprocess, "_args_from_interpreter_flags", list)()
-    home = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
+    package = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
+    home = os.path.dirname(package)
     # Collecting while all of asyncio is imported takes a twentieth of the time, and finds nothing.
     code = (
         f"import gc, sys; gc.disable(); sys.path.append({home!r}); "

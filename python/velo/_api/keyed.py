@@ -12,7 +12,7 @@ from velo import _core
 from velo.errors import StreamClosed
 
 if TYPE_CHECKING:
-    from velo._function import StreamFn
+    from velo._api.function import StreamFn
 
 # So many events are sent at most before the event loop has a turn.
 _TURN = 64

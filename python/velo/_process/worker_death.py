@@ -5,8 +5,8 @@ from __future__ import annotations
 import signal
 import warnings
 
-from velo import _oom
-from velo._links import Link
+from velo._diagnostics import oom
+from velo._process.links import Link
 from velo.errors import StallWarning, WorkerDied
 
 __all__ = ["tell"]
@@ -31,7 +31,7 @@ def tell(
     """
     culprit = link.end.culprit() if ran == "here" else None
     number_ran, name_ran, event = culprit or (None, None, None)
-    starved = _oom.said() if how[0] == signal.SIGKILL and why is None else None
+    starved = oom.said() if how[0] == signal.SIGKILL and why is None else None
 
     def died(stream: str, number: int, in_flight: int) -> WorkerDied:
         error = WorkerDied(

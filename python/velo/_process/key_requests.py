@@ -12,9 +12,9 @@ from velo import _core
 from velo.errors import PoolError
 
 if TYPE_CHECKING:
-    from velo._client import Client
     from velo._config import StreamConfig
-    from velo._reference import Reference
+    from velo._function.reference import Reference
+    from velo._process.client import Client
 
 __all__ = ["Grants", "Taken"]
 
@@ -69,7 +69,7 @@ class Grants:
             PoolError: When it cannot be had.
 
         """
-        from velo._placement import usable_cores
+        from velo._process.placement import usable_cores
 
         client, loop = self._client_of(), asyncio.get_running_loop()
         assert client is not None  # it is who asks

@@ -7,8 +7,9 @@ import atexit
 import os
 import weakref
 
-from velo import _core, _supervisors
-from velo._client import Client
+from velo import _core
+from velo._process import supervisors
+from velo._process.client import Client
 
 __all__ = ["client_of", "close_clients", "shutdown", "streams_at", "workers_of"]
 
@@ -25,7 +26,7 @@ class Clients:
 
     def find(self, loop: asyncio.AbstractEventLoop, supervisor: str) -> Client:
         """Return the client for a setting, which is made if there is none yet."""
-        address = _supervisors.address_of(supervisor)
+        address = supervisors.address_of(supervisor)
         client = self.by_address.get(address)
         if client is None:
             client = self.by_address[address] = Client(loop, address)
@@ -74,7 +75,7 @@ def streams_at(address: str | None) -> int:
 def shutdown() -> None:
     """End the workers before the interpreter goes. Nobody is left to receive anything."""
     _clients.clear()
-    _core.shutdown(_supervisors.EXIT_BOUND)
+    _core.shutdown(supervisors.EXIT_BOUND)
 
 
 os.register_at_fork(after_in_child=_clients.clear)

@@ -12,7 +12,8 @@
 //! - `raw_sync`: that crate's event, a mutex and a condition variable shared by processes.
 //! - `spinning`: a word in shared memory, and no system call but a yield in every 256 looks.
 //!
-//! `cargo bench -p velo-shm --bench doorbell`; one line of it with, for instance, `-- 'wake.*futex'`.
+//! `cargo bench -p velo-shm --bench doorbell`; one line of it with, for instance,
+//! `-- 'wake.*futex'`. `VELO_SHM_BENCH_CHILD` marks the second process.
 
 use std::hint::spin_loop;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};

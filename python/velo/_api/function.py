@@ -17,14 +17,15 @@ from collections.abc import (
 )
 from types import TracebackType
 
-from velo import _accounts, _core
+from velo import _core
 from velo._config import StreamConfig
-from velo._places import Places
+from velo._diagnostics import function_stats
+from velo._function.limiter import Places
 from velo._types import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 if TYPE_CHECKING:
-    from velo._metrics import FunctionMetrics
-    from velo._stream import Stream
+    from velo._api.stream import Stream
+    from velo._diagnostics.metrics import FunctionMetrics
     from velo.events import Events
 
 __all__ = ["StreamFn", "stream_fn"]
@@ -58,7 +59,7 @@ class StreamFn(Generic[In, Out]):
     """
 
     def __init__(self, function: Function[In, Out], config: StreamConfig) -> None:
-        from velo._signature import check, takes_state
+        from velo._function.signature import check, takes_state
 
         if isinstance(function, StreamFn):
             what = getattr(function, "__qualname__", repr(function))
@@ -74,13 +75,13 @@ class StreamFn(Generic[In, Out]):
         self._ledger = _core.Ledger()
         self._runs = function  # what streams run
         if config.record is not None:
-            from velo._recording import Recorded
+            from velo._function.recording import Recorded
 
             self._runs = Recorded(function, str(config.record))
         self._name = getattr(function, "__qualname__", type(function).__qualname__)
         self.config: StreamConfig = config
         where = getattr(function, "__module__", None) or "?"
-        _accounts.keep(self, f"{where}:{self._name}", config.mode, self._ledger)
+        function_stats.keep(self, f"{where}:{self._name}", config.mode, self._ledger)
 
     def __call__(
         self, events: Iterable[In] | AsyncIterable[In], state: dict[str, Any] | None = None
@@ -93,7 +94,7 @@ class StreamFn(Generic[In, Out]):
             state: What a function that takes a state finds there; an empty one by default.
 
         """
-        from velo._pulled import pulled
+        from velo._function.event_iterator import pulled
 
         if not self._has_state:
             return self._function(pulled(events))
@@ -175,15 +176,15 @@ class StreamFn(Generic[In, Out]):
             Exception: As `run` does.
 
         """
-        from velo._reference import refuse_while_importing
+        from velo._function.reference import refuse_while_importing
 
         refuse_while_importing()
         if self.config.mode == "process" and "asyncio" not in sys.modules:
             # Its zygote and this process can import asyncio at the same time.
-            from velo import _supervisors
+            from velo._process import supervisors
 
-            _supervisors.expect(self.config.supervisor)
-        from velo._sync import run
+            supervisors.expect(self.config.supervisor)
+        from velo._api.sync import run
 
         return run(self, events)
 
@@ -207,7 +208,7 @@ class StreamFn(Generic[In, Out]):
                 names the key. All streams are cancelled.
 
         """
-        from velo._keyed import keyed
+        from velo._api.keyed import keyed
 
         return keyed(self, events, key)
 
@@ -219,14 +220,14 @@ class StreamFn(Generic[In, Out]):
         """
         if not isinstance(then, StreamFn):
             return NotImplemented
-        from velo._compose import compose
+        from velo._api.compose import compose
 
         return compose(self, then)
 
     @property
     def metrics(self) -> FunctionMetrics:
         """What all streams of this function have done in this process, together."""
-        from velo._metrics import FunctionMetrics
+        from velo._diagnostics.metrics import FunctionMetrics
 
         return FunctionMetrics(*self._ledger.figures())
 
@@ -267,19 +268,19 @@ class StreamFn(Generic[In, Out]):
         """What opening a stream needs of asyncio, whose import takes longer than all of velo."""
         find: Any = None
         if self.config.mode == "process":
-            from velo import _supervisors
+            from velo._process import supervisors
 
-            _supervisors.expect(self.config.supervisor)
-            from velo._clients import client_of as find
+            supervisors.expect(self.config.supervisor)
+            from velo._process.clients import client_of as find
         import asyncio
 
-        from velo._stream import Stream
+        from velo._api.stream import Stream
 
         return asyncio.get_running_loop, Stream, find
 
     @functools.cached_property
     def _keeping(self) -> Any:
-        from velo._keys import Keeping
+        from velo._api.session import Keeping
 
         return Keeping(self)
 
@@ -305,13 +306,13 @@ class StreamFn(Generic[In, Out]):
 
     @functools.cached_property
     def _reference(self) -> Any:
-        from velo._reference import Reference
+        from velo._function.reference import Reference
 
         return Reference(self._runs, self.config)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Travel as function and settings: places and counters belong to a process."""
-        from velo._reference import describe
+        from velo._function.reference import describe
 
         return _restore, (describe(self._function), self.config)
 
@@ -410,7 +411,7 @@ def stream_fn(
 
 
 def _restore(described: Any, config: StreamConfig) -> StreamFn[Any, Any]:
-    from velo._reference import build
+    from velo._function.reference import build
 
     return StreamFn(build(described), config)
 

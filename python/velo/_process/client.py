@@ -11,11 +11,13 @@ from collections.abc import Coroutine
 from logging import INFO
 from typing import Any, TypeVar
 
-from velo import _core, _deaths, _life, _logs, _oom, _placement, _recovery, _slow, _supervisors
+from velo import _core
 from velo._config import StreamConfig
-from velo._grants import Grants
-from velo._links import Link, attach
-from velo._reference import Reference, import_paths
+from velo._diagnostics import lifecycle_log, oom, slow_steps
+from velo._function.reference import Reference, import_paths
+from velo._process import placement, recovery, supervisors, worker_death, worker_logs
+from velo._process.key_requests import Grants
+from velo._process.links import Link, attach
 from velo.errors import PoolError, RingCorrupted
 
 __all__ = ["Client"]
@@ -24,7 +26,7 @@ T = TypeVar("T", int, float)
 
 _NO_LIMITS = (None, None, None)
 
-_levels = _logs.Levels()
+_levels = worker_logs.Levels()
 
 # Names for links whose supervisor is gone.
 _numbers = itertools.count(1)
@@ -79,9 +81,9 @@ class Client:
         if self._supervisor is not None:
             return self._supervisor
         if self._address is None:
-            supervisor = _supervisors.embedded()
+            supervisor = supervisors.embedded()
         else:
-            supervisor = _supervisors.connect(self._address)
+            supervisor = supervisors.connect(self._address)
         loop = asyncio.get_running_loop()
         self._supervisor = supervisor
         if self._address is not None:
@@ -145,7 +147,7 @@ class Client:
             link = await self._link_for(function, config, avoid)
             self._set_levels(link)
             if link.end.reopen(stream, function.number):
-                _life.stream(INFO, stream.name, "goes on in worker process %d", link.pid)
+                lifecycle_log.stream(INFO, stream.name, "goes on in worker process %d", link.pid)
                 self._watch(link, config)
                 if avoid is not None and avoid.outgrown:
                     link.refuge = asyncio.get_running_loop().time()
@@ -169,7 +171,7 @@ class Client:
         if self._supervisor is None:
             try:
                 self._connect()
-            except _supervisors.NoSupervisor:
+            except supervisors.NoSupervisor:
                 if not self.links:
                     raise
         if config.preload:
@@ -179,7 +181,7 @@ class Client:
             self._preload(function.preload)
         self._placing += 1
         try:
-            link = await self._place(config.workers or _placement.usable_cores(), avoid)
+            link = await self._place(config.workers or placement.usable_cores(), avoid)
         finally:
             self._placing -= 1
         link.define(function.number, definition)
@@ -198,10 +200,10 @@ class Client:
         """
         if self._supervisor is None or self._most_streams:
             return None
-        workers = config.workers or _placement.usable_cores()
+        workers = config.workers or placement.usable_cores()
         if self._most_workers:
             workers = min(workers, self._most_workers)
-        link = _placement.free(self.links.values(), workers)
+        link = placement.free(self.links.values(), workers)
         if link is None or function.number not in link.functions:
             return None
         return self._open_on(link, loop, function, config, name)
@@ -218,7 +220,7 @@ class Client:
         self._set_levels(link)
         keep: Any = kept
         if config.recover != "none":
-            keep = _recovery.keep(self, function, config)
+            keep = recovery.keep(self, function, config)
         opened = link.end.open(loop, function.number, function.limits, name, keep)
         if opened is None:
             self._let_go(link)
@@ -313,10 +315,10 @@ class Client:
         The quota is a promise between programs that trust each other: the supervisor tells it, and
         every client keeps to it.
         """
-        from velo import _clients
+        from velo._process import clients
 
         quota = self._most_streams
-        if _clients.streams_at(self._address) >= quota:
+        if clients.streams_at(self._address) >= quota:
             raise PoolError(
                 f"this process has {quota} open streams, which is the quota of one client of the "
                 f"supervisor at `{self._address}` (`--client-streams {quota}`)"
@@ -328,26 +330,26 @@ class Client:
         while True:
             if self._most_workers:
                 workers = min(workers, self._most_workers)
-            if (free := _placement.free(links, workers, avoid)) is not None:
+            if (free := placement.free(links, workers, avoid)) is not None:
                 return free
             had_links = bool(links)
-            if len(_placement.usable(links, workers, avoid)) + len(self._requests) < workers:
+            if len(placement.usable(links, workers, avoid)) + len(self._requests) < workers:
                 try:
                     link = await self._acquire(workers)
-                except _supervisors.NoSupervisor:
-                    if (least := _placement.least(_placement.usable(links, workers))) is None:
+                except supervisors.NoSupervisor:
+                    if (least := placement.least(placement.usable(links, workers))) is None:
                         raise
                     return least
                 if link is not None:
                     return link
             if self._requests:
-                below = _placement.below_share(links, workers, avoid, self._placing)
+                below = placement.below_share(links, workers, avoid, self._placing)
                 if below is not None:
                     return below  # it need not wait for one more: others will go there
-            usable = _placement.usable(links, workers, avoid) or _placement.usable(links, workers)
+            usable = placement.usable(links, workers, avoid) or placement.usable(links, workers)
             if self._requests or (not usable and links):
                 await self._change()  # a worker is on its way, or one that leaves makes room
-            elif (least := _placement.least(usable)) is not None:
+            elif (least := placement.least(usable)) is not None:
                 return least
             elif not links and not had_links:
                 raise PoolError("all workers are taken, and no more may be started")
@@ -391,7 +393,7 @@ class Client:
 
     def _on_hello(self, velo: str, runtime: str, most_workers: int, most_streams: int) -> None:
         if self._address is not None:
-            _supervisors.check(self._address, velo, runtime)
+            supervisors.check(self._address, velo, runtime)
             self._most_workers, self._most_streams = most_workers, most_streams
         self._answer_greeting(None)
 
@@ -415,8 +417,8 @@ class Client:
         self, request: int, number: int, worker: int, pid: int, end: _core.ClientLink
     ) -> None:
         link = self.links[number] = Link(number, worker, pid, end)
-        _life.workers.debug("worker process %d is ready for streams", pid)
-        _oom.remember()
+        lifecycle_log.workers.debug("worker process %d is ready for streams", pid)
+        oom.remember()
         loop = self._loop()
         if loop is not None:
             attach(link, loop, self)
@@ -445,7 +447,7 @@ class Client:
     def _on_retired(self, number: int) -> None:
         if (link := self.links.get(number)) is not None:
             self._drop(link)
-            _life.workers.debug("worker process %d is let go", link.pid)
+            lifecycle_log.workers.debug("worker process %d is let go", link.pid)
             # Only an idle link is taken back. This fails nothing, unless its count was wrong.
             link.end.fail(
                 lambda stream, number, in_flight: RingCorrupted(
@@ -480,9 +482,9 @@ class Client:
         # On a busy machine anybody may have one slow step: it must not hide a habit.
         now = asyncio.get_running_loop().time()
         again = habit and stream != link.named and link.end.streams > 1
-        if again or (held_up and now - link.warned >= _slow.WARN_EVERY):
+        if again or (held_up and now - link.warned >= slow_steps.WARN_EVERY):
             link.warned, link.named = now, stream
-            _slow.warn_of_neighbour(stream, seconds)
+            slow_steps.warn_of_neighbour(stream, seconds)
 
     def _on_died(
         self,
@@ -497,8 +499,8 @@ class Client:
         if link is None:
             return
         self._drop(link)
-        _life.workers.debug("worker process %d is gone", link.pid)
-        _deaths.tell(link, how, ran, why, stack)
+        lifecycle_log.workers.debug("worker process %d is gone", link.pid)
+        worker_death.tell(link, how, ran, why, stack)
 
     def _on_lost(self, why: str = "the supervisor of this process has ended") -> None:
         self._disconnect()
@@ -514,7 +516,7 @@ class Client:
     def _on_left(self) -> None:
         """Go on without a standalone supervisor: its workers serve the links that there are."""
         why = f"the supervisor at `{self._address}` has hung up"
-        _life.workers.debug(why)
+        lifecycle_log.workers.debug(why)
         self._answer_greeting(PoolError(why))
         links = list(self.links.values())
         self.links.clear()

@@ -11,10 +11,10 @@ from velo.errors import PoisonEvent, PoolError, WorkerDied
 
 if TYPE_CHECKING:
     from velo import _core
-    from velo._client import Client
     from velo._config import StreamConfig
-    from velo._links import Link
-    from velo._reference import Reference
+    from velo._function.reference import Reference
+    from velo._process.client import Client
+    from velo._process.links import Link
 
 __all__ = ["keep"]
 

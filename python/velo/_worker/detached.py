@@ -13,10 +13,10 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from velo._worker.window import Opened, name_of
+from velo._worker.introspection import Opened, name_of
 
 if TYPE_CHECKING:
-    from velo._worker.keys import Kept
+    from velo._worker.sessions import Kept
 
 __all__ = ["Parked"]
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 from velo.errors import VeloError
 
 if TYPE_CHECKING:
-    from velo._function import StreamFn
+    from velo._api.function import StreamFn
 
 __all__ = ["run"]
 
@@ -40,7 +40,7 @@ class _SyncLoop:
     def close(self) -> None:
         """Close the loop, and what belongs to it."""
         if not self.loop.is_closed():
-            if (client := sys.modules.get("velo._clients")) is not None:
+            if (client := sys.modules.get("velo._process.clients")) is not None:
                 client.close_clients(self.loop)
             self.runner.close()
 

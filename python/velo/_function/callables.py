@@ -13,7 +13,7 @@ __all__ = ["check", "takes_state"]
 
 def takes_state(function: Callable[..., Any]) -> bool:
     """Return whether a stream function is called with a state: its second parameter is `state`."""
-    compose = sys.modules.get("velo._compose")
+    compose = sys.modules.get("velo._api.compose")
     plain = inspect.unwrap(function)
     if compose is not None and isinstance(plain, compose.Chain):
         return bool(plain.has_state)

@@ -21,9 +21,9 @@ def takes_state(function: Callable[..., Any]) -> bool:
     """Return whether a stream function is called with a state: its second parameter is `state`."""
     names = _parameters(function)
     if names is None:
-        from velo import _inspection
+        from velo._function import callables
 
-        return _inspection.takes_state(function)
+        return callables.takes_state(function)
     return len(names) > 1 and names[1] == "state"
 
 
@@ -37,9 +37,9 @@ def check(function: Any) -> None:
     names = _parameters(function)
     expected = names is not None and (len(names) == 1 or names[1:] == ("state",))
     if not expected or not function.__code__.co_flags & _CO_ASYNC_GENERATOR:
-        from velo import _inspection
+        from velo._function import callables
 
-        _inspection.check(function)
+        callables.check(function)
 
 
 def _parameters(function: Any) -> tuple[str, ...] | None:

@@ -9,7 +9,7 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from velo._stream import Stream
+    from velo._api.stream import Stream
 
 __all__ = ["age", "watch"]
 

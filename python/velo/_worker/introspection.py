@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from velo._context import stream_name
+from velo._function.context import stream_name
 from velo.errors import StreamClosed
 
 if TYPE_CHECKING:
