@@ -22,7 +22,8 @@ mod wait;
 
 use pyo3::prelude::*;
 
-use ffi::send_slot::install;
+use ffi::async_iterator::NextItem;
+use ffi::send_slot::{install, install_iterator};
 
 /// The module's table of contents. What Python objects share is guarded by the GIL ([`cell`]), so an
 /// interpreter that can do without one is told to turn it on.
@@ -76,18 +77,19 @@ mod core {
     #[pymodule_export]
     use super::user::stream::{Opened, StreamBase};
 
-    use super::{Bound, PyModule, PyModuleMethods, PyResult, install};
+    use super::{Bound, NextItem, PyModule, PyModuleMethods, PyResult, install, install_iterator};
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         let py = module.py();
-        install::<Events>(py)?;
+        install_iterator::<Events>(py)?;
+        install::<NextItem>(py)?;
         install::<Operation>(py)?;
         install::<Pump>(py)?;
-        install::<Results>(py)?;
+        install_iterator::<Results>(py)?;
         install::<Run>(py)?;
         install::<StreamGroup>(py)?;
-        install::<Ticks>(py)?;
+        install_iterator::<Ticks>(py)?;
         module.add("__version__", env!("CARGO_PKG_VERSION"))
     }
 }

@@ -82,6 +82,8 @@ pub(crate) struct ConsumerLine {
     /// Counted events that are done with (slot header; goes on across moves). Of a block on loan:
     /// frames that named it and are done with.
     pub released: AtomicU64,
+    /// When `released` was last written, by `ticks::shared_now` (slot header only; statistics).
+    pub released_at: AtomicU64,
     /// 1 when no one reads this block any more (heap blocks only).
     pub retired: AtomicU32,
     /// Counted events that were skipped since they were not wanted (slot header only; statistics).
@@ -113,6 +115,7 @@ impl RingHeader {
             consumer: CacheLine(ConsumerLine {
                 head: AtomicU64::new(0),
                 released: AtomicU64::new(0),
+                released_at: AtomicU64::new(0),
                 retired: AtomicU32::new(0),
                 skipped: AtomicU64::new(0),
             }),
@@ -134,6 +137,7 @@ impl RingHeader {
         line.held.store(0, Ordering::Relaxed);
         self.consumer.head.store(0, Ordering::Relaxed);
         self.consumer.released.store(0, Ordering::Relaxed);
+        self.consumer.released_at.store(0, Ordering::Relaxed);
         self.consumer.retired.store(0, Ordering::Relaxed);
         self.consumer.skipped.store(0, Ordering::Relaxed);
         self.waiting.store(0, Ordering::Release);

@@ -1,5 +1,6 @@
 //! Time that is cheap to read, for measuring how long something took. Not a clock: it has no
-//! beginning that means anything, and two processes' ticks are not compared here.
+//! beginning that means anything. Two processes' ticks are compared only where both read one steady
+//! counter: see [`shared_now`].
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -41,6 +42,12 @@ pub fn now() -> u64 {
     } else {
         anchor.instant.elapsed().as_nanos() as u64
     }
+}
+
+/// As [`now`], where the ticks of other processes of this machine count the same. 0 where they do not.
+#[inline]
+pub fn shared_now() -> u64 {
+    if anchor().counter { counter_now() } else { 0 }
 }
 
 /// How many nanoseconds a difference of ticks is.

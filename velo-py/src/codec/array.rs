@@ -11,8 +11,8 @@
 //!
 //! A scalar is the length of a dtype's name as `u8`,
 //! the name, and the item. Exactly `numpy.ndarray` is written so, and only without object items; an
-//! array that is not contiguous is written in C order. Arrays come out read-only, but for
-//! those that are copied for their receiver.
+//! array that is not contiguous is written in C order. An array comes out read-only when its items
+//! are a view of shared memory; a copy is its receiver's alone, to be written to.
 
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -168,7 +168,7 @@ pub fn array<'py>(decoder: &mut Decoder<'_, 'py>) -> Result<Bound<'py, PyAny>, F
         decoder.unpickled = true;
         numpy.unpickled(codec, py, dtype)?
     };
-    let (buffer, len) = buffer(decoder)?;
+    let buffer = buffer(decoder)?;
     let is_empty = shape.contains(&0);
     let items = if is_empty {
         Some(0)
@@ -177,7 +177,7 @@ pub fn array<'py>(decoder: &mut Decoder<'_, 'py>) -> Result<Bound<'py, PyAny>, F
             .iter()
             .try_fold(1, |n: usize, &len| n.checked_mul(len))
     };
-    if items.and_then(|items| items.checked_mul(form.item)) != Some(len) {
+    if items.and_then(|items| items.checked_mul(form.item)) != Some(buffer.len) {
         return fault("an array of another size than its shape");
     }
     let order = if flags & FORTRAN == 0 {
@@ -188,15 +188,14 @@ pub fn array<'py>(decoder: &mut Decoder<'_, 'py>) -> Result<Bound<'py, PyAny>, F
     let args = (
         PyTuple::new(py, shape)?,
         &form.dtype,
-        buffer,
+        buffer.object,
         0,
         py.None(),
         order,
     );
     let array = numpy.ndarray.bind(py).call1(args);
     let array = array.map_err(|error| judge(py, error, "an array that cannot be"))?;
-    let read_only = !decoder.memory.is_private();
-    if read_only && numpy.open(&array).is_none_or(|array| array.is_writeable()) {
+    if buffer.shared && numpy.open(&array).is_none_or(|array| array.is_writeable()) {
         seal(&array)?;
     }
     Ok(array)

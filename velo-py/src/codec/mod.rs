@@ -32,7 +32,8 @@
 //! more than one object that has to be pickled. A single such object is pickled where it stands.
 //! Immutable values made of plain values only (`("a", 1)`) have no identity worth keeping.
 //!
-//! Arrays, and other buffers that pickle hands over out of band, arrive read-only, copied or not.
+//! Arrays, and other buffers that pickle hands over out of band, arrive as read-only views of shared
+//! memory, or, where they are small, as copies that may be written to.
 
 mod array;
 mod array_spec;

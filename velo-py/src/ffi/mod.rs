@@ -1,5 +1,6 @@
 //! Raw CPython, and nothing else: everything outside this folder is safe PyO3.
 
+pub mod async_iterator;
 pub mod asyncgen;
 pub mod destroy;
 pub mod fd;

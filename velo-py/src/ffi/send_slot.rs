@@ -27,9 +27,6 @@ pub enum Step {
 
 /// A class whose instances can be awaited, stepped by [`Awaitable::step`].
 pub trait Awaitable: PyClass + Sync {
-    /// It is an async iterator as well, and its own `__anext__` awaitable.
-    const ITERATES: bool = false;
-
     /// Runs until there is a result or something to wait for. `value` is what the task sent.
     fn step(slf: &Bound<'_, Self>, value: &Bound<'_, PyAny>) -> Result<Step, Thrown>;
 
@@ -53,10 +50,23 @@ pub fn install<T: Awaitable>(py: Python<'_>) -> PyResult<()> {
         }
         (*slots).am_send = Some(send::<T>);
         (*slots).am_await = Some(itself);
-        if T::ITERATES {
-            (*slots).am_aiter = Some(itself);
-            (*slots).am_anext = Some(itself);
-        }
+        ffi::PyType_Modified(class);
+    }
+    Ok(())
+}
+
+/// As [`install`], for a class that is an async iterator and its own awaitable.
+pub fn install_iterator<T: crate::ffi::async_iterator::AsyncIterate>(
+    py: Python<'_>,
+) -> PyResult<()> {
+    install::<T>(py)?;
+    let class: Bound<'_, PyType> = T::type_object(py);
+    let class = class.as_type_ptr();
+    // SAFETY: as in `install`, which found that the slots are there.
+    unsafe {
+        let slots = (*class).tp_as_async;
+        (*slots).am_aiter = Some(itself);
+        (*slots).am_anext = Some(crate::ffi::async_iterator::anext::<T>);
         ffi::PyType_Modified(class);
     }
     Ok(())
@@ -67,11 +77,21 @@ macro_rules! coroutine_methods {
     ($class:ident) => {
         #[pyo3::pymethods]
         impl $class {
-            fn __await__(slf: pyo3::Bound<'_, Self>) -> pyo3::Bound<'_, Self> {
+            fn __iter__(slf: pyo3::Bound<'_, Self>) -> pyo3::Bound<'_, Self> {
                 slf
             }
+        }
+        $crate::ffi::send_slot::stepping_methods!($class);
+    };
+}
+pub(crate) use coroutine_methods;
 
-            fn __iter__(slf: pyo3::Bound<'_, Self>) -> pyo3::Bound<'_, Self> {
+/// [`coroutine_methods`] without `__iter__`.
+macro_rules! stepping_methods {
+    ($class:ident) => {
+        #[pyo3::pymethods]
+        impl $class {
+            fn __await__(slf: pyo3::Bound<'_, Self>) -> pyo3::Bound<'_, Self> {
                 slf
             }
 
@@ -99,7 +119,7 @@ macro_rules! coroutine_methods {
         }
     };
 }
-pub(crate) use coroutine_methods;
+pub(crate) use stepping_methods;
 
 /// `__next__` and `send` in terms of [`Awaitable::step`].
 pub fn step_by_iteration<T: Awaitable>(

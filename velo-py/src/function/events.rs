@@ -7,7 +7,8 @@ use pyo3::prelude::*;
 use pyo3::types::PyType;
 
 use crate::errors::{self, Thrown};
-use crate::ffi::send_slot::{Awaitable, Step, coroutine_methods};
+use crate::ffi::async_iterator::{self, AsyncIterate, Lending};
+use crate::ffi::send_slot::{Step, stepping_methods};
 use crate::function::deadline::Budget;
 use crate::function::flush_timer::Pace;
 use crate::function::port::{Next, Port};
@@ -84,15 +85,21 @@ impl Source {
 
 /// The events of one stream, in order: `async for event in events`.
 ///
-/// It is its own `__anext__` awaitable, so that a step allocates nothing but the event. Waiting is
+/// It lends itself as its `__anext__` awaitable, so that a step allocates nothing but the event. Waiting is
 /// safe to cancel: no event is lost, the next `anext(events)` gets it.
 #[pyclass(frozen, module = "velo._core")]
-pub struct Events(Source);
+pub struct Events {
+    source: Source,
+    lending: Lending,
+}
 
 impl Events {
     /// The events that come from `source`.
     pub fn new(source: Source) -> Self {
-        Events(source)
+        Events {
+            source,
+            lending: Lending::default(),
+        }
     }
 }
 
@@ -100,7 +107,7 @@ impl Events {
 impl Events {
     /// The events, and a `velo.events.TICK` whenever `seconds` pass without one.
     fn ticks(&self, seconds: f64) -> PyResult<Ticks> {
-        Ticks::new(self.0.clone(), seconds)
+        Ticks::new(self.source.clone(), seconds)
     }
 
     /// `Events[In]`, for type checkers.
@@ -116,21 +123,29 @@ impl Events {
         slf
     }
 
-    fn __anext__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
-        slf
+    fn __anext__(slf: &Bound<'_, Self>) -> PyResult<Py<PyAny>> {
+        async_iterator::lend(slf)
     }
 
-    fn close(&self, py: Python<'_>) {
-        self.0.port.stop_waiting(py);
+    fn __iter__(&self) -> PyResult<Py<PyAny>> {
+        Err(async_iterator::refuse_plain_for("the events of a stream"))
+    }
+
+    fn close(slf: &Bound<'_, Self>) -> PyResult<()> {
+        async_iterator::close(slf)
     }
 }
 
-impl Awaitable for Events {
-    const ITERATES: bool = true;
+impl AsyncIterate for Events {
+    const ITEM: &'static str = "event";
+
+    fn lending(&self) -> &Lending {
+        &self.lending
+    }
 
     #[inline]
-    fn step(slf: &Bound<'_, Self>, _value: &Bound<'_, PyAny>) -> Result<Step, Thrown> {
-        let (source, py) = (&slf.get().0, slf.py());
+    fn next_item(&self, py: Python<'_>) -> Result<Step, Thrown> {
+        let source = &self.source;
         loop {
             match source.poll(py)? {
                 Poll::Event(event) => return Ok(Step::Return(event)),
@@ -145,10 +160,10 @@ impl Awaitable for Events {
         }
     }
 
-    fn throw(slf: &Bound<'_, Self>, error: PyErr) -> PyResult<Step> {
-        slf.get().0.port.stop_waiting(slf.py());
-        Err(error)
+    fn give_up(&self, py: Python<'_>) -> PyResult<()> {
+        self.source.port.stop_waiting(py);
+        Ok(())
     }
 }
 
-coroutine_methods!(Events);
+stepping_methods!(Events);

@@ -9,17 +9,19 @@ use pyo3::sync::PyOnceLock;
 
 use crate::cell::GilCell;
 use crate::errors::Thrown;
+use crate::ffi::async_iterator::{self, AsyncIterate, Lending};
 use crate::ffi::destroy::destroy;
-use crate::ffi::send_slot::{Awaitable, Step, coroutine_methods};
+use crate::ffi::send_slot::{Step, stepping_methods};
 use crate::function::events::{Poll, Source};
 
 /// Clocks may be early by their resolution; seconds.
 const EARLY: f64 = 1e-6;
 
-/// An async iterator over events and ticks. It is its own `__anext__` awaitable.
+/// An async iterator over events and ticks.
 #[pyclass(frozen, module = "velo._core")]
 pub struct Ticks {
     shared: Arc<Shared>,
+    lending: Lending,
 }
 
 struct Shared {
@@ -53,6 +55,7 @@ impl Ticks {
                 seconds,
                 state: GilCell::default(),
             }),
+            lending: Lending::default(),
         })
     }
 }
@@ -134,13 +137,17 @@ impl Drop for Ticks {
     }
 }
 
-impl Awaitable for Ticks {
-    const ITERATES: bool = true;
+impl AsyncIterate for Ticks {
+    const ITEM: &'static str = "event";
+
+    fn lending(&self) -> &Lending {
+        &self.lending
+    }
 
     #[inline]
-    fn step(slf: &Bound<'_, Self>, _value: &Bound<'_, PyAny>) -> Result<Step, Thrown> {
+    fn next_item(&self, py: Python<'_>) -> Result<Step, Thrown> {
         static TICK: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-        let (shared, py) = (&slf.get().shared, slf.py());
+        let shared = &self.shared;
         loop {
             match shared.source.poll(py)? {
                 Poll::Event(event) => {
@@ -166,14 +173,7 @@ impl Awaitable for Ticks {
         }
     }
 
-    fn throw(slf: &Bound<'_, Self>, error: PyErr) -> PyResult<Step> {
-        slf.get().stop(slf.py())?;
-        Err(error)
-    }
-}
-
-impl Ticks {
-    fn stop(&self, py: Python<'_>) -> PyResult<()> {
+    fn give_up(&self, py: Python<'_>) -> PyResult<()> {
         self.shared.source.port.stop_waiting(py);
         self.shared.goes_on(py)
     }
@@ -185,16 +185,20 @@ impl Ticks {
         slf
     }
 
-    fn __anext__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
-        slf
+    fn __anext__(slf: &Bound<'_, Self>) -> PyResult<Py<PyAny>> {
+        async_iterator::lend(slf)
     }
 
-    fn close(&self, py: Python<'_>) -> PyResult<()> {
-        self.stop(py)
+    fn __iter__(&self) -> PyResult<Py<PyAny>> {
+        Err(async_iterator::refuse_plain_for("the events of a stream"))
+    }
+
+    fn close(slf: &Bound<'_, Self>) -> PyResult<()> {
+        async_iterator::close(slf)
     }
 }
 
-coroutine_methods!(Ticks);
+stepping_methods!(Ticks);
 
 /// What the timer calls. It does not keep the iteration alive.
 #[pyclass(frozen)]

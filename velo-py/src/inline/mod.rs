@@ -7,6 +7,7 @@ use std::sync::{Arc, Weak};
 
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
+use velo_shm::ticks;
 
 use crate::cell::GilCell;
 use crate::codec::Blank;
@@ -98,6 +99,8 @@ struct Queues {
     /// Events that the function is done with: it has asked for the one after.
     handled: u64,
     delivered: u64,
+    /// When the function has asked for an event that was not there, in ticks.
+    handled_at: u64,
     input_ended: bool,
     /// The function has asked for its first event.
     asked: bool,
@@ -142,6 +145,7 @@ impl InlineStream {
             accepted: 0,
             handled: 0,
             delivered: 0,
+            handled_at: 0,
             input_ended: false,
             asked: false,
             cancelled: false,
@@ -267,6 +271,11 @@ impl InlineStream {
             .with(py, |queues| (queues.accepted, queues.handled))?)
     }
 
+    /// See [`Channel::handled_at`](crate::user::channel::Channel::handled_at).
+    pub fn handled_at(&self, py: Python<'_>) -> PyResult<u64> {
+        Ok(self.queues.with(py, |queues| queues.handled_at)?)
+    }
+
     /// Nothing crosses a process boundary.
     pub fn bytes(&self, _py: Python<'_>) -> PyResult<(u64, u64)> {
         Ok((0, 0))
@@ -344,7 +353,12 @@ impl InlineStream {
                 None if queues.input_ended => {
                     (Next::Ended, freed, std::mem::take(&mut queues.watched))
                 }
-                None => (Next::Empty, freed, std::mem::take(&mut queues.watched)),
+                None => {
+                    if freed {
+                        queues.handled_at = ticks::now();
+                    }
+                    (Next::Empty, freed, std::mem::take(&mut queues.watched))
+                }
             }
         })?;
         if freed {

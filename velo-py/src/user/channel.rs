@@ -200,6 +200,11 @@ impl Channel {
         either!(self, side => side.progress(py))
     }
 
+    /// When the function was last known to be done with an event, in ticks; 0 where that is unknown.
+    pub fn handled_at(&self, py: Python<'_>) -> PyResult<u64> {
+        either!(self, side => side.handled_at(py))
+    }
+
     /// Whether the function is done with every event and has asked for one that is not there.
     pub fn is_settled(&self, py: Python<'_>) -> PyResult<bool> {
         either!(self, side => side.is_settled(py))

@@ -53,7 +53,7 @@ impl Sums {
         self.bytes_in += bytes_in;
         self.bytes_out += bytes_out;
         stream.state.wait_with(py, |state| {
-            state.meter.observe(handled);
+            stream.observe(py, &mut state.meter);
             self.open += u64::from(!state.is_over());
             self.results += state.meter.results();
             if let Some(seen) = state.meter.latencies() {

@@ -12,6 +12,9 @@ const LOOK_EVERY: u64 = 16;
 /// whenever the number of events that were timed has doubled.
 const SHOW_EVERY: u128 = 100_000_000;
 
+/// An event that was accepted so many nanoseconds ago is looked for when the next one is sent.
+const OVERDUE: u64 = 1_000_000;
+
 /// One significant digit: 6 % steps, about a KiB for latencies up to a second.
 const DIGITS: u8 = 1;
 
@@ -25,7 +28,8 @@ static TIMED: LazyLock<bool> =
 /// Counts of one stream, kept by the user's half.
 ///
 /// Latency is sampled: one event at a time is followed from the moment it was accepted until the
-/// user's half learns that the function is done with it.
+/// function is done with it, as the function's half has published it. Only where that half does not
+/// say when, it ends as the user's half learns of it.
 pub struct Meter {
     sent: u64,
     received: u64,
@@ -114,9 +118,18 @@ impl Meter {
             && (self.received.is_multiple_of(LOOK_EVERY) || self.received >= self.sent)
     }
 
-    /// So many events are handled.
+    /// Whether the event that is followed was accepted long ago. Its end may be known by now: where
+    /// events are rare, nothing else looks for it before the next one.
     #[inline]
-    pub fn observe(&mut self, handled: u64) {
+    pub fn is_overdue(&self, now: u64) -> bool {
+        self.followed
+            .is_some_and(|(_, accepted)| ticks::to_ns(now.saturating_sub(accepted)) > OVERDUE)
+    }
+
+    /// `handled` events are handled, the last of them at `at`, in ticks; 0 where that is unknown. The
+    /// function's half may be another process, so `at` is taken for what it can be only.
+    #[inline]
+    pub fn observe(&mut self, handled: u64, at: u64) {
         let Some((event, accepted)) = self.followed else {
             return;
         };
@@ -125,10 +138,15 @@ impl Meter {
         }
         self.followed = None;
         let now = ticks::now();
-        let elapsed = ticks::to_duration(now.saturating_sub(accepted)).as_nanos();
+        let end = if (accepted..now).contains(&at) {
+            at
+        } else {
+            now
+        };
+        let elapsed = ticks::to_ns(end.saturating_sub(accepted));
         let latencies = self.latencies.get_or_insert_with(no_latencies);
         // An hour is far beyond what is worth telling apart.
-        let _ = latencies.record(u64::try_from(elapsed).unwrap_or(u64::MAX).clamp(1, HOUR));
+        let _ = latencies.record(elapsed.clamp(1, HOUR));
         let since = ticks::to_duration(now.saturating_sub(self.shown)).as_nanos();
         if latencies.len().is_power_of_two() || since >= SHOW_EVERY {
             self.shown = now;

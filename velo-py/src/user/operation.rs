@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use pyo3::exceptions::PyRuntimeError;
+use pyo3::exceptions::{PyRuntimeError, PyRuntimeWarning};
 use pyo3::prelude::*;
 use pyo3::types::PyList;
 
@@ -42,6 +42,21 @@ pub enum What {
     Handled,
 }
 
+impl What {
+    /// The method of `Stream` that makes it. None for what velo makes itself.
+    fn method(&self) -> Option<&'static str> {
+        match self {
+            What::Send(_) => Some("send(...)"),
+            What::SendBatch(_) => Some("send_batch(...)"),
+            What::Recv(_) => Some("recv()"),
+            What::RecvBatch(..) => Some("recv_batch(...)"),
+            What::Loan(_) => Some("loan(...)"),
+            What::End(_) => Some("end()"),
+            What::SendPutBack | What::Closing | What::Handled => None,
+        }
+    }
+}
+
 /// One pending operation on a stream.
 #[pyclass(frozen, module = "velo._core")]
 pub struct Operation {
@@ -52,6 +67,8 @@ pub struct Operation {
 struct Progress {
     /// None once done.
     what: Option<What>,
+    /// It was awaited, or given up.
+    begun: bool,
     /// What the task sleeps on, and where.
     asleep: Option<(Place, Py<PyAny>)>,
 }
@@ -69,6 +86,7 @@ impl Operation {
     pub fn new(core: Arc<StreamCore>, what: What) -> Self {
         let progress = Progress {
             what: Some(what),
+            begun: false,
             asleep: None,
         };
         Operation {
@@ -88,11 +106,13 @@ impl Operation {
     pub fn stop(&self, py: Python<'_>) -> PyResult<()> {
         Ok(self.progress.with(py, |progress| {
             self.stop_waiting(py, progress);
+            progress.begun = true;
             progress.what = None;
         })?)
     }
 
     fn advance(&self, py: Python<'_>, progress: &mut Progress) -> PyResult<Step> {
+        progress.begun = true;
         let Some(what) = progress.what.as_mut() else {
             return Err(PyRuntimeError::new_err(
                 "cannot await the same stream operation twice",
@@ -343,6 +363,22 @@ impl Operation {
         })?)
     }
 
+    #[cold]
+    fn warn_never_awaited(&self, py: Python<'_>, method: &str) {
+        let name = &self.core.name;
+        let text = format!(
+            "`{method}` of stream `{name}` was never awaited, so it did nothing: write \
+             `await stream.{method}`"
+        );
+        let Ok(text) = std::ffi::CString::new(text) else {
+            return;
+        };
+        let category = py.get_type::<PyRuntimeWarning>();
+        if let Err(error) = PyErr::warn(py, &category, &text, 1) {
+            error.write_unraisable(py, None); // warnings are errors, and a destructor raises none
+        }
+    }
+
     fn stop_waiting(&self, py: Python<'_>, progress: &mut Progress) {
         let Some((place, future)) = progress.asleep.take() else {
             return;
@@ -358,12 +394,20 @@ impl Operation {
 }
 
 impl Drop for Operation {
-    /// A task that is gone waits for nothing.
+    /// A task that is gone waits for nothing. An operation that was never awaited has done nothing,
+    /// which is a mistake of its caller: it says so, as a coroutine does.
     fn drop(&mut self) {
         destroy(|py| {
-            let _ = self
-                .progress
-                .with(py, |progress| self.stop_waiting(py, progress));
+            let forgotten = self.progress.with(py, |progress| {
+                self.stop_waiting(py, progress);
+                match &progress.what {
+                    Some(what) if !progress.begun => what.method(),
+                    _ => None,
+                }
+            });
+            if let Ok(Some(method)) = forgotten {
+                self.warn_never_awaited(py, method);
+            }
         });
     }
 }

@@ -7,8 +7,9 @@ use pyo3::prelude::*;
 
 use crate::cell::GilCell;
 use crate::errors::Thrown;
+use crate::ffi::async_iterator::{self, AsyncIterate, Lending};
 use crate::ffi::destroy::destroy;
-use crate::ffi::send_slot::{Awaitable, Step, coroutine_methods};
+use crate::ffi::send_slot::{Step, stepping_methods};
 use crate::user::batch::Burst;
 use crate::user::channel::{Offer, Take, Want};
 use crate::user::operation::next_of;
@@ -28,11 +29,12 @@ enum Until {
     Handled,
 }
 
-/// An async iterator over results. It is its own `__anext__` awaitable.
+/// An async iterator over results.
 #[pyclass(frozen, module = "velo._core")]
 pub struct Results {
     core: Arc<StreamCore>,
     state: GilCell<State>,
+    lending: Lending,
 }
 
 struct State {
@@ -85,6 +87,7 @@ impl Results {
         Results {
             core,
             state: GilCell::new(state),
+            lending: Lending::default(),
         }
     }
 
@@ -262,18 +265,21 @@ impl Results {
     }
 }
 
-impl Awaitable for Results {
-    const ITERATES: bool = true;
+impl AsyncIterate for Results {
+    const ITEM: &'static str = "result";
+
+    fn lending(&self) -> &Lending {
+        &self.lending
+    }
 
     #[inline]
-    fn step(slf: &Bound<'_, Self>, _value: &Bound<'_, PyAny>) -> Result<Step, Thrown> {
-        let next = slf.get().next(slf.py())?;
+    fn next_item(&self, py: Python<'_>) -> Result<Step, Thrown> {
+        let next = self.next(py)?;
         next.ok_or_else(|| PyStopAsyncIteration::new_err(()).into())
     }
 
-    fn throw(slf: &Bound<'_, Self>, error: PyErr) -> PyResult<Step> {
-        slf.get().stop(slf.py())?;
-        Err(error)
+    fn give_up(&self, py: Python<'_>) -> PyResult<()> {
+        self.stop(py)
     }
 }
 
@@ -290,13 +296,17 @@ impl Results {
         slf
     }
 
-    fn __anext__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
-        slf
+    fn __anext__(slf: &Bound<'_, Self>) -> PyResult<Py<PyAny>> {
+        async_iterator::lend(slf)
     }
 
-    fn close(&self, py: Python<'_>) -> PyResult<()> {
-        self.stop(py)
+    fn __iter__(&self) -> PyResult<Py<PyAny>> {
+        Err(async_iterator::refuse_plain_for("the results of a stream"))
+    }
+
+    fn close(slf: &Bound<'_, Self>) -> PyResult<()> {
+        async_iterator::close(slf)
     }
 }
 
-coroutine_methods!(Results);
+stepping_methods!(Results);

@@ -270,12 +270,7 @@ impl StreamCore {
             Ok(Take::Item(result)) => {
                 self.state.with(py, |state| {
                     if state.meter.received(1) {
-                        let handled = self.channel.progress(py).map_or(0, |(_, handled)| handled);
-                        state.meter.observe(handled);
-                        if let Some((median, p99)) = state.meter.news() {
-                            // One whose worker is gone has nobody to show them to.
-                            let _ = self.channel.show_latencies(py, median, p99);
-                        }
+                        self.follow(py, &mut state.meter);
                     }
                 })?;
                 Ok(Take::Item(result))
@@ -336,10 +331,9 @@ impl StreamCore {
     }
 
     fn over(&self, py: Python<'_>, why: impl FnOnce() -> String) -> PyResult<()> {
-        let (_, handled) = self.channel.progress(py)?;
         self.state.with(py, |state| {
             state.over.get_or_insert_with(why);
-            state.meter.observe(handled);
+            self.observe(py, &mut state.meter);
             state.meter.ended();
         })?;
         self.waits.wake(py);
@@ -450,8 +444,28 @@ impl StreamCore {
         Ok(self.state.with(py, |state| {
             let now = ticks::now();
             state.touch(now);
+            if state.meter.is_overdue(now) {
+                self.follow(py, &mut state.meter);
+            }
             state.meter.sent(count, now);
         })?)
+    }
+
+    /// Tells the meter what the function is done with, and since when.
+    pub(crate) fn observe(&self, py: Python<'_>, meter: &mut Meter) {
+        // A channel that is busy, or whose worker is gone, is looked at another time.
+        if let Ok((_, handled)) = self.channel.progress(py) {
+            meter.observe(handled, self.channel.handled_at(py).unwrap_or(0));
+        }
+    }
+
+    /// As `observe`, and shows what came of it.
+    fn follow(&self, py: Python<'_>, meter: &mut Meter) {
+        self.observe(py, meter);
+        if let Some((median, p99)) = meter.news() {
+            // One whose worker is gone has no reader of them.
+            let _ = self.channel.show_latencies(py, median, p99);
+        }
     }
 
     /// Closes the input and cancels the function.

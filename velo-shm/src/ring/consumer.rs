@@ -13,6 +13,7 @@ use super::{Lease, Limits, Ring, RingCorrupted, SlotHold};
 use crate::layout::HeapRange;
 use crate::ready::take_flag;
 use crate::sync::{Arc, AtomicU32, Ordering, full_fence};
+use crate::ticks;
 
 /// A message, where it lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -238,6 +239,9 @@ impl Consumer {
             return false;
         }
         let base = self.base.header();
+        base.consumer
+            .released_at
+            .store(ticks::shared_now(), Ordering::Relaxed);
         base.consumer
             .released
             .store(self.released, Ordering::Release);

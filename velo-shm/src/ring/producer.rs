@@ -209,6 +209,16 @@ impl Producer {
         self.released
     }
 
+    /// When the consumer last published what it has released, by its `ticks::shared_now`. Unchecked:
+    /// for figures only.
+    pub fn released_at(&self) -> u64 {
+        self.base
+            .header()
+            .consumer
+            .released_at
+            .load(Ordering::Relaxed)
+    }
+
     /// Says that only counted events from number `first` on are wanted: a consumer that looks
     /// ([`Consumer::skip_unwanted`](super::Consumer::skip_unwanted)) drops those before that it has
     /// not peeked at.

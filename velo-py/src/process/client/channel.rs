@@ -255,6 +255,14 @@ impl RingChannel {
         self.look(py, Ends::progress_now)
     }
 
+    /// See [`Channel::handled_at`].
+    pub fn handled_at(&self, py: Python<'_>) -> PyResult<u64> {
+        self.look(py, |ends| {
+            let rings = ends.rings.as_ref();
+            rings.map_or(0, |rings| rings.producer.released_at())
+        })
+    }
+
     /// See [`Channel::show_latencies`].
     pub fn show_latencies(&self, py: Python<'_>, median: u64, p99: u64) -> PyResult<()> {
         self.look(py, |ends| {
