@@ -5,13 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from velo import _core
 from velo.errors import StreamClosed
-
-if TYPE_CHECKING:
-    from velo._api.stream import Stream
 
 __all__ = ["AsyncFeed"]
 
@@ -24,11 +21,20 @@ class AsyncFeed(AsyncIterator[Out], Generic[In, Out]):
 
     Letting go of it, by `aclose` or by dropping it, stops the sending at once: an event that was
     taken from the source and not sent goes before whatever is sent next. While nobody waits for
-    results because a wait was cancelled, it stands aside, and goes on with the next wait.
+    results because a wait was cancelled, it sends nothing, and goes on with the next wait.
+
+    Args:
+        stream: The stream.
+        events: The source.
+        name: The stream's name.
+
     """
 
-    def __init__(self, stream: Stream[In, Out], events: AsyncIterable[In]) -> None:
+    def __init__(
+        self, stream: _core.StreamBase[In, Out], events: AsyncIterable[In], name: str
+    ) -> None:
         self._stream = stream
+        self._name = name
         self._events = events
         self._results: _core.Results[Out] | None = None
         self._sender: _Sender[In] | None = None
@@ -61,7 +67,7 @@ class AsyncFeed(AsyncIterator[Out], Generic[In, Out]):
             if (closed := self._stream._closed) is not None:
                 raise StreamClosed(closed)
             self._results = self._stream._feed_beside()
-            self._sender = _Sender(self._stream, self._events, self._results)
+            self._sender = _Sender(self._stream, self._events, self._results, self._name)
         elif self._results is None:
             raise StopAsyncIteration  # it was closed
         else:
@@ -85,13 +91,18 @@ class _Sender(Generic[In]):
     """The task that sends. It knows nothing of the `AsyncFeed`, so that one can be dropped."""
 
     def __init__(
-        self, stream: Stream[In, Any], events: AsyncIterable[In], results: _core.Results[Any]
+        self,
+        stream: _core.StreamBase[In, Any],
+        events: AsyncIterable[In],
+        results: _core.Results[Any],
+        name: str,
     ) -> None:
         self.failure: BaseException | None = None
         self._stream = stream
         self._sending: _core.Operation[None] | None = None
         self._paused: asyncio.Future[None] | None = None
-        self.task = stream._loop.create_task(self._run(events), name=f"{stream.name} source")
+        self._loop = asyncio.get_running_loop()
+        self.task = self._loop.create_task(self._run(events), name=f"{name} source")
         self.task.add_done_callback(lambda _: results._all_sent())
 
     def stop(self) -> None:
@@ -105,7 +116,7 @@ class _Sender(Generic[In]):
     def pause(self) -> None:
         """Wait for nothing that others may want to wait for."""
         if self._paused is None:
-            self._paused = self._stream._loop.create_future()
+            self._paused = self._loop.create_future()
             if self._sending is not None:
                 self._sending._pause()
 

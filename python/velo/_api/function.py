@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import sys
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
     AsyncIterator,
     Callable,
-    Coroutine,
-    Generator,
     Hashable,
     Iterable,
 )
-from types import TracebackType
 
-from velo import _core
+from velo._api.opener import Opening, StreamOpener
 from velo._config import StreamConfig
-from velo._diagnostics import function_stats
-from velo._function.limiter import Places
+from velo._function.spec import FunctionSpec
 from velo._types import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 if TYPE_CHECKING:
-    from velo._api.stream import Stream
+    from velo._api.session import Key
     from velo._diagnostics.metrics import FunctionMetrics
     from velo.events import Events
 
@@ -42,9 +37,6 @@ if TYPE_CHECKING:
         | Callable[[Events[In], dict[str, Any]], AsyncIterator[Out]]
     )
 
-# What a stream may be kept under.
-Key = str | bytes | int | tuple["Key", ...]
-
 
 class StreamFn(Generic[In, Out]):
     """A stream function: an async generator function, and how its streams run.
@@ -59,29 +51,17 @@ class StreamFn(Generic[In, Out]):
     """
 
     def __init__(self, function: Function[In, Out], config: StreamConfig) -> None:
-        from velo._function.signature import check, takes_state
-
         if isinstance(function, StreamFn):
-            what = getattr(function, "__qualname__", repr(function))
+            name = getattr(function, "__qualname__", repr(function))
             raise TypeError(
-                f"`{what}` is a stream function already; use `.options(...)` to change it"
+                f"`{name}` is a stream function already; use `.options(...)` to change it"
             )
-        check(function)
+        spec = FunctionSpec(function, config)
         functools.update_wrapper(self, function)
-        self._function: Callable[..., AsyncIterator[Out]] = function
-        self._has_state = takes_state(function)
-        self._places = Places(config.max_concurrent) if config.max_concurrent else None
-        self._numbers = itertools.count(1)
-        self._ledger = _core.Ledger()
-        self._runs = function  # what streams run
-        if config.record is not None:
-            from velo._function.recording import Recorded
-
-            self._runs = Recorded(function, str(config.record))
-        self._name = getattr(function, "__qualname__", type(function).__qualname__)
         self.config: StreamConfig = config
-        where = getattr(function, "__module__", None) or "?"
-        function_stats.keep(self, f"{where}:{self._name}", config.mode, self._ledger)
+        self._function: Callable[..., AsyncIterator[Out]] = function
+        self._spec = spec
+        self._opener: StreamOpener[In, Out] = StreamOpener(spec)
 
     def __call__(
         self, events: Iterable[In] | AsyncIterable[In], state: dict[str, Any] | None = None
@@ -96,7 +76,7 @@ class StreamFn(Generic[In, Out]):
         """
         from velo._function.event_iterator import pulled
 
-        if not self._has_state:
+        if not self._spec.has_state:
             return self._function(pulled(events))
         return self._function(pulled(events), {} if state is None else state)
 
@@ -113,7 +93,7 @@ class StreamFn(Generic[In, Out]):
         """
         return StreamFn(self._function, self.config.replace(**settings))
 
-    def open(self, *, key: Key | None = None) -> _Opening[In, Out]:
+    def open(self, *, key: Key | None = None) -> Opening[In, Out]:
         """Open a stream: `async with fn.open() as stream`, or `stream = await fn.open()`.
 
         Leaving the block closes the stream as `Stream.aclose` does; by an exception, it cancels its
@@ -144,7 +124,7 @@ class StreamFn(Generic[In, Out]):
             ValueError: For a key of a function with `recover="replay"`.
 
         """
-        return _Opening(self, key)
+        return Opening(self._opener, key)
 
     async def run(self, events: Iterable[In] | AsyncIterable[In]) -> list[Out]:
         """Send all events through a new stream, end its input, and return all results.
@@ -186,7 +166,7 @@ class StreamFn(Generic[In, Out]):
             supervisors.expect(self.config.supervisor)
         from velo._api.sync import run
 
-        return run(self, events)
+        return run(lambda: self.run(events), self._spec.name)
 
     def keyed(
         self, events: Iterable[In] | AsyncIterable[In], key: Callable[[In], Hashable] | Hashable
@@ -210,7 +190,7 @@ class StreamFn(Generic[In, Out]):
         """
         from velo._api.keyed import keyed
 
-        return keyed(self, events, key)
+        return keyed(self._opener, events, key)
 
     def __or__(self, then: StreamFn[Out, Then]) -> StreamFn[In, Then]:
         """Compose: what this function yields are the other's events.
@@ -222,130 +202,24 @@ class StreamFn(Generic[In, Out]):
             return NotImplemented
         from velo._api.compose import compose
 
-        return compose(self, then)
+        return StreamFn(*compose(self._opener, then._opener))
 
     @property
     def metrics(self) -> FunctionMetrics:
         """What all streams of this function have done in this process, together."""
         from velo._diagnostics.metrics import FunctionMetrics
 
-        return FunctionMetrics(*self._ledger.figures())
-
-    def _open(self, key: Key | None = None) -> Coroutine[Any, Any, Stream[In, Out]]:
-        if key is not None:
-            opening: Coroutine[Any, Any, Stream[In, Out]] = self._keeping.open(key)
-            return opening
-        return self._open_in(_nothing) if self._places is None else self._open_in_place()
-
-    async def _open_in_place(self) -> Stream[In, Out]:
-        return await self._open_in(await self._take_place())
-
-    async def _open_in(self, release: Callable[[], None]) -> Stream[In, Out]:
-        """Open a stream in a place that was taken, which `release` gives back."""
-        try:
-            get_running_loop, stream_type, client_of = self._late
-            loop = get_running_loop()
-            name = f"{self._name}-{next(self._numbers)}"
-            config = self.config
-            if config.mode == "inline":
-                opened = _core.open_inline(
-                    *(loop, self._runs, self._has_state, (config.buffer, config.full)),
-                    *(name, config.event_timeout),
-                )
-            else:
-                client = client_of(loop, config.supervisor)
-                now = client.open_now(loop, self._reference, self.config, name)
-                opened = now or await client.open(self._reference, self.config, name)
-            self._ledger.enter(opened)
-            stream: Stream[In, Out] = stream_type(opened, name, self.config, loop, release)
-            return stream
-        except BaseException:
-            release()
-            raise
-
-    @functools.cached_property
-    def _late(self) -> tuple[Any, Any, Any]:
-        """What opening a stream needs of asyncio, whose import takes longer than all of velo."""
-        find: Any = None
-        if self.config.mode == "process":
-            from velo._process import supervisors
-
-            supervisors.expect(self.config.supervisor)
-            from velo._process.clients import client_of as find
-        import asyncio
-
-        from velo._api.stream import Stream
-
-        return asyncio.get_running_loop, Stream, find
-
-    @functools.cached_property
-    def _keeping(self) -> Any:
-        from velo._api.session import Keeping
-
-        return Keeping(self)
-
-    async def _take_place(self) -> Callable[[], None]:
-        if self._places is None:
-            return _nothing
-        if self.config.overflow == "wait":
-            await self._places.take()
-        elif not self._places.try_take():
-            from velo.errors import PoolError
-
-            raise PoolError(
-                f"`{self._name}` has {self.config.max_concurrent} open streams, which is its "
-                "`max_concurrent`"
-            )
-        return self._places.release
-
-    def _try_take_place(self) -> Callable[[], None] | None:
-        """Take a place if one is free now."""
-        if self._places is None:
-            return _nothing
-        return self._places.release if self._places.try_take() else None
-
-    @functools.cached_property
-    def _reference(self) -> Any:
-        from velo._function.reference import Reference
-
-        return Reference(self._runs, self.config)
+        return FunctionMetrics(*self._spec.stats.figures())
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        """Travel as function and settings: places and counters belong to a process."""
+        """Travel as function and settings: permits and counters belong to a process."""
         from velo._function.reference import describe
 
         return _restore, (describe(self._function), self.config)
 
     def __repr__(self) -> str:
         """Name and mode."""
-        return f"<StreamFn `{self._name}` {self.config.mode}>"
-
-
-class _Opening(Generic[In, Out]):
-    """A stream that is to be opened: awaited, or entered."""
-
-    __slots__ = ("_fn", "_key", "_stream")
-
-    def __init__(self, fn: StreamFn[In, Out], key: Key | None) -> None:
-        self._fn = fn
-        self._key = key
-        self._stream: Stream[In, Out] | None = None
-
-    def __await__(self) -> Generator[Any, None, Stream[In, Out]]:
-        return self._fn._open(self._key).__await__()
-
-    async def __aenter__(self) -> Stream[In, Out]:
-        self._stream = await self._fn._open(self._key)
-        return self._stream
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        assert self._stream is not None
-        await self._stream.__aexit__(kind, error, traceback)
+        return f"<StreamFn `{self._spec.name}` {self.config.mode}>"
 
 
 @overload
@@ -414,7 +288,3 @@ def _restore(described: Any, config: StreamConfig) -> StreamFn[Any, Any]:
     from velo._function.reference import build
 
     return StreamFn(build(described), config)
-
-
-def _nothing() -> None:
-    pass

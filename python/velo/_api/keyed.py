@@ -12,17 +12,17 @@ from velo import _core
 from velo.errors import StreamClosed
 
 if TYPE_CHECKING:
-    from velo._api.function import StreamFn
+    from velo._api.opener import StreamOpener
 
 # So many events are sent at most before the event loop has a turn.
 _TURN = 64
 
 
 async def keyed(
-    fn: StreamFn[Any, Any], events: Iterable[Any] | AsyncIterable[Any], key: Any
+    opener: StreamOpener[Any, Any], events: Iterable[Any] | AsyncIterable[Any], key: Any
 ) -> AsyncGenerator[tuple[Any, Any], None]:
     """See `StreamFn.keyed`."""
-    streams = _Streams(fn, key if callable(key) else _field(key))
+    streams = _Streams(opener, key if callable(key) else _field(key))
     source: _Source = (
         _AsyncSource(events, streams.group)
         if isinstance(events, AsyncIterable)
@@ -77,11 +77,11 @@ class _Streams:
     `group` moves events and results; what else happens to a stream is done here.
     """
 
-    def __init__(self, fn: StreamFn[Any, Any], key_of: Callable[[Any], Hashable]) -> None:
+    def __init__(self, opener: StreamOpener[Any, Any], key_of: Callable[[Any], Hashable]) -> None:
         self.group = _core.StreamGroup()
-        self._fn = fn
+        self._opener = opener
         self._key_of = key_of
-        self._limit = fn.config.max_concurrent
+        self._limited = opener.spec.limiter is not None
         self._members: OrderedDict[Hashable, _core.GroupMember] = OrderedDict()
         self._finished: set[Hashable] = set()
 
@@ -92,8 +92,7 @@ class _Streams:
 
     def send(self, events: Iterator[Any], most: int) -> tuple[int, tuple[Hashable, Any] | None]:
         """Send `most` events: how many, and the key and the event that hold up the rest."""
-        ordered = self._limit is not None
-        return self.group.distribute(events, self._key_of, self._members, most, ordered)
+        return self.group.distribute(events, self._key_of, self._members, most, self._limited)
 
     async def offer(self, key: Hashable, event: Any) -> bool:
         """Send an event to its key's stream. False: there is no room now, wait and try again."""
@@ -116,13 +115,13 @@ class _Streams:
         return sent
 
     async def _open(self, key: Hashable) -> _core.GroupMember | None:
-        release = self._fn._try_take_place()
+        release = self._opener.spec.try_acquire()
         if release is None:
             if self._members:
                 await self._force_one_out()
                 return None
-            release = await self._fn._take_place()  # all places are somebody else's
-        stream = await self._fn._open_in(release)
+            release = await self._opener.spec.acquire()  # other streams hold all permits
+        stream = await self._opener.open_with(release)
         member = self._members[key] = _core.GroupMember(key, stream)
         self.group.watch(member)
         return member

@@ -110,7 +110,7 @@ class Stream(_core.StreamBase[In, Out], Generic[In, Out]):
         return self._feed(events)
 
     def _feed_async(self, events: AsyncIterable[In]) -> AsyncFeed[In, Out]:
-        return AsyncFeed(self, events)
+        return AsyncFeed(self, events, self.name)
 
     @property
     def metrics(self) -> StreamMetrics:
