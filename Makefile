@@ -62,6 +62,7 @@ lint: $(VENV)/.ready
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy python/velo examples benches/run.py
+	PYTHONPATH=python $(BIN)/lint-imports --no-cache
 
 # Beside every peer that is installed: `.venv/bin/pip install '.[bench]'` brings those that pip can.
 # How each figure is made, and the other benchmarks: benches/README.md.
