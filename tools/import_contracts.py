@@ -7,6 +7,7 @@ shows as one through the package.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator
 
@@ -42,7 +43,7 @@ class AcyclicFilesContract(Contract):
         arrows = [
             (importer, imported, sorted(_lines(graph, importer, imported)))
             for circle in _circles(imports)
-            for importer, imported in zip(circle, circle[1:], strict=False)
+            for importer, imported in itertools.pairwise(circle)
         ]
         return ContractCheck(kept=not arrows, metadata={"arrows": arrows})
 
