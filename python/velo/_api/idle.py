@@ -40,17 +40,17 @@ def watch(loop: asyncio.AbstractEventLoop, stream: Idling, timeout: float) -> No
 
 
 def age(loop: asyncio.AbstractEventLoop, seconds: float) -> None:
-    """Have the streams of `loop` be idle for so much longer: its clock was moved."""
+    """Count the streams of `loop` as idle for that much longer: its clock was moved."""
     timer = _timers.get(loop)
     if timer is not None:
         timer.age(seconds)
 
 
 class _Timer:
-    """Looks at a stream when its time may be up, and again later if it was used meanwhile.
+    """Checks a stream when its timeout may have passed, and again later if it was used meanwhile.
 
-    Using a stream costs nothing here: it only notes the time. So the heap is touched once per
-    stream and timeout, not once per event.
+    A use of a stream only notes the time, so that the heap changes once per stream and timeout, not
+    once per event.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:

@@ -1,4 +1,4 @@
-"""Running a stream function from code that has no event loop."""
+"""Running a stream function from code without an event loop."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def run(start: Callable[[], Coroutine[Any, Any, T]], function: str) -> T:
 
 
 class _SyncLoop:
-    """A thread's own event loop: kept, so that its links to workers stay warm."""
+    """The event loop of a thread, which is kept so that its links to workers stay warm."""
 
     def __init__(self) -> None:
         self.runner = asyncio.Runner()
         self.loop = self.runner.get_loop()
 
     def close(self) -> None:
-        """Close the loop, and what belongs to it."""
+        """Close the loop and its clients."""
         if not self.loop.is_closed():
             if (clients := sys.modules.get("velo._process.clients")) is not None:
                 clients.close_clients(self.loop)
@@ -70,9 +70,9 @@ def _close_runner() -> None:
 
 
 def _forget_runners() -> None:
-    """Let go, in a forked child, of event loops whose descriptors are the parent's."""
+    """Forget, in a forked child, the event loops of the parent."""
     global _local
-    # Kept for good: closing one would change the parent's, with whom its selector is shared.
+    # They stay referenced: closing one would close the parent's, with which it shares a selector.
     _abandoned.append(_local)
     _local = threading.local()
 
