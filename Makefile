@@ -71,6 +71,7 @@ lint: $(VENV)/.ready
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy python/velo examples benches/run.py
+	PYTHONPATH=python $(BIN)/lint-imports --no-cache
 
 # velo, its floors and the installed peers: `.venv/bin/pip install '.[bench]'` installs those on PyPI.
 # benches/README.md describes how each figure is made, and the other benchmarks.
