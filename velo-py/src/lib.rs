@@ -71,6 +71,8 @@ mod core {
     #[pymodule_export]
     use super::user::operation::Operation;
     #[pymodule_export]
+    use super::user::read_ahead::ReadAhead;
+    #[pymodule_export]
     use super::user::results::Results;
     #[pymodule_export]
     use super::user::run::Run;

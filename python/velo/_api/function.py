@@ -139,7 +139,7 @@ class StreamFn(Generic[In, Out]):
         """
         async with self.open() as stream:
             if not isinstance(events, AsyncIterable):
-                return await stream._run(events)
+                return await stream._run_plain(events)
             results = [result async for result in stream.feed(events)]
             await stream.end()
             results.extend([result async for result in stream])

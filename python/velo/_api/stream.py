@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import warnings
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
 from logging import DEBUG
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from velo import _core
-from velo._api import idle
+from velo._api import idle, source
 from velo._api.feed import AsyncFeed
 from velo._diagnostics import lifecycle_log
 from velo._diagnostics.metrics import StreamMetrics
@@ -92,9 +92,10 @@ class Stream(_core.StreamBase[In, Out], Generic[In, Out]):
         """Send all events while receiving: `async for result in stream.feed(events)`.
 
         Events are taken from the source when the function has room for them; results arrive in
-        order. The iteration ends once the function has finished every event, or has ended. The
-        stream stays open, with its state. Results that the function yields after its loop arrive
-        after `end()`.
+        order. A plain iterable that may wait, such as a generator, is read in a thread, at most
+        `buffer` events ahead. The iteration ends once the function has finished every event, or has
+        ended. The stream stays open, with its state. Results that the function yields after its
+        loop arrive after `end()`.
 
         After a `break`, the function still handles the events that were sent, and you can receive
         their results. A cancelled wait loses nothing.
@@ -108,7 +109,10 @@ class Stream(_core.StreamBase[In, Out], Generic[In, Out]):
         """
         if isinstance(events, AsyncIterable):
             return self._feed_async(events)
-        return self._feed(events)
+        return self._feed(source.plain(events, self._config.buffer, self._loop))
+
+    def _run_plain(self, events: Iterable[In]) -> Awaitable[list[Out]]:
+        return self._run(source.plain(events, self._config.buffer, self._loop))
 
     def _feed_async(self, events: AsyncIterable[In]) -> AsyncFeed[In, Out]:
         return AsyncFeed(self, events, self.name)

@@ -30,6 +30,9 @@ class VirtualClock(asyncio.SelectorEventLoop):
     are no coroutines.
     """
 
+    # Threads take real time, so plain sources are read in the loop's own.
+    _reads_in_threads = False
+
     def __init__(self) -> None:
         self._now = 0.0
         self._selector_of_time = _Selector(self)

@@ -6,6 +6,7 @@ pub mod function_stats;
 pub mod group;
 pub mod meter;
 pub mod operation;
+pub mod read_ahead;
 pub mod results;
 pub mod run;
 pub mod state;

@@ -153,6 +153,7 @@ impl Operation {
     }
 
     fn send_one(&self, py: Python<'_>, event: &Bound<'_, PyAny>) -> PyResult<Step> {
+        self.core.put_back_what_was_read(py)?;
         loop {
             self.core.check_open(py)?;
             if self.core.full == WhenFull::DropOldest {
@@ -195,6 +196,7 @@ impl Operation {
     }
 
     fn send_batch(&self, py: Python<'_>, source: &Py<PyAny>) -> PyResult<Step> {
+        self.core.put_back_what_was_read(py)?;
         let mut burst = Burst::new(&self.core);
         let outcome = self.core.check_open(py).and_then(|()| {
             if let Some(step) = self.send_put_back(py)? {

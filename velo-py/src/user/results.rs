@@ -1,6 +1,6 @@
 //! `async for result in stream` and `stream.feed(...)`: results one by one, moved in bursts.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use pyo3::exceptions::PyStopAsyncIteration;
 use pyo3::prelude::*;
@@ -13,6 +13,7 @@ use crate::ffi::send_slot::{Step, stepping_methods};
 use crate::user::batch::Burst;
 use crate::user::channel::{Offer, Take, Want};
 use crate::user::operation::next_of;
+use crate::user::read_ahead::{Ahead, ReadAhead};
 use crate::user::state::StreamCore;
 
 /// While results keep coming, the source is asked for more at every so many of them.
@@ -39,7 +40,9 @@ pub struct Results {
 
 struct State {
     /// Where events come from; None once it is exhausted, or if there never was one.
-    source: Option<Py<PyAny>>,
+    source: Option<Source>,
+    /// The source is read in a thread, and has nothing at the moment.
+    starved: bool,
     until: Until,
     /// What the stream knows this iteration by, from its first step to its end.
     number: Option<u64>,
@@ -49,6 +52,79 @@ struct State {
     /// What the task sleeps on.
     asleep: Option<Py<PyAny>>,
     over: bool,
+}
+
+/// Where the events of a `feed` come from.
+enum Source {
+    /// An iterator that always has the next event at once.
+    Plain(Py<PyAny>),
+    /// One that is read in a thread.
+    Ahead(Py<ReadAhead>),
+}
+
+/// Why no more events went into the stream.
+#[derive(PartialEq)]
+enum Filled {
+    Full,
+    Starved,
+    Exhausted,
+}
+
+impl Source {
+    fn new(core: &Arc<StreamCore>, iterator: &Bound<'_, PyAny>) -> PyResult<Self> {
+        let py = iterator.py();
+        let Ok(ahead) = iterator.cast::<ReadAhead>() else {
+            return Ok(Source::Plain(iterator.clone().unbind()));
+        };
+        let call = |what| Py::new(py, Call(Arc::downgrade(core), what)).map(Py::into_any);
+        let wake = core.from_threads(py, call(Called::Wake)?)?;
+        ahead.get().connect(py, wake, call(Called::Left)?)?;
+        core.reads(py, Some(ahead.clone().unbind()))?;
+        Ok(Source::Ahead(ahead.clone().unbind()))
+    }
+
+    fn clone_ref(&self, py: Python<'_>) -> Self {
+        match self {
+            Source::Plain(iterator) => Source::Plain(iterator.clone_ref(py)),
+            Source::Ahead(ahead) => Source::Ahead(ahead.clone_ref(py)),
+        }
+    }
+
+    #[inline]
+    fn next(&self, py: Python<'_>) -> PyResult<Ahead> {
+        match self {
+            Source::Plain(iterator) => Ok(match next_of(iterator.bind(py))? {
+                Some(event) => Ahead::Event(event.unbind()),
+                None => Ahead::Ended,
+            }),
+            Source::Ahead(ahead) => ahead.get().take(py),
+        }
+    }
+}
+
+/// What the thread of a source calls. It does not keep the stream.
+#[pyclass(frozen)]
+struct Call(Weak<StreamCore>, Called);
+
+#[derive(Clone, Copy)]
+enum Called {
+    /// There is something to read again.
+    Wake,
+    /// An event was read as the reading was given up: it goes before what is sent next.
+    Left,
+}
+
+#[pymethods]
+impl Call {
+    #[pyo3(signature = (event=None))]
+    fn __call__(&self, py: Python<'_>, event: Option<Py<PyAny>>) -> PyResult<()> {
+        match (self.0.upgrade(), self.1, event) {
+            (Some(core), Called::Wake, _) => core.waits.recv.wake(py),
+            (Some(core), Called::Left, Some(event)) => core.put_back(py, event)?,
+            _ => {}
+        }
+        Ok(())
+    }
 }
 
 impl Drop for Results {
@@ -69,13 +145,15 @@ impl Results {
     }
 
     /// Sends what `source` gives while it receives; ends when all of it is handled.
-    pub fn feed(core: Arc<StreamCore>, source: Py<PyAny>) -> Self {
-        Results::new(core, Some(source), Until::Handled)
+    pub fn feed(core: Arc<StreamCore>, source: &Bound<'_, PyAny>) -> PyResult<Self> {
+        let source = Source::new(&core, source)?;
+        Ok(Results::new(core, Some(source), Until::Handled))
     }
 
-    fn new(core: Arc<StreamCore>, source: Option<Py<PyAny>>, until: Until) -> Self {
+    fn new(core: Arc<StreamCore>, source: Option<Source>, until: Until) -> Self {
         let state = State {
             source,
+            starved: false,
             until,
             number: None,
             begun: false,
@@ -156,7 +234,7 @@ impl Results {
                 ..Want::RESULTS
             };
             if state.source.is_some() {
-                want.space = true;
+                want.space = !state.starved;
                 if self.core.channel.free_events(py)? > 0 && self.fill(py, state)? > 0 {
                     self.core.spin(
                         py,
@@ -167,7 +245,7 @@ impl Results {
                     )?;
                     continue;
                 }
-                want.space = state.source.is_some();
+                want.space = state.source.is_some() && !state.starved;
             }
             want.handled = state.until == Until::Handled && state.source.is_none();
             if want.handled && self.core.channel.is_settled(py)? {
@@ -193,7 +271,9 @@ impl Results {
     /// Nothing more comes of this iteration.
     fn over(&self, py: Python<'_>, state: &mut State) {
         state.over = true;
-        state.source = None;
+        if let Some(Source::Ahead(_)) = state.source.take() {
+            let _ = self.core.reads(py, None); // what it has left goes before what is sent next
+        }
         if let Some(number) = state.number.take() {
             self.core.iteration_ends(py, number);
         }
@@ -211,11 +291,12 @@ impl Results {
             return Ok(0);
         };
         let mut burst = Burst::new(&self.core);
-        let filled = self.fill_from(py, source.bind(py), &mut burst);
+        let filled = self.fill_from(py, &source, &mut burst);
         burst.show(py)?;
         match filled {
-            Ok(exhausted) => {
-                if exhausted {
+            Ok(filled) => {
+                state.starved = filled == Filled::Starved;
+                if filled == Filled::Exhausted {
                     state.source = None;
                 }
                 Ok(burst.sent())
@@ -230,20 +311,21 @@ impl Results {
     fn fill_from(
         &self,
         py: Python<'_>,
-        source: &Bound<'_, PyAny>,
+        source: &Source,
         burst: &mut Burst<'_>,
-    ) -> PyResult<bool> {
+    ) -> PyResult<Filled> {
         let mut room = self.core.channel.free_events(py)?;
         if room > 0 {
             self.core.check_open(py)?;
         }
         if room > 0 && !self.core.send_stash(py)? {
-            return Ok(false); // nothing more is taken from the source before that is gone
+            return Ok(Filled::Full); // nothing more is taken from the source before that is gone
         }
         while room > 0 {
-            let event = match next_of(source) {
-                Ok(Some(event)) => event,
-                Ok(None) => return Ok(true),
+            let event = match source.next(py) {
+                Ok(Ahead::Event(event)) => event.into_bound(py),
+                Ok(Ahead::Nothing) => return Ok(Filled::Starved),
+                Ok(Ahead::Ended) => return Ok(Filled::Exhausted),
                 Err(error) => {
                     // A failing source fails its stream: what it would have given is lost.
                     self.core.abandon(py)?;
@@ -257,11 +339,11 @@ impl Results {
                 }
                 Offer::Full => {
                     self.core.put_back(py, event.unbind())?;
-                    return Ok(false);
+                    return Ok(Filled::Full);
                 }
             }
         }
-        Ok(false)
+        Ok(Filled::Full)
     }
 }
 

@@ -28,12 +28,12 @@ enum Stage {
 
 impl Run {
     /// Feeds the stream from `source`, an iterator.
-    pub fn new(py: Python<'_>, core: Arc<StreamCore>, source: Py<PyAny>) -> Self {
-        Run {
-            stage: GilCell::new(Stage::Feed(Results::feed(core.clone(), source))),
-            results: PyList::empty(py).unbind(),
+    pub fn new(core: Arc<StreamCore>, source: &Bound<'_, PyAny>) -> PyResult<Self> {
+        Ok(Run {
+            stage: GilCell::new(Stage::Feed(Results::feed(core.clone(), source)?)),
+            results: PyList::empty(source.py()).unbind(),
             core,
-        }
+        })
     }
 
     fn advance(&self, py: Python<'_>, stage: &mut Stage) -> PyResult<Step> {

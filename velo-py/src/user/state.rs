@@ -17,6 +17,7 @@ use crate::ffi::send_slot::Step;
 use crate::user::channel::{Cancel, Channel, Offer, Take, Want, WhenFull};
 use crate::user::function_stats::Account;
 use crate::user::meter::Meter;
+use crate::user::read_ahead::ReadAhead;
 use crate::user::turn_budget::Stint;
 use crate::wait::{Wait, Waits};
 
@@ -33,6 +34,8 @@ pub struct StreamCore {
     pub(crate) cancel: Arc<dyn Cancel>,
     /// Iterations over the results that have not come to their end, and the tasks that run them.
     iterations: GilCell<Vec<(u64, Py<PyAny>)>>,
+    /// A source of the stream that is read in a thread. The stream's input goes through it.
+    ahead: GilCell<Option<Py<ReadAhead>>>,
     /// Of whoever uses it.
     pub stint: Stint,
     /// Where the stream's function keeps account of it, and under which number.
@@ -134,9 +137,20 @@ impl StreamCore {
             state: GilCell::new(state),
             cancel,
             iterations: GilCell::default(),
+            ahead: GilCell::default(),
             stint: Stint::default(),
             ledger: OnceLock::new(),
         }
+    }
+
+    /// What has `callback` called in the stream's event loop, from any thread.
+    pub fn from_threads(&self, py: Python<'_>, callback: Py<PyAny>) -> PyResult<Py<PyAny>> {
+        static PARTIAL: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+        let call = self
+            .event_loop
+            .getattr(py, intern!(py, "call_soon_threadsafe"))?;
+        let partial = PARTIAL.import(py, "functools", "partial")?;
+        Ok(partial.call1((call, callback))?.unbind())
     }
 
     /// See [`Channel::spin`].
@@ -230,6 +244,29 @@ impl StreamCore {
     /// Keeps an event that was taken from a source and could not be sent yet.
     pub fn put_back(&self, py: Python<'_>, event: Py<PyAny>) -> PyResult<()> {
         Ok(self.state.with(py, |state| state.stash.push_back(event))?)
+    }
+
+    /// The stream's events come from this source, until it is let go of with None.
+    pub fn reads(&self, py: Python<'_>, ahead: Option<Py<ReadAhead>>) -> PyResult<()> {
+        let before = self
+            .ahead
+            .with(py, |place| std::mem::replace(place, ahead))?;
+        for event in before.map_or_else(Default::default, |ahead| ahead.get().close(py)) {
+            self.put_back(py, event)?;
+        }
+        Ok(())
+    }
+
+    /// Puts back what was read of a source and not sent: it goes before what is sent beside it.
+    #[inline]
+    pub fn put_back_what_was_read(&self, py: Python<'_>) -> PyResult<()> {
+        let ahead = self
+            .ahead
+            .with(py, |place| place.as_ref().map(|ahead| ahead.clone_ref(py)))?;
+        for event in ahead.map_or_else(Default::default, |ahead| ahead.get().take_all(py)) {
+            self.put_back(py, event)?;
+        }
+        Ok(())
     }
 
     /// Sends what was put back. False when there is no room for it.
@@ -407,6 +444,7 @@ impl StreamCore {
         if self.state.with(py, |state| state.has_told_end())? || self.channel.is_finished(py)? {
             return Ok(true);
         }
+        self.put_back_what_was_read(py)?;
         let told = self.send_stash(py)? && matches!(self.channel.end_input(py)?, Offer::Sent);
         if told {
             self.state.with(py, |state| state.told_end())?;
@@ -424,6 +462,7 @@ impl StreamCore {
         if self.state.with(py, |state| state.has_told_end())? || self.channel.is_finished(py)? {
             return Ok(true);
         }
+        self.put_back_what_was_read(py)?;
         let gone = self.send_stash(py)? && self.channel.detach(py)?;
         if gone {
             self.state.with(py, |state| state.told_end())?;

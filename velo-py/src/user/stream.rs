@@ -208,17 +208,12 @@ impl StreamBase {
 
     /// Feeds a plain iterator.
     fn _feed(&self, source: &Bound<'_, PyAny>) -> PyResult<Results> {
-        Ok(Results::feed(
-            self.core.clone(),
-            source.try_iter()?.into_any().unbind(),
-        ))
+        Results::feed(self.core.clone(), source.try_iter()?.as_any())
     }
 
     /// Feeds a plain iterator, ends the input, and collects all results.
     fn _run(&self, source: &Bound<'_, PyAny>) -> PyResult<Run> {
-        let py = source.py();
-        let source = source.try_iter()?.into_any().unbind();
-        Ok(Run::new(py, self.core.clone(), source))
+        Run::new(self.core.clone(), source.try_iter()?.as_any())
     }
 
     /// The results while another task sends; see `Results._all_sent`.

@@ -1,0 +1,131 @@
+"""Plain sources: those that may wait are read in a thread, so that the event loop goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextvars
+import itertools
+import sys
+import threading
+import time
+import types
+import warnings
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
+
+from velo import _core
+from velo.errors import SlowStepWarning
+
+__all__ = ["check", "plain"]
+
+T = TypeVar("T")
+
+_SAMPLES: tuple[Iterable[Any], ...] = (
+    *([], (), {}, {}.keys(), {}.values(), {}.items(), set(), range(0), range(1 << 70)),
+    *("", "\u20ac", b"", bytearray(), memoryview(b""), collections.deque(), reversed([])),
+    *(itertools.repeat(0), itertools.count()),
+)
+# Iterators over what is in memory: they have the next item at once. All others may wait.
+_IN_MEMORY = frozenset(type(iter(sample)) for sample in _SAMPLES)
+
+# A source that is read in the event loop is warned of when one item takes longer; seconds.
+_SLOW = 0.05
+
+
+def check(events: Any) -> None:
+    """Refuse sources whose iteration gives something else than their events.
+
+    Raises:
+        TypeError: When it is no iterable, or a mapping or a data frame.
+
+    """
+    what = type(events).__name__
+    if isinstance(events, dict):
+        raise TypeError(
+            f"a `{what}` as a source would give its keys: pass `.items()`, `.values()`, or a list "
+            "with the dict as its one event"
+        )
+    module = type(events).__module__.partition(".")[0]
+    if what in ("DataFrame", "LazyFrame") and module in ("pandas", "polars", "pyspark", "dask"):
+        rows = ".iter_rows(named=True)" if module == "polars" else ".to_dict('records')"
+        raise TypeError(
+            f"a {module} `{what}` as a source would give its columns: pass its rows, as by "
+            f"`{rows}`, or a list with the frame as its one event"
+        )
+    if not isinstance(events, Iterable) and not hasattr(events, "__getitem__"):
+        hint = "; call it, if it makes one" if callable(events) else ""
+        raise TypeError(f"a source is an iterable or an async iterable, not `{what}`{hint}")
+
+
+def plain(events: Iterable[T], limit: int, loop: asyncio.AbstractEventLoop) -> Iterator[T]:
+    """Give an iterator over a plain source that does not hold up the event loop.
+
+    One that may wait is read in a thread, at most `limit` items ahead, and is a `ReadAhead`. One
+    that is bound to the loop's thread is read there, with a warning when it holds up the loop.
+
+    Raises:
+        TypeError: As `check` does.
+
+    """
+    check(events)
+    iterator = iter(events)
+    kind = type(iterator)
+    if kind in _IN_MEMORY or kind is _core.ReadAhead:
+        return iterator
+    if not getattr(loop, "_reads_in_threads", True):
+        return iterator
+    if _is_bound_to_its_thread(iterator):
+        return _watched(iterator)
+    ahead = _core.ReadAhead(iterator, limit)
+    ahead.start_by(_Start(ahead, contextvars.copy_context()))
+    return ahead
+
+
+class _Start:
+    """Starts the thread that reads a source."""
+
+    def __init__(self, ahead: _core.ReadAhead[Any], context: contextvars.Context) -> None:
+        self._ahead = ahead
+        self._context = context
+
+    def __call__(self) -> None:
+        # A daemon: a source that waits for ever does not keep the program.
+        threading.Thread(
+            target=self._context.run, args=(self._ahead.read,), name="velo source", daemon=True
+        ).start()
+
+
+def _is_bound_to_its_thread(iterator: Iterator[Any]) -> bool:
+    """Tell whether it is, or goes through, a cursor of a database that refuses other threads."""
+    sqlite = sys.modules.get("sqlite3")
+    if sqlite is None:
+        return False
+    bound = (sqlite.Cursor, sqlite.Connection)
+    if isinstance(iterator, bound):
+        return True
+    if isinstance(iterator, types.GeneratorType) and iterator.gi_frame is not None:
+        return any(isinstance(value, bound) for value in iterator.gi_frame.f_locals.values())
+    return False
+
+
+def _watched(iterator: Iterator[T]) -> Iterator[T]:
+    """Give the items of an iterator that has to stay in the event loop's thread."""
+    warned = False
+    while True:
+        begun = time.perf_counter()
+        try:
+            item = next(iterator)
+        except StopIteration:
+            return
+        took = time.perf_counter() - begun
+        if took > _SLOW and not warned:
+            warned = True
+            warnings.warn(
+                f"a source of type `{type(iterator).__name__}` held up the event loop for "
+                f"{1e3 * took:.0f} ms: it has to be read in the loop's own thread; fetch its items "
+                "in a thread of yours, or make them a list first",
+                SlowStepWarning,
+                stacklevel=2,
+            )
+        yield item
