@@ -207,10 +207,11 @@ async def test_what_is_not_a_function_but_holds_the_loop():
 
 
 async def test_steps_below_the_limit_are_no_stall():
+    """However many they are."""
     nap = functions.nap.options(mode="process", workers=1, stall_timeout=LIMIT)
     with warnings.catch_warnings():
         warnings.simplefilter("error", StallWarning)
-        assert await nap.run([LIMIT * 0.5] * 4) == [LIMIT * 0.5] * 4
+        assert await nap.run([LIMIT * 0.2] * 8) == [LIMIT * 0.2] * 8
 
 
 def link_of(stream):
