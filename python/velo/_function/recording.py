@@ -13,8 +13,8 @@ the function, in order:
     ("cancelled", None) its stream was cancelled, or closed for good
     ("lost", (step, text))  as the named step, but the value could not be encoded
 
-An event is in the file before the function sees it, so the last one of a stream that crashed is the
-one at which it did. A file that breaks off in the middle of a frame is read up to there.
+An event is in the file before the function receives it. So the last one in the file of a stream
+that crashed is the one at which it crashed. A file that breaks off within a frame is read up to it.
 """
 
 from __future__ import annotations
