@@ -45,7 +45,7 @@ class Events(AsyncIterator[T], Generic[T]):
     def __anext__(self) -> Awaitable[T]: ...
 
 class Opened:
-    """What a `Stream` is made of."""
+    """The Rust part of a new `Stream`."""
 
 class StreamBase(Generic[In, Out]):
     """The operations of `Stream` whose speed matters."""

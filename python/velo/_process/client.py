@@ -509,7 +509,7 @@ class Client:
             return
         if isinstance(answer, PoolError):
             future.set_exception(answer)
-            future.exception()  # whoever asked may have been cancelled
+            future.exception()  # the task that waits for it may have been cancelled
         else:
             future.set_result(answer)
 

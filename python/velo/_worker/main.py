@@ -117,8 +117,8 @@ class _Worker:
         task.add_done_callback(self._leaving.discard)
 
     async def _leave(self, client: Client) -> None:
-        kept = set(self._sessions.tasks())  # they go on
-        await self._cancel([task for task in client.tasks.values() if task not in kept])
+        sessions = set(self._sessions.tasks())  # they go on
+        await self._cancel([task for task in client.tasks.values() if task not in sessions])
         self._control.detached(client.number)
 
     # Questions of `velo status`, `velo top` and `velo inspect`: about the streams that were opened
@@ -128,8 +128,8 @@ class _Worker:
         self._selector.process()
         half = self._control.MOST_TOLD // 2 - 64
         opened = introspection.opened_since(self._clients.values(), since, half)
-        told = self._sessions.detached_since(detached, half)
-        self._control.tell(ask, f'{{"open": {opened}, "parked": {told}}}')
+        sessions = self._sessions.detached_since(detached, half)
+        self._control.tell(ask, f'{{"open": {opened}, "parked": {sessions}}}')
 
     def _on_inspect(self, ask: int, which: str) -> None:
         self._selector.process()
