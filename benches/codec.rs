@@ -1,4 +1,4 @@
-//! What one value costs to encode and to decode, without a call from Python.
+//! The cost of encoding and of decoding one value, without a call from Python.
 //!
 //! The values are those of `velo bench --scenario codec`, which measures the same work with the call
 //! from Python, and compares it with other libraries: the difference between both is the call.
