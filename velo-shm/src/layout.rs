@@ -244,7 +244,7 @@ pub(crate) struct WatchLine {
     /// 1 while the supervisor looks: written by it.
     pub watched: AtomicU32,
     /// 1 while the worker had better not spin: written by the client.
-    pub crowded: AtomicU32,
+    pub oversubscribed: AtomicU32,
 }
 
 /// The start of every segment.
@@ -272,7 +272,7 @@ impl LinkHeader {
             watch: CacheLine(WatchLine {
                 limited: AtomicU32::new(0),
                 watched: AtomicU32::new(0),
-                crowded: AtomicU32::new(0),
+                oversubscribed: AtomicU32::new(0),
             }),
             directions: [Direction::new(), Direction::new()],
         }

@@ -2,7 +2,7 @@
 //! sides are busy.
 //!
 //! A [`Segment`] is mapped memory. A *link* in it joins a client and a worker, each with its
-//! [`LinkEnd`]; it has slots, and a slot is a pair of rings, one each way. A [`Producer`] writes
+//! [`Link`]; it has slots, and a slot is a pair of rings, one each way. A [`Producer`] writes
 //! frames in place, a [`Consumer`] reads them in place, and the link says which slots have
 //! something new and wakes a side that sleeps.
 //!
@@ -13,7 +13,7 @@
 //! ```
 //! # #[cfg(target_os = "linux")] {
 //! use std::sync::Arc;
-//! use velo_shm::{Bells, Doorbell, Limits, LinkEnd, LinkSpec, MemfdSegment, Side, initialise};
+//! use velo_shm::{Bells, Doorbell, Limits, Link, LinkSpec, MemfdSegment, Side, initialise};
 //!
 //! let spec = LinkSpec { slots: 8, heap_bytes: 1 << 20, ..LinkSpec::default() };
 //! let segment = Arc::new(MemfdSegment::create(spec.segment_len())?);
@@ -21,8 +21,8 @@
 //! // In earnest these are two processes, and the segment and the bells reach the other by fd.
 //! let (a, b) = (Doorbell::create()?, Doorbell::create()?);
 //! let bells = Bells { mine: a.try_clone()?, theirs: b.try_clone()? };
-//! let client = LinkEnd::attach(segment.clone(), Side::Client, bells)?;
-//! let worker = LinkEnd::attach(segment, Side::Worker, Bells { mine: b, theirs: a })?;
+//! let client = Link::attach(segment.clone(), Side::Client, bells)?;
+//! let worker = Link::attach(segment, Side::Worker, Bells { mine: b, theirs: a })?;
 //!
 //! let limits = Limits { events: 1024, bytes: 1 << 20 };
 //! let (mut events, _results) = client.open_slot(1, limits)?;
@@ -50,7 +50,7 @@ mod doorbell;
 mod error;
 mod layout;
 mod link;
-mod ready;
+mod region;
 mod ring;
 mod segment;
 mod side;
@@ -64,7 +64,8 @@ pub use doorbell::{Bells, Doorbell};
 #[cfg(not(loom))]
 pub use doorbell::{Woken, wait_any};
 pub use error::{LinkError, RingCorrupted};
-pub use link::{Counters, LinkCounters, LinkEnd, SlotFigures, initialise};
+pub use link::{Counters, Link, LinkCounters, SlotFigures};
+pub use region::initialise;
 pub use ring::{
     Consumer, FIRST_KIND, Frame, Full, Lease, Limits, Loan, Part, Producer, Reservation,
     ReserveError, lending_len,
@@ -78,4 +79,4 @@ pub use side::Side;
 pub use spec::{LinkSpec, MAX_SLOTS};
 #[cfg(all(target_os = "linux", not(loom)))]
 pub use wait::Alarm;
-pub use wait::{Coalesce, Sleepers, Spin, SpinPlan};
+pub use wait::{Coalesce, LinkLoad, Sleepers, Spin, SpinPlan, cores, cores_are_free, woke_worker};

@@ -29,6 +29,8 @@
 //! ```
 
 mod client;
+#[doc(hidden)] // for the clients of other crates alone
+pub mod client_side;
 pub mod daemon;
 pub mod embedded;
 mod error;

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use velo_shm::{LinkEnd, Side};
+use velo_shm::{Link, Side};
 
 use crate::error::WorkerControlError;
 use crate::os;
@@ -58,7 +58,7 @@ pub enum WorkerControlEvent {
         /// Its identity.
         link: LinkId,
         /// The worker's end of it.
-        end: Arc<LinkEnd>,
+        end: Link,
     },
     /// Nobody uses the link any more: cancel what is left on it, let go of it, and say so with
     /// [`WorkerControl::detached`].

@@ -20,16 +20,11 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64 as LocalU64, AtomicUsize as LocalUsize};
 use std::sync::{Arc as LocalArc, Mutex, MutexGuard, OnceLock, PoisonError, Weak as LocalWeak};
 
-use super::growth::{Block, Until};
-use super::{Full, ReserveError, Ring, RingCorrupted, SlotHold};
-use crate::layout::{HeapRange, PAGE, RingHeader, at};
-use crate::link::LinkEnd;
-use crate::ready::take_flag;
+use super::refusal::{Full, ReserveError};
+use crate::layout::PAGE;
+use crate::region::heap::{Block, Until};
+use crate::region::{Region, RingMemory, SlotHold};
 use crate::sync::{Ordering, full_fence};
-
-mod table;
-
-pub(super) use table::{Borrowed, read_table, table_len, write_table};
 
 /// Memory to be filled, in the segment that the other side maps too.
 ///
@@ -74,7 +69,7 @@ impl Drop for Loan {
         self.shelf.put_away(self.block, frames);
         if self.shelf.waited_for() {
             // Who waits for a loan waits on this side.
-            self.hold.link.notify_self(self.hold.slot);
+            self.hold.region.notify_self(self.hold.slot);
         }
     }
 }
@@ -105,6 +100,11 @@ impl Part {
         self.len
     }
 
+    /// Where its block begins in the segment, and where in the block's data it begins.
+    pub(super) fn origin(&self) -> (usize, usize) {
+        (self.loan.block.offset, self.start)
+    }
+
     /// One more frame names the loan.
     pub(super) fn count(&self) {
         self.loan.frames.fetch_add(1, Ordering::Relaxed);
@@ -114,7 +114,7 @@ impl Part {
 /// The loans of one producer.
 #[derive(Debug)]
 pub(super) struct Shelf {
-    link: LocalArc<LinkEnd>,
+    region: LocalArc<Region>,
     slot: u32,
     /// How many bytes all blocks may have together.
     limit: u64,
@@ -142,7 +142,7 @@ struct State {
 impl Shelf {
     pub(super) fn new(hold: &SlotHold, limit: u64) -> Self {
         Shelf {
-            link: hold.link.clone(),
+            region: hold.region.clone(),
             slot: hold.slot,
             limit,
             lent: LocalUsize::new(0),
@@ -189,11 +189,11 @@ impl Shelf {
             // Of other sizes, the one that was not used for longest.
             let block = state.idle.remove(0);
             state.bytes -= block.capacity;
-            self.link.heap.free(block);
+            self.region.heap.free(block);
         }
-        self.link.reclaim();
+        self.region.reclaim();
         let block = self
-            .link
+            .region
             .heap
             .allocate(need)
             .map_err(ReserveError::NoMemory)?;
@@ -239,7 +239,7 @@ impl Shelf {
 
     /// The part that these bytes are, at an address of this process.
     pub(super) fn part(&self, address: usize, len: usize) -> Option<Part> {
-        let offset = address.checked_sub(self.link.segment.base().as_ptr().addr())?;
+        let offset = address.checked_sub(self.region.segment.base().as_ptr().addr())?;
         let (loan, start) = {
             let state = self.lock();
             let (&begin, (room, loan)) = state.out.range(..=offset).next_back()?;
@@ -277,18 +277,18 @@ impl Shelf {
             )
         };
         idle.into_iter()
-            .for_each(|block| self.link.heap.free(block));
+            .for_each(|block| self.region.heap.free(block));
         away.into_iter()
             .for_each(|(block, frames)| self.give_up(block, frames));
     }
 
     fn give_up(&self, block: Block, frames: u64) {
-        self.link.heap.abandon(block, self.until(frames));
+        self.region.heap.abandon(block, self.until(frames));
     }
 
     /// Finds the blocks that the consumer has let go of.
     fn sweep(&self, state: &mut State) {
-        let heap = &self.link.heap;
+        let heap = &self.region.heap;
         let done = |&mut (block, frames): &mut _| heap.is_done(block, self.until(frames));
         let State { away, idle, .. } = state;
         idle.extend(away.extract_if(.., done).map(|(block, _)| block));
@@ -301,8 +301,8 @@ impl Shelf {
         }
     }
 
-    fn ring(&self, block: Block) -> Ring {
-        self.link.heap.ring(block)
+    fn ring(&self, block: Block) -> RingMemory {
+        self.region.heap.ring(block)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -82,7 +82,7 @@ impl Spin {
     /// Decides whether to spin in this wait; `None` to sleep. Run the plan that this gives.
     ///
     /// `may_share_core` says that the side that is waited for may have been woken on this very core
-    /// ([`LinkEnd::may_share_core`](crate::LinkEnd::may_share_core)): the spin begins with a yield then. It
+    /// ([`Link::may_share_core`](crate::Link::may_share_core)): the spin begins with a yield then. It
     /// is asked only if there is a spin, as asking takes the answer away.
     #[inline]
     pub fn plan(&mut self, may_share_core: impl FnOnce() -> bool) -> Option<SpinPlan> {

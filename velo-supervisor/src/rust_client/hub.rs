@@ -14,7 +14,7 @@ use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
 use super::error::StreamError;
-use super::link::{Death, Link, Rings, Watched};
+use super::link::{ClientLink, Death, Rings, Watched};
 use super::news::News;
 use super::options::StreamOptions;
 use super::placement::Request;
@@ -52,7 +52,7 @@ pub(super) struct State {
     /// Why it does not serve us, if it does not.
     pub(super) refused: Option<SupervisorError>,
     pub(super) requests: Vec<Request>,
-    pub(super) links: Vec<Link>,
+    pub(super) links: Vec<ClientLink>,
     /// How often the supervisor has said something.
     pub(super) changes: u64,
     pub(super) next_key: u64,
@@ -298,7 +298,7 @@ impl Hub {
                 process,
             } => {
                 state.next_key += 1;
-                let made = Link::new(state.next_key, link, worker, end, process)
+                let made = ClientLink::new(state.next_key, link, worker, end, process)
                     .map_err(|why| format!("cannot use a link: {why}"))
                     .and_then(|made| self.adopt(state, made));
                 if made.is_err()
@@ -341,7 +341,7 @@ impl Hub {
                     why,
                     stack,
                 };
-                self.reap(state, |known: &Link| known.id == Some(link), &death);
+                self.reap(state, |known: &ClientLink| known.id == Some(link), &death);
             }
             ClientEvent::Lost => self.lose(state),
             // It asks for no keys.
@@ -357,7 +357,7 @@ impl Hub {
         }
     }
 
-    fn adopt(&self, state: &mut State, link: Link) -> Result<(), String> {
+    fn adopt(&self, state: &mut State, link: ClientLink) -> Result<(), String> {
         let bell = EpollEvent::new(EpollFlags::EPOLLIN, bell_of(link.key));
         self.epoll
             .add(link.end.doorbell(), bell)
@@ -367,7 +367,7 @@ impl Hub {
         Ok(())
     }
 
-    fn remove(&self, state: &mut State, which: impl Fn(&Link) -> bool) -> Option<Link> {
+    fn remove(&self, state: &mut State, which: impl Fn(&ClientLink) -> bool) -> Option<ClientLink> {
         let link = state.links.remove(state.links.iter().position(which)?);
         self.links.store(state.links.len(), Relaxed);
         // The worker has copies of these, so that closing them is not enough.
@@ -378,7 +378,7 @@ impl Hub {
         Some(link)
     }
 
-    fn reap(&self, state: &mut State, which: impl Fn(&Link) -> bool, death: &Death) {
+    fn reap(&self, state: &mut State, which: impl Fn(&ClientLink) -> bool, death: &Death) {
         if let Some(mut link) = self.remove(state, which) {
             let _ = link.look(|_| ()); // what it has said counts
             link.fail(death);
@@ -438,11 +438,11 @@ impl Hub {
 }
 
 impl State {
-    pub(super) fn link(&mut self, key: u64) -> Option<&mut Link> {
+    pub(super) fn link(&mut self, key: u64) -> Option<&mut ClientLink> {
         self.links.iter_mut().find(|link| link.key == key)
     }
 
-    fn tell_all_of(&mut self, link: &Link) {
+    fn tell_all_of(&mut self, link: &ClientLink) {
         let key = link.key;
         self.news.extend(link.slots().map(|slot| (key, slot)));
     }

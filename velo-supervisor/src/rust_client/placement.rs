@@ -1,15 +1,14 @@
 //! Which worker a stream goes to: an idle one, else a new one, else the one with the fewest streams.
 
-use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use super::error::StreamError;
 use super::hub::{Guard, Hub, State};
-use super::link::Place;
+use super::link::{ClientLink, Place};
 use super::options::StreamOptions;
 use super::quota::Counted;
+use crate::client_side::placement::{Candidate, Choice, choose, least_loaded, usable};
 use crate::error::SupervisorError;
-use crate::options::parallelism;
 use crate::wire::protocol::{RequestId, Welcome};
 
 /// How long a supervisor may take to greet.
@@ -50,12 +49,6 @@ impl Request {
     pub(super) fn lose(&mut self) {
         self.answer.get_or_insert(Answer::Lost);
     }
-}
-
-/// The cores that this process may use. Asked once: it takes the system a while.
-pub(super) fn cores() -> usize {
-    static CORES: OnceLock<u32> = OnceLock::new();
-    *CORES.get_or_init(parallelism) as usize
 }
 
 impl Hub {
@@ -135,14 +128,14 @@ impl Hub {
     ) -> Result<(Guard<'a>, u64), StreamError> {
         let wanted = options
             .workers
-            .map_or_else(cores, |workers| workers as usize);
+            .map_or_else(velo_shm::cores, |workers| workers as usize);
         loop {
             if state.client.is_none()
                 && let Err(error) = self.connect(&mut state)
             {
                 // What needs no supervisor: a worker that is linked.
-                let least = state.least(wanted);
-                return least.map(|(key, _)| (state, key)).ok_or(error);
+                let least = state.least_loaded(wanted);
+                return least.map(|key| (state, key)).ok_or(error);
             }
             let (now, welcome) = self.greet(state, deadline)?;
             state = now;
@@ -151,14 +144,13 @@ impl Hub {
                 most => wanted.min(most as usize),
             }
             .max(1);
-            let usable = state.usable(workers);
-            let had_links = !state.links.is_empty();
-            if let Some((key, streams)) = state.least(workers)
-                && (streams == 0 || usable >= workers)
-            {
+            let candidates = state.candidates();
+            let had_links = !candidates.is_empty();
+            if let Choice::Use(at) = choose(&candidates, workers) {
+                let key = state.links[at].key;
                 return Ok((state, key));
             }
-            if usable + state.requests.len() < workers {
+            if usable(&candidates, workers).len() + state.requests.len() < workers {
                 let (now, answer) = self.ask(state, workers, deadline)?;
                 state = now;
                 match answer {
@@ -169,7 +161,7 @@ impl Hub {
                     Answer::AtLimit => {}
                 }
             }
-            if let Some((key, _)) = state.least(workers) {
+            if let Some(key) = state.least_loaded(workers) {
                 return Ok((state, key));
             }
             if had_links && state.links.is_empty() {
@@ -236,20 +228,21 @@ impl Hub {
 }
 
 impl State {
-    /// How many links may be given streams.
-    fn usable(&self, workers: usize) -> usize {
-        let usable = self.links.iter().filter(|link| !link.leaving);
-        usable.count().min(workers)
+    /// The links, as the rule of placement sees them.
+    fn candidates(&self) -> Vec<Candidate> {
+        let candidate = |link: &ClientLink| Candidate {
+            worker: link.worker.id,
+            streams: link.streams(),
+            slow: false, // functions tell only clients that log
+            leaving: link.leaving,
+        };
+        self.links.iter().map(candidate).collect()
     }
 
-    /// The link with the fewest streams among those that may be given one, and how many it has.
-    fn least(&self, workers: usize) -> Option<(u64, usize)> {
-        let mut usable: Vec<_> = self.links.iter().filter(|link| !link.leaving).collect();
-        usable.sort_by_key(|link| link.worker.id);
-        usable
-            .into_iter()
-            .take(workers)
-            .map(|link| (link.key, link.streams()))
-            .min_by_key(|&(_, streams)| streams)
+    /// The link with the fewest streams among those that may be given one.
+    fn least_loaded(&self, workers: usize) -> Option<u64> {
+        let candidates = self.candidates();
+        let least = least_loaded(&candidates, &usable(&candidates, workers));
+        least.map(|at| self.links[at].key)
     }
 }

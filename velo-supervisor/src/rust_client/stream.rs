@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use velo_shm::{Full, LinkEnd, Producer, ReserveError, RingCorrupted, Spin};
+use velo_shm::{
+    Full, Link, Producer, ReserveError, RingCorrupted, Spin, cores_are_free, woke_worker,
+};
 
 use super::error::StreamError;
 use super::feed::Feed;
 use super::hub::{CHECK_UP, Hub, State};
 use super::link::{Failure, Place, Rings, Told};
-use super::placement::cores;
 use super::values::{self, Written};
 use crate::wire::control::{self, END, ERROR, ITEM};
 
@@ -30,7 +31,7 @@ const GUESS: usize = 64;
 pub struct Stream {
     hub: Arc<Hub>,
     key: u64,
-    end: Arc<LinkEnd>,
+    end: Link,
     slot: u32,
     /// None once the end was seen.
     pub(super) rings: Option<Rings>,
@@ -253,8 +254,9 @@ impl Stream {
     pub(super) fn show(&mut self) {
         if let Some(rings) = &mut self.rings
             && rings.producer.publish()
+            && self.end.notify(self.slot)
         {
-            self.end.notify(self.slot);
+            woke_worker();
         }
     }
 
@@ -302,8 +304,8 @@ impl Stream {
         self.scratch.clear();
         self.scratch.extend_from_slice(frame.payload);
         rings.consumer.release();
-        if rings.consumer.publish() {
-            self.end.notify(self.slot);
+        if rings.consumer.publish() && self.end.notify(self.slot) {
+            woke_worker();
         }
         match kind {
             ITEM => values::decode(&mut self.scratch).map(Taken::Result),
@@ -337,7 +339,7 @@ impl Stream {
             if want.may_be_met(rings) {
                 return Ok(());
             }
-            if may_spin(self.hub.link_count())
+            if cores_are_free()
                 && let Some(plan) = self.spin.plan(|| self.end.may_share_core())
                 && self.spin.run(plan, || want.may_be_met(rings))
             {
@@ -441,11 +443,6 @@ fn refuse(refused: ReserveError, len: usize) -> Result<Offered, StreamError> {
         ReserveError::Corrupted(found) => Err(found.into()),
         other => Err(StreamError::Corrupted(other.to_string())),
     }
-}
-
-/// Whether a thread may look again and again without taking a core from a worker.
-fn may_spin(links: usize) -> bool {
-    links < cores()
 }
 
 impl Drop for Stream {

@@ -1,10 +1,8 @@
 //! Control messages between a client and a worker, on the rings of slot 0. They cost no system
 //! call, so that opening a stream on a warm worker costs none either.
 
-use std::sync::Arc;
-
 use crate::wire::protocol::Key;
-use velo_shm::{Consumer, Limits, LinkEnd, LinkError, Producer, ReserveError, RingCorrupted};
+use velo_shm::{Consumer, Limits, Link, LinkError, Producer, ReserveError, RingCorrupted};
 
 /// The slot that no stream uses.
 pub const SLOT: u32 = 0;
@@ -122,7 +120,7 @@ pub enum ControlError {
 /// # Errors
 ///
 /// When the link cannot be used.
-pub fn open(end: &Arc<LinkEnd>) -> Result<(Producer, Consumer), LinkError> {
+pub fn open(end: &Link) -> Result<(Producer, Consumer), LinkError> {
     end.open_slot(SLOT, LIMITS)
 }
 

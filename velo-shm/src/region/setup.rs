@@ -44,7 +44,7 @@ fn check_len(segment: &dyn Segment, geometry: &Geometry) -> Result<(), LinkError
 }
 
 /// Whether a segment that has this geometry still says so.
-pub(super) fn says(segment: &dyn Segment, geometry: &Geometry) -> bool {
+pub(crate) fn says(segment: &dyn Segment, geometry: &Geometry) -> bool {
     read_info(segment) == geometry.info()
 }
 
