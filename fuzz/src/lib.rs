@@ -50,7 +50,7 @@ impl HeapSegment {
     pub fn write(&self, offset: usize, bytes: &[u8]) {
         for (index, &byte) in bytes.iter().enumerate() {
             if offset + index < self.len {
-                // SAFETY: inside the segment; volatile, as nobody here is asked.
+                // SAFETY: inside the segment; volatile, as the other side does not expect it.
                 unsafe { self.base.as_ptr().add(offset + index).write_volatile(byte) };
             }
         }
@@ -149,7 +149,7 @@ pub fn link(spec: &LinkSpec) -> (Arc<HeapSegment>, [Link; 2]) {
     (segment, ends)
 }
 
-/// Stores numbers at random places of a segment, as fast as it can, for so many rounds.
+/// Stores numbers at random places of a segment, as fast as it can, for `rounds` rounds.
 pub fn scribble(segment: &HeapSegment, seed: u64, from: usize, bytes: usize, rounds: u32) {
     let mut state = seed;
     let mut next = || {

@@ -27,7 +27,7 @@ pub(crate) const MIN_RING: u64 = 128;
 /// The largest ring: a frame's length has to fit 32 bits.
 pub(crate) const MAX_RING: u64 = 1 << 32;
 
-/// So many slots get their memory with one system call; some tens of KiB.
+/// How many slots get their memory with one system call: some tens of KiB.
 pub(crate) const GROUP_SLOTS: u32 = 16;
 
 pub(crate) const MAGIC: u64 = u64::from_ne_bytes(*b"velolink");

@@ -125,7 +125,7 @@ pub enum ClientEvent {
         request: RequestId,
     },
     /// The supervisor is gone. Said once. Workers of an embedded one are gone with it; those of a
-    /// standalone one serve the links that there are until nobody uses them.
+    /// standalone one serve the existing links until their streams have ended.
     Lost,
 }
 
@@ -228,7 +228,7 @@ impl Client {
         self.send(&FromClient::ReleaseKey { request, key })
     }
 
-    /// Says that the end of an attachment was seen: whoever asks for the key from here on does not
+    /// Says that the end of an attachment was seen: a request for the key from here on does not
     /// find it taken, although the worker's word may still be on its way.
     ///
     /// # Errors

@@ -4,7 +4,7 @@ use super::end::Link;
 use crate::activity::{Allowance, Progress, Running};
 
 impl Link {
-    /// The worker: a function begins a step. It goes on the board, for those who ask after the
+    /// The worker: a function begins a step. It is written to the activity, to be read after the
     /// worker's death what it was doing.
     #[inline]
     pub fn begin_step(&self, slot: u32, stream: u64, event: u64, allowance: Option<Allowance>) {
@@ -18,7 +18,7 @@ impl Link {
         self.region.header().activity.took(slot, event);
     }
 
-    /// The worker: the running function of this slot may go on for so long from now.
+    /// The worker: sets how long the running function of this slot may go on from now.
     #[inline]
     pub fn allow(&self, slot: u32, allowance: Option<Allowance>) {
         self.region.header().activity.allow(slot, allowance);

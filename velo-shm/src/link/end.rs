@@ -126,7 +126,7 @@ impl Link {
         self.region.slot_idle(slot)
     }
 
-    /// Looks at what nobody may have changed: the numbers that the link is described by, and flags
+    /// Checks what no side changes: the numbers that the link is described by, and flags
     /// that have two values. For now and then; what is read on the way of an event is checked there.
     ///
     /// # Errors
@@ -151,7 +151,7 @@ impl Link {
     }
 
     /// Makes what is marked visible again, for both sides, where someone wrote over the marks in a way
-    /// that hides slots from those who look. For now and then, as it looks at all of them.
+    /// that hides slots. For a check-up now and then, as it looks at all slots.
     pub fn mend(&self) {
         for side in [Side::Client, Side::Worker] {
             self.region.direction(side).mend();

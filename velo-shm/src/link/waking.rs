@@ -1,4 +1,4 @@
-//! Who has something to do, and how a side that sleeps learns of it.
+//! Which side has something to do, and how a side that sleeps learns of it.
 
 use std::sync::atomic::AtomicBool as LocalBool;
 
@@ -70,14 +70,14 @@ impl Link {
     }
 
     /// Whether the other side may be waiting for this core since one has woken the other, once for
-    /// each time: whoever is about to spin for it yields first.
+    /// each time: a side that is about to spin yields first.
     #[inline]
     pub fn may_share_core(&self) -> bool {
         take(&self.region.core.rang) | take(&self.region.core.shared)
     }
 
     /// Rings the other side's doorbell, whether it sleeps or not: for what it is to look at although
-    /// nobody there waits for it.
+    /// no task there waits for it.
     pub fn ring(&self) {
         self.region.bells.theirs.ring();
     }

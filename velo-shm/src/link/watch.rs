@@ -13,7 +13,7 @@ impl Link {
         direction.any() && direction.sleeping.load(Ordering::Acquire) == 0
     }
 
-    /// The client: one more stream with limits is open. True if nobody watches the worker: the
+    /// The client: one more stream with limits is open. True if the supervisor does not watch the worker: the
     /// client has to ask the supervisor for it.
     pub fn begin_limit(&self) -> bool {
         let watch = &self.region.header().watch;

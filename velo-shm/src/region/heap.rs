@@ -33,7 +33,7 @@ pub(crate) struct Block {
 pub(crate) enum Until {
     /// The consumer has retired the ring in it.
     Retired,
-    /// So many frames that named it are done with, or the slot that they were in is idle.
+    /// `frames` frames that named it are done with, or the slot that they were in is idle.
     Released { frames: u64, slot: u32 },
 }
 
@@ -142,8 +142,8 @@ impl Heap {
         }
     }
 
-    /// Frees the abandoned blocks that have been let go of meanwhile, `over` telling of which slots
-    /// nobody reads any more what was in them.
+    /// Frees the abandoned blocks that have been let go of meanwhile, where `over` says that no
+    /// side reads a slot any more.
     pub(crate) fn sweep(&self, over: impl Fn(u32) -> bool) {
         let done: Vec<(Block, Until)> = {
             let mut state = self.lock();

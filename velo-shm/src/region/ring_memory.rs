@@ -34,7 +34,7 @@ impl RingMemory {
     /// The address of the byte at a position: inside the ring, whatever the position.
     #[inline]
     pub(crate) fn at(&self, position: u64) -> NonNull<u8> {
-        // SAFETY: an index is below the capacity, and so many bytes belong to the ring.
+        // SAFETY: an index is below the capacity, and `capacity` bytes belong to the ring.
         unsafe { self.data.add(self.index(position)) }
     }
 

@@ -255,7 +255,7 @@ impl Consumer {
         take_flag(&base.waiting)
     }
 
-    /// Says once more what the producer was told of releases, where somebody has written over it: it
+    /// Writes the released position again, in case another process wrote over it: the producer
     /// would wait for room for ever. For now and then.
     pub fn restate(&self) {
         let head = &self.ring.header().consumer.head;

@@ -11,7 +11,7 @@
 //! The producer counts the frames that name a block; the consumer counts, in the block's header,
 //! those of them that it is done with. Once the two agree, and the borrower has let go of the block
 //! as well, it is lent again. A producer that waits for that sets the flag in the block's header.
-//! When nobody uses the slot any more its blocks are free, whatever was counted: frames can be lost.
+//! Once the slot is idle its blocks are free, whatever was counted, since frames can be lost.
 
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -52,7 +52,10 @@ impl Loan {
     }
 
     /// How many bytes it has.
-    #[allow(clippy::len_without_is_empty, reason = "nobody asks for nothing")]
+    #[allow(
+        clippy::len_without_is_empty,
+        reason = "a loan of no bytes is never made"
+    )]
     pub fn len(&self) -> usize {
         self.len
     }
@@ -68,7 +71,7 @@ impl Drop for Loan {
         let frames = self.frames.load(Ordering::Relaxed);
         self.shelf.put_away(self.block, frames);
         if self.shelf.waited_for() {
-            // Who waits for a loan waits on this side.
+            // The task that waits for a loan is on this side.
             self.hold.region.notify_self(self.hold.slot);
         }
     }
@@ -133,7 +136,7 @@ struct State {
     idle: Vec<Block>,
     /// Of all of these blocks.
     bytes: u64,
-    /// Somebody waits for a loan.
+    /// A task waits for a loan.
     waits: bool,
     /// The producer is gone: what comes back goes to the heap.
     closed: bool,
@@ -226,7 +229,7 @@ impl Shelf {
         full
     }
 
-    /// Whether somebody waits for a loan.
+    /// Whether a task waits for a loan.
     fn waited_for(&self) -> bool {
         self.lock().waits
     }
@@ -311,7 +314,7 @@ impl Shelf {
     }
 }
 
-/// The capacity of a block for so many bytes.
+/// The capacity of a block for `len` bytes.
 fn room(len: usize) -> u64 {
     len.next_multiple_of(PAGE).max(PAGE) as u64
 }

@@ -13,7 +13,7 @@ const ENTRY: usize = 24;
 /// What a table ends with.
 const END: usize = 8;
 
-/// How many bytes a table of so many parts takes.
+/// How many bytes a table of `parts` parts takes.
 pub(super) fn table_len(parts: usize) -> usize {
     parts * ENTRY + END
 }

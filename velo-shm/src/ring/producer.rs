@@ -138,7 +138,7 @@ impl Producer {
         true
     }
 
-    /// Says once more what was published, where somebody has written over it: the consumer would wait
+    /// Writes the published position again, in case another process wrote over it: the consumer would wait
     /// for it for ever. For now and then.
     pub fn restate(&self) {
         let tail = &self.ring.header().producer.tail;
@@ -184,7 +184,7 @@ impl Producer {
         wanted.store(first, Ordering::Release);
     }
 
-    /// Shows those who look how long events take: the median and the 99th percentile, in
+    /// Publishes how long events take: the median and the 99th percentile, in
     /// nanoseconds.
     pub fn show_latencies(&self, median: u64, p99: u64) {
         let line = &self.base.header().producer;

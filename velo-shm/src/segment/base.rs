@@ -74,7 +74,7 @@ pub enum SegmentError {
         /// What the system said.
         source: io::Error,
     },
-    /// Whoever made the object could still shrink it, and turn a read into SIGBUS.
+    /// Its maker could still shrink the object, and turn a read into SIGBUS.
     #[error("the shared object is not sealed against resizing; only accept sealed ones")]
     Unsealed,
 }

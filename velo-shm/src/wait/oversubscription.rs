@@ -35,14 +35,15 @@ struct Estimate {
 }
 
 impl Estimate {
-    /// Takes a reading of how many workers are awake; true if there are too many.
-    fn read(&mut self, awake: usize, cores: usize, now: u64) -> bool {
+    /// Takes a reading of how many workers are awake; true if there are too many, or were less than
+    /// `lasts` ticks ago.
+    fn read(&mut self, awake: usize, cores: usize, now: u64, lasts: u64) -> bool {
         // A worker that was just woken may be done already, where it was given the only core at once.
         let client_and_workers = awake.max(1) + 1;
         if client_and_workers > cores {
             self.seen = Some(now);
         } else if let Some(seen) = self.seen
-            && ticks::to_duration(now.saturating_sub(seen)) > LASTS
+            && now.saturating_sub(seen) > lasts
         {
             self.seen = None;
         }
@@ -91,7 +92,10 @@ fn read() {
     COUNT.store(links.all.len(), Relaxed);
     let alive: Vec<Link> = links.all.iter().filter_map(WeakLink::upgrade).collect();
     let awake = alive.iter().filter(|link| !link.worker_sleeps()).count();
-    let oversubscribed = links.estimate.read(awake, cores(), ticks::now());
+    let oversubscribed = {
+        let lasts = ticks::from_duration(LASTS);
+        links.estimate.read(awake, cores(), ticks::now(), lasts)
+    };
     for link in alive {
         link.set_oversubscribed(oversubscribed);
     }
@@ -136,42 +140,45 @@ impl Drop for LinkLoad {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::Estimate;
+
+    const LASTS: u64 = 1000;
+
+    impl Estimate {
+        fn reads(&mut self, awake: usize, cores: usize, now: u64) -> bool {
+            self.read(awake, cores, now, LASTS)
+        }
+    }
 
     #[test]
     fn workers_may_spin_while_each_side_has_a_core() {
         let mut estimate = Estimate { seen: None };
-        assert!(!estimate.read(3, 4, 0), "three workers and the client");
-        assert!(estimate.read(4, 4, 0));
+        assert!(!estimate.reads(3, 4, 0), "three workers and the client");
+        assert!(estimate.reads(4, 4, 0));
     }
 
     #[test]
     fn one_core_is_always_too_few() {
         let mut estimate = Estimate { seen: None };
-        assert!(estimate.read(1, 1, 0));
-        assert!(
-            estimate.read(0, 1, 0),
-            "the one that was woken is done already"
-        );
+        assert!(estimate.reads(1, 1, 0));
+        assert!(estimate.reads(0, 1, 0), "the woken worker is done already");
     }
 
     #[test]
     fn a_reading_of_too_many_lasts_a_while() {
         let mut estimate = Estimate { seen: None };
-        let lasts = ticks::from_duration(LASTS);
-        assert!(estimate.read(9, 4, 1000));
-        assert!(estimate.read(1, 4, 1000 + lasts / 2));
-        assert!(!estimate.read(1, 4, 1000 + 2 * lasts));
-        assert!(!estimate.read(1, 4, 1000 + 2 * lasts));
+        assert!(estimate.reads(9, 4, 100));
+        assert!(estimate.reads(1, 4, 100 + LASTS));
+        assert!(!estimate.reads(1, 4, 101 + LASTS));
+        assert!(!estimate.reads(1, 4, 102 + LASTS));
     }
 
     #[test]
     fn a_second_reading_of_too_many_extends_the_first() {
         let mut estimate = Estimate { seen: None };
-        let lasts = ticks::from_duration(LASTS);
-        assert!(estimate.read(9, 4, 0));
-        assert!(estimate.read(9, 4, lasts));
-        assert!(estimate.read(1, 4, lasts + lasts / 2));
-        assert!(!estimate.read(1, 4, 3 * lasts));
+        assert!(estimate.reads(9, 4, 0));
+        assert!(estimate.reads(9, 4, LASTS));
+        assert!(estimate.reads(1, 4, 2 * LASTS));
+        assert!(!estimate.reads(1, 4, 2 * LASTS + 1));
     }
 }

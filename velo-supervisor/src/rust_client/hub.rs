@@ -14,10 +14,10 @@ use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
 use super::error::StreamError;
-use super::link::{ClientLink, Death, Rings, Watched};
+use super::link::{ClientLink, Death, RingPair, Watched};
+use super::link_request::Request;
 use super::news::News;
 use super::options::StreamOptions;
-use super::placement::Request;
 use super::values::system;
 use crate::client::{Client, ClientEvent};
 use crate::error::SupervisorError;
@@ -27,7 +27,7 @@ use crate::wire::protocol::{Ran, RequestId, Welcome};
 /// What an event of the supervisor's socket is called; links have even and odd numbers of their own.
 const SUPERVISOR: u64 = 0;
 
-/// How long whoever waits goes without a look at what a worker that writes over its link could hide.
+/// Time between two check-ups: looks at what a worker that writes over its link could hide.
 pub(super) const CHECK_UP: Duration = Duration::from_millis(500);
 
 /// One connection, shared by its streams.
@@ -56,7 +56,7 @@ pub(super) struct State {
     /// How often the supervisor has said something.
     pub(super) changes: u64,
     pub(super) next_key: u64,
-    /// Streams that were told something while nobody looked for them.
+    /// Streams that were told something while their owners did not wait.
     news: BTreeSet<Name>,
     /// When the links were last checked.
     checked: Option<Instant>,
@@ -207,10 +207,10 @@ impl Hub {
         }
     }
 
-    /// Hears what was said while nobody waited.
+    /// Hears what was said while no thread waited.
     pub(super) fn catch_up(&self, state: &mut State) -> Result<(), StreamError> {
         if state.led {
-            return Ok(()); // who sleeps there hears it
+            return Ok(()); // the thread that sleeps there hears it
         }
         let mut events = [EpollEvent::empty(); 16];
         match self.epoll.wait(&mut events, EpollTimeout::ZERO) {
@@ -255,7 +255,7 @@ impl Hub {
             link.end.doorbell().drain();
             return;
         }
-        // Of other links and of the system nobody tells.
+        // Without the supervisor nothing is known of other links, nor from the system.
         let ran = match link.end.running() {
             Some(_) => Ran::Here,
             None => Ran::Nothing,
@@ -386,7 +386,7 @@ impl Hub {
         }
     }
 
-    /// The supervisor is gone: its workers serve the links that there are, until nobody uses them.
+    /// The supervisor is gone: its workers serve the links that there are, until their streams have ended.
     pub(super) fn lose(&self, state: &mut State) {
         if let Some(client) = state.client.take() {
             let _ = self.epoll.delete(client.as_fd());
@@ -427,8 +427,8 @@ impl Hub {
         }
     }
 
-    /// Nobody wants the stream any more.
-    pub(super) fn abandon(&self, (key, slot): Name, rings: Rings) {
+    /// The owner has dropped the stream.
+    pub(super) fn abandon(&self, (key, slot): Name, rings: RingPair) {
         let mut state = self.lock();
         state.news.remove(&(key, slot));
         if let Some(link) = state.link(key) {
@@ -468,7 +468,7 @@ impl State {
             return;
         }
         link.limits = limits;
-        // Without a supervisor nobody can look.
+        // Without a supervisor nothing can watch.
         if let (Some(client), Some(id)) = (&mut self.client, link.id) {
             let _ = client.watch(id, limits.stall, limits.memory);
         }

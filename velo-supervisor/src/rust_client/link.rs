@@ -46,19 +46,19 @@ impl From<Failure> for StreamError {
 
 /// Both rings of a stream.
 #[derive(Debug)]
-pub(super) struct Rings {
+pub(super) struct RingPair {
     pub(super) producer: Producer,
     pub(super) consumer: Consumer,
 }
 
 /// A stream that was opened.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct OpenedStream {
     /// The hub's name for the link.
     pub(super) key: u64,
     pub(super) end: velo_shm::Link,
     pub(super) slot: u32,
-    pub(super) rings: Rings,
+    pub(super) rings: RingPair,
     pub(super) told: Arc<Told>,
 }
 
@@ -77,8 +77,8 @@ struct Slot {
     name: String,
     told: Arc<Told>,
     limited: bool,
-    /// Its rings, once nobody wants its results.
-    left: Option<Rings>,
+    /// Its rings, once its owner has dropped it.
+    left: Option<RingPair>,
     _counted: Counted,
 }
 
@@ -150,7 +150,7 @@ impl ClientLink {
         name: &str,
         options: &StreamOptions,
         counted: Counted,
-    ) -> Result<Option<Place>, StreamError> {
+    ) -> Result<Option<OpenedStream>, StreamError> {
         self.check().map_err(StreamError::Corrupted)?;
         if !self.end.enter() {
             return Ok(None);
@@ -170,7 +170,7 @@ impl ClientLink {
         name: &str,
         options: &StreamOptions,
         counted: Counted,
-    ) -> Result<Place, StreamError> {
+    ) -> Result<OpenedStream, StreamError> {
         let function = match self.functions.get(definition) {
             Some(number) => *number,
             None => {
@@ -231,11 +231,11 @@ impl ClientLink {
             },
         );
         self.load.set_busy(true);
-        Ok(Place {
+        Ok(OpenedStream {
             key: self.key,
             end: self.end.clone(),
             slot,
-            rings: Rings { producer, consumer },
+            rings: RingPair { producer, consumer },
             told,
         })
     }
@@ -332,8 +332,8 @@ impl ClientLink {
         self.slots.give_back(slot);
     }
 
-    /// Nobody wants the results of a stream, nor its function.
-    pub(super) fn abandon(&mut self, slot: u32, rings: Rings) {
+    /// The owner of a stream has dropped it.
+    pub(super) fn abandon(&mut self, slot: u32, rings: RingPair) {
         let Some(open) = self.slots.get_mut(slot) else {
             return;
         };
@@ -342,7 +342,7 @@ impl ClientLink {
         self.drain(slot);
     }
 
-    /// Drops the results of a stream that nobody wants, up to the end.
+    /// Drops the results of a stream whose owner is gone, up to the end.
     fn drain(&mut self, slot: u32) {
         let Some(Slot {
             left: Some(rings), ..

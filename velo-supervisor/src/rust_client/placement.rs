@@ -4,52 +4,16 @@ use std::time::{Duration, Instant};
 
 use super::error::StreamError;
 use super::hub::{Guard, Hub, State};
-use super::link::{ClientLink, Place};
+use super::link::{ClientLink, OpenedStream};
+use super::link_request::{Answer, Request};
 use super::options::StreamOptions;
 use super::quota::Counted;
 use crate::client_side::placement::{Candidate, Choice, choose, least_loaded, usable};
 use crate::error::SupervisorError;
-use crate::wire::protocol::{RequestId, Welcome};
+use crate::wire::protocol::Welcome;
 
 /// How long a supervisor may take to greet.
 const HELLO_BOUND: Duration = Duration::from_secs(10);
-
-/// A link that was asked for, by a thread that waits for it.
-#[derive(Debug)]
-pub(super) struct Request {
-    /// Ours; the supervisor's repeat themselves when another one takes its place.
-    number: u64,
-    id: RequestId,
-    answer: Option<Answer>,
-}
-
-#[derive(Debug)]
-enum Answer {
-    Linked,
-    /// There are as many workers as there may be.
-    AtLimit,
-    Failed(String),
-    /// The supervisor is gone.
-    Lost,
-}
-
-impl Request {
-    pub(super) fn awaits(&self, id: RequestId) -> bool {
-        self.id == id && self.answer.is_none()
-    }
-
-    pub(super) fn answer(&mut self, answer: Result<(), Option<String>>) {
-        self.answer = Some(match answer {
-            Ok(()) => Answer::Linked,
-            Err(None) => Answer::AtLimit,
-            Err(Some(why)) => Answer::Failed(why),
-        });
-    }
-
-    pub(super) fn lose(&mut self) {
-        self.answer.get_or_insert(Answer::Lost);
-    }
-}
 
 impl Hub {
     /// Waits until the supervisor has said who it is.
@@ -88,12 +52,12 @@ impl Hub {
         definition: &[u8],
         name: &str,
         options: &StreamOptions,
-    ) -> Result<Place, StreamError> {
+    ) -> Result<OpenedStream, StreamError> {
         let deadline = Instant::now().checked_add(options.open_timeout);
         let mut state = self.lock();
         self.catch_up(&mut state)?;
         loop {
-            let (now, key) = self.place(state, options, deadline)?;
+            let (now, key) = self.choose_link(state, options, deadline)?;
             state = now;
             let most = state.welcome.as_ref().map_or(0, |w| w.max_streams);
             let counted = Counted::one(&self.path, most).ok_or_else(|| {
@@ -107,9 +71,9 @@ impl Hub {
                 continue;
             };
             match link.open(definition, name, options, counted) {
-                Ok(Some(place)) => {
+                Ok(Some(opened)) => {
                     state.watch(key, options);
-                    return Ok(place);
+                    return Ok(opened);
                 }
                 Ok(None) => link.leaving = true, // the supervisor will say why
                 // The stream begins on another one.
@@ -120,7 +84,7 @@ impl Hub {
     }
 
     /// Chooses a link, and asks for one if there should be more.
-    fn place<'a>(
+    fn choose_link<'a>(
         &'a self,
         mut state: Guard<'a>,
         options: &StreamOptions,
@@ -200,18 +164,14 @@ impl Hub {
         };
         state.next_key += 1;
         let number = state.next_key;
-        state.requests.push(Request {
-            number,
-            id,
-            answer: None,
-        });
+        state.requests.push(Request::new(number, id));
         let mut answered = |state: &mut State| {
             let requests = &mut state.requests;
             let at = requests.iter().position(|request| request.number == number);
-            let Some(at) = at.filter(|&at| requests[at].answer.is_some()) else {
+            let Some(at) = at.filter(|&at| requests[at].is_answered()) else {
                 return Ok(None);
             };
-            Ok(requests.swap_remove(at).answer)
+            Ok(requests.swap_remove(at).into_answer())
         };
         match self.wait(state, deadline, None, &mut answered) {
             Ok((mut state, answer)) => {

@@ -96,7 +96,7 @@ impl DerefMut for Reservation<'_> {
     }
 }
 
-/// How many bytes a message of `used` bytes takes that names so many parts of loans.
+/// How many bytes a message of `used` bytes takes that names `parts` parts of loans.
 pub fn lending_len(used: usize, parts: usize) -> usize {
     match parts {
         0 => used,
