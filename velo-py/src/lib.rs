@@ -77,6 +77,8 @@ mod core {
     #[pymodule_export]
     use super::user::run::Run;
     #[pymodule_export]
+    use super::user::source::check_source;
+    #[pymodule_export]
     use super::user::stream::{Opened, StreamBase};
 
     use super::{Bound, NextItem, PyModule, PyModuleMethods, PyResult, install, install_iterator};

@@ -90,17 +90,20 @@ class StreamOpener(Generic[In, Out]):
 class Opening(Generic[In, Out]):
     """A stream that is to be opened: `await` it, or enter it with `async with`."""
 
-    __slots__ = ("_key", "_opener", "_stream")
+    __slots__ = ("_key", "_opener", "_stream", "_used")
 
     def __init__(self, opener: StreamOpener[In, Out], key: Key | None = None) -> None:
         self._opener = opener
         self._key = key
         self._stream: Stream[In, Out] | None = None
+        self._used = False
 
     def __await__(self) -> Generator[Any, None, Stream[In, Out]]:
+        self._used = True
         return self._opener.open(self._key).__await__()
 
     async def __aenter__(self) -> Stream[In, Out]:
+        self._used = True
         self._stream = await self._opener.open(self._key)
         return self._stream
 
@@ -112,6 +115,19 @@ class Opening(Generic[In, Out]):
     ) -> None:
         assert self._stream is not None
         await self._stream.__aexit__(kind, error, traceback)
+
+    def __del__(self) -> None:
+        if self._used:
+            return
+        import warnings
+
+        name = self._opener.spec.name
+        warnings.warn(
+            f"`open()` of `{name}` was never awaited, so no stream was opened: write "
+            "`async with fn.open() as stream`",
+            RuntimeWarning,
+            stacklevel=2,
+        )
 
 
 def _nothing() -> None:

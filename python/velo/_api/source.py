@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from velo import _core
 from velo.errors import SlowStepWarning
 
-__all__ = ["check", "plain"]
+__all__ = ["plain"]
 
 T = TypeVar("T")
 
@@ -33,31 +33,6 @@ _IN_MEMORY = frozenset(type(iter(sample)) for sample in _SAMPLES)
 _SLOW = 0.05
 
 
-def check(events: Any) -> None:
-    """Refuse sources whose iteration gives something else than their events.
-
-    Raises:
-        TypeError: When it is no iterable, or a mapping or a data frame.
-
-    """
-    what = type(events).__name__
-    if isinstance(events, dict):
-        raise TypeError(
-            f"a `{what}` as a source would give its keys: pass `.items()`, `.values()`, or a list "
-            "with the dict as its one event"
-        )
-    module = type(events).__module__.partition(".")[0]
-    if what in ("DataFrame", "LazyFrame") and module in ("pandas", "polars", "pyspark", "dask"):
-        rows = ".iter_rows(named=True)" if module == "polars" else ".to_dict('records')"
-        raise TypeError(
-            f"a {module} `{what}` as a source would give its columns: pass its rows, as by "
-            f"`{rows}`, or a list with the frame as its one event"
-        )
-    if not isinstance(events, Iterable) and not hasattr(events, "__getitem__"):
-        hint = "; call it, if it makes one" if callable(events) else ""
-        raise TypeError(f"a source is an iterable or an async iterable, not `{what}`{hint}")
-
-
 def plain(events: Iterable[T], limit: int, loop: asyncio.AbstractEventLoop) -> Iterator[T]:
     """Give an iterator over a plain source that does not hold up the event loop.
 
@@ -65,10 +40,11 @@ def plain(events: Iterable[T], limit: int, loop: asyncio.AbstractEventLoop) -> I
     that is bound to the loop's thread is read there, with a warning when it holds up the loop.
 
     Raises:
-        TypeError: As `check` does.
+        TypeError: When it is no iterable, or a mapping or a data frame, whose iteration gives
+            something else than events.
 
     """
-    check(events)
+    _core.check_source(events)
     iterator = iter(events)
     kind = type(iterator)
     if kind in _IN_MEMORY or kind is _core.ReadAhead:

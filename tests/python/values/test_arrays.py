@@ -200,3 +200,28 @@ async def test_every_kind_of_array(mode):
         assert result.dtype == array.dtype
         assert result.shape == array.shape
         assert (result == array).all()
+
+
+async def test_small_arrays_and_frames_may_be_written_to(mode):
+    """As inline, where they are the sender's own: events and results alike."""
+    pandas = pytest.importorskip("pandas")
+
+    @stream_fn(mode=mode)
+    async def doubled(events):
+        async for event in events:
+            if isinstance(event, np.ndarray):
+                event *= 2
+            else:
+                event.loc[:, "a"] = event["a"] * 2
+            yield event
+
+    array, frame = np.array([1.0, 2.0]), pandas.DataFrame({"a": [1.0, 2.0]})
+    async with doubled.open() as stream:
+        results = [r async for r in stream.feed([array.copy(), frame.copy()])]
+    for result in results:
+        if isinstance(result, np.ndarray):
+            result += 1
+        else:
+            result.loc[:, "a"] = result["a"] + 1
+    assert results[0].tolist() == [3.0, 5.0]
+    assert results[1]["a"].tolist() == [3.0, 5.0]

@@ -9,6 +9,7 @@ pub mod operation;
 pub mod read_ahead;
 pub mod results;
 pub mod run;
+pub mod source;
 pub mod state;
 pub mod stream;
 pub mod turn_budget;

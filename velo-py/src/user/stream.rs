@@ -14,6 +14,7 @@ use crate::user::meter::Figures;
 use crate::user::operation::{Operation, What};
 use crate::user::results::Results;
 use crate::user::run::Run;
+use crate::user::source::check_source;
 use crate::user::state::StreamCore;
 
 /// The base of `velo.Stream`: the operations whose speed matters.
@@ -160,6 +161,7 @@ impl StreamBase {
     ///     BufferFull: With `full="error"`; its `sent` is the number of events that were accepted.
     ///     Exception: Exceptions of `send` and of the iterable; the events before it are sent.
     fn send_batch(&self, events: &Bound<'_, PyAny>) -> PyResult<Operation> {
+        check_source(events)?;
         let source = events.try_iter()?.into_any().unbind();
         Ok(Operation::new(self.core.clone(), What::SendBatch(source)))
     }
