@@ -6,6 +6,7 @@ use pyo3::call::PyCallArgs;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyType;
+use velo_shm::RingCorrupted;
 
 /// An exception in one word. What is passed on for every event is small then: moving the room that an
 /// exception would take costs more than some of what is done.
@@ -54,6 +55,14 @@ exception!(busy, "StreamBusy");
 exception!(too_large, "EventTooLarge");
 exception!(corrupted, "RingCorrupted");
 exception!(pool, "PoolError");
+
+/// A `velo.errors.RingCorrupted`: another process wrote over a ring.
+#[cold]
+pub fn ring_corrupted(found: &RingCorrupted) -> PyErr {
+    corrupted(format!(
+        "{found}; another process wrote over this stream's memory, its events are lost"
+    ))
+}
 
 /// A `velo.errors.EventTimeout`: the function of `stream` was longer than `seconds` at its event.
 pub fn event_timeout(py: Python<'_>, stream: &str, event: u64, seconds: f64) -> PyErr {

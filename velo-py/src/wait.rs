@@ -48,9 +48,9 @@ impl Wait {
         }
     }
 
-    /// Takes the future of the task that waits here, which stays asleep. None: nobody does, or it is
-    /// about to go on anyway.
-    pub fn park(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+    /// Takes the future of the task that waits here, which sleeps on. None: no task waits here, or it
+    /// was woken already.
+    pub fn suspend(&self, py: Python<'_>) -> Option<Py<PyAny>> {
         let take = |place: &mut Option<Waiter>| match place.take() {
             Some(Waiter::Task(future)) => Some(future),
             other => {
@@ -61,9 +61,9 @@ impl Wait {
         self.0.with(py, take).ok().flatten()
     }
 
-    /// The task behind a parked future waits here again.
-    pub fn resume(&self, py: Python<'_>, parked: Py<PyAny>) -> PyResult<()> {
-        let waiter = Waiter::Task(parked);
+    /// The task behind a suspended future waits here again.
+    pub fn resume(&self, py: Python<'_>, suspended: Py<PyAny>) -> PyResult<()> {
+        let waiter = Waiter::Task(suspended);
         Ok(self.0.with(py, |place| *place = Some(waiter))?)
     }
 

@@ -42,13 +42,13 @@ pub fn ran(ticks: u64) {
 }
 
 /// One stream's limits.
-pub struct Budget {
+pub struct Deadline {
     stream: String,
     stall: Option<Duration>,
     event: Option<Duration>,
     port: Port,
     state: GilCell<State>,
-    this: Weak<Budget>,
+    this: Weak<Deadline>,
 }
 
 #[derive(Default)]
@@ -92,18 +92,18 @@ impl State {
     }
 }
 
-impl Budget {
+impl Deadline {
     /// The limits of the stream `stream` in seconds; None when there are none.
     pub fn new(
         stream: String,
         port: &Port,
         stall: Option<f64>,
         event: Option<f64>,
-    ) -> Option<Arc<Budget>> {
+    ) -> Option<Arc<Deadline>> {
         let limit = |seconds: Option<f64>| Duration::try_from_secs_f64(seconds?).ok();
         let (stall, event) = (limit(stall), limit(event));
         (stall.is_some() || event.is_some()).then(|| {
-            Arc::new_cyclic(|this| Budget {
+            Arc::new_cyclic(|this| Deadline {
                 stream,
                 stall,
                 event,
@@ -352,11 +352,13 @@ fn span(seconds: f64) -> Duration {
 
 /// What the timer calls. It does not keep the stream alive.
 #[pyclass(frozen)]
-struct Alarm(Weak<Budget>);
+struct Alarm(Weak<Deadline>);
 
 #[pymethods]
 impl Alarm {
     fn __call__(&self, py: Python<'_>) -> PyResult<()> {
-        self.0.upgrade().map_or(Ok(()), |budget| budget.on_time(py))
+        self.0
+            .upgrade()
+            .map_or(Ok(()), |deadline| deadline.on_time(py))
     }
 }

@@ -13,8 +13,8 @@ const FLUSH_EVERY: Duration = Duration::from_micros(5);
 /// After this long the other tasks of the loop have their turn.
 const TURN: Duration = Duration::from_micros(500);
 
-/// One stream's pace. Atomics stand in for cells: only its own thread writes.
-pub struct Pace {
+/// One stream's timer. Atomics stand in for cells: only its own thread writes.
+pub struct FlushTimer {
     flushed: AtomicU64,
     turn_began: AtomicU64,
     /// A result came since the last event, and the clock was looked at.
@@ -23,9 +23,9 @@ pub struct Pace {
     turn: u64,
 }
 
-impl Default for Pace {
+impl Default for FlushTimer {
     fn default() -> Self {
-        Pace {
+        FlushTimer {
             flushed: AtomicU64::new(0),
             turn_began: AtomicU64::new(0),
             looked: AtomicBool::new(false),
@@ -35,7 +35,7 @@ impl Default for Pace {
     }
 }
 
-impl Pace {
+impl FlushTimer {
     /// Whether the function has gone on for long enough; begins the next turn.
     #[inline]
     pub fn turn_is_over(&self) -> bool {

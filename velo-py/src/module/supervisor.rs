@@ -15,8 +15,8 @@ use velo_supervisor::{
 };
 
 use crate::errors;
-use crate::process::client::ClientLink;
-use crate::process::worker::WorkerLink;
+use crate::module::worker_link::WorkerLink;
+use crate::process::client::handle::ClientLinkHandle;
 
 pub fn pool_error(error: impl std::fmt::Display) -> PyErr {
     errors::pool(error.to_string())
@@ -224,7 +224,7 @@ fn client_event(py: Python<'_>, event: ClientEvent) -> PyResult<Bound<'_, PyTupl
             end,
             process,
         } => {
-            let end = ClientLink::new(end, process)?;
+            let end = ClientLinkHandle::new(end, process)?;
             (
                 "link",
                 request.0,

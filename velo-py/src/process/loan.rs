@@ -15,7 +15,7 @@ use pyo3::types::{PyWeakrefMethods, PyWeakrefReference};
 use velo_shm::{Loan, Part, Producer};
 
 use crate::codec::{self, Blank, EncodeError, Out, Overflow, VecOut};
-use crate::process::view::fill_buffer;
+use crate::ffi::buffer::fill_buffer;
 
 /// The memory of an array on loan. It is lent again when the last reference to this is gone, and the
 /// function has let go of it as well.

@@ -13,7 +13,7 @@ use crate::user::state::StreamCore;
 const SHOW_EVERY: Duration = Duration::from_micros(10);
 
 /// Events of one stream. Call [`show`](Self::show) at the end, whatever has happened.
-pub struct Burst<'a> {
+pub struct Batch<'a> {
     core: &'a StreamCore,
     sent: u64,
     shown: u64,
@@ -22,10 +22,10 @@ pub struct Burst<'a> {
     since: Option<u64>,
 }
 
-impl<'a> Burst<'a> {
+impl<'a> Batch<'a> {
     /// None yet.
     pub fn new(core: &'a StreamCore) -> Self {
-        Burst {
+        Batch {
             core,
             sent: 0,
             shown: 0,

@@ -4,105 +4,19 @@
 //! [`Port`](crate::function::port::Port). Both modes have one of each. Nothing here waits: it says whether
 //! there is something to wait for.
 
-use std::str::FromStr;
-
-use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 use crate::codec::Blank;
 use crate::errors::Thrown;
+use crate::flow::{Interest, Offer, Take};
 use crate::inline::InlineChannel;
-use crate::process::client::RingChannel;
-
-/// What offering an event came to.
-pub enum Offer {
-    /// It is queued. The function sees it after `flush_events`.
-    Sent,
-    /// `buffer` events, or as many bytes as may be, are queued.
-    Full,
-}
-
-/// What sending does when `buffer` events are queued.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum WhenFull {
-    /// It waits.
-    Wait,
-    /// The oldest event that the function has not begun with is dropped.
-    DropOldest,
-    /// It raises.
-    Error,
-}
-
-impl FromStr for WhenFull {
-    type Err = PyErr;
-
-    fn from_str(name: &str) -> PyResult<Self> {
-        match name {
-            "wait" => Ok(WhenFull::Wait),
-            "drop_oldest" => Ok(WhenFull::DropOldest),
-            "error" => Ok(WhenFull::Error),
-            _ => Err(PyValueError::new_err(format!("unknown policy `{name}`"))),
-        }
-    }
-}
-
-/// What taking a result came to.
-pub enum Take {
-    /// A result.
-    Item(Py<PyAny>),
-    /// Nothing is there yet.
-    Empty,
-    /// The function has ended and its last result was taken.
-    Ended,
-}
-
-/// Cancels a stream's function, wherever it runs.
-pub trait Cancel: Send + Sync {
-    /// Does so, without waiting for its end.
-    fn cancel(&self, py: Python<'_>) -> PyResult<()>;
-}
-
-/// What a task is about to sleep for.
-#[derive(Clone, Copy, Default)]
-pub struct Want {
-    /// A result, or the end.
-    pub results: bool,
-    /// Room for an event.
-    pub space: bool,
-    /// The function to be done with every event that was sent.
-    pub handled: bool,
-    /// Memory of so many bytes to lend.
-    pub loan: usize,
-    /// Not the next result, but all of them: those that come together are taken together.
-    pub bulk: bool,
-}
-
-impl Want {
-    /// What the others are made of.
-    pub const NOTHING: Want = Want {
-        results: false,
-        space: false,
-        handled: false,
-        loan: 0,
-        bulk: false,
-    };
-    /// A result.
-    pub const RESULTS: Want = Want {
-        results: true,
-        ..Want::NOTHING
-    };
-    /// Room for an event.
-    pub const SPACE: Want = Want {
-        space: true,
-        ..Want::NOTHING
-    };
-}
+use crate::process::client::channel::RingChannel;
 
 /// The user's half, in either mode.
 pub enum Channel {
     /// Queues in this process.
     Inline(InlineChannel),
-    /// Rings in shared memory.
+    /// RingPair in shared memory.
     Ring(RingChannel),
 }
 
@@ -212,15 +126,15 @@ impl Channel {
 
     /// The last look before sleeping: false when what is wanted is there already. When true, the
     /// waits are woken as soon as it may be there.
-    pub fn may_sleep(&self, py: Python<'_>, want: Want) -> PyResult<bool> {
-        either!(self, side => side.may_sleep(py, want))
+    pub fn may_sleep(&self, py: Python<'_>, interest: Interest) -> PyResult<bool> {
+        either!(self, side => side.may_sleep(py, interest))
     }
 
     /// Has what is wanted come at once, if that is possible: runs an inline function, or looks for a
     /// short while, with the GIL released, at what a worker does. How many ticks it has looked.
     #[inline]
-    pub fn spin(&self, py: Python<'_>, want: Want) -> PyResult<u64> {
-        either!(self, side => side.spin(py, want))
+    pub fn spin(&self, py: Python<'_>, interest: Interest) -> PyResult<u64> {
+        either!(self, side => side.spin(py, interest))
     }
 
     /// Lets go of a stream that is kept: what was sent is handled, what comes of it is dropped. False

@@ -14,10 +14,11 @@ use crate::cell::GilCell;
 use crate::errors::{self, Thrown};
 use crate::ffi::destroy::destroy;
 use crate::ffi::send_slot::Step;
-use crate::user::channel::{Cancel, Channel, Offer, Take, Want, WhenFull};
-use crate::user::function_stats::Account;
+use crate::flow::{Cancel, Interest, Offer, Take, WhenFull};
+use crate::user::channel::Channel;
+use crate::user::function_stats::{Counted, StreamCounts, Streams, Sums};
 use crate::user::meter::Meter;
-use crate::user::turn_budget::Stint;
+use crate::user::turn_budget::TurnBudget;
 use crate::wait::{Wait, Waits};
 
 /// What all operations on one stream share.
@@ -33,17 +34,39 @@ pub struct StreamCore {
     pub(crate) cancel: Arc<dyn Cancel>,
     /// Iterations over the results that have not come to their end, and the tasks that run them.
     iterations: GilCell<Vec<(u64, Py<PyAny>)>>,
-    /// Of whoever uses it.
-    pub stint: Stint,
-    /// Where the stream's function keeps account of it, and under which number.
-    pub(crate) ledger: OnceLock<(Arc<Account>, u64)>,
+    /// Of the task that uses the stream.
+    pub turn: TurnBudget,
+    /// The statistics that count this stream, and its number there.
+    pub(crate) counted_in: OnceLock<(Arc<Streams>, u64)>,
 }
 
 impl Drop for StreamCore {
     fn drop(&mut self) {
-        if let Some((account, number)) = self.ledger.take() {
-            destroy(|py| account.settle(py, number, self));
+        if let Some((stats, number)) = self.counted_in.take() {
+            destroy(|py| stats.retire(py, number, self));
         }
+    }
+}
+
+impl Counted for StreamCore {
+    fn add_to(&self, py: Python<'_>, sums: &mut Sums) -> PyResult<()> {
+        let (accepted, handled) = self.channel.progress(py)?;
+        let (bytes_in, bytes_out) = self.channel.bytes(py)?;
+        let dropped = self.channel.dropped(py)?;
+        self.state.wait_with(py, |state| {
+            state.meter.observe(handled);
+            sums.add(&StreamCounts {
+                accepted,
+                handled,
+                dropped,
+                bytes_in,
+                bytes_out,
+                results: state.meter.results(),
+                open: !state.is_over(),
+                latencies: state.meter.latencies(),
+            });
+        })?;
+        Ok(())
     }
 }
 
@@ -134,15 +157,15 @@ impl StreamCore {
             state: GilCell::new(state),
             cancel,
             iterations: GilCell::default(),
-            stint: Stint::default(),
-            ledger: OnceLock::new(),
+            turn: TurnBudget::default(),
+            counted_in: OnceLock::new(),
         }
     }
 
     /// See [`Channel::spin`].
     #[inline]
-    pub fn spin(&self, py: Python<'_>, want: Want) -> PyResult<()> {
-        self.stint.spun(self.channel.spin(py, want)?);
+    pub fn spin(&self, py: Python<'_>, interest: Interest) -> PyResult<()> {
+        self.turn.spun(self.channel.spin(py, interest)?);
         Ok(())
     }
 
@@ -469,11 +492,11 @@ impl StreamCore {
     }
 
     /// Has the running task sleep until what it wants may be there. None: it is there already.
-    pub fn sleep(&self, py: Python<'_>, wait: &Wait, want: Want) -> PyResult<Option<Step>> {
+    pub fn sleep(&self, py: Python<'_>, wait: &Wait, interest: Interest) -> PyResult<Option<Step>> {
         if wait.is_waiting(py) {
-            let (what, how) = match want {
-                Want { loan: 1.., .. } => ("borrow from", "loans"),
-                Want { results: true, .. } | Want { handled: true, .. } => {
+            let (what, how) = match interest {
+                Interest { loan: 1.., .. } => ("borrow from", "loans"),
+                Interest { results: true, .. } | Interest { handled: true, .. } => {
                     ("receive from", "results")
                 }
                 _ => ("send to", "events"),
@@ -483,8 +506,8 @@ impl StreamCore {
             )));
         }
         let future = wait.start(self.event_loop.bind(py))?;
-        if self.channel.may_sleep(py, want)? {
-            self.stint.ended();
+        if self.channel.may_sleep(py, interest)? {
+            self.turn.ended();
             return Ok(Some(Step::Yield(future)));
         }
         wait.clear(py);

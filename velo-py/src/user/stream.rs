@@ -9,7 +9,8 @@ use pyo3::prelude::*;
 use pyo3::types::PyList;
 
 use crate::codec::{Blank, codec};
-use crate::user::channel::Cancel;
+use crate::flow::Cancel;
+use crate::user::function_stats::{Counted, FunctionStats};
 use crate::user::meter::Figures;
 use crate::user::operation::{Operation, What};
 use crate::user::results::Results;
@@ -43,10 +44,18 @@ impl Opened {
             core: Arc::new(core),
         }
     }
+}
 
-    /// The shared part.
-    pub fn core(&self) -> &Arc<StreamCore> {
-        &self.core
+#[pymethods]
+impl FunctionStats {
+    /// Counts a stream that was opened just now.
+    fn enter(&self, opened: &Opened, py: Python<'_>) -> PyResult<()> {
+        self.streams().enter(py, |number| {
+            let core = &opened.core;
+            let entered = core.counted_in.set((self.streams().clone(), number));
+            let counted: Arc<dyn Counted> = core.clone();
+            entered.is_ok().then(|| Arc::downgrade(&counted))
+        })
     }
 }
 

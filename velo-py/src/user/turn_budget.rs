@@ -12,22 +12,22 @@ const LONGEST: Duration = Duration::from_micros(500);
 const SPIN_COUNTS: u64 = 5;
 
 /// The time that a task takes for itself. Atomics stand in for cells: only its own thread writes.
-pub struct Stint {
+pub struct TurnBudget {
     /// In ticks; zero before it begins.
     began: AtomicU64,
     longest: u64,
 }
 
-impl Default for Stint {
+impl Default for TurnBudget {
     fn default() -> Self {
-        Stint {
+        TurnBudget {
             began: AtomicU64::new(0),
             longest: ticks::from_duration(LONGEST),
         }
     }
 }
 
-impl Stint {
+impl TurnBudget {
     /// Whether it has lasted for long enough. Then the next one begins.
     #[inline]
     pub fn is_over(&self) -> bool {

@@ -1,6 +1,6 @@
 //! What a stream with `recover="replay"` remembers, so that another worker can take it over.
 //!
-//! Every event is kept, encoded, from the last snapshot of the function's `state` on, or from the
+//! Every event is store, encoded, from the last snapshot of the function's `state` on, or from the
 //! beginning. A new worker is given the snapshot and these events again. The results that come of
 //! them are the ones that came before, as far as any were taken: those are dropped once more, each
 //! compared with a hash of what was taken.
@@ -17,20 +17,20 @@ use pyo3::prelude::*;
 use super::log::{Cursor, Log};
 use crate::codec::{Codec, VecOut, fingerprint};
 use crate::errors;
-use crate::process::ring_pair::{END, ITEM, Rings, STATE, corruption, too_large};
-use crate::user::channel::{Offer, Want};
+use crate::flow::{Interest, Offer};
+use crate::process::ring_pair::{END, ITEM, RingPair, STATE, too_large};
 
 /// Hashes of results may take so much of the journal's limit; older results are not compared.
 const HASHES: usize = 8;
 
-/// How a stream is kept.
+/// How a stream is store.
 #[derive(Clone, Copy)]
 pub struct Terms {
     /// Events that may be accepted and not handled.
     pub buffer: u32,
     /// How large its rings may grow.
     pub max_bytes: u64,
-    /// Bytes of events that may be kept.
+    /// Bytes of events that may be store.
     pub limit: usize,
     /// Whether the function has a `state`, of which there will be snapshots.
     pub has_state: bool,
@@ -38,7 +38,7 @@ pub struct Terms {
     pub max_restarts: u32,
 }
 
-/// What is kept of one stream.
+/// What is store of one stream.
 pub struct Journal {
     pub terms: Terms,
     log: Log,
@@ -73,7 +73,7 @@ pub struct Journal {
     /// was at work on it), and what such deaths in a row count.
     suspect: Option<((u64, bool), u32)>,
     /// Nobody has the stream: another worker is being looked for.
-    pub homeless: bool,
+    pub unplaced: bool,
     /// The user has cancelled the stream.
     pub cancelled: bool,
 }
@@ -92,21 +92,21 @@ struct Run {
     seen: u64,
 }
 
-/// Where a worker was when it died.
+/// In which function a worker was when it died.
 #[derive(Clone, Copy)]
-pub enum Where {
-    /// In the function of this stream, which had taken so many events last.
-    Here(u64),
-    /// In another one.
-    Elsewhere,
-    /// In none, or nobody knows.
+pub enum DiedIn {
+    /// In the function of this stream. The event that it took last, as the worker counts them.
+    This(u64),
+    /// In that of another stream.
+    Another,
+    /// In none, or it is not known.
     Unknown,
 }
 
 /// How a worker died.
 #[derive(Clone, Copy)]
 pub struct Death {
-    pub place: Where,
+    pub function: DiedIn,
     /// By `SIGKILL`, which may well have come from outside.
     pub killed: bool,
 }
@@ -146,7 +146,7 @@ impl Journal {
             asked: false,
             shorter: false,
             suspect: None,
-            homeless: false,
+            unplaced: false,
             cancelled: false,
         }
     }
@@ -154,7 +154,7 @@ impl Journal {
     // Events.
 
     /// Events accepted, and those that some worker was done with.
-    pub fn progress(&mut self, rings: Option<&mut Rings>) -> (u64, u64) {
+    pub fn progress(&mut self, rings: Option<&mut RingPair>) -> (u64, u64) {
         if let Some(rings) = rings {
             let released = rings.producer.released();
             self.handled = self.handled.max(self.number_of(released));
@@ -168,12 +168,12 @@ impl Journal {
     }
 
     /// Whether the worker that has the stream now is done with every event.
-    pub fn is_settled(&self, rings: &mut Rings) -> bool {
+    pub fn is_settled(&self, rings: &mut RingPair) -> bool {
         self.number_of(rings.producer.released()) == self.accepted && !self.is_replaying()
     }
 
     /// How many more events may be accepted.
-    pub fn free(&mut self, rings: Option<&mut Rings>) -> u64 {
+    pub fn free(&mut self, rings: Option<&mut RingPair>) -> u64 {
         let (accepted, handled) = self.progress(rings);
         u64::from(self.terms.buffer).saturating_sub(accepted - handled)
     }
@@ -186,7 +186,7 @@ impl Journal {
 
     /// Whether the worker is to be told to make a snapshot now; once for each that comes.
     pub fn asks(&mut self) -> bool {
-        let asks = self.terms.has_state && !self.homeless && !self.has_room();
+        let asks = self.terms.has_state && !self.unplaced && !self.has_room();
         asks && !std::mem::replace(&mut self.asked, true)
     }
 
@@ -198,7 +198,7 @@ impl Journal {
     /// Adds an event, which is sent by the next `push_to`.
     pub fn accept(
         &mut self,
-        rings: Option<&mut Rings>,
+        rings: Option<&mut RingPair>,
         codec: &Codec,
         event: &Bound<'_, PyAny>,
         stream: &str,
@@ -247,7 +247,7 @@ impl Journal {
     }
 
     /// Sends what fits.
-    pub fn push_to(&mut self, rings: &mut Rings) -> PyResult<()> {
+    pub fn push_to(&mut self, rings: &mut RingPair) -> PyResult<()> {
         while self.run.sent < self.accepted {
             let run = &mut self.run;
             let Some(event) = self.log.event(&mut run.next) else {
@@ -293,13 +293,13 @@ impl Journal {
 
     /// Handles what is at the front and not the user's: snapshots, and results that were taken
     /// before. True if what is there now is the user's; false if nothing is, whatever comes next.
-    pub fn advance(&mut self, rings: &mut Rings, stream: &str) -> PyResult<bool> {
+    pub fn advance(&mut self, rings: &mut RingPair, stream: &str) -> PyResult<bool> {
         loop {
             let sent = rings.producer.committed();
             let frame = match rings.consumer.peek() {
                 Ok(Some(frame)) => frame,
                 Ok(None) => return Ok(false),
-                Err(found) => return Err(corruption(&found)),
+                Err(found) => return Err(errors::ring_corrupted(&found)),
             };
             match frame.kind {
                 STATE => {
@@ -325,7 +325,7 @@ impl Journal {
     }
 
     /// Whether the next frame is handled by [`advance`](Self::advance).
-    pub fn is_ours(&self, rings: &mut Rings) -> bool {
+    pub fn is_ours(&self, rings: &mut RingPair) -> bool {
         match rings.consumer.peek() {
             Ok(Some(frame)) => match frame.kind {
                 STATE => true,
@@ -350,24 +350,24 @@ impl Journal {
     /// Whether what a task waits for is there. The worker is asked to say when it may be.
     pub fn is_there(
         &mut self,
-        rings: &mut Rings,
-        want: Want,
+        rings: &mut RingPair,
+        interest: Interest,
         asked: bool,
         stream: &str,
     ) -> PyResult<bool> {
-        if self.advance(rings, stream)? && want.results {
+        if self.advance(rings, stream)? && interest.results {
             return Ok(true);
         }
-        if want.space || want.handled {
+        if interest.space || interest.handled {
             rings
                 .producer
                 .watch_releases()
-                .map_err(|found| corruption(&found))?;
+                .map_err(|found| errors::ring_corrupted(&found))?;
         }
-        if want.space && self.free(Some(rings)) > 0 && self.has_room() {
+        if interest.space && self.free(Some(rings)) > 0 && self.has_room() {
             return Ok(true);
         }
-        Ok(want.handled && (asked || self.accepted > 0) && self.is_settled(rings))
+        Ok(interest.handled && (asked || self.accepted > 0) && self.is_settled(rings))
     }
 
     /// A snapshot: what came before it is not needed any more.
@@ -428,15 +428,20 @@ impl Journal {
     /// The worker is gone, and the function may be why. Once that has happened in the same place
     /// too often in a row: the number of the event, and whether the function was at work on it, or
     /// past it.
-    pub fn blame(&mut self, rings: &mut Rings, asked: bool, death: Death) -> Option<(u64, bool)> {
+    pub fn blame(
+        &mut self,
+        rings: &mut RingPair,
+        asked: bool,
+        death: Death,
+    ) -> Option<(u64, bool)> {
         let released = rings.producer.released();
         // It asks for an event, and takes it, in one go.
         let at_work = asked && rings.producer.committed() > released;
-        let (place, certain) = match death.place {
-            Where::Here(event) if event > released => ((self.begun(event), true), true),
-            Where::Here(_) => ((self.number_of(released), false), !death.killed),
-            Where::Unknown if at_work => ((self.number_of(released) + 1, true), !death.killed),
-            Where::Unknown | Where::Elsewhere => return None,
+        let (place, certain) = match death.function {
+            DiedIn::This(event) if event > released => ((self.begun(event), true), true),
+            DiedIn::This(_) => ((self.number_of(released), false), !death.killed),
+            DiedIn::Unknown if at_work => ((self.number_of(released) + 1, true), !death.killed),
+            DiedIn::Unknown | DiedIn::Another => return None,
         };
         let before = match self.suspect {
             Some((suspect, guilt)) if suspect == place => guilt,
@@ -448,7 +453,7 @@ impl Journal {
         (guilt >= enough).then_some(place)
     }
 
-    /// An event, while it is kept.
+    /// An event, while it is store.
     pub fn event(&self, number: u64) -> Option<Vec<u8>> {
         let mut at = self.log.start();
         let behind = number.checked_sub(self.cut + 1)?;
@@ -471,7 +476,7 @@ impl Journal {
         self.log = Log::default();
         self.state = None;
         self.hashes = VecDeque::new();
-        self.homeless = false;
+        self.unplaced = false;
     }
 
     /// Whether there is a snapshot.
@@ -480,7 +485,7 @@ impl Journal {
     }
 
     /// A new worker begins behind the last snapshot. It is given that first.
-    pub fn begin(&mut self, rings: &mut Rings) -> PyResult<()> {
+    pub fn begin(&mut self, rings: &mut RingPair) -> PyResult<()> {
         self.run = Run {
             events: self.cut,
             results: self.state_results,
@@ -489,7 +494,7 @@ impl Journal {
             end_sent: false,
             seen: 0,
         };
-        (self.homeless, self.asked) = (false, false);
+        (self.unplaced, self.asked) = (false, false);
         self.longest = rings.producer.max_len();
         if let Some(state) = &self.state
             && matches!(rings.push_bytes(state, &[], STATE, false)?, Offer::Full)
@@ -500,7 +505,7 @@ impl Journal {
     }
 }
 
-/// What is kept of a result that was taken; 0 if it cannot be compared.
+/// What is store of a result that was taken; 0 if it cannot be compared.
 #[inline]
 pub fn hash_of(payload: &[u8]) -> u64 {
     fingerprint(payload).map_or(0, |hash| hash.max(1))

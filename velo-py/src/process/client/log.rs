@@ -24,7 +24,7 @@ pub struct Log {
 #[derive(Default)]
 struct Piece {
     bytes: Vec<u8>,
-    ends: Vec<u32>,
+    state: Vec<u32>,
 }
 
 /// A place between two events of a [`Log`], which stays what it is while others are added and cut.
@@ -36,10 +36,10 @@ pub struct Cursor {
 
 impl Piece {
     fn event(&self, index: usize) -> Option<&[u8]> {
-        let end = *self.ends.get(index)? as usize;
+        let end = *self.state.get(index)? as usize;
         let start = match index {
             0 => 0,
-            _ => self.ends[index - 1] as usize,
+            _ => self.state[index - 1] as usize,
         };
         self.bytes.get(start..end)
     }
@@ -61,9 +61,9 @@ impl Log {
         let len = memory.len();
         self.bytes += len + EACH;
         if len > LONG {
-            let ends = vec![len as u32];
+            let state = vec![len as u32];
             let bytes = memory;
-            self.pieces.push_back(Piece { bytes, ends });
+            self.pieces.push_back(Piece { bytes, state });
             return Vec::new();
         }
         let last = self.pieces.back_mut();
@@ -75,7 +75,7 @@ impl Log {
             }
         };
         piece.bytes.extend_from_slice(&memory);
-        piece.ends.push(piece.bytes.len() as u32);
+        piece.state.push(piece.bytes.len() as u32);
         memory
     }
 
@@ -108,7 +108,7 @@ impl Log {
         };
         self.bytes -= piece.event(self.front).map_or(0, <[u8]>::len) + EACH;
         self.front += 1;
-        if self.front >= piece.ends.len() {
+        if self.front >= piece.state.len() {
             self.pieces.pop_front();
             (self.gone, self.front) = (self.gone + 1, 0);
         }

@@ -13,7 +13,7 @@ const HABIT: Duration = Duration::from_millis(250);
 
 /// The slow steps of one function, within a window.
 #[derive(Debug, Default)]
-pub(super) struct Held {
+pub(super) struct SlowSteps {
     /// When it began, in ticks.
     since: u64,
     steps: u32,
@@ -24,27 +24,27 @@ pub(super) struct Held {
 
 /// What the client has yet to be told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct News {
+pub(super) struct SlowReport {
     /// Others had to wait for this step.
     pub(super) held_up: bool,
     /// It is not the only one.
     pub(super) habit: bool,
 }
 
-impl Held {
+impl SlowSteps {
     /// Notes a slow step that ended `now`; `shared` says whether others live in the worker.
-    pub(super) fn note(&mut self, now: u64, took: u64, shared: bool) -> Option<News> {
+    pub(super) fn note(&mut self, now: u64, took: u64, shared: bool) -> Option<SlowReport> {
         let open_for = ticks::to_duration(now.saturating_sub(self.since));
         if self.steps == 0 || open_for >= WINDOW {
-            *self = Held {
+            *self = SlowSteps {
                 since: now,
-                ..Held::default()
+                ..SlowSteps::default()
             };
         }
         self.steps = self.steps.saturating_add(1);
         self.ticks = self.ticks.saturating_add(took);
         let habit = self.steps > 1 && ticks::to_duration(self.ticks) >= HABIT;
-        let news = News {
+        let news = SlowReport {
             held_up: shared && !std::mem::replace(&mut self.named, true),
             habit: habit && !std::mem::replace(&mut self.habit, true),
         };

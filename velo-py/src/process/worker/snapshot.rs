@@ -13,8 +13,8 @@ use velo_shm::ticks;
 
 use crate::codec::{EncodeError, Out, VecOut, codec};
 use crate::errors;
-use crate::process::ring_pair::{Rings, STATE};
-use crate::user::channel::Offer;
+use crate::flow::Offer;
+use crate::process::ring_pair::{RingPair, STATE};
 
 /// A snapshot is due after so many bytes of events, and so many times its own size,
 const LEAST_BYTES: u64 = 64 << 10;
@@ -27,7 +27,7 @@ const TIMES_COST: u64 = 50;
 const RESULT: u64 = 8;
 
 /// The state of one stream's function.
-pub struct Saving {
+pub struct Snapshots {
     state: Py<PyDict>,
     /// The client waits for one.
     wanted: bool,
@@ -42,10 +42,10 @@ pub struct Saving {
     unsent: Option<Vec<u8>>,
 }
 
-impl Saving {
+impl Snapshots {
     /// Snapshots of `state`.
     pub fn of(state: Py<PyDict>) -> Self {
-        Saving {
+        Snapshots {
             state,
             wanted: false,
             handled: 0,
@@ -64,20 +64,20 @@ impl Saving {
 
     /// The function goes on: a snapshot that is on its way is not true any more.
     #[inline]
-    pub fn goes_on(&mut self) {
+    pub fn resumed(&mut self) {
         self.unsent = None;
     }
 
     /// The function has asked for an event: makes a snapshot if one is due.
     #[inline]
-    pub fn asked(&mut self, py: Python<'_>, rings: &mut Rings) -> PyResult<()> {
+    pub fn asked(&mut self, py: Python<'_>, rings: &mut RingPair) -> PyResult<()> {
         match rings.consumer.released() > self.handled && self.is_due(rings) {
             true => self.save(py, rings),
             false => Ok(()),
         }
     }
 
-    fn is_due(&self, rings: &Rings) -> bool {
+    fn is_due(&self, rings: &RingPair) -> bool {
         let passed = passed(rings) - self.passed;
         let since = ticks::now().saturating_sub(self.at);
         self.wanted
@@ -86,13 +86,13 @@ impl Saving {
     }
 
     #[cold]
-    fn save(&mut self, py: Python<'_>, rings: &mut Rings) -> PyResult<()> {
+    fn save(&mut self, py: Python<'_>, rings: &mut RingPair) -> PyResult<()> {
         let began = ticks::now();
         let handled = rings.consumer.released();
         let mut out = VecOut::default();
         out.put(&handled.to_le_bytes()).map_err(EncodeError::from)?;
         let encoded = codec(py)?.encode(py, self.state.bind(py), &mut out);
-        encoded.map_err(|error| unkept(py, error.into()))?;
+        encoded.map_err(|error| cannot_travel(py, error.into()))?;
         let frame = out.into_vec();
         if !rings.producer.would_fit(frame.len()) {
             return Err(errors::too_large(format!(
@@ -109,7 +109,7 @@ impl Saving {
     }
 
     /// Sends the snapshot that had no room.
-    pub fn send(&mut self, rings: &mut Rings) -> PyResult<()> {
+    pub fn send(&mut self, rings: &mut RingPair) -> PyResult<()> {
         let Some(frame) = self.unsent.take() else {
             return Ok(());
         };
@@ -125,17 +125,17 @@ impl Saving {
 }
 
 /// What the journal has grown by since the stream began here.
-fn passed(rings: &Rings) -> u64 {
+fn passed(rings: &RingPair) -> u64 {
     rings.bytes_in + RESULT * rings.producer.committed()
 }
 
 /// Says that what cannot travel is in the state.
-fn unkept(py: Python<'_>, error: PyErr) -> PyErr {
+fn cannot_travel(py: Python<'_>, error: PyErr) -> PyErr {
     if !error.is_instance_of::<PyTypeError>(py) {
         return error;
     }
     let what = format!("the function's `state` cannot be kept: {}", error.value(py));
-    let unkept = PyTypeError::new_err(what);
-    unkept.set_cause(py, Some(error));
-    unkept
+    let cannot_travel = PyTypeError::new_err(what);
+    cannot_travel.set_cause(py, Some(error));
+    cannot_travel
 }

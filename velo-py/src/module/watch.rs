@@ -8,9 +8,9 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use velo_shm::{LinkEnd, Spin, Woken, wait_any};
 
-use super::WorkerLink;
-use super::serve::Served;
 use crate::ffi::fd;
+use crate::module::serve::Served;
+use crate::module::worker_link::WorkerLink;
 use crate::process::ring_pair::new_spin;
 
 /// More than anybody waits.
@@ -57,8 +57,8 @@ impl LinkWatch {
     fn watch(&mut self, event_loop: Py<PyAny>, links: Vec<Watched<'_>>) {
         let served = links.into_iter().map(|(link, context, functions, calls)| {
             let event_loop = event_loop.clone_ref(link.py());
-            let link = link.get().link.clone();
-            Served::new(link, event_loop, context, functions, calls)
+            let ports = link.get().ports.clone();
+            Served::new(ports, event_loop, context, functions, calls)
         });
         self.served = served.collect();
     }
@@ -94,18 +94,18 @@ impl LinkWatch {
         let served = slf.borrow().served.clone(); // functions run, and may have others watched
         served
             .iter()
-            .filter(|served| served.has_something())
+            .filter(|served| served.is_ready())
             .try_for_each(|served| served.process_ready(slf.py()))
     }
 }
 
 impl LinkWatch {
     fn ends(&self) -> impl Iterator<Item = &LinkEnd> + Clone {
-        self.served.iter().map(|served| &*served.link.end)
+        self.served.iter().map(|served| served.end())
     }
 
     fn ready(&self) -> bool {
-        self.served.iter().any(Served::has_something)
+        self.served.iter().any(Served::is_ready)
     }
 
     /// Whether a link has something after a short look.
@@ -144,7 +144,7 @@ impl LinkWatch {
 /// Looks at links that have nothing for as long as it pays, and not at all where a core is wanted by
 /// others. True if one has something then.
 fn spin_on(py: Python<'_>, served: &[Served], spin: &mut Spin) -> bool {
-    let ends = || served.iter().map(|served| &*served.link.end);
+    let ends = || served.iter().map(|served| served.end());
     if ends().any(LinkEnd::is_crowded) {
         return false;
     }
