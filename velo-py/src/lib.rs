@@ -54,7 +54,7 @@ mod core {
     use super::module::session::Session;
     #[pymodule_export]
     use super::module::supervisor::{
-        SupervisorClient, WorkerSeat, after_fork_child, after_fork_parent, before_fork,
+        SupervisorClient, WorkerControlHandle, after_fork_child, after_fork_parent, before_fork,
         serve_zygote, shutdown, status, usable_cores,
     };
     #[pymodule_export]

@@ -72,7 +72,7 @@ class StreamFn(Generic[In, Out]):
         self._has_state = takes_state(function)
         self._places = Places(config.max_concurrent) if config.max_concurrent else None
         self._numbers = itertools.count(1)
-        self._ledger = _core.Ledger()
+        self._ledger = _core.FunctionStats()
         self._runs = function  # what streams run
         if config.record is not None:
             from velo._function.recording import Recorded

@@ -180,7 +180,7 @@ class _Entry:
         self._loop = loop
         self._entries = entries
         self._place = place
-        self._kept: _core.Kept | None = None
+        self._kept: _core.Session | None = None
         # Somebody is attached, or about to be.
         self._taken = False
         # The input was ended: whoever comes next waits for the end, and begins anew.
@@ -221,7 +221,7 @@ class _Entry:
         try:
             function = (fn._runs, fn._has_state)
             tell = functools.partial(_tell, weakref.ref(self))
-            opened, self._kept = _core.keep_inline(
+            opened, self._kept = _core.open_inline_session(
                 self._loop, function, limits, name, config.event_timeout, tell
             )
         except BaseException:

@@ -12,20 +12,20 @@ from velo import _core
 __all__ = ["Account", "keep", "totals"]
 
 # All functions of one name in one mode, together.
-Account = tuple[str, str, _core.Ledger]
+Account = tuple[str, str, _core.FunctionStats]
 
 _Key = tuple[str, str]
 
 _numbers = itertools.count()
 _lock = threading.Lock()
-# Ledgers of functions that are there, by a number of their own; of functions that are gone, whose
+# Statistics of functions that are there, by a number of their own; of functions that are gone, whose
 # streams may go on; and the sums of those whose streams are over, too.
-_open: dict[int, tuple[_Key, _core.Ledger]] = {}
-_left: list[tuple[_Key, _core.Ledger]] = []
-_past: dict[_Key, _core.Ledger] = {}
+_open: dict[int, tuple[_Key, _core.FunctionStats]] = {}
+_left: list[tuple[_Key, _core.FunctionStats]] = []
+_past: dict[_Key, _core.FunctionStats] = {}
 
 
-def keep(owner: object, function: str, mode: str, ledger: _core.Ledger) -> None:
+def keep(owner: object, function: str, mode: str, ledger: _core.FunctionStats) -> None:
     """Count what is in a ledger, which outlives its owner here: counters never go down."""
     number = next(_numbers)
     _open[number] = ((function, mode), ledger)
@@ -48,12 +48,12 @@ def totals() -> Iterator[Account]:
         for entry in _left.copy():
             key, ledger = entry
             if ledger.figures()[1] == 0:
-                _past.setdefault(key, _core.Ledger()).absorb(ledger, past=True)
+                _past.setdefault(key, _core.FunctionStats()).absorb(ledger, past=True)
                 _left.remove(entry)
                 counted.pop(id(ledger), None)
-        sums: dict[_Key, _core.Ledger] = {}
+        sums: dict[_Key, _core.FunctionStats] = {}
         for key, ledger in [*_past.items(), *counted.values()]:
-            sums.setdefault(key, _core.Ledger()).absorb(ledger)
+            sums.setdefault(key, _core.FunctionStats()).absorb(ledger)
     for (function, mode), ledger in sums.items():
         if ledger.figures()[0] > 0:
             yield function, mode, ledger

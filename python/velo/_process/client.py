@@ -215,13 +215,15 @@ class Client:
         function: Reference,
         config: StreamConfig,
         name: str,
-        kept: tuple[bytes, int, float | None, str] | None = None,
+        session: _core.SessionGrant | None = None,
     ) -> _core.Opened | None:
         self._set_levels(link)
-        keep: Any = kept
+        terms = None
         if config.recover != "none":
-            keep = recovery.keep(self, function, config)
-        opened = link.end.open(loop, function.number, function.limits, name, keep)
+            terms = recovery.terms(self, function, config)
+        opened = link.end.open(
+            loop, function.number, function.limits, name, recovery=terms, session=session
+        )
         if opened is None:
             self._let_go(link)
         else:

@@ -101,8 +101,10 @@ class Grants:
                 link = client.links.get(grant.link)
                 if link is not None:
                     link.define(function.number, definition)
-                    keep = (key, grant.number, config.timeout, shown)
-                    opened = client._open_on(link, loop, function, config, name, keep)
+                    session = _core.SessionGrant(
+                        key=key, grant=grant.number, timeout=config.timeout, shown=shown
+                    )
+                    opened = client._open_on(link, loop, function, config, name, session)
                     if opened is not None:
                         if release is not None:
                             self._places[request] = release

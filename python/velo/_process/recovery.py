@@ -16,15 +16,18 @@ if TYPE_CHECKING:
     from velo._process.client import Client
     from velo._process.links import Link
 
-__all__ = ["keep"]
-
-Keep = tuple[int, bool, int, Any]
+__all__ = ["terms"]
 
 
-def keep(client: Client, function: Reference, config: StreamConfig) -> Keep:
-    """Return how a new stream is kept that recovers, as `ClientLink.open` takes it."""
+def terms(client: Client, function: Reference, config: StreamConfig) -> _core.RecoveryTerms:
+    """Return how a new stream recovers, as `ClientLink.open` takes it."""
     recover = functools.partial(_recover, weakref.ref(client), function, config)
-    return config.journal_limit, function.has_state, config.max_restarts, recover
+    return _core.RecoveryTerms(
+        journal_limit=config.journal_limit,
+        has_state=function.has_state,
+        max_restarts=config.max_restarts,
+        recover=recover,
+    )
 
 
 def _recover(
@@ -116,7 +119,7 @@ async def _move(
         better = await client.has_better(left, function, config)
     except PoolError:
         return
-    if better and stream.may_leave(left.end):
+    if better and left.end.may_lose(stream):
         stream.begin()
         await _find_worker(client, function, config, stream, None, left)
 

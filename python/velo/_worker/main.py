@@ -25,7 +25,7 @@ _GRACE = 1.5
 _SHORTEST_LOOK = 0.05
 
 
-def main(seat: _core.WorkerSeat, output_lock: int) -> int:
+def main(seat: _core.WorkerControl, output_lock: int) -> int:
     """Run until the supervisor says to stop; returns the exit code."""
     slow_steps.in_worker = True
     report.write_to(seat.report, seat.stacks_signal)
@@ -54,7 +54,7 @@ class Client:
 
 
 class _Worker:
-    def __init__(self, seat: _core.WorkerSeat) -> None:
+    def __init__(self, seat: _core.WorkerControl) -> None:
         self._seat = seat
         self._selector = LinkSelector()
         self._clients: dict[int, Client] = {}
@@ -156,8 +156,8 @@ class _Worker:
     def _on_retire(self) -> None:
         self._keys.retire()
 
-    def _do_keep(self, client: Client, *opening: Any) -> None:
-        self._keys.open(sessions.Opening(client, *opening))
+    def _do_keep(self, client: Client, request: _core.SessionRequest) -> None:
+        self._keys.open(sessions.Opening(client, request))
 
     def _do_detach_kept(self, client: Client, slot: int, stream: int) -> None:
         self._keys.detach(client, (slot, stream))

@@ -31,18 +31,13 @@ class Opening:
     def __init__(
         self,
         client: Client,
-        keep: tuple[bytes, int, float | None, str],
-        place: tuple[int, int],
-        function: int,
-        limits: tuple[int, int, bool, bool, bool],
-        terms: tuple[tuple[float | None, float | None], str],
+        request: _core.SessionRequest,
     ) -> None:
         self.client = client
-        self.key, self.grant, self.timeout, self.shown = keep
-        self.place = place
-        self.function = function
-        self.limits = limits
-        self.terms = terms
+        self.request = request
+        self.key = request.key
+        self.grant = request.grant
+        self.place = (request.slot, request.stream)
         # It has let go before it was attached.
         self.leaves = False
 
@@ -53,14 +48,14 @@ class Kept:
     def __init__(self, opening: Opening) -> None:
         self.key = opening.key
         # For those who look: the key as its user wrote it, whose name it has, when it began.
-        self.shown = opening.shown
-        _, self.name = opening.terms
+        self.shown = opening.request.shown
+        self.name = opening.request.name
         self.began = time.monotonic_ns()
         # The number of its last parking, and when that was.
         self.parking = self.parked_at = 0
-        self.timeout = opening.timeout
+        self.timeout = opening.request.timeout
         self.grant = 0
-        self.kept: _core.Kept
+        self.kept: _core.Session
         self.function: tuple[Callable[..., Any], bool]
         self.task: asyncio.Task[None] | None = None
         # Who is attached.
@@ -83,7 +78,7 @@ class Keys:
 
     def __init__(
         self,
-        seat: _core.WorkerSeat,
+        seat: _core.WorkerControl,
         function_of: Callable[[Client, int], tuple[Callable[..., Any], bool]],
         links: Callable[[], list[_core.WorkerLink]],
     ) -> None:
@@ -116,7 +111,7 @@ class Keys:
         """Let go of a client's stream, when what it has sent is handled."""
         kept = self._users.get((client.number, place[0]))
         if kept is not None and kept.user is not None and kept.user.place == place:
-            client.link.detach(kept.kept, place)
+            client.link.detach(kept.kept, *place)
             return
         for kept in self._kept.values():
             for opening in kept.waiting:
@@ -180,16 +175,16 @@ class Keys:
         self._enter(kept, opening)
         client, link = opening.client, opening.client.link
         tell = functools.partial(self._tell, kept)
-        port, kept.kept = link.keep(loop, opening.place, opening.limits, opening.terms, tell)
+        port, kept.kept = link.begin_session(loop, opening.request, tell)
 
         def load() -> tuple[Callable[..., Any], bool]:
-            kept.function = self._function_of(client, opening.function)
+            kept.function = self._function_of(client, opening.request.function)
             return kept.function
 
         pump = port.load_and_start(load)
         if pump is None:
             return
-        _, name = opening.terms
+        name = opening.request.name
         context = contextvars.copy_context()
         context.run(logs.link_of_stream.set, _LinkOfUser(kept, self._links))
         context.run(stream_name.set, name)
@@ -208,7 +203,7 @@ class Keys:
         client, (slot, _) = opening.client, opening.place
         if kept.task is not None:
             client.tasks[slot] = kept.task
-            client.opened[slot] = (opening.function, introspection.moment(), kept.shown)
+            client.opened[slot] = (opening.request.function, introspection.moment(), kept.shown)
 
     def _attach(self, kept: Kept, opening: Opening) -> None:
         if kept.timer is not None:
@@ -216,10 +211,10 @@ class Keys:
             kept.timer = None
         self._parked.leave(kept)
         # It is the same, so that nobody has to load it again to know its name.
-        opening.client.functions[opening.function] = kept.function
+        opening.client.functions[opening.request.function] = kept.function
         self._enter(kept, opening)
         self._show(kept, opening)
-        opening.client.link.attach(kept.kept, opening.place, opening.limits)
+        opening.client.link.attach(kept.kept, opening.request)
         if opening.leaves and kept.user is opening:
             kept.kept.leave()
 

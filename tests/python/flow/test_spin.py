@@ -19,11 +19,11 @@ PROGRAM = """
 
     naps = 0
 
-    def counted(nap_over):
+    def counted(on_alarm):
         def count():
             global naps
             naps += 1
-            nap_over()
+            on_alarm()
 
         return count
 
@@ -32,7 +32,7 @@ PROGRAM = """
         add = loop.add_reader
 
         def add_reader(fd, call, *arguments):
-            add(fd, counted(call) if call.__name__ == "nap_over" else call, *arguments)
+            add(fd, counted(call) if call.__name__ == "on_alarm" else call, *arguments)
 
         loop.add_reader = add_reader
         async with functions.{function}.options(mode="process").open() as stream:

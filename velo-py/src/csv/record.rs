@@ -19,7 +19,7 @@ pub struct Found {
 
 pub enum Record {
     /// An empty line.
-    Blank,
+    ArraySpec,
     /// The splitter has its fields.
     Fields,
     Bad(String),
@@ -66,7 +66,7 @@ impl Splitter {
             return Some(Found {
                 len,
                 lines: 0,
-                record: Record::Blank,
+                record: Record::ArraySpec,
             });
         }
         let found = match memchr2(b'\n', b'"', bytes) {
@@ -88,7 +88,7 @@ impl Splitter {
             return Found {
                 len,
                 lines: 1,
-                record: Record::Blank,
+                record: Record::ArraySpec,
             };
         }
         let mut start = 0;

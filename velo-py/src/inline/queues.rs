@@ -7,7 +7,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
 use crate::cell::GilCell;
-use crate::codec::Blank;
+use crate::codec::ArraySpec;
 use crate::errors::Thrown;
 use crate::flow::{Interest, Next, Offer, Take};
 use crate::function_side::FunctionSide;
@@ -106,10 +106,10 @@ impl InlineStream {
     }
 
     /// See [`Channel::loan`](crate::user::channel::Channel::loan).
-    pub fn loan(&self, py: Python<'_>, blank: &Blank) -> PyResult<Option<Py<PyAny>>> {
+    pub fn loan(&self, py: Python<'_>, spec: &ArraySpec) -> PyResult<Option<Py<PyAny>>> {
         match self.queues.with(py, |queues| queues.finished)? {
             true => Ok(None),
-            false => blank.alone(py).map(Some),
+            false => spec.alone(py).map(Some),
         }
     }
 

@@ -14,7 +14,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyWeakrefMethods, PyWeakrefReference};
 use velo_shm::{Loan, Part, Producer};
 
-use crate::codec::{self, Blank, EncodeError, Out, Overflow, VecOut};
+use crate::codec::{self, ArraySpec, EncodeError, Out, Overflow, VecOut};
 use crate::ffi::buffer::fill_buffer;
 
 /// The memory of an array on loan. It is lent again when the last reference to this is gone, and the
@@ -59,9 +59,9 @@ impl LoanMemory {
 }
 
 /// The array that a loan is for.
-pub fn array(py: Python<'_>, loan: Arc<Loan>, blank: &Blank) -> PyResult<Py<PyAny>> {
+pub fn array(py: Python<'_>, loan: Arc<Loan>, spec: &ArraySpec) -> PyResult<Py<PyAny>> {
     let memory = Bound::new(py, LoanMemory { loan: loan.clone() })?;
-    let array = blank.over(py, memory.as_any())?;
+    let array = spec.over(py, memory.as_any())?;
     let borrower = Borrower {
         array: PyWeakrefReference::new(array.bind(py))?.unbind(),
         sent: AtomicBool::new(false),

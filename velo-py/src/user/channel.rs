@@ -6,7 +6,7 @@
 
 use pyo3::prelude::*;
 
-use crate::codec::Blank;
+use crate::codec::ArraySpec;
 use crate::errors::Thrown;
 use crate::flow::{Interest, Offer, Take};
 use crate::inline::InlineChannel;
@@ -50,8 +50,8 @@ impl Channel {
 
     /// An array to fill and to send; in process mode without a copy. None: there is no memory to lend
     /// now.
-    pub fn loan(&self, py: Python<'_>, blank: &Blank) -> PyResult<Option<Py<PyAny>>> {
-        either!(self, side => side.loan(py, blank))
+    pub fn loan(&self, py: Python<'_>, spec: &ArraySpec) -> PyResult<Option<Py<PyAny>>> {
+        either!(self, side => side.loan(py, spec))
     }
 
     /// Lets the function see what was queued.

@@ -10,7 +10,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyList;
 
 use crate::cell::GilCell;
-use crate::codec::Blank;
+use crate::codec::ArraySpec;
 use crate::errors::{self, Thrown};
 use crate::ffi::destroy::destroy;
 use crate::ffi::iterate::next_of;
@@ -33,7 +33,7 @@ pub enum What {
     /// Receive at least one result, at most so many, as `Recv` does.
     RecvBatch(usize, bool),
     /// Lend an array like this.
-    Loan(Blank),
+    Loan(ArraySpec),
     /// End the input, for this reason.
     End(String),
     /// Wait, while closing, until the stream may be over, or a result is there that nobody else
@@ -110,7 +110,7 @@ impl Operation {
             What::SendPutBack => self.send_all_put_back(py),
             What::Recv(private) => self.recv(py, *private),
             What::RecvBatch(max, private) => self.recv_batch(py, *max, *private),
-            What::Loan(blank) => self.loan(py, blank),
+            What::Loan(spec) => self.loan(py, spec),
             What::End(why) => self.end(py, why),
             What::Closing => self.wait_for_end(py, resumed),
             What::Handled => self.wait_until_handled(py, resumed),
@@ -224,17 +224,17 @@ impl Operation {
         Ok(None)
     }
 
-    fn loan(&self, py: Python<'_>, blank: &Blank) -> PyResult<Step> {
+    fn loan(&self, py: Python<'_>, spec: &ArraySpec) -> PyResult<Step> {
         loop {
             self.core.check_open(py)?;
-            if let Some(array) = self.core.channel.loan(py, blank)? {
+            if let Some(array) = self.core.channel.loan(py, spec)? {
                 return Ok(Step::Return(array));
             }
             if self.core.channel.is_finished(py)? {
                 return Err(self.core.ended_early(py));
             }
             let interest = Interest {
-                loan: blank.len(),
+                loan: spec.len(),
                 ..Interest::NOTHING
             };
             if let Some(step) = self.core.sleep(py, &self.core.waits.loan, interest)? {

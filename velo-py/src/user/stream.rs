@@ -8,7 +8,7 @@ use std::sync::Arc;
 use pyo3::prelude::*;
 use pyo3::types::PyList;
 
-use crate::codec::{Blank, codec};
+use crate::codec::{ArraySpec, codec};
 use crate::flow::Cancel;
 use crate::user::function_stats::{Counted, FunctionStats};
 use crate::user::meter::Figures;
@@ -137,8 +137,8 @@ impl StreamBase {
     ///     TypeError: When the items of `dtype` are not plain bytes, as those of `object`.
     ///     ValueError: When a dimension is negative, or all of them are too large.
     fn loan(&self, shape: &Bound<'_, PyAny>, dtype: &Bound<'_, PyAny>) -> PyResult<Operation> {
-        let blank = Blank::new(codec(shape.py())?, shape, dtype)?;
-        Ok(Operation::new(self.core.clone(), What::Loan(blank)))
+        let spec = ArraySpec::new(codec(shape.py())?, shape, dtype)?;
+        Ok(Operation::new(self.core.clone(), What::Loan(spec)))
     }
 
     /// Receive the next result.

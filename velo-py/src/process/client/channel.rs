@@ -9,7 +9,7 @@ use pyo3::sync::PyOnceLock;
 use super::journal::hash_of;
 use super::link::cores_are_free;
 use super::ring_stream::{RingStream, Store, StreamState};
-use crate::codec::{Blank, codec};
+use crate::codec::{ArraySpec, codec};
 use crate::errors::{self, Thrown};
 use crate::ffi::destroy::destroy;
 use crate::flow::{Interest, Offer, Take};
@@ -81,23 +81,23 @@ impl RingChannel {
     }
 
     /// See [`Channel::loan`].
-    pub fn loan(&self, py: Python<'_>, blank: &Blank) -> PyResult<Option<Py<PyAny>>> {
+    pub fn loan(&self, py: Python<'_>, spec: &ArraySpec) -> PyResult<Option<Py<PyAny>>> {
         // A journal keeps a copy in any case, which outlives the ring.
         let keeps = |state: &mut StreamState| {
             Ok(matches!(state.store, Store::Journal(_)) && !state.has_ended())
         };
         if self.with(py, keeps)? {
-            return blank.alone(py).map(Some);
+            return spec.alone(py).map(Some);
         }
         let loan = self.with(py, |state| match state.rings.as_mut() {
             Some(_) if state.ended || state.failure.is_some() => Ok(None),
-            Some(_) if blank.len() < LEND_FROM => Ok(Some(None)),
-            Some(rings) => Ok(rings.lend(blank.len())?.map(Some)),
+            Some(_) if spec.len() < LEND_FROM => Ok(Some(None)),
+            Some(rings) => Ok(rings.lend(spec.len())?.map(Some)),
             None => Ok(None),
         })?;
         match loan {
-            Some(Some(loan)) => loan::array(py, loan, blank).map(Some),
-            Some(None) => blank.alone(py).map(Some),
+            Some(Some(loan)) => loan::array(py, loan, spec).map(Some),
+            Some(None) => spec.alone(py).map(Some),
             None => Ok(None),
         }
     }
