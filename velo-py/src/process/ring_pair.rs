@@ -5,8 +5,7 @@ use std::sync::{Arc, LazyLock, Weak};
 use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes, PyDict};
 use velo_shm::{
-    Consumer, Full, LinkEnd, Loan, Part, Producer, ReserveError, Spin, lending_len, look_away,
-    ticks,
+    Consumer, Full, LinkEnd, Loan, Part, Producer, ReserveError, Spin, lending_len, ticks,
 };
 pub use velo_supervisor::control::{END, ERROR, ITEM, STATE};
 
@@ -399,22 +398,22 @@ pub fn spin(
     if consumer.has_data() {
         return 0;
     }
-    let Some(budget) = spin.budget() else {
+    let Some(plan) = spin.plan(|| end.may_share_core()) else {
         return 0;
     };
     let began = ticks::now();
-    let yields = end.may_share_core();
+    let disturbed = || end.any_ready_but(slot);
     let mut rounds = 0u32;
     py.detach(|| {
         if interest.throughput {
-            look_away(|| producer.in_flight(), || end.any_ready_but(slot));
+            plan.back_off(|| producer.in_flight(), disturbed);
         }
-        spin.spin_for(budget, yields, || {
+        spin.run(plan, || {
             rounds = rounds.wrapping_add(1);
             consumer.has_data()
                 || (interest.space && producer.free_events() > 0)
                 || (interest.handled && producer.in_flight() == 0)
-                || (rounds.is_multiple_of(8) && end.any_ready_but(slot))
+                || (rounds.is_multiple_of(8) && disturbed())
         })
     });
     ticks::now().saturating_sub(began)

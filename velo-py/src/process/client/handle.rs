@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use pyo3::prelude::*;
-use velo_shm::{Alarm, LinkEnd, Naps};
+use velo_shm::{Alarm, Coalesce, LinkEnd};
 
 use super::link::{ClientLink, LinkState};
 use super::opening;
@@ -64,7 +64,7 @@ impl ClientLinkHandle {
             posted: AtomicUsize::new(0),
             left: AtomicU64::new(0),
             slept: AtomicU64::new(0),
-            coalescer: Naps::default(),
+            coalescer: Coalesce::default(),
             alarm,
             dead: AtomicBool::new(false),
             busy: AtomicBool::new(false),

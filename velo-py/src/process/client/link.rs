@@ -8,7 +8,7 @@ use std::time::Duration;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
-use velo_shm::{Alarm, Consumer, LinkEnd, LinkError, Naps, Producer, Running, ticks};
+use velo_shm::{Alarm, Coalesce, Consumer, LinkEnd, LinkError, Producer, Running, Sleepers, ticks};
 use velo_supervisor::explain;
 
 use super::oversubscription;
@@ -103,8 +103,8 @@ pub struct ClientLink {
     pub(super) left: AtomicU64,
     /// When the first of those tasks fell asleep, or some were woken last, in ticks.
     pub(super) slept: AtomicU64,
-    pub(super) coalescer: Naps,
-    /// StreamState coalescer.
+    pub(super) coalescer: Coalesce,
+    /// Goes off when the streams are to be woken.
     pub(super) alarm: Alarm,
     pub(super) dead: AtomicBool,
     /// Streams are open on it, as counted in `BUSY`.
@@ -325,20 +325,21 @@ impl ClientLink {
     }
 
     /// Sleeps by the clock, whatever comes, instead of until something comes: true if so. For those
-    /// that move things in bulk; see [`Naps`].
+    /// that move things in bulk; see [`Coalesce`].
     pub(super) fn coalesce(&self) -> bool {
-        let asleep = self.asleep.load(Relaxed);
-        let batching = asleep <= self.batching.load(Relaxed);
-        if !batching || self.dead.load(Relaxed) {
+        let sleepers = Sleepers {
+            count: self.asleep.load(Relaxed),
+            batching: self.batching.load(Relaxed),
+            sending: self.sending.load(Relaxed),
+            left: self.left.load(Relaxed),
+        };
+        if sleepers.batching < sleepers.count || self.dead.load(Relaxed) {
             return false;
         }
         if self.coalescing.load(Relaxed) {
             return true;
         }
-        // Who has sent everything waits for the very end, and may have more to do then.
-        let sending = asleep <= self.sending.load(Relaxed);
-        let left = self.left.load(Relaxed);
-        let Some(length) = self.coalescer.next(left, sending && !cores_are_free()) else {
+        let Some(length) = self.coalescer.sleep(sleepers, cores_are_free()) else {
             return false;
         };
         let coalescer = self.alarm.set(length).is_ok();
