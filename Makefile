@@ -61,6 +61,7 @@ lint: $(VENV)/.ready
 	cargo clippy --quiet --workspace --all-targets --all-features -- -D warnings
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/python tools/layers.py
 	$(BIN)/mypy python/velo examples benches/run.py
 
 # Beside every peer that is installed: `.venv/bin/pip install '.[bench]'` brings those that pip can.

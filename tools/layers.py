@@ -4,8 +4,9 @@
 files of its own layer and of those below. This check refuses a file that uses one above it, a file
 that uses a peer (`a | b`), files that use each other in a circle, and modules that no layer names.
 
-It reads `use` declarations and paths that begin with `crate`, `super`, `self`, or the name of a module
-that the file has imported. A name that a module re-exports counts as used from the file that has it.
+It reads `use` declarations and paths that begin with `crate`, `super`, `self`, or the name of a
+module that the file has imported. A name that a module re-exports counts as used from the file that
+has it. Unit tests (`#[cfg(test)] mod tests`) may use anything.
 
     python tools/layers.py [ROOT]
 """
@@ -35,6 +36,8 @@ TOKEN = re.compile(
 
 @dataclass
 class Token:
+    """One word or sign."""
+
     text: str
     line: int
 
@@ -49,6 +52,8 @@ class Use:
 
 @dataclass
 class File:
+    """What one file names."""
+
     path: Path
     module: Module
     uses: list[Use] = field(default_factory=list)
@@ -59,13 +64,15 @@ class File:
 
 @dataclass(frozen=True)
 class Arrow:
+    """One file uses another."""
+
     user: Module
     used: Module
     line: int
 
 
 def tokens(text: str) -> list[Token]:
-    """The words and signs of Rust source, without comments, strings and characters."""
+    """Return the words and signs of Rust source, without comments, strings and characters."""
     found = []
     line, at = 1, 0
     for match in TOKEN.finditer(text):
@@ -78,6 +85,7 @@ def tokens(text: str) -> list[Token]:
 
 
 def parse(path: Path, module: Module) -> File:
+    """Read what a file names and exports."""
     file = File(path, module)
     stream = tokens(path.read_text(encoding="utf-8"))
     inline: list[tuple[str, int]] = []  # modules that are written in this file, and their depth
@@ -101,7 +109,7 @@ def parse(path: Path, module: Module) -> File:
             end = at
             while end < len(stream) and stream[end].text != ";":
                 end += 1
-            for parts, name in tree(stream[at + 1 : end]):
+            for parts, name in tree(stream[at + 1 : end]) if "tests" not in here else ():
                 full = absolute(parts, here)
                 if public:
                     file.exports[name] = full
@@ -110,27 +118,28 @@ def parse(path: Path, module: Module) -> File:
                 if not inline:
                     file.names[name] = full
             at = end
-        elif before != "::" and at + 1 < len(stream) and stream[at + 1].text == "::":
+        elif before not in ("::", "in") and at + 1 < len(stream) and stream[at + 1].text == "::":
             parts = [token.text]
             while at + 2 < len(stream) and stream[at + 1].text == "::":
                 if not stream[at + 2].text.isidentifier():
                     break
                 parts.append(stream[at + 2].text)
                 at += 2
-            file.uses.append(Use(absolute(tuple(parts), here, path=True), token.line))
+            if "tests" not in here:
+                file.uses.append(Use(absolute(tuple(parts), here), token.line))
         at += 1
     return file
 
 
 def is_public(stream: list[Token], at: int) -> bool:
-    """Whether the `use` here is `pub(...) use`."""
+    """Return whether the `use` here is `pub(...) use`."""
     while at and stream[at].text != "(":
         at -= 1
     return at > 0 and stream[at - 1].text == "pub"
 
 
 def tree(stream: list[Token]) -> Iterator[tuple[tuple[str, ...], str]]:
-    """The paths of a `use` tree, each with the name that it gets."""
+    """Return the paths of a `use` tree, each with the name that it gets."""
 
     def group(at: int, prefix: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str, int]]:
         parts = prefix
@@ -163,8 +172,8 @@ def tree(stream: list[Token]) -> Iterator[tuple[tuple[str, ...], str]]:
             yield parts, name
 
 
-def absolute(parts: tuple[str, ...], here: Module, *, path: bool = False) -> tuple[str, ...]:
-    """The path from the crate's root; as it stands if it begins with a name."""
+def absolute(parts: tuple[str, ...], here: Module) -> tuple[str, ...]:
+    """Return the path from the crate's root; as it stands if it begins with a name."""
     head, *rest = parts
     match head:
         case "crate" | "$crate":
@@ -194,7 +203,7 @@ class Crate:
             self.files[module] = parse(path, module)
 
     def resolve(self, path: tuple[str, ...], file: File, tries: int = 16) -> Module | None:
-        """The file that has what `path` names; None if it is not of this crate."""
+        """Return the module of the file that has `path`; None if it is not of this crate."""
         if not path or not tries:
             return None
         if path[0] != "crate":
@@ -216,6 +225,7 @@ class Crate:
         return module
 
     def arrows(self) -> Iterator[Arrow]:
+        """Yield each use of one file by another, once."""
         seen = set()
         for file in self.files.values():
             for use in file.uses:
@@ -227,7 +237,7 @@ class Crate:
                     yield Arrow(file.module, used, use.line)
 
     def names_module(self, path: tuple[str, ...], file: File) -> bool:
-        """Whether the path is only a module, whose contents are used by its name."""
+        """Return whether the path is only a module, whose contents are used by its name."""
         if path[0] != "crate":
             known = file.names.get(path[0])
             if known is None or known == path or known[0] != "crate":
@@ -236,12 +246,13 @@ class Crate:
         return path[1:] in self.files and path[-1] in file.names
 
     def where(self, arrow: Arrow) -> str:
+        """Describe an arrow by its files."""
         user, used = self.files[arrow.user].path, self.files[arrow.used].path
         return f"{user}:{arrow.line} -> {used}"
 
 
 def layers_of(order: list[str]) -> dict[str, tuple[int, int]]:
-    """For each module of an order, its layer and its place among peers; 0 for no peers."""
+    """Return the layer of each module of an order, and its place among peers; -1 for none."""
     found = {}
     for layer, line in enumerate(order):
         peers = line.split("|")
@@ -252,7 +263,7 @@ def layers_of(order: list[str]) -> dict[str, tuple[int, int]]:
 
 
 def upward(crate: Crate, orders: dict[str, list[str]], arrows: list[Arrow]) -> Iterator[str]:
-    """What is wrong by the declared order of the modules below each named one."""
+    """Yield what breaks the declared orders."""
     for name, order in orders.items():
         base = tuple(name.split("::")) if name != "crate" else ()
         layers = layers_of(order)
@@ -279,7 +290,7 @@ def upward(crate: Crate, orders: dict[str, list[str]], arrows: list[Arrow]) -> I
 
 
 def circles(crate: Crate, arrows: list[Arrow]) -> Iterator[str]:
-    """Each group of files that use one another in a circle."""
+    """Yield each group of files that use one another in a circle."""
     out: dict[Module, list[Module]] = {module: [] for module in crate.files}
     for arrow in arrows:
         out[arrow.user].append(arrow.used)
@@ -291,7 +302,7 @@ def circles(crate: Crate, arrows: list[Arrow]) -> Iterator[str]:
 
 
 def components(out: dict[Module, list[Module]]) -> Iterator[set[Module]]:
-    """Strongly connected components, by Tarjan's algorithm."""
+    """Return the strongly connected components, by Tarjan's algorithm."""
     index: dict[Module, int] = {}
     low: dict[Module, int] = {}
     stack: list[Module] = []
@@ -319,7 +330,7 @@ def components(out: dict[Module, list[Module]]) -> Iterator[set[Module]]:
 
 
 def check(root: Path) -> list[str]:
-    """What is wrong in the crates that `root`'s `tools/layers.toml` declares."""
+    """Return what is wrong in the crates that `tools/layers.toml` declares."""
     declared = tomllib.loads((root / "tools" / "layers.toml").read_text(encoding="utf-8"))
     wrong = []
     for name, settings in declared.items():
@@ -340,6 +351,7 @@ def check(root: Path) -> list[str]:
 
 
 def main() -> int:
+    """Check the repository, or the folder that is given."""
     root = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).resolve().parent.parent
     wrong = check(root)
     for line in wrong:

@@ -297,6 +297,14 @@ class Culprit:
     @property
     def event(self) -> int: ...
 
+class Poison:
+    """The event at which the function of a stream has ended too many workers."""
+
+    @property
+    def event(self) -> int: ...
+    @property
+    def at_work(self) -> bool: ...
+
 class Recovery:
     """A stream on its way from one worker to another."""
 

@@ -66,7 +66,7 @@ mod core {
     #[pymodule_export]
     use super::process::client::handle::{ClientLinkHandle, Culprit};
     #[pymodule_export]
-    use super::process::client::ring_stream::Recovery;
+    use super::process::client::ring_stream::{Poison, Recovery};
     #[pymodule_export]
     use super::process::loan::LoanMemory;
     #[pymodule_export]

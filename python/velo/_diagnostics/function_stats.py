@@ -18,7 +18,7 @@ _Key = tuple[str, str]
 
 _numbers = itertools.count()
 _lock = threading.Lock()
-# Statistics of functions that are there, by a number of their own; of functions that are gone, whose
+# Statistics of functions that are there, by a number; of functions that are gone, whose
 # streams may go on; and the sums of those whose streams are over, too.
 _open: dict[int, tuple[_Key, _core.FunctionStats]] = {}
 _left: list[tuple[_Key, _core.FunctionStats]] = []

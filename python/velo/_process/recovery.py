@@ -7,10 +7,10 @@ import functools
 import weakref
 from typing import TYPE_CHECKING, Any
 
+from velo import _core
 from velo.errors import PoisonEvent, PoolError, WorkerDied
 
 if TYPE_CHECKING:
-    from velo import _core
     from velo._config import StreamConfig
     from velo._function.reference import Reference
     from velo._process.client import Client
@@ -36,7 +36,7 @@ def _recover(
     config: StreamConfig,
     stream: _core.Recovery,
     died: WorkerDied | None,
-    poison: tuple[int, bool] | None,
+    poison: _core.Poison | None,
 ) -> None:
     """Have another worker take a stream over.
 
@@ -56,7 +56,7 @@ def _recover(
         raise PoolError("the event loop of this stream is closed")
     if poison is not None:
         assert died is not None
-        number, at_work = poison
+        number, at_work = poison.event, poison.at_work
         if not at_work:
             where = f"after event {number}" if number else "before its first event"
             died.add_note(

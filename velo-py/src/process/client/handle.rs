@@ -6,13 +6,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use pyo3::prelude::*;
-use velo_shm::{Alarm, Coalesce, LinkEnd};
+use velo_shm::{Alarm, Coalesce, LinkEnd, ticks};
 
 use super::link::{ClientLink, LinkState};
 use super::opening;
 use super::oversubscription;
 use super::ring_stream::Recovery;
-use super::slow_steps::SlowStreams;
 use crate::cell::GilCell;
 use crate::errors;
 use crate::ffi::destroy::destroy;
@@ -147,7 +146,7 @@ impl ClientLinkHandle {
     /// Whether a stream is open whose function makes a habit of slow steps.
     #[getter]
     fn slow(&self, py: Python<'_>) -> PyResult<bool> {
-        Ok(self.link.slow.with(py, SlowStreams::any)?)
+        Ok(self.link.slow.with(py, |slow| slow.any(ticks::now))?)
     }
 
     /// Has the worker send the log records that this process would handle.

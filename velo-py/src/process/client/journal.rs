@@ -14,6 +14,8 @@ use std::collections::VecDeque;
 
 use pyo3::prelude::*;
 
+use super::blame::{Blame, Death, Place, Reached};
+use super::left_out::LeftOut;
 use super::log::{Cursor, Log};
 use crate::codec::{Codec, VecOut, fingerprint};
 use crate::errors;
@@ -52,7 +54,7 @@ pub struct Journal {
     /// Events that some worker was done with.
     handled: u64,
     /// Events that are left out: no worker is given them any more.
-    skipped: VecDeque<u64>,
+    left_out: LeftOut,
     ended: bool,
     /// The last snapshot, and the results that came before it.
     state: Option<Vec<u8>>,
@@ -69,9 +71,8 @@ pub struct Journal {
     asked: bool,
     /// Snapshots came that no sender was told of.
     shorter: bool,
-    /// Where the function was when it ended its last worker (the number of an event, and whether it
-    /// was at work on it), and what such deaths in a row count.
-    suspect: Option<((u64, bool), u32)>,
+    /// The deaths of its workers.
+    blame: Blame,
     /// Nobody has the stream: another worker is being looked for.
     pub unplaced: bool,
     /// The user has cancelled the stream.
@@ -91,29 +92,6 @@ struct Run {
     /// Results of it that were come upon.
     seen: u64,
 }
-
-/// In which function a worker was when it died.
-#[derive(Clone, Copy)]
-pub enum DiedIn {
-    /// In the function of this stream. The event that it took last, as the worker counts them.
-    This(u64),
-    /// In that of another stream.
-    Another,
-    /// In none, or it is not known.
-    Unknown,
-}
-
-/// How a worker died.
-#[derive(Clone, Copy)]
-pub struct Death {
-    pub function: DiedIn,
-    /// By `SIGKILL`, which may well have come from outside.
-    pub killed: bool,
-}
-
-/// What a death counts for which the function need not be the reason, and one for which it must be.
-const DOUBTFUL: u32 = 1;
-const CERTAIN: u32 = 10;
 
 /// What became of an event.
 pub enum Entry {
@@ -135,7 +113,7 @@ impl Journal {
             accepted: 0,
             longest: 0,
             handled: 0,
-            skipped: VecDeque::new(),
+            left_out: LeftOut::default(),
             ended: false,
             state: None,
             state_results: 0,
@@ -145,7 +123,7 @@ impl Journal {
             refused: None,
             asked: false,
             shorter: false,
-            suspect: None,
+            blame: Blame::default(),
             unplaced: false,
             cancelled: false,
         }
@@ -164,7 +142,7 @@ impl Journal {
 
     /// Events left out that were counted as accepted.
     pub fn left_out(&self) -> u64 {
-        self.skipped.len() as u64
+        self.left_out.len()
     }
 
     /// Whether the worker that has the stream now is done with every event.
@@ -253,7 +231,7 @@ impl Journal {
             let Some(event) = self.log.event(&mut run.next) else {
                 return Err(errors::velo("a journal has lost an event"));
             };
-            let skip = self.skipped.contains(&(run.sent + 1));
+            let skip = self.left_out.contains(run.sent + 1);
             if !skip && matches!(rings.push_bytes(event, &[], ITEM, true)?, Offer::Full) {
                 return Ok(());
             }
@@ -267,16 +245,9 @@ impl Journal {
         Ok(())
     }
 
-    /// The number of the event with which a worker is done that says so of `count` events. Those
-    /// that are left out right behind it count as done too.
+    /// The number of the last of `count` events that the present worker is done with.
     fn number_of(&self, count: u64) -> u64 {
-        let mut number = self.run.events + count;
-        for &skipped in &self.skipped {
-            if skipped > self.run.events && skipped <= number + 1 {
-                number += 1;
-            }
-        }
-        number
+        self.left_out.number_of(self.run.events, count)
     }
 
     // Results.
@@ -425,32 +396,21 @@ impl Journal {
         self.number_of(event.saturating_sub(1)) + 1
     }
 
-    /// The worker is gone, and the function may be why. Once that has happened in the same place
-    /// too often in a row: the number of the event, and whether the function was at work on it, or
-    /// past it.
-    pub fn blame(
-        &mut self,
-        rings: &mut RingPair,
-        asked: bool,
-        death: Death,
-    ) -> Option<(u64, bool)> {
-        let released = rings.producer.released();
-        // It asks for an event, and takes it, in one go.
-        let at_work = asked && rings.producer.committed() > released;
-        let (place, certain) = match death.function {
-            DiedIn::This(event) if event > released => ((self.begun(event), true), true),
-            DiedIn::This(_) => ((self.number_of(released), false), !death.killed),
-            DiedIn::Unknown if at_work => ((self.number_of(released) + 1, true), !death.killed),
-            DiedIn::Unknown | DiedIn::Another => return None,
+    /// The worker is gone, and the function may be the reason. The place, once the worker has died
+    /// there too often in a row.
+    pub fn blame(&mut self, rings: &mut RingPair, asked: bool, death: Death) -> Option<Place> {
+        let reached = Reached {
+            sent: rings.producer.committed(),
+            handled: rings.producer.released(),
+            asked,
         };
-        let before = match self.suspect {
-            Some((suspect, guilt)) if suspect == place => guilt,
-            _ => 0,
+        let (left_out, before) = (&self.left_out, self.run.events);
+        let number_of = |place: Place| match place.at_work {
+            true => left_out.number_of(before, place.event.saturating_sub(1)) + 1,
+            false => left_out.number_of(before, place.event),
         };
-        let guilt = before.saturating_add(if certain { CERTAIN } else { DOUBTFUL });
-        self.suspect = Some((place, guilt));
-        let enough = CERTAIN.saturating_mul(self.terms.max_restarts.saturating_add(1));
-        (guilt >= enough).then_some(place)
+        self.blame
+            .note(death, reached, self.terms.max_restarts, number_of)
     }
 
     /// An event, while it is store.
@@ -466,9 +426,8 @@ impl Journal {
 
     /// No worker is to be given this event any more.
     pub fn leave_out(&mut self, number: u64) {
-        let at = self.skipped.partition_point(|&other| other < number);
-        self.skipped.insert(at, number);
-        self.suspect = None;
+        self.left_out.add(number);
+        self.blame.forget();
     }
 
     /// The stream is over: nothing is needed any more.

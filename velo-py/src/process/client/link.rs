@@ -221,7 +221,7 @@ impl ClientLink {
             return;
         };
         if step.habit {
-            let _ = self.slow.with(py, |slow| slow.note(slot));
+            let _ = self.slow.with(py, |slow| slow.note(slot, ticks::now()));
         }
         let seconds = Duration::from_millis(step.ms).as_secs_f64();
         let tell = self

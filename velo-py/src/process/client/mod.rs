@@ -1,9 +1,11 @@
 //! The client's end of process-mode streams: links, the streams on them, journals and backlogs.
 
 mod backlog;
+mod blame;
 pub mod channel;
 pub mod handle;
 mod journal;
+mod left_out;
 mod link;
 mod log;
 pub mod opening;

@@ -1,8 +1,8 @@
-//! Whether the workers that this process has links to may spin.
+//! Whether this process and the workers that it has links to are more than there are cores.
 //!
-//! A worker that spins for its next event answers a sleep's worth of time sooner, on a core that is
-//! free. Where this process and its workers are more than there are cores, the core is one that
-//! another of them could use. Only the client sees all of them: it looks each time it wakes one.
+//! A worker that spins for its next event answers sooner, by the time that a sleep takes, if a core is
+//! free for it. If none is, the core is one that another worker could use. Only the client sees all of
+//! its workers, so the client decides, each time it wakes one.
 
 use std::num::NonZero;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -12,61 +12,120 @@ use std::time::Duration;
 
 use velo_shm::{LinkEnd, ticks};
 
-/// What was too much is taken to be for so long.
-const LASTS: Duration = Duration::from_millis(2);
+/// How long an oversubscription reading stays valid.
+const VALID: Duration = Duration::from_millis(2);
 
 /// How many cores this process may use.
-pub(super) fn cores() -> usize {
+pub fn cores() -> usize {
     static CORES: OnceLock<usize> = OnceLock::new();
     *CORES.get_or_init(|| available_parallelism().map_or(1, NonZero::get))
 }
 
-struct Crowd {
-    links: Vec<Weak<LinkEnd>>,
-    /// When more were awake than there are cores, in ticks; none while there are not.
+/// Whether the cores are oversubscribed, from what was seen of late.
+struct Estimate {
+    /// When more were awake than there are cores, in ticks; None while there are not.
     seen: Option<u64>,
 }
 
-static CROWD: Mutex<Crowd> = Mutex::new(Crowd {
-    links: Vec::new(),
-    seen: None,
+impl Estimate {
+    /// At `now`, this process and `workers` of its workers are awake. One reading with enough cores does
+    /// not end an oversubscription: workers sleep for moments.
+    fn update(&mut self, workers: usize, cores: usize, now: u64) -> bool {
+        // The worker that was woken may sleep again already, where it was given the only core at once.
+        if workers.max(1) + 1 > cores {
+            self.seen = Some(now);
+        } else if self
+            .seen
+            .is_some_and(|seen| ticks::to_duration(now.saturating_sub(seen)) > VALID)
+        {
+            self.seen = None;
+        }
+        self.seen.is_some()
+    }
+}
+
+struct Links {
+    all: Vec<Weak<LinkEnd>>,
+    estimate: Estimate,
+}
+
+static LINKS: Mutex<Links> = Mutex::new(Links {
+    all: Vec::new(),
+    estimate: Estimate { seen: None },
 });
-/// How many links there are, dead ones included until somebody looks.
-static LINKS: AtomicUsize = AtomicUsize::new(0);
+/// How many links there are; dead ones count until the next update.
+static COUNT: AtomicUsize = AtomicUsize::new(0);
 
 /// There is one more link.
-pub(super) fn joined(end: &Arc<LinkEnd>) {
-    let mut crowd = CROWD.lock().unwrap_or_else(PoisonError::into_inner);
-    crowd.links.retain(|link| link.strong_count() > 0);
-    crowd.links.push(Arc::downgrade(end));
+pub fn joined(end: &Arc<LinkEnd>) {
+    let mut links = LINKS.lock().unwrap_or_else(PoisonError::into_inner);
+    links.all.retain(|link| link.strong_count() > 0);
+    links.all.push(Arc::downgrade(end));
     end.set_crowded(cores() == 1); // a worker that never sleeps is never woken
-    LINKS.store(crowd.links.len(), Relaxed);
+    COUNT.store(links.all.len(), Relaxed);
 }
 
 /// A worker was woken.
 #[inline]
-pub(super) fn woke() {
-    if LINKS.load(Relaxed) >= cores() {
-        look();
+pub fn woke() {
+    if COUNT.load(Relaxed) >= cores() {
+        update();
     }
 }
 
 #[cold]
-fn look() {
-    let mut crowd = CROWD.lock().unwrap_or_else(PoisonError::into_inner);
-    crowd.links.retain(|link| link.strong_count() > 0);
-    LINKS.store(crowd.links.len(), Relaxed);
-    let links: Vec<_> = crowd.links.iter().filter_map(Weak::upgrade).collect();
-    // The one that was woken may be done already, where it was given the only core at once.
-    let awake = links.iter().filter(|l| !l.worker_sleeps()).count().max(1);
-    let now = ticks::now();
-    let before = crowd.seen;
-    if awake + 1 > cores() {
-        crowd.seen = Some(now);
-    } else if before.is_some_and(|seen| ticks::to_duration(now.saturating_sub(seen)) > LASTS) {
-        crowd.seen = None;
+fn update() {
+    let mut links = LINKS.lock().unwrap_or_else(PoisonError::into_inner);
+    links.all.retain(|link| link.strong_count() > 0);
+    COUNT.store(links.all.len(), Relaxed);
+    let all: Vec<_> = links.all.iter().filter_map(Weak::upgrade).collect();
+    let awake = all.iter().filter(|link| !link.worker_sleeps()).count();
+    let oversubscribed = links.estimate.update(awake, cores(), ticks::now());
+    for link in all {
+        link.set_crowded(oversubscribed);
     }
-    for link in links {
-        link.set_crowded(crowd.seen.is_some());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn after(span: Duration) -> u64 {
+        1_000_000 + ticks::from_duration(span)
+    }
+
+    #[test]
+    fn more_awake_than_cores_is_oversubscription() {
+        let mut estimate = Estimate { seen: None };
+        let now = after(Duration::ZERO);
+        assert!(
+            !estimate.update(3, 4, now),
+            "this process has the fourth core"
+        );
+        assert!(estimate.update(4, 4, now));
+    }
+
+    #[test]
+    fn a_worker_was_woken_even_if_it_sleeps_again() {
+        let mut estimate = Estimate { seen: None };
+        assert!(estimate.update(0, 1, after(Duration::ZERO)));
+        assert!(!Estimate { seen: None }.update(0, 2, after(Duration::ZERO)));
+    }
+
+    #[test]
+    fn a_reading_stays_valid_for_a_while() {
+        let mut estimate = Estimate { seen: None };
+        assert!(estimate.update(4, 4, after(Duration::ZERO)));
+        assert!(estimate.update(1, 4, after(VALID / 2)));
+        assert!(!estimate.update(1, 4, after(VALID * 2)));
+        assert!(!estimate.update(1, 4, after(VALID * 3)), "it ends for good");
+    }
+
+    #[test]
+    fn another_reading_makes_it_valid_for_longer() {
+        let mut estimate = Estimate { seen: None };
+        assert!(estimate.update(4, 4, after(Duration::ZERO)));
+        assert!(estimate.update(4, 4, after(VALID)));
+        assert!(estimate.update(1, 4, after(VALID * 3 / 2)));
     }
 }

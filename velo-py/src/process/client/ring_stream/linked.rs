@@ -7,7 +7,7 @@ use pyo3::prelude::*;
 use velo_shm::Running;
 
 use super::{RingStream, StreamState};
-use crate::process::client::journal::{Death, DiedIn};
+use crate::process::client::blame::{Death, DiedIn};
 use crate::process::client::link::{ClientLink, LinkedStream};
 
 /// The signal that kills a worker which cannot end by itself.

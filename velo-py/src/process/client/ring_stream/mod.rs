@@ -21,7 +21,7 @@ use crate::process::hold::Sweep;
 use crate::process::ring_pair::{END, ERROR, RingPair};
 use crate::wait::Waits;
 pub use cancel::CancelStream;
-pub use recover::Recovery;
+pub use recover::{Poison, Recovery};
 
 /// One stream's rings as the client has them, until its end was seen.
 pub struct RingStream {

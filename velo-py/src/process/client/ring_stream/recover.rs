@@ -9,7 +9,8 @@ use super::{RingStream, Store, StreamState};
 use crate::codec::{Codec, CopyMemory, codec};
 use crate::errors;
 use crate::flow::Offer;
-use crate::process::client::journal::{Death, Entry, Journal, Terms};
+use crate::process::client::blame::{Death, Place};
+use crate::process::client::journal::{Entry, Journal, Terms};
 use crate::process::client::link::ClientLink;
 use crate::process::control::Control;
 
@@ -146,9 +147,19 @@ impl RingStream {
             stream: self.clone(),
         };
         let error = died.map(|(error, _)| error.clone_ref(py).into_value(py));
+        let poison = poison.map(|Place { event, at_work }| Poison { event, at_work });
         recover.call1(py, (recovery, error, poison))?;
         Ok(true)
     }
+}
+
+/// The event at which the function of a stream has ended too many workers.
+#[pyclass(frozen, get_all, module = "velo._core")]
+pub struct Poison {
+    /// The number of the event; 0 before the first.
+    event: u64,
+    /// The function was at work on that event, and not past it.
+    at_work: bool,
 }
 
 /// A stream on its way from one worker to another.
