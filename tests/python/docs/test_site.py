@@ -14,10 +14,13 @@ import pytest
 from browsing import how, needs_chromium
 from helpers import ROOT
 
-pytestmark = pytest.mark.skipif(
-    not all(map(importlib.util.find_spec, ("mkdocs", "material", "mkdocstrings"))),
-    reason="needs velo-stream[docs]",
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not all(map(importlib.util.find_spec, ("mkdocs", "material", "mkdocstrings"))),
+        reason="needs velo-stream[docs]",
+    ),
+]
 # What a browser fetches by itself, and the attribute that says from where.
 LOADED = {
     "script": "src",
