@@ -8,8 +8,8 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::PyType;
 use velo_shm::RingCorrupted;
 
-/// An exception in one word. What is passed on for every event is small then: moving the room that an
-/// exception would take costs more than some of what is done.
+/// An exception in one word. It keeps small the results that every event passes on: moving the room of a
+/// whole exception costs more than some of those steps.
 #[derive(Debug)]
 pub struct Thrown(Box<PyErr>);
 

@@ -19,7 +19,7 @@ pub fn decode<'py>(
     payload: &[u8],
     memory: &mut dyn Memory,
 ) -> Result<Bound<'py, PyAny>, DecodeError> {
-    // What is nothing but a few bytes needs none of what is kept for the rest.
+    // A short `bytes` alone needs no reader.
     if let [marker::BIN8, len, bytes @ ..] = payload
         && usize::from(*len) == bytes.len()
     {

@@ -17,7 +17,7 @@ pub fn encode<'py, O: Out>(
 ) -> Result<(), EncodeError> {
     let start = out.position();
     let result = match exact(obj) {
-        // What is nothing but bytes needs none of what is kept for a walk.
+        // A `bytes` alone needs no writer.
         Exact::Bytes(bytes) => text::put_plain_bytes(out, bytes.as_bytes()),
         _ => Writer::<O, Values>::new(lookups, obj.py(), out).value(obj),
     };

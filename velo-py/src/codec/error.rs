@@ -39,7 +39,7 @@ impl From<Overflow> for EncodeError {
 /// Why bytes were not decoded.
 #[derive(Debug, Error)]
 pub enum DecodeError {
-    /// The bytes are no encoded value: whoever wrote them is broken.
+    /// The bytes are no encoded value: their writer is broken.
     #[error("not an encoded value: {what} at byte `{at}`")]
     Malformed {
         /// What is wrong.

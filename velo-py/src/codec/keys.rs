@@ -70,7 +70,7 @@ impl Keys {
 struct Ends(u64, u64);
 
 impl Ends {
-    /// A key of at most so many bytes is known by its ends and its length. Comparing them costs less
+    /// A key of at most this many bytes is known by its ends and its length. Comparing them costs less
     /// than a call that compares bytes.
     const COVER: usize = 16;
 

@@ -10,8 +10,8 @@ pub trait Memory {
     /// array and every out-of-band buffer that is not empty, however small.
     fn view<'py>(&mut self, py: Python<'py>, bytes: &[u8]) -> PyResult<Option<Bound<'py, PyAny>>>;
 
-    /// What the writer has [lent](super::out::Out::lend) by this number: an object that exports it, as `view`
-    /// would, and its length.
+    /// The memory that the writer has [lent](super::out::Out::lend) under this number: an object that
+    /// exports it, as `view` would, and its length.
     fn lent<'py>(
         &mut self,
         _py: Python<'py>,

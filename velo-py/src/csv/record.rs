@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use memchr::{memchr, memchr_iter, memchr2, memrchr};
 
-/// A record that is not over after so many bytes is given up: most likely a quote is missing.
+/// A record that has not ended after this many bytes is given up: most likely a quote is missing.
 const LONGEST: usize = 1 << 20;
 
 /// What a piece of a file begins with.

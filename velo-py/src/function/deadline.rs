@@ -1,9 +1,9 @@
-//! What a stream function may take of time: for one event, and for one step.
+//! How long a stream function may take: for one event, and for one step.
 //!
 //! The time of an event runs from the moment the function takes it until it asks for the next one.
-//! What does not count is time in which others held the event loop, and in which a result waits for
-//! its receiver. One timer a stream looks after it; it is not set for every event, but set again
-//! when it comes too early.
+//! Time in which other functions hold the event loop does not count, nor does time in which a result
+//! waits for its receiver. One timer per stream enforces it. The timer is not set for every event: one
+//! that comes too early is set again.
 
 use std::cell::Cell;
 use std::sync::{Arc, Weak};
@@ -24,7 +24,7 @@ use crate::function::port::Port;
 const GRACE: Duration = Duration::from_secs(1);
 /// It has at least so much.
 const LEAST_GRACE: Duration = Duration::from_millis(100);
-/// A timer that comes so late came late because somebody held the loop.
+/// A timer that is this late is late because a task held the loop.
 const LATE: Duration = Duration::from_millis(20);
 
 /// Timers may be this much early.
@@ -35,7 +35,7 @@ thread_local! {
     static RAN: Cell<u64> = const { Cell::new(0) };
 }
 
-/// Some function of this thread has run for so many ticks.
+/// Some function of this thread has run for this many ticks.
 #[inline]
 pub fn ran(ticks: u64) {
     RAN.set(RAN.get().wrapping_add(ticks));
@@ -143,7 +143,7 @@ impl Deadline {
             .min_by_key(|allowance| allowance.time)
     }
 
-    /// The function has run for so many ticks.
+    /// The function has run for this many ticks.
     pub fn ran(&self, py: Python<'_>, ticks: u64) {
         let _ = self
             .state

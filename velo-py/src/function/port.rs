@@ -94,7 +94,7 @@ impl Port {
     #[inline]
     pub fn flush_results(&self, py: Python<'_>) {
         match self {
-            Port::Inline(_) => {} // nobody else runs before the function waits
+            Port::Inline(_) => {} // no other task runs before the function waits
             Port::Ring(side) => side.flush_results(py),
             Port::Session(side, _) => side.flush_results(py),
         }
@@ -126,11 +126,11 @@ impl Port {
         either!(self, side => side.event(py))
     }
 
-    /// A step that has begun may go on for so long from now.
+    /// A step that has begun may last for this long from now.
     #[inline]
     pub fn allow(&self, py: Python<'_>, allowance: Option<Allowance>) {
         match self {
-            Port::Inline(_) => {} // there is nobody to stop it
+            Port::Inline(_) => {} // nothing could stop it
             Port::Ring(side) => side.allow(allowance),
             Port::Session(side, _) => side.allow(py, allowance),
         }

@@ -260,7 +260,7 @@ impl Pump {
         }
     }
 
-    /// Whether nobody wants what the function still yields.
+    /// Whether the results that the function still yields are dropped.
     #[inline]
     fn is_over(&self, py: Python<'_>) -> bool {
         let deadline = self.deadline.as_ref();

@@ -37,7 +37,7 @@ struct Queues {
     cancelled: bool,
     outcome: Option<Result<(), PyErr>>,
     finished: bool,
-    /// Somebody waits until all events are handled.
+    /// A task waits until all events are handled.
     watched: bool,
     /// Events that were dropped for newer ones.
     dropped: u64,

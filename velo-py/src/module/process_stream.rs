@@ -101,6 +101,7 @@ impl ClientLinkHandle {
     /// Opens a stream of the function that the worker knows by this number. None when the link has been
     /// retired: another link has to be used.
     #[pyo3(signature = (event_loop, function, limits, name, *, recovery=None, session=None))]
+    #[allow(clippy::too_many_arguments)]
     fn open(
         &self,
         py: Python<'_>,

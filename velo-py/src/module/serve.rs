@@ -27,7 +27,7 @@ use crate::process::control::{self, Control};
 use crate::process::worker::ports::Ports;
 use crate::process::worker::ring_port::Opening;
 
-/// A link, and what its client's streams run in.
+/// A link, and the context and functions of its client's streams.
 pub struct Served {
     ports: Arc<Ports>,
     /// The session that the stream which is opened next is to be attached to.
@@ -199,7 +199,8 @@ impl Served {
         ran
     }
 
-    /// What runs the function; None if there is none to run, and the stream has ended.
+    /// The coroutine that runs the function; None if the function failed to load or to begin, which ends
+    /// the stream.
     fn pump(&self, py: Python<'_>, port: &StreamPort, function: u64) -> PyResult<Option<Pump>> {
         let known = self.functions.bind(py).get_item(function)?;
         match known.map(|known| known.extract::<(Bound<'_, PyAny>, bool)>()) {

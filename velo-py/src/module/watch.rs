@@ -15,7 +15,7 @@ use crate::process::ring_pair::new_spin;
 
 /// More than anybody waits.
 const FOREVER: Duration = Duration::from_secs(86_400);
-/// While there are other things to do, descriptors are looked at every so many turns.
+/// While the links keep the worker busy, it polls descriptors once per this many turns.
 const POLL_EVERY: u32 = 16;
 
 /// Does what several links have for this worker; sleeps, with the GIL released, until one of them has
@@ -24,8 +24,8 @@ const POLL_EVERY: u32 = 16;
 pub struct LinkWatch {
     served: Arc<[Served]>,
     spin: Spin,
-    /// For what a client has announced.
-    announced: Spin,
+    /// For the message of a client that has woken this worker ahead.
+    prewoken: Spin,
     /// The descriptor of the loop's own selector: what else there may be to do.
     selector: OwnedFd,
     until_poll: u32,
@@ -47,7 +47,7 @@ impl LinkWatch {
         Ok(LinkWatch {
             served: Arc::new([]),
             spin: new_spin(),
-            announced: new_spin(),
+            prewoken: new_spin(),
             selector: fd::duplicate(selector)?,
             until_poll: POLL_EVERY,
         })
@@ -63,8 +63,7 @@ impl LinkWatch {
         self.served = served.collect();
     }
 
-    /// Does what the links have, or sleeps for so many seconds at most until there is something, and
-    /// does that. True if the selector should be looked at now.
+    /// Does what is ready on the links. If nothing is, sleeps until something is, for at most `seconds`. True if the selector should be looked at now.
     ///
     /// # Errors
     /// When what a client has written makes no sense.
@@ -135,7 +134,7 @@ impl LinkWatch {
         }
         if rung && !other && !self.ready() {
             // A client is about to have something, and has woken this worker in time for it.
-            spin_on(py, &self.served, &mut self.announced);
+            spin_on(py, &self.served, &mut self.prewoken);
         }
         Ok(other)
     }

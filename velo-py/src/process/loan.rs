@@ -2,7 +2,7 @@
 //!
 //! The array that a user fills has a [`LoanMemory`] below it. When an event is encoded, buffers that
 //! lie in a loan are named instead of written ([`Lending`]); once the event is accepted, the array
-//! is [sealed](seal): what the function reads is not to change.
+//! is [sealed](seal), because the function reads the same memory.
 
 use std::ffi::c_int;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::codec::{self, ArraySpec, EncodeError, Out, Overflow, VecOut};
 use crate::ffi::buffer::fill_buffer;
 
 /// The memory of an array on loan. It is lent again when the last reference to this is gone, and the
-/// function has let go of it as well.
+/// function has released it as well.
 #[pyclass(frozen, module = "velo._core")]
 pub struct LoanMemory {
     loan: Arc<Loan>,
@@ -70,7 +70,7 @@ pub fn array(py: Python<'_>, loan: Arc<Loan>, spec: &ArraySpec) -> PyResult<Py<P
     Ok(array)
 }
 
-/// An event that names these parts was accepted: nobody is to write to them any more.
+/// An event that names these parts was accepted: makes their arrays read-only.
 pub fn seal(py: Python<'_>, parts: &[Part]) -> PyResult<()> {
     for borrower in parts.iter().filter_map(|part| borrower(part.loan())) {
         borrower.sent.store(true, Relaxed);

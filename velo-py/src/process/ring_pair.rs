@@ -19,7 +19,7 @@ use velo_supervisor::explain;
 
 /// Buffers from this size on arrive as views of ring memory; smaller ones are cheaper to copy.
 const VIEW_FROM: usize = 16 << 10;
-/// Room that is asked for before the encoded size is known.
+/// How much room is reserved before the encoded size is known.
 const GUESS: usize = 64;
 
 /// The two rings of one stream, from one end.
@@ -110,7 +110,7 @@ impl RingPair {
         }
     }
 
-    /// Copies an encoded value into the ring, but for what it names.
+    /// Copies an encoded value into the ring, except for the parts of loans that it names.
     pub fn push_encoded(
         &mut self,
         py: Python<'_>,
@@ -178,7 +178,7 @@ impl RingPair {
         too_large(len, self.producer.max_len())
     }
 
-    /// Says once more what the other side was told, where somebody has written over it.
+    /// Writes again what the other side reads, in case it was written over.
     pub fn restate(&self) {
         self.producer.restate();
         self.consumer.restate();
@@ -282,7 +282,7 @@ impl RingPair {
 pub struct Received<'py> {
     /// What kind of frame it is.
     pub kind: u8,
-    /// What was in it.
+    /// The decoded value.
     pub value: Result<Bound<'py, PyAny>, Thrown>,
     /// To be given to [`RingPair::done`].
     pub hold: Option<Arc<Hold>>,
@@ -291,7 +291,7 @@ pub struct Received<'py> {
 struct RingMemory<'a> {
     sweep: &'a Weak<dyn Sweep>,
     may_hold: bool,
-    /// What is received is its receiver's alone, to be written to.
+    /// The receiver wants a copy of its own, to write to.
     private: bool,
     hold: Option<Arc<Hold>>,
     /// In one word, as most frames name none: this is made for each of them.
@@ -301,7 +301,8 @@ struct RingMemory<'a> {
 /// The loans that a frame names.
 struct Loans {
     lent: Vec<Arc<Hold>>,
-    /// They may be kept; else they are copied, so that those who hoard do not stop the stream.
+    /// They may become views. Otherwise they are copied, so that a receiver that keeps many views does
+    /// not stop the stream.
     may_hold: bool,
 }
 
@@ -372,7 +373,7 @@ impl Memory for OwnMemory {
 static SPINS: LazyLock<bool> =
     LazyLock::new(|| std::env::var_os("VELO_SPIN").is_none_or(|value| value != "0"));
 
-/// What a place that has something to wait for learns by.
+/// How long a spin of one place pays off: it learns from each of them.
 pub fn new_spin() -> Spin {
     match *SPINS {
         true => Spin::new(),

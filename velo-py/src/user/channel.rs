@@ -54,7 +54,7 @@ impl Channel {
         either!(self, side => side.loan(py, spec))
     }
 
-    /// Lets the function see what was queued.
+    /// Publishes the queued events, and wakes the function if it waits.
     #[inline]
     pub fn flush_events(&self, py: Python<'_>) -> PyResult<()> {
         either!(self, side => side.flush_events(py))
@@ -70,19 +70,19 @@ impl Channel {
         }
     }
 
-    /// Lets a function that runs here handle what was queued, right now if it waits for nothing else.
+    /// Lets an inline function handle the queued events: at once, if it waits for nothing else.
     pub fn give_turn(&self, py: Python<'_>) {
         if let Channel::Inline(side) = self {
             side.give_turn(py);
         }
     }
 
-    /// Shows those who look at streams how long events take, in nanoseconds: the median and the
-    /// 99th percentile. Nobody looks at inline streams that way.
-    pub fn show_latencies(&self, py: Python<'_>, median: u64, p99: u64) -> PyResult<()> {
+    /// Publishes how long events take, in nanoseconds, for `velo top`: the median and the 99th
+    /// percentile. The supervisor does not see inline streams.
+    pub fn publish_latencies(&self, py: Python<'_>, median: u64, p99: u64) -> PyResult<()> {
         match self {
             Channel::Inline(_) => Ok(()),
-            Channel::Ring(side) => side.show_latencies(py, median, p99),
+            Channel::Ring(side) => side.publish_latencies(py, median, p99),
         }
     }
 
@@ -98,7 +98,7 @@ impl Channel {
         either!(self, side => side.take(py, private))
     }
 
-    /// Gives the room of what was taken back to the function.
+    /// Gives the room of the results that were taken back to the function.
     #[inline]
     pub fn flush_results(&self, py: Python<'_>) -> PyResult<()> {
         either!(self, side => side.flush_results(py))
@@ -124,20 +124,20 @@ impl Channel {
         either!(self, side => side.bytes(py))
     }
 
-    /// The last look before sleeping: false when what is wanted is there already. When true, the
+    /// The last look before sleeping: false when the thing waited for is there already. When true, the
     /// waits are woken as soon as it may be there.
     pub fn may_sleep(&self, py: Python<'_>, interest: Interest) -> PyResult<bool> {
         either!(self, side => side.may_sleep(py, interest))
     }
 
-    /// Has what is wanted come at once, if that is possible: runs an inline function, or looks for a
-    /// short while, with the GIL released, at what a worker does. How many ticks it has looked.
+    /// Runs an inline function at once, or spins for a short while, with the GIL released, for a worker
+    /// to bring the thing waited for. How many ticks it has spun.
     #[inline]
     pub fn spin(&self, py: Python<'_>, interest: Interest) -> PyResult<u64> {
         either!(self, side => side.spin(py, interest))
     }
 
-    /// Lets go of a stream that is kept: what was sent is handled, what comes of it is dropped. False
+    /// Detaches the stream from its session: events that were sent are handled, their results dropped. False
     /// when there is no room for that now.
     pub fn detach(&self, py: Python<'_>) -> PyResult<bool> {
         either!(self, side => side.detach(py))

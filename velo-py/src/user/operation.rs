@@ -20,23 +20,23 @@ use crate::user::batch::Batch;
 use crate::user::state::StreamCore;
 use crate::wait::complete;
 
-/// What is to be done.
+/// The kinds of operations.
 pub enum What {
     /// Send one event.
     Send(Py<PyAny>),
     /// Send all that this iterator gives.
     SendBatch(Py<PyAny>),
-    /// Send what was put back.
+    /// Send the events that were put back.
     SendPutBack,
     /// Receive one result; a private copy of it, or not.
     Recv(bool),
-    /// Receive at least one result, at most so many, as `Recv` does.
+    /// Receive at least one result, and at most this many, as `Recv` does.
     RecvBatch(usize, bool),
     /// Lend an array like this.
     Loan(ArraySpec),
     /// End the input, for this reason.
     End(String),
-    /// Wait, while closing, until the stream may be over, or a result is there that nobody else
+    /// Wait, while closing, until the stream may be over, or a result is there that no other task
     /// will take. Ends after one wake-up, whatever for.
     Closing,
     /// Wait, while another task receives, until every event may be handled. Ends after one wake-up.
@@ -53,7 +53,7 @@ pub struct Operation {
 struct Progress {
     /// None once done.
     what: Option<What>,
-    /// What the task sleeps on, and where.
+    /// The future that the task sleeps on, and where it waits.
     asleep: Option<(Place, Py<PyAny>)>,
 }
 
@@ -142,7 +142,7 @@ impl Operation {
             }
             match self.core.offer(py, event)? {
                 Offer::Sent => {
-                    self.core.sent(py, 1)?;
+                    self.core.count_and_flush(py, 1)?;
                     return Ok(Step::Return(py.None()));
                 }
                 Offer::Full if self.core.full == WhenFull::Error => {
@@ -195,7 +195,7 @@ impl Operation {
                         return Err(self.buffer_full(py, batch.sent(), &event));
                     }
                     Offer::Full => {
-                        batch.show(py)?;
+                        batch.flush(py)?;
                         self.core.put_back(py, event.unbind())?;
                         if let Some(step) = self.send_put_back(py)? {
                             return Ok(step);
@@ -204,7 +204,7 @@ impl Operation {
                 }
             }
         });
-        batch.show(py)?;
+        batch.flush(py)?;
         outcome
     }
 
@@ -214,7 +214,7 @@ impl Operation {
         Ok(step.unwrap_or_else(|| Step::Return(py.None())))
     }
 
-    /// Sends what was put back; the step to take while there is no room for it.
+    /// Sends the events that were put back; the step to take while there is no room for them.
     fn send_put_back(&self, py: Python<'_>) -> PyResult<Option<Step>> {
         while !self.core.send_stash(py)? {
             if let Some(step) = self.wait_for_room(py)? {

@@ -14,9 +14,9 @@ use crate::flow::{Interest, Offer, Take};
 use crate::user::batch::Batch;
 use crate::user::state::StreamCore;
 
-/// While results keep coming, the source is asked for more at every so many of them.
+/// While results keep coming, the source is asked for more after each this many of them.
 const FEED_EVERY: u32 = 64;
-/// Room that results took is given back at every so many of them.
+/// The room of results is given back after each this many of them.
 const FLUSH_EVERY: u32 = 32;
 
 /// When an iteration ends, at the latest with the stream.
@@ -209,7 +209,7 @@ impl Results {
         };
         let mut batch = Batch::new(&self.core);
         let filled = self.fill_from(py, source.bind(py), &mut batch);
-        batch.show(py)?;
+        batch.flush(py)?;
         match filled {
             Ok(exhausted) => {
                 if exhausted {

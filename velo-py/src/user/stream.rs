@@ -257,8 +257,8 @@ impl StreamBase {
         self.core.has_receiver(py)
     }
 
-    /// Sends an event that was taken from a source: it goes before whatever is sent next, by whom
-    /// ever, from now on. Waits for room, whatever `full` says.
+    /// Sends an event that was taken from a source: it goes before anything that any task sends from
+    /// now on. Waits for room, whatever `full` says.
     fn _send_taken(&self, py: Python<'_>, event: Py<PyAny>) -> PyResult<Operation> {
         self.core.put_back(py, event)?;
         Ok(Operation::new(self.core.clone(), What::SendPutBack))

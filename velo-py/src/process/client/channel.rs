@@ -73,7 +73,7 @@ impl RingChannel {
             Some(offer) => Ok(offer),
             None => match self.shared.offer_journal(py, codec, event)? {
                 Some(offer) => Ok(offer),
-                // What was queued before goes first.
+                // The events in the backlog go first.
                 None if self.shared.flush_backlog(py)? => self.offer(py, event),
                 None => Ok(Offer::Full),
             },
@@ -198,8 +198,8 @@ impl RingChannel {
                     }
                     return Ok(Taken::Last(Some(error.into())));
                 }
-                // Whoever waits for a shorter journal is not the one who looks here. What is wrong
-                // with what comes next, the next look says.
+                // A sender may wait for a shorter journal while this task receives. If the next frame
+                // is wrong, the next call says so.
                 if journal.is_waited_for() {
                     let _ = journal.advance(rings, &self.shared.name);
                     shorter = journal.became_shorter();
@@ -270,8 +270,8 @@ impl RingChannel {
         self.look(py, StreamState::progress_now)
     }
 
-    /// See [`Channel::show_latencies`].
-    pub fn show_latencies(&self, py: Python<'_>, median: u64, p99: u64) -> PyResult<()> {
+    /// See [`Channel::publish_latencies`].
+    pub fn publish_latencies(&self, py: Python<'_>, median: u64, p99: u64) -> PyResult<()> {
         self.look(py, |state| {
             if let Some(rings) = &state.rings {
                 rings.producer.show_latencies(median, p99);

@@ -107,7 +107,7 @@ impl ClientLinkHandle {
         self.process.as_ref().map(AsRawFd::as_raw_fd)
     }
 
-    /// What state coalescer, for the event loop to watch: `on_alarm` is called when it is readable.
+    /// The alarm that wakes batching streams, for the event loop to watch: it calls `on_alarm`.
     fn alarm_fileno(&self) -> i32 {
         self.link.alarm.as_fd().as_raw_fd()
     }

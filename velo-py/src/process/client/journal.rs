@@ -1,9 +1,9 @@
-//! What a stream with `recover="replay"` remembers, so that another worker can take it over.
+//! The journal of a stream with `recover="replay"`, by which another worker can take it over.
 //!
-//! Every event is store, encoded, from the last snapshot of the function's `state` on, or from the
+//! It keeps every event, encoded, from the last snapshot of the function's `state` on, or from the
 //! beginning. A new worker is given the snapshot and these events again. The results that come of
 //! them are the ones that came before, as far as any were taken: those are dropped once more, each
-//! compared with a hash of what was taken.
+//! compared with the hash of the first one.
 //!
 //! It lives in the client's own memory: that outlives every worker, and none can write over it.
 //!
@@ -25,14 +25,14 @@ use crate::process::ring_pair::{END, ITEM, RingPair, STATE, too_large};
 /// Hashes of results may take so much of the journal's limit; older results are not compared.
 const HASHES: usize = 8;
 
-/// How a stream is store.
+/// How a stream is kept.
 #[derive(Clone, Copy)]
 pub struct Terms {
     /// Events that may be accepted and not handled.
     pub buffer: u32,
     /// How large its rings may grow.
     pub max_bytes: u64,
-    /// Bytes of events that may be store.
+    /// Bytes of events that may be kept.
     pub limit: usize,
     /// Whether the function has a `state`, of which there will be snapshots.
     pub has_state: bool,
@@ -40,7 +40,7 @@ pub struct Terms {
     pub max_restarts: u32,
 }
 
-/// What is store of one stream.
+/// The journal of one stream.
 pub struct Journal {
     pub terms: Terms,
     log: Log,
@@ -69,11 +69,11 @@ pub struct Journal {
     refused: Option<usize>,
     /// The worker was asked for a snapshot and has not made one.
     asked: bool,
-    /// Snapshots came that no sender was told of.
+    /// Snapshots came since senders were woken last.
     shorter: bool,
     /// The deaths of its workers.
     blame: Blame,
-    /// Nobody has the stream: another worker is being looked for.
+    /// No worker has the stream: the client looks for one.
     pub unplaced: bool,
     /// The user has cancelled the stream.
     pub cancelled: bool,
@@ -162,7 +162,7 @@ impl Journal {
         self.log.is_empty() || self.log.bytes() + len <= self.terms.limit
     }
 
-    /// Whether the worker is to be told to make a snapshot now; once for each that comes.
+    /// Whether to ask the worker for a snapshot now. True once for each snapshot.
     pub fn asks(&mut self) -> bool {
         let asks = self.terms.has_state && !self.unplaced && !self.has_room();
         asks && !std::mem::replace(&mut self.asked, true)
@@ -262,8 +262,8 @@ impl Journal {
         self.run.results + self.run.seen + 1
     }
 
-    /// Handles what is at the front and not the user's: snapshots, and results that were taken
-    /// before. True if what is there now is the user's; false if nothing is, whatever comes next.
+    /// Handles the frames at the front that are not for the user: snapshots, and results that were taken
+    /// before. True if the next frame is for the user; false if there is none yet.
     pub fn advance(&mut self, rings: &mut RingPair, stream: &str) -> PyResult<bool> {
         loop {
             let sent = rings.producer.committed();
@@ -308,17 +308,17 @@ impl Journal {
         }
     }
 
-    /// Whether the journal became shorter since senders were told of it last.
+    /// Whether the journal became shorter since senders were woken last.
     pub fn became_shorter(&self) -> bool {
         self.shorter
     }
 
-    /// Senders are told.
+    /// As `became_shorter`; the caller wakes the senders.
     pub fn told_senders(&mut self) -> bool {
         std::mem::take(&mut self.shorter)
     }
 
-    /// Whether what a task waits for is there. The worker is asked to say when it may be.
+    /// Whether the thing that a task waits for is there. If not, the worker notifies when it may be.
     pub fn is_there(
         &mut self,
         rings: &mut RingPair,
@@ -341,7 +341,7 @@ impl Journal {
         Ok(interest.handled && (asked || self.accepted > 0) && self.is_settled(rings))
     }
 
-    /// A snapshot: what came before it is not needed any more.
+    /// A snapshot came: the events before it are not needed any more.
     fn keep(&mut self, frame: &[u8], sent: u64) -> PyResult<()> {
         let wrong = |what: &str| Err(errors::corrupted(format!("a snapshot of {what}")));
         let Some((head, state)) = frame.split_first_chunk::<8>() else {
@@ -413,7 +413,7 @@ impl Journal {
             .note(death, reached, self.terms.max_restarts, number_of)
     }
 
-    /// An event, while it is store.
+    /// An event, while it is kept.
     pub fn event(&self, number: u64) -> Option<Vec<u8>> {
         let mut at = self.log.start();
         let behind = number.checked_sub(self.cut + 1)?;
@@ -464,7 +464,7 @@ impl Journal {
     }
 }
 
-/// What is store of a result that was taken; 0 if it cannot be compared.
+/// The hash of a result that was taken; 0 if it cannot be compared.
 #[inline]
 pub fn hash_of(payload: &[u8]) -> u64 {
     fingerprint(payload).map_or(0, |hash| hash.max(1))

@@ -1,4 +1,4 @@
-//! The client's end of a link: what all streams between one client and one worker share.
+//! The client's end of a link, which all streams between one client and one worker share.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use crate::process::control::{self, Control, Unsent};
 /// Links of this process on which streams are open: about as many workers may be busy.
 static BUSY: AtomicUsize = AtomicUsize::new(0);
 
-/// A worker is woken at every so many messages that could have waited.
+/// Every this many posted messages, the worker is woken for them.
 const POSTS_PER_WAKE: usize = 64;
 
 /// Whether this process may spin without taking a core from a worker that could use it.
@@ -157,7 +157,7 @@ impl ClientLink {
         handled
     }
 
-    /// The nap is over: handles what came meanwhile.
+    /// The alarm went off: handles what came while the streams slept.
     pub(super) fn on_alarm(&self, py: Python<'_>) {
         self.alarm.silence();
         self.coalescing.store(false, Relaxed);
@@ -242,7 +242,7 @@ impl ClientLink {
         if let Ok(Some(deliver)) = deliver
             && let Err(error) = deliver.call1(py, (PyBytes::new(py, record),))
         {
-            // A loop that is closed has nobody who reads logs.
+            // A closed loop delivers no logs.
             if !error.is_instance_of::<PyRuntimeError>(py) {
                 error.write_unraisable(py, None);
             }
@@ -265,7 +265,7 @@ impl ClientLink {
         }
     }
 
-    /// Whether the link still says of itself what this side knows: what it is, and how many streams
+    /// Whether the link still holds the values that this side knows: its version and sizes, and how many streams
     /// this side has opened on it. It is given up if not.
     pub(super) fn is_intact(&self, py: Python<'_>) -> bool {
         let open = self.streams(py);
@@ -288,9 +288,9 @@ impl ClientLink {
         open.map_or(0, |open| u32::try_from(open).unwrap_or(u32::MAX))
     }
 
-    /// Looks at the streams that sleep as if they had been told to, and has the worker look at those
-    /// whose events wait. A side that writes over a flag or a bit cannot make the other miss more than
-    /// the time between two such looks.
+    /// Checks the streams that sleep as if the worker had set them ready, and has the worker check those
+    /// whose events wait. So a side that writes over a flag or a bit delays the other by no more than the
+    /// time between two checks.
     pub(super) fn check_up(&self, py: Python<'_>) {
         if self.dead.load(Relaxed) || !self.is_intact(py) || self.asleep.load(Relaxed) == 0 {
             return;
@@ -307,14 +307,14 @@ impl ClientLink {
         self.rearm(py);
     }
 
-    /// Somebody who is batching is about to sleep on this link.
+    /// A batching task is about to sleep on this link.
     pub(super) fn falls_asleep(&self) {
         if self.asleep.load(Relaxed) <= 1 {
             self.slept.store(ticks::now(), Relaxed);
         }
     }
 
-    /// Some of those do not sleep any more; the worker has handled so many of their events.
+    /// Some batching tasks were woken; the worker has handled this many of their events.
     fn wakes_up(&self, handled: u64) {
         self.coalescer.slept(self.asleep_for(), handled);
         self.slept.store(ticks::now(), Relaxed); // the others sleep on
@@ -367,7 +367,7 @@ impl ClientLink {
             .unwrap_or_default()
     }
 
-    /// Sleeps on, if anybody still does.
+    /// Has the doorbell or the alarm wake the streams that still sleep.
     pub(super) fn rearm(&self, py: Python<'_>) {
         while self.asleep.load(Relaxed) > 0 {
             if self.coalesce() {
@@ -387,8 +387,8 @@ impl ClientLink {
         Ok(())
     }
 
-    /// Leaves a message in the ring, of which the worker has yet to be told. On a link that turns out
-    /// to be broken, nobody is left to tell.
+    /// Writes a message without notifying the worker. A link that turns out to be broken fails its
+    /// streams here, and that is not an error of the caller.
     fn write(&self, py: Python<'_>, message: &Control) -> PyResult<()> {
         let sent = self.state.with(py, |state| {
             control::send(py, &mut state.control_out, message)
@@ -403,7 +403,7 @@ impl ClientLink {
         }
     }
 
-    /// Tells something that can wait until the worker is awake, or is woken for something else.
+    /// Posts a message that can wait until the worker is awake, or is woken for another reason.
     pub(super) fn post(&self, py: Python<'_>, message: &Control) -> PyResult<()> {
         self.write(py, message)?;
         self.end.note(control::SLOT);
@@ -418,10 +418,10 @@ impl ClientLink {
         Ok(())
     }
 
-    /// Tells something that can wait until the running task has given up its turn.
+    /// Posts a message, and wakes the worker once the running task has given up its turn.
     ///
-    /// What opens a stream is about to send to it. A worker that is woken before may take over the
-    /// very core, only to find nothing to work on.
+    /// A task that opens a stream is about to send to it. A worker that is woken before that may take
+    /// the task's core, and find no event to work on.
     pub(super) fn post_deferred(&self, py: Python<'_>, message: &Control) -> PyResult<()> {
         self.post(py, message)?;
         if self.waking.swap(true, Relaxed) {
@@ -439,8 +439,8 @@ impl ClientLink {
         }
     }
 
-    /// Wakes the worker for what it is going to be told: where it has a core of its own, it wakes up
-    /// while that is made. True if it is to be told at once then.
+    /// Wakes the worker ahead of a message, if a core is free for it: it wakes up while the message is
+    /// made. True if the message is to be sent at once then.
     pub(super) fn prewake(&self) -> bool {
         let free = cores_are_free();
         if free && self.end.wake() {
@@ -449,7 +449,7 @@ impl ClientLink {
         free
     }
 
-    /// Now.
+    /// Wakes the worker now.
     pub(super) fn wake(&self) {
         self.waking.store(false, Relaxed);
         if self.end.wake() {
@@ -457,7 +457,7 @@ impl ClientLink {
         }
     }
 
-    /// Tells the worker to look at a slot.
+    /// Sets a slot's ready bit, and rings the worker's doorbell if it sleeps.
     #[inline]
     pub(super) fn notify(&self, slot: u32) {
         if self.end.notify(slot) {
@@ -508,7 +508,7 @@ impl ClientLink {
         let _ = self.state.with(py, |state| state.free.push_back(slot));
     }
 
-    /// A slot that nobody uses, made as good as new.
+    /// A free slot, reset.
     pub(super) fn take_slot(&self, py: Python<'_>) -> PyResult<Option<u32>> {
         let slots = self.end.slots();
         self.state.with(py, |state| {

@@ -1,4 +1,4 @@
-//! One process-mode stream, as its function has it.
+//! The function's half of a process-mode stream.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
@@ -136,7 +136,7 @@ impl RingPort {
                 return Ok(Next::Ended);
             }
             if state.recovers {
-                // Whatever state this worker from here on, the client knows in which event.
+                // Published at once: if this worker dies from here on, the client knows at which event.
                 if let Some(error) = state.snapshot_failure.take() {
                     return Err(error.into());
                 }
@@ -220,9 +220,9 @@ impl RingPort {
                 habit: news.habit,
                 ms: u64::try_from(ticks::to_duration(took).as_millis()).unwrap_or(u64::MAX),
             };
-            // A client that does not read its messages learns of it from nothing.
+            // A client that does not read its messages misses the report.
             let _ = self.line.send(py, &slow);
-            self.line.end.ring(); // nobody may be waiting for anything else there
+            self.line.end.ring(); // the client may wait for nothing else on this link
         }
     }
 
@@ -262,7 +262,7 @@ impl RingPort {
                 rings.push(codec, result, ITEM, true)?,
                 Offer::Sent
             )),
-            None => Ok(true), // the client has gone: nobody wants it
+            None => Ok(true), // the client has gone: the result is dropped
         })?
     }
 
@@ -289,7 +289,7 @@ impl RingPort {
             let Some(rings) = state.rings.as_mut() else {
                 return false;
             };
-            // Results first: who sees an event handled must see what came of it.
+            // Results first: a client that sees an event handled must see its results, too.
             let published = rings.producer.publish();
             rings.consumer.publish() || published
         });
@@ -373,7 +373,7 @@ impl RingPort {
         self.function.resume(py);
     }
 
-    /// The function's state is made of what another worker left of it, if there was one before.
+    /// The function's state: the last snapshot of it, if another worker ran the stream before.
     pub fn state<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let codec = codec(py)?;
         self.state.with(py, |state| {
@@ -404,7 +404,7 @@ impl RingPort {
         })?;
         self.flush(py);
         if let Err(error) = saved {
-            // Whoever waits for the next event learns why there is none.
+            // The function, which waits for its next event, gets the reason instead.
             self.state
                 .with(py, |state| state.snapshot_failure = Some(error))?;
             self.function.event.wake(py);
@@ -412,7 +412,7 @@ impl RingPort {
         Ok(())
     }
 
-    /// What it has of its function.
+    /// What the port has of its function.
     pub fn function(&self) -> &Arc<FunctionSide> {
         &self.function
     }
@@ -459,7 +459,7 @@ impl RingPort {
         });
     }
 
-    /// Somebody else than the client state the stream. False if its end was already seen.
+    /// Ends the stream for the client, which gets `why`. False if its end was already seen.
     pub fn end_for(&self, py: Python<'_>, why: String) -> bool {
         let there = self.state.with(py, |state| {
             let there = state.rings.is_some() && state.unsent_end.is_none();

@@ -1,8 +1,8 @@
-//! Snapshots of a function's `state`, for whoever takes the stream over when this worker dies.
+//! Snapshots of a function's `state`, for the worker that takes the stream over when this one dies.
 //!
-//! A function that asks for its next event has left its state as it should be. Now and then it is
-//! encoded then, and goes to the client behind the results that came before. What it costs is kept in
-//! proportion to what it saves: the events that need not be kept, and run, again.
+//! When a function asks for its next event, its state is complete. From time to time the worker encodes
+//! it then, and sends it to the client behind the results so far. The cost of a snapshot is kept in
+//! proportion to its gain: the events before it need not be kept, nor run again.
 
 use std::time::Duration;
 
@@ -16,10 +16,10 @@ use crate::errors;
 use crate::flow::Offer;
 use crate::process::ring_pair::{RingPair, STATE};
 
-/// A snapshot is due after so many bytes of events, and so many times its own size,
+/// A snapshot is due after this many bytes of events, and this many times its own size,
 const LEAST_BYTES: u64 = 64 << 10;
 const TIMES_SIZE: u64 = 4;
-/// or after so long, and so many times what the last one took.
+/// or after this long, and this many times what the last one took.
 const LEAST_TIME: Duration = Duration::from_secs(1);
 const TIMES_COST: u64 = 50;
 
@@ -38,7 +38,7 @@ pub struct Snapshots {
     /// How large it was, and how long it took.
     size: u64,
     cost: u64,
-    /// One that found no room. It holds until the function goes on.
+    /// A snapshot that found no room. It is valid until the function resumes.
     unsent: Option<Vec<u8>>,
 }
 
@@ -62,7 +62,7 @@ impl Snapshots {
         self.wanted = true;
     }
 
-    /// The function goes on: a snapshot that is on its way is not true any more.
+    /// The function resumes: a snapshot that was not sent yet is outdated.
     #[inline]
     pub fn resumed(&mut self) {
         self.unsent = None;
@@ -124,12 +124,12 @@ impl Snapshots {
     }
 }
 
-/// What the journal has grown by since the stream began here.
+/// By how many bytes the journal has grown since the stream began here.
 fn passed(rings: &RingPair) -> u64 {
     rings.bytes_in + RESULT * rings.producer.committed()
 }
 
-/// Says that what cannot travel is in the state.
+/// Adds to an exception that the state holds the value which cannot travel.
 fn cannot_travel(py: Python<'_>, error: PyErr) -> PyErr {
     if !error.is_instance_of::<PyTypeError>(py) {
         return error;

@@ -1,4 +1,4 @@
-//! What the client has of one process-mode stream: its rings, where it is, and who waits for it.
+//! The client's end of one process-mode stream: its rings, the slot where it is, and its waits.
 
 mod cancel;
 mod dropping;
@@ -23,7 +23,7 @@ use crate::wait::Waits;
 pub use cancel::CancelStream;
 pub use recover::{Poison, Recovery};
 
-/// One stream's rings as the client has them, until its end was seen.
+/// The client's end of one stream, until its end was seen.
 pub struct RingStream {
     pub(super) state: GilCell<StreamState>,
     pub(super) waits: Arc<Waits>,
@@ -33,22 +33,22 @@ pub struct RingStream {
     pub(super) asleep: AtomicBool,
     /// How often it was looked at since it fell asleep; see `look_again`.
     pub(super) looks: AtomicU32,
-    /// What sleeps there moves things in bulk.
+    /// The task that sleeps on it batches: it may be woken a little late.
     pub(super) batching: AtomicBool,
     /// There is more to send as soon as there is room.
     pub(super) sending: AtomicBool,
     /// How many events the worker had left to handle when it fell asleep, if it is batching.
     pub(super) left: AtomicU32,
-    /// The user has let go of the stream: its last results are dropped.
+    /// The stream has no user any more: its last results are dropped.
     pub(super) orphaned: AtomicBool,
     pub(super) limits: UsageLimits,
-    /// The function is store, and outlives this stream, unless its input is ended.
+    /// The stream is an attachment: closing it detaches it from its session, unless its input is ended.
     pub(super) detaches: AtomicBool,
     pub(super) this: Weak<dyn Sweep>,
     pub(super) name: String,
 }
 
-/// A stream that sleeps for long has its worker look at it every so many looks of this side.
+/// The worker is asked to look at a stream that sleeps for long once per this many checks.
 const RARELY: u32 = 64;
 
 /// Where a stream is.
@@ -264,7 +264,7 @@ impl RingStream {
         sleeps
     }
 
-    /// Has the waits woken when the worker does something; false if what is wanted is there.
+    /// Has the waits woken when the worker does something. False: the thing waited for is there already.
     pub(super) fn sleep_unless(
         &self,
         py: Python<'_>,
@@ -279,7 +279,7 @@ impl RingStream {
         };
         let (is_there, unplaced, link) = self.state.with(py, look)??;
         if is_there || unplaced {
-            return Ok(!is_there); // whoever finds a new worker wakes the waits
+            return Ok(!is_there); // the new worker wakes the waits
         }
         if !self.asleep.swap(true, Relaxed) {
             link.asleep.fetch_add(1, Relaxed);
@@ -401,7 +401,8 @@ impl RingStream {
         }
     }
 
-    /// Nobody wants the results: drops them up to the end, so that the slot comes back.
+    /// Drops the results of a stream that has no user any more, up to its end, so that the slot comes
+    /// back.
     pub(super) fn drop_results(&self, py: Python<'_>) {
         let over = self.state.wait_with(py, |state| {
             let failed = state.failure.is_some();
@@ -441,11 +442,11 @@ impl RingStream {
         });
         self.waits.wake(py);
         if self.orphaned.load(Relaxed) {
-            self.drop_results(py); // nobody else will
+            self.drop_results(py); // its user is gone
         }
     }
 
-    /// Wakes who sleeps here if something has come, whatever the link says; true if the worker is to
+    /// Wakes the tasks that sleep here if something has come, whatever the link says; true if the worker is to
     /// look as well, which has been noted. It always is while events wait for it, and otherwise less
     /// and less often, so that thousands of idle streams cost nothing.
     pub(super) fn look_again(&self, py: Python<'_>) -> bool {

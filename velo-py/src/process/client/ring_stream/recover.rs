@@ -59,7 +59,7 @@ impl RingStream {
         })?
     }
 
-    /// Brings the worker up to date: sends what it has not been sent, drops what it yields again.
+    /// Brings the worker up to date: sends it the events that it misses, drops results that it repeats.
     pub(in crate::process::client) fn catch_up(&self, py: Python<'_>) -> PyResult<()> {
         loop {
             let waits = self.state.with(py, |state| -> PyResult<Option<bool>> {
@@ -93,8 +93,8 @@ impl RingStream {
         self.after_look(py, false)
     }
 
-    /// Tells whoever is to know of what a look at the journal has shown: senders, that there may be
-    /// room; the worker, that a sender waits for a snapshot.
+    /// Acts on what a look at the journal has shown: wakes senders, for which there may be room; asks
+    /// the worker for a snapshot, if a sender waits for one.
     pub(in crate::process::client) fn after_look(
         &self,
         py: Python<'_>,
@@ -118,7 +118,7 @@ impl RingStream {
         }
     }
 
-    /// The worker is gone, or is to be: has another one looked for. False: the stream cannot go on.
+    /// The stream leaves its worker: has Python look for another one. False: the stream cannot go on.
     ///
     /// `died` says how and where it died; None if it did not.
     pub(in crate::process::client) fn leaves_worker(
@@ -182,7 +182,7 @@ impl Recovery {
         Ok(here && !self.stream.orphaned.load(Relaxed))
     }
 
-    /// How the stream is store, if another worker is still wanted for it.
+    /// How the stream is kept; None if it needs no other worker any more.
     pub(in crate::process::client) fn terms(&self, py: Python<'_>) -> PyResult<Option<Terms>> {
         let terms = self.with_journal(py, |journal| journal.terms)?;
         Ok(self.wanted(py)?.then_some(terms))
@@ -232,7 +232,7 @@ impl Recovery {
         Ok(unplaced && !self.stream.orphaned.load(Relaxed))
     }
 
-    /// An event, as the worker got it. None when it is not store any more.
+    /// An event, as the worker got it. None when the journal does not keep it any more.
     fn event<'py>(&self, py: Python<'py>, number: u64) -> PyResult<Option<Bound<'py, PyAny>>> {
         let Some(event) = self.with_journal(py, |journal| journal.event(number))? else {
             return Ok(None);
