@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import functools
 import weakref
-from typing import TYPE_CHECKING, Any
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any, Protocol
 
 from velo import _core
 from velo.errors import PoisonEvent, PoolError, WorkerDied
@@ -13,13 +14,31 @@ from velo.errors import PoisonEvent, PoolError, WorkerDied
 if TYPE_CHECKING:
     from velo._config import StreamConfig
     from velo._function.reference import Reference
-    from velo._process.client import Client
     from velo._process.links import Link
 
 __all__ = ["terms"]
 
 
-def terms(client: Client, function: Reference, config: StreamConfig) -> _core.RecoveryTerms:
+class Mover(Protocol):
+    """The client, as far as streams on their way to another worker need it."""
+
+    @property
+    def left(self) -> Link | None:
+        """The link that streams are leaving right now."""
+
+    def start(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run a coroutine beside the user's tasks."""
+
+    async def has_better(self, left: Link, function: Reference, config: StreamConfig) -> bool:
+        """Make another worker ready, and return whether it is better than the one to leave."""
+
+    async def take_over(
+        self, stream: _core.Recovery, function: Reference, config: StreamConfig, avoid: Link | None
+    ) -> None:
+        """Have another worker take a stream over."""
+
+
+def terms(client: Mover, function: Reference, config: StreamConfig) -> _core.RecoveryTerms:
     """Return how a new stream recovers, as `ClientLink.open` takes it."""
     recover = functools.partial(_recover, weakref.ref(client), function, config)
     return _core.RecoveryTerms(
@@ -31,7 +50,7 @@ def terms(client: Client, function: Reference, config: StreamConfig) -> _core.Re
 
 
 def _recover(
-    client_of: weakref.ref[Client],
+    client_of: weakref.ref[Mover],
     function: Reference,
     config: StreamConfig,
     stream: _core.Recovery,
@@ -108,7 +127,7 @@ def _hand_over(
 
 
 async def _move(
-    client: Client,
+    client: Mover,
     function: Reference,
     config: StreamConfig,
     stream: _core.Recovery,
@@ -125,7 +144,7 @@ async def _move(
 
 
 async def _find_worker(
-    client: Client,
+    client: Mover,
     function: Reference,
     config: StreamConfig,
     stream: _core.Recovery,
