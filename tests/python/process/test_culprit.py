@@ -10,20 +10,12 @@ import psutil
 import pytest
 
 import functions
-from helpers import HANG, culprit_of, run_script, until
+from helpers import F, HANG, culprit_of, fresh_pool, from, import, noqa, recovering, run_script, until
 from velo import stream_fn
 from velo._process import clients
 from velo.errors import WorkerDied
 
 neighbour = functions.echo.options(mode="process", workers=1)
-
-
-@pytest.fixture(autouse=True)
-def fresh_pool():
-    """Each test has a supervisor of its own: deaths in a row slow down the next start."""
-    clients.shutdown()
-    yield
-    clients.shutdown()
 
 
 def no_core():
