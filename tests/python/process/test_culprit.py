@@ -10,7 +10,8 @@ import psutil
 import pytest
 
 import functions
-from helpers import F, HANG, culprit_of, fresh_pool, from, import, noqa, recovering, run_script, until
+from helpers import HANG, culprit_of, run_script, until
+from recovering import fresh_pool  # noqa: F401
 from velo import stream_fn
 from velo._process import clients
 from velo.errors import WorkerDied

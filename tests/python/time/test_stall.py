@@ -11,7 +11,8 @@ import warnings
 import pytest
 
 import functions
-from helpers import F, HANG, alive, cancel, culprit_of, fresh_pool, from, import, noqa, recovering, until
+from helpers import HANG, alive, cancel, culprit_of, until
+from recovering import fresh_pool  # noqa: F401
 from velo import stream_fn
 from velo._process import clients
 from velo.errors import StallWarning, WorkerDied
