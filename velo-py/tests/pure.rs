@@ -13,8 +13,6 @@ mod flush_timer;
 mod left_out;
 #[path = "../src/process/client/log.rs"]
 mod log;
-#[path = "../src/process/client/oversubscription.rs"]
-mod oversubscription;
 #[path = "../src/process/worker/slow_steps.rs"]
 mod slow_steps;
 #[path = "../src/process/client/slow_steps.rs"]

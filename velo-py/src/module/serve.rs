@@ -11,7 +11,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyDict, PyString, PyTuple, PyType};
-use velo_shm::LinkEnd;
+use velo_shm::Link;
 use velo_supervisor::Key;
 
 use crate::cell::GilCell;
@@ -64,7 +64,7 @@ impl Served {
     }
 
     /// The link's end.
-    pub fn end(&self) -> &LinkEnd {
+    pub fn end(&self) -> &Link {
         &self.ports.line.end
     }
 

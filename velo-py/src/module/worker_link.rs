@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
-use velo_shm::LinkEnd;
+use velo_shm::Link;
 use velo_supervisor::Key;
 
 use crate::function::deadline::Deadline;
@@ -82,7 +82,7 @@ pub struct WorkerLink {
 
 impl WorkerLink {
     /// The worker's side of a fresh link.
-    pub fn new(end: Arc<LinkEnd>) -> PyResult<Self> {
+    pub fn new(end: Link) -> PyResult<Self> {
         let line = ControlLine::new(end)?;
         Ok(WorkerLink {
             ports: Arc::new(Ports::new(line)),

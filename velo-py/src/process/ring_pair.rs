@@ -5,7 +5,7 @@ use std::sync::{Arc, LazyLock, Weak};
 use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes, PyDict};
 use velo_shm::{
-    Consumer, Full, LinkEnd, Loan, Part, Producer, ReserveError, Spin, lending_len, ticks,
+    Consumer, Full, Link, Loan, Part, Producer, ReserveError, Spin, lending_len, ticks,
 };
 pub use velo_supervisor::control::{END, ERROR, ITEM, STATE};
 
@@ -387,7 +387,7 @@ pub fn new_spin() -> Spin {
 pub fn spin(
     py: Python<'_>,
     rings: &mut RingPair,
-    (end, slot): (&LinkEnd, u32),
+    (end, slot): (&Link, u32),
     interest: Interest,
 ) -> u64 {
     let RingPair {

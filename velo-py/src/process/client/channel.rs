@@ -5,9 +5,9 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
+use velo_shm::cores_are_free;
 
 use super::journal::hash_of;
-use super::link::cores_are_free;
 use super::ring_stream::{RingStream, Store, StreamState};
 use crate::codec::{ArraySpec, codec};
 use crate::errors::{self, Thrown};
@@ -316,7 +316,7 @@ impl RingChannel {
                 return Ok(0);
             }
             let spun = state.rings.as_mut().map(|rings| {
-                let place = (&*state.at.link.end, state.at.slot);
+                let place = (&state.at.link.end, state.at.slot);
                 spin(py, rings, place, interest)
             });
             Ok(spun.unwrap_or(0))

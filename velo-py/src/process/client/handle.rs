@@ -1,16 +1,15 @@
 //! A client's end of a link, as Python holds it.
 
-use std::collections::{HashMap, VecDeque};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use pyo3::prelude::*;
-use velo_shm::{Alarm, Coalesce, LinkEnd, ticks};
+use velo_shm::{Alarm, Coalesce, LinkLoad, ticks};
+use velo_supervisor::client_side::SlotTable;
 
 use super::link::{ClientLink, LinkState};
 use super::opening;
-use super::oversubscription;
 use super::ring_stream::Recovery;
 use crate::cell::GilCell;
 use crate::errors;
@@ -38,19 +37,19 @@ pub struct Culprit {
 
 impl ClientLinkHandle {
     /// The client's side of a fresh link.
-    pub fn new(end: Arc<LinkEnd>, process: Option<OwnedFd>) -> PyResult<Self> {
+    pub fn new(end: velo_shm::Link, process: Option<OwnedFd>) -> PyResult<Self> {
         let (control_out, control_in) = control::open(&end)?;
         let state = LinkState {
             control_out,
             control_in,
-            streams: HashMap::new(),
-            free: VecDeque::new(),
-            fresh: control::SLOT + 1,
+            streams: SlotTable::default(),
         };
         let alarm =
             Alarm::create().map_err(|error| errors::pool(format!("cannot use a link: {error}")))?;
+        let load = LinkLoad::new(&end);
         let link = ClientLink {
             end,
+            load,
             state: GilCell::new(state),
             asleep: AtomicUsize::new(0),
             batching: AtomicUsize::new(0),
@@ -66,13 +65,11 @@ impl ClientLinkHandle {
             coalescer: Coalesce::default(),
             alarm,
             dead: AtomicBool::new(false),
-            busy: AtomicBool::new(false),
             opened: AtomicU64::new(0),
             unwatched: AtomicBool::new(false),
             on_slow: GilCell::default(),
             slow: GilCell::default(),
         };
-        oversubscription::joined(&link.end);
         Ok(ClientLinkHandle {
             link: Arc::new(link),
             process,
@@ -85,11 +82,7 @@ impl Drop for ClientLinkHandle {
     fn drop(&mut self) {
         destroy(|py| {
             self.link.dead.store(true, Relaxed);
-            drop(
-                self.link
-                    .state
-                    .with(py, |state| std::mem::take(&mut state.streams)),
-            );
+            drop(self.link.state.with(py, |state| state.streams.clear()));
             self.link.count_busy(py);
         });
     }

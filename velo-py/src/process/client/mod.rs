@@ -9,6 +9,5 @@ mod left_out;
 mod link;
 mod log;
 pub mod opening;
-mod oversubscription;
 pub mod ring_stream;
 mod slow_steps;

@@ -1,10 +1,9 @@
 //! The worker's end of a link's control messages.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use pyo3::prelude::*;
-use velo_shm::{Consumer, LinkEnd, Producer};
+use velo_shm::{Consumer, Link, Producer};
 
 use crate::cell::GilCell;
 use crate::errors;
@@ -12,7 +11,7 @@ use crate::process::control::{self, Control, Unsent};
 
 /// The worker's end of a link, and the control messages on it. All streams of the link share it.
 pub struct ControlLine {
-    pub end: Arc<LinkEnd>,
+    pub end: Link,
     rings: GilCell<Rings>,
     /// The client has written over the control messages: no message can be sent any more.
     broken: AtomicBool,
@@ -25,7 +24,7 @@ struct Rings {
 
 impl ControlLine {
     /// The worker's side of a fresh link.
-    pub fn new(end: Arc<LinkEnd>) -> PyResult<Self> {
+    pub fn new(end: Link) -> PyResult<Self> {
         let (outward, inward) = control::open(&end)?;
         Ok(ControlLine {
             end,

@@ -232,7 +232,7 @@ impl RingPort {
             let Some(rings) = state.rings.as_mut() else {
                 return true;
             };
-            if !self.line.end.is_crowded() {
+            if !self.line.end.is_oversubscribed() {
                 spin(py, rings, (&self.line.end, self.slot), Interest::RESULTS);
             }
             rings.consumer.has_data() || state.input_ended
@@ -277,7 +277,7 @@ impl RingPort {
         }
         let end = &self.line.end;
         end.notify(self.slot);
-        if end.shares_core() && !end.is_crowded() {
+        if end.shares_core() && !end.is_oversubscribed() {
             py.detach(std::thread::yield_now);
         }
     }
