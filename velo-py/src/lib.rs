@@ -89,7 +89,7 @@ mod core {
     #[pymodule_export]
     use super::supervisor::{
         SupervisorClient, WorkerSeat, after_fork_child, after_fork_parent, before_fork,
-        serve_zygote, shutdown, status, usable_cores,
+        default_in_children, serve_zygote, shutdown, status, usable_cores,
     };
     #[pymodule_export]
     use super::ticks::Ticks;

@@ -325,6 +325,12 @@ pub fn usable_cores() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
+/// Has processes that this one forks begin with the default action of these signals.
+#[pyfunction]
+pub fn default_in_children(signals: Vec<i32>) {
+    signals.into_iter().for_each(velo_shm::fork::default_in_children);
+}
+
 /// To be called before a fork.
 #[pyfunction]
 pub fn before_fork() {

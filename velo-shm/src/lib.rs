@@ -49,6 +49,8 @@ mod alarm;
 mod board;
 mod cpu;
 mod doorbell;
+#[cfg(all(target_os = "linux", not(loom)))]
+pub mod fork;
 mod layout;
 mod link;
 mod nap;

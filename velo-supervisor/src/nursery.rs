@@ -515,6 +515,9 @@ impl Nursery {
             // SAFETY: the parent keeps `socket` open until the child has called exec.
             let socket = unsafe { std::os::fd::BorrowedFd::borrow_raw(number) };
             sys::keep_over_exec(socket)?;
+            // The program may ignore signals whose default action its workers need: without `SIGCHLD`
+            // nobody learns how a child has ended.
+            sys::default_signals();
             sys::unblock_signals();
             // A Ctrl-C is the client's, also while the zygote imports.
             sys::ignore_signal(Signal::SIGINT)?;

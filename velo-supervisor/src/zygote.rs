@@ -12,11 +12,14 @@ use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
+use nix::libc;
+use velo_shm::fork::{self, SharedFd};
+
 use crate::error::ZygoteError;
 use crate::limits::explain;
 use crate::options::FOREVER;
 use crate::protocol::{Exit, FromZygote, PROTOCOL_VERSION, PreloadFailure, ToZygote};
-use crate::seat::Seat;
+use crate::seat::{ABANDONED_EXIT_CODE, Seat};
 use crate::sys;
 use crate::transport::{Channel, Received, TransportError, exactly};
 
@@ -79,8 +82,11 @@ pub fn serve(
         sys::ignore_signal(signal).map_err(io_error("ignore a signal"))?;
     }
     sees_its_end()?;
+    let shared = SharedFd::new(fd.as_fd());
     let channel = Channel::new(fd).map_err(io_error("set up its control socket"))?;
     let mut zygote = Zygote {
+        _shared: shared,
+        born: fork::generation(),
         channel,
         owner: None,
         children: Vec::new(),
@@ -104,6 +110,10 @@ struct Child {
 
 #[derive(Debug)]
 struct Zygote {
+    /// What is forked from here has no part in the conversation: dropped before the socket.
+    _shared: SharedFd,
+    /// In which generation of forks it is.
+    born: u32,
     channel: Channel<OwnedFd>,
     /// The process whose death ends this one.
     owner: Option<OwnedFd>,
@@ -140,6 +150,11 @@ impl Zygote {
                             return Ok(None);
                         }
                         let imported = preload(&module, &paths);
+                        if fork::generation() != self.born {
+                            // The module has forked, and the child does not know where to go.
+                            // SAFETY: `_exit` runs no code of this process.
+                            unsafe { libc::_exit(ABANDONED_EXIT_CODE) };
+                        }
                         sees_its_end()?;
                         self.preloaded(module, imported)?;
                     }
@@ -260,6 +275,8 @@ impl Zygote {
     fn become_worker(&mut self, birth: Birth) -> Result<Seat, ZygoteError> {
         self.children.clear();
         sys::default_signal(Signal::SIGTERM).map_err(io_error("restore `SIGTERM`"))?;
+        // Not ignored: what functions start would ignore it, too.
+        sys::disregard_signal(Signal::SIGINT).map_err(io_error("disregard `SIGINT`"))?;
         // A worker that stands still cannot see that it is to end.
         sees_its_end()?;
         let owner = self

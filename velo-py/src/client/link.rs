@@ -8,7 +8,7 @@ use std::time::Duration;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
-use velo_shm::{Alarm, Consumer, LinkEnd, LinkError, Naps, Producer, ticks};
+use velo_shm::{Alarm, Consumer, LinkEnd, LinkError, Naps, Producer, fork, ticks};
 use velo_supervisor::explain;
 
 use super::crowd;
@@ -59,6 +59,8 @@ pub struct Link {
     /// Ends naps.
     pub(super) alarm: Alarm,
     pub(super) dead: AtomicBool,
+    /// In which generation of forks it was made.
+    pub(super) born: u32,
     /// Streams are open on it, as counted in `BUSY`.
     pub(super) busy: AtomicBool,
     /// How many streams were ever opened.
@@ -81,6 +83,13 @@ pub struct LinkState {
 }
 
 impl Link {
+    /// Whether nothing can be said on it any more: it was given up, or belongs to the process that
+    /// this one was forked from.
+    #[inline]
+    pub(super) fn is_dead(&self) -> bool {
+        self.dead.load(Relaxed) || self.born != fork::generation()
+    }
+
     /// Handles what the worker told: wakes streams, reads control messages.
     pub fn process_ready(&self, py: Python<'_>) {
         if let Some(handled) = self.process(py) {
@@ -243,7 +252,7 @@ impl Link {
     /// whose events wait. A side that writes over a flag or a bit cannot make the other miss more than
     /// the time between two such looks.
     pub(super) fn check_up(&self, py: Python<'_>) {
-        if self.dead.load(Relaxed) || !self.is_intact(py) || self.asleep.load(Relaxed) == 0 {
+        if self.is_dead() || !self.is_intact(py) || self.asleep.load(Relaxed) == 0 {
             return;
         }
         let mut waiting = false;
@@ -282,7 +291,7 @@ impl Link {
     pub(super) fn nap(&self) -> bool {
         let asleep = self.asleep.load(Relaxed);
         let patient = asleep <= self.patient.load(Relaxed);
-        if !patient || self.dead.load(Relaxed) {
+        if !patient || self.is_dead() {
             return false;
         }
         if self.napping.load(Relaxed) {
@@ -443,7 +452,7 @@ impl Link {
 
     pub(super) fn recycle(&self, py: Python<'_>, slot: u32) {
         self.end.leave();
-        let dead = self.dead.load(Relaxed);
+        let dead = self.is_dead();
         if !dead {
             let _ = self.mention(py, &Control::Close { slot });
         }

@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering:
 use std::sync::{Arc, Weak};
 
 use pyo3::prelude::*;
-use velo_shm::{Alarm, Consumer, Limits, LinkEnd, Naps, Producer};
+use velo_shm::{Alarm, Consumer, Limits, LinkEnd, Naps, Producer, fork};
 use velo_supervisor::Key;
 
 use crate::cell::GilCell;
@@ -78,6 +78,7 @@ impl ClientLink {
             naps: Naps::default(),
             alarm,
             dead: AtomicBool::new(false),
+            born: fork::generation(),
             busy: AtomicBool::new(false),
             opened: AtomicU64::new(0),
             unwatched: AtomicBool::new(false),
@@ -101,7 +102,7 @@ impl ClientLink {
         max_bytes: u64,
     ) -> PyResult<Option<(Place, Producer, Consumer)>> {
         let link = &self.link;
-        if link.dead.load(Relaxed) || !link.is_intact(py) || !link.end.enter() {
+        if link.is_dead() || !link.is_intact(py) || !link.end.enter() {
             return Ok(None);
         }
         let taken = link.take_slot(py);
@@ -210,11 +211,17 @@ impl ClientLink {
 
     /// The nap is over.
     fn nap_over(&self, py: Python<'_>) {
+        if self.link.is_dead() {
+            return;
+        }
         self.link.nap_over(py);
     }
 
     /// The doorbell rang.
     fn on_doorbell(&self, py: Python<'_>) {
+        if self.link.is_dead() {
+            return;
+        }
         self.link.end.doorbell().drain();
         self.link.end.disarm();
         self.link.process_ready(py);
@@ -334,7 +341,7 @@ impl ClientLink {
             true => self.link.tell(py, &open)?,
             false => self.link.tell_soon(py, &open)?,
         }
-        if self.link.dead.load(Relaxed) {
+        if self.link.is_dead() {
             // It turned out to be broken: the stream begins on another one.
             self.link.disown(py, slot)?;
             return Ok(None);
@@ -492,7 +499,7 @@ impl ClientLink {
     /// Whether the worker behind it is gone.
     #[getter]
     fn dead(&self) -> bool {
-        self.link.dead.load(Relaxed)
+        self.link.is_dead()
     }
 }
 
@@ -532,7 +539,7 @@ impl Cancel for CancelStream {
         if homeless {
             stream.fail(py, errors::closed("the stream function was cancelled"));
         }
-        match open && !link.dead.load(Relaxed) {
+        match open && !link.is_dead() {
             true if stream.detaches.load(Relaxed) => stream.detach(py).map(drop),
             true => link.tell(py, &Control::Cancel { slot }),
             false => Ok(()),

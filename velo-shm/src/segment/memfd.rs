@@ -13,10 +13,15 @@ use nix::sys::stat::fstat;
 use nix::unistd::ftruncate;
 
 use super::{Segment, SegmentError, check_range, pages};
+#[cfg(not(loom))]
+use crate::fork::SharedMap;
 
 /// A segment backed by an anonymous, sealed memfd.
 #[derive(Debug)]
 pub struct MemfdSegment {
+    /// Before the mapping: it is dropped first.
+    #[cfg(not(loom))]
+    _shared: SharedMap,
     map: MmapRaw,
     fd: OwnedFd,
 }
@@ -73,7 +78,12 @@ impl MemfdSegment {
             .map_err(|source| SegmentError::Map { len, source })?;
         // A core file of some GiB helps no one, and one that cannot be left out is still right.
         let _ = map.advise(Advice::DontDump);
-        Ok(MemfdSegment { map, fd })
+        Ok(MemfdSegment {
+            #[cfg(not(loom))]
+            _shared: SharedMap::new(map.as_ptr() as usize, len, fd.as_fd()),
+            map,
+            fd,
+        })
     }
 }
 
