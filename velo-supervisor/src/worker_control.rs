@@ -206,6 +206,11 @@ impl WorkerControl {
         }
     }
 
+    /// Whether the worker is a standalone supervisor's, which several programs may use.
+    pub fn is_shared(&self) -> bool {
+        self.outlive.is_some()
+    }
+
     /// How long an orphaned worker stays that no stream is open on; none where it ends with its
     /// supervisor.
     pub fn outlive(&self) -> Option<Duration> {

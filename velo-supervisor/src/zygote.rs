@@ -2,6 +2,7 @@
 //! forks them. It starts no thread, knows no link, and decides nothing: it forks when it is told to,
 //! and ends with the process that it serves.
 
+use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
@@ -76,7 +77,7 @@ pub unsafe fn inherited_fd() -> Result<OwnedFd, ZygoteError> {
 pub fn serve(
     fd: OwnedFd,
     fork: impl FnMut() -> io::Result<i32>,
-    preload: impl FnMut(&str, &[String]) -> Result<(), String>,
+    preload: impl FnMut(&str, &[OsString]) -> Result<(), String>,
 ) -> Result<Role, ZygoteError> {
     for signal in [Signal::SIGINT, Signal::SIGTERM] {
         os::ignore_signal(signal).map_err(io_error("ignore a signal"))?;
@@ -138,7 +139,7 @@ impl Zygote {
     fn serve(
         &mut self,
         mut fork: impl FnMut() -> io::Result<i32>,
-        mut preload: impl FnMut(&str, &[String]) -> Result<(), String>,
+        mut preload: impl FnMut(&str, &[OsString]) -> Result<(), String>,
     ) -> Result<Option<WorkerControl>, ZygoteError> {
         loop {
             loop {

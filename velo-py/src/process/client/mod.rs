@@ -209,6 +209,19 @@ impl ClientLink {
         self.link.tell(py, &Control::Levels { packed })
     }
 
+    /// Has the worker know where this process is: see `velo._surroundings`.
+    fn set_surroundings(&self, py: Python<'_>, packed: Vec<u8>) -> PyResult<()> {
+        self.link.tell(py, &Control::Surroundings { packed })
+    }
+
+    /// Has the worker forget a function, of which no stream is opened any more. It can wait.
+    fn forget(&self, py: Python<'_>, function: u64) -> PyResult<()> {
+        match self.link.is_dead() {
+            true => Ok(()),
+            false => self.link.mention(py, &Control::Forget { function }),
+        }
+    }
+
     /// The nap is over.
     fn nap_over(&self, py: Python<'_>) {
         if self.link.is_dead() {
