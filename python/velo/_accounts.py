@@ -23,6 +23,8 @@ _lock = threading.Lock()
 _open: dict[int, tuple[_Key, _core.Ledger]] = {}
 _left: list[tuple[_Key, _core.Ledger]] = []
 _past: dict[_Key, _core.Ledger] = {}
+# Every so many functions that are gone are summed up.
+_EVERY = 64
 
 
 def keep(owner: object, function: str, mode: str, ledger: _core.Ledger) -> None:
@@ -38,6 +40,24 @@ def _leave(number: int) -> None:
     # that it is never in neither.
     _left.append(_open[number])
     del _open[number]
+    # Functions that are made again and again are summed up before somebody looks, too.
+    if len(_left) % _EVERY == 0 and _lock.acquire(blocking=False):
+        try:
+            _absorb()
+        finally:
+            _lock.release()
+
+
+def _absorb() -> list[_core.Ledger]:
+    """Sum up the functions that are gone and whose streams are over; returns their ledgers."""
+    absorbed = []
+    for entry in _left.copy():
+        key, ledger = entry
+        if ledger.figures()[1] == 0:
+            _past.setdefault(key, _core.Ledger()).absorb(ledger, past=True)
+            _left.remove(entry)
+            absorbed.append(ledger)
+    return absorbed
 
 
 def totals() -> Iterator[Account]:
@@ -45,12 +65,8 @@ def totals() -> Iterator[Account]:
     with _lock:
         # What moves from one to the other meanwhile is in both, and counted once.
         counted = {id(entry[1]): entry for entry in [*_open.copy().values(), *_left.copy()]}
-        for entry in _left.copy():
-            key, ledger = entry
-            if ledger.figures()[1] == 0:
-                _past.setdefault(key, _core.Ledger()).absorb(ledger, past=True)
-                _left.remove(entry)
-                counted.pop(id(ledger), None)
+        for ledger in _absorb():
+            counted.pop(id(ledger), None)
         sums: dict[_Key, _core.Ledger] = {}
         for key, ledger in [*_past.items(), *counted.values()]:
             sums.setdefault(key, _core.Ledger()).absorb(ledger)

@@ -15,7 +15,8 @@ from velo import _core, _deaths, _life, _logs, _oom, _placement, _recovery, _slo
 from velo._config import StreamConfig
 from velo._grants import Grants
 from velo._links import Link, attach
-from velo._reference import Reference, import_paths
+from velo._reference import Reference
+from velo._surroundings import here, import_paths
 from velo.errors import PoolError, RingCorrupted
 
 __all__ = ["Client"]
@@ -143,7 +144,7 @@ class Client:
         """
         while stream.wanted:
             link = await self._link_for(function, config, avoid)
-            self._set_levels(link)
+            self._tell_news(link)
             if link.end.reopen(stream, function.number):
                 _life.stream(INFO, stream.name, "goes on in worker process %d", link.pid)
                 self._watch(link, config)
@@ -182,7 +183,7 @@ class Client:
             link = await self._place(config.workers or _placement.usable_cores(), avoid)
         finally:
             self._placing -= 1
-        link.define(function.number, definition)
+        link.define(function, definition)
         return link
 
     def open_now(
@@ -215,7 +216,7 @@ class Client:
         name: str,
         kept: tuple[bytes, int, float | None, str] | None = None,
     ) -> _core.Opened | None:
-        self._set_levels(link)
+        self._tell_news(link)
         keep: Any = kept
         if config.recover != "none":
             keep = _recovery.keep(self, function, config)
@@ -249,6 +250,7 @@ class Client:
         busy = [link for link in self.links.values() if link.end.streams]
         for link in busy:
             link.end.check_up()
+            link.forget()
         loop = self._loop()
         if busy and loop is not None and not loop.is_closed():
             self._check_up_later(loop)
@@ -263,7 +265,14 @@ class Client:
             if self._supervisor is not None and link.number >= 0:  # else nobody can look
                 self._supervisor.watch(link.number, stall, memory)
 
-    def _set_levels(self, link: Link) -> None:
+    def _tell_news(self, link: Link) -> None:
+        """Have a worker know what has changed here since the last stream was opened there."""
+        if link.gone:
+            link.forget()
+        surroundings = here.packed(shared=self._address is not None)
+        if surroundings is not link.surroundings:
+            link.end.set_surroundings(surroundings)
+            link.surroundings = surroundings
         levels = _levels.packed()
         if levels is not link.levels:
             link.end.set_levels(levels)

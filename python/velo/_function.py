@@ -17,7 +17,7 @@ from collections.abc import (
 )
 from types import TracebackType
 
-from velo import _accounts, _core
+from velo import _accounts, _core, _environment
 from velo._config import StreamConfig
 from velo._places import Places
 from velo._types import TYPE_CHECKING, Any, Generic, TypeVar, overload
@@ -266,6 +266,7 @@ class StreamFn(Generic[In, Out]):
     def _late(self) -> tuple[Any, Any, Any]:
         """What opening a stream needs of asyncio, whose import takes longer than all of velo."""
         find: Any = None
+        _environment.check()
         if self.config.mode == "process":
             from velo import _supervisors
 
@@ -315,9 +316,25 @@ class StreamFn(Generic[In, Out]):
 
         return _restore, (describe(self._function), self.config)
 
+    def _reduce_in_place(self) -> Any:
+        """Travel as a part of a function that travels by value, which may be this very one."""
+        from velo._reference import import_path
+
+        if import_path(self._function) is not None:
+            return self.__reduce_ex__(5)
+        return _blank, (), (self._function, self.config), None, None, _fill
+
     def __repr__(self) -> str:
         """Name and mode."""
         return f"<StreamFn `{self._name}` {self.config.mode}>"
+
+
+def _blank() -> StreamFn[Any, Any]:
+    return StreamFn.__new__(StreamFn)
+
+
+def _fill(fn: StreamFn[Any, Any], made_of: tuple[Any, StreamConfig]) -> None:
+    fn.__init__(*made_of)  # type: ignore[misc]
 
 
 class _Opening(Generic[In, Out]):

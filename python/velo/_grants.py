@@ -100,7 +100,7 @@ class Grants:
                     release = await take_place()
                 link = client.links.get(grant.link)
                 if link is not None:
-                    link.define(function.number, definition)
+                    link.define(function, definition)
                     keep = (key, grant.number, config.timeout, shown)
                     opened = client._open_on(link, loop, function, config, name, keep)
                     if opened is not None:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import asyncio
 
     from velo._client import Client
+    from velo._reference import Reference
 
 __all__ = ["Link", "attach"]
 
@@ -27,6 +28,9 @@ class Link:
         self.end = end
         self.functions: set[int] = set()
         self.levels = b""
+        self.surroundings = b""
+        # Functions that the worker knows, and nobody has any more: told as the next stream opens.
+        self.gone: list[int] = []
         self.leaving = False
         self.outgrown = False
         # When the last warning was of a stream here that holds the others up, in the loop's time.
@@ -37,11 +41,19 @@ class Link:
         self.stall: float | None = None
         self.memory: int | None = None
 
-    def define(self, number: int, definition: bytes) -> None:
-        """Have the worker know a function under a number, if it does not yet."""
-        if number not in self.functions:
-            self.end.define(number, definition)
-            self.functions.add(number)
+    def define(self, function: Reference, definition: bytes) -> None:
+        """Have the worker know a function, if it does not yet, for as long as there is one."""
+        if function.number not in self.functions:
+            self.end.define(function.number, definition)
+            self.functions.add(function.number)
+            function.known_by.append(weakref.ref(self))
+
+    def forget(self) -> None:
+        """Have the worker forget the functions that nobody has any more."""
+        while self.gone:
+            number = self.gone.pop()
+            self.functions.discard(number)
+            self.end.forget(number)
 
 
 def attach(link: Link, loop: asyncio.AbstractEventLoop, client: Client) -> None:

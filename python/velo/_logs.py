@@ -28,7 +28,7 @@ class Levels:
         self._counted = (0, 0)
 
     def packed(self) -> bytes:
-        """Return the levels, and which loggers have handlers; the same object as long as nothing changes.
+        """Return levels, and loggers that have handlers; the same object while nothing changes.
 
         What has handlers here is not handled by a worker's own as well: each record appears once.
         """
@@ -46,9 +46,7 @@ class Levels:
                 for name, logger in list(manager.loggerDict.items())
                 if isinstance(logger, logging.Logger)
             }
-            levels = {
-                name: logger.level for name, logger in loggers.items() if logger.level
-            }
+            levels = {name: logger.level for name, logger in loggers.items() if logger.level}
             handled = [name for name, logger in loggers.items() if logger.handlers]
             if logging.root.handlers:
                 handled.append("root")

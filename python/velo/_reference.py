@@ -9,22 +9,23 @@ import itertools
 import os
 import sys
 import types
+import weakref
 from collections.abc import Callable
 from typing import Any
 
 from velo import _core
 from velo._config import StreamConfig
 from velo._signature import takes_state
+from velo._surroundings import encoded, import_paths, shadowing
 from velo.errors import VeloError
 
 __all__ = [
     "Reference",
-    "add_paths",
     "describe",
     "import_path",
-    "import_paths",
     "load",
     "refuse_while_importing",
+    "use_paths",
 ]
 
 _numbers = itertools.count(1)
@@ -63,6 +64,7 @@ class Reference:
         budgets: What its streams may use up: seconds without waiting, seconds for an event, bytes.
             Nones: whatever they like.
         limits: All limits of its streams, as a link opens them.
+        known_by: The links whose workers know it.
         preload: Modules that workers need to make it, beside its own. Known with its definition.
 
     """
@@ -74,7 +76,14 @@ class Reference:
         self.budgets = (config.stall_timeout, config.event_timeout, config.max_worker_memory)
         max_bytes = 1 << (config.max_bytes - 1).bit_length()  # rings are powers of two
         self.limits = (config.buffer, max_bytes, config.full, *self.budgets)
+        self.known_by: list[weakref.ref[Any]] = []
         self._function = function
+
+    def __del__(self) -> None:
+        """Note that no stream of it will be opened any more. Garbage is collected in any thread."""
+        for link_of in self.known_by:
+            if (link := link_of()) is not None:
+                link.gone.append(self.number)
 
     @functools.cached_property
     def definition(self) -> bytes:
@@ -86,23 +95,78 @@ class Reference:
         """
         described = describe(self._function)
         kind, what = described
+        paths = [encoded(path) for path in import_paths()]
         if kind == "path":
-            return _core.dumps([*what, import_paths()])
+            file = getattr(sys.modules.get(what[0]), "__file__", None)
+            about = {"file": encoded(file) if isinstance(file, str) else None}
+            return _core.dumps([*what, paths, about | {"shadows": shadowing()}])
         import pickle
 
         if _travels_by_value(described):
             self.preload = ("cloudpickle",)
-        return pickle.dumps((import_paths(), described), protocol=5)
+        return pickle.dumps((paths, described, {"shadows": shadowing()}), protocol=5)
 
 
-def import_paths() -> list[str]:
-    """Return where this process looks for modules."""
-    return [os.path.abspath(path) if path == "" else path for path in sys.path]
+# What `sys.path` was made of here last, and whether by the only program that there is.
+_paths: list[str] = []
+_alone = False
+# Where velo itself is.
+_HOME = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
 
 
-def add_paths(paths: list[str]) -> None:
-    """Have this process look there too."""
-    sys.path.extend(path for path in paths if path not in sys.path)
+def use_paths(paths: list[str], *, alone: bool = False) -> None:
+    """Have this process look for modules where a program does, in its order.
+
+    What code has added to `sys.path` here since the last time comes after that, and in a worker
+    that several programs use, what the others look through.
+
+    Args:
+        paths: The program's `sys.path`.
+        alone: It is the only one, and has been: what it does not look through is not, either.
+
+    """
+    global _alone
+    if _alone and not alone:
+        return  # it has said so with all else
+    if alone and paths == _paths:
+        return
+    _alone = alone
+    known = {*paths, *(_paths if alone else ())}
+    first = alone and not _paths
+    others = [path for path in sys.path if path not in known and not first]
+    if first or _HOME not in (*paths, *others):
+        others += [_HOME] if _HOME not in paths else []
+    sys.path[:] = [*paths, *others]
+    _paths[:] = paths
+
+
+def _unshadow(files: dict[str, str | bytes]) -> None:
+    """Let go of modules of the standard library where the program has others of that name."""
+    for name, file in files.items():
+        module = sys.modules.get(name)
+        if module is not None and getattr(module, "__file__", None) != os.fsdecode(file):
+            for known in [known for known in sys.modules if known.split(".")[0] == name]:
+                del sys.modules[known]
+
+
+def _check_file(module: Any, file: str | bytes | None) -> None:
+    """Make sure that a module is the program's, and not another one of that name.
+
+    Raises:
+        ImportError: When it is not; the message names both.
+
+    """
+    here = getattr(module, "__file__", None)
+    if file is None or not isinstance(here, str):
+        return
+    theirs = os.fsdecode(file)
+    if here != theirs and os.path.exists(theirs) and not os.path.samefile(here, theirs):
+        raise ImportError(
+            f"module `{module.__name__}` is `{here}` in this worker, and "
+            f"`{theirs}` in the program; "
+            "another program has imported one of that name here: rename one of them, or use "
+            "another supervisor for this program"
+        )
 
 
 def describe(function: Any) -> tuple[str, Any]:
@@ -117,11 +181,23 @@ def describe(function: Any) -> tuple[str, Any]:
     try:
         return ("value", _pickled(function))
     except Exception as error:
+        if isinstance(error, _CannotTravel):
+            raise  # the innermost function is the one to change
+        if isinstance(error, RecursionError):
+            error = RecursionError("what it refers to is nested too deeply, or refers to itself")
         name = getattr(function, "__qualname__", repr(function))
-        raise TypeError(
+        raise _CannotTravel(
             f"`{name}` cannot be sent to a worker: {error}; define it at the top of a module, or "
             "have it make what cannot travel itself"
         ) from error
+
+
+class _CannotTravel(TypeError):
+    """A function cannot be sent to a worker."""
+
+
+_CannotTravel.__name__ = _CannotTravel.__qualname__ = "TypeError"
+_CannotTravel.__module__ = "builtins"
 
 
 def _pickled(function: Any) -> bytes:
@@ -130,6 +206,8 @@ def _pickled(function: Any) -> bytes:
 
     class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         def reducer_override(self, value: Any) -> Any:
+            if (reduce := getattr(type(value), "_reduce_in_place", None)) is not None:
+                return reduce(value)
             if type(value) is not types.CodeType:
                 return super().reducer_override(value)
             make, parts = self.dispatch_table[types.CodeType](value)
@@ -178,12 +256,17 @@ def load(definition: bytes) -> Callable[..., Any]:
     if definition.startswith(_PICKLED):
         import pickle
 
-        paths, described = pickle.loads(definition)
+        paths, described, *about = pickle.loads(definition)
     else:
-        module, name, paths = _core.loads(definition)
+        module, name, paths, *about = _core.loads(definition)
         described = ("path", (module, name))
-    add_paths(paths)
-    return build(described)
+    use_paths([os.fsdecode(path) for path in paths])
+    said: dict[str, Any] = about[0] if about else {}
+    _unshadow(said.get("shadows", {}))
+    function = build(described)
+    if described[0] == "path":
+        _check_file(sys.modules.get(described[1][0]), said.get("file"))
+    return function
 
 
 def build(described: tuple[str, Any]) -> Callable[..., Any]:

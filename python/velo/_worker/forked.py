@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import os
 import signal
 import sys
 import traceback
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from velo import _core, _slow
@@ -31,13 +31,13 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _worker = os.getpid()
 
 
-def separate(loop: Any, selector: Any, handler: logging.Handler) -> None:
+def separate(loop: Any, selector: Any, give_back: Callable[[], None]) -> None:
     """Have processes that this worker forks be processes of their own.
 
     Args:
         loop: Its event loop.
         selector: What that waits with.
-        handler: What sends log records to its clients.
+        give_back: What gives a process its own logging back.
 
     """
     global _worker
@@ -54,7 +54,8 @@ def separate(loop: Any, selector: Any, handler: logging.Handler) -> None:
         for number in [*loop._signal_handlers, *_SIGNALS]:
             signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        logging.root.removeHandler(handler)
+        give_back()
+        _core.set_title(f"velo: child of worker {_worker}")
         _slow.in_worker = False
         asyncio._set_running_loop(None)
         # Other tasks had their turn coming: it comes in the worker.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import functools
+import logging
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -77,7 +78,7 @@ class Keys:
     Args:
         seat: The line to the supervisor.
         function_of: Returns a client's function by its number, and whether it has a state.
-        links: Returns the links to all clients.
+        lines: Returns where the log records of all clients go.
 
     """
 
@@ -85,11 +86,11 @@ class Keys:
         self,
         seat: _core.WorkerSeat,
         function_of: Callable[[Client, int], tuple[Callable[..., Any], bool]],
-        links: Callable[[], list[_core.WorkerLink]],
+        lines: Callable[[], list[logs.Line]],
     ) -> None:
         self._seat = seat
         self._function_of = function_of
-        self._links = links
+        self._lines = lines
         self._kept: dict[bytes, Kept] = {}
         # Who is attached: link and slot.
         self._users: dict[tuple[int, int], Kept] = {}
@@ -191,7 +192,7 @@ class Keys:
             return
         _, name = opening.terms
         context = contextvars.copy_context()
-        context.run(logs.link_of_stream.set, _LinkOfUser(kept, self._links))
+        context.run(logs.line_of_stream.set, _LineOfUser(kept, client.line, self._lines))
         context.run(stream_name.set, name)
         kept.task = asyncio.Task(pump, loop=loop, name=name, context=context)
         self._show(kept, opening)
@@ -261,17 +262,38 @@ class Keys:
             kept.kept.end_input()
 
 
-class _LinkOfUser:
-    """Where what a kept function logs goes: to who is attached, or to all."""
+class _LineOfUser:
+    """Where a kept function logs: to who is attached, or else to the program that was last."""
 
-    def __init__(self, kept: Kept, links: Callable[[], list[_core.WorkerLink]]) -> None:
+    def __init__(self, kept: Kept, line: logs.Line, lines: Callable[[], list[logs.Line]]) -> None:
         self._kept = kept
-        self._links = links
+        self._last = line
+        self._lines = lines
+
+    def _line(self) -> logs.Line:
+        user = self._kept.user
+        if user is not None:
+            self._last = user.client.line
+        lines = self._lines()
+        if self._last not in lines:
+            # That event loop is gone; others of its program may be there.
+            same = [line for line in lines if line.program == self._last.program]
+            self._last = same[-1] if same else self._last
+        return self._last
+
+    @property
+    def program(self) -> object:
+        """The program whose records they are."""
+        return self._line().program
+
+    def handles(self, logger: str) -> bool:
+        """Whether a logger has handlers there."""
+        return self._line().handles(logger)
+
+    def wants(self, record: logging.LogRecord) -> bool:
+        """Whether it would handle a record."""
+        return self._line().wants(record)
 
     def log(self, record: bytes) -> bool:
-        """Send a log record; false when somebody does not read them."""
-        user = self._kept.user
-        sent = True
-        for link in self._links() if user is None else [user.client.link]:
-            sent &= link.log(record)
-        return sent
+        """Send a log record; false when nobody reads them."""
+        return self._line().log(record)

@@ -217,7 +217,7 @@ _applied: set[str] = set()
 
 
 def apply_levels(lines: Iterable[Line]) -> None:
-    """Have this process log what any of the clients would handle. Each gets what it would itself."""
+    """Have this process log what any of the clients would handle; each gets its own."""
     told = [line for line in lines if line.said]
     if not told:
         return

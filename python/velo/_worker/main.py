@@ -3,48 +3,86 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
+import contextlib
 import contextvars
 import functools
-import logging
+import os
 import signal
+import sys
+import threading
 import traceback
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 from velo import _core, _remote, _slow
 from velo._reference import load
 from velo._signature import takes_state
-from velo._worker import keys, logs, output, report, window
+from velo._worker import forked, keys, logs, output, report, window
 from velo._worker.selector import LinkSelector
+from velo._worker.surroundings import Surroundings
 
 # How long cancelled streams may take to run their `finally` blocks when the worker is to end.
 _GRACE = 1.5
+# How long async generators that are left over may take to be closed then.
+_LAST_GRACE = 0.5
+# So many functions are named in a process's title.
+_MOST_NAMED = 3
 # A worker that has outlived its supervisor looks for streams every so many seconds at most.
 _SHORTEST_LOOK = 0.05
 
 
-def main(seat: _core.WorkerSeat, output_lock: int) -> int:
-    """Run until the supervisor says to stop; returns the exit code."""
+def main(seat: _core.WorkerSeat, output_lock: int, served: int) -> NoReturn:
+    """Run until the supervisor says to stop, and end the process.
+
+    Args:
+        seat: The line to the supervisor.
+        output_lock: What the workers take turns by to write a line.
+        served: The process that the supervisor is, or is in.
+
+    """
     _slow.in_worker = True
+    os.environ["VELO_WORKER"] = str(os.getpid())
     report.write_to(seat.report, seat.stacks_signal)
     seat.start_watchdog()
     output.unmix(output_lock)
-    worker = _Worker(seat)
+    worker = _Worker(seat, f"velo: worker {seat.worker} of {served}")
     _remote.note = window.note_failure
-    logging.root.addHandler(logs.ForwardingHandler(worker.links))
-    with asyncio.Runner(loop_factory=worker.make_loop) as runner:
-        return runner.run(worker.serve())
+    give_back = logs.take_over(logs.ForwardingHandler(worker.lines))
+    runner = asyncio.Runner(loop_factory=worker.make_loop)
+    forked.separate(runner.get_loop(), worker.selector, give_back)
+    code = 1
+    try:
+        code = runner.run(worker.serve())
+    except BaseException as error:
+        forked.end_if_forked(error)
+        traceback.print_exception(error)
+    _end(code)
+
+
+def _end(code: int) -> NoReturn:
+    """End this process as the interpreter does, but for freeing its objects one by one.
+
+    That can take seconds, in which nobody may still want anything of this worker.
+    """
+    with contextlib.suppress(BaseException):
+        threading._shutdown()  # type: ignore[attr-defined]
+        atexit._run_exitfuncs()
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+    os._exit(code)
 
 
 class Client:
     """One client's link, its functions and its running streams."""
 
-    def __init__(self, number: int, link: _core.WorkerLink) -> None:
+    def __init__(self, number: int, link: _core.WorkerLink, program: object) -> None:
         self.number = number
         self.link = link
+        self.line = logs.Line(link, program)
         self.functions: dict[int, bytes | tuple[Callable[..., Any], bool]] = {}
         self.context = contextvars.copy_context()
-        self.context.run(logs.link_of_stream.set, link)
+        self.context.run(logs.line_of_stream.set, self.line)
         self.tasks: dict[int, asyncio.Task[None]] = {}
         # Under which number the function of each slot's stream is known, at which moment it was
         # opened, the last one last, and under which key it is kept, for those who look.
@@ -52,18 +90,24 @@ class Client:
 
 
 class _Worker:
-    def __init__(self, seat: _core.WorkerSeat) -> None:
+    def __init__(self, seat: _core.WorkerSeat, title: str) -> None:
         self._seat = seat
-        self._selector = LinkSelector()
+        self._title = title
+        self._named: list[str] = []
+        _core.set_title(title)
+        self.selector = LinkSelector()
+        self._surroundings = Surroundings()
         self._clients: dict[int, Client] = {}
         self._loop: asyncio.AbstractEventLoop
         self._stop: asyncio.Event
         self._leaving: set[asyncio.Task[None]] = set()
         self._looking: asyncio.TimerHandle | None = None
-        self._keys = keys.Keys(seat, self._function, self.links)
+        self._keys = keys.Keys(seat, self._function, self.lines)
         self._handlers: dict[str, Callable[..., None]] = {
             "define": self._do_define,
+            "forget": self._do_forget,
             "levels": self._do_levels,
+            "surroundings": self._do_surroundings,
             "started": self._do_started,
             "keep": self._do_keep,
             "snapshot": self._do_snapshot,
@@ -75,13 +119,19 @@ class _Worker:
         """Return the links to all clients."""
         return [client.link for client in self._clients.values()]
 
+    def lines(self) -> list[logs.Line]:
+        """Return where the log records of all clients go."""
+        return [client.line for client in self._clients.values()]
+
     def make_loop(self) -> asyncio.AbstractEventLoop:
-        return asyncio.SelectorEventLoop(self._selector)
+        return asyncio.SelectorEventLoop(self.selector)
 
     async def serve(self) -> int:
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
         self._loop.add_signal_handler(signal.SIGTERM, self._stop.set)
+        # The loop may have more to do than its socket holds: it will look all the same.
+        signal.set_wakeup_fd(self._loop._csock.fileno(), warn_on_full_buffer=False)  # type: ignore[attr-defined]
         self._loop.add_reader(self._seat.fileno(), self._on_seat)
         self._on_seat()
         await self._stop.wait()
@@ -91,6 +141,9 @@ class _Worker:
         await self._cancel([*tasks.union(self._keys.tasks())])
         if self._leaving:
             await asyncio.wait(self._leaving, timeout=_GRACE)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LAST_GRACE):
+                await self._loop.shutdown_asyncgens()
         return 0
 
     # The supervisor.
@@ -100,16 +153,19 @@ class _Worker:
             getattr(self, f"_on_{what}")(*rest)
 
     def _on_attach(self, number: int, link: _core.WorkerLink) -> None:
-        self._clients[number] = Client(number, link)
+        # All clients of a worker that is not shared are event loops of one program.
+        program = number if self._seat.shared else 0
+        self._clients[number] = Client(number, link, program)
         self._watch_links()
 
     def _on_detach(self, number: int) -> None:
         if number not in self._clients:
             return
-        self._selector.process()  # what it has said before it went counts
+        self.selector.process()  # what it has said before it went counts
         client = self._clients.pop(number)
         self._keys.leave(client)
         self._watch_links()
+        logs.apply_levels(self.lines())
         task = self._loop.create_task(self._leave(client))
         self._leaving.add(task)
         task.add_done_callback(self._leaving.discard)
@@ -122,21 +178,21 @@ class _Worker:
     # Somebody looks: at what was opened before they asked, whichever way the news of that takes.
 
     def _on_streams(self, ask: int, since: int, parked: int) -> None:
-        self._selector.process()
+        self.selector.process()
         half = self._seat.MOST_TOLD // 2 - 64
         opened = window.opened_since(self._clients.values(), since, half)
         told = self._keys.parked_since(parked, half)
         self._seat.tell(ask, f'{{"open": {opened}, "parked": {told}}}')
 
     def _on_inspect(self, ask: int, which: str) -> None:
-        self._selector.process()
+        self.selector.process()
         found = [s for c in self._clients.values() for s in window.find(c, which)]
         found += self._keys.find_parked(which)
         said = [*map(window.inspect, found), *window.failures(which)]
         self._seat.tell(ask, window.packed(said, self._seat.MOST_TOLD))
 
     def _on_end(self, ask: int, which: str, why: str) -> None:
-        self._selector.process()
+        self.selector.process()
         ended = []
         for client in self._clients.values():
             for stream in window.find(client, which):
@@ -202,7 +258,7 @@ class _Worker:
             )
             for client in self._clients.values()
         ]
-        self._selector.watch.watch(self._loop, watched)
+        self.selector.watch.watch(self._loop, watched)
 
     async def _cancel(self, tasks: list[asyncio.Task[None]]) -> None:
         for task in tasks:
@@ -229,12 +285,32 @@ class _Worker:
         """Return a function, and whether it is called with a state."""
         known = client.functions[number]
         if isinstance(known, bytes):
-            function = load(known)
+            function = client.context.copy().run(load, known)
             known = client.functions[number] = (function, takes_state(function))
+            self._show(window.name_of(known))
         return known
 
+    def _show(self, function: str) -> None:
+        """Have `ps` and `top` show which functions this worker runs."""
+        name = function.rpartition(":")[2]
+        if name not in self._named:
+            self._named.append(name)
+            more = len(self._named) - _MOST_NAMED
+            shown = ", ".join(self._named[:_MOST_NAMED]) + (f", {more} more" if more > 0 else "")
+            _core.set_title(f"{self._title} ({shown})")
+
+    def _do_forget(self, client: Client, number: int) -> None:
+        client.functions.pop(number, None)
+
     def _do_levels(self, client: Client, packed: bytes) -> None:
-        logs.apply_levels(packed)
+        client.line.told(packed)
+        logs.apply_levels(self.lines())
+
+    def _do_surroundings(self, client: Client, packed: bytes) -> None:
+        if self._seat.shared:
+            client.line.program = _core.loads(packed)["pid"]
+        else:
+            self._surroundings.follow(packed)
 
     def _do_snapshot(self, client: Client, slot: int, stream: int) -> None:
         client.link.snapshot(slot, stream)

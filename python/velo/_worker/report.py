@@ -21,11 +21,13 @@ def write_to(report: int, asked: int) -> None:
     faulthandler.enable(report, all_threads=True)
     faulthandler.register(asked, report, all_threads=True)
     signal.pthread_sigmask(signal.SIG_BLOCK, [asked])  # threads to come inherit it
-    os.register_at_fork(after_in_child=lambda: _leave(report))
+    os.register_at_fork(after_in_child=lambda: _leave(report, asked))
 
 
-def _leave(report: int) -> None:
+def _leave(report: int, asked: int) -> None:
     """In a process that a function has forked: what it writes as it dies is not the worker's."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [asked])
+    faulthandler.unregister(asked)
     with contextlib.suppress(OSError):
         null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
         os.dup2(null, report, inheritable=False)
