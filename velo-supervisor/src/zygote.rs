@@ -144,6 +144,9 @@ impl Zygote {
         loop {
             loop {
                 match self.channel.receive() {
+                    // The module before it is to blame for the threads, not this one: the zygote that
+                    // replaces this one imports it.
+                    Ok(Received::Message(ToZygote::Preload { .. }, _)) if self.tainted => {}
                     Ok(Received::Message(ToZygote::Preload { module, paths }, _)) => {
                         // An import may take for ever, and nobody is left then to say when.
                         os::when_orphaned(Signal::SIGKILL).map_err(io_error("import"))?;
