@@ -87,9 +87,9 @@ def inside(phase, victim, how, runs, seed):
         asyncio.run(all_runs())
         pids = [pid for pids in place.processes().values() for pid in pids]
         place.close()
-        from velo import _clients
+        from velo._process import clients
 
-        _clients.shutdown()
+        clients.shutdown()
         outcome.left += len(gone(pids, GONE)) + len(segments() - before)
         outcome.left += sum(1 for left in Path(folder).iterdir() if left.suffix != ".log")
     return outcome

@@ -10,7 +10,7 @@ import matrix
 import places
 import soak
 from phases import PHASES
-from velo import _clients
+from velo._process import clients
 
 # How many runs of each cell there are in the sample: enough that all of them stay in use.
 SAMPLE = 2
@@ -34,7 +34,7 @@ def test_soak(long):
     assert churn.cancelled > 0
     # A few seconds are too short for figures that are flat; they still find what runs away.
     assert max(soak.growth(churn.samples).values()) <= (1.1 if long else 1.5)
-    _clients.shutdown()
+    clients.shutdown()
     gc.collect()
     assert soak.mapped(os.getpid()) <= had
     assert places.segments() == before

@@ -17,7 +17,8 @@ import traceback
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from velo import _core, _slow
+from velo import _core
+from velo._diagnostics import slow_steps
 
 __all__ = ["end_if_forked", "leave", "separate"]
 
@@ -56,7 +57,7 @@ def separate(loop: Any, selector: Any, give_back: Callable[[], None]) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         give_back()
         _core.set_title(f"velo: child of worker {_worker}")
-        _slow.in_worker = False
+        slow_steps.in_worker = False
         asyncio._set_running_loop(None)
         # Other tasks had their turn coming: it comes in the worker.
         turns = max(1, len(loop._ready))

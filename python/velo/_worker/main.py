@@ -15,10 +15,12 @@ import traceback
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from velo import _core, _remote, _slow
-from velo._reference import load
-from velo._signature import takes_state
-from velo._worker import forked, keys, logs, output, report, window
+from velo import _core
+from velo._diagnostics import slow_steps
+from velo._function import exceptions
+from velo._function.reference import load
+from velo._function.signature import takes_state
+from velo._worker import forked, introspection, logs, output, report, sessions
 from velo._worker.selector import LinkSelector
 from velo._worker.surroundings import Surroundings
 
@@ -41,13 +43,13 @@ def main(seat: _core.WorkerSeat, output_lock: int, served: int) -> NoReturn:
         served: The process that the supervisor is, or is in.
 
     """
-    _slow.in_worker = True
+    slow_steps.in_worker = True
     os.environ["VELO_WORKER"] = str(os.getpid())
     report.write_to(seat.report, seat.stacks_signal)
     seat.start_watchdog()
     output.unmix(output_lock)
     worker = _Worker(seat, f"velo: worker {seat.worker} of {served}")
-    _remote.note = window.note_failure
+    exceptions.note = introspection.note_failure
     give_back = logs.take_over(logs.ForwardingHandler(worker.lines))
     runner = asyncio.Runner(loop_factory=worker.make_loop)
     forked.separate(runner.get_loop(), worker.selector, give_back)
@@ -102,7 +104,7 @@ class _Worker:
         self._stop: asyncio.Event
         self._leaving: set[asyncio.Task[None]] = set()
         self._looking: asyncio.TimerHandle | None = None
-        self._keys = keys.Keys(seat, self._function, self.lines)
+        self._keys = sessions.Keys(seat, self._function, self.lines)
         self._handlers: dict[str, Callable[..., None]] = {
             "define": self._do_define,
             "forget": self._do_forget,
@@ -180,27 +182,27 @@ class _Worker:
     def _on_streams(self, ask: int, since: int, parked: int) -> None:
         self.selector.process()
         half = self._seat.MOST_TOLD // 2 - 64
-        opened = window.opened_since(self._clients.values(), since, half)
+        opened = introspection.opened_since(self._clients.values(), since, half)
         told = self._keys.parked_since(parked, half)
         self._seat.tell(ask, f'{{"open": {opened}, "parked": {told}}}')
 
     def _on_inspect(self, ask: int, which: str) -> None:
         self.selector.process()
-        found = [s for c in self._clients.values() for s in window.find(c, which)]
+        found = [s for c in self._clients.values() for s in introspection.find(c, which)]
         found += self._keys.find_parked(which)
-        said = [*map(window.inspect, found), *window.failures(which)]
-        self._seat.tell(ask, window.packed(said, self._seat.MOST_TOLD))
+        said = [*map(introspection.inspect, found), *introspection.failures(which)]
+        self._seat.tell(ask, introspection.packed(said, self._seat.MOST_TOLD))
 
     def _on_end(self, ask: int, which: str, why: str) -> None:
         self.selector.process()
         ended = []
         for client in self._clients.values():
-            for stream in window.find(client, which):
+            for stream in introspection.find(client, which):
                 if stream.slot is not None and client.link.end(stream.slot, why):
                     stream.task.cancel()
-                    ended.append(window.described(stream))
-        ended += map(window.described, self._keys.end_parked(which))
-        self._seat.tell(ask, window.packed(ended, self._seat.MOST_TOLD))
+                    ended.append(introspection.described(stream))
+        ended += map(introspection.described, self._keys.end_parked(which))
+        self._seat.tell(ask, introspection.packed(ended, self._seat.MOST_TOLD))
 
     # Keys.
 
@@ -211,7 +213,7 @@ class _Worker:
         self._keys.retire()
 
     def _do_keep(self, client: Client, *opening: Any) -> None:
-        self._keys.open(keys.Opening(client, *opening))
+        self._keys.open(sessions.Opening(client, *opening))
 
     def _do_detach_kept(self, client: Client, slot: int, stream: int) -> None:
         self._keys.detach(client, (slot, stream))
@@ -278,7 +280,7 @@ class _Worker:
         self, client: Client, slot: int, function: int, task: asyncio.Task[None]
     ) -> None:
         client.tasks[slot] = task
-        client.opened[slot] = (function, window.moment(), None)
+        client.opened[slot] = (function, introspection.moment(), None)
         task.add_done_callback(functools.partial(_forget, client, slot))
 
     def _function(self, client: Client, number: int) -> tuple[Callable[..., Any], bool]:
@@ -287,7 +289,7 @@ class _Worker:
         if isinstance(known, bytes):
             function = client.context.copy().run(load, known)
             known = client.functions[number] = (function, takes_state(function))
-            self._show(window.name_of(known))
+            self._show(introspection.name_of(known))
         return known
 
     def _show(self, function: str) -> None:

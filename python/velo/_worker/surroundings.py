@@ -12,7 +12,7 @@ from typing import Any
 
 from velo import _core
 from velo._environment import ADDED
-from velo._reference import use_paths
+from velo._function.import_paths import use_paths
 
 __all__ = ["Surroundings"]
 

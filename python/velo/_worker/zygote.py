@@ -8,7 +8,7 @@ import os
 
 from velo import _core
 from velo._environment import ZYGOTE_FD
-from velo._reference import use_paths
+from velo._function.import_paths import use_paths
 from velo._worker import main as worker
 from velo._worker import output
 

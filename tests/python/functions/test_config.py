@@ -11,7 +11,8 @@ from unittest import mock
 import pytest
 
 import functions
-from velo import StreamConfig, StreamFn, _inspection, _signature, stream_fn
+from velo import StreamConfig, StreamFn, stream_fn
+from velo._function import callables, signature
 
 WRONG = [
     ("mode", "thread", ValueError, '"inline" or "process"'),
@@ -222,7 +223,7 @@ def test_a_glance_at_a_function_sees_what_inspect_sees(parameters, kind, body):
     exec(f"{kind} function({parameters}):\n    {body}", scope)
     function = scope["function"]
     said = []
-    for module in (_signature, _inspection):
+    for module in (signature, callables):
         try:
             module.check(function)
         except TypeError as error:
@@ -240,5 +241,5 @@ def test_a_function_that_says_it_has_another_signature():
         yield 1
 
     wrapped = functools.wraps(plain)(wrapped)
-    assert _signature.takes_state(wrapped)
-    _signature.check(wrapped)
+    assert signature.takes_state(wrapped)
+    signature.check(wrapped)

@@ -10,7 +10,8 @@ import pytest
 
 import functions
 from helpers import environment, run_script
-from velo import _core, _reference, stream_fn
+from velo import _core, stream_fn
+from velo._function import reference
 
 
 async def test_module_function(mode):
@@ -344,9 +345,9 @@ def test_a_definition_without_pickle_names_a_function():
     """What a client without Python sends."""
 
     def load(*definition):
-        return _reference.load(_core.dumps(list(definition)))
+        return reference.load(_core.dumps(list(definition)))
 
-    assert load("functions", "echo", []) is _reference._plain(functions.echo)
+    assert load("functions", "echo", []) is reference._plain(functions.echo)
     with pytest.raises(ImportError, match="no `nobody` in module `functions`"):
         load("functions", "nobody", [])
     with pytest.raises(ModuleNotFoundError, match="no_such_module"):
@@ -356,5 +357,5 @@ def test_a_definition_without_pickle_names_a_function():
 def test_a_definition_without_pickle_says_where_to_look(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", list(sys.path))
     (tmp_path / "of_its_own.py").write_text("async def f(events):\n    yield 1\n")
-    function = _reference.load(_core.dumps(["of_its_own", "f", [str(tmp_path)]]))
+    function = reference.load(_core.dumps(["of_its_own", "f", [str(tmp_path)]]))
     assert function.__module__ == "of_its_own"

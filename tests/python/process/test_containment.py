@@ -16,7 +16,8 @@ import pytest
 import functions
 from helpers import alive, until
 from standalone import Daemon
-from velo import _clients, stream_fn
+from velo import stream_fn
+from velo._process import clients
 from velo.errors import SlowStepWarning, StreamClosed, WorkerDied
 
 pytestmark = pytest.mark.every_backend
@@ -29,16 +30,16 @@ def standalone(tmp_path):
     """A daemon for each test: a worker in which others have left something parked lives on."""
     daemon = Daemon(tmp_path / "s.sock")
     yield str(daemon.path)
-    _clients.shutdown()
+    clients.shutdown()
     daemon.close()
 
 
 @pytest.fixture(autouse=True)
 def fresh_pool():
     """Each test has a supervisor of its own: deaths in a row slow down the next start."""
-    _clients.shutdown()
+    clients.shutdown()
     yield
-    _clients.shutdown()
+    clients.shutdown()
 
 
 @stream_fn(mode="process", workers=1)
@@ -94,7 +95,7 @@ class Counted:
 
 
 def links():
-    client = _clients.client_of(asyncio.get_running_loop())
+    client = clients.client_of(asyncio.get_running_loop())
     return {link.pid: link for link in client.links.values()}
 
 

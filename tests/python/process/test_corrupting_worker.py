@@ -8,7 +8,7 @@ import time
 import pytest
 
 import corrupting_worker
-from velo import _clients
+from velo._process import clients
 from velo.errors import RingCorrupted, StreamClosed, VeloError, WorkerDied
 
 citizen = corrupting_worker.citizen.options(workers=2, buffer=16)
@@ -24,9 +24,9 @@ GARBLES = {"data", "lengths", "moves", "heap", "anything", "indices", "counts"}
 @pytest.fixture(autouse=True)
 def fresh_pool():
     """Each test has a supervisor of its own."""
-    _clients.shutdown()
+    clients.shutdown()
     yield
-    _clients.shutdown()
+    clients.shutdown()
 
 
 async def pid_of(stream):
@@ -115,7 +115,7 @@ async def test_recovery_does_not_carry_it_to_other_workers(aim):
     recovering = citizen.options(recover="replay")
     async with contextlib.AsyncExitStack() as stack:
         wild, other = [await stack.enter_async_context(recovering.open()) for _ in range(2)]
-        pids = {link.pid for link in _clients.client_of(asyncio.get_running_loop()).links.values()}
+        pids = {link.pid for link in clients.client_of(asyncio.get_running_loop()).links.values()}
         assert len(pids) == 2
         failing = asyncio.create_task(until_it_fails(wild, aim))
         number = further = 0

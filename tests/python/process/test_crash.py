@@ -10,7 +10,8 @@ import pytest
 
 import functions
 from helpers import alive, drain, until
-from velo import _clients, stream_fn
+from velo import stream_fn
+from velo._process import clients
 from velo.errors import StreamClosed, WorkerDied
 
 pytestmark = pytest.mark.every_backend
@@ -22,9 +23,9 @@ pids = functions.pids.options(mode="process", workers=2)
 @pytest.fixture(autouse=True)
 def fresh_pool():
     """Each test has a supervisor of its own: deaths in a row slow down the next start."""
-    _clients.shutdown()
+    clients.shutdown()
     yield
-    _clients.shutdown()
+    clients.shutdown()
 
 
 async def pid_of(stream):
@@ -86,7 +87,7 @@ async def test_send_to_a_dead_worker_says_so():
 
 async def pid_of_stream(stream):
     """The worker of a stream whose function says nothing."""
-    from velo._clients import client_of
+    from velo._process.clients import client_of
 
     links = client_of(asyncio.get_running_loop()).links.values()
     return next(link.pid for link in links if link.end.streams)

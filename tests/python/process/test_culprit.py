@@ -11,7 +11,8 @@ import pytest
 
 import functions
 from helpers import run_script, until
-from velo import _clients, stream_fn
+from velo import stream_fn
+from velo._process import clients
 from velo.errors import WorkerDied
 
 neighbour = functions.echo.options(mode="process", workers=1)
@@ -20,9 +21,9 @@ neighbour = functions.echo.options(mode="process", workers=1)
 @pytest.fixture(autouse=True)
 def fresh_pool():
     """Each test has a supervisor of its own: deaths in a row slow down the next start."""
-    _clients.shutdown()
+    clients.shutdown()
     yield
-    _clients.shutdown()
+    clients.shutdown()
 
 
 def no_core():
@@ -102,7 +103,7 @@ async def test_nobody_is_blamed_for_a_kill_from_outside_while_nothing_ran():
         pid = await stream.recv()
         await beside.send(1)
         assert await beside.recv() == 1
-        link = next(iter(_clients.client_of(asyncio.get_running_loop()).links.values()))
+        link = next(iter(clients.client_of(asyncio.get_running_loop()).links.values()))
         # A step ends after its result is out, and that the result was taken may begin another one.
         async with asyncio.timeout(20):
             while True:
@@ -123,7 +124,7 @@ async def test_who_runs_is_there_to_be_seen():
     async with functions.nap.options(mode="process").open() as stream:
         await stream.send(0)
         await stream.recv()
-        link = next(iter(_clients.client_of(asyncio.get_running_loop()).links.values()))
+        link = next(iter(clients.client_of(asyncio.get_running_loop()).links.values()))
         await stream.send(0.3)
         await until(lambda: link.end.culprit() == (0, stream.name, 2))
         await stream.recv()

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 import corrupting_worker
 import functions
-from velo import _clients, _core
+from velo import _core
+from velo._process import clients
 from velo.errors import RingCorrupted, StreamClosed, WorkerDied
 
 BOUND = 20
@@ -81,9 +82,9 @@ def test_an_encoding_that_was_changed(value, how):
 @pytest.fixture
 def fresh_pool():
     """A supervisor of its own."""
-    _clients.shutdown()
+    clients.shutdown()
     yield
-    _clients.shutdown()
+    clients.shutdown()
 
 
 @pytest.mark.parametrize("aim", ["control_bytes", "control", "indices", "lengths", "residents"])

@@ -14,7 +14,8 @@ from helpers import run_script
 # What the scripts share: an echo in a worker process, and what a refusal has to say.
 COMMON = """
     import asyncio, contextlib, gc, os, resource, sys
-    from velo import _clients, stream_fn
+    from velo import stream_fn
+    from velo._process import clients
     from velo.errors import PoolError, VeloError
 
     @stream_fn(mode="process", workers=2)
@@ -56,8 +57,8 @@ def test_open_files(tmp_path):
         hoard = []
         assert await works()  # and everything is imported
         for left in range(0, 48, 3):
-            _clients.close_clients(loop)
-            _clients.shutdown()
+            clients.close_clients(loop)
+            clients.shutdown()
             gc.collect()
             with contextlib.suppress(OSError):
                 while True:
@@ -117,8 +118,8 @@ def test_address_space(tmp_path):
         return int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 
     def begin_anew():
-        _clients.close_clients(asyncio.get_running_loop())
-        _clients.shutdown()
+        clients.close_clients(asyncio.get_running_loop())
+        clients.shutdown()
         gc.collect()
         assert used() < 4 << 30, "no link is mapped"
 
@@ -174,7 +175,7 @@ def test_processes(tmp_path, most):
         limit(resource.RLIMIT_NPROC, {most})
         await refused("ulimit -u", "LimitNPROC=")
         limit(resource.RLIMIT_NPROC, 1000)
-        _clients.shutdown()
+        clients.shutdown()
         assert await works()
 
     asyncio.run(main())
@@ -209,7 +210,7 @@ def test_the_memory_of_a_cgroup(tmp_path):
         async with hoards.open() as stream:
             await stream.send(1)
             await stream.recv()
-            link, = [l for l in _clients.client_of(asyncio.get_running_loop()).links.values()
+            link, = [l for l in clients.client_of(asyncio.get_running_loop()).links.values()
                      if l.end.streams]
             os.kill(link.pid, 9)
             try:
@@ -237,7 +238,7 @@ def test_the_processes_of_a_cgroup(tmp_path, most):
         await refused("TasksMax=", "--pids-limit")
         with open(folder + "/pids.max", "w") as file:
             file.write("max")
-        _clients.shutdown()
+        clients.shutdown()
         assert await works()
 
     asyncio.run(main())

@@ -11,7 +11,8 @@ import pytest
 
 import functions
 from hostile_pickles import HARMS, AsItArrives, AsItLeaves, Harm, do
-from velo import _clients, stream_fn
+from velo import stream_fn
+from velo._process import clients
 from velo.errors import EventTooLarge, WorkerDied
 
 MORTAL = [what for what in HARMS if what != "raise"]
@@ -40,9 +41,9 @@ async def careful(events):
 @pytest.fixture(autouse=True)
 def fresh_pool():
     """Deaths in a row slow down the next start."""
-    _clients.shutdown()
+    clients.shutdown()
     yield
-    _clients.shutdown()
+    clients.shutdown()
 
 
 async def first_result(fn, event):

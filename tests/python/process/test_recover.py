@@ -13,7 +13,8 @@ import pytest
 import functions
 from helpers import blocked, cancel, drain, until
 from recovering import fresh_pool, gate, kill_workers, links, sums  # noqa: F401
-from velo import StreamConfig, _clients, stream_fn
+from velo import StreamConfig, stream_fn
+from velo._process import clients
 from velo.errors import ReplayDiverged, StallWarning, StreamClosed, WorkerDied
 
 # What functions look at reaches the workers of the process's own supervisor.
@@ -417,7 +418,7 @@ async def test_a_stream_leaves_a_worker_that_lives():
         for stream in (first, other, x):
             await stream.send(1)
             assert await stream.recv() == 1
-        client = _clients.client_of(asyncio.get_running_loop())
+        client = clients.client_of(asyncio.get_running_loop())
         counts = {link.number: link.end.streams for link in links()}
         both = max(counts, key=lambda number: counts[number])
         assert counts[both] == 2
@@ -435,7 +436,7 @@ async def test_where_there_is_no_other_worker_a_stream_stays():
     async with one.open() as stream:
         await stream.send(1)
         assert await stream.recv() == 1
-        client = _clients.client_of(asyncio.get_running_loop())
+        client = clients.client_of(asyncio.get_running_loop())
         assert client.send_away(links()[0].number, [stream.name]) == 1
         await stream.send(2)
         assert await asyncio.wait_for(stream.recv(), 10) == 3

@@ -291,9 +291,9 @@ async def open_it(fn):
 
 async def test_cancelled_first_open_of_a_loop(mode):
     """While the first worker is being started."""
-    from velo import _clients
+    from velo._process import clients
 
-    _clients.shutdown()
+    clients.shutdown()
     fn = functions.echo.options(mode=mode)
     opening = asyncio.create_task(open_it(fn))
     await asyncio.sleep(0)

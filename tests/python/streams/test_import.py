@@ -49,7 +49,7 @@ def test_generic_classes_take_parameters():
 def test_every_public_name_is_there():
     for name in velo.__all__:
         assert getattr(velo, name) is not None
-    assert velo.Stream.__module__ == "velo._stream"
+    assert velo.Stream.__module__ == "velo._api.stream"
 
 
 def test_a_name_that_is_not_there():

@@ -14,8 +14,9 @@ import signal
 import sys
 
 from helpers import ROOT
-from velo import _clients, _core, stream_fn
-from velo._recording import MAGIC, _frame, frames
+from velo import _core, stream_fn
+from velo._function.recording import MAGIC, _frame, frames
+from velo._process import clients
 from velo.events import TICK
 
 FOLDER = ROOT / "tests" / "recordings"
@@ -131,7 +132,7 @@ async def take_over():
             await stream.send(booking)
             await stream.recv()
             if number == 8:
-                (link,) = _clients.client_of(asyncio.get_running_loop()).links.values()
+                (link,) = clients.client_of(asyncio.get_running_loop()).links.values()
                 os.kill(link.pid, signal.SIGKILL)
 
 

@@ -8,15 +8,16 @@ import signal
 import pytest
 
 from helpers import until
-from velo import _clients, stream_fn
+from velo import stream_fn
+from velo._process import clients
 
 
 @pytest.fixture(autouse=True)
 def fresh_pool():
     """Each test has a supervisor of its own: deaths in a row slow down the next start."""
-    _clients.shutdown()
+    clients.shutdown()
     yield
-    _clients.shutdown()
+    clients.shutdown()
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +39,7 @@ async def sums(events):
 
 def links():
     """The links of the running loop to its workers."""
-    return list(_clients.client_of(asyncio.get_running_loop()).links.values())
+    return list(clients.client_of(asyncio.get_running_loop()).links.values())
 
 
 async def kill_workers():

@@ -7,7 +7,8 @@ import warnings
 import pytest
 
 import functions
-from velo import _clients, stream_fn
+from velo import stream_fn
+from velo._process import clients
 from velo.errors import EventTimeout, StallWarning, WorkerDied
 from velo.testing import run_virtual
 
@@ -24,7 +25,7 @@ def sleeper(mode, **settings):
 @pytest.fixture(autouse=True)
 def fresh_pool():
     yield
-    _clients.shutdown()
+    clients.shutdown()
 
 
 async def test_the_stream_fails_alone_and_says_where_it_was(mode):

@@ -6,7 +6,8 @@ import warnings
 
 import pytest
 
-from velo import _slow, stream_fn
+from velo import stream_fn
+from velo._diagnostics import slow_steps
 from velo.errors import SlowStepWarning
 
 
@@ -26,7 +27,7 @@ async def blocks(seconds):
 
 @pytest.fixture(autouse=True)
 def unnamed(monkeypatch):
-    monkeypatch.setattr(_slow, "_named", set())
+    monkeypatch.setattr(slow_steps, "_named", set())
 
 
 async def test_it_is_named_once_with_what_to_do():

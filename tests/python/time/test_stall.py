@@ -12,7 +12,8 @@ import pytest
 
 import functions
 from helpers import alive, cancel, until
-from velo import _clients, stream_fn
+from velo import stream_fn
+from velo._process import clients
 from velo.errors import StallWarning, WorkerDied
 
 LIMIT = 0.5
@@ -23,9 +24,9 @@ neighbour = functions.echo.options(mode="process", workers=1)
 @pytest.fixture(autouse=True)
 def fresh_pool():
     """Each test has a supervisor of its own: deaths in a row slow down the next start."""
-    _clients.shutdown()
+    clients.shutdown()
     yield
-    _clients.shutdown()
+    clients.shutdown()
 
 
 def loop_for_ever():
@@ -149,7 +150,7 @@ async def test_a_worker_that_is_stopped_while_it_works():
     async with holds.open() as stream:
         await stream.send("a loop")
         await until(lambda: link_of(stream).culprit() == (0, stream.name, 1))
-        pid = next(iter(_clients.client_of(asyncio.get_running_loop()).links.values())).pid
+        pid = next(iter(clients.client_of(asyncio.get_running_loop()).links.values())).pid
         os.kill(pid, signal.SIGSTOP)
         with named_once():
             error = await died_with(stream)
@@ -213,5 +214,5 @@ async def test_steps_below_the_limit_are_no_stall():
 
 
 def link_of(stream):
-    links = _clients.client_of(asyncio.get_running_loop()).links.values()
+    links = clients.client_of(asyncio.get_running_loop()).links.values()
     return next(link.end for link in links if link.end.streams)

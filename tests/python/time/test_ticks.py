@@ -10,7 +10,7 @@ import pytest
 
 from helpers import drain
 from velo import stream_fn
-from velo._pulled import pulled
+from velo._function.event_iterator import pulled
 from velo.events import TICK
 
 

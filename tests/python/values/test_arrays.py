@@ -158,7 +158,7 @@ async def test_arrays_outlive_the_worker():
     import os
     import signal
 
-    from velo import _clients
+    from velo._process import clients
     from velo.errors import WorkerDied
 
     @stream_fn(mode="process")
@@ -173,7 +173,7 @@ async def test_arrays_outlive_the_worker():
     with pytest.raises(WorkerDied):
         await asyncio.wait_for(stream.recv(), 5)
     await stream.aclose()
-    _clients.shutdown()
+    clients.shutdown()
     gc.collect()
     assert (array == 5).all()
 

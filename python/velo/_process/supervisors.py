@@ -1,0 +1,166 @@
+"""Which supervisor a stream's worker comes from, and whether this program can use it."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import os
+import sys
+
+from velo import _core, _environment
+from velo.errors import PoolError
+
+__all__ = [
+    "EXIT_BOUND",
+    "NoSupervisor",
+    "address_of",
+    "check",
+    "connect",
+    "embedded",
+    "environment",
+    "expect",
+    "runtime",
+    "zygote_command",
+]
+
+# How many seconds the interpreter's exit may wait for workers to run `finally` blocks.
+EXIT_BOUND = 2.0
+
+# Before there is a supervisor, whose descriptors and locks a forked child must not have.
+os.register_at_fork(
+    before=_core.before_fork,
+    after_in_parent=_core.after_fork_parent,
+    after_in_child=_core.after_fork_child,
+)
+atexit.register(_core.shutdown, EXIT_BOUND)
+
+# Text hashes alike in all workers: who takes a stream over sees sets in the same order.
+_SEED = str(int.from_bytes(os.urandom(4)) or 1)
+
+
+# What to do where this program's own interpreter cannot be started for workers.
+_INSTEAD = (
+    f"set `VELO_PYTHON` to the path of a Python {sys.version_info.major}."
+    f'{sys.version_info.minor} in which velo is installed, or use `mode="inline"`'
+)
+
+
+class NoSupervisor(PoolError):
+    """No supervisor listens where one is expected."""
+
+
+def address_of(setting: str) -> str | None:
+    """Return where the supervisor listens that a setting means; None for the process's own.
+
+    Raises:
+        ValueError: When `VELO_SUPERVISOR` makes no sense.
+
+    """
+    if setting == "auto":
+        setting = os.environ.get("VELO_SUPERVISOR") or "embedded"
+        if setting not in ("embedded", "daemon") and "/" not in setting:
+            raise ValueError(
+                '`VELO_SUPERVISOR` must be "embedded", "daemon" or the path of a socket, not '
+                f"{setting!r}"
+            )
+    if setting in ("auto", "embedded"):
+        return None
+    return os.path.abspath(_core.default_socket() if setting == "daemon" else setting)
+
+
+def embedded() -> _core.SupervisorClient:
+    """Connect to the supervisor of this process, which is started if it does not run."""
+    idle = _idle_timeout()
+    return _core.SupervisorClient(zygote_command(), environment(), idle_timeout=idle)
+
+
+@functools.cache
+def expect(setting: str) -> None:
+    """Have the first worker of this process there sooner.
+
+    Its zygote takes most of the time until then. It can start while this process imports what it
+    has yet to.
+    """
+    if address_of(setting) is None:
+        _core.SupervisorClient.expect(zygote_command(), environment(), idle_timeout=_idle_timeout())
+
+
+def connect(address: str) -> _core.SupervisorClient:
+    """Connect to the standalone supervisor at an address.
+
+    Raises:
+        NoSupervisor: When none listens there.
+        PoolError: When it is another user's.
+
+    """
+    try:
+        return _core.SupervisorClient.connect(address)
+    except ConnectionError as error:
+        raise NoSupervisor(
+            f"{error}; start one with `velo supervisor start --socket {address}`, or choose "
+            '`supervisor="embedded"`'
+        ) from None
+
+
+def check(address: str, velo: str, theirs: str) -> None:
+    """Make sure that workers of a supervisor understand functions of this program.
+
+    Raises:
+        PoolError: When it runs another Python or another velo; the message names both.
+
+    """
+    if (velo, theirs) != (_core.__version__, runtime()):
+        raise PoolError(
+            f"the supervisor at `{address}` runs velo {velo} on {theirs or 'no Python'}, this "
+            f"program velo {_core.__version__} on {runtime()}: functions cannot travel between "
+            "them; start a supervisor with this program's Python, at another `--socket`"
+        )
+
+
+def runtime() -> str:
+    """Return what runs functions here, by what matters to a function that travels."""
+    return f"{sys.implementation.name} {sys.version_info.major}.{sys.version_info.minor}"
+
+
+def _idle_timeout() -> float:
+    return _environment.seconds("VELO_IDLE_TIMEOUT", 10.0)
+
+
+def environment() -> list[tuple[str, str]]:
+    """Return what is added to the environment of workers."""
+    added = dict.fromkeys(_environment.ONE_THREAD, "1") | {"PYTHONHASHSEED": _SEED}
+    return [(name, value) for name, value in added.items() if name not in os.environ]
+
+
+@functools.cache
+def zygote_command() -> list[str]:
+    """Return how to start the process that workers are forked from.
+
+    Raises:
+        PoolError: When this program is not run by a Python interpreter that could be started again.
+        ValueError: When `VELO_PYTHON` names none.
+
+    """
+    python = _environment.python()
+    if _environment.ZYGOTE_FD in os.environ:
+        raise PoolError(
+            "this process was started to run workers, and runs a program instead: the "
+            f"`sys.executable` of process {os.getppid()} is no Python interpreter; {_INSTEAD}"
+        )
+    if python is None and (getattr(sys, "frozen", False) or not sys.executable):
+        what = "is frozen (`sys.frozen`)" if sys.executable else "has no `sys.executable`"
+        raise PoolError(
+            f"process mode runs workers in a Python interpreter, and this program {what}; "
+            f"{_INSTEAD}"
+        )
+    import subprocess
+
+    flags: list[str] = getattr(subprocess, "_args_from_interpreter_flags", list)()
+    package = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
+    home = os.path.dirname(package)
+    # Collecting while all of asyncio is imported takes a twentieth of the time, and finds nothing.
+    code = (
+        f"import gc, sys; gc.disable(); sys.path.append({home!r}); "
+        "from velo._worker.zygote import main; main()"
+    )
+    return [python or sys.executable, *flags, "-P", "-c", code]
