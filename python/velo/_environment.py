@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 import os
 
-__all__ = ["ADDED", "ONE_THREAD", "ZYGOTE_FD", "check", "python", "seconds"]
+__all__ = ["ADDED", "AT_FIRST", "ONE_THREAD", "ZYGOTE_FD", "check", "python", "seconds"]
+
+# As it was when velo was imported, and not what the program has made of it since.
+AT_FIRST = dict(getattr(os.environ, "_data", os.environ))
 
 # What tells a zygote where its supervisor is.
 ZYGOTE_FD = "VELO_ZYGOTE_FD"

@@ -28,6 +28,7 @@ from velo.errors import VeloError
 
 __all__ = [
     "Reference",
+    "by_value",
     "describe",
     "import_path",
     "load",
@@ -42,6 +43,9 @@ _PICKLED = b"\x80"
 # What cloudpickle says instead of the file that code is from.
 _NO_FILE = "<dynamic-code>"
 
+
+# Functions that have come here by value.
+by_value: weakref.WeakSet[types.FunctionType] = weakref.WeakSet()
 
 # The modules that this worker is importing for a function of theirs.
 _importing: list[str] = []
@@ -224,6 +228,8 @@ def build(described: tuple[str, Any]) -> Callable[..., Any]:
         import pickle
 
         function: Callable[..., Any] = _plain(pickle.loads(what))
+        if isinstance(function, types.FunctionType):
+            by_value.add(function)
         return function
     module, name = what
     _importing.append(module)

@@ -13,14 +13,12 @@ import warnings
 from typing import Any
 
 from velo import _core
+from velo._environment import AT_FIRST
 from velo._function.import_paths import encoded, import_paths
 
 __all__ = ["Surroundings", "here"]
 
 _OWN = {"VELO_IDLE_TIMEOUT", "VELO_METRICS", "VELO_PYTHON", "VELO_SPIN", "VELO_SUPERVISOR"}
-
-# As they were when velo was imported, and not what the program has made of them since.
-_first_environment = dict(getattr(os.environ, "_data", os.environ))
 
 
 class _Reloads:
@@ -94,8 +92,8 @@ class Surroundings:
         if not self._packed:
             self._packed = _core.dumps({"pid": os.getpid()})
         environment = getattr(os.environ, "_data", os.environ)
-        if environment != _first_environment:
-            changed = environment.items() ^ _first_environment.items()
+        if environment != AT_FIRST:
+            changed = environment.items() ^ AT_FIRST.items()
             # Those that velo reads in this process are nothing to its workers.
             names = sorted({os.fsdecode(name) for name, _ in changed} - _OWN)
             if names:

@@ -13,6 +13,7 @@ from typing import Any
 from velo import _core
 from velo._environment import ADDED
 from velo._function.import_paths import use_paths
+from velo._function.reference import by_value
 
 __all__ = ["Surroundings"]
 
@@ -85,6 +86,12 @@ class Surroundings:
         main = sys.modules["__main__"]
 
         def missing(name: str) -> Any:
+            # What a function of the script uses has come with it: `pickle` looks for it here.
+            for function in reversed(list(by_value)):
+                if function.__name__ == name:
+                    return function
+                if name in (known := function.__globals__) and not name.startswith("__"):
+                    return known[name]
             if name.startswith("__"):
                 raise AttributeError(f"module `__main__` has no attribute `{name}`")
             raise AttributeError(
