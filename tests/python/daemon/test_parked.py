@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 import functions
-from helpers import until
+from helpers import HANG, until
 from standalone import velo
 from terminal import top
 from velo._api import session
@@ -27,7 +27,7 @@ async def ask(fn, key, event):
 
 async def seen(watcher, wanted):
     """What is seen, once it satisfies."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(HANG):
         while True:
             state = await asyncio.to_thread(watcher.look)
             if wanted(state):
@@ -85,7 +85,7 @@ async def test_a_scrape_counts_both(daemon):
 
     async def counted(name, wanted):
         """Waits for a sum over the workers."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(HANG):
             while True:
                 families = await asyncio.to_thread(lambda: list(figures.collect()))
                 (family,) = [one for one in families if one.name == name]

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from helpers import until
+from helpers import HANG, until
 from standalone import velo
 from velo import stream_fn
 from velo._worker import introspection
@@ -74,7 +74,7 @@ async def test_status_shows_streams_with_their_figures(daemon):
 async def test_latencies_are_those_that_the_program_has_measured(daemon):
     """They are shown ten times a second at most: what was shown last may be older."""
     watcher = Watcher(Line(str(daemon.path)))
-    async with counting.open() as stream, asyncio.timeout(20):
+    async with counting.open() as stream, asyncio.timeout(HANG):
         while True:
             await stream.send(1)
             assert await stream.recv() == 1

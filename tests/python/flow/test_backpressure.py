@@ -6,7 +6,7 @@ import os
 import pytest
 
 import functions
-from helpers import blocked, cancel, drain, until
+from helpers import HANG, blocked, cancel, drain, until
 from velo import stream_fn
 
 
@@ -80,8 +80,8 @@ async def test_waiting_send_goes_on_when_there_is_room(mode, tmp_path):
         sending = asyncio.create_task(stream.send_batch(range(10)))
         assert await blocked(sending)
         functions.mark(path)
-        got = [await asyncio.wait_for(stream.recv(), 5) for _ in range(10)]
-        await asyncio.wait_for(sending, 5)
+        got = [await asyncio.wait_for(stream.recv(), HANG) for _ in range(10)]
+        await asyncio.wait_for(sending, HANG)
         assert got == list(range(10))
 
 
@@ -89,7 +89,7 @@ async def test_end_waits_for_no_room(mode):
     """The end of the input needs no place among the events."""
     async with functions.never_reads.options(mode=mode, buffer=2, close_timeout=0.05).open() as s:
         await s.send_batch([1, 2])
-        await asyncio.wait_for(s.end(), 5)
+        await asyncio.wait_for(s.end(), HANG)
 
 
 async def test_memory_of_a_slow_function_is_bounded(mode):

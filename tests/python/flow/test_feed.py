@@ -8,7 +8,7 @@ import pytest
 
 import functions
 from functions import OwnError
-from helpers import blocked, drain, until, until_sync
+from helpers import HANG, blocked, drain, until, until_sync
 from velo import stream_fn
 from velo.errors import StreamClosed
 
@@ -250,11 +250,11 @@ async def test_slow_async_source_does_not_hold_results_back(mode):
 
     async with functions.echo.options(mode=mode).open() as stream:
         feeding = aiter(stream.feed(source()))
-        assert await asyncio.wait_for(anext(feeding), 5) == 1
+        assert await asyncio.wait_for(anext(feeding), HANG) == 1
         waiting = asyncio.create_task(wait_next(feeding))
         assert await blocked(waiting, 5)
         gate.set()
-        assert await asyncio.wait_for(waiting, 5) == 2
+        assert await asyncio.wait_for(waiting, HANG) == 2
         with pytest.raises(StopAsyncIteration):
             await anext(feeding)
 
@@ -351,7 +351,7 @@ async def test_an_event_does_not_wait_for_what_its_source_makes_next(tmp_path, h
 
     def waits_for_the_function():
         for number in range(3):
-            until_sync(lambda: len(functions.marks(path)) == number, 20)
+            until_sync(lambda: len(functions.marks(path)) == number)
             time.sleep(0.001)  # as what takes long to make
             yield number
 

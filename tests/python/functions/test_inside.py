@@ -7,7 +7,7 @@ import pytest
 
 import functions
 from functions import marks
-from helpers import until
+from helpers import HANG, until
 from velo import stream_fn
 
 
@@ -62,7 +62,7 @@ async def test_two_tasks_may_not_wait_for_the_next_event(mode):
         await asyncio.wait([one, two])
 
     async with greedy.open() as stream:
-        assert await asyncio.wait_for(stream.recv(), 5) == ["StreamBusy"]
+        assert await asyncio.wait_for(stream.recv(), HANG) == ["StreamBusy"]
 
 
 async def test_function_that_swallows_cancellation_is_closed(mode):
@@ -167,7 +167,7 @@ async def test_a_wait_for_an_event_that_another_task_takes_over(mode):
             try:
                 yield "own", await anext(events)
                 yield "task", await asyncio.create_task(_next(events))
-                async with asyncio.timeout(30):
+                async with asyncio.timeout(HANG):
                     yield "timed", await anext(events)
             except StopAsyncIteration:
                 return

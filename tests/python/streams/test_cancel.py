@@ -7,7 +7,7 @@ import random
 import pytest
 
 import functions
-from helpers import blocked, cancel, drain
+from helpers import HANG, blocked, cancel, drain
 from velo import stream_fn
 from velo.errors import StreamClosed
 
@@ -35,7 +35,7 @@ async def test_recv_cancelled_when_the_result_is_there(mode):
             try:
                 got = await receiving
             except asyncio.CancelledError:
-                got = await asyncio.wait_for(stream.recv(), 5)
+                got = await asyncio.wait_for(stream.recv(), HANG)
             assert got == number
 
 
@@ -300,7 +300,7 @@ async def test_cancelled_first_open_of_a_loop(mode):
     opening.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await (await opening).aclose()
-    assert await asyncio.wait_for(fn.run([1, 2]), 10) == [1, 2]
+    assert await asyncio.wait_for(fn.run([1, 2]), HANG) == [1, 2]
 
 
 async def test_cancelled_wait_for_a_place(mode):
@@ -310,7 +310,7 @@ async def test_cancelled_wait_for_a_place(mode):
         await blocked(waits[0], 3)
         for task in waits[:4]:
             await cancel(task)
-    stream = await asyncio.wait_for(waits[4], 5)
+    stream = await asyncio.wait_for(waits[4], HANG)
     await stream.aclose()
 
 
@@ -323,7 +323,7 @@ async def test_place_that_was_handed_to_a_cancelled_task(mode):
     waiting.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await (await waiting).aclose()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(HANG):
         async with limited.open():
             pass
 
@@ -346,7 +346,7 @@ async def test_cancelled_run_closes_its_stream(mode, tmp_path):
         await asyncio.sleep(0.002)
     await cancel(running)
     assert functions.marks(path) == "ef"
-    async with asyncio.timeout(5), cleans.open():
+    async with asyncio.timeout(HANG), cleans.open():
         pass
 
 
@@ -402,7 +402,7 @@ async def one_stream(mode, rng, cancellations):
 
     senders, receivers = [send, send_batch], [receive, receive_batch]
     both = [feed, feed_async]
-    async with asyncio.timeout(30), fn.open() as stream:
+    async with asyncio.timeout(HANG), fn.open() as stream:
         while cancelled < cancellations:
             if rng.random() < 0.4:
                 tasks = [asyncio.create_task(rng.choice(both)())]
@@ -451,10 +451,10 @@ async def test_storm_of_opens(mode, long):
             await asyncio.sleep(rng.choice([0, 0, 0.001]))
         for task in rng.sample(tasks, 5):
             task.cancel()
-        outcomes = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 20)
+        outcomes = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), HANG)
         for outcome in outcomes:
             assert outcome is None or isinstance(outcome, asyncio.CancelledError), outcome
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(HANG):
         streams = [await fn.open() for _ in range(4)]
         for stream in streams:
             await stream.aclose()
@@ -482,8 +482,8 @@ async def test_storm_of_keyed(mode, long):
             await asyncio.sleep(0)
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.wait_for(asyncio.shield(task), 10)
-    async with asyncio.timeout(5):
+            await asyncio.wait_for(asyncio.shield(task), HANG)
+    async with asyncio.timeout(HANG):
         streams = [await fn.open() for _ in range(3)]
         for stream in streams:
             await stream.aclose()

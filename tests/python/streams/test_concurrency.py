@@ -6,7 +6,7 @@ import threading
 import pytest
 
 import functions
-from helpers import blocked, cancel
+from helpers import HANG, blocked, cancel
 from velo import stream_fn
 from velo.errors import StreamBusy
 
@@ -40,7 +40,7 @@ async def test_two_receivers(mode):
             with pytest.raises(StreamBusy, match="two tasks receive from"):
                 await operation
         await stream.send(1)
-        assert await asyncio.wait_for(first, 5) == 1
+        assert await asyncio.wait_for(first, HANG) == 1
         await stream.send(2)
         assert await stream.recv() == 2
 
@@ -66,7 +66,7 @@ async def test_a_cancelled_waiter_frees_its_place(mode):
         second = asyncio.create_task(receive(stream))
         await blocked(second, 3)
         await stream.send(1)
-        assert await asyncio.wait_for(second, 5) == 1
+        assert await asyncio.wait_for(second, HANG) == 1
 
 
 async def test_senders_that_need_not_wait_may_be_many(mode):
@@ -102,7 +102,7 @@ async def test_use_from_another_thread(mode, operation):
 
         def use():
             try:
-                asyncio.run(asyncio.wait_for(one(operation, stream), 5))
+                asyncio.run(asyncio.wait_for(one(operation, stream), HANG))
             except BaseException as error:
                 caught.append(error)
 
@@ -121,7 +121,7 @@ def test_use_from_another_loop(mode, operation):
     stream = loop.run_until_complete(open_it(functions.echo.options(mode=mode)))
     try:
         with pytest.raises(StreamBusy, match="another event loop"):
-            asyncio.run(asyncio.wait_for(one(operation, stream), 5))
+            asyncio.run(asyncio.wait_for(one(operation, stream), HANG))
         loop.run_until_complete(send(stream, "fine"))
         assert loop.run_until_complete(receive(stream)) == "fine"
     finally:
@@ -198,7 +198,7 @@ async def test_a_busy_stream_lets_others_have_their_turn(mode):
 
     async with echo.open() as busy, echo.open() as polite:
         flooding = asyncio.create_task(flood(busy))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(HANG):
             for number in range(20):
                 await polite.send(number)
                 assert await polite.recv() == number
@@ -216,7 +216,7 @@ def test_threads_with_streams_of_their_own(mode):
                     assert await stream.recv() == number * step
 
         try:
-            asyncio.run(asyncio.wait_for(use(), 20))
+            asyncio.run(asyncio.wait_for(use(), HANG))
         except BaseException as error:
             failures.append(error)
 
@@ -224,5 +224,5 @@ def test_threads_with_streams_of_their_own(mode):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(HANG)
     assert failures == []

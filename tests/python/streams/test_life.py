@@ -6,7 +6,7 @@ import pytest
 
 import functions
 from functions import marks
-from helpers import blocked, drain, until
+from helpers import HANG, blocked, drain, until
 from velo import stream_fn
 from velo.errors import StreamClosed
 
@@ -83,7 +83,7 @@ async def test_recv_waits_for_a_result_that_comes_after_end(mode):
         receiving = asyncio.create_task(stream.recv())
         assert await blocked(receiving)
         await stream.end()
-        assert await asyncio.wait_for(receiving, 5) == "done"
+        assert await asyncio.wait_for(receiving, HANG) == "done"
 
 
 async def test_yield_before_the_first_event(mode):
@@ -124,7 +124,7 @@ async def test_send_to_a_function_that_has_returned_says_closed(mode):
                 await asyncio.sleep(0.001)
 
         with pytest.raises(StreamClosed):
-            await asyncio.wait_for(send_on(), 5)
+            await asyncio.wait_for(send_on(), HANG)
         assert accepted < 1000
 
 
@@ -136,14 +136,14 @@ async def test_waiting_send_learns_of_an_early_return(mode):
 
     async with returns_later.open() as stream:
         with pytest.raises(StreamClosed):
-            await asyncio.wait_for(stream.send_batch(range(100)), 5)
+            await asyncio.wait_for(stream.send_batch(range(100)), HANG)
 
 
 async def test_early_return_without_results(mode):
     assert await functions.returns_at_once.options(mode=mode).run(range(1000)) == []
     async with functions.returns_at_once.options(mode=mode).open() as stream:
         with pytest.raises(StreamClosed):
-            await asyncio.wait_for(stream.recv(), 5)
+            await asyncio.wait_for(stream.recv(), HANG)
 
 
 async def test_leaving_normally_runs_finally(mode, tmp_path):
@@ -219,7 +219,7 @@ async def test_cancelling_the_close_still_closes(mode, tmp_path):
     assert await blocked(closing)
     closing.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await asyncio.wait_for(closing, 5)
+        await asyncio.wait_for(closing, HANG)
     assert marks(path) == "f"
 
 
@@ -243,25 +243,25 @@ async def test_aclose_drops_results(mode):
 async def test_aclose_of_a_function_that_has_more_results_than_room(mode):
     stream = await functions.repeat.options(mode=mode, buffer=4).open()
     await stream.send(1000)
-    await asyncio.wait_for(stream.aclose(), 5)
+    await asyncio.wait_for(stream.aclose(), HANG)
 
 
 async def test_aclose_of_an_endless_function(mode):
     stream = await functions.endless.options(mode=mode).open()
     assert await stream.recv() == 0
-    await asyncio.wait_for(stream.aclose(), 5)
+    await asyncio.wait_for(stream.aclose(), HANG)
 
 
 async def test_aclose_cancels_after_close_timeout(mode):
     stream = await functions.stubborn.options(mode=mode, close_timeout=0.1).open()
     assert await stream.recv() == "ready"
-    await asyncio.wait_for(stream.aclose(), 2)
+    await asyncio.wait_for(stream.aclose(), HANG)
 
 
 async def test_close_timeout_of_zero_cancels_at_once(mode):
     stream = await functions.never_reads.options(mode=mode, close_timeout=0).open()
     assert await stream.recv() == "ready"
-    await asyncio.wait_for(stream.aclose(), 2)
+    await asyncio.wait_for(stream.aclose(), HANG)
     assert stream.closed
 
 
@@ -294,16 +294,16 @@ async def test_a_receiver_that_waits_while_another_task_closes(mode):
         await stream.send(1)
         await until(lambda: seen == [1])
         assert await blocked(receiving, 5)
-    await asyncio.wait_for(receiving, 5)
+    await asyncio.wait_for(receiving, HANG)
 
 
 async def test_a_sender_that_waits_while_another_task_closes(mode):
     stream = await functions.never_reads.options(mode=mode, buffer=2, close_timeout=0.1).open()
     sending = asyncio.create_task(stream.send_batch(range(5)))
     assert await blocked(sending)
-    await asyncio.wait_for(stream.aclose(), 5)
+    await asyncio.wait_for(stream.aclose(), HANG)
     with pytest.raises(StreamClosed):
-        await asyncio.wait_for(sending, 5)
+        await asyncio.wait_for(sending, HANG)
 
 
 async def test_break_out_of_iteration_keeps_the_rest(mode):
@@ -352,7 +352,7 @@ async def test_cancelled_function_task_frees_a_waiting_receiver(mode):
     assert await blocked(receiving)
     stream._cancel()
     with pytest.raises(StreamClosed, match="cancelled"):
-        await asyncio.wait_for(receiving, 5)
+        await asyncio.wait_for(receiving, HANG)
     await stream.__aexit__(ValueError, ValueError(), None)
 
 
