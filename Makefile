@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 SOURCES := $(shell find velo-*/src python -name '*.rs' -o -name '*.py' -o -name '*.pyi') \
            $(wildcard velo-*/Cargo.toml) Cargo.toml Cargo.lock pyproject.toml
 
-.PHONY: demo test test-rust test-python test-loom test-long fuzz lint bench docs clean
+.PHONY: demo test test-fast test-busy test-rust test-python test-loom test-long fuzz lint bench docs clean
 
 # Installs velo as a user would have it, in a virtual environment of its own.
 $(VENV)/.ready: $(SOURCES)
@@ -22,6 +22,15 @@ demo: $(VENV)/.ready
 	$(BIN)/python examples/flights.py examples/out/flights.ndjson
 
 test: test-rust test-python
+
+# What one runs while working: no programs around velo, no storms, nothing that takes seconds.
+test-fast: $(VENV)/.ready
+	cargo test --quiet --workspace --all-features --lib
+	$(BIN)/python -m pytest --quiet --fast $(PYTEST_ARGS)
+
+# No test judges speed or scheduling: all of them pass, again and again, beside busy neighbours.
+test-busy: $(VENV)/.ready
+	$(BIN)/python tests/busy.py --times 5 --burners 2 -- $(MAKE) test
 
 # The client for Rust is tried with the Python that is set up here.
 test-rust: $(VENV)/.ready
@@ -62,6 +71,7 @@ lint: $(VENV)/.ready
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy python/velo examples benches/run.py
+	PYTHONPATH=python $(BIN)/lint-imports --no-cache
 
 # Beside every peer that is installed: `.venv/bin/pip install '.[bench]'` brings those that pip can.
 # How each figure is made, and the other benchmarks: benches/README.md.

@@ -119,7 +119,7 @@ class Reference:
 
 def describe(function: Any) -> tuple[str, Any]:
     """Return what another process can `build` the function of."""
-    from velo._api.compose import Chain
+    from velo._function.chain import Chain
 
     if isinstance(function, Chain):
         return ("chain", [describe(part) for part in function.parts])
@@ -221,7 +221,7 @@ def build(described: tuple[str, Any]) -> Callable[..., Any]:
     """Make a function of what `describe` returned."""
     kind, what = described
     if kind == "chain":
-        from velo._api.compose import Chain
+        from velo._function.chain import Chain
 
         return Chain([build(part) for part in what])
     if kind == "value":

@@ -19,7 +19,7 @@ from typing import Any
 
 from velo import _core
 from velo._function.context import stream_name
-from velo._worker import introspection
+from velo._worker import last_errors
 
 __all__ = ["ForwardingHandler", "Line", "apply_levels", "line_of_stream", "take_over"]
 
@@ -114,7 +114,7 @@ class ForwardingHandler(logging.Handler):
         """Send a record. It never waits: what finds no room is dropped and counted."""
         try:
             if record.levelno >= logging.ERROR:
-                introspection.note_error(record)
+                last_errors.note_error(record)
             if line is None:
                 # Of several programs it could be any: it is the supervisor's to show.
                 if self._lines() and record.levelno >= logging.WARNING:

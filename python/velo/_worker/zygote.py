@@ -21,10 +21,10 @@ def main() -> None:
     output_lock = output.make_lock()
     served = os.getppid()
     _core.set_title(f"velo: zygote of {served}")
-    seat = _core.serve_zygote(os.fork, preload)
-    if seat is not None:
+    control = _core.serve_zygote(os.fork, preload)
+    if control is not None:
         _be_no_zygote()
-        worker.main(seat, output_lock, served)
+        worker.main(control, output_lock, served)
 
 
 def preload(module: str, paths: list[str]) -> None:

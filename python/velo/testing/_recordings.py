@@ -99,7 +99,7 @@ class Recording:
         found = [_find(*origin) for origin in self.head["function"]]
         if len(found) == 1:
             return found[0]
-        from velo._api.compose import Chain
+        from velo._function.chain import Chain
 
         return Chain(found)
 

@@ -23,7 +23,7 @@ async def pid_of(stream):
 async def lost():
     """Waits until this program has noticed."""
     known = clients._clients[id(asyncio.get_running_loop())]
-    await until(lambda: all(c._supervisor is None for c in known.by_address.values()))
+    await until(lambda: all(c._connection.supervisor is None for c in known.by_address.values()))
 
 
 async def test_streams_flow_on(daemon):
