@@ -6,7 +6,8 @@ import functools
 from collections.abc import Callable, Coroutine, Generator
 from types import TracebackType
 
-from velo import _core, _environment
+from velo import _core
+from velo._environment import check as check_environment
 from velo._function.spec import FunctionSpec
 from velo._types import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -69,7 +70,7 @@ class StreamOpener(Generic[In, Out]):
     def _late(self) -> tuple[Any, Any, Any]:
         """What opening a stream needs of asyncio, whose import takes longer than all of velo."""
         find: Any = None
-        _environment.check()
+        check_environment()
         if self.spec.config.mode == "process":
             from velo._process import supervisors
 

@@ -7,7 +7,9 @@ import functools
 import os
 import sys
 
-from velo import _core, _environment
+from velo import _core
+from velo._environment import ONE_THREAD, ZYGOTE_FD, seconds
+from velo._environment import python as chosen_python
 from velo.errors import PoolError
 
 __all__ = [
@@ -123,12 +125,12 @@ def runtime() -> str:
 
 
 def _idle_timeout() -> float:
-    return _environment.seconds("VELO_IDLE_TIMEOUT", 10.0)
+    return seconds("VELO_IDLE_TIMEOUT", 10.0)
 
 
 def environment() -> list[tuple[str, str]]:
     """Return what is added to the environment of workers."""
-    added = dict.fromkeys(_environment.ONE_THREAD, "1") | {"PYTHONHASHSEED": _SEED}
+    added = dict.fromkeys(ONE_THREAD, "1") | {"PYTHONHASHSEED": _SEED}
     return [(name, value) for name, value in added.items() if name not in os.environ]
 
 
@@ -141,8 +143,8 @@ def zygote_command() -> list[str]:
         ValueError: When `VELO_PYTHON` names none.
 
     """
-    python = _environment.python()
-    if _environment.ZYGOTE_FD in os.environ:
+    python = chosen_python()
+    if ZYGOTE_FD in os.environ:
         raise PoolError(
             "this process was started to run workers, and runs a program instead: the "
             f"`sys.executable` of process {os.getppid()} is no Python interpreter; {_INSTEAD}"

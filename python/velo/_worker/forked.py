@@ -32,13 +32,14 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _worker = os.getpid()
 
 
-def separate(loop: Any, selector: Any, give_back: Callable[[], None]) -> None:
+def separate(loop: Any, selector: Any, give_back: Callable[[], None], served: int) -> None:
     """Have processes that this worker forks be processes of their own.
 
     Args:
         loop: Its event loop.
         selector: What that waits with.
         give_back: What gives a process its own logging back.
+        served: The process that the worker's supervisor is, or is in.
 
     """
     global _worker
@@ -56,7 +57,7 @@ def separate(loop: Any, selector: Any, give_back: Callable[[], None]) -> None:
             signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         give_back()
-        _core.set_title(f"velo: child of worker {_worker}")
+        _core.set_title(f"velo: child of worker {_worker} of {served}")
         slow_steps.in_worker = False
         asyncio._set_running_loop(None)
         # Other tasks had their turn coming: it comes in the worker.

@@ -48,7 +48,7 @@ def main(control: _core.WorkerSeat, output_lock: int, served: int) -> NoReturn:
 
     """
     slow_steps.in_worker = True
-    os.environ["VELO_WORKER"] = str(os.getpid())
+    os.environ["VELO_WORKER"] = f"{os.getpid()}/{served}"
     report.write_to(control.report, control.stacks_signal)
     control.start_watchdog()
     output.unmix(output_lock)
@@ -56,7 +56,7 @@ def main(control: _core.WorkerSeat, output_lock: int, served: int) -> NoReturn:
     exceptions.note = last_errors.note_failure
     give_back = logs.take_over(logs.ForwardingHandler(worker.lines))
     runner = asyncio.Runner(loop_factory=worker.make_loop)
-    forked.separate(runner.get_loop(), worker.selector, give_back)
+    forked.separate(runner.get_loop(), worker.selector, give_back, served)
     code = 1
     try:
         code = runner.run(worker.serve())

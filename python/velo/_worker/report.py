@@ -6,6 +6,7 @@ import contextlib
 import faulthandler
 import os
 import signal
+import sys
 
 __all__ = ["write_to"]
 
@@ -18,8 +19,19 @@ def write_to(report: int, asked: int) -> None:
 
     A function that enables `faulthandler` for itself takes that over: the stacks go where it says.
     """
-    faulthandler.enable(report, all_threads=True)
-    faulthandler.register(asked, report, all_threads=True)
+    try:
+        faulthandler.enable(report, all_threads=True)
+        faulthandler.register(asked, report, all_threads=True)
+    except OSError as error:
+        # The signal that asks for stacks would end the process.
+        signal.signal(asked, signal.SIG_IGN)
+        print(
+            f"velo: worker process {os.getpid()} cannot say where it is stuck, should it be: "
+            f"`sigaltstack` is refused ({error.strerror}); allow it in the sandbox (seccomp "
+            "profile) that it runs in",
+            file=sys.stderr,
+        )
+        return
     signal.pthread_sigmask(signal.SIG_BLOCK, [asked])  # threads to come inherit it
     os.register_at_fork(after_in_child=lambda: _leave(report, asked))
 
