@@ -19,6 +19,8 @@ from standalone import Daemon
 from velo import stream_fn
 from velo.logs import StreamNames
 
+pytestmark = pytest.mark.slow
+
 logger = logging.getLogger("velo.tests.logging")
 
 
