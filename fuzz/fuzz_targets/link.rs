@@ -24,7 +24,7 @@ const MOST_OPS: usize = 256;
 
 #[derive(Arbitrary, Debug)]
 struct Input {
-    /// What the header says before anyone attaches: all of it, or a link's with some words changed.
+    /// The header before the attach: arbitrary, or a valid one with some words changed.
     before: Before,
     ops: Vec<Op>,
 }
@@ -73,7 +73,7 @@ fuzz_target!(|input: Input| {
         Before::Right => initialise(&*segment, &SPEC).expect("it fits"),
     }
     let Ok(ends) = attach(&segment) else {
-        // What is refused is refused; the rest of the input has a right one.
+        // The link was refused; the rest of the input runs on a valid one.
         let (segment, ends) = link(&SPEC);
         return run(&segment, &ends, input.ops);
     };

@@ -1,5 +1,5 @@
-//! What the targets share: a segment whose bounds a sanitizer knows, and values that are nearly
-//! right.
+//! Shared by the targets: a segment whose bounds a sanitizer knows, and values that are nearly
+//! valid.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::io;
@@ -14,8 +14,8 @@ pub mod python;
 
 const PAGE: usize = 4096;
 
-/// A segment on the heap of this process: what lies before and behind it is poisoned, so that a
-/// sanitizer sees each access that leaves it.
+/// A segment on the heap of this process: the memory before and behind it is poisoned, so that a
+/// sanitizer sees each access outside it.
 #[derive(Debug)]
 pub struct HeapSegment {
     base: NonNull<u8>,
@@ -86,7 +86,7 @@ unsafe impl Segment for HeapSegment {
 
     fn discard(&self, offset: usize, len: usize) -> io::Result<()> {
         assert!(offset + len <= self.len, "discarded outside of the segment");
-        // SAFETY: inside the segment, by the line above; who discards owns these bytes.
+        // SAFETY: inside the segment, by the line above; the caller owns the bytes that it discards.
         unsafe { self.base.add(offset).write_bytes(0, len) };
         Ok(())
     }
@@ -96,7 +96,7 @@ unsafe impl Segment for HeapSegment {
 #[derive(Arbitrary, Clone, Copy, Debug)]
 pub enum Value {
     Any(u64),
-    /// What is there, and a little more or less.
+    /// The present value, and a little more or less.
     Near(i8),
     /// A multiple of eight.
     Position(u16),
@@ -149,7 +149,7 @@ pub fn link(spec: &LinkSpec) -> (Arc<HeapSegment>, [Arc<LinkEnd>; 2]) {
     (segment, ends)
 }
 
-/// Stores numbers at random places of a segment, as fast as it can, for so many rounds.
+/// Stores numbers at random places of a segment, as fast as possible, for some rounds.
 pub fn scribble(segment: &HeapSegment, seed: u64, from: usize, bytes: usize, rounds: u32) {
     let mut state = seed;
     let mut next = || {
