@@ -45,7 +45,7 @@ async def test_closures_are_forgotten(mode, long):
         there = await stream.recv()
     assert count_of("made") <= 1
     assert there <= 3
-    assert len(function_stats._left) <= 2 * function_stats._EVERY
+    assert len(function_stats._gone) <= 2 * function_stats._EVERY
 
 
 async def test_what_is_held_is_kept(mode):
