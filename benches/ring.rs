@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use criterion::{Bencher, BenchmarkId, Criterion, Throughput};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use velo_shm::{
-    Bells, Consumer, Doorbell, Limits, LinkEnd, LinkSpec, MemfdSegment, Producer, Side, initialise,
+    Bells, Consumer, Doorbell, Limits, Link, LinkSpec, MemfdSegment, Producer, Side, initialise,
 };
 
 const SIZES: [usize; 5] = [8, 64, 1 << 10, 64 << 10, 1 << 20];
@@ -56,16 +56,16 @@ fn bells() -> Bells {
 }
 
 /// A link whose doorbells are not used: both sides spin here.
-fn link() -> (Arc<MemfdSegment>, Arc<LinkEnd>) {
+fn link() -> (Arc<MemfdSegment>, Link) {
     let segment = Arc::new(MemfdSegment::create(spec().segment_len()).unwrap());
     initialise(&*segment, &spec()).unwrap();
-    let client = LinkEnd::attach(segment.clone(), Side::Client, bells()).unwrap();
+    let client = Link::attach(segment.clone(), Side::Client, bells()).unwrap();
     (segment, client)
 }
 
 fn ring(size: usize) -> (Producer, Consumer) {
     let (segment, client) = link();
-    let worker = LinkEnd::attach(segment, Side::Worker, bells()).unwrap();
+    let worker = Link::attach(segment, Side::Worker, bells()).unwrap();
     let (producer, _) = client.open_slot(0, limits(size)).unwrap();
     let (_, consumer) = worker.open_slot(0, limits(size)).unwrap();
     (producer, consumer)
@@ -222,7 +222,7 @@ fn child(arguments: &str) {
     // SAFETY: the parent left this descriptor open for this process, which has no other owner of it.
     let fd = unsafe { OwnedFd::from_raw_fd(numbers[0] as i32) };
     let segment = Arc::new(MemfdSegment::from_fd(fd).unwrap());
-    let worker = LinkEnd::attach(segment, Side::Worker, bells()).unwrap();
+    let worker = Link::attach(segment, Side::Worker, bells()).unwrap();
     let (_, mut consumer) = worker.open_slot(0, limits(numbers[1])).unwrap();
     receive(&mut consumer, numbers[2] as u64);
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
 use velo_fuzz::{HeapSegment, Value, attach, link};
-use velo_shm::{Limits, LinkEnd, LinkSpec, ReserveError, initialise};
+use velo_shm::{Limits, Link, LinkSpec, ReserveError, initialise};
 
 const SPEC: LinkSpec = LinkSpec {
     slots: 3,
@@ -80,7 +80,7 @@ fuzz_target!(|input: Input| {
     run(&segment, &ends, input.ops);
 });
 
-fn run(segment: &HeapSegment, ends: &[std::sync::Arc<LinkEnd>; 2], ops: Vec<Op>) {
+fn run(segment: &HeapSegment, ends: &[std::sync::Link; 2], ops: Vec<Op>) {
     let slots = ends[0].slots();
     let end = |side: bool| &ends[usize::from(side)];
     for op in ops.into_iter().take(MOST_OPS) {
@@ -117,7 +117,7 @@ fn run(segment: &HeapSegment, ends: &[std::sync::Arc<LinkEnd>; 2], ops: Vec<Op>)
 }
 
 /// Sends one message, and receives it unless the slot itself was written over.
-fn talk([client, worker]: &[std::sync::Arc<LinkEnd>; 2], slot: u32) {
+fn talk([client, worker]: &[std::sync::Link; 2], slot: u32) {
     if !client.reset_slot(slot).expect("memory") {
         return;
     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use arbitrary::Arbitrary;
-use velo_shm::{Bells, Doorbell, LinkEnd, LinkError, LinkSpec, Segment, Side};
+use velo_shm::{Bells, Doorbell, Link, LinkError, LinkSpec, Segment, Side};
 
 pub mod python;
 
@@ -50,7 +50,7 @@ impl HeapSegment {
     pub fn write(&self, offset: usize, bytes: &[u8]) {
         for (index, &byte) in bytes.iter().enumerate() {
             if offset + index < self.len {
-                // SAFETY: inside the segment; volatile, as nobody here is asked.
+                // SAFETY: inside the segment; volatile, as the other side does not expect it.
                 unsafe { self.base.as_ptr().add(offset + index).write_volatile(byte) };
             }
         }
@@ -126,7 +126,7 @@ impl Value {
 }
 
 /// Both ends of the link in a segment, in one process.
-pub fn attach(segment: &Arc<HeapSegment>) -> Result<[Arc<LinkEnd>; 2], LinkError> {
+pub fn attach(segment: &Arc<HeapSegment>) -> Result<[Link; 2], LinkError> {
     let bells = || Doorbell::create().expect("a doorbell");
     let (a, b) = (bells(), bells());
     let copy = |bell: &Doorbell| bell.try_clone().expect("a copy of a doorbell");
@@ -136,13 +136,13 @@ pub fn attach(segment: &Arc<HeapSegment>) -> Result<[Arc<LinkEnd>; 2], LinkError
     };
     let worker = Bells { mine: b, theirs: a };
     Ok([
-        LinkEnd::attach(segment.clone(), Side::Client, client)?,
-        LinkEnd::attach(segment.clone(), Side::Worker, worker)?,
+        Link::attach(segment.clone(), Side::Client, client)?,
+        Link::attach(segment.clone(), Side::Worker, worker)?,
     ])
 }
 
 /// A fresh link.
-pub fn link(spec: &LinkSpec) -> (Arc<HeapSegment>, [Arc<LinkEnd>; 2]) {
+pub fn link(spec: &LinkSpec) -> (Arc<HeapSegment>, [Link; 2]) {
     let segment = HeapSegment::new(spec.segment_len());
     velo_shm::initialise(&*segment, spec).expect("a link that fits its segment");
     let ends = attach(&segment).expect("a link that was just made");

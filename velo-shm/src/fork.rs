@@ -217,9 +217,7 @@ mod tests {
     use nix::sys::wait::{WaitStatus, waitpid};
     use nix::unistd::{ForkResult, fork};
 
-    use crate::{
-        Bells, Doorbell, Limits, LinkEnd, LinkSpec, MemfdSegment, Segment, Side, initialise,
-    };
+    use crate::{Bells, Doorbell, Limits, Link, LinkSpec, MemfdSegment, Segment, Side, initialise};
 
     /// Runs `work` in a forked child; its exit code.
     fn in_child(work: impl FnOnce() -> i32) -> i32 {
@@ -279,9 +277,9 @@ mod tests {
             mine: a.try_clone().unwrap(),
             theirs: b.try_clone().unwrap(),
         };
-        let client = LinkEnd::attach(segment.clone(), Side::Client, bells).unwrap();
+        let client = Link::attach(segment.clone(), Side::Client, bells).unwrap();
         let bells = Bells { mine: b, theirs: a };
-        let worker = LinkEnd::attach(segment, Side::Worker, bells).unwrap();
+        let worker = Link::attach(segment, Side::Worker, bells).unwrap();
         let limits = Limits {
             events: 16,
             bytes: 1 << 16,

@@ -12,7 +12,8 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::stat::fstat;
 use nix::unistd::ftruncate;
 
-use super::{Segment, SegmentError, check_range, pages};
+use super::base::{Segment, SegmentError, check_range};
+use super::pages;
 #[cfg(not(loom))]
 use crate::fork::SharedMap;
 
