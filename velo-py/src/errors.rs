@@ -64,6 +64,16 @@ pub fn ring_corrupted(found: &RingCorrupted) -> PyErr {
     ))
 }
 
+/// A `velo.errors.StreamClosed` for a process that a stream function has forked.
+#[cold]
+pub fn of_worker() -> PyErr {
+    closed(
+        "this process was forked by a stream function: the streams of its worker, their events and \
+         their results are the worker's alone; hand over what the child needs before it is forked, \
+         and let it end by itself",
+    )
+}
+
 /// A `velo.errors.EventTimeout`: the function of `stream` was longer than `seconds` at its event.
 pub fn event_timeout(py: Python<'_>, stream: &str, event: u64, seconds: f64) -> PyErr {
     static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();

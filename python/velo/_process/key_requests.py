@@ -129,7 +129,7 @@ class KeyRequests:
                     release = await spec.acquire()
                 link = client.links.get(grant.link)
                 if link is not None:
-                    link.define(function.number, definition)
+                    link.define(function, definition)
                     session = _core.SessionGrant(
                         key=key, grant=grant.number, timeout=config.timeout, shown=shown
                     )

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use pyo3::prelude::*;
-use velo_shm::{Alarm, Coalesce, LinkLoad, ticks};
+use velo_shm::{Alarm, Coalesce, LinkLoad, fork, ticks};
 use velo_supervisor::client_side::SlotTable;
 
 use super::link::{ClientLink, LinkState};
@@ -65,6 +65,7 @@ impl ClientLinkHandle {
             coalescer: Coalesce::default(),
             alarm,
             dead: AtomicBool::new(false),
+            born: fork::generation(),
             opened: AtomicU64::new(0),
             unwatched: AtomicBool::new(false),
             on_slow: GilCell::default(),
@@ -147,13 +148,32 @@ impl ClientLinkHandle {
         self.link.send(py, &Control::Levels { packed })
     }
 
+    /// Has the worker know where this process is: see `velo._process.surroundings`.
+    fn set_surroundings(&self, py: Python<'_>, packed: Vec<u8>) -> PyResult<()> {
+        self.link.send(py, &Control::Surroundings { packed })
+    }
+
+    /// Has the worker forget a function, of which no stream is opened any more. It can wait.
+    fn forget(&self, py: Python<'_>, function: u64) -> PyResult<()> {
+        match self.link.is_dead() {
+            true => Ok(()),
+            false => self.link.post(py, &Control::Forget { function }),
+        }
+    }
+
     /// Wakes the batching streams.
     fn on_alarm(&self, py: Python<'_>) {
+        if self.link.is_dead() {
+            return;
+        }
         self.link.on_alarm(py);
     }
 
     /// The doorbell rang.
     fn on_doorbell(&self, py: Python<'_>) {
+        if self.link.is_dead() {
+            return;
+        }
         self.link.end.doorbell().drain();
         self.link.end.disarm();
         self.link.process_ready(py);
@@ -237,6 +257,6 @@ impl ClientLinkHandle {
     /// Whether the worker behind it is gone.
     #[getter]
     fn dead(&self) -> bool {
-        self.link.dead.load(Relaxed)
+        self.link.is_dead()
     }
 }

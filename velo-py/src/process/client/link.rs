@@ -9,7 +9,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use velo_shm::{
     Alarm, Coalesce, Consumer, LinkError, LinkLoad, Producer, Running, Sleepers, cores_are_free,
-    ticks, woke_worker,
+    fork, ticks, woke_worker,
 };
 use velo_supervisor::client_side::{SlotTable, Unsound, mend};
 use velo_supervisor::explain;
@@ -102,6 +102,8 @@ pub struct ClientLink {
     /// Goes off when the streams are to be woken.
     pub(super) alarm: Alarm,
     pub(super) dead: AtomicBool,
+    /// In which generation of forks it was made.
+    pub(super) born: u32,
     /// How many streams were ever opened.
     pub(super) opened: AtomicU64,
     /// A stream with limits was opened, and the supervisor does not watch the worker yet.
@@ -119,6 +121,13 @@ pub struct LinkState {
 }
 
 impl ClientLink {
+    /// Whether nothing can be sent on it any more: it was given up, or belongs to the process that this
+    /// one was forked from.
+    #[inline]
+    pub(super) fn is_dead(&self) -> bool {
+        self.dead.load(Relaxed) || self.born != fork::generation()
+    }
+
     /// Handles what the worker has set ready: wakes streams, reads control messages.
     pub fn process_ready(&self, py: Python<'_>) {
         if let Some(handled) = self.process(py) {
@@ -279,7 +288,7 @@ impl ClientLink {
     /// whose events wait. So a side that writes over a flag or a bit delays the other by no more than the
     /// time between two checks.
     pub(super) fn check_up(&self, py: Python<'_>) {
-        if self.dead.load(Relaxed) || !self.is_intact(py) || self.asleep.load(Relaxed) == 0 {
+        if self.is_dead() || !self.is_intact(py) || self.asleep.load(Relaxed) == 0 {
             return;
         }
         let mut waiting = false;
@@ -317,7 +326,7 @@ impl ClientLink {
             sending: self.sending.load(Relaxed),
             left: self.left.load(Relaxed),
         };
-        if sleepers.batching < sleepers.count || self.dead.load(Relaxed) {
+        if sleepers.batching < sleepers.count || self.is_dead() {
             return false;
         }
         if self.coalescing.load(Relaxed) {
@@ -473,7 +482,7 @@ impl ClientLink {
 
     pub(super) fn recycle(&self, py: Python<'_>, slot: u32) {
         self.end.leave();
-        let dead = self.dead.load(Relaxed);
+        let dead = self.is_dead();
         if !dead {
             let _ = self.post(py, &Control::Close { slot });
         }

@@ -114,7 +114,7 @@ pub fn open(
         true => link.send(py, &message)?,
         false => link.post_deferred(py, &message)?,
     }
-    if link.dead.load(Relaxed) {
+    if link.is_dead() {
         // The link turned out to be broken: the stream begins on another one.
         link.disown(py, slot)?;
         return Ok(None);
@@ -183,7 +183,7 @@ fn take_slot(
     buffer: u32,
     max_bytes: u64,
 ) -> PyResult<Option<(StreamSlot, Producer, Consumer)>> {
-    if link.dead.load(Relaxed) || !link.is_intact(py) || !link.end.enter() {
+    if link.is_dead() || !link.is_intact(py) || !link.end.enter() {
         return Ok(None);
     }
     let taken = link.take_slot(py);

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use pyo3::prelude::*;
-use velo_shm::{Consumer, Link, Producer};
+use velo_shm::{Consumer, Link, Producer, fork};
 
 use crate::cell::GilCell;
 use crate::errors;
@@ -15,6 +15,8 @@ pub struct ControlLine {
     rings: GilCell<Rings>,
     /// The client has written over the control messages: no message can be sent any more.
     broken: AtomicBool,
+    /// In which generation of forks it was made.
+    born: u32,
 }
 
 struct Rings {
@@ -30,11 +32,21 @@ impl ControlLine {
             end,
             rings: GilCell::new(Rings { outward, inward }),
             broken: AtomicBool::new(false),
+            born: fork::generation(),
         })
+    }
+
+    /// Whether this is a process that a function has forked: the link is its worker's.
+    #[inline]
+    pub fn is_of_parent(&self) -> bool {
+        self.born != fork::generation()
     }
 
     /// Sends a message to the client.
     pub fn send(&self, py: Python<'_>, message: &Control) -> PyResult<()> {
+        if self.is_of_parent() {
+            return Err(errors::of_worker());
+        }
         let sent = self
             .rings
             .with(py, |rings| control::send(py, &mut rings.outward, message))?;

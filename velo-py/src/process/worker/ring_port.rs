@@ -123,6 +123,9 @@ impl RingPort {
     /// See [`Port::next_event`].
     #[inline]
     pub fn next_event(&self, py: Python<'_>) -> Result<Next, Thrown> {
+        if self.line.is_of_parent() {
+            return Err(errors::of_worker().into());
+        }
         let codec = codec(py)?;
         self.state.with(py, |state| {
             self.ask(py, state)?;

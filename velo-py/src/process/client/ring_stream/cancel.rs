@@ -43,7 +43,7 @@ impl Cancel for CancelStream {
         if unplaced {
             stream.fail_with(py, errors::closed("the stream function was cancelled"));
         }
-        match open && !link.dead.load(Relaxed) {
+        match open && !link.is_dead() {
             true if stream.detaches.load(Relaxed) => stream.detach(py).map(drop),
             true => link.send(py, &Control::Cancel { slot }),
             false => Ok(()),

@@ -377,7 +377,7 @@ impl RingStream {
             let at = &state.at;
             (at.link.clone(), at.slot, at.number)
         })?;
-        if !link.dead.load(Relaxed) {
+        if !link.is_dead() {
             link.send(py, &Control::Detach { slot, stream })?;
         }
         Ok(true)

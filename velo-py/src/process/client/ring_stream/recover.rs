@@ -217,7 +217,7 @@ impl Recovery {
             left
         })?;
         if let Some((_, link, slot)) = &left
-            && !link.dead.load(Relaxed)
+            && !link.is_dead()
         {
             link.send(py, &Control::Cancel { slot: *slot })?;
         }
