@@ -12,11 +12,12 @@ use pyo3::exceptions::{PyRuntimeError, PyTypeError};
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::pyclass::boolean_struct::True;
+use pyo3::types::PyType;
 
 use crate::cell::GilCell;
 use crate::errors::{self, Thrown};
 use crate::ffi::destroy::destroy;
-use crate::ffi::send_slot::{Awaitable, Step, coroutine_methods};
+use crate::ffi::send_slot::{Awaitable, Step, coroutine_methods, install, itself};
 
 /// An async iterator whose next item needs no awaitable of its own.
 pub trait AsyncIterate: PyClass<Frozen = True> + Sync {
@@ -88,6 +89,21 @@ impl<T: AsyncIterate> Awaitable for T {
         close(slf)?;
         Err(error)
     }
+}
+
+/// As [`install`], for a class that is an async iterator and its own awaitable.
+pub fn install_iterator<T: AsyncIterate>(py: Python<'_>) -> PyResult<()> {
+    install::<T>(py)?;
+    let class: Bound<'_, PyType> = T::type_object(py);
+    let class = class.as_type_ptr();
+    // SAFETY: as in `install`, which found that the slots are there.
+    unsafe {
+        let slots = (*class).tp_as_async;
+        (*slots).am_aiter = Some(itself);
+        (*slots).am_anext = Some(anext::<T>);
+        ffi::PyType_Modified(class);
+    }
+    Ok(())
 }
 
 /// `close()` of the iterator as an awaitable: gives up its wait.

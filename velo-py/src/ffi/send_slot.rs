@@ -55,23 +55,6 @@ pub fn install<T: Awaitable>(py: Python<'_>) -> PyResult<()> {
     Ok(())
 }
 
-/// As [`install`], for a class that is an async iterator and its own awaitable.
-pub fn install_iterator<T: crate::ffi::async_iterator::AsyncIterate>(
-    py: Python<'_>,
-) -> PyResult<()> {
-    install::<T>(py)?;
-    let class: Bound<'_, PyType> = T::type_object(py);
-    let class = class.as_type_ptr();
-    // SAFETY: as in `install`, which found that the slots are there.
-    unsafe {
-        let slots = (*class).tp_as_async;
-        (*slots).am_aiter = Some(itself);
-        (*slots).am_anext = Some(crate::ffi::async_iterator::anext::<T>);
-        ffi::PyType_Modified(class);
-    }
-    Ok(())
-}
-
 /// The methods beside the slot, for a class that implements [`Awaitable`] and defines `close`.
 macro_rules! coroutine_methods {
     ($class:ident) => {
@@ -150,8 +133,12 @@ fn as_iteration(step: Step) -> PyResult<Py<PyAny>> {
     }
 }
 
-/// `__await__`, `__aiter__` and `__anext__` of what is its own iterator, without a method call.
-unsafe extern "C" fn itself(slf: *mut ffi::PyObject) -> *mut ffi::PyObject {
+/// `__await__` and `__aiter__` of an object that is its own iterator, without a method call.
+///
+/// # Safety
+///
+/// For CPython, in the slots of a type.
+pub unsafe extern "C" fn itself(slf: *mut ffi::PyObject) -> *mut ffi::PyObject {
     // SAFETY: CPython calls the slot with the GIL held and a live object.
     unsafe { ffi::Py_NewRef(slf) }
 }

@@ -12,12 +12,12 @@ use crate::errors::Thrown;
 use crate::ffi::async_iterator::{self, AsyncIterate, Lending};
 use crate::ffi::destroy::destroy;
 use crate::ffi::send_slot::{Step, stepping_methods};
-use crate::function::events::{Poll, Source};
+use crate::function::source::{Poll, Source};
 
 /// Clocks may be early by their resolution; seconds.
 const EARLY: f64 = 1e-6;
 
-/// An async iterator over events and ticks.
+/// An async iterator over events and ticks. It is its own `__anext__` awaitable.
 #[pyclass(frozen, module = "velo._core")]
 pub struct Ticks {
     shared: Arc<Shared>,

@@ -1,18 +1,19 @@
-//! What a stream counts and how long its events take.
+//! The figures of one stream: how many events and results, and how long events take.
 
 use std::sync::LazyLock;
 
 use hdrhistogram::Histogram;
 use velo_shm::ticks;
 
-/// While one event is being timed, its end is looked for at every so many results.
+/// While one event is being timed, the meter looks for its end once per this many results.
 const LOOK_EVERY: u64 = 16;
 
-/// At most so often, in nanoseconds, those who look at streams are shown how long events take; but
+/// How often, in nanoseconds, the percentiles of a stream are published for `velo top` at most; but
 /// whenever the number of events that were timed has doubled.
-const SHOW_EVERY: u128 = 100_000_000;
+const PUBLISH_EVERY: u128 = 100_000_000;
 
-/// An event that was accepted so many nanoseconds ago is looked for when the next one is sent.
+/// The meter looks for the end of an event that was accepted this many nanoseconds ago when the next
+/// one is sent.
 const OVERDUE: u64 = 1_000_000;
 
 /// One significant digit: 6 % steps, about a KiB for latencies up to a second.
@@ -28,8 +29,7 @@ static TIMED: LazyLock<bool> =
 /// Counts of one stream, kept by the user's half.
 ///
 /// Latency is sampled: one event at a time is followed from the moment it was accepted until the
-/// function is done with it, as the function's half has published it. Only where that half does not
-/// say when, it ends as the user's half learns of it.
+/// user's half learns that the function is done with it.
 pub struct Meter {
     sent: u64,
     received: u64,
@@ -39,10 +39,10 @@ pub struct Meter {
     /// Whether any event is followed.
     timed: bool,
     latencies: Option<Box<Histogram<u32>>>,
-    /// When percentiles were shown last.
-    shown: u64,
-    /// Whether they are to be shown.
-    news: bool,
+    /// When percentiles were published last, in ticks.
+    published: u64,
+    /// Whether they are to be published.
+    unpublished: bool,
     opened: u64,
     ended: Option<u64>,
 }
@@ -55,8 +55,8 @@ impl Default for Meter {
             followed: None,
             timed: *TIMED,
             latencies: None,
-            shown: 0,
-            news: false,
+            published: 0,
+            unpublished: false,
             opened: ticks::now(),
             ended: None,
         }
@@ -126,8 +126,8 @@ impl Meter {
             .is_some_and(|(_, accepted)| ticks::to_ns(now.saturating_sub(accepted)) > OVERDUE)
     }
 
-    /// `handled` events are handled, the last of them at `at`, in ticks; 0 where that is unknown. The
-    /// function's half may be another process, so `at` is taken for what it can be only.
+    /// The function has handled this many events, the last of them at `at`, in ticks; 0 where that is
+    /// unknown. Another process may have written `at`, so a moment that cannot be is ignored.
     #[inline]
     pub fn observe(&mut self, handled: u64, at: u64) {
         let Some((event, accepted)) = self.followed else {
@@ -147,17 +147,17 @@ impl Meter {
         let latencies = self.latencies.get_or_insert_with(no_latencies);
         // An hour is far beyond what is worth telling apart.
         let _ = latencies.record(elapsed.clamp(1, HOUR));
-        let since = ticks::to_duration(now.saturating_sub(self.shown)).as_nanos();
-        if latencies.len().is_power_of_two() || since >= SHOW_EVERY {
-            self.shown = now;
-            self.news = true;
+        let since = ticks::to_duration(now.saturating_sub(self.published)).as_nanos();
+        if latencies.len().is_power_of_two() || since >= PUBLISH_EVERY {
+            self.published = now;
+            self.unpublished = true;
         }
     }
 
-    /// The median and the 99th percentile, in nanoseconds, when they are to be shown again.
+    /// The median and the 99th percentile, in nanoseconds, when they are to be published again.
     #[inline]
-    pub fn news(&mut self) -> Option<(u64, u64)> {
-        if !std::mem::take(&mut self.news) {
+    pub fn unpublished(&mut self) -> Option<(u64, u64)> {
+        if !std::mem::take(&mut self.unpublished) {
             return None;
         }
         let seen = self.latencies.as_deref()?;

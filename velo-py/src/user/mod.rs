@@ -2,6 +2,7 @@
 
 pub mod batch;
 pub mod channel;
+pub mod feed_source;
 pub mod function_stats;
 pub mod group;
 pub mod meter;

@@ -10,7 +10,7 @@ use std::sync::{Condvar, Mutex, PoisonError};
 use pyo3::prelude::*;
 
 use crate::cell::GilCell;
-use crate::user::operation::next_of;
+use crate::ffi::iterate::next_of;
 
 /// After so many events in a row other threads may have the GIL.
 const TURN: usize = 256;

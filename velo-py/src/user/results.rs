@@ -1,6 +1,6 @@
 //! `async for result in stream` and `stream.feed(...)`: results one by one, moved in bursts.
 
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
 use pyo3::exceptions::PyStopAsyncIteration;
 use pyo3::prelude::*;
@@ -10,15 +10,15 @@ use crate::errors::Thrown;
 use crate::ffi::async_iterator::{self, AsyncIterate, Lending};
 use crate::ffi::destroy::destroy;
 use crate::ffi::send_slot::{Step, stepping_methods};
-use crate::user::batch::Burst;
-use crate::user::channel::{Offer, Take, Want};
-use crate::user::operation::next_of;
-use crate::user::read_ahead::{Ahead, ReadAhead};
+use crate::flow::{Interest, Offer, Take};
+use crate::user::batch::Batch;
+use crate::user::feed_source::{FeedSource, Filled};
+use crate::user::read_ahead::Ahead;
 use crate::user::state::StreamCore;
 
-/// While results keep coming, the source is asked for more at every so many of them.
+/// While results keep coming, the source is asked for more after each this many of them.
 const FEED_EVERY: u32 = 64;
-/// Room that results took is given back at every so many of them.
+/// The room of results is given back after each this many of them.
 const FLUSH_EVERY: u32 = 32;
 
 /// When an iteration ends, at the latest with the stream.
@@ -40,8 +40,8 @@ pub struct Results {
 
 struct State {
     /// Where events come from; None once it is exhausted, or if there never was one.
-    source: Option<Source>,
-    /// The source is read in a thread, and has nothing at the moment.
+    source: Option<FeedSource>,
+    /// A thread reads the source, which has no event at the moment.
     starved: bool,
     until: Until,
     /// What the stream knows this iteration by, from its first step to its end.
@@ -52,79 +52,6 @@ struct State {
     /// What the task sleeps on.
     asleep: Option<Py<PyAny>>,
     over: bool,
-}
-
-/// Where the events of a `feed` come from.
-enum Source {
-    /// An iterator that always has the next event at once.
-    Plain(Py<PyAny>),
-    /// One that is read in a thread.
-    Ahead(Py<ReadAhead>),
-}
-
-/// Why no more events went into the stream.
-#[derive(PartialEq)]
-enum Filled {
-    Full,
-    Starved,
-    Exhausted,
-}
-
-impl Source {
-    fn new(core: &Arc<StreamCore>, iterator: &Bound<'_, PyAny>) -> PyResult<Self> {
-        let py = iterator.py();
-        let Ok(ahead) = iterator.cast::<ReadAhead>() else {
-            return Ok(Source::Plain(iterator.clone().unbind()));
-        };
-        let call = |what| Py::new(py, Call(Arc::downgrade(core), what)).map(Py::into_any);
-        let wake = core.from_threads(py, call(Called::Wake)?)?;
-        ahead.get().connect(py, wake, call(Called::Left)?)?;
-        core.reads(py, Some(ahead.clone().unbind()))?;
-        Ok(Source::Ahead(ahead.clone().unbind()))
-    }
-
-    fn clone_ref(&self, py: Python<'_>) -> Self {
-        match self {
-            Source::Plain(iterator) => Source::Plain(iterator.clone_ref(py)),
-            Source::Ahead(ahead) => Source::Ahead(ahead.clone_ref(py)),
-        }
-    }
-
-    #[inline]
-    fn next(&self, py: Python<'_>) -> PyResult<Ahead> {
-        match self {
-            Source::Plain(iterator) => Ok(match next_of(iterator.bind(py))? {
-                Some(event) => Ahead::Event(event.unbind()),
-                None => Ahead::Ended,
-            }),
-            Source::Ahead(ahead) => ahead.get().take(py),
-        }
-    }
-}
-
-/// What the thread of a source calls. It does not keep the stream.
-#[pyclass(frozen)]
-struct Call(Weak<StreamCore>, Called);
-
-#[derive(Clone, Copy)]
-enum Called {
-    /// There is something to read again.
-    Wake,
-    /// An event was read as the reading was given up: it goes before what is sent next.
-    Left,
-}
-
-#[pymethods]
-impl Call {
-    #[pyo3(signature = (event=None))]
-    fn __call__(&self, py: Python<'_>, event: Option<Py<PyAny>>) -> PyResult<()> {
-        match (self.0.upgrade(), self.1, event) {
-            (Some(core), Called::Wake, _) => core.waits.recv.wake(py),
-            (Some(core), Called::Left, Some(event)) => core.put_back(py, event)?,
-            _ => {}
-        }
-        Ok(())
-    }
 }
 
 impl Drop for Results {
@@ -146,11 +73,11 @@ impl Results {
 
     /// Sends what `source` gives while it receives; ends when all of it is handled.
     pub fn feed(core: Arc<StreamCore>, source: &Bound<'_, PyAny>) -> PyResult<Self> {
-        let source = Source::new(&core, source)?;
+        let source = FeedSource::new(&core, source)?;
         Ok(Results::new(core, Some(source), Until::Handled))
     }
 
-    fn new(core: Arc<StreamCore>, source: Option<Source>, until: Until) -> Self {
+    fn new(core: Arc<StreamCore>, source: Option<FeedSource>, until: Until) -> Self {
         let state = State {
             source,
             starved: false,
@@ -194,7 +121,7 @@ impl Results {
             return Ok(None);
         }
         self.core.check_thread()?;
-        if state.until_flush == FLUSH_EVERY && self.core.stint.is_over() {
+        if state.until_flush == FLUSH_EVERY && self.core.turn.is_over() {
             state.until_flush = FLUSH_EVERY - 1;
             if state.source.is_some() {
                 self.fill(py, state)?; // the function has work while others have their turn
@@ -229,26 +156,26 @@ impl Results {
             }
             state.until_feed = 0;
             self.core.channel.flush_results(py)?;
-            let mut want = Want {
-                bulk: state.until == Until::Handled,
-                ..Want::RESULTS
+            let mut interest = Interest {
+                throughput: state.until == Until::Handled,
+                ..Interest::RESULTS
             };
             if state.source.is_some() {
-                want.space = !state.starved;
+                interest.space = !state.starved;
                 if self.core.channel.free_events(py)? > 0 && self.fill(py, state)? > 0 {
                     self.core.spin(
                         py,
-                        Want {
+                        Interest {
                             space: false,
-                            ..want
+                            ..interest
                         },
                     )?;
                     continue;
                 }
-                want.space = state.source.is_some() && !state.starved;
+                interest.space = state.source.is_some() && !state.starved;
             }
-            want.handled = state.until == Until::Handled && state.source.is_none();
-            if want.handled && self.core.channel.is_settled(py)? {
+            interest.handled = state.until == Until::Handled && state.source.is_none();
+            if interest.handled && self.core.channel.is_settled(py)? {
                 // Results are shown before the count of handled events: look once more.
                 return match self.core.take(py)? {
                     Take::Item(result) => Ok(Some(Step::Return(result))),
@@ -258,8 +185,8 @@ impl Results {
                     }
                 };
             }
-            self.core.spin(py, want)?;
-            if let Some(step) = self.core.sleep(py, &self.core.waits.recv, want)? {
+            self.core.spin(py, interest)?;
+            if let Some(step) = self.core.sleep(py, &self.core.waits.recv, interest)? {
                 if let Step::Yield(future) = &step {
                     state.asleep = Some(future.clone_ref(py));
                 }
@@ -271,7 +198,7 @@ impl Results {
     /// Nothing more comes of this iteration.
     fn over(&self, py: Python<'_>, state: &mut State) {
         state.over = true;
-        if let Some(Source::Ahead(_)) = state.source.take() {
+        if let Some(FeedSource::Ahead(_)) = state.source.take() {
             let _ = self.core.reads(py, None); // what it has left goes before what is sent next
         }
         if let Some(number) = state.number.take() {
@@ -290,16 +217,16 @@ impl Results {
         let Some(source) = state.source.as_ref().map(|source| source.clone_ref(py)) else {
             return Ok(0);
         };
-        let mut burst = Burst::new(&self.core);
-        let filled = self.fill_from(py, &source, &mut burst);
-        burst.show(py)?;
+        let mut batch = Batch::new(&self.core);
+        let filled = self.fill_from(py, &source, &mut batch);
+        batch.flush(py)?;
         match filled {
             Ok(filled) => {
                 state.starved = filled == Filled::Starved;
                 if filled == Filled::Exhausted {
                     state.source = None;
                 }
-                Ok(burst.sent())
+                Ok(batch.sent())
             }
             Err(error) => {
                 self.over(py, state);
@@ -311,8 +238,8 @@ impl Results {
     fn fill_from(
         &self,
         py: Python<'_>,
-        source: &Source,
-        burst: &mut Burst<'_>,
+        source: &FeedSource,
+        batch: &mut Batch<'_>,
     ) -> PyResult<Filled> {
         let mut room = self.core.channel.free_events(py)?;
         if room > 0 {
@@ -334,7 +261,7 @@ impl Results {
             };
             match self.core.offer(py, &event)? {
                 Offer::Sent => {
-                    burst.add(py)?;
+                    batch.add(py)?;
                     room -= 1;
                 }
                 Offer::Full => {
