@@ -36,8 +36,13 @@ _SLOW = 0.05
 def plain(events: Iterable[T], limit: int, loop: asyncio.AbstractEventLoop) -> Iterator[T]:
     """Give an iterator over a plain source that does not hold up the event loop.
 
-    One that may wait is read in a thread, at most `limit` items ahead, and is a `ReadAhead`. One
-    that is bound to the loop's thread is read there, with a warning when it holds up the loop.
+    One that may wait is read in a thread, and is a `ReadAhead`. One that is bound to the loop's
+    thread is read there, with a warning when it holds up the loop.
+
+    Args:
+        events: The source.
+        limit: How many items are read ahead at most where it is used as an iterator.
+        loop: The event loop that must go on.
 
     Raises:
         TypeError: When it is no iterable, or a mapping or a data frame, whose iteration gives

@@ -92,10 +92,10 @@ class Stream(_core.StreamBase[In, Out], Generic[In, Out]):
         """Send all events while receiving: `async for result in stream.feed(events)`.
 
         Events are taken from the source when the function has room for them; results arrive in
-        order. A plain iterable that may wait, such as a generator, is read in a thread, at most
-        `buffer` events ahead. The iteration ends once the function has finished every event, or has
-        ended. The stream stays open, with its state. Results that the function yields after its
-        loop arrive after `end()`.
+        order. A plain iterable that may wait, such as a generator, is read in a thread, so that
+        each result arrives as it comes. The iteration ends once the function has finished every
+        event, or has ended. The stream stays open, with its state. Results that the function yields
+        after its loop arrive after `end()`.
 
         After a `break`, the function still handles the events that were sent, and you can receive
         their results. A cancelled wait loses nothing.

@@ -62,7 +62,7 @@ async def send_all(stream, events):
     await stream.send_batch(events)
 
 
-@pytest.mark.parametrize("empty", [[], (), iter([]), {}, ""])
+@pytest.mark.parametrize("empty", [[], (), iter([]), {}.values(), ""])
 async def test_empty_batch(way, empty):
     async with way.open(functions.echo) as stream:
         await stream.send_batch(empty)

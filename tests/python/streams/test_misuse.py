@@ -102,12 +102,10 @@ async def test_two_next_results_at_once(mode):
 async def test_the_second_of_two_that_wait_is_refused(mode):
     @stream_fn(mode=mode)
     async def both(events):
-        waits = asyncio.ensure_future(anext(events))
-        await asyncio.sleep(0)
-        try:
-            await anext(events)
-        except StreamBusy as busy:
-            yield str(busy)
+        tasks = [asyncio.ensure_future(anext(events)) for _ in range(2)]
+        (refused,), (waits,) = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        assert isinstance(refused.exception(), StreamBusy)
+        yield str(refused.exception())
         yield await waits
         async for event in events:
             yield event
@@ -222,7 +220,7 @@ async def test_a_plain_source_that_fails_after_it_has_waited(mode):
 
 async def test_a_cursor_stays_in_its_thread(mode):
     with sqlite3.connect(":memory:") as database:
-        cursor = database.execute("select value from (values (1), (2))".replace("value", "column1"))
+        cursor = database.execute("select 1 union select 2")
         fn = functions.echo.options(mode=mode)
         assert await fn.run(cursor) == [(1,), (2,)]
         cursor = database.execute("select 3")

@@ -35,7 +35,7 @@ impl FeedSource {
             return Ok(FeedSource::Plain(iterator.clone().unbind()));
         };
         let call = |what| Py::new(py, FromThread(Arc::downgrade(core), what)).map(Py::into_any);
-        let wake = core.from_threads(py, call(Event::Ready)?)?;
+        let wake = core.thread_safe(py, call(Event::Ready)?)?;
         ahead.get().connect(py, wake, call(Event::Left)?)?;
         core.reads(py, Some(ahead.clone().unbind()))?;
         Ok(FeedSource::Ahead(ahead.clone().unbind()))
@@ -49,15 +49,15 @@ impl FeedSource {
         }
     }
 
-    /// The next event, without waiting where a thread reads the source.
+    /// The next event, without waiting where a thread reads the source. `room` events may be taken.
     #[inline]
-    pub fn next(&self, py: Python<'_>) -> PyResult<Ahead> {
+    pub fn next(&self, py: Python<'_>, room: usize) -> PyResult<Ahead> {
         match self {
             FeedSource::Plain(iterator) => Ok(match next_of(iterator.bind(py))? {
                 Some(event) => Ahead::Event(event.unbind()),
                 None => Ahead::Ended,
             }),
-            FeedSource::Ahead(ahead) => ahead.get().take(py),
+            FeedSource::Ahead(ahead) => ahead.get().take(py, room),
         }
     }
 }

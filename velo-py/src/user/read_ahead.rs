@@ -1,7 +1,7 @@
 //! A plain iterator that may wait, read in a thread: the event loop goes on meanwhile, and each event
 //! travels as it comes.
 //!
-//! The thread reads on demand, at most `limit` events ahead, and tells the reader that has found
+//! The thread reads on demand, as many events as there is room for, and tells a caller that has found
 //! nothing as soon as there is something. Everything but the demand is guarded by the GIL.
 
 use std::collections::VecDeque;
@@ -36,8 +36,10 @@ struct Shared {
     start: Option<Py<PyAny>>,
     /// Called, in the thread, when there is something again.
     wake: Option<Py<PyAny>>,
-    /// Somebody has found nothing.
+    /// A caller has found nothing.
     missed: bool,
+    /// How many events may lie here.
+    room: usize,
     /// Takes the events that the thread has in hand when the reading is given up.
     left: Option<Py<PyAny>>,
 }
@@ -57,19 +59,23 @@ pub enum Ahead {
 }
 
 impl ReadAhead {
-    /// The next event, if it is there. Raises what the source has raised, after its last event.
-    pub fn take(&self, py: Python<'_>) -> PyResult<Ahead> {
-        let (event, ended, left, start) = self.shared.with(py, |shared| {
+    /// The next event, if it is there; otherwise the thread reads events, at most `room` of them. Raises
+    /// what the source has raised, after its last event.
+    pub fn take(&self, py: Python<'_>, room: usize) -> PyResult<Ahead> {
+        let (event, ended, start) = self.shared.with(py, |shared| {
             let event = shared.ready.pop_front();
             let mut ended = None;
             if event.is_none() {
                 ended = shared.ended.take();
                 match ended {
                     Some(_) => shared.ended = Some(Ok(())),
-                    None => shared.missed = true,
+                    None => {
+                        shared.missed = true;
+                        shared.room = room;
+                    }
                 }
             }
-            (event, ended, shared.ready.len(), shared.start.take())
+            (event, ended, shared.start.take())
         })?;
         if let Some(ended) = ended {
             return ended.map(|()| Ahead::Ended);
@@ -77,7 +83,7 @@ impl ReadAhead {
         if let Some(start) = start {
             start.call0(py)?;
         }
-        if left <= self.limit / 2 {
+        if event.is_none() {
             self.set(|demand| !std::mem::replace(&mut demand.wanted, true));
         }
         Ok(event.map_or(Ahead::Nothing, Ahead::Event))
@@ -147,7 +153,7 @@ impl ReadAhead {
             let goes_on = match next {
                 Ok(Some(event)) => {
                     shared.ready.push_back(event);
-                    shared.ready.len() < self.limit
+                    shared.ready.len() < shared.room
                 }
                 Ok(None) => {
                     shared.ended = Some(Ok(()));
@@ -169,7 +175,7 @@ impl ReadAhead {
 
 #[pymethods]
 impl ReadAhead {
-    /// `limit` is how many events are read ahead at most.
+    /// `limit` is how many events are read ahead at most where it is used as an iterator.
     #[new]
     fn new(source: Py<PyAny>, limit: usize) -> Self {
         ReadAhead {
@@ -180,6 +186,7 @@ impl ReadAhead {
                 start: None,
                 wake: None,
                 missed: false,
+                room: 0,
                 left: None,
             }),
             demand: Mutex::default(),
@@ -248,7 +255,7 @@ impl ReadAhead {
     /// Whether the source has ended and all of its events were taken.
     #[getter]
     fn exhausted(&self, py: Python<'_>) -> PyResult<bool> {
-        let failed = self.shared.with(py, |shared| {
+        self.shared.with(py, |shared| {
             if !shared.ready.is_empty() {
                 return Ok(false);
             }
@@ -259,8 +266,7 @@ impl ReadAhead {
                     ended.map(|()| true)
                 }
             }
-        })?;
-        failed
+        })?
     }
 
     /// Reads no more.
@@ -274,7 +280,7 @@ impl ReadAhead {
     }
 
     fn __next__(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
-        match self.take(py)? {
+        match self.take(py, self.limit)? {
             Ahead::Event(event) => Ok(Some(event)),
             Ahead::Nothing | Ahead::Ended => Ok(None),
         }

@@ -170,7 +170,7 @@ impl StreamCore {
     }
 
     /// A callable that has `callback` called in the stream's event loop, from any thread.
-    pub fn from_threads(&self, py: Python<'_>, callback: Py<PyAny>) -> PyResult<Py<PyAny>> {
+    pub fn thread_safe(&self, py: Python<'_>, callback: Py<PyAny>) -> PyResult<Py<PyAny>> {
         static PARTIAL: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
         let name = intern!(py, "call_soon_threadsafe");
         let call = self.event_loop.getattr(py, name)?;
