@@ -59,7 +59,7 @@ mod core {
     #[pymodule_export]
     use super::codec::python::{dumps, fingerprint_of, loads};
     #[pymodule_export]
-    use super::csv::CsvParser;
+    use super::csv::{CsvParser, has_long_number};
     #[pymodule_export]
     use super::daemon::{default_socket, serve_daemon};
     #[pymodule_export]

@@ -165,7 +165,7 @@ pub fn array<'py>(decoder: &mut Decoder<'_, 'py>) -> Result<Bound<'py, PyAny>, F
     let form = if flags & PICKLED_DTYPE == 0 {
         numpy.named(py, dtype)?
     } else {
-        decoder.unpickled = true;
+        decoder.may_unpickle(dtype)?;
         numpy.unpickled(codec, py, dtype)?
     };
     let (buffer, len) = buffer(decoder)?;

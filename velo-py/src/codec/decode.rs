@@ -6,7 +6,7 @@
 
 use std::convert::Infallible;
 
-use pyo3::exceptions::{PyException, PyImportError, PyMemoryError};
+use pyo3::exceptions::{PyException, PyImportError, PyMemoryError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyBytes, PyFloat, PyInt, PyString};
 
@@ -62,6 +62,8 @@ pub struct Decoder<'a, 'py> {
     owed: usize,
     /// Set by the first pickle, whose objects may raise what they like from then on.
     pub unpickled: bool,
+    /// Whether pickles are read at all: they run code.
+    trusted: bool,
     pub memory: &'a mut dyn Memory,
 }
 
@@ -71,6 +73,7 @@ pub fn decode<'py>(
     py: Python<'py>,
     payload: &[u8],
     memory: &mut dyn Memory,
+    trusted: bool,
 ) -> Result<Bound<'py, PyAny>, DecodeError> {
     // What is nothing but a few bytes needs none of what is kept for the rest.
     if let [marker::BIN8, len, bytes @ ..] = payload
@@ -86,6 +89,7 @@ pub fn decode<'py>(
         depth: 0,
         owed: 0,
         unpickled: false,
+        trusted,
         memory,
     };
     let value = decoder.value().and_then(|value| match decoder.left() {
@@ -212,6 +216,17 @@ impl<'a, 'py> Decoder<'a, 'py> {
             .keys
             .with(self.py, |keys| keys.get(self.py, bytes));
         kept.unwrap_or_else(|Busy| text::str(self.py, bytes))
+    }
+
+    /// Refuses a pickle, unless its writer is trusted. The error's second argument is the pickle, so that
+    /// its caller can say which names it would import.
+    pub fn may_unpickle(&mut self, pickle: &[u8]) -> Result<(), Fault> {
+        self.unpickled = true;
+        if self.trusted {
+            return Ok(());
+        }
+        let pickle = PyBytes::new(self.py, pickle).unbind();
+        Err(PyValueError::new_err(("it holds a pickle, which runs code", pickle)).into())
     }
 
     /// An exception for an object that its container refused, which pickled objects may do for any
