@@ -5,17 +5,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
-from operator import itemgetter
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Any
 
 import click
 
 from velo import Stream, StreamFn
 from velo.cli.errors import Failure
+from velo.cli.keys import Keys
+from velo.cli.places import Places
 from velo.cli.progress import Progress, Tally
 from velo.cli.reading import Reader
 from velo.cli.resuming import Written
+from velo.cli.signals import Signals
+from velo.cli.text import inline
 from velo.cli.writing import Writer
 from velo.errors import StreamClosed
 
@@ -27,24 +31,69 @@ _LAST = 1.0
 _AT_ONCE = 0.25
 # How many results are taken at a time.
 _MANY = 1024
+# Of more streams than that, the events are counted so many seconds apart.
+_FEW, _PAUSE = 1000, 2.0
 
 
 class Counted(StreamFn[Any, Any]):
-    """A stream function that knows how many of its streams are open."""
+    """A stream function that knows its streams.
 
-    def __init__(self, fn: StreamFn[Any, Any]) -> None:
+    Attributes:
+        opened: How many were opened so far.
+        live: Those that are open.
+        worked: How many events the others have taken.
+        failed: Of the first one whose function failed: its key, at which event it was opened, and
+            which of its own it took last. None while none has.
+
+    """
+
+    def __init__(self, fn: StreamFn[Any, Any], keys: Keys | None = None) -> None:
         super().__init__(fn._function, fn.config)
         self.opened = 0
-        self.now_open = 0
+        self.live: dict[int, Stream[Any, Any]] = {}
+        self.worked = 0
+        self.failed: tuple[Any, int, int] | None = None
+        self._keys = keys
+        self._seen = (0.0, 0)
 
     async def _open_in(self, release: Callable[[], None]) -> Stream[Any, Any]:
+        self.opened += 1
+        number = self.opened
+        # It is opened for the event that was asked for its key last.
+        key, since = (None, 1) if self._keys is None else (self._keys.last, self._keys.asked)
+
         def give_back() -> None:
-            self.now_open -= 1
+            if (stream := self.live.pop(number, None)) is not None:
+                taken = _taken(stream)
+                self.worked += taken
+                if self.failed is None and (stream._closed or "").startswith(_FAILED):
+                    self.failed = (key, since, taken)
             release()
 
-        self.opened += 1
-        self.now_open += 1
-        return await super()._open_in(give_back)
+        stream = await super()._open_in(give_back)
+        self.live[number] = stream
+        return stream
+
+    def handled(self) -> int:
+        """Return how many events the function is done with, or at."""
+        live = list(self.live.values())
+        when, before = self._seen
+        if len(live) > _FEW and time.monotonic() < when + _PAUSE:
+            return max(before, self.worked)
+        handled = self.worked + sum(stream._progress()[1] for stream in live)
+        self._seen = (time.monotonic(), handled)
+        return handled
+
+
+# What the reason for the end of such a stream begins with.
+_FAILED = "the stream function has failed"
+
+
+def _taken(stream: Stream[Any, Any]) -> int:
+    """Return how many events the function of a stream that is over has taken."""
+    sent, handled = stream._progress()
+    # Inline, the event that it was at when it ended does not count as handled.
+    return handled + (stream._config.mode == "inline" and handled < sent)
 
 
 class Job:
@@ -52,23 +101,25 @@ class Job:
 
     Args:
         fn: The function.
-        key: The field whose value says which stream an event belongs to; None: there is one.
+        keys: What gives the stream that an event belongs to; None: there is one.
         writer: What takes the results.
         written: What an earlier run has written. Then the input has to be read to its end for the
             streams to end: whatever stops the run before that cancels them, so that they yield
             nothing which an uninterrupted run would not have.
-        strict: Whether the first bad line ends the run.
+        strict: Whether the first bad line, or result that cannot be written, ends the run.
         drain: How many seconds the streams may go on with what they have, after a signal.
 
     Attributes:
         signal: The signal that ended it, if one did.
+        place: Which event the function took last that failed, in words; None if none has, or it
+            is not known.
 
     """
 
     def __init__(
         self,
         fn: StreamFn[Any, Any],
-        key: str | None,
+        keys: Keys | None,
         writer: Writer,
         *,
         written: Written | None = None,
@@ -76,29 +127,34 @@ class Job:
         drain: float = 3.0,
     ) -> None:
         self.signal: signal.Signals | None = None
-        self.fn = Counted(fn)
-        self._key = key
+        self.place: str | None = None
+        self.fn = Counted(fn, keys)
+        self._keys = keys
         self._writer = writer
         self._written = written
         self._strict = strict
         self._drain = drain
         self._tally = Tally()
+        self._places = Places(4 * (fn.config.buffer or 0))
         self._reader: Reader | None = None
         self._failed: click.ClickException | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._work_task: asyncio.Task[None] | None = None
+        self._progress: Progress | None = None
 
     def tally(self) -> Tally:
         """Return the counts as they stand."""
         tally = self._tally
         tally.results = self._writer.count
-        tally.streams, tally.opened = self.fn.now_open, self.fn.opened
+        tally.events = self.fn.handled()
+        tally.streams, tally.opened = len(self.fn.live), self.fn.opened
         tally.workers = max(tally.workers, _workers(self._loop))
         return tally
 
-    async def run(self, reader: Reader, progress: Progress) -> None:
+    async def run(self, reader: Reader, progress: Progress, signals: Signals) -> None:
         """Work until the input ends, a signal comes, or something fails.
 
-        What was done until then has been given to the writer in each case.
+        What was done until then has been written in each case, unless the output takes no more.
 
         Raises:
             click.ClickException: When the input or the output fails, or, if strict, a line is bad.
@@ -106,12 +162,13 @@ class Job:
 
         """
         self._reader = reader
+        self._progress = progress
         self._loop = asyncio.get_running_loop()
         bursts = self._bursts(reader, progress)
-        work = self._loop.create_task(self._work(bursts), name="velo run")
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._loop.add_signal_handler(number, self._on_signal, number, work, progress)
+        self._work_task = work = self._loop.create_task(self._work(bursts), name="velo run")
+        signals.bind(self._loop, self._on_signal, self._drain)
         self._writer.on_failure = work.cancel  # the next result may be long in coming
+        self._writer.watch()
         try:
             await work
         except asyncio.CancelledError:
@@ -120,10 +177,11 @@ class Job:
         except _Unfinished:
             pass  # `_failed` says why
         finally:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._loop.remove_signal_handler(number)
+            self._writer.on_failure = None
+            await self._finish()
             self.tally()  # the workers, while they can be counted
             self._loop = None
+            self._find_place()
         if self._failed is None:
             self._failed = self._writer.failed
         if self._failed is not None:
@@ -131,25 +189,44 @@ class Job:
         if self._written is not None and self.signal is None:
             self._written.check_end()
 
-    def _on_signal(
-        self, number: signal.Signals, work: asyncio.Task[None], progress: Progress
-    ) -> None:
+    async def _finish(self) -> None:
+        """Write what is left: for as long as it takes, but after a signal."""
         assert self._loop is not None
+        self._work_task = work = self._loop.create_task(self._writer.close(), name="velo run end")
+        try:
+            await work
+        except click.ClickException as error:
+            self._failed = self._failed or error
+        except asyncio.CancelledError:
+            if self.signal is None:
+                raise
+            self._failed = self._failed or self._writer.give_up()
+
+    def _on_signal(self, number: signal.Signals) -> None:
+        if self._loop is None or self._reader is None or self._progress is None:
+            return
         if self.signal is not None:
-            work.cancel()
-            self._loop.call_later(_AT_ONCE, work.cancel)
+            self._cancel(0.0)
+            self._cancel(_AT_ONCE)
+            self._cancel(2 * _AT_ONCE)
             return
         self.signal = number
-        assert self._reader is not None
         self._reader.stop()
         if self._written is not None:
-            work.cancel()
-            self._loop.call_later(_LAST, work.cancel)
-            progress.say("stopping; `--resume` goes on from here")
+            self._cancel(0.0)
+            self._cancel(_LAST)
+            self._progress.say("stopping; `--resume` goes on from here")
             return
-        self._loop.call_later(self._drain, work.cancel)
-        self._loop.call_later(self._drain + _LAST, work.cancel)
-        progress.say("stopping: writing the results of what was read (once more: stop at once)")
+        self._cancel(self._drain)
+        self._cancel(self._drain + _LAST)
+        self._progress.say(
+            "stopping: writing the results of what was read (once more: stop at once)"
+        )
+
+    def _cancel(self, seconds: float) -> None:
+        """Cancel what is waited for then."""
+        assert self._loop is not None
+        self._loop.call_later(seconds, lambda: self._work_task and self._work_task.cancel())
 
     async def _bursts(self, reader: Reader, progress: Progress) -> AsyncGenerator[list[Any], None]:
         """Yield events; end, rather than raise, when no more can be had.
@@ -162,46 +239,48 @@ class Job:
             async with contextlib.aclosing(reader.bursts()) as bursts:
                 async for burst in bursts:
                     tally.position = burst.position
+                    tally.read += len(burst.events)
+                    self._places.add(burst)
                     yield burst.events
                     for line in burst.bad:
                         tally.bad += 1
                         if self._strict:
                             raise Failure(f"{line}; stopped, as `--strict` asks")
                         progress.bad(line)
+            for name, (events, bad) in reader.counts.items():
+                if bad and not events and self.signal is None:
+                    lines = "its only line was" if bad == 1 else f"all of its {bad:,} lines were"
+                    raise Failure(f"{name} gave no event: {lines} skipped")
         except click.ClickException as error:
             self._failed = error
             if self._written is not None:
                 raise _Unfinished from None
 
-    def _counted(self, events: list[Any]) -> Iterator[Any]:
-        tally = self._tally
-        for event in events:
-            tally.events += 1
-            yield event
-
     async def _work(self, bursts: AsyncGenerator[list[Any], None]) -> None:
         async with contextlib.aclosing(bursts):
-            if self._key is None:
+            if self._keys is None:
                 await self._one_stream(bursts)
             else:
-                await self._by_key(bursts, self._key)
+                await self._by_key(bursts, self._keys)
 
-    async def _by_key(self, bursts: AsyncIterator[list[Any]], name: str) -> None:
+    async def _by_key(self, bursts: AsyncIterator[list[Any]], keys: Keys) -> None:
         async def events() -> AsyncGenerator[Any, None]:
             async for burst in bursts:
-                for event in self._counted(burst):
+                for event in burst:
                     yield event
 
-        write = self._writer.write
+        writer = self._writer
         async with (
             contextlib.aclosing(events()) as source,
-            contextlib.aclosing(self.fn.keyed(source, key=itemgetter(name))) as keyed,
+            contextlib.aclosing(self.fn.keyed(source, key=keys)) as keyed,
         ):
             async for key, result in keyed:
-                write(result, key)
+                self._write(result, key)
+                if writer.full:
+                    await writer.room()
 
     async def _one_stream(self, bursts: AsyncIterator[list[Any]]) -> None:
-        write = self._writer.write
+        writer = self._writer
         async with self.fn.open() as stream:
             sender = asyncio.create_task(self._send(stream, bursts), name="velo run sender")
             try:
@@ -211,7 +290,9 @@ class Job:
                     except StreamClosed:
                         break
                     for result in results:
-                        write(result)
+                        self._write(result)
+                    if writer.full:
+                        await writer.room()
             finally:
                 sender.cancel()
                 await asyncio.wait([sender])
@@ -221,13 +302,42 @@ class Job:
     async def _send(self, stream: Stream[Any, Any], bursts: AsyncIterator[list[Any]]) -> None:
         try:
             async for burst in bursts:
-                await stream.send_batch(self._counted(burst))
+                await stream.send_batch(burst)
             await stream.end()
         except StreamClosed:
             pass  # the function has ended: its results say how
-        except _Unfinished:
+        except asyncio.CancelledError:
+            raise
+        except BaseException:
+            # Whoever waits for results would wait for ever: no event comes any more, and no end.
             stream._cancel()
             raise
+
+    def _write(self, result: Any, key: Any = None) -> None:
+        try:
+            self._writer.write(result, key)
+        except TypeError as error:
+            which = "" if self._keys is None else f" of key {key!r}"
+            line = self._writer.count + self._tally.lost + 1
+            why = f"result {line:,}{which} cannot be written: {error}"
+            if self._strict:
+                raise Failure(f"{why}; stopped, as `--strict` asks") from None
+            self._tally.lost += 1
+            assert self._progress is not None
+            self._progress.lost(inline(why))
+
+    def _find_place(self) -> None:
+        """Note which event the function took last that has failed."""
+        if self.fn.failed is None:
+            return
+        key, since, taken = self.fn.failed
+        if taken == 0:
+            return
+        if self._keys is None:
+            line = self._places.of_event(taken - 1)
+        else:
+            line = self._places.of_key(self._keys, key, since, taken)
+        self.place = f"event {taken:,}" + ("" if line is None else f", {line}")
 
 
 class _Unfinished(Exception):

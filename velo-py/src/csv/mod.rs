@@ -10,7 +10,7 @@ use std::collections::HashSet;
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyList, PyString};
+use pyo3::types::{PyBytes, PyDict, PyList, PyString};
 
 use record::{Record, Splitter};
 use value::Number;
@@ -20,6 +20,13 @@ type Bad = (usize, u64, String);
 
 /// A key as it stands in the file, and its event's place in the same piece.
 type Key<'py> = (usize, Bound<'py, PyString>);
+
+type Fed<'py> = (
+    Bound<'py, PyList>,
+    Vec<Bad>,
+    Vec<Key<'py>>,
+    Bound<'py, PyBytes>,
+);
 
 /// Whether bytes of NDJSON may hold a number that needs more than 64 bits.
 #[pyfunction]
@@ -93,26 +100,22 @@ impl CsvParser {
         self.judged
     }
 
-    /// Takes the next bytes, and returns the events that are complete, the records that are none, and
-    /// the text of keys that are floats, by their event's place.
+    /// Takes the next bytes, and returns the events that are complete, the records that are none, the
+    /// text of keys that are floats, by their event's place, and the line of each event, as `u64`.
     #[pyo3(signature = (data, last=false))]
-    fn feed<'py>(
-        &mut self,
-        py: Python<'py>,
-        data: &[u8],
-        last: bool,
-    ) -> PyResult<(Bound<'py, PyList>, Vec<Bad>, Vec<Key<'py>>)> {
+    fn feed<'py>(&mut self, py: Python<'py>, data: &[u8], last: bool) -> PyResult<Fed<'py>> {
         // Taken out, so that what is found in it can be used beside the rest of `self`.
         let mut buffer = std::mem::take(&mut self.buffer);
         buffer.extend_from_slice(data);
         let mut events = Vec::new();
         let mut bad = Vec::new();
         let mut keys = Vec::new();
+        let mut lines = Vec::new();
         let mut at = 0;
         if !self.begun {
             if buffer.len() < 3 && !last {
                 self.buffer = buffer;
-                return Ok((PyList::empty(py), bad, keys));
+                return Ok((PyList::empty(py), bad, keys, PyBytes::new(py, &[])));
             }
             self.begun = true;
             at = if buffer.starts_with(b"\xef\xbb\xbf") {
@@ -140,6 +143,9 @@ impl CsvParser {
                     }
                 },
             };
+            if events.len() > lines.len() / size_of::<u64>() {
+                lines.extend_from_slice(&number.to_ne_bytes());
+            }
             if let Some(mut why) = fault {
                 if found.lines > 1 {
                     why = format!("{why} (up to line {})", self.line);
@@ -152,7 +158,12 @@ impl CsvParser {
         }
         buffer.drain(..at);
         self.buffer = buffer;
-        Ok((PyList::new(py, events)?, bad, keys))
+        Ok((
+            PyList::new(py, events)?,
+            bad,
+            keys,
+            PyBytes::new(py, &lines),
+        ))
     }
 }
 

@@ -80,10 +80,18 @@ mod tests {
         for digits in 17..22 {
             for before in 0..45 {
                 for after in 0..25 {
-                    let text = [&b"x".repeat(before)[..], &b"7".repeat(digits), &b"12y".repeat(after)];
+                    let text = [
+                        &b"x".repeat(before)[..],
+                        &b"7".repeat(digits),
+                        &b"12y".repeat(after),
+                    ];
                     let joined = text.concat();
                     let longest = digits + 2 * usize::from(after > 0);
-                    assert_eq!(has_long_number(&joined), longest >= LONG, "{before} {digits} {after}");
+                    assert_eq!(
+                        has_long_number(&joined),
+                        longest >= LONG,
+                        "{before} {digits} {after}"
+                    );
                 }
             }
         }
