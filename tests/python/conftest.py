@@ -14,7 +14,8 @@ import pytest
 
 from helpers import open_fds, until_sync
 from standalone import Daemon
-from velo import _clients, _sync
+from velo._api import sync
+from velo._process import clients
 
 MODES = ("inline", "process")
 
@@ -72,7 +73,7 @@ def standalone(tmp_path_factory):
     """Where a standalone supervisor listens that all tests share."""
     daemon = Daemon(tmp_path_factory.mktemp("standalone") / "s.sock")
     yield str(daemon.path)
-    _clients.shutdown()  # what is left of the tests' streams
+    clients.shutdown()  # what is left of the tests' streams
     daemon.close()
     assert not daemon.seen_alive()
 
@@ -87,9 +88,9 @@ def nothing_left():
     shared = set(os.listdir("/dev/shm"))
     fds = open_fds()
     yield
-    vars(_sync._local).clear()  # the event loop that `run_sync` keeps for this thread
+    vars(sync._local).clear()  # the event loop that `run_sync` keeps for this thread
     gc.collect()
-    _clients.shutdown()
+    clients.shutdown()
     gc.collect()
     me = psutil.Process()
     until_sync(lambda: not me.children(recursive=True), 5, lambda: me.children(recursive=True))

@@ -8,7 +8,7 @@ import pytest
 
 import functions
 from helpers import alive, start_script, until, until_sync, write_script
-from velo import _clients
+from velo._process import clients
 from velo.errors import PoolError, WorkerDied
 
 add = functions.running_sum.options(mode="process", workers=1)
@@ -22,8 +22,8 @@ async def pid_of(stream):
 
 async def lost():
     """Waits until this program has noticed."""
-    clients = _clients._clients[id(asyncio.get_running_loop())]
-    await until(lambda: all(c._supervisor is None for c in clients.by_address.values()))
+    known = clients._clients[id(asyncio.get_running_loop())]
+    await until(lambda: all(c._supervisor is None for c in known.by_address.values()))
 
 
 async def test_streams_flow_on(daemon):

@@ -12,10 +12,9 @@ import threading
 from collections import Counter, defaultdict
 
 import pytest
-from rust import example
 
-from helpers import environment, until_sync, write_script
-from pages import ROOT
+from helpers import ROOT, environment, until_sync, write_script
+from rust_examples import example
 
 # Building the examples may take minutes, when nobody has built them before.
 pytestmark = pytest.mark.timeout(600)

@@ -5,17 +5,16 @@ import json
 import re
 import time
 import urllib.request
-from pathlib import Path
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 import velo.metrics
 from functions import running_sum
-from helpers import alive
+from helpers import ROOT, alive
 from velo import stream_fn
 
-DASHBOARD = Path(__file__).parents[3] / "docs" / "grafana.json"
+DASHBOARD = ROOT / "docs" / "grafana.json"
 
 
 @stream_fn(mode="process", workers=1)

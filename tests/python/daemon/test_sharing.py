@@ -162,18 +162,18 @@ async def test_parts_for_different_supervisors_run_in_their_own(daemon, monkeypa
 
 def test_the_default_socket_needs_to_be_asked_for(tmp_path, monkeypatch):
     """Without a setting nothing changes, also while a supervisor runs."""
-    from velo import _supervisors
+    from velo._process import supervisors
 
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     monkeypatch.delenv("VELO_SUPERVISOR", raising=False)
-    assert _supervisors.address_of("auto") is None
-    assert _supervisors.address_of("daemon") == str(tmp_path / "velo" / "supervisor.sock")
+    assert supervisors.address_of("auto") is None
+    assert supervisors.address_of("daemon") == str(tmp_path / "velo" / "supervisor.sock")
     monkeypatch.setenv("VELO_SUPERVISOR", "daemon")
-    assert _supervisors.address_of("auto") == _supervisors.address_of("daemon")
-    assert _supervisors.address_of("embedded") is None
+    assert supervisors.address_of("auto") == supervisors.address_of("daemon")
+    assert supervisors.address_of("embedded") is None
     monkeypatch.setenv("VELO_SUPERVISOR", "demon")
     with pytest.raises(ValueError, match="`VELO_SUPERVISOR` must be"):
-        _supervisors.address_of("auto")
+        supervisors.address_of("auto")
 
 
 def test_wrong_settings():
@@ -190,9 +190,9 @@ async def test_nobody_there_says_how_to_start_one(tmp_path):
 
 
 async def test_another_velo_is_refused_by_name(daemon, monkeypatch):
-    from velo import _supervisors
+    from velo._process import supervisors
 
-    monkeypatch.setattr(_supervisors, "runtime", lambda: "cpython 2.7")
+    monkeypatch.setattr(supervisors, "runtime", lambda: "cpython 2.7")
     with pytest.raises(PoolError, match=r"cpython 3\.\d+, this program velo .* on cpython 2\.7"):
         await functions.echo.options(mode="process").open()
 

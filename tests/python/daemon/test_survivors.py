@@ -17,7 +17,8 @@ STREAMS = 3
 
 PROGRAM = """
     import asyncio, os, sys
-    from velo import _clients, stream_fn
+    from velo import stream_fn
+    from velo._process import clients
 
     @stream_fn(mode="process", workers=2)
     async def add(events):
@@ -32,7 +33,7 @@ PROGRAM = """
         stage = sys.argv[1]
         streams = []
         if stage == "connected":
-            client = _clients.client_of(asyncio.get_running_loop())
+            client = clients.client_of(asyncio.get_running_loop())
             client._connect()
             await client._greet()
         if stage == "used":

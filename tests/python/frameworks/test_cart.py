@@ -3,17 +3,17 @@
 import asyncio
 import json
 import urllib.request
-from pathlib import Path
 
 import pytest
 
+from helpers import ROOT
 from serving import served
 from standalone import Daemon
 
 pytest.importorskip("uvicorn", reason="needs velo-stream[test]")
 pytest.importorskip("fastapi", reason="needs velo-stream[test]")
 
-EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
+EXAMPLES = ROOT / "examples"
 
 
 @pytest.fixture

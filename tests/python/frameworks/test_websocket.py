@@ -3,17 +3,16 @@
 import asyncio
 import json
 import signal
-from pathlib import Path
 
 import pytest
 
-from helpers import until
+from helpers import ROOT, until
 from serving import served, status
 
 websockets = pytest.importorskip("websockets", reason="needs velo-stream[test]")
 pytest.importorskip("uvicorn", reason="needs velo-stream[test]")
 
-EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
+EXAMPLES = ROOT / "examples"
 
 
 @pytest.fixture
