@@ -1,4 +1,6 @@
-"""Bytes of a file as people have them, made into what parsers take: UTF-8, with lines that end in \\n.
+r"""Bytes of a file as people have them, made into what parsers take.
+
+That is UTF-8 whose lines end in \n.
 
 A BOM says which Unicode encoding a file has; any other one, `--encoding` does.
 """
@@ -43,11 +45,12 @@ def check_encoding(name: str) -> str:
 
     """
     try:
-        b"".decode(name)
+        b"x".decode(name, "replace")
         return codecs.lookup(name).name
     except (LookupError, ValueError, UnicodeError):
         raise click.UsageError(
-            f"`--encoding {name}`: there is no such encoding of text; latin-1, cp1252, utf-16 are some"
+            f"`--encoding {name}`: there is no such encoding of text; latin-1, cp1252 and utf-16 "
+            "are some"
         ) from None
 
 
@@ -104,7 +107,7 @@ class Decoder:
         return data
 
     def _ends(self, data: bytes, last: bool) -> bytes:
-        """Find out what ends lines, and make that \\n where it is \\r."""
+        r"""Find out what ends lines, and make that \n where it is \r."""
         data, self._held = self._held + data, b""
         if self._end is None:
             for found in self._pattern.finditer(data):

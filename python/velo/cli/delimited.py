@@ -1,4 +1,4 @@
-"""Turns bytes of CSV into events. Never raises for what a line holds, but for a header that is none."""
+"""Turns bytes of CSV into events. Raises for a header that is none, never for other lines."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ class Csv:
     def _begin(self, data: bytes) -> bytes:
         """Make the parser, and return what it gets."""
         delimiter = self._rules.delimiter
-        line, end, rest = data.partition(b"\n")
+        line, _, rest = data.partition(b"\n")
         said = _SEPARATOR.fullmatch(line)
         if said is not None:
             data, self._before = rest, 1  # a line for spreadsheets alone

@@ -1,7 +1,7 @@
-"""Turns bytes of JSON that is not one value a line into events: an array of them, or one after the other.
+"""Turns JSON that is not one value a line into events: an array, or values of several lines.
 
-What `json.dump` writes of a list is such an array. It is read as it comes: no more of it is held than
-one element.
+What `json.dump` writes of a list is such an array. It is read as it comes: no more of it is held
+than one element.
 """
 
 from __future__ import annotations
@@ -20,19 +20,20 @@ __all__ = ["Json"]
 _SPACE = re.compile(r"[ \t\n\r]*")
 # Text that breaks off makes an error so near to its end; elsewhere it is wrong.
 _NEAR = 64
+_AFTER_NUMBER = frozenset(" \t\n\r,]")
 _LARGE = 64 * 1024
 # From so many bytes on a first line is none of many.
 _LONG_LINE = 1 << 20
 
 
 class Json:
-    """A file of JSON: an array whose elements are events, values that take several lines, or NDJSON.
+    """A file of JSON: an array of events, values that take several lines, or NDJSON.
 
     Args:
         name: What to call the file in messages; empty if there is no need to.
         rules: What makes an event.
-        whole: Whether a first line that is an array by itself may be the whole file: what a pipe has
-            had so far cannot tell.
+        whole: Whether a first line that is an array by itself may be the whole file: what a pipe
+            has had so far cannot tell.
 
     """
 
@@ -85,7 +86,7 @@ class Json:
     def _choose(self, *, last: bool) -> Parser | None:
         """Return what reads a file that begins as this one; None while that is not known."""
         head = self._head.removeprefix(codecs.BOM_UTF8).lstrip()
-        if not head:
+        if not head or (codecs.BOM_UTF8.startswith(head) and not last):
             return None
         lines = Ndjson(self._name, self._rules)
         if head[:1] not in (b"[", b"{"):
@@ -172,7 +173,7 @@ class _Documents:
         return burst
 
     def _next(self, at: int, last: bool) -> tuple[int, Any, str, int] | None:
-        """Return where the next value ends, the value, its text and its line; None: not there yet."""
+        """Return where the next value ends, the value, its text and its line, if it is there."""
         text = self._text
         start = self._skip(text, at)
         if start == len(text):
@@ -208,16 +209,21 @@ class _Documents:
             raise self._wrong(f"{error.msg[:1].lower()}{error.msg[1:]}") from None
         except (ValueError, RecursionError) as error:
             raise self._wrong(str(error)) from None
-        if end == len(text) and not last and text[end - 1] not in '"}]':
-            return self._wait(start)  # a number may go on
+        if text[end - 1] not in '"}]' and text[end : end + 1] not in _AFTER_NUMBER:
+            # A number may go on: what is behind it is not all of what it will be.
+            if not last and len(text) - end < _NEAR:
+                return self._wait(start)
+            if end < len(text):
+                raise self._wrong(f"`,` or an end expected behind `{text[start:end]}`")
         self._line += text.count("\n", start, end)
         self._comma, self._begun = True, False
         return end, value, text[start:end], line
 
-    def _wait(self, start: int) -> None:
+    def _wait(self, start: int) -> tuple[int, Any, str, int] | None:
         self._text = self._text[start:]
         left = len(self._text)
         self._enough = left * 3 // 2 if left > _LARGE else 0
+        return None
 
     def _skip(self, text: str, at: int) -> int:
         space = _SPACE.match(text, at)

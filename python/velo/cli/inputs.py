@@ -39,8 +39,8 @@ _FORMATS = {
 }
 _PACKED = (".gz", ".zst", ".bz2", ".xz", ".zip")
 CHUNK = 64 * 1024
-# What is raised by packed files that are damaged, beside `OSError` and `EOFError`.
-DAMAGED: tuple[type[Exception], ...] = (zlib.error, zipfile.BadZipFile, lzma.LZMAError)
+# What is raised by files that cannot be read any further, and by packed ones that are damaged.
+DAMAGED = (OSError, EOFError, zlib.error, zipfile.BadZipFile, lzma.LZMAError)
 
 
 class _Readable(Protocol):
@@ -53,8 +53,8 @@ class Opened:
     """An input that is being read.
 
     Attributes:
-        read: Returns the next bytes as soon as there are some, empty ones at the end; None when a pipe
-            has none after all.
+        read: Returns the next bytes as soon as there are some, empty ones at the end; None when a
+            pipe has none after all.
         position: How much was read, in the measure of the input's `size`.
         close: Lets go of it.
 
@@ -202,7 +202,12 @@ def _unpacker(path: str, suffix: str) -> Callable[[Any], Any]:
     """Return what makes a file of the unpacked bytes of another."""
     if suffix == ".zst":
         return partial(open_zstd, zstd_of(path))
-    return {".gz": gzip.open, ".bz2": bz2.BZ2File, ".xz": lzma.LZMAFile}[suffix]
+    unpackers: dict[str, Callable[[Any], Any]] = {
+        ".gz": gzip.open,
+        ".bz2": bz2.BZ2File,
+        ".xz": lzma.LZMAFile,
+    }
+    return unpackers[suffix]
 
 
 def _open_packed(path: str, unpack: Callable[[Any], Any]) -> Opened:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import signal
 import time
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Any
 
@@ -21,7 +22,7 @@ from velo.cli.resuming import Written
 from velo.cli.signals import Signals
 from velo.cli.text import inline
 from velo.cli.writing import Writer
-from velo.errors import StreamClosed
+from velo.errors import EventTooLarge, JournalFull, StreamClosed
 
 __all__ = ["Counted", "Job"]
 
@@ -33,6 +34,8 @@ _AT_ONCE = 0.25
 _MANY = 1024
 # Of more streams than that, the events are counted so many seconds apart.
 _FEW, _PAUSE = 1000, 2.0
+# One of so many streams that have ended is the one that has failed.
+_MOST_ENDED = 4096
 
 
 class Counted(StreamFn[Any, Any]):
@@ -42,8 +45,8 @@ class Counted(StreamFn[Any, Any]):
         opened: How many were opened so far.
         live: Those that are open.
         worked: How many events the others have taken.
-        failed: Of the first one whose function failed: its key, at which event it was opened, and
-            which of its own it took last. None while none has.
+        ended: Of those that have ended last: the key, at which event each was opened, and which of
+            its own it took last.
 
     """
 
@@ -52,7 +55,7 @@ class Counted(StreamFn[Any, Any]):
         self.opened = 0
         self.live: dict[int, Stream[Any, Any]] = {}
         self.worked = 0
-        self.failed: tuple[Any, int, int] | None = None
+        self.ended: deque[tuple[Any, int, int]] = deque(maxlen=_MOST_ENDED)
         self._keys = keys
         self._seen = (0.0, 0)
 
@@ -66,8 +69,7 @@ class Counted(StreamFn[Any, Any]):
             if (stream := self.live.pop(number, None)) is not None:
                 taken = _taken(stream)
                 self.worked += taken
-                if self.failed is None and (stream._closed or "").startswith(_FAILED):
-                    self.failed = (key, since, taken)
+                self.ended.append((key, since, taken))
             release()
 
         stream = await super()._open_in(give_back)
@@ -83,10 +85,6 @@ class Counted(StreamFn[Any, Any]):
         handled = self.worked + sum(stream._progress()[1] for stream in live)
         self._seen = (time.monotonic(), handled)
         return handled
-
-
-# What the reason for the end of such a stream begins with.
-_FAILED = "the stream function has failed"
 
 
 def _taken(stream: Stream[Any, Any]) -> int:
@@ -141,6 +139,8 @@ class Job:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._work_task: asyncio.Task[None] | None = None
         self._progress: Progress | None = None
+        # Which event could not be sent, from 0.
+        self._unsent: int | None = None
 
     def tally(self) -> Tally:
         """Return the counts as they stand."""
@@ -174,6 +174,11 @@ class Job:
         except asyncio.CancelledError:
             if self.signal is None and self._writer.failed is None:
                 raise
+        except click.ClickException:
+            raise
+        except Exception as error:
+            self._find_place(error)
+            raise
         except _Unfinished:
             pass  # `_failed` says why
         finally:
@@ -181,7 +186,6 @@ class Job:
             await self._finish()
             self.tally()  # the workers, while they can be counted
             self._loop = None
-            self._find_place()
         if self._failed is None:
             self._failed = self._writer.failed
         if self._failed is not None:
@@ -310,6 +314,7 @@ class Job:
             raise
         except BaseException:
             # Whoever waits for results would wait for ever: no event comes any more, and no end.
+            self._unsent = stream._progress()[0]
             stream._cancel()
             raise
 
@@ -326,18 +331,29 @@ class Job:
             assert self._progress is not None
             self._progress.lost(inline(why))
 
-    def _find_place(self) -> None:
-        """Note which event the function took last that has failed."""
-        if self.fn.failed is None:
-            return
-        key, since, taken = self.fn.failed
-        if taken == 0:
-            return
-        if self._keys is None:
-            line = self._places.of_event(taken - 1)
+    def _find_place(self, error: Exception) -> None:
+        """Note which event could not be sent, or was the last that the failed function took."""
+        keys, line = self._keys, None
+        if keys is not None and isinstance(error, EventTooLarge | JournalFull):
+            self._unsent = keys.asked - 1
+        if self._unsent is not None:
+            number = self._unsent + 1
+            line = self._places.of_event(self._unsent)
         else:
-            line = self._places.of_key(self._keys, key, since, taken)
-        self.place = f"event {taken:,}" + ("" if line is None else f", {line}")
+            notes = getattr(error, "__notes__", ())
+            failed = [
+                (key, since, taken)
+                for key, since, taken in self.fn.ended
+                if keys is None or f"in the stream of key {key!r}" in notes
+            ]
+            if not failed or failed[-1][2] == 0:
+                return
+            key, since, number = failed[-1]
+            if keys is None:
+                line = self._places.of_event(number - 1)
+            else:
+                line = self._places.of_key(keys, key, since, number)
+        self.place = f"event {number:,}" + ("" if line is None else f", {line}")
 
 
 class _Unfinished(Exception):

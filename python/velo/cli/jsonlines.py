@@ -1,7 +1,7 @@
 """Lines of JSON, read and written so that numbers keep their value.
 
-orjson does the work. It knows whole numbers of 64 bits: longer ones it reads as floats, and does not
-write. Those lines, and values that it has no form for, take a slower way.
+orjson does the work. It knows whole numbers of 64 bits: longer ones it reads as floats, and does
+not write. Those lines, and values that it has no form for, take a slower way.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The keys of a run: one stream for each value of a field, as it is written.
 
-Texts are compared decoded, numbers and booleans as they stand in the input: `3.1` and `3.10` are two
-keys, and so are `1`, `1.0` and `true`, which Python takes for one.
+Texts are compared decoded, numbers and booleans as they stand in the input: `3.1` and `3.10` are
+two keys, and so are `1`, `1.0` and `true`, which Python takes for one.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Keys:
         """Return the key of the next event."""
         key = event[self.name]
         kind = type(key)
-        if kind is not str and kind is not int:
+        if kind is not str and (kind is not int or (key == 0 and id(event) in self.written)):
             key = self.written.pop(id(event), None) or Written(orjson.dumps(key).decode())
         self.asked += 1
         self.last = key
@@ -78,11 +78,11 @@ def form(key: Any) -> Any:
 
 
 def raw_member(line: str, name: str) -> str | None:
-    """Return the value of a member of a JSON object as it stands there; of several, the last one."""
+    """Return a member's value as it stands in a JSON object; of several, the last one."""
     found = None
     at = _skip(line, _skip(line, 0) + 1)
     while line[at] != "}":
-        member, at = json.decoder.scanstring(line, at + 1)
+        member, at = _value(line, at)
         at = _skip(line, _skip(line, at) + 1)
         _, end = _value(line, at)
         if member == name:

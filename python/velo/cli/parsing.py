@@ -1,4 +1,4 @@
-"""Turns bytes into events: what all formats share, and NDJSON. Never raises for what a line holds."""
+"""Turns bytes into events: what all formats share, and NDJSON. Raises for no line."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from velo.cli.outlet import Outlet
 from velo.cli.text import block
@@ -192,13 +192,13 @@ class Progress:
         spent = now - self._started
         clock = _clock(spent)
         if self._size:
-            row.insert(0, ProgressBar(total=self._size, completed=tally.position, width=10))
+            row.insert(0, ProgressBar(total=self._size, completed=tally.position, width=6))
             # What was read and waits to be worked on is not done yet.
             done = tally.position / self._size * (tally.events / tally.read if tally.read else 0)
             done = min(done, 1.0)
-            clock = f"{done:.0%}  {clock}"
             if spent > _SOON and done > 0:
-                clock += f", {_clock(spent / done - spent)} left"
+                clock = f"{_clock(spent / done - spent)} left"
+            clock = f"{done:.0%} {clock}"
         else:
             row.insert(0, self._spinner(Spinner))
         row.append(Text(clock, style="dim"))
@@ -213,7 +213,7 @@ class Progress:
         return self._spinning
 
 
-class _Screen(io.TextIOBase):
+class _Screen(io.TextIOBase, IO[str]):
     """What rich writes to."""
 
     def __init__(self, outlet: Outlet) -> None:

@@ -143,7 +143,7 @@ class Reader:
                         burst = parser.feed(decoder.feed(data))
                         self._emit(burst, input, decoder, before + opened.position())
                     before += opened.position()
-            except (OSError, EOFError, *DAMAGED) as error:
+            except DAMAGED as error:
                 why = f"cannot read {input.name} any further: {reason(error)}"
             self._emit(parser.feed(decoder.feed(b"", last=True)), input, decoder, before)
             self._emit(parser.end(), input, decoder, before)

@@ -56,8 +56,7 @@ class Signals:
         self._read, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         for number in _NUMBERS:
-            if signal.getsignal(number) is not signal.SIG_IGN:  # whoever started it wants that
-                signal.signal(number, self._handle)
+            signal.signal(number, self._handle)
         signal.set_wakeup_fd(write, warn_on_full_buffer=False)
         threading.Thread(target=self._work, name="velo run signals", daemon=True).start()
 

@@ -12,7 +12,10 @@ import click
 
 __all__ = ["block", "echo", "inline", "safe_json"]
 
-_HIDDEN = "\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f"
+_HIDDEN = (
+    "\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff"
+    "\U000e0000-\U000e007f"
+)
 _IN_LINE = re.compile(f"[\x00-\x1f\x7f-\x9f{_HIDDEN}]")
 _IN_BLOCK = re.compile(f"[\x00-\x08\x0b-\x1f\x7f-\x9f{_HIDDEN}]")
 # What JSON's own escapes leave.

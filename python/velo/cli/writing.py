@@ -47,8 +47,8 @@ def open_output(path: str, inputs: Sequence[str]) -> Output:
     """Create a file, or take standard output for `-`.
 
     Raises:
-        click.UsageError: When it cannot be created, is one of the inputs, or is somebody else's in a
-            folder that all can write to.
+        click.UsageError: When it cannot be created, is one of the inputs, or is somebody else's in
+            a folder that all can write to.
 
     """
     if path == "-":
