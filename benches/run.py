@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # The scenarios that keep several cores busy.
 CORES = ("throughput", "keyed", "frames", "scaling")
 RUST = ("ring", "doorbell")
-# What is measured of velo alone. Floors and peers do not change with a build of velo.
+# The subjects of velo itself. Floors and peers do not change with a build of velo.
 VELO = ("velo.bench.ours:", "velo.bench.spinning:", "velo.bench.watching:")
 
 
@@ -117,7 +117,7 @@ def _against(options: argparse.Namespace) -> int:
     print("| --- | --- | --- | ---: | ---: | ---: | ---: |")
     for name in options.scenario or SCENARIOS:
         plan = Against(options.quick, frozenset(), say, warn, other=options.python, scenario=name)
-        # Without figures a scenario makes no rows; its subjects are printed as they are measured.
+        # A scenario without figures makes no rows: `in_turn` prints them as it measures.
         list(SCENARIOS[name](plan))
     return 0
 

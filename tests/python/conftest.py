@@ -1,23 +1,17 @@
-"""One suite for both modes and both supervisors, and a look at the end that nothing of it is left.
+"""One suite for both modes and both supervisors.
 
-Tests with the fixture `mode` run inline and in process mode. Modules that are marked
+Tests with the fixture `mode` or `way` run inline and in process mode. Modules that are marked
 `every_backend` run in the workers of a standalone supervisor too; with `--daemon`, everything in
 process mode does, except what is marked `embedded`.
 """
 
-import contextlib
-import gc
-import os
-
-import psutil
 import pytest
 
-from helpers import open_fds, until_sync
+from helpers import open_fds
+from leaks import LASTING
 from standalone import Daemon
-from velo._api import sync
 from velo._process import clients
-
-MODES = ("inline", "process")
+from ways import OWN, WAYS
 
 
 def pytest_addoption(parser):
@@ -33,13 +27,15 @@ def pytest_configure(config):
 
 def pytest_generate_tests(metafunc):
     every = metafunc.definition.get_closest_marker("every_backend") is not None
-    if "mode" in metafunc.fixturenames:
-        if metafunc.config.getoption("--daemon"):
-            modes = ("process",)
-        else:
-            modes = (*MODES, "daemon") if every else MODES
-        metafunc.parametrize("mode", modes, indirect=True)
-    elif every and not metafunc.config.getoption("--daemon"):
+    daemon = metafunc.config.getoption("--daemon")
+    if "way" in metafunc.fixturenames:
+        ways = WAYS if every else OWN
+        if "mode" in metafunc.fixturenames:
+            ways = [way for way in ways if way.through_mode]
+        if daemon:
+            ways = [way for way in ways if way.mode == "process" and not way.standalone]
+        metafunc.parametrize("way", ways, indirect=True, ids=lambda way: way.name)
+    elif every and not daemon:
         metafunc.parametrize("backend", ("embedded", "daemon"), indirect=True)
 
 
@@ -50,12 +46,17 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture
-def mode(request, monkeypatch):
-    """Where the stream functions of the test run."""
-    if request.param != "daemon":
-        return request.param
-    monkeypatch.setenv("VELO_SUPERVISOR", request.getfixturevalue("standalone"))
-    return "process"
+def way(request, monkeypatch):
+    """How the streams of the test run, and are used; see `support/ways.py`."""
+    if request.param.standalone:
+        monkeypatch.setenv("VELO_SUPERVISOR", request.getfixturevalue("standalone"))
+    return request.param
+
+
+@pytest.fixture
+def mode(way):
+    """The setting that brings the stream functions of the test there."""
+    return way.mode
 
 
 @pytest.fixture(autouse=True)
@@ -71,32 +72,11 @@ def backend(request, monkeypatch):
 @pytest.fixture(scope="session")
 def standalone(tmp_path_factory):
     """Where a standalone supervisor listens that all tests share."""
+    before = open_fds()
     daemon = Daemon(tmp_path_factory.mktemp("standalone") / "s.sock")
+    LASTING["pids"].add(daemon.pid)
+    LASTING["fds"].update(open_fds().keys() - before.keys())
     yield str(daemon.path)
     clients.shutdown()  # what is left of the tests' streams
     daemon.close()
     assert not daemon.seen_alive()
-
-
-@pytest.fixture(scope="session", autouse=True)
-def nothing_left():
-    """After everything: no child process, no descriptor and no shared memory more than before."""
-    with contextlib.suppress(ImportError):
-        import uvloop
-
-        uvloop.new_event_loop().close()  # its library keeps a pipe for all loops to come
-    shared = set(os.listdir("/dev/shm"))
-    fds = open_fds()
-    yield
-    vars(sync._local).clear()  # the event loop that `run_sync` keeps for this thread
-    gc.collect()
-    clients.shutdown()
-    gc.collect()
-    me = psutil.Process()
-    until_sync(lambda: not me.children(recursive=True), 5, lambda: me.children(recursive=True))
-    until_sync(
-        lambda: len(open_fds()) <= len(fds),
-        5,
-        lambda: {fd: what for fd, what in open_fds().items() if fd not in fds},
-    )
-    assert set(os.listdir("/dev/shm")) <= shared

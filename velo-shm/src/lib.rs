@@ -78,4 +78,4 @@ pub use side::Side;
 pub use spec::{LinkSpec, MAX_SLOTS};
 #[cfg(all(target_os = "linux", not(loom)))]
 pub use wait::Alarm;
-pub use wait::{Naps, Spin, look_away};
+pub use wait::{Coalesce, Sleepers, Spin, SpinPlan};

@@ -1,4 +1,4 @@
-"""Ending streams that nobody uses: one timer an event loop, whatever the number of streams."""
+"""Ending the input of idle streams: one timer for each event loop, for all of its streams."""
 
 from __future__ import annotations
 
@@ -6,17 +6,32 @@ import asyncio
 import heapq
 import itertools
 import weakref
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from velo._api.stream import Stream
+from typing import Protocol
 
 __all__ = ["age", "watch"]
+
+
+class Idling(Protocol):
+    """A stream with a `timeout`."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing can be sent any more."""
+
+    def _idle_seconds(self) -> float:
+        """Return the seconds since it was used."""
+
+    def _expire(self, timeout: float) -> None:
+        """End its input."""
+
+    def _age(self, seconds: float) -> None:
+        """Move the moment at which it was used back."""
+
 
 _timers: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Timer] = weakref.WeakKeyDictionary()
 
 
-def watch(loop: asyncio.AbstractEventLoop, stream: Stream[Any, Any], timeout: float) -> None:
+def watch(loop: asyncio.AbstractEventLoop, stream: Idling, timeout: float) -> None:
     """End the input of `stream` once it was idle for `timeout` seconds."""
     timer = _timers.get(loop)
     if timer is None:
@@ -25,26 +40,26 @@ def watch(loop: asyncio.AbstractEventLoop, stream: Stream[Any, Any], timeout: fl
 
 
 def age(loop: asyncio.AbstractEventLoop, seconds: float) -> None:
-    """Have the streams of `loop` be idle for so much longer: its clock was moved."""
+    """Count the streams of `loop` as idle for that much longer: its clock was moved."""
     timer = _timers.get(loop)
     if timer is not None:
         timer.age(seconds)
 
 
 class _Timer:
-    """Looks at a stream when its time may be up, and again later if it was used meanwhile.
+    """Checks a stream when its timeout may have passed, and again later if it was used meanwhile.
 
-    Using a stream costs nothing here: it only notes the time. So the heap is touched once per
-    stream and timeout, not once per event.
+    A use of a stream only notes the time, so that the heap changes once per stream and timeout, not
+    once per event.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = weakref.ref(loop)
-        self._due: list[tuple[float, int, float, weakref.ref[Stream[Any, Any]]]] = []
+        self._due: list[tuple[float, int, float, weakref.ref[Idling]]] = []
         self._order = itertools.count()
         self._handle: asyncio.TimerHandle | None = None
 
-    def add(self, stream: Stream[Any, Any], after: float, timeout: float) -> None:
+    def add(self, stream: Idling, after: float, timeout: float) -> None:
         loop = self._loop()
         if loop is None:
             return
@@ -71,7 +86,7 @@ class _Timer:
         if loop is None:
             return
         now = loop.time()
-        again: list[tuple[Stream[Any, Any], float, float]] = []
+        again: list[tuple[Idling, float, float]] = []
         while self._due and self._due[0][0] <= now:
             _, _, timeout, reference = heapq.heappop(self._due)
             stream = reference()

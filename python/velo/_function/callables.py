@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -13,10 +12,6 @@ __all__ = ["check", "takes_state"]
 
 def takes_state(function: Callable[..., Any]) -> bool:
     """Return whether a stream function is called with a state: its second parameter is `state`."""
-    compose = sys.modules.get("velo._api.compose")
-    plain = inspect.unwrap(function)
-    if compose is not None and isinstance(plain, compose.Chain):
-        return bool(plain.has_state)
     try:
         parameters = list(inspect.signature(function).parameters.values())
     except (TypeError, ValueError):

@@ -145,13 +145,11 @@ def _shown(value: Any) -> str:
 
 
 def _head(function: Any, state: tuple[Any, ...]) -> dict[str, Any]:
-    from velo import __version__
-
     return {
         "function": _origins(function),
         "stream": stream_name.get(),
         "state": state,
-        "velo": __version__,
+        "velo": _core.__version__,
         "python": platform.python_version(),
         "when": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "pid": os.getpid(),

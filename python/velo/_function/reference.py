@@ -107,7 +107,7 @@ def add_paths(paths: list[str]) -> None:
 
 def describe(function: Any) -> tuple[str, Any]:
     """Return what another process can `build` the function of."""
-    from velo._api.compose import Chain
+    from velo._function.chain import Chain
 
     if isinstance(function, Chain):
         return ("chain", [describe(part) for part in function.parts])
@@ -190,7 +190,7 @@ def build(described: tuple[str, Any]) -> Callable[..., Any]:
     """Make a function of what `describe` returned."""
     kind, what = described
     if kind == "chain":
-        from velo._api.compose import Chain
+        from velo._function.chain import Chain
 
         return Chain([build(part) for part in what])
     if kind == "value":

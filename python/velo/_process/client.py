@@ -5,18 +5,18 @@ from __future__ import annotations
 import asyncio
 import functools
 import itertools
-import warnings
 import weakref
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from logging import INFO
 from typing import Any, TypeVar
 
 from velo import _core
 from velo._config import StreamConfig
 from velo._diagnostics import lifecycle_log, oom, slow_steps
-from velo._function.reference import Reference, import_paths
+from velo._function.reference import Reference
 from velo._process import placement, recovery, supervisors, worker_death, worker_logs
-from velo._process.key_requests import Grants
+from velo._process.connection import Connection
+from velo._process.key_requests import KeyRequests
 from velo._process.links import Link, attach
 from velo.errors import PoolError, RingCorrupted
 
@@ -37,9 +37,6 @@ _CHECK_UP = 0.5
 # Streams whose workers outgrow their limit within so many seconds of a move are not moved again.
 _SETTLED = 60.0
 
-# How many seconds a supervisor may take to greet.
-_HELLO_BOUND = 10.0
-
 
 class Client:
     """One event loop's connection to a supervisor.
@@ -48,23 +45,24 @@ class Client:
     again when a link is asked for.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, address: str | None) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        address: str | None,
+        streams_at: Callable[[str | None], int],
+    ) -> None:
         self._loop = weakref.ref(loop)
         self._address = address
-        self._supervisor: _core.SupervisorClient | None = None
-        # While a standalone supervisor has yet to greet.
-        self._greeting: asyncio.Future[None] | None = None
-        self._most_workers = 0
-        self._most_streams = 0
+        self._streams_at = streams_at
+        self._connection = Connection(loop, address, self)
         self.links: dict[int, Link] = {}
+        self.key_requests = KeyRequests(self._connection, self)
         self._requests: dict[int, asyncio.Future[Link | None]] = {}
         self._changed: asyncio.Future[None] | None = None
         # How many streams a worker is being chosen for.
         self._placing = 0
-        self._preloaded: set[str] = set()
         self._checking = False
         self._tasks: set[asyncio.Task[None]] = set()
-        self.grants = Grants(self)
         # The link that streams are leaving right now, while they are told to.
         self.left: Link | None = None
 
@@ -74,50 +72,9 @@ class Client:
             task.cancel()
         for link in list(self.links.values()):
             self._drop(link)
-        self._disconnect()
+        self._connection.disconnect()
 
-    def _connect(self) -> _core.SupervisorClient:
-        """Return the connection to the supervisor, made anew if need be."""
-        if self._supervisor is not None:
-            return self._supervisor
-        if self._address is None:
-            supervisor = supervisors.embedded()
-        else:
-            supervisor = supervisors.connect(self._address)
-        loop = asyncio.get_running_loop()
-        self._supervisor = supervisor
-        if self._address is not None:
-            self._greeting = loop.create_future()
-            for link in self.links.values():
-                link.leaving = True  # a worker of the supervisor before this one
-        loop.add_reader(supervisor.fileno(), self._on_supervisor)
-        if self._preloaded:
-            supervisor.preload(list(self._preloaded), import_paths())
-        return supervisor
-
-    async def _greet(self) -> None:
-        """Wait until a standalone supervisor has said who it is and what it allows.
-
-        Raises:
-            PoolError: When it is none that this program can use.
-
-        """
-        if self._greeting is None:
-            return
-        try:
-            async with asyncio.timeout(_HELLO_BOUND):
-                await asyncio.shield(self._greeting)
-        except TimeoutError:
-            self._disconnect()
-            raise PoolError(
-                f"the supervisor at `{self._address}` did not answer within {_HELLO_BOUND} s"
-            ) from None
-
-    def _disconnect(self) -> None:
-        supervisor, self._supervisor = self._supervisor, None
-        loop = self._loop()
-        if supervisor is not None and loop is not None and not loop.is_closed():
-            loop.remove_reader(supervisor.fileno())
+    # Streams.
 
     async def open(self, function: Reference, config: StreamConfig, name: str) -> _core.Opened:
         """Open a stream on the worker that has the fewest.
@@ -129,9 +86,9 @@ class Client:
         loop = asyncio.get_running_loop()
         while True:
             link = await self._link_for(function, config)
-            if self._most_streams:
-                self._check_quota()
-            if (opened := self._open_on(link, loop, function, config, name)) is not None:
+            if self._connection.most_streams:
+                self.check_quota()
+            if (opened := self.open_on(link, loop, function, config, name)) is not None:
                 return opened
 
     async def take_over(
@@ -168,17 +125,18 @@ class Client:
         self, function: Reference, config: StreamConfig, avoid: Link | None = None
     ) -> Link:
         """Choose a worker, and have it know the function."""
-        if self._supervisor is None:
+        connection = self._connection
+        if connection.supervisor is None:
             try:
-                self._connect()
+                connection.connect()
             except supervisors.NoSupervisor:
                 if not self.links:
                     raise
         if config.preload:
-            self._preload(config.preload)
+            connection.preload(config.preload)
         definition = function.definition
         if function.preload:
-            self._preload(function.preload)
+            connection.preload(function.preload)
         self._placing += 1
         try:
             link = await self._place(config.workers or placement.usable_cores(), avoid)
@@ -198,27 +156,42 @@ class Client:
 
         After a pause every line counts, because it comes from memory again. None: use `open`.
         """
-        if self._supervisor is None or self._most_streams:
+        if self._connection.supervisor is None or self._connection.most_streams:
             return None
         workers = config.workers or placement.usable_cores()
-        if self._most_workers:
-            workers = min(workers, self._most_workers)
+        if self._connection.most_workers:
+            workers = min(workers, self._connection.most_workers)
         link = placement.free(self.links.values(), workers)
         if link is None or function.number not in link.functions:
             return None
-        return self._open_on(link, loop, function, config, name)
+        return self.open_on(link, loop, function, config, name)
 
-    def _open_on(
+    def open_on(
         self,
         link: Link,
         loop: asyncio.AbstractEventLoop,
         function: Reference,
         config: StreamConfig,
         name: str,
-        kept: tuple[bytes, int, float | None, str] | None = None,
+        session: tuple[bytes, int, float | None, str] | None = None,
     ) -> _core.Opened | None:
+        """Open a stream on a link, or attach it to a session there.
+
+        Args:
+            link: The link.
+            loop: The event loop.
+            function: What the stream runs.
+            config: How.
+            name: The stream's name.
+            session: The digest of the key, the number of its grant, how long the session may be
+                detached, and the key as it is shown.
+
+        Returns:
+            The stream. None: the link takes no more.
+
+        """
         self._set_levels(link)
-        keep: Any = kept
+        keep: Any = session
         if config.recover != "none":
             keep = recovery.keep(self, function, config)
         opened = link.end.open(loop, function.number, function.limits, name, keep)
@@ -238,8 +211,8 @@ class Client:
             self.give_up(link)
         elif link.number in self.links and not link.end.streams:
             self._drop(link)
-            if self._supervisor is not None and link.number >= 0:
-                self._supervisor.release(link.number)
+            if self._connection.supervisor is not None and link.number >= 0:
+                self._connection.supervisor.release(link.number)
 
     def _check_up_later(self, loop: asyncio.AbstractEventLoop) -> None:
         self._checking = True
@@ -262,8 +235,8 @@ class Client:
         unwatched = link.end.take_unwatched()
         if unwatched or (stall, memory) != (link.stall, link.memory):
             link.stall, link.memory = stall, memory
-            if self._supervisor is not None and link.number >= 0:  # else nobody can look
-                self._supervisor.watch(link.number, stall, memory)
+            if self._connection.supervisor is not None and link.number >= 0:  # else nobody can look
+                self._connection.supervisor.watch(link.number, stall, memory)
 
     def _set_levels(self, link: Link) -> None:
         levels = _levels.packed()
@@ -302,34 +275,31 @@ class Client:
         finally:
             self.left = None
 
-    def _preload(self, modules: tuple[str, ...]) -> None:
-        new = [module for module in modules if module not in self._preloaded]
-        if new:
-            self._preloaded.update(new)
-            if self._supervisor is not None:
-                self._supervisor.preload(new, import_paths())
-
-    def _check_quota(self) -> None:
+    def check_quota(self) -> None:
         """Refuse a stream over what the supervisor allows one process.
 
-        The quota is a promise between programs that trust each other: the supervisor tells it, and
+        The quota is a promise between programs that trust each other: the supervisor sets it, and
         every client keeps to it.
-        """
-        from velo._process import clients
 
-        quota = self._most_streams
-        if clients.streams_at(self._address) >= quota:
+        Raises:
+            PoolError: When this process has as many streams open as it may.
+
+        """
+        quota = self._connection.most_streams
+        if self._streams_at(self._address) >= quota:
             raise PoolError(
                 f"this process has {quota} open streams, which is the quota of one client of the "
                 f"supervisor at `{self._address}` (`--client-streams {quota}`)"
             )
 
+    # Workers.
+
     async def _place(self, workers: int, avoid: Link | None = None) -> Link:
         """Choose a worker: an idle one, else a new one, else the one with the fewest streams."""
         links = self.links.values()  # as they are at each time
         while True:
-            if self._most_workers:
-                workers = min(workers, self._most_workers)
+            if self._connection.most_workers:
+                workers = min(workers, self._connection.most_workers)
             if (free := placement.free(links, workers, avoid)) is not None:
                 return free
             had_links = bool(links)
@@ -366,52 +336,50 @@ class Client:
         A standalone supervisor that ends meanwhile is connected to again.
         """
         while True:
-            supervisor = self._connect()
-            await self._greet()
-            if supervisor is not self._supervisor:
+            supervisor = self._connection.connect()
+            await self._connection.greet()
+            if supervisor is not self._connection.supervisor:
                 continue
             number = supervisor.acquire(workers)
             request = self._requests[number] = asyncio.get_running_loop().create_future()
             link: Link | None = await asyncio.shield(request)
-            if link is not None or supervisor is self._supervisor:
+            if link is not None or supervisor is self._connection.supervisor:
                 return link
 
-    def _on_supervisor(self) -> None:
-        if self._supervisor is None:
-            return
-        try:
-            for what, *rest in self._supervisor.poll():
-                getattr(self, f"_on_{what}")(*rest)
-        except PoolError as error:
-            self._fail(error)
-        self._tell_change()
+    # Reports of the supervisor.
 
-    def _tell_change(self) -> None:
+    def on_connected(self) -> None:
+        """Leave the workers of a supervisor before this one."""
+        for link in self.links.values():
+            link.leaving = True
+
+    def on_heard(self) -> None:
+        """Let streams that wait for a worker look again."""
         changed, self._changed = self._changed, None
         if changed is not None and not changed.done():
             changed.set_result(None)
 
-    def _on_hello(self, velo: str, runtime: str, most_workers: int, most_streams: int) -> None:
-        if self._address is not None:
-            supervisors.check(self._address, velo, runtime)
-            self._most_workers, self._most_streams = most_workers, most_streams
-        self._answer_greeting(None)
-
-    def _fail(self, error: PoolError) -> None:
-        """Take leave of a supervisor that this program cannot use."""
-        self._disconnect()
-        self._answer_greeting(error)
-        self._on_lost(str(error))
-
-    def _answer_greeting(self, error: PoolError | None) -> None:
-        greeting, self._greeting = self._greeting, None
-        if greeting is None or greeting.done():
-            return
-        if error is None:
-            greeting.set_result(None)
-        else:
-            greeting.set_exception(error)
-            greeting.exception()  # whoever asked may have been cancelled
+    def on_report(self, kind: str, *fields: Any) -> None:
+        """Act on a report of the supervisor."""
+        match kind:
+            case "link":
+                self._on_link(*fields)
+            case "refused":
+                self._on_refused(*fields)
+            case "key_granted":
+                self.key_requests.on_granted(*fields)
+            case "key_refused":
+                self.key_requests.on_refused(*fields)
+            case "key_gone":
+                self.key_requests.on_ended(*fields)
+            case "retired":
+                self._on_retired(*fields)
+            case "leaving":
+                self._on_leaving(*fields)
+            case "died":
+                self._on_died(*fields)
+            case _:
+                raise AssertionError(f"unknown report `{kind}`")
 
     def _on_link(
         self, request: int, number: int, worker: int, pid: int, end: _core.ClientLink
@@ -426,23 +394,6 @@ class Client:
 
     def _on_refused(self, request: int, why: str | None) -> None:
         self._answer(request, None if why is None else PoolError(f"no worker process: {why}"))
-
-    def _on_key_granted(self, request: int, link: int, grant: int, fresh: bool) -> None:
-        self.grants.granted(request, link, grant, fresh)
-
-    def _on_key_refused(self, request: int, why: str | None) -> None:
-        self.grants.refused(request, why)
-
-    def _on_key_gone(self, request: int) -> None:
-        self.grants.gone(request)
-
-    def _on_not_preloaded(self, module: str, why: str) -> None:
-        if module in self._preloaded:
-            warnings.warn(
-                f"workers go on without module `{module}` preloaded: {why}",
-                RuntimeWarning,
-                stacklevel=2,
-            )
 
     def _on_retired(self, number: int) -> None:
         if (link := self.links.get(number)) is not None:
@@ -460,9 +411,9 @@ class Client:
         """Give a link back that makes no sense; its streams have failed. Its worker is replaced."""
         if self.links.get(link.number) is link:
             self._drop(link)
-            if self._supervisor is not None and link.number >= 0:
-                self._supervisor.release_broken(link.number)
-            self._tell_change()
+            if self._connection.supervisor is not None and link.number >= 0:
+                self._connection.supervisor.release_broken(link.number)
+            self.on_heard()
 
     def _on_leaving(self, number: int) -> None:
         """Leave a worker that has outgrown its limit: its streams move, or may end there.
@@ -502,22 +453,19 @@ class Client:
         lifecycle_log.workers.debug("worker process %d is gone", link.pid)
         worker_death.tell(link, how, ran, why, stack)
 
-    def _on_lost(self, why: str = "the supervisor of this process has ended") -> None:
-        self._disconnect()
+    def on_lost(self, why: str) -> None:
+        """Go on without the supervisor: the next stream of this event loop begins anew."""
         if self._address is not None:
-            return self._on_left()
-        # The next stream of this event loop begins anew.
+            return self._on_left(why)
         for link in list(self.links.values()):
             self._on_died(link.number, (link.worker, link.pid), (None, None), "nothing", None, "")
         for request in list(self._requests):
             self._answer(request, PoolError(why))
-        self.grants.lost(PoolError(why))
+        self.key_requests.on_lost(PoolError(why))
 
-    def _on_left(self) -> None:
+    def _on_left(self, why: str) -> None:
         """Go on without a standalone supervisor: its workers serve the links that there are."""
-        why = f"the supervisor at `{self._address}` has hung up"
         lifecycle_log.workers.debug(why)
-        self._answer_greeting(PoolError(why))
         links = list(self.links.values())
         self.links.clear()
         for link in links:
@@ -527,7 +475,7 @@ class Client:
             self.links[link.number] = link
         for request in list(self._requests):
             self._answer(request, None)
-        self.grants.lost(None)
+        self.key_requests.on_lost(None)
 
     def _watch_process(self, link: Link) -> None:
         """Learn of the death of a worker whose supervisor is gone."""
@@ -540,7 +488,7 @@ class Client:
         # Its own part of the story is in the link; of other links and of the system nobody tells.
         ran = "here" if link.end.culprit() is not None else "nothing"
         self._on_died(link.number, (link.worker, link.pid), (None, None), ran, None, "")
-        self._tell_change()
+        self.on_heard()
 
     def _answer(self, request: int, answer: Link | PoolError | None) -> None:
         future = self._requests.pop(request, None)

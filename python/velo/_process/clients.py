@@ -29,7 +29,7 @@ class Clients:
         address = supervisors.address_of(supervisor)
         client = self.by_address.get(address)
         if client is None:
-            client = self.by_address[address] = Client(loop, address)
+            client = self.by_address[address] = Client(loop, address, streams_at)
         self.by_setting[supervisor] = client
         return client
 

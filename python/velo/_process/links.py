@@ -5,15 +5,13 @@ from __future__ import annotations
 import functools
 import math
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from velo import _core
 from velo._process import worker_logs
 
 if TYPE_CHECKING:
     import asyncio
-
-    from velo._process.client import Client
 
 __all__ = ["Link", "attach"]
 
@@ -45,7 +43,19 @@ class Link:
             self.functions.add(number)
 
 
-def attach(link: Link, loop: asyncio.AbstractEventLoop, client: Client) -> None:
+class LinkOwner(Protocol):
+    """The client, as far as its links call it."""
+
+    def give_up(self, link: Link) -> None:
+        """Give a link back whose memory makes no sense."""
+
+    def on_slow_step(
+        self, link: Link, stream: str, seconds: float, held_up: bool, habit: bool
+    ) -> None:
+        """Note that a step of a stream held its worker for a long time."""
+
+
+def attach(link: Link, loop: asyncio.AbstractEventLoop, client: LinkOwner) -> None:
     """Have an event loop look after a link: its doorbell, and what it asks for.
 
     The link keeps neither of them alive.
@@ -63,7 +73,7 @@ def attach(link: Link, loop: asyncio.AbstractEventLoop, client: Client) -> None:
 
 def _broken(
     loop_of: weakref.ref[asyncio.AbstractEventLoop],
-    client_of: weakref.ref[Client],
+    client_of: weakref.ref[LinkOwner],
     link_of: weakref.ref[Link],
 ) -> None:
     loop, client, link = loop_of(), client_of(), link_of()
@@ -82,7 +92,7 @@ def _wake_soon(
 
 def _slow_step(
     loop_of: weakref.ref[asyncio.AbstractEventLoop],
-    client_of: weakref.ref[Client],
+    client_of: weakref.ref[LinkOwner],
     link_of: weakref.ref[Link],
     *step: Any,
 ) -> None:

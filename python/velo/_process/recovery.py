@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import functools
 import weakref
-from typing import TYPE_CHECKING, Any
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any, Protocol
 
 from velo.errors import PoisonEvent, PoolError, WorkerDied
 
@@ -13,7 +14,6 @@ if TYPE_CHECKING:
     from velo import _core
     from velo._config import StreamConfig
     from velo._function.reference import Reference
-    from velo._process.client import Client
     from velo._process.links import Link
 
 __all__ = ["keep"]
@@ -21,14 +21,33 @@ __all__ = ["keep"]
 Keep = tuple[int, bool, int, Any]
 
 
-def keep(client: Client, function: Reference, config: StreamConfig) -> Keep:
+class Mover(Protocol):
+    """The client, as far as streams on their way to another worker need it."""
+
+    @property
+    def left(self) -> Link | None:
+        """The link that streams are leaving right now."""
+
+    def start(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run a coroutine beside the user's tasks."""
+
+    async def has_better(self, left: Link, function: Reference, config: StreamConfig) -> bool:
+        """Make another worker ready, and return whether it is better than the one to leave."""
+
+    async def take_over(
+        self, stream: _core.Recovery, function: Reference, config: StreamConfig, avoid: Link | None
+    ) -> None:
+        """Have another worker take a stream over."""
+
+
+def keep(client: Mover, function: Reference, config: StreamConfig) -> Keep:
     """Return how a new stream is kept that recovers, as `ClientLink.open` takes it."""
     recover = functools.partial(_recover, weakref.ref(client), function, config)
     return config.journal_limit, function.has_state, config.max_restarts, recover
 
 
 def _recover(
-    client_of: weakref.ref[Client],
+    client_of: weakref.ref[Mover],
     function: Reference,
     config: StreamConfig,
     stream: _core.Recovery,
@@ -105,7 +124,7 @@ def _hand_over(
 
 
 async def _move(
-    client: Client,
+    client: Mover,
     function: Reference,
     config: StreamConfig,
     stream: _core.Recovery,
@@ -122,7 +141,7 @@ async def _move(
 
 
 async def _find_worker(
-    client: Client,
+    client: Mover,
     function: Reference,
     config: StreamConfig,
     stream: _core.Recovery,

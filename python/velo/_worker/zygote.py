@@ -19,9 +19,9 @@ def main() -> None:
     gc.enable()  # it was off while all of this was imported
     gc.freeze()  # what is here now is shared with the workers: collecting it would copy its pages
     output_lock = output.make_lock()
-    seat = _core.serve_zygote(os.fork, preload)
-    if seat is not None:
-        sys.exit(worker.main(seat, output_lock))
+    control = _core.serve_zygote(os.fork, preload)
+    if control is not None:
+        sys.exit(worker.main(control, output_lock))
 
 
 def preload(module: str, paths: list[str]) -> None:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-import time
-from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 import click
 
 from velo import Stream, StreamFn
+from velo.cli.counting import Counted
 from velo.cli.errors import Failure
 from velo.cli.keys import Keys
 from velo.cli.places import Places
@@ -24,7 +23,7 @@ from velo.cli.text import inline
 from velo.cli.writing import Writer
 from velo.errors import EventTooLarge, JournalFull, StreamClosed
 
-__all__ = ["Counted", "Job"]
+__all__ = ["Job"]
 
 # How many seconds `finally` blocks may take once the streams are cancelled.
 _LAST = 1.0
@@ -32,66 +31,6 @@ _LAST = 1.0
 _AT_ONCE = 0.25
 # How many results are taken at a time.
 _MANY = 1024
-# Of more streams than that, the events are counted so many seconds apart.
-_FEW, _PAUSE = 1000, 2.0
-# One of so many streams that have ended is the one that has failed.
-_MOST_ENDED = 4096
-
-
-class Counted(StreamFn[Any, Any]):
-    """A stream function that knows its streams.
-
-    Attributes:
-        opened: How many were opened so far.
-        live: Those that are open.
-        worked: How many events the others have taken.
-        ended: Of those that have ended last: the key, at which event each was opened, and which of
-            its own it took last.
-
-    """
-
-    def __init__(self, fn: StreamFn[Any, Any], keys: Keys | None = None) -> None:
-        super().__init__(fn._function, fn.config)
-        self.opened = 0
-        self.live: dict[int, Stream[Any, Any]] = {}
-        self.worked = 0
-        self.ended: deque[tuple[Any, int, int]] = deque(maxlen=_MOST_ENDED)
-        self._keys = keys
-        self._seen = (0.0, 0)
-
-    async def _open_in(self, release: Callable[[], None]) -> Stream[Any, Any]:
-        self.opened += 1
-        number = self.opened
-        # It is opened for the event that was asked for its key last.
-        key, since = (None, 1) if self._keys is None else (self._keys.last, self._keys.asked)
-
-        def give_back() -> None:
-            if (stream := self.live.pop(number, None)) is not None:
-                taken = _taken(stream)
-                self.worked += taken
-                self.ended.append((key, since, taken))
-            release()
-
-        stream = await super()._open_in(give_back)
-        self.live[number] = stream
-        return stream
-
-    def handled(self) -> int:
-        """Return how many events the function is done with, or at."""
-        live = list(self.live.values())
-        when, before = self._seen
-        if len(live) > _FEW and time.monotonic() < when + _PAUSE:
-            return max(before, self.worked)
-        handled = self.worked + sum(stream._progress()[1] for stream in live)
-        self._seen = (time.monotonic(), handled)
-        return handled
-
-
-def _taken(stream: Stream[Any, Any]) -> int:
-    """Return how many events the function of a stream that is over has taken."""
-    sent, handled = stream._progress()
-    # Inline, the event that it was at when it ended does not count as handled.
-    return handled + (stream._config.mode == "inline" and handled < sent)
 
 
 class Job:
@@ -127,6 +66,7 @@ class Job:
         self.signal: signal.Signals | None = None
         self.place: str | None = None
         self.fn = Counted(fn, keys)
+        self._streams = self.fn.streams
         self._keys = keys
         self._writer = writer
         self._written = written
@@ -146,8 +86,8 @@ class Job:
         """Return the counts as they stand."""
         tally = self._tally
         tally.results = self._writer.count
-        tally.events = self.fn.handled()
-        tally.streams, tally.opened = len(self.fn.live), self.fn.opened
+        tally.events = self._streams.handled()
+        tally.streams, tally.opened = len(self._streams.live), self._streams.opened
         tally.workers = max(tally.workers, _workers(self._loop))
         return tally
 
@@ -343,7 +283,7 @@ class Job:
             notes = getattr(error, "__notes__", ())
             failed = [
                 (key, since, taken)
-                for key, since, taken in self.fn.ended
+                for key, since, taken in self._streams.ended
                 if keys is None or f"in the stream of key {key!r}" in notes
             ]
             if not failed or failed[-1][2] == 0:

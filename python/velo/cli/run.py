@@ -253,7 +253,7 @@ def _run(job: Job, reader: Callable[[], Reader], shown: Progress) -> int:
     except click.ClickException as error:
         failure = error
     except Exception as error:
-        failure = Failure(describe(error, job.fn._name, job.place))
+        failure = Failure(describe(error, job.fn._spec.name, job.place))
     if isinstance(failure, Unread) and job.signal is None:
         shown.summary("stopped")
         return 128 + signal.SIGPIPE

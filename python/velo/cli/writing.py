@@ -53,7 +53,7 @@ def open_output(path: str, inputs: Sequence[str]) -> Output:
     """
     if path == "-":
         if 1 in streams.closed:
-            raise click.UsageError("standard output is closed: name a file with `--output`")
+            raise Failure("standard output is closed: name a file with `--output`")
         # Python's own buffer would be written to a closed pipe once more at exit.
         return io.FileIO(1, "wb", closefd=False)
     with _said(path, inputs):

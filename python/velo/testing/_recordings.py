@@ -115,7 +115,7 @@ class Recording:
         found = [_find(module, name, file, trust=self.trust) for module, name, file in origins]
         if len(found) == 1:
             return found[0]
-        from velo._api.compose import Chain
+        from velo._function.chain import Chain
 
         return Chain(found)
 

@@ -64,7 +64,7 @@ def test_however_its_bytes_arrive_a_file_is_decoded_alike(text, cuts, encoding, 
     edges = [0, *sorted(cut for cut in cuts if cut < len(data)), len(data)]
     got = b"".join(parts.feed(data[a:b]) for a, b in zip(edges, edges[1:]))
     assert got + parts.feed(b"", last=True) == expected
-    plain = [end for end in re.findall("\r\n|\r|\n", text)]
+    plain = re.findall("\r\n|\r|\n", text)
     if not quotes and plain and plain[0] == "\r":
         assert expected.decode() == text.replace("\r\n", "\n").replace("\r", "\n")
     elif not quotes:
@@ -88,7 +88,9 @@ def test_what_is_not_utf8_is_told_with_what_to_do(velo):
         assert (done.code, "no such encoding" in done.err) == (2, True)
 
 
-@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"], ids=["comma", "semicolon", "tab", "bar"])
+@pytest.mark.parametrize(
+    "delimiter", [",", ";", "\t", "|"], ids=["comma", "semicolon", "tab", "bar"]
+)
 @pytest.mark.parametrize("trailing", [0, 1, 3])
 def test_delimiters_are_found_and_empty_columns_left_out(velo, delimiter, trailing):
     more = delimiter * trailing
@@ -213,7 +215,11 @@ def test_an_array_of_json_is_run(velo, mode):
     assert done.code == 0
     assert sorted(done.out.splitlines()) == sorted(
         f'{{"key":{key},"result":{result}}}'
-        for key, results in (("1", (1, 2, '{"total":2}')), ("1.0", (1, '{"total":1}')), ("true", (1, '{"total":1}')))
+        for key, results in (
+            ("1", (1, 2, '{"total":2}')),
+            ("1.0", (1, '{"total":1}')),
+            ("true", (1, '{"total":1}')),
+        )
         for result in results
     )
     done = velo("run", "fns:echo", "-i", "-", stdin=b"[\n1,\n2]\n")

@@ -11,7 +11,17 @@ from helpers import write_script
 from velo.cli import jsonlines
 from velo.cli.keys import raw_member
 
-BIG = [2**63 - 1, 2**63, 2**64 - 1, 2**64, 10**22 + 123, -(2**63), -(2**63) - 1, 10**300, 7 * 10**4000]
+BIG = [
+    2**63 - 1,
+    2**63,
+    2**64 - 1,
+    2**64,
+    10**22 + 123,
+    -(2**63),
+    -(2**63) - 1,
+    10**300,
+    7 * 10**4000,
+]
 
 
 def ndjson(*values):
@@ -116,7 +126,9 @@ def test_integers_of_any_size_come_and_go(velo, mode):
 
 
 def test_sums_beyond_64_bits(values, mode):
-    values.file("in.ndjson", ndjson({"wei": 18 * 10**18}, {"wei": 18 * 10**18}, {"wei": 2 * 10**19 + 1}))
+    values.file(
+        "in.ndjson", ndjson({"wei": 18 * 10**18}, {"wei": 18 * 10**18}, {"wei": 2 * 10**19 + 1})
+    )
     done = values("run", "values:total", "-i", "in.ndjson", "--mode", mode)
     assert done.results == [{"total": n} for n in (18 * 10**18, 36 * 10**18, 56 * 10**18 + 1)]
 
@@ -139,6 +151,9 @@ def test_long_numbers_are_read_as_strictly_as_others(velo, line, why):
     assert why in done.err
 
 
+texts = st.text(st.characters(exclude_categories=["Cs"]))
+
+
 @given(
     st.recursive(
         st.none()
@@ -146,16 +161,12 @@ def test_long_numbers_are_read_as_strictly_as_others(velo, line, why):
         | st.integers()
         | st.integers(-(10**40), 10**40)
         | st.floats(allow_nan=False, allow_infinity=False)
-        | st.text(),
-        lambda part: st.lists(part, max_size=4) | st.dictionaries(st.text(), part, max_size=4),
+        | texts,
+        lambda part: st.lists(part, max_size=4) | st.dictionaries(texts, part, max_size=4),
     )
 )
 def test_what_is_written_is_read(value):
-    try:
-        line = jsonlines.dumps(value)
-    except TypeError as error:
-        assert "surrogate" in str(error)
-        return
+    line = jsonlines.dumps(value)
     assert line.count(b"\n") == 1
     for read in (jsonlines.loads(line), json.loads(line)):
         assert read == value

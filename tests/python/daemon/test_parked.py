@@ -7,11 +7,11 @@ from types import SimpleNamespace
 import pytest
 
 import functions
-from helpers import until
+from helpers import HANG, until
 from standalone import velo
 from terminal import top
 from velo._api import session
-from velo._worker.detached import Parked
+from velo._worker.detached import DetachedSessions
 from velo.cli.supervisor.exporting import SupervisorFigures
 from velo.cli.supervisor.figures import Watcher
 from velo.cli.supervisor.line import Line
@@ -27,7 +27,7 @@ async def ask(fn, key, event):
 
 async def seen(watcher, wanted):
     """What is seen, once it satisfies."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(HANG):
         while True:
             state = await asyncio.to_thread(watcher.look)
             if wanted(state):
@@ -85,7 +85,7 @@ async def test_a_scrape_counts_both(daemon):
 
     async def counted(name, wanted):
         """Waits for a sum over the workers."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(HANG):
             while True:
                 families = await asyncio.to_thread(lambda: list(figures.collect()))
                 (family,) = [one for one in families if one.name == name]
@@ -170,10 +170,10 @@ async def test_thousands_are_told_in_parts(daemon):
 
 
 def test_no_more_is_told_at_once_than_fits():
-    parked, longest = Parked(), 64 << 10
+    parked, longest = DetachedSessions(), 64 << 10
     for _ in range(6000):
         words = {"name": "n" * 500, "shown": "\\" * 500, "function": None}
-        parked.enter(SimpleNamespace(**words, began=1, parking=0))
+        parked.add(SimpleNamespace(**words, began=1, detachment=0))
     number, more, named = 0, True, []
     while more:
         told = parked.since(number, longest)

@@ -13,7 +13,7 @@ from collections import Counter, defaultdict
 
 import pytest
 
-from helpers import ROOT, environment, until_sync, write_script
+from helpers import HANG, ROOT, environment, until_sync, write_script
 from rust_examples import example
 
 # Building the examples may take minutes, when nobody has built them before.
@@ -53,7 +53,7 @@ PYTHON = """
 
 def wait(condition, what):
     """Waits for as long as a slow machine may take."""
-    until_sync(condition, 60, lambda: what())
+    until_sync(condition, HANG, lambda: what())
 
 
 class Client:
@@ -138,7 +138,7 @@ def clients(tmp_path, daemon):
     for client in made:
         client.stopping = True
     for client in made:
-        client.thread.join(60)
+        client.thread.join(HANG)
         if client.thread.is_alive():
             client.process.kill()
             client.thread.join()
@@ -183,7 +183,7 @@ def test_clients_of_two_languages_are_killed_in_turn_and_all_results_are_right(
     for client in clients:
         client.stopping = True
     for client in clients:
-        client.thread.join(60)
+        client.thread.join(HANG)
         assert not client.thread.is_alive(), everything()
         assert not client.wrong, everything()
 

@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 import velo.metrics
 from functions import running_sum
-from helpers import ROOT, alive
+from helpers import HANG, ROOT, alive
 from velo import stream_fn
 
 DASHBOARD = ROOT / "docs" / "grafana.json"
@@ -35,7 +35,7 @@ async def scrape(url):
     """All samples, by name and what they are labelled with."""
 
     def get():
-        with urllib.request.urlopen(url, timeout=20) as answer:
+        with urllib.request.urlopen(url, timeout=HANG) as answer:
             assert answer.headers["Content-Type"].startswith("text/plain")
             return answer.read().decode()
 

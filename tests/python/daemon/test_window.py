@@ -9,10 +9,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from helpers import until
+from helpers import HANG, until
 from standalone import velo
 from velo import stream_fn
 from velo._worker import introspection
+from velo._worker.client import OpenStream
 from velo.cli.supervisor.figures import Watcher
 from velo.cli.supervisor.line import Line
 from velo.errors import StreamClosed
@@ -74,7 +75,7 @@ async def test_status_shows_streams_with_their_figures(daemon):
 async def test_latencies_are_those_that_the_program_has_measured(daemon):
     """They are shown ten times a second at most: what was shown last may be older."""
     watcher = Watcher(Line(str(daemon.path)))
-    async with counting.open() as stream, asyncio.timeout(20):
+    async with counting.open() as stream, asyncio.timeout(HANG):
         while True:
             await stream.send(1)
             assert await stream.recv() == 1
@@ -137,7 +138,8 @@ def test_no_more_is_told_at_once_than_fits():
 
     client = SimpleNamespace(number=7, functions={}, tasks={}, opened={})
     for slot in range(count):
-        client.tasks[slot], client.opened[slot] = Task(), (0, introspection.moment(), None)
+        opened = OpenStream(0, introspection.moment(), None)
+        client.tasks[slot], client.opened[slot] = Task(), opened
     slots, since, more, times = [], 0, True, 0
     while more:
         told = introspection.opened_since([client], since, 64 << 10)

@@ -17,8 +17,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from helpers import ROOT, environment, until_sync
+from helpers import HANG, ROOT, environment, until_sync
 from pages import RUN, RUNNER, blocks
+
+pytestmark = pytest.mark.slow
 
 PAGES = [
     ROOT / "README.md",
@@ -94,7 +96,7 @@ def test_blocks_run_as_pasted(page, tmp_path, python, examples, long):
     for chain in chains(chosen):
         wrong += run_chain(chain, tmp_path, python)
     assert not wrong, "\n\n".join(wrong)
-    until_sync(lambda: not left_behind(python.pid), 10, lambda: left_behind(python.pid))
+    until_sync(lambda: not left_behind(python.pid), HANG, lambda: left_behind(python.pid))
 
 
 def chains(found):

@@ -13,7 +13,7 @@ import pytest
 import pytest_asyncio
 
 from browsing import how, needs_chromium
-from helpers import ROOT
+from helpers import HANG, ROOT
 from serving import served, status
 
 playwright = pytest.importorskip("playwright.async_api", reason="needs velo-stream[test]")
@@ -79,7 +79,7 @@ async def open_tab(address, browser):
 
 async def open_streams(address, count):
     """Wait until so many streams are open."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG):
         while (await status(address))["open"] != count:
             await asyncio.sleep(0.01)
 

@@ -8,7 +8,7 @@ import time
 import pytest
 
 import functions
-from helpers import blocked, drain, until
+from helpers import HANG, blocked, drain, until
 from velo import stream_fn
 from velo.errors import EventTooLarge, PoolError, StreamClosed
 
@@ -23,7 +23,7 @@ async def test_open_waits_for_a_place(mode):
     waiting = asyncio.create_task(open_it(limited))
     assert await blocked(waiting)
     await one.aclose()
-    three = await asyncio.wait_for(waiting, 5)
+    three = await asyncio.wait_for(waiting, HANG)
     await three.aclose()
     await two.aclose()
 
@@ -42,7 +42,7 @@ async def test_places_are_given_in_line(mode):
         for number in range(10):
             tasks.append(asyncio.create_task(use(number)))
             await asyncio.sleep(0)
-    await asyncio.wait_for(asyncio.gather(*tasks), 10)
+    await asyncio.wait_for(asyncio.gather(*tasks), HANG)
     assert order == list(range(10))
 
 
@@ -53,10 +53,10 @@ async def test_a_newcomer_does_not_overtake(mode):
     await blocked(waiting, 3)
     await stream.aclose()
     newcomer = asyncio.create_task(open_it(limited))
-    first = await asyncio.wait_for(waiting, 5)
+    first = await asyncio.wait_for(waiting, HANG)
     assert await blocked(newcomer)
     await first.aclose()
-    await (await asyncio.wait_for(newcomer, 5)).aclose()
+    await (await asyncio.wait_for(newcomer, HANG)).aclose()
 
 
 async def test_overflow_error(mode):
@@ -137,7 +137,7 @@ async def test_idle_timeout_ends_the_input(mode):
     async with functions.after_loop.options(mode=mode, timeout=0.1).open() as stream:
         await stream.send(1)
         began = time.monotonic()
-        assert await asyncio.wait_for(drain(stream), 5) == [1, "done"]
+        assert await asyncio.wait_for(drain(stream), HANG) == [1, "done"]
         assert time.monotonic() - began >= 0.09
         with pytest.raises(StreamClosed, match=r"idle for 0\.1 s"):
             await stream.send(2)
@@ -145,13 +145,13 @@ async def test_idle_timeout_ends_the_input(mode):
 
 async def test_idle_timeout_of_a_stream_that_was_never_used(mode):
     async with functions.after_loop.options(mode=mode, timeout=0.05).open() as stream:
-        assert await asyncio.wait_for(drain(stream), 5) == ["done"]
+        assert await asyncio.wait_for(drain(stream), HANG) == ["done"]
 
 
 async def test_sending_is_use(mode):
-    async with functions.echo.options(mode=mode, timeout=0.2).open() as stream:
+    async with functions.echo.options(mode=mode, timeout=0.5).open() as stream:
         began = time.monotonic()
-        while time.monotonic() - began < 0.6:
+        while time.monotonic() - began < 0.8:
             await stream.send(1)
             await asyncio.sleep(0.02)
         assert not stream.closed
@@ -160,7 +160,7 @@ async def test_sending_is_use(mode):
 @pytest.mark.parametrize("how", ["recv", "batch", "iterate"])
 async def test_receiving_is_use(mode, how):
     """Results that come by themselves keep a stream alive as long as somebody takes them."""
-    async with functions.ticker.options(mode=mode, timeout=0.3).open() as stream:
+    async with functions.ticker.options(mode=mode, timeout=0.6).open() as stream:
         got = 0
         if how == "iterate":
             async for _ in stream:
@@ -196,7 +196,7 @@ async def test_many_streams_time_out(mode):
     timed = functions.echo.options(mode=mode, timeout=0.1)
     streams = [await timed.open() for _ in range(200)]
     tasks = len(asyncio.all_tasks())
-    await until(lambda: all(stream.closed for stream in streams), 5)
+    await until(lambda: all(stream.closed for stream in streams))
     assert tasks < 250
     for stream in streams:
         await stream.aclose()

@@ -9,7 +9,7 @@ import textwrap
 import pytest
 
 import functions
-from helpers import environment, run_script
+from helpers import HANG, environment, run_script
 from velo import _core, stream_fn
 from velo._function import reference
 
@@ -311,7 +311,7 @@ async def test_subprocess_inside(mode):
             output, _ = await process.communicate()
             yield int(output)
 
-    assert await asyncio.wait_for(runs.run([5]), 10) == [5]
+    assert await asyncio.wait_for(runs.run([5]), HANG) == [5]
 
 
 async def test_large_closure(mode):

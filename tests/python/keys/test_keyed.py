@@ -10,7 +10,7 @@ import pytest
 
 import functions
 from functions import OwnError
-from helpers import blocked, cancel, until
+from helpers import HANG, blocked, cancel, until
 from velo import stream_fn
 
 
@@ -157,7 +157,7 @@ async def test_two_keyed_runs_share_max_concurrent(mode):
             await asyncio.sleep(0.001)
 
     runs = [collect(limited.keyed(slowly("abab"), key=lambda e: e)) for _ in range(2)]
-    for found in await asyncio.wait_for(asyncio.gather(*runs), 10):
+    for found in await asyncio.wait_for(asyncio.gather(*runs), HANG):
         assert set(found) == {"a", "b"}
         for key, results in found.items():
             assert sum(result[0] == key for result in results) == 2
@@ -170,7 +170,7 @@ async def test_timeout_closes_idle_keys(mode):
 
     async def source():
         yield "a"
-        await asyncio.wait_for(gone.wait(), 5)
+        await asyncio.wait_for(gone.wait(), HANG)
         yield "a"
 
     async for key, result in timed.keyed(source(), key=lambda e: e):
@@ -239,7 +239,7 @@ async def test_an_event_that_its_function_awaits_something_for(mode, source):
             count += 1
             if event[1] % 3 == 0:
                 await asyncio.sleep(0)
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(HANG):
                 await asyncio.sleep(0.001 if event[1] % 7 == 0 else 0)
             yield (event, count, asyncio.current_task().get_name())
 
@@ -392,7 +392,7 @@ async def test_a_full_key_does_not_hold_back_results(mode, tmp_path):
 
     source = [("free", 1), ("stuck", 1), ("free", 2), *[("stuck", n) for n in range(2, 9)]]
     seen = []
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG):
         async for key, result in gated.keyed(source, key=0):
             seen.append(result)
             if seen.count(("free", 1)) and seen.count(("free", 2)):
@@ -435,9 +435,9 @@ async def test_cancelled_while_it_waits(mode):
 
     seen = []
     task = asyncio.create_task(use())
-    await until(lambda: seen, 30)
+    await until(lambda: seen)
     assert await blocked(task)
-    await asyncio.wait_for(cancel(task), 5)
+    await asyncio.wait_for(cancel(task), HANG)
     assert seen == [(1, (1, 1))]
     assert await functions.echo.options(mode=mode).run([1]) == [1]
 
@@ -451,7 +451,7 @@ async def test_slow_async_source_does_not_hold_results_back(mode):
         yield (1, "second")
 
     seen = []
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG):
         async for _, (_, word) in functions.echo.options(mode=mode).keyed(source(), key=0):
             seen.append(word)
             gate.set()

@@ -11,7 +11,7 @@ import re
 import pytest
 
 import functions
-from helpers import blocked, cancel, drain, until
+from helpers import HANG, blocked, cancel, drain, until
 from velo import stream_fn
 from velo.errors import PoolError, StreamBusy, StreamClosed
 
@@ -210,7 +210,7 @@ async def test_storm_of_cancelled_opens(counting, key):
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG):
         count, event = await ask(counting, key, "last")
     assert event == "last"
     assert 1 <= count <= 61
@@ -283,7 +283,7 @@ async def test_a_parked_function_goes_on_by_itself(mode, key, tmp_path):
     async with ticking.open(key=key) as stream:
         await stream.send(str(tmp_path / "ticks"))
     before = len(functions.marks(tmp_path / "ticks"))
-    await until(lambda: len(functions.marks(tmp_path / "ticks")) > before + 300, 10)
+    await until(lambda: len(functions.marks(tmp_path / "ticks")) > before + 300)
     async with ticking.open(key=key) as stream:
         await stream.end()
         assert len(await drain(stream)) < 300
@@ -293,7 +293,7 @@ async def test_a_function_that_never_reads(mode, key):
     """Nothing was sent, so there is nothing to wait for."""
     never = functions.never_reads.options(mode=mode, timeout=20)
     for expected in (["ready"], []):
-        async with asyncio.timeout(5), never.open(key=key) as stream:
+        async with asyncio.timeout(HANG), never.open(key=key) as stream:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(0.1 if not expected else None):
                     assert await stream.recv() == expected[0]
@@ -301,7 +301,7 @@ async def test_a_function_that_never_reads(mode, key):
 
 async def test_one_that_takes_too_long_keeps_the_next_one_waiting(mode, key, tmp_path):
     waits = functions.waits_for_a_file.options(mode=mode, timeout=20, close_timeout=0.1)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG):
         async with waits.open(key=key) as stream:
             await stream.send(str(tmp_path / "go"))
         waiting = asyncio.create_task(ask(waits, key, str(tmp_path / "go")))
@@ -316,7 +316,7 @@ async def test_a_stream_that_is_dropped_detaches(counting, key):
     with pytest.warns(ResourceWarning, match="was never closed"):
         del stream
         gc.collect()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(HANG):
         assert await ask(counting, key, "b") == (2, "b")
 
 
@@ -330,7 +330,7 @@ async def test_streams_with_a_key_count_while_they_live(counting, key):
     async with limited.open(key=(key, 1)) as stream:
         await stream.end()
         assert await drain(stream) == []
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(HANG):
         while True:
             with contextlib.suppress(PoolError):
                 assert await ask(limited, (key, 3), 0) == (1, 0)
@@ -341,5 +341,5 @@ async def test_streams_with_a_key_count_while_they_live(counting, key):
 async def test_a_place_is_waited_for(counting, key):
     limited = counting.options(max_concurrent=1, timeout=0.2)
     assert await ask(limited, (key, 1), 0) == (1, 0)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(HANG):
         assert await ask(limited, (key, 2), 0) == (1, 0)

@@ -2,12 +2,11 @@
 
 import os
 import signal
-import time
 
 import psutil
 import pytest
 
-from helpers import alive, family, run_script, start_script, until_sync, write_script
+from helpers import HANG, alive, family, run_script, start_script, until_sync, write_script
 
 pytestmark = pytest.mark.embedded
 
@@ -17,10 +16,11 @@ OPEN_STREAMS = """
 
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whoever runs the tests may have it ignored
 
-    @stream_fn(mode="process", workers=2)
+    @stream_fn(mode="process", workers=2, close_timeout=3600)
     async def pids(events):
         async for _ in events:
             yield os.getpid()
+        await asyncio.sleep(3600)
 
     async def main():
         streams = [await pids.open() for _ in range(4)]
@@ -49,7 +49,7 @@ def test_killed_client_leaves_nothing(tmp_path):
     assert len(everybody) >= 3
     process.kill()
     process.wait()
-    until_sync(lambda: not any(map(alive, everybody)), 1.0, lambda: everybody)
+    until_sync(lambda: not any(map(alive, everybody)), HANG, lambda: everybody)
 
 
 def test_killed_client_with_a_stopped_worker_leaves_nothing(tmp_path):
@@ -58,7 +58,7 @@ def test_killed_client_with_a_stopped_worker_leaves_nothing(tmp_path):
     os.kill(workers[0], signal.SIGSTOP)
     process.kill()
     process.wait()
-    until_sync(lambda: not any(map(alive, everybody)), 1.0, lambda: everybody)
+    until_sync(lambda: not any(map(alive, everybody)), HANG, lambda: everybody)
 
 
 def test_killed_client_with_a_stopped_zygote_leaves_nothing(tmp_path):
@@ -70,7 +70,7 @@ def test_killed_client_with_a_stopped_zygote_leaves_nothing(tmp_path):
         os.kill(pid, signal.SIGSTOP)
     process.kill()
     process.wait()
-    until_sync(lambda: not any(map(alive, everybody)), 1.0, lambda: everybody)
+    until_sync(lambda: not any(map(alive, everybody)), HANG, lambda: everybody)
 
 
 def test_killed_client_whose_zygote_imports_for_ever_leaves_nothing(tmp_path):
@@ -91,12 +91,12 @@ def test_killed_client_whose_zygote_imports_for_ever_leaves_nothing(tmp_path):
         echo.run_sync([1])
     """
     process = start_script(write_script(tmp_path, script))
-    until_sync(mark.exists, 20)
+    until_sync(mark.exists)
     everybody = family(process.pid)
     assert everybody
     process.kill()
     process.wait()
-    until_sync(lambda: not any(map(alive, everybody)), 1.0, lambda: everybody)
+    until_sync(lambda: not any(map(alive, everybody)), HANG, lambda: everybody)
 
 
 def test_killed_client_with_a_busy_worker_leaves_nothing(tmp_path):
@@ -128,7 +128,7 @@ def test_killed_client_with_a_busy_worker_leaves_nothing(tmp_path):
     everybody = {*family(process.pid), worker}
     process.kill()
     process.wait()
-    until_sync(lambda: not any(map(alive, everybody)), 1.0, lambda: everybody)
+    until_sync(lambda: not any(map(alive, everybody)), HANG, lambda: everybody)
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
@@ -136,29 +136,28 @@ def test_signalled_client_leaves_nothing(tmp_path, name):
     process, workers = started(tmp_path, "await asyncio.sleep(60)")
     everybody = {*family(process.pid), *workers}
     process.send_signal(getattr(signal, name))
-    process.wait(5)
-    until_sync(lambda: not any(map(alive, everybody)), 1.0, lambda: everybody)
+    process.wait(HANG)
+    until_sync(lambda: not any(map(alive, everybody)), HANG, lambda: everybody)
 
 
-def test_exit_with_open_streams_is_clean_and_quick(tmp_path):
-    began = time.monotonic()
+def test_exit_with_open_streams_is_clean_and_waits_for_nothing(tmp_path):
+    """The functions take an hour to end, and their streams would allow that."""
     process, workers = started(tmp_path, "globals()['kept'] = streams")
     everybody = {*family(process.pid), *workers}
-    output, errors = process.communicate(timeout=10)
+    output, errors = process.communicate(timeout=HANG)
     assert process.returncode == 0, errors
     assert "Traceback" not in errors
     assert "panicked" not in errors
-    assert time.monotonic() - began < 3
-    until_sync(lambda: not any(map(alive, everybody)), 1.0, lambda: everybody)
+    until_sync(lambda: not any(map(alive, everybody)), HANG, lambda: everybody)
     assert not output
 
 
 def test_exit_inside_the_loop_is_clean(tmp_path):
     process, workers = started(tmp_path, "sys.exit(4)")
-    _, errors = process.communicate(timeout=10)
+    _, errors = process.communicate(timeout=HANG)
     assert process.returncode == 4, errors
     assert "panicked" not in errors
-    until_sync(lambda: not any(map(alive, workers)), 1.0, lambda: workers)
+    until_sync(lambda: not any(map(alive, workers)), HANG, lambda: workers)
 
 
 def test_exit_with_a_stopped_worker_is_bounded(tmp_path):
@@ -166,11 +165,9 @@ def test_exit_with_a_stopped_worker_is_bounded(tmp_path):
     process.kill()
     process.wait()
     script = OPEN_STREAMS.replace("LAST", "import signal; os.kill(min(found), signal.SIGSTOP)")
-    began = time.monotonic()
-    code, _, errors = run_script(tmp_path, script, timeout=15)
+    code, _, errors = run_script(tmp_path, script)
     assert code == 0, errors
-    assert time.monotonic() - began < 10
-    until_sync(lambda: not any(map(alive, workers)), 1.0, lambda: workers)
+    until_sync(lambda: not any(map(alive, workers)), HANG, lambda: workers)
 
 
 def test_control_c(tmp_path):
@@ -178,13 +175,13 @@ def test_control_c(tmp_path):
     process, workers = started(tmp_path, "await asyncio.sleep(60)")
     everybody = {*family(process.pid), *workers}
     os.killpg(process.pid, signal.SIGINT)
-    _, errors = process.communicate(timeout=5)
+    _, errors = process.communicate(timeout=HANG)
     # The client's own report, of a cancelled task and then the interrupt; none of a worker.
     assert errors.count("Traceback") <= 2, errors
     assert errors.endswith("KeyboardInterrupt\n")
     assert "panicked" not in errors
     assert process.returncode in (-signal.SIGINT, 130)
-    until_sync(lambda: not any(map(alive, everybody)), 1.0, lambda: everybody)
+    until_sync(lambda: not any(map(alive, everybody)), HANG, lambda: everybody)
 
 
 def test_control_c_in_run_sync(tmp_path):
@@ -216,7 +213,7 @@ def test_control_c_in_run_sync(tmp_path):
     process = start_script(script)
     assert process.stdout.readline() == "sleeping\n"
     os.killpg(process.pid, signal.SIGINT)
-    output, errors = process.communicate(timeout=10)
+    output, errors = process.communicate(timeout=HANG)
     assert process.returncode == 0, errors
     assert output.split("\n")[:3] == ["finally", "interrupted", "finally"], (output, errors)
     assert "[0, 0]" in output

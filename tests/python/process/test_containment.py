@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 import functions
-from helpers import alive, until
+from helpers import HANG, alive, until
 from standalone import Daemon
 from velo import stream_fn
 from velo._process import clients
@@ -101,7 +101,7 @@ def links():
 
 async def ask(stream, event):
     await stream.send(event)
-    return await asyncio.wait_for(stream.recv(), 20)
+    return await asyncio.wait_for(stream.recv(), HANG)
 
 
 async def pid_and_memory():
@@ -118,13 +118,13 @@ async def test_a_worker_that_outgrows_its_limit_finishes_its_streams_and_no_more
         pid = await ask(stream, 0)
         assert await ask(beside, 0) == pid
         assert await ask(stream, 60) == pid
-        await until(lambda: links()[pid].leaving, 20)
+        await until(lambda: links()[pid].leaving)
         async with limited.open() as new:
             other = await ask(new, 0)
             assert other != pid, "new streams go to a new worker"
         assert await ask(stream, -1) == pid, "those that it has go on"
         assert await ask(beside, 0) == pid
-    await until(lambda: not alive(pid), 20)
+    await until(lambda: not alive(pid))
     assert alive(other)
 
 
@@ -142,7 +142,7 @@ async def test_streams_that_recover_leave_a_worker_that_outgrows_its_limit(tmp_p
         assert len(pids) == 1, "one worker instead of the old one"
         assert await ask(hoard, -1) == old, "it cannot be moved, and may end there"
         assert {await stream.pid() for stream in moving} == pids
-    await until(lambda: not alive(old), 20)
+    await until(lambda: not alive(old))
 
 
 async def test_a_stream_that_outgrows_the_next_worker_too_is_not_moved_for_ever(tmp_path):
@@ -151,7 +151,7 @@ async def test_a_stream_that_outgrows_the_next_worker_too_is_not_moved_for_ever(
         counted = Counted(stream, tmp_path)
         first = await counted.pid(60)
         second = await counted.moves(lambda pid: pid != first)
-        await until(lambda: links()[second].leaving, 20)
+        await until(lambda: links()[second].leaving)
         for _ in range(20):
             assert await counted.pid() == second
             await asyncio.sleep(0.01)
@@ -166,7 +166,7 @@ async def test_a_worker_with_twice_its_limit_is_killed_and_says_so():
             for _ in range(200):
                 with contextlib.suppress(StreamClosed):  # killed between two events
                     await stream.send(2 * limit // MIB)
-                await asyncio.wait_for(stream.recv(), 20)
+                await asyncio.wait_for(stream.recv(), HANG)
                 await asyncio.sleep(0.1)
     error = info.value
     assert (error.signal, error.culprit) == (signal.SIGKILL, None)
@@ -223,8 +223,8 @@ async def test_one_that_holds_its_neighbours_up_is_named_and_avoided():
             warnings.simplefilter("always")
             for _ in range(3):
                 await ask(stream, 0.1)
-            await until(lambda: any(link.end.slow for link in links().values()), 20)
-            await until(lambda: named(caught, stream), 20)
+            await until(lambda: any(link.end.slow for link in links().values()))
+            await until(lambda: named(caught, stream))
         assert len(named(caught, stream)) == 1, "once in a while"
         (slow,) = [link for link in links().values() if link.end.slow]
         for _ in range(6):
@@ -305,14 +305,14 @@ async def test_the_zygote_dies_under_load():
         assert zygote != os.getpid()
         os.kill(zygote, signal.SIGKILL)
         await until(lambda: not alive(zygote))
-        seen = await asyncio.wait_for(asyncio.gather(*feeding), 50)
+        seen = await asyncio.wait_for(asyncio.gather(*feeding), HANG)
         assert set().union(*seen) == first, "no worker died with it"
         for pid in first:
             os.kill(pid, signal.SIGKILL)
         for stream in streams:
             with pytest.raises(WorkerDied):
-                await asyncio.wait_for(stream.recv(), 10)
-    assert await asyncio.wait_for(functions.echo.options(mode="process").run([1]), 20) == [1]
+                await asyncio.wait_for(stream.recv(), HANG)
+    assert await asyncio.wait_for(functions.echo.options(mode="process").run([1]), HANG) == [1]
 
 
 async def test_what_a_function_has_started_is_its_own_and_outlives_a_kill():
@@ -326,7 +326,7 @@ async def test_what_a_function_has_started_is_its_own_and_outlives_a_kill():
         pid, child = await ask(stream, 0)
         os.kill(pid, signal.SIGKILL)
         with pytest.raises(WorkerDied):
-            await asyncio.wait_for(stream.recv(), 10)
+            await asyncio.wait_for(stream.recv(), HANG)
     await until(lambda: not alive(pid))
     try:
         assert alive(child)

@@ -8,13 +8,11 @@ import time
 import pytest
 
 import corrupting_worker
+from helpers import HANG
 from velo._process import clients
 from velo.errors import RingCorrupted, StreamClosed, VeloError, WorkerDied
 
 citizen = corrupting_worker.citizen.options(workers=2, buffer=16)
-
-# More than anything here takes, on a machine that is busy with other things.
-BOUND = 20
 
 # What is aimed at here may make other values, or exceptions, of what a function gets and yields:
 # it is what the function's own process wrote.
@@ -59,14 +57,14 @@ async def scene(aim, seed):
         streams = []
         for _ in range(4):
             streams.append(await stack.enter_async_context(citizen.open()))
-        pids = [await asyncio.wait_for(pid_of(stream), BOUND) for stream in streams]
+        pids = [await asyncio.wait_for(pid_of(stream), HANG) for stream in streams]
         assert len(set(pids)) == 2
         numbers = list(range(200))
         told = list(numbers)
         for _ in range(3):
             told.insert(rng.randrange(len(told)), (aim, rng.randrange(1 << 30)))
         talks = [talk(stream, told if stream is streams[0] else numbers) for stream in streams]
-        outcomes = await asyncio.wait_for(asyncio.gather(*talks), BOUND)
+        outcomes = await asyncio.wait_for(asyncio.gather(*talks), HANG)
         for pid, (results, error) in zip(pids, outcomes, strict=True):
             if pid != pids[0]:
                 assert error is None, "the other worker's streams do not notice"
@@ -76,7 +74,7 @@ async def scene(aim, seed):
                 right = iter([2 * number for number in numbers])
                 assert all(any(result == r for r in right) for result in results if result != aim)
         # Leaving the streams is bounded as well.
-        await asyncio.wait_for(leave(stack.pop_all()), BOUND)
+        await asyncio.wait_for(leave(stack.pop_all()), HANG)
     return [error for _, error in outcomes if error is not None]
 
 
@@ -88,12 +86,12 @@ async def leave(stack):
 
 async def goes_on():
     """New streams work, soon, and on as many workers as before."""
-    deadline = time.monotonic() + BOUND
+    deadline = time.monotonic() + HANG
     good = 0
     while good < 4:
         # A function whose stream has failed may still be writing, for a moment.
         try:
-            await asyncio.wait_for(right(), BOUND)
+            await asyncio.wait_for(right(), HANG)
         except (AssertionError, RingCorrupted, WorkerDied):
             assert time.monotonic() < deadline
             good = 0
@@ -119,7 +117,7 @@ async def test_recovery_does_not_carry_it_to_other_workers(aim):
         assert len(pids) == 2
         failing = asyncio.create_task(until_it_fails(wild, aim))
         number = further = 0
-        async with asyncio.timeout(BOUND):
+        async with asyncio.timeout(HANG):
             while further < 50:
                 further += failing.done()
                 number += 1
@@ -127,7 +125,7 @@ async def test_recovery_does_not_carry_it_to_other_workers(aim):
                 assert await other.recv() == 2 * number
                 await asyncio.sleep(0.002)
         assert isinstance(await failing, (RingCorrupted, WorkerDied, StreamClosed))
-        await asyncio.wait_for(leave(stack.pop_all()), BOUND)
+        await asyncio.wait_for(leave(stack.pop_all()), HANG)
 
 
 async def until_it_fails(stream, aim):
@@ -148,5 +146,5 @@ async def until_it_fails(stream, aim):
 @pytest.mark.parametrize("aim", corrupting_worker.TARGETS)
 async def test_a_worker_that_writes_over_its_link(aim, long):
     for seed in range(40 if long else 2):
-        await asyncio.wait_for(scene(aim, seed), 3 * BOUND)
+        await asyncio.wait_for(scene(aim, seed), 3 * HANG)
         await goes_on()

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 import functions
-from helpers import run_script, until
+from helpers import HANG, run_script, until
 from velo import stream_fn
 from velo._process import clients
 from velo.errors import WorkerDied
@@ -58,7 +58,7 @@ async def receive(stream, count):
 
 async def died_with(stream):
     with pytest.raises(WorkerDied) as info:
-        await asyncio.wait_for(stream.recv(), 10)
+        await asyncio.wait_for(stream.recv(), HANG)
     return info.value
 
 
@@ -105,7 +105,7 @@ async def test_nobody_is_blamed_for_a_kill_from_outside_while_nothing_ran():
         assert await beside.recv() == 1
         link = next(iter(clients.client_of(asyncio.get_running_loop()).links.values()))
         # A step ends after its result is out, and that the result was taken may begin another one.
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(HANG):
             while True:
                 os.kill(pid, signal.SIGSTOP)
                 await until(lambda: psutil.Process(pid).status() == psutil.STATUS_STOPPED)

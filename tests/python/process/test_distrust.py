@@ -10,11 +10,10 @@ from hypothesis import strategies as st
 
 import corrupting_worker
 import functions
+from helpers import HANG
 from velo import _core
 from velo._process import clients
 from velo.errors import RingCorrupted, StreamClosed, WorkerDied
-
-BOUND = 20
 
 plain = st.recursive(
     st.none()
@@ -94,7 +93,7 @@ async def test_a_client_that_writes_over_its_link(aim, fresh_pool, long):
     for seed in range(30 if long else 3):
         rng = random.Random(f"{aim} {seed}")
         with contextlib.suppress(RingCorrupted, WorkerDied, StreamClosed):
-            async with asyncio.timeout(BOUND), echo.open() as stream:
+            async with asyncio.timeout(HANG), echo.open() as stream:
                 await stream.send(1)
                 assert await stream.recv() == 1
                 memory = corrupting_worker.Links()
@@ -103,7 +102,7 @@ async def test_a_client_that_writes_over_its_link(aim, fresh_pool, long):
                         corrupting_worker.TARGETS[aim](memory, rng)
                     await stream.send(number)
                     await stream.recv()
-        async with asyncio.timeout(BOUND):
+        async with asyncio.timeout(HANG):
             while True:
                 with contextlib.suppress(RingCorrupted, WorkerDied, StreamClosed):
                     assert await echo.run([1, 2, 3]) == [1, 2, 3]

@@ -24,7 +24,7 @@ COMMON = """
             yield event
 
     async def works():
-        return await asyncio.wait_for(echo.run([1, 2, 3]), 20) == [1, 2, 3]
+        return await asyncio.wait_for(echo.run([1, 2, 3]), 60) == [1, 2, 3]
 
     async def refused(*settings):
         try:
@@ -43,7 +43,7 @@ COMMON = """
 
 def run(folder, script, *flags, **options):
     """Runs a script; what it printed, if it ended well."""
-    code, output, errors = run_script(folder, COMMON + script, *flags, timeout=60, **options)
+    code, output, errors = run_script(folder, COMMON + script, *flags, **options)
     assert code == 0, errors
     assert "Traceback" not in errors
     return output.split()
@@ -92,7 +92,7 @@ def test_open_files_run_out_with_streams_open(tmp_path):
                     hoard.append(os.dup(0))
             for left in range(8):
                 try:
-                    async with asyncio.timeout(20), echo.open() as other:
+                    async with asyncio.timeout(60), echo.open() as other:
                         await other.send(1)
                         assert await other.recv() == 1
                     print("worked")
@@ -199,7 +199,7 @@ def test_the_memory_of_a_cgroup(tmp_path):
     async def main():
         assert await works()
         try:
-            await asyncio.wait_for(hoards.run([50 << 20] * 40), 40)
+            await asyncio.wait_for(hoards.run([50 << 20] * 40), 60)
         except WorkerDied as error:
             assert error.signal == 9, error
             (note,) = error.__notes__

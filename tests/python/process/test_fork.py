@@ -41,7 +41,7 @@ FORK = """
 @pytest.mark.parametrize("before", [True, False])
 def test_fork_in_the_client(tmp_path, mode, before):
     script = FORK.replace("MODE", mode).replace("BEFORE", str(before))
-    code, output, errors = run_script(tmp_path, script, timeout=20)
+    code, output, errors = run_script(tmp_path, script)
     assert (code, output) == (0, "fine\n"), errors
 
 
@@ -76,7 +76,7 @@ def test_fork_with_open_streams(tmp_path):
         asyncio.run(main())
         print("fine")
     """
-    code, output, errors = run_script(tmp_path, script, timeout=20)
+    code, output, errors = run_script(tmp_path, script)
     assert (code, output) == (0, "fine\n"), errors
 
 
@@ -100,7 +100,7 @@ def test_multiprocessing(tmp_path, method):
                 print(pool.map(work, [1, 10, 100], chunksize=1))
             assert double.run_sync([5]) == [10]
     """
-    code, output, errors = run_script(tmp_path, script, timeout=30)
+    code, output, errors = run_script(tmp_path, script)
     assert (code, output) == (0, "[[2, 4], [20, 22], [200, 202]]\n"), errors
 
 
@@ -129,7 +129,7 @@ def test_ended_fork_child_leaves_the_parents_workers(tmp_path):
 
         asyncio.run(main())
     """
-    code, output, errors = run_script(tmp_path, script, timeout=20)
+    code, output, errors = run_script(tmp_path, script)
     assert code == 0, errors
     before, after = json.loads(output)
     assert before == after

@@ -10,6 +10,7 @@ import os
 import pytest
 
 import functions
+from helpers import HANG
 from hostile_pickles import HARMS, AsItArrives, AsItLeaves, Harm, do
 from velo import stream_fn
 from velo._process import clients
@@ -48,13 +49,13 @@ def fresh_pool():
 
 async def first_result(fn, event):
     """Bounded: nothing of this may hang."""
-    async with asyncio.timeout(20), fn.open() as stream:
+    async with asyncio.timeout(HANG), fn.open() as stream:
         await stream.send(event)
         return await stream.recv()
 
 
 async def works_again():
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(HANG):
         assert await echo.run([1, 2]) == [1, 2]
 
 
@@ -142,7 +143,7 @@ async def test_a_function_whose_unpickling_harms_the_worker():
 async def test_what_is_too_large_harms_nobody(size):
     """At the limit, below it and above it, in both directions."""
     fn = echo.options(max_bytes=size)
-    async with asyncio.timeout(20), fn.open() as stream:
+    async with asyncio.timeout(HANG), fn.open() as stream:
         for event in (bytes(size // 4), bytes(size), bytes(size // 4), bytes(2 * size)):
             if len(event) < size // 2:
                 await stream.send(event)
@@ -164,7 +165,7 @@ async def test_more_wake_ups_than_a_worker_takes_while_it_stands_still():
             await stream.send(number)
     finally:
         os.kill(pid, signal.SIGCONT)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(HANG):
         for number, stream in enumerate(streams):
             assert await stream.recv() == number
         await asyncio.gather(*(stream.aclose() for stream in streams))

@@ -7,7 +7,7 @@ import signal
 import pytest
 
 import functions
-from helpers import drain
+from helpers import HANG, drain
 from recovering import fresh_pool, gate  # noqa: F401
 from velo import stream_fn
 from velo.errors import PoisonEvent, WorkerDied
@@ -53,7 +53,7 @@ async def test_one_more_gives_up(restarts):
         await stream.send_batch([1, event, 2])
         assert await stream.recv() == 1
         with pytest.raises(PoisonEvent, match="event 2") as info:
-            await asyncio.wait_for(stream.recv(), 20)
+            await asyncio.wait_for(stream.recv(), HANG)
     assert deaths() == restarts + 1
     error = info.value
     assert (error.stream, error.number, error.poison) == (stream.name, 2, event)
@@ -78,7 +78,7 @@ async def test_skip():
     async with fn.open() as stream:
         await stream.send_batch([1, ("die", 99), 2, ("die", 99)])
         await stream.end()
-        assert await asyncio.wait_for(drain(stream), 30) == [1, 2]
+        assert await asyncio.wait_for(drain(stream), HANG) == [1, 2]
     assert deaths() == 4
     assert stream.metrics.dropped == 2
     assert stream.metrics.queued == 0
@@ -129,7 +129,7 @@ async def test_neighbours_do_not_pay():
         await third.send("wait")
         assert await third.recv() == "begun"
         await stream.send(("die", 3))
-        assert await asyncio.wait_for(stream.recv(), 20) == ("die", 3)
+        assert await asyncio.wait_for(stream.recv(), HANG) == ("die", 3)
         await other.send(2)
         assert await other.recv() == 2
         third._cancel()
@@ -176,7 +176,7 @@ async def test_a_function_that_falls_before_its_first_event():
     async with never_begins.options(max_restarts=2).open() as stream:
         await stream.send(1)
         with pytest.raises(WorkerDied, match="code 5") as info:
-            await asyncio.wait_for(stream.recv(), 20)
+            await asyncio.wait_for(stream.recv(), HANG)
     assert not isinstance(info.value, PoisonEvent)
     assert any("given up after 2 restarts" in note for note in info.value.__notes__)
     assert deaths() == 3
@@ -214,7 +214,7 @@ async def test_events_are_numbered_over_all_workers():
             assert await stream.recv() == number + 1
         await stream.send("die")
         with pytest.raises(PoisonEvent) as info:
-            await asyncio.wait_for(stream.recv(), 20)
+            await asyncio.wait_for(stream.recv(), HANG)
     assert (info.value.number, info.value.poison) == (201, "die")
     assert info.value.event == 201
 

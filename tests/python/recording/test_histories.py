@@ -10,6 +10,7 @@ import pytest
 
 import recorded
 import sample_values
+from helpers import HANG
 from recovering import fresh_pool, gate, kill_workers  # noqa: F401
 from velo.testing import load_recording, recordings
 
@@ -52,7 +53,7 @@ async def run_again(fn, recording, dies_at=None):
             results = [result async for result in stream]
         else:  # cut short: what it had yielded by then
             for _ in recording.results:
-                results.append(await asyncio.wait_for(stream.recv(), 20))
+                results.append(await asyncio.wait_for(stream.recv(), HANG))
             stream._cancel()
     return results
 

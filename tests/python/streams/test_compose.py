@@ -8,7 +8,7 @@ import pytest
 
 import functions
 from functions import OwnError
-from helpers import drain
+from helpers import HANG, drain
 from velo import StreamConfig, stream_fn
 from velo.errors import StreamClosed
 
@@ -87,7 +87,7 @@ async def test_live_stream_through_a_chain(mix):
     async with (parts[0] | parts[1] | parts[2]).open() as stream:
         for event, expected in ((1, 1), (1, 4), (1, 10)):
             await stream.send(event)
-            assert await asyncio.wait_for(stream.recv(), 5) == expected
+            assert await asyncio.wait_for(stream.recv(), HANG) == expected
 
 
 async def test_many_events(mix):
@@ -164,7 +164,7 @@ async def test_an_upstream_error_that_nobody_asked_for_is_not_raised(mix):
     fns = [functions.fails, first_one, functions.echo]
     one, two, three = (fn.options(mode=m) for fn, m in zip(fns, mix))
     for _ in range(5):
-        assert await asyncio.wait_for((one | two | three).run([1, "own"]), 10) == [1]
+        assert await asyncio.wait_for((one | two | three).run([1, "own"]), HANG) == [1]
 
 
 @pytest.mark.parametrize("place", [0, 1, 2])
@@ -173,7 +173,7 @@ async def test_early_return_of_any_part(mix, place):
     fns[place] = functions.first_two
     one, two, three = (fn.options(mode=m) for fn, m in zip(fns, mix))
     chain = one | two | three
-    assert await asyncio.wait_for(chain.run(range(1000)), 10) == [0, 1]
+    assert await asyncio.wait_for(chain.run(range(1000)), HANG) == [0, 1]
 
 
 async def test_finally_of_every_part_runs(mix, tmp_path):

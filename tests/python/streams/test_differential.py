@@ -7,6 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import programs
+from helpers import HANG
 from velo import stream_fn
 
 
@@ -79,7 +80,7 @@ async def send(stream, events):
 
 
 async def compare(program, events, buffer, how):
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(HANG):
         expected = await bare(program, events)
         for mode in ("inline", "process"):
             assert await through(mode, program, events, buffer, how) == expected, mode
@@ -132,7 +133,7 @@ def test_the_modes_agree_by_key(runner, long):
         return found, None
 
     async def compare_keys(program, events):
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(HANG):
             expected = await alone(program, events)
             errors = {error for _, error, _ in expected.values() if error is not None}
             for mode in ("inline", "process"):
@@ -183,7 +184,7 @@ def test_the_modes_agree_in_chains(runner, long):
     )
     def check(first, second, events):
         async def all_mixes():
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(HANG):
                 expected = await chained(first, second, ("inline", "inline"), events)
                 for modes in (("process",) * 2, ("inline", "process"), ("process", "inline")):
                     assert await chained(first, second, modes, events) == expected, modes

@@ -7,6 +7,7 @@ import pytest
 
 import functions
 from functions import OwnError
+from helpers import HANG
 from velo import stream_fn
 from velo.errors import RemoteError, StreamClosed, VeloError
 
@@ -19,7 +20,7 @@ async def raised(mode, word):
         await stream.send(word)
         # No task in between: a KeyboardInterrupt would tear through its event loop.
         with pytest.raises(BaseException) as info:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(HANG):
                 await stream.recv()
     return info.value
 
@@ -288,7 +289,7 @@ async def test_large_error_arrives():
 
     for size in (10, 10_000, 3_000_000):
         with pytest.raises(ValueError) as info:
-            await asyncio.wait_for(verbose.run([size]), 10)
+            await asyncio.wait_for(verbose.run([size]), HANG)
         assert len(str(info.value)) == size
 
 
@@ -300,7 +301,7 @@ async def test_error_larger_than_max_bytes_is_still_an_error():
             yield
 
     with pytest.raises((ValueError, VeloError)):
-        await asyncio.wait_for(verbose.run([3_000_000]), 10)
+        await asyncio.wait_for(verbose.run([3_000_000]), HANG)
 
 
 async def test_error_while_results_fill_the_buffer(mode):

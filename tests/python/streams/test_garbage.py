@@ -9,7 +9,7 @@ import pytest
 
 import functions
 from functions import marks
-from helpers import run_script, until
+from helpers import HANG, run_script, until
 
 
 async def test_a_stream_that_was_never_closed_warns(mode, tmp_path):
@@ -102,8 +102,8 @@ async def test_collected_by_another_thread(mode):
 
     thread = threading.Thread(target=drop)
     thread.start()
-    thread.join(5)
-    async with asyncio.timeout(5), limited.open() as stream:
+    thread.join(HANG)
+    async with asyncio.timeout(HANG), limited.open() as stream:
         await stream.send(2)
         assert await stream.recv() == 2
 

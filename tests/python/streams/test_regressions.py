@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 import functions
+from helpers import HANG
 from velo import stream_fn
 
 
@@ -83,7 +84,7 @@ async def test_latency_percentiles_are_measured(mode):
 async def test_timeout_does_something(mode):
     """It did nothing."""
     async with functions.after_loop.options(mode=mode, timeout=0.05).open() as stream:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(HANG):
             assert [result async for result in stream] == ["done"]
 
 
@@ -91,6 +92,6 @@ async def test_equal_settings_do_not_share_places(mode):
     """Functions with equal settings shared one `max_concurrent`."""
     settings = {"mode": mode, "max_concurrent": 1, "overflow": "error"}
     one, other = functions.echo.options(**settings), functions.greets.options(**settings)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(HANG):
         async with one.open(), other.open() as stream:
             assert await stream.recv() == "hello"

@@ -7,7 +7,7 @@ import pytest
 
 import functions
 from functions import OwnError
-from helpers import open_fds, run_script
+from helpers import HANG, open_fds, run_script
 from velo import stream_fn
 from velo.errors import VeloError
 
@@ -83,7 +83,7 @@ async def test_failing_function_closes_the_async_source(mode):
 
     with pytest.raises(OwnError):
         await functions.fails.options(mode=mode).run(source())
-    await asyncio.wait_for(closed.wait(), 5)
+    await asyncio.wait_for(closed.wait(), HANG)
 
 
 async def test_many_results(mode):
@@ -125,7 +125,7 @@ def test_run_sync_in_threads(mode):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(20)
+        thread.join(HANG)
     assert results == {n: [[n, 2 * n]] * 3 for n in range(6)}
 
 
@@ -138,7 +138,7 @@ def test_threads_that_ran_leave_nothing(mode):
     def once():
         thread = threading.Thread(target=lambda: echo.run_sync([1]))
         thread.start()
-        thread.join(20)
+        thread.join(HANG)
 
     for _ in range(3):
         once()

@@ -34,31 +34,6 @@ async def echo(events):
 
 
 @stream_fn
-async def computes(events):
-    """Takes some 50 µs of Python per event."""
-    async for event in events:
-        yield sum(i ^ event for i in range(1_000))
-
-
-@stream_fn
-async def dawdles(events):
-    """Takes some 250 µs per event."""
-    async for event in events:
-        time.sleep(0.0002)
-        yield event
-
-
-@stream_fn
-async def dawdles_and_waits(events):
-    """Takes some 250 µs for each of 300 events, and never ends the next one."""
-    async for event in events:
-        if event == 300:
-            await asyncio.Event().wait()
-        time.sleep(0.0002)
-        yield event
-
-
-@stream_fn
 async def running_sum(events):
     total = 0
     async for event in events:

@@ -19,8 +19,12 @@ ROOT = Path(__file__).resolve().parents[3]
 # Scripts use the velo that is tested, wherever it comes from.
 PACKAGE = Path(velo.__file__).resolve().parents[1]
 
+# Seconds. What takes longer hangs, on a machine that is busy with other things too: the bound of
+# every wait, and no judgement of speed.
+HANG = 60
 
-async def until(condition, timeout=5.0, describe=lambda: ""):
+
+async def until(condition, timeout=HANG, describe=lambda: ""):
     """Waits for a condition, letting the event loop work, and fails when it does not come."""
     deadline = time.monotonic() + timeout
     while not condition():
@@ -28,12 +32,37 @@ async def until(condition, timeout=5.0, describe=lambda: ""):
         await asyncio.sleep(0.002)
 
 
-def until_sync(condition, timeout=5.0, describe=lambda: ""):
+def until_sync(condition, timeout=HANG, describe=lambda: ""):
     """Waits for a condition without an event loop."""
     deadline = time.monotonic() + timeout
     while not condition():
         assert time.monotonic() < deadline, f"not within {timeout} s: {describe()}"
         time.sleep(0.01)
+
+
+def _wake_ups(pid):
+    """How often the threads of a process have gone to sleep and were woken again."""
+    count = 0
+    for thread in os.listdir(f"/proc/{pid}/task"):
+        with contextlib.suppress(FileNotFoundError), open(f"/proc/{pid}/task/{thread}/status") as f:
+            count += int(f.read().split("\nvoluntary_ctxt_switches:")[1].split("\n")[0])
+    return count
+
+
+async def fall_silent(pids, seconds=0.5, most=5):
+    """Waits until none of these processes wakes up more than `most` times in so many seconds.
+
+    One that does something periodically never gets there; how fast the machine is does not matter.
+    """
+
+    async def woken():
+        before = [_wake_ups(pid) for pid in pids]
+        await asyncio.sleep(seconds)
+        return [_wake_ups(pid) - count for pid, count in zip(pids, before, strict=True)]
+
+    async with asyncio.timeout(HANG):
+        while max(await woken()) > most:
+            pass
 
 
 async def blocked(task, turns=20):
@@ -110,7 +139,7 @@ def start_script(path, *args, **options):
     )
 
 
-def run_script(folder, text, *args, timeout=30, **options):
+def run_script(folder, text, *args, timeout=HANG, **options):
     """Runs a script to its end: exit code, output, errors."""
     process = start_script(write_script(folder, text), *args, **options)
     try:

@@ -10,7 +10,7 @@ import urllib.request
 
 import psutil
 
-from helpers import environment, until_sync
+from helpers import HANG, environment, until_sync
 
 
 @contextlib.asynccontextmanager
@@ -24,7 +24,7 @@ async def served(folder, app, *options):
         sys.executable, *command, stderr=asyncio.subprocess.PIPE, env=environment()
     )
     address = None
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(HANG):
         while address is None:
             line = (await process.stderr.readline()).decode()
             assert line, "the server has ended"
@@ -36,13 +36,13 @@ async def served(folder, app, *options):
     children = server.children(recursive=True) if process.returncode is None else []
     if process.returncode is None:
         process.send_signal(signal.SIGTERM)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(HANG):
         code = await process.wait()
         said = (await draining).decode()
     # uvicorn ends itself by the signal once it has shut down.
     assert code in (0, -signal.SIGTERM), said
     assert "Traceback" not in said, said
-    until_sync(lambda: not any(child.is_running() for child in children), 5)
+    until_sync(lambda: not any(child.is_running() for child in children))
 
 
 async def status(address):

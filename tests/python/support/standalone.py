@@ -12,11 +12,9 @@ import subprocess
 import sys
 import time
 
-from helpers import alive, environment, family, until_sync
+from helpers import HANG, alive, environment, family, until_sync
 from velo import _core
 
-# Longer than anything takes on a slow machine.
-PATIENCE = 20
 _numbers = itertools.count()
 _libc = ctypes.CDLL(None)
 
@@ -31,7 +29,7 @@ class Daemon:
         notify = path.with_suffix(f".{next(_numbers)}")
         self.news = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.news.bind(str(notify))
-        self.news.settimeout(PATIENCE)
+        self.news.settimeout(HANG)
         self.log = path.with_suffix(".txt").open("ab")  # closed by `close`
         command = [*prefix, sys.executable, "-m", "velo", "supervisor", "start"]
         self.process = subprocess.Popen(
@@ -85,7 +83,7 @@ class Daemon:
         with contextlib.suppress(AssertionError):
             self.status()
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(PATIENCE)
+        return self.process.wait(HANG)
 
     def seen_alive(self, bound=5.0):
         """Processes of its that are still there after a moment."""
@@ -103,7 +101,7 @@ class Daemon:
                 self.process.wait(0.2)
             self.process.send_signal(signal.SIGTERM)
             try:
-                self.process.wait(PATIENCE)
+                self.process.wait(HANG)
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
@@ -116,12 +114,12 @@ def _end_with_this_thread():
     _libc.prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
-def ask(path, order, wanted, bound=PATIENCE):
+def ask(path, order, wanted, bound=HANG):
     """Gives the supervisor at a path an order, and returns its answer."""
     return answer(_core.SupervisorClient.connect(str(path)), order, wanted, bound)
 
 
-def answer(line, order, wanted, bound=PATIENCE):
+def answer(line, order, wanted, bound=HANG):
     """Gives an order over a connection, and returns its answer."""
     order(line)
     deadline = time.monotonic() + bound
@@ -145,6 +143,6 @@ async def velo(daemon, *words):
     """`velo ... --socket PATH`, while this program's loop goes on."""
     command = [sys.executable, "-m", "velo", *map(str, words), "--socket", str(daemon.path)]
     run = asyncio.to_thread(
-        subprocess.run, command, capture_output=True, text=True, env=environment(), timeout=50
+        subprocess.run, command, capture_output=True, text=True, env=environment(), timeout=HANG
     )
     return Told(await run)

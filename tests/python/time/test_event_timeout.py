@@ -1,18 +1,20 @@
 """What a function may spend on one event."""
 
 import asyncio
+import contextlib
 import time
 import warnings
 
 import pytest
 
 import functions
+from helpers import HANG
 from velo import stream_fn
 from velo._process import clients
 from velo.errors import EventTimeout, StallWarning, WorkerDied
 from velo.testing import run_virtual
 
-LIMIT = 0.2
+LIMIT = 0.5
 NEVER = 1000
 
 
@@ -34,10 +36,8 @@ async def test_the_stream_fails_alone_and_says_where_it_was(mode):
         await stream.send(0)
         await stream.send(NEVER)
         assert await stream.recv() == 0
-        began = time.monotonic()
         with pytest.raises(EventTimeout) as info:
-            await asyncio.wait_for(stream.recv(), 10)
-        assert time.monotonic() - began < 5
+            await asyncio.wait_for(stream.recv(), HANG)
         await other.send(0)
         assert await other.recv() == 0
     error = info.value
@@ -50,7 +50,8 @@ async def test_the_stream_fails_alone_and_says_where_it_was(mode):
 
 
 async def test_every_event_has_time_of_its_own(mode):
-    assert await sleeper(mode, event_timeout=0.4).run([0.2] * 5) == [0.2] * 5
+    """In all they take longer than any of them may."""
+    assert await sleeper(mode, event_timeout=1.5).run([0.4] * 4) == [0.4] * 4
 
 
 async def test_waiting_for_events_costs_nothing(mode):
@@ -94,8 +95,8 @@ async def test_others_that_hold_the_loop_cost_nothing(mode):
         async with blocks.open() as first, turns.open() as second:
             await first.send(10 * LIMIT)
             await second.send(5)
-            assert await asyncio.wait_for(second.recv(), 20) == "done"
-            assert await asyncio.wait_for(first.recv(), 20) == "done"
+            assert await asyncio.wait_for(second.recv(), HANG) == "done"
+            assert await asyncio.wait_for(first.recv(), HANG) == "done"
 
 
 async def test_finally_blocks_run(mode, tmp_path):
@@ -136,37 +137,28 @@ async def test_a_function_that_ignores_it_has_failed_all_the_same(mode, then):
         await stream.send(1)
         await stream.send(2)
         with pytest.raises(EventTimeout) as info:
-            await asyncio.wait_for(stream.recv(), 10)
+            await asyncio.wait_for(stream.recv(), HANG)
     assert info.value.event == 1
 
 
-async def test_a_function_that_does_not_end_is_left_behind(mode):
+async def test_a_function_that_does_not_end_is_left_behind(mode, tmp_path):
     """Its stream ends without it, a little later."""
+    gate = tmp_path / "gate"
 
     @stream_fn(mode=mode, event_timeout=LIMIT)
     async def stays(events):
         async for _ in events:
-            for _ in range(3):
-                try:
-                    await asyncio.sleep(NEVER)
-                except asyncio.CancelledError:
-                    await asyncio.sleep(3)
+            while not gate.exists():
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.sleep(0.02)
             yield
 
     async with stays.open() as stream:
         await stream.send(1)
-        began = time.monotonic()
         with pytest.raises(EventTimeout):
-            await asyncio.wait_for(stream.recv(), 10)
-        assert time.monotonic() - began < 2.5
-        cancel_rest()
-
-
-def cancel_rest():
-    """An inline function is a task of this loop."""
-    for task in asyncio.all_tasks():
-        if "stays" in task.get_name():
-            task.cancel()
+            await asyncio.wait_for(stream.recv(), HANG)
+    assert not gate.exists(), "it is still there when its stream has ended"
+    gate.touch()
 
 
 async def test_a_function_that_blocks_is_noticed_inline_when_it_asks_again():
@@ -187,7 +179,7 @@ async def test_a_function_that_blocks_its_worker_is_killed_with_it():
         await stream.send(NEVER)
         warns = pytest.warns(StallWarning, match="`event_timeout` allows")
         with warns, pytest.raises(WorkerDied) as info:
-            await asyncio.wait_for(stream.recv(), 20)
+            await asyncio.wait_for(stream.recv(), HANG)
     assert (info.value.culprit, info.value.event) == (True, 1)
     assert "`event_timeout`" in info.value.why
     assert "in nap" in info.value.stack
@@ -202,7 +194,7 @@ async def test_what_it_awaited_before_counts_for_the_step_that_blocks():
             yield
 
     with pytest.warns(StallWarning), pytest.raises(WorkerDied) as info:
-        await asyncio.wait_for(waits_and_blocks.run([1]), 20)
+        await asyncio.wait_for(waits_and_blocks.run([1]), HANG)
     left = float(info.value.why.split("of which ")[1].split(" s")[0])
     assert left <= 0.4
 
@@ -229,14 +221,12 @@ async def test_with_a_helper_task_that_takes_the_events(mode):
         await stream.send(NEVER)
         assert await stream.recv() == NEVER
         with pytest.raises(EventTimeout):
-            await asyncio.wait_for(stream.recv(), 10)
+            await asyncio.wait_for(stream.recv(), HANG)
 
 
 def test_a_loop_whose_time_is_turned():
     """Under a virtual clock the limit is of its time, and is reached at once."""
-    began = time.monotonic()
     sleeps = functions.sleeps.options(event_timeout=3600.0)
     assert run_virtual(sleeps.run([3000.0, 3000.0])) == [3000.0, 3000.0]
     with pytest.raises(EventTimeout):
         run_virtual(sleeps.run([3000.0, 4000.0]))
-    assert time.monotonic() - began < 10

@@ -11,7 +11,7 @@ import warnings
 import pytest
 
 import functions
-from helpers import alive, cancel, until
+from helpers import HANG, alive, cancel, until
 from velo import stream_fn
 from velo._process import clients
 from velo.errors import StallWarning, WorkerDied
@@ -59,7 +59,7 @@ async def awaits(events):
 
 async def died_with(stream):
     with pytest.raises(WorkerDied) as info:
-        await asyncio.wait_for(stream.recv(), 20)
+        await asyncio.wait_for(stream.recv(), HANG)
     return info.value
 
 
@@ -103,7 +103,7 @@ async def test_the_pool_goes_on():
 async def test_waiting_is_no_stall():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        pids = await asyncio.wait_for(awaits.run([3 * LIMIT, 0]), 20)
+        pids = await asyncio.wait_for(awaits.run([3 * LIMIT, 0]), HANG)
     assert pids[0] == pids[1]
 
 
@@ -195,7 +195,7 @@ async def test_what_is_not_a_function_but_holds_the_loop():
 
             sending = asyncio.create_task(send_on())
             with pytest.raises(WorkerDied) as info:
-                async with asyncio.timeout(20):
+                async with asyncio.timeout(HANG):
                     while True:
                         await stream.recv()
             await cancel(sending)

@@ -8,7 +8,7 @@ import pickle
 
 import pytest
 
-from helpers import drain
+from helpers import HANG, drain
 from velo import stream_fn
 from velo._function.event_iterator import pulled
 from velo.events import TICK
@@ -125,7 +125,7 @@ async def test_ticks_are_no_use_of_the_stream(mode):
     """Its idle timeout ends the input while it ticks."""
     async with ticking.options(mode=mode, timeout=0.2).open() as stream:
         await stream.send(1)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(HANG):
             while not stream.closed:
                 await asyncio.sleep(0.005)
         assert (await drain(stream))[-1] == "end"

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import functions
+from helpers import HANG
 from velo import stream_fn
 
 LARGE = 200_000
@@ -171,7 +172,7 @@ async def test_arrays_outlive_the_worker():
     pid, array = await stream.recv()
     os.kill(pid, signal.SIGKILL)
     with pytest.raises(WorkerDied):
-        await asyncio.wait_for(stream.recv(), 5)
+        await asyncio.wait_for(stream.recv(), HANG)
     await stream.aclose()
     clients.shutdown()
     gc.collect()

@@ -1,97 +1,85 @@
-//! How long a client looks away from workers that have enough to do.
+//! Whether to sleep by the clock while a worker works off a batch, and for how long.
+//!
+//! A worker that wakes its client for each result spends time on it, and, where there are no more
+//! cores than workers, loses its core. A client that has filled a worker's queue therefore sleeps
+//! until the worker has handled a part of it. The worker never runs dry, and one wake-up takes
+//! several results.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use crate::ticks;
-
-/// What takes less was no sleep: something had come already.
+/// A shorter wait was no sleep: something had come already.
 const NO_SLEEP: Duration = Duration::from_micros(20);
-/// About what it costs to sleep and to be woken: less is no nap.
+/// About what it costs to sleep and to be woken: a shorter sleep gains nothing.
 const SHORTEST: Duration = Duration::from_micros(100);
-/// Results are late by as much.
-const LONGEST: Duration = Duration::from_millis(1);
-/// What a worker has left is handled for one part in so many during a nap.
-const PART: u64 = 3;
-/// The same where workers need the cores: each time it wakes up, the client takes one from them, and
-/// has to wait for it.
-const LONGEST_WHERE_CROWDED: Duration = Duration::from_millis(4);
-const PART_WHERE_CROWDED: u64 = 4;
-/// For fewer results it does not matter there who wakes the client. Elsewhere the worker gains by each
-/// for which it does not have to.
-const RESULTS_WHERE_CROWDED: u64 = 2;
 
-/// For fewer events left it is not worth it to look away while spinning.
-const MANY: u32 = 64;
-/// Results are late by as much, where there is no sleep.
-const AWAY: Duration = Duration::from_micros(40);
-/// A worker that has not said for so long that it has handled anything is slow, or waits for a core,
-/// maybe for this one.
-const QUIET: Duration = Duration::from_micros(10);
-/// Between two looks at how many are left.
-const PAUSES: u32 = 32;
-
-/// Spins without a look at results, until a worker has handled half of what it has `left`, or does not
-/// get on, or something else has come, or for 40 microseconds. For those who move things in bulk and
-/// would spin anyway.
-///
-/// Who is faster than the worker takes each result as soon as it is there: the cache lines go back and
-/// forth for each, and the worker, which has to fetch them to write the next one, waits for that. How
-/// much is handled it says only now and then, in a line of its own.
-pub fn look_away(mut left: impl FnMut() -> u32, mut disturbed: impl FnMut() -> bool) {
-    let many = left();
-    if many < MANY {
-        return;
-    }
-    let (away, quiet) = (ticks::from_duration(AWAY), ticks::from_duration(QUIET));
-    let began = ticks::now();
-    let mut heard = (many, began);
-    while heard.0 > many / 2 && !disturbed() {
-        for _ in 0..PAUSES {
-            std::hint::spin_loop();
-        }
-        let now = ticks::now();
-        if now.saturating_sub(began) >= away || now.saturating_sub(heard.1) >= quiet {
-            return;
-        }
-        let left = left();
-        if left != heard.0 {
-            heard = (left, now);
-        }
-    }
+/// The bounds of a sleep, which depend on whether workers need the cores.
+struct Bounds {
+    /// The most by which results are late.
+    longest: Duration,
+    /// During a sleep the worker handles one part in this many of its queue.
+    part: u64,
+    /// How many results a sleep has to gather to be worth its while.
+    results: u64,
 }
 
-/// Learns how fast a worker is, and with it whether to nap, and for how long.
-///
-/// Waking the client for each result takes a worker's time, and where there are no more cores than
-/// workers, its core. So who has filled a worker's queue may sleep by the clock instead, until the
-/// worker has handled a part of what it had: it never runs dry, and several results are taken at once.
+/// Where a core is free, the worker gains by each result for which it need not wake its client.
+const CORES_FREE: Bounds = Bounds {
+    longest: Duration::from_millis(1),
+    part: 3,
+    results: 1,
+};
+/// Where workers need the cores, each wake-up of the client takes one from them, and the client has
+/// to wait for it.
+const OVERSUBSCRIBED: Bounds = Bounds {
+    longest: Duration::from_millis(4),
+    part: 4,
+    results: 2,
+};
+
+/// The tasks that sleep on one link.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sleepers {
+    /// How many there are.
+    pub count: usize,
+    /// How many of them take results in batches, so that a late result harms none of them.
+    pub batching: usize,
+    /// How many of those have more to send. A task that has sent everything waits for the very end,
+    /// and may have other work then.
+    pub sending: usize,
+    /// How many events the worker has left of what they sent.
+    pub left: u64,
+}
+
+/// Learns how fast a worker is, and from that whether to sleep by the clock.
 #[derive(Debug, Default)]
-pub struct Naps {
+pub struct Coalesce {
     /// Nanoseconds for an event; 0 while unknown.
     pace: AtomicU64,
 }
 
-impl Naps {
-    /// How long to nap while a worker has so many events left; `None` for not at all. `crowded` says
-    /// that workers need the cores, and that there is more to send.
-    pub fn next(&self, left: u64, crowded: bool) -> Option<Duration> {
-        let pace = self.pace.load(Relaxed);
-        let (longest, part, results) = match crowded {
-            true => (
-                LONGEST_WHERE_CROWDED,
-                PART_WHERE_CROWDED,
-                RESULTS_WHERE_CROWDED,
-            ),
-            false => (LONGEST, PART, 1),
+impl Coalesce {
+    /// How long to sleep whatever comes; `None` to sleep until the doorbell rings. `cores_are_free`
+    /// says that no worker needs the core of this process.
+    pub fn sleep(&self, sleepers: Sleepers, cores_are_free: bool) -> Option<Duration> {
+        if sleepers.batching < sleepers.count {
+            return None;
+        }
+        let bounds = match cores_are_free || sleepers.sending < sleepers.count {
+            true => CORES_FREE,
+            false => OVERSUBSCRIBED,
         };
-        let nap = Duration::from_nanos(pace.saturating_mul(left) / part).min(longest);
-        let enough = Duration::from_nanos(pace.saturating_mul(results));
-        (nap >= SHORTEST && nap >= enough).then_some(nap)
+        let pace = self.pace.load(Relaxed);
+        let sleep = pace.saturating_mul(sleepers.left) / bounds.part;
+        let sleep = Duration::from_nanos(sleep).min(bounds.longest);
+        let enough = Duration::from_nanos(pace.saturating_mul(bounds.results));
+        (sleep >= SHORTEST && sleep >= enough).then_some(sleep)
     }
 
-    /// Learns from a sleep of whatever kind, in which so many events were handled. After a nap in which
-    /// nothing was, the sleep goes on: such naps end by themselves, and a doorbell has to be armed.
+    /// Learns from a sleep of either kind, in which the worker handled `handled` events.
+    ///
+    /// A sleep by the clock in which the worker handled none goes on until the doorbell rings: such
+    /// sleeps end by themselves, and a doorbell has to be armed.
     pub fn slept(&self, time: Duration, handled: u64) {
         if time < NO_SLEEP {
             return;
@@ -109,151 +97,179 @@ impl Naps {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
-
     use super::*;
 
     const MICRO: Duration = Duration::from_micros(1);
+    /// As many events as fit a stream's buffer unless its user says otherwise.
+    const BUFFER: u64 = 256;
 
-    /// Of a worker that takes so long for an event.
-    fn naps(pace: Duration) -> Naps {
-        let naps = Naps::default();
-        naps.slept(pace * 1000, 1000);
-        naps
+    /// Of a worker that takes `pace` for an event.
+    fn learned(pace: Duration) -> Coalesce {
+        let coalesce = Coalesce::default();
+        coalesce.slept(pace * 1000, 1000);
+        coalesce
     }
 
-    #[test]
-    fn the_first_sleep_ends_when_something_comes() {
-        assert_eq!(Naps::default().next(256, true), None);
+    fn batching(left: u64) -> Sleepers {
+        Sleepers {
+            count: 1,
+            batching: 1,
+            sending: 1,
+            left,
+        }
     }
 
-    #[test]
-    fn a_nap_leaves_the_worker_most_of_what_it_had() {
-        let naps = naps(300 * MICRO);
-        assert_eq!(naps.next(4, false), Some(400 * MICRO));
-        assert_eq!(naps.next(6, false), Some(600 * MICRO));
-        assert_eq!(naps.next(8, true), Some(600 * MICRO));
-        assert_eq!(naps.next(4, true), None);
-    }
+    impl Coalesce {
+        fn free(&self, left: u64) -> Option<Duration> {
+            self.sleep(batching(left), true)
+        }
 
-    #[test]
-    fn results_are_late_by_a_bounded_time() {
-        let naps = naps(50 * MICRO);
-        assert_eq!(naps.next(1000, false), Some(LONGEST));
-        assert_eq!(naps.next(1000, true), Some(LONGEST_WHERE_CROWDED));
-    }
-
-    #[test]
-    fn no_nap_for_less_than_a_result_or_for_a_fast_worker() {
-        assert_eq!(naps(300 * MICRO).next(2, false), None);
-        assert_eq!(naps(300 * MICRO).next(3, false), Some(300 * MICRO));
-        assert_eq!(naps(300 * MICRO).next(4, true), None);
-        assert_eq!(naps(600 * MICRO).next(256, false), Some(LONGEST));
-        assert_eq!(
-            naps(600 * MICRO).next(256, true),
-            Some(LONGEST_WHERE_CROWDED)
-        );
-        assert_eq!(naps(1200 * MICRO).next(256, false), None);
-        assert_eq!(naps(3000 * MICRO).next(256, true), None);
-        assert_eq!(naps(MICRO / 5).next(256, true), None);
-        assert_eq!(naps(300 * MICRO).next(0, true), None);
-    }
-
-    #[test]
-    fn a_worker_that_slows_down_is_waited_for_and_one_that_speeds_up_is_found_out() {
-        let naps = naps(50 * MICRO);
-        naps.slept(20 * LONGEST, 0);
-        assert_eq!(naps.next(256, true), None);
-        naps.slept(150 * MICRO, 3);
-        assert_eq!(naps.next(256, false), Some(LONGEST));
-        naps.slept(LONGEST, 256_000);
-        assert_eq!(naps.next(256, false), None);
-    }
-
-    #[test]
-    fn a_worker_that_has_stopped_is_not_asked_again_and_again() {
-        for (pace, left, crowded) in [(100, 4, false), (50, 256, false), (20, 1000, true)] {
-            let naps = naps(pace * MICRO);
-            let mut slept = Duration::ZERO;
-            let mut count = 0;
-            while let Some(nap) = naps.next(left, crowded) {
-                slept += nap;
-                naps.slept(slept, 0);
-                count += 1;
-                assert!(count < 6, "{slept:?}");
-            }
-            assert!(count > 0);
-            assert_eq!(naps.next(u64::MAX, crowded), None);
+        fn oversubscribed(&self, left: u64) -> Option<Duration> {
+            self.sleep(batching(left), false)
         }
     }
 
     #[test]
-    fn who_looks_away_looks_back_when_half_is_done() {
-        let mut left = 256 + 16;
-        let began = Instant::now();
-        look_away(
-            || {
-                left -= 16;
-                left
-            },
-            || false,
-        );
-        let took = began.elapsed();
-        assert!(
-            left == 128 || (left > 128 && took >= QUIET),
-            "{left} {took:?}"
-        );
+    fn a_first_sleep_ends_when_the_doorbell_rings() {
+        assert_eq!(Coalesce::default().free(BUFFER), None);
+        assert_eq!(Coalesce::default().oversubscribed(BUFFER), None);
     }
 
     #[test]
-    fn who_looks_away_is_called_back() {
-        let mut calls = 0;
-        let began = Instant::now();
-        look_away(
-            || 256,
-            || {
-                calls += 1;
-                calls == 2
-            },
-        );
-        let took = began.elapsed();
-        assert!(
-            calls == 2 || (calls == 1 && took >= QUIET),
-            "{calls} {took:?}"
-        );
+    fn a_batch_for_a_worker_with_nothing_left_is_never_slept_through() {
+        for micros in [1, 50, 300, 1200, 5000] {
+            let coalesce = learned(micros * MICRO);
+            assert_eq!(coalesce.free(0), None, "{micros}");
+            assert_eq!(coalesce.oversubscribed(0), None, "{micros}");
+        }
     }
 
     #[test]
-    fn nobody_looks_away_from_a_few() {
-        let mut looks = 0;
-        look_away(
-            || {
-                looks += 1;
-                MANY - 1
-            },
-            || panic!("there is no time for that"),
-        );
-        assert_eq!(looks, 1);
+    fn a_bulk_transfer_to_a_fast_worker_never_sleeps_by_the_clock() {
+        // A function that only echoes: the worker empties a full buffer in less time than a sleep
+        // costs. The client sleeps on its doorbell a thousand times, and finds from one to all of its
+        // events done each time.
+        for nanos in [200, 500, 1000] {
+            let coalesce = Coalesce::default();
+            for sleep in 0..1000 {
+                let handled = 1 + sleep * 37 % BUFFER;
+                for left in [0, 1, BUFFER / 2, BUFFER] {
+                    assert_eq!(coalesce.free(left), None, "{nanos} {sleep} {left}");
+                    assert_eq!(
+                        coalesce.oversubscribed(left),
+                        None,
+                        "{nanos} {sleep} {left}"
+                    );
+                }
+                coalesce.slept(Duration::from_nanos(nanos * handled), handled);
+            }
+        }
     }
 
     #[test]
-    fn who_looks_away_looks_back_whether_the_worker_stands_still_or_is_never_half_done() {
-        look_away(|| u32::MAX, || false);
-        let mut left = u32::MAX;
-        look_away(
-            || {
-                left -= 1;
-                left
-            },
-            || false,
-        );
-        assert!(left > u32::MAX / 2);
+    fn a_bulk_transfer_to_a_worker_that_computes_sleeps_by_the_clock() {
+        // With the buffer full, the worker has more than half of it left after every sleep.
+        let coalesce = learned(100 * MICRO);
+        let mut left = BUFFER;
+        for _ in 0..100 {
+            let sleep = coalesce.oversubscribed(left).expect("a sleep by the clock");
+            let handled = u64::try_from(sleep.as_micros()).unwrap() / 100;
+            assert!(handled < left / 2, "{handled} of {left}");
+            coalesce.slept(sleep, handled);
+            left = left - handled + handled / 2;
+            left = if left < BUFFER / 2 { BUFFER } else { left };
+        }
     }
 
     #[test]
-    fn a_sleep_that_never_was_says_nothing() {
-        let naps = naps(50 * MICRO);
-        naps.slept(MICRO, 200);
-        assert_eq!(naps.next(256, false), Some(LONGEST));
+    fn a_task_that_waits_for_each_result_is_woken_by_its_doorbell() {
+        let coalesce = learned(300 * MICRO);
+        let one_by_one = Sleepers {
+            count: 2,
+            batching: 1,
+            ..batching(8)
+        };
+        assert_eq!(coalesce.sleep(one_by_one, true), None);
+        assert_eq!(coalesce.sleep(one_by_one, false), None);
+    }
+
+    #[test]
+    fn a_task_that_has_sent_everything_sleeps_no_longer_than_with_a_core_free() {
+        let coalesce = learned(50 * MICRO);
+        let done_sending = Sleepers {
+            sending: 0,
+            ..batching(1000)
+        };
+        assert_eq!(
+            coalesce.sleep(done_sending, false),
+            Some(CORES_FREE.longest)
+        );
+        assert_eq!(coalesce.oversubscribed(1000), Some(OVERSUBSCRIBED.longest));
+    }
+
+    #[test]
+    fn a_sleep_leaves_the_worker_most_of_what_it_had() {
+        let coalesce = learned(300 * MICRO);
+        assert_eq!(coalesce.free(4), Some(400 * MICRO));
+        assert_eq!(coalesce.free(6), Some(600 * MICRO));
+        assert_eq!(coalesce.oversubscribed(8), Some(600 * MICRO));
+        assert_eq!(coalesce.oversubscribed(4), None);
+    }
+
+    #[test]
+    fn results_are_late_by_a_bounded_time() {
+        let coalesce = learned(50 * MICRO);
+        assert_eq!(coalesce.free(1000), Some(CORES_FREE.longest));
+        assert_eq!(coalesce.oversubscribed(1000), Some(OVERSUBSCRIBED.longest));
+    }
+
+    #[test]
+    fn a_sleep_gathers_at_least_a_result_or_two() {
+        assert_eq!(learned(300 * MICRO).free(2), None);
+        assert_eq!(learned(300 * MICRO).free(3), Some(300 * MICRO));
+        assert_eq!(learned(300 * MICRO).oversubscribed(4), None);
+        assert_eq!(learned(600 * MICRO).free(BUFFER), Some(CORES_FREE.longest));
+        assert_eq!(
+            learned(600 * MICRO).oversubscribed(BUFFER),
+            Some(OVERSUBSCRIBED.longest)
+        );
+        assert_eq!(learned(1200 * MICRO).free(BUFFER), None);
+        assert_eq!(learned(3000 * MICRO).oversubscribed(BUFFER), None);
+    }
+
+    #[test]
+    fn a_worker_that_slows_down_is_waited_for_and_one_that_speeds_up_is_noticed() {
+        let coalesce = learned(50 * MICRO);
+        coalesce.slept(20 * CORES_FREE.longest, 0);
+        assert_eq!(coalesce.oversubscribed(BUFFER), None);
+        coalesce.slept(150 * MICRO, 3);
+        assert_eq!(coalesce.free(BUFFER), Some(CORES_FREE.longest));
+        coalesce.slept(CORES_FREE.longest, 256_000);
+        assert_eq!(coalesce.free(BUFFER), None);
+    }
+
+    #[test]
+    fn a_worker_that_has_stopped_is_left_to_the_doorbell_after_a_few_sleeps() {
+        for (pace, left, cores_are_free) in [(100, 4, true), (50, BUFFER, true), (20, 1000, false)]
+        {
+            let coalesce = learned(pace * MICRO);
+            let mut slept = Duration::ZERO;
+            let mut count = 0;
+            while let Some(sleep) = coalesce.sleep(batching(left), cores_are_free) {
+                slept += sleep;
+                coalesce.slept(slept, 0);
+                count += 1;
+                assert!(count < 6, "{slept:?}");
+            }
+            assert!(count > 0);
+            assert_eq!(coalesce.sleep(batching(u64::MAX), cores_are_free), None);
+        }
+    }
+
+    #[test]
+    fn a_wait_that_ended_at_once_teaches_nothing() {
+        let coalesce = learned(50 * MICRO);
+        coalesce.slept(MICRO, 200);
+        assert_eq!(coalesce.free(BUFFER), Some(CORES_FREE.longest));
     }
 }

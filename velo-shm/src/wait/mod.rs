@@ -2,10 +2,11 @@
 
 #[cfg(all(target_os = "linux", not(loom)))]
 mod alarm;
+mod backoff;
 mod coalesce;
 mod spin;
 
 #[cfg(all(target_os = "linux", not(loom)))]
 pub use alarm::Alarm;
-pub use coalesce::{Naps, look_away};
-pub use spin::Spin;
+pub use coalesce::{Coalesce, Sleepers};
+pub use spin::{Spin, SpinPlan};

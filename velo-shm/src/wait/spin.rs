@@ -1,13 +1,14 @@
 //! How long it pays to look again before going to sleep.
 //!
-//! Sleeping and being woken takes tens of microseconds; whoever is answered within less gains by
-//! spinning, and everyone else only burns a core. So each waiting place learns whether its spins
-//! find anything. One that does spins for about as long as a sleep would cost it, which at worst
-//! doubles the cost of a wait (Karlin, Li, Manasse and Owicki, "Empirical studies of competitive
+//! Sleeping and being woken takes tens of microseconds. A wait that is shorter gains by spinning; a
+//! longer one only burns a core. So each place that waits learns whether its spins find anything. If
+//! they do, it spins for about as long as a sleep would cost, which at worst doubles the cost of a
+//! wait (Karlin, Li, Manasse and Owicki, "Empirical studies of competitive
 //! spinning", 1991).
 
 use std::time::Duration;
 
+use super::backoff::back_off;
 use crate::ticks;
 
 /// About what it costs to sleep in an event loop and to be woken.
@@ -36,6 +37,24 @@ pub struct Spin {
     never: bool,
 }
 
+/// A spin that was decided on; see [`Spin::plan`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use = "a plan is to be run"]
+pub struct SpinPlan {
+    /// Bounds the spin.
+    budget: Duration,
+    /// Begins with a yield.
+    yields: bool,
+}
+
+impl SpinPlan {
+    /// For a batch, before [`Spin::run`]: spins without a look at results while the worker has many
+    /// events `left` and nothing else has come (`disturbed`), so that it keeps its cache lines.
+    pub fn back_off(&self, left: impl FnMut() -> u32, disturbed: impl FnMut() -> bool) {
+        back_off(left, disturbed);
+    }
+}
+
 impl Default for Spin {
     fn default() -> Self {
         Self::new()
@@ -60,9 +79,20 @@ impl Spin {
         }
     }
 
-    /// How long to spin in this wait; `None` for not at all. Say [`found`](Self::found) afterwards
-    /// if you do.
-    pub fn budget(&mut self) -> Option<Duration> {
+    /// Decides whether to spin in this wait; `None` to sleep. Run the plan that this gives.
+    ///
+    /// `may_share_core` says that the side that is waited for may have been woken on this very core
+    /// ([`LinkEnd::may_share_core`](crate::LinkEnd::may_share_core)): the spin begins with a yield then. It
+    /// is asked only if there is a spin, as asking takes the answer away.
+    #[inline]
+    pub fn plan(&mut self, may_share_core: impl FnOnce() -> bool) -> Option<SpinPlan> {
+        let budget = self.budget()?;
+        let yields = may_share_core();
+        Some(SpinPlan { budget, yields })
+    }
+
+    /// How long to spin in this wait; `None` for not at all.
+    fn budget(&mut self) -> Option<Duration> {
         if self.never {
             return None;
         }
@@ -77,40 +107,19 @@ impl Spin {
         Some(LONG)
     }
 
-    /// What came of a spin.
-    pub fn found(&mut self, something: bool) {
+    /// Learns from a spin.
+    fn found(&mut self, something: bool) {
         self.confidence = match something {
             true => (self.confidence + GAIN).min(SURE),
             false => self.confidence.saturating_sub(1),
         };
     }
 
-    /// Spins until `ready`, for as long as it pays; true if it became so. `ready` is looked at
-    /// once in any case. `yields` as in [`spin_for`](Self::spin_for).
-    pub fn spin(&mut self, yields: bool, mut ready: impl FnMut() -> bool) -> bool {
-        if ready() {
-            return true;
-        }
-        let Some(budget) = self.budget() else {
-            return false;
-        };
-        self.spin_for(budget, yields, ready)
-    }
-
-    /// Spins until `ready` for a budget that [`budget`](Self::budget) gave, and notes what came of
-    /// it. For callers that have something to do before they spin.
-    ///
-    /// With `yields` it yields first: whoever is waited for has just been woken, and maybe on this
-    /// very core.
-    pub fn spin_for(
-        &mut self,
-        budget: Duration,
-        yields: bool,
-        mut ready: impl FnMut() -> bool,
-    ) -> bool {
+    /// Spins until `ready`, for as long as was planned, and learns from it; true if it became ready.
+    pub fn run(&mut self, plan: SpinPlan, mut ready: impl FnMut() -> bool) -> bool {
         let begin = ticks::now();
         let mut yield_after = YIELD_AFTER;
-        if yields {
+        if plan.yields {
             std::thread::yield_now();
             yield_after = YIELD_EVERY;
         }
@@ -122,11 +131,11 @@ impl Spin {
                 break true;
             }
             let spun = ticks::to_duration(ticks::now().saturating_sub(begin));
-            if spun >= budget {
+            if spun >= plan.budget {
                 break false;
             }
             if spun >= yield_after {
-                // Whoever is waited for may have been woken on this very core.
+                // The side that is waited for may have been woken on this very core.
                 std::thread::yield_now();
                 yield_after += YIELD_EVERY;
             }
@@ -183,18 +192,25 @@ mod tests {
     fn one_that_never_spins_is_not_even_tried() {
         let mut spin = Spin::never();
         assert!((0..3 * PROBE_EVERY).all(|_| spin.budget().is_none()));
-        assert!(spin.spin(false, || true), "it looks once all the same");
-        assert!(!spin.spin(false, || false));
+    }
+
+    #[test]
+    fn a_core_is_asked_after_only_for_a_spin() {
+        let plan = Spin::new().plan(|| true);
+        assert!(plan.is_some_and(|plan| plan.yields));
+        let asked = || panic!("nothing spins");
+        assert_eq!(Spin::never().plan(asked), None);
     }
 
     #[test]
     fn a_spin_sees_what_happens_meanwhile_and_gives_up_in_time() {
         let mut spin = Spin::new();
+        let plan = spin.plan(|| false).expect("a first spin");
         let mut looks = 0;
-        assert!(spin.spin(false, || {
+        assert!(spin.run(plan, || {
             looks += 1;
             looks == 3
         }));
-        assert!(!spin.spin(false, || false));
+        assert!(!spin.run(plan, || false));
     }
 }

@@ -333,13 +333,16 @@ impl Stream {
             return Ok(());
         };
         let at_once = deadline.is_some_and(|deadline| deadline <= Instant::now());
-        if !at_once
-            && may_spin(self.hub.link_count())
-            && self
-                .spin
-                .spin(self.end.may_share_core(), || want.may_be_met(rings))
-        {
-            return Ok(());
+        if !at_once {
+            if want.may_be_met(rings) {
+                return Ok(());
+            }
+            if may_spin(self.hub.link_count())
+                && let Some(plan) = self.spin.plan(|| self.end.may_share_core())
+                && self.spin.run(plan, || want.may_be_met(rings))
+            {
+                return Ok(());
+            }
         }
         let (told, unsent_end) = (&self.told, self.unsent_end);
         let (hub, end, slot) = (&self.hub, &self.end, self.slot);
