@@ -155,8 +155,8 @@ def _observer(field: str, scale: float = 1) -> Callable[[CallbackOptions], Itera
     from opentelemetry.metrics import Observation
 
     def observe(options: CallbackOptions) -> Iterable[Observation]:
-        for function, mode, ledger in function_stats.totals():
-            value = getattr(FunctionMetrics(*ledger.figures()), field)
+        for function, mode, stats in function_stats.totals():
+            value = getattr(FunctionMetrics(*stats.figures()), field)
             if value is not None:
                 yield Observation(value * scale, {"velo.function": function, "velo.mode": mode})
 
@@ -185,9 +185,11 @@ def _collector() -> Collector:
                 "velo_workers", "Worker processes of this program's own supervisor.", workers
             )
 
-        def _families(self, accounts: tuple[function_stats.Account, ...]) -> Iterable[Metric]:
+        def _families(
+            self, functions: tuple[function_stats.FunctionTotals, ...]
+        ) -> Iterable[Metric]:
             labels = ["function", "mode"]
-            known = [(names, FunctionMetrics(*ledger.figures())) for *names, ledger in accounts]
+            known = [(names, FunctionMetrics(*stats.figures())) for *names, stats in functions]
             for figure in _FIGURES:
                 kind = CounterMetricFamily if figure.total else GaugeMetricFamily
                 family = kind(figure.prometheus, figure.description, labels=labels)
@@ -195,8 +197,8 @@ def _collector() -> Collector:
                     family.add_metric(names, getattr(metrics, figure.field))
                 yield family
             histogram = HistogramMetricFamily("velo_event_latency_seconds", _LATENCY, labels=labels)
-            for function, mode, ledger in accounts:
-                below, count, total = ledger.latencies(list(_BOUNDS))
+            for function, mode, stats in functions:
+                below, count, total = stats.latencies(list(_BOUNDS))
                 buckets = [(f"{bound:g}", n) for bound, n in zip(_BOUNDS, below, strict=True)]
                 buckets.append(("+Inf", count))
                 histogram.add_metric([function, mode], buckets, total)

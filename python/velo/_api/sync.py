@@ -58,15 +58,15 @@ _abandoned: list[threading.local] = []
 
 
 def _runner() -> asyncio.Runner:
-    kept: _SyncLoop | None = getattr(_local, "kept", None)
-    if kept is None or kept.loop.is_closed():
-        kept = _local.kept = _SyncLoop()
-    return kept.runner
+    own: _SyncLoop | None = getattr(_local, "own", None)
+    if own is None or own.loop.is_closed():
+        own = _local.own = _SyncLoop()
+    return own.runner
 
 
 def _close_runner() -> None:
-    if (kept := getattr(_local, "kept", None)) is not None:
-        kept.close()
+    if (own := getattr(_local, "own", None)) is not None:
+        own.close()
 
 
 def _forget_runners() -> None:

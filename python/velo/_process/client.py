@@ -1,4 +1,4 @@
-"""The client of process mode: what it says to its supervisor, and what it hears from it."""
+"""The client of process mode: it opens streams on workers, and moves them between workers."""
 
 from __future__ import annotations
 
@@ -28,21 +28,31 @@ _NO_LIMITS = (None, None, None)
 
 _levels = worker_logs.Levels()
 
-# Names for links whose supervisor is gone.
+# Numbers for links whose supervisor is gone.
 _numbers = itertools.count(1)
 
-# Seconds between two looks at what a worker that writes over its link could make this side miss.
+# Seconds between two check-ups of links: a worker that overwrites its link may suppress doorbells.
 _CHECK_UP = 0.5
 
-# Streams whose workers outgrow their limit within so many seconds of a move are not moved again.
+# A worker that outgrows its limit keeps its streams if some moved to it within this many seconds.
 _SETTLED = 60.0
 
 
 class Client:
-    """One event loop's connection to a supervisor.
+    """The workers that one event loop uses.
 
-    Links outlive the connection to a standalone supervisor: they need it no more. It is connected
-    again when a link is asked for.
+    Links outlive the connection to a standalone supervisor, which they do not need. The client
+    connects again when it needs another link.
+
+    Args:
+        loop: The event loop. This does not keep it alive.
+        address: Of a standalone supervisor. None: the supervisor of this process.
+        streams_at: Returns how many streams this process has open at an address.
+
+    Attributes:
+        links: The links by number.
+        key_requests: The requests for keys.
+
     """
 
     def __init__(
@@ -59,11 +69,11 @@ class Client:
         self.key_requests = KeyRequests(self._connection, self)
         self._requests: dict[int, asyncio.Future[Link | None]] = {}
         self._changed: asyncio.Future[None] | None = None
-        # How many streams a worker is being chosen for.
+        # How many streams wait for the choice of a worker.
         self._placing = 0
         self._checking = False
         self._tasks: set[asyncio.Task[None]] = set()
-        # The link that streams are leaving right now, while they are told to.
+        # The link that streams are leaving, during `send_away`.
         self.left: Link | None = None
 
     def close(self) -> None:
@@ -80,7 +90,7 @@ class Client:
         """Open a stream on the worker that has the fewest.
 
         Raises:
-            PoolError: When there is no worker, and none could be made.
+            PoolError: When there is no worker, and none could be started.
 
         """
         loop = asyncio.get_running_loop()
@@ -94,10 +104,10 @@ class Client:
     async def take_over(
         self, stream: _core.Recovery, function: Reference, config: StreamConfig, avoid: Link | None
     ) -> None:
-        """Have a worker take a stream over, another one than `avoid` if there may be one.
+        """Move a stream to a worker, if possible to another one than `avoid`.
 
         Raises:
-            PoolError: When there is no worker, and none could be made.
+            PoolError: When there is no worker, and none could be started.
 
         """
         while stream.wanted:
@@ -109,13 +119,13 @@ class Client:
                 if avoid is not None and avoid.outgrown:
                     link.refuge = asyncio.get_running_loop().time()
                 return
-            link.leaving = True  # it takes no more streams: the supervisor will say why
+            link.leaving = True  # it takes no more streams; the supervisor will report why
 
     async def has_better(self, left: Link, function: Reference, config: StreamConfig) -> bool:
-        """Find out whether there is a better worker for a stream than its own, and make it ready.
+        """Make another worker ready, and return whether it is better than the one to leave.
 
         Raises:
-            PoolError: When one is missing, and could not be made.
+            PoolError: When there is no other worker, and none could be started.
 
         """
         link = await self._link_for(function, config, left)
@@ -124,7 +134,7 @@ class Client:
     async def _link_for(
         self, function: Reference, config: StreamConfig, avoid: Link | None = None
     ) -> Link:
-        """Choose a worker, and have it know the function."""
+        """Choose a worker, and define the function there."""
         connection = self._connection
         if connection.supervisor is None:
             try:
@@ -152,9 +162,9 @@ class Client:
         config: StreamConfig,
         name: str,
     ) -> _core.Opened | None:
-        """Do the same where nothing has to be waited for: a worker is there and has the function.
+        """Open a stream without waiting, if a free worker knows the function. None: use `open`.
 
-        After a pause every line counts, because it comes from memory again. None: use `open`.
+        After a pause, the code of this path is no longer in the CPU's caches, so it is short.
         """
         if self._connection.supervisor is None or self._connection.most_streams:
             return None
@@ -205,8 +215,8 @@ class Client:
         return opened
 
     def _let_go(self, link: Link) -> None:
-        """Give up a link that takes no more streams, once it has none."""
-        link.leaving = True  # if it has some, the supervisor will say why
+        """Give back a link that takes no more streams, once it has none."""
+        link.leaving = True  # if it has some, the supervisor will report why
         if link.end.dead:
             self.give_up(link)
         elif link.number in self.links and not link.end.streams:
@@ -219,7 +229,7 @@ class Client:
         loop.call_later(_CHECK_UP, _check_up, weakref.ref(self))
 
     def check_up(self) -> None:
-        """Look at the links on which streams are open, now and while there are any."""
+        """Check up the links with open streams, again and again while there are any."""
         self._checking = False
         busy = [link for link in self.links.values() if link.end.streams]
         for link in busy:
@@ -229,13 +239,15 @@ class Client:
             self._check_up_later(loop)
 
     def _watch(self, link: Link, config: StreamConfig) -> None:
-        """Have the supervisor look at a worker whose streams have limits."""
+        """Have the supervisor watch a worker whose streams have limits."""
         stall = _least_of(link.stall, config.stall_timeout, config.event_timeout)
         memory = _least_of(link.memory, config.max_worker_memory)
         unwatched = link.end.take_unwatched()
         if unwatched or (stall, memory) != (link.stall, link.memory):
             link.stall, link.memory = stall, memory
-            if self._connection.supervisor is not None and link.number >= 0:  # else nobody can look
+            if (
+                self._connection.supervisor is not None and link.number >= 0
+            ):  # else there is no supervisor
                 self._connection.supervisor.watch(link.number, stall, memory)
 
     def _set_levels(self, link: Link) -> None:
@@ -245,23 +257,23 @@ class Client:
             link.levels = levels
 
     def start(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run something beside the user's tasks."""
+        """Run a coroutine beside the user's tasks."""
         task = asyncio.get_running_loop().create_task(work, name="velo recovery")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     def send_away(self, number: int, streams: list[str] | None = None) -> int:
-        """Have other workers take over the streams of a link, or those of these names.
+        """Move streams of a link to other workers.
 
-        Only streams with `recover="replay"` can go; the others stay. They go on where they are
-        until another worker is ready; the one that they have left cancels them.
+        Only streams with `recover="replay"` can move. They go on where they are until another
+        worker is ready; then the old one cancels them.
 
         Args:
-            number: The link. A worker that is to be left by all of its streams takes no more.
-            streams: Their names; None for all.
+            number: The link.
+            streams: The names of the streams. None: all; then the worker takes no more streams.
 
         Returns:
-            How many streams are to go. Those for which there is no better worker stay after all.
+            How many streams will move, unless there is no better worker for them.
 
         """
         link = self.links[number]
@@ -296,7 +308,7 @@ class Client:
 
     async def _place(self, workers: int, avoid: Link | None = None) -> Link:
         """Choose a worker: an idle one, else a new one, else the one with the fewest streams."""
-        links = self.links.values()  # as they are at each time
+        links = self.links.values()  # a live view
         while True:
             if self._connection.most_workers:
                 workers = min(workers, self._connection.most_workers)
@@ -315,25 +327,25 @@ class Client:
             if self._requests:
                 below = placement.below_share(links, workers, avoid, self._placing)
                 if below is not None:
-                    return below  # it need not wait for one more: others will go there
+                    return below  # the new worker is for other streams
             usable = placement.usable(links, workers, avoid) or placement.usable(links, workers)
             if self._requests or (not usable and links):
-                await self._change()  # a worker is on its way, or one that leaves makes room
+                await self._change()  # a worker is about to start, or to end
             elif (least := placement.least(usable)) is not None:
                 return least
             elif not links and not had_links:
                 raise PoolError("all workers are taken, and no more may be started")
 
     async def _change(self) -> None:
-        """Wait until the supervisor has said something."""
+        """Wait for reports of the supervisor."""
         if self._changed is None:
             self._changed = asyncio.get_running_loop().create_future()
         await asyncio.shield(self._changed)
 
     async def _acquire(self, workers: int) -> Link | None:
-        """Ask for a link to one more worker. None: there are as many as there may be.
+        """Ask for a link to one more worker. None: there are as many as allowed.
 
-        A standalone supervisor that ends meanwhile is connected to again.
+        If a standalone supervisor ends meanwhile, it connects again.
         """
         while True:
             supervisor = self._connection.connect()
@@ -399,7 +411,8 @@ class Client:
         if (link := self.links.get(number)) is not None:
             self._drop(link)
             lifecycle_log.workers.debug("worker process %d is let go", link.pid)
-            # Only an idle link is taken back. This fails nothing, unless its count was wrong.
+            # The supervisor takes back idle links only. This fails no stream, unless the worker has
+            # overwritten their count.
             link.end.fail(
                 lambda stream, number, in_flight: RingCorrupted(
                     f"stream `{stream}` has lost its link: the worker (pid {link.pid}) wrote over "
@@ -408,7 +421,7 @@ class Client:
             )
 
     def give_up(self, link: Link) -> None:
-        """Give a link back that makes no sense; its streams have failed. Its worker is replaced."""
+        """Give back a link with invalid data. Its streams have failed; its worker is replaced."""
         if self.links.get(link.number) is link:
             self._drop(link)
             if self._connection.supervisor is not None and link.number >= 0:
@@ -416,9 +429,9 @@ class Client:
             self.on_heard()
 
     def _on_leaving(self, number: int) -> None:
-        """Leave a worker that has outgrown its limit: its streams move, or may end there.
+        """Leave a worker that has outgrown its limit: streams that can move do.
 
-        Those that were moved just now have outgrown the next worker too. They stay.
+        Streams that have just moved there have outgrown this worker too, and stay.
         """
         if (link := self.links.get(number)) is not None:
             link.leaving = link.outgrown = True
@@ -428,9 +441,9 @@ class Client:
     def on_slow_step(
         self, link: Link, stream: str, seconds: float, held_up: bool, habit: bool
     ) -> None:
-        if habit:  # its neighbours are better off elsewhere
+        if habit:  # the other streams of the worker move
             self._send_away(link, slow=False)
-        # On a busy machine anybody may have one slow step: it must not hide a habit.
+        # On a busy machine any function may have a slow step. It must not hide a slow function.
         now = asyncio.get_running_loop().time()
         again = habit and stream != link.named and link.end.streams > 1
         if again or (held_up and now - link.warned >= slow_steps.WARN_EVERY):
@@ -485,7 +498,7 @@ class Client:
             loop.add_reader(process, gone)
 
     def _on_orphan_died(self, link: Link) -> None:
-        # Its own part of the story is in the link; of other links and of the system nobody tells.
+        # The link shows whether a stream of this client ran. Without a supervisor, that is all.
         ran = "here" if link.end.culprit() is not None else "nothing"
         self._on_died(link.number, (link.worker, link.pid), (None, None), ran, None, "")
         self.on_heard()
@@ -496,7 +509,7 @@ class Client:
             return
         if isinstance(answer, PoolError):
             future.set_exception(answer)
-            future.exception()  # whoever asked may have been cancelled
+            future.exception()  # the task that waits for it may have been cancelled
         else:
             future.set_result(answer)
 

@@ -1,4 +1,4 @@
-"""What a client has of each of its workers, and what happens when the link to one calls back."""
+"""The links of a client to its workers, and their calls back to it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,18 @@ __all__ = ["Link", "attach"]
 
 
 class Link:
-    """One worker, as this client reaches it."""
+    """The link of this client to one worker.
+
+    Attributes:
+        number: Its number; negative once the supervisor is gone.
+        worker: The number of the worker.
+        pid: The worker's process id.
+        end: The client's end of the shared memory.
+        functions: The numbers of the functions that the worker knows.
+        leaving: Whether it takes no more streams.
+        outgrown: Whether its worker has outgrown `max_worker_memory`.
+
+    """
 
     def __init__(self, number: int, worker: int, pid: int, end: _core.ClientLink) -> None:
         self.number = number
@@ -28,16 +39,16 @@ class Link:
         self.levels = b""
         self.leaving = False
         self.outgrown = False
-        # When the last warning was of a stream here that holds the others up, in the loop's time.
+        # When the last warning was about a slow stream here, in the loop's time.
         self.warned = -math.inf
         self.named: str | None = None
-        # When streams came here last because their worker had outgrown its limit.
+        # When streams last moved here because their worker had outgrown its limit.
         self.refuge = -math.inf
         self.stall: float | None = None
         self.memory: int | None = None
 
     def define(self, number: int, definition: bytes) -> None:
-        """Have the worker know a function under a number, if it does not yet."""
+        """Send a function to the worker, if it does not know it yet."""
         if number not in self.functions:
             self.end.define(number, definition)
             self.functions.add(number)
@@ -56,9 +67,9 @@ class LinkOwner(Protocol):
 
 
 def attach(link: Link, loop: asyncio.AbstractEventLoop, client: LinkOwner) -> None:
-    """Have an event loop look after a link: its doorbell, and what it asks for.
+    """Let an event loop serve a link: its doorbell, its timer and its calls.
 
-    The link keeps neither of them alive.
+    The link keeps neither the event loop nor the client alive.
     """
     end = link.end
     loop_of, end_of = weakref.ref(loop), weakref.ref(end)

@@ -1,4 +1,4 @@
-"""Streams with `recover="replay"`: another worker takes over those whose worker is gone."""
+"""Streams with `recover="replay"`: another worker takes them over when theirs is gone."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Mover(Protocol):
 
 
 def keep(client: Mover, function: Reference, config: StreamConfig) -> Keep:
-    """Return how a new stream is kept that recovers, as `ClientLink.open` takes it."""
+    """Return the terms of a stream that recovers, as `ClientLink.open` takes them."""
     recover = functools.partial(_recover, weakref.ref(client), function, config)
     return config.journal_limit, function.has_state, config.max_restarts, recover
 
@@ -54,16 +54,16 @@ def _recover(
     died: WorkerDied | None,
     poison: tuple[int, bool] | None,
 ) -> None:
-    """Have another worker take a stream over.
+    """Move a stream to another worker.
 
     Args:
-        client_of: Where workers are found.
-        function: What the stream runs.
-        config: How.
-        stream: The stream, which is still where it was.
-        died: How its worker died; None if it lives, and the stream is only to leave it.
-        poison: The event at which the function has ended its workers too often, and whether it was
-            at work on it.
+        client_of: Returns the client, which finds the worker.
+        function: The stream's function.
+        config: Its settings.
+        stream: The stream, which has not left its link yet.
+        died: How its worker died. None: the worker lives, and the stream only leaves it.
+        poison: The number of the event at which the function has ended its workers too often, and
+            whether it was handling that event.
 
     """
     client = client_of()
@@ -111,7 +111,7 @@ def _poison(
 def _hand_over(
     loop: asyncio.AbstractEventLoop, hook: Any, stream: _core.Recovery, number: int
 ) -> None:
-    """Call the user's hook. What it raises is reported, and does not hold up the stream."""
+    """Call the user's hook. Its exceptions go to the event loop's handler; the stream goes on."""
     try:
         hook(stream.name, stream.event(number))
     except Exception as error:
@@ -130,7 +130,7 @@ async def _move(
     stream: _core.Recovery,
     left: Link,
 ) -> None:
-    """Move a stream from a worker that lives, once there is a better one. Until then it goes on."""
+    """Move a stream from a live worker once there is a better one. Until then it goes on."""
     try:
         better = await client.has_better(left, function, config)
     except PoolError:

@@ -1,6 +1,6 @@
 """Answers of a worker to `velo status`, `velo top` and `velo inspect`, about its streams.
 
-They are made of what is there anyway: a stream that is not looked at pays nothing for them.
+They are computed when they are asked for: streams pay nothing for them otherwise.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ __all__ = [
 
 # How many local variables of a frame are shown.
 _MOST_LOCALS = 100
-# How many streams one answer names. So many take a few milliseconds.
+# How many streams one answer names, which takes a few milliseconds.
 _MOST_NAMED = 1000
 
 _last = 0

@@ -1,4 +1,4 @@
-"""A worker process: an event loop that runs the streams which clients open on it."""
+"""A worker process: an event loop that runs the streams of its clients."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from velo._worker.selector import LinkSelector
 from velo._worker.session import Attachment
 from velo._worker.sessions import Sessions
 
-# How long cancelled streams may take to run their `finally` blocks when the worker is to end.
+# How many seconds cancelled streams have for their `finally` blocks when the worker ends.
 _GRACE = 1.5
-# A worker that has outlived its supervisor looks for streams every so many seconds at most.
+# The shortest time, in seconds, between two searches for streams after the supervisor has died.
 _SHORTEST_LOOK = 0.05
 
 
 def main(control: _core.WorkerSeat, output_lock: int) -> int:
-    """Run until the supervisor says to stop; returns the exit code."""
+    """Run until the supervisor stops this worker, and return the exit code."""
     slow_steps.in_worker = True
     report.write_to(control.report, control.stacks_signal)
     control.start_watchdog()
@@ -108,7 +108,7 @@ class _Worker:
     def _on_detach(self, number: int) -> None:
         if number not in self._clients:
             return
-        self._selector.process()  # what it has said before it went counts
+        self._selector.process()  # its last messages count
         client = self._clients.pop(number)
         self._sessions.leave(client)
         self._watch_links()
@@ -117,8 +117,8 @@ class _Worker:
         task.add_done_callback(self._leaving.discard)
 
     async def _leave(self, client: Client) -> None:
-        kept = set(self._sessions.tasks())  # which go on
-        await self._cancel([task for task in client.tasks.values() if task not in kept])
+        sessions = set(self._sessions.tasks())  # they go on
+        await self._cancel([task for task in client.tasks.values() if task not in sessions])
         self._control.detached(client.number)
 
     # Questions of `velo status`, `velo top` and `velo inspect`: about the streams that were opened
@@ -128,8 +128,8 @@ class _Worker:
         self._selector.process()
         half = self._control.MOST_TOLD // 2 - 64
         opened = introspection.opened_since(self._clients.values(), since, half)
-        told = self._sessions.detached_since(detached, half)
-        self._control.tell(ask, f'{{"open": {opened}, "parked": {told}}}')
+        sessions = self._sessions.detached_since(detached, half)
+        self._control.tell(ask, f'{{"open": {opened}, "parked": {sessions}}}')
 
     def _on_inspect(self, ask: int, which: str) -> None:
         self._selector.process()
@@ -153,11 +153,12 @@ class _Worker:
         self._loop.remove_reader(self._control.fileno())
         self._stop.set()
 
-    # A standalone supervisor has died: its clients are served on until they are gone, or idle.
+    # After the death of a standalone supervisor, the worker serves its clients until they leave or
+    # are idle.
 
     def _on_orphaned(self) -> None:
         self._loop.remove_reader(self._control.fileno())
-        self._sessions.retire()  # nobody could find them any more
+        self._sessions.retire()  # no client could find them any more
         for number in list(self._clients):
             if (process := self._control.client_fileno(number)) is not None:
                 self._loop.add_reader(process, self._on_client_gone, number, process)
@@ -169,7 +170,7 @@ class _Worker:
         self._look_for_streams(0.0)
 
     def _look_for_streams(self, idle: float) -> None:
-        """End when there is no client, or when none has had a stream for a while."""
+        """Stop when there is no client, or when none has had a stream for a while."""
         links, patience = self.links(), self._control.outlive
         if not links or (idle >= patience and all(link.try_retire() for link in links)):
             self._stop.set()

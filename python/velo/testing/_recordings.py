@@ -1,4 +1,4 @@
-"""Recordings, as a test reads them."""
+"""Recordings, for tests."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class Step:
     """One step of a recorded function.
 
     Attributes:
-        kind: `"event"`, `"tick"` and `"end"` are what the function was given; `"result"`,
-            `"returned"` and `"raised"` what it did; `"cancelled"` what befell it.
-        number: Of the event that it had been given last, from 1; 0 before the first one.
+        kind: `"event"`, `"tick"` and `"end"` are inputs of the function; `"result"`, `"returned"`
+            and `"raised"` are its outputs; `"cancelled"` is its end from outside.
+        number: The number of its last event, from 1; 0 before the first one.
 
     """
 
@@ -45,7 +45,7 @@ class Step:
 
     @property
     def value(self) -> Any:
-        """The event, the result, or type and message of what was raised: a new copy each time.
+        """The event, the result, or type and message of the exception: a new copy each time.
 
         Raises:
             ValueError: When it could not be recorded.
@@ -62,7 +62,7 @@ class Step:
 
 
 class Recording:
-    """What one stream's function was given, and what it made of it.
+    """The events and results of one stream's function.
 
     Attributes:
         path: The file.
@@ -83,7 +83,7 @@ class Recording:
 
     @property
     def events(self) -> list[Any]:
-        """The events that the function was given."""
+        """The events that the function received."""
         return [step.value for step in self.steps if step.kind == "event"]
 
     @property
@@ -93,7 +93,7 @@ class Recording:
 
     @property
     def whole(self) -> bool:
-        """Whether it has the stream's end: that of one that was killed, or still runs, has not."""
+        """Whether it contains the stream's end. If not, the stream was killed, or still runs."""
         return bool(self.steps) and self.steps[-1].kind in ("returned", "raised", "cancelled")
 
     @property
@@ -108,7 +108,7 @@ class Recording:
         one below the working directory: importing a file runs it.
 
         Raises:
-            LookupError: When it cannot be found; the message says what to do.
+            LookupError: When the function cannot be found; the message says what to do.
 
         """
         origins: list[list[str | None]] = self.head["function"]
@@ -124,13 +124,12 @@ class Recording:
 
 
 def load_recording(path: str | os.PathLike[str], *, trust: bool = False) -> Recording:
-    """Read a recording. One that breaks off, as after a crash, is read up to there.
+    """Read a recording. An incomplete one, as after a crash, is read up to its last whole step.
 
     Args:
         path: The file.
-        trust: Read values that velo's codec does not know itself, which are pickled: reading a
-            pickle runs whatever its writer wanted to run. So give it only for what comes from
-            somebody you trust.
+        trust: Read values that velo's codec does not know, which are pickled. Reading a pickle runs
+            code that its writer has chosen: trust only recordings from a source that you trust.
 
     Raises:
         OSError: When the file cannot be read.
@@ -204,7 +203,7 @@ def _imports(pickled: bytes) -> list[str]:
 
 
 def recordings(*paths: str | os.PathLike[str]) -> list[Path]:
-    """Return the recordings among paths: files as they are, and what is in folders by name."""
+    """Return the recordings at these paths: files, and the recordings in folders, by name."""
     found: list[Path] = []
     for path in map(Path, paths):
         found += sorted(path.rglob(f"*{SUFFIX}")) if path.is_dir() else [path]

@@ -105,13 +105,16 @@ def test_results_in_a_terminal(velo):
     assert not raw(written.decode(), "\r\n")
     assert json.loads(written) == {"t": EVIL}
     # A file gets what it would have got.
-    assert velo("run", "fns:echo", "-i", "in.ndjson").out.encode() == json.dumps(
-        {"t": EVIL}, ensure_ascii=False, separators=(",", ":")
-    ).encode() + b"\n"
+    assert (
+        velo("run", "fns:echo", "-i", "in.ndjson").out.encode()
+        == json.dumps({"t": EVIL}, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+    )
 
 
 STREAM = {
-    **dict.fromkeys(("events", "queued", "results", "bytes_in", "bytes_out", "worker", "client"), 1),
+    **dict.fromkeys(
+        ("events", "queued", "results", "bytes_in", "bytes_out", "worker", "client"), 1
+    ),
     **dict.fromkeys(("events_per_second", "latency_p50", "latency_p99"), 1.0),
     "state": "open",
     "age": 1.0,
