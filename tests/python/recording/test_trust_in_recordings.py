@@ -102,9 +102,7 @@ def test_pickles_are_not_read(folder, where):
 def test_what_it_names_is_not_run(folder):
     inside = folder / "inside"
     inside.mkdir()
-    (folder / "outside.py").write_text(
-        'import os; os.mkdir("was_here")\nasync def fn(e):\n yield\n'
-    )
+    (folder / "outside.py").write_text(f"import os; os.mkdir({MARK!r})\nasync def fn(e): yield\n")
     for origin in (
         ("json", "loads", None),
         ("made", "plain", str(folder / "made.py")),
@@ -167,9 +165,7 @@ SEED = """
             seen.add(event)
             yield list(seen)
 """
-TEXTS = "".join(
-    f'"{word}"\n' for word in ["red", "green", "blue", "white", "black", "pink", "grey"]
-)
+TEXTS = "".join(f'"{word}"\n' for word in ["red", "green", "blue", "white", "pink", "grey"])
 
 
 @pytest.fixture
