@@ -67,6 +67,7 @@ fuzz: $(VENV)/.ready
 lint: $(VENV)/.ready
 	cargo fmt --all --check
 	cargo fmt --manifest-path fuzz/Cargo.toml --all --check
+	cargo fmt --manifest-path benches/codec/Cargo.toml --check
 	cargo clippy --quiet --workspace --all-targets --all-features -- -D warnings
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .

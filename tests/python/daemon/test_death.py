@@ -7,17 +7,12 @@ import signal
 import pytest
 
 import functions
-from helpers import HANG, alive, start_script, until, until_sync, write_script
+from helpers import HANG, alive, pid_of, start_script, until, until_sync, write_script
 from velo._process import clients
 from velo.errors import PoolError, WorkerDied
 
 add = functions.running_sum.options(mode="process", workers=1)
 pids = functions.pids.options(mode="process", workers=1)
-
-
-async def pid_of(stream):
-    await stream.send(0)
-    return await stream.recv()
 
 
 async def lost():

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 import functions
-from helpers import HANG, until
+from helpers import HANG, ask, until
 from standalone import velo
 from terminal import top
 from velo._api import session
@@ -17,12 +17,6 @@ from velo.cli.supervisor.figures import Watcher
 from velo.cli.supervisor.line import Line
 
 counting = functions.numbered.options(mode="process", workers=2, timeout=None)
-
-
-async def ask(fn, key, event):
-    async with fn.open(key=key) as stream:
-        await stream.send(event)
-        return await stream.recv()
 
 
 async def seen(watcher, wanted):
