@@ -55,6 +55,16 @@ exception!(too_large, "EventTooLarge");
 exception!(corrupted, "RingCorrupted");
 exception!(pool, "PoolError");
 
+/// What the streams of a worker are to a process that one of its functions has forked.
+#[cold]
+pub fn of_worker() -> PyErr {
+    closed(
+        "this process was forked by a stream function: the streams of its worker, their events and \
+         their results are the worker's alone; hand over what the child needs before it is forked, \
+         and let it end by itself",
+    )
+}
+
 /// A `velo.errors.EventTimeout`: the function of `stream` was longer than `seconds` at its event.
 pub fn event_timeout(py: Python<'_>, stream: &str, event: u64, seconds: f64) -> PyErr {
     static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();

@@ -51,7 +51,8 @@ mod core {
     #[pymodule_export]
     use super::module::supervisor::{
         SupervisorClient, WorkerSeat, after_fork_child, after_fork_parent, before_fork,
-        serve_zygote, shutdown, status, usable_cores,
+        default_in_children, keep_from_children, serve_zygote, set_title, shutdown, status,
+        usable_cores,
     };
     #[pymodule_export]
     use super::module::warm::warm_up;

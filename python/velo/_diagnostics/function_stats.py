@@ -27,6 +27,8 @@ _live: dict[int, tuple[_Key, _core.Ledger]] = {}
 _gone: list[tuple[_Key, _core.Ledger]] = []
 # Sums over functions that are gone and have no open stream.
 _past: dict[_Key, _core.Ledger] = {}
+# Every so many functions that are gone are summed up.
+_EVERY = 64
 
 
 def keep(owner: object, function: str, mode: str, stats: _core.Ledger) -> None:
@@ -42,6 +44,24 @@ def _move(number: int) -> None:
     # the stats are in one of both collections at any time.
     _gone.append(_live[number])
     del _live[number]
+    # Functions that are made again and again are summed up before somebody looks, too.
+    if len(_gone) % _EVERY == 0 and _lock.acquire(blocking=False):
+        try:
+            _absorb()
+        finally:
+            _lock.release()
+
+
+def _absorb() -> list[_core.Ledger]:
+    """Sum up the functions that are gone and whose streams are over; return their stats."""
+    absorbed = []
+    for entry in _gone.copy():
+        key, stats = entry
+        if stats.figures()[1] == 0:
+            _past.setdefault(key, _core.Ledger()).absorb(stats, past=True)
+            _gone.remove(entry)
+            absorbed.append(stats)
+    return absorbed
 
 
 def totals() -> Iterator[FunctionTotals]:
@@ -49,12 +69,8 @@ def totals() -> Iterator[FunctionTotals]:
     with _lock:
         # Stats that move from one to the other meanwhile are in both, and count once.
         counted = {id(entry[1]): entry for entry in [*_live.copy().values(), *_gone.copy()]}
-        for entry in _gone.copy():
-            key, stats = entry
-            if stats.figures()[1] == 0:
-                _past.setdefault(key, _core.Ledger()).absorb(stats, past=True)
-                _gone.remove(entry)
-                counted.pop(id(stats), None)
+        for stats in _absorb():
+            counted.pop(id(stats), None)
         sums: dict[_Key, _core.Ledger] = {}
         for key, stats in [*_past.items(), *counted.values()]:
             sums.setdefault(key, _core.Ledger()).absorb(stats)

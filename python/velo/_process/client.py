@@ -18,6 +18,7 @@ from velo._process import placement, recovery, supervisors, worker_death, worker
 from velo._process.connection import Connection
 from velo._process.key_requests import KeyRequests
 from velo._process.links import Link, attach
+from velo._process.surroundings import here
 from velo.errors import PoolError, RingCorrupted
 
 __all__ = ["Client"]
@@ -112,7 +113,7 @@ class Client:
         """
         while stream.wanted:
             link = await self._link_for(function, config, avoid)
-            self._set_levels(link)
+            self._tell_news(link)
             if link.end.reopen(stream, function.number):
                 lifecycle_log.stream(INFO, stream.name, "goes on in worker process %d", link.pid)
                 self._watch(link, config)
@@ -152,7 +153,7 @@ class Client:
             link = await self._place(config.workers or placement.usable_cores(), avoid)
         finally:
             self._placing -= 1
-        link.define(function.number, definition)
+        link.define(function, definition)
         return link
 
     def open_now(
@@ -200,7 +201,7 @@ class Client:
             The stream. None: the link takes no more.
 
         """
-        self._set_levels(link)
+        self._tell_news(link)
         keep: Any = session
         if config.recover != "none":
             keep = recovery.keep(self, function, config)
@@ -234,6 +235,7 @@ class Client:
         busy = [link for link in self.links.values() if link.end.streams]
         for link in busy:
             link.end.check_up()
+            link.forget()
         loop = self._loop()
         if busy and loop is not None and not loop.is_closed():
             self._check_up_later(loop)
@@ -250,7 +252,14 @@ class Client:
             ):  # else there is no supervisor
                 self._connection.supervisor.watch(link.number, stall, memory)
 
-    def _set_levels(self, link: Link) -> None:
+    def _tell_news(self, link: Link) -> None:
+        """Have a worker know what has changed here since the last stream was opened there."""
+        if link.gone:
+            link.forget()
+        surroundings = here.packed(shared=self._address is not None)
+        if surroundings is not link.surroundings:
+            link.end.set_surroundings(surroundings)
+            link.surroundings = surroundings
         levels = _levels.packed()
         if levels is not link.levels:
             link.end.set_levels(levels)

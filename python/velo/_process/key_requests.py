@@ -129,7 +129,7 @@ class KeyRequests:
                     release = await spec.acquire()
                 link = client.links.get(grant.link)
                 if link is not None:
-                    link.define(function.number, definition)
+                    link.define(function, definition)
                     session = (key, grant.number, config.timeout, shown)
                     opened = client.open_on(link, loop, function, config, name, session)
                     if opened is not None:

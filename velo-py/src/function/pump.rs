@@ -8,7 +8,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyType;
-use velo_shm::ticks;
+use velo_shm::{fork, ticks};
 
 use crate::cell::GilCell;
 use crate::errors::{self, Thrown};
@@ -29,6 +29,8 @@ pub struct Pump {
     pace: Arc<Pace>,
     budget: Option<Arc<Budget>>,
     name: String,
+    /// In which generation of forks it was made.
+    born: u32,
 }
 
 struct State {
@@ -79,6 +81,7 @@ impl Pump {
             pace,
             budget,
             name,
+            born: fork::generation(),
         }
     }
 
@@ -197,6 +200,7 @@ impl Pump {
             let came = match resumed.take() {
                 Some(came) => came,
                 None => {
+                    self.stay_out(py, None);
                     if let Some(result) = state.result.take() {
                         let result = result.into_bound(py);
                         match self.port.push(py, &result) {
@@ -233,6 +237,7 @@ impl Pump {
                     state.generator.resume(py, value)
                 }
             };
+            self.stay_out(py, came.as_ref().err());
             match came {
                 Ok(Resumed::Yielded(_)) if state.closing => {
                     let error = PyRuntimeError::new_err("async generator ignored GeneratorExit");
@@ -253,6 +258,30 @@ impl Pump {
                 }
                 Err(error) => return Ok(self.finish(py, state, Err(error.into()))),
             }
+        }
+    }
+
+    /// Ends a process that the function has forked, and that comes out of the function: everything else
+    /// here is the worker's. An inline stream was forked with all that it needs.
+    #[inline]
+    fn stay_out(&self, py: Python<'_>, error: Option<&Thrown>) {
+        if self.born != fork::generation() {
+            self.leave(py, error);
+        }
+    }
+
+    #[cold]
+    fn leave(&self, py: Python<'_>, error: Option<&Thrown>) {
+        if !matches!(self.port, Port::Inline(_) | Port::Kept(_, true)) {
+            let error = error.map(|error| error.clone_ref(py).into_value(py));
+            let left = py
+                .import("velo._worker.forked")
+                .and_then(|forked| forked.call_method1("leave", (&self.name, error)));
+            if let Err(failed) = left {
+                failed.write_unraisable(py, None);
+            }
+            // It was not left after all, for want of memory perhaps.
+            std::process::abort();
         }
     }
 

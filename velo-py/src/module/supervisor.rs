@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use pyo3::exceptions::{PyConnectionError, PyOSError};
+use pyo3::exceptions::{PyConnectionError, PyOSError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyTuple};
 use velo_supervisor::{
@@ -15,6 +15,7 @@ use velo_supervisor::{
 };
 
 use crate::errors;
+use crate::ffi::fd;
 use crate::process::client::ClientLink;
 use crate::process::worker::WorkerLink;
 
@@ -26,12 +27,24 @@ fn options(
     command: Vec<OsString>,
     env: Vec<(OsString, OsString)>,
     idle_timeout: f64,
-) -> EmbeddedOptions {
-    EmbeddedOptions {
+) -> PyResult<EmbeddedOptions> {
+    Ok(EmbeddedOptions {
         env,
-        idle_timeout: Duration::from_secs_f64(idle_timeout),
+        idle_timeout: seconds("idle_timeout", idle_timeout)?,
         ..EmbeddedOptions::new(command)
-    }
+    })
+}
+
+/// A time that a user has set.
+///
+/// # Errors
+/// When it is none: negative, or not finite.
+pub fn seconds(name: &str, value: f64) -> PyResult<Duration> {
+    Duration::try_from_secs_f64(value).map_err(|_| {
+        PyValueError::new_err(format!(
+            "`{name}` must be a number of seconds, at least 0, not {value}"
+        ))
+    })
 }
 
 /// One event loop's connection to the supervisor.
@@ -56,7 +69,7 @@ impl SupervisorClient {
         let options = EmbeddedOptions {
             max_workers,
             min_workers,
-            ..options(command, env, idle_timeout)
+            ..options(command, env, idle_timeout)?
         };
         Ok(Self::from(embedded::connect(&options).map_err(pool_error)?))
     }
@@ -70,7 +83,7 @@ impl SupervisorClient {
         env: Vec<(OsString, OsString)>,
         idle_timeout: f64,
     ) -> PyResult<()> {
-        embedded::expect(&options(command, env, idle_timeout)).map_err(pool_error)
+        embedded::expect(&options(command, env, idle_timeout)?).map_err(pool_error)
     }
 
     /// Connects to the standalone supervisor that listens at `path`. `ConnectionError` when none
@@ -105,7 +118,7 @@ impl SupervisorClient {
     }
 
     /// Has workers that are forked from now on import these modules before they serve.
-    fn preload(&self, modules: Vec<String>, paths: Vec<String>) -> PyResult<()> {
+    fn preload(&self, modules: Vec<String>, paths: Vec<OsString>) -> PyResult<()> {
         self.lock().preload(modules, paths).map_err(pool_error)
     }
 
@@ -301,8 +314,10 @@ fn client_event(py: Python<'_>, event: ClientEvent) -> PyResult<Bound<'_, PyTupl
 /// Stops the supervisor of this process and all of its workers; waits for at most `bound` seconds.
 #[pyfunction]
 #[pyo3(signature = (bound=5.0))]
-pub fn shutdown(py: Python<'_>, bound: f64) {
-    py.detach(|| embedded::shutdown(Duration::from_secs_f64(bound)));
+pub fn shutdown(py: Python<'_>, bound: f64) -> PyResult<()> {
+    let bound = seconds("bound", bound)?;
+    py.detach(|| embedded::shutdown(bound));
+    Ok(())
 }
 
 /// `(workers, zygote)` of this process's supervisor, or None if none runs. Workers are tuples
@@ -323,6 +338,27 @@ pub fn status(py: Python<'_>) -> Option<(Vec<(u32, i32, u32)>, Option<i32>)> {
 #[pyfunction]
 pub fn usable_cores() -> usize {
     velo_shm::cores()
+}
+
+/// Has processes that this one forks begin with the default action of these signals.
+#[pyfunction]
+pub fn default_in_children(signals: Vec<i32>) {
+    signals
+        .into_iter()
+        .for_each(velo_shm::fork::default_in_children);
+}
+
+/// Has processes that this one forks get dead descriptors in place of these, which stay open for as long
+/// as this process lives.
+#[pyfunction]
+pub fn keep_from_children(fds: Vec<i32>) {
+    fds.into_iter().for_each(fd::keep_from_children);
+}
+
+/// Shows a title for this process in `ps`, `top` and `htop`.
+#[pyfunction]
+pub fn set_title(title: &str) {
+    velo_supervisor::set_title(title);
 }
 
 /// To be called before a fork.
@@ -361,7 +397,7 @@ pub fn serve_zygote(
             None => std::io::Error::other(error.to_string()),
         })
     };
-    let imported = |module: &str, paths: &[String]| match preload.call1(py, (module, paths)) {
+    let imported = |module: &str, paths: &[OsString]| match preload.call1(py, (module, paths)) {
         Ok(_) => Ok(()),
         Err(error) => Err(error.to_string()),
     };
@@ -460,6 +496,12 @@ impl WorkerSeat {
     #[getter]
     fn stacks_signal(&self) -> i32 {
         self.lock().stacks_signal()
+    }
+
+    /// Whether several programs may use this worker.
+    #[getter]
+    fn shared(&self) -> bool {
+        self.lock().is_shared()
     }
 
     /// How many seconds an orphaned worker stays that no stream is open on.

@@ -8,7 +8,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyWeakrefReference;
-use velo_shm::ticks;
+use velo_shm::{fork, ticks};
 
 use crate::cell::GilCell;
 use crate::errors::{self, Thrown};
@@ -28,6 +28,8 @@ pub struct StreamCore {
     pub name: String,
     event_loop: Py<PyAny>,
     thread: usize,
+    /// In which generation of forks it was opened.
+    born: u32,
     pub state: GilCell<State>,
     /// Cancels the function.
     pub(crate) cancel: Arc<dyn Cancel>,
@@ -131,6 +133,7 @@ impl StreamCore {
             name,
             event_loop,
             thread: this_thread(),
+            born: fork::generation(),
             state: GilCell::new(state),
             cancel,
             iterations: GilCell::default(),
@@ -149,6 +152,18 @@ impl StreamCore {
     /// Refuses use from another thread.
     #[inline]
     pub fn check_thread(&self) -> PyResult<()> {
+        if this_thread() == self.thread && self.born == fork::generation() {
+            return Ok(());
+        }
+        self.check_owner()
+    }
+
+    /// What may be wrong with who uses it.
+    #[cold]
+    fn check_owner(&self) -> PyResult<()> {
+        if let Some(why) = self.is_of_parent() {
+            return Err(errors::closed(why));
+        }
         if this_thread() == self.thread {
             return Ok(());
         }
@@ -156,6 +171,19 @@ impl StreamCore {
             "this stream belongs to another thread; use it there, for example with \
              `asyncio.run_coroutine_threadsafe(stream.send(event), loop)`",
         ))
+    }
+
+    /// Why it cannot be used in a process that was forked since: its worker serves the parent. An
+    /// inline stream was forked with its function, and goes on in both.
+    pub fn is_of_parent(&self) -> Option<String> {
+        let inherited = self.born != fork::generation() && matches!(self.channel, Channel::Ring(_));
+        inherited.then(|| {
+            format!(
+                "stream `{}` belongs to the process that this one was forked from; open a stream of \
+                 its own in this process",
+                self.name
+            )
+        })
     }
 
     /// Refuses use from another event loop.
@@ -456,6 +484,9 @@ impl StreamCore {
 
     /// Closes the input and cancels the function.
     pub fn abandon(&self, py: Python<'_>) -> PyResult<()> {
+        if self.is_of_parent().is_some() {
+            return Ok(());
+        }
         self.close_input(py, "the stream was cancelled")?;
         self.state.with(py, |state| state.cancelled = true)?;
         self.waits.send.wake(py);

@@ -285,13 +285,15 @@ impl StreamBase {
     /// Why nothing can be sent any more, or None.
     #[getter]
     fn _closed(&self, py: Python<'_>) -> PyResult<Option<String>> {
-        Ok(self.core.state.with(py, |state| state.closed())?)
+        let here = self.core.state.with(py, |state| state.closed())?;
+        Ok(here.or_else(|| self.core.is_of_parent()))
     }
 
     /// Whether the last result was taken.
     #[getter]
     fn _over(&self, py: Python<'_>) -> PyResult<bool> {
-        Ok(self.core.state.with(py, |state| state.over.is_some())?)
+        let over = self.core.state.with(py, |state| state.over.is_some())?;
+        Ok(over || self.core.is_of_parent().is_some())
     }
 
     /// Closes the input and cancels the function, without waiting for its end.

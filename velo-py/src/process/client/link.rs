@@ -8,8 +8,8 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use velo_shm::{
-    Alarm, Coalesce, Consumer, LinkError, LinkLoad, Producer, Sleepers, cores_are_free, ticks,
-    woke_worker,
+    Alarm, Coalesce, Consumer, LinkError, LinkLoad, Producer, Sleepers, cores_are_free, fork,
+    ticks, woke_worker,
 };
 use velo_supervisor::client_side::{SlotTable, Unsound, mend};
 use velo_supervisor::explain;
@@ -54,6 +54,8 @@ pub struct Link {
     /// Ends naps.
     pub(super) alarm: Alarm,
     pub(super) dead: AtomicBool,
+    /// In which generation of forks it was made.
+    pub(super) born: u32,
     /// How many streams were ever opened.
     pub(super) opened: AtomicU64,
     /// A stream with limits was opened, and the supervisor does not know.
@@ -71,6 +73,13 @@ pub struct LinkState {
 }
 
 impl Link {
+    /// Whether nothing can be said on it any more: it was given up, or belongs to the process that
+    /// this one was forked from.
+    #[inline]
+    pub(super) fn is_dead(&self) -> bool {
+        self.dead.load(Relaxed) || self.born != fork::generation()
+    }
+
     /// Handles what the worker told: wakes streams, reads control messages.
     pub fn process_ready(&self, py: Python<'_>) {
         if let Some(handled) = self.process(py) {
@@ -230,7 +239,7 @@ impl Link {
     /// whose events wait. A side that writes over a flag or a bit cannot make the other miss more than
     /// the time between two such looks.
     pub(super) fn check_up(&self, py: Python<'_>) {
-        if self.dead.load(Relaxed) || !self.is_intact(py) || self.asleep.load(Relaxed) == 0 {
+        if self.is_dead() || !self.is_intact(py) || self.asleep.load(Relaxed) == 0 {
             return;
         }
         let mut waiting = false;
@@ -270,7 +279,7 @@ impl Link {
             sending: self.sending.load(Relaxed),
             left: self.left.load(Relaxed),
         };
-        if sleepers.batching < sleepers.count || self.dead.load(Relaxed) {
+        if sleepers.batching < sleepers.count || self.is_dead() {
             return false;
         }
         if self.napping.load(Relaxed) {
@@ -429,7 +438,7 @@ impl Link {
 
     pub(super) fn recycle(&self, py: Python<'_>, slot: u32) {
         self.end.leave();
-        let dead = self.dead.load(Relaxed);
+        let dead = self.is_dead();
         if !dead {
             let _ = self.mention(py, &Control::Close { slot });
         }

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering:
 use std::sync::{Arc, Weak};
 
 use pyo3::prelude::*;
-use velo_shm::{Alarm, Coalesce, Consumer, Limits, LinkLoad, Producer};
+use velo_shm::{Alarm, Coalesce, Consumer, Limits, LinkLoad, Producer, fork};
 use velo_supervisor::Key;
 use velo_supervisor::client_side::SlotTable;
 
@@ -77,6 +77,7 @@ impl ClientLink {
             coalesce: Coalesce::default(),
             alarm,
             dead: AtomicBool::new(false),
+            born: fork::generation(),
             opened: AtomicU64::new(0),
             unwatched: AtomicBool::new(false),
             tell_slow: GilCell::default(),
@@ -98,7 +99,7 @@ impl ClientLink {
         max_bytes: u64,
     ) -> PyResult<Option<(Place, Producer, Consumer)>> {
         let link = &self.link;
-        if link.dead.load(Relaxed) || !link.is_intact(py) || !link.end.enter() {
+        if link.is_dead() || !link.is_intact(py) || !link.end.enter() {
             return Ok(None);
         }
         let taken = link.take_slot(py);
@@ -201,13 +202,32 @@ impl ClientLink {
         self.link.tell(py, &Control::Levels { packed })
     }
 
+    /// Has the worker know where this process is: see `velo._surroundings`.
+    fn set_surroundings(&self, py: Python<'_>, packed: Vec<u8>) -> PyResult<()> {
+        self.link.tell(py, &Control::Surroundings { packed })
+    }
+
+    /// Has the worker forget a function, of which no stream is opened any more. It can wait.
+    fn forget(&self, py: Python<'_>, function: u64) -> PyResult<()> {
+        match self.link.is_dead() {
+            true => Ok(()),
+            false => self.link.mention(py, &Control::Forget { function }),
+        }
+    }
+
     /// The nap is over.
     fn nap_over(&self, py: Python<'_>) {
+        if self.link.is_dead() {
+            return;
+        }
         self.link.nap_over(py);
     }
 
     /// The doorbell rang.
     fn on_doorbell(&self, py: Python<'_>) {
+        if self.link.is_dead() {
+            return;
+        }
         self.link.end.doorbell().drain();
         self.link.end.disarm();
         self.link.process_ready(py);
@@ -327,7 +347,7 @@ impl ClientLink {
             true => self.link.tell(py, &open)?,
             false => self.link.tell_soon(py, &open)?,
         }
-        if self.link.dead.load(Relaxed) {
+        if self.link.is_dead() {
             // It turned out to be broken: the stream begins on another one.
             self.link.disown(py, slot)?;
             return Ok(None);
@@ -485,7 +505,7 @@ impl ClientLink {
     /// Whether the worker behind it is gone.
     #[getter]
     fn dead(&self) -> bool {
-        self.link.dead.load(Relaxed)
+        self.link.is_dead()
     }
 }
 
@@ -525,7 +545,7 @@ impl Cancel for CancelStream {
         if homeless {
             stream.fail(py, errors::closed("the stream function was cancelled"));
         }
-        match open && !link.dead.load(Relaxed) {
+        match open && !link.is_dead() {
             true if stream.detaches.load(Relaxed) => stream.detach(py).map(drop),
             true => link.tell(py, &Control::Cancel { slot }),
             false => Ok(()),

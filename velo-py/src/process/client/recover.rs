@@ -194,7 +194,7 @@ impl Recovery {
             left
         })?;
         if let Some((_, link, slot)) = &left
-            && !link.dead.load(Relaxed)
+            && !link.is_dead()
         {
             link.tell(py, &Control::Cancel { slot: *slot })?;
         }

@@ -329,7 +329,7 @@ impl ClientEnds {
             (place.link.clone(), place.slot, place.number)
         })?;
         let (link, slot, stream) = place;
-        if !link.dead.load(Relaxed) {
+        if !link.is_dead() {
             link.tell(py, &Control::Detach { slot, stream })?;
         }
         Ok(true)

@@ -13,7 +13,7 @@ use std::sync::{Arc, Weak};
 
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
-use velo_shm::{Consumer, Limits, Producer};
+use velo_shm::{Consumer, Limits, Producer, fork};
 
 use crate::cell::GilCell;
 use crate::errors;
@@ -33,6 +33,8 @@ struct Link {
     pub(super) state: GilCell<LinkState>,
     /// Nothing can be said on it any more.
     broken: AtomicBool,
+    /// In which generation of forks it was made.
+    born: u32,
 }
 
 struct LinkState {
@@ -44,7 +46,16 @@ struct LinkState {
 }
 
 impl Link {
+    /// Whether this is a process that a function has forked: the link is its worker's.
+    #[inline]
+    pub(super) fn is_of_parent(&self) -> bool {
+        self.born != fork::generation()
+    }
+
     pub(super) fn tell(&self, py: Python<'_>, message: &Control) -> PyResult<()> {
+        if self.is_of_parent() {
+            return Err(errors::of_worker());
+        }
         let sent = self.state.with(py, |state| {
             control::send(py, &mut state.control_out, message)
         })?;
@@ -149,6 +160,7 @@ impl WorkerLink {
                 end,
                 state: GilCell::new(state),
                 broken: AtomicBool::new(false),
+                born: fork::generation(),
             }),
         })
     }

@@ -75,6 +75,9 @@ impl RingPort {
     /// See [`Port::next_event`].
     #[inline]
     pub fn next_event(&self, py: Python<'_>) -> Result<Next, Thrown> {
+        if self.link.is_of_parent() {
+            return Err(errors::of_worker().into());
+        }
         let codec = codec(py)?;
         self.ends.with(py, |ends| {
             self.ask(py, ends)?;

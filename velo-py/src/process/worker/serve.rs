@@ -152,6 +152,10 @@ impl Served {
             Control::Levels { packed } => {
                 ("levels", PyBytes::new(py, &packed)).into_pyobject(py)?
             }
+            Control::Surroundings { packed } => {
+                ("surroundings", PyBytes::new(py, &packed)).into_pyobject(py)?
+            }
+            Control::Forget { function } => ("forget", function).into_pyobject(py)?,
             Control::Snapshot { slot, stream } => ("snapshot", slot, stream).into_pyobject(py)?,
             Control::Cancel { slot } => ("cancel", slot).into_pyobject(py)?,
             Control::Close { slot } => {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
+use velo_shm::fork::SharedFd;
 use velo_shm::{Link, Spin, Woken, wait_any};
 
 use super::WorkerLink;
@@ -28,6 +29,8 @@ pub struct LinkWatch {
     announced: Spin,
     /// The descriptor of the loop's own selector: what else there may be to do.
     selector: OwnedFd,
+    /// What a function forks has no part in it.
+    _shared: SharedFd,
     until_poll: u32,
 }
 
@@ -44,11 +47,13 @@ type Watched<'py> = (
 impl LinkWatch {
     #[new]
     fn new(selector: i32) -> PyResult<Self> {
+        let selector = fd::duplicate(selector)?;
         Ok(LinkWatch {
+            _shared: SharedFd::new(selector.as_fd()),
             served: Arc::new([]),
             spin: new_spin(),
             announced: new_spin(),
-            selector: fd::duplicate(selector)?,
+            selector,
             until_poll: POLL_EVERY,
         })
     }
