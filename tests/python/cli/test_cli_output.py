@@ -58,7 +58,7 @@ def ends(kind):
     if kind == "socket":
         here, there = socket.socketpair()
         # What it takes must be less than what a run writes at a time.
-        here.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        there.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         return there.detach(), here.detach()
     if kind == "terminal":
         screen, side = pty.openpty()
