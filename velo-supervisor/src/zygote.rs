@@ -57,8 +57,16 @@ pub unsafe fn inherited_fd() -> Result<OwnedFd, ZygoteError> {
         .ok_or(ZygoteError::NoSupervisor)?;
     // SAFETY: the descriptor is only borrowed for one look at what it is.
     let borrowed = unsafe { std::os::fd::BorrowedFd::borrow_raw(number) };
-    nix::sys::socket::getsockopt(&borrowed, nix::sys::socket::sockopt::SockType)
-        .map_err(|_| ZygoteError::NoSupervisor)?;
+    match nix::sys::socket::getsockopt(&borrowed, nix::sys::socket::sockopt::SockType) {
+        Ok(_) => {}
+        Err(Errno::EBADF | Errno::ENOTSOCK) => return Err(ZygoteError::NoSupervisor),
+        Err(refused) => {
+            // A sandbox may refuse the question itself.
+            return Err(io_error("ask what its control socket is (`getsockopt`)")(
+                refused.into(),
+            ));
+        }
+    }
     // SAFETY: it is open, and by this function's contract nobody else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
@@ -468,12 +476,16 @@ mod tests {
     #[test]
     fn it_says_its_version_and_turns_another_one_away() {
         let hello = ToZygote::Prepare {
-            version: 8,
+            version: PROTOCOL_VERSION + 1,
             grace_ms: 0,
             outlive_ms: None,
         };
         let (role, said) = converse(vec![(hello, vec![myself()])]);
-        assert!(matches!(role, Err(ZygoteError::Version { theirs: 8, .. })));
+        let theirs = match role {
+            Err(ZygoteError::Version { theirs, .. }) => theirs,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(theirs, PROTOCOL_VERSION + 1);
         assert!(matches!(
             said[..],
             [FromZygote::Ready {
@@ -514,7 +526,7 @@ mod tests {
             let paths = Vec::new();
             (ToZygote::Preload { module, paths }, Vec::new())
         };
-        let (role, said) = converse(vec![preload("good"), preload("bad")]);
+        let (role, said) = converse(vec![preload("good"), preload("another")]);
         assert!(matches!(role, Ok(Role::Done)));
         // The tests themselves run in threads, which a zygote must not have.
         let failures: Vec<_> = said
@@ -524,6 +536,7 @@ mod tests {
                 other => panic!("{other:?}"),
             })
             .collect();
-        assert_eq!(failures, [("good", true), ("bad", true)]);
+        // The second one is not to blame for them: the next zygote imports it.
+        assert_eq!(failures, [("good", true)]);
     }
 }

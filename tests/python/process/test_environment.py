@@ -1,10 +1,15 @@
 """What velo reads of its environment is checked and named; so is a Python it cannot start."""
 
+import errno
+import faulthandler
+import os
+import signal
 import sys
 
 import pytest
 
 from helpers import run_script, write_script
+from velo._worker import report
 
 USES = """
     import os, sys
@@ -197,6 +202,22 @@ def test_exit_handlers_of_a_workers_modules_run(tmp_path):
     )
     assert code == 0, errors
     assert done.read_text() == "done"
+
+
+def test_a_sandbox_that_refuses_signal_stacks_is_named(monkeypatch, capfd):
+    """A worker goes on without: it cannot say where it is stuck."""
+
+    def refuse(*_arguments, **_options):
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    asked = signal.SIGRTMIN + 9
+    monkeypatch.setattr(faulthandler, "enable", refuse)
+    before = signal.getsignal(asked)
+    try:
+        report.write_to(1, asked)
+    finally:
+        signal.signal(asked, before)
+    assert "`sigaltstack` is refused (Operation not permitted)" in capfd.readouterr().err
 
 
 @pytest.mark.embedded
