@@ -18,7 +18,11 @@ pytestmark = pytest.mark.embedded
 
 # Those that depend on time: `velo.testing.replay` has time of its own for them, in test_replay.py.
 TIMED = {"sessions", "patient"}
-HISTORIES = [path for path in recordings(recorded.FOLDER) if load_recording(path, trust=True).name not in TIMED]
+HISTORIES = [
+    path
+    for path in recordings(recorded.FOLDER)
+    if load_recording(path, trust=True).name not in TIMED
+]
 
 
 def history(path):
@@ -90,7 +94,11 @@ async def test_a_history_comes_out_the_same_whichever_event_its_worker_dies_at(p
 
 async def test_a_life_in_two_workers_is_one_history():
     """The second worker went on where the first one's snapshot had it, and lost nothing."""
-    parts = [load_recording(path, trust=True) for path in HISTORIES if load_recording(path, trust=True).name == "ledger"]
+    parts = [
+        load_recording(path, trust=True)
+        for path in HISTORIES
+        if load_recording(path, trust=True).name == "ledger"
+    ]
     first, second = sorted(parts, key=lambda part: part.whole)
     state = second.head["state"][0]
     assert state

@@ -14,7 +14,9 @@ from velo.testing import ReplayDifference, load_recording, recordings, replay
 
 
 def test_there_are_recordings_of_each_kind():
-    steps = [step.kind for path in recordings(FOLDER) for step in load_recording(path, trust=True).steps]
+    steps = [
+        step.kind for path in recordings(FOLDER) for step in load_recording(path, trust=True).steps
+    ]
     assert set(steps) >= {
         "event", "tick", "end", "result", "returned", "raised", "cancelled",
     }  # fmt: skip
