@@ -6,9 +6,10 @@ use pyo3::call::PyCallArgs;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyType;
+use velo_shm::RingCorrupted;
 
-/// An exception in one word. What is passed on for every event is small then: moving the room that an
-/// exception would take costs more than some of what is done.
+/// An exception in one word. It keeps small the results that every event passes on: moving the room of a
+/// whole exception costs more than some of those steps.
 #[derive(Debug)]
 pub struct Thrown(Box<PyErr>);
 
@@ -55,7 +56,15 @@ exception!(too_large, "EventTooLarge");
 exception!(corrupted, "RingCorrupted");
 exception!(pool, "PoolError");
 
-/// What the streams of a worker are to a process that one of its functions has forked.
+/// A `velo.errors.RingCorrupted`: another process wrote over a ring.
+#[cold]
+pub fn ring_corrupted(found: &RingCorrupted) -> PyErr {
+    corrupted(format!(
+        "{found}; another process wrote over this stream's memory, its events are lost"
+    ))
+}
+
+/// A `velo.errors.StreamClosed` for a process that a stream function has forked.
 #[cold]
 pub fn of_worker() -> PyErr {
     closed(

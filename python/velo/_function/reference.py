@@ -87,7 +87,14 @@ class Reference:
         self.preload: tuple[str, ...] = ()
         self.budgets = (config.stall_timeout, config.event_timeout, config.max_worker_memory)
         max_bytes = 1 << (config.max_bytes - 1).bit_length()  # rings are powers of two
-        self.limits = (config.buffer, max_bytes, config.full, *self.budgets)
+        self.limits = _core.StreamLimits(
+            buffer=config.buffer,
+            max_bytes=max_bytes,
+            full=config.full,
+            stall_timeout=config.stall_timeout,
+            event_timeout=config.event_timeout,
+            max_worker_memory=config.max_worker_memory,
+        )
         self.known_by: list[weakref.ref[Any]] = []
         self._function = function
 

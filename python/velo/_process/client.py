@@ -184,7 +184,7 @@ class Client:
         function: Reference,
         config: StreamConfig,
         name: str,
-        session: tuple[bytes, int, float | None, str] | None = None,
+        session: _core.SessionGrant | None = None,
     ) -> _core.Opened | None:
         """Open a stream on a link, or attach it to a session there.
 
@@ -194,18 +194,19 @@ class Client:
             function: What the stream runs.
             config: How.
             name: The stream's name.
-            session: The digest of the key, the number of its grant, how long the session may be
-                detached, and the key as it is shown.
+            session: The grant of the session's key. None: the stream is no attachment.
 
         Returns:
             The stream. None: the link takes no more.
 
         """
         self._tell_news(link)
-        keep: Any = session
+        terms = None
         if config.recover != "none":
-            keep = recovery.keep(self, function, config)
-        opened = link.end.open(loop, function.number, function.limits, name, keep)
+            terms = recovery.terms(self, function, config)
+        opened = link.end.open(
+            loop, function.number, function.limits, name, recovery=terms, session=session
+        )
         if opened is None:
             self._let_go(link)
         else:

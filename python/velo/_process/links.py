@@ -88,7 +88,7 @@ def attach(link: Link, loop: asyncio.AbstractEventLoop, client: LinkOwner) -> No
     loop_of, end_of = weakref.ref(loop), weakref.ref(end)
     client_of, link_of = weakref.ref(client), weakref.ref(link)
     loop.add_reader(end.fileno(), end.on_doorbell)
-    loop.add_reader(end.alarm_fileno(), end.nap_over)
+    loop.add_reader(end.alarm_fileno(), end.on_alarm)
     end.set_wake_soon(functools.partial(_wake_soon, loop_of, end_of))
     end.set_slow(functools.partial(_slow_step, loop_of, client_of, link_of))
     end.set_broken(functools.partial(_broken, loop_of, client_of, link_of))

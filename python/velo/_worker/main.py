@@ -38,7 +38,7 @@ _MOST_KNOWN = 100
 _SHORTEST_LOOK = 0.05
 
 
-def main(control: _core.WorkerSeat, output_lock: int, served: int) -> NoReturn:
+def main(control: _core.WorkerControl, output_lock: int, served: int) -> NoReturn:
     """Run until the supervisor says to stop, and end the process.
 
     Args:
@@ -80,7 +80,7 @@ def _end(code: int) -> NoReturn:
 
 
 class _Worker:
-    def __init__(self, control: _core.WorkerSeat, title: str) -> None:
+    def __init__(self, control: _core.WorkerControl, title: str) -> None:
         self._control = control
         self._title = title
         self._named: list[str] = []

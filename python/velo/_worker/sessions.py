@@ -35,7 +35,7 @@ class Sessions:
 
     def __init__(
         self,
-        control: _core.WorkerSeat,
+        control: _core.WorkerControl,
         function_of: Callable[[Client, int], tuple[Callable[..., Any], bool]],
         lines: Callable[[], list[logs.Line]],
     ) -> None:
@@ -69,7 +69,7 @@ class Sessions:
         session = self._attached.get((client.number, place[0]))
         attachment = None if session is None else session.attachment
         if session is not None and attachment is not None and attachment.place == place:
-            client.link.detach(session.core, place)
+            client.link.detach(session.core, *place)
             return
         for session in self._sessions.values():
             for waiting in session.waiting:
@@ -131,9 +131,7 @@ class Sessions:
         self._enter(session, attachment)
         client, link = attachment.client, attachment.client.link
         on_free = functools.partial(self._on_free, session)
-        port, session.core = link.keep(
-            *(loop, attachment.place, attachment.limits, attachment.terms, on_free)
-        )
+        port, session.core = link.begin_session(loop, attachment.request, on_free)
 
         def load() -> tuple[Callable[..., Any], bool]:
             session.function = self._function_of(client, attachment.function)
@@ -173,7 +171,7 @@ class Sessions:
         attachment.client.functions[attachment.function] = session.function
         self._enter(session, attachment)
         self._show(session, attachment)
-        attachment.client.link.attach(session.core, attachment.place, attachment.limits)
+        attachment.client.link.attach(session.core, attachment.request)
         if attachment.withdrawn and session.attachment is attachment:
             session.core.leave()
 

@@ -16,8 +16,8 @@ use velo_supervisor::{
 
 use crate::errors;
 use crate::ffi::fd;
-use crate::process::client::ClientLink;
-use crate::process::worker::WorkerLink;
+use crate::module::worker_link::WorkerLink;
+use crate::process::client::handle::ClientLinkHandle;
 
 pub fn pool_error(error: impl std::fmt::Display) -> PyErr {
     errors::pool(error.to_string())
@@ -237,7 +237,7 @@ fn client_event(py: Python<'_>, event: ClientEvent) -> PyResult<Bound<'_, PyTupl
             end,
             process,
         } => {
-            let end = ClientLink::new(end, process)?;
+            let end = ClientLinkHandle::new(end, process)?;
             (
                 "link",
                 request.0,
@@ -379,14 +379,14 @@ pub fn after_fork_child() {
     embedded::after_fork_child();
 }
 
-/// Serves as the zygote. Returns a `WorkerSeat` in each forked worker, and None in the zygote at
+/// Serves as the zygote. Returns a `WorkerControl` in each forked worker, and None in the zygote at
 /// its end. `fork` is `os.fork`; `preload(module, paths)` imports a module.
 #[pyfunction]
 pub fn serve_zygote(
     py: Python<'_>,
     fork: Py<PyAny>,
     preload: Py<PyAny>,
-) -> PyResult<Option<WorkerSeat>> {
+) -> PyResult<Option<WorkerControlHandle>> {
     // SAFETY: a zygote's main function calls this once, and nothing else in the process knows of
     // the descriptor.
     let fd = unsafe { zygote::inherited_fd() }.map_err(pool_error)?;
@@ -402,10 +402,10 @@ pub fn serve_zygote(
         Err(error) => Err(error.to_string()),
     };
     match zygote::serve(fd, forked, imported).map_err(pool_error)? {
-        zygote::Role::Worker(seat) => {
-            let fd = seat.as_fd().as_raw_fd();
-            Ok(Some(WorkerSeat {
-                seat: Mutex::new(seat),
+        zygote::Role::Worker(control) => {
+            let fd = control.as_fd().as_raw_fd();
+            Ok(Some(WorkerControlHandle {
+                control: Mutex::new(control),
                 fd,
             }))
         }
@@ -421,23 +421,23 @@ fn error_number(py: Python<'_>, error: &PyErr) -> Option<i32> {
     error.value(py).getattr("errno").ok()?.extract().ok()
 }
 
-/// A worker's place at its supervisor.
-#[pyclass(frozen, module = "velo._core")]
-pub struct WorkerSeat {
-    seat: Mutex<WorkerControl>,
+/// A worker's end of the control connection to its supervisor.
+#[pyclass(frozen, module = "velo._core", name = "WorkerControl")]
+pub struct WorkerControlHandle {
+    control: Mutex<WorkerControl>,
     fd: i32,
 }
 
-impl WorkerSeat {
+impl WorkerControlHandle {
     fn lock(&self) -> std::sync::MutexGuard<'_, WorkerControl> {
-        self.seat
+        self.control
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 
 #[pymethods]
-impl WorkerSeat {
+impl WorkerControlHandle {
     /// Readable when `poll` has something to say.
     fn fileno(&self) -> i32 {
         self.fd
