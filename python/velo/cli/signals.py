@@ -18,6 +18,8 @@ import time
 from collections.abc import Callable
 from types import FrameType
 
+from velo import _core
+
 __all__ = ["Signals"]
 
 _NUMBERS = (signal.SIGINT, signal.SIGTERM)
@@ -58,6 +60,7 @@ class Signals:
         for number in _NUMBERS:
             signal.signal(number, self._handle)
         signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+        _leave_to_children()
         threading.Thread(target=self._work, name="velo run signals", daemon=True).start()
 
     def bind(self, loop: asyncio.AbstractEventLoop, hear: _Hear, drain: float) -> None:
@@ -127,3 +130,21 @@ class Signals:
         with contextlib.suppress(Exception):
             self._last()
         os._exit(128 + number)
+
+
+def _leave_to_children() -> None:
+    """Have a process that an inline function forks begin with default signals.
+
+    It would have the handlers of this one, and wake its event loop: `terminate()` on the child
+    would end the command instead.
+    """
+    _core.default_in_children(list(_NUMBERS))
+
+    def in_child() -> None:
+        with contextlib.suppress(ValueError):
+            signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        asyncio._set_running_loop(None)
+
+    os.register_at_fork(after_in_child=in_child)
