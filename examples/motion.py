@@ -3,7 +3,7 @@
 One stream per clip, in worker processes. A stream keeps a slowly changing picture of the background
 and scores each frame by how far it is from that. It sees frames in place, in shared memory.
 
-    pip install 'velo[examples]'
+    pip install 'velo-stream[examples]'
     python examples/motion.py
 
 Prints when something moved in each clip, and draws `examples/out/motion.png`.

@@ -4,7 +4,7 @@ A device sends readings (`{"value": 21.5}`) and is told at once which of them ar
 The statistics are local variables of a stream in a worker process, so one busy device does not hold
 up the others, and the server's event loop only passes messages on.
 
-    pip install fastapi 'uvicorn[standard]' velo
+    pip install fastapi 'uvicorn[standard]' velo-stream
     uvicorn --app-dir examples websocket:app
 
 Connect with any websocket client to ws://127.0.0.1:8000/readings, and look at

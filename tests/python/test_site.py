@@ -16,7 +16,7 @@ from pages import ROOT
 
 pytestmark = pytest.mark.skipif(
     not all(map(importlib.util.find_spec, ("mkdocs", "material", "mkdocstrings"))),
-    reason="needs velo[docs]",
+    reason="needs velo-stream[docs]",
 )
 # What a browser fetches by itself, and the attribute that says from where.
 LOADED = {
@@ -114,7 +114,7 @@ def address(site):
 
 @needs_chromium
 def test_a_browser_finds_a_name_and_asks_no_other_host(address, tmp_path):
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs velo[test]")
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs velo-stream[test]")
     asked, wrong = [], []
     with playwright.sync_playwright() as engine:
         browser = engine.chromium.launch_persistent_context(**how(tmp_path / "profile"))

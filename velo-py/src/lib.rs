@@ -1,50 +1,24 @@
 //! `velo._core`: the Rust half of velo.
 //!
-//! A stream has two halves, in either mode. The user's is a [`channel`]: it offers events and takes
-//! results. The function's is a [`port`]: it takes events and pushes results, and a [`pump`] runs
-//! the user's async generator on it. [`inline`] joins the two by queues in one event loop;
-//! [`client`] and [`worker`] join them by rings in shared memory, through the [`codec`].
+//! A stream has two halves, in either mode. The user's is a channel ([`user`]): it offers events and
+//! takes results. The function's is a port ([`function`]): it takes events and pushes results, and a
+//! pump runs the user's async generator on it. [`inline`] joins the two by queues in one event loop;
+//! [`process`] joins them by rings in shared memory, through the [`codec`]. [`module`] holds the
+//! functions and classes of the Python module that open streams and start processes.
 
-mod aside;
-mod budget;
-mod burst;
 mod cell;
-mod channel;
-mod client;
 mod codec;
-mod control;
 mod csv;
-mod daemon;
 mod errors;
-mod events;
 mod ffi;
 mod function;
 #[cfg(fuzzing)]
 pub mod fuzzing;
-mod group;
 mod inline;
-mod kept;
-mod ledger;
-mod loan;
-mod meter;
-mod opener;
-mod operation;
-mod pace;
-mod port;
-mod pump;
-mod results;
-mod rings;
-mod run;
-mod slow;
-mod state;
-mod stint;
-mod stream;
-mod supervisor;
-mod ticks;
-mod view;
+mod module;
+mod process;
+mod user;
 mod wait;
-mod warm;
-mod worker;
 
 use pyo3::prelude::*;
 
@@ -55,50 +29,52 @@ use ffi::send_slot::install;
 #[pymodule(name = "_core", gil_used = true)]
 mod core {
     #[pymodule_export]
-    use super::client::{ClientLink, Recovery};
-    #[pymodule_export]
     use super::codec::python::{dumps, fingerprint_of, loads};
     #[pymodule_export]
     use super::csv::CsvParser;
     #[pymodule_export]
-    use super::daemon::{default_socket, serve_daemon};
+    use super::function::events::Events;
     #[pymodule_export]
-    use super::events::Events;
+    use super::function::pump::Pump;
     #[pymodule_export]
-    use super::function::StreamPort;
+    use super::function::session::Kept;
     #[pymodule_export]
-    use super::group::{GroupMember, StreamGroup};
+    use super::function::stream_port::StreamPort;
     #[pymodule_export]
-    use super::kept::{Kept, keep_inline};
+    use super::function::ticks::Ticks;
     #[pymodule_export]
-    use super::ledger::Ledger;
+    use super::module::daemon::{default_socket, serve_daemon};
     #[pymodule_export]
-    use super::loan::LoanMemory;
+    use super::module::inline_session::keep_inline;
     #[pymodule_export]
-    use super::opener::open_inline;
+    use super::module::inline_stream::open_inline;
     #[pymodule_export]
-    use super::operation::Operation;
-    #[pymodule_export]
-    use super::pump::Pump;
-    #[pymodule_export]
-    use super::results::Results;
-    #[pymodule_export]
-    use super::run::Run;
-    #[pymodule_export]
-    use super::stream::{Opened, StreamBase};
-    #[pymodule_export]
-    use super::supervisor::{
+    use super::module::supervisor::{
         SupervisorClient, WorkerSeat, after_fork_child, after_fork_parent, before_fork,
         serve_zygote, shutdown, status, usable_cores,
     };
     #[pymodule_export]
-    use super::ticks::Ticks;
+    use super::module::warm::warm_up;
     #[pymodule_export]
-    use super::view::View;
+    use super::process::client::{ClientLink, Recovery};
     #[pymodule_export]
-    use super::warm::warm_up;
+    use super::process::loan::LoanMemory;
     #[pymodule_export]
-    use super::worker::{LinkWatch, WorkerLink};
+    use super::process::view::View;
+    #[pymodule_export]
+    use super::process::worker::{LinkWatch, WorkerLink};
+    #[pymodule_export]
+    use super::user::function_stats::Ledger;
+    #[pymodule_export]
+    use super::user::group::{GroupMember, StreamGroup};
+    #[pymodule_export]
+    use super::user::operation::Operation;
+    #[pymodule_export]
+    use super::user::results::Results;
+    #[pymodule_export]
+    use super::user::run::Run;
+    #[pymodule_export]
+    use super::user::stream::{Opened, StreamBase};
 
     use super::{Bound, PyModule, PyModuleMethods, PyResult, install};
 

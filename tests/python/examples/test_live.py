@@ -16,9 +16,9 @@ import pytest_asyncio
 from browsing import how, needs_chromium
 from serving import served, status
 
-playwright = pytest.importorskip("playwright.async_api", reason="needs velo[test]")
-pytest.importorskip("fastapi", reason="needs velo[test]")
-pytest.importorskip("uvicorn", reason="needs velo[test]")
+playwright = pytest.importorskip("playwright.async_api", reason="needs velo-stream[test]")
+pytest.importorskip("fastapi", reason="needs velo-stream[test]")
+pytest.importorskip("uvicorn", reason="needs velo-stream[test]")
 pytestmark = [needs_chromium, pytest.mark.asyncio(loop_scope="module")]
 
 LIVE = Path(__file__).resolve().parents[3] / "examples" / "live"

@@ -10,8 +10,8 @@ import pytest
 from serving import served
 from standalone import Daemon
 
-pytest.importorskip("uvicorn", reason="needs velo[test]")
-pytest.importorskip("fastapi", reason="needs velo[test]")
+pytest.importorskip("uvicorn", reason="needs velo-stream[test]")
+pytest.importorskip("fastapi", reason="needs velo-stream[test]")
 
 EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
 

@@ -11,7 +11,7 @@ import pytest
 
 from helpers import environment, until_sync, write_script
 
-pytest.importorskip("gunicorn", reason="needs velo[test]")
+pytest.importorskip("gunicorn", reason="needs velo-stream[test]")
 
 APP = """
     import json, os

@@ -15,11 +15,11 @@ LOOPS = ["asyncio", "debug", "uvloop", "anyio", "eager"]
 def run(loop, main):
     """Runs a coroutine function in a loop of this kind."""
     if loop == "uvloop":
-        uvloop = pytest.importorskip("uvloop", reason="needs velo[test]")
+        uvloop = pytest.importorskip("uvloop", reason="needs velo-stream[test]")
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(main())
     if loop == "anyio":
-        anyio = pytest.importorskip("anyio", reason="needs velo[test]")
+        anyio = pytest.importorskip("anyio", reason="needs velo-stream[test]")
         return anyio.run(main)
     if loop == "eager":
         if not hasattr(asyncio, "eager_task_factory"):
@@ -105,7 +105,7 @@ def test_cancelled_waits_lose_nothing(mode, loop):
 
 
 def test_an_anyio_cancel_scope(mode):
-    anyio = pytest.importorskip("anyio", reason="needs velo[test]")
+    anyio = pytest.importorskip("anyio", reason="needs velo-stream[test]")
 
     async def main():
         async with functions.echo.options(mode=mode).open() as stream:

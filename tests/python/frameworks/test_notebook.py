@@ -10,8 +10,8 @@ import pytest
 
 from helpers import environment
 
-nbclient = pytest.importorskip("nbclient", reason="needs velo[test]")
-pytest.importorskip("ipykernel", reason="needs velo[test]")
+nbclient = pytest.importorskip("nbclient", reason="needs velo-stream[test]")
+pytest.importorskip("ipykernel", reason="needs velo-stream[test]")
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ import pytest
 from helpers import until
 from serving import served, status
 
-websockets = pytest.importorskip("websockets", reason="needs velo[test]")
-pytest.importorskip("uvicorn", reason="needs velo[test]")
+websockets = pytest.importorskip("websockets", reason="needs velo-stream[test]")
+pytest.importorskip("uvicorn", reason="needs velo-stream[test]")
 
 EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
 

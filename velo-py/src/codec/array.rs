@@ -19,7 +19,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyTuple};
 
 use super::Codec;
-use super::blank::seal;
+use super::array_spec::seal;
 use super::decode::{Decoder, Fault, fault, judge};
 use super::dtype::{Known, Numpy};
 use super::encode::{Encoder, changed};

@@ -35,7 +35,7 @@
 //! Arrays, and other buffers that pickle hands over out of band, arrive read-only, copied or not.
 
 mod array;
-mod blank;
+mod array_spec;
 mod container;
 mod decode;
 mod dtype;
@@ -58,7 +58,7 @@ use pyo3::prelude::*;
 use crate::cell::GilCell;
 use crate::ffi::objects::{Exact, exact, utf8};
 
-pub use blank::{Blank, seal};
+pub use array_spec::{Blank, seal};
 pub use error::{DecodeError, EncodeError, Overflow};
 pub use fingerprint::fingerprint;
 pub use out::{Out, SliceOut, VecOut};

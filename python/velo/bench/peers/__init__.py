@@ -88,7 +88,7 @@ def choose(wanted: frozenset[str] | None) -> tuple[dict[str, Peer], dict[str, st
                 )
                 continue
         elif peer.module is not None and importlib.util.find_spec(peer.module) is None:
-            missing[name] = "pip install 'velo[bench]'"
+            missing[name] = "pip install 'velo-stream[bench]'"
             continue
         there[name] = peer
     return there, missing

@@ -21,7 +21,7 @@ def measure(plan: Plan) -> Iterator[Row]:
         if plan.peers is not None:
             libraries.remove(name)
         elif importlib.util.find_spec(name) is None:
-            plan.warn(f"{name}, which is not installed (pip install 'velo[bench]')")
+            plan.warn(f"{name}, which is not installed (pip install 'velo-stream[bench]')")
             libraries.remove(name)
     for value in VALUES:
         if value == ARRAY and importlib.util.find_spec("numpy") is None:

@@ -26,7 +26,7 @@ def python() -> Check:
     """Look at the interpreter, and at the compiled half of velo."""
     found = f"{platform.python_implementation()} {platform.python_version()}, {sys.executable}"
     if _core.__version__ != velo.__version__:
-        advice = "install velo anew: `pip install --force-reinstall velo`"
+        advice = "reinstall velo: `pip install --force-reinstall velo-stream`"
         found += f"; velo {velo.__version__} with a core of version {_core.__version__}"
         return Check("python", FAIL, found, advice)
     if sys.version_info < (3, 11) or platform.python_implementation() != "CPython":

@@ -1,0 +1,215 @@
+//! The function's half of a stream: where its events come from and its results go.
+//!
+//! A [`Port`] can take events and push results and nothing else; the user's half is a
+//! [`Channel`](crate::user::channel::Channel). Both modes have one of each.
+
+use std::sync::Arc;
+
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+use velo_shm::Allowance;
+
+use crate::cell::GilCell;
+use crate::errors::Thrown;
+use crate::function::eager::Aside;
+use crate::function::session::KeptPort;
+use crate::inline::InlineStream;
+use crate::process::worker::RingPort;
+use crate::wait::{Wait, complete};
+
+/// What asking for the next event came to.
+pub enum Next {
+    /// An event. The one before it counts as handled.
+    Event(Py<PyAny>),
+    /// Nothing is there yet. All events before count as handled.
+    Empty,
+    /// The input has ended.
+    Ended,
+}
+
+/// What a port has of its function: where it waits, and what steps it.
+#[derive(Default)]
+pub struct FunctionSide {
+    /// For an event.
+    pub event: Wait,
+    /// For room for a result.
+    pub space: Wait,
+    /// Steps the function at once when the worker was woken for it. None before and after it runs,
+    /// and inline.
+    pub aside: GilCell<Option<Arc<Aside>>>,
+    /// What the function's task sleeps on while the function is stepped aside.
+    pub parked: GilCell<Option<Py<PyAny>>>,
+}
+
+impl FunctionSide {
+    /// Registers the running task to be woken when an event is there.
+    pub fn wait_event(&self, py: Python<'_>, event_loop: &Py<PyAny>) -> PyResult<Py<PyAny>> {
+        if let Some(parked) = self.parked.with(py, Option::take)? {
+            self.event.resume(py, parked.clone_ref(py))?;
+            return Ok(parked);
+        }
+        self.event.start(event_loop.bind(py))
+    }
+
+    /// Lets the function look for events: right now, if it waits for nothing else.
+    pub fn go_on(&self, py: Python<'_>) {
+        let aside = self.aside.with(py, |place| place.clone());
+        self.go_on_by(py, aside.ok().flatten().as_deref());
+    }
+
+    /// The same, by what steps the function.
+    pub fn go_on_by(&self, py: Python<'_>, aside: Option<&Aside>) {
+        let Some(aside) = aside else {
+            return self.event.wake(py);
+        };
+        if let Err(error) = self.step(py, aside) {
+            error.write_unraisable(py, None); // its task goes on all the same
+        }
+    }
+
+    fn step(&self, py: Python<'_>, aside: &Aside) -> PyResult<()> {
+        let Some(future) = self.event.park(py) else {
+            return Ok(()); // it does not wait, or another task does so for it
+        };
+        self.parked
+            .with(py, |place| *place = Some(future.clone_ref(py)))?;
+        let stepped = aside.step_parked(py, &future);
+        // Unless the function waits on it again, its task has to see what it waits for now.
+        if let Some(parked) = self.parked.with(py, Option::take)? {
+            complete(parked.bind(py));
+        }
+        stepped
+    }
+
+    /// The function is not stepped any more.
+    pub fn forget_steps(&self, py: Python<'_>) {
+        drop(self.aside.with(py, Option::take));
+    }
+}
+
+/// The function's half, in either mode.
+#[derive(Clone)]
+pub enum Port {
+    /// Queues in this process.
+    Inline(Arc<InlineStream>),
+    /// Rings in shared memory.
+    Ring(Arc<RingPort>),
+    /// Either of them, or none at present; and whether it is an inline stream.
+    Kept(Arc<KeptPort>, bool),
+}
+
+macro_rules! either {
+    ($port:expr, $side:ident => $call:expr) => {
+        match $port {
+            Port::Inline($side) => $call,
+            Port::Ring($side) => $call,
+            Port::Kept($side, _) => $call,
+        }
+    };
+}
+
+impl Port {
+    /// The next event, without waiting.
+    #[inline]
+    pub fn next_event(&self, py: Python<'_>) -> Result<Next, Thrown> {
+        either!(self, side => side.next_event(py))
+    }
+
+    /// Registers the running task to be woken when an event is there. None: one has come already.
+    pub fn wait_event(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
+        either!(self, side => side.wait_event(py))
+    }
+
+    /// The wait for an event was given up.
+    pub fn stop_waiting(&self, py: Python<'_>) {
+        either!(self, side => side.event_wait().clear(py));
+    }
+
+    /// Whether a task waits for an event.
+    pub fn is_waiting(&self, py: Python<'_>) -> bool {
+        either!(self, side => side.event_wait().is_waiting(py))
+    }
+
+    /// Whether `future` is what the function waits on for an event, or for room.
+    pub fn is_wait(&self, py: Python<'_>, future: &Py<PyAny>) -> bool {
+        either!(self, side => {
+            side.event_wait().is_on(py, future) || side.space_wait().is_on(py, future)
+        })
+    }
+
+    /// Has the function look again, although no event came.
+    pub fn wake_function(&self, py: Python<'_>) {
+        either!(self, side => side.event_wait().wake(py));
+    }
+
+    /// The loop that the function runs in.
+    pub fn event_loop(&self) -> &Py<PyAny> {
+        either!(self, side => side.event_loop())
+    }
+
+    /// Queues a result; false when there is no room for it now.
+    #[inline]
+    pub fn push(&self, py: Python<'_>, result: &Bound<'_, PyAny>) -> PyResult<bool> {
+        either!(self, side => side.push(py, result))
+    }
+
+    /// What the function's state begins as.
+    pub fn state<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        match self {
+            Port::Inline(_) | Port::Kept(..) => Ok(PyDict::new(py)),
+            Port::Ring(side) => side.state(py),
+        }
+    }
+
+    /// Makes the results so far visible to the other half: the function may go on to compute for
+    /// long.
+    #[inline]
+    pub fn show_results(&self, py: Python<'_>) {
+        match self {
+            Port::Inline(_) => {} // nobody else runs before the function waits
+            Port::Ring(side) => side.show_results(py),
+            Port::Kept(side, _) => side.show_results(py),
+        }
+    }
+
+    /// Makes what was done so far visible to the other half.
+    #[inline]
+    pub fn flush(&self, py: Python<'_>) {
+        either!(self, side => side.flush(py));
+    }
+
+    /// Registers the running task to be woken when there is room for a result. None: there is.
+    pub fn wait_space(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
+        either!(self, side => side.wait_space(py))
+    }
+
+    /// The wait for room was given up.
+    pub fn stop_waiting_space(&self, py: Python<'_>) {
+        either!(self, side => side.space_wait().clear(py));
+    }
+
+    /// Whether the stream was cancelled from the user's half.
+    pub fn is_cancelled(&self, py: Python<'_>) -> bool {
+        either!(self, side => side.is_cancelled(py))
+    }
+
+    /// Which event the function took last, counted from 1; 0 before the first.
+    pub fn event(&self, py: Python<'_>) -> u64 {
+        either!(self, side => side.event(py))
+    }
+
+    /// A step that has begun may go on for so long from now.
+    #[inline]
+    pub fn allow(&self, py: Python<'_>, allowance: Option<Allowance>) {
+        match self {
+            Port::Inline(_) => {} // there is nobody to stop it
+            Port::Ring(side) => side.allow(allowance),
+            Port::Kept(side, _) => side.allow(py, allowance),
+        }
+    }
+
+    /// The function has ended. The user's half sees this after the last result.
+    pub fn finish(&self, py: Python<'_>, outcome: Result<(), PyErr>) {
+        either!(self, side => side.finish(py, outcome));
+    }
+}

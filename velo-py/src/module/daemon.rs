@@ -1,0 +1,70 @@
+//! The standalone supervisor for Python: the same as the embedded one, in a process of its own.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use pyo3::prelude::*;
+use velo_supervisor::{DaemonOptions, LogFormat, daemon};
+
+use crate::module::supervisor::pool_error;
+
+/// Runs a standalone supervisor in this process until it is told to stop. `ready` is called with the
+/// path of its socket once clients can connect.
+#[pyfunction]
+#[pyo3(signature = (
+    command, env, ready, *, runtime, socket=None, workers=(0, None), preload=Vec::new(), json=false,
+    idle_timeout=10.0, stop_timeout=10.0, hello_timeout=5.0, max_clients=1000, client_workers=None,
+    client_streams=None,
+))]
+#[allow(clippy::too_many_arguments)]
+pub fn serve_daemon(
+    py: Python<'_>,
+    command: Vec<OsString>,
+    env: Vec<(OsString, OsString)>,
+    ready: Py<PyAny>,
+    runtime: String,
+    socket: Option<PathBuf>,
+    workers: (u32, Option<u32>),
+    preload: Vec<String>,
+    json: bool,
+    idle_timeout: f64,
+    stop_timeout: f64,
+    hello_timeout: f64,
+    max_clients: usize,
+    client_workers: Option<u32>,
+    client_streams: Option<u32>,
+) -> PyResult<()> {
+    let mut options = DaemonOptions::new(command);
+    let (min, max) = workers;
+    options.pool.env = env;
+    options.pool.min_workers = min;
+    options.pool.max_workers = max;
+    options.pool.idle_timeout = Duration::from_secs_f64(idle_timeout);
+    options.socket = socket;
+    options.runtime = runtime;
+    options.preload = preload;
+    if json {
+        options.log_format = LogFormat::Json;
+    }
+    options.max_clients = max_clients;
+    options.client_workers = client_workers;
+    options.client_streams = client_streams;
+    options.stop_bound = Duration::from_secs_f64(stop_timeout);
+    options.hello_bound = Duration::from_secs_f64(hello_timeout);
+    let ready = |path: &Path| {
+        Python::attach(|py| {
+            if let Err(error) = ready.call1(py, (path,)) {
+                error.write_unraisable(py, None);
+            }
+        });
+    };
+    py.detach(|| daemon::serve(options, ready))
+        .map_err(pool_error)
+}
+
+/// Where clients and standalone supervisors meet when nothing else is said.
+#[pyfunction]
+pub fn default_socket() -> PathBuf {
+    daemon::default_socket()
+}

@@ -1,0 +1,8 @@
+//! Streams between two processes: rings in shared memory, as the client and the worker use them.
+
+pub mod client;
+pub mod control;
+pub mod loan;
+pub mod ring_pair;
+pub mod view;
+pub mod worker;

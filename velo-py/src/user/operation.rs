@@ -1,0 +1,428 @@
+//! `send`, `recv` and their relatives: awaitables that are done at once whenever they can be.
+//!
+//! Nothing happens before the first step, so an operation that is never awaited does nothing. A
+//! cancelled one has done nothing either, but for `send_batch`, which may have sent a part.
+
+use std::sync::Arc;
+
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::prelude::*;
+use pyo3::types::PyList;
+
+use crate::cell::GilCell;
+use crate::codec::Blank;
+use crate::errors::{self, Thrown};
+use crate::ffi::destroy::destroy;
+use crate::ffi::send_slot::{Awaitable, Step, coroutine_methods};
+use crate::user::batch::Burst;
+use crate::user::channel::{Offer, Take, Want, WhenFull};
+use crate::user::state::StreamCore;
+use crate::wait::complete;
+
+/// What is to be done.
+pub enum What {
+    /// Send one event.
+    Send(Py<PyAny>),
+    /// Send all that this iterator gives.
+    SendBatch(Py<PyAny>),
+    /// Send what was put back.
+    SendPutBack,
+    /// Receive one result; a private copy of it, or not.
+    Recv(bool),
+    /// Receive at least one result, at most so many, as `Recv` does.
+    RecvBatch(usize, bool),
+    /// Lend an array like this.
+    Loan(Blank),
+    /// End the input, for this reason.
+    End(String),
+    /// Wait, while closing, until the stream may be over, or a result is there that nobody else
+    /// will take. Ends after one wake-up, whatever for.
+    Closing,
+    /// Wait, while another task receives, until every event may be handled. Ends after one wake-up.
+    Handled,
+}
+
+/// One pending operation on a stream.
+#[pyclass(frozen, module = "velo._core")]
+pub struct Operation {
+    core: Arc<StreamCore>,
+    progress: GilCell<Progress>,
+}
+
+struct Progress {
+    /// None once done.
+    what: Option<What>,
+    /// What the task sleeps on, and where.
+    asleep: Option<(Place, Py<PyAny>)>,
+}
+
+#[derive(Clone, Copy)]
+enum Place {
+    Sending,
+    Lending,
+    Receiving,
+    Closing,
+}
+
+impl Operation {
+    /// An operation that has not begun.
+    pub fn new(core: Arc<StreamCore>, what: What) -> Self {
+        let progress = Progress {
+            what: Some(what),
+            asleep: None,
+        };
+        Operation {
+            core,
+            progress: GilCell::new(progress),
+        }
+    }
+
+    /// Goes on until it is done or has something to wait for.
+    #[inline]
+    pub fn next(&self, py: Python<'_>) -> PyResult<Step> {
+        self.progress
+            .with(py, |progress| self.advance(py, progress))?
+    }
+
+    /// Gives up.
+    pub fn stop(&self, py: Python<'_>) -> PyResult<()> {
+        Ok(self.progress.with(py, |progress| {
+            self.stop_waiting(py, progress);
+            progress.what = None;
+        })?)
+    }
+
+    fn advance(&self, py: Python<'_>, progress: &mut Progress) -> PyResult<Step> {
+        let Some(what) = progress.what.as_mut() else {
+            return Err(PyRuntimeError::new_err(
+                "cannot await the same stream operation twice",
+            ));
+        };
+        self.core.check_loop(py)?;
+        let resumed = progress.asleep.take().is_some();
+        if !resumed && self.core.stint.is_over() {
+            return Ok(Step::Yield(py.None()));
+        }
+        let outcome = match what {
+            What::Send(event) => self.send_one(py, event.bind(py)),
+            What::SendBatch(source) => self.send_batch(py, &source.clone_ref(py)),
+            What::SendPutBack => self.send_all_put_back(py),
+            What::Recv(private) => self.recv(py, *private),
+            What::RecvBatch(max, private) => self.recv_batch(py, *max, *private),
+            What::Loan(blank) => self.loan(py, blank),
+            What::End(why) => self.end(py, why),
+            What::Closing => self.wait_for_end(py, resumed),
+            What::Handled => self.wait_until_handled(py, resumed),
+        };
+        match outcome {
+            Ok(Step::Yield(future)) => {
+                let place = match what {
+                    What::Send(_) | What::SendBatch(_) | What::SendPutBack => Place::Sending,
+                    What::Loan(_) => Place::Lending,
+                    What::End(_) | What::Closing | What::Handled => Place::Closing,
+                    What::Recv(_) | What::RecvBatch(..) => Place::Receiving,
+                };
+                progress.asleep = Some((place, future.clone_ref(py)));
+                Ok(Step::Yield(future))
+            }
+            done => {
+                progress.what = None;
+                done
+            }
+        }
+    }
+
+    fn send_one(&self, py: Python<'_>, event: &Bound<'_, PyAny>) -> PyResult<Step> {
+        loop {
+            self.core.check_open(py)?;
+            if self.core.full == WhenFull::DropOldest {
+                self.core.send_newest(py, event)?;
+                return Ok(Step::Return(py.None()));
+            }
+            match self.core.offer(py, event)? {
+                Offer::Sent => {
+                    self.core.sent(py, 1)?;
+                    return Ok(Step::Return(py.None()));
+                }
+                Offer::Full if self.core.full == WhenFull::Error => {
+                    return Err(self.buffer_full(py, 0, event));
+                }
+                Offer::Full => {
+                    if let Some(step) = self.wait_for_room(py)? {
+                        return Ok(step);
+                    }
+                }
+            }
+        }
+    }
+
+    fn wait_for_room(&self, py: Python<'_>) -> PyResult<Option<Step>> {
+        if self.core.channel.is_finished(py)? {
+            return Err(self.core.ended_early(py));
+        }
+        self.core.spin(py, Want::SPACE)?;
+        self.core.sleep(py, &self.core.waits.send, Want::SPACE)
+    }
+
+    /// The error of a stream that does not wait for room, or that of its end.
+    #[cold]
+    fn buffer_full(&self, py: Python<'_>, sent: u64, event: &Bound<'_, PyAny>) -> PyErr {
+        match self.core.channel.is_finished(py) {
+            Ok(true) => self.core.ended_early(py),
+            Ok(false) => errors::buffer_full(&self.core.name, sent, event),
+            Err(error) => error,
+        }
+    }
+
+    fn send_batch(&self, py: Python<'_>, source: &Py<PyAny>) -> PyResult<Step> {
+        let mut burst = Burst::new(&self.core);
+        let outcome = self.core.check_open(py).and_then(|()| {
+            if let Some(step) = self.send_put_back(py)? {
+                return Ok(step);
+            }
+            loop {
+                let Some(event) = next_of(source.bind(py))? else {
+                    return Ok(Step::Return(py.None()));
+                };
+                if self.core.full == WhenFull::DropOldest {
+                    self.core.send_newest(py, &event)?;
+                    continue;
+                }
+                match self.core.offer(py, &event)? {
+                    Offer::Sent => burst.add(py)?,
+                    Offer::Full if self.core.full == WhenFull::Error => {
+                        return Err(self.buffer_full(py, burst.sent(), &event));
+                    }
+                    Offer::Full => {
+                        burst.show(py)?;
+                        self.core.put_back(py, event.unbind())?;
+                        if let Some(step) = self.send_put_back(py)? {
+                            return Ok(step);
+                        }
+                    }
+                }
+            }
+        });
+        burst.show(py)?;
+        outcome
+    }
+
+    fn send_all_put_back(&self, py: Python<'_>) -> PyResult<Step> {
+        self.core.check_open(py)?;
+        let step = self.send_put_back(py)?;
+        Ok(step.unwrap_or_else(|| Step::Return(py.None())))
+    }
+
+    /// Sends what was put back; the step to take while there is no room for it.
+    fn send_put_back(&self, py: Python<'_>) -> PyResult<Option<Step>> {
+        while !self.core.send_stash(py)? {
+            if let Some(step) = self.wait_for_room(py)? {
+                return Ok(Some(step));
+            }
+        }
+        Ok(None)
+    }
+
+    fn loan(&self, py: Python<'_>, blank: &Blank) -> PyResult<Step> {
+        loop {
+            self.core.check_open(py)?;
+            if let Some(array) = self.core.channel.loan(py, blank)? {
+                return Ok(Step::Return(array));
+            }
+            if self.core.channel.is_finished(py)? {
+                return Err(self.core.ended_early(py));
+            }
+            let want = Want {
+                loan: blank.len(),
+                ..Want::NOTHING
+            };
+            if let Some(step) = self.core.sleep(py, &self.core.waits.loan, want)? {
+                return Ok(step);
+            }
+        }
+    }
+
+    fn recv(&self, py: Python<'_>, private: bool) -> PyResult<Step> {
+        self.core.check_thread()?;
+        loop {
+            match self.core.take_as(py, private)? {
+                Take::Item(result) => {
+                    self.core.touch(py)?;
+                    self.core.channel.flush_results(py)?;
+                    return Ok(Step::Return(result));
+                }
+                Take::Ended => return Err(self.core.why_over(py)),
+                Take::Empty => {
+                    if let Some(step) = self.wait_for_results(py, Want::RESULTS)? {
+                        return Ok(step);
+                    }
+                }
+            }
+        }
+    }
+
+    fn recv_batch(&self, py: Python<'_>, max: usize, private: bool) -> PyResult<Step> {
+        self.core.check_thread()?;
+        let results = PyList::empty(py);
+        while results.len() < max {
+            match self.core.take_as(py, private) {
+                Ok(Take::Item(result)) => results.append(result)?,
+                Ok(_) if !results.is_empty() => break,
+                Ok(Take::Ended) => return Err(self.core.why_over(py)),
+                Ok(Take::Empty) => {
+                    if let Some(step) = self.wait_for_results(py, Want::RESULTS)? {
+                        return Ok(step);
+                    }
+                }
+                Err(error) if results.is_empty() => return Err(error.into()),
+                Err(error) => {
+                    // The results before it arrive first.
+                    self.core.defer(py, error)?;
+                    break;
+                }
+            }
+        }
+        self.core.touch(py)?;
+        self.core.channel.flush_results(py)?;
+        Ok(Step::Return(results.into_any().unbind()))
+    }
+
+    fn wait_for_end(&self, py: Python<'_>, resumed: bool) -> PyResult<Step> {
+        self.core.check_thread()?;
+        if resumed || self.core.state.with(py, |state| state.is_over())? {
+            return Ok(Step::Return(py.None()));
+        }
+        // A receiver takes the results, and its end wakes this; otherwise they wake this.
+        let results = !self.core.has_receiver(py)?;
+        let space = !self.core.state.with(py, |state| state.has_told_end())?;
+        let want = Want {
+            results,
+            space,
+            bulk: results && space,
+            ..Want::NOTHING
+        };
+        self.core.channel.flush_results(py)?;
+        let step = self.core.sleep(py, &self.core.waits.closing, want)?;
+        Ok(step.unwrap_or_else(|| Step::Return(py.None())))
+    }
+
+    fn wait_until_handled(&self, py: Python<'_>, resumed: bool) -> PyResult<Step> {
+        self.core.check_thread()?;
+        let (sent, handled) = self.core.channel.progress(py)?;
+        if resumed || sent == handled || self.core.state.with(py, |state| state.is_over())? {
+            return Ok(Step::Return(py.None()));
+        }
+        let want = Want {
+            handled: true,
+            ..Want::NOTHING
+        };
+        let step = self.core.sleep(py, &self.core.waits.closing, want)?;
+        Ok(step.unwrap_or_else(|| Step::Return(py.None())))
+    }
+
+    fn wait_for_results(&self, py: Python<'_>, want: Want) -> PyResult<Option<Step>> {
+        self.core.channel.flush_results(py)?;
+        self.core.spin(py, want)?;
+        self.core.sleep(py, &self.core.waits.recv, want)
+    }
+
+    fn end(&self, py: Python<'_>, why: &str) -> PyResult<Step> {
+        while !self.core.try_end(py, why)? {
+            if let Some(step) = self.core.sleep(py, &self.core.waits.closing, Want::SPACE)? {
+                return Ok(step);
+            }
+        }
+        Ok(Step::Return(py.None()))
+    }
+
+    /// The future that its task sleeps on, while it waits to send.
+    fn sleeps_on(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
+        Ok(self.progress.with(py, |progress| match &progress.asleep {
+            Some((Place::Sending, future)) => Some(future.clone_ref(py)),
+            _ => None,
+        })?)
+    }
+
+    fn stop_waiting(&self, py: Python<'_>, progress: &mut Progress) {
+        let Some((place, future)) = progress.asleep.take() else {
+            return;
+        };
+        let waits = &self.core.waits;
+        match place {
+            Place::Sending => waits.send.clear_if(py, &future),
+            Place::Lending => waits.loan.clear_if(py, &future),
+            Place::Receiving => waits.recv.clear_if(py, &future),
+            Place::Closing => waits.closing.clear_if(py, &future),
+        }
+    }
+}
+
+impl Drop for Operation {
+    /// A task that is gone waits for nothing.
+    fn drop(&mut self) {
+        destroy(|py| {
+            let _ = self
+                .progress
+                .with(py, |progress| self.stop_waiting(py, progress));
+        });
+    }
+}
+
+/// The next item of a plain iterator.
+pub fn next_of<'py>(iterator: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyAny>>> {
+    // SAFETY: `iterator` is a live object; the result is a new reference, or NULL at the end or
+    // with an error set. PyIter_Next itself must only be called on iterators.
+    unsafe {
+        let object = iterator.as_ptr();
+        if pyo3::ffi::PyIter_Check(object) == 0 {
+            return Err(pyo3::exceptions::PyTypeError::new_err(
+                "the source is not an iterator",
+            ));
+        }
+        let item = pyo3::ffi::PyIter_Next(object);
+        match Bound::from_owned_ptr_or_opt(iterator.py(), item) {
+            Some(item) => Ok(Some(item)),
+            None => PyErr::take(iterator.py()).map_or(Ok(None), Err),
+        }
+    }
+}
+
+impl Awaitable for Operation {
+    #[inline]
+    fn step(slf: &Bound<'_, Self>, _value: &Bound<'_, PyAny>) -> Result<Step, Thrown> {
+        Ok(slf.get().next(slf.py())?)
+    }
+
+    fn throw(slf: &Bound<'_, Self>, error: PyErr) -> PyResult<Step> {
+        slf.get().stop(slf.py())?;
+        Err(error)
+    }
+}
+
+#[pymethods]
+impl Operation {
+    fn close(&self, py: Python<'_>) -> PyResult<()> {
+        self.stop(py)
+    }
+
+    /// While its task sleeps: leaves the place where it waits to others. It sleeps until `_resume`.
+    fn _pause(&self, py: Python<'_>) -> PyResult<()> {
+        let future = self.sleeps_on(py)?;
+        if let Some(future) = future {
+            self.core.waits.send.clear_if(py, &future);
+        }
+        Ok(())
+    }
+
+    /// Has its task look again.
+    fn _resume(&self, py: Python<'_>) -> PyResult<()> {
+        let future = self.sleeps_on(py)?;
+        if let Some(future) = future {
+            self.core.waits.send.clear_if(py, &future);
+            complete(future.bind(py));
+        }
+        Ok(())
+    }
+}
+
+coroutine_methods!(Operation);

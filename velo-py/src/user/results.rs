@@ -1,0 +1,302 @@
+//! `async for result in stream` and `stream.feed(...)`: results one by one, moved in bursts.
+
+use std::sync::Arc;
+
+use pyo3::exceptions::PyStopAsyncIteration;
+use pyo3::prelude::*;
+
+use crate::cell::GilCell;
+use crate::errors::Thrown;
+use crate::ffi::destroy::destroy;
+use crate::ffi::send_slot::{Awaitable, Step, coroutine_methods};
+use crate::user::batch::Burst;
+use crate::user::channel::{Offer, Take, Want};
+use crate::user::operation::next_of;
+use crate::user::state::StreamCore;
+
+/// While results keep coming, the source is asked for more at every so many of them.
+const FEED_EVERY: u32 = 64;
+/// Room that results took is given back at every so many of them.
+const FLUSH_EVERY: u32 = 32;
+
+/// When an iteration ends, at the latest with the stream.
+#[derive(Clone, Copy, PartialEq)]
+enum Until {
+    /// With the stream.
+    End,
+    /// When the source is exhausted and every event is handled.
+    Handled,
+}
+
+/// An async iterator over results. It is its own `__anext__` awaitable.
+#[pyclass(frozen, module = "velo._core")]
+pub struct Results {
+    core: Arc<StreamCore>,
+    state: GilCell<State>,
+}
+
+struct State {
+    /// Where events come from; None once it is exhausted, or if there never was one.
+    source: Option<Py<PyAny>>,
+    until: Until,
+    /// What the stream knows this iteration by, from its first step to its end.
+    number: Option<u64>,
+    begun: bool,
+    until_feed: u32,
+    until_flush: u32,
+    /// What the task sleeps on.
+    asleep: Option<Py<PyAny>>,
+    over: bool,
+}
+
+impl Drop for Results {
+    fn drop(&mut self) {
+        destroy(|py| {
+            let _ = self.state.with(py, |state| {
+                self.stop_waiting(py, state);
+                self.over(py, state);
+            });
+        });
+    }
+}
+
+impl Results {
+    /// All results up to the end of the stream.
+    pub fn drain(core: Arc<StreamCore>) -> Self {
+        Results::new(core, None, Until::End)
+    }
+
+    /// Sends what `source` gives while it receives; ends when all of it is handled.
+    pub fn feed(core: Arc<StreamCore>, source: Py<PyAny>) -> Self {
+        Results::new(core, Some(source), Until::Handled)
+    }
+
+    fn new(core: Arc<StreamCore>, source: Option<Py<PyAny>>, until: Until) -> Self {
+        let state = State {
+            source,
+            until,
+            number: None,
+            begun: false,
+            until_feed: 0,
+            until_flush: FLUSH_EVERY,
+            asleep: None,
+            over: false,
+        };
+        Results {
+            core,
+            state: GilCell::new(state),
+        }
+    }
+
+    /// The next result, or what to wait for; None at the end.
+    #[inline]
+    pub fn next(&self, py: Python<'_>) -> Result<Option<Step>, Thrown> {
+        self.state.with(py, |state| self.advance(py, state))?
+    }
+
+    /// The wait is given up.
+    pub fn stop(&self, py: Python<'_>) -> PyResult<()> {
+        Ok(self.state.with(py, |state| self.stop_waiting(py, state))?)
+    }
+
+    #[inline]
+    fn advance(&self, py: Python<'_>, state: &mut State) -> Result<Option<Step>, Thrown> {
+        let awoken = state.asleep.take().is_some();
+        if !std::mem::replace(&mut state.begun, true) {
+            self.core.check_loop(py)?;
+            state.number = Some(self.core.iteration_begins(py)?);
+            if state.source.is_some() {
+                self.core.check_open(py)?;
+            }
+        }
+        if state.over {
+            return Ok(None);
+        }
+        self.core.check_thread()?;
+        if state.until_flush == FLUSH_EVERY && self.core.stint.is_over() {
+            state.until_flush = FLUSH_EVERY - 1;
+            if state.source.is_some() {
+                self.fill(py, state)?; // the function has work while others have their turn
+            }
+            return Ok(Some(Step::Yield(py.None())));
+        }
+        loop {
+            if state.until_feed == 0 && state.source.is_some() {
+                self.fill(py, state)?;
+                state.until_feed = FEED_EVERY;
+            }
+            match self.core.take(py) {
+                Ok(Take::Item(result)) => {
+                    state.until_feed = state.until_feed.saturating_sub(1);
+                    state.until_flush -= 1;
+                    if state.until_flush == 0 || awoken {
+                        state.until_flush = FLUSH_EVERY;
+                        self.core.touch(py)?;
+                        self.core.channel.flush_results(py)?;
+                    }
+                    return Ok(Some(Step::Return(result)));
+                }
+                Ok(Take::Empty) => {}
+                Ok(Take::Ended) => {
+                    self.over(py, state);
+                    return Ok(None);
+                }
+                Err(error) => {
+                    self.over(py, state);
+                    return Err(error);
+                }
+            }
+            state.until_feed = 0;
+            self.core.channel.flush_results(py)?;
+            let mut want = Want {
+                bulk: state.until == Until::Handled,
+                ..Want::RESULTS
+            };
+            if state.source.is_some() {
+                want.space = true;
+                if self.core.channel.free_events(py)? > 0 && self.fill(py, state)? > 0 {
+                    self.core.spin(
+                        py,
+                        Want {
+                            space: false,
+                            ..want
+                        },
+                    )?;
+                    continue;
+                }
+                want.space = state.source.is_some();
+            }
+            want.handled = state.until == Until::Handled && state.source.is_none();
+            if want.handled && self.core.channel.is_settled(py)? {
+                // Results are shown before the count of handled events: look once more.
+                return match self.core.take(py)? {
+                    Take::Item(result) => Ok(Some(Step::Return(result))),
+                    _ => {
+                        self.over(py, state);
+                        Ok(None)
+                    }
+                };
+            }
+            self.core.spin(py, want)?;
+            if let Some(step) = self.core.sleep(py, &self.core.waits.recv, want)? {
+                if let Step::Yield(future) = &step {
+                    state.asleep = Some(future.clone_ref(py));
+                }
+                return Ok(Some(step));
+            }
+        }
+    }
+
+    /// Nothing more comes of this iteration.
+    fn over(&self, py: Python<'_>, state: &mut State) {
+        state.over = true;
+        state.source = None;
+        if let Some(number) = state.number.take() {
+            self.core.iteration_ends(py, number);
+        }
+    }
+
+    fn stop_waiting(&self, py: Python<'_>, state: &mut State) {
+        if let Some(future) = state.asleep.take() {
+            self.core.waits.recv.clear_if(py, &future);
+        }
+    }
+
+    /// Moves events from the source into the stream while there is room; how many.
+    fn fill(&self, py: Python<'_>, state: &mut State) -> PyResult<u64> {
+        let Some(source) = state.source.as_ref().map(|source| source.clone_ref(py)) else {
+            return Ok(0);
+        };
+        let mut burst = Burst::new(&self.core);
+        let filled = self.fill_from(py, source.bind(py), &mut burst);
+        burst.show(py)?;
+        match filled {
+            Ok(exhausted) => {
+                if exhausted {
+                    state.source = None;
+                }
+                Ok(burst.sent())
+            }
+            Err(error) => {
+                self.over(py, state);
+                Err(error)
+            }
+        }
+    }
+
+    fn fill_from(
+        &self,
+        py: Python<'_>,
+        source: &Bound<'_, PyAny>,
+        burst: &mut Burst<'_>,
+    ) -> PyResult<bool> {
+        let mut room = self.core.channel.free_events(py)?;
+        if room > 0 {
+            self.core.check_open(py)?;
+        }
+        if room > 0 && !self.core.send_stash(py)? {
+            return Ok(false); // nothing more is taken from the source before that is gone
+        }
+        while room > 0 {
+            let event = match next_of(source) {
+                Ok(Some(event)) => event,
+                Ok(None) => return Ok(true),
+                Err(error) => {
+                    // A failing source fails its stream: what it would have given is lost.
+                    self.core.abandon(py)?;
+                    return Err(error);
+                }
+            };
+            match self.core.offer(py, &event)? {
+                Offer::Sent => {
+                    burst.add(py)?;
+                    room -= 1;
+                }
+                Offer::Full => {
+                    self.core.put_back(py, event.unbind())?;
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(false)
+    }
+}
+
+impl Awaitable for Results {
+    const ITERATES: bool = true;
+
+    #[inline]
+    fn step(slf: &Bound<'_, Self>, _value: &Bound<'_, PyAny>) -> Result<Step, Thrown> {
+        let next = slf.get().next(slf.py())?;
+        next.ok_or_else(|| PyStopAsyncIteration::new_err(()).into())
+    }
+
+    fn throw(slf: &Bound<'_, Self>, error: PyErr) -> PyResult<Step> {
+        slf.get().stop(slf.py())?;
+        Err(error)
+    }
+}
+
+#[pymethods]
+impl Results {
+    /// The task that sends is done.
+    fn _all_sent(&self, py: Python<'_>) -> PyResult<()> {
+        self.state.with(py, |state| state.until = Until::Handled)?;
+        self.core.waits.recv.wake(py);
+        Ok(())
+    }
+
+    fn __aiter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
+        slf
+    }
+
+    fn __anext__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
+        slf
+    }
+
+    fn close(&self, py: Python<'_>) -> PyResult<()> {
+        self.stop(py)
+    }
+}
+
+coroutine_methods!(Results);

@@ -1,0 +1,342 @@
+//! A stream as the user holds it.
+//!
+//! The operations on it (`send`, `recv`, `feed` and the like) are in [`crate::user::operation`] and
+//! [`crate::user::results`]; what they share is in [`crate::user::state`].
+
+use std::sync::Arc;
+
+use pyo3::prelude::*;
+use pyo3::types::PyList;
+
+use crate::codec::{Blank, codec};
+use crate::user::channel::Cancel;
+use crate::user::meter::Figures;
+use crate::user::operation::{Operation, What};
+use crate::user::results::Results;
+use crate::user::run::Run;
+use crate::user::state::StreamCore;
+
+/// The base of `velo.Stream`: the operations whose speed matters.
+#[pyclass(frozen, subclass, module = "velo._core")]
+pub struct StreamBase {
+    core: Arc<StreamCore>,
+}
+
+impl StreamBase {
+    /// The shared part.
+    pub fn core(&self) -> &Arc<StreamCore> {
+        &self.core
+    }
+}
+
+/// The two halves' shared state before it is a `Stream`: made by an opener, consumed by
+/// `Stream.__new__`.
+#[pyclass(frozen, module = "velo._core")]
+pub struct Opened {
+    core: Arc<StreamCore>,
+}
+
+impl Opened {
+    /// Wraps a new stream's core.
+    pub fn new(core: StreamCore) -> Self {
+        Opened {
+            core: Arc::new(core),
+        }
+    }
+
+    /// The shared part.
+    pub fn core(&self) -> &Arc<StreamCore> {
+        &self.core
+    }
+}
+
+/// Cancels a stream's function.
+#[pyclass(frozen, module = "velo._core")]
+struct Canceller(Arc<dyn Cancel>);
+
+#[pymethods]
+impl Canceller {
+    fn __call__(&self, py: Python<'_>) -> PyResult<()> {
+        self.0.cancel(py)
+    }
+}
+
+#[pymethods]
+impl StreamBase {
+    #[new]
+    #[pyo3(signature = (opened, *_args, **_kwargs))]
+    fn new(
+        opened: &Bound<'_, Opened>,
+        _args: &Bound<'_, pyo3::types::PyTuple>,
+        _kwargs: Option<&Bound<'_, pyo3::types::PyDict>>,
+    ) -> Self {
+        StreamBase {
+            core: opened.get().core.clone(),
+        }
+    }
+
+    /// `StreamBase[In, Out]`, for type checkers.
+    #[classmethod]
+    fn __class_getitem__<'py>(
+        class: &Bound<'py, pyo3::types::PyType>,
+        _types: &Bound<'py, PyAny>,
+    ) -> Bound<'py, pyo3::types::PyType> {
+        class.clone()
+    }
+
+    /// Send one event; wait while `buffer` events are queued.
+    ///
+    /// What `full` says happens instead of waiting. A cancelled `send` has sent nothing.
+    ///
+    /// Raises:
+    ///     StreamClosed: When nothing can be sent any more; the message says why.
+    ///     StreamBusy: When another task is waiting to send, or from another thread or event loop.
+    ///     BufferFull: When `buffer` events are queued, with `full="error"`.
+    ///     EventTooLarge: When the event is over half of `max_bytes` (process mode).
+    ///     TypeError: When the event cannot travel to another process; the message names the part.
+    fn send(&self, event: Py<PyAny>) -> Operation {
+        Operation::new(self.core.clone(), What::Send(event))
+    }
+
+    /// Lend a NumPy array to fill in place: `frame = await stream.loan(shape, dtype)`.
+    ///
+    /// In process mode its memory is shared with the worker, and sending it, alone, anywhere inside
+    /// an event, or a contiguous part of it, copies nothing: the function gets a read-only view. It
+    /// may be sent never, once or several times. In inline mode it is an ordinary array, and so it
+    /// is below 16 KiB. What it holds at first is arbitrary, as with `numpy.empty`.
+    ///
+    /// Once it was sent without a copy, the array is read-only. Views that were made of it before
+    /// can still be written through, and the function may see that or not.
+    ///
+    /// It is copied, and stays writable, when it is sent on another stream, or in parts that do not
+    /// lie in one piece.
+    ///
+    /// The memory is lent again when neither side holds the array any more, nor a view of it. It
+    /// stays valid as long as any of them does, also when the stream is closed or its worker has
+    /// died. All that is on loan may take `max_bytes`, beside what is queued. Beyond that `loan`
+    /// waits, whatever `full` says, until the function or the caller lets go of something; a caller
+    /// that keeps all of it waits for itself. A function that keeps half of it gets copies from
+    /// then on.
+    ///
+    /// A cancelled `loan` has taken nothing.
+    ///
+    /// Raises:
+    ///     StreamClosed: When nothing can be sent any more.
+    ///     StreamBusy: When another task waits for a loan, or from another thread or event loop.
+    ///     WorkerDied: When the stream's worker process is gone.
+    ///     EventTooLarge: When it takes more than half of `max_bytes` (process mode).
+    ///     TypeError: When the items of `dtype` are not plain bytes, as those of `object`.
+    ///     ValueError: When a dimension is negative, or all of them are too large.
+    fn loan(&self, shape: &Bound<'_, PyAny>, dtype: &Bound<'_, PyAny>) -> PyResult<Operation> {
+        let blank = Blank::new(codec(shape.py())?, shape, dtype)?;
+        Ok(Operation::new(self.core.clone(), What::Loan(blank)))
+    }
+
+    /// Receive the next result.
+    ///
+    /// In process mode large arrays and buffers arrive as read-only views of shared memory, and in
+    /// inline mode a result is the function's own object. With `copy`, everything in it is the
+    /// receiver's alone, to be written to: a copy from the ring, or `copy.deepcopy`.
+    ///
+    /// A cancelled `recv` has taken nothing.
+    ///
+    /// Raises:
+    ///     StreamClosed: After the last result.
+    ///     StreamBusy: When another task is waiting to receive, or from another thread or event
+    ///         loop.
+    ///     WorkerDied: When the stream's worker process is gone, after the results before that.
+    ///     Exception: What the function raised, after the results that came before it.
+    #[pyo3(signature = (*, copy=false))]
+    fn recv(&self, copy: bool) -> Operation {
+        Operation::new(self.core.clone(), What::Recv(copy))
+    }
+
+    /// Send every event of an iterable, in order, as `send` would.
+    ///
+    /// An event is taken from the iterable when there is room for it. A cancelled `send_batch` may
+    /// have sent a part of them; an event that was taken and not sent goes before whatever is sent
+    /// next.
+    ///
+    /// Raises:
+    ///     BufferFull: With `full="error"`; its `sent` says how many went in before.
+    ///     Exception: What `send` raises, and what the iterable raises; events before it are sent.
+    fn send_batch(&self, events: &Bound<'_, PyAny>) -> PyResult<Operation> {
+        let source = events.try_iter()?.into_any().unbind();
+        Ok(Operation::new(self.core.clone(), What::SendBatch(source)))
+    }
+
+    /// Receive at least one result, and as many more as are there, at most `max`.
+    ///
+    /// Waits for the first one only. `copy` is as for `recv`. A cancelled `recv_batch` has taken
+    /// nothing.
+    ///
+    /// Raises:
+    ///     ValueError: When `max` is less than 1.
+    ///     Exception: What `recv` raises; results before it are received first.
+    #[pyo3(signature = (max=256, *, copy=false))]
+    fn recv_batch(&self, max: isize, copy: bool) -> PyResult<Operation> {
+        let max = usize::try_from(max).unwrap_or(0);
+        if max == 0 {
+            return Err(pyo3::exceptions::PyValueError::new_err(
+                "`max` must be at least 1",
+            ));
+        }
+        Ok(Operation::new(
+            self.core.clone(),
+            What::RecvBatch(max, copy),
+        ))
+    }
+
+    /// Ends the input.
+    fn _end(&self, why: String) -> Operation {
+        Operation::new(self.core.clone(), What::End(why))
+    }
+
+    /// Ends the input without waiting; false when there is no room for that now.
+    fn _try_end(&self, py: Python<'_>, why: &str) -> PyResult<bool> {
+        self.core.try_end(py, why)
+    }
+
+    /// Lets go of a stream that is kept, without waiting; false when there is no room for that now.
+    fn _try_detach(&self, py: Python<'_>, why: &str) -> PyResult<bool> {
+        self.core.try_detach(py, why)
+    }
+
+    fn __aiter__(&self) -> Results {
+        Results::drain(self.core.clone())
+    }
+
+    /// Feeds a plain iterator.
+    fn _feed(&self, source: &Bound<'_, PyAny>) -> PyResult<Results> {
+        Ok(Results::feed(
+            self.core.clone(),
+            source.try_iter()?.into_any().unbind(),
+        ))
+    }
+
+    /// Feeds a plain iterator, ends the input, and collects all results.
+    fn _run(&self, source: &Bound<'_, PyAny>) -> PyResult<Run> {
+        let py = source.py();
+        let source = source.try_iter()?.into_any().unbind();
+        Ok(Run::new(py, self.core.clone(), source))
+    }
+
+    /// The results while another task sends; see `Results._all_sent`.
+    fn _feed_beside(&self) -> Results {
+        Results::drain(self.core.clone())
+    }
+
+    /// Waits, while closing, until the stream may be over; one wake-up.
+    fn _wait_for_end(&self) -> Operation {
+        Operation::new(self.core.clone(), What::Closing)
+    }
+
+    /// Waits, while another task receives, until every event may be handled; one wake-up.
+    fn _wait_until_handled(&self) -> Operation {
+        Operation::new(self.core.clone(), What::Handled)
+    }
+
+    /// Whether the stream was cancelled from this side.
+    #[getter]
+    fn _cancelled(&self, py: Python<'_>) -> PyResult<bool> {
+        Ok(self.core.state.with(py, |state| state.cancelled)?)
+    }
+
+    /// Whether some task is going to take the results.
+    #[getter]
+    fn _has_receiver(&self, py: Python<'_>) -> PyResult<bool> {
+        self.core.has_receiver(py)
+    }
+
+    /// Sends an event that was taken from a source: it goes before whatever is sent next, by whom
+    /// ever, from now on. Waits for room, whatever `full` says.
+    fn _send_taken(&self, py: Python<'_>, event: Py<PyAny>) -> PyResult<Operation> {
+        self.core.put_back(py, event)?;
+        Ok(Operation::new(self.core.clone(), What::SendPutBack))
+    }
+
+    /// Whether the input was closed from this side, rather than by the function's end.
+    #[getter]
+    fn _input_ended(&self, py: Python<'_>) -> PyResult<bool> {
+        Ok(self.core.state.with(py, |state| state.closed.is_some())?)
+    }
+
+    /// The results that are there, without waiting, and whether the stream is over.
+    fn _drain<'py>(&self, py: Python<'py>, max: usize) -> PyResult<(Bound<'py, PyList>, bool)> {
+        let results = PyList::empty(py);
+        let (_, over) = self.core.drain(py, max, |result| results.append(result))?;
+        Ok((results, over))
+    }
+
+    /// Notes that the stream is in use.
+    fn _touch(&self, py: Python<'_>) -> PyResult<()> {
+        self.core.touch(py)
+    }
+
+    /// Notes that the stream was last used so much earlier: a clock of tests was moved.
+    fn _age(&self, py: Python<'_>, seconds: f64) -> PyResult<()> {
+        Ok(self.core.state.with(py, |state| state.age(seconds))?)
+    }
+
+    /// Seconds since the stream was last used.
+    fn _idle(&self, py: Python<'_>) -> PyResult<f64> {
+        Ok(self.core.state.with(py, |state| state.idle())?)
+    }
+
+    /// Why nothing can be sent any more, or None.
+    #[getter]
+    fn _closed(&self, py: Python<'_>) -> PyResult<Option<String>> {
+        Ok(self.core.state.with(py, |state| state.closed())?)
+    }
+
+    /// Whether the last result was taken.
+    #[getter]
+    fn _over(&self, py: Python<'_>) -> PyResult<bool> {
+        Ok(self.core.state.with(py, |state| state.over.is_some())?)
+    }
+
+    /// Closes the input and cancels the function, without waiting for its end.
+    fn _cancel(&self, py: Python<'_>) -> PyResult<()> {
+        self.core.abandon(py)
+    }
+
+    /// What cancels the function, without a reference to this stream.
+    #[getter]
+    fn _canceller(&self) -> Canceller {
+        Canceller(self.core.cancel.clone())
+    }
+
+    /// Events accepted and events handled.
+    fn _progress(&self, py: Python<'_>) -> PyResult<(u64, u64)> {
+        self.core.channel.progress(py)
+    }
+
+    /// The figures of `StreamMetrics`, in its order.
+    fn _metrics<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, pyo3::types::PyTuple>> {
+        let (accepted, handled) = self.core.channel.progress(py)?;
+        let (bytes_in, bytes_out) = self.core.channel.bytes(py)?;
+        let (here, beyond) = self.core.channel.dropped(py)?;
+        let (received, figures, duration) = self.core.state.wait_with(py, |state| {
+            let meter = &mut state.meter;
+            meter.observe(handled);
+            (
+                meter.results(),
+                Figures::of(meter.latencies()),
+                meter.duration(),
+            )
+        })?;
+        (
+            accepted + here,
+            received,
+            bytes_in,
+            bytes_out,
+            accepted.saturating_sub(handled),
+            here + beyond,
+            figures.p50,
+            figures.p95,
+            figures.p99,
+            duration,
+        )
+            .into_pyobject(py)
+    }
+}
