@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import os
 import sys
 from collections.abc import (
     AsyncGenerator,
@@ -207,9 +208,30 @@ class StreamFn(Generic[In, Out]):
                 names the key. All streams are cancelled.
 
         """
-        from velo._keyed import keyed
+        if os.environ.get("VELO_LANES") == "0":
+            from velo._keyed import keyed
 
-        return keyed(self, events, key)
+            return keyed(self, events, key)
+        from velo._lanes import keyed as on_lanes
+
+        return on_lanes(self, events, key, 10_000, "raise", "ignore")
+
+    def _most_workers(self) -> int:
+        return self.config.workers or _core.usable_cores()
+
+    def _open_keys_inline(self, keys: _core.Keys, loop: Any) -> None:
+        name = f"{self._name}-{next(self._numbers)}"
+        function = (self._runs, self._has_state)
+        keys.add_inline(loop, function, name, self.config.event_timeout)
+
+    async def _open_lane(self, most: int) -> _core.Opened:
+        get_running_loop, _, client_of = self._late
+        loop = get_running_loop()
+        name = f"{self._name}-{next(self._numbers)}"
+        client = client_of(loop, self.config.supervisor)
+        opened: _core.Opened = await client.open_lane(self._reference, self.config, name, most)
+        self._ledger.enter(opened)
+        return opened
 
     def __or__(self, then: StreamFn[Out, Then]) -> StreamFn[In, Then]:
         """Compose: what this function yields are the other's events.

@@ -132,7 +132,7 @@ impl Pump {
     fn watched<R>(&self, py: Python<'_>, step: impl FnOnce() -> R) -> R {
         let budget = self.budget.as_ref();
         let (came, took) = match &self.port {
-            Port::Inline(_) => slow_steps::watched(py, &self.name, step),
+            Port::Inline(_) | Port::Key(_) => slow_steps::watched(py, &self.name, step),
             Port::Ring(port) => {
                 let allowance = budget.and_then(|budget| budget.allowance(py));
                 let began = ticks::now();

@@ -63,7 +63,7 @@ impl StreamPort {
         match &self.source.port {
             Port::Ring(port) => port.on_board(py, None, begin),
             Port::Kept(port, false) => port.on_board(py, None, begin),
-            Port::Inline(_) | Port::Kept(_, true) => begin(),
+            Port::Inline(_) | Port::Kept(_, true) | Port::Key(_) => begin(),
         }
     }
 
@@ -115,7 +115,7 @@ impl StreamPort {
             Port::Ring(port) if port.is_closed(py) => return Ok(()),
             Port::Ring(port) => port.function(),
             Port::Kept(port, false) => port.function(),
-            Port::Inline(_) | Port::Kept(_, true) => return Ok(()), // its user steps it
+            Port::Inline(_) | Port::Kept(_, true) | Port::Key(_) => return Ok(()), // its user steps it
         };
         pump.get().runs_as(task.bind(py))?;
         let event_loop = self.source.port.event_loop().clone_ref(py);

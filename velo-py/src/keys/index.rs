@@ -365,3 +365,14 @@ impl Ids {
         self.keys.len() - self.free.len()
     }
 }
+
+impl Index {
+    /// The entries of live keys from this number on.
+    pub fn from(&self, first: u32) -> impl Iterator<Item = u32> {
+        let numbers = first..self.entries.len() as u32;
+        numbers.filter(|&number| {
+            let stage = self.entries[number as usize].stage;
+            !matches!(stage, Stage::Free | Stage::Finished)
+        })
+    }
+}

@@ -65,3 +65,16 @@
 //! recently used, end of the source), or because it was cancelled. In each case the table says so
 //! once, after the key's last result, and the caller forgets the id then and not before. A lane ends
 //! when its stream does: every key of it has the lane's error then.
+
+pub mod frames;
+pub mod index;
+mod key_of;
+pub mod key_task;
+pub mod keyed;
+mod lane;
+pub mod outlet;
+pub mod results;
+pub mod runner;
+pub mod table;
+mod turn;
+mod waiting;

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 
-use pyo3::exceptions::PyTypeError;
+use pyo3::exceptions::{PyStopAsyncIteration, PyTypeError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -17,9 +17,10 @@ use super::turn::Turn;
 use super::waiting::Waiting;
 use crate::cell::GilCell;
 use crate::errors::{self, Thrown};
-use crate::events::Events;
+use crate::function::events::Events;
 use crate::ffi::asyncgen::AsyncGen;
-use crate::port::Next;
+use crate::ffi::send_slot::Step;
+use crate::function::port::Next;
 use crate::wait::Wait;
 
 /// What was handled is told after so many events, at the latest.
@@ -38,6 +39,9 @@ pub struct KeyTable {
     has_state: bool,
     /// What tasks are called.
     pub(super) name: String,
+    /// How many seconds a key may take for one event.
+    #[allow(dead_code)]
+    deadline: Option<f64>,
     pub(super) outlet: Outlet,
     pub(super) inner: GilCell<Inner>,
     /// The key whose generator runs now.
@@ -141,6 +145,13 @@ impl Slot {
         had
     }
 
+    /// Where another task than its own waits for an event, if one does.
+    #[inline]
+    fn waits_elsewhere(&self, py: Python<'_>) -> Option<&Wait> {
+        let wait = self.elsewhere.as_deref()?;
+        wait.is_waiting(py).then_some(wait)
+    }
+
     fn push(&mut self, event: Py<PyAny>, len: u32) {
         if self.event.is_none() {
             (self.event, self.len) = (Some(event), len);
@@ -227,7 +238,7 @@ impl KeyTable {
         context: Py<PyAny>,
         (function, has_state): (Py<PyAny>, bool),
         name: String,
-        terms: Terms,
+        (terms, deadline): (Terms, Option<f64>),
         outlet: Outlet,
     ) -> Arc<Self> {
         let inner = Inner {
@@ -249,6 +260,7 @@ impl KeyTable {
             function,
             has_state,
             name,
+            deadline,
             outlet,
             inner: GilCell::new(inner),
             stepping: AtomicU32::new(NONE),
@@ -258,6 +270,11 @@ impl KeyTable {
     }
 
     // What the caller says.
+
+    /// The terms of the lane.
+    pub fn agree(&self, py: Python<'_>, terms: Terms) -> PyResult<()> {
+        Ok(self.inner.with(py, |inner| inner.terms = terms)?)
+    }
 
     /// A key opens: its function is called, and runs with its first event.
     pub fn open(&self, py: Python<'_>, name: Name) -> PyResult<()> {
@@ -342,7 +359,7 @@ impl KeyTable {
             };
             slot.push(event, len);
             let ready = slot.has(WAITS) || !slot.has(STARTED);
-            if let Some(wait) = &slot.elsewhere {
+            if let Some(wait) = slot.waits_elsewhere(py) {
                 wait.wake(py);
                 (false, None)
             } else if ready && blocked {
@@ -367,7 +384,7 @@ impl KeyTable {
                 return;
             };
             slot.set(LAST, true);
-            if let Some(wait) = &slot.elsewhere {
+            if let Some(wait) = slot.waits_elsewhere(py) {
                 wait.wake(py);
             }
             if slot.has(WAITS) || !slot.has(STARTED) {
@@ -406,6 +423,34 @@ impl KeyTable {
     }
 
     // What a key asks.
+
+    /// The loop that keys run in.
+    pub fn event_loop(&self) -> &Py<PyAny> {
+        &self.event_loop
+    }
+
+    /// A step of a key's `async for`.
+    #[inline]
+    pub fn step_events(&self, py: Python<'_>, name: Name) -> Result<Step, Thrown> {
+        loop {
+            match self.next_event(py, name)? {
+                Next::Event(event) => return Ok(Step::Return(event)),
+                Next::Ended => return Err(PyStopAsyncIteration::new_err(()).into()),
+                Next::Empty => {
+                    if let Some(waiting) = self.wait_event(py, name)? {
+                        return Ok(Step::Yield(waiting));
+                    }
+                }
+            }
+        }
+    }
+
+    /// A key ends for its caller, although its function goes on.
+    pub fn give_up(&self, py: Python<'_>, name: Name, outcome: Result<(), PyErr>) {
+        if self.inner.with(py, |inner| inner.slot(name).is_some()).unwrap_or(false) {
+            self.finish(py, name.id, outcome);
+        }
+    }
 
     /// The next event of a key.
     #[inline]
@@ -458,6 +503,13 @@ impl KeyTable {
             if slot.event.is_some() || slot.has(LAST) {
                 return Ok(Waits::No);
             }
+            if let Some(wait) = &slot.elsewhere
+                && wait.is_waiting(py)
+            {
+                return Err(errors::busy(
+                    "two tasks wait for the next event of one key; let one of them do it",
+                ));
+            }
             if own {
                 slot.set(WAITS, true);
                 return Ok(Waits::Here);
@@ -475,8 +527,7 @@ impl KeyTable {
     /// Whether another task than the key's own waits for an event of it.
     pub fn waits_elsewhere(&self, py: Python<'_>, name: Name) -> bool {
         let waits = |inner: &mut Inner| {
-            let elsewhere = inner.slot(name).and_then(|slot| slot.elsewhere.as_ref());
-            elsewhere.is_some_and(|wait| wait.is_waiting(py))
+            inner.slot(name).is_some_and(|slot| slot.waits_elsewhere(py).is_some())
         };
         self.inner.with(py, waits).unwrap_or(false)
     }
@@ -495,7 +546,7 @@ impl KeyTable {
     pub fn wake(&self, py: Python<'_>, name: Name) {
         let woken = self.inner.with(py, |inner| {
             let slot = inner.slot(name)?;
-            if let Some(wait) = &slot.elsewhere {
+            if let Some(wait) = slot.waits_elsewhere(py) {
                 wait.wake(py);
             } else if slot.has(WAITS) {
                 inner.queue(name.id);
@@ -685,21 +736,21 @@ impl KeyTable {
         let ended = self.inner.with(py, |inner| {
             let name = inner.name(id);
             let slot = &mut inner.slots[id as usize];
-            let mut events = u32::from(slot.take(AT_WORK));
-            let mut bytes = if events > 0 { size(slot.current) } else { 0 };
-            // What it has not taken counts as handled: nobody waits for it any more.
-            while let Some((_, len)) = slot.pop() {
-                events += 1;
-                bytes += size(len);
-            }
-            let shares = slot.has(SHARES);
-            let over = std::mem::take(slot);
+            let at_work = slot.take(AT_WORK);
+            let mut bytes = if at_work { size(slot.current) } else { 0 };
+            let mut over = std::mem::take(slot);
             slot.generation = name.generation;
-            slot.set(SHARES, shares);
-            inner.events += u64::from(events);
+            slot.set(SHARES, over.has(SHARES));
+            // What it has not taken counts as handled: nobody waits for it any more.
+            let mut left = Vec::new();
+            while let Some((event, len)) = over.pop() {
+                bytes += size(len);
+                left.push(event);
+            }
+            inner.events += left.len() as u64 + u64::from(at_work);
             inner.bytes += bytes;
             inner.live -= 1;
-            (name, over)
+            (name, (over, left))
         });
         let Ok((name, over)) = ended else { return };
         drop(over);

@@ -14,11 +14,6 @@ impl Waiting {
         self.0.get_or_insert_default().push_back((object, len));
     }
 
-    /// Puts one back that was first.
-    pub fn push_front(&mut self, object: Py<PyAny>, len: u32) {
-        self.0.get_or_insert_default().push_front((object, len));
-    }
-
     /// Takes the first one.
     #[inline]
     pub fn pop(&mut self) -> Option<(Py<PyAny>, u32)> {

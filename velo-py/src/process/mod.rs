@@ -3,6 +3,7 @@
 pub mod client;
 pub mod control;
 pub mod loan;
+mod ring_frames;
 pub mod ring_pair;
 pub mod view;
 pub mod worker;

@@ -212,6 +212,7 @@ impl Link {
             drops: false,
             recovers: false,
             restored: false,
+            lane: false,
             stall_ms: milliseconds(options.stall_timeout),
             event_ms: milliseconds(options.event_timeout),
             name: name.to_owned(),

@@ -339,7 +339,7 @@ enum Taken {
     Last(Option<Thrown>),
 }
 
-fn unpack_error(py: Python<'_>, packed: Py<PyAny>) -> PyErr {
+pub(super) fn unpack_error(py: Python<'_>, packed: Py<PyAny>) -> PyErr {
     static UNPACK: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     let unpacked = UNPACK
         .import(py, "velo._remote", "unpack")

@@ -4,6 +4,7 @@
 mod backlog;
 mod channel;
 mod journal;
+mod lane;
 mod link;
 mod log;
 mod oversubscription;
@@ -31,6 +32,7 @@ use crate::user::stream::Opened;
 use crate::wait::Waits;
 use backlog::Backlog;
 pub use channel::RingChannel;
+pub use lane::Told;
 use journal::{Death, Journal, Terms, Where};
 use link::{Link, LinkState};
 pub use recover::Recovery;
@@ -237,7 +239,9 @@ impl ClientLink {
     /// `keep` is `(limit, has_state, max_restarts, recover)` for one that outlives its worker:
     /// `recover(recovery, error, poison)` is called when that dies. It is `(key, grant, timeout,
     /// shown)` for one that attaches to what is kept under a key, and outlives this stream.
-    #[pyo3(signature = (event_loop, function, limits, name, keep=None))]
+    /// A `lane` runs the function for many keys.
+    #[pyo3(signature = (event_loop, function, limits, name, keep=None, lane=false))]
+    #[allow(clippy::too_many_arguments)]
     fn open(
         &self,
         py: Python<'_>,
@@ -246,6 +250,7 @@ impl ClientLink {
         limits: (u32, u64, String, Option<f64>, Option<f64>, Option<u64>),
         name: String,
         keep: Option<Keep>,
+        lane: bool,
     ) -> PyResult<Option<Opened>> {
         let (keep, attaches) = match keep {
             Some(Keep::Journal(terms)) => (Some(terms), None),
@@ -295,6 +300,7 @@ impl ClientLink {
             drops: matches!(kept, Kept::Newest(_)),
             recovers: matches!(kept, Kept::All(_)),
             restored: false,
+            lane,
             stall_ms: milliseconds(budgets.0),
             event_ms: milliseconds(budgets.1),
             name: name.clone(),
@@ -389,6 +395,7 @@ impl ClientLink {
                     drops: false,
                     recovers: true,
                     restored,
+                    lane: false,
                     stall_ms: milliseconds(stream.budgets.0),
                     event_ms: milliseconds(stream.budgets.1),
                     name: stream.name.clone(),

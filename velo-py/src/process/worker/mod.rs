@@ -1,6 +1,7 @@
 //! The worker's end of process-mode streams: one [`WorkerLink`] a client, one [`RingPort`] a
 //! stream.
 
+mod lane;
 mod port;
 mod serve;
 mod slow_steps;
@@ -24,6 +25,7 @@ use crate::function::stream_port::StreamPort;
 use crate::process::control::{self, Control, Unsent};
 use crate::process::ring_pair::Rings;
 use port::Ends;
+pub use lane::Frame;
 pub use port::RingPort;
 pub use watch::LinkWatch;
 

@@ -403,7 +403,8 @@ impl RingPort {
         }
     }
 
-    pub(super) fn cancel(&self, py: Python<'_>) {
+    /// Neither events nor results are wanted any more.
+    pub fn cancel(&self, py: Python<'_>) {
         let _ = self.ends.with(py, |ends| {
             ends.cancelled = true;
             ends.input_ended = true;
@@ -424,6 +425,12 @@ impl RingPort {
             self.cancel(py);
         }
         there
+    }
+
+    /// Whether no more events come.
+    pub fn has_input_ended(&self, py: Python<'_>) -> bool {
+        let ended = |ends: &mut Ends| ends.input_ended || ends.rings.is_none();
+        self.ends.with(py, ended).unwrap_or(true)
     }
 
     /// See [`Port::is_cancelled`].
@@ -484,7 +491,7 @@ impl Sweep for RingPort {
 
 impl RingPort {
     /// The exception as it travels; in short when it is larger than anything that may be sent.
-    fn pack_error(&self, py: Python<'_>, error: PyErr) -> Vec<u8> {
+    pub(super) fn pack_error(&self, py: Python<'_>, error: PyErr) -> Vec<u8> {
         static PACK: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
         let longest = self
             .ends

@@ -20,6 +20,10 @@ use crate::function::eager::note_name;
 use crate::function::port::Port;
 use crate::function::pump::Pump;
 use crate::function::stream_port::StreamPort;
+use crate::keys::frames::Terms;
+use crate::keys::outlet::Outlet;
+use crate::keys::runner::LaneRunner;
+use crate::keys::table::KeyTable;
 use crate::process::control::{self, Control};
 
 /// A link, and what its client's streams run in.
@@ -117,6 +121,7 @@ impl Served {
                 drops,
                 recovers,
                 restored,
+                lane,
                 stall_ms,
                 event_ms,
                 name,
@@ -130,6 +135,7 @@ impl Served {
                 };
                 return match self.link.state.with(py, |state| state.keep.take())? {
                     Some(keep) => self.keep(py, opening, keep),
+                    None if lane => self.start_lane(py, opening),
                     None => self.start(py, opening),
                 };
             }
@@ -193,11 +199,57 @@ impl Served {
         let pump = Py::new(py, pump)?;
         let context = turn::copy_of(self.context.bind(py))?;
         note_name(context.bind(py), &task_name)?;
-        let task = self.task(py, &pump, &task_name, &context)?;
+        let task = self.task(py, pump.bind(py), &task_name, &context)?;
         // Somebody may wait for what its first step brings.
         let stepped = port.attach(py, pump, task.clone().unbind(), context);
         self.tell(py, ("started", place.0, function, task).into_pyobject(py)?)?;
         stepped
+    }
+
+    /// Starts a key table on its half of a lane.
+    fn start_lane(&self, py: Python<'_>, opening: Opening) -> PyResult<()> {
+        let Opening {
+            place,
+            function,
+            limits,
+            budgets: (stall, event),
+            name,
+        } = opening;
+        let task_name = PyString::new(py, &name);
+        let event_loop = self.event_loop.clone_ref(py);
+        let port = self
+            .link
+            .port_at(py, event_loop, place, limits, Arc::default(), false)?;
+        let known = match self.functions.bind(py).get_item(function)? {
+            Some(known) if known.extract::<(Bound<'_, PyAny>, bool)>().is_ok() => Ok(known),
+            // Importing its module is a part of it, and may fail, or worse.
+            _ => port.on_board(py, None, || self.load.bind(py).call1((function,))),
+        };
+        let known = match known.and_then(|known| known.extract::<(Py<PyAny>, bool)>()) {
+            Ok(known) => known,
+            Err(error) => {
+                port.finish(py, Err(error));
+                port.flush(py);
+                return Ok(());
+            }
+        };
+        let context = turn::copy_of(self.context.bind(py))?;
+        note_name(context.bind(py), &task_name)?;
+        let terms = Terms {
+            window: limits.0,
+            tells_all: false,
+        };
+        let table = KeyTable::new(
+            self.event_loop.clone_ref(py),
+            context.clone_ref(py),
+            known,
+            name,
+            (terms, event),
+            Outlet::Ring(port.clone()),
+        );
+        let runner = Py::new(py, LaneRunner::new(port, table, stall))?;
+        let task = self.task(py, runner.bind(py), &task_name, &context)?;
+        self.tell(py, ("started", place.0, function, task).into_pyobject(py)?)
     }
 
     /// What runs the function; None if there is none to run, and the stream has ended.
@@ -213,7 +265,7 @@ impl Served {
     fn task<'py>(
         &self,
         py: Python<'py>,
-        pump: &Py<Pump>,
+        pump: &Bound<'py, PyAny>,
         name: &Bound<'py, PyString>,
         context: &Py<PyAny>,
     ) -> PyResult<Bound<'py, PyAny>> {
