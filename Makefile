@@ -61,9 +61,10 @@ lint: $(VENV)/.ready
 	cargo clippy --quiet --workspace --all-targets --all-features -- -D warnings
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy python/velo examples
+	$(BIN)/mypy python/velo examples benches/run.py
 
 # Beside every peer that is installed: `.venv/bin/pip install '.[bench]'` brings those that pip can.
+# How each figure is made, and the other benchmarks: benches/README.md.
 bench: $(VENV)/.ready
 	$(BIN)/velo bench
 

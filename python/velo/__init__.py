@@ -19,14 +19,14 @@ PYTEST_DONT_REWRITE: the plugin in `velo.testing` would have pytest rewrite this
 whoever imported it before.
 """
 
+from velo._api.function import StreamFn, stream_fn
 from velo._config import StreamConfig
 from velo._core import __version__
-from velo._function import StreamFn, stream_fn
 from velo._types import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from velo._metrics import StreamMetrics
-    from velo._stream import Stream
+    from velo._api.stream import Stream
+    from velo._diagnostics.metrics import StreamMetrics
 
 __all__ = ["Stream", "StreamConfig", "StreamFn", "StreamMetrics", "__version__", "stream_fn"]
 
@@ -34,11 +34,11 @@ __all__ = ["Stream", "StreamConfig", "StreamFn", "StreamMetrics", "__version__",
 def __getattr__(name: str) -> object:
     """Import what takes longer than the rest when it is asked for: it needs asyncio or `typing`."""
     if name == "Stream":
-        from velo._stream import Stream
+        from velo._api.stream import Stream
 
         return Stream
     if name == "StreamMetrics":
-        from velo._metrics import StreamMetrics
+        from velo._diagnostics.metrics import StreamMetrics
 
         return StreamMetrics
     raise AttributeError(f"module `velo` has no attribute `{name}`")

@@ -21,7 +21,7 @@ from __future__ import annotations
 import logging
 import os
 
-from velo._context import stream_name
+from velo._function.context import stream_name
 
 __all__ = ["StreamNames"]
 

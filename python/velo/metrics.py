@@ -12,8 +12,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
-from velo import _accounts, _core
-from velo._metrics import FunctionMetrics
+from velo import _core
+from velo._diagnostics import function_stats
+from velo._diagnostics.metrics import FunctionMetrics
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation
@@ -154,7 +155,7 @@ def _observer(field: str, scale: float = 1) -> Callable[[CallbackOptions], Itera
     from opentelemetry.metrics import Observation
 
     def observe(options: CallbackOptions) -> Iterable[Observation]:
-        for function, mode, ledger in _accounts.totals():
+        for function, mode, ledger in function_stats.totals():
             value = getattr(FunctionMetrics(*ledger.figures()), field)
             if value is not None:
                 yield Observation(value * scale, {"velo.function": function, "velo.mode": mode})
@@ -177,14 +178,14 @@ def _collector() -> Collector:
             return self._families(())
 
         def collect(self) -> Iterable[Metric]:
-            yield from self._families(tuple(_accounts.totals()))
+            yield from self._families(tuple(function_stats.totals()))
             status = _core.status()
             workers = 0 if status is None else len(status[0])
             yield GaugeMetricFamily(
                 "velo_workers", "Worker processes of this program's own supervisor.", workers
             )
 
-        def _families(self, accounts: tuple[_accounts.Account, ...]) -> Iterable[Metric]:
+        def _families(self, accounts: tuple[function_stats.Account, ...]) -> Iterable[Metric]:
             labels = ["function", "mode"]
             known = [(names, FunctionMetrics(*ledger.figures())) for *names, ledger in accounts]
             for figure in _FIGURES:

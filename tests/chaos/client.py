@@ -1,5 +1,5 @@
-"""A client that is struck itself: runs a phase again and again, and says on its standard output
-when the strike may come and what came out.
+"""A client that the fault hits: runs a phase again and again, and says on its standard output
+when the fault may come and what came out.
 
     python client.py PHASE SEED RUNS [SOCKET]
 """
@@ -9,8 +9,8 @@ import json
 import random
 import sys
 
+from outcome import Outcome
 from phases import PHASES, expected
-from tally import Tally
 from work import account
 
 
@@ -27,18 +27,18 @@ async def main(phase, seed, runs, socket):
     loop = asyncio.get_running_loop()
     for _ in range(runs):
         streams = phase.streams(rng)
-        struck = loop.create_future()
+        injected = loop.create_future()
 
-        def began(struck=struck):
+        def began(injected=injected):
             say(began=True)
-            loop.call_later(0.05, lambda: struck.done() or struck.set_result(None))
-            return struck
+            loop.call_later(0.05, lambda: injected.done() or injected.set_result(None))
+            return injected
 
         await phase.run(fn, streams, began)
-        tally = Tally()
+        outcome = Outcome()
         for stream in streams:
-            tally.compare(stream.results, await expected(fn, stream))
-        say(lost=tally.lost, doubled=tally.doubled, wrong=tally.wrong)
+            outcome.compare(stream.results, await expected(fn, stream))
+        say(lost=outcome.lost, doubled=outcome.doubled, wrong=outcome.wrong)
 
 
 if __name__ == "__main__":

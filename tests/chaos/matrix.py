@@ -2,8 +2,8 @@
 
     python tests/chaos/matrix.py --runs 200
 
-prints a table of all cells. Each run has one phase (`phases.py`) struck once
-(`strike.py`) at a random instant, and holds what came out against an undisturbed run.
+prints a table of all cells. Each run has one phase (`phases.py`) hit by one fault
+(`fault_injection.py`) at a random instant, and holds what came out against an undisturbed run.
 """
 
 import argparse
@@ -20,10 +20,10 @@ import time
 import zlib
 from pathlib import Path
 
+from fault_injection import FaultInjection
+from outcome import Outcome, table
 from phases import PHASES, expected
 from places import Daemon, Embedded, gone, segments, still_there
-from strike import Strike
-from tally import Tally, table
 from work import account
 
 HOW = ("kill", "stop")
@@ -35,7 +35,7 @@ GONE = 1.0
 
 
 async def undisturbed(phase, place, seed):
-    """How many seconds a run of the phase takes from when the strike may come."""
+    """How many seconds a run of the phase takes from when the fault may come."""
     loop = asyncio.get_running_loop()
     began = loop.create_future()
 
@@ -47,32 +47,32 @@ async def undisturbed(phase, place, seed):
     return time.monotonic() - began.result()
 
 
-async def one_run(tally, phase, place, victim, how, seed, seconds):
-    """Strike one of the processes around this one, once, within so many seconds."""
+async def one_run(outcome, phase, place, victim, how, seed, seconds):
+    """Hit one of the processes around this one, once, within `seconds`."""
     rng = random.Random(seed)
     fn = account.options(**place.settings)
     streams = phase.streams(rng)
-    strike = Strike(rng, how, seconds, lambda: place.processes()[victim], place.mend)
-    tally.runs += 1
+    fault = FaultInjection(rng, how, seconds, lambda: place.processes()[victim], place.mend)
+    outcome.runs += 1
     try:
         async with asyncio.timeout(HANGS):
-            await phase.run(fn, streams, strike.begin)
-            strike.over()
+            await phase.run(fn, streams, fault.begin)
+            fault.over()
             again = await asyncio.gather(*(fn.run([(0, b"after")]) for _ in range(2)))
         check = zlib.crc32(b"after")
-        tally.wrong += again != [[(0, 1, check), ("end", 1, check)]] * 2
+        outcome.wrong += again != [[(0, 1, check), ("end", 1, check)]] * 2
     except Exception as error:
-        strike.over()
-        tally.failed.append(f"seed {seed}: {error!r}")
+        fault.over()
+        outcome.failed.append(f"seed {seed}: {error!r}")
         return
     for stream in streams:
-        tally.compare(stream.results, await expected(account, stream))
-    tally.pause(strike.at, streams)
+        outcome.compare(stream.results, await expected(account, stream))
+    outcome.pause(fault.at, streams)
 
 
 def inside(phase, victim, how, runs, seed):
-    """Strike a worker, the zygote or the daemon, below or beside this process."""
-    tally = Tally()
+    """Hit a worker, the zygote or the daemon, below or beside this process."""
+    outcome = Outcome()
     with tempfile.TemporaryDirectory() as folder:
         place = Daemon(Path(folder)) if victim == "daemon" else Embedded(os.getpid())
 
@@ -81,29 +81,29 @@ def inside(phase, victim, how, runs, seed):
             await fn.run([(0, b"warm")])
             seconds = await undisturbed(phase, place, seed)
             for number in range(runs):
-                await one_run(tally, phase, place, victim, how, seed + number, seconds)
+                await one_run(outcome, phase, place, victim, how, seed + number, seconds)
 
         before = segments()
         asyncio.run(all_runs())
         pids = [pid for pids in place.processes().values() for pid in pids]
         place.close()
-        from velo import _clients
+        from velo._process import clients
 
-        _clients.shutdown()
-        tally.left += len(gone(pids, GONE)) + len(segments() - before)
-        tally.left += sum(1 for left in Path(folder).iterdir() if left.suffix != ".log")
-    return tally
+        clients.shutdown()
+        outcome.left += len(gone(pids, GONE)) + len(segments() - before)
+        outcome.left += sum(1 for left in Path(folder).iterdir() if left.suffix != ".log")
+    return outcome
 
 
 def outside(phase, how, runs, seed):
-    """Strike a client."""
-    tally = Tally()
+    """Hit a client."""
+    outcome = Outcome()
     for number in range(runs if how == "kill" else 1):
-        _one_client(tally, phase, how, 1 if how == "kill" else runs, seed + number)
-    return tally
+        _one_client(outcome, phase, how, 1 if how == "kill" else runs, seed + number)
+    return outcome
 
 
-def _one_client(tally, phase, how, runs, seed):
+def _one_client(outcome, phase, how, runs, seed):
     rng = random.Random(seed)
     here = str(Path(__file__).with_name("client.py"))
     before = segments()
@@ -113,9 +113,9 @@ def _one_client(tally, phase, how, runs, seed):
         text=True,
     )
     for _ in range(runs):
-        tally.runs += 1
+        outcome.runs += 1
         if not client.stdout.readline():
-            tally.failed.append(f"seed {seed}: the client ended with {client.wait()}")
+            outcome.failed.append(f"seed {seed}: the client ended with {client.wait()}")
             return
         family = [pid for pids in Embedded(client.pid).processes().values() for pid in pids]
         time.sleep(rng.uniform(0, phase.seconds))
@@ -128,17 +128,17 @@ def _one_client(tally, phase, how, runs, seed):
             client.send_signal(signal.SIGCONT)
             said = json.loads(client.stdout.readline() or "{}")
             if not said:
-                tally.failed.append(f"seed {seed}: the client ended with {client.wait()}")
+                outcome.failed.append(f"seed {seed}: the client ended with {client.wait()}")
                 return
-            tally.lost += said["lost"]
-            tally.doubled += said["doubled"]
-            tally.wrong += said["wrong"]
+            outcome.lost += said["lost"]
+            outcome.doubled += said["doubled"]
+            outcome.wrong += said["wrong"]
     with contextlib.suppress(subprocess.TimeoutExpired):
         client.wait(GONE + 5)
-    tally.left += len(gone(family, GONE)) + len(segments() - before)
+    outcome.left += len(gone(family, GONE)) + len(segments() - before)
     client.stdout.close()
     if still_there([client.pid]):
-        tally.failed.append(f"seed {seed}: the client does not end")
+        outcome.failed.append(f"seed {seed}: the client does not end")
         client.kill()
         client.wait()
 
@@ -158,24 +158,24 @@ def main():
     parser.add_argument("--victim", action="append", choices=VICTIMS)
     parser.add_argument("--phase", action="append", choices=list(PHASES))
     options = parser.parse_args()
-    tallies = {}
+    outcomes = {}
     for victim in options.victim or VICTIMS:
         for how in HOW:
             for phase in options.phase or PHASES:
                 began = time.monotonic()
-                tally = cell(victim, how, phase, options.runs, options.seed)
-                tallies[victim, how, phase] = tally
+                outcome = cell(victim, how, phase, options.runs, options.seed)
+                outcomes[victim, how, phase] = outcome
                 took = time.monotonic() - began
                 print(
                     f"{victim}, {how}, {phase}: {took:.1f} s",
-                    *tally.failed,
+                    *outcome.failed,
                     sep="\n  ",
                     file=sys.stderr,
                     flush=True,
                 )
     print(f"seed {options.seed}\n")
-    print(table(tallies))
-    sys.exit(not all(tally.clean for tally in tallies.values()))
+    print(table(outcomes))
+    sys.exit(not all(outcome.clean for outcome in outcomes.values()))
 
 
 if __name__ == "__main__":

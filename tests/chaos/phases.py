@@ -1,6 +1,6 @@
 """What a client is doing when something dies.
 
-Each phase is a pair: `prepare` opens what has to be open before, `body` is what the strike hits.
+Each phase is a pair: `prepare` opens what has to be open before, `body` is what the fault hits.
 All of it says what came out, stream by stream, so that it can be compared with what should have.
 """
 
@@ -87,11 +87,11 @@ class Phase(abc.ABC):
 
     @abc.abstractmethod
     async def run(self, fn, streams, began):
-        """Do it. `began` is called when the strike may come."""
+        """Do it. `began` is called when the fault may come."""
 
 
 class Flowing(Phase):
-    """All streams are open; the strike comes while events flow."""
+    """All streams are open; the fault comes while events flow."""
 
     async def run(self, fn, streams, began):
         live = [await opened(fn) for _ in streams]
@@ -107,15 +107,15 @@ class Flowing(Phase):
 
 
 class Idle(Flowing):
-    """Streams have worked and wait; the strike comes while nothing happens."""
+    """Streams have worked and wait; the fault comes while nothing happens."""
 
     async def run(self, fn, streams, began):
         live = [await opened(fn) for _ in streams]
         half = len(streams[0].events) // 2
         for each, stream in zip(live, streams, strict=True):
             await through(each, stream, stream.events[:half])
-        struck = began()
-        await struck
+        injected = began()
+        await injected
         for each, stream in zip(live, streams, strict=True):
             async with each:
                 await through(each, stream, stream.events[half:])
@@ -123,7 +123,7 @@ class Idle(Flowing):
 
 
 class Opening(Flowing):
-    """The strike comes while streams are being opened."""
+    """The fault comes while streams are being opened."""
 
     async def run(self, fn, streams, began):
         async def one(stream):
@@ -138,7 +138,7 @@ class Opening(Flowing):
 
 
 class Draining(Flowing):
-    """All is sent and the input has ended; the strike comes while results are taken."""
+    """All is sent and the input has ended; the fault comes while results are taken."""
 
     async def run(self, fn, streams, began):
         fn = fn.options(buffer=len(streams[0].events))

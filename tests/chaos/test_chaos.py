@@ -10,7 +10,7 @@ import matrix
 import places
 import soak
 from phases import PHASES
-from velo import _clients
+from velo._process import clients
 
 # How many runs of each cell there are in the sample: enough that all of them stay in use.
 SAMPLE = 2
@@ -20,8 +20,8 @@ SAMPLE = 2
 @pytest.mark.parametrize("how", matrix.HOW)
 @pytest.mark.parametrize("victim", matrix.VICTIMS)
 def test_nothing_is_lost(victim, how, phase, long):
-    tally = matrix.cell(victim, how, phase, 200 if long else SAMPLE, seed=20)
-    assert tally.clean, tally
+    outcome = matrix.cell(victim, how, phase, 200 if long else SAMPLE, seed=20)
+    assert outcome.clean, outcome
 
 
 def test_soak(long):
@@ -34,7 +34,7 @@ def test_soak(long):
     assert churn.cancelled > 0
     # A few seconds are too short for figures that are flat; they still find what runs away.
     assert max(soak.growth(churn.samples).values()) <= (1.1 if long else 1.5)
-    _clients.shutdown()
+    clients.shutdown()
     gc.collect()
     assert soak.mapped(os.getpid()) <= had
     assert places.segments() == before

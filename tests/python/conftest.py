@@ -1,20 +1,16 @@
-"""One suite for both modes and both supervisors, and a look at the end that nothing of it is left.
+"""One suite for both modes and both supervisors.
 
 Tests with the fixture `mode` run inline and in process mode. Modules that are marked
 `every_backend` run in the workers of a standalone supervisor too; with `--daemon`, everything in
 process mode does, except what is marked `embedded`.
 """
 
-import contextlib
-import gc
-import os
-
-import psutil
 import pytest
 
-from helpers import open_fds, until_sync
+from helpers import open_fds
+from leaks import LASTING
 from standalone import Daemon
-from velo import _clients, _sync
+from velo._process import clients
 
 MODES = ("inline", "process")
 
@@ -70,32 +66,11 @@ def backend(request, monkeypatch):
 @pytest.fixture(scope="session")
 def standalone(tmp_path_factory):
     """Where a standalone supervisor listens that all tests share."""
+    before = open_fds()
     daemon = Daemon(tmp_path_factory.mktemp("standalone") / "s.sock")
+    LASTING["pids"].add(daemon.pid)
+    LASTING["fds"].update(open_fds().keys() - before.keys())
     yield str(daemon.path)
-    _clients.shutdown()  # what is left of the tests' streams
+    clients.shutdown()  # what is left of the tests' streams
     daemon.close()
     assert not daemon.seen_alive()
-
-
-@pytest.fixture(scope="session", autouse=True)
-def nothing_left():
-    """After everything: no child process, no descriptor and no shared memory more than before."""
-    with contextlib.suppress(ImportError):
-        import uvloop
-
-        uvloop.new_event_loop().close()  # its library keeps a pipe for all loops to come
-    shared = set(os.listdir("/dev/shm"))
-    fds = open_fds()
-    yield
-    vars(_sync._local).clear()  # the event loop that `run_sync` keeps for this thread
-    gc.collect()
-    _clients.shutdown()
-    gc.collect()
-    me = psutil.Process()
-    until_sync(lambda: not me.children(recursive=True), 5, lambda: me.children(recursive=True))
-    until_sync(
-        lambda: len(open_fds()) <= len(fds),
-        5,
-        lambda: {fd: what for fd, what in open_fds().items() if fd not in fds},
-    )
-    assert set(os.listdir("/dev/shm")) <= shared

@@ -15,15 +15,10 @@ use std::mem::size_of;
 use std::ptr::NonNull;
 
 use crate::cpu;
-use crate::link::{LinkError, LinkSpec, Side};
+use crate::error::LinkError;
+use crate::side::Side;
+use crate::spec::{LinkSpec, MAX_SLOTS, VERSION};
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
-
-/// How many slots a link can have. Slot 0 is the control slot, a ring pair like any other.
-#[cfg(not(loom))]
-pub const MAX_SLOTS: u32 = 16384;
-/// How many slots a link can have in a model, where every atomic costs.
-#[cfg(loom)]
-pub const MAX_SLOTS: u32 = 64;
 
 /// Blocks and heaps are aligned to this, whatever the machine's own page size is.
 pub(crate) const PAGE: usize = 4096;
@@ -36,7 +31,6 @@ pub(crate) const MAX_RING: u64 = 1 << 32;
 pub(crate) const GROUP_SLOTS: u32 = 16;
 
 pub(crate) const MAGIC: u64 = u64::from_ne_bytes(*b"velolink");
-pub(crate) const VERSION: u32 = 4;
 
 pub(crate) const WORDS: usize = MAX_SLOTS.div_ceil(64) as usize;
 pub(crate) const SUMMARIES: usize = WORDS.div_ceil(64);
@@ -212,7 +206,7 @@ pub(crate) struct Residence {
 /// What the worker is doing right now. It alone writes here; others look after its death, or now
 /// and then, and nobody waits for what they see.
 #[repr(C)]
-pub(crate) struct BoardLine {
+pub(crate) struct ActivityLine {
     /// Odd while a function runs; goes up whenever one begins or stops.
     pub step: AtomicU64,
     /// Whose function: its stream's number, as its client counts.
@@ -228,9 +222,9 @@ pub(crate) struct BoardLine {
     pub limit: AtomicU32,
 }
 
-impl BoardLine {
+impl ActivityLine {
     fn new() -> Self {
-        BoardLine {
+        ActivityLine {
             step: AtomicU64::new(0),
             stream: AtomicU64::new(0),
             event: AtomicU64::new(0),
@@ -259,7 +253,7 @@ pub(crate) struct LinkHeader {
     /// In a cell since the other side could write to it: it is read once, by pointer.
     pub info: CacheLine<UnsafeCell<LinkInfo>>,
     pub residence: CacheLine<Residence>,
-    pub board: CacheLine<BoardLine>,
+    pub activity: CacheLine<ActivityLine>,
     pub watch: CacheLine<WatchLine>,
     /// Indexed by [`Side`] of the one that is told.
     pub directions: [Direction; 2],
@@ -274,7 +268,7 @@ impl LinkHeader {
                 slots_used: AtomicU32::new(0),
                 opened: AtomicU64::new(0),
             }),
-            board: CacheLine(BoardLine::new()),
+            activity: CacheLine(ActivityLine::new()),
             watch: CacheLine(WatchLine {
                 limited: AtomicU32::new(0),
                 watched: AtomicU32::new(0),
@@ -294,6 +288,13 @@ const _: () = {
     assert!(MAX_SLOTS as usize == 64 * WORDS && WORDS == 64 * SUMMARIES);
 };
 const _: () = assert!(size_of::<RingHeader>() <= PAGE);
+
+impl LinkSpec {
+    /// How long a segment for such a link has to be; `usize::MAX` where no segment could be.
+    pub fn segment_len(&self) -> usize {
+        Geometry::new(self).map_or(usize::MAX, |geometry| geometry.total_len)
+    }
+}
 
 /// Where things lie in a segment: computed and checked here, never read from shared memory.
 #[derive(Clone, Copy, Debug)]

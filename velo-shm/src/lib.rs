@@ -44,39 +44,38 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-#[cfg(all(target_os = "linux", not(loom)))]
-mod alarm;
-mod board;
+mod activity;
 mod cpu;
 mod doorbell;
+mod error;
 mod layout;
 mod link;
-mod nap;
 mod ready;
 mod ring;
 mod segment;
-mod spin;
+mod side;
+mod spec;
 mod sync;
 pub mod ticks;
+mod wait;
 
-#[cfg(all(target_os = "linux", not(loom)))]
-pub use alarm::Alarm;
-pub use board::{Allowance, Progress, Running, Setting};
+pub use activity::{Allowance, Progress, Running, Setting};
 pub use doorbell::{Bells, Doorbell};
 #[cfg(not(loom))]
 pub use doorbell::{Woken, wait_any};
-pub use layout::MAX_SLOTS;
-pub use link::{
-    Counters, LinkCounters, LinkEnd, LinkError, LinkSpec, Side, SlotFigures, initialise,
-};
-pub use nap::{Naps, look_away};
+pub use error::{LinkError, RingCorrupted};
+pub use link::{Counters, LinkCounters, LinkEnd, SlotFigures, initialise};
 pub use ring::{
     Consumer, FIRST_KIND, Frame, Full, Lease, Limits, Loan, Part, Producer, Reservation,
-    ReserveError, RingCorrupted, lending_len,
+    ReserveError, lending_len,
 };
 #[cfg(target_os = "linux")]
 pub use segment::MemfdSegment;
 #[cfg(feature = "named")]
 pub use segment::NamedSegment;
 pub use segment::{Segment, SegmentError};
-pub use spin::Spin;
+pub use side::Side;
+pub use spec::{LinkSpec, MAX_SLOTS};
+#[cfg(all(target_os = "linux", not(loom)))]
+pub use wait::Alarm;
+pub use wait::{Coalesce, Sleepers, Spin, SpinPlan};

@@ -20,7 +20,9 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Waits until the link has something for this end, as an event loop would.
 fn wait(end: &LinkEnd, spin: &mut Spin) {
-    if spin.spin(end.may_share_core(), || end.any_ready()) {
+    if let Some(plan) = spin.plan(|| end.may_share_core())
+        && spin.run(plan, || end.any_ready())
+    {
         return;
     }
     end.arm();

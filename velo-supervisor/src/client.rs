@@ -11,14 +11,15 @@ use nix::libc;
 use velo_shm::{LinkEnd, Side};
 
 use crate::error::SupervisorError;
-use crate::fds::{InChild, TrackedFd};
-use crate::link;
-use crate::peer;
-use crate::protocol::{
-    Exit, FromClient, Key, KeyRefusal, Killed, LinkId, Order, PROTOCOL_VERSION, Ran, Refusal,
-    RequestId, Status, ToClient, Welcome, WorkerInfo, WorkerLook,
+use crate::os::exit::Exit;
+use crate::os::fds::{InChild, TrackedFd};
+use crate::os::peer;
+use crate::wire::link;
+use crate::wire::protocol::{
+    FromClient, Key, KeyRefusal, Killed, LinkId, Order, PROTOCOL_VERSION, Ran, Refusal, RequestId,
+    Status, ToClient, Welcome, WorkerInfo, WorkerLook,
 };
-use crate::transport::{Channel, Received, TransportError};
+use crate::wire::transport::{Channel, Received, TransportError};
 
 /// One connection to a supervisor; each event loop has its own. Dropping it gives its links back.
 ///
@@ -457,7 +458,7 @@ impl Drop for Client {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::transport;
+    use crate::wire::transport;
 
     /// A client and its supervisor's end.
     fn client() -> (Client, Channel<std::os::fd::OwnedFd>) {
@@ -524,8 +525,8 @@ mod tests {
         fn movable<T: Send>() {}
         movable::<Client>();
         movable::<ClientEvent>();
-        movable::<crate::Seat>();
-        movable::<crate::SeatEvent>();
+        movable::<crate::WorkerControl>();
+        movable::<crate::WorkerControlEvent>();
     }
 
     #[test]

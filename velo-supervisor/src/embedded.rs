@@ -18,12 +18,12 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::client::Client;
 use crate::error::SupervisorError;
-use crate::fds::{self, InChild, TrackedFd};
 use crate::options::{EmbeddedOptions, FOREVER};
-use crate::protocol::Status;
-use crate::reactor::{self, Command};
-use crate::sys;
-use crate::transport;
+use crate::os;
+use crate::os::fds::{self, InChild, TrackedFd};
+use crate::supervisor::reactor::{self, Command};
+use crate::wire::protocol::Status;
+use crate::wire::transport;
 
 /// How long [`status`] waits for the supervisor's thread.
 const STATUS_BOUND: Duration = Duration::from_secs(1);
@@ -194,7 +194,7 @@ fn forget(slot: &mut Option<Embedded>) {
 
 fn start(options: EmbeddedOptions) -> io::Result<Embedded> {
     let pid = std::process::id();
-    let owner = sys::pidfd_open(i32::try_from(pid).map_err(io::Error::other)?)?;
+    let owner = os::pidfd_open(i32::try_from(pid).map_err(io::Error::other)?)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .enable_time()
@@ -204,7 +204,7 @@ fn start(options: EmbeddedOptions) -> io::Result<Embedded> {
     let thread = thread::Builder::new()
         .name("velo-supervisor".into())
         .spawn(move || {
-            sys::block_signals();
+            os::block_signals();
             serve(&runtime, options, owner, orders);
             drop(runtime);
             drop(living);

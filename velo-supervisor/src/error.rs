@@ -3,8 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
-use crate::limits::explain;
-use crate::transport::TransportError;
+use crate::os::limits::explain;
+use crate::wire::transport::TransportError;
 
 /// Why a client's call to the supervisor failed.
 #[derive(Debug, thiserror::Error)]
@@ -111,7 +111,7 @@ pub enum DaemonError {
 
 /// Why a worker's call on its seat failed.
 #[derive(Debug, thiserror::Error)]
-pub enum SeatError {
+pub enum WorkerControlError {
     /// The control socket failed.
     #[error("the worker's control socket failed: {0}")]
     Transport(#[from] TransportError),
@@ -131,7 +131,7 @@ pub enum ZygoteError {
     /// The environment does not say where the supervisor is.
     #[error(
         "`{}` is not set to a file descriptor; only a supervisor starts a zygote",
-        crate::zygote::ZYGOTE_FD_ENV
+        crate::wire::protocol::ZYGOTE_FD_ENV
     )]
     NoSupervisor,
     /// The supervisor speaks another version of the protocol.

@@ -13,17 +13,18 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::client::Client;
-use crate::control::Control;
-use crate::fds::{InChild, TrackedFd};
+use crate::os;
+use crate::os::exit::Exit;
+use crate::os::fds::{InChild, TrackedFd};
 use crate::pool::{Action, Gauges, Pool, Settings, Watch, WorkerId};
-use crate::protocol::{
-    ClientStatus, Exit, FromClient, FromWorker, FromZygote, Killed, LinkId, LinkLook, Order,
+use crate::wire::control::Control;
+use crate::wire::protocol::{
+    ClientStatus, FromClient, FromWorker, FromZygote, Killed, LinkId, LinkLook, Order,
     PROTOCOL_VERSION, PreloadFailure, Question, Ran, Refusal, RequestId, Status, StreamLook,
     ToClient, ToWorker, ToZygote, Welcome, WorkerInfo, WorkerLook, WorkerStatus,
 };
-use crate::seat::Seat;
-use crate::sys;
-use crate::transport::{Channel, Received, TransportError, pair};
+use crate::wire::transport::{Channel, Received, TransportError, pair};
+use crate::worker_control::WorkerControl;
 use velo_shm::{Allowance, Progress, Running, Setting};
 
 /// What a peer writes at a time, and how many descriptors it passes with it.
@@ -48,9 +49,10 @@ pub fn converse(reader: u8, pieces: &[Piece]) {
         _ => {
             let (here, there) = pair().expect("a socket pair");
             let myself = nix::unistd::getpid().as_raw();
-            let owner = sys::pidfd_open(myself).expect("a pidfd");
+            let owner = os::pidfd_open(myself).expect("a pidfd");
             let report = owner.try_clone().expect("a copy");
-            let mut seat = Seat::new(1, here, report, owner, Duration::ZERO, None).expect("a seat");
+            let mut seat =
+                WorkerControl::new(1, here, report, owner, Duration::ZERO, None).expect("a seat");
             write(there, pieces, || seat.poll().is_ok());
         }
     }
@@ -407,7 +409,7 @@ pub fn pool(steps: &[[u8; 4]]) {
         }
         let mut rounds = 0;
         loop {
-            let actions = pool.settle(now, &shown);
+            let actions = pool.reconcile(now, &shown);
             if actions.is_empty() {
                 break;
             }

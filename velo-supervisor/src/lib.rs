@@ -10,7 +10,7 @@
 //! | client without Python | [`stream::Connection::connect`] | a [`stream::Connection`] |
 //! | standalone supervisor, shared by clients | [`daemon::serve`] | nothing of theirs |
 //! | zygote, a single-threaded template | [`zygote::serve`] | nothing; it forks workers |
-//! | worker, forked from the zygote | [`zygote::Role::Worker`] | its [`Seat`] |
+//! | worker, forked from the zygote | [`zygote::Role::Worker`] | its [`WorkerControl`] |
 //!
 //! ```no_run
 //! use velo_supervisor::{ClientEvent, EmbeddedOptions, embedded};
@@ -29,43 +29,35 @@
 //! ```
 
 mod client;
-mod connection;
-#[doc(hidden)] // for the two halves of a stream alone
-pub mod control;
 pub mod daemon;
 pub mod embedded;
 mod error;
-mod fds;
 #[cfg(any(fuzzing, test))]
 #[doc(hidden)]
 pub mod fuzzing;
-mod limits;
-mod link;
-mod nursery;
 mod options;
-mod peer;
-mod placement;
+mod os;
 mod pool;
-mod process;
-mod protocol;
-mod reactor;
-mod report;
-mod seat;
-pub mod stream;
-mod sys;
-mod transport;
-mod worker;
+#[doc(hidden)] // its public name is `stream`
+pub mod rust_client;
+mod supervisor;
+mod wire;
+mod worker_control;
 pub mod zygote;
 
 pub use client::{Client, ClientEvent};
-pub use error::{DaemonError, SeatError, SupervisorError, ZygoteError};
-pub use limits::explain;
+pub use error::{DaemonError, SupervisorError, WorkerControlError, ZygoteError};
 pub use options::{DaemonOptions, EmbeddedOptions, LogFormat};
-pub use protocol::{
-    ClientStatus, Exit, Key, KeyRefusal, Killed, LinkId, LinkLook, Order, PROTOCOL_VERSION,
-    Question, Ran, Refusal, RequestId, Status, StreamLook, Welcome, WorkerInfo, WorkerLook,
-    WorkerStatus,
+pub use os::exit::Exit;
+pub use os::limits::explain;
+#[doc(inline)]
+pub use rust_client as stream;
+#[doc(hidden)] // for the two halves of a stream alone
+pub use wire::control;
+pub use wire::protocol::{
+    ClientStatus, Key, KeyRefusal, Killed, LinkId, LinkLook, Order, PROTOCOL_VERSION, Question,
+    Ran, Refusal, RequestId, Status, StreamLook, Welcome, WorkerInfo, WorkerLook, WorkerStatus,
+    ZYGOTE_FD_ENV,
 };
-pub use seat::{ABANDONED_EXIT_CODE, Seat, SeatEvent};
-pub use transport::TransportError;
-pub use zygote::ZYGOTE_FD_ENV;
+pub use wire::transport::TransportError;
+pub use worker_control::{ABANDONED_EXIT_CODE, WorkerControl, WorkerControlEvent};

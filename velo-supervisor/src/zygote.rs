@@ -13,15 +13,15 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use crate::error::ZygoteError;
-use crate::limits::explain;
 use crate::options::FOREVER;
-use crate::protocol::{Exit, FromZygote, PROTOCOL_VERSION, PreloadFailure, ToZygote};
-use crate::seat::Seat;
-use crate::sys;
-use crate::transport::{Channel, Received, TransportError, exactly};
-
-/// The environment variable that tells the zygote which descriptor leads to the supervisor.
-pub const ZYGOTE_FD_ENV: &str = "VELO_ZYGOTE_FD";
+use crate::os;
+use crate::os::exit::Exit;
+use crate::os::limits::explain;
+use crate::wire::protocol::{
+    FromZygote, PROTOCOL_VERSION, PreloadFailure, ToZygote, ZYGOTE_FD_ENV,
+};
+use crate::wire::transport::{Channel, Received, TransportError, exactly};
+use crate::worker_control::WorkerControl;
 
 /// How long killed workers may take to disappear before the zygote ends without them.
 const REAP_BOUND: Duration = Duration::from_secs(2);
@@ -30,7 +30,7 @@ const REAP_BOUND: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub enum Role {
     /// A newly forked worker: run it, then exit.
-    Worker(Seat),
+    Worker(WorkerControl),
     /// The zygote, with nothing left to do: exit with 0.
     Done,
 }
@@ -76,7 +76,7 @@ pub fn serve(
     preload: impl FnMut(&str, &[String]) -> Result<(), String>,
 ) -> Result<Role, ZygoteError> {
     for signal in [Signal::SIGINT, Signal::SIGTERM] {
-        sys::ignore_signal(signal).map_err(io_error("ignore a signal"))?;
+        os::ignore_signal(signal).map_err(io_error("ignore a signal"))?;
     }
     sees_its_end()?;
     let channel = Channel::new(fd).map_err(io_error("set up its control socket"))?;
@@ -129,13 +129,13 @@ impl Zygote {
         &mut self,
         mut fork: impl FnMut() -> io::Result<i32>,
         mut preload: impl FnMut(&str, &[String]) -> Result<(), String>,
-    ) -> Result<Option<Seat>, ZygoteError> {
+    ) -> Result<Option<WorkerControl>, ZygoteError> {
         loop {
             loop {
                 match self.channel.receive() {
                     Ok(Received::Message(ToZygote::Preload { module, paths }, _)) => {
                         // An import may take for ever, and nobody is left then to say when.
-                        sys::when_orphaned(Signal::SIGKILL).map_err(io_error("import"))?;
+                        os::when_orphaned(Signal::SIGKILL).map_err(io_error("import"))?;
                         if self.is_abandoned() {
                             return Ok(None);
                         }
@@ -170,7 +170,7 @@ impl Zygote {
     /// Whether the process that it serves has ended.
     fn is_abandoned(&self) -> bool {
         let owner = self.owner.as_ref();
-        owner.is_some_and(|owner| sys::is_readable(owner.as_fd()))
+        owner.is_some_and(|owner| os::is_readable(owner.as_fd()))
     }
 
     fn obey(
@@ -187,7 +187,7 @@ impl Zygote {
             } => {
                 let ready = FromZygote::Ready {
                     version: PROTOCOL_VERSION,
-                    threads: sys::thread_count(),
+                    threads: os::thread_count(),
                 };
                 self.tell(&ready, Vec::new())?;
                 if version != PROTOCOL_VERSION {
@@ -246,7 +246,7 @@ impl Zygote {
         module: String,
         imported: Result<(), String>,
     ) -> Result<(), ZygoteError> {
-        let threads = sys::thread_count();
+        let threads = os::thread_count();
         let failure = match imported {
             _ if threads > 1 => Some(PreloadFailure::Threads(threads)),
             Ok(()) => None,
@@ -257,9 +257,9 @@ impl Zygote {
     }
 
     /// In a forked worker: lets go of everything that is the zygote's.
-    fn become_worker(&mut self, birth: Birth) -> Result<Seat, ZygoteError> {
+    fn become_worker(&mut self, birth: Birth) -> Result<WorkerControl, ZygoteError> {
         self.children.clear();
-        sys::default_signal(Signal::SIGTERM).map_err(io_error("restore `SIGTERM`"))?;
+        os::default_signal(Signal::SIGTERM).map_err(io_error("restore `SIGTERM`"))?;
         // A worker that stands still cannot see that it is to end.
         sees_its_end()?;
         let owner = self
@@ -271,13 +271,13 @@ impl Zygote {
             control,
             report,
         } = birth;
-        Seat::new(worker, control, report, owner, self.grace, self.outlive)
+        WorkerControl::new(worker, control, report, owner, self.grace, self.outlive)
             .map_err(io_error("set up a worker's control socket"))
     }
 
     fn adopt(&mut self, worker: u32, pid: Pid) -> Result<(), ZygoteError> {
         // Not reaped yet, so the pid is certainly this child's.
-        let opened = sys::pidfd_open(pid.as_raw()).and_then(|fd| Ok((fd.try_clone()?, fd)));
+        let opened = os::pidfd_open(pid.as_raw()).and_then(|fd| Ok((fd.try_clone()?, fd)));
         match opened {
             Ok((copy, pidfd)) => {
                 self.children.push(Child { worker, pid, pidfd });
@@ -347,13 +347,13 @@ impl Zygote {
         if self.outlive.is_some() {
             for child in &self.children {
                 // One that stands still could not see when its clients are gone.
-                let _ = sys::pidfd_signal(child.pidfd.as_fd(), Signal::SIGCONT as i32);
+                let _ = os::pidfd_signal(child.pidfd.as_fd(), Signal::SIGCONT as i32);
             }
             return self.wait_for_children(Instant::now() + FOREVER);
         }
         self.wait_for_children(Instant::now() + self.grace);
         for child in &self.children {
-            let _ = sys::pidfd_signal(child.pidfd.as_fd(), Signal::SIGKILL as i32);
+            let _ = os::pidfd_signal(child.pidfd.as_fd(), Signal::SIGKILL as i32);
         }
         self.wait_for_children(Instant::now() + REAP_BOUND);
     }
@@ -383,7 +383,7 @@ impl Zygote {
 /// Has this process go on when its parent ends, should it stand still (`SIGSTOP`, a debugger) then:
 /// a process that goes on sees by itself that it is to end, and does so in order.
 fn sees_its_end() -> Result<(), ZygoteError> {
-    sys::when_orphaned(Signal::SIGCONT).map_err(io_error("ask for word of its parent's end"))
+    os::when_orphaned(Signal::SIGCONT).map_err(io_error("ask for word of its parent's end"))
 }
 
 /// How a child ended, if it has.
@@ -404,14 +404,14 @@ fn io_error(what: &'static str) -> impl FnOnce(io::Error) -> ZygoteError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::transport;
+    use crate::wire::transport;
 
     fn no_fork() -> io::Result<i32> {
         Err(io::ErrorKind::Unsupported.into())
     }
 
     fn myself() -> OwnedFd {
-        sys::pidfd_open(nix::unistd::getpid().as_raw()).expect("a pidfd")
+        os::pidfd_open(nix::unistd::getpid().as_raw()).expect("a pidfd")
     }
 
     /// Says these messages to a zygote and hangs up; gives its verdict and what it said.

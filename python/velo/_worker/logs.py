@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 from velo import _core
-from velo._context import stream_name
-from velo._worker import window
+from velo._function.context import stream_name
+from velo._worker import introspection
 
 __all__ = ["ForwardingHandler", "apply_levels", "link_of_stream"]
 
@@ -39,7 +39,7 @@ class ForwardingHandler(logging.Handler):
         try:
             own = link_of_stream.get(None)
             if record.levelno >= logging.ERROR:
-                window.note_error(record)
+                introspection.note_error(record)
             for link in [own] if own is not None else list(self._links()):
                 self._send(link, record)
         except Exception:

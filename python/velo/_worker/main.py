@@ -11,10 +11,12 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from velo import _core, _remote, _slow
-from velo._reference import load
-from velo._signature import takes_state
-from velo._worker import keys, logs, output, report, window
+from velo import _core
+from velo._diagnostics import slow_steps
+from velo._function import exceptions
+from velo._function.reference import load
+from velo._function.signature import takes_state
+from velo._worker import introspection, logs, output, report, sessions
 from velo._worker.selector import LinkSelector
 
 # How long cancelled streams may take to run their `finally` blocks when the worker is to end.
@@ -25,12 +27,12 @@ _SHORTEST_LOOK = 0.05
 
 def main(seat: _core.WorkerSeat, output_lock: int) -> int:
     """Run until the supervisor says to stop; returns the exit code."""
-    _slow.in_worker = True
+    slow_steps.in_worker = True
     report.write_to(seat.report, seat.stacks_signal)
     seat.start_watchdog()
     output.unmix(output_lock)
     worker = _Worker(seat)
-    _remote.note = window.note_failure
+    exceptions.note = introspection.note_failure
     logging.root.addHandler(logs.ForwardingHandler(worker.links))
     with asyncio.Runner(loop_factory=worker.make_loop) as runner:
         return runner.run(worker.serve())
@@ -60,7 +62,7 @@ class _Worker:
         self._stop: asyncio.Event
         self._leaving: set[asyncio.Task[None]] = set()
         self._looking: asyncio.TimerHandle | None = None
-        self._keys = keys.Keys(seat, self._function, self.links)
+        self._keys = sessions.Keys(seat, self._function, self.links)
         self._handlers: dict[str, Callable[..., None]] = {
             "define": self._do_define,
             "levels": self._do_levels,
@@ -124,27 +126,27 @@ class _Worker:
     def _on_streams(self, ask: int, since: int, parked: int) -> None:
         self._selector.process()
         half = self._seat.MOST_TOLD // 2 - 64
-        opened = window.opened_since(self._clients.values(), since, half)
+        opened = introspection.opened_since(self._clients.values(), since, half)
         told = self._keys.parked_since(parked, half)
         self._seat.tell(ask, f'{{"open": {opened}, "parked": {told}}}')
 
     def _on_inspect(self, ask: int, which: str) -> None:
         self._selector.process()
-        found = [s for c in self._clients.values() for s in window.find(c, which)]
+        found = [s for c in self._clients.values() for s in introspection.find(c, which)]
         found += self._keys.find_parked(which)
-        said = [*map(window.inspect, found), *window.failures(which)]
-        self._seat.tell(ask, window.packed(said, self._seat.MOST_TOLD))
+        said = [*map(introspection.inspect, found), *introspection.failures(which)]
+        self._seat.tell(ask, introspection.packed(said, self._seat.MOST_TOLD))
 
     def _on_end(self, ask: int, which: str, why: str) -> None:
         self._selector.process()
         ended = []
         for client in self._clients.values():
-            for stream in window.find(client, which):
+            for stream in introspection.find(client, which):
                 if stream.slot is not None and client.link.end(stream.slot, why):
                     stream.task.cancel()
-                    ended.append(window.described(stream))
-        ended += map(window.described, self._keys.end_parked(which))
-        self._seat.tell(ask, window.packed(ended, self._seat.MOST_TOLD))
+                    ended.append(introspection.described(stream))
+        ended += map(introspection.described, self._keys.end_parked(which))
+        self._seat.tell(ask, introspection.packed(ended, self._seat.MOST_TOLD))
 
     # Keys.
 
@@ -155,7 +157,7 @@ class _Worker:
         self._keys.retire()
 
     def _do_keep(self, client: Client, *opening: Any) -> None:
-        self._keys.open(keys.Opening(client, *opening))
+        self._keys.open(sessions.Opening(client, *opening))
 
     def _do_detach_kept(self, client: Client, slot: int, stream: int) -> None:
         self._keys.detach(client, (slot, stream))
@@ -222,7 +224,7 @@ class _Worker:
         self, client: Client, slot: int, function: int, task: asyncio.Task[None]
     ) -> None:
         client.tasks[slot] = task
-        client.opened[slot] = (function, window.moment(), None)
+        client.opened[slot] = (function, introspection.moment(), None)
         task.add_done_callback(functools.partial(_forget, client, slot))
 
     def _function(self, client: Client, number: int) -> tuple[Callable[..., Any], bool]:

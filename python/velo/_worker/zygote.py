@@ -8,7 +8,7 @@ import os
 import sys
 
 from velo import _core
-from velo._reference import add_paths
+from velo._function.reference import add_paths
 from velo._worker import main as worker
 from velo._worker import output
 

@@ -235,6 +235,6 @@ class _Unfinished(Exception):
 
 
 def _workers(loop: asyncio.AbstractEventLoop | None) -> int:
-    from velo import _clients
+    from velo._process import clients
 
-    return _clients.workers_of(loop) if loop is not None else 0
+    return clients.workers_of(loop) if loop is not None else 0

@@ -48,13 +48,13 @@ class VirtualClock(asyncio.SelectorEventLoop):
         """
         if seconds < 0:
             raise ValueError(f"`seconds` must be at least 0, not {seconds!r}")
-        from velo import _idle
+        from velo._api import idle
 
         self._now += seconds
         # asyncio runs what is due within its clock's resolution. After half a year that is less
         # than what a float can tell apart, and nothing would ever be due.
         self._clock_resolution = max(1e-9, math.ulp(self._now))
-        _idle.age(self, seconds)
+        idle.age(self, seconds)
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine to its end, as `asyncio.run` would."""

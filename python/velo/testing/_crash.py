@@ -81,13 +81,13 @@ class _Crashing:
                 yield result
 
     def __reduce__(self) -> Any:
-        from velo._reference import describe
+        from velo._function.reference import describe
 
         return _restore, (describe(self.inner), *self._how)
 
 
 def _restore(described: Any, event: int, signal: int, path: str) -> _Crashing:
-    from velo._reference import build
+    from velo._function.reference import build
 
     return _Crashing(build(described), event, signal, path)
 

@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from velo import StreamFn, _core
-from velo._recording import SUFFIX, frames
+from velo._function.recording import SUFFIX, frames
 
 __all__ = ["Recording", "Step", "load_recording", "recordings"]
 
@@ -99,7 +99,7 @@ class Recording:
         found = [_find(*origin) for origin in self.head["function"]]
         if len(found) == 1:
             return found[0]
-        from velo._compose import Chain
+        from velo._api.compose import Chain
 
         return Chain(found)
 

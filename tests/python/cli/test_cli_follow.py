@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from helpers import until_sync
+from helpers import HANG, until_sync
 from velo.cli.following import Followed
 
 
@@ -27,11 +27,11 @@ class Following:
         return [json.loads(line) for line in lines]
 
     def wait(self, *expected):
-        until_sync(lambda: self.results() == list(expected), 20, self.results)
+        until_sync(lambda: self.results() == list(expected), HANG, self.results)
 
     def stop(self):
         self.process.send_signal(signal.SIGTERM)
-        _, err = self.process.communicate(timeout=20)
+        _, err = self.process.communicate(timeout=HANG)
         assert self.process.returncode == 128 + signal.SIGTERM
         return err.decode()
 
@@ -39,7 +39,7 @@ class Following:
 def test_a_file_that_grows_rotates_and_is_cut(velo):
     log = velo.folder / "log.ndjson"
     run = Following(velo, "-i", "log.ndjson")  # it is not there yet
-    until_sync(run.out.exists, 20)
+    until_sync(run.out.exists)
     add(log, 1, 2)
     run.wait(1, 2)
     with open(log, "a") as file:
@@ -58,7 +58,7 @@ def test_a_file_that_grows_rotates_and_is_cut(velo):
     run.wait(1, 2, 34, 5, 6)
     os.truncate(log, 0)
     # Once it was seen to be short: what grows beyond the old end before that is another file's.
-    until_sync(lambda: position(run.process.pid, log) == 0, 20)
+    until_sync(lambda: position(run.process.pid, log) == 0)
     add(log, 7, 8, 9)
     run.wait(1, 2, 34, 5, 6, 7, 8, 9)
     assert "stopped: 8 events" in run.stop()

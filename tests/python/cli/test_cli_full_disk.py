@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from helpers import until_sync
+from helpers import HANG, until_sync
 
 COUNT = 3000
 
@@ -41,10 +41,10 @@ def size(path):
 
 def fill_up(process, path, more=1000):
     """Lets the file of a run that is under way take so much more, and waits for its end."""
-    until_sync(lambda: size(path) > 0 or process.poll() is not None, 20)
+    until_sync(lambda: size(path) > 0 or process.poll() is not None)
     _, hard = resource.prlimit(process.pid, resource.RLIMIT_FSIZE)
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (size(path) + more, hard))
-    _, err = process.communicate(timeout=20)
+    _, err = process.communicate(timeout=HANG)
     return err.decode()
 
 
@@ -80,12 +80,12 @@ def test_a_run_whose_input_is_slow_ends_as_soon_as_it_cannot_write(velo):
     process = velo.start("run", "slow.py:sums", "-i", "-", "-o", "out.ndjson")
     process.stdin.write(b'{"k":1,"v":1}\n')
     process.stdin.flush()
-    until_sync(lambda: size(out) > 0, 20)
+    until_sync(lambda: size(out) > 0)
     _, hard = resource.prlimit(process.pid, resource.RLIMIT_FSIZE)
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (size(out), hard))
     process.stdin.write(b'{"k":1,"v":2}\n')
     process.stdin.flush()
-    assert process.wait(20) == 1
+    assert process.wait(HANG) == 1
     assert b"file too large" in process.stderr.read()
     assert out.read_bytes() == b'{"total":1,"of":1}\n'
 
@@ -100,7 +100,7 @@ def test_what_resume_cannot_go_on_with(velo, name):
             resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY)
         )
     process = velo.start("run", "fns:echo", "-i", "in.ndjson", "-o", name, **options)
-    _, err = process.communicate(timeout=40)
+    _, err = process.communicate(timeout=HANG)
     assert process.returncode == 1
     assert f"cannot write to `{name}`".encode() in err
     assert (b"no space left on device" if "dev" in name else b"file too large") in err

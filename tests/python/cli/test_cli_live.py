@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from helpers import environment, until_sync, write_script
+from helpers import HANG, environment, until_sync, write_script
 
 
 def send(process, *events):
@@ -26,7 +26,7 @@ def test_results_come_while_the_input_is_slow(velo, mode, keyed):
         send(process, {"k": 1, "v": number})
         line = json.loads(process.stdout.readline())  # it comes before the next event is sent
         assert (line["result"] if keyed else line) == [0, 1, 3][number]
-    out, _ = process.communicate(timeout=20)
+    out, _ = process.communicate(timeout=HANG)
     assert process.returncode == 0
     assert b'{"total":3}' in out
 
@@ -38,7 +38,7 @@ def test_a_signal_leaves_what_was_done(velo, mode, number):
     )
     out = velo.folder / "out.ndjson"
     send(process, {"k": 1, "v": 1}, {"k": 2, "v": 5}, {"k": 1, "v": 2})
-    until_sync(lambda: out.exists() and len(out.read_bytes().splitlines()) == 3, 20)
+    until_sync(lambda: out.exists() and len(out.read_bytes().splitlines()) == 3)
     # As from a terminal: to the whole group, workers included.
     os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
     process.wait(timeout=20)
@@ -80,7 +80,7 @@ def test_what_was_read_from_a_pipe_is_worked_on(velo, mode, keyed):
     process.send_signal(signal.SIGTERM)
     assert b"stopping" in process.stderr.readline()
     os.write(write, "".join(events[2048:3072]).encode())
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=HANG)
     os.close(write)
     with open(read) as pipe:
         left = pipe.readlines()
@@ -97,7 +97,7 @@ def test_streams_are_given_time_to_finish(velo):
     while b"stopping" not in (line := process.stderr.readline()):
         assert line
     (velo.folder / "began.end").touch()
-    out, _ = process.communicate(timeout=20)
+    out, _ = process.communicate(timeout=HANG)
     assert process.returncode == 143
     assert out.count(b"\n") == 4
 
@@ -129,7 +129,7 @@ def blocked(velo):
     for _ in range(4):
         assert process.stdout.readline(), process.stderr.read()
     send(process, *({"k": k, "began": str(began), "gate": f"{began}.end"} for k in range(4)))
-    until_sync(lambda: began.exists() and began.stat().st_size == 2, 20)
+    until_sync(lambda: began.exists() and began.stat().st_size == 2)
     return process
 
 
@@ -139,7 +139,7 @@ def test_results_come_while_the_function_computes(velo):
     while early.count(b"\n") < 2 and select.select([process.stdout], [], [], 5)[0]:
         early += os.read(process.stdout.fileno(), 4096)
     (velo.folder / "began.end").touch()
-    out, _ = process.communicate(timeout=20)
+    out, _ = process.communicate(timeout=HANG)
     assert (early + out).count(b"\n") == 4
     assert early.count(b"\n") == 2, "a result waited for what the function did after it"
 
@@ -150,7 +150,7 @@ def test_a_second_signal_stops_at_once(velo):
     while b"stopping" not in (line := process.stderr.readline()):
         assert line
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=15)
+    _, err = process.communicate(timeout=HANG)
     assert process.returncode == 130
     assert b"stopped: 8 events in " in err
     assert b"Traceback" not in err
@@ -160,7 +160,7 @@ def test_one_signal_is_enough(velo):
     """A function that does not let go of its worker is given up after a while."""
     process = blocked(velo)
     process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=20)
+    _, err = process.communicate(timeout=HANG)
     assert process.returncode == 128 + signal.SIGTERM
     assert err.count(b"\n") == 2  # what it does, and the summary
 
@@ -172,7 +172,7 @@ def test_a_signal_when_nobody_reads_stderr(velo, mode):
     process.stderr.close()
     process.stderr = None
     process.send_signal(signal.SIGINT)
-    out, _ = process.communicate(timeout=20)
+    out, _ = process.communicate(timeout=HANG)
     assert process.returncode == 130
     assert b'{"total":7}' in out
 

@@ -5,11 +5,11 @@ import urllib.request
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from helpers import until_sync
+from helpers import HANG, until_sync
 
 
 def scrape(url):
-    with urllib.request.urlopen(url, timeout=10) as answer:
+    with urllib.request.urlopen(url, timeout=HANG) as answer:
         families = text_string_to_metric_families(answer.read().decode())
         return {sample.name: sample.value for family in families for sample in family.samples}
 
@@ -21,7 +21,7 @@ def test_figures_while_it_runs(velo, mode):
     (url,) = re.findall(r"velo: metrics at (http://127\.0\.0\.1:\d+/metrics)", line)
     process.stdin.write(b'{"k":1,"v":2}\n{"k":1,"v":3}\nx\n{"k":2,"v":4}\n')
     process.stdin.flush()
-    until_sync(lambda: scrape(url)["velo_run_results_total"] == 3, 20)
+    until_sync(lambda: scrape(url)["velo_run_results_total"] == 3)
     found = scrape(url)
     assert found["velo_run_events_total"] == 3
     assert found["velo_run_bad_lines_total"] == 1
@@ -29,7 +29,7 @@ def test_figures_while_it_runs(velo, mode):
     assert (found["velo_run_workers"] > 0) is (mode == "process")
     assert found["velo_run_input_bytes"] == 44
     assert found["process_resident_memory_bytes"] > 1e6
-    process.communicate(timeout=20)
+    process.communicate(timeout=HANG)
     assert process.returncode == 0
 
 

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from helpers import until_sync
+from helpers import HANG, until_sync
 
 COUNT = 6000
 
@@ -51,10 +51,10 @@ def test_stopped_at_any_instant(velo, mode, keyed, number, events, long):
     for stop in sorted(stops):
         process = velo.start(*options, "out.ndjson", "--resume")
         # At some instant after it has written so much.
-        until_sync(lambda: process.poll() is not None or written(out) >= stop, 30)
+        until_sync(lambda: process.poll() is not None or written(out) >= stop)
         time.sleep(dice.random() * 0.02)
         process.send_signal(number)
-        _, err = process.communicate(timeout=20)
+        _, err = process.communicate(timeout=HANG)
         assert process.returncode in (-number, 128 + number, 0), err
     done = velo(*options, "out.ndjson", "--resume")
     assert done.code == 0, (stops, done.err)
@@ -119,9 +119,9 @@ def test_a_file_that_is_followed(velo):
     run = ("run", "fns:sums", "-i", "in.ndjson", "-o", "out.ndjson", "--resume", "--follow")
     for expected in ("1\n3\n", "1\n3\n6\n"):
         process = velo.start(*run)
-        until_sync(lambda: written(out) == len(expected), 20)
+        until_sync(lambda: written(out) == len(expected))
         process.send_signal(signal.SIGTERM)
-        _, err = process.communicate(timeout=20)
+        _, err = process.communicate(timeout=HANG)
         assert b"`--resume` goes on from here" in err
         # Its input has not ended, so nothing says that it has.
         assert out.read_text() == expected

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from helpers import alive, until_sync
+from helpers import HANG, alive, until_sync
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def test_detach_status_and_stop(shell, tmp_path):
     assert f"(pid `{pid}`) already serves" in again.err
     done = shell("stop")
     assert (done.code, done.err) == (0, "")
-    until_sync(lambda: not alive(pid), 2)
+    until_sync(lambda: not alive(pid))
     assert os.listdir(folder) == []
 
 
@@ -76,7 +76,7 @@ def test_logs_are_followed_to_the_end(shell, velo):
     assert "supervisor ready" in following.stdout.readline().decode()
     assert shell("restart").code == 0
     assert shell("stop").code == 0
-    out, err = following.communicate(timeout=20)
+    out, err = following.communicate(timeout=HANG)
     messages = [json.loads(line)["message"] for line in out.decode().splitlines()]
     assert "replacing all workers" in messages
     assert "draining" in messages
@@ -85,7 +85,7 @@ def test_logs_are_followed_to_the_end(shell, velo):
 
 def test_a_preload_that_fails_is_in_the_log(shell):
     detached(shell, "--workers", "1:1", "--preload", "no_such_module")
-    until_sync(lambda: "cannot be preloaded" in shell("logs").out, 10)
+    until_sync(lambda: "cannot be preloaded" in shell("logs").out)
 
 
 def test_a_start_that_fails_says_why(shell, tmp_path):
@@ -105,9 +105,9 @@ def test_wrong_numbers_of_workers(shell, workers):
 
 def test_control_c_ends_it(velo, tmp_path):
     process = velo.start("supervisor", "start", "--socket", tmp_path / "s.sock")
-    until_sync(lambda: (tmp_path / "s.sock").exists(), 10)
+    until_sync(lambda: (tmp_path / "s.sock").exists())
     process.send_signal(2)
-    _, err = process.communicate(timeout=20)
+    _, err = process.communicate(timeout=HANG)
     assert process.returncode == 0
     assert b"supervisor ended" in err
     assert b"Traceback" not in err

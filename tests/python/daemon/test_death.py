@@ -7,8 +7,8 @@ import signal
 import pytest
 
 import functions
-from helpers import alive, start_script, until, until_sync, write_script
-from velo import _clients
+from helpers import HANG, alive, start_script, until, until_sync, write_script
+from velo._process import clients
 from velo.errors import PoolError, WorkerDied
 
 add = functions.running_sum.options(mode="process", workers=1)
@@ -22,8 +22,8 @@ async def pid_of(stream):
 
 async def lost():
     """Waits until this program has noticed."""
-    clients = _clients._clients[id(asyncio.get_running_loop())]
-    await until(lambda: all(c._supervisor is None for c in clients.by_address.values()))
+    known = clients._clients[id(asyncio.get_running_loop())]
+    await until(lambda: all(c._supervisor is None for c in known.by_address.values()))
 
 
 async def test_streams_flow_on(daemon):
@@ -42,7 +42,7 @@ async def test_streams_flow_on(daemon):
         # A worker's death is seen without it.
         os.kill(worker, signal.SIGKILL)
         with pytest.raises(WorkerDied, match=str(worker)):
-            await asyncio.wait_for(other.recv(), 5)
+            await asyncio.wait_for(other.recv(), HANG)
         with pytest.raises(PoolError, match="velo supervisor start"):
             await add.open()
         with pytest.raises(WorkerDied):
@@ -61,9 +61,9 @@ async def test_a_stream_that_recovers_goes_to_the_next_supervisor(daemon_at):
         daemon_at("--workers", 2)
         os.kill(worker, signal.SIGKILL)
         with pytest.raises(WorkerDied):
-            await asyncio.wait_for(other.recv(), 20)
+            await asyncio.wait_for(other.recv(), HANG)
         await stream.send(2)
-        assert await asyncio.wait_for(stream.recv(), 20) == 3
+        assert await asyncio.wait_for(stream.recv(), HANG) == 3
 
 
 async def test_a_stream_that_recovers_says_when_no_supervisor_is_left(daemon):
@@ -73,7 +73,7 @@ async def test_a_stream_that_recovers_says_when_no_supervisor_is_left(daemon):
         await lost()
         os.kill(pid, signal.SIGKILL)
         with pytest.raises(WorkerDied) as info:
-            await asyncio.wait_for(stream.recv(), 20)
+            await asyncio.wait_for(stream.recv(), HANG)
         assert isinstance(info.value.__cause__, PoolError)
 
 
@@ -102,7 +102,7 @@ async def test_opens_under_way_do_not_hang(daemon, daemon_at):
     await until(lambda: daemon.status()["workers"])
     daemon.kill()
     with pytest.raises(PoolError, match="velo supervisor start"):
-        await asyncio.wait_for(opening, 10)
+        await asyncio.wait_for(opening, HANG)
     os.kill(zygote, signal.SIGCONT)
     daemon_at()
     assert await pids.run([0])
@@ -163,7 +163,7 @@ def test_workers_end_with_their_last_client(tmp_path, daemon, busy):
     assert all(map(alive, workers))
     program.kill()
     program.communicate()
-    until_sync(lambda: not daemon.seen_alive(0), 2.5, lambda: daemon.seen_alive(0))
+    until_sync(lambda: not daemon.seen_alive(0), HANG, lambda: daemon.seen_alive(0))
 
 
 @pytest.mark.parametrize("with_workers", [False, True])
@@ -177,7 +177,7 @@ def test_who_stands_still_ends_with_it_all_the_same(tmp_path, daemon, with_worke
     if program is not None:
         program.kill()
         program.communicate()
-    until_sync(lambda: not daemon.seen_alive(0), 2.5, lambda: daemon.seen_alive(0))
+    until_sync(lambda: not daemon.seen_alive(0), HANG, lambda: daemon.seen_alive(0))
 
 
 def test_workers_serve_the_clients_that_are_left(tmp_path, daemon_at):
@@ -192,7 +192,7 @@ def test_workers_serve_the_clients_that_are_left(tmp_path, daemon_at):
     assert all(map(alive, workers))
     other.kill()
     other.communicate()
-    until_sync(lambda: not daemon.seen_alive(0), 2.5, lambda: daemon.seen_alive(0))
+    until_sync(lambda: not daemon.seen_alive(0), HANG, lambda: daemon.seen_alive(0))
 
 
 def test_workers_end_when_nobody_has_a_stream(tmp_path, daemon_at):
@@ -200,7 +200,7 @@ def test_workers_end_when_nobody_has_a_stream(tmp_path, daemon_at):
     program, workers = started(tmp_path)
     daemon.kill()
     tell(program, "close")
-    until_sync(lambda: not any(map(alive, workers)), 5)
+    until_sync(lambda: not any(map(alive, workers)))
     assert program.poll() is None
     program.kill()
     program.communicate()

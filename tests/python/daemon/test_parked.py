@@ -7,11 +7,11 @@ from types import SimpleNamespace
 import pytest
 
 import functions
-from helpers import until
+from helpers import HANG, until
 from standalone import velo
 from terminal import top
-from velo import _keys
-from velo._worker.parked import Parked
+from velo._api import session
+from velo._worker.detached import Parked
 from velo.cli.supervisor.exporting import SupervisorFigures
 from velo.cli.supervisor.figures import Watcher
 from velo.cli.supervisor.line import Line
@@ -27,7 +27,7 @@ async def ask(fn, key, event):
 
 async def seen(watcher, wanted):
     """What is seen, once it satisfies."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(HANG):
         while True:
             state = await asyncio.to_thread(watcher.look)
             if wanted(state):
@@ -85,7 +85,7 @@ async def test_a_scrape_counts_both(daemon):
 
     async def counted(name, wanted):
         """Waits for a sum over the workers."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(HANG):
             while True:
                 families = await asyncio.to_thread(lambda: list(figures.collect()))
                 (family,) = [one for one in families if one.name == name]
@@ -253,9 +253,9 @@ async def test_what_is_attached_by_now_is_not_ended(daemon):
 
 
 def test_a_key_is_shown_on_one_line():
-    assert _keys.shown("user-42") == "user-42"
-    assert _keys.shown(("shop", 7)) == "('shop', 7)"
-    assert _keys.shown(b"\x00") == "b'\\x00'"
-    assert _keys.shown("a\n\x1b[2J\udc80") == "a\\n\\x1b[2J\\udc80"
-    assert _keys.shown("x" * 1000) == "x" * 200 + "..."
-    assert len(_keys.shown("\U0010ffff" * 1000)) == 203
+    assert session.shown("user-42") == "user-42"
+    assert session.shown(("shop", 7)) == "('shop', 7)"
+    assert session.shown(b"\x00") == "b'\\x00'"
+    assert session.shown("a\n\x1b[2J\udc80") == "a\\n\\x1b[2J\\udc80"
+    assert session.shown("x" * 1000) == "x" * 200 + "..."
+    assert len(session.shown("\U0010ffff" * 1000)) == 203

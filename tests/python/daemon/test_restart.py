@@ -6,7 +6,7 @@ import os
 import pytest
 
 import functions
-from helpers import alive, until, until_sync
+from helpers import HANG, alive, until, until_sync
 from velo import stream_fn
 
 pids = functions.pids.options(mode="process", workers=2)
@@ -53,13 +53,13 @@ async def test_no_stream_is_cut_under_load(daemon):
 
     tasks = [asyncio.create_task(long_one()) for _ in range(4)]
     tasks += [asyncio.create_task(short_ones()) for _ in range(2)]
-    await until(lambda: seen, 20)
+    await until(lambda: seen)
     for _ in range(3):
         daemon.restart()
         known = set(seen)
-        await until(lambda: seen - known, 20, lambda: daemon.status())
+        await until(lambda: seen - known, HANG, lambda: daemon.status())
     stop.set()
-    counts = await asyncio.wait_for(asyncio.gather(*tasks), 20)
+    counts = await asyncio.wait_for(asyncio.gather(*tasks), HANG)
     assert all(counts)
     assert len(seen) >= 4
 

@@ -12,10 +12,9 @@ import threading
 from collections import Counter, defaultdict
 
 import pytest
-from rust import example
 
-from helpers import environment, until_sync, write_script
-from pages import ROOT
+from helpers import HANG, ROOT, environment, until_sync, write_script
+from rust_examples import example
 
 # Building the examples may take minutes, when nobody has built them before.
 pytestmark = pytest.mark.timeout(600)
@@ -54,7 +53,7 @@ PYTHON = """
 
 def wait(condition, what):
     """Waits for as long as a slow machine may take."""
-    until_sync(condition, 60, lambda: what())
+    until_sync(condition, HANG, lambda: what())
 
 
 class Client:
@@ -139,7 +138,7 @@ def clients(tmp_path, daemon):
     for client in made:
         client.stopping = True
     for client in made:
-        client.thread.join(60)
+        client.thread.join(HANG)
         if client.thread.is_alive():
             client.process.kill()
             client.thread.join()
@@ -184,7 +183,7 @@ def test_clients_of_two_languages_are_killed_in_turn_and_all_results_are_right(
     for client in clients:
         client.stopping = True
     for client in clients:
-        client.thread.join(60)
+        client.thread.join(HANG)
         assert not client.thread.is_alive(), everything()
         assert not client.wrong, everything()
 

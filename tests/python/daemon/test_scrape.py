@@ -5,17 +5,16 @@ import json
 import re
 import time
 import urllib.request
-from pathlib import Path
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 import velo.metrics
 from functions import running_sum
-from helpers import alive
+from helpers import HANG, ROOT, alive
 from velo import stream_fn
 
-DASHBOARD = Path(__file__).parents[3] / "docs" / "grafana.json"
+DASHBOARD = ROOT / "docs" / "grafana.json"
 
 
 @stream_fn(mode="process", workers=1)
@@ -36,7 +35,7 @@ async def scrape(url):
     """All samples, by name and what they are labelled with."""
 
     def get():
-        with urllib.request.urlopen(url, timeout=20) as answer:
+        with urllib.request.urlopen(url, timeout=HANG) as answer:
             assert answer.headers["Content-Type"].startswith("text/plain")
             return answer.read().decode()
 

@@ -5,13 +5,22 @@ import contextlib
 import json
 import os
 import signal
-import time
 
 import psutil
 import pytest
 
 import functions
-from helpers import alive, cancel, run_script, start_script, until, until_sync, write_script
+from helpers import (
+    HANG,
+    alive,
+    cancel,
+    fall_silent,
+    run_script,
+    start_script,
+    until,
+    until_sync,
+    write_script,
+)
 from velo import stream_fn
 from velo.errors import PoolError, StreamBusy, WorkerDied
 
@@ -91,7 +100,7 @@ class Program:
         self.process.communicate()
 
     def end(self):
-        _, errors = self.process.communicate(timeout=20)
+        _, errors = self.process.communicate(timeout=HANG)
         assert self.process.returncode == 0, errors
 
 
@@ -126,33 +135,41 @@ def test_programs_at_once_have_their_turns(tmp_path, daemon):
         program.end()
 
 
+def in_line(daemon, count):
+    """Wait until so many stand in line."""
+    until_sync(lambda: daemon.status()["waiting"] == count, describe=daemon.status)
+
+
 async def test_the_line_goes_by_who_came_first_whichever_process_it_is(tmp_path, daemon):
     one, other = Program(tmp_path), Program(tmp_path)
     order = []
 
-    async def wait(name, attach):
-        await attach
+    async def theirs(name, program):
+        await program.heard()
         order.append(name)
 
-    async def mine():
-        assert (await ask(counting, "k", "mine"))[1] == "mine"
+    async def mine(name):
+        async with counting.open(key="k") as stream:
+            order.append(name)
+            await stream.send(name)
+            assert (await stream.recv())[1] == name
 
     for program in (one, other):  # they are connected
         program.do("attach", "another key")
         program.do("detach")
     async with counting.open(key="k"):
         waiting = []
-        for name in ["one", "me", "other", "me again"]:
+        for number, name in enumerate(["one", "me", "other", "me again"], 1):
             if name.startswith("me"):
-                attached = mine()
+                turn = mine(name)
             else:
                 program = one if name == "one" else other
                 program.tell("attach", "k")
-                attached = program.heard()
-            waiting.append(asyncio.create_task(wait(name, attached)))
-            await asyncio.sleep(0.1)  # until it stands in line
+                turn = theirs(name, program)
+            waiting.append(asyncio.create_task(turn))
+            await asyncio.to_thread(in_line, daemon, number)
         assert order == []
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG):
         await waiting[0]
         assert one.do("detach") == ["detached"]
         await waiting[1]
@@ -182,7 +199,7 @@ async def test_impatient_ones_never_stand_in_their_own_way(daemon):
 
 
 def test_a_client_that_is_killed_gives_back_what_it_is_attached_to(tmp_path, daemon):
-    """Within a second, and what it had sent is handled."""
+    """Also what it had sent is handled."""
     victim, other = Program(tmp_path), Program(tmp_path)
     other.do("attach", "another key")
     other.do("detach")
@@ -190,10 +207,8 @@ def test_a_client_that_is_killed_gives_back_what_it_is_attached_to(tmp_path, dae
     assert victim.do("ask", "a") == [1, "a"]
     victim.do("send", *range(50))
     other.tell("attach", "k")
-    began = time.monotonic()
     victim.kill()
     assert other.hear() == ["attached"]
-    assert time.monotonic() - began < 1
     assert other.do("ask", "b") == [52, "b"]
     other.end()
 
@@ -216,8 +231,9 @@ def test_a_client_that_is_killed_in_line_is_passed_over(tmp_path, daemon):
         program.do("attach", "another key")
         program.do("detach")
     victim.tell("attach", "k")
-    time.sleep(0.1)
+    in_line(daemon, 1)
     other.tell("attach", "k")
+    in_line(daemon, 2)
     victim.kill()
     one.do("detach")
     assert other.hear() == ["attached"]
@@ -235,7 +251,7 @@ async def test_a_storm_of_kills_leaves_the_key_usable(tmp_path, daemon):
         await asyncio.sleep(0.05 * round_)
         for victim in victims:
             victim.kill()
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(HANG):
             after, got = await ask(counting, "k", "me")
         assert got == "me"
         assert after > before
@@ -247,16 +263,16 @@ async def test_a_worker_that_is_killed(daemon):
         await stream.send(0)
         worker = await stream.recv()
         waiting = [asyncio.create_task(ask(pids, "k", 0)) for _ in range(2)]
-        await asyncio.sleep(0.1)
+        await asyncio.to_thread(in_line, daemon, 2)
         os.kill(worker, signal.SIGKILL)
         with pytest.raises(WorkerDied, match=str(worker)):
-            await asyncio.wait_for(stream.recv(), 5)
-    first, second = await asyncio.wait_for(asyncio.gather(*waiting), 5)
+            await asyncio.wait_for(stream.recv(), HANG)
+    first, second = await asyncio.wait_for(asyncio.gather(*waiting), HANG)
     assert first == second != worker
     assert alive(first)
     os.kill(first, signal.SIGKILL)  # while it is parked
     until_sync(lambda: first not in [w["pid"] for w in daemon.status()["workers"]])
-    assert await asyncio.wait_for(ask(pids, "k", 0), 5) not in (worker, first)
+    assert await asyncio.wait_for(ask(pids, "k", 0), HANG) not in (worker, first)
 
 
 async def test_restart_lets_the_attached_finish_and_ends_the_parked(daemon, tmp_path):
@@ -273,10 +289,10 @@ async def test_restart_lets_the_attached_finish_and_ends_the_parked(daemon, tmp_
             await stream.send(0)
             assert await stream.recv() == old
         assert not waiting.done()
-    new = await asyncio.wait_for(waiting, 10)
+    new = await asyncio.wait_for(waiting, HANG)
     assert new != old
     assert await ask(pids, "attached", 0) == new
-    await until(lambda: not alive(old), 10)
+    await until(lambda: not alive(old))
     async with ends.open(key="parked") as stream:
         await stream.send(str(tmp_path / "parked"))
         assert await stream.recv() == 1
@@ -324,11 +340,11 @@ async def test_waiting_goes_on_at_the_next_supervisor(daemon_at):
         await stream.send("a")
         await stream.recv()
         waiting = asyncio.create_task(ask(counting, "k", "b"))
-        await asyncio.sleep(0.1)
+        await asyncio.to_thread(in_line, daemon, 1)
         assert not waiting.done()
         daemon.kill()
         with pytest.raises(PoolError, match="velo supervisor start"):
-            await asyncio.wait_for(waiting, 10)
+            await asyncio.wait_for(waiting, HANG)
 
 
 async def test_places_come_back_when_the_supervisor_is_gone(daemon_at):
@@ -337,7 +353,7 @@ async def test_places_come_back_when_the_supervisor_is_gone(daemon_at):
     assert await ask(limited, "k", "a") == (1, "a")
     daemon.kill()
     daemon_at("--workers", 1)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG):
         assert await ask(limited, "other", "a") == (1, "a")
 
 
@@ -354,15 +370,7 @@ async def test_many_parked_keys_cost_memory_only(daemon_at):
 
     await asyncio.gather(*[some() for _ in range(8)])
     [worker] = [psutil.Process(w["pid"]) for w in daemon.status()["workers"]]
-    supervisor = psutil.Process(daemon.pid)
-    await asyncio.sleep(0.3)
-
-    def spent():
-        return sum(sum(process.cpu_times()[:2]) for process in (worker, supervisor))
-
-    before = spent()
-    await asyncio.sleep(1)
-    assert spent() - before <= 0.03
+    await fall_silent([worker.pid, daemon.pid])
     memory = worker.memory_info().rss
     for key in range(total):
         assert await ask(fn, key, "b") == (2, "b")
@@ -377,7 +385,7 @@ async def test_a_cancelled_wait_leaves_the_line_of_all(tmp_path, daemon):
     other = Program(tmp_path)
     other.do("attach", "k")
     task = asyncio.create_task(ask(counting, "k", "a"))
-    await asyncio.sleep(0.1)
+    await asyncio.to_thread(in_line, daemon, 1)
     await cancel(task)
     other.do("detach")
     assert other.do("attach", "k") == ["attached"]
@@ -395,7 +403,7 @@ async def test_storm_of_cancelled_opens_and_other_clients(tmp_path, daemon):
         with contextlib.suppress(asyncio.CancelledError):
             await task
     assert await other.heard() == ["done"]
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(HANG):
         assert (await ask(counting, "k", "last"))[1] == "last"
     other.end()
 

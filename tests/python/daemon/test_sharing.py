@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import functions
-from helpers import run_script, start_script, until_sync, write_script
+from helpers import HANG, run_script, start_script, until_sync, write_script
 from velo import StreamConfig, stream_fn
 from velo.errors import PoolError
 
@@ -50,7 +50,7 @@ class Program:
         return total, pid
 
     def end(self):
-        _, errors = self.process.communicate(timeout=20)
+        _, errors = self.process.communicate(timeout=HANG)
         assert self.process.returncode == 0, errors
 
 
@@ -82,7 +82,7 @@ def test_a_killed_client_gives_everything_back(tmp_path, daemon):
         streams = sum(worker["residents"] for worker in state["workers"])
         return victim.process.pid not in pids and streams == 1
 
-    until_sync(gone, 1.0, daemon.status)
+    until_sync(gone, HANG, daemon.status)
     victim.process.communicate()
     assert other.add(2)[0] == 3
     other.end()
@@ -121,7 +121,7 @@ def test_a_child_that_holds_the_socket_keeps_nothing(tmp_path, daemon):
         return process.pid not in {client["pid"] for client in daemon.status()["clients"]}
 
     try:
-        until_sync(gone, 1.0, daemon.status)
+        until_sync(gone, HANG, daemon.status)
     finally:
         os.kill(child, signal.SIGKILL)
         process.communicate()
@@ -162,18 +162,18 @@ async def test_parts_for_different_supervisors_run_in_their_own(daemon, monkeypa
 
 def test_the_default_socket_needs_to_be_asked_for(tmp_path, monkeypatch):
     """Without a setting nothing changes, also while a supervisor runs."""
-    from velo import _supervisors
+    from velo._process import supervisors
 
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     monkeypatch.delenv("VELO_SUPERVISOR", raising=False)
-    assert _supervisors.address_of("auto") is None
-    assert _supervisors.address_of("daemon") == str(tmp_path / "velo" / "supervisor.sock")
+    assert supervisors.address_of("auto") is None
+    assert supervisors.address_of("daemon") == str(tmp_path / "velo" / "supervisor.sock")
     monkeypatch.setenv("VELO_SUPERVISOR", "daemon")
-    assert _supervisors.address_of("auto") == _supervisors.address_of("daemon")
-    assert _supervisors.address_of("embedded") is None
+    assert supervisors.address_of("auto") == supervisors.address_of("daemon")
+    assert supervisors.address_of("embedded") is None
     monkeypatch.setenv("VELO_SUPERVISOR", "demon")
     with pytest.raises(ValueError, match="`VELO_SUPERVISOR` must be"):
-        _supervisors.address_of("auto")
+        supervisors.address_of("auto")
 
 
 def test_wrong_settings():
@@ -190,9 +190,9 @@ async def test_nobody_there_says_how_to_start_one(tmp_path):
 
 
 async def test_another_velo_is_refused_by_name(daemon, monkeypatch):
-    from velo import _supervisors
+    from velo._process import supervisors
 
-    monkeypatch.setattr(_supervisors, "runtime", lambda: "cpython 2.7")
+    monkeypatch.setattr(supervisors, "runtime", lambda: "cpython 2.7")
     with pytest.raises(PoolError, match=r"cpython 3\.\d+, this program velo .* on cpython 2\.7"):
         await functions.echo.options(mode="process").open()
 
@@ -275,7 +275,7 @@ def test_a_forked_child_is_a_client_of_its_own(tmp_path, daemon):
     code, output, errors = run_script(tmp_path, script)
     assert code == 0, errors
     assert sorted(output.splitlines()) == ["[1, 3]", "[3, 7]", "[3, 7]"]
-    until_sync(lambda: not [c for c in daemon.status()["clients"] if c["links"]], 2.0)
+    until_sync(lambda: not [c for c in daemon.status()["clients"] if c["links"]])
 
 
 async def test_what_a_function_logs_reaches_its_own_client(daemon, caplog):
@@ -288,7 +288,7 @@ async def test_what_a_function_logs_reaches_its_own_client(daemon, caplog):
             yield event
 
     assert await logs.run([1, 2]) == [1, 2]
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(HANG):
         while len([r for r in caplog.records if r.name == "shared"]) < 2:
             await asyncio.sleep(0.005)
 

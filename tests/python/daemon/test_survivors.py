@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 import functions
-from helpers import start_script, until_sync, write_script
+from helpers import HANG, start_script, until_sync, write_script
 from standalone import answer
 from velo import _core
 
@@ -17,7 +17,8 @@ STREAMS = 3
 
 PROGRAM = """
     import asyncio, os, sys
-    from velo import _clients, stream_fn
+    from velo import stream_fn
+    from velo._process import clients
 
     @stream_fn(mode="process", workers=2)
     async def add(events):
@@ -32,7 +33,7 @@ PROGRAM = """
         stage = sys.argv[1]
         streams = []
         if stage == "connected":
-            client = _clients.client_of(asyncio.get_running_loop())
+            client = clients.client_of(asyncio.get_running_loop())
             client._connect()
             await client._greet()
         if stage == "used":
@@ -94,7 +95,7 @@ def held(daemon):
         return sum(client["pid"] == os.getpid() for client in state["clients"]) == 1
 
     state = {}
-    until_sync(alone, 5.0, lambda: state)
+    until_sync(alone, HANG, lambda: state)
     workers = state["workers"]
     return {
         "clients": len(state["clients"]) - 1,
@@ -125,19 +126,19 @@ def test_each_takes_its_own_and_nothing_else(tmp_path, daemon_at, stage):
             victim.process.send_signal(signal.SIGSTOP)
         victim.kill()
         counts.pop()
-        until_sync(lambda: held(daemon) == counts[-1], 1.0, lambda: (held(daemon), counts[-1]))
+        until_sync(lambda: held(daemon) == counts[-1], HANG, lambda: (held(daemon), counts[-1]))
         totals += 7
         for survivor in survivors:
             assert survivor.add(7) == [totals] * STREAMS
     assert sorted(worker["pid"] for worker in daemon.status()["workers"]) == worker_pids
     for survivor in survivors:
         survivor.kill()
-    until_sync(lambda: held(daemon)["streams"] == 0, 1.0, lambda: held(daemon))
+    until_sync(lambda: held(daemon)["streams"] == 0, HANG, lambda: held(daemon))
 
 
 async def test_a_new_client_is_served_after_them(tmp_path, daemon_at):
     daemon = daemon_at("--workers", 1)
     for stage in ("connected", "used", "open", "at work"):
         Program(tmp_path, stage).kill()
-    until_sync(lambda: held(daemon)["clients"] == 0, 1.0, lambda: held(daemon))
+    until_sync(lambda: held(daemon)["clients"] == 0, HANG, lambda: held(daemon))
     assert await functions.echo.options(mode="process", workers=1).run([1, 2]) == [1, 2]

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from functions import running_sum
-from helpers import environment
+from helpers import HANG, environment
 from terminal import top
 from velo.errors import StreamClosed
 
@@ -100,6 +100,6 @@ async def test_it_ends_with_its_supervisor_or_without_a_terminal(daemon):
         await terminal.shows("velo: the supervisor at `")
         assert await asyncio.to_thread(terminal.process.wait, 20) == 1
     command = [sys.executable, "-m", "velo", "top", "--socket", str(daemon.path)]
-    told = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=30)
+    told = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=HANG)
     assert told.returncode == 1
     assert "needs a terminal" in told.stderr

@@ -13,8 +13,7 @@ import time
 import pytest
 
 import functions
-from helpers import environment
-from standalone import PATIENCE
+from helpers import HANG, environment
 from velo import _core
 from velo.errors import PoolError
 
@@ -31,7 +30,7 @@ def hello(version):
 
 def raw(daemon):
     line = socket.socket(socket.AF_UNIX)
-    line.settimeout(PATIENCE)
+    line.settimeout(HANG)
     line.connect(str(daemon.path))
     return line
 
@@ -150,7 +149,7 @@ async def test_more_clients_than_it_takes_are_told(daemon_at):
         with pytest.raises(PoolError, match="--max-clients"):
             await functions.echo.options(mode="process").open()
     # They have gone: there is room again, once the supervisor has noticed.
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(HANG):
         while True:
             with contextlib.suppress(PoolError):
                 assert await functions.echo.options(mode="process").run([1]) == [1]
@@ -193,7 +192,7 @@ def test_another_user_is_turned_away(tmp_path, daemon):
     done = subprocess.run(
         [sys.executable, "-c", CONNECT, str(daemon.path)],
         capture_output=True,
-        timeout=PATIENCE,
+        timeout=HANG,
         check=False,
     )
     assert b"serves the user with id `0` only, not `1`" in done.stdout, done
@@ -224,7 +223,7 @@ def start(*options, **more):
         capture_output=True,
         text=True,
         env=environment(**more),
-        timeout=PATIENCE,
+        timeout=HANG,
         check=False,
     )
 

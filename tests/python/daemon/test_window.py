@@ -9,10 +9,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from helpers import until
+from helpers import HANG, until
 from standalone import velo
 from velo import stream_fn
-from velo._worker import window
+from velo._worker import introspection
 from velo.cli.supervisor.figures import Watcher
 from velo.cli.supervisor.line import Line
 from velo.errors import StreamClosed
@@ -74,7 +74,7 @@ async def test_status_shows_streams_with_their_figures(daemon):
 async def test_latencies_are_those_that_the_program_has_measured(daemon):
     """They are shown ten times a second at most: what was shown last may be older."""
     watcher = Watcher(Line(str(daemon.path)))
-    async with counting.open() as stream, asyncio.timeout(20):
+    async with counting.open() as stream, asyncio.timeout(HANG):
         while True:
             await stream.send(1)
             assert await stream.recv() == 1
@@ -137,17 +137,17 @@ def test_no_more_is_told_at_once_than_fits():
 
     client = SimpleNamespace(number=7, functions={}, tasks={}, opened={})
     for slot in range(count):
-        client.tasks[slot], client.opened[slot] = Task(), (0, window.moment(), None)
+        client.tasks[slot], client.opened[slot] = Task(), (0, introspection.moment(), None)
     slots, since, more, times = [], 0, True, 0
     while more:
-        told = window.opened_since([client], since, 64 << 10)
+        told = introspection.opened_since([client], since, 64 << 10)
         assert len(told) < 64 << 10
         said = json.loads(told)
         slots += [slot for _, slot, *_ in said["opened"]]
         since, more, times = said["until"], said["more"], times + 1
     assert slots == list(range(count))
     assert times > 3
-    assert json.loads(window.opened_since([client], since, 64 << 10))["opened"] == []
+    assert json.loads(introspection.opened_since([client], since, 64 << 10))["opened"] == []
 
 
 async def test_inspect_shows_where_a_function_waits(daemon):

@@ -7,13 +7,13 @@ import itertools
 import json
 import os
 import signal
-from pathlib import Path
 
 import psutil
 import pytest
 import pytest_asyncio
 
 from browsing import how, needs_chromium
+from helpers import HANG, ROOT
 from serving import served, status
 
 playwright = pytest.importorskip("playwright.async_api", reason="needs velo-stream[test]")
@@ -21,7 +21,7 @@ pytest.importorskip("fastapi", reason="needs velo-stream[test]")
 pytest.importorskip("uvicorn", reason="needs velo-stream[test]")
 pytestmark = [needs_chromium, pytest.mark.asyncio(loop_scope="module")]
 
-LIVE = Path(__file__).resolve().parents[3] / "examples" / "live"
+LIVE = ROOT / "examples" / "live"
 # How much of the chart is neither background nor grid: pixels of strong colour.
 INK = """() => {
     const canvas = document.getElementById("chart");
@@ -79,7 +79,7 @@ async def open_tab(address, browser):
 
 async def open_streams(address, count):
     """Wait until so many streams are open."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG):
         while (await status(address))["open"] != count:
             await asyncio.sleep(0.01)
 

@@ -3,17 +3,17 @@
 import asyncio
 import json
 import urllib.request
-from pathlib import Path
 
 import pytest
 
+from helpers import HANG, ROOT
 from serving import served
 from standalone import Daemon
 
 pytest.importorskip("uvicorn", reason="needs velo-stream[test]")
 pytest.importorskip("fastapi", reason="needs velo-stream[test]")
 
-EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
+EXAMPLES = ROOT / "examples"
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ async def address(tmp_path, monkeypatch):
     monkeypatch.setenv("VELO_SUPERVISOR", str(daemon.path))
     try:
         async with served(EXAMPLES, "cart:app", "--workers", "2") as (address, _):
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(HANG):
                 while not await listens(address):  # it is said before they do
                     await asyncio.sleep(0.05)
             yield address
@@ -48,7 +48,7 @@ async def call(address, method, path):
 
     def send():
         request = urllib.request.Request(f"http://{address}/carts/{path}", method=method)
-        with urllib.request.urlopen(request, timeout=20) as answer:
+        with urllib.request.urlopen(request, timeout=HANG) as answer:
             return json.load(answer)
 
     return await asyncio.to_thread(send)
@@ -56,7 +56,7 @@ async def call(address, method, path):
 
 async def test_every_process_finds_the_same_cart(address):
     servers = set()
-    async with asyncio.timeout(40):
+    async with asyncio.timeout(HANG):
         added = 0
         while len(servers) < 2 or added < 40:
             answers = await asyncio.gather(

@@ -9,7 +9,7 @@ import urllib.request
 import psutil
 import pytest
 
-from helpers import environment, until_sync, write_script
+from helpers import HANG, environment, until_sync, write_script
 
 pytest.importorskip("gunicorn", reason="needs velo-stream[test]")
 
@@ -64,7 +64,7 @@ def test_two_servers_have_workers_of_their_own(tmp_path, preload):
 
     def asked():
         try:
-            with urllib.request.urlopen(f"http://{address}/", timeout=10) as answer:
+            with urllib.request.urlopen(f"http://{address}/", timeout=HANG) as answer:
                 body = json.load(answer)
         except OSError:
             assert process.poll() is None, process.stderr.read().decode()
@@ -74,7 +74,7 @@ def test_two_servers_have_workers_of_their_own(tmp_path, preload):
         return len(seen) == 2
 
     try:
-        until_sync(asked, 30)
+        until_sync(asked)
         workers = {body["worker"] for body in seen.values()}
         assert len(workers) == 2, "each server process has a pool of its own"
         if preload:
@@ -83,6 +83,6 @@ def test_two_servers_have_workers_of_their_own(tmp_path, preload):
         family = psutil.Process(process.pid).children(recursive=True)
     finally:
         process.terminate()
-        _, said = process.communicate(timeout=20)
-    until_sync(lambda: not any(child.is_running() for child in family), 5)
+        _, said = process.communicate(timeout=HANG)
+    until_sync(lambda: not any(child.is_running() for child in family))
     assert b"Traceback" not in said, said.decode()

@@ -185,7 +185,7 @@ def test_the_users_own_tests_with_pytest_asyncio(tmp_path, mode):
         if __name__ == "__main__":
             raise SystemExit(pytest.main([__file__, "-q", "-W", "error", "-p", "no:cacheprovider"]))
     """
-    code, output, errors = run_script(tmp_path, script, cwd=tmp_path, timeout=50)
+    code, output, errors = run_script(tmp_path, script, cwd=tmp_path)
     assert code == 0, output + errors
     assert "4 passed" in output
 

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from helpers import environment
+from helpers import HANG, environment
 
 nbclient = pytest.importorskip("nbclient", reason="needs velo-stream[test]")
 pytest.importorskip("ipykernel", reason="needs velo-stream[test]")
@@ -90,7 +90,7 @@ def test_a_repl(mode):
     os.close(there)
     try:
         os.write(here, "\n".join(lines).encode())
-        output, _ = process.communicate(timeout=30)
+        output, _ = process.communicate(timeout=HANG)
     finally:
         process.kill()
         os.close(here)

@@ -3,17 +3,16 @@
 import asyncio
 import json
 import signal
-from pathlib import Path
 
 import pytest
 
-from helpers import until
+from helpers import HANG, ROOT, until
 from serving import served, status
 
 websockets = pytest.importorskip("websockets", reason="needs velo-stream[test]")
 pytest.importorskip("uvicorn", reason="needs velo-stream[test]")
 
-EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
+EXAMPLES = ROOT / "examples"
 
 
 @pytest.fixture
@@ -45,7 +44,7 @@ async def test_every_connection_has_a_stream_of_its_own(server):
     async def closed():
         return (await status(address))["open"] == 0
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG):
         while not await closed():
             await asyncio.sleep(0.01)
     assert await status(address) == {"open": 0, "opened": 8, "readings": 320}
@@ -61,4 +60,4 @@ async def test_a_server_that_stops_closes_its_streams(server):
         server[1].send_signal(signal.SIGTERM)
         with pytest.raises(websockets.ConnectionClosed):
             await socket.recv()
-        await until(lambda: server[1].returncode is not None, 15)
+        await until(lambda: server[1].returncode is not None)

@@ -320,7 +320,7 @@ impl Budget {
         let error = errors::event_timeout(py, &self.stream, number, seconds);
         let error = error.into_value(py).into_bound(py).into_any();
         if let Some(task) = task {
-            let describe = WHERE.import(py, "velo._where", "describe")?;
+            let describe = WHERE.import(py, "velo._diagnostics.await_trace", "describe")?;
             let stands = describe.call1((task,))?;
             if !stands.is_none() {
                 error.call_method1(intern!(py, "add_note"), (stands,))?;

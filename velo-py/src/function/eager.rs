@@ -117,7 +117,9 @@ pub fn note_name(context: &Bound<'_, PyAny>, name: &Bound<'_, PyString>) -> PyRe
 fn name_setter(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
     static SET: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     let set = SET.get_or_try_init(py, || {
-        let name = py.import("velo._context")?.getattr("stream_name")?;
+        let name = py
+            .import("velo._function.context")?
+            .getattr("stream_name")?;
         name.getattr("set").map(Bound::unbind)
     });
     Ok(set?.bind(py))

@@ -42,7 +42,7 @@ fn report(py: Python<'_>, name: &str, began: u64, took: u64) {
     static WARN: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     let seconds = ticks::to_duration(took).as_secs_f64();
     let warned = WARN
-        .import(py, "velo._slow", "warn")
+        .import(py, "velo._diagnostics.slow_steps", "warn")
         .and_then(|warn| warn.call1((name, seconds)));
     if let Err(error) = warned {
         error.write_unraisable(py, None); // a warning made an error must not end the stream

@@ -11,7 +11,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyTuple};
 use velo_supervisor::{
     Client, ClientEvent, EmbeddedOptions, Exit, Key, KeyRefusal, LinkId, Order, Question, Ran,
-    Refusal, RequestId, Seat, SeatEvent, SupervisorError, embedded, zygote,
+    Refusal, RequestId, SupervisorError, WorkerControl, WorkerControlEvent, embedded, zygote,
 };
 
 use crate::errors;
@@ -388,12 +388,12 @@ fn error_number(py: Python<'_>, error: &PyErr) -> Option<i32> {
 /// A worker's place at its supervisor.
 #[pyclass(frozen, module = "velo._core")]
 pub struct WorkerSeat {
-    seat: Mutex<Seat>,
+    seat: Mutex<WorkerControl>,
     fd: i32,
 }
 
 impl WorkerSeat {
-    fn lock(&self) -> std::sync::MutexGuard<'_, Seat> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, WorkerControl> {
         self.seat
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner)
@@ -413,7 +413,7 @@ impl WorkerSeat {
         self.lock().worker()
     }
 
-    /// Notes that this process is a worker; then as `velo_supervisor::Seat::start_watchdog`:
+    /// Notes that this process is a worker; then as `velo_supervisor::WorkerControl::start_watchdog`:
     /// ends this process, whatever it is doing, when its client is gone.
     fn start_watchdog(&self) {
         crate::codec::say_result();
@@ -426,11 +426,11 @@ impl WorkerSeat {
         events
             .into_iter()
             .map(|event| match event {
-                SeatEvent::Attach { link, end } => {
+                WorkerControlEvent::Attach { link, end } => {
                     ("attach", link.0, Py::new(py, WorkerLink::new(end)?)?).into_pyobject(py)
                 }
-                SeatEvent::Detach { link } => ("detach", link.0).into_pyobject(py),
-                SeatEvent::Ask { ask, question } => match question {
+                WorkerControlEvent::Detach { link } => ("detach", link.0).into_pyobject(py),
+                WorkerControlEvent::Ask { ask, question } => match question {
                     Question::Streams { known, parked } => {
                         let first = |of: &[(u32, u64)]| of.first().map_or(0, |(_, known)| *known);
                         ("streams", ask, first(&known), first(&parked)).into_pyobject(py)
@@ -438,13 +438,13 @@ impl WorkerSeat {
                     Question::Inspect { stream } => ("inspect", ask, stream).into_pyobject(py),
                     Question::End { stream, why } => ("end", ask, stream, why).into_pyobject(py),
                 },
-                SeatEvent::Drain => ("drain",).into_pyobject(py),
-                SeatEvent::ReleaseKey { key, grant } => {
+                WorkerControlEvent::Drain => ("drain",).into_pyobject(py),
+                WorkerControlEvent::ReleaseKey { key, grant } => {
                     ("release_key", PyBytes::new(py, &key.0), grant).into_pyobject(py)
                 }
-                SeatEvent::Retire => ("retire",).into_pyobject(py),
-                SeatEvent::Lost => ("lost",).into_pyobject(py),
-                SeatEvent::Orphaned => ("orphaned",).into_pyobject(py),
+                WorkerControlEvent::Retire => ("retire",).into_pyobject(py),
+                WorkerControlEvent::Lost => ("lost",).into_pyobject(py),
+                WorkerControlEvent::Orphaned => ("orphaned",).into_pyobject(py),
             })
             .collect()
     }
@@ -481,7 +481,7 @@ impl WorkerSeat {
 
     /// The longest answer, in bytes.
     #[classattr]
-    const MOST_TOLD: usize = Seat::MOST_TOLD;
+    const MOST_TOLD: usize = WorkerControl::MOST_TOLD;
 
     /// Tells the supervisor that an attachment is over, and whether its function goes on.
     fn key_free(&self, key: [u8; 32], grant: u64, live: bool) -> PyResult<()> {

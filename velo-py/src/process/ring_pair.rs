@@ -6,7 +6,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes, PyDict};
 use velo_shm::{
     Consumer, Full, Lease, LinkEnd, Loan, Part, Producer, ReserveError, RingCorrupted, Spin,
-    lending_len, look_away, ticks,
+    lending_len, ticks,
 };
 pub use velo_supervisor::control::{END, ERROR, ITEM, STATE};
 
@@ -415,22 +415,22 @@ pub fn spin(py: Python<'_>, rings: &mut Rings, (end, slot): (&LinkEnd, u32), wan
     if consumer.has_data() {
         return 0;
     }
-    let Some(budget) = spin.budget() else {
+    let Some(plan) = spin.plan(|| end.may_share_core()) else {
         return 0;
     };
     let began = ticks::now();
-    let yields = end.may_share_core();
+    let disturbed = || end.any_ready_but(slot);
     let mut rounds = 0u32;
     py.detach(|| {
         if want.bulk {
-            look_away(|| producer.in_flight(), || end.any_ready_but(slot));
+            plan.back_off(|| producer.in_flight(), disturbed);
         }
-        spin.spin_for(budget, yields, || {
+        spin.run(plan, || {
             rounds = rounds.wrapping_add(1);
             consumer.has_data()
                 || (want.space && producer.free_events() > 0)
                 || (want.handled && producer.in_flight() == 0)
-                || (rounds.is_multiple_of(8) && end.any_ready_but(slot))
+                || (rounds.is_multiple_of(8) && disturbed())
         })
     });
     ticks::now().saturating_sub(began)

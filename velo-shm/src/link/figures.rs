@@ -1,7 +1,8 @@
 //! What the streams of a link have done so far, read from their slots by somebody who takes no part:
 //! nothing is written, and nobody waits for it.
 
-use super::{LinkEnd, Side};
+use super::LinkEnd;
+use crate::side::Side;
 use crate::sync::Ordering;
 
 /// One slot that is in use. Read while others write, so that neighbours may be a moment apart.

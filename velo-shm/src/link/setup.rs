@@ -1,117 +1,14 @@
 //! What a link is made of: how large it is, how it is begun, and what is checked before it is
 //! believed. Nothing here is on the way of an event.
 
-use std::io;
-
-use thiserror::Error;
-
-#[cfg(loom)]
-use super::Side;
+use crate::error::LinkError;
 #[cfg(loom)]
 use crate::layout::RingHeader;
-use crate::layout::{Geometry, LinkHeader, LinkInfo, MAGIC, MAX_SLOTS, VERSION, at};
+use crate::layout::{Geometry, LinkHeader, LinkInfo, MAGIC, at};
 use crate::segment::Segment;
-
-/// How large a link is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LinkSpec {
-    /// How many streams it can carry at a time, the control slot included.
-    pub slots: u32,
-    /// How many bytes a ring has to begin with: a power of two, 128 or more.
-    pub ring_bytes: u32,
-    /// How many bytes the grown rings of each direction can have together: a multiple of 4096.
-    /// This is address space, not memory.
-    pub heap_bytes: u64,
-}
-
-impl Default for LinkSpec {
-    fn default() -> Self {
-        LinkSpec {
-            slots: MAX_SLOTS,
-            ring_bytes: 2048,
-            heap_bytes: 16 << 30,
-        }
-    }
-}
-
-impl LinkSpec {
-    /// How long a segment for such a link has to be; `usize::MAX` where no segment could be.
-    pub fn segment_len(&self) -> usize {
-        Geometry::new(self).map_or(usize::MAX, |geometry| geometry.total_len)
-    }
-}
-
-/// Why a link cannot be made, attached to, or used in this way.
-#[derive(Debug, Error)]
-#[non_exhaustive]
-pub enum LinkError {
-    /// More slots than there can be, or none.
-    #[error("a link has between 1 and `{MAX_SLOTS}` slots, not `{slots}`")]
-    Slots {
-        /// What was asked for.
-        slots: u32,
-    },
-    /// A ring length that positions cannot be masked with.
-    #[error("a ring has a power of two of bytes, 128 or more, not `{ring_bytes}`")]
-    RingBytes {
-        /// What was asked for.
-        ring_bytes: u32,
-    },
-    /// A heap length that is not made of pages.
-    #[error("a heap has a multiple of 4096 bytes, not `{heap_bytes}`")]
-    HeapBytes {
-        /// What was asked for.
-        heap_bytes: u64,
-    },
-    /// More than the address space holds.
-    #[error("two heaps of `{heap_bytes}` bytes cannot be mapped; ask for less")]
-    Unmappable {
-        /// What was asked for, per direction.
-        heap_bytes: u64,
-    },
-    /// The segment ends before the link does.
-    #[error("the segment has `{len}` bytes and the link needs `{needed}`")]
-    TooSmall {
-        /// How long the segment is.
-        len: usize,
-        /// How long it would have to be.
-        needed: usize,
-    },
-    /// No link was initialised here.
-    #[error("the segment does not hold a link; initialise it before attaching")]
-    NotALink,
-    /// The link was made by a version that lays it out in another way.
-    #[error(
-        "the link has layout version `{found}` and this is `{VERSION}`; restart the older side"
-    )]
-    Version {
-        /// What the segment says.
-        found: u32,
-    },
-    /// The header's numbers do not fit each other.
-    #[error("the link's header contradicts itself; make a new link")]
-    Layout,
-    /// There is no such slot.
-    #[error("slot `{slot}` is not below `{slots}`")]
-    NoSuchSlot {
-        /// What was asked for.
-        slot: u32,
-        /// How many there are.
-        slots: u32,
-    },
-    /// A producer, a consumer or a lease of the slot is still alive in this process.
-    #[error("slot `{slot}` is still in use; drop its producer, consumer and leases first")]
-    SlotInUse {
-        /// What was asked for.
-        slot: u32,
-    },
-    /// The system has no memory for it.
-    #[error("no memory for the link: {source}")]
-    NoMemory {
-        /// What the system said.
-        source: io::Error,
-    },
-}
+#[cfg(loom)]
+use crate::side::Side;
+use crate::spec::{LinkSpec, VERSION};
 
 /// Makes a link in a fresh segment, before anyone attaches to it. Whoever creates the segment
 /// does this, once.

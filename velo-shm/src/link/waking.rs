@@ -2,9 +2,10 @@
 
 use std::sync::atomic::AtomicBool as LocalBool;
 
-use super::{LinkEnd, Side};
+use super::LinkEnd;
 use crate::cpu;
 use crate::doorbell::Doorbell;
+use crate::side::Side;
 use crate::sync::Ordering;
 
 /// What this side knows of who waits for the core that it runs on.
@@ -167,7 +168,7 @@ impl LinkEnd {
     #[inline]
     pub fn take_ready(&self, f: impl FnMut(u32)) {
         if self.side == Side::Worker {
-            self.header().board.looked();
+            self.header().activity.looked();
         }
         self.direction(self.side).take(self.geometry.slots, f);
     }

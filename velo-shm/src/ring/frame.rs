@@ -5,7 +5,7 @@
 
 use std::ptr::NonNull;
 
-use super::RingCorrupted;
+use crate::error::RingCorrupted;
 
 /// Bytes of a frame before its payload. Frames begin at multiples of it.
 pub(super) const HEADER: u64 = 8;

@@ -9,10 +9,10 @@ use std::fmt;
 use std::ptr::NonNull;
 use std::sync::Arc as LocalArc;
 
-use thiserror::Error;
-
+use crate::error::RingCorrupted;
 use crate::layout::{Geometry, MAX_RING, PAGE, RingHeader, at};
-use crate::link::{LinkEnd, Side};
+use crate::link::LinkEnd;
+use crate::side::Side;
 
 mod consumer;
 mod frame;
@@ -45,21 +45,6 @@ impl Limits {
         let fits = 1 << heap.clamp(1, MAX_RING).ilog2();
         let asked = self.bytes.clamp(1, MAX_RING).next_power_of_two();
         u64::from(geometry.ring_bytes).max(asked.min(fits))
-    }
-}
-
-/// The other side wrote something that no correct side writes. The stream is lost; the process is
-/// not.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("the ring is corrupted: {what}; close the stream")]
-pub struct RingCorrupted {
-    /// Which rule was broken.
-    pub what: &'static str,
-}
-
-impl RingCorrupted {
-    pub(crate) const fn new(what: &'static str) -> Self {
-        RingCorrupted { what }
     }
 }
 

@@ -15,32 +15,21 @@ use tokio::task::{LocalSet, spawn_local};
 
 use crate::error::DaemonError;
 use crate::options::DaemonOptions;
-use crate::peer::Peer;
-use crate::reactor::{self, Command};
-use crate::sys;
-pub(crate) use log::Tail;
+use crate::os;
+use crate::os::peer::Peer;
+use crate::os::service_manager;
+use crate::supervisor::log_tail::{self, Tail};
+use crate::supervisor::reactor::{self, Command};
+use crate::supervisor::standalone::Standalone;
 use signals::Signals;
 use socket::Socket;
 pub use socket::default_socket;
 
-mod log;
 mod signals;
 mod socket;
 
 /// How long nobody is let in after the system has refused to.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
-/// What only a standalone supervisor has.
-#[derive(Debug)]
-pub(crate) struct Standalone {
-    pub(crate) runtime: String,
-    pub(crate) preload: Vec<String>,
-    pub(crate) max_clients: usize,
-    pub(crate) client_workers: Option<u32>,
-    pub(crate) client_streams: Option<u32>,
-    pub(crate) hello_bound: Duration,
-    pub(crate) log: Arc<Tail>,
-}
 
 /// Runs a standalone supervisor in this process until it is told to stop, by a signal (`SIGTERM`,
 /// `SIGINT`) or by a client's order. `ready` is called, with where it listens, once clients can
@@ -56,7 +45,7 @@ pub(crate) struct Standalone {
 ///
 /// When it cannot start; [`DaemonError`] says why.
 pub fn serve(options: DaemonOptions, ready: impl FnOnce(&Path)) -> Result<(), DaemonError> {
-    let log = log::start(options.log_format);
+    let log = log_tail::start(options.log_format);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .enable_time()
@@ -64,7 +53,7 @@ pub fn serve(options: DaemonOptions, ready: impl FnOnce(&Path)) -> Result<(), Da
     // Workers of a zygote that has died become this process's children, and are collected here.
     nix::sys::prctl::set_child_subreaper(true).map_err(io::Error::from)?;
     raise_descriptor_limit();
-    let owner = sys::pidfd_open(nix::unistd::getpid().as_raw())?;
+    let owner = os::pidfd_open(nix::unistd::getpid().as_raw())?;
     let outcome = LocalSet::new().block_on(&runtime, run(options, owner, log, ready));
     drop(runtime);
     outcome
@@ -97,23 +86,11 @@ async fn run(
         runtime = standalone.runtime,
         "supervisor ready"
     );
-    tell_manager(&[sd_notify::NotifyState::Ready]);
+    service_manager::say_ready();
     ready(socket.path());
     reactor::run(options.pool, owner, Some(standalone), orders).await;
     tracing::info!("supervisor ended");
     Ok(())
-}
-
-/// Tells the service manager that this process is about to end.
-pub(crate) fn say_stopping() {
-    tell_manager(&[sd_notify::NotifyState::Stopping]);
-}
-
-fn tell_manager(news: &[sd_notify::NotifyState<'_>]) {
-    // None has asked: no error.
-    if let Err(error) = sd_notify::notify(news) {
-        tracing::warn!(%error, "could not tell the service manager");
-    }
 }
 
 async fn accept(listener: UnixListener, commands: UnboundedSender<Command>) {

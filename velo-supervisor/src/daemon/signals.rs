@@ -9,7 +9,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc::UnboundedSender;
 
-use crate::reactor::Command;
+use crate::supervisor::reactor::Command;
 
 /// The signals that end a supervisor, and the one that tells of ended children. They are blocked as
 /// long as this lives.

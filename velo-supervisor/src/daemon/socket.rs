@@ -14,7 +14,7 @@ use nix::sys::stat::{Mode, umask};
 use tokio::net::UnixListener;
 
 use crate::error::DaemonError;
-use crate::peer;
+use crate::os::peer;
 
 /// How long another supervisor that starts at the same moment is waited for.
 const TURN_BOUND: Duration = Duration::from_secs(5);

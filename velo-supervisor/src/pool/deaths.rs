@@ -48,7 +48,7 @@ impl Pool {
     }
 
     pub(crate) fn exited(&mut self, now: Instant, worker: WorkerId, exit: Exit) {
-        self.bury(now, worker, exit);
+        self.reap(now, worker, exit);
     }
 
     fn unborn(&self) -> Vec<WorkerId> {
@@ -63,7 +63,7 @@ impl Pool {
     fn drop_unborn(&mut self, worker: WorkerId) {
         self.requeue(worker);
         self.workers.remove(&worker);
-        self.bury_keys(worker);
+        self.reap_keys(worker);
         self.actions.push(Action::Forget { worker });
     }
 
@@ -91,7 +91,7 @@ impl Pool {
     }
 
     /// A worker is dead: its clients are told, its requests wait again.
-    pub(super) fn bury(&mut self, now: Instant, worker: WorkerId, exit: Exit) {
+    pub(super) fn reap(&mut self, now: Instant, worker: WorkerId, exit: Exit) {
         self.requeue(worker);
         let Some(dead) = self.workers.remove(&worker) else {
             return;
@@ -124,7 +124,7 @@ impl Pool {
                 });
             }
         }
-        self.bury_keys(worker);
+        self.reap_keys(worker);
         self.actions.push(Action::Forget { worker });
     }
 }

@@ -4,9 +4,9 @@
 //! that a key is granted again when its worker has said so, or has died. What it says of any other
 //! grant than the current one has crossed with news from here, and is not heard.
 
+use super::placement::{Candidate, least_loaded};
 use super::*;
-use crate::placement::{Candidate, least_loaded};
-use crate::protocol::{Key, KeyRefusal};
+use crate::wire::protocol::{Key, KeyRefusal};
 
 /// More requests for one key than this never wait at a time.
 const LONGEST_LINE: usize = 4096;
@@ -214,7 +214,7 @@ impl Pool {
     }
 
     /// A worker is dead, or was never born, and what it kept is gone.
-    pub(super) fn bury_keys(&mut self, worker: WorkerId) {
+    pub(super) fn reap_keys(&mut self, worker: WorkerId) {
         for key in self.keys.of_worker(worker) {
             self.put_back(key);
             if let Some(entry) = self.keys.entries.get_mut(&key) {
@@ -277,7 +277,7 @@ impl Pool {
     }
 
     /// Finds a worker for each key that has none, and a link for each client that is to be attached.
-    pub(super) fn settle_keys(&mut self, now: Instant, gauges: &impl Gauges) {
+    pub(super) fn reconcile_keys(&mut self, now: Instant, gauges: &impl Gauges) {
         for key in std::mem::take(&mut self.keys.pending) {
             self.attach_key(now, key, gauges);
         }

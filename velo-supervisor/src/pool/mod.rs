@@ -2,24 +2,27 @@
 //! happened and when, and answers with what is to be done. It knows no process, no socket and no
 //! clock, so every path of it can be tested without any.
 //!
-//! Each method notes one thing that happened; [`Pool::settle`] draws the conclusions.
+//! Each method notes one thing that happened; [`Pool::reconcile`] draws the conclusions.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use velo_shm::{Progress, Running};
 
-use crate::protocol::{
-    Exit, Key, KeyRefusal, Killed, LinkId, Refusal, RequestId, WorkerInfo, WorkerStatus,
+use crate::os::exit::Exit;
+use crate::wire::protocol::{
+    Key, KeyRefusal, Killed, LinkId, Refusal, RequestId, WorkerInfo, WorkerStatus,
 };
 use restarts::Restarts;
 
 mod deaths;
 mod keys;
 mod memory;
+mod placement;
+mod reconcile;
 pub(crate) mod restarts;
 mod retire;
-mod settle;
+
 mod stop;
 #[cfg(test)]
 mod tests;

@@ -11,7 +11,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::ForkResult;
 use velo_shm::{Consumer, Limits, LinkEnd, Producer};
 use velo_supervisor::zygote::{self, Role};
-use velo_supervisor::{LinkId, Seat, SeatEvent};
+use velo_supervisor::{LinkId, WorkerControl, WorkerControlEvent};
 
 /// Names how zygote and workers behave.
 pub const MODE_ENV: &str = "VELO_TEST_MODE";
@@ -46,7 +46,7 @@ pub fn main() -> ! {
     };
     match zygote::serve(fd, fork, |_, _| Ok(())).expect("the zygote serves") {
         Role::Done => std::process::exit(0),
-        Role::Worker(seat) => serve(seat, &mode),
+        Role::Worker(control) => serve(control, &mode),
     }
 }
 
@@ -74,18 +74,18 @@ struct Served {
     consumer: Consumer,
 }
 
-fn serve(mut seat: Seat, mode: &str) -> ! {
+fn serve(mut control: WorkerControl, mode: &str) -> ! {
     match mode {
         "crash" => std::process::exit(7),
         // A worker that never gets a chance to look at anything.
         "stuck" => stuck(),
-        _ => seat.start_watchdog(),
+        _ => control.start_watchdog(),
     }
     let mut links: Vec<Served> = Vec::new();
     loop {
-        for event in seat.poll().expect("the control socket holds") {
+        for event in control.poll().expect("the control socket holds") {
             match event {
-                SeatEvent::Attach { link, end } => {
+                WorkerControlEvent::Attach { link, end } => {
                     let (producer, consumer) = end.open_slot(SLOT, LIMITS).expect("a slot");
                     links.push(Served {
                         link,
@@ -94,21 +94,22 @@ fn serve(mut seat: Seat, mode: &str) -> ! {
                         consumer,
                     });
                 }
-                SeatEvent::Detach { link } => {
+                WorkerControlEvent::Detach { link } => {
                     links.retain(|served| served.link != link);
-                    seat.detached(link).expect("the control socket holds");
+                    control.detached(link).expect("the control socket holds");
                 }
-                SeatEvent::Ask { ask, question } => {
+                WorkerControlEvent::Ask { ask, question } => {
                     let answer = format!("{question:?}");
-                    seat.tell(ask, answer).expect("the control socket holds");
+                    control.tell(ask, answer).expect("the control socket holds");
                 }
-                SeatEvent::ReleaseKey { key, grant } => {
-                    seat.key_free(key, grant, false)
+                WorkerControlEvent::ReleaseKey { key, grant } => {
+                    control
+                        .key_free(key, grant, false)
                         .expect("the control socket holds");
                 }
-                SeatEvent::Retire => {} // it keeps nothing
-                SeatEvent::Drain => std::process::exit(0),
-                SeatEvent::Lost | SeatEvent::Orphaned => std::process::exit(1),
+                WorkerControlEvent::Retire => {} // it keeps nothing
+                WorkerControlEvent::Drain => std::process::exit(0),
+                WorkerControlEvent::Lost | WorkerControlEvent::Orphaned => std::process::exit(1),
             }
         }
         let mut busy = false;
@@ -119,7 +120,7 @@ fn serve(mut seat: Seat, mode: &str) -> ! {
         if busy {
             continue;
         }
-        let mut fds = vec![readable(seat.as_fd())];
+        let mut fds = vec![readable(control.as_fd())];
         fds.extend(
             links
                 .iter()

@@ -9,7 +9,8 @@ from typing import Any
 
 import click
 
-from velo import _core, _supervisors
+from velo import _core
+from velo._process import supervisors
 from velo.cli.errors import Failure
 from velo.errors import PoolError
 
@@ -28,7 +29,7 @@ def socket_of(option: str | None) -> str | None:
     if option is not None:
         return option
     try:
-        path = _supervisors.address_of("auto")
+        path = supervisors.address_of("auto")
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     return None if path == str(_core.default_socket()) else path

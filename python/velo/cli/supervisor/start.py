@@ -14,7 +14,8 @@ from typing import Any
 
 import click
 
-from velo import _core, _supervisors
+from velo import _core
+from velo._process import supervisors
 from velo.cli.errors import Failure
 from velo.cli.metrics import serving
 from velo.cli.supervisor.exporting import SupervisorFigures
@@ -127,10 +128,10 @@ def start(
         with serving(metrics, lambda registry: registry.register(figures)):
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
             _core.serve_daemon(
-                _supervisors.zygote_command(),
-                _supervisors.environment(),
+                supervisors.zygote_command(),
+                supervisors.environment(),
                 ready,
-                runtime=_supervisors.runtime(),
+                runtime=supervisors.runtime(),
                 socket=socket,
                 workers=workers or (0, None),
                 preload=preload,

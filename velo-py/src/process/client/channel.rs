@@ -342,7 +342,7 @@ enum Taken {
 pub(super) fn unpack_error(py: Python<'_>, packed: Py<PyAny>) -> PyErr {
     static UNPACK: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     let unpacked = UNPACK
-        .import(py, "velo._remote", "unpack")
+        .import(py, "velo._function.exceptions", "unpack")
         .and_then(|f| f.call1((packed,)));
     unpacked.map_or_else(|error| error, PyErr::from_value)
 }

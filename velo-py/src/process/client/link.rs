@@ -8,7 +8,7 @@ use std::time::Duration;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
-use velo_shm::{Alarm, Consumer, LinkEnd, LinkError, Naps, Producer, ticks};
+use velo_shm::{Alarm, Coalesce, Consumer, LinkEnd, LinkError, Producer, Sleepers, ticks};
 use velo_supervisor::explain;
 
 use super::oversubscription;
@@ -55,7 +55,7 @@ pub struct Link {
     pub(super) left: AtomicU64,
     /// When the first of them did, or some were woken, in ticks.
     pub(super) slept: AtomicU64,
-    pub(super) naps: Naps,
+    pub(super) coalesce: Coalesce,
     /// Ends naps.
     pub(super) alarm: Alarm,
     pub(super) dead: AtomicBool,
@@ -126,7 +126,7 @@ impl Link {
         self.napping.store(false, Relaxed);
         match self.process(py) {
             Some(handled) => self.wakes_up(handled),
-            None => self.naps.slept(self.asleep_for(), 0), // the next one may be too short
+            None => self.coalesce.slept(self.asleep_for(), 0), // the next one may be too short
         }
         self.rearm(py);
     }
@@ -269,7 +269,7 @@ impl Link {
 
     /// Some of those do not sleep any more; the worker has handled so many of their events.
     fn wakes_up(&self, handled: u64) {
-        self.naps.slept(self.asleep_for(), handled);
+        self.coalesce.slept(self.asleep_for(), handled);
         self.slept.store(ticks::now(), Relaxed); // the others sleep on
     }
 
@@ -278,20 +278,21 @@ impl Link {
     }
 
     /// Sleeps by the clock, whatever comes, instead of until something comes: true if so. For those
-    /// that move things in bulk; see [`Naps`].
+    /// that move things in bulk; see [`Coalesce`].
     pub(super) fn nap(&self) -> bool {
-        let asleep = self.asleep.load(Relaxed);
-        let patient = asleep <= self.patient.load(Relaxed);
-        if !patient || self.dead.load(Relaxed) {
+        let sleepers = Sleepers {
+            count: self.asleep.load(Relaxed),
+            batching: self.patient.load(Relaxed),
+            sending: self.sending.load(Relaxed),
+            left: self.left.load(Relaxed),
+        };
+        if sleepers.batching < sleepers.count || self.dead.load(Relaxed) {
             return false;
         }
         if self.napping.load(Relaxed) {
             return true;
         }
-        // Who has sent everything waits for the very end, and may have more to do then.
-        let sending = asleep <= self.sending.load(Relaxed);
-        let left = self.left.load(Relaxed);
-        let Some(length) = self.naps.next(left, sending && !cores_are_free()) else {
+        let Some(length) = self.coalesce.sleep(sleepers, cores_are_free()) else {
             return false;
         };
         let naps = self.alarm.set(length).is_ok();

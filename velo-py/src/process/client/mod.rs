@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering:
 use std::sync::{Arc, Weak};
 
 use pyo3::prelude::*;
-use velo_shm::{Alarm, Consumer, Limits, LinkEnd, Naps, Producer};
+use velo_shm::{Alarm, Coalesce, Consumer, Limits, LinkEnd, Producer};
 use velo_supervisor::Key;
 
 use crate::cell::GilCell;
@@ -77,7 +77,7 @@ impl ClientLink {
             mentioned: AtomicUsize::new(0),
             left: AtomicU64::new(0),
             slept: AtomicU64::new(0),
-            naps: Naps::default(),
+            coalesce: Coalesce::default(),
             alarm,
             dead: AtomicBool::new(false),
             busy: AtomicBool::new(false),

@@ -499,7 +499,7 @@ impl RingPort {
         let longest = longest.ok().flatten().unwrap_or(u64::MAX);
         let pack = |error: &Py<PyAny>| -> PyResult<Vec<u8>> {
             let packed = PACK
-                .import(py, "velo._remote", "pack")?
+                .import(py, "velo._function.exceptions", "pack")?
                 .call1((error, longest))?;
             let mut out = VecOut::default();
             codec(py)?.encode(py, &packed, &mut out)?;

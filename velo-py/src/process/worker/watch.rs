@@ -148,9 +148,10 @@ fn spin_on(py: Python<'_>, served: &[Served], spin: &mut Spin) -> bool {
     if ends().any(LinkEnd::is_crowded) {
         return false;
     }
-    let Some(budget) = spin.budget() else {
+    // Each link is asked, as asking takes the answer away.
+    let share_core = || ends().fold(false, |share, end| share | end.may_share_core());
+    let Some(plan) = spin.plan(share_core) else {
         return false;
     };
-    let yields = ends().fold(false, |yields, end| yields | end.may_share_core());
-    py.detach(|| spin.spin_for(budget, yields, || ends().any(LinkEnd::any_ready)))
+    py.detach(|| spin.run(plan, || ends().any(LinkEnd::any_ready)))
 }

@@ -1,7 +1,7 @@
 //! Keys: one at a time is attached, the others wait in line, whoever dies.
 
 use super::*;
-use crate::protocol::{Key, KeyRefusal};
+use crate::wire::protocol::{Key, KeyRefusal};
 
 const KEY: Key = Key([7; 32]);
 
@@ -20,7 +20,7 @@ impl Rig {
         self.next_request += 1;
         self.pool
             .acquire_key(self.now, client, request, key, 2, wait);
-        (request, self.settle())
+        (request, self.reconcile())
     }
 
     /// Attaches a client that finds the key free.
@@ -38,7 +38,7 @@ impl Rig {
     fn free(&mut self, granted: Granted, live: bool) -> Vec<Action> {
         let worker = self.worker_of_link(granted.link);
         self.pool.key_free(worker, KEY, granted.grant, live);
-        self.settle()
+        self.reconcile()
     }
 
     fn worker_of_link(&self, link: LinkId) -> WorkerId {
@@ -232,9 +232,9 @@ fn a_client_that_dies_leaves_the_line_and_gives_back_what_it_has() {
     rig.ask(2, KEY, true);
     let (third, _) = rig.ask(3, KEY, true);
     rig.pool.client_gone(rig.now, 2);
-    rig.settle();
+    rig.reconcile();
     rig.pool.client_gone(rig.now, 1);
-    let done = rig.settle();
+    let done = rig.reconcile();
     let release = Action::ReleaseKey {
         worker,
         key: KEY,
@@ -251,7 +251,7 @@ fn a_client_that_dies_leaves_the_line_and_gives_back_what_it_has() {
         "what it has sent is handled first"
     );
     rig.pool.key_free(worker, KEY, holder.grant, true);
-    let next = granted(&rig.settle());
+    let next = granted(&rig.reconcile());
     assert_eq!((next.client, next.request), (3, third));
 }
 
@@ -271,7 +271,7 @@ fn a_worker_may_say_twice_that_a_key_is_free() {
         for link in links {
             rig.pool.attached(rig.now, worker, link);
         }
-        let next = granted(&rig.settle());
+        let next = granted(&rig.reconcile());
         assert_eq!((next.client, next.request), (2, request));
         assert_eq!(next.fresh, !live);
     }
@@ -286,7 +286,7 @@ fn a_request_can_be_withdrawn_at_any_time() {
     assert_eq!(spawns(&done), 1);
     rig.pool.release_key(1, request, KEY);
     rig.willing = true;
-    assert!(grants(&rig.settle()).is_empty());
+    assert!(grants(&rig.reconcile()).is_empty());
     assert_eq!(rig.keys(), 0);
     // When it was granted: the worker says that there is nothing.
     let mut rig = Rig::new(|_| {});
@@ -294,7 +294,7 @@ fn a_request_can_be_withdrawn_at_any_time() {
     let (waiting, _) = rig.ask(2, KEY, true);
     rig.pool.release_key(2, holder.request, KEY); // not its own
     rig.pool.release_key(1, holder.request, KEY);
-    let done = rig.settle();
+    let done = rig.reconcile();
     assert!(matches!(done[..], [Action::ReleaseKey { grant, .. }] if grant == holder.grant));
     let next = granted(&rig.free(holder, false));
     assert_eq!((next.client, next.request), (2, waiting));
@@ -312,7 +312,7 @@ fn a_worker_that_dies_takes_its_keys_with_it_and_the_line_goes_on_elsewhere() {
     let worker = rig.worker_of_link(holder.link);
     rig.ask(2, KEY, true);
     rig.pool.exited(rig.now, worker, Exit::Signal(9));
-    let done = rig.settle();
+    let done = rig.reconcile();
     assert!(
         done.iter()
             .any(|action| matches!(action, Action::Died { client: 1, .. }))
@@ -322,7 +322,7 @@ fn a_worker_that_dies_takes_its_keys_with_it_and_the_line_goes_on_elsewhere() {
     assert_ne!(rig.worker_of_link(next.link), worker);
     // What the dead one had said is not heard.
     rig.pool.key_free(worker, KEY, holder.grant, false);
-    assert!(rig.settle().is_empty());
+    assert!(rig.reconcile().is_empty());
 }
 
 #[test]
@@ -336,7 +336,7 @@ fn who_waits_for_a_link_when_the_worker_dies_is_attached_elsewhere() {
     assert!(matches!(done[..], [Action::Attach { client: 2, .. }]));
     rig.pool.exited(rig.now, worker, Exit::Signal(9));
     rig.willing = true;
-    let next = granted(&rig.settle());
+    let next = granted(&rig.reconcile());
     assert_eq!((next.client, next.request, next.fresh), (2, request, true));
 }
 
@@ -354,7 +354,7 @@ fn a_link_that_cannot_be_made_is_told_and_the_next_one_has_its_turn() {
     rig.ask(1, KEY, true);
     rig.pool
         .attach_failed(rig.now, worker, link, "no memory".into());
-    let done = rig.settle();
+    let done = rig.reconcile();
     assert_eq!(
         refused(&done),
         [(2, &KeyRefusal::Failed("no memory".into()))]
@@ -391,7 +391,7 @@ fn a_retiring_worker_lets_go_of_its_keys_before_it_is_stopped() {
     let worker = rig.worker_of_link(first.link);
     rig.fake.residents.insert(first.link, 1);
     rig.pool.retire_all();
-    assert_eq!(rig.settle(), [Action::Retire { worker }]);
+    assert_eq!(rig.reconcile(), [Action::Retire { worker }]);
     let (_, done) = rig.ask(2, KEY, true);
     assert!(grants(&done).is_empty());
     // It detaches, and the worker ends what is parked then.
@@ -417,7 +417,7 @@ fn draining_refuses_who_waits_and_lets_the_attached_finish() {
     rig.fake.residents.insert(first.link, 1);
     rig.ask(2, KEY, true);
     rig.pool.drain();
-    let done = rig.settle();
+    let done = rig.reconcile();
     assert!(matches!(refused(&done)[..], [(2, KeyRefusal::Failed(why))] if why.contains("drain")));
     let (_, done) = rig.ask(3, KEY, true);
     assert!(matches!(refused(&done)[..], [(3, KeyRefusal::Failed(_))]));
@@ -446,7 +446,7 @@ fn a_client_at_its_quota_of_links_begins_keys_where_it_has_one() {
         settings.client_links = Some(1);
         settings.min = 2;
     });
-    rig.settle();
+    rig.reconcile();
     rig.pool.client_came(1, 100);
     rig.pool.client_came(2, 200);
     let first = rig.attach(1);
@@ -469,7 +469,7 @@ fn without_a_zygote_who_waits_is_told() {
     rig.willing = false;
     rig.ask(1, KEY, true);
     rig.pool.give_up("there is no zygote");
-    let done = rig.settle();
+    let done = rig.reconcile();
     assert_eq!(
         refused(&done),
         [(1, &KeyRefusal::Failed("there is no zygote".into()))]

@@ -17,7 +17,7 @@ fn limited() -> (Rig, LinkId, WorkerId) {
         memory: Some(LIMIT),
     };
     assert!(rig.pool.watch(rig.now, 1, link, asked));
-    assert_eq!(rig.settle(), []);
+    assert_eq!(rig.reconcile(), []);
     (rig, link, worker)
 }
 
@@ -31,9 +31,9 @@ fn kill(worker: WorkerId) -> Action {
 }
 
 /// What the worker's clients are told when it has been killed.
-fn bury(rig: &mut Rig, worker: WorkerId) -> Option<Killed> {
+fn reap(rig: &mut Rig, worker: WorkerId) -> Option<Killed> {
     rig.pool.exited(rig.now, worker, Exit::Signal(9));
-    let told = rig.settle();
+    let told = rig.reconcile();
     let why = told.iter().find_map(|action| match action {
         Action::Died { why, .. } => Some(*why),
         _ => None,
@@ -68,7 +68,7 @@ fn one_that_outgrows_it_takes_no_more_streams_and_goes_with_its_last() {
         ]
     );
     rig.pool.exited(rig.now, worker, Exit::Code(0));
-    assert_eq!(rig.settle(), [Action::Forget { worker }]);
+    assert_eq!(rig.reconcile(), [Action::Forget { worker }]);
     assert_eq!(rig.pool.next_retired, None, "an idle system sleeps");
 }
 
@@ -79,7 +79,7 @@ fn one_that_does_not_shrink_is_killed() {
     assert!(!rig.pass(20 * SECOND).contains(&kill(worker)));
     assert!(rig.pass(15 * SECOND).contains(&kill(worker)));
     let (used, limit) = (LIMIT + 10 * MIB, LIMIT);
-    match bury(&mut rig, worker) {
+    match reap(&mut rig, worker) {
         Some(Killed::Memory {
             used: u,
             limit: l,
@@ -111,7 +111,7 @@ fn one_with_twice_its_limit_is_killed_at_once() {
     assert_eq!(rig.pass(SECOND), [kill(worker)]);
     let (used, limit, ms) = (2 * LIMIT, LIMIT, 0);
     let why = Some(Killed::Memory { used, limit, ms });
-    assert_eq!(bury(&mut rig, worker), why);
+    assert_eq!(reap(&mut rig, worker), why);
 }
 
 #[test]
@@ -133,7 +133,7 @@ fn one_that_is_being_left_is_no_part_of_the_quota() {
     let refused = |done: &[Action]| matches!(done, [Action::Refuse { .. }]);
     assert!(refused(&rig.acquire(1, 2)), "one is the quota");
     rig.pool.retire_all();
-    rig.settle();
+    rig.reconcile();
     let (_, other) = rig.link(1, 2);
     assert_ne!(other, worker);
     assert!(refused(&rig.acquire(1, 2)), "and one in its place");

@@ -13,7 +13,7 @@ fn a_retiring_worker_goes_with_its_last_stream() {
     let (link, worker) = rig.link(1, 1);
     rig.fake.residents.insert(link, 1);
     rig.pool.retire_all();
-    assert!(rig.settle().is_empty(), "its stream goes on");
+    assert!(rig.reconcile().is_empty(), "its stream goes on");
     assert!(closed(&rig, link), "but nothing new comes");
     let (_, other) = rig.link(1, 1);
     assert_ne!(other, worker, "it does not count any more");
@@ -34,9 +34,9 @@ fn a_retiring_worker_goes_with_its_last_stream() {
 #[test]
 fn idle_workers_retire_at_once_and_those_that_stay_are_replaced() {
     let mut rig = Rig::new(|settings| settings.min = 2);
-    rig.settle();
+    rig.reconcile();
     rig.pool.retire_all();
-    let done = rig.settle();
+    let done = rig.reconcile();
     let count = |wanted: fn(&Action) -> bool| done.iter().filter(|action| wanted(action)).count();
     assert_eq!(count(|a| matches!(a, Action::Stop { .. })), 2);
     assert_eq!(count(|a| matches!(a, Action::Spawn { .. })), 2);
@@ -48,7 +48,7 @@ fn a_retiring_worker_that_hangs_up_is_stopped_all_the_same() {
     let (link, worker) = rig.link(1, 1);
     rig.fake.residents.insert(link, 1);
     rig.pool.retire_all();
-    rig.settle();
+    rig.reconcile();
     rig.pool.hung_up(rig.now, worker);
     let done = rig.pass(500 * MS);
     assert!(
@@ -65,7 +65,7 @@ fn a_draining_pool_makes_nothing_and_says_so() {
     let request = rig.acquire(1, 1);
     assert!(!request.is_empty());
     rig.pool.drain();
-    let done = rig.settle();
+    let done = rig.reconcile();
     assert!(
         done.iter()
             .any(|a| matches!(a, Action::Refuse { reason: Refusal::Failed(why), .. } if why.contains("draining"))),
@@ -106,6 +106,6 @@ fn the_quota_of_links_is_one_process_over_all_of_its_clients() {
     );
     rig.link(3, 9);
     rig.pool.client_gone(rig.now, 1);
-    rig.settle();
+    rig.reconcile();
     rig.link(2, 9);
 }

@@ -19,7 +19,7 @@ fn watched() -> (Rig, LinkId, WorkerId) {
     let (link, worker) = rig.link(1, 2);
     rig.fake.residents.insert(link, 1);
     assert!(rig.pool.watch(rig.now, 1, link, asks(Some(LIMIT))));
-    assert_eq!(rig.settle(), []);
+    assert_eq!(rig.reconcile(), []);
     (rig, link, worker)
 }
 
@@ -40,9 +40,9 @@ fn set_running(rig: &mut Rig, link: LinkId, running: Running) {
 }
 
 /// What the worker's clients are told when it has been killed.
-fn bury(rig: &mut Rig, worker: WorkerId) -> Option<Killed> {
+fn reap(rig: &mut Rig, worker: WorkerId) -> Option<Killed> {
     rig.pool.exited(rig.now, worker, Exit::Signal(9));
-    let told = rig.settle();
+    let told = rig.reconcile();
     let why = told.iter().find_map(|action| match action {
         Action::Died { why, .. } => Some(*why),
         _ => None,
@@ -66,7 +66,7 @@ fn a_step_that_takes_too_long_is_written_down_and_then_killed() {
     assert_eq!(rig.pass(20 * MS), [Action::Stop { worker, step }]);
     let ms = LIMIT.as_millis() as u64;
     assert_eq!(
-        bury(&mut rig, worker),
+        reap(&mut rig, worker),
         Some(Killed::Step { ms, event: false })
     );
     assert_eq!(rig.pool.restarts.streak(), 0, "the worker is not to blame");
@@ -80,7 +80,7 @@ fn one_that_writes_nothing_is_killed_all_the_same() {
     let step = Step::Kill;
     assert_eq!(rig.pass(600 * MS), [Action::Stop { worker, step }]);
     let why = Killed::Step { ms: 1, event: true };
-    assert_eq!(bury(&mut rig, worker), Some(why));
+    assert_eq!(reap(&mut rig, worker), Some(why));
 }
 
 /// Whatever it runs once it has moved on, it is not what was too long.
@@ -132,7 +132,7 @@ fn a_worker_that_ignores_what_waits_for_it_is_killed() {
     assert_eq!(rig.pass(LIMIT / 2), [], "it has just come");
     assert_eq!(rig.pass(LIMIT), [Action::AskForStacks { worker }]);
     rig.pass(600 * MS);
-    let why = bury(&mut rig, worker);
+    let why = reap(&mut rig, worker);
     assert!(
         matches!(why, Some(Killed::Still { ms: 400..800 })),
         "{why:?}"
@@ -174,7 +174,7 @@ fn looks_end_with_the_streams_that_ask_for_them() {
     assert_eq!(rig.pass(LIMIT), []);
     rig.fake.unlimited.clear();
     assert!(rig.pool.watch(rig.now, 1, link, asks(None)));
-    assert_eq!(rig.settle(), []);
+    assert_eq!(rig.reconcile(), []);
     rig.pool.watch(rig.now, 1, link, asks(Some(LIMIT)));
     assert!(rig.pass(LIMIT).contains(&Action::AskForStacks { worker }));
 }
@@ -183,11 +183,11 @@ fn looks_end_with_the_streams_that_ask_for_them() {
 fn the_strictest_limit_decides_how_often_looks_are_taken() {
     let (mut rig, link, _) = watched();
     rig.pool.watch(rig.now, 1, link, asks(Some(1000 * LIMIT)));
-    rig.settle();
+    rig.reconcile();
     let pause = rig.pool.watch_deadline().map(|at| at - rig.now);
     assert_eq!(pause, Some(LIMIT / 4));
     rig.pool.watch(rig.now, 1, link, asks(Some(MS)));
-    rig.settle();
+    rig.reconcile();
     let pause = rig.pool.watch_deadline().map(|at| at - rig.now);
     assert_eq!(pause, Some(5 * MS), "not more often");
 }

@@ -1,0 +1,1 @@
+"""Stream functions, streams and sessions: what users call."""

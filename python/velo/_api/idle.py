@@ -1,0 +1,88 @@
+"""Ending streams that nobody uses: one timer an event loop, whatever the number of streams."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+import weakref
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from velo._api.stream import Stream
+
+__all__ = ["age", "watch"]
+
+_timers: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Timer] = weakref.WeakKeyDictionary()
+
+
+def watch(loop: asyncio.AbstractEventLoop, stream: Stream[Any, Any], timeout: float) -> None:
+    """End the input of `stream` once it was idle for `timeout` seconds."""
+    timer = _timers.get(loop)
+    if timer is None:
+        timer = _timers[loop] = _Timer(loop)
+    timer.add(stream, timeout, timeout)
+
+
+def age(loop: asyncio.AbstractEventLoop, seconds: float) -> None:
+    """Have the streams of `loop` be idle for so much longer: its clock was moved."""
+    timer = _timers.get(loop)
+    if timer is not None:
+        timer.age(seconds)
+
+
+class _Timer:
+    """Looks at a stream when its time may be up, and again later if it was used meanwhile.
+
+    Using a stream costs nothing here: it only notes the time. So the heap is touched once per
+    stream and timeout, not once per event.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = weakref.ref(loop)
+        self._due: list[tuple[float, int, float, weakref.ref[Stream[Any, Any]]]] = []
+        self._order = itertools.count()
+        self._handle: asyncio.TimerHandle | None = None
+
+    def add(self, stream: Stream[Any, Any], after: float, timeout: float) -> None:
+        loop = self._loop()
+        if loop is None:
+            return
+        entry = (loop.time() + after, next(self._order), timeout, weakref.ref(stream))
+        heapq.heappush(self._due, entry)
+        self._schedule(loop)
+
+    def age(self, seconds: float) -> None:
+        for _, _, _, reference in self._due:
+            if (stream := reference()) is not None:
+                stream._age(seconds)
+
+    def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
+        when = self._due[0][0]
+        if self._handle is not None:
+            if self._handle.when() <= when and not self._handle.cancelled():
+                return
+            self._handle.cancel()
+        self._handle = loop.call_at(when, self._look)
+
+    def _look(self) -> None:
+        loop = self._loop()
+        self._handle = None
+        if loop is None:
+            return
+        now = loop.time()
+        again: list[tuple[Stream[Any, Any], float, float]] = []
+        while self._due and self._due[0][0] <= now:
+            _, _, timeout, reference = heapq.heappop(self._due)
+            stream = reference()
+            if stream is None or stream.closed:
+                continue
+            left = timeout - stream._idle_seconds()
+            if left > 0:
+                again.append((stream, left, timeout))
+            else:
+                stream._expire(timeout)
+        for stream, after, timeout in again:
+            self.add(stream, after, timeout)
+        if self._due:
+            self._schedule(loop)

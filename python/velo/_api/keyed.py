@@ -1,0 +1,248 @@
+"""One stream per key."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections import OrderedDict, deque
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Hashable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Protocol
+
+from velo import _core
+from velo.errors import StreamClosed
+
+if TYPE_CHECKING:
+    from velo._api.function import StreamFn
+
+# So many events are sent at most before the event loop has a turn.
+_TURN = 64
+
+
+async def keyed(
+    fn: StreamFn[Any, Any], events: Iterable[Any] | AsyncIterable[Any], key: Any
+) -> AsyncGenerator[tuple[Any, Any], None]:
+    """See `StreamFn.keyed`."""
+    streams = _Streams(fn, key if callable(key) else _field(key))
+    source: _Source = (
+        _AsyncSource(events, streams.group)
+        if isinstance(events, AsyncIterable)
+        else _PlainSource(events)
+    )
+    left = _TURN
+    try:
+        while True:
+            sent, held_up = streams.send(source.events, left)
+            left -= sent
+            if held_up:
+                while not await streams.offer(*held_up):
+                    await streams.group
+                    for item in streams.results():
+                        yield item
+                left -= 1
+            elif left and source.exhausted:
+                break
+            if left <= 0:
+                left = _TURN
+                await asyncio.sleep(0)
+            elif held_up:
+                continue
+            else:
+                await streams.group
+            for item in streams.results():
+                yield item
+        await streams.end_all()
+        while streams.count:
+            await streams.group
+            for item in streams.results():
+                yield item
+    finally:
+        await source.close()
+        await streams.close()
+
+
+def _field(name: Hashable) -> Callable[[Any], Hashable]:
+    def get(event: Any) -> Hashable:
+        try:
+            found: Hashable = event[name]
+        except TypeError:
+            found = getattr(event, str(name))
+        return found
+
+    return get
+
+
+class _Streams:
+    """The live streams by key, the least recently used first.
+
+    `group` moves events and results; what else happens to a stream is done here.
+    """
+
+    def __init__(self, fn: StreamFn[Any, Any], key_of: Callable[[Any], Hashable]) -> None:
+        self.group = _core.StreamGroup()
+        self._fn = fn
+        self._key_of = key_of
+        self._limit = fn.config.max_concurrent
+        self._members: OrderedDict[Hashable, _core.GroupMember] = OrderedDict()
+        self._finished: set[Hashable] = set()
+
+    @property
+    def count(self) -> int:
+        """How many streams are left."""
+        return len(self._members)
+
+    def send(self, events: Iterator[Any], most: int) -> tuple[int, tuple[Hashable, Any] | None]:
+        """Send `most` events: how many, and the key and the event that hold up the rest."""
+        ordered = self._limit is not None
+        return self.group.distribute(events, self._key_of, self._members, most, ordered)
+
+    async def offer(self, key: Hashable, event: Any) -> bool:
+        """Send an event to its key's stream. False: there is no room now, wait and try again."""
+        member = self._members.get(key)
+        if member is None:
+            if key in self._finished:
+                return True  # the function has returned: it wants no more events of this key
+            member = await self._open(key)
+            if member is None:
+                return False
+        if member.ending:
+            return False  # a new stream opens once the old one's last results are out
+        try:
+            sent = member.offer(event)
+        except StreamClosed:
+            member.ending = member.stream.closed
+            return False
+        if not sent:
+            self.group.watch(member)
+        return sent
+
+    async def _open(self, key: Hashable) -> _core.GroupMember | None:
+        release = self._fn._try_take_place()
+        if release is None:
+            if self._members:
+                await self._force_one_out()
+                return None
+            release = await self._fn._take_place()  # all places are somebody else's
+        stream = await self._fn._open_in(release)
+        member = self._members[key] = _core.GroupMember(key, stream)
+        self.group.watch(member)
+        return member
+
+    async def _force_one_out(self) -> None:
+        if not any(member.ending for member in self._members.values()):
+            await self._end(next(iter(self._members.values())))
+
+    async def _end(self, member: _core.GroupMember) -> None:
+        if not member.ending:
+            member.ending = True
+            await member.stream.end()
+
+    async def end_all(self) -> None:
+        """End the input of every stream."""
+        for member in list(self._members.values()):
+            await self._end(member)
+
+    def results(self) -> Iterator[tuple[Any, Any]]:
+        """Give what is there now, in order within each key."""
+        return itertools.chain.from_iterable(self._batches())
+
+    def _batches(self) -> Iterator[list[tuple[Any, Any]]]:
+        more = True
+        while more:
+            results, over, failed, more = self.group.results()
+            for member in over:
+                self._forget(member)
+            yield results
+            results.clear()  # whoever waits for the next ones does not hold these
+            if failed is not None:
+                key, error = failed
+                error.add_note(f"in the stream of key {key!r}")
+                raise error
+
+    def _forget(self, member: _core.GroupMember) -> None:
+        if self._members.get(member.key) is member:
+            del self._members[member.key]
+            if not (member.ending or member.stream._input_ended):
+                self._finished.add(member.key)
+        member.stream._give_back()
+
+    async def close(self) -> None:
+        """Cancel what is left: the iteration ended early."""
+        left = [member.stream for member in self._members.values()]
+        self._members.clear()
+        for stream in left:
+            stream._cancel()
+        try:
+            await asyncio.gather(*(stream._stop() for stream in left))
+        finally:
+            for stream in left:
+                stream._give_back()
+
+
+class _Source(Protocol):
+    @property
+    def events(self) -> Iterator[Any]:
+        """Stops where no event is there yet, and goes on once there is one."""
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether it has stopped for good."""
+
+    async def close(self) -> None: ...
+
+
+class _PlainSource:
+    """A plain iterable: always has the next event at once."""
+
+    exhausted = True  # once it stops
+
+    def __init__(self, events: Iterable[Any]) -> None:
+        self.events: Iterator[Any] = iter(events)
+
+    async def close(self) -> None:
+        pass
+
+
+class _AsyncSource:
+    """An async iterable, read ahead by a task so that results come while it is waited for."""
+
+    def __init__(self, events: AsyncIterable[Any], group: _core.StreamGroup) -> None:
+        self._group = group
+        self._queue: deque[Any] = deque()
+        self._room = asyncio.Event()
+        self._task = asyncio.get_running_loop().create_task(self._read(events), name="keyed source")
+
+    async def _read(self, events: AsyncIterable[Any]) -> None:
+        try:
+            async for event in events:
+                self._queue.append(event)
+                self._group.nudge()
+                while len(self._queue) >= _TURN:
+                    self._room.clear()
+                    await self._room.wait()
+        finally:
+            self._group.nudge()
+
+    @property
+    def exhausted(self) -> bool:
+        if self._task.done() and not self._queue:
+            self._task.result()  # raises what the source raised
+            return True
+        return False
+
+    @property
+    def events(self) -> Iterator[Any]:
+        return self  # kept as an attribute it would be a cycle
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        if not self._queue:
+            raise StopIteration
+        self._room.set()
+        return self._queue.popleft()
+
+    async def close(self) -> None:
+        if not self._task.done():
+            self._task.cancel()
+        await asyncio.wait([self._task])

@@ -1,0 +1,1 @@
+"""What velo says of streams and workers: counters, logs, warnings, traces."""

@@ -1,0 +1,213 @@
+"""How a stream function travels to a worker: by import path where it has one, else by value."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import io
+import itertools
+import os
+import sys
+import types
+from collections.abc import Callable
+from typing import Any
+
+from velo import _core
+from velo._config import StreamConfig
+from velo._function.signature import takes_state
+from velo.errors import VeloError
+
+__all__ = [
+    "Reference",
+    "add_paths",
+    "describe",
+    "import_path",
+    "import_paths",
+    "load",
+    "refuse_while_importing",
+]
+
+_numbers = itertools.count(1)
+# What a worker cannot import: the script itself, also as children of `multiprocessing` call it.
+_MAIN = ("__main__", "__mp_main__")
+# How what is pickled begins, and nothing in the form in which events travel.
+_PICKLED = b"\x80"
+# What cloudpickle says instead of the file that code is from.
+_NO_FILE = "<dynamic-code>"
+
+
+# The modules that this worker is importing for a function of theirs.
+_importing: list[str] = []
+
+
+def refuse_while_importing() -> None:
+    """Refuse to run a stream that a module opens as a worker imports it.
+
+    Raises:
+        VeloError: That the worker would have a worker that imports it, and so on.
+
+    """
+    if _importing:
+        raise VeloError(
+            f"module `{_importing[-1]}` runs a stream as it is imported, and workers import it "
+            'too; do that in a function, or below `if __name__ == "__main__":`'
+        )
+
+
+class Reference:
+    """One function on its way to workers.
+
+    Attributes:
+        number: What workers know it by.
+        has_state: Whether it is called with a state besides its events.
+        budgets: What its streams may use up: seconds without waiting, seconds for an event, bytes.
+            Nones: whatever they like.
+        limits: All limits of its streams, as a link opens them.
+        preload: Modules that workers need to make it, beside its own. Known with its definition.
+
+    """
+
+    def __init__(self, function: Callable[..., Any], config: StreamConfig) -> None:
+        self.number = next(_numbers)
+        self.has_state = takes_state(function)
+        self.preload: tuple[str, ...] = ()
+        self.budgets = (config.stall_timeout, config.event_timeout, config.max_worker_memory)
+        max_bytes = 1 << (config.max_bytes - 1).bit_length()  # rings are powers of two
+        self.limits = (config.buffer, max_bytes, config.full, *self.budgets)
+        self._function = function
+
+    @functools.cached_property
+    def definition(self) -> bytes:
+        """What `load` makes the function of. Taken when the first stream opens in a worker.
+
+        Raises:
+            TypeError: When it has no import path and holds something that cannot be pickled.
+
+        """
+        described = describe(self._function)
+        kind, what = described
+        if kind == "path":
+            return _core.dumps([*what, import_paths()])
+        import pickle
+
+        if _travels_by_value(described):
+            self.preload = ("cloudpickle",)
+        return pickle.dumps((import_paths(), described), protocol=5)
+
+
+def import_paths() -> list[str]:
+    """Return where this process looks for modules."""
+    return [os.path.abspath(path) if path == "" else path for path in sys.path]
+
+
+def add_paths(paths: list[str]) -> None:
+    """Have this process look there too."""
+    sys.path.extend(path for path in paths if path not in sys.path)
+
+
+def describe(function: Any) -> tuple[str, Any]:
+    """Return what another process can `build` the function of."""
+    from velo._api.compose import Chain
+
+    if isinstance(function, Chain):
+        return ("chain", [describe(part) for part in function.parts])
+    path = import_path(function)
+    if path is not None:
+        return ("path", path)
+    try:
+        return ("value", _pickled(function))
+    except Exception as error:
+        name = getattr(function, "__qualname__", repr(function))
+        raise TypeError(
+            f"`{name}` cannot be sent to a worker: {error}; define it at the top of a module, or "
+            "have it make what cannot travel itself"
+        ) from error
+
+
+def _pickled(function: Any) -> bytes:
+    """Pickle a function by value, with the files that its code is from: tracebacks name them."""
+    import cloudpickle
+
+    class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+        def reducer_override(self, value: Any) -> Any:
+            if type(value) is not types.CodeType:
+                return super().reducer_override(value)
+            make, parts = self.dispatch_table[types.CodeType](value)
+            named = (value.co_filename if part == _NO_FILE else part for part in parts)
+            return make, tuple(named)
+
+    buffer = io.BytesIO()
+    Pickler(buffer, protocol=5).dump(function)
+    return buffer.getvalue()
+
+
+def _travels_by_value(described: tuple[str, Any]) -> bool:
+    kind, what = described
+    return any(map(_travels_by_value, what)) if kind == "chain" else kind == "value"
+
+
+def import_path(function: Any) -> tuple[str, str] | None:
+    """Where a worker can import the very same function."""
+    module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", None)
+    if module is None or name is None or module in _MAIN or "<locals>" in name:
+        return None
+    try:
+        found: Any = sys.modules[module]
+        for part in name.split("."):
+            found = getattr(found, part)
+    except (KeyError, AttributeError):
+        return None
+    return (module, name) if _plain(found) is _plain(function) else None
+
+
+def _plain(function: Any) -> Any:
+    """Return the function inside a `StreamFn`."""
+    return getattr(function, "_function", function)
+
+
+def load(definition: bytes) -> Callable[..., Any]:
+    """Make the function in this process.
+
+    One that can be imported is named: `[module, name, paths]`, in the form in which events travel.
+    So does a client without Python.
+
+    Raises:
+        ImportError: When its module cannot be imported here, or has no such name.
+
+    """
+    if definition.startswith(_PICKLED):
+        import pickle
+
+        paths, described = pickle.loads(definition)
+    else:
+        module, name, paths = _core.loads(definition)
+        described = ("path", (module, name))
+    add_paths(paths)
+    return build(described)
+
+
+def build(described: tuple[str, Any]) -> Callable[..., Any]:
+    """Make a function of what `describe` returned."""
+    kind, what = described
+    if kind == "chain":
+        from velo._api.compose import Chain
+
+        return Chain([build(part) for part in what])
+    if kind == "value":
+        import pickle
+
+        function: Callable[..., Any] = _plain(pickle.loads(what))
+        return function
+    module, name = what
+    _importing.append(module)
+    try:
+        found: Any = importlib.import_module(module)
+    finally:
+        _importing.pop()
+    for part in name.split("."):
+        try:
+            found = getattr(found, part)
+        except AttributeError:
+            raise ImportError(f"there is no `{name}` in module `{module}` of the worker") from None
+    function = _plain(found)
+    return function

@@ -1,0 +1,1 @@
+"""The client of process mode: workers, links to them, and the supervisor that has them."""

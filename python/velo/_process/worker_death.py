@@ -1,0 +1,59 @@
+"""What the streams of a worker that has died are told."""
+
+from __future__ import annotations
+
+import signal
+import warnings
+
+from velo._diagnostics import oom
+from velo._process.links import Link
+from velo.errors import StallWarning, WorkerDied
+
+__all__ = ["tell"]
+
+
+def tell(
+    link: Link,
+    how: tuple[int | None, int | None],
+    ran: str,
+    why: tuple[bool, str] | None,
+    stack: str,
+) -> None:
+    """Fail the streams of a link, or have them recover, and warn of one that held the worker up.
+
+    Args:
+        link: The dead worker's.
+        how: Its exit code, or the signal that killed it, as far as they are known.
+        ran: Whose function ran: one of this link (`"here"`), `"nothing"`, or one of another client.
+        why: Why the supervisor killed it, if it did, and whether it had stalled.
+        stack: Its Python stack at that moment, as far as it is known.
+
+    """
+    culprit = link.end.culprit() if ran == "here" else None
+    number_ran, name_ran, event = culprit or (None, None, None)
+    starved = oom.said() if how[0] == signal.SIGKILL and why is None else None
+
+    def died(stream: str, number: int, in_flight: int) -> WorkerDied:
+        error = WorkerDied(
+            stream,
+            link.pid,
+            *how,
+            in_flight,
+            culprit=None if ran == "nothing" else number == number_ran,
+            culprit_stream=name_ran,
+            event=event or None,
+            stack=stack,
+            why=why and why[1],
+        )
+        if error.culprit and stack:
+            error.add_note(f"in the worker:\n{stack}")
+        if starved is not None:
+            error.add_note(starved)
+        return error
+
+    if why is not None and why[0]:
+        what = f"stream `{name_ran}`, at event {event}, held up" if culprit else "nobody ran in"
+        text = f"{what} worker process {link.pid}, which was killed: {why[1]}\n{stack}"
+        warnings.warn(text.rstrip(), StallWarning, stacklevel=3)
+
+    link.end.fail(died)

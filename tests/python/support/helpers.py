@@ -1,0 +1,151 @@
+"""What the tests share: waiting for conditions, looking at processes, running scripts."""
+
+import asyncio
+import contextlib
+import os
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import psutil
+
+import velo
+
+# The repository.
+ROOT = Path(__file__).resolve().parents[3]
+
+# Scripts use the velo that is tested, wherever it comes from.
+PACKAGE = Path(velo.__file__).resolve().parents[1]
+
+# Seconds. What takes longer hangs, on a machine that is busy with other things too: the bound of
+# every wait, and no judgement of speed.
+HANG = 60
+
+
+async def until(condition, timeout=HANG, describe=lambda: ""):
+    """Waits for a condition, letting the event loop work, and fails when it does not come."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {timeout} s {describe()}"
+        await asyncio.sleep(0.002)
+
+
+def until_sync(condition, timeout=HANG, describe=lambda: ""):
+    """Waits for a condition without an event loop."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {timeout} s: {describe()}"
+        time.sleep(0.01)
+
+
+def _wake_ups(pid):
+    """How often the threads of a process have gone to sleep and were woken again."""
+    count = 0
+    for thread in os.listdir(f"/proc/{pid}/task"):
+        with contextlib.suppress(FileNotFoundError), open(f"/proc/{pid}/task/{thread}/status") as f:
+            count += int(f.read().split("\nvoluntary_ctxt_switches:")[1].split("\n")[0])
+    return count
+
+
+async def fall_silent(pids, seconds=0.5, most=5):
+    """Waits until none of these processes wakes up more than `most` times in so many seconds.
+
+    One that does something periodically never gets there; how fast the machine is does not matter.
+    """
+
+    async def woken():
+        before = [_wake_ups(pid) for pid in pids]
+        await asyncio.sleep(seconds)
+        return [_wake_ups(pid) - count for pid, count in zip(pids, before, strict=True)]
+
+    async with asyncio.timeout(HANG):
+        while max(await woken()) > most:
+            pass
+
+
+async def blocked(task, turns=20):
+    """Gives everybody time to work; returns whether the task still waits."""
+    for _ in range(turns):
+        await asyncio.sleep(0.002)
+        if task.done():
+            return False
+    return True
+
+
+async def cancel(task):
+    """Cancels a task and waits for it."""
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
+async def drain(stream):
+    """All remaining results."""
+    return [result async for result in stream]
+
+
+def open_fds():
+    """The open descriptors of this process, with what they are."""
+    found = {}
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            found[int(name)] = os.readlink(f"/proc/self/fd/{name}")
+    return found
+
+
+def alive(pid):
+    """Whether a process is there and no zombie."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def family(pid):
+    """The processes below one."""
+    try:
+        return [child.pid for child in psutil.Process(pid).children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def environment(**more):
+    """The environment in which a script finds this velo."""
+    paths = [str(PACKAGE), os.environ.get("PYTHONPATH", "")]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), **more}
+
+
+def write_script(folder, text, name="script.py"):
+    """Writes a script and returns its path."""
+    path = folder / name
+    # In one step: a program that was just started may be about to read the one before.
+    new = folder / f"{name}.new"
+    new.write_text(textwrap.dedent(text))
+    return new.replace(path)
+
+
+def start_script(path, *args, **options):
+    """Starts a script of its own session, its output captured."""
+    return subprocess.Popen(
+        [*options.pop("before", ()), sys.executable, *options.pop("flags", ()), str(path), *args],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
+        start_new_session=True,
+        **options,
+    )
+
+
+def run_script(folder, text, *args, timeout=HANG, **options):
+    """Runs a script to its end: exit code, output, errors."""
+    process = start_script(write_script(folder, text), *args, **options)
+    try:
+        output, errors = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        output, errors = process.communicate()
+        raise AssertionError(f"script hangs; it said {output!r} and {errors!r}") from None
+    return process.returncode, output, errors

@@ -1,0 +1,218 @@
+"""Functions that hold their worker: named with their stack, and killed with it."""
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import signal
+import time
+import warnings
+
+import pytest
+
+import functions
+from helpers import HANG, alive, cancel, until
+from velo import stream_fn
+from velo._process import clients
+from velo.errors import StallWarning, WorkerDied
+
+LIMIT = 0.5
+
+neighbour = functions.echo.options(mode="process", workers=1)
+
+
+@pytest.fixture(autouse=True)
+def fresh_pool():
+    """Each test has a supervisor of its own: deaths in a row slow down the next start."""
+    clients.shutdown()
+    yield
+    clients.shutdown()
+
+
+def loop_for_ever():
+    while True:
+        pass
+
+
+HOLDS = {
+    "a loop": loop_for_ever,
+    "a blocking call": lambda: time.sleep(1000),
+    "native code": lambda: ctypes.CDLL(None).pause(),
+    "native code with the GIL": lambda: ctypes.PyDLL(None).pause(),
+}
+
+
+@stream_fn(mode="process", workers=1, stall_timeout=LIMIT)
+async def holds(events):
+    async for event in events:
+        if event in HOLDS:
+            HOLDS[event]()
+        yield event
+
+
+@stream_fn(mode="process", workers=1, stall_timeout=LIMIT)
+async def awaits(events):
+    async for event in events:
+        await asyncio.sleep(event)
+        yield os.getpid()
+
+
+async def died_with(stream):
+    with pytest.raises(WorkerDied) as info:
+        await asyncio.wait_for(stream.recv(), HANG)
+    return info.value
+
+
+@contextlib.contextmanager
+def named_once():
+    with pytest.warns(StallWarning) as caught:
+        yield caught
+    assert len([w for w in caught if w.category is StallWarning]) == 1
+
+
+@pytest.mark.parametrize("what", HOLDS)
+async def test_it_is_named_with_its_stack_and_killed(what):
+    async with neighbour.open() as beside, holds.open() as stream:
+        await beside.send(1)
+        assert await beside.recv() == 1
+        await stream.send("first")
+        assert await stream.recv() == "first"
+        began = time.monotonic()
+        with named_once() as caught:
+            await stream.send(what)
+            mine, other = await died_with(stream), await died_with(beside)
+    assert time.monotonic() - began >= LIMIT
+    assert (mine.signal, mine.culprit, mine.event) == (signal.SIGKILL, True, 2)
+    assert (other.culprit, other.culprit_stream) == (False, stream.name)
+    assert f"`stall_timeout` allows, {LIMIT} s" in mine.why
+    assert mine.why in str(mine)
+    assert mine.why == other.why
+    assert "in holds" in mine.stack
+    told = str(caught[0].message)
+    assert f"`{stream.name}`, at event 2" in told
+    assert "in holds" in told
+    assert len(str(mine).splitlines()) == 3
+
+
+async def test_the_pool_goes_on():
+    with named_once(), pytest.raises(WorkerDied):
+        await holds.run(["a loop"])
+    assert await holds.run(["x"]) == ["x"]
+
+
+async def test_waiting_is_no_stall():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pids = await asyncio.wait_for(awaits.run([3 * LIMIT, 0]), HANG)
+    assert pids[0] == pids[1]
+
+
+async def test_many_short_steps_are_no_stall():
+    @stream_fn(mode="process", stall_timeout=LIMIT)
+    async def busy(events):
+        async for seconds in events:
+            end = time.monotonic() + seconds
+            while time.monotonic() < end:
+                time.sleep(LIMIT / 20)
+                await asyncio.sleep(0)
+            yield "done"
+
+    assert await busy.run([3 * LIMIT]) == ["done"]
+
+
+async def test_a_neighbour_without_a_limit_may_take_its_time():
+    """The limit is a stream's own: who has none may hold the worker, also when others wait."""
+    nap = functions.nap.options(mode="process", workers=1)
+    async with awaits.open() as limited, nap.open() as stream:
+        await limited.send(0)
+        pid = await limited.recv()
+        await stream.send(4 * LIMIT)
+        await limited.send(0)
+        assert await stream.recv() == 4 * LIMIT
+        assert await limited.recv() == pid
+
+
+async def test_a_stopped_worker_is_one_that_stalls():
+    async with awaits.open() as stream:
+        await stream.send(0)
+        pid = await stream.recv()
+        await until(lambda: not link_of(stream).culprit())
+        os.kill(pid, signal.SIGSTOP)
+        with named_once():
+            await stream.send(0)
+            error = await died_with(stream)
+    assert (error.culprit, error.pid) == (None, pid)
+    assert "none of its functions ran" in error.why
+    await until(lambda: not alive(pid))
+
+
+async def test_a_worker_that_is_stopped_while_it_works():
+    async with holds.open() as stream:
+        await stream.send("a loop")
+        await until(lambda: link_of(stream).culprit() == (0, stream.name, 1))
+        pid = next(iter(clients.client_of(asyncio.get_running_loop()).links.values())).pid
+        os.kill(pid, signal.SIGSTOP)
+        with named_once():
+            error = await died_with(stream)
+    assert (error.culprit, error.event, error.stack) == (True, 1, "")
+
+
+async def test_a_stopped_worker_for_which_nothing_waits_is_let_be():
+    async with awaits.open() as stream:
+        await stream.send(0)
+        pid = await stream.recv()
+        await until(lambda: not link_of(stream).culprit())
+        os.kill(pid, signal.SIGSTOP)
+        await asyncio.sleep(3 * LIMIT)
+        os.kill(pid, signal.SIGCONT)
+        await stream.send(0)
+        assert await stream.recv() == pid
+
+
+async def test_what_is_not_a_function_but_holds_the_loop():
+    """A task of its own that a function has started: no stream's step, so no stream is blamed."""
+
+    @stream_fn(mode="process", workers=1, stall_timeout=LIMIT)
+    async def starts_a_task(events):
+        async def block():
+            await asyncio.sleep(0.05)
+            time.sleep(1000)
+
+        async for event in events:
+            task = asyncio.create_task(block())
+            yield event
+            del task
+
+    async with starts_a_task.open() as stream:
+        await stream.send(1)
+        assert await stream.recv() == 1
+        with named_once() as caught:
+
+            async def send_on():
+                while True:  # the first may come before the task blocks
+                    await stream.send(1)
+                    await asyncio.sleep(0.02)
+
+            sending = asyncio.create_task(send_on())
+            with pytest.raises(WorkerDied) as info:
+                async with asyncio.timeout(HANG):
+                    while True:
+                        await stream.recv()
+            await cancel(sending)
+    error = info.value
+    assert (error.culprit, error.culprit_stream) == (None, None)
+    assert "none of its functions ran" in error.why
+    assert "in block" in error.stack
+    assert "in block" in str(caught[0].message)
+
+
+async def test_steps_below_the_limit_are_no_stall():
+    nap = functions.nap.options(mode="process", workers=1, stall_timeout=LIMIT)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", StallWarning)
+        assert await nap.run([LIMIT * 0.5] * 4) == [LIMIT * 0.5] * 4
+
+
+def link_of(stream):
+    links = clients.client_of(asyncio.get_running_loop()).links.values()
+    return next(link.end for link in links if link.end.streams)

@@ -1,0 +1,11 @@
+//! The operating system: processes, descriptors and limits. Nothing here knows of links or streams.
+
+mod calls;
+pub(crate) mod exit;
+pub(crate) mod fds;
+pub(crate) mod limits;
+pub(crate) mod peer;
+pub(crate) mod process;
+pub(crate) mod service_manager;
+
+pub(crate) use calls::*;

@@ -1,0 +1,10 @@
+//! The supervisor: one loop that hears clients, workers and zygotes, and does what the pool decides.
+
+pub(crate) mod connection;
+pub(crate) mod link_record;
+pub(crate) mod log_tail;
+pub(crate) mod reactor;
+pub(crate) mod report;
+pub(crate) mod standalone;
+pub(crate) mod worker_process;
+pub(crate) mod zygotes;
