@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import functools
 import itertools
-import os
 import sys
 from collections.abc import (
-    AsyncGenerator,
     AsyncIterable,
     AsyncIterator,
     Callable,
@@ -25,7 +23,10 @@ from velo._function.limiter import Places
 from velo._types import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 if TYPE_CHECKING:
+    from typing import Literal
+
     from velo._api.stream import Stream
+    from velo._core import KeyedResults
     from velo._diagnostics.metrics import FunctionMetrics
     from velo.events import Events
 
@@ -190,32 +191,61 @@ class StreamFn(Generic[In, Out]):
         return run(self, events)
 
     def keyed(
-        self, events: Iterable[In] | AsyncIterable[In], key: Callable[[In], Hashable] | Hashable
-    ) -> AsyncGenerator[tuple[Any, Out], None]:
-        """Run one stream per key: `async for key, result in fn.keyed(events, key=...)`.
+        self,
+        events: Iterable[In] | AsyncIterable[In],
+        key: Callable[[In], Hashable] | Hashable,
+        *,
+        max_pending: int = 10_000,
+        on_error: Literal["raise", "drop"] | Callable[[Any, Exception], None] = "raise",
+        finished_keys: Literal["ignore", "restart", "raise"] = "ignore",
+    ) -> KeyedResults[tuple[Any, Out]]:
+        """Run the function for each key: `async for key, result in fn.keyed(events, key=...)`.
+
+        Every key has its own run of the function, with its own local variables. A key costs its
+        generator and little else: there may be as many as memory holds. In process mode they are
+        spread over `workers`.
 
         Args:
             events: The source; its order holds within each key.
             key: What gives an event's key; anything that is not callable is the field, index or
-                attribute that holds it (`event[key]`, else `event.key`).
+                attribute that holds it (`event[key]`, else `event.key`). Keys are told apart as the
+                keys of a dict: `1`, `1.0` and `True` are one key, `None` is a key, and a NaN is
+                equal to no other NaN.
+            max_pending: How many events may have been taken from the source that no function is
+                done with. Then the source is asked for no more. A key has at most `buffer` of them;
+                others of that key wait here, and hold up no other key.
+            on_error: What happens when the function of a key raises. `"raise"` raises it here, and
+                cancels all keys. With `"drop"` the key is forgotten, with what the function has not
+                handled, and the others go on; a callable is called with the key and the exception
+                then. The next event of such a key begins anew.
+            finished_keys: What happens to events of a key whose function has returned. `"ignore"`
+                drops and counts them, `"restart"` runs the function anew, `"raise"` raises
+                `StreamClosed`. The last 65,536 such keys are remembered; one that was forgotten
+                begins anew.
 
-        A key's stream opens with its first event. It closes after `timeout` idle seconds, or when
+        A key begins with its first event. It ends after `timeout` idle seconds, or when
         `max_concurrent` forces out the key that was used least recently: its input ends and its
-        last results arrive. The next event of such a key opens a new stream. Leaving the iteration
-        early cancels all of its streams.
+        last results arrive. The next event of such a key begins anew. Leaving the iteration early
+        cancels all keys; close it (`contextlib.aclosing`) to wait for their `finally` blocks.
 
         Raises:
-            Exception: What the source, `key` or a function raised; of a function with a note that
-                names the key. All streams are cancelled.
+            Exception: What the source, `key` or a function raised; of `key` with a note that names
+                the event, of a function with one that names the key. All keys are cancelled.
+            ValueError: When `max_pending` is less than 1, or another argument is none of its values.
 
         """
-        if os.environ.get("VELO_LANES") == "0":
+        _check_keyed(max_pending, on_error, finished_keys)
+        if self.config.mode == "process" and self.config.recover != "none":
             from velo._api.keyed import keyed
 
-            return keyed(self, events, key)
+            recovering: Any = keyed(self, events, key)
+            return recovering
         from velo._api.lanes import keyed as on_lanes
 
-        return on_lanes(self, events, key, 10_000, "raise", "ignore")
+        results: KeyedResults[tuple[Any, Out]] = on_lanes(
+            self, events, key, max_pending, on_error, finished_keys
+        )
+        return results
 
     def _most_workers(self) -> int:
         return self.config.workers or _core.usable_cores()
@@ -231,7 +261,6 @@ class StreamFn(Generic[In, Out]):
         name = f"{self._name}-{next(self._numbers)}"
         client = client_of(loop, self.config.supervisor)
         opened: _core.Opened = await client.open_lane(self._reference, self.config, name, most)
-        self._ledger.enter(opened)
         return opened
 
     def __or__(self, then: StreamFn[Out, Then]) -> StreamFn[In, Then]:
@@ -436,6 +465,17 @@ def _restore(described: Any, config: StreamConfig) -> StreamFn[Any, Any]:
     from velo._function.reference import build
 
     return StreamFn(build(described), config)
+
+
+def _check_keyed(max_pending: int, on_error: Any, finished_keys: str) -> None:
+    if not isinstance(max_pending, int) or max_pending < 1:
+        raise ValueError(f"`max_pending` must be an integer of at least 1, not {max_pending!r}")
+    if on_error not in ("raise", "drop") and not callable(on_error):
+        raise ValueError(f"`on_error` must be `raise`, `drop` or a callable, not {on_error!r}")
+    if finished_keys not in ("ignore", "restart", "raise"):
+        raise ValueError(
+            f"`finished_keys` must be `ignore`, `restart` or `raise`, not {finished_keys!r}"
+        )
 
 
 def _nothing() -> None:

@@ -6,17 +6,25 @@ import asyncio
 import heapq
 import itertools
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from velo._api.stream import Stream
+
+class Idling(Protocol):
+    """What may be idle: a stream, or many keys."""
+
+    @property
+    def closed(self) -> bool: ...
+    def _age(self, seconds: float) -> None: ...
+    def _idle_seconds(self) -> float: ...
+    def _expire(self, timeout: float) -> None: ...
+
 
 __all__ = ["age", "watch"]
 
 _timers: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Timer] = weakref.WeakKeyDictionary()
 
 
-def watch(loop: asyncio.AbstractEventLoop, stream: Stream[Any, Any], timeout: float) -> None:
+def watch(loop: asyncio.AbstractEventLoop, stream: Idling, timeout: float) -> None:
     """End the input of `stream` once it was idle for `timeout` seconds."""
     timer = _timers.get(loop)
     if timer is None:
@@ -40,11 +48,11 @@ class _Timer:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = weakref.ref(loop)
-        self._due: list[tuple[float, int, float, weakref.ref[Stream[Any, Any]]]] = []
+        self._due: list[tuple[float, int, float, weakref.ref[Idling]]] = []
         self._order = itertools.count()
         self._handle: asyncio.TimerHandle | None = None
 
-    def add(self, stream: Stream[Any, Any], after: float, timeout: float) -> None:
+    def add(self, stream: Idling, after: float, timeout: float) -> None:
         loop = self._loop()
         if loop is None:
             return
@@ -71,7 +79,7 @@ class _Timer:
         if loop is None:
             return
         now = loop.time()
-        again: list[tuple[Stream[Any, Any], float, float]] = []
+        again: list[tuple[Idling, float, float]] = []
         while self._due and self._due[0][0] <= now:
             _, _, timeout, reference = heapq.heappop(self._due)
             stream = reference()

@@ -205,7 +205,7 @@ class _PlainSource:
 class _AsyncSource:
     """An async iterable, read ahead by a task so that results come while it is waited for."""
 
-    def __init__(self, events: AsyncIterable[Any], group: _core.StreamGroup) -> None:
+    def __init__(self, events: AsyncIterable[Any], group: _core.StreamGroup | _core.Keys) -> None:
         self._group = group
         self._queue: deque[Any] = deque()
         self._room = asyncio.Event()

@@ -31,7 +31,7 @@ def keyed(
     max_pending: int,
     on_error: Any,
     finished_keys: str,
-) -> _core.KeyedResults:
+) -> _core.KeyedResults[tuple[Any, Any]]:
     """See `StreamFn.keyed`."""
     host = _Host(fn, max_pending)
     live = isinstance(events, AsyncIterable)
@@ -42,6 +42,7 @@ def keyed(
         *(config.timeout is not None, finished_keys, _MOST_FINISHED, on_error),
     )
     host.keys = keys = _core.Keys(host, source, live, key, host.most_lanes, settings)
+    keys.enter(fn._ledger)
     guard = _guard(host)
     host.guard = weakref.ref(guard)
     return _core.KeyedResults(keys, guard)

@@ -172,6 +172,9 @@ impl KeyTask {
     /// Its key, which was stepped by somebody else, awaits something: the task has to see it.
     pub fn hand(&self, py: Python<'_>, id: u32, future: Py<PyAny>) -> PyResult<()> {
         if let Some(table) = self.table.upgrade() {
+            if let Some(deadline) = table.deadline_of(py, id) {
+                deadline.set_task(self.task(py)?.bind(py))?;
+            }
             table
                 .inner
                 .with(py, |inner| inner.at(id).set(SUSPENDED, true))?;
@@ -243,7 +246,7 @@ impl KeyTask {
             return Ok(None);
         };
         let before = this.references(py);
-        let pause = table.run(py, id, how);
+        let pause = table.watched(py, id, || table.run(py, id, how));
         this.hold(py, this.references(py) - before);
         let waiting = match pause {
             Pause::Suspended(future) => {
@@ -277,6 +280,17 @@ impl KeyTask {
 
 impl Awaitable for KeyTask {
     fn step(slf: &Bound<'_, Self>, _value: &Bound<'_, PyAny>) -> Result<Step, Thrown> {
+        // Who calls a slot is not known to be attached: what is dropped would be kept for later.
+        Python::attach(|_| Self::advance(slf))
+    }
+
+    fn throw(slf: &Bound<'_, Self>, error: PyErr) -> PyResult<Step> {
+        Self::interrupt(slf, error)
+    }
+}
+
+impl KeyTask {
+    fn advance(slf: &Bound<'_, Self>) -> Result<Step, Thrown> {
         let (py, this) = (slf.py(), slf.get());
         let (handed, key) = this.state.with(py, |state| {
             let handed = state.handed.take();
@@ -295,7 +309,7 @@ impl Awaitable for KeyTask {
         Ok(this.sleep(py)?)
     }
 
-    fn throw(slf: &Bound<'_, Self>, error: PyErr) -> PyResult<Step> {
+    fn interrupt(slf: &Bound<'_, Self>, error: PyErr) -> PyResult<Step> {
         let (py, this) = (slf.py(), slf.get());
         this.asleep.clear(py);
         let key = this.state.with(py, |state| {
@@ -306,6 +320,8 @@ impl Awaitable for KeyTask {
         })?;
         if key == NONE {
             // The loop is being closed, or somebody has cancelled all there is.
+            let task = this.state.with(py, |state| state.task.take())?;
+            drop(task);
             if let Some(table) = this.table.upgrade() {
                 table
                     .inner
@@ -325,6 +341,15 @@ impl KeyTask {
     fn close(&self) {}
 
     /// The generator of the key that is pinned to it, for those who look.
+    #[getter]
+    fn generator(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
+        let key = self.state.with(py, |state| state.key)?;
+        match self.table.upgrade() {
+            Some(table) if key != NONE => table.generator(py, key),
+            _ => Ok(None),
+        }
+    }
+
     #[getter]
     fn __qualname__(&self) -> String {
         let table: Option<Arc<KeyTable>> = self.table.upgrade();

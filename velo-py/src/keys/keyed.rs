@@ -12,6 +12,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 use velo_shm::ticks;
 
+use super::counts::{Counts, SharedCounts};
 use super::frames::{Name, Terms};
 use super::index::{Index, Stage};
 use super::key_of::KeyOf;
@@ -24,6 +25,7 @@ use crate::ffi::send_slot::Step;
 use crate::ffi::turn;
 use crate::function::eager::note_name;
 use crate::process::client::Told;
+use crate::user::function_stats::Ledger;
 use crate::user::operation::next_of;
 use crate::user::stream::Opened;
 use crate::user::turn_budget::Stint;
@@ -32,6 +34,8 @@ use crate::wait::{Group, running_loop};
 /// So many events are taken from a source before results are looked at, and so many results before
 /// events are.
 const BATCH: usize = 128;
+/// Of keys that run in this thread, so many events are taken before their functions have their turn.
+const INLINE_BATCH: usize = 32;
 /// An inline table may have yielded so many results that the caller has not seen.
 const RESULTS: usize = 256;
 /// So many keys are told at a time that no more events come.
@@ -57,6 +61,7 @@ enum OnError {
 pub struct Keys {
     state: GilCell<State>,
     group: Arc<Group>,
+    counts: Arc<SharedCounts>,
     pub(super) stint: Stint,
     key_of: KeyOf,
     began: u64,
@@ -75,8 +80,8 @@ struct State {
     live: bool,
     /// An event that cannot be sent before something else has happened.
     held: Option<(Py<PyAny>, Py<PyAny>, u64)>,
-    /// Results with their keys.
-    out: VecDeque<Py<PyAny>>,
+    /// What the caller gets next, in order.
+    out: VecDeque<Out>,
     /// Entries that wait for a lane or for a place.
     unopened: VecDeque<u32>,
     /// How many of the first of those have a place.
@@ -110,15 +115,12 @@ struct State {
     counts: Counts,
 }
 
-/// What has happened to keys and events.
-#[derive(Clone, Copy, Default)]
-struct Counts {
-    opened: u64,
-    ended: u64,
-    evicted: u64,
-    events: u64,
-    results: u64,
-    dropped: u64,
+/// What a caller gets.
+enum Out {
+    /// A result with its key.
+    Item(Py<PyAny>),
+    /// The function of a key has raised, which `on_error` is called with.
+    Failed(Py<PyAny>, PyErr),
 }
 
 /// What a caller asks for.
@@ -192,6 +194,7 @@ impl Keys {
         Ok(Keys {
             state: GilCell::new(state),
             group: Arc::default(),
+            counts: Arc::default(),
             stint: Stint::default(),
             key_of: KeyOf::new(key)?,
             began: ticks::now(),
@@ -216,7 +219,7 @@ impl Keys {
             context,
             function,
             name,
-            (terms, deadline),
+            (terms, None, deadline),
             Outlet::Inline(outlet),
         );
         self.add(py, Way::Inline(table))
@@ -268,6 +271,11 @@ impl Keys {
         })?;
         self.nudge(py);
         Ok(())
+    }
+
+    /// Enters what they do in the statistics of their function.
+    fn enter(&self, py: Python<'_>, statistics: &Ledger) -> PyResult<()> {
+        statistics.enter_keys(py, &self.counts)
     }
 
     /// Has the one who iterates look again.
@@ -334,6 +342,8 @@ impl Keys {
     fn clear(&self, py: Python<'_>) -> PyResult<()> {
         let left = self.state.with(py, |state| {
             state.over = true;
+            (state.counts.live, state.counts.pending) = (0, 0);
+            self.counts.tell(py, state.counts);
             let left = (
                 state.ways(),
                 std::mem::take(&mut state.lanes),
@@ -399,23 +409,6 @@ impl Keys {
     fn age(&self, py: Python<'_>, seconds: f64) -> PyResult<()> {
         Ok(self.state.with(py, |state| {
             state.aged = state.aged.saturating_add((seconds * 1000.0) as u32);
-        })?)
-    }
-
-    /// Keys that are open, opened ever, ended, and forced out; events, results, and dropped events.
-    #[getter]
-    fn counts(&self, py: Python<'_>) -> PyResult<(usize, u64, u64, u64, u64, u64, u64)> {
-        Ok(self.state.with(py, |state| {
-            let c = state.counts;
-            (
-                state.live(),
-                c.opened,
-                c.ended,
-                c.evicted,
-                c.events,
-                c.results,
-                c.dropped,
-            )
         })?)
     }
 }
@@ -590,12 +583,46 @@ impl Keys {
         Ok(())
     }
 
-    /// The next result with its key, or what to wait for; None at the end.
+    /// The next result with its key, if one is there.
+    #[inline]
+    pub(super) fn taken(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
+        Ok(self.state.with(py, |state| match state.out.pop_front() {
+            Some(Out::Item(item)) => Some(item),
+            Some(failed) => {
+                state.out.push_front(failed);
+                None
+            }
+            None => None,
+        })?)
+    }
+
+    /// Calls `on_error` for a key whose function has raised, if one is next.
+    fn tell_failure(&self, py: Python<'_>) -> PyResult<()> {
+        let failed = self.state.with(py, |state| match state.out.front() {
+            Some(Out::Failed(..)) => match (state.out.pop_front(), &state.on_error) {
+                (Some(Out::Failed(key, error)), OnError::Call(call)) => {
+                    Some((key, error, call.clone_ref(py)))
+                }
+                _ => None,
+            },
+            _ => None,
+        })?;
+        if let Some((key, error, call)) = failed
+            && let Err(raised) = call.call1(py, (key, error.value(py)))
+        {
+            self.state
+                .with(py, |state| state.error = state.error.take().or(Some(raised)))?;
+        }
+        Ok(())
+    }
+
+    /// The same, or what to wait for; None at the end.
     pub(super) fn next(&self, py: Python<'_>) -> PyResult<Option<Step>> {
         loop {
-            if let Some(item) = self.state.with(py, |state| state.out.pop_front())? {
+            if let Some(item) = self.taken(py)? {
                 return Ok(Some(Step::Return(item)));
             }
+            self.tell_failure(py)?;
             if self.stint.is_over() {
                 return Ok(Some(Step::Yield(py.None())));
             }
@@ -610,6 +637,9 @@ impl Keys {
                 progress |= self.read(py)?;
             }
             let (there, failed, done) = self.state.with(py, |state| {
+                state.counts.live = state.live() as u64;
+                state.counts.pending = state.pending();
+                self.counts.tell(py, state.counts);
                 (
                     !state.out.is_empty(),
                     state.error.is_some(),
@@ -631,6 +661,17 @@ impl Keys {
 
     fn has_failed(&self, py: Python<'_>) -> PyResult<bool> {
         Ok(self.state.with(py, |state| state.error.is_some())?)
+    }
+
+    /// Lets go of everything if nothing was ever asked of it.
+    pub(super) fn clear_unused(&self, py: Python<'_>) -> PyResult<()> {
+        let unused = self.state.with(py, |state| {
+            !state.over && state.lanes.is_empty() && state.opening == 0
+        })?;
+        match unused {
+            true => self.clear(py),
+            false => Ok(()),
+        }
     }
 
     /// Closes everything, and then raises what has failed: the next step waits for a task that does.
@@ -660,7 +701,15 @@ impl Keys {
     /// Takes events from the source, as many as may be. Whether there was any.
     fn fill(&self, py: Python<'_>) -> PyResult<bool> {
         let mut took = false;
-        for _ in 0..BATCH {
+        let inline = |state: &mut State| {
+            let lanes = state.lanes.first();
+            lanes.is_some_and(|lane| matches!(lane.way, Way::Inline(_)))
+        };
+        let most = match self.state.with(py, inline)? {
+            true => INLINE_BATCH,
+            false => BATCH,
+        };
+        for _ in 0..most {
             let (source, held) = self.state.with(py, |state| {
                 let room = state.pending() < state.max_pending;
                 match state.held.take() {
@@ -965,7 +1014,7 @@ impl Keys {
                     return Err(unknown());
                 };
                 let item = PyTuple::new(py, [key.bind(py), result.bind(py)])?;
-                state.out.push_back(item.into_any().unbind());
+                state.out.push_back(Out::Item(item.into_any().unbind()));
                 state.counts.results += 1;
                 Ok(())
             })?,
@@ -1069,8 +1118,8 @@ impl Keys {
         }
         let call = self.state.with(py, |state| match &state.on_error {
             OnError::Raise => None,
-            OnError::Drop => Some(None),
-            OnError::Call(call) => Some(Some(call.clone_ref(py))),
+            OnError::Drop => Some(false),
+            OnError::Call(_) => Some(true),
         })?;
         let note = || -> PyResult<()> {
             let note = format!("in the stream of key {}", key.bind(py).repr()?);
@@ -1085,13 +1134,11 @@ impl Keys {
                 self.state
                     .with(py, |state| state.error = state.error.take().or(Some(error)))?;
             }
-            Some(None) => {}
-            Some(Some(call)) => {
+            Some(false) => {}
+            Some(true) => {
                 note()?;
-                if let Err(raised) = call.call1(py, (key.clone_ref(py), error.value(py))) {
-                    self.state
-                        .with(py, |state| state.error = state.error.take().or(Some(raised)))?;
-                }
+                self.state
+                    .with(py, |state| state.out.push_back(Out::Failed(key, error)))?;
             }
         }
         Ok(())

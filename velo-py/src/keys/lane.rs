@@ -19,8 +19,6 @@ use crate::wait::Group;
 
 /// A worker is shown what it was sent after so long.
 const SHOW_EVERY: Duration = Duration::from_micros(10);
-/// Keys that run in this thread may go on for so long, before the caller sees what they have yielded.
-const TURN: Duration = Duration::from_micros(500);
 /// So many runnable keys are stepped in a turn.
 const STEPS: usize = 128;
 
@@ -104,8 +102,6 @@ impl Way {
     }
 
     fn act_inline(py: Python<'_>, table: &KeyTable, acts: &mut VecDeque<Act>) -> PyResult<Done> {
-        let began = ticks::now();
-        let longest = ticks::from_duration(TURN);
         if table.is_blocked(py)? {
             table.unblock(py)?;
         }
@@ -120,9 +116,6 @@ impl Way {
                 Act::Open(name) => table.open(py, name)?,
                 Act::Event(name, event) => table.deliver(&mut turn, name, event, 0)?,
                 Act::Last(name) => table.last(&mut turn, name)?,
-            }
-            if ticks::now().saturating_sub(began) > longest {
-                break;
             }
         }
         if table.has_runnable(py)? {
@@ -217,7 +210,7 @@ impl Way {
     /// Whether the table could go on, if it were let.
     pub fn may_go_on(&self, py: Python<'_>) -> PyResult<bool> {
         match self {
-            Way::Inline(table) => table.has_runnable(py),
+            Way::Inline(table) => Ok(table.is_blocked(py)? || table.has_runnable(py)?),
             Way::Ring(_) => Ok(false),
         }
     }

@@ -66,6 +66,7 @@
 //! once, after the key's last result, and the caller forgets the id then and not before. A lane ends
 //! when its stream does: every key of it has the lane's error then.
 
+pub mod counts;
 pub mod frames;
 pub mod index;
 mod key_of;

@@ -5,6 +5,7 @@ use pyo3::prelude::*;
 
 use super::keyed::Keys;
 use crate::errors::Thrown;
+use crate::ffi::destroy::destroy;
 use crate::ffi::send_slot::{Awaitable, Step, coroutine_methods};
 
 /// An async iterator over results with their keys. It is its own `__anext__` awaitable.
@@ -14,6 +15,17 @@ pub struct KeyedResults {
     /// Closes everything when it is closed itself, or dropped: an async generator, of which the event
     /// loop takes care.
     guard: Py<PyAny>,
+}
+
+impl Drop for KeyedResults {
+    /// What never began has nobody who closes it.
+    fn drop(&mut self) {
+        destroy(|py| {
+            if let Err(error) = self.keys.get().clear_unused(py) {
+                error.write_unraisable(py, None);
+            }
+        });
+    }
 }
 
 #[pymethods]
@@ -46,14 +58,19 @@ impl Awaitable for KeyedResults {
 
     #[inline]
     fn step(slf: &Bound<'_, Self>, _value: &Bound<'_, PyAny>) -> Result<Step, Thrown> {
-        let py = slf.py();
-        match slf.get().keys.get().next(py)? {
+        let keys = slf.get().keys.get();
+        if let Some(item) = keys.taken(slf.py())? {
+            return Ok(Step::Return(item));
+        }
+        // Who calls a slot is not known to be attached: what is dropped on the way would be kept for
+        // later.
+        Python::attach(|py| match keys.next(py)? {
             Some(step) => Ok(step),
-            None => match slf.get().keys.get().take_error(py)? {
+            None => match keys.take_error(py)? {
                 Some(error) => Err(error.into()),
                 None => Err(PyStopAsyncIteration::new_err(()).into()),
             },
-        }
+        })
     }
 
     fn throw(slf: &Bound<'_, Self>, error: PyErr) -> PyResult<Step> {

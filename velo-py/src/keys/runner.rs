@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use pyo3::prelude::*;
-use velo_shm::{Allowance, Setting, ticks};
+use velo_shm::{Allowance, ticks};
 
 use super::table::KeyTable;
 use super::turn::Turn;
@@ -26,7 +26,6 @@ pub struct LaneRunner {
     port: Arc<RingPort>,
     table: Arc<KeyTable>,
     pace: Pace,
-    stall: Option<Duration>,
     /// The lane was cancelled; why it ends.
     cancelled: AtomicBool,
     finished: AtomicBool,
@@ -43,12 +42,11 @@ enum Work {
 
 impl LaneRunner {
     /// Runs the keys of `table` by what comes through `port`.
-    pub fn new(port: Arc<RingPort>, table: Arc<KeyTable>, stall: Option<f64>) -> Self {
+    pub fn new(port: Arc<RingPort>, table: Arc<KeyTable>) -> Self {
         LaneRunner {
             port,
             table,
             pace: Pace::default(),
-            stall: stall.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()),
             cancelled: AtomicBool::new(false),
             finished: AtomicBool::new(false),
             failure: GilCell::default(),
@@ -60,10 +58,7 @@ impl LaneRunner {
         if self.finished.load(Relaxed) {
             return Ok(Step::Return(py.None()));
         }
-        let allowance = self.stall.map(|time| Allowance {
-            time,
-            setting: Setting::Stall,
-        });
+        let allowance = self.table.allowance();
         let work = self.port.on_board(py, allowance, || self.work(py, allowance));
         let work = work.or_else(|error| {
             self.fail(py, error)?;
@@ -169,9 +164,12 @@ impl LaneRunner {
 
 impl Awaitable for LaneRunner {
     fn step(slf: &Bound<'_, Self>, _value: &Bound<'_, PyAny>) -> Result<Step, Thrown> {
-        Ok(slf.get().advance(slf.py())?)
+        let this = slf.get();
+        // Who calls a slot is not known to be attached: what is dropped would be kept for later.
+        Ok(Python::attach(|py| this.advance(py))?)
     }
 
+    /// It was cancelled: so are its keys, and it ends when the last of them has.
     fn throw(slf: &Bound<'_, Self>, _error: PyErr) -> PyResult<Step> {
         let (py, this) = (slf.py(), slf.get());
         this.port.stop_waiting(py);

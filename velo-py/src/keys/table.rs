@@ -3,11 +3,13 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use pyo3::exceptions::{PyStopAsyncIteration, PyTypeError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
+use velo_shm::{Allowance, Setting, ticks};
 
 use super::frames::{Handled, Name, Terms};
 use super::index::NONE;
@@ -17,10 +19,12 @@ use super::turn::Turn;
 use super::waiting::Waiting;
 use crate::cell::GilCell;
 use crate::errors::{self, Thrown};
-use crate::function::events::Events;
+use crate::function::deadline::{self, Budget};
+use crate::function::events::{Events, Source};
 use crate::ffi::asyncgen::AsyncGen;
 use crate::ffi::send_slot::Step;
 use crate::function::port::Next;
+use crate::function::slow_steps;
 use crate::wait::Wait;
 
 /// What was handled is told after so many events, at the latest.
@@ -40,8 +44,9 @@ pub struct KeyTable {
     /// What tasks are called.
     pub(super) name: String,
     /// How many seconds a key may take for one event.
-    #[allow(dead_code)]
     deadline: Option<f64>,
+    /// How long one step may take.
+    stall: Option<Duration>,
     pub(super) outlet: Outlet,
     pub(super) inner: GilCell<Inner>,
     /// The key whose generator runs now.
@@ -99,6 +104,8 @@ pub struct Slot {
     untold: u32,
     /// Where another task than its own waits for an event.
     elsewhere: Option<Box<Wait>>,
+    /// How long it may take for an event.
+    pub(super) deadline: Option<Arc<Budget>>,
 }
 
 /// It is open.
@@ -238,7 +245,7 @@ impl KeyTable {
         context: Py<PyAny>,
         (function, has_state): (Py<PyAny>, bool),
         name: String,
-        (terms, deadline): (Terms, Option<f64>),
+        (terms, stall, deadline): (Terms, Option<f64>, Option<f64>),
         outlet: Outlet,
     ) -> Arc<Self> {
         let inner = Inner {
@@ -261,6 +268,7 @@ impl KeyTable {
             has_state,
             name,
             deadline,
+            stall: stall.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()),
             outlet,
             inner: GilCell::new(inner),
             stepping: AtomicU32::new(NONE),
@@ -322,7 +330,10 @@ impl KeyTable {
         let Some(this) = self.this.upgrade() else {
             return Err(errors::velo("the keys of this function are gone"));
         };
-        let events = Events::of_key(this, name);
+        let events = match self.deadline {
+            None => Events::of_key(this, name),
+            Some(_) => Events::new(self.within_deadline(py, this, name)?),
+        };
         let function = self.function.bind(py);
         let made = match self.has_state {
             true => function.call1((events, PyDict::new(py)))?,
@@ -337,6 +348,19 @@ impl KeyTable {
             "a stream function must return an async iterator, not {}",
             made.get_type().name()?
         )))
+    }
+
+    /// What the events of a key come from that may not take too long for one.
+    fn within_deadline(&self, py: Python<'_>, this: Arc<Self>, name: Name) -> PyResult<Source> {
+        let mut source = Source::of_key(this, name);
+        source.budget = Budget::new(self.name.clone(), &source.port, None, self.deadline);
+        let budget = source.budget.clone();
+        self.inner.with(py, |inner| {
+            if let Some(slot) = inner.slot(name) {
+                slot.deadline = budget;
+            }
+        })?;
+        Ok(source)
     }
 
     /// An event of a key, `len` bytes long. The key is stepped at once if that is what it waits for.
@@ -559,6 +583,14 @@ impl KeyTable {
         }
     }
 
+    /// The generator of a key, unless it runs right now.
+    pub(super) fn generator(&self, py: Python<'_>, id: u32) -> PyResult<Option<Py<PyAny>>> {
+        Ok(self.inner.with(py, |inner| {
+            let generator = inner.slots.get(id as usize)?.generator.as_ref()?;
+            Some(generator.object().clone_ref(py))
+        })?)
+    }
+
     /// Which event a key took last, counted from 1; 0 before the first.
     pub fn event(&self, py: Python<'_>, name: Name) -> u64 {
         let taken = |inner: &mut Inner| inner.slot(name).map_or(0, |slot| slot.taken);
@@ -674,7 +706,7 @@ impl KeyTable {
                         let error = pyo3::exceptions::PyRuntimeError::new_err(what);
                         return Err(Err(error));
                     }
-                    if flags & CANCELLED != 0 {
+                    if flags & CANCELLED != 0 || self.has_expired(py, name) {
                         self.mark(py, name, CLOSING);
                         came = Some(generator.close(py));
                         continue;
@@ -727,8 +759,24 @@ impl KeyTable {
             .with(py, |inner| inner.at(name.id).set(flag, true));
     }
 
+    /// Whether the time of a key for its event is up.
+    #[inline]
+    fn has_expired(&self, py: Python<'_>, name: Name) -> bool {
+        let deadline = self.deadline.and_then(|_| self.deadline_of(py, name.id));
+        deadline.is_some_and(|deadline| deadline.has_expired(py))
+    }
+
+    pub(super) fn deadline_of(&self, py: Python<'_>, id: u32) -> Option<Arc<Budget>> {
+        let deadline = self.inner.with(py, |inner| inner.at(id).deadline.clone());
+        deadline.ok().flatten()
+    }
+
     /// The function of a key has ended.
     fn finish(&self, py: Python<'_>, id: u32, outcome: Result<(), PyErr>) {
+        let outcome = match self.deadline.and_then(|_| self.deadline_of(py, id)) {
+            None => outcome,
+            Some(deadline) => deadline.outcome(py, outcome).unwrap_or(Ok(())),
+        };
         let outcome = outcome.map_err(|error| match is_cancellation(py, &error) {
             true => errors::closed("the stream function was cancelled"),
             false => error,
@@ -861,6 +909,48 @@ impl KeyTable {
             })?;
         }
         Ok(())
+    }
+
+    /// A key has run for so many ticks.
+    #[inline]
+    pub(super) fn ran(&self, py: Python<'_>, id: u32, began: u64, took: u64) {
+        if took > slow_steps::limit() {
+            self.was_slow(py, began, took);
+        }
+        deadline::ran(took);
+        if self.deadline.is_some()
+            && let Some(deadline) = self.deadline_of(py, id)
+        {
+            deadline.ran(py, took);
+        }
+    }
+
+    #[cold]
+    fn was_slow(&self, py: Python<'_>, began: u64, took: u64) {
+        match &self.outlet {
+            Outlet::Inline(_) => slow_steps::report(py, &self.name, began, took),
+            Outlet::Ring(port) => port.was_slow(py, took),
+        }
+    }
+
+    /// Runs a step of a key's own task where it can be seen who does it, and for how long.
+    pub(super) fn watched<R>(&self, py: Python<'_>, id: u32, step: impl FnOnce() -> R) -> R {
+        let began = ticks::now();
+        let came = match &self.outlet {
+            Outlet::Inline(_) => step(),
+            Outlet::Ring(port) => port.on_board(py, self.allowance(), step),
+        };
+        let took = ticks::now().saturating_sub(began);
+        self.ran(py, id, began, took);
+        came
+    }
+
+    /// For how long a step may go on.
+    pub fn allowance(&self) -> Option<Allowance> {
+        self.stall.map(|time| Allowance {
+            time,
+            setting: Setting::Stall,
+        })
     }
 
     /// A key was stepped by its own task: what came of it is shown, and whoever is next has its turn.

@@ -2,6 +2,8 @@
 
 use pyo3::prelude::*;
 
+use velo_shm::ticks;
+
 use super::key_task::KeyTask;
 use super::table::{How, KeyTable, LIVE, Pause, SUSPENDED};
 use crate::ffi::turn::TaskTurn;
@@ -12,6 +14,8 @@ pub struct Turn<'a, 'py> {
     py: Python<'py>,
     table: &'a KeyTable,
     as_task: Option<(Py<KeyTask>, TaskTurn)>,
+    /// When the last step ended, in ticks.
+    now: u64,
 }
 
 impl<'a, 'py> Turn<'a, 'py> {
@@ -21,7 +25,16 @@ impl<'a, 'py> Turn<'a, 'py> {
             py,
             table,
             as_task: None,
+            now: ticks::now(),
         }
+    }
+
+    /// A step has ended.
+    #[inline]
+    fn stepped(&mut self, id: u32) {
+        let began = std::mem::replace(&mut self.now, ticks::now());
+        let took = self.now.saturating_sub(began);
+        self.table.ran(self.py, id, began, took);
     }
 
     /// The token.
@@ -63,6 +76,10 @@ impl<'a, 'py> Turn<'a, 'py> {
         };
         let before = task.get().references(py);
         let pause = table.run(py, id, How::Resume);
+        self.stepped(id);
+        let Some((task, _)) = &self.as_task else {
+            return Ok(());
+        };
         let kept = task.get().references(py) != before || task.get().has_changed(py);
         if !kept && matches!(pause, Pause::Waits | Pause::Over) {
             return Ok(());
@@ -109,6 +126,7 @@ impl<'a, 'py> Turn<'a, 'py> {
         let turn = task.get().enter(py)?;
         let before = task.get().references(py);
         let pause = table.run(py, id, How::Resume);
+        self.stepped(id);
         task.get().hold(py, task.get().references(py) - before);
         turn.leave(py)?;
         self.settle(id, task, pause)

@@ -8,6 +8,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
 use crate::cell::GilCell;
+use crate::keys::counts::SharedCounts;
 use crate::user::meter::{self, Figures};
 use crate::user::state::StreamCore;
 use crate::user::stream::Opened;
@@ -25,6 +26,8 @@ pub struct Account(GilCell<Pages>);
 struct Pages {
     opened: u64,
     open: HashMap<u64, Weak<StreamCore>>,
+    /// What those have done that have many keys, until they are gone.
+    keys: Vec<Arc<SharedCounts>>,
     gone: Sums,
 }
 
@@ -57,6 +60,23 @@ impl Sums {
             self.open += u64::from(!state.is_over());
             self.results += state.meter.results();
             if let Some(seen) = state.meter.latencies() {
+                let all = self.latencies.get_or_insert_with(meter::no_latencies);
+                let _ = all.add(seen); // both grow as needed
+            }
+        })?;
+        Ok(())
+    }
+
+    /// Adds what many keys have done.
+    fn add_keys(&mut self, py: Python<'_>, keys: &SharedCounts) -> PyResult<()> {
+        keys.0.wait_with(py, |shared| {
+            let counts = shared.counts;
+            self.events += counts.events + counts.dropped;
+            self.dropped += counts.dropped;
+            self.results += counts.results;
+            self.queued += counts.pending;
+            self.open += counts.live;
+            if let Some(seen) = shared.meter.latencies() {
                 let all = self.latencies.get_or_insert_with(meter::no_latencies);
                 let _ = all.add(seen); // both grow as needed
             }
@@ -165,12 +185,32 @@ impl Ledger {
 }
 
 impl Ledger {
+    /// Enters what has many keys, each of which counts as a stream.
+    pub fn enter_keys(&self, py: Python<'_>, keys: &Arc<SharedCounts>) -> PyResult<()> {
+        Ok(self.0.0.with(py, |pages| {
+            // Those that only this knows of any more are gone.
+            let gone = |keys: &Arc<SharedCounts>| Arc::strong_count(keys) == 1;
+            for keys in pages.keys.extract_if(.., |keys| gone(keys)) {
+                let _ = pages.gone.add_keys(py, &keys);
+                let opened = keys.0.with(py, |shared| shared.counts.opened);
+                pages.opened += opened.unwrap_or(0);
+            }
+            (pages.gone.open, pages.gone.queued) = (0, 0);
+            pages.keys.push(keys.clone());
+        })?)
+    }
+
     /// How many streams were opened, and what all of them have done.
     fn sums(&self, py: Python<'_>) -> PyResult<(u64, Sums)> {
-        let (opened, mut sums, open) = self.0.0.with(py, |pages| {
+        let (mut opened, mut sums, open, keys) = self.0.0.with(py, |pages| {
             let open: Vec<_> = pages.open.values().filter_map(Weak::upgrade).collect();
-            (pages.opened, pages.gone.clone(), open)
+            let keys = pages.keys.clone();
+            (pages.opened, pages.gone.clone(), open, keys)
         })?;
+        for keys in keys {
+            sums.add_keys(py, &keys)?;
+            opened += keys.0.wait_with(py, |shared| shared.counts.opened)?;
+        }
         for stream in open {
             sums.add(py, &stream)?;
         }

@@ -244,10 +244,10 @@ impl Served {
             context.clone_ref(py),
             known,
             name,
-            (terms, event),
+            (terms, stall, event),
             Outlet::Ring(port.clone()),
         );
-        let runner = Py::new(py, LaneRunner::new(port, table, stall))?;
+        let runner = Py::new(py, LaneRunner::new(port, table))?;
         let task = self.task(py, runner.bind(py), &task_name, &context)?;
         self.tell(py, ("started", place.0, function, task).into_pyobject(py)?)
     }
