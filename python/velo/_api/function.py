@@ -231,7 +231,7 @@ class StreamFn(Generic[In, Out]):
         Raises:
             Exception: What the source, `key` or a function raised; of `key` with a note that names
                 the event, of a function with one that names the key. All keys are cancelled.
-            ValueError: When `max_pending` is less than 1, or another argument is none of its values.
+            ValueError: When `max_pending` is less than 1, or another argument has no such value.
 
         """
         _check_keyed(max_pending, on_error, finished_keys)

@@ -49,7 +49,7 @@ def keyed(
 
 
 async def _guard(host: _Host) -> AsyncGenerator[None, None]:
-    """Close all when it is closed: by hand, with the iteration that is dropped, or with the loop."""
+    """Close all when it is closed: by hand, with the dropped iteration, or with the loop."""
     try:
         yield
     finally:

@@ -42,8 +42,12 @@ impl SharedCounts {
             if events > 0 {
                 shared.meter.sent(events, ticks::now());
             }
-            shared.meter.received(counts.results - shared.counts.results);
-            shared.meter.observe(counts.events.saturating_sub(counts.pending));
+            shared
+                .meter
+                .received(counts.results - shared.counts.results);
+            shared
+                .meter
+                .observe(counts.events.saturating_sub(counts.pending));
             shared.counts = counts;
         });
     }

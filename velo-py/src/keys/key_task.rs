@@ -13,7 +13,9 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyType};
 
 use super::index::NONE;
-use super::table::{How, KeyTable, Pause, SPARES, SUSPENDED};
+use super::slot::SUSPENDED;
+use super::steps::{How, Pause};
+use super::table::{KeyTable, SPARES};
 use crate::cell::GilCell;
 use crate::errors::{self, Thrown};
 use crate::ffi::context_vars::{self, Variables};

@@ -181,9 +181,7 @@ impl Way {
     pub fn told(&self, py: Python<'_>) -> PyResult<Told> {
         match self {
             Way::Inline(table) => match &table.outlet {
-                Outlet::Inline(outlet) => {
-                    Ok(outlet.pop(py)?.map_or(Told::Nothing, Told::Message))
-                }
+                Outlet::Inline(outlet) => Ok(outlet.pop(py)?.map_or(Told::Nothing, Told::Message)),
                 Outlet::Ring(_) => Ok(Told::Nothing),
             },
             Way::Ring(core) => match &core.channel {
@@ -292,4 +290,3 @@ impl Way {
         }
     }
 }
-

@@ -66,7 +66,9 @@
 //! once, after the key's last result, and the caller forgets the id then and not before. A lane ends
 //! when its stream does: every key of it has the lane's error then.
 
+mod asks;
 pub mod counts;
+mod driving;
 pub mod frames;
 pub mod index;
 mod key_of;
@@ -74,8 +76,13 @@ pub mod key_task;
 pub mod keyed;
 mod lane;
 pub mod outlet;
+mod receiving;
 pub mod results;
+mod routing;
 pub mod runner;
+mod sending;
+mod slot;
+mod steps;
 pub mod table;
 mod turn;
 mod waiting;

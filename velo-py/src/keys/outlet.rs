@@ -7,8 +7,8 @@ use pyo3::prelude::*;
 
 use super::frames::{ENDED, FAILED, HANDLED, Handled, Name, RESULT};
 use crate::cell::GilCell;
-use crate::wait::Group;
 use crate::process::worker::RingPort;
+use crate::wait::Group;
 
 /// What a table tells its caller.
 pub enum Message {

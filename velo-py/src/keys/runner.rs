@@ -59,7 +59,9 @@ impl LaneRunner {
             return Ok(Step::Return(py.None()));
         }
         let allowance = self.table.allowance();
-        let work = self.port.on_board(py, allowance, || self.work(py, allowance));
+        let work = self
+            .port
+            .on_board(py, allowance, || self.work(py, allowance));
         let work = work.or_else(|error| {
             self.fail(py, error)?;
             Ok::<_, PyErr>(Work::Yield)
@@ -151,7 +153,7 @@ impl LaneRunner {
             Frame::Event(name, Ok(event), len) => table.deliver(turn, name, event.unbind(), len),
             Frame::Event(name, Err(error), _) => {
                 let error = error.into_value(py).into_any();
-                table.deliver(turn, name, error, super::table::UNREADABLE)
+                table.deliver(turn, name, error, super::slot::UNREADABLE)
             }
             Frame::Open(name, _key) => table.open(py, name),
             Frame::Last(name) => table.last(turn, name),

@@ -5,7 +5,9 @@ use pyo3::prelude::*;
 use velo_shm::ticks;
 
 use super::key_task::KeyTask;
-use super::table::{How, KeyTable, LIVE, Pause, SUSPENDED};
+use super::slot::{LIVE, SUSPENDED};
+use super::steps::{How, Pause};
+use super::table::KeyTable;
 use crate::ffi::turn::TaskTurn;
 
 /// A turn of a table: the task as which its keys are stepped is the current one from the first step

@@ -31,23 +31,27 @@ impl RingChannel {
         value: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Option<u32>> {
         let codec = codec(py)?;
-        self.shared.ends.with(py, |ends| match ends.rings.as_mut() {
-            Some(rings) if !ends.ended && ends.failure.is_none() => {
-                rings.push_named(codec, kind, name, value)
-            }
-            _ => Ok(None),
-        })?
+        self.shared
+            .ends
+            .with(py, |ends| match ends.rings.as_mut() {
+                Some(rings) if !ends.ended && ends.failure.is_none() => {
+                    rings.push_named(codec, kind, name, value)
+                }
+                _ => Ok(None),
+            })?
     }
 
     /// Sends bytes; false when there is no room now.
     pub fn send_bytes(&self, py: Python<'_>, kind: u8, bytes: &[u8]) -> PyResult<bool> {
-        self.shared.ends.with(py, |ends| match ends.rings.as_mut() {
-            Some(rings) => {
-                let sent = rings.push_bytes(bytes, &[], kind, false)?;
-                Ok(matches!(sent, Offer::Sent))
-            }
-            None => Ok(false),
-        })?
+        self.shared
+            .ends
+            .with(py, |ends| match ends.rings.as_mut() {
+                Some(rings) => {
+                    let sent = rings.push_bytes(bytes, &[], kind, false)?;
+                    Ok(matches!(sent, Offer::Sent))
+                }
+                None => Ok(false),
+            })?
     }
 
     /// The next message of a lane.
@@ -82,9 +86,9 @@ impl RingChannel {
                 END => Ok(Err(None)),
                 ERROR => {
                     let packed = codec.decode(py, payload, &mut CopyMemory);
-                    packed.map_err(PyErr::from).map(|packed| {
-                        Err(Some(super::channel::unpack_error(py, packed.unbind())))
-                    })
+                    packed
+                        .map_err(PyErr::from)
+                        .map(|packed| Err(Some(super::channel::unpack_error(py, packed.unbind()))))
                 }
                 other => {
                     let what = format!("the worker sent a frame of kind {other} on a lane");

@@ -24,8 +24,8 @@ use crate::function::session::{Half, Kept, KeptPort};
 use crate::function::stream_port::StreamPort;
 use crate::process::control::{self, Control, Unsent};
 use crate::process::ring_pair::Rings;
-use port::Ends;
 pub use lane::Frame;
+use port::Ends;
 pub use port::RingPort;
 pub use watch::LinkWatch;
 
