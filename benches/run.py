@@ -3,7 +3,7 @@
 
     benches/run.py cores                 throughput on every core: velo, its floors and its peers
     benches/run.py against PYTHON        this build and the one of another interpreter, in turn
-    benches/run.py rust [NAME] [FILTER]  the criterion benchmarks of ring and doorbell
+    benches/run.py rust [NAME] [FILTER]  the criterion benchmarks of ring, doorbell and codec
     benches/run.py codec                 velo's codec and the codecs of others
 
 What each figure means, and which versions it was made with, is in `benches/README.md`.
@@ -19,6 +19,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,8 +31,8 @@ from velo.bench.scenarios import SCENARIOS
 ROOT = Path(__file__).resolve().parents[1]
 # The scenarios that keep several cores busy.
 CORES = ("throughput", "keyed", "frames", "scaling")
-RUST = ("ring", "doorbell")
-# What is measured of velo alone. Floors and peers do not change with a build of velo.
+RUST = ("ring", "doorbell", "codec")
+# The subjects of velo itself. Floors and peers do not change with a build of velo.
 VELO = ("velo.bench.ours:", "velo.bench.spinning:", "velo.bench.watching:")
 
 
@@ -97,12 +98,36 @@ def _bench(scenario: str, options: argparse.Namespace) -> int:
 
 def _rust(options: argparse.Namespace) -> int:
     for name in RUST if options.name is None else (options.name,):
-        command = ["cargo", "bench", "-p", "velo-shm", "--bench", name]
-        command += ["--", options.filter] if options.filter else []
-        code = subprocess.run(command, cwd=ROOT, check=False).returncode
+        chosen = [options.filter] if options.filter else []
+        if name == "codec":
+            code = _rust_codec(chosen)
+        else:
+            command = ["cargo", "bench", "-p", "velo-shm", "--bench", name, "--", *chosen]
+            code = subprocess.run(command, cwd=ROOT, check=False).returncode
         if code != 0:
             return code
     return 0
+
+
+def _rust_codec(chosen: list[str]) -> int:
+    """Build the benchmark that links the codec, and run it with this interpreter's library."""
+    target = ROOT / "target" / "codec-bench"
+    command = ["cargo", "build", "--release", "--target-dir", str(target)]
+    command += ["--manifest-path", str(ROOT / "benches" / "codec" / "Cargo.toml")]
+    # `fuzzing` makes the codec public, and changes nothing else of it.
+    flags = {"RUSTFLAGS": "--cfg fuzzing", "PYO3_PYTHON": sys.executable}
+    built = subprocess.run(command, env={**os.environ, **flags}, check=False)
+    if built.returncode != 0:
+        return built.returncode
+    paths = sysconfig.get_paths()
+    surroundings = {
+        **os.environ,
+        "LD_LIBRARY_PATH": sysconfig.get_config_var("LIBDIR") or "",
+        "PYTHONHOME": sys.base_prefix,
+        "PYTHONPATH": os.pathsep.join([str(ROOT / "python"), paths["purelib"], paths["platlib"]]),
+    }
+    command = [str(target / "release" / "codec"), "--bench", *chosen]
+    return subprocess.run(command, env=surroundings, check=False).returncode
 
 
 def _against(options: argparse.Namespace) -> int:
@@ -117,7 +142,7 @@ def _against(options: argparse.Namespace) -> int:
     print("| --- | --- | --- | ---: | ---: | ---: | ---: |")
     for name in options.scenario or SCENARIOS:
         plan = Against(options.quick, frozenset(), say, warn, other=options.python, scenario=name)
-        # Without figures a scenario makes no rows; its subjects are printed as they are measured.
+        # A scenario without figures makes no rows: `in_turn` prints them as it measures.
         list(SCENARIOS[name](plan))
     return 0
 

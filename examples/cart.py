@@ -1,6 +1,6 @@
-"""One cart per user, whichever server process a request comes to.
+"""One cart per user, in any server process that handles the request.
 
-The processes share one supervisor, and `open(key=user)` attaches to the one stream that has this
+The processes share one supervisor, and `open(key=user)` attaches to the session that has this
 user's cart in its local variables: no database, no sticky sessions.
 
     pip install fastapi 'uvicorn[standard]' velo-stream
@@ -9,7 +9,7 @@ user's cart in its local variables: no database, no sticky sessions.
 
     curl -X POST http://127.0.0.1:8000/carts/ada/tea
 
-A cart that nobody has touched for half an hour is forgotten.
+A cart ends after half an hour without a request.
 """
 
 import os
@@ -28,7 +28,7 @@ app = FastAPI()
 
 @stream_fn(mode="process", timeout=1800)
 async def cart(items: AsyncIterator[str | None]) -> AsyncIterator[Cart]:
-    """Add each item, and answer with all that is in the cart; None adds nothing."""
+    """Add each item, and answer with the whole cart; None adds nothing."""
     inside: Counter[str] = Counter()
     async for item in items:
         if item is not None:
@@ -51,7 +51,7 @@ async def look(user: str) -> dict[str, Any]:
 
 @app.post("/carts/{user}/{item}")
 async def add(user: str, item: str) -> dict[str, Any]:
-    """Put something into a cart."""
+    """Add an item to a cart."""
     return await ask(user, item)
 
 

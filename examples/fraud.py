@@ -1,9 +1,9 @@
-"""A fraud score per user: what each one usually does is in that user's own stream.
+"""A fraud score per user: the stream of each user keeps the usual behaviour of that user.
 
     python examples/fraud.py
 
-Makes up 20,000 card payments by 200 users, three of whom lose their card on the way, sends them
-through worker processes, and prints the payments that scored highest, and whose they were.
+Generates 20,000 card payments of 200 users, three of whom lose their card during the run. Sends
+them through worker processes, and prints the payments with the highest scores, and their users.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ STOLEN = ("user-17", "user-58", "user-141")
 
 @stream_fn(mode="process")
 async def fraud_score(payments: AsyncIterator[Payment]) -> AsyncIterator[Payment]:
-    """Score each payment from 0 to 1 by how unlike its user it is."""
+    """Score each payment from 0 to 1 by its distance from the user's usual payments."""
     countries: Counter[str] = Counter()
     recent: deque[float] = deque(maxlen=5)  # times
     mean = 0.0
@@ -36,13 +36,13 @@ async def fraud_score(payments: AsyncIterator[Payment]) -> AsyncIterator[Payment
         yield payment | {"score": round(score, 2)}
 
         recent.append(payment["at"])
-        if score < 0.5:  # what is suspicious does not become usual
+        if score < 0.5:  # suspicious payments do not count as usual
             countries[payment["country"]] += 1
             mean += (payment["amount"] - mean) / (known + 1)
 
 
 def payments(count: int = 20_000) -> Iterator[Payment]:
-    """Make up payments: every user has a country, a usual amount, and a rhythm."""
+    """Generate payments: every user has a country and a usual amount."""
     dice = random.Random(20)
     homes = {f"user-{n}": dice.choice(["FR", "DE", "PT", "NO"]) for n in range(200)}
     usual = {user: dice.uniform(10, 80) for user in homes}

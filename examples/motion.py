@@ -1,12 +1,12 @@
 """Motion in video: several clips at once, each frame a NumPy array.
 
 One stream per clip, in worker processes. A stream keeps a slowly changing picture of the background
-and scores each frame by how far it is from that. It sees frames in place, in shared memory.
+and scores each frame by its distance from it. It reads frames in place, in shared memory.
 
     pip install 'velo-stream[examples]'
     python examples/motion.py
 
-Prints when something moved in each clip, and draws `examples/out/motion.png`.
+Prints the movement in each clip, and draws `examples/out/motion.png`.
 """
 
 import asyncio
@@ -43,7 +43,7 @@ async def motion(frames: AsyncIterator[Frame]) -> AsyncIterator[float]:
 
 
 async def frames(clip: Path, count: int | None) -> AsyncIterator[Frame]:
-    """Decode a clip to grey pictures, in a thread: the event loop goes on meanwhile."""
+    """Decode a clip to grey pictures, in a thread, so that the event loop keeps running."""
     with av.open(str(clip)) as video:
         decoded = islice(video.decode(video=0), count)
         while (frame := await asyncio.to_thread(next, decoded, None)) is not None:
@@ -51,7 +51,7 @@ async def frames(clip: Path, count: int | None) -> AsyncIterator[Frame]:
 
 
 async def main(count: int | None = None) -> None:
-    """Score all clips at the same time, and draw what came out."""
+    """Score all clips at the same time, and draw the scores."""
 
     async def scored(clip: Path) -> list[float]:
         return await motion.run(frames(clip, count))

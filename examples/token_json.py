@@ -1,11 +1,11 @@
-"""JSON out of a token stream: each object, the moment its last brace arrives.
+"""JSON out of a token stream: each object as soon as its last brace arrives.
 
 A language model writes JSON a few characters at a time, with prose around it. The stream function
-keeps what is open so far in local variables, and yields an object as soon as it is whole.
+keeps the incomplete object in local variables, and yields it when it is complete.
 
     python examples/token_json.py
 
-Prints each token as it comes, and each object between the tokens that completed it.
+Prints each token as it arrives, and each object after the token that completed it.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
 """Rolling statistics of sensors: the hours when the weather was unlike the week before.
 
 One stream per weather station, each with a week of its own readings in local variables. The data
-is the hourly weather at New York's three airports in 2013, gaps and all.
+is the hourly weather at New York's three airports in 2013, including its gaps.
 
     python examples/weather.py
 
@@ -39,13 +39,13 @@ async def unlike_last_week(readings: AsyncIterator[Reading]) -> AsyncIterator[Re
                 deviation = (temperature - fmean(temperatures)) / spread
             temperatures.append(temperature)
         pressures.append(float(reading["pressure"] or "nan"))
-        if pressures[0] > pressures[-1]:  # never true of what was not measured
+        if pressures[0] > pressures[-1]:  # never true for a missing value
             fall = pressures[0] - pressures[-1]
         yield reading | {"deviation": deviation, "fall": fall}
 
 
 async def main(hours: int | None = None) -> None:
-    """Run all stations side by side, and print the highlights."""
+    """Run all stations in parallel, and print the highlights."""
     by_station: dict[str, list[Reading]] = {}
     with data.weather().open() as file:
         readings = itertools.islice(csv.DictReader(file), hours)

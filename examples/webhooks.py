@@ -1,8 +1,8 @@
-"""Webhook sessions: a checkout is one stream, and silence ends it.
+"""Webhook sessions: a checkout is one stream, and its idle timeout ends it.
 
-Webhooks of a shop arrive mixed up, each with the number of its checkout. Every checkout gets a
-stream of its own; when none has come for a while (`timeout`), the stream's input ends, and what is
-behind the function's loop says how the checkout went.
+Webhooks of several checkouts arrive mixed, each with the number of its checkout. Every checkout
+gets a stream of its own. When no webhook comes for `timeout` seconds, the stream's input ends, and
+the code after the function's loop yields the outcome.
 
     python examples/webhooks.py
 
@@ -24,13 +24,13 @@ STEPS = ("cart.created", "address.added", "payment.started", "payment.done")
 
 @stream_fn(timeout=0.3, max_concurrent=1000)
 async def checkout(hooks: AsyncIterator[Hook]) -> AsyncIterator[Hook]:
-    """Follow one checkout, and tell its story once it is over."""
+    """Follow one checkout, and yield its outcome at its end."""
     seen: set[int] = set()
     steps: list[str] = []
 
     async for hook in hooks:
         if hook["id"] in seen:
-            continue  # senders repeat what was not acknowledged in time
+            continue  # senders repeat webhooks that were not acknowledged in time
         seen.add(hook["id"])
         steps.append(hook["type"])
         if hook["type"] == "payment.done":
@@ -42,7 +42,7 @@ async def checkout(hooks: AsyncIterator[Hook]) -> AsyncIterator[Hook]:
 
 
 async def arriving(checkouts: int) -> AsyncIterator[Hook]:
-    """Make up webhooks, four checkouts at a time. Some stop on the way, some hooks come twice."""
+    """Generate webhooks, four checkouts at a time. Some stop early, some webhooks come twice."""
     dice = random.Random(4)
     endings = [STEPS, STEPS, STEPS[:2], (*STEPS[:3], "payment.failed")]
     waiting = [(number, list(dice.choice(endings))) for number in range(checkouts)]

@@ -1,13 +1,13 @@
 """One stream per websocket: every device that connects has its own running copy of `monitor`.
 
-A device sends readings (`{"value": 21.5}`) and is told at once which of them are unusual for it.
-The statistics are local variables of a stream in a worker process, so one busy device does not hold
-up the others, and the server's event loop only passes messages on.
+A device sends readings (`{"value": 21.5}`), and each answer says whether the reading is unusual for
+it. The statistics are local variables of a stream in a worker process, so a busy device does not
+delay the others, and the server's event loop only forwards messages.
 
     pip install fastapi 'uvicorn[standard]' velo-stream
     uvicorn --app-dir examples websocket:app
 
-Connect with any websocket client to ws://127.0.0.1:8000/readings, and look at
+Connect with any websocket client to ws://127.0.0.1:8000/readings, and open
 http://127.0.0.1:8000/status.
 """
 
@@ -27,7 +27,7 @@ app = FastAPI()
 
 @stream_fn(mode="process", buffer=64)
 async def monitor(readings: AsyncIterator[Reading]) -> AsyncIterator[Reading]:
-    """Answer each reading with how far it is from what this device usually sends."""
+    """Compare each reading with the usual readings of this device."""
     count, mean, squares = 0, 0.0, 0.0
     async for reading in readings:
         value = float(reading["value"])
@@ -45,14 +45,14 @@ async def monitor(readings: AsyncIterator[Reading]) -> AsyncIterator[Reading]:
 async def readings(socket: WebSocket) -> None:
     """Serve one device as long as it is connected."""
     await socket.accept()
-    with suppress(WebSocketDisconnect):  # it may go while it is being answered
+    with suppress(WebSocketDisconnect):  # the device may disconnect before its answer
         async with monitor.open() as stream:
             async for answer in stream.feed(received(socket)):
                 await socket.send_json(answer)
 
 
 async def received(socket: WebSocket) -> AsyncIterator[Reading]:
-    """Give what a device sends, up to its end."""
+    """Yield the messages of a device, until it disconnects."""
     try:
         while True:
             yield await socket.receive_json()

@@ -1,7 +1,7 @@
 """Builds the fuzz targets and runs each for a bounded time: `python fuzz/run.py --help`.
 
-The layout is cargo-fuzz's, and `cargo fuzz run TARGET` works where that and a nightly toolchain
-are installed. This needs neither: the flags that it passes are stable, all but the one for the
+The layout is cargo-fuzz's, and `cargo fuzz run TARGET` works if cargo-fuzz and a nightly toolchain
+are installed. This script needs neither: all flags are stable except the one for the
 sanitizer, and the sanitizer's runtime comes with the stable toolchain.
 """
 
@@ -24,7 +24,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 TARGETS = ("codec", "control", "link", "pool", "protocol", "ring")
 
-# As cargo-fuzz has them.
+# The flags of cargo-fuzz.
 COVERAGE = (
     "-Cpasses=sancov-module",
     "-Cllvm-args=-sanitizer-coverage-level=4",
@@ -35,7 +35,7 @@ COVERAGE = (
     "--cfg=fuzzing",
 )
 
-# The longest input: what there is to find needs no more, and a short one runs often.
+# The longest input: longer ones reach no new code, and short ones run more often.
 MAX_LEN = {
     "codec": 1024,
     "control": 256,
@@ -47,7 +47,7 @@ MAX_LEN = {
 
 
 def main() -> int:
-    """Build, run, report; the exit code says whether anything was found."""
+    """Build, run and report; the exit code is 1 after a finding."""
     args = parse()
     binaries = build(args.sanitizer)
     if args.seeds:
@@ -67,15 +67,15 @@ def main() -> int:
 
 def parse() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description="Fuzz what velo reads from other processes.")
+    parser = argparse.ArgumentParser(description="Fuzz the readers of other processes' bytes.")
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=f"of {', '.join(TARGETS)}")
     parser.add_argument("--seconds", type=int, default=20, help="for each target (default: 20)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="targets at a time")
     parser.add_argument(
         "--sanitizer", choices=("address", "none"), default="address", help="default: address"
     )
-    parser.add_argument("--corpus", type=Path, help="where new inputs are kept (default: nowhere)")
-    parser.add_argument("--seeds", action="store_true", help="only write the corpora anew")
+    parser.add_argument("--corpus", type=Path, help="folder that keeps new inputs (default: none)")
+    parser.add_argument("--seeds", action="store_true", help="only rewrite the corpora")
     args = parser.parse_args()
     if unknown := set(args.targets) - set(TARGETS):
         parser.error(f"no such target: {', '.join(sorted(unknown))}")
@@ -106,7 +106,7 @@ def follow_dependencies() -> None:
 
 
 def build(sanitizer: str) -> Path:
-    """Build all targets; returns the folder that they are in."""
+    """Build all targets; returns their folder."""
     follow_dependencies()
     version = subprocess.run(["rustc", "-vV"], capture_output=True, text=True, check=True).stdout
     host = re.search(r"^host: (.+)$", version, re.MULTILINE)
@@ -121,7 +121,7 @@ def build(sanitizer: str) -> Path:
         "PYO3_PYTHON": sys.executable,
     }
     folder = HERE / "target" / sanitizer
-    # With a target named, build scripts are built without these flags.
+    # With an explicit target, cargo builds build scripts without these flags.
     command = ["cargo", "build", "--quiet", "--release", "--bins"]
     command += ["--manifest-path", str(HERE / "Cargo.toml")]
     command += ["--target", host[1], "--target-dir", str(folder)]
@@ -130,7 +130,7 @@ def build(sanitizer: str) -> Path:
 
 
 def environment() -> dict[str, str]:
-    """Tell the interpreter inside a target where its library and its packages are."""
+    """Return the environment of a target, with the paths of Python's library and packages."""
     paths = sysconfig.get_paths()
     return {
         **os.environ,
@@ -139,16 +139,16 @@ def environment() -> dict[str, str]:
         "PYTHONPATH": os.pathsep.join(
             [str(HERE.parent / "python"), paths["purelib"], paths["platlib"]]
         ),
-        # Its own allocator would hide from the sanitizer what is allocated where.
+        # Python's own allocator would hide allocations from the sanitizer.
         "PYTHONMALLOC": "malloc",
         "OPENBLAS_NUM_THREADS": "1",
-        # An interpreter frees little of what it has at its end.
+        # An interpreter frees little of its memory at its end.
         "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=1:allocator_may_return_null=1",
     }
 
 
 def run_seeds(binaries: Path) -> None:
-    """Write the corpora that are checked in."""
+    """Write the corpora of the repository."""
     subprocess.run([binaries / "seeds"], env=environment(), check=True)
 
 

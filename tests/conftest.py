@@ -1,14 +1,24 @@
 """What all test folders share: the length of the long tests, and the look for leaks."""
 
 import contextlib
+from pathlib import Path
 
 import pytest
 
 from leaks import Belongings
 
+HERE = Path(__file__).parent
+# Folders about whole programs: each of their tests starts some.
+PROGRAMS = {"chaos", "cli", "daemon", "examples", "frameworks", "typing"}
+
 
 def pytest_addoption(parser):
     parser.addoption("--long", action="store_true", help="run the storms at their full length")
+    parser.addoption("--fast", action="store_true", help="leave out what takes long")
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "slow: left out by --fast")
 
 
 @pytest.fixture
@@ -17,11 +27,20 @@ def long(request):
     return request.config.getoption("--long")
 
 
-def pytest_collection_modifyitems(items):
-    # A storm at full length takes minutes.
-    for item in items:
-        if item.config.getoption("--long") and "long" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.timeout(3600))
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("--long"):
+        for item in items:
+            if "long" in getattr(item, "fixturenames", ()):
+                item.add_marker(pytest.mark.timeout(3600))  # a storm at full length takes minutes
+    if config.getoption("--fast"):
+        config.hook.pytest_deselected(items=[item for item in items if is_slow(item)])
+        items[:] = [item for item in items if not is_slow(item)]
+
+
+def is_slow(item):
+    """Whether a test is a storm, is about a program around velo, or is marked."""
+    around = PROGRAMS & set(item.path.relative_to(HERE).parts)
+    return bool(around or item.get_closest_marker("slow") or "long" in item.fixturenames)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,13 +1,13 @@
 """A page with a live chart: every browser tab has its own running copy of `monitor`.
 
-A tab sends samples over a websocket: of a simulated sensor, or how fast its pointer moves. Its
-stream, in a worker process, knows what is usual for that tab, in local variables, and answers each
-sample with how unlike that it is. The page draws the answers as they come.
+A tab sends samples over a websocket: of a simulated sensor, or of the speed of its pointer. Its
+stream, in a worker process, keeps the usual values of that tab in local variables, and answers each
+sample with its distance from them. The page draws the answers as they arrive.
 
     pip install fastapi 'uvicorn[standard]' velo-stream
     uvicorn --app-dir examples/live app:app
 
-Look at http://127.0.0.1:8000, in several tabs. http://127.0.0.1:8000/status counts them.
+Open http://127.0.0.1:8000 in several tabs. http://127.0.0.1:8000/status counts them.
 """
 
 import math
@@ -26,18 +26,18 @@ Sample = dict[str, float]
 Answer = dict[str, Any]
 
 PAGE = Path(__file__).with_name("index.html")
-SERVICE_RESTART = 1012  # the close code of a websocket whose client may come again
+SERVICE_RESTART = 1012  # the close code of a websocket whose client may reconnect
 
-MEMORY = 40  # samples that weigh in what is usual, about
-ENOUGH = 20  # samples after which one knows what is usual
-UNUSUAL = 4.0  # deviations from the mean from which a sample is
+MEMORY = 40  # samples in the moving mean, approximately
+ENOUGH = 20  # samples that make a usual value
+UNUSUAL = 4.0  # deviations from the mean that make a sample unusual
 
 app = FastAPI()
 
 
 @stream_fn(mode="process", buffer=64)
 async def monitor(samples: AsyncIterator[Sample]) -> AsyncIterator[Answer]:
-    """Answer each sample with the mean and the spread before it, and how far it is from them."""
+    """Answer each sample with the mean and the spread before it, and its distance from them."""
     count = found = 0
     mean = variance = 0.0
     async for sample in samples:
@@ -61,7 +61,7 @@ async def monitor(samples: AsyncIterator[Sample]) -> AsyncIterator[Answer]:
             "found": found,
             "worker": os.getpid(),
         }
-        # A moving mean and variance. What is unusual weighs less: it takes a while to become usual.
+        # A moving mean and variance. Unusual samples weigh less, so they become usual slowly.
         weight = max(1 / count, 1 / MEMORY) * (0.2 if unusual else 1)
         mean += weight * step
         variance = (1 - weight) * (variance + weight * step * step)
@@ -83,13 +83,13 @@ async def samples(socket: WebSocket) -> None:
             async for answer in stream.feed(received(socket)):
                 await socket.send_json(answer)
     except WorkerDied:
-        await socket.close(SERVICE_RESTART)  # its state is lost: the tab begins anew
+        await socket.close(SERVICE_RESTART)  # its state is lost: the tab starts again
     except WebSocketDisconnect:
-        return  # closed while it was being answered
+        return  # the tab closed before its answer
 
 
 async def received(socket: WebSocket) -> AsyncIterator[Sample]:
-    """Give what a tab sends, up to its end."""
+    """Yield the messages of a tab, until it closes."""
     try:
         while True:
             yield await socket.receive_json()

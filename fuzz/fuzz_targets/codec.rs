@@ -1,5 +1,5 @@
-//! The codec's decoder: a value or a clean error, and a value is one that can be encoded. Pickles
-//! are not run: what reaches them belongs to the same user, and may do what it likes.
+//! The codec's decoder: it returns an encodable value or a clean error. Pickles are not run: they come
+//! from the same user, and may run any code.
 #![no_main]
 
 use libfuzzer_sys::{Corpus, fuzz_target};

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
 use velo_fuzz::{HeapSegment, Value, attach, link};
-use velo_shm::{Limits, LinkEnd, LinkSpec, ReserveError, initialise};
+use velo_shm::{Limits, Link, LinkSpec, ReserveError, initialise};
 
 const SPEC: LinkSpec = LinkSpec {
     slots: 3,
@@ -24,7 +24,7 @@ const MOST_OPS: usize = 256;
 
 #[derive(Arbitrary, Debug)]
 struct Input {
-    /// What the header says before anyone attaches: all of it, or a link's with some words changed.
+    /// The header before the attach: arbitrary, or a valid one with some words changed.
     before: Before,
     ops: Vec<Op>,
 }
@@ -73,14 +73,14 @@ fuzz_target!(|input: Input| {
         Before::Right => initialise(&*segment, &SPEC).expect("it fits"),
     }
     let Ok(ends) = attach(&segment) else {
-        // What is refused is refused; the rest of the input has a right one.
+        // The link was refused; the rest of the input runs on a valid one.
         let (segment, ends) = link(&SPEC);
         return run(&segment, &ends, input.ops);
     };
     run(&segment, &ends, input.ops);
 });
 
-fn run(segment: &HeapSegment, ends: &[std::sync::Arc<LinkEnd>; 2], ops: Vec<Op>) {
+fn run(segment: &HeapSegment, ends: &[std::sync::Link; 2], ops: Vec<Op>) {
     let slots = ends[0].slots();
     let end = |side: bool| &ends[usize::from(side)];
     for op in ops.into_iter().take(MOST_OPS) {
@@ -117,7 +117,7 @@ fn run(segment: &HeapSegment, ends: &[std::sync::Arc<LinkEnd>; 2], ops: Vec<Op>)
 }
 
 /// Sends one message, and receives it unless the slot itself was written over.
-fn talk([client, worker]: &[std::sync::Arc<LinkEnd>; 2], slot: u32) {
+fn talk([client, worker]: &[std::sync::Link; 2], slot: u32) {
     if !client.reset_slot(slot).expect("memory") {
         return;
     }

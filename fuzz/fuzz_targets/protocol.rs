@@ -1,4 +1,4 @@
-//! The control sockets: frames that are torn, wrong or hostile, with descriptors that nobody
+//! The control sockets: frames that are torn, wrong or hostile, with descriptors that were not
 //! announced, at each of the processes that read them.
 #![no_main]
 
@@ -23,7 +23,7 @@ fuzz_target!(|bytes: &[u8]| {
     let Some((&reader, rest)) = bytes.split_first() else {
         return;
     };
-    // The first bit says whether the rest is what a peer writes as it is, or made up of parts.
+    // The first bit chooses: the rest is sent as it is, or composed of parts.
     if reader & 0x80 == 0 {
         return converse(reader, &[(rest.to_vec(), 0)]);
     }

@@ -59,7 +59,7 @@ enum Op {
         offset: Value,
         capacity: Value,
     },
-    /// Somebody writes all the time, while the next things happen.
+    /// Another thread writes over the segment while the next steps run.
     Race {
         seed: u64,
     },

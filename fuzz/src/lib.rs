@@ -1,5 +1,5 @@
-//! What the targets share: a segment whose bounds a sanitizer knows, and values that are nearly
-//! right.
+//! Shared by the targets: a segment whose bounds a sanitizer knows, and values that are nearly
+//! valid.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::io;
@@ -8,14 +8,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use arbitrary::Arbitrary;
-use velo_shm::{Bells, Doorbell, LinkEnd, LinkError, LinkSpec, Segment, Side};
+use velo_shm::{Bells, Doorbell, Link, LinkError, LinkSpec, Segment, Side};
 
 pub mod python;
 
 const PAGE: usize = 4096;
 
-/// A segment on the heap of this process: what lies before and behind it is poisoned, so that a
-/// sanitizer sees each access that leaves it.
+/// A segment on the heap of this process: the memory before and behind it is poisoned, so that a
+/// sanitizer sees each access outside it.
 #[derive(Debug)]
 pub struct HeapSegment {
     base: NonNull<u8>,
@@ -50,7 +50,7 @@ impl HeapSegment {
     pub fn write(&self, offset: usize, bytes: &[u8]) {
         for (index, &byte) in bytes.iter().enumerate() {
             if offset + index < self.len {
-                // SAFETY: inside the segment; volatile, as nobody here is asked.
+                // SAFETY: inside the segment; volatile, as the other side does not expect it.
                 unsafe { self.base.as_ptr().add(offset + index).write_volatile(byte) };
             }
         }
@@ -86,7 +86,7 @@ unsafe impl Segment for HeapSegment {
 
     fn discard(&self, offset: usize, len: usize) -> io::Result<()> {
         assert!(offset + len <= self.len, "discarded outside of the segment");
-        // SAFETY: inside the segment, by the line above; who discards owns these bytes.
+        // SAFETY: inside the segment, by the line above; the caller owns the bytes that it discards.
         unsafe { self.base.add(offset).write_bytes(0, len) };
         Ok(())
     }
@@ -96,7 +96,7 @@ unsafe impl Segment for HeapSegment {
 #[derive(Arbitrary, Clone, Copy, Debug)]
 pub enum Value {
     Any(u64),
-    /// What is there, and a little more or less.
+    /// The present value, and a little more or less.
     Near(i8),
     /// A multiple of eight.
     Position(u16),
@@ -126,7 +126,7 @@ impl Value {
 }
 
 /// Both ends of the link in a segment, in one process.
-pub fn attach(segment: &Arc<HeapSegment>) -> Result<[Arc<LinkEnd>; 2], LinkError> {
+pub fn attach(segment: &Arc<HeapSegment>) -> Result<[Link; 2], LinkError> {
     let bells = || Doorbell::create().expect("a doorbell");
     let (a, b) = (bells(), bells());
     let copy = |bell: &Doorbell| bell.try_clone().expect("a copy of a doorbell");
@@ -136,20 +136,20 @@ pub fn attach(segment: &Arc<HeapSegment>) -> Result<[Arc<LinkEnd>; 2], LinkError
     };
     let worker = Bells { mine: b, theirs: a };
     Ok([
-        LinkEnd::attach(segment.clone(), Side::Client, client)?,
-        LinkEnd::attach(segment.clone(), Side::Worker, worker)?,
+        Link::attach(segment.clone(), Side::Client, client)?,
+        Link::attach(segment.clone(), Side::Worker, worker)?,
     ])
 }
 
 /// A fresh link.
-pub fn link(spec: &LinkSpec) -> (Arc<HeapSegment>, [Arc<LinkEnd>; 2]) {
+pub fn link(spec: &LinkSpec) -> (Arc<HeapSegment>, [Link; 2]) {
     let segment = HeapSegment::new(spec.segment_len());
     velo_shm::initialise(&*segment, spec).expect("a link that fits its segment");
     let ends = attach(&segment).expect("a link that was just made");
     (segment, ends)
 }
 
-/// Stores numbers at random places of a segment, as fast as it can, for so many rounds.
+/// Stores numbers at random places of a segment, as fast as possible, for some rounds.
 pub fn scribble(segment: &HeapSegment, seed: u64, from: usize, bytes: usize, rounds: u32) {
     let mut state = seed;
     let mut next = || {

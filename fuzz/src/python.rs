@@ -43,7 +43,7 @@ pub fn start() {
     });
 }
 
-/// How many pickles were met.
+/// The number of pickles that the stub was given.
 fn pickles(py: Python<'_>) -> u64 {
     let calls = || {
         py.import("sys")?
@@ -70,7 +70,7 @@ impl Memory for Views {
     }
 }
 
-/// Decodes; `how` says what becomes of buffers.
+/// Decodes; `how` chooses between copies and views of large buffers.
 pub fn decode(py: Python<'_>, how: u8, payload: &[u8]) {
     let codec = codec(py).expect("a codec");
     let before = pickles(py);
@@ -101,7 +101,7 @@ pub fn decode(py: Python<'_>, how: u8, payload: &[u8]) {
     }
 }
 
-/// What was decoded can be encoded, and comes out the same: as long, and of the same type.
+/// A decoded value can be encoded and decoded again, with the same length and the same type.
 fn survives(value: &Bound<'_, PyAny>) {
     let py = value.py();
     let once = encode(value).expect("a decoded value can be encoded");
@@ -117,7 +117,7 @@ fn survives(value: &Bound<'_, PyAny>) {
     assert_eq!(once.len(), twice.len(), "{value:?} became {again:?}");
 }
 
-/// Values of every type, encoded: what a corpus begins with.
+/// Values of every type, encoded: the seeds of a corpus.
 pub fn examples() -> Vec<Vec<u8>> {
     const VALUES: &str = r#"
 import datetime as dt, decimal, numpy as np

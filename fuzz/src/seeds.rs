@@ -1,4 +1,4 @@
-//! Writes the corpora that the targets begin with: what the code itself writes.
+//! Writes the first corpora of the targets: bytes that velo itself writes.
 
 use std::fs;
 use std::path::Path;

@@ -15,8 +15,8 @@ async def running_mean(events):
 print(running_mean.run_sync([1, 2, 3]))  # [1.0, 1.5, 2.0]
 ```
 
-PYTEST_DONT_REWRITE: the plugin in `velo.testing` would have pytest rewrite this package, and warn
-whoever imported it before.
+PYTEST_DONT_REWRITE: because of the plugin for `velo.testing`, pytest would rewrite this package,
+and warn if it was imported before.
 """
 
 from velo._api.function import StreamFn, stream_fn
@@ -32,7 +32,7 @@ __all__ = ["Stream", "StreamConfig", "StreamFn", "StreamMetrics", "__version__",
 
 
 def __getattr__(name: str) -> object:
-    """Import what takes longer than the rest when it is asked for: it needs asyncio or `typing`."""
+    """Import names that need asyncio or `typing` when they are used: they take the longest."""
     if name == "Stream":
         from velo._api.stream import Stream
 

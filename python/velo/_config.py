@@ -31,79 +31,77 @@ class StreamConfig:
     Attributes:
         mode: Where the function runs: in the caller's event loop (`"inline"`), or in a worker
             process (`"process"`).
-        buffer: How many events may be sent that the function is not done with, and how many results
-            may wait to be received. At the bound, `send` waits, or the function does.
-        full: What `send` and `send_batch` do when `buffer` events are queued: `"wait"` for room,
-            raise `BufferFull` (`"error"`), or have the oldest event that the function has not
-            begun with dropped for the new one (`"drop_oldest"`). Dropped events are counted in the
-            stream's metrics. `feed`, `run` and `keyed` pull events when there is room, and always
-            wait.
-        timeout: After so many seconds in which nothing was sent or received, and the function had
-            nothing to work on, the stream's input ends. None: never.
+        buffer: How many events may be sent before the function has finished the first of them, and
+            how many results may wait to be received. At the bound, `send` or the function waits.
+        full: What `send` and `send_batch` do when `buffer` events are queued: wait for room
+            (`"wait"`), raise `BufferFull` (`"error"`), or drop the oldest event that the function
+            has not begun (`"drop_oldest"`). The stream's metrics count dropped events. `feed`,
+            `run` and `keyed` always wait for room.
+        timeout: After how many idle seconds the stream's input ends. Sending, receiving and
+            pending work reset the timer; ticks do not. None: never.
         max_concurrent: How many streams of this function may be open at a time, over all event
             loops of the process. None: any number.
-        overflow: What `open` does at `max_concurrent`: `"wait"` for a free place, or raise
-            (`"error"`).
-        workers: How many worker processes the streams of this function are spread over at most.
-            None: as many as there are cores that this process may use. For `"process"` only.
-        supervisor: Whose worker processes the streams run in. `"embedded"`: those of this process,
-            which end with it. A path: those of the standalone supervisor that listens there
-            (`velo supervisor start`), which programs share; `"daemon"` is its default path.
-            `"auto"`: what the environment variable `VELO_SUPERVISOR` says in the same way when an
-            event loop opens its first stream, or else `"embedded"`, also where a standalone
-            supervisor runs. For `"process"` only.
-        preload: Names of modules that worker processes have imported before they are given a
-            stream, so that a new worker need not: `preload=["numpy"]`. One that cannot be imported,
-            or that starts threads, is warned of and done without. The workers of a process are
-            shared by its functions: they preload what any of them names. For `"process"` only.
-        max_worker_memory: How many bytes of memory of its own (shared memory and program code are
-            not counted) a worker may have that runs streams of this function. Past it, the worker
-            takes no more streams, new ones get a new worker, as do those with `recover="replay"`,
-            and it ends with the last that it has.
-            With twice as much, or if it has not done with less 30 s later, it is killed, and its
-            streams fail with `WorkerDied`. It is looked at once a second. None: any number. For
-            `"process"` only.
+        overflow: What `open` does at `max_concurrent`: wait for a stream to close (`"wait"`), or
+            raise (`"error"`).
+        workers: The maximum number of worker processes that run streams of this function. None: as
+            many as there are cores that this process may use. Only for `"process"`.
+        supervisor: Which supervisor provides the worker processes. `"embedded"`: the one of this
+            process; its workers end with the process. A path: the standalone supervisor that
+            listens there (`velo supervisor start`), which several programs can share; `"daemon"`
+            stands for its default path. `"auto"`: the value of the environment variable
+            `VELO_SUPERVISOR` when an event loop opens its first stream, or else `"embedded"`, even
+            while a standalone supervisor runs. Only for `"process"`.
+        preload: Modules that worker processes import before they run streams, so that a new worker
+            starts faster: `preload=["numpy"]`. A module that cannot be imported, or that starts
+            threads, causes a warning and is not preloaded. Functions share the workers of a
+            process, which preload the modules of all of them. Only for `"process"`.
+        max_worker_memory: How many bytes of its own memory a worker with streams of this function
+            may use; shared memory and program code do not count. A worker above the limit takes no
+            more streams: new ones, and those with `recover="replay"`, go to a new worker, and the
+            old one ends with its last stream. If it reaches twice the limit, or is still above it
+            30 s later, velo kills it, and its streams fail with `WorkerDied`. The supervisor checks
+            once a second. None: any number. Only for `"process"`.
         max_bytes: How large the queue of a stream may grow in each direction, in bytes of shared
-            memory, rounded up to a power of two; while a queue grows, what is left in the smaller
-            one comes on top. One event may take half of it. Arrays on loan may take as much again.
-            For `"process"` only.
+            memory, rounded up to a power of two. While a queue grows, the rest of the smaller one
+            adds to that. One event may take half of it, and arrays on loan as much again. Only for
+            `"process"`.
         event_timeout: How many seconds the function may spend on one event, until it asks for the
-            next one: what it awaits counts, others that hold its event loop and a result that waits
-            to be received do not. Past it, the stream alone fails with `EventTimeout`: the function
-            is cancelled where it waits. One that never waits is noticed when it asks for its next
-            event; in `"process"` mode its worker is killed, as for `stall_timeout`. None: any time.
+            next one. Time that it awaits counts. Time in which other functions hold its event loop,
+            or in which a result waits to be received, does not. Past the limit, velo cancels the
+            function where it waits, and its stream alone fails with `EventTimeout`. A function that
+            never waits is noticed when it asks for its next event; in `"process"` mode, velo kills
+            its worker, as for `stall_timeout`. None: any time.
         stall_timeout: How many seconds a function may hold its worker without waiting for anything
-            or taking an event: a loop that never ends, a call that blocks. Importing its module
-            does not count. Past it, the stream is named in a `StallWarning` with the stack of what
-            is stuck, and the worker is killed: all of its streams fail with `WorkerDied`, which
-            says whose function it was. A worker that is stopped, or held up by something else than
-            a function, counts too while events wait. None: any time. For `"process"` only: inline
-            nobody could stop the function, and `SlowStepWarning` is all there is.
-        close_timeout: How many seconds closing a stream waits for its function to end before it is
-            cancelled.
-        record: A folder in which each stream has a file of what its function is given and what it
-            yields, as `velo replay` and `velo.testing.load_recording` read it. It is made if it is
-            not there. None: nothing is recorded.
-        recover: What happens to a stream whose worker dies: it fails with `WorkerDied` (`"none"`),
-            or another worker runs its function again on the same events (`"replay"`), drops the
-            results that were received before, and goes on; whoever uses the stream sees a pause.
-            The function has to be deterministic: local variables come back because the code that
-            made them runs again. What it does outside happens again, too. In inline mode there is
-            no worker that could die.
-        journal_limit: How many bytes of events a stream with `recover="replay"` keeps at most, in
-            this process. At the limit, sending raises `JournalFull`, unless the function takes a
-            second parameter, `state`: what it puts there is saved from time to time, and events
-            before that are not kept.
-        max_restarts: How often in a row a function may end its worker at the same event; once more,
-            and it is given up.
-        on_poison: What happens to an event at which the function is given up: the stream fails with
-            `PoisonEvent` (`"fail"`), or goes on without the event (`"skip"`). A callable gets the
-            name of the stream and the event, in this process; then the stream goes on without it.
+            or taking an event, as an endless loop or a blocking call does. The import of its module
+            does not count. Past the limit, a `StallWarning` names the stream and shows the stack,
+            and velo kills the worker: all of its streams fail with `WorkerDied`, which names the
+            stream whose function ran. A worker that is stopped, or held up by something other than
+            a function, counts too while events wait. None: any time. Only for `"process"`: inline,
+            velo cannot stop a function, and only warns with `SlowStepWarning`.
+        close_timeout: How many seconds closing a stream waits for its function to end before velo
+            cancels it.
+        record: A folder in which each stream writes a file with the events and results of its
+            function, for `velo replay` and `velo.testing.load_recording`. The folder is created if
+            it does not exist. None: nothing is recorded.
+        recover: What happens to a stream whose worker dies. It fails with `WorkerDied`
+            (`"none"`), or another worker runs its function again on the same events (`"replay"`),
+            drops the results that were received before, and goes on: the caller sees only a pause.
+            The function has to be deterministic: its local variables come back because its code
+            runs again, and so do its side effects. In inline mode, no worker can die.
+        journal_limit: How many bytes of events a stream with `recover="replay"` keeps in this
+            process. At the limit, sending raises `JournalFull`, unless the function takes a second
+            parameter, `state`: velo saves it from time to time, and drops the events before that.
+        max_restarts: How many times in a row velo restarts a function that ends its worker at the
+            same event.
+        on_poison: What happens to an event at which the function has used up `max_restarts`: the
+            stream fails with `PoisonEvent` (`"fail"`), or goes on without the event (`"skip"`). A
+            callable gets the name of the stream and the event, in this process; then the stream
+            goes on without the event.
 
     Raises:
         TypeError: When a setting is of the wrong type.
-        ValueError: When a setting is out of its range, or does not go together with another; the
-            message says what is allowed.
+        ValueError: When a setting is out of its range, or conflicts with another one; the message
+            says which values are allowed.
 
     """
 
@@ -179,7 +177,7 @@ class StreamConfig:
         for name in StreamConfig.__slots__:
             object.__setattr__(self, name, given[name])
 
-    # A dataclass in all but name: the import of `dataclasses` takes as long as the rest of velo's.
+    # Not a dataclass: importing `dataclasses` takes as long as importing the rest of velo.
     __slots__ = tuple(__init__.__kwdefaults__ or ())
 
     def __setattr__(self, name: str, value: object) -> None:
@@ -214,7 +212,7 @@ class StreamConfig:
         """Return a copy with other settings.
 
         Raises:
-            TypeError: When there is no such setting; the message names those that there are.
+            TypeError: When there is no such setting; the message lists all settings.
 
         """
         for name in settings:
@@ -261,7 +259,7 @@ def _folder(name: str, value: object) -> str:
         raise TypeError(f"`{name}` must be the path of a folder, not {value!r}")
     if not path:
         raise ValueError(f"`{name}` must be the path of a folder, not an empty one")
-    return os.path.abspath(path)  # a worker, too, finds it
+    return os.path.abspath(path)  # workers may have another working directory
 
 
 def _supervisor(value: object) -> str:

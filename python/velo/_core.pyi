@@ -1,4 +1,4 @@
-"""The Rust half of velo. Private: what users need is in `velo`, `velo.errors`."""
+"""The Rust half of velo. Private: users import from `velo`, `velo.errors` and `velo.events`."""
 
 from asyncio import AbstractEventLoop, Future, Task
 from collections.abc import (
@@ -46,7 +46,7 @@ class Events(AsyncIterator[T], Generic[T]):
     def __anext__(self) -> Awaitable[T]: ...
 
 class Opened:
-    """What a `Stream` is made of."""
+    """The Rust part of a new `Stream`."""
 
 class StreamBase(Generic[In, Out]):
     """The operations of `Stream` whose speed matters."""
@@ -55,13 +55,13 @@ class StreamBase(Generic[In, Out]):
     def send(self, event: In) -> Operation[None]:
         """Send one event; wait while `buffer` events are queued.
 
-        What `full` says happens instead of waiting. A cancelled `send` has sent nothing.
+        With another `full` than `"wait"`, it does not wait. A cancelled `send` has sent nothing.
 
         Raises:
-            StreamClosed: When nothing can be sent any more; the message says why.
+            StreamClosed: When the stream takes no more events; the message says why.
             StreamBusy: When another task is waiting to send, or from another thread or event loop.
             BufferFull: When `buffer` events are queued, with `full="error"`.
-            EventTooLarge: When the event is over half of `max_bytes` (process mode).
+            EventTooLarge: When the event is larger than half of `max_bytes` (process mode).
             TypeError: When the event cannot travel to another process; the message names the part.
 
         """
@@ -69,9 +69,9 @@ class StreamBase(Generic[In, Out]):
     def recv(self, *, copy: bool = False) -> Operation[Out]:
         """Receive the next result.
 
-        In process mode large arrays and buffers arrive as read-only views of shared memory, and in
-        inline mode a result is the function's own object. With `copy`, everything in it is the
-        receiver's alone, to be written to: a copy from the ring, or `copy.deepcopy`.
+        In process mode, large arrays and buffers arrive as read-only views of shared memory. In
+        inline mode, a result is the function's own object. With `copy`, the result is a copy that
+        you can write to: a copy from shared memory, or `copy.deepcopy`.
 
         A cancelled `recv` has taken nothing.
 
@@ -79,73 +79,72 @@ class StreamBase(Generic[In, Out]):
             StreamClosed: After the last result.
             StreamBusy: When another task is waiting to receive, or from another thread or event
                 loop.
-            WorkerDied: When the stream's worker process is gone, after the results before that.
-            Exception: What the function raised, after the results that came before it.
+            WorkerDied: When the stream's worker process has died, after the results before that.
+            Exception: The exception of the function, after the results before it.
 
         """
 
     def send_batch(self, events: Iterable[In]) -> Operation[None]:
         """Send every event of an iterable, in order, as `send` would.
 
-        An event is taken from the iterable when there is room for it. A cancelled `send_batch` may
-        have sent a part of them; an event that was taken and not sent goes before whatever is sent
-        next.
+        It takes an event from the iterable when there is room for it. A cancelled `send_batch` may
+        have sent some of the events; one that was taken and not sent goes before the next one that
+        is sent.
 
         Raises:
-            BufferFull: With `full="error"`; its `sent` says how many went in before.
-            Exception: What `send` raises, and what the iterable raises; events before it are sent.
+            BufferFull: With `full="error"`; its `sent` is the number of events that were accepted.
+            Exception: Exceptions of `send` and of the iterable; the events before it are sent.
 
         """
 
     def loan(self, shape: SupportsIndex | Sequence[SupportsIndex], dtype: Any) -> Operation[Any]:
         """Lend a NumPy array to fill in place: `frame = await stream.loan(shape, dtype)`.
 
-        In process mode its memory is shared with the worker, and sending it, alone, anywhere inside
-        an event, or a contiguous part of it, copies nothing: the function gets a read-only view. It
-        may be sent never, once or several times. In inline mode it is an ordinary array, and so it
-        is below 16 KiB. What it holds at first is arbitrary, as with `numpy.empty`.
+        In process mode, the array is in memory that the worker shares. Sending it, a contiguous
+        part of it, or an event that contains it copies nothing: the function gets a read-only view.
+        You may send it any number of times. In inline mode, and below 16 KiB, it is an ordinary
+        array. Its initial contents are arbitrary, as with `numpy.empty`.
 
-        Once it was sent without a copy, the array is read-only. Views that were made of it before
-        can still be written through, and the function may see that or not.
+        After it was sent without a copy, the array is read-only. Earlier views of it stay writable;
+        whether the function sees such writes is undefined.
 
-        It is copied, and stays writable, when it is sent on another stream, or in parts that do not
-        lie in one piece.
+        velo copies the array, which then stays writable, if you send it on another stream, or send
+        a part of it that is not contiguous.
 
-        The memory is lent again when neither side holds the array any more, nor a view of it. It
-        stays valid as long as any of them does, also when the stream is closed or its worker has
-        died. All that is on loan may take `max_bytes`, beside what is queued. Beyond that `loan`
-        waits, whatever `full` says, until the function or the caller lets go of something; a caller
-        that keeps all of it waits for itself. A function that keeps half of it gets copies from
-        then on.
+        The memory is lent again once neither side has the array or a view of it. Until then it
+        stays valid, also after the stream has closed or its worker has died. All arrays on loan
+        together may take `max_bytes`, besides the queue. Beyond that, `loan` waits, for any `full`,
+        until the function or the caller releases an array; a caller that keeps all of them waits
+        for itself. A function that keeps half of that memory gets copies from then on.
 
         A cancelled `loan` has taken nothing.
 
         Raises:
-            StreamClosed: When nothing can be sent any more.
+            StreamClosed: When the stream takes no more events.
             StreamBusy: When another task waits for a loan, or from another thread or event loop.
-            WorkerDied: When the stream's worker process is gone.
-            EventTooLarge: When it takes more than half of `max_bytes` (process mode).
-            TypeError: When the items of `dtype` are not plain bytes, as those of `object`.
-            ValueError: When a dimension is negative, or all of them are too large.
+            WorkerDied: When the stream's worker process has died.
+            EventTooLarge: When the array takes more than half of `max_bytes` (process mode).
+            TypeError: When items of `dtype` are not plain bytes, for example of `object`.
+            ValueError: When a dimension is negative, or the array is too large.
 
         """
 
     def recv_batch(self, max: int = 256, *, copy: bool = False) -> Operation[list[Out]]:
-        """Receive at least one result, and as many more as are there, at most `max`.
+        """Receive at least one result, and all others that are there, at most `max`.
 
-        Waits for the first one only. `copy` is as for `recv`. A cancelled `recv_batch` has taken
-        nothing.
+        It waits only for the first one. `copy` has the same meaning as in `recv`. A cancelled
+        `recv_batch` has taken nothing.
 
         Raises:
             ValueError: When `max` is less than 1.
-            Exception: What `recv` raises; results before it are received first.
+            Exception: Exceptions of `recv`, after the results before them.
 
         """
 
     def __aiter__(self) -> Results[Out]:
         """Iterate over all results, up to the end of the stream.
 
-        Raises what `recv` raises, but for `StreamClosed`, which ends the iteration.
+        It raises the exceptions of `recv`, except `StreamClosed`, which ends the iteration.
         """
 
     def _feed(self, source: Iterable[In]) -> Results[Out]: ...

@@ -1,4 +1,4 @@
-"""The pytest plugin: the fixtures of `velo.testing`, which is imported when one is used."""
+"""The pytest plugin: the fixtures of `velo.testing`, which it imports when they are used."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Make the mark known."""
+    """Register the mark."""
     config.addinivalue_line(
         "markers",
         "recordings(*paths): run the test for each recording in these files and folders, which it "
@@ -29,7 +29,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     from velo.testing import recordings
 
-    # As the other paths of a test run: from where pytest has its configuration.
+    # Relative to the folder of pytest's configuration, like other paths of a test run.
     root = metafunc.config.rootpath
     paths = recordings(*(root / path for path in mark.args))
     names = [
@@ -40,7 +40,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture
 def recording(request: pytest.FixtureRequest) -> Recording:
-    """Load a recording: each of those that `@pytest.mark.recordings(...)` names, in turn."""
+    """Load in turn each recording that `@pytest.mark.recordings(...)` names."""
     from velo.testing import load_recording
 
     if not hasattr(request, "param"):
@@ -50,7 +50,7 @@ def recording(request: pytest.FixtureRequest) -> Recording:
 
 @pytest.fixture
 def virtual_clock() -> Iterator[VirtualClock]:
-    """Make an event loop whose time passes only when nobody has anything to do."""
+    """Create an event loop whose time passes only while all of its tasks wait."""
     import asyncio
 
     from velo.testing import VirtualClock

@@ -1,7 +1,7 @@
-"""What annotations need of `typing`, whose import takes as long as all of velo's.
+"""Stand-ins for names of `typing`, whose import takes as long as that of all of velo.
 
-Type checkers see the real ones. Here, a parameter of a class leaves no trace but in what
-`StreamFn[int, str]` shows.
+Type checkers see the real names. At run time, the parameters of a class show only in the repr of
+`StreamFn[int, str]`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ else:
     Any = object
 
     def TypeVar(name, *constraints):
-        """Stand for a parameter."""
+        """Return the name of the parameter."""
         return name
 
     class Generic:
@@ -28,5 +28,5 @@ else:
             return cls if cls is Generic else GenericAlias(cls, parameters)
 
     def overload(function):
-        """Leave one of several signatures to type checkers."""
+        """Return the function: only type checkers need its other signatures."""
         return function

@@ -1,7 +1,7 @@
-"""What velo raises.
+"""Errors and warnings of velo.
 
-Every error that velo itself makes is a `VeloError`. What a stream function raises reaches the
-caller as its own type.
+Every error that velo raises is a `VeloError`. An exception of a stream function reaches the caller
+with its own type.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ __all__ = [
 
 
 class VeloError(Exception):
-    """The base of all errors of velo."""
+    """The base class of all errors of velo."""
 
 
 class StreamClosed(VeloError):
-    """Nothing more can be sent to, or received from, a stream; the message says why."""
+    """A stream takes no more events, or has no more results; the message says why."""
 
 
 class StreamBusy(VeloError):
-    """Two tasks, threads or event loops use one stream in a way that would mix them up."""
+    """A second task, thread or event loop uses a stream at the same time."""
 
 
 class BufferFull(VeloError):
-    """A stream with `full="error"` has `buffer` events that its function is not done with.
+    """A stream with `full="error"` has `buffer` events that its function has not finished.
 
     Attributes:
         stream: The name of the stream.
-        sent: How many events of a `send_batch` went in before; 0 for `send`.
-        event: The event that did not go in.
+        sent: How many events of a `send_batch` were accepted before; 0 for `send`.
+        event: The event that was not accepted.
 
     """
 
@@ -61,13 +61,13 @@ class BufferFull(VeloError):
 
 
 class EventTimeout(VeloError, TimeoutError):
-    """A function was longer at one event than `event_timeout` allows. Its stream has ended.
+    """A function spent more time on one event than `event_timeout` allows. Its stream has ended.
 
-    A note says where it was waiting.
+    A note shows where the function waited.
 
     Attributes:
         stream: The name of the stream.
-        event: Which event it was, counted from 1.
+        event: The number of the event, from 1.
         seconds: The limit.
 
     """
@@ -92,12 +92,12 @@ class EventTooLarge(VeloError, ValueError):
 class JournalFull(VeloError):
     """A stream with `recover="replay"` keeps as many bytes of events as its `journal_limit` allows.
 
-    The event that was being sent was not accepted. The stream lives, with all that it has accepted:
-    results can be received, and its input can end.
+    It has not accepted the event that was sent. The stream goes on with the events before: you can
+    receive results, and end its input.
 
     Attributes:
         stream: The name of the stream.
-        size: How many bytes are kept.
+        size: How many bytes it keeps.
         limit: The limit.
 
     """
@@ -117,43 +117,43 @@ class JournalFull(VeloError):
 
 
 class PoolError(VeloError):
-    """There is no worker for a stream, and the message says what was tried."""
+    """No worker can run a stream; the message says what velo has tried."""
 
 
 class RingCorrupted(VeloError, ValueError):
-    """Memory that is shared with another process holds what nobody sent."""
+    """Memory shared with another process holds invalid data: that process has overwritten it."""
 
 
 class SlowStepWarning(RuntimeWarning):
-    """A step of a function held its event loop, or its worker's other streams, up for 50 ms."""
+    """A step of a function held up its event loop, or other streams of its worker, for 50 ms."""
 
 
 class StallWarning(RuntimeWarning):
-    """A worker process stood still for longer than its streams allow, and was killed for it."""
+    """A worker process made no progress for longer than its streams allow, and velo killed it."""
 
 
 class WorkerDied(VeloError):
-    """The worker process of a stream is gone, and with it the stream's local variables.
+    """The worker process of a stream has died, and the stream's local variables with it.
 
-    A worker runs the functions of many streams, one at a time. The one that ran when the worker
-    died is the likely culprit; where it was killed from outside, it is only the one that was there.
+    A worker runs the functions of many streams, one at a time. The function that ran when the
+    worker died is the likely culprit, unless something outside velo killed the worker.
 
     Attributes:
         stream: The name of the stream.
         pid: The process id that the worker had.
         signal: The number of the signal that ended it, or None.
-        exit_code: Its exit code, or None if a signal ended it or nobody knows.
+        exit_code: Its exit code, or None if a signal ended it or the code is unknown.
         in_flight: How many events the function had not finished.
-        culprit: Whether this stream's function was the one that ran (True), or another stream's
-            (False). None: nobody knows. No function ran, what fell was a thread beside them, or it
-            had too much memory, whoever that was.
-        culprit_stream: The name of the stream whose function ran, this one's or another's. None
-            when nobody knows, and when it belongs to another event loop or process.
-        event: Which event that function had taken last, counted from 1 in the order in which
-            events came to it; None before its first.
-        stack: The stacks of the worker's threads at that moment, as text; empty when they could not
+        culprit: Whether this stream's function ran (True), or another stream's (False). None:
+            unknown. No function ran, another thread crashed, or the worker used too much memory,
+            for which velo cannot blame one function.
+        culprit_stream: The name of the stream whose function ran. None if that is unknown, or if
+            the stream belongs to another event loop or process.
+        event: The number of the event that this function had taken last, from 1; None before its
+            first.
+        stack: The stacks of the worker's threads at that moment, as text; empty if they could not
             be written, as after `SIGKILL` from outside or `os._exit`.
-        why: What velo killed the worker for, or None when it did not.
+        why: The reason for which velo killed the worker, or None if it did not.
 
     """
 
@@ -218,14 +218,14 @@ class WorkerDied(VeloError):
 
 
 class PoisonEvent(WorkerDied):
-    """A function has ended its worker at the same event again and again, and is given up.
+    """A function has ended its worker at the same event too often, and velo has given it up.
 
     The attributes of `WorkerDied` are those of the last death, which is also the `__cause__`.
 
     Attributes:
-        number: Which event it was, counted from 1.
-        poison: The event itself; None if it cannot be made here.
-        restarts: How many workers were tried after the first one.
+        number: The number of the event, from 1.
+        poison: The event itself; None if it cannot be decoded in this process.
+        restarts: How many more workers have run the function after the first one.
 
     """
 
@@ -235,7 +235,7 @@ class PoisonEvent(WorkerDied):
 
     @classmethod
     def of(cls, died: WorkerDied, number: int, poison: object, restarts: int) -> PoisonEvent:
-        """Return the error for an event, made of the last death."""
+        """Return the error for an event, with the attributes of the last death."""
         error = cls(*died.args)
         error.number, error.poison, error.restarts = number, poison, restarts
         return error
@@ -250,15 +250,15 @@ class PoisonEvent(WorkerDied):
 
 
 class ReplayDiverged(VeloError):
-    """A function that ran again on the same events gave other results than the first time.
+    """A function that ran again on the same events yielded other results than the first time.
 
-    What was received before cannot be taken back, so the stream is over. A function with
+    The caller has received the first results already, so the stream has ended. A function with
     `recover="replay"` must not depend on time, randomness, or anything else that may change.
 
     Attributes:
         stream: The name of the stream.
-        result: Which result it is, counted from 1.
-        differs: True if it is another one than before, False if there is none.
+        result: The number of the result, from 1.
+        differs: True if the result is different, False if it is missing.
 
     """
 
@@ -277,7 +277,7 @@ class ReplayDiverged(VeloError):
 
 
 def _innermost(stack: str) -> str:
-    """Where the first stack of a text ends: `in f (file.py:12)`."""
+    """Return the innermost frame of the first stack in a text: `in f (file.py:12)`."""
     import re
 
     found = re.search(r'^  File "(.*)", line (\d+) in (.*)$', stack, re.MULTILINE)
@@ -285,7 +285,7 @@ def _innermost(stack: str) -> str:
 
 
 class RemoteError(VeloError):
-    """A stream function raised something that cannot travel between processes.
+    """A stream function raised an exception that cannot be pickled.
 
     Attributes:
         type_name: The qualified name of the exception's type.

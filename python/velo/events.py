@@ -1,4 +1,4 @@
-"""What a stream function reads: its events, and ticks when none come.
+"""The events of a stream function, and ticks while none arrive.
 
 ```python
 from velo import stream_fn
@@ -44,19 +44,19 @@ class Tick:
         return "TICK"
 
     def __reduce__(self) -> str:
-        return "TICK"  # there is one, in every process
+        return "TICK"  # the only one, in every process
 
 
 TICK: Final = Tick()
-"""What `events.ticks(seconds)` yields when no event came for so long. Compare with `is`."""
+"""Yielded by `events.ticks(seconds)` after that long without an event. Compare with `is`."""
 
 
 class Events(Protocol[In_co]):
-    """The events of one stream, in order: what a stream function gets.
+    """The events of one stream, in order: the argument of a stream function.
 
-    Waiting for the next one may be cancelled, so `asyncio.timeout` around `anext(events)` works: no
-    event is lost. (In a composed function that holds for the first one. A later one has the one
-    before it as its source, and cancels what that waits for; `ticks` does not.)
+    You can cancel a wait for the next event: `asyncio.timeout` around `anext(events)` loses none.
+    (In a composed function, this holds for the first part. A later part has the one before it as
+    its source, and a cancelled wait cancels that, too; `ticks` does not.)
     """
 
     def __aiter__(self) -> AsyncIterator[In_co]: ...
@@ -65,9 +65,9 @@ class Events(Protocol[In_co]):
     def ticks(self, seconds: float) -> AsyncIterator[In_co | Tick]:
         """Iterate over the events, and over a `TICK` whenever `seconds` pass without one.
 
-        The time counts from when the function begins to wait: it starts anew with each event and
-        each tick. Ticks end with the input. They do not count as use of the stream: its `timeout`
-        goes on. Leaving the iteration loses nothing.
+        The time counts from the moment at which the function begins to wait, anew for each event
+        and each tick. Ticks end with the input. They do not reset the `timeout` of the stream. You
+        can leave the iteration without losing an event.
 
         Raises:
             ValueError: When `seconds` is not more than 0.

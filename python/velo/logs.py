@@ -1,8 +1,8 @@
-"""Telling in the logs which stream a record comes from.
+"""The name of the stream in log records.
 
-What a function logs in a worker reaches the `logging` of the client process, with two more
+Records that a function logs in a worker reach the `logging` of the client process, with two more
 attributes: `record.stream`, the name of the stream, and `record.worker`, the worker's process id.
-`StreamNames` gives them to all other records as well, so that a format may use them:
+`StreamNames` adds them to all other records, so that a format can use them:
 
 ```python
 import logging
@@ -27,14 +27,14 @@ __all__ = ["StreamNames"]
 
 
 class StreamNames(logging.Filter):
-    """Lets every record pass, and sees to it that it has `stream` and `worker`.
+    """Lets every record pass, and adds `stream` and `worker` if they are missing.
 
-    A record of an inline function gets the name of its stream, one from outside of all streams gets
-    None; `worker` is the id of this process for both.
+    `stream` is the name of the stream for a record of an inline function, and None for a record
+    from outside of all streams; `worker` is the id of this process for both.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Add what is missing."""
+        """Add the attributes that are missing."""
         if not hasattr(record, "stream"):
             record.stream = stream_name.get()
         if not hasattr(record, "worker"):

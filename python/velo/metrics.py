@@ -1,10 +1,9 @@
-"""Figures of the streams of this process, for Prometheus and for OpenTelemetry.
+"""Metrics of the streams of this process, for Prometheus and for OpenTelemetry.
 
-Both are told the same, by their own names: what was opened, sent, received and dropped, what is
-open and queued, and how long events took. Labels are the function (`module:name`) and the mode;
-streams and keys are never labels. Figures are summed up when somebody asks for them, so that
-registering costs streams nothing. Those of a supervisor of its own, with its workers, come from
-`velo supervisor start --metrics`.
+Both get the same metrics under their own names: streams opened and open, events sent, dropped and
+queued, results received, and latencies. Labels are the function (`module:name`) and the mode, never
+a stream or a key. Sums are computed when they are read, so that registering costs streams nothing.
+Metrics of a standalone supervisor and its workers come from `velo supervisor start --metrics`.
 """
 
 from __future__ import annotations
@@ -23,7 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["instrument", "register"]
 
-# Seconds. A round trip through warm rings takes microseconds, a function that computes anything.
+# Upper bounds in seconds: from microseconds, for a round trip through warm rings, to functions that
+# compute for long.
 _BOUNDS = (
     1e-6, 2.5e-6, 5e-6, 1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3,
     0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
@@ -31,14 +31,14 @@ _BOUNDS = (
 
 
 class _Figure(NamedTuple):
-    """One field of `FunctionMetrics`, as both tell it."""
+    """One field of `FunctionMetrics`, under both of its names."""
 
     field: str
     prometheus: str
     opentelemetry: str
     unit: str
-    """As OpenTelemetry writes it."""
-    what: str
+    """In the notation of OpenTelemetry."""
+    description: str
     total: bool = True
     """Whether it only goes up."""
 
@@ -88,7 +88,7 @@ _LATENCY = "How long events took, of those that were timed: one at a time in eac
 
 
 def register(registry: CollectorRegistry | None = None) -> Collector:
-    """Have the streams of this process counted in a Prometheus registry.
+    """Add the metrics of this process to a Prometheus registry.
 
     Counters are `velo_streams_opened_total`, `velo_events_total`, `velo_results_total`,
     `velo_events_dropped_total`, `velo_event_bytes_total` and `velo_result_bytes_total`; gauges
@@ -96,10 +96,10 @@ def register(registry: CollectorRegistry | None = None) -> Collector:
     processes of the program's own supervisor; `velo_event_latency_seconds` is a histogram.
 
     Args:
-        registry: Where to; None: the default registry of `prometheus_client`.
+        registry: The registry. None: the default registry of `prometheus_client`.
 
     Returns:
-        What was registered, for `registry.unregister`.
+        The collector, for `registry.unregister`.
 
     Raises:
         ImportError: `prometheus_client` is not installed; `pip install 'velo-stream[metrics]'`
@@ -115,7 +115,7 @@ def register(registry: CollectorRegistry | None = None) -> Collector:
 
 
 def instrument(meter_provider: MeterProvider | None = None) -> None:
-    """Have the streams of this process observed by OpenTelemetry.
+    """Add the metrics of this process to OpenTelemetry.
 
     The instruments are observable, of a meter named `velo`: counters `velo.streams.opened`,
     `velo.events`, `velo.results`, `velo.events.dropped`, and in bytes `velo.events.io` and
@@ -124,7 +124,7 @@ def instrument(meter_provider: MeterProvider | None = None) -> None:
     `velo.mode`.
 
     Args:
-        meter_provider: Whose meter; None: the provider that is set for the process, now or later.
+        meter_provider: The provider. None: the one that is set for the process, now or later.
 
     Raises:
         ImportError: `opentelemetry-api` is not installed; `pip install
@@ -141,7 +141,7 @@ def instrument(meter_provider: MeterProvider | None = None) -> None:
             if figure.total
             else meter.create_observable_up_down_counter
         )
-        create(figure.opentelemetry, [_observer(figure.field)], figure.unit, figure.what)
+        create(figure.opentelemetry, [_observer(figure.field)], figure.unit, figure.description)
     for percentile in ("p50", "p95", "p99"):
         meter.create_observable_gauge(
             f"velo.event.latency.{percentile}",
@@ -155,8 +155,8 @@ def _observer(field: str, scale: float = 1) -> Callable[[CallbackOptions], Itera
     from opentelemetry.metrics import Observation
 
     def observe(options: CallbackOptions) -> Iterable[Observation]:
-        for function, mode, ledger in function_stats.totals():
-            value = getattr(FunctionMetrics(*ledger.figures()), field)
+        for function, mode, stats in function_stats.totals():
+            value = getattr(FunctionMetrics(*stats.figures()), field)
             if value is not None:
                 yield Observation(value * scale, {"velo.function": function, "velo.mode": mode})
 
@@ -172,7 +172,7 @@ def _collector() -> Collector:
     from prometheus_client.registry import Collector
 
     class StreamsCollector(Collector):
-        """Makes metrics of the figures as they stand, whenever they are asked for."""
+        """Computes the metrics whenever they are read."""
 
         def describe(self) -> Iterable[Metric]:
             return self._families(())
@@ -185,18 +185,20 @@ def _collector() -> Collector:
                 "velo_workers", "Worker processes of this program's own supervisor.", workers
             )
 
-        def _families(self, accounts: tuple[function_stats.Account, ...]) -> Iterable[Metric]:
+        def _families(
+            self, functions: tuple[function_stats.FunctionTotals, ...]
+        ) -> Iterable[Metric]:
             labels = ["function", "mode"]
-            known = [(names, FunctionMetrics(*ledger.figures())) for *names, ledger in accounts]
+            known = [(names, FunctionMetrics(*stats.figures())) for *names, stats in functions]
             for figure in _FIGURES:
                 kind = CounterMetricFamily if figure.total else GaugeMetricFamily
-                family = kind(figure.prometheus, figure.what, labels=labels)
+                family = kind(figure.prometheus, figure.description, labels=labels)
                 for names, metrics in known:
                     family.add_metric(names, getattr(metrics, figure.field))
                 yield family
             histogram = HistogramMetricFamily("velo_event_latency_seconds", _LATENCY, labels=labels)
-            for function, mode, ledger in accounts:
-                below, count, total = ledger.latencies(list(_BOUNDS))
+            for function, mode, stats in functions:
+                below, count, total = stats.latencies(list(_BOUNDS))
                 buckets = [(f"{bound:g}", n) for bound, n in zip(_BOUNDS, below, strict=True)]
                 buckets.append(("+Inf", count))
                 histogram.add_metric([function, mode], buckets, total)

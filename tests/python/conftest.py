@@ -1,6 +1,6 @@
 """One suite for both modes and both supervisors.
 
-Tests with the fixture `mode` run inline and in process mode. Modules that are marked
+Tests with the fixture `mode` or `way` run inline and in process mode. Modules that are marked
 `every_backend` run in the workers of a standalone supervisor too; with `--daemon`, everything in
 process mode does, except what is marked `embedded`.
 """
@@ -11,8 +11,7 @@ from helpers import open_fds
 from leaks import LASTING
 from standalone import Daemon
 from velo._process import clients
-
-MODES = ("inline", "process")
+from ways import OWN, WAYS
 
 
 def pytest_addoption(parser):
@@ -28,13 +27,15 @@ def pytest_configure(config):
 
 def pytest_generate_tests(metafunc):
     every = metafunc.definition.get_closest_marker("every_backend") is not None
-    if "mode" in metafunc.fixturenames:
-        if metafunc.config.getoption("--daemon"):
-            modes = ("process",)
-        else:
-            modes = (*MODES, "daemon") if every else MODES
-        metafunc.parametrize("mode", modes, indirect=True)
-    elif every and not metafunc.config.getoption("--daemon"):
+    daemon = metafunc.config.getoption("--daemon")
+    if "way" in metafunc.fixturenames:
+        ways = WAYS if every else OWN
+        if "mode" in metafunc.fixturenames:
+            ways = [way for way in ways if way.through_mode]
+        if daemon:
+            ways = [way for way in ways if way.mode == "process" and not way.standalone]
+        metafunc.parametrize("way", ways, indirect=True, ids=lambda way: way.name)
+    elif every and not daemon:
         metafunc.parametrize("backend", ("embedded", "daemon"), indirect=True)
 
 
@@ -45,12 +46,17 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture
-def mode(request, monkeypatch):
-    """Where the stream functions of the test run."""
-    if request.param != "daemon":
-        return request.param
-    monkeypatch.setenv("VELO_SUPERVISOR", request.getfixturevalue("standalone"))
-    return "process"
+def way(request, monkeypatch):
+    """How the streams of the test run, and are used; see `support/ways.py`."""
+    if request.param.standalone:
+        monkeypatch.setenv("VELO_SUPERVISOR", request.getfixturevalue("standalone"))
+    return request.param
+
+
+@pytest.fixture
+def mode(way):
+    """The setting that brings the stream functions of the test there."""
+    return way.mode
 
 
 @pytest.fixture(autouse=True)

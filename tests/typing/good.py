@@ -1,4 +1,4 @@
-"""What type checkers accept, and what they infer."""
+"""Code that type checkers accept, and the types that they infer."""
 
 from collections.abc import AsyncIterator
 from typing import Any, assert_type

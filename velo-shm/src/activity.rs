@@ -1,11 +1,11 @@
-//! The board of a link: which function its worker runs right now, and which event that has.
+//! The activity of a worker: which function it runs now, and on which event.
 //!
-//! It is for those who are left when the worker dies or stands still. The worker writes it as a
+//! Others read it after the worker has died or stands still. The worker writes it as a
 //! step begins, as the function takes an event and as the step ends: a few relaxed stores to a line
-//! that nobody else writes, and hardly anybody reads.
+//! that no other side writes, and others rarely read.
 //!
-//! What is read is a hint about who did it. It is checked for sense and decides about blame alone,
-//! never about memory.
+//! A reading is a hint about the cause of a death. It is checked for sense, and decides which
+//! function is blamed, never an access to memory.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ pub enum Setting {
 /// How long a step may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Allowance {
-    /// So long.
+    /// The bound.
     pub time: Duration,
     /// By this setting.
     pub setting: Setting,
@@ -88,7 +88,7 @@ pub struct Progress {
 impl ActivityLine {
     #[inline]
     pub(crate) fn begin(&self, slot: u32, stream: u64, event: u64, allowance: Option<Allowance>) {
-        // Whoever sees one of these sees that the step before is over.
+        // A reader that sees one of these sees that the step before is over.
         fence(Ordering::Release);
         self.slot.store(slot, Ordering::Relaxed);
         self.stream.store(stream, Ordering::Relaxed);

@@ -27,7 +27,7 @@ pub(crate) const MIN_RING: u64 = 128;
 /// The largest ring: a frame's length has to fit 32 bits.
 pub(crate) const MAX_RING: u64 = 1 << 32;
 
-/// So many slots get their memory with one system call; some tens of KiB.
+/// How many slots get their memory with one system call: some tens of KiB.
 pub(crate) const GROUP_SLOTS: u32 = 16;
 
 pub(crate) const MAGIC: u64 = u64::from_ne_bytes(*b"velolink");
@@ -244,7 +244,7 @@ pub(crate) struct WatchLine {
     /// 1 while the supervisor looks: written by it.
     pub watched: AtomicU32,
     /// 1 while the worker had better not spin: written by the client.
-    pub crowded: AtomicU32,
+    pub oversubscribed: AtomicU32,
 }
 
 /// The start of every segment.
@@ -272,7 +272,7 @@ impl LinkHeader {
             watch: CacheLine(WatchLine {
                 limited: AtomicU32::new(0),
                 watched: AtomicU32::new(0),
-                crowded: AtomicU32::new(0),
+                oversubscribed: AtomicU32::new(0),
             }),
             directions: [Direction::new(), Direction::new()],
         }

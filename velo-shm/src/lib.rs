@@ -1,45 +1,60 @@
-//! Events between two processes, through shared memory: no copy, and no system call while both
-//! sides are busy.
+//! Memory that two processes share to exchange events: no copy, and no system call while both sides
+//! are busy.
 //!
 //! A [`Segment`] is mapped memory. A *link* in it joins a client and a worker, each with its
-//! [`LinkEnd`]; it has slots, and a slot is a pair of rings, one each way. A [`Producer`] writes
-//! frames in place, a [`Consumer`] reads them in place, and the link says which slots have
-//! something new and wakes a side that sleeps.
+//! [`Link`]; it has slots, and a slot is a pair of rings, one each way. A [`Producer`] writes frames
+//! in place, a [`Consumer`] reads them in place, and the link says which slots have something new and
+//! wakes a side that sleeps.
 //!
-//! This crate never blocks, never learns what an event means, and never trusts the other side:
-//! what is read from shared memory is checked before it is used, and a side that breaks the rules
-//! gets [`RingCorrupted`] for its stream.
+//! This crate never blocks, never learns what an event means, and never trusts the other side: it
+//! checks what it reads from shared memory before use, and a side that breaks the rules gets
+//! [`RingCorrupted`] for its stream.
+//!
+//! ```
+//! # #[cfg(target_os = "linux")] {
+//! # use std::sync::Arc;
+//! # use velo_shm::{Bells, Doorbell, Limits, Link, LinkSpec, MemfdSegment, Side, initialise};
+//! # let spec = LinkSpec { slots: 8, heap_bytes: 1 << 20, ..LinkSpec::default() };
+//! # let segment = Arc::new(MemfdSegment::create(spec.segment_len())?);
+//! # initialise(&*segment, &spec)?;
+//! # let (a, b) = (Doorbell::create()?, Doorbell::create()?);
+//! # let bells = Bells { mine: a.try_clone()?, theirs: b.try_clone()? };
+//! # let client = Link::attach(segment.clone(), Side::Client, bells)?;
+//! # let worker = Link::attach(segment, Side::Worker, Bells { mine: b, theirs: a })?;
+//! # let limits = Limits { events: 1024, bytes: 1 << 20 };
+//! # let (mut events, _results) = client.open_slot(1, limits)?;
+//! # let (_results, mut inbox) = worker.open_slot(1, limits)?;
+//! let mut room = events.reserve(5, true)?; // `client` and `worker` are the two ends of one link
+//! room[..5].copy_from_slice(b"hello");
+//! room.commit(2, 5);
+//! events.publish().then(|| client.notify(1));
+//! assert_eq!(inbox.peek()?.unwrap().payload, b"hello");
+//! # }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! How the two ends are made: one process creates a segment and initialises the link in it, and
+//! passes the descriptors of the segment and of the doorbells to both sides.
 //!
 //! ```
 //! # #[cfg(target_os = "linux")] {
 //! use std::sync::Arc;
-//! use velo_shm::{Bells, Doorbell, Limits, LinkEnd, LinkSpec, MemfdSegment, Side, initialise};
+//! use velo_shm::{Bells, Doorbell, Limits, Link, LinkSpec, MemfdSegment, Side, initialise};
 //!
 //! let spec = LinkSpec { slots: 8, heap_bytes: 1 << 20, ..LinkSpec::default() };
 //! let segment = Arc::new(MemfdSegment::create(spec.segment_len())?);
 //! initialise(&*segment, &spec)?;
-//! // In earnest these are two processes, and the segment and the bells reach the other by fd.
 //! let (a, b) = (Doorbell::create()?, Doorbell::create()?);
 //! let bells = Bells { mine: a.try_clone()?, theirs: b.try_clone()? };
-//! let client = LinkEnd::attach(segment.clone(), Side::Client, bells)?;
-//! let worker = LinkEnd::attach(segment, Side::Worker, Bells { mine: b, theirs: a })?;
+//! let client = Link::attach(segment.clone(), Side::Client, bells)?;
+//! let worker = Link::attach(segment, Side::Worker, Bells { mine: b, theirs: a })?;
 //!
 //! let limits = Limits { events: 1024, bytes: 1 << 20 };
-//! let (mut events, _results) = client.open_slot(1, limits)?;
-//! let mut room = events.reserve(5, true)?;
-//! room[..5].copy_from_slice(b"hello");
-//! room.commit(2, 5);
-//! if events.publish() {
-//!     client.notify(1);
-//! }
-//!
+//! let (_events, _results) = client.open_slot(1, limits)?;
 //! let (_results, mut inbox) = worker.open_slot(1, limits)?;
-//! worker.take_ready(|slot| assert_eq!(slot, 1));
-//! assert_eq!(inbox.peek()?.unwrap().payload, b"hello");
-//! inbox.release();
-//! if inbox.publish() {
-//!     worker.notify(1); // the client waits for space
-//! }
+//! client.notify(1);
+//! worker.take_ready(|slot| assert_eq!(slot, 1)); // look at both rings of this slot
+//! assert!(inbox.peek()?.is_none()); // a slot can be marked with nothing new in it
 //! # }
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
@@ -50,7 +65,7 @@ mod doorbell;
 mod error;
 mod layout;
 mod link;
-mod ready;
+mod region;
 mod ring;
 mod segment;
 mod side;
@@ -64,7 +79,8 @@ pub use doorbell::{Bells, Doorbell};
 #[cfg(not(loom))]
 pub use doorbell::{Woken, wait_any};
 pub use error::{LinkError, RingCorrupted};
-pub use link::{Counters, LinkCounters, LinkEnd, SlotFigures, initialise};
+pub use link::{Counters, Link, LinkCounters, SlotFigures};
+pub use region::initialise;
 pub use ring::{
     Consumer, FIRST_KIND, Frame, Full, Lease, Limits, Loan, Part, Producer, Reservation,
     ReserveError, lending_len,
@@ -78,4 +94,4 @@ pub use side::Side;
 pub use spec::{LinkSpec, MAX_SLOTS};
 #[cfg(all(target_os = "linux", not(loom)))]
 pub use wait::Alarm;
-pub use wait::{Coalesce, Sleepers, Spin, SpinPlan};
+pub use wait::{Coalesce, LinkLoad, Sleepers, Spin, SpinPlan, cores, cores_are_free, woke_worker};

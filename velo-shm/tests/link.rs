@@ -11,9 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::{LIMITS, Pair, SMALL, backends, memfd, receive, send, try_send};
-use velo_shm::{
-    Bells, Counters, Doorbell, LinkEnd, LinkError, LinkSpec, MAX_SLOTS, Side, initialise,
-};
+use velo_shm::{Bells, Counters, Doorbell, Link, LinkError, LinkSpec, MAX_SLOTS, Side, initialise};
 
 fn bells() -> Bells {
     Bells {
@@ -22,7 +20,7 @@ fn bells() -> Bells {
     }
 }
 
-fn ready(end: &LinkEnd) -> Vec<u32> {
+fn ready(end: &Link) -> Vec<u32> {
     let mut slots = Vec::new();
     end.take_ready(|slot| slots.push(slot));
     slots
@@ -47,7 +45,7 @@ fn the_default_link_fits_an_address_space_and_costs_little_memory() {
     assert!(spec.segment_len() > 32 << 30 && spec.segment_len() < 33 << 30);
     let segment = Arc::new(velo_shm::MemfdSegment::create(spec.segment_len()).unwrap());
     initialise(&*segment, &spec).unwrap();
-    let end = LinkEnd::attach(segment.clone(), Side::Client, bells()).unwrap();
+    let end = Link::attach(segment.clone(), Side::Client, bells()).unwrap();
     assert_eq!(end.slots(), MAX_SLOTS);
     let _last = end.open_slot(MAX_SLOTS - 1, LIMITS).unwrap();
     let resident = nix::sys::stat::fstat(&*segment).unwrap().st_blocks * 512;
@@ -96,12 +94,12 @@ fn impossible_specs_are_refused() {
 #[test]
 fn only_an_initialised_link_is_attached_to() {
     let segment = memfd(SMALL.segment_len());
-    let attach = || LinkEnd::attach(segment.clone(), Side::Client, bells());
+    let attach = || Link::attach(segment.clone(), Side::Client, bells());
     assert!(matches!(attach(), Err(LinkError::NotALink)));
     initialise(&*segment, &SMALL).unwrap();
     attach().unwrap();
     let tiny = memfd(100);
-    let error = LinkEnd::attach(tiny, Side::Client, bells()).unwrap_err();
+    let error = Link::attach(tiny, Side::Client, bells()).unwrap_err();
     assert!(matches!(error, LinkError::TooSmall { len: 100, .. }));
 }
 
@@ -115,15 +113,15 @@ fn a_header_that_was_changed_anywhere_is_refused() {
         for flip in [1u8, 0x80] {
             unsafe { at.write(at.read() ^ flip) };
             assert!(
-                LinkEnd::attach(segment.clone(), Side::Worker, bells()).is_err(),
+                Link::attach(segment.clone(), Side::Worker, bells()).is_err(),
                 "byte {byte} was flipped"
             );
             unsafe { at.write(at.read() ^ flip) };
         }
     }
-    LinkEnd::attach(segment.clone(), Side::Worker, bells()).unwrap();
+    Link::attach(segment.clone(), Side::Worker, bells()).unwrap();
     unsafe { segment.base().add(8).write(9) };
-    let error = LinkEnd::attach(segment.clone(), Side::Worker, bells()).unwrap_err();
+    let error = Link::attach(segment.clone(), Side::Worker, bells()).unwrap_err();
     assert!(matches!(error, LinkError::Version { found: 9 }), "{error}");
 }
 
@@ -138,7 +136,7 @@ fn a_header_larger_than_its_segment_is_refused() {
             .base()
             .copy_from_nonoverlapping(large.base(), header.min(small.len()))
     };
-    let error = LinkEnd::attach(small, Side::Client, bells()).unwrap_err();
+    let error = Link::attach(small, Side::Client, bells()).unwrap_err();
     assert!(matches!(error, LinkError::TooSmall { .. }), "{error}");
 }
 

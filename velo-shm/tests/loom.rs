@@ -19,8 +19,8 @@ use std::sync::{Arc, Mutex};
 use loom::cell::UnsafeCell;
 use loom::thread;
 use velo_shm::{
-    Bells, Consumer, Doorbell, Full, Limits, LinkEnd, LinkSpec, Producer, ReserveError, Segment,
-    Side, initialise, lending_len,
+    Bells, Consumer, Doorbell, Full, Limits, Link, LinkSpec, Producer, ReserveError, Segment, Side,
+    initialise, lending_len,
 };
 
 /// Memory of this process, which knows who may touch what.
@@ -89,8 +89,8 @@ unsafe impl Segment for Model {
 
 /// The ends of a link.
 struct Pair {
-    client: Arc<LinkEnd>,
-    worker: Arc<LinkEnd>,
+    client: Link,
+    worker: Link,
 }
 
 impl Pair {
@@ -107,9 +107,9 @@ impl Pair {
             mine: a.clone(),
             theirs: b.clone(),
         };
-        let client = LinkEnd::attach(segment.clone(), Side::Client, bells).unwrap();
+        let client = Link::attach(segment.clone(), Side::Client, bells).unwrap();
         let bells = Bells { mine: b, theirs: a };
-        let worker = LinkEnd::attach(segment, Side::Worker, bells).unwrap();
+        let worker = Link::attach(segment, Side::Worker, bells).unwrap();
         Pair { client, worker }
     }
 
@@ -147,7 +147,7 @@ fn receive(consumer: &mut Consumer) -> Option<u8> {
 }
 
 /// Waits on the doorbell unless `look` finds something.
-fn sleep(end: &LinkEnd, look: impl FnOnce() -> bool) {
+fn sleep(end: &Link, look: impl FnOnce() -> bool) {
     end.arm();
     if !look() {
         end.doorbell().wait();
@@ -201,8 +201,8 @@ fn frames_cross_through_a_ring_that_wraps() {
 /// The worker sleeps until everything came; `look` is its last look before it does, `tell` is how
 /// the client tells it.
 fn everything_arrives(
-    look: impl Fn(&LinkEnd, &mut Consumer) -> bool + Copy + Send + Sync + 'static,
-    tell: impl Fn(&LinkEnd) + Copy + Send + Sync + 'static,
+    look: impl Fn(&Link, &mut Consumer) -> bool + Copy + Send + Sync + 'static,
+    tell: impl Fn(&Link) + Copy + Send + Sync + 'static,
 ) {
     check(4, move || {
         let pair = Pair::new(1, 0);
@@ -317,7 +317,7 @@ fn two_streams_that_share_a_word_of_ready_bits_are_both_seen() {
 }
 
 /// Sends, and sleeps whenever there is no space.
-fn send_patiently(client: &LinkEnd, producer: &mut Producer, number: u8, len: usize) {
+fn send_patiently(client: &Link, producer: &mut Producer, number: u8, len: usize) {
     loop {
         let waits = match try_send(producer, number, len) {
             Ok(()) => break,

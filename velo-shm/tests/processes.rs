@@ -15,8 +15,8 @@ use std::time::Duration;
 use common::message;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use velo_shm::{
-    Bells, Consumer, Doorbell, Limits, LinkEnd, LinkSpec, MemfdSegment, Producer, ReserveError,
-    Side, initialise,
+    Bells, Consumer, Doorbell, Limits, Link, LinkSpec, MemfdSegment, Producer, ReserveError, Side,
+    initialise,
 };
 
 const FDS: &str = "VELO_SHM_TEST_FDS";
@@ -42,7 +42,7 @@ fn len_of(number: u64) -> usize {
     }
 }
 
-fn wait(end: &LinkEnd) {
+fn wait(end: &Link) {
     end.arm();
     if !end.any_ready() {
         assert!(end.doorbell().wait(Some(PATIENCE)).unwrap(), "no one rings");
@@ -71,14 +71,14 @@ fn try_send(producer: &mut Producer, kind: u8, payload: &[u8]) -> bool {
     }
 }
 
-fn flush(end: &LinkEnd, producer: &mut Producer, consumer: &mut Consumer) {
+fn flush(end: &Link, producer: &mut Producer, consumer: &mut Consumer) {
     if producer.publish() | consumer.publish() {
         end.notify(1);
     }
 }
 
 /// The worker: sends back what it gets, doubled in every byte.
-fn echo(end: Arc<LinkEnd>) {
+fn echo(end: Link) {
     let (mut producer, mut consumer) = end.open_slot(1, LIMITS).unwrap();
     loop {
         let mut room = true;
@@ -120,7 +120,7 @@ fn worker() {
         mine: Doorbell::from_fd(mine).unwrap(),
         theirs: Doorbell::from_fd(theirs).unwrap(),
     };
-    let end = LinkEnd::attach(segment, Side::Worker, bells).unwrap();
+    let end = Link::attach(segment, Side::Worker, bells).unwrap();
     match std::env::var(STAGE) {
         Ok(stage) => die_at(&stage, &end),
         Err(_) => echo(end),
@@ -131,7 +131,7 @@ fn worker() {
 const STAGES: [&str; 5] = ["reserved", "written", "committed", "published", "announced"];
 
 /// Sends one frame, and dies while it sends another.
-fn die_at(stage: &str, end: &Arc<LinkEnd>) {
+fn die_at(stage: &str, end: &Link) {
     let die = || unsafe { nix::libc::raise(nix::libc::SIGKILL) };
     let (mut producer, _consumer) = end.open_slot(1, LIMITS).unwrap();
     assert!(try_send(&mut producer, 2, b"before"));
@@ -157,12 +157,12 @@ fn die_at(stage: &str, end: &Arc<LinkEnd>) {
     die();
 }
 
-fn start() -> (Arc<LinkEnd>, Child) {
+fn start() -> (Link, Child) {
     start_until(None)
 }
 
 /// A worker that echoes, or dies at this stage.
-fn start_until(stage: Option<&str>) -> (Arc<LinkEnd>, Child) {
+fn start_until(stage: Option<&str>) -> (Link, Child) {
     use std::os::fd::AsFd;
 
     let segment = Arc::new(MemfdSegment::create(SPEC.segment_len()).unwrap());
@@ -185,7 +185,7 @@ fn start_until(stage: Option<&str>) -> (Arc<LinkEnd>, Child) {
         .envs(stage.map(|stage| (STAGE, stage)))
         .spawn()
         .unwrap();
-    let end = LinkEnd::attach(segment, Side::Client, Bells { mine, theirs }).unwrap();
+    let end = Link::attach(segment, Side::Client, Bells { mine, theirs }).unwrap();
     (end, child)
 }
 

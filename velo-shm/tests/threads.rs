@@ -4,11 +4,10 @@
 mod common;
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::time::Duration;
 
 use common::{Pair, message};
-use velo_shm::{Consumer, Limits, LinkEnd, LinkSpec, Producer, ReserveError, Spin};
+use velo_shm::{Consumer, Limits, Link, LinkSpec, Producer, ReserveError, Spin};
 
 const SPEC: LinkSpec = LinkSpec {
     slots: 130,
@@ -19,7 +18,7 @@ const SPEC: LinkSpec = LinkSpec {
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Waits until the link has something for this end, as an event loop would.
-fn wait(end: &LinkEnd, spin: &mut Spin) {
+fn wait(end: &Link, spin: &mut Spin) {
     if let Some(plan) = spin.plan(|| end.may_share_core())
         && spin.run(plan, || end.any_ready())
     {
@@ -45,7 +44,7 @@ fn len_of(number: u64) -> usize {
 }
 
 /// Sends numbered messages, waiting for space where there is none.
-fn produce(end: Arc<LinkEnd>, slot: u32, mut producer: Producer, count: u64) {
+fn produce(end: Link, slot: u32, mut producer: Producer, count: u64) {
     let mut spin = Spin::new();
     for number in 0..count {
         let len = len_of(number);
@@ -78,14 +77,14 @@ fn produce(end: Arc<LinkEnd>, slot: u32, mut producer: Producer, count: u64) {
     notify(&end, slot, &mut producer);
 }
 
-fn notify(end: &LinkEnd, slot: u32, producer: &mut Producer) {
+fn notify(end: &Link, slot: u32, producer: &mut Producer) {
     if producer.publish() {
         end.notify(slot);
     }
 }
 
 /// Receives what `produce` sends in each of these slots, holding leases of some for a while.
-fn consume(end: &LinkEnd, mut consumers: Vec<(u32, Consumer)>, count: u64) {
+fn consume(end: &Link, mut consumers: Vec<(u32, Consumer)>, count: u64) {
     let mut spin = Spin::new();
     let mut next = vec![0; consumers.len()];
     let mut leases = VecDeque::new();
@@ -179,7 +178,7 @@ fn streams_in_many_slots_from_several_threads() {
 }
 
 /// Like `produce`, without the doorbell: several threads of one side cannot share one.
-fn patient(end: Arc<LinkEnd>, slot: u32, mut producer: Producer, count: u64) {
+fn patient(end: Link, slot: u32, mut producer: Producer, count: u64) {
     for number in 0..count {
         let len = len_of(number);
         while let Err(error) = common::try_send(&mut producer, &message(number, len)) {

@@ -1,5 +1,5 @@
 //! Feeds a Python stream function from Rust: one stream per aircraft, over every flight that left New
-//! York City in 2013, and what was unusual about its turnarounds, counted.
+//! York City in 2013. Prints the number of unusual turnarounds of each kind.
 //!
 //! ```sh
 //! python examples/data.py
@@ -7,7 +7,7 @@
 //! cargo run --release --example feed -- /tmp/velo.sock examples/data/flights.csv
 //! ```
 //!
-//! It is what `examples/flights.py` does by `velo run`, and counts the same.
+//! `examples/flights.py` does the same by `velo run`, with the same counts.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -17,7 +17,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use velo_supervisor::stream::{Connection, StreamOptions};
 
-/// What the function looks at; Python sees a dict.
+/// The fields that the function reads; Python gets a dict.
 #[derive(Serialize)]
 struct Flight {
     dep_delay: Option<i64>,
@@ -31,7 +31,7 @@ struct Flight {
     dest: String,
 }
 
-/// What it yields, as far as we look at it.
+/// The field of a result that this program reads.
 #[derive(Deserialize)]
 struct Finding {
     why: String,
@@ -107,7 +107,7 @@ fn flights_by_aircraft(data: &Path) -> Result<BTreeMap<String, Vec<Flight>>, Box
             tail,
         ] = columns.map(|column| fields.get(column).copied().unwrap_or_default());
         if tail.is_empty() {
-            continue; // it was cancelled before it had an aircraft
+            continue; // cancelled before it had an aircraft
         }
         aircraft.entry(tail.to_owned()).or_default().push(Flight {
             dep_delay: dep_delay.parse().ok(),

@@ -51,7 +51,7 @@ fn parse(line: std::io::Result<String>) -> Result<Value, Box<dyn Error>> {
     Ok(serde_json::from_str(&line?)?)
 }
 
-/// At once, so that who reads them sees how far it is.
+/// Writes a result at once, so that a reader sees the progress.
 fn write(result: &Value) -> Result<(), Box<dyn Error>> {
     let mut out = stdout().lock();
     writeln!(out, "{result}")?;

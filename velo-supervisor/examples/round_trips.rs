@@ -1,12 +1,12 @@
-//! How fast events go to a Python function and back.
+//! The time of a round trip of one event to a Python function.
 //!
 //! ```sh
 //! velo supervisor start --socket /tmp/velo.sock &
 //! cargo run --release --example round_trips -- /tmp/velo.sock
 //! ```
 //!
-//! Of each figure it shows the median of five rounds. What counts is the comparison with others of the
-//! same machine and hour, such as `velo bench`.
+//! Prints the median of five rounds for each figure. Compare it only with figures of the same machine
+//! and hour, such as those of `velo bench`.
 
 use std::error::Error;
 use std::time::{Duration, Instant};

@@ -4,11 +4,10 @@
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use nix::libc;
-use velo_shm::{LinkEnd, Side};
+use velo_shm::{Link, Side};
 
 use crate::error::SupervisorError;
 use crate::os::exit::Exit;
@@ -46,7 +45,7 @@ pub enum ClientEvent {
         /// The worker on its other side.
         worker: WorkerInfo,
         /// This side of it.
-        end: Arc<LinkEnd>,
+        end: Link,
         /// From a standalone supervisor: a pidfd of the worker, readable when it has ended. It tells
         /// of that also when the supervisor is gone, which its workers outlive.
         process: Option<OwnedFd>,
@@ -126,7 +125,7 @@ pub enum ClientEvent {
         request: RequestId,
     },
     /// The supervisor is gone. Said once. Workers of an embedded one are gone with it; those of a
-    /// standalone one serve the links that there are until nobody uses them.
+    /// standalone one serve the existing links until their streams have ended.
     Lost,
 }
 
@@ -229,7 +228,7 @@ impl Client {
         self.send(&FromClient::ReleaseKey { request, key })
     }
 
-    /// Says that the end of an attachment was seen: whoever asks for the key from here on does not
+    /// Says that the end of an attachment was seen: a request for the key from here on does not
     /// find it taken, although the worker's word may still be on its way.
     ///
     /// # Errors
@@ -264,7 +263,7 @@ impl Client {
     /// Has the worker of a link looked at, and killed when a function holds it for longer than the
     /// board allows, or when it does nothing for `stall` although something waits for it. One that has
     /// more than `memory` bytes of its own takes no more streams; with twice as much, or when it does
-    /// not do with less soon, it is killed. To be called when [`LinkEnd::begin_limit`] says so, and
+    /// not do with less soon, it is killed. To be called when [`Link::begin_limit`] says so, and
     /// when a limit is stricter than it was.
     ///
     /// # Errors

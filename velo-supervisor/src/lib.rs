@@ -1,8 +1,23 @@
-//! The worker pool behind velo: it places streams on worker processes, and spawns, reuses, recycles
-//! and reaps those processes. It never touches an event: those cross in shared memory, between the
-//! client and its worker, without the supervisor. [`stream`] is such a client, for programs in Rust.
+//! The worker pool behind velo: it places streams on worker processes, and starts, reuses, replaces
+//! and reaps those processes.
 //!
-//! Four kinds of process meet here, and each has its own way in:
+//! It never touches an event: events cross in shared memory between a client and its worker, without
+//! the supervisor. It never trusts a peer's message, and never waits for one peer while others have
+//! work for it.
+//!
+//! ```
+//! use velo_supervisor::{EmbeddedOptions, embedded};
+//!
+//! let options = EmbeddedOptions::new(["python", "-m", "velo._worker"]);
+//! let client = embedded::connect(&options)?; // a thread of this process
+//! let status = embedded::status().expect("a supervisor runs");
+//! assert!(status.workers.is_empty()); // a worker starts when `client` acquires a link to it
+//! # embedded::shutdown(std::time::Duration::from_secs(1));
+//! # drop(client);
+//! # Ok::<(), velo_supervisor::SupervisorError>(())
+//! ```
+//!
+//! Each kind of process has its own way in:
 //!
 //! | process | enters by | and holds |
 //! | --- | --- | --- |
@@ -12,13 +27,12 @@
 //! | zygote, a single-threaded template | [`zygote::serve`] | nothing; it forks workers |
 //! | worker, forked from the zygote | [`zygote::Role::Worker`] | its [`WorkerControl`] |
 //!
-//! ```no_run
-//! use velo_supervisor::{ClientEvent, EmbeddedOptions, embedded};
+//! A client acquires a link to a worker, waits until its descriptor is readable, and polls:
 //!
-//! let options = EmbeddedOptions::new(["python", "-m", "velo._worker"]);
-//! let mut client = embedded::connect(&options)?;
+//! ```no_run
+//! # use velo_supervisor::{ClientEvent, EmbeddedOptions, embedded};
+//! # let mut client = embedded::connect(&EmbeddedOptions::new(["python", "-m", "velo._worker"]))?;
 //! let request = client.acquire(4)?;
-//! // Wait until `client.as_fd()` is readable, then:
 //! for event in client.poll()? {
 //!     if let ClientEvent::Link { request: answered, end, .. } = event {
 //!         assert_eq!(answered, request);
@@ -29,6 +43,8 @@
 //! ```
 
 mod client;
+#[doc(hidden)] // for the clients of other crates alone
+pub mod client_side;
 pub mod daemon;
 pub mod embedded;
 mod error;

@@ -1,7 +1,6 @@
 //! How a supervisor is set up: its pool, and what only a standalone one has.
 
 use std::ffi::OsString;
-use std::num::NonZero;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -110,12 +109,6 @@ pub enum LogFormat {
     Text,
     /// A line of JSON for each event.
     Json,
-}
-
-/// The cores that this process may really use: affinity and cgroup quota count.
-pub(crate) fn parallelism() -> u32 {
-    let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
-    u32::try_from(cores).unwrap_or(u32::MAX)
 }
 
 /// Longer than any process lives, and short enough to be added to any point in time.

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use velo_shm::{LinkEnd, Side};
+use velo_shm::{Link, Side};
 
 use crate::error::WorkerControlError;
 use crate::os;
@@ -58,15 +58,15 @@ pub enum WorkerControlEvent {
         /// Its identity.
         link: LinkId,
         /// The worker's end of it.
-        end: Arc<LinkEnd>,
+        end: Link,
     },
-    /// Nobody uses the link any more: cancel what is left on it, let go of it, and say so with
+    /// The client has released the link: cancel what is left on it, let go of it, and say so with
     /// [`WorkerControl::detached`].
     Detach {
         /// The link.
         link: LinkId,
     },
-    /// Somebody asks; to be answered at once by [`WorkerControl::tell`].
+    /// A question, to be answered at once by [`WorkerControl::tell`].
     Ask {
         /// The number of the question.
         ask: u64,
@@ -75,7 +75,7 @@ pub enum WorkerControlEvent {
     },
     /// Finish or cancel all streams, then exit with 0. There is a bound, and then a signal.
     Drain,
-    /// Nobody uses the attachment with this number any more: say with [`WorkerControl::key_free`] when it is
+    /// The attachment with this number has ended: say with [`WorkerControl::key_free`] when it is
     /// over, or at once if there is none.
     ReleaseKey {
         /// What it is attached to.
@@ -83,7 +83,7 @@ pub enum WorkerControlEvent {
         /// Its number.
         grant: u64,
     },
-    /// End the input of whatever is kept under a key as soon as nobody is attached to it.
+    /// End the input of each session as soon as it is detached.
     Retire,
     /// The supervisor is gone: exit. The watchdog ends a process that does not.
     Lost,

@@ -6,37 +6,41 @@ import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Any
 
-from velo._api.function import StreamFn
+from velo._api.opener import Opening, StreamOpener
 from velo._config import StreamConfig
-from velo._function.event_iterator import pulled
-from velo._function.signature import takes_state
+from velo._function.chain import Chain
+from velo._function.reference import build, describe
+from velo._function.spec import FunctionSpec
 
-__all__ = ["Chain", "compose"]
+__all__ = ["compose"]
 
 
-def compose(first: StreamFn[Any, Any], then: StreamFn[Any, Any]) -> StreamFn[Any, Any]:
-    """Return one stream function that runs both, with the stricter of their settings.
+def compose(
+    first: StreamOpener[Any, Any], then: StreamOpener[Any, Any]
+) -> tuple[Chain, StreamConfig]:
+    """Return one function that runs both, and the stricter of their settings.
 
     Neighbours of one mode, and of one supervisor, run side by side in one place: no event crosses a
-    process between them. Where they differ, the whole runs inline, and what is to run in a worker
-    still does.
+    process between them. Where they differ, the whole runs inline, and the parts in process mode
+    still run in workers.
     """
-    config = _strictest(first.config, then.config)
-    if _place(first.config) == _place(then.config):
-        return StreamFn(Chain([*_parts(first), *_parts(then)]), config)
+    config = _strictest(first.spec.config, then.spec.config)
+    if _runs_in(first.spec.config) == _runs_in(then.spec.config):
+        return Chain([*_parts(first), *_parts(then)]), config
     parts: list[Callable[..., Any]] = []
-    for fn in (first, then):
-        parts.extend(_parts(fn) if fn.config.mode == "inline" else [_Crossing(fn)])
-    return StreamFn(Chain(parts), config.replace(mode="inline", workers=None))
+    for opener in (first, then):
+        inline = opener.spec.config.mode == "inline"
+        parts.extend(_parts(opener) if inline else [_Crossing(opener)])
+    return Chain(parts), config.replace(mode="inline", workers=None)
 
 
-def _place(config: StreamConfig) -> tuple[str, str]:
-    """Return where streams run; of process mode, whose workers."""
+def _runs_in(config: StreamConfig) -> tuple[str, str]:
+    """Return where streams run: the mode, and in process mode the supervisor."""
     return (config.mode, config.supervisor if config.mode == "process" else "")
 
 
-def _parts(fn: StreamFn[Any, Any]) -> list[Callable[..., Any]]:
-    function = fn._function
+def _parts(opener: StreamOpener[Any, Any]) -> list[Callable[..., Any]]:
+    function = opener.spec.function
     return list(function.parts) if isinstance(function, Chain) else [function]
 
 
@@ -65,42 +69,12 @@ def _strictest(a: StreamConfig, b: StreamConfig) -> StreamConfig:
     )
 
 
-class Chain:
-    """Async generator functions, one after the other, as one."""
-
-    def __init__(self, parts: list[Callable[..., AsyncIterator[Any]]]) -> None:
-        self.parts = parts
-        self._have_state = [takes_state(part) for part in parts]
-        self.__qualname__ = " | ".join(getattr(p, "__qualname__", repr(p)) for p in parts)
-
-    @property
-    def has_state(self) -> bool:
-        """Whether a part of it is called with a state."""
-        return any(self._have_state)
-
-    async def __call__(
-        self, events: AsyncIterator[Any], state: dict[Any, Any] | None = None
-    ) -> AsyncGenerator[Any, None]:
-        """Run every part on the results of the one before it, each with a state of its own."""
-        state = {} if state is None else state
-        async with contextlib.AsyncExitStack() as stack:
-            for place, part in enumerate(self.parts):
-                own = (state.setdefault(place, {}),) if self._have_state[place] else ()
-                results = part(events, *own)
-                if isinstance(results, AsyncGenerator):
-                    # Closed in order from the last to the first, whatever ends the chain.
-                    await stack.enter_async_context(contextlib.aclosing(results))
-                events = pulled(results)
-            async for result in results:
-                yield result
-
-
 class _Crossing:
-    """A stream function of another mode, as a part of an inline chain."""
+    """A stream function in process mode, as a part of an inline chain."""
 
-    def __init__(self, fn: StreamFn[Any, Any]) -> None:
-        self._fn = fn
-        self.__qualname__ = fn._name
+    def __init__(self, opener: StreamOpener[Any, Any]) -> None:
+        self._opener = opener
+        self.__qualname__ = opener.spec.name
 
     async def __call__(self, events: AsyncIterator[Any]) -> AsyncGenerator[Any, None]:
         failures: list[Exception] = []
@@ -113,7 +87,7 @@ class _Crossing:
             except Exception as error:
                 failures.append(error)
 
-        async with self._fn.open() as stream:
+        async with Opening(self._opener) as stream:
             async with contextlib.aclosing(stream._feed_async(upstream())) as results:
                 async for result in results:
                     yield result
@@ -122,3 +96,12 @@ class _Crossing:
             await stream.end()
             async for result in stream:
                 yield result
+
+    def __reduce__(self) -> Any:
+        """Travel as function and settings: permits and counters belong to a process."""
+        spec = self._opener.spec
+        return _restore, (describe(spec.function), spec.config)
+
+
+def _restore(described: Any, config: StreamConfig) -> _Crossing:
+    return _Crossing(StreamOpener(FunctionSpec(build(described), config)))

@@ -5,13 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from velo import _core
 from velo.errors import StreamClosed
-
-if TYPE_CHECKING:
-    from velo._api.stream import Stream
 
 __all__ = ["AsyncFeed"]
 
@@ -22,18 +19,26 @@ Out = TypeVar("Out")
 class AsyncFeed(AsyncIterator[Out], Generic[In, Out]):
     """The results of `stream.feed(async_source)`.
 
-    Letting go of it, by `aclose` or by dropping it, stops the sending at once: an event that was
-    taken from the source and not sent goes before whatever is sent next. While nobody waits for
-    results because a wait was cancelled, it stands aside, and goes on with the next wait.
+    Once it is closed, by `aclose` or by garbage collection, it sends no more: an event that was
+    taken from the source and not sent goes before the next one that is sent. After a cancelled wait
+    for results it sends nothing until the next wait.
+
+    Args:
+        stream: The stream.
+        events: The source.
+        name: The stream's name.
+
     """
 
-    def __init__(self, stream: Stream[In, Out], events: AsyncIterable[In]) -> None:
+    def __init__(
+        self, stream: _core.StreamBase[In, Out], events: AsyncIterable[In], name: str
+    ) -> None:
         self._stream = stream
+        self._name = name
         self._events = events
         self._results: _core.Results[Out] | None = None
         self._sender: _Sender[In] | None = None
-        # The results while they can simply be waited for: not before the first wait, and not after
-        # one that was cancelled.
+        # The results, between the first wait and a cancelled one.
         self._ready: _core.Results[Out] | None = None
 
     def __aiter__(self) -> AsyncFeed[In, Out]:
@@ -45,13 +50,13 @@ class AsyncFeed(AsyncIterator[Out], Generic[In, Out]):
         try:
             return await anext(self._ready)
         except asyncio.CancelledError:
-            # Whoever was cancelled may hold on to this for longer than it takes to send something.
+            # The caller may keep this object for a long time without asking for results.
             self._ready = None
             if self._sender is not None:
                 self._sender.pause()
             raise
         except (StopAsyncIteration, StreamClosed):
-            # A source that failed has cancelled the stream: what it raised says more.
+            # The source has failed, which has cancelled the stream: its exception says more.
             if self._sender is not None and self._sender.failure is not None:
                 raise self._sender.failure from None
             raise
@@ -61,7 +66,7 @@ class AsyncFeed(AsyncIterator[Out], Generic[In, Out]):
             if (closed := self._stream._closed) is not None:
                 raise StreamClosed(closed)
             self._results = self._stream._feed_beside()
-            self._sender = _Sender(self._stream, self._events, self._results)
+            self._sender = _Sender(self._stream, self._events, self._results, self._name)
         elif self._results is None:
             raise StopAsyncIteration  # it was closed
         else:
@@ -82,20 +87,25 @@ class AsyncFeed(AsyncIterator[Out], Generic[In, Out]):
 
 
 class _Sender(Generic[In]):
-    """The task that sends. It knows nothing of the `AsyncFeed`, so that one can be dropped."""
+    """The task that sends. It has no reference to the `AsyncFeed`, so that one can be collected."""
 
     def __init__(
-        self, stream: Stream[In, Any], events: AsyncIterable[In], results: _core.Results[Any]
+        self,
+        stream: _core.StreamBase[In, Any],
+        events: AsyncIterable[In],
+        results: _core.Results[Any],
+        name: str,
     ) -> None:
         self.failure: BaseException | None = None
         self._stream = stream
         self._sending: _core.Operation[None] | None = None
         self._paused: asyncio.Future[None] | None = None
-        self.task = stream._loop.create_task(self._run(events), name=f"{stream.name} source")
+        self._loop = asyncio.get_running_loop()
+        self.task = self._loop.create_task(self._run(events), name=f"{name} source")
         self.task.add_done_callback(lambda _: results._all_sent())
 
     def stop(self) -> None:
-        """Send no more. The event in hand goes before whatever is sent next."""
+        """Send no more. The event in hand goes before the next one that is sent."""
         if not self.task.done():
             if self._sending is not None:
                 self._sending.close()
@@ -103,14 +113,14 @@ class _Sender(Generic[In]):
                 self.task.cancel()
 
     def pause(self) -> None:
-        """Wait for nothing that others may want to wait for."""
+        """Stop waiting for room, so that other tasks can send."""
         if self._paused is None:
-            self._paused = self._stream._loop.create_future()
+            self._paused = self._loop.create_future()
             if self._sending is not None:
                 self._sending._pause()
 
     def resume(self) -> None:
-        """Go on."""
+        """Go on sending."""
         paused, self._paused = self._paused, None
         if paused is not None and not paused.done():
             paused.set_result(None)
@@ -132,7 +142,7 @@ class _Sender(Generic[In]):
                 try:
                     await sending
                 except StreamClosed as closed:
-                    # A function that has ended early says so by its results.
+                    # If the function has ended early, its results show that.
                     if self._stream._input_ended and not self._stream._cancelled:
                         self.failure = closed
                     return

@@ -1,4 +1,4 @@
-"""Ending streams that nobody uses: one timer an event loop, whatever the number of streams."""
+"""Ending the input of idle streams: one timer for each event loop, for all of its streams."""
 
 from __future__ import annotations
 
@@ -8,18 +8,25 @@ import itertools
 import weakref
 from typing import Protocol
 
+__all__ = ["age", "watch"]
+
 
 class Idling(Protocol):
-    """What may be idle: a stream, or many keys."""
+    """A stream with a `timeout`."""
 
     @property
-    def closed(self) -> bool: ...
-    def _age(self, seconds: float) -> None: ...
-    def _idle_seconds(self) -> float: ...
-    def _expire(self, timeout: float) -> None: ...
+    def closed(self) -> bool:
+        """Whether nothing can be sent any more."""
 
+    def _idle_seconds(self) -> float:
+        """Return the seconds since it was used."""
 
-__all__ = ["age", "watch"]
+    def _expire(self, timeout: float) -> None:
+        """End its input."""
+
+    def _age(self, seconds: float) -> None:
+        """Move the moment at which it was used back."""
+
 
 _timers: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Timer] = weakref.WeakKeyDictionary()
 
@@ -33,17 +40,17 @@ def watch(loop: asyncio.AbstractEventLoop, stream: Idling, timeout: float) -> No
 
 
 def age(loop: asyncio.AbstractEventLoop, seconds: float) -> None:
-    """Have the streams of `loop` be idle for so much longer: its clock was moved."""
+    """Count the streams of `loop` as idle for that much longer: its clock was moved."""
     timer = _timers.get(loop)
     if timer is not None:
         timer.age(seconds)
 
 
 class _Timer:
-    """Looks at a stream when its time may be up, and again later if it was used meanwhile.
+    """Checks a stream when its timeout may have passed, and again later if it was used meanwhile.
 
-    Using a stream costs nothing here: it only notes the time. So the heap is touched once per
-    stream and timeout, not once per event.
+    A use of a stream only notes the time, so that the heap changes once per stream and timeout, not
+    once per event.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:

@@ -12,17 +12,17 @@ from velo import _core
 from velo.errors import StreamClosed
 
 if TYPE_CHECKING:
-    from velo._api.function import StreamFn
+    from velo._api.opener import StreamOpener
 
-# So many events are sent at most before the event loop has a turn.
+# How many events are sent before the event loop gets a turn.
 _TURN = 64
 
 
 async def keyed(
-    fn: StreamFn[Any, Any], events: Iterable[Any] | AsyncIterable[Any], key: Any
+    opener: StreamOpener[Any, Any], events: Iterable[Any] | AsyncIterable[Any], key: Any
 ) -> AsyncGenerator[tuple[Any, Any], None]:
     """See `StreamFn.keyed`."""
-    streams = _Streams(fn, key if callable(key) else _field(key))
+    streams = _Streams(opener, key if callable(key) else _field(key))
     source: _Source = (
         _AsyncSource(events, streams.group)
         if isinstance(events, AsyncIterable)
@@ -74,38 +74,42 @@ def _field(name: Hashable) -> Callable[[Any], Hashable]:
 class _Streams:
     """The live streams by key, the least recently used first.
 
-    `group` moves events and results; what else happens to a stream is done here.
+    `group` moves events and results; this class opens and ends streams.
     """
 
-    def __init__(self, fn: StreamFn[Any, Any], key_of: Callable[[Any], Hashable]) -> None:
+    def __init__(self, opener: StreamOpener[Any, Any], key_of: Callable[[Any], Hashable]) -> None:
         self.group = _core.StreamGroup()
-        self._fn = fn
+        self._opener = opener
         self._key_of = key_of
-        self._limit = fn.config.max_concurrent
+        self._limited = opener.spec.limiter is not None
         self._members: OrderedDict[Hashable, _core.GroupMember] = OrderedDict()
         self._finished: set[Hashable] = set()
 
     @property
     def count(self) -> int:
-        """How many streams are left."""
+        """The number of live streams."""
         return len(self._members)
 
     def send(self, events: Iterator[Any], most: int) -> tuple[int, tuple[Hashable, Any] | None]:
-        """Send `most` events: how many, and the key and the event that hold up the rest."""
-        ordered = self._limit is not None
-        return self.group.distribute(events, self._key_of, self._members, most, ordered)
+        """Send at most `most` events.
+
+        Returns:
+            How many were sent, and the key and the event that hold up the others, if one does.
+
+        """
+        return self.group.distribute(events, self._key_of, self._members, most, self._limited)
 
     async def offer(self, key: Hashable, event: Any) -> bool:
-        """Send an event to its key's stream. False: there is no room now, wait and try again."""
+        """Send an event to its key's stream. False: there is no room yet; wait and try again."""
         member = self._members.get(key)
         if member is None:
             if key in self._finished:
-                return True  # the function has returned: it wants no more events of this key
+                return True  # the function has returned: further events of this key are dropped
             member = await self._open(key)
             if member is None:
                 return False
         if member.ending:
-            return False  # a new stream opens once the old one's last results are out
+            return False  # a new stream opens once the last results of the old one are out
         try:
             sent = member.offer(event)
         except StreamClosed:
@@ -116,13 +120,13 @@ class _Streams:
         return sent
 
     async def _open(self, key: Hashable) -> _core.GroupMember | None:
-        release = self._fn._try_take_place()
+        release = self._opener.spec.try_acquire()
         if release is None:
             if self._members:
                 await self._force_one_out()
                 return None
-            release = await self._fn._take_place()  # all places are somebody else's
-        stream = await self._fn._open_in(release)
+            release = await self._opener.spec.acquire()  # other streams hold all permits
+        stream = await self._opener.open_with(release)
         member = self._members[key] = _core.GroupMember(key, stream)
         self.group.watch(member)
         return member
@@ -142,7 +146,7 @@ class _Streams:
             await self._end(member)
 
     def results(self) -> Iterator[tuple[Any, Any]]:
-        """Give what is there now, in order within each key."""
+        """Yield the results that are there now, in order within each key."""
         return itertools.chain.from_iterable(self._batches())
 
     def _batches(self) -> Iterator[list[tuple[Any, Any]]]:
@@ -152,7 +156,7 @@ class _Streams:
             for member in over:
                 self._forget(member)
             yield results
-            results.clear()  # whoever waits for the next ones does not hold these
+            results.clear()  # the next wait must not keep them alive
             if failed is not None:
                 key, error = failed
                 error.add_note(f"in the stream of key {key!r}")
@@ -166,7 +170,7 @@ class _Streams:
         member.stream._give_back()
 
     async def close(self) -> None:
-        """Cancel what is left: the iteration ended early."""
+        """Cancel the streams that are left: the iteration has ended early."""
         left = [member.stream for member in self._members.values()]
         self._members.clear()
         for stream in left:
@@ -181,7 +185,7 @@ class _Streams:
 class _Source(Protocol):
     @property
     def events(self) -> Iterator[Any]:
-        """Stops where no event is there yet, and goes on once there is one."""
+        """Stops while no event is there, and goes on once there is one."""
 
     @property
     def exhausted(self) -> bool:
@@ -191,7 +195,7 @@ class _Source(Protocol):
 
 
 class _PlainSource:
-    """A plain iterable: always has the next event at once."""
+    """A plain iterable: it always has the next event at once."""
 
     exhausted = True  # once it stops
 
@@ -203,7 +207,7 @@ class _PlainSource:
 
 
 class _AsyncSource:
-    """An async iterable, read ahead by a task so that results come while it is waited for."""
+    """An async iterable. A task reads ahead, so that results arrive while it waits for events."""
 
     def __init__(self, events: AsyncIterable[Any], group: _core.StreamGroup | _core.Keys) -> None:
         self._group = group
@@ -225,13 +229,13 @@ class _AsyncSource:
     @property
     def exhausted(self) -> bool:
         if self._task.done() and not self._queue:
-            self._task.result()  # raises what the source raised
+            self._task.result()  # raises the exception of the source
             return True
         return False
 
     @property
     def events(self) -> Iterator[Any]:
-        return self  # kept as an attribute it would be a cycle
+        return self  # an attribute would be a reference cycle
 
     def __iter__(self) -> Iterator[Any]:
         return self

@@ -14,7 +14,7 @@ from velo._api import idle
 from velo._api.keyed import _AsyncSource
 
 if TYPE_CHECKING:
-    from velo._api.function import StreamFn
+    from velo._function.spec import FunctionSpec
 
 __all__ = ["keyed"]
 
@@ -25,7 +25,7 @@ _MOST_FINISHED = 65_536
 
 
 def keyed(
-    fn: StreamFn[Any, Any],
+    spec: FunctionSpec,
     events: Iterable[Any] | AsyncIterable[Any],
     key: Callable[[Any], Hashable] | Hashable,
     max_pending: int,
@@ -33,19 +33,31 @@ def keyed(
     finished_keys: str,
 ) -> _core.KeyedResults[tuple[Any, Any]]:
     """See `StreamFn.keyed`."""
-    host = _Host(fn, max_pending)
+    _check(max_pending, on_error, finished_keys)
+    host = _Host(spec, max_pending)
     live = isinstance(events, AsyncIterable)
     source: Any = _LateSource(events, host) if isinstance(events, AsyncIterable) else iter(events)
-    config = fn.config
+    config = spec.config
     settings = (
         *(config.buffer, max_pending, config.max_bytes, config.max_concurrent),
         *(config.timeout is not None, finished_keys, _MOST_FINISHED, on_error),
     )
     host.keys = keys = _core.Keys(host, source, live, key, host.most_lanes, settings)
-    keys.enter(fn._ledger)
+    keys.enter(spec.stats)
     guard = _guard(host)
     host.guard = weakref.ref(guard)
     return _core.KeyedResults(keys, guard)
+
+
+def _check(max_pending: int, on_error: Any, finished_keys: str) -> None:
+    if not isinstance(max_pending, int) or max_pending < 1:
+        raise ValueError(f"`max_pending` must be an integer of at least 1, not {max_pending!r}")
+    if on_error not in ("raise", "drop") and not callable(on_error):
+        raise ValueError(f"`on_error` must be `raise`, `drop` or a callable, not {on_error!r}")
+    if finished_keys not in ("ignore", "restart", "raise"):
+        raise ValueError(
+            f"`finished_keys` must be `ignore`, `restart` or `raise`, not {finished_keys!r}"
+        )
 
 
 async def _guard(host: _Host) -> AsyncGenerator[None, None]:
@@ -59,11 +71,12 @@ async def _guard(host: _Host) -> AsyncGenerator[None, None]:
 class _Host:
     """Opens lanes, gives places, and closes."""
 
-    def __init__(self, fn: StreamFn[Any, Any], max_pending: int) -> None:
+    def __init__(self, spec: FunctionSpec, max_pending: int) -> None:
         self.keys: _core.Keys
         self.source: _AsyncSource | None = None
-        self.most_lanes = 1 if fn.config.mode == "inline" else fn._most_workers()
-        self._fn = fn
+        self._inline = spec.config.mode == "inline"
+        self.most_lanes = 1 if self._inline else spec.config.workers or _core.usable_cores()
+        self._spec = spec
         self._max_pending = max_pending
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed: asyncio.Task[None] | None = None
@@ -80,37 +93,45 @@ class _Host:
             if (guard := self.guard()) is not None:
                 with contextlib.suppress(StopIteration):
                     guard.__anext__().__await__().send(None)  # from here on the event loop knows it
-            if (timeout := self._fn.config.timeout) is not None:
+            if (timeout := self._spec.config.timeout) is not None:
                 self._idle = _Idle(self.keys, loop)
                 idle.watch(loop, self._idle, timeout)
         self._numbers += 1
-        if self._fn.config.mode == "inline":
-            self._fn._open_keys_inline(self.keys, loop)
+        if self._inline:
+            function = (self._spec.runs, self._spec.has_state)
+            deadline = self._spec.config.event_timeout
+            self.keys.add_inline(loop, function, self._spec.next_name(), deadline)
         else:
-            self._start(self._open_lane())
+            self._start(self._open_lane(loop))
 
-    async def _open_lane(self) -> None:
+    async def _open_lane(self, loop: asyncio.AbstractEventLoop) -> None:
+        from velo._process.clients import client_of
+
+        spec = self._spec
         try:
-            opened = await self._fn._open_lane(self._max_pending)
+            client = client_of(loop, spec.config.supervisor)
+            opened = await client.open_lane(
+                spec.reference, spec.config, spec.next_name(), self._max_pending
+            )
         except Exception as error:
             self.keys.no_lane(error)
         else:
             self.keys.add_lane(opened)
 
     def take_place(self) -> bool:
-        return self._fn._try_take_place() is not None
+        return self._spec.try_acquire() is not None
 
     def give_place(self) -> None:
-        if self._fn._places is not None:
-            self._fn._places.release()
+        if self._spec.limiter is not None:
+            self._spec.limiter.release()
 
     def await_place(self) -> None:
         """Stand in line for a place: all of them are somebody else's."""
         self._start(self._await_place())
 
     async def _await_place(self) -> None:
-        assert self._fn._places is not None
-        await self._fn._places.take()
+        assert self._spec.limiter is not None
+        await self._spec.limiter.acquire()
         self.keys.add_place()
 
     def closes(self, failed: bool) -> asyncio.Future[None]:
@@ -120,7 +141,7 @@ class _Host:
     # The end.
 
     def _start(self, work: Any) -> None:
-        task = asyncio.get_running_loop().create_task(work, name=f"{self._fn._name} keys")
+        task = asyncio.get_running_loop().create_task(work, name=f"{self._spec.name} keys")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -129,7 +150,7 @@ class _Host:
 
     def _close_soon(self, *, cancel: bool) -> asyncio.Task[None]:
         if self._closed is None:
-            name = f"{self._fn._name} keys"
+            name = f"{self._spec.name} keys"
             loop = asyncio.get_running_loop()
             self._closed = loop.create_task(self._close(cancel), name=name)
         return self._closed
@@ -148,15 +169,15 @@ class _Host:
             keys.cancel()
         else:
             keys.end_lanes()
-        grace = max(self._fn.config.close_timeout, _LEAST_GRACE)
+        grace = max(self._spec.config.close_timeout, _LEAST_GRACE)
         try:
             async with asyncio.timeout(grace):
                 while not keys.discard():
                     await keys.wait()
         except TimeoutError:
             warnings.warn(
-                f"keys of `{self._fn._name}` did not end within {grace} s of being cancelled; they "
-                "are left behind",
+                f"keys of `{self._spec.name}` did not end within {grace} s of being cancelled; "
+                "they are left behind",
                 RuntimeWarning,
                 stacklevel=2,
             )

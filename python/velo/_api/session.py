@@ -1,7 +1,7 @@
-"""Streams that are kept under a key: one user after the other attaches to them.
+"""Sessions, as their users see them: one attachment after the other, under a key.
 
-Inline, the streams of an event loop are kept here, with the line of those who wait for each. In
-process mode that is the supervisor's: see `velo-supervisor/src/pool/keys.rs`.
+Inline, each event loop has its sessions here, with a queue of those that want to attach. In process
+mode the supervisor has the queues: see `velo-supervisor/src/pool/keys.rs`.
 """
 
 from __future__ import annotations
@@ -10,27 +10,30 @@ import asyncio
 import functools
 import hashlib
 import weakref
-from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from velo import _core
 from velo._api.stream import Stream
-from velo._function.exceptions import log_failure
+from velo._function.chain import Chain
+from velo._function.limiter import Limiter
 from velo._function.reference import describe, import_path
-from velo._process.key_requests import Taken
+from velo._function.session import Session
 from velo.errors import StreamBusy
 
 if TYPE_CHECKING:
-    from velo._api.function import Key, StreamFn
     from velo._config import StreamConfig
+    from velo._function.spec import FunctionSpec
 
-__all__ = ["Attachment", "Keeping"]
+__all__ = ["Attachment", "Key", "Sessions"]
 
-# What a stream is made of, and what is to be called when its end was seen.
+# A value that names a session of a function.
+Key = str | bytes | int | tuple["Key", ...]
+
+# What a stream is made of, and what to call once its end was received.
 _Opened = tuple[_core.Opened, Callable[[], None]]
 
-# So many characters of a key are shown.
+# How many characters of a key are shown.
 _LONGEST = 200
 
 In = TypeVar("In")
@@ -38,9 +41,9 @@ Out = TypeVar("Out")
 
 
 class Attachment(Stream[In, Out], Generic[In, Out]):
-    """A user's stream on one that is kept: closing it detaches it."""
+    """One use of a session: closing it detaches it."""
 
-    __slots__ = ("_ends", "_left", "_why")
+    __slots__ = ("_ends", "_on_left", "_why")
 
     def __init__(
         self,
@@ -48,10 +51,10 @@ class Attachment(Stream[In, Out], Generic[In, Out]):
         name: str,
         config: StreamConfig,
         key: Key,
-        left: Callable[[], None],
+        on_left: Callable[[], None],
     ) -> None:
         super().__init__(opened, name, config, asyncio.get_running_loop(), _nothing)
-        self._left = left
+        self._on_left = on_left
         self._why = f"detached from key `{key!s}`"
         self._ends = False
 
@@ -64,17 +67,17 @@ class Attachment(Stream[In, Out], Generic[In, Out]):
         return super()._try_end(why) if self._ends else self._try_detach(self._why)
 
     async def _discard(self) -> None:
-        """Wait until what was sent is handled, and drop results that nobody receives."""
+        """Wait until all events are handled, and drop results that are not received."""
         while self._has_receiver and not self._over:
             sent, handled = self._progress()
             if sent == handled:
-                await asyncio.sleep(0)  # it needs a turn to take them
+                await asyncio.sleep(0)  # the receiving task needs a turn to take them
                 break
             await self._wait_until_handled()
         await super()._discard()
 
     async def _stop(self) -> None:
-        """Detach without waiting: what was sent is handled before the next one attaches."""
+        """Detach without waiting: the events are handled before the next attachment begins."""
         if self._ends:
             return await super()._stop()
         self._done = True
@@ -83,78 +86,77 @@ class Attachment(Stream[In, Out], Generic[In, Out]):
 
     def _give_back(self) -> None:
         if self._over and not self._released:
-            self._left()
+            self._on_left()
         super()._give_back()
 
 
-class Keeping:
-    """How the streams of one stream function are kept.
+class Sessions:
+    """The sessions of one stream function.
 
     Attributes:
-        config: Its settings while somebody is attached: only a parked stream times out.
+        config: The settings of an attachment: it has no timeout, only a detached session has.
 
     """
 
-    def __init__(self, fn: StreamFn[Any, Any]) -> None:
-        if fn.config.recover != "none":
+    def __init__(self, spec: FunctionSpec) -> None:
+        if spec.config.recover != "none":
             raise ValueError(
-                '`open(key=...)` does not go together with `recover="replay"`: whoever sends '
-                "events keeps them for that, and a stream with a key outlives its senders"
+                '`open(key=...)` does not go together with `recover="replay"`: a stream that '
+                "recovers keeps its events with the program that sends them, and a session "
+                "outlives that program"
             )
-        self.config = fn.config.replace(timeout=None)
-        self._fn = fn
+        self.config = spec.config.replace(timeout=None)
+        self._spec = spec
 
-    async def open(self, key: Key) -> Attachment[Any, Any]:
-        """Attach to what is kept under `key`, or open it."""
-        name = f"{self._fn._name}-{next(self._fn._numbers)}"
+    async def attach(self, key: Key) -> Attachment[Any, Any]:
+        """Attach to the session under `key`, or begin it."""
+        name = self._spec.next_name()
         inline = self.config.mode == "inline"
-        opened, left = await (self._open_inline if inline else self._open_in_worker)(key, name)
-        self._fn._ledger.enter(opened)
-        stream: Attachment[Any, Any] = Attachment(opened, name, self.config, key, left)
-        return stream
+        opened, on_left = await (self._attach_inline if inline else self._attach_in_worker)(
+            key, name
+        )
+        self._spec.stats.enter(opened)
+        return Attachment(opened, name, self.config, key, on_left)
 
-    async def _open_in_worker(self, key: Key, name: str) -> _Opened:
+    async def _attach_in_worker(self, key: Key, name: str) -> _Opened:
         from velo._process.clients import client_of
+        from velo._process.key_requests import KeyTaken
 
-        fn = self._fn
+        spec = self._spec
         client = client_of(asyncio.get_running_loop(), self.config.supervisor)
-        name_of_key = hashlib.sha256(self._identity + encode(key)).digest()
+        digest = hashlib.sha256(self._identity + encode(key)).digest()
         try:
-            return await client.grants.open(
-                name_of_key, shown(key), fn._reference, fn.config, name, fn._take_place
-            )
-        except Taken:
-            raise busy(fn, key) from None
+            return await client.key_requests.open(digest, shown(key), spec, name)
+        except KeyTaken:
+            raise busy(spec, key) from None
 
-    async def _open_inline(self, key: Key, name: str) -> _Opened:
+    async def _attach_inline(self, key: Key, name: str) -> _Opened:
         loop = asyncio.get_running_loop()
-        place = (self._local_identity, encode(key))
-        entries = _entries.get(loop)
-        if entries is None:
-            entries = _entries[loop] = {}
-        entry = entries.get(place)
-        if entry is None:
-            entry = entries[place] = _Entry(loop, entries, place)
-        await entry.take(self._fn, key)
+        address = (self._local_identity, encode(key))
+        slots = _slots.get(loop)
+        if slots is None:
+            slots = _slots[loop] = {}
+        slot = slots.get(address)
+        if slot is None:
+            slot = slots[address] = _Slot(loop, slots, address)
+        await slot.acquire(self._spec, key)
         try:
-            return await entry.attach(self._fn, name), _nothing
+            return await slot.attach(self._spec, name), _nothing
         except BaseException:
-            entry.give_back()
+            slot.release()
             raise
 
     @functools.cached_property
     def _identity(self) -> bytes:
-        return _tagged(b"f", _described(describe(self._fn._function)))
+        return _tagged(b"f", _described(describe(self._spec.function)))
 
     @functools.cached_property
     def _local_identity(self) -> Any:
-        return _local(self._fn._function)
+        return _local(self._spec.function)
 
 
 def _local(function: Any) -> Any:
-    """Return what a function is known by in this process."""
-    from velo._api.compose import Chain
-
+    """Return a value that is equal for the same function in this process."""
     if isinstance(function, Chain):
         return tuple(_local(part) for part in function.parts)
     return import_path(function) or _Same(function)
@@ -173,119 +175,131 @@ class _Same:
         return id(self._thing)
 
 
-class _Entry:
-    """What an event loop keeps under one key of one function."""
+class _InlineSession(Session):
+    """A session of this event loop.
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, entries: _Entries, place: Any) -> None:
+    Args:
+        loop: The event loop.
+        timeout: See `Session.timeout`.
+        release: Gives back its permit among `max_concurrent`.
+        may_attach: Permits one attachment, or the end of the session.
+
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        timeout: float | None,
+        release: Callable[[], None],
+        may_attach: Limiter,
+    ) -> None:
+        super().__init__(loop, timeout)
+        self.release = release
+        self._may_attach = may_attach
+
+    def may_expire(self) -> bool:
+        """Take the permit to attach, which the session holds to its end."""
+        return self._may_attach.try_acquire()
+
+
+class _Slot:
+    """The place of one key of one function in an event loop: its session, and a queue for it.
+
+    Args:
+        loop: The event loop.
+        slots: All slots of the event loop.
+        address: Which of them it is.
+
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, slots: _Slots, address: Any) -> None:
         self._loop = loop
-        self._entries = entries
-        self._place = place
-        self._kept: _core.Kept | None = None
-        # Somebody is attached, or about to be.
-        self._taken = False
-        # The input was ended: whoever comes next waits for the end, and begins anew.
-        self._ending = False
-        self._line: deque[asyncio.Future[None]] = deque()
-        self._timeout: float | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._release: Callable[[], None] = _nothing
+        self._slots = slots
+        self._address = address
+        self._session: _InlineSession | None = None
+        # Held by the attachment, or by a session whose input has ended, until the function has.
+        self._permit = Limiter(1)
+        self._attached = False
 
-    async def take(self, fn: StreamFn[Any, Any], key: Key) -> None:
-        """Wait in line until nobody is attached. A cancelled wait has taken nothing."""
-        if not self._taken and not self._ending:
-            self._taken = True
-            return
-        if fn.config.overflow == "error" and (self._taken or self._line):
-            raise busy(fn, key)
-        turn = self._loop.create_future()
-        self._line.append(turn)
-        try:
-            await turn
-        except asyncio.CancelledError:
-            if turn in self._line:
-                self._line.remove(turn)
-            elif not turn.cancelled():
-                self.give_back()  # it was handed over at the same moment
-            raise
+    async def acquire(self, spec: FunctionSpec, key: Key) -> None:
+        """Wait in line for the permit to attach. A cancelled wait has taken nothing."""
+        if not self._permit.try_acquire():
+            ends = self._session is not None and self._session.ending
+            if spec.config.overflow == "error" and (not ends or self._permit.contended):
+                raise busy(spec, key)
+            try:
+                await self._permit.acquire()
+            except asyncio.CancelledError:
+                self._on_idle()  # the permit may have been handed over at the same moment
+                raise
+        self._attached = True
 
-    async def attach(self, fn: StreamFn[Any, Any], name: str) -> _core.Opened:
-        """Attach who has taken it."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        config = fn.config
+    async def attach(self, spec: FunctionSpec, name: str) -> _core.Opened:
+        """Attach to the session, or begin it, with the permit that `acquire` has taken."""
+        config = spec.config
         limits = (config.buffer, config.full)
-        if self._kept is not None:
-            return self._kept.attach_inline(limits, name)
-        release = await fn._take_place()
+        if self._session is not None:
+            self._session.on_attached()
+            return self._session.core.attach_inline(limits, name)
+        release = await spec.acquire()
         try:
-            function = (fn._runs, fn._has_state)
-            tell = functools.partial(_tell, weakref.ref(self))
-            opened, self._kept = _core.keep_inline(
-                self._loop, function, limits, name, config.event_timeout, tell
+            session = _InlineSession(self._loop, config.timeout, release, self._permit)
+            function = (spec.runs, spec.has_state)
+            on_free = functools.partial(_on_free, weakref.ref(self))
+            opened, session.core = _core.keep_inline(
+                self._loop, function, limits, name, config.event_timeout, on_free
             )
         except BaseException:
             release()
             raise
-        self._timeout = config.timeout
-        self._release = release
+        self._session = session
         return opened
 
-    def give_back(self) -> None:
-        """Nobody is attached any more: the next in line is, or the time of the stream begins."""
-        self._taken = False
-        if self._ending:
+    def release(self) -> None:
+        """Let the next in line attach, or else start the timer of the session."""
+        if self._attached:
+            self._attached = False
+            self._permit.release()
+        self._on_idle()
+
+    def _on_idle(self) -> None:
+        if not self._permit.idle:
             return
-        while self._line:
-            turn = self._line.popleft()
-            if not turn.done():
-                self._taken = True
-                turn.set_result(None)
-                return
-        if self._kept is None:
-            self._entries.pop(self._place, None)
-        elif self._timeout is not None:
-            self._timer = self._loop.call_later(self._timeout, self._expire)
+        if self._session is not None:
+            self._session.on_detached()
+        elif self._slots.get(self._address) is self:
+            del self._slots[self._address]
 
-    def tell(self, over: bool, error: BaseException | None) -> None:
-        """Hear that an attachment is over, or the function; in the middle of its step."""
-        if over:
-            self._kept = None
-            self._ending = False
-            release, self._release = self._release, _nothing
-            release()
-        if error is not None:
-            self._loop.call_soon(log_failure, error)
-        self.give_back()
-
-    def _expire(self) -> None:
-        self._timer = None
-        if self._kept is not None and not self._taken:
-            self._ending = True
-            self._kept.end_input()
+    def on_free(self, ended: bool, error: BaseException | None) -> None:
+        """Note the end of an attachment, or of the function; in the middle of its step."""
+        session = self._session
+        if ended and session is not None:
+            self._session = None
+            self._attached |= session.ending  # the permit was held by the session itself
+            session.release()
+            session.on_ended(error)
+        self.release()
 
 
-_Entries = dict[Any, _Entry]
-_entries: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Entries] = (
-    weakref.WeakKeyDictionary()
-)
+_Slots = dict[Any, _Slot]
+_slots: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Slots] = weakref.WeakKeyDictionary()
 
 
-def _tell(entry_of: weakref.ref[_Entry], over: bool, error: BaseException | None) -> None:
-    if (entry := entry_of()) is not None:
-        entry.tell(over, error)
+def _on_free(slot_of: weakref.ref[_Slot], ended: bool, error: BaseException | None) -> None:
+    if (slot := slot_of()) is not None:
+        slot.on_free(ended, error)
 
 
-def busy(fn: StreamFn[Any, Any], key: Key) -> StreamBusy:
-    """Return the error for a key that somebody is attached to."""
+def busy(spec: FunctionSpec, key: Key) -> StreamBusy:
+    """Return the error for a key with an attachment."""
     return StreamBusy(
-        f"somebody is attached to key `{key!s}` of `{fn._name}`; with "
+        f"somebody is attached to key `{key!s}` of `{spec.name}`; with "
         '`StreamConfig(overflow="wait")`, `open` waits in line'
     )
 
 
 def shown(key: Key) -> str:
-    """Return a key as people who look at streams see it: on one line, and not endless."""
+    """Return a key as `velo status` and `velo top` show it: on one line, and not endless."""
     text = str(key)
     if not text.isprintable():
         text = repr(text[: _LONGEST + 1])[1:-1]
@@ -293,10 +307,10 @@ def shown(key: Key) -> str:
 
 
 def encode(key: Key) -> bytes:
-    """Return bytes that are the same for the same key, in every process, and for no other.
+    """Return bytes that are equal for equal keys, in every process, and differ for others.
 
     Raises:
-        TypeError: When it is no string, bytes, integer, or tuple of those.
+        TypeError: When `key` is no string, bytes, integer, or tuple of those.
 
     """
     if type(key) is str:

@@ -25,7 +25,7 @@ In = TypeVar("In")
 Out = TypeVar("Out")
 
 _BURST = 256
-# A cancelled function has at least so many seconds for its `finally` blocks.
+# How many seconds a cancelled function has at least for its `finally` blocks.
 _LEAST_GRACE = 1.0
 
 
@@ -33,13 +33,13 @@ class Stream(_core.StreamBase[In, Out], Generic[In, Out]):
     """A running copy of a stream function, and the queues to and from it.
 
     It belongs to the event loop and the thread that opened it. One task may send while another one
-    receives; two tasks that do the same get `StreamBusy`. All waits may be cancelled: no event and
-    no result is lost, and the stream can be used on.
+    receives; two tasks that do the same get `StreamBusy`. You can cancel any wait: no event and no
+    result is lost, and the stream goes on.
 
     Use it as a context manager (`async with fn.open() as stream`), or close it with `aclose`.
 
     Attributes:
-        name: What errors, logs and warnings call it: its function and a number, `spree-3`.
+        name: Its name in errors, logs and warnings: the function and a number, `spree-3`.
 
     """
 
@@ -78,8 +78,9 @@ class Stream(_core.StreamBase[In, Out], Generic[In, Out]):
     def end(self) -> _core.Operation[None]:
         """End the input: the function's loop ends, and its remaining results can be received.
 
-        Harmless when the input has ended already. A task that waits to send gets `StreamClosed`.
-        Waits only while not even the end has room; if that wait is cancelled, call it again.
+        It does nothing if the input has ended already. A task that waits to send gets
+        `StreamClosed`. `end` waits only while the queue has no room for the end itself; if that
+        wait is cancelled, call it again.
 
         Raises:
             StreamBusy: From another thread or event loop.
@@ -90,19 +91,19 @@ class Stream(_core.StreamBase[In, Out], Generic[In, Out]):
     def feed(self, events: Iterable[In] | AsyncIterable[In]) -> AsyncIterator[Out]:
         """Send all events while receiving: `async for result in stream.feed(events)`.
 
-        Events are taken from the source as the function has room for them, results come in order.
-        The iteration ends once the function is done with every event, or has ended; the stream
-        stays open, with its state, for more. What the function yields after its loop comes after
-        `end()`.
+        Events are taken from the source when the function has room for them; results arrive in
+        order. The iteration ends once the function has finished every event, or has ended. The
+        stream stays open, with its state. Results that the function yields after its loop arrive
+        after `end()`.
 
-        After a `break`, events that were sent are still worked on; their results can be received.
-        A cancelled wait loses nothing.
+        After a `break`, the function still handles the events that were sent, and you can receive
+        their results. A cancelled wait loses nothing.
 
         Raises:
             StreamClosed: When the input has ended already.
             StreamBusy: When another task sends or receives, or from another thread or event loop.
-            Exception: What the source raised, which cancels the stream; what the function raised,
-                after the results that came before; what `send` raises of an event.
+            Exception: Exceptions of the source, which cancel the stream; of the function, after the
+                results before them; and of `send`, about an event.
 
         """
         if isinstance(events, AsyncIterable):
@@ -110,27 +111,27 @@ class Stream(_core.StreamBase[In, Out], Generic[In, Out]):
         return self._feed(events)
 
     def _feed_async(self, events: AsyncIterable[In]) -> AsyncFeed[In, Out]:
-        return AsyncFeed(self, events)
+        return AsyncFeed(self, events, self.name)
 
     @property
     def metrics(self) -> StreamMetrics:
-        """What the stream has done so far, a snapshot. Also when it is closed."""
+        """A snapshot of the stream's counters, also after it has closed."""
         return StreamMetrics(*self._metrics())
 
     @property
     def closed(self) -> bool:
-        """Whether nothing can be sent any more."""
+        """Whether the stream takes no more events."""
         return self._closed is not None
 
     async def aclose(self) -> None:
-        """Close the stream: its input ends, and what it still yields is dropped.
+        """Close the stream: end its input, and drop its remaining results.
 
-        Waits until the function has worked on all events and has ended, for at most
-        `close_timeout` seconds; then it is cancelled. A function that goes on yielding without end
-        is closed like any abandoned generator.
+        It waits until the function has handled all events and has ended, at most `close_timeout`
+        seconds; then it cancels the function. A function that yields without end is closed like an
+        abandoned generator.
 
         Raises:
-            Exception: What the function raised, if nobody has received it yet.
+            Exception: The exception of the function, if no task has received it.
 
         """
         if self._done:
@@ -155,16 +156,15 @@ class Stream(_core.StreamBase[In, Out], Generic[In, Out]):
     async def _discard(self) -> None:
         """End the input and drop results up to the end.
 
-        A function that does not end is closed after a while.
-
-        Results are left to a task that is receiving them.
+        A task that is receiving still gets its results. A function that yields more than its buffer
+        holds after its last event is cancelled.
         """
         dropped = 0
         while not self._over:
-            self._try_end("the stream is closed")  # may take room that is only made below
+            self._try_end("the stream is closed")  # it may need room, which is made below
             if self._has_receiver:
                 await self._wait_for_end()
-                await asyncio.sleep(0)  # it needs a turn to take them
+                await asyncio.sleep(0)  # the receiving task needs a turn to take them
                 continue
             results, over = self._drain(_BURST)
             if over:
@@ -186,7 +186,7 @@ class Stream(_core.StreamBase[In, Out], Generic[In, Out]):
             async with asyncio.timeout(grace):
                 while not self._over:
                     results: list[Out] = []
-                    with contextlib.suppress(Exception):  # nobody is left who could handle it
+                    with contextlib.suppress(Exception):  # the stream is being thrown away
                         results, _ = self._drain(_BURST)
                     if not self._over:
                         await (asyncio.sleep(0) if results else self._wait_for_end())
@@ -212,11 +212,11 @@ class Stream(_core.StreamBase[In, Out], Generic[In, Out]):
             self._give_back()
 
     def _idle_seconds(self) -> float:
-        """Seconds since the stream was used; 0 while the function has events to work on."""
+        """Return the seconds since the stream was used; 0 while the function has events left."""
         sent, handled = self._progress()
         worked, self._worked = self._worked, sent != handled
         if worked or self._worked:
-            self._touch()  # its time begins when the work is seen to be done
+            self._touch()  # the idle time begins once the work is seen to be done
         return self._idle()
 
     def _expire(self, timeout: float) -> None:
@@ -246,7 +246,7 @@ class Stream(_core.StreamBase[In, Out], Generic[In, Out]):
                 stacklevel=2,
                 source=self,
             )
-            # Garbage is collected in any thread; the loop, or the worker, may have gone before.
+            # Any thread may collect garbage, after the loop or the worker has gone.
             with contextlib.suppress(VeloError, RuntimeError):
                 self._loop.call_soon_threadsafe(self._canceller)
         self._give_back()

@@ -1,4 +1,4 @@
-"""Running a stream function from code that has no event loop."""
+"""Running a stream function from code without an event loop."""
 
 from __future__ import annotations
 
@@ -7,41 +7,46 @@ import atexit
 import os
 import sys
 import threading
-from collections.abc import AsyncIterable, Iterable
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
 
 from velo.errors import VeloError
 
-if TYPE_CHECKING:
-    from velo._api.function import StreamFn
-
 __all__ = ["run"]
 
-In = TypeVar("In")
-Out = TypeVar("Out")
+T = TypeVar("T")
 
 
-def run(fn: StreamFn[In, Out], events: Iterable[In] | AsyncIterable[In]) -> list[Out]:
-    """Run the events through a new stream, in this thread's own event loop."""
+def run(start: Callable[[], Coroutine[Any, Any, T]], function: str) -> T:
+    """Run a coroutine in this thread's own event loop.
+
+    Args:
+        start: Creates the coroutine.
+        function: The name of the stream function, for the error.
+
+    Raises:
+        VeloError: When an event loop runs in this thread already.
+
+    """
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return _runner().run(fn.run(events))
-    raise VeloError(f"an event loop is running: use `await {fn._name}.run(...)` here")
+        return _runner().run(start())
+    raise VeloError(f"an event loop is running: use `await {function}.run(...)` here")
 
 
 class _SyncLoop:
-    """A thread's own event loop: kept, so that its links to workers stay warm."""
+    """The event loop of a thread, which is kept so that its links to workers stay warm."""
 
     def __init__(self) -> None:
         self.runner = asyncio.Runner()
         self.loop = self.runner.get_loop()
 
     def close(self) -> None:
-        """Close the loop, and what belongs to it."""
+        """Close the loop and its clients."""
         if not self.loop.is_closed():
-            if (client := sys.modules.get("velo._process.clients")) is not None:
-                client.close_clients(self.loop)
+            if (clients := sys.modules.get("velo._process.clients")) is not None:
+                clients.close_clients(self.loop)
             self.runner.close()
 
     def __del__(self) -> None:  # its thread has ended
@@ -53,21 +58,21 @@ _abandoned: list[threading.local] = []
 
 
 def _runner() -> asyncio.Runner:
-    kept: _SyncLoop | None = getattr(_local, "kept", None)
-    if kept is None or kept.loop.is_closed():
-        kept = _local.kept = _SyncLoop()
-    return kept.runner
+    own: _SyncLoop | None = getattr(_local, "own", None)
+    if own is None or own.loop.is_closed():
+        own = _local.own = _SyncLoop()
+    return own.runner
 
 
 def _close_runner() -> None:
-    if (kept := getattr(_local, "kept", None)) is not None:
-        kept.close()
+    if (own := getattr(_local, "own", None)) is not None:
+        own.close()
 
 
 def _forget_runners() -> None:
-    """Let go, in a forked child, of event loops whose descriptors are the parent's."""
+    """Forget, in a forked child, the event loops of the parent."""
     global _local
-    # Kept for good: closing one would change the parent's, with whom its selector is shared.
+    # They stay referenced: closing one would close the parent's, with which it shares a selector.
     _abandoned.append(_local)
     _local = threading.local()
 

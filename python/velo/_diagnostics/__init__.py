@@ -1,1 +1,1 @@
-"""What velo says of streams and workers: counters, logs, warnings, traces."""
+"""Counters, logs, warnings and traces of streams and workers."""

@@ -1,4 +1,7 @@
-"""What the functions of this process have done, by name and mode, those that are gone included."""
+"""Totals over the streams of each function of this process, by name and mode.
+
+They include functions that are gone: totals never go down.
+"""
 
 from __future__ import annotations
 
@@ -9,51 +12,52 @@ from collections.abc import Iterator
 
 from velo import _core
 
-__all__ = ["Account", "keep", "totals"]
+__all__ = ["FunctionTotals", "keep", "totals"]
 
-# All functions of one name in one mode, together.
-Account = tuple[str, str, _core.Ledger]
+# The name of a function, its mode, and the sums over all functions with both.
+FunctionTotals = tuple[str, str, _core.Ledger]
 
 _Key = tuple[str, str]
 
 _numbers = itertools.count()
 _lock = threading.Lock()
-# Ledgers of functions that are there, by a number of their own; of functions that are gone, whose
-# streams may go on; and the sums of those whose streams are over, too.
-_open: dict[int, tuple[_Key, _core.Ledger]] = {}
-_left: list[tuple[_Key, _core.Ledger]] = []
+# Stats of the functions that exist, each under a number of its own.
+_live: dict[int, tuple[_Key, _core.Ledger]] = {}
+# Stats of functions that are gone, but may still have open streams.
+_gone: list[tuple[_Key, _core.Ledger]] = []
+# Sums over functions that are gone and have no open stream.
 _past: dict[_Key, _core.Ledger] = {}
 
 
-def keep(owner: object, function: str, mode: str, ledger: _core.Ledger) -> None:
-    """Count what is in a ledger, which outlives its owner here: counters never go down."""
+def keep(owner: object, function: str, mode: str, stats: _core.Ledger) -> None:
+    """Count the stats of a function, also after their owner is gone."""
     number = next(_numbers)
-    _open[number] = ((function, mode), ledger)
-    # Not at exit: nobody looks any more.
-    weakref.finalize(owner, _leave, number).atexit = False
+    _live[number] = ((function, mode), stats)
+    # Not at exit: no one reads totals any more.
+    weakref.finalize(owner, _move, number).atexit = False
 
 
-def _leave(number: int) -> None:
-    # Wherever the last reference went, maybe in the middle of `totals`: without the lock, and so
-    # that it is never in neither.
-    _left.append(_open[number])
-    del _open[number]
+def _move(number: int) -> None:
+    # Garbage collection calls this anywhere, even in the middle of `totals`: it takes no lock, and
+    # the stats are in one of both collections at any time.
+    _gone.append(_live[number])
+    del _live[number]
 
 
-def totals() -> Iterator[Account]:
-    """Return the sums of all functions that have opened a stream."""
+def totals() -> Iterator[FunctionTotals]:
+    """Yield the totals of all functions that have opened a stream."""
     with _lock:
-        # What moves from one to the other meanwhile is in both, and counted once.
-        counted = {id(entry[1]): entry for entry in [*_open.copy().values(), *_left.copy()]}
-        for entry in _left.copy():
-            key, ledger = entry
-            if ledger.figures()[1] == 0:
-                _past.setdefault(key, _core.Ledger()).absorb(ledger, past=True)
-                _left.remove(entry)
-                counted.pop(id(ledger), None)
+        # Stats that move from one to the other meanwhile are in both, and count once.
+        counted = {id(entry[1]): entry for entry in [*_live.copy().values(), *_gone.copy()]}
+        for entry in _gone.copy():
+            key, stats = entry
+            if stats.figures()[1] == 0:
+                _past.setdefault(key, _core.Ledger()).absorb(stats, past=True)
+                _gone.remove(entry)
+                counted.pop(id(stats), None)
         sums: dict[_Key, _core.Ledger] = {}
-        for key, ledger in [*_past.items(), *counted.values()]:
-            sums.setdefault(key, _core.Ledger()).absorb(ledger)
-    for (function, mode), ledger in sums.items():
-        if ledger.figures()[0] > 0:
-            yield function, mode, ledger
+        for key, stats in [*_past.items(), *counted.values()]:
+            sums.setdefault(key, _core.Ledger()).absorb(stats)
+    for (function, mode), stats in sums.items():
+        if stats.figures()[0] > 0:
+            yield function, mode, stats

@@ -1,8 +1,7 @@
-"""What happens to streams and workers, as log records of `velo.streams` and `velo.workers`.
+"""Log records of `velo.streams` and `velo.workers`: opened, ended, moved, died.
 
-Nearly all of it is told at `DEBUG`, so that a program which shows its own `INFO` is not disturbed;
-at `INFO` only that a stream goes on in another worker. What needs somebody's attention raises, or
-warns, by itself.
+Nearly all have the level `DEBUG`, so that they do not disturb a program that shows its own `INFO`.
+The exception is a stream that goes on in another worker. Faults raise, or warn, in addition.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ _streams = logging.getLogger("velo.streams")
 workers = logging.getLogger("velo.workers")
 
 
-def stream(level: int, name: str, what: str, *details: object) -> None:
-    """Tell what has become of a stream."""
+def stream(level: int, name: str, event: str, *details: object) -> None:
+    """Log an event in the life of a stream."""
     if _streams.isEnabledFor(level):
-        _streams.log(level, f"stream `%s` {what}", name, *details, extra={"stream": name})
+        _streams.log(level, f"stream `%s` {event}", name, *details, extra={"stream": name})

@@ -1,4 +1,4 @@
-"""What a stream has done so far."""
+"""Snapshots of the counters of streams and functions."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ __all__ = ["FunctionMetrics", "StreamMetrics"]
 class StreamMetrics(NamedTuple):
     """A snapshot of one stream's counters.
 
-    Latency is measured by following one event at a time, from the moment it was accepted until the
-    caller's side, when it next takes a result, learns that the function is done with the event (it
-    has asked for the one after, or ended). Percentiles are within 6 % of the true ones.
+    Latency is measured for one event at a time: from the moment at which the event was accepted, to
+    the first result that the caller takes after the function has finished the event (it has asked
+    for the next one, or ended). Percentiles are within 6 % of the true ones.
     """
 
     events: int
@@ -24,7 +24,7 @@ class StreamMetrics(NamedTuple):
     bytes_out: int
     """Bytes of encoded results that came from another process; 0 in inline mode."""
     queued: int
-    """Events that were accepted and that the function is not done with."""
+    """Events that were accepted and that the function has not finished."""
     dropped: int
     """Events that were accepted and then dropped for newer ones, with `full="drop_oldest"`."""
     latency_p50: float | None
@@ -34,20 +34,20 @@ class StreamMetrics(NamedTuple):
     latency_p99: float | None
     """99th percentile of latency in microseconds, or None."""
     duration: float
-    """Seconds that the stream has been, or was, open."""
+    """How many seconds the stream has been, or was, open."""
 
 
 class FunctionMetrics(NamedTuple):
-    """A snapshot of the counters of all streams of a function, those that are gone included.
+    """A snapshot of the counters of all streams of a function, including closed ones.
 
-    The fields that `StreamMetrics` has as well are sums over the streams; percentiles are of the
-    latencies of all of them.
+    The fields of `StreamMetrics` are sums over the streams; percentiles are over the latencies of
+    all of them.
     """
 
     opened: int
     """Streams that were opened so far."""
     open: int
-    """Streams whose last result was not received yet."""
+    """Streams whose last result has not been received yet."""
     events: int
     """Events that were accepted."""
     results: int
@@ -57,7 +57,7 @@ class FunctionMetrics(NamedTuple):
     bytes_out: int
     """Bytes of encoded results that came from another process; 0 in inline mode."""
     queued: int
-    """Events that were accepted and that the open streams are not done with."""
+    """Events that were accepted and that the open streams have not finished."""
     dropped: int
     """Events that were accepted and then dropped for newer ones, with `full="drop_oldest"`."""
     latency_p50: float | None

@@ -1,6 +1,6 @@
-"""Whether the kernel has ended a process of this one's cgroup for want of memory.
+"""Whether the kernel has killed a process because the cgroup of this one was out of memory.
 
-Such a process is gone by `SIGKILL`, as one that somebody has killed. The kernel counts them.
+It uses `SIGKILL`, like an administrator. But the kernel counts such kills.
 """
 
 from __future__ import annotations
@@ -12,23 +12,23 @@ __all__ = ["remember", "said"]
 
 _ROOT = "/sys/fs/cgroup"
 
-# How many have been seen; None before the first look, and where the kernel does not tell.
+# The count when it was read last. None: it was not read yet, or the kernel does not show it.
 _seen: int | None = None
 
 
 def remember() -> None:
-    """Note how many there have been so far, the first time this is called."""
+    """Note the count so far, in the first call."""
     global _seen
     if _seen is None:
         _seen = _count()
 
 
 def said() -> str | None:
-    """Return what to say of a process that was just killed, if that was one of them."""
+    """Return a note about a process that was just killed, if the kernel has killed it."""
     global _seen
     if _seen is None or (count := _count()) is None or count <= _seen:
         return None
-    _seen += 1  # each of them is told of once
+    _seen += 1  # one note for each kill
     return (
         "the kernel ended a process of this cgroup for want of memory: raise its limit "
         "(`MemoryMax=`, `--memory` of a container), use fewer `workers`, or bound them with "
@@ -47,7 +47,7 @@ def _count() -> int | None:
 
 
 def _files() -> list[str]:
-    """Return where the count may be, for both kinds of cgroups."""
+    """Return the files that may have the count, for both versions of cgroups."""
     files = []
     with contextlib.suppress(OSError), open("/proc/self/cgroup") as lines:
         for line in lines:
@@ -58,6 +58,6 @@ def _files() -> list[str]:
                 root, name = f"{_ROOT}/memory", "memory.oom_control"
             else:
                 continue
-            # In a container the path is the host's, and its own cgroup is mounted as the root.
+            # In a container, the path is the host's, and the own cgroup is mounted as the root.
             files += [os.path.join(root, path.lstrip("/"), name), os.path.join(root, name)]
     return files

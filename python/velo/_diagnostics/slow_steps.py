@@ -1,4 +1,4 @@
-"""The warnings about functions that hold up their event loop."""
+"""Warnings about functions that hold up their event loop."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from velo.errors import SlowStepWarning
 
 __all__ = ["warn", "warn_of_neighbour"]
 
-# Seconds between two warnings about streams of one worker, at least.
+# The minimum number of seconds between two warnings about streams of one worker.
 WARN_EVERY = 60.0
 
 # Whether this process is a worker.
@@ -18,7 +18,7 @@ _named: set[str] = set()
 
 
 def warn(function: str, seconds: float) -> None:
-    """Name the function, once."""
+    """Warn of a slow step of a function, once for each function."""
     if function in _named:
         return
     _named.add(function)
@@ -34,11 +34,11 @@ def warn(function: str, seconds: float) -> None:
 
 
 def warn_of_neighbour(stream: str, seconds: float) -> None:
-    """Name a stream whose function holds up the other streams of its worker."""
+    """Warn of a stream whose function holds up the other streams of its worker."""
     warnings.warn(
         f"a step of stream `{stream}` held up the other streams of its worker for "
         f"{seconds * 1000:.0f} ms; let it `await` now and then, or give its function more "
-        "`workers`: if it goes on, others go to those",
+        "`workers`: if this continues, other streams move to those",
         SlowStepWarning,
         stacklevel=2,
     )

@@ -1,1 +1,1 @@
-"""One function: how it is called, named, sent to a worker and recorded. Both modes use this."""
+"""One function, in both modes: its specification, its way to workers, chains and recordings."""

@@ -1,4 +1,4 @@
-"""Which stream the running code belongs to, wherever its function runs."""
+"""The stream that the running code belongs to, in both modes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The events of a function that is called by hand, or of a later part of a chain."""
+"""The events of a function that is called directly, or of a later part of a chain."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ In = TypeVar("In")
 
 
 def pulled(source: Iterable[In] | AsyncIterable[In]) -> Events[In]:
-    """Make the events of a function that is called by hand, or of a later part of a chain."""
+    """Return events for a function that is called directly, or for a later part of a chain."""
     if isinstance(source, AsyncIterator) and hasattr(source, "ticks"):
-        return cast("Events[In]", source)  # another stream function's own
+        return cast("Events[In]", source)  # the events of another stream function
     return _Pulled(source)
 
 
 class _Pulled(AsyncIterator[In]):
-    """Events that are asked for one by one, from anything that can be iterated over."""
+    """Events from anything that can be iterated over, one by one."""
 
     def __init__(self, source: Iterable[In] | AsyncIterable[In]) -> None:
         self._source = aiter(source) if isinstance(source, AsyncIterable) else _give(source)
-        # The next event, when nobody waited for it to the end.
+        # A request for the next event, after a wait that ended before it.
         self._asked: asyncio.Task[In] | None = None
 
     def __aiter__(self) -> AsyncIterator[In]:
-        # Without a detour as long as there is nothing to remember.
+        # The source itself is faster, as long as no request is pending.
         return self if self._asked else self._source
 
     async def __anext__(self) -> In:

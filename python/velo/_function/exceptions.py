@@ -1,4 +1,4 @@
-"""Exceptions that cross from a worker to its client."""
+"""Exceptions on their way from a worker to its client."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 from velo.errors import RemoteError, StreamClosed
 
-# Called with each exception that is packed, if it is set.
+# Called with each exception that is packed, if set.
 note: Callable[[BaseException], object] | None = None
 
 _log = logging.getLogger("velo")
@@ -21,17 +21,17 @@ Packed = tuple[bytes | None, str, str, str, tuple[str, ...]]
 
 
 def log_failure(error: BaseException) -> None:
-    """Say what a function raised while nobody was attached to its stream who could get it."""
-    if not isinstance(error, StreamClosed):  # it was cancelled: its event loop ends
+    """Log the exception of a session that had no attachment to raise it in."""
+    if not isinstance(error, StreamClosed):  # its event loop ends, which has cancelled it
         _log.error("a stream failed while nobody was attached to it", exc_info=error)
 
 
 def pack(error: BaseException, longest: int) -> Packed:
-    """Return what travels: the exception itself where it can, and in words in any case.
+    """Return an exception as it travels: pickled if possible, and as text in any case.
 
     Args:
-        error: What the function raised.
-        longest: How many bytes there may be of it. Words are cut to fit.
+        error: The exception of the function.
+        longest: The maximum size in bytes. Texts are cut to fit.
 
     """
     if note is not None:
@@ -41,7 +41,7 @@ def pack(error: BaseException, longest: int) -> Packed:
     message = _message(error)
     notes = tuple(str(note) for note in getattr(error, "__notes__", ()))
     pickled = _dumps(error)
-    # A character takes four bytes at most; the rest is for what is around the words.
+    # A character takes four bytes at most. The other half is for the encoding around the texts.
     if len(pickled or b"") + 4 * (len(text) + len(message) + sum(map(len, notes))) > longest // 2:
         some = longest // 32
         text, message, notes = text[-some:], message[:some], ()
@@ -51,13 +51,15 @@ def pack(error: BaseException, longest: int) -> Packed:
 
 
 def unpack(packed: Packed | None) -> BaseException:
-    """Return the exception to raise at the caller, with the worker's traceback as a note."""
+    """Return the exception to raise in the caller, with the worker's traceback as a note."""
     if packed is None:
         return RemoteError("unknown", "the exception could not be described")
     pickled, kind, message, text, notes = packed
     error: BaseException | None = None
     if pickled is not None:
-        with contextlib.suppress(Exception):  # its class cannot be made here: words will do
+        with contextlib.suppress(
+            Exception
+        ):  # its class cannot be imported or created here: the text remains
             error = pickle.loads(pickled)
     if error is None:
         error = RemoteError(kind, message, text)
@@ -75,13 +77,13 @@ def _message(error: BaseException) -> str:
 
 
 def _dumps(error: BaseException) -> bytes | None:
-    """Pickle an exception, if it comes out as it went in. Trying is the only way to know."""
+    """Pickle an exception, if unpickling gives the same one, which only an attempt can show."""
     import cloudpickle
 
     class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         def reducer_override(self, value: Any) -> Any:
-            # Exceptions reduce to a call of their class with `args`, which fails for constructors
-            # that want something else; for them, what `__new__` and `__dict__` hold is kept.
+            # Exceptions reduce to a call of their class with `args`. That fails for constructors
+            # with other parameters; those are rebuilt by `__new__` and `__dict__`.
             if isinstance(value, BaseException) and _reduces_plainly(type(value)):
                 return _rebuild, (type(value), value.args), value.__dict__ or None
             return super().reducer_override(value)

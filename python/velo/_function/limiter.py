@@ -1,4 +1,4 @@
-"""How many streams of one function may be open at a time."""
+"""A bound on how many may hold something at a time, with a fair queue for the others."""
 
 from __future__ import annotations
 
@@ -10,33 +10,50 @@ from velo._types import TYPE_CHECKING
 if TYPE_CHECKING:
     import asyncio
 
-__all__ = ["Places"]
+__all__ = ["Limiter"]
 
 
-class Places:
-    """A fair, process-wide count of open streams, shared by all event loops and threads."""
+class Limiter:
+    """Permits, given out in the order in which they were asked for.
 
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._taken = 0
+    All event loops and threads of the process share them.
+
+    Args:
+        permits: How many may be held at a time.
+
+    """
+
+    def __init__(self, permits: int) -> None:
+        self._permits = permits
+        self._held = 0
         self._lock = threading.Lock()
         self._waiting: deque[asyncio.Future[None]] = deque()
 
-    def try_take(self) -> bool:
-        """Take a place if one is free and nobody waits for it."""
+    @property
+    def idle(self) -> bool:
+        """Whether no permit is held, nor on its way to a task that has waited for it."""
+        return self._held == 0
+
+    @property
+    def contended(self) -> bool:
+        """Whether a task waits for a permit."""
+        return bool(self._waiting)
+
+    def try_acquire(self) -> bool:
+        """Take a permit if one is free. While a task waits, none is: permits are handed over."""
         with self._lock:
-            if self._taken >= self._limit:
+            if self._held >= self._permits:
                 return False
-            self._taken += 1
+            self._held += 1
             return True
 
-    async def take(self) -> None:
-        """Take a place; wait in line for one. A cancelled wait takes none."""
+    async def acquire(self) -> None:
+        """Take a permit, after all that wait for one already. A cancelled wait takes none."""
         import asyncio
 
         with self._lock:
-            if self._taken < self._limit:
-                self._taken += 1
+            if self._held < self._permits:
+                self._held += 1
                 return
             future = asyncio.get_running_loop().create_future()
             self._waiting.append(future)
@@ -47,12 +64,12 @@ class Places:
                 waited = future in self._waiting
                 if waited:
                     self._waiting.remove(future)
-            if not waited:  # the place was handed over at the same moment
+            if not waited:  # the permit was handed over at the same moment
                 self.release()
             raise
 
     def release(self) -> None:
-        """Give a place back: to the first who waits, if any. Callable from every thread."""
+        """Give a permit back: to the first task that waits, if any. Any thread may call this."""
         with self._lock:
             while self._waiting:
                 future = self._waiting.popleft()
@@ -61,7 +78,7 @@ class Places:
                 except RuntimeError:
                     continue  # its loop is closed
                 return
-            self._taken -= 1
+            self._held -= 1
 
 
 def _hand_over(future: asyncio.Future[None]) -> None:

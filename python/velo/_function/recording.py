@@ -1,20 +1,20 @@
-"""Recordings: what a stream's function was given, and what it made of it, in a file.
+"""Recordings: the events and results of a stream's function, in a file.
 
-A file begins with `MAGIC`. Frames follow: the length of a payload, its CRC-32, the payload, which
-is what `_core.dumps` makes of a pair. The first is ("head", {...}), each other one a step of the
-function, in order:
+A file begins with `MAGIC`. Frames follow: the length of a payload, its CRC-32, and the payload, a
+pair that `_core.dumps` has encoded. The first one is ("head", {...}); each other one is a step of
+the function, in order:
 
-    ("event", event)    it was given an event
-    ("tick", None)      it was given a tick
-    ("end", None)       it was told that its input has ended
+    ("event", event)    it received an event
+    ("tick", None)      it received a tick
+    ("end", None)       its input ended
     ("result", result)  it yielded
     ("returned", None)  it returned
     ("raised", (type, message))
     ("cancelled", None) its stream was cancelled, or closed for good
     ("lost", (step, text))  as the named step, but the value could not be encoded
 
-An event is in the file before the function sees it, so the last one of a stream that crashed is the
-one at which it did. A file that breaks off in the middle of a frame is read up to there.
+An event is in the file before the function receives it. So the last one in the file of a stream
+that crashed is the one at which it crashed. A file that breaks off within a frame is read up to it.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ __all__ = ["MAGIC", "Recorded", "frames"]
 MAGIC = b"velorec\x01"
 SUFFIX = ".velorec"
 _FRAME = struct.Struct("<II")
-# Results are written with the next event, or when there are so many bytes of them.
+# Results are written with the next event, or once they have this many bytes.
 _HELD = 64 * 1024
 _OPEN = 64
 _NOT_IN_NAMES = re.compile(r"[^\w.-]+")
@@ -52,13 +52,13 @@ _log = logging.getLogger("velo.recording")
 
 
 class Recorded:
-    """A stream function that writes down what it is given and what it yields.
+    """A stream function whose events and results are recorded.
 
-    Each call, which is each stream, has a file of its own.
+    Each call, and so each stream, has its own file.
 
     Args:
         function: The function.
-        folder: Where the files are.
+        folder: The folder of the files.
 
     """
 
@@ -66,13 +66,13 @@ class Recorded:
         self.inner = function
         self.folder = folder
         self.__qualname__ = getattr(function, "__qualname__", type(function).__qualname__)
-        # What it is called with is the function's to say.
+        # Its signature is that of the function.
         self.__wrapped__ = function
 
     def __call__(self, events: Any, *state: Any) -> AsyncGenerator[Any, None]:
         """Run the function."""
         results = self._run(events, *state)
-        results.__qualname__ = self.__qualname__  # type: ignore[attr-defined]  # in warnings
+        results.__qualname__ = self.__qualname__  # type: ignore[attr-defined]  # for warnings
         return results
 
     async def _run(self, events: Any, *state: Any) -> AsyncGenerator[Any, None]:
@@ -107,10 +107,10 @@ def _restore(described: Any, folder: str) -> Recorded:
 
 
 def frames(data: bytes) -> Iterator[bytes]:
-    """Give the payloads of a recording, up to where it breaks off.
+    """Yield the payloads of a recording, up to the first incomplete one.
 
     Raises:
-        ValueError: When it is no recording, or one of another version.
+        ValueError: When it is no recording, or has another version.
 
     """
     if not data.startswith(MAGIC):
@@ -132,7 +132,7 @@ def _frame(step: str, value: Any) -> bytes:
     try:
         payload = _core.dumps((step, value))
     except Exception:
-        # A recording takes part in nothing: what cannot be encoded is named.
+        # Recording must not fail the stream: a value that cannot be encoded is recorded as text.
         payload = _core.dumps(("lost", (step, _shown(value))))
     return _FRAME.pack(len(payload), zlib.crc32(payload)) + payload
 
@@ -145,13 +145,11 @@ def _shown(value: Any) -> str:
 
 
 def _head(function: Any, state: tuple[Any, ...]) -> dict[str, Any]:
-    from velo import __version__
-
     return {
         "function": _origins(function),
         "stream": stream_name.get(),
         "state": state,
-        "velo": __version__,
+        "velo": _core.__version__,
         "python": platform.python_version(),
         "when": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "pid": os.getpid(),
@@ -170,7 +168,7 @@ def _origins(function: Any) -> list[list[str | None]]:
 
 
 class _Heard(AsyncIterator[Any]):
-    """Events on their way to the function."""
+    """Records events on their way to the function."""
 
     def __init__(self, events: Any, file: _File) -> None:
         self._events = events
@@ -198,8 +196,7 @@ class _Heard(AsyncIterator[Any]):
 class _File:
     """A recording that is being written.
 
-    There may be more streams than a process may have files: those that were written to last are
-    open.
+    A process may have more streams than files. The files that were written last stay open.
     """
 
     _open: ClassVar[OrderedDict[_File, int]] = OrderedDict()
@@ -216,7 +213,7 @@ class _File:
             os.makedirs(folder, exist_ok=True)
 
     def step(self, step: str, value: Any = None, *, now: bool = False) -> None:
-        """Add a step; have it in the file when this returns, if it must be `now`."""
+        """Add a step. With `now`, it is in the file when this returns."""
         if self._broken:
             return
         self._held += _frame(step, value)
@@ -239,7 +236,7 @@ class _File:
             fd = self._create_or_open()
         self._open[self] = fd
         if os.write(fd, self._held) < len(self._held):
-            raise OSError("the disk is full")  # the frame that is not whole ends the file
+            raise OSError("the disk is full")  # readers stop at the incomplete frame
         self._held.clear()
 
     def _create_or_open(self) -> int:
@@ -254,7 +251,7 @@ class _File:
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
-        """Record no further when that fails: the function knows nothing of it."""
+        """Stop recording when that fails; the function goes on."""
         try:
             yield
         except OSError as error:

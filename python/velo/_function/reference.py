@@ -1,4 +1,4 @@
-"""How a stream function travels to a worker: by import path where it has one, else by value."""
+"""How a stream function travels to a worker: by import path if it has one, else by value."""
 
 from __future__ import annotations
 
@@ -28,15 +28,16 @@ __all__ = [
 ]
 
 _numbers = itertools.count(1)
-# What a worker cannot import: the script itself, also as children of `multiprocessing` call it.
+# Modules that a worker cannot import: the script itself, also under its name in children of
+# `multiprocessing`.
 _MAIN = ("__main__", "__mp_main__")
-# How what is pickled begins, and nothing in the form in which events travel.
+# The first byte of pickled data. No data in the encoding of events begins with it.
 _PICKLED = b"\x80"
-# What cloudpickle says instead of the file that code is from.
+# The placeholder of cloudpickle for the file name of code.
 _NO_FILE = "<dynamic-code>"
 
 
-# The modules that this worker is importing for a function of theirs.
+# The modules that this worker is importing to load a function.
 _importing: list[str] = []
 
 
@@ -44,7 +45,8 @@ def refuse_while_importing() -> None:
     """Refuse to run a stream that a module opens as a worker imports it.
 
     Raises:
-        VeloError: That the worker would have a worker that imports it, and so on.
+        VeloError: When this worker is importing a module: the worker of the stream would import it,
+            too, and so on.
 
     """
     if _importing:
@@ -58,12 +60,12 @@ class Reference:
     """One function on its way to workers.
 
     Attributes:
-        number: What workers know it by.
+        number: Its number in workers.
         has_state: Whether it is called with a state besides its events.
-        budgets: What its streams may use up: seconds without waiting, seconds for an event, bytes.
-            Nones: whatever they like.
-        limits: All limits of its streams, as a link opens them.
-        preload: Modules that workers need to make it, beside its own. Known with its definition.
+        budgets: Limits of its streams that the supervisor watches: `stall_timeout`,
+            `event_timeout` and `max_worker_memory`.
+        limits: All limits of its streams, as `ClientLink.open` takes them.
+        preload: Modules that workers need to load it, besides its own. Known once `definition` is.
 
     """
 
@@ -78,16 +80,16 @@ class Reference:
 
     @functools.cached_property
     def definition(self) -> bytes:
-        """What `load` makes the function of. Taken when the first stream opens in a worker.
+        """The argument of `load`. Computed when the first stream opens in a worker.
 
         Raises:
             TypeError: When it has no import path and holds something that cannot be pickled.
 
         """
         described = describe(self._function)
-        kind, what = described
+        kind, content = described
         if kind == "path":
-            return _core.dumps([*what, import_paths()])
+            return _core.dumps([*content, import_paths()])
         import pickle
 
         if _travels_by_value(described):
@@ -96,18 +98,18 @@ class Reference:
 
 
 def import_paths() -> list[str]:
-    """Return where this process looks for modules."""
+    """Return the folders in which this process looks for modules."""
     return [os.path.abspath(path) if path == "" else path for path in sys.path]
 
 
 def add_paths(paths: list[str]) -> None:
-    """Have this process look there too."""
+    """Make this process look for modules in these folders, too."""
     sys.path.extend(path for path in paths if path not in sys.path)
 
 
 def describe(function: Any) -> tuple[str, Any]:
-    """Return what another process can `build` the function of."""
-    from velo._api.compose import Chain
+    """Return a description from which another process can `build` the function."""
+    from velo._function.chain import Chain
 
     if isinstance(function, Chain):
         return ("chain", [describe(part) for part in function.parts])
@@ -125,7 +127,7 @@ def describe(function: Any) -> tuple[str, Any]:
 
 
 def _pickled(function: Any) -> bytes:
-    """Pickle a function by value, with the files that its code is from: tracebacks name them."""
+    """Pickle a function by value, with the file names of its code, which tracebacks show."""
     import cloudpickle
 
     class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
@@ -142,12 +144,12 @@ def _pickled(function: Any) -> bytes:
 
 
 def _travels_by_value(described: tuple[str, Any]) -> bool:
-    kind, what = described
-    return any(map(_travels_by_value, what)) if kind == "chain" else kind == "value"
+    kind, content = described
+    return any(map(_travels_by_value, content)) if kind == "chain" else kind == "value"
 
 
 def import_path(function: Any) -> tuple[str, str] | None:
-    """Where a worker can import the very same function."""
+    """Return the module and the name by which a worker can import the same function, if any."""
     module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", None)
     if module is None or name is None or module in _MAIN or "<locals>" in name:
         return None
@@ -166,10 +168,10 @@ def _plain(function: Any) -> Any:
 
 
 def load(definition: bytes) -> Callable[..., Any]:
-    """Make the function in this process.
+    """Load a function in this process.
 
-    One that can be imported is named: `[module, name, paths]`, in the form in which events travel.
-    So does a client without Python.
+    A function with an import path is described by `[module, name, paths]`, in the encoding of
+    events, which clients without Python use as well.
 
     Raises:
         ImportError: When its module cannot be imported here, or has no such name.
@@ -187,18 +189,18 @@ def load(definition: bytes) -> Callable[..., Any]:
 
 
 def build(described: tuple[str, Any]) -> Callable[..., Any]:
-    """Make a function of what `describe` returned."""
-    kind, what = described
+    """Build a function from the result of `describe`."""
+    kind, content = described
     if kind == "chain":
-        from velo._api.compose import Chain
+        from velo._function.chain import Chain
 
-        return Chain([build(part) for part in what])
+        return Chain([build(part) for part in content])
     if kind == "value":
         import pickle
 
-        function: Callable[..., Any] = _plain(pickle.loads(what))
+        function: Callable[..., Any] = _plain(pickle.loads(content))
         return function
-    module, name = what
+    module, name = content
     _importing.append(module)
     try:
         found: Any = importlib.import_module(module)

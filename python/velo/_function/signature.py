@@ -1,7 +1,7 @@
-"""What a function is and takes: whether it can be a stream function, whether it has a `state`.
+"""Whether a callable can be a stream function, and whether it takes a `state`.
 
-What nearly all of them are is seen at a glance. The rest needs `inspect`, whose import takes longer
-than velo's.
+For nearly all functions, their code object answers both. The others need `inspect`, whose import
+takes longer than that of velo: see `callables`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from velo._types import Any
 
 __all__ = ["check", "takes_state"]
 
-# As `inspect` has them.
+# The same flags as in `inspect`.
 _CO_VARARGS, _CO_VARKEYWORDS, _CO_ASYNC_GENERATOR = 0x04, 0x08, 0x200
 
 
@@ -28,7 +28,7 @@ def takes_state(function: Callable[..., Any]) -> bool:
 
 
 def check(function: Any) -> None:
-    """Make sure that it can be a stream function.
+    """Check that a callable can be a stream function.
 
     Raises:
         TypeError: When it cannot; the message says why.

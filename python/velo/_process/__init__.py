@@ -1,1 +1,1 @@
-"""The client of process mode: workers, links to them, and the supervisor that has them."""
+"""The client of process mode: its supervisor, its links to workers, and the choice among them."""

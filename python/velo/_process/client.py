@@ -1,22 +1,22 @@
-"""The client of process mode: what it says to its supervisor, and what it hears from it."""
+"""The client of process mode: it opens streams on workers, and moves them between workers."""
 
 from __future__ import annotations
 
 import asyncio
 import functools
 import itertools
-import warnings
 import weakref
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from logging import INFO
 from typing import Any, TypeVar
 
 from velo import _core
 from velo._config import StreamConfig
 from velo._diagnostics import lifecycle_log, oom, slow_steps
-from velo._function.reference import Reference, import_paths
+from velo._function.reference import Reference
 from velo._process import placement, recovery, supervisors, worker_death, worker_logs
-from velo._process.key_requests import Grants
+from velo._process.connection import Connection
+from velo._process.key_requests import KeyRequests
 from velo._process.links import Link, attach
 from velo.errors import PoolError, RingCorrupted
 
@@ -28,44 +28,52 @@ _NO_LIMITS = (None, None, None)
 
 _levels = worker_logs.Levels()
 
-# Names for links whose supervisor is gone.
+# Numbers for links whose supervisor is gone.
 _numbers = itertools.count(1)
 
-# Seconds between two looks at what a worker that writes over its link could make this side miss.
+# Seconds between two check-ups of links: a worker that overwrites its link may suppress doorbells.
 _CHECK_UP = 0.5
 
-# Streams whose workers outgrow their limit within so many seconds of a move are not moved again.
+# A worker that outgrows its limit keeps its streams if some moved to it within this many seconds.
 _SETTLED = 60.0
-
-# How many seconds a supervisor may take to greet.
-_HELLO_BOUND = 10.0
 
 
 class Client:
-    """One event loop's connection to a supervisor.
+    """The workers that one event loop uses.
 
-    Links outlive the connection to a standalone supervisor: they need it no more. It is connected
-    again when a link is asked for.
+    Links outlive the connection to a standalone supervisor, which they do not need. The client
+    connects again when it needs another link.
+
+    Args:
+        loop: The event loop. This does not keep it alive.
+        address: Of a standalone supervisor. None: the supervisor of this process.
+        streams_at: Returns how many streams this process has open at an address.
+
+    Attributes:
+        links: The links by number.
+        key_requests: The requests for keys.
+
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, address: str | None) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        address: str | None,
+        streams_at: Callable[[str | None], int],
+    ) -> None:
         self._loop = weakref.ref(loop)
         self._address = address
-        self._supervisor: _core.SupervisorClient | None = None
-        # While a standalone supervisor has yet to greet.
-        self._greeting: asyncio.Future[None] | None = None
-        self._most_workers = 0
-        self._most_streams = 0
+        self._streams_at = streams_at
+        self._connection = Connection(loop, address, self)
         self.links: dict[int, Link] = {}
+        self.key_requests = KeyRequests(self._connection, self)
         self._requests: dict[int, asyncio.Future[Link | None]] = {}
         self._changed: asyncio.Future[None] | None = None
-        # How many streams a worker is being chosen for.
+        # How many streams wait for the choice of a worker.
         self._placing = 0
-        self._preloaded: set[str] = set()
         self._checking = False
         self._tasks: set[asyncio.Task[None]] = set()
-        self.grants = Grants(self)
-        # The link that streams are leaving right now, while they are told to.
+        # The link that streams are leaving, during `send_away`.
         self.left: Link | None = None
 
     def close(self) -> None:
@@ -74,64 +82,23 @@ class Client:
             task.cancel()
         for link in list(self.links.values()):
             self._drop(link)
-        self._disconnect()
+        self._connection.disconnect()
 
-    def _connect(self) -> _core.SupervisorClient:
-        """Return the connection to the supervisor, made anew if need be."""
-        if self._supervisor is not None:
-            return self._supervisor
-        if self._address is None:
-            supervisor = supervisors.embedded()
-        else:
-            supervisor = supervisors.connect(self._address)
-        loop = asyncio.get_running_loop()
-        self._supervisor = supervisor
-        if self._address is not None:
-            self._greeting = loop.create_future()
-            for link in self.links.values():
-                link.leaving = True  # a worker of the supervisor before this one
-        loop.add_reader(supervisor.fileno(), self._on_supervisor)
-        if self._preloaded:
-            supervisor.preload(list(self._preloaded), import_paths())
-        return supervisor
-
-    async def _greet(self) -> None:
-        """Wait until a standalone supervisor has said who it is and what it allows.
-
-        Raises:
-            PoolError: When it is none that this program can use.
-
-        """
-        if self._greeting is None:
-            return
-        try:
-            async with asyncio.timeout(_HELLO_BOUND):
-                await asyncio.shield(self._greeting)
-        except TimeoutError:
-            self._disconnect()
-            raise PoolError(
-                f"the supervisor at `{self._address}` did not answer within {_HELLO_BOUND} s"
-            ) from None
-
-    def _disconnect(self) -> None:
-        supervisor, self._supervisor = self._supervisor, None
-        loop = self._loop()
-        if supervisor is not None and loop is not None and not loop.is_closed():
-            loop.remove_reader(supervisor.fileno())
+    # Streams.
 
     async def open(self, function: Reference, config: StreamConfig, name: str) -> _core.Opened:
         """Open a stream on the worker that has the fewest.
 
         Raises:
-            PoolError: When there is no worker, and none could be made.
+            PoolError: When there is no worker, and none could be started.
 
         """
         loop = asyncio.get_running_loop()
         while True:
             link = await self._link_for(function, config)
-            if self._most_streams:
-                self._check_quota()
-            if (opened := self._open_on(link, loop, function, config, name)) is not None:
+            if self._connection.most_streams:
+                self.check_quota()
+            if (opened := self.open_on(link, loop, function, config, name)) is not None:
                 return opened
 
     async def open_lane(
@@ -147,8 +114,8 @@ class Client:
         limits = (most, *function.limits[1:])
         while True:
             link = await self._link_for(function, config)
-            if self._most_streams:
-                self._check_quota()
+            if self._connection.most_streams:
+                self.check_quota()
             self._set_levels(link)
             opened = link.end.open(loop, function.number, limits, name, lane=True)
             if opened is not None:
@@ -159,10 +126,10 @@ class Client:
     async def take_over(
         self, stream: _core.Recovery, function: Reference, config: StreamConfig, avoid: Link | None
     ) -> None:
-        """Have a worker take a stream over, another one than `avoid` if there may be one.
+        """Move a stream to a worker, if possible to another one than `avoid`.
 
         Raises:
-            PoolError: When there is no worker, and none could be made.
+            PoolError: When there is no worker, and none could be started.
 
         """
         while stream.wanted:
@@ -174,13 +141,13 @@ class Client:
                 if avoid is not None and avoid.outgrown:
                     link.refuge = asyncio.get_running_loop().time()
                 return
-            link.leaving = True  # it takes no more streams: the supervisor will say why
+            link.leaving = True  # it takes no more streams; the supervisor will report why
 
     async def has_better(self, left: Link, function: Reference, config: StreamConfig) -> bool:
-        """Find out whether there is a better worker for a stream than its own, and make it ready.
+        """Make another worker ready, and return whether it is better than the one to leave.
 
         Raises:
-            PoolError: When one is missing, and could not be made.
+            PoolError: When there is no other worker, and none could be started.
 
         """
         link = await self._link_for(function, config, left)
@@ -189,18 +156,19 @@ class Client:
     async def _link_for(
         self, function: Reference, config: StreamConfig, avoid: Link | None = None
     ) -> Link:
-        """Choose a worker, and have it know the function."""
-        if self._supervisor is None:
+        """Choose a worker, and define the function there."""
+        connection = self._connection
+        if connection.supervisor is None:
             try:
-                self._connect()
+                connection.connect()
             except supervisors.NoSupervisor:
                 if not self.links:
                     raise
         if config.preload:
-            self._preload(config.preload)
+            connection.preload(config.preload)
         definition = function.definition
         if function.preload:
-            self._preload(function.preload)
+            connection.preload(function.preload)
         self._placing += 1
         try:
             link = await self._place(config.workers or placement.usable_cores(), avoid)
@@ -216,31 +184,46 @@ class Client:
         config: StreamConfig,
         name: str,
     ) -> _core.Opened | None:
-        """Do the same where nothing has to be waited for: a worker is there and has the function.
+        """Open a stream without waiting, if a free worker knows the function. None: use `open`.
 
-        After a pause every line counts, because it comes from memory again. None: use `open`.
+        After a pause, the code of this path is no longer in the CPU's caches, so it is short.
         """
-        if self._supervisor is None or self._most_streams:
+        if self._connection.supervisor is None or self._connection.most_streams:
             return None
         workers = config.workers or placement.usable_cores()
-        if self._most_workers:
-            workers = min(workers, self._most_workers)
+        if self._connection.most_workers:
+            workers = min(workers, self._connection.most_workers)
         link = placement.free(self.links.values(), workers)
         if link is None or function.number not in link.functions:
             return None
-        return self._open_on(link, loop, function, config, name)
+        return self.open_on(link, loop, function, config, name)
 
-    def _open_on(
+    def open_on(
         self,
         link: Link,
         loop: asyncio.AbstractEventLoop,
         function: Reference,
         config: StreamConfig,
         name: str,
-        kept: tuple[bytes, int, float | None, str] | None = None,
+        session: tuple[bytes, int, float | None, str] | None = None,
     ) -> _core.Opened | None:
+        """Open a stream on a link, or attach it to a session there.
+
+        Args:
+            link: The link.
+            loop: The event loop.
+            function: What the stream runs.
+            config: How.
+            name: The stream's name.
+            session: The digest of the key, the number of its grant, how long the session may be
+                detached, and the key as it is shown.
+
+        Returns:
+            The stream. None: the link takes no more.
+
+        """
         self._set_levels(link)
-        keep: Any = kept
+        keep: Any = session
         if config.recover != "none":
             keep = recovery.keep(self, function, config)
         opened = link.end.open(loop, function.number, function.limits, name, keep)
@@ -259,21 +242,21 @@ class Client:
             self._check_up_later(loop)
 
     def _let_go(self, link: Link) -> None:
-        """Give up a link that takes no more streams, once it has none."""
-        link.leaving = True  # if it has some, the supervisor will say why
+        """Give back a link that takes no more streams, once it has none."""
+        link.leaving = True  # if it has some, the supervisor will report why
         if link.end.dead:
             self.give_up(link)
         elif link.number in self.links and not link.end.streams:
             self._drop(link)
-            if self._supervisor is not None and link.number >= 0:
-                self._supervisor.release(link.number)
+            if self._connection.supervisor is not None and link.number >= 0:
+                self._connection.supervisor.release(link.number)
 
     def _check_up_later(self, loop: asyncio.AbstractEventLoop) -> None:
         self._checking = True
         loop.call_later(_CHECK_UP, _check_up, weakref.ref(self))
 
     def check_up(self) -> None:
-        """Look at the links on which streams are open, now and while there are any."""
+        """Check up the links with open streams, again and again while there are any."""
         self._checking = False
         busy = [link for link in self.links.values() if link.end.streams]
         for link in busy:
@@ -283,14 +266,16 @@ class Client:
             self._check_up_later(loop)
 
     def _watch(self, link: Link, config: StreamConfig) -> None:
-        """Have the supervisor look at a worker whose streams have limits."""
+        """Have the supervisor watch a worker whose streams have limits."""
         stall = _least_of(link.stall, config.stall_timeout, config.event_timeout)
         memory = _least_of(link.memory, config.max_worker_memory)
         unwatched = link.end.take_unwatched()
         if unwatched or (stall, memory) != (link.stall, link.memory):
             link.stall, link.memory = stall, memory
-            if self._supervisor is not None and link.number >= 0:  # else nobody can look
-                self._supervisor.watch(link.number, stall, memory)
+            if (
+                self._connection.supervisor is not None and link.number >= 0
+            ):  # else there is no supervisor
+                self._connection.supervisor.watch(link.number, stall, memory)
 
     def _set_levels(self, link: Link) -> None:
         levels = _levels.packed()
@@ -299,23 +284,23 @@ class Client:
             link.levels = levels
 
     def start(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run something beside the user's tasks."""
+        """Run a coroutine beside the user's tasks."""
         task = asyncio.get_running_loop().create_task(work, name="velo recovery")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     def send_away(self, number: int, streams: list[str] | None = None) -> int:
-        """Have other workers take over the streams of a link, or those of these names.
+        """Move streams of a link to other workers.
 
-        Only streams with `recover="replay"` can go; the others stay. They go on where they are
-        until another worker is ready; the one that they have left cancels them.
+        Only streams with `recover="replay"` can move. They go on where they are until another
+        worker is ready; then the old one cancels them.
 
         Args:
-            number: The link. A worker that is to be left by all of its streams takes no more.
-            streams: Their names; None for all.
+            number: The link.
+            streams: The names of the streams. None: all; then the worker takes no more streams.
 
         Returns:
-            How many streams are to go. Those for which there is no better worker stay after all.
+            How many streams will move, unless there is no better worker for them.
 
         """
         link = self.links[number]
@@ -329,34 +314,31 @@ class Client:
         finally:
             self.left = None
 
-    def _preload(self, modules: tuple[str, ...]) -> None:
-        new = [module for module in modules if module not in self._preloaded]
-        if new:
-            self._preloaded.update(new)
-            if self._supervisor is not None:
-                self._supervisor.preload(new, import_paths())
-
-    def _check_quota(self) -> None:
+    def check_quota(self) -> None:
         """Refuse a stream over what the supervisor allows one process.
 
-        The quota is a promise between programs that trust each other: the supervisor tells it, and
+        The quota is a promise between programs that trust each other: the supervisor sets it, and
         every client keeps to it.
-        """
-        from velo._process import clients
 
-        quota = self._most_streams
-        if clients.streams_at(self._address) >= quota:
+        Raises:
+            PoolError: When this process has as many streams open as it may.
+
+        """
+        quota = self._connection.most_streams
+        if self._streams_at(self._address) >= quota:
             raise PoolError(
                 f"this process has {quota} open streams, which is the quota of one client of the "
                 f"supervisor at `{self._address}` (`--client-streams {quota}`)"
             )
 
+    # Workers.
+
     async def _place(self, workers: int, avoid: Link | None = None) -> Link:
         """Choose a worker: an idle one, else a new one, else the one with the fewest streams."""
-        links = self.links.values()  # as they are at each time
+        links = self.links.values()  # a live view
         while True:
-            if self._most_workers:
-                workers = min(workers, self._most_workers)
+            if self._connection.most_workers:
+                workers = min(workers, self._connection.most_workers)
             if (free := placement.free(links, workers, avoid)) is not None:
                 return free
             had_links = bool(links)
@@ -372,73 +354,71 @@ class Client:
             if self._requests:
                 below = placement.below_share(links, workers, avoid, self._placing)
                 if below is not None:
-                    return below  # it need not wait for one more: others will go there
+                    return below  # the new worker is for other streams
             usable = placement.usable(links, workers, avoid) or placement.usable(links, workers)
             if self._requests or (not usable and links):
-                await self._change()  # a worker is on its way, or one that leaves makes room
+                await self._change()  # a worker is about to start, or to end
             elif (least := placement.least(usable)) is not None:
                 return least
             elif not links and not had_links:
                 raise PoolError("all workers are taken, and no more may be started")
 
     async def _change(self) -> None:
-        """Wait until the supervisor has said something."""
+        """Wait for reports of the supervisor."""
         if self._changed is None:
             self._changed = asyncio.get_running_loop().create_future()
         await asyncio.shield(self._changed)
 
     async def _acquire(self, workers: int) -> Link | None:
-        """Ask for a link to one more worker. None: there are as many as there may be.
+        """Ask for a link to one more worker. None: there are as many as allowed.
 
-        A standalone supervisor that ends meanwhile is connected to again.
+        If a standalone supervisor ends meanwhile, it connects again.
         """
         while True:
-            supervisor = self._connect()
-            await self._greet()
-            if supervisor is not self._supervisor:
+            supervisor = self._connection.connect()
+            await self._connection.greet()
+            if supervisor is not self._connection.supervisor:
                 continue
             number = supervisor.acquire(workers)
             request = self._requests[number] = asyncio.get_running_loop().create_future()
             link: Link | None = await asyncio.shield(request)
-            if link is not None or supervisor is self._supervisor:
+            if link is not None or supervisor is self._connection.supervisor:
                 return link
 
-    def _on_supervisor(self) -> None:
-        if self._supervisor is None:
-            return
-        try:
-            for what, *rest in self._supervisor.poll():
-                getattr(self, f"_on_{what}")(*rest)
-        except PoolError as error:
-            self._fail(error)
-        self._tell_change()
+    # Reports of the supervisor.
 
-    def _tell_change(self) -> None:
+    def on_connected(self) -> None:
+        """Leave the workers of a supervisor before this one."""
+        for link in self.links.values():
+            link.leaving = True
+
+    def on_heard(self) -> None:
+        """Let streams that wait for a worker look again."""
         changed, self._changed = self._changed, None
         if changed is not None and not changed.done():
             changed.set_result(None)
 
-    def _on_hello(self, velo: str, runtime: str, most_workers: int, most_streams: int) -> None:
-        if self._address is not None:
-            supervisors.check(self._address, velo, runtime)
-            self._most_workers, self._most_streams = most_workers, most_streams
-        self._answer_greeting(None)
-
-    def _fail(self, error: PoolError) -> None:
-        """Take leave of a supervisor that this program cannot use."""
-        self._disconnect()
-        self._answer_greeting(error)
-        self._on_lost(str(error))
-
-    def _answer_greeting(self, error: PoolError | None) -> None:
-        greeting, self._greeting = self._greeting, None
-        if greeting is None or greeting.done():
-            return
-        if error is None:
-            greeting.set_result(None)
-        else:
-            greeting.set_exception(error)
-            greeting.exception()  # whoever asked may have been cancelled
+    def on_report(self, kind: str, *fields: Any) -> None:
+        """Act on a report of the supervisor."""
+        match kind:
+            case "link":
+                self._on_link(*fields)
+            case "refused":
+                self._on_refused(*fields)
+            case "key_granted":
+                self.key_requests.on_granted(*fields)
+            case "key_refused":
+                self.key_requests.on_refused(*fields)
+            case "key_gone":
+                self.key_requests.on_ended(*fields)
+            case "retired":
+                self._on_retired(*fields)
+            case "leaving":
+                self._on_leaving(*fields)
+            case "died":
+                self._on_died(*fields)
+            case _:
+                raise AssertionError(f"unknown report `{kind}`")
 
     def _on_link(
         self, request: int, number: int, worker: int, pid: int, end: _core.ClientLink
@@ -454,28 +434,12 @@ class Client:
     def _on_refused(self, request: int, why: str | None) -> None:
         self._answer(request, None if why is None else PoolError(f"no worker process: {why}"))
 
-    def _on_key_granted(self, request: int, link: int, grant: int, fresh: bool) -> None:
-        self.grants.granted(request, link, grant, fresh)
-
-    def _on_key_refused(self, request: int, why: str | None) -> None:
-        self.grants.refused(request, why)
-
-    def _on_key_gone(self, request: int) -> None:
-        self.grants.gone(request)
-
-    def _on_not_preloaded(self, module: str, why: str) -> None:
-        if module in self._preloaded:
-            warnings.warn(
-                f"workers go on without module `{module}` preloaded: {why}",
-                RuntimeWarning,
-                stacklevel=2,
-            )
-
     def _on_retired(self, number: int) -> None:
         if (link := self.links.get(number)) is not None:
             self._drop(link)
             lifecycle_log.workers.debug("worker process %d is let go", link.pid)
-            # Only an idle link is taken back. This fails nothing, unless its count was wrong.
+            # The supervisor takes back idle links only. This fails no stream, unless the worker has
+            # overwritten their count.
             link.end.fail(
                 lambda stream, number, in_flight: RingCorrupted(
                     f"stream `{stream}` has lost its link: the worker (pid {link.pid}) wrote over "
@@ -484,17 +448,17 @@ class Client:
             )
 
     def give_up(self, link: Link) -> None:
-        """Give a link back that makes no sense; its streams have failed. Its worker is replaced."""
+        """Give back a link with invalid data. Its streams have failed; its worker is replaced."""
         if self.links.get(link.number) is link:
             self._drop(link)
-            if self._supervisor is not None and link.number >= 0:
-                self._supervisor.release_broken(link.number)
-            self._tell_change()
+            if self._connection.supervisor is not None and link.number >= 0:
+                self._connection.supervisor.release_broken(link.number)
+            self.on_heard()
 
     def _on_leaving(self, number: int) -> None:
-        """Leave a worker that has outgrown its limit: its streams move, or may end there.
+        """Leave a worker that has outgrown its limit: streams that can move do.
 
-        Those that were moved just now have outgrown the next worker too. They stay.
+        Streams that have just moved there have outgrown this worker too, and stay.
         """
         if (link := self.links.get(number)) is not None:
             link.leaving = link.outgrown = True
@@ -504,9 +468,9 @@ class Client:
     def on_slow_step(
         self, link: Link, stream: str, seconds: float, held_up: bool, habit: bool
     ) -> None:
-        if habit:  # its neighbours are better off elsewhere
+        if habit:  # the other streams of the worker move
             self._send_away(link, slow=False)
-        # On a busy machine anybody may have one slow step: it must not hide a habit.
+        # On a busy machine any function may have a slow step. It must not hide a slow function.
         now = asyncio.get_running_loop().time()
         again = habit and stream != link.named and link.end.streams > 1
         if again or (held_up and now - link.warned >= slow_steps.WARN_EVERY):
@@ -529,22 +493,19 @@ class Client:
         lifecycle_log.workers.debug("worker process %d is gone", link.pid)
         worker_death.tell(link, how, ran, why, stack)
 
-    def _on_lost(self, why: str = "the supervisor of this process has ended") -> None:
-        self._disconnect()
+    def on_lost(self, why: str) -> None:
+        """Go on without the supervisor: the next stream of this event loop begins anew."""
         if self._address is not None:
-            return self._on_left()
-        # The next stream of this event loop begins anew.
+            return self._on_left(why)
         for link in list(self.links.values()):
             self._on_died(link.number, (link.worker, link.pid), (None, None), "nothing", None, "")
         for request in list(self._requests):
             self._answer(request, PoolError(why))
-        self.grants.lost(PoolError(why))
+        self.key_requests.on_lost(PoolError(why))
 
-    def _on_left(self) -> None:
+    def _on_left(self, why: str) -> None:
         """Go on without a standalone supervisor: its workers serve the links that there are."""
-        why = f"the supervisor at `{self._address}` has hung up"
         lifecycle_log.workers.debug(why)
-        self._answer_greeting(PoolError(why))
         links = list(self.links.values())
         self.links.clear()
         for link in links:
@@ -554,7 +515,7 @@ class Client:
             self.links[link.number] = link
         for request in list(self._requests):
             self._answer(request, None)
-        self.grants.lost(None)
+        self.key_requests.on_lost(None)
 
     def _watch_process(self, link: Link) -> None:
         """Learn of the death of a worker whose supervisor is gone."""
@@ -564,10 +525,10 @@ class Client:
             loop.add_reader(process, gone)
 
     def _on_orphan_died(self, link: Link) -> None:
-        # Its own part of the story is in the link; of other links and of the system nobody tells.
+        # The link shows whether a stream of this client ran. Without a supervisor, that is all.
         ran = "here" if link.end.culprit() is not None else "nothing"
         self._on_died(link.number, (link.worker, link.pid), (None, None), ran, None, "")
-        self._tell_change()
+        self.on_heard()
 
     def _answer(self, request: int, answer: Link | PoolError | None) -> None:
         future = self._requests.pop(request, None)
@@ -575,7 +536,7 @@ class Client:
             return
         if isinstance(answer, PoolError):
             future.set_exception(answer)
-            future.exception()  # whoever asked may have been cancelled
+            future.exception()  # the task that waits for it may have been cancelled
         else:
             future.set_result(answer)
 

@@ -1,4 +1,4 @@
-"""The clients of this process: one for each event loop and supervisor."""
+"""The clients of this process, one for each event loop and supervisor."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ class Clients:
         number = id(loop)
         self.loop = weakref.ref(loop, lambda _: _clients.pop(number, None))
         self.by_address: dict[str | None, Client] = {}
-        # What `VELO_SUPERVISOR` says is asked once: it takes longer than the rest of `client_of`.
+        # Reading `VELO_SUPERVISOR` takes longer than the rest of `client_of`, so it happens once.
         self.by_setting: dict[str, Client] = {}
 
     def find(self, loop: asyncio.AbstractEventLoop, supervisor: str) -> Client:
-        """Return the client for a setting, which is made if there is none yet."""
+        """Return the client for a setting; create it if there is none yet."""
         address = supervisors.address_of(supervisor)
         client = self.by_address.get(address)
         if client is None:
-            client = self.by_address[address] = Client(loop, address)
+            client = self.by_address[address] = Client(loop, address, streams_at)
         self.by_setting[supervisor] = client
         return client
 
 
-# By the number of the loop: a `WeakKeyDictionary` would be a large part of what opening takes.
+# By the id of the loop: a `WeakKeyDictionary` would take a large part of the time to open a stream.
 _clients: dict[int, Clients] = {}
 
 
 def close_clients(loop: asyncio.AbstractEventLoop) -> None:
-    """Give back the links of an event loop that is about to be closed."""
+    """Give back the links of an event loop that is about to close."""
     if (clients := _clients.pop(id(loop), None)) is not None:
         for client in clients.by_address.values():
             client.close()
@@ -54,7 +54,7 @@ def client_of(loop: asyncio.AbstractEventLoop, supervisor: str = "auto") -> Clie
     if clients is None or clients.loop() is not loop:
         for number, other in list(_clients.items()):
             if (known := other.loop()) is None or known.is_closed():
-                _clients.pop(number, None)  # unless its loop has gone meanwhile, and it with that
+                _clients.pop(number, None)  # its loop may have gone meanwhile
         clients = _clients[id(loop)] = Clients(loop)
     return clients.by_setting.get(supervisor) or clients.find(loop, supervisor)
 
@@ -73,7 +73,7 @@ def streams_at(address: str | None) -> int:
 
 
 def shutdown() -> None:
-    """End the workers before the interpreter goes. Nobody is left to receive anything."""
+    """End the workers before the interpreter exits, when no task can receive any more."""
     _clients.clear()
     _core.shutdown(supervisors.EXIT_BOUND)
 

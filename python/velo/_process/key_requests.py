@@ -1,94 +1,123 @@
-"""What a client asks of its supervisor about keys: to be attached, in line if need be."""
+"""The requests of a client to attach to keys, which its supervisor grants one at a time."""
 
 from __future__ import annotations
 
 import asyncio
 import functools
 import weakref
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from velo import _core
+from velo._process.placement import usable_cores
 from velo.errors import PoolError
 
 if TYPE_CHECKING:
     from velo._config import StreamConfig
     from velo._function.reference import Reference
-    from velo._process.client import Client
+    from velo._function.spec import FunctionSpec
+    from velo._process.connection import Connection
+    from velo._process.links import Link
 
-__all__ = ["Grants", "Taken"]
+__all__ = ["KeyRequests", "KeyTaken"]
 
 
-class Taken(Exception):
-    """Somebody is attached, and nobody wanted to wait."""
+class KeyTaken(Exception):
+    """The key has an attachment, and the request was not to wait for its end."""
 
 
 class _Grant(NamedTuple):
-    """A key that this client may attach to."""
+    """A key that this client may attach to.
+
+    Attributes:
+        link: The link to the worker that has the session, or is to have it.
+        number: Which of the key's grants it is.
+        fresh: Whether there is no session yet.
+
+    """
 
     link: int
     number: int
-    # Nothing was kept under it.
     fresh: bool
 
 
-class Grants:
-    """The requests for keys of one client."""
+class LinkOwner(Protocol):
+    """The client, as far as requests need it."""
 
-    def __init__(self, client: Client) -> None:
-        self._client_of = weakref.ref(client)  # which is to be gone with its event loop
-        self._requests: dict[int, asyncio.Future[_Grant | None]] = {}
-        # What gives back the place of a stream that some request has begun.
-        self._places: dict[int, Callable[[], None]] = {}
+    @property
+    def links(self) -> Mapping[int, Link]:
+        """The links by number."""
 
-    async def open(
+    def check_quota(self) -> None:
+        """Refuse a stream over what the supervisor allows one process."""
+
+    def open_on(
         self,
-        key: bytes,
-        shown: str,
+        link: Link,
+        loop: asyncio.AbstractEventLoop,
         function: Reference,
         config: StreamConfig,
         name: str,
-        take_place: Callable[[], Awaitable[Callable[[], None]]],
+        session: tuple[bytes, int, float | None, str],
+    ) -> _core.Opened | None:
+        """Open a stream on a link. None: the link takes no more."""
+
+
+class KeyRequests:
+    """The requests for keys of one client.
+
+    Args:
+        connection: To the supervisor.
+        client: The client. It is to be gone with its event loop, so this does not keep it alive.
+
+    """
+
+    def __init__(self, connection: Connection, client: LinkOwner) -> None:
+        self._connection = connection
+        self._client_of = weakref.ref(client)
+        self._requests: dict[int, asyncio.Future[_Grant | None]] = {}
+        # By request: releases the permit of the session that it has begun.
+        self._permits: dict[int, Callable[[], None]] = {}
+
+    async def open(
+        self, key: bytes, shown: str, spec: FunctionSpec, name: str
     ) -> tuple[_core.Opened, Callable[[], None]]:
-        """Attach a stream to what is kept under `key`, or begin it.
+        """Attach a stream to the session under `key`, or begin it.
 
         Args:
             key: Its digest.
-            shown: The key itself, for people who look.
-            function: What runs under it.
-            config: How.
+            shown: The key itself, as `velo status` shows it.
+            spec: The function. A session that is begun here takes one of its permits.
             name: The name of the stream.
-            take_place: Waits for a place among `max_concurrent`, and returns what gives it back.
-                For a stream that is begun here.
 
         Returns:
-            The stream, and what is to be called when its end was seen.
+            The stream, and what to call when its end was received.
 
         Raises:
-            Taken: When somebody is attached, with `overflow="error"`.
-            PoolError: When it cannot be had.
+            KeyTaken: When the key has an attachment, with `overflow="error"`.
+            PoolError: When there is no worker to run it.
 
         """
-        from velo._process.placement import usable_cores
-
         client, loop = self._client_of(), asyncio.get_running_loop()
-        assert client is not None  # it is who asks
+        assert client is not None  # it has called this
+        connection, config = self._connection, spec.config
         if config.preload:
-            client._preload(config.preload)
+            connection.preload(config.preload)
+        function = spec.reference
         definition = function.definition
         while True:
-            supervisor = client._connect()
-            await client._greet()
-            if supervisor is not client._supervisor:
+            supervisor = connection.connect()
+            await connection.greet()
+            if supervisor is not connection.supervisor:
                 continue
-            if client._most_streams:
-                client._check_quota()
-            workers = config.workers or client._most_workers or usable_cores()
+            if connection.most_streams:
+                client.check_quota()
+            workers = config.workers or connection.most_workers or usable_cores()
             try:
                 request = supervisor.acquire_key(key, workers, config.overflow == "wait")
             except PoolError:
-                client._on_supervisor()  # it has ended, and nobody has noticed
-                if supervisor is client._supervisor:
+                connection.poll()  # it has ended, which was not noticed yet
+                if supervisor is connection.supervisor:
                     raise
                 continue
             release: Callable[[], None] | None = None
@@ -97,17 +126,17 @@ class Grants:
                 if grant is None:
                     continue  # the supervisor has ended: another one may be there
                 if grant.fresh:
-                    release = await take_place()
+                    release = await spec.acquire()
                 link = client.links.get(grant.link)
                 if link is not None:
                     link.define(function.number, definition)
-                    keep = (key, grant.number, config.timeout, shown)
-                    opened = client._open_on(link, loop, function, config, name, keep)
+                    session = (key, grant.number, config.timeout, shown)
+                    opened = client.open_on(link, loop, function, config, name, session)
                     if opened is not None:
                         if release is not None:
-                            self._places[request] = release
-                        left = functools.partial(self._left, supervisor, key, grant.number)
-                        return opened, left
+                            self._permits[request] = release
+                        on_left = functools.partial(self._left, supervisor, key, grant.number)
+                        return opened, on_left
             except BaseException:
                 self._withdraw(supervisor, request, key)
                 if release is not None:
@@ -127,47 +156,48 @@ class Grants:
             self._requests.pop(request, None)
 
     def _withdraw(self, supervisor: _core.SupervisorClient, request: int, key: bytes) -> None:
-        if self._is_current(supervisor):
+        if self._connection.supervisor is supervisor:
             supervisor.release_key(request, key)
 
     def _left(self, supervisor: _core.SupervisorClient, key: bytes, grant: int) -> None:
-        if self._is_current(supervisor):
+        if self._connection.supervisor is supervisor:
             supervisor.left_key(key, grant)
 
-    def _is_current(self, supervisor: _core.SupervisorClient) -> bool:
-        client = self._client_of()
-        return client is not None and client._supervisor is supervisor
+    # Reports of the supervisor.
 
-    # The supervisor.
-
-    def granted(self, request: int, link: int, grant: int, fresh: bool) -> None:
-        """Hear that a request is met."""
+    def on_granted(self, request: int, link: int, grant: int, fresh: bool) -> None:
+        """Pass a grant on to the request."""
         future = self._requests.get(request)
         if future is not None and not future.done():
             future.set_result(_Grant(link, grant, fresh))
 
-    def refused(self, request: int, why: str | None) -> None:
-        """Hear that it is not."""
-        error = Taken() if why is None else PoolError(f"no worker process: {why}")
+    def on_refused(self, request: int, why: str | None) -> None:
+        """Fail a request. Without a reason, the key has an attachment."""
+        error = KeyTaken() if why is None else PoolError(f"no worker process: {why}")
         self._fail(request, error)
 
-    def gone(self, request: int) -> None:
-        """Hear that what a request has begun has ended."""
-        if (release := self._places.pop(request, None)) is not None:
+    def on_ended(self, request: int) -> None:
+        """Release the permit of a session that has ended."""
+        if (release := self._permits.pop(request, None)) is not None:
             release()
 
-    def lost(self, error: PoolError | None) -> None:
-        """Ask again, or give up, now that the supervisor is gone; its keys are with it."""
+    def on_lost(self, error: PoolError | None) -> None:
+        """Ask again, or fail all requests, now that the supervisor is gone, and its keys with it.
+
+        Args:
+            error: What requests fail with. None: they are asked again, of the next supervisor.
+
+        """
         for request, future in list(self._requests.items()):
             if error is not None:
                 self._fail(request, error)
             elif not future.done():
                 future.set_result(None)
-        for request in list(self._places):
-            self.gone(request)
+        for request in list(self._permits):
+            self.on_ended(request)
 
     def _fail(self, request: int, error: Exception) -> None:
         future: Any = self._requests.get(request)
         if future is not None and not future.done():
             future.set_exception(error)
-            future.exception()  # whoever asked may have been cancelled
+            future.exception()  # the task that waits for it may have been cancelled

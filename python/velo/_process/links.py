@@ -1,11 +1,11 @@
-"""What a client has of each of its workers, and what happens when the link to one calls back."""
+"""The links of a client to its workers, and their calls back to it."""
 
 from __future__ import annotations
 
 import functools
 import math
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from velo import _core
 from velo._process import worker_logs
@@ -13,13 +13,22 @@ from velo._process import worker_logs
 if TYPE_CHECKING:
     import asyncio
 
-    from velo._process.client import Client
-
 __all__ = ["Link", "attach"]
 
 
 class Link:
-    """One worker, as this client reaches it."""
+    """The link of this client to one worker.
+
+    Attributes:
+        number: Its number; negative once the supervisor is gone.
+        worker: The number of the worker.
+        pid: The worker's process id.
+        end: The client's end of the shared memory.
+        functions: The numbers of the functions that the worker knows.
+        leaving: Whether it takes no more streams.
+        outgrown: Whether its worker has outgrown `max_worker_memory`.
+
+    """
 
     def __init__(self, number: int, worker: int, pid: int, end: _core.ClientLink) -> None:
         self.number = number
@@ -30,25 +39,37 @@ class Link:
         self.levels = b""
         self.leaving = False
         self.outgrown = False
-        # When the last warning was of a stream here that holds the others up, in the loop's time.
+        # When the last warning was about a slow stream here, in the loop's time.
         self.warned = -math.inf
         self.named: str | None = None
-        # When streams came here last because their worker had outgrown its limit.
+        # When streams last moved here because their worker had outgrown its limit.
         self.refuge = -math.inf
         self.stall: float | None = None
         self.memory: int | None = None
 
     def define(self, number: int, definition: bytes) -> None:
-        """Have the worker know a function under a number, if it does not yet."""
+        """Send a function to the worker, if it does not know it yet."""
         if number not in self.functions:
             self.end.define(number, definition)
             self.functions.add(number)
 
 
-def attach(link: Link, loop: asyncio.AbstractEventLoop, client: Client) -> None:
-    """Have an event loop look after a link: its doorbell, and what it asks for.
+class LinkOwner(Protocol):
+    """The client, as far as its links call it."""
 
-    The link keeps neither of them alive.
+    def give_up(self, link: Link) -> None:
+        """Give a link back whose memory makes no sense."""
+
+    def on_slow_step(
+        self, link: Link, stream: str, seconds: float, held_up: bool, habit: bool
+    ) -> None:
+        """Note that a step of a stream held its worker for a long time."""
+
+
+def attach(link: Link, loop: asyncio.AbstractEventLoop, client: LinkOwner) -> None:
+    """Let an event loop serve a link: its doorbell, its timer and its calls.
+
+    The link keeps neither the event loop nor the client alive.
     """
     end = link.end
     loop_of, end_of = weakref.ref(loop), weakref.ref(end)
@@ -63,7 +84,7 @@ def attach(link: Link, loop: asyncio.AbstractEventLoop, client: Client) -> None:
 
 def _broken(
     loop_of: weakref.ref[asyncio.AbstractEventLoop],
-    client_of: weakref.ref[Client],
+    client_of: weakref.ref[LinkOwner],
     link_of: weakref.ref[Link],
 ) -> None:
     loop, client, link = loop_of(), client_of(), link_of()
@@ -82,7 +103,7 @@ def _wake_soon(
 
 def _slow_step(
     loop_of: weakref.ref[asyncio.AbstractEventLoop],
-    client_of: weakref.ref[Client],
+    client_of: weakref.ref[LinkOwner],
     link_of: weakref.ref[Link],
     *step: Any,
 ) -> None:

@@ -1,4 +1,4 @@
-"""Which worker a stream goes to."""
+"""The choice of the worker for a stream."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ __all__ = ["below_share", "free", "least", "usable", "usable_cores"]
 
 @functools.cache
 def usable_cores() -> int:
-    """How many cores this process may really use. Asked once: it takes the system a while."""
+    """Return how many cores this process may use. Cached, because the system calls are slow."""
     return _core.usable_cores()
 
 
 def usable(links: Iterable[Link], workers: int, avoid: Link | None = None) -> list[Link]:
-    """Return the first so many workers that take streams, without one that a stream is to leave."""
+    """Return the first `workers` links that take streams, except the one to avoid."""
     staying = [link for link in links if not link.leaving]
     if len(staying) > 1:
         staying.sort(key=lambda link: link.worker)
@@ -27,8 +27,8 @@ def usable(links: Iterable[Link], workers: int, avoid: Link | None = None) -> li
 
 
 def free(links: Collection[Link], workers: int, avoid: Link | None = None) -> Link | None:
-    """Choose a worker for which no other has to be asked for; None if there is none."""
-    if len(links) == 1 and avoid is None:  # the same in short
+    """Choose a worker, if no new one needs to start; None otherwise."""
+    if len(links) == 1 and avoid is None:  # the common case, in short
         (only,) = links
         return only if not only.leaving and (workers <= 1 or only.end.streams == 0) else None
     found = usable(links, workers, avoid)
@@ -41,9 +41,9 @@ def free(links: Collection[Link], workers: int, avoid: Link | None = None) -> Li
 def below_share(
     links: Iterable[Link], workers: int, avoid: Link | None, placing: int
 ) -> Link | None:
-    """Choose a worker that has fewer streams than it will have once all workers are there.
+    """Choose a worker with fewer streams than its share once all workers have started.
 
-    `placing` streams are to be placed now.
+    `placing` streams wait for a worker now.
     """
     found = usable(links, workers, avoid)
     one = least(found)
@@ -54,7 +54,7 @@ def below_share(
 
 
 def least(links: list[Link]) -> Link | None:
-    """Return the link with the fewest streams, rather one where none holds its neighbours up."""
+    """Return the link with the fewest streams; links without slow streams come first."""
     if len(links) == 1:
         return links[0]
     return min(links, key=lambda link: (link.end.slow, link.end.streams), default=None)

@@ -1,11 +1,12 @@
-"""Streams with `recover="replay"`: another worker takes over those whose worker is gone."""
+"""Streams with `recover="replay"`: another worker takes them over when theirs is gone."""
 
 from __future__ import annotations
 
 import asyncio
 import functools
 import weakref
-from typing import TYPE_CHECKING, Any
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any, Protocol
 
 from velo.errors import PoisonEvent, PoolError, WorkerDied
 
@@ -13,7 +14,6 @@ if TYPE_CHECKING:
     from velo import _core
     from velo._config import StreamConfig
     from velo._function.reference import Reference
-    from velo._process.client import Client
     from velo._process.links import Link
 
 __all__ = ["keep"]
@@ -21,30 +21,49 @@ __all__ = ["keep"]
 Keep = tuple[int, bool, int, Any]
 
 
-def keep(client: Client, function: Reference, config: StreamConfig) -> Keep:
-    """Return how a new stream is kept that recovers, as `ClientLink.open` takes it."""
+class Mover(Protocol):
+    """The client, as far as streams on their way to another worker need it."""
+
+    @property
+    def left(self) -> Link | None:
+        """The link that streams are leaving right now."""
+
+    def start(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run a coroutine beside the user's tasks."""
+
+    async def has_better(self, left: Link, function: Reference, config: StreamConfig) -> bool:
+        """Make another worker ready, and return whether it is better than the one to leave."""
+
+    async def take_over(
+        self, stream: _core.Recovery, function: Reference, config: StreamConfig, avoid: Link | None
+    ) -> None:
+        """Have another worker take a stream over."""
+
+
+def keep(client: Mover, function: Reference, config: StreamConfig) -> Keep:
+    """Return the terms of a stream that recovers, as `ClientLink.open` takes them."""
     recover = functools.partial(_recover, weakref.ref(client), function, config)
     return config.journal_limit, function.has_state, config.max_restarts, recover
 
 
 def _recover(
-    client_of: weakref.ref[Client],
+    client_of: weakref.ref[Mover],
     function: Reference,
     config: StreamConfig,
     stream: _core.Recovery,
     died: WorkerDied | None,
     poison: tuple[int, bool] | None,
 ) -> None:
-    """Have another worker take a stream over.
+    """Move a stream to another worker.
 
     Args:
-        client_of: Where workers are found.
-        function: What the stream runs.
-        config: How.
-        stream: The stream, which is still where it was.
-        died: How its worker died; None if it lives, and the stream is only to leave it.
-        poison: The event at which the function has ended its workers too often, and whether it was
-            at work on it.
+        client_of: Returns the client, which finds the worker.
+        function: The stream's function.
+        config: Its settings.
+        stream: The stream, which has not left its link yet.
+        died: How its worker died. None: the worker lives, and the stream only leaves it.
+        poison: The number of the event at which the function has ended its workers too often, and
+            whether it was handling that event.
 
     """
     client = client_of()
@@ -92,7 +111,7 @@ def _poison(
 def _hand_over(
     loop: asyncio.AbstractEventLoop, hook: Any, stream: _core.Recovery, number: int
 ) -> None:
-    """Call the user's hook. What it raises is reported, and does not hold up the stream."""
+    """Call the user's hook. Its exceptions go to the event loop's handler; the stream goes on."""
     try:
         hook(stream.name, stream.event(number))
     except Exception as error:
@@ -105,13 +124,13 @@ def _hand_over(
 
 
 async def _move(
-    client: Client,
+    client: Mover,
     function: Reference,
     config: StreamConfig,
     stream: _core.Recovery,
     left: Link,
 ) -> None:
-    """Move a stream from a worker that lives, once there is a better one. Until then it goes on."""
+    """Move a stream from a live worker once there is a better one. Until then it goes on."""
     try:
         better = await client.has_better(left, function, config)
     except PoolError:
@@ -122,7 +141,7 @@ async def _move(
 
 
 async def _find_worker(
-    client: Client,
+    client: Mover,
     function: Reference,
     config: StreamConfig,
     stream: _core.Recovery,

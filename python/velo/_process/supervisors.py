@@ -1,4 +1,4 @@
-"""Which supervisor a stream's worker comes from, and whether this program can use it."""
+"""The supervisor that provides workers, and whether this program can use it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = [
 # How many seconds the interpreter's exit may wait for workers to run `finally` blocks.
 EXIT_BOUND = 2.0
 
-# Before there is a supervisor, whose descriptors and locks a forked child must not have.
+# Registered before a supervisor exists: a forked child must not have its descriptors and locks.
 os.register_at_fork(
     before=_core.before_fork,
     after_in_parent=_core.after_fork_parent,
@@ -34,7 +34,7 @@ os.register_at_fork(
 )
 atexit.register(_core.shutdown, EXIT_BOUND)
 
-# Each worker is one of several processes that share the cores: it must not start a pool of its own.
+# Workers share the cores, so that numeric libraries must not start a thread for each core.
 _ONE_THREAD = (
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
@@ -43,7 +43,7 @@ _ONE_THREAD = (
     "VECLIB_MAXIMUM_THREADS",
 )
 
-# Text hashes alike in all workers: who takes a stream over sees sets in the same order.
+# Strings have the same hashes in all workers, so that a stream that moves sees sets in one order.
 _SEED = str(int.from_bytes(os.urandom(4)) or 1)
 
 
@@ -52,10 +52,10 @@ class NoSupervisor(PoolError):
 
 
 def address_of(setting: str) -> str | None:
-    """Return where the supervisor listens that a setting means; None for the process's own.
+    """Return the address of the supervisor for a setting; None for that of this process.
 
     Raises:
-        ValueError: When `VELO_SUPERVISOR` makes no sense.
+        ValueError: When `VELO_SUPERVISOR` has an invalid value.
 
     """
     if setting == "auto":
@@ -71,17 +71,16 @@ def address_of(setting: str) -> str | None:
 
 
 def embedded() -> _core.SupervisorClient:
-    """Connect to the supervisor of this process, which is started if it does not run."""
+    """Connect to the supervisor of this process; start it if it does not run."""
     idle = _idle_timeout()
     return _core.SupervisorClient(zygote_command(), environment(), idle_timeout=idle)
 
 
 @functools.cache
 def expect(setting: str) -> None:
-    """Have the first worker of this process there sooner.
+    """Start the zygote of this process early, so that the first worker is ready sooner.
 
-    Its zygote takes most of the time until then. It can start while this process imports what it
-    has yet to.
+    The zygote takes most of that time. It can start while this process still imports modules.
     """
     if address_of(setting) is None:
         _core.SupervisorClient.expect(zygote_command(), environment(), idle_timeout=_idle_timeout())
@@ -92,7 +91,7 @@ def connect(address: str) -> _core.SupervisorClient:
 
     Raises:
         NoSupervisor: When none listens there.
-        PoolError: When it is another user's.
+        PoolError: When it belongs to another user.
 
     """
     try:
@@ -105,10 +104,10 @@ def connect(address: str) -> _core.SupervisorClient:
 
 
 def check(address: str, velo: str, theirs: str) -> None:
-    """Make sure that workers of a supervisor understand functions of this program.
+    """Check that workers of a supervisor can run functions of this program.
 
     Raises:
-        PoolError: When it runs another Python or another velo; the message names both.
+        PoolError: When it uses another version of Python or of velo; the message names both.
 
     """
     if (velo, theirs) != (_core.__version__, runtime()):
@@ -120,7 +119,7 @@ def check(address: str, velo: str, theirs: str) -> None:
 
 
 def runtime() -> str:
-    """Return what runs functions here, by what matters to a function that travels."""
+    """Return the Python implementation and version, which a function that travels depends on."""
     return f"{sys.implementation.name} {sys.version_info.major}.{sys.version_info.minor}"
 
 
@@ -129,14 +128,14 @@ def _idle_timeout() -> float:
 
 
 def environment() -> list[tuple[str, str]]:
-    """Return what is added to the environment of workers."""
+    """Return the variables to add to the environment of workers."""
     added = dict.fromkeys(_ONE_THREAD, "1") | {"PYTHONHASHSEED": _SEED}
     return [(name, value) for name, value in added.items() if name not in os.environ]
 
 
 @functools.cache
 def zygote_command() -> list[str]:
-    """Return how to start the process that workers are forked from."""
+    """Return the command that starts the zygote, from which workers are forked."""
     if not sys.executable:
         raise PoolError("process mode needs `sys.executable`, the Python that runs workers")
     import subprocess
@@ -144,7 +143,7 @@ def zygote_command() -> list[str]:
     flags: list[str] = getattr(subprocess, "_args_from_interpreter_flags", list)()
     package = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
     home = os.path.dirname(package)
-    # Collecting while all of asyncio is imported takes a twentieth of the time, and finds nothing.
+    # Garbage collection during the imports takes a twentieth of their time, and finds nothing.
     code = (
         f"import gc, sys; gc.disable(); sys.path.append({home!r}); "
         "from velo._worker.zygote import main; main()"

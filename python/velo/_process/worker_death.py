@@ -1,4 +1,4 @@
-"""What the streams of a worker that has died are told."""
+"""The errors of streams whose worker has died."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def tell(
     why: tuple[bool, str] | None,
     stack: str,
 ) -> None:
-    """Fail the streams of a link, or have them recover, and warn of one that held the worker up.
+    """Fail or recover the streams of a link, and warn of a stream that stalled the worker.
 
     Args:
-        link: The dead worker's.
-        how: Its exit code, or the signal that killed it, as far as they are known.
-        ran: Whose function ran: one of this link (`"here"`), `"nothing"`, or one of another client.
-        why: Why the supervisor killed it, if it did, and whether it had stalled.
-        stack: Its Python stack at that moment, as far as it is known.
+        link: The link to the dead worker.
+        how: The signal that killed it, and its exit code, as far as they are known.
+        ran: Which function ran: one of this link (`"here"`), `"nothing"`, or one of another client.
+        why: Whether the worker had stalled, and why the supervisor killed it. None: it did not.
+        stack: The Python stack of the worker at that moment, as far as it is known.
 
     """
     culprit = link.end.culprit() if ran == "here" else None

@@ -1,4 +1,4 @@
-"""What functions log in workers, as it arrives in the client's `logging`."""
+"""Log records of functions in workers, on their way into the client's `logging`."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ def deliver(pid: int, packed: bytes) -> None:
 
 
 class Levels:
-    """The levels that this process logs at, for workers to send no more than that."""
+    """The log levels of this process. Workers send only the records that it would handle."""
 
     def __init__(self) -> None:
         self._packed = b""
 
     def packed(self) -> bytes:
-        """Return the levels; the same object as long as nothing has changed."""
-        # To look at all loggers whenever a stream opens would take longer than opening it. Loggers
-        # forget what they have looked up when any level changes: our mark goes with it.
+        """Return the encoded levels; the same object as long as they have not changed."""
+        # Reading the levels of all loggers would take longer than opening a stream. `logging`
+        # clears its caches when any level changes, so a mark in one of them shows a change.
         cache: dict[object, bool] = getattr(logging.root, "_cache", {})
         if self not in cache:
             cache[self] = True

@@ -1,1 +1,1 @@
-"""What runs in the processes that velo starts. Nothing here knows the client's side."""
+"""The code of zygotes and workers. It imports nothing from the client's side."""

@@ -1,4 +1,4 @@
-"""What functions log in a worker, on its way to the client's `logging`."""
+"""Log records of functions, on their way to the client's `logging`."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from typing import Any, Protocol
 
 from velo import _core
 from velo._function.context import stream_name
-from velo._worker import introspection
+from velo._worker import last_errors
 
 __all__ = ["ForwardingHandler", "apply_levels", "link_of_stream"]
 
 
 class Link(Protocol):
-    """What takes log records."""
+    """A target of log records."""
 
     def log(self, record: bytes) -> bool:
-        """Send one; false when nobody reads them."""
+        """Send a record. False: there was no room for it."""
 
 
-# The client that the running code works for.
+# The client of the running stream.
 link_of_stream: contextvars.ContextVar[Link] = contextvars.ContextVar("velo.link")
 
 
 class ForwardingHandler(logging.Handler):
-    """Sends records to the client. It never waits: what finds no room is dropped and counted."""
+    """Sends records to the client. It never waits: without room, it drops and counts them."""
 
     def __init__(self, links: Callable[[], Iterable[_core.WorkerLink]]) -> None:
         super().__init__()
@@ -35,11 +35,11 @@ class ForwardingHandler(logging.Handler):
         self._dropped = 0
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Send one record to the client of the stream that logs, or else to all of them."""
+        """Send a record to the client of the stream that logs, or else to all clients."""
         try:
             own = link_of_stream.get(None)
             if record.levelno >= logging.ERROR:
-                introspection.note_error(record)
+                last_errors.note_error(record)
             for link in [own] if own is not None else list(self._links()):
                 self._send(link, record)
         except Exception:
@@ -79,7 +79,7 @@ _applied: set[str] = set()
 
 
 def apply_levels(packed: bytes) -> None:
-    """Have this process log what the client would handle."""
+    """Set the levels of this process to those of the client."""
     disabled, levels = _core.loads(packed)
     logging.disable(disabled)
     for name in _applied.difference(levels):

@@ -1,9 +1,8 @@
-"""A worker process: an event loop that runs the streams which clients open on it."""
+"""A worker process: an event loop that runs the streams of its clients."""
 
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import functools
 import logging
 import signal
@@ -16,62 +15,41 @@ from velo._diagnostics import slow_steps
 from velo._function import exceptions
 from velo._function.reference import load
 from velo._function.signature import takes_state
-from velo._worker import introspection, logs, output, report, sessions
+from velo._worker import introspection, last_errors, logs, output, report
+from velo._worker.client import Client, OpenStream
 from velo._worker.selector import LinkSelector
+from velo._worker.session import Attachment
+from velo._worker.sessions import Sessions
 
-# How long cancelled streams may take to run their `finally` blocks when the worker is to end.
+# How many seconds cancelled streams have for their `finally` blocks when the worker ends.
 _GRACE = 1.5
-# A worker that has outlived its supervisor looks for streams every so many seconds at most.
+# The shortest time, in seconds, between two searches for streams after the supervisor has died.
 _SHORTEST_LOOK = 0.05
 
 
-def main(seat: _core.WorkerSeat, output_lock: int) -> int:
-    """Run until the supervisor says to stop; returns the exit code."""
+def main(control: _core.WorkerSeat, output_lock: int) -> int:
+    """Run until the supervisor stops this worker, and return the exit code."""
     slow_steps.in_worker = True
-    report.write_to(seat.report, seat.stacks_signal)
-    seat.start_watchdog()
+    report.write_to(control.report, control.stacks_signal)
+    control.start_watchdog()
     output.unmix(output_lock)
-    worker = _Worker(seat)
-    exceptions.note = introspection.note_failure
+    worker = _Worker(control)
+    exceptions.note = last_errors.note_failure
     logging.root.addHandler(logs.ForwardingHandler(worker.links))
     with asyncio.Runner(loop_factory=worker.make_loop) as runner:
         return runner.run(worker.serve())
 
 
-class Client:
-    """One client's link, its functions and its running streams."""
-
-    def __init__(self, number: int, link: _core.WorkerLink) -> None:
-        self.number = number
-        self.link = link
-        self.functions: dict[int, bytes | tuple[Callable[..., Any], bool]] = {}
-        self.context = contextvars.copy_context()
-        self.context.run(logs.link_of_stream.set, link)
-        self.tasks: dict[int, asyncio.Task[None]] = {}
-        # Under which number the function of each slot's stream is known, at which moment it was
-        # opened, the last one last, and under which key it is kept, for those who look.
-        self.opened: dict[int, tuple[int, int, str | None]] = {}
-
-
 class _Worker:
-    def __init__(self, seat: _core.WorkerSeat) -> None:
-        self._seat = seat
+    def __init__(self, control: _core.WorkerSeat) -> None:
+        self._control = control
         self._selector = LinkSelector()
         self._clients: dict[int, Client] = {}
         self._loop: asyncio.AbstractEventLoop
         self._stop: asyncio.Event
         self._leaving: set[asyncio.Task[None]] = set()
         self._looking: asyncio.TimerHandle | None = None
-        self._keys = sessions.Keys(seat, self._function, self.links)
-        self._handlers: dict[str, Callable[..., None]] = {
-            "define": self._do_define,
-            "levels": self._do_levels,
-            "started": self._do_started,
-            "keep": self._do_keep,
-            "snapshot": self._do_snapshot,
-            "cancel": self._do_cancel,
-            "detach_kept": self._do_detach_kept,
-        }
+        self._sessions = Sessions(control, self._function, self.links)
 
     def links(self) -> list[_core.WorkerLink]:
         """Return the links to all clients."""
@@ -84,22 +62,44 @@ class _Worker:
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
         self._loop.add_signal_handler(signal.SIGTERM, self._stop.set)
-        self._loop.add_reader(self._seat.fileno(), self._on_seat)
-        self._on_seat()
+        self._loop.add_reader(self._control.fileno(), self._on_control)
+        self._on_control()
         await self._stop.wait()
         for client in self._clients.values():
             client.link.close_entry()
         tasks = {task for c in self._clients.values() for task in c.tasks.values()}
-        await self._cancel([*tasks.union(self._keys.tasks())])
+        await self._cancel([*tasks.union(self._sessions.tasks())])
         if self._leaving:
             await asyncio.wait(self._leaving, timeout=_GRACE)
         return 0
 
     # The supervisor.
 
-    def _on_seat(self) -> None:
-        for what, *rest in self._seat.poll():
-            getattr(self, f"_on_{what}")(*rest)
+    def _on_control(self) -> None:
+        for kind, *fields in self._control.poll():
+            match kind:
+                case "attach":
+                    self._on_attach(*fields)
+                case "detach":
+                    self._on_detach(*fields)
+                case "streams":
+                    self._on_streams(*fields)
+                case "inspect":
+                    self._on_inspect(*fields)
+                case "end":
+                    self._on_end(*fields)
+                case "release_key":
+                    self._sessions.release(*fields)
+                case "retire":
+                    self._sessions.retire()
+                case "drain":
+                    self._stop.set()
+                case "lost":
+                    self._on_lost()
+                case "orphaned":
+                    self._on_orphaned()
+                case _:
+                    raise AssertionError(f"unknown order `{kind}`")
 
     def _on_attach(self, number: int, link: _core.WorkerLink) -> None:
         self._clients[number] = Client(number, link)
@@ -108,34 +108,35 @@ class _Worker:
     def _on_detach(self, number: int) -> None:
         if number not in self._clients:
             return
-        self._selector.process()  # what it has said before it went counts
+        self._selector.process()  # its last messages count
         client = self._clients.pop(number)
-        self._keys.leave(client)
+        self._sessions.leave(client)
         self._watch_links()
         task = self._loop.create_task(self._leave(client))
         self._leaving.add(task)
         task.add_done_callback(self._leaving.discard)
 
     async def _leave(self, client: Client) -> None:
-        kept = set(self._keys.tasks())  # which go on
-        await self._cancel([task for task in client.tasks.values() if task not in kept])
-        self._seat.detached(client.number)
+        sessions = set(self._sessions.tasks())  # they go on
+        await self._cancel([task for task in client.tasks.values() if task not in sessions])
+        self._control.detached(client.number)
 
-    # Somebody looks: at what was opened before they asked, whichever way the news of that takes.
+    # Questions of `velo status`, `velo top` and `velo inspect`: about the streams that were opened
+    # before, whichever way the news of that takes.
 
-    def _on_streams(self, ask: int, since: int, parked: int) -> None:
+    def _on_streams(self, ask: int, since: int, detached: int) -> None:
         self._selector.process()
-        half = self._seat.MOST_TOLD // 2 - 64
+        half = self._control.MOST_TOLD // 2 - 64
         opened = introspection.opened_since(self._clients.values(), since, half)
-        told = self._keys.parked_since(parked, half)
-        self._seat.tell(ask, f'{{"open": {opened}, "parked": {told}}}')
+        sessions = self._sessions.detached_since(detached, half)
+        self._control.tell(ask, f'{{"open": {opened}, "parked": {sessions}}}')
 
     def _on_inspect(self, ask: int, which: str) -> None:
         self._selector.process()
         found = [s for c in self._clients.values() for s in introspection.find(c, which)]
-        found += self._keys.find_parked(which)
-        said = [*map(introspection.inspect, found), *introspection.failures(which)]
-        self._seat.tell(ask, introspection.packed(said, self._seat.MOST_TOLD))
+        found += self._sessions.find_detached(which)
+        answers = [*map(introspection.inspect, found), *last_errors.failures(which)]
+        self._control.tell(ask, introspection.pack(answers, self._control.MOST_TOLD))
 
     def _on_end(self, ask: int, which: str, why: str) -> None:
         self._selector.process()
@@ -144,38 +145,22 @@ class _Worker:
             for stream in introspection.find(client, which):
                 if stream.slot is not None and client.link.end(stream.slot, why):
                     stream.task.cancel()
-                    ended.append(introspection.described(stream))
-        ended += map(introspection.described, self._keys.end_parked(which))
-        self._seat.tell(ask, introspection.packed(ended, self._seat.MOST_TOLD))
-
-    # Keys.
-
-    def _on_release_key(self, key: bytes, grant: int) -> None:
-        self._keys.release(key, grant)
-
-    def _on_retire(self) -> None:
-        self._keys.retire()
-
-    def _do_keep(self, client: Client, *opening: Any) -> None:
-        self._keys.open(sessions.Opening(client, *opening))
-
-    def _do_detach_kept(self, client: Client, slot: int, stream: int) -> None:
-        self._keys.detach(client, (slot, stream))
-
-    def _on_drain(self) -> None:
-        self._stop.set()
+                    ended.append(introspection.describe(stream))
+        ended += map(introspection.describe, self._sessions.end_detached(which))
+        self._control.tell(ask, introspection.pack(ended, self._control.MOST_TOLD))
 
     def _on_lost(self) -> None:
-        self._loop.remove_reader(self._seat.fileno())
+        self._loop.remove_reader(self._control.fileno())
         self._stop.set()
 
-    # A standalone supervisor has died: its clients are served on until they are gone, or idle.
+    # After the death of a standalone supervisor, the worker serves its clients until they leave or
+    # are idle.
 
     def _on_orphaned(self) -> None:
-        self._loop.remove_reader(self._seat.fileno())
-        self._keys.retire()  # nobody could find them any more
+        self._loop.remove_reader(self._control.fileno())
+        self._sessions.retire()  # no client could find them any more
         for number in list(self._clients):
-            if (process := self._seat.client_fileno(number)) is not None:
+            if (process := self._control.client_fileno(number)) is not None:
                 self._loop.add_reader(process, self._on_client_gone, number, process)
         self._look_for_streams(0.0)
 
@@ -185,8 +170,8 @@ class _Worker:
         self._look_for_streams(0.0)
 
     def _look_for_streams(self, idle: float) -> None:
-        """End when there is no client, or when none has had a stream for a while."""
-        links, patience = self.links(), self._seat.outlive
+        """Stop when there is no client, or when none has had a stream for a while."""
+        links, patience = self.links(), self._control.outlive
         if not links or (idle >= patience and all(link.try_retire() for link in links)):
             self._stop.set()
             return
@@ -214,8 +199,24 @@ class _Worker:
 
     # The clients.
 
-    def _do(self, client: Client, what: str, *rest: Any) -> None:
-        self._handlers[what](client, *rest)
+    def _do(self, client: Client, what: str, *fields: Any) -> None:
+        match what:
+            case "define":
+                self._do_define(client, *fields)
+            case "levels":
+                logs.apply_levels(*fields)
+            case "started":
+                self._do_started(client, *fields)
+            case "keep":
+                self._sessions.open(Attachment(client, *fields))
+            case "detach_kept":
+                self._sessions.detach(client, fields)
+            case "snapshot":
+                client.link.snapshot(*fields)
+            case "cancel":
+                self._do_cancel(client, *fields)
+            case _:
+                raise AssertionError(f"unknown message `{what}`")
 
     def _do_define(self, client: Client, function: int, definition: bytes) -> None:
         client.functions[function] = definition
@@ -224,7 +225,7 @@ class _Worker:
         self, client: Client, slot: int, function: int, task: asyncio.Task[None]
     ) -> None:
         client.tasks[slot] = task
-        client.opened[slot] = (function, introspection.moment(), None)
+        client.opened[slot] = OpenStream(function, introspection.moment(), None)
         task.add_done_callback(functools.partial(_forget, client, slot))
 
     def _function(self, client: Client, number: int) -> tuple[Callable[..., Any], bool]:
@@ -234,12 +235,6 @@ class _Worker:
             function = load(known)
             known = client.functions[number] = (function, takes_state(function))
         return known
-
-    def _do_levels(self, client: Client, packed: bytes) -> None:
-        logs.apply_levels(packed)
-
-    def _do_snapshot(self, client: Client, slot: int, stream: int) -> None:
-        client.link.snapshot(slot, stream)
 
     def _do_cancel(self, client: Client, slot: int) -> None:
         client.link.cancel(slot)

@@ -1,4 +1,4 @@
-"""What functions print in a worker: whole lines, also when several workers print at once."""
+"""Standard output of workers: whole lines, even when several workers print at once."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import sys
 
 __all__ = ["make_lock", "unmix"]
 
-# A line of up to so many bytes is written in one piece.
+# Lines of up to this many bytes are written in one piece.
 _LONGEST = 1 << 20
 
 
 class _Turns(io.RawIOBase):
     """A descriptor that one process at a time writes to.
 
-    A pipe takes no more than 4 KiB at a time in one piece. The lock is a record lock on a file that
-    the workers share: the system takes it back from a process that dies with it.
+    A pipe takes at most 4 KiB in one piece. The lock is a record lock on a file that the workers
+    share; the system releases it when the process that holds it dies.
     """
 
     def __init__(self, fd: int, lock: int) -> None:
@@ -47,12 +47,12 @@ class _Turns(io.RawIOBase):
 
 
 def make_lock() -> int:
-    """Make the file that the workers lock; called before they are forked."""
+    """Create the file that the workers lock, before they are forked."""
     return os.memfd_create("velo-output")
 
 
 def unmix(lock: int) -> None:
-    """Have this process write its lines in turn with others."""
+    """Make this process take turns with others when it writes lines."""
     for name in ("stdout", "stderr"):
         old = getattr(sys, name)
         with contextlib.suppress(AttributeError, OSError, ValueError):

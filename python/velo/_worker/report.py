@@ -1,4 +1,4 @@
-"""The stacks of a worker that dies, written where its supervisor reads them afterwards."""
+"""The stacks of a dying worker, written to a file that its supervisor reads afterwards."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ __all__ = ["write_to"]
 
 
 def write_to(report: int, asked: int) -> None:
-    """Have the stacks of all threads written to this descriptor when a signal ends the process.
+    """Write the stacks of all threads to this descriptor when a signal ends the process.
 
-    They are written at the signal `asked` too, by the watchdog's thread: the signal must not end
-    what the others are stuck in, a system call for example.
+    The watchdog's thread writes them at the signal `asked`, too. Other threads block that signal:
+    it must not interrupt the system call in which one of them may be stuck.
 
-    A function that enables `faulthandler` for itself takes that over: the stacks go where it says.
+    If a function enables `faulthandler` itself, the stacks go to the file that it has chosen.
     """
     faulthandler.enable(report, all_threads=True)
     faulthandler.register(asked, report, all_threads=True)
-    signal.pthread_sigmask(signal.SIG_BLOCK, [asked])  # threads to come inherit it
+    signal.pthread_sigmask(signal.SIG_BLOCK, [asked])  # new threads inherit it
     os.register_at_fork(after_in_child=lambda: _leave(report))
 
 
 def _leave(report: int) -> None:
-    """In a process that a function has forked: what it writes as it dies is not the worker's."""
+    """Redirect the report of a process that a function has forked: it is not the worker's."""
     with contextlib.suppress(OSError):
         null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
         os.dup2(null, report, inheritable=False)

@@ -1,4 +1,4 @@
-"""The selector of a worker's event loop: it looks at the rings before it asks the system."""
+"""The selector of a worker's event loop: it polls the rings before the system's descriptors."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from velo import _core
 
 
 class LinkSelector(selectors.DefaultSelector):
-    """Does what the clients have for this worker, spinning for a short while where that pays.
+    """Handles messages of clients, and spins for a short while where that pays.
 
-    The doorbells are armed only when the loop is about to sleep, so that a busy link costs no
-    system call on either side.
+    It arms the doorbells only when the loop is about to sleep, so that a busy link costs no system
+    call on either side.
 
     Attributes:
-        watch: What looks at the links, and sleeps on their doorbells.
+        watch: Polls the links, and sleeps on their doorbells.
 
     """
 
@@ -35,7 +35,7 @@ class LinkSelector(selectors.DefaultSelector):
         return super().select(0) if others else []
 
     def process(self) -> None:
-        """Do what the clients have for this worker by now."""
+        """Handle the messages that clients have sent so far."""
         try:
             self.watch.process()
         except Exception:
@@ -43,6 +43,6 @@ class LinkSelector(selectors.DefaultSelector):
 
 
 def give_up() -> NoReturn:
-    """End the worker: a link that makes no sense serves nobody. Its client is told by our exit."""
+    """End the worker: a link has invalid data. The exit tells the client."""
     traceback.print_exc()
     os._exit(70)

@@ -1,7 +1,7 @@
-"""What a worker keeps under keys, while its users come and go.
+"""The sessions of a worker, which outlive their attachments.
 
-The supervisor says who may attach. The worker says when an attachment is over: that is for the
-function to show, by asking for the event after the last one that was sent.
+The supervisor says which client may attach. The worker says when an attachment has ended: the
+function shows that, by asking for the event after the last one that was sent.
 """
 
 from __future__ import annotations
@@ -9,73 +9,24 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import functools
-import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from velo import _core
 from velo._function.context import stream_name
-from velo._function.exceptions import log_failure
 from velo._worker import introspection, logs
-from velo._worker.detached import Parked
+from velo._worker.client import Client, OpenStream
+from velo._worker.detached import DetachedSessions
+from velo._worker.session import Attachment, WorkerSession
 
-if TYPE_CHECKING:
-    from velo._worker.main import Client
-
-__all__ = ["Kept", "Keys", "Opening"]
-
-
-class Opening:
-    """A client's stream that is to be attached to a key."""
-
-    def __init__(
-        self,
-        client: Client,
-        keep: tuple[bytes, int, float | None, str],
-        place: tuple[int, int],
-        function: int,
-        limits: tuple[int, int, bool, bool, bool],
-        terms: tuple[tuple[float | None, float | None], str],
-    ) -> None:
-        self.client = client
-        self.key, self.grant, self.timeout, self.shown = keep
-        self.place = place
-        self.function = function
-        self.limits = limits
-        self.terms = terms
-        # It has let go before it was attached.
-        self.leaves = False
+__all__ = ["Sessions"]
 
 
-class Kept:
-    """One key's function."""
-
-    def __init__(self, opening: Opening) -> None:
-        self.key = opening.key
-        # For those who look: the key as its user wrote it, whose name it has, when it began.
-        self.shown = opening.shown
-        _, self.name = opening.terms
-        self.began = time.monotonic_ns()
-        # The number of its last parking, and when that was.
-        self.parking = self.parked_at = 0
-        self.timeout = opening.timeout
-        self.grant = 0
-        self.kept: _core.Kept
-        self.function: tuple[Callable[..., Any], bool]
-        self.task: asyncio.Task[None] | None = None
-        # Who is attached.
-        self.user: Opening | None = None
-        # Its input was ended: whoever is to attach begins anew when it is over.
-        self.ending = False
-        self.timer: asyncio.TimerHandle | None = None
-        self.waiting: list[Opening] = []
-
-
-class Keys:
-    """All that a worker keeps.
+class Sessions:
+    """All sessions of a worker.
 
     Args:
-        seat: The line to the supervisor.
+        control: The connection to the supervisor.
         function_of: Returns a client's function by its number, and whether it has a state.
         links: Returns the links to all clients.
 
@@ -83,195 +34,186 @@ class Keys:
 
     def __init__(
         self,
-        seat: _core.WorkerSeat,
+        control: _core.WorkerSeat,
         function_of: Callable[[Client, int], tuple[Callable[..., Any], bool]],
         links: Callable[[], list[_core.WorkerLink]],
     ) -> None:
-        self._seat = seat
+        self._control = control
         self._function_of = function_of
         self._links = links
-        self._kept: dict[bytes, Kept] = {}
-        # Who is attached: link and slot.
-        self._users: dict[tuple[int, int], Kept] = {}
-        self._parked = Parked()
+        self._sessions: dict[bytes, WorkerSession] = {}
+        # By link and slot: the session that the stream there is attached to.
+        self._attached: dict[tuple[int, int], WorkerSession] = {}
+        self._detached = DetachedSessions()
         self._retiring = False
 
     def tasks(self) -> list[asyncio.Task[None]]:
         """Return the tasks of all functions."""
-        return [kept.task for kept in self._kept.values() if kept.task is not None]
+        return [one.task for one in self._sessions.values() if one.task is not None]
 
-    # The client.
+    # Orders of clients.
 
-    def open(self, opening: Opening) -> None:
-        """Attach a client's stream, or begin what it is to be attached to."""
-        kept = self._kept.get(opening.key)
-        if kept is None:
-            self._begin(opening)
-        elif kept.user is None and not kept.ending:
-            self._attach(kept, opening)
+    def open(self, attachment: Attachment) -> None:
+        """Attach a client's stream to its session, or begin that."""
+        session = self._sessions.get(attachment.key)
+        if session is None:
+            self._begin(attachment)
+        elif session.attachment is None and not session.ending:
+            self._attach(session, attachment)
         else:
-            kept.waiting.append(opening)  # it has crossed with the end
+            session.waiting.append(attachment)  # it has crossed with the end
 
     def detach(self, client: Client, place: tuple[int, int]) -> None:
-        """Let go of a client's stream, when what it has sent is handled."""
-        kept = self._users.get((client.number, place[0]))
-        if kept is not None and kept.user is not None and kept.user.place == place:
-            client.link.detach(kept.kept, place)
+        """Detach a client's stream, as soon as its events are handled."""
+        session = self._attached.get((client.number, place[0]))
+        attachment = None if session is None else session.attachment
+        if session is not None and attachment is not None and attachment.place == place:
+            client.link.detach(session.core, place)
             return
-        for kept in self._kept.values():
-            for opening in kept.waiting:
-                opening.leaves |= opening.client is client and opening.place == place
+        for session in self._sessions.values():
+            for waiting in session.waiting:
+                waiting.withdrawn |= waiting.client is client and waiting.place == place
 
     def leave(self, client: Client) -> None:
-        """Let go of all streams of a client that is gone."""
-        for kept in list(self._kept.values()):
-            for opening in kept.waiting:
-                opening.leaves |= opening.client is client
-            if kept.user is not None and kept.user.client is client:
-                kept.kept.leave()
+        """Detach all streams of a client that is gone."""
+        for session in list(self._sessions.values()):
+            for waiting in session.waiting:
+                waiting.withdrawn |= waiting.client is client
+            if session.attachment is not None and session.attachment.client is client:
+                session.core.leave()
 
-    # The supervisor.
+    # Orders of the supervisor.
 
     def release(self, key: bytes, grant: int) -> None:
-        """Say when an attachment is over that nobody uses; at once if there is none."""
-        kept = self._kept.get(key)
-        if kept is None:
-            self._seat.key_free(key, grant, False)
-        elif any(opening.grant == grant for opening in kept.waiting):
-            for opening in kept.waiting:
-                opening.leaves |= opening.grant == grant
-        elif kept.user is not None:
-            if kept.grant == grant:
-                kept.kept.leave()
-        elif grant >= kept.grant:
-            kept.grant = grant  # what is said of its end is about this one
-            self._seat.key_free(key, grant, True)
+        """Report when a granted attachment ends that its client has given up; at once if it has."""
+        session = self._sessions.get(key)
+        if session is None:
+            self._control.key_free(key, grant, False)
+        elif any(waiting.grant == grant for waiting in session.waiting):
+            for waiting in session.waiting:
+                waiting.withdrawn |= waiting.grant == grant
+        elif session.attachment is not None:
+            if session.grant == grant:
+                session.core.leave()
+        elif grant >= session.grant:
+            session.grant = grant  # the report of its end is about this one
+            self._control.key_free(key, grant, True)
 
     def retire(self) -> None:
-        """Keep nothing any longer than somebody is attached to it."""
+        """End each session as soon as it is detached."""
         self._retiring = True
-        for kept in list(self._kept.values()):
-            self._expire(kept)
+        for session in list(self._sessions.values()):
+            session.expire()
 
-    # Somebody looks.
+    # Questions of `velo status`, `velo top` and `velo inspect`.
 
-    def parked_since(self, number: int, longest: int) -> str:
-        """Say what is parked here: see `Parked.since`."""
-        return self._parked.since(number, longest)
+    def detached_since(self, number: int, longest: int) -> str:
+        """List the detached sessions: see `DetachedSessions.since`."""
+        return self._detached.since(number, longest)
 
-    def find_parked(self, which: str) -> list[introspection.Opened]:
-        """Return what is parked here under this key, with this name or at this place."""
-        return [stream for _, stream in self._parked.find(which)]
+    def find_detached(self, which: str) -> list[introspection.StreamInfo]:
+        """Return the detached sessions under this key, with this name or at this place."""
+        return [info for _, info in self._detached.find(which)]
 
-    def end_parked(self, which: str) -> list[introspection.Opened]:
-        """End the input of what is parked here, as when its time is over; returns what that was."""
-        ended = list(self._parked.find(which))
-        for kept, _ in ended:
-            if kept.timer is not None:
-                kept.timer.cancel()
-            self._expire(kept)
-        return [stream for _, stream in ended]
+    def end_detached(self, which: str) -> list[introspection.StreamInfo]:
+        """End the input of detached sessions, as their timeout would, and return them."""
+        ended = list(self._detached.find(which))
+        for session, _ in ended:
+            session.expire()
+        return [info for _, info in ended]
 
-    # The functions.
+    # The sessions themselves.
 
-    def _begin(self, opening: Opening) -> None:
+    def _begin(self, attachment: Attachment) -> None:
         loop = asyncio.get_running_loop()
-        kept = self._kept[opening.key] = Kept(opening)
-        self._enter(kept, opening)
-        client, link = opening.client, opening.client.link
-        tell = functools.partial(self._tell, kept)
-        port, kept.kept = link.keep(loop, opening.place, opening.limits, opening.terms, tell)
+        session = self._sessions[attachment.key] = WorkerSession(loop, attachment)
+        self._enter(session, attachment)
+        client, link = attachment.client, attachment.client.link
+        on_free = functools.partial(self._on_free, session)
+        port, session.core = link.keep(
+            *(loop, attachment.place, attachment.limits, attachment.terms, on_free)
+        )
 
         def load() -> tuple[Callable[..., Any], bool]:
-            kept.function = self._function_of(client, opening.function)
-            return kept.function
+            session.function = self._function_of(client, attachment.function)
+            return session.function
 
         pump = port.load_and_start(load)
         if pump is None:
             return
-        _, name = opening.terms
         context = contextvars.copy_context()
-        context.run(logs.link_of_stream.set, _LinkOfUser(kept, self._links))
-        context.run(stream_name.set, name)
-        kept.task = asyncio.Task(pump, loop=loop, name=name, context=context)
-        self._show(kept, opening)
-        port.attach(pump, kept.task, context)
-        if opening.leaves and kept.user is opening:
-            kept.kept.leave()
+        context.run(logs.link_of_stream.set, _LogTarget(session, self._links))
+        context.run(stream_name.set, session.name)
+        session.task = asyncio.Task(pump, loop=loop, name=session.name, context=context)
+        self._show(session, attachment)
+        port.attach(pump, session.task, context)
+        if attachment.withdrawn and session.attachment is attachment:
+            session.core.leave()
 
-    def _enter(self, kept: Kept, opening: Opening) -> None:
-        kept.user, kept.grant = opening, opening.grant
-        self._users[opening.client.number, opening.place[0]] = kept
+    def _enter(self, session: WorkerSession, attachment: Attachment) -> None:
+        session.attachment, session.grant = attachment, attachment.grant
+        self._attached[attachment.client.number, attachment.place[0]] = session
 
-    def _show(self, kept: Kept, opening: Opening) -> None:
-        """Have the client's streams be all that it uses, as those see it who look."""
-        client, (slot, _) = opening.client, opening.place
-        if kept.task is not None:
-            client.tasks[slot] = kept.task
-            client.opened[slot] = (opening.function, introspection.moment(), kept.shown)
+    def _show(self, session: WorkerSession, attachment: Attachment) -> None:
+        """Show it among the streams of the client."""
+        client, (slot, _) = attachment.client, attachment.place
+        if session.task is not None:
+            client.tasks[slot] = session.task
+            client.opened[slot] = OpenStream(
+                attachment.function, introspection.moment(), session.shown
+            )
 
-    def _attach(self, kept: Kept, opening: Opening) -> None:
-        if kept.timer is not None:
-            kept.timer.cancel()
-            kept.timer = None
-        self._parked.leave(kept)
-        # It is the same, so that nobody has to load it again to know its name.
-        opening.client.functions[opening.function] = kept.function
-        self._enter(kept, opening)
-        self._show(kept, opening)
-        opening.client.link.attach(kept.kept, opening.place, opening.limits)
-        if opening.leaves and kept.user is opening:
-            kept.kept.leave()
+    def _attach(self, session: WorkerSession, attachment: Attachment) -> None:
+        session.on_attached()
+        self._detached.discard(session)
+        # It is the same function: the client's need not be loaded for its name to be known.
+        attachment.client.functions[attachment.function] = session.function
+        self._enter(session, attachment)
+        self._show(session, attachment)
+        attachment.client.link.attach(session.core, attachment.place, attachment.limits)
+        if attachment.withdrawn and session.attachment is attachment:
+            session.core.leave()
 
-    def _tell(self, kept: Kept, over: bool, error: BaseException | None) -> None:
-        """Hear that an attachment is over, or the function; in the middle of its step."""
+    def _on_free(self, session: WorkerSession, ended: bool, error: BaseException | None) -> None:
+        """Note the end of an attachment, or of the function; in the middle of its step."""
         loop = asyncio.get_running_loop()
-        user, kept.user = kept.user, None
-        if user is not None:
-            slot, _ = user.place
-            self._users.pop((user.client.number, slot), None)
-            user.client.tasks.pop(slot, None)
-            user.client.opened.pop(slot, None)
-        if over:
-            del self._kept[kept.key]
-            self._parked.leave(kept)
-            if kept.timer is not None:
-                kept.timer.cancel()
-            if error is not None:
-                loop.call_soon(log_failure, error)
+        attachment, session.attachment = session.attachment, None
+        if attachment is not None:
+            client, (slot, _) = attachment.client, attachment.place
+            self._attached.pop((client.number, slot), None)
+            client.tasks.pop(slot, None)
+            client.opened.pop(slot, None)
+        if ended:
+            del self._sessions[session.key]
+            self._detached.discard(session)
+            session.on_ended(error)
         else:
-            self._parked.enter(kept)
-        self._seat.key_free(kept.key, kept.grant, not over)
-        if kept.waiting:
-            waiting, kept.waiting = kept.waiting, []
+            self._detached.add(session)
+        self._control.key_free(session.key, session.grant, not ended)
+        if session.waiting:
+            waiting, session.waiting = session.waiting, []
             loop.call_soon(self._open_all, waiting)
-        elif self._retiring and not over:
-            loop.call_soon(self._expire, kept)
-        elif kept.timeout is not None and not over:
-            kept.timer = loop.call_later(kept.timeout, self._expire, kept)
+        elif self._retiring and not ended:
+            loop.call_soon(session.expire)
+        elif not ended:
+            session.on_detached()
 
-    def _open_all(self, waiting: list[Opening]) -> None:
-        for opening in waiting:
-            self.open(opening)
-
-    def _expire(self, kept: Kept) -> None:
-        kept.timer = None
-        if kept.user is None and not kept.ending and self._kept.get(kept.key) is kept:
-            kept.ending = True
-            kept.kept.end_input()
+    def _open_all(self, waiting: list[Attachment]) -> None:
+        for attachment in waiting:
+            self.open(attachment)
 
 
-class _LinkOfUser:
-    """Where what a kept function logs goes: to who is attached, or to all."""
+class _LogTarget:
+    """Takes what a session logs: for the client that is attached, or else for all clients."""
 
-    def __init__(self, kept: Kept, links: Callable[[], list[_core.WorkerLink]]) -> None:
-        self._kept = kept
+    def __init__(self, session: WorkerSession, links: Callable[[], list[_core.WorkerLink]]) -> None:
+        self._session = session
         self._links = links
 
     def log(self, record: bytes) -> bool:
-        """Send a log record; false when somebody does not read them."""
-        user = self._kept.user
+        """Send a log record. False: there was no room for it on some link."""
+        attachment = self._session.attachment
         sent = True
-        for link in self._links() if user is None else [user.client.link]:
+        for link in self._links() if attachment is None else [attachment.client.link]:
             sent &= link.log(record)
         return sent

@@ -1,4 +1,4 @@
-"""The zygote: a single-threaded process that has imported what workers need, and forks them."""
+"""The zygote: a single-threaded process that has imported velo, and forks workers."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from velo._worker import output
 
 
 def main() -> None:
-    """Serve the supervisor that started this process; in a forked worker, work."""
+    """Serve the supervisor that has started this process; in a forked worker, run the worker."""
     _core.warm_up()
-    gc.enable()  # it was off while all of this was imported
-    gc.freeze()  # what is here now is shared with the workers: collecting it would copy its pages
+    gc.enable()  # it was off during the imports
+    gc.freeze()  # workers share these objects; collecting would copy their pages
     output_lock = output.make_lock()
-    seat = _core.serve_zygote(os.fork, preload)
-    if seat is not None:
-        sys.exit(worker.main(seat, output_lock))
+    control = _core.serve_zygote(os.fork, preload)
+    if control is not None:
+        sys.exit(worker.main(control, output_lock))
 
 
 def preload(module: str, paths: list[str]) -> None:

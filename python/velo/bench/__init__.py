@@ -1,8 +1,8 @@
-"""What velo costs and gains, beside its floors and its peers, measured in one run.
+"""Benchmarks of velo, compared with its floors and its peers in one run.
 
-Every figure of velo stands beside one of something else that was measured in turn with it, several
-times; what counts is the ratio. A *subject* is one thing to measure: a function that runs in a
-Python process of its own, so that nothing that one leaves behind touches the next. A *scenario*
-names its subjects and makes rows of their figures. Peers are optional: what is not installed is
-named and left out.
+Most figures of velo are compared with the figure of a floor or a peer, measured in turn with it
+over several rounds; compare the ratios. A *subject* is one function that measures one thing. It
+runs in a Python process of its own, so that it cannot affect the next subject. A *scenario* names
+its subjects and makes rows of their figures. Peers are optional: a peer that is not installed is
+reported and left out.
 """

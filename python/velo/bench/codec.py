@@ -1,4 +1,4 @@
-"""What turning values into bytes and back takes. Gives figures by name."""
+"""Times of encoding and decoding. Returns figures by name."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from velo.bench.functions import EVENTS
 
 __all__ = ["LIBRARIES", "VALUES", "codec"]
 
-# Of which the best counts: what else runs can only make it slower.
+# The best repeat counts: other processes can only make one slower.
 REPEATS = 5
 
 VALUES: dict[str, Callable[[], Any]] = {
@@ -31,7 +31,7 @@ VALUES: dict[str, Callable[[], Any]] = {
     "a 900 KB array": lambda: frame_of([480, 640, 3]),
     "an object that is pickled": lambda: Fraction(1, 3),
 }
-"""Makes a value, by what is said of it."""
+"""Makes a value, by the name of its kind."""
 
 
 def _velo() -> tuple[Any, Any]:
@@ -57,7 +57,7 @@ LIBRARIES: dict[str, Callable[[], tuple[Any, Any]]] = {
 
 
 def codec(library: str, name: str, seconds: float) -> Measured:
-    """Encode a value, and decode it, for about so long."""
+    """Encode and decode a value, for about that many seconds."""
     dumps, loads = LIBRARIES[library]()
     value = VALUES[name]()
     payload = dumps(value)

@@ -1,4 +1,4 @@
-"""What nothing can beat, or what everybody pays. Each gives figures by name."""
+"""The floors: the same work without velo. Each function returns figures by name."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def queue_pair(event: str, count: int) -> Measured:
 
 
 def memcpy(size: int, count: int) -> Measured:
-    """Copy so many bytes into memory that is there already."""
+    """Copy bytes into memory whose pages are present."""
     source, target = bytes(size), memoryview(bytearray(size))
     begin = time.perf_counter()
     for _ in range(count):
@@ -197,7 +197,7 @@ class SeparateProcesses:
         return child, order, answer
 
     def run(self, count: int) -> float:
-        """Have so many events computed by all of them together; returns the seconds that took."""
+        """Compute events in all processes together; returns the seconds that took."""
         begin = time.perf_counter()
         for _, order, _ in self._children:
             os.write(order, (count // len(self._children)).to_bytes(8))
@@ -213,7 +213,7 @@ class SeparateProcesses:
 
 
 def cores_given(processes: int, seconds: float) -> Measured:
-    """Return how many cores the machine gives: what so many processes compute, by what one does.
+    """Return how many cores the machine gives: the work of all processes over that of one.
 
     On a machine that is shared with others it may be less than it has.
     """
@@ -257,7 +257,7 @@ async def _burn(count: int) -> None:
 
 
 def mean_alone(frames: list[Any], count: int) -> float:
-    """Reduce so many frames where they are, these in turn; returns the seconds that took."""
+    """Reduce `count` frames in place, the given ones in turn; returns the seconds that took."""
     some = itertools.islice(itertools.cycle(frames), count)
     begin = time.perf_counter()
     for frame in some:

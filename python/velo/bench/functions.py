@@ -1,4 +1,4 @@
-"""What is measured: the functions, and what goes through them."""
+"""The measured functions, and their events."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ EVENTS: dict[str, Callable[[int], Any]] = {
         "ok": True,
     },
 }
-"""Makes the event of a number, by what is said of it."""
+"""Makes the event of a number, by the name of its kind."""
 
 
 def events(name: str, count: int) -> list[Any]:
-    """Return so many events, of which 1,000 are different objects."""
+    """Return `count` events, of which 1,000 are different objects."""
     some = [EVENTS[name](number) for number in range(1_000)]
     return list(itertools.islice(itertools.cycle(some), count))
 
 
 def events_by_key(name: str, keys: int, count: int) -> list[tuple[str, Any]]:
-    """Return so many events beside keys, in a random order that is the same each time."""
+    """Return pairs of key and event, in a random order that is the same each time."""
     some = random.Random(keys)
     names = [f"key-{number}" for number in range(keys)]
     return [(some.choice(names), event) for event in events(name, count)]

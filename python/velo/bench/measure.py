@@ -1,4 +1,4 @@
-"""Measuring several things in turn, and what comes of it."""
+"""Measure several subjects in turn, and make rows of their figures."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from velo import _core
 
 __all__ = ["Figures", "Plan", "Row", "Subject", "bounded", "compare", "paired", "percentiles"]
 
-# No subject needs as long; one that does hangs.
+# Seconds. No subject needs that long unless it hangs.
 LIMIT = 120.0
 
 Figures = Mapping[str, list[dict[str, float]]]
-"""What every subject measured in every round, by its name."""
+"""The figures of every subject in every round, by the name of the subject."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,10 +27,10 @@ class Subject:
     """One thing to measure.
 
     Attributes:
-        where: Its function, as `module:function`; gives figures by name.
+        where: Its function, as `module:function`, which returns figures by name.
         arguments: Its arguments, as far as JSON carries them.
-        environment: Variables that its process has beyond this one's.
-        python: The interpreter to run it with, which needs only the module's file; None: this one.
+        environment: Environment variables for its process, added to those of this one.
+        python: The interpreter for the module's file alone; None: this one.
 
     """
 
@@ -43,7 +43,7 @@ class Subject:
         """Run it.
 
         Raises:
-            RuntimeError: If it fails, or does not end in time.
+            RuntimeError: The subject fails, or does not end in time.
 
         """
         # `-P`: a script's own folder is not where `velo` is looked for.
@@ -75,10 +75,10 @@ class Plan:
     """How much to measure.
 
     Attributes:
-        quick: Fewer events and one round: whether it works, rather than how fast it is.
+        quick: Fewer events and one round, to test the benchmarks themselves.
         peers: The names of the peers to measure; None: all that are installed.
-        say: Called with what is being measured.
-        warn: Called with what could not be measured, and why.
+        say: Called with the name of each subject before it is measured.
+        warn: Called with each subject that could not be measured, and the reason.
 
     """
 
@@ -94,15 +94,15 @@ class Plan:
 
     @property
     def seconds(self) -> float:
-        """How long a measurement lasts that goes by time."""
+        """The duration of a measurement that is limited by time."""
         return 0.05 if self.quick else 0.5
 
     def scaled(self, count: int) -> int:
-        """Return fewer of something in a quick run."""
+        """Return the count, or a smaller one in a quick run."""
         return max(count // 20, 20) if self.quick else count
 
     def cores(self) -> float:
-        """Return how many cores the machine gives to processes that only compute, right now."""
+        """Measure how many cores the machine gives to processes that only compute."""
         self.say("the machine's cores")
         subject = Subject("velo.bench.floors:cores_given", (_core.usable_cores(), self.seconds / 5))
         return subject.measure()["cores"]
@@ -110,14 +110,14 @@ class Plan:
     def in_turn(self, subjects: Mapping[str, Subject], *, often: int = 1) -> Figures:
         """Measure every subject once per round, one after the other, every other round backwards.
 
-        A subject that fails is named and left out from then on. `often` makes so many times as many
-        rounds, for subjects that are measured in so many times shorter ones.
+        A subject that fails is reported and left out from then on. `often` multiplies the number of
+        rounds, for subjects with shorter rounds.
         """
         figures: dict[str, list[dict[str, float]]] = {name: [] for name in subjects}
         rounds = 1 if self.quick else self.rounds * often
         order = list(subjects.items())
         for number in range(rounds):
-            # A machine that slows down meanwhile must not favour who comes first.
+            # A machine that slows down meanwhile must not favour the first subject.
             for name, subject in order if number % 2 == 0 else order[::-1]:
                 if name not in figures:
                     continue
@@ -132,38 +132,38 @@ class Plan:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One figure of velo, beside one of something else or for itself.
+    """One figure of velo, alone or compared with the figure of another subject.
 
     Attributes:
-        what: What was measured.
+        measurement: The name of the measurement.
         value: velo's figure, the median of all rounds.
-        unit: Its unit; in `.../s`, more is better, otherwise less is.
-        beside: What it stands beside; None where there is nothing but a bound.
-        other: The other's figure.
-        ratio: The median over the rounds of velo's figure by the other's.
-        must: The ratio, or the figure where there is no other, that it must reach.
+        unit: Its unit. In `.../s` more is better, in any other less.
+        compared_with: The name of the other subject; None if there is none.
+        other: The figure of the other subject.
+        ratio: The median over the rounds of velo's figure divided by the other.
+        target: The ratio, or without another subject the figure, that velo aims for.
 
     """
 
-    what: str
+    measurement: str
     value: float
     unit: str
-    beside: str | None = None
+    compared_with: str | None = None
     other: float | None = None
     ratio: float | None = None
-    must: float | None = None
+    target: float | None = None
 
     @property
-    def holds(self) -> bool | None:
-        """Whether it reaches what it must; None where nothing is asked."""
-        if self.must is None:
+    def met(self) -> bool | None:
+        """Whether the target is met; None without a target."""
+        if self.target is None:
             return None
         reached = self.value if self.ratio is None else self.ratio
-        return reached >= self.must if self.unit.endswith("/s") else reached <= self.must
+        return reached >= self.target if self.unit.endswith("/s") else reached <= self.target
 
-    def named(self, beside: str) -> Row:
-        """Return the row with another name for what it stands beside."""
-        return dataclasses.replace(self, beside=beside)
+    def named(self, compared_with: str) -> Row:
+        """Return the row with another name for the other subject."""
+        return dataclasses.replace(self, compared_with=compared_with)
 
 
 def compare(
@@ -171,17 +171,27 @@ def compare(
     one: str,
     other: str,
     *,
-    what: str,
+    measurement: str,
     unit: str,
-    must: float | None = None,
+    target: float | None = None,
     figure: str = "rate",
 ) -> list[Row]:
-    """Compare two subjects that were measured in turn; nothing if one of them failed."""
+    """Compare two subjects that were measured in turn; no row if one of them failed."""
     if one not in figures or other not in figures:
         return []
     ours, theirs = ([round[figure] for round in figures[name]] for name in (one, other))
     ratio = statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
-    return [Row(what, statistics.median(ours), unit, other, statistics.median(theirs), ratio, must)]
+    return [
+        Row(
+            measurement,
+            statistics.median(ours),
+            unit,
+            other,
+            statistics.median(theirs),
+            ratio,
+            target,
+        )
+    ]
 
 
 def paired(
@@ -189,29 +199,44 @@ def paired(
     one: str,
     other: str,
     *,
-    what: str,
+    measurement: str,
     unit: str,
     figure: str = "rate",
     of: str = "floor",
-    must: float | None = None,
+    target: float | None = None,
 ) -> list[Row]:
-    """Compare two figures of one subject, which measured both in turn; `of` is the other's."""
+    """Compare two figures of one subject, which measured both in turn; `of` names the other."""
     if one not in figures:
         return []
     both = {
         one: [{figure: round[figure]} for round in figures[one]],
         other: [{figure: round[of]} for round in figures[one]],
     }
-    return compare(both, one, other, what=what, unit=unit, must=must, figure=figure)
+    return compare(
+        both, one, other, measurement=measurement, unit=unit, target=target, figure=figure
+    )
 
 
 def bounded(
-    figures: Figures, one: str, *, what: str, unit: str, figure: str, must: float | None = None
+    figures: Figures,
+    one: str,
+    *,
+    measurement: str,
+    unit: str,
+    figure: str,
+    target: float | None = None,
 ) -> list[Row]:
-    """Take one subject's figure for itself; nothing if it failed."""
+    """Make a row of one subject's figure alone; no row if it failed."""
     if one not in figures:
         return []
-    return [Row(what, statistics.median(round[figure] for round in figures[one]), unit, must=must)]
+    return [
+        Row(
+            measurement,
+            statistics.median(round[figure] for round in figures[one]),
+            unit,
+            target=target,
+        )
+    ]
 
 
 def percentiles(seconds: Iterable[float]) -> dict[str, float]:

@@ -184,7 +184,7 @@ def fresh_process() -> Measured:
 
 
 def import_velo() -> Measured:
-    """Import velo, beyond what an interpreter takes that imports nothing."""
+    """Time `import velo`, less the start of an interpreter without imports."""
     times = []
     for _ in range(5):
         begin = time.perf_counter()
@@ -243,7 +243,7 @@ async def _burning(mode: str, workers: int | None, streams: int) -> list[Stream[
 
 
 def frames_in_turn(shape: list[int], ahead: int, streams: int, count: int, turns: int) -> Measured:
-    """Feed frames to so many streams with a worker each, in turn with reducing them here.
+    """Feed frames to streams with a worker each, in turn with reducing them in this process.
 
     One frame, which stays in the processor's cache, and as many as take turns in the ring.
     """
@@ -304,7 +304,7 @@ async def together(
     feed: Callable[[Stream[Any, Any]], AsyncIterator[Any]],
     each: int,
 ) -> Measured:
-    """Feed all streams at once, with so many events each, and close them."""
+    """Feed all streams at once, with `each` events per stream, and close them."""
     seconds = await _drive(opened, feed, each)
     for stream in opened:
         await stream.aclose()
@@ -316,7 +316,7 @@ async def _drive(
     feed: Callable[[Stream[Any, Any]], AsyncIterator[Any]],
     each: int,
 ) -> float:
-    """Feed all streams at once, with so many events each; returns the seconds that took."""
+    """Feed all streams at once, with `each` events per stream; returns the seconds that took."""
 
     async def drive(stream: Stream[Any, Any]) -> int:
         return len([result async for result in feed(stream)])
@@ -329,7 +329,7 @@ async def _drive(
 
 
 def many_streams(count: int, total: int) -> Measured:
-    """Open many streams: what one more costs, and what goes through all of them in turn."""
+    """Open many streams: measure the cost of each, and events through all of them in turn."""
 
     async def run() -> Measured:
         fn = passthrough.options(mode="process", workers=2)
@@ -398,7 +398,7 @@ def _workers() -> list[int]:
 
 
 def _memory() -> float:
-    """Bytes of this process and its workers; what they share counts once."""
+    """Bytes of this process and its workers; shared memory counts once."""
     total = 0
     for pid in [os.getpid(), *_workers()]:
         for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():

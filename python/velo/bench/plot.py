@@ -10,7 +10,7 @@ __all__ = ["draw"]
 
 
 def draw(results: Results, folder: Path) -> list[Path]:
-    """Draw velo's ratios to what it stands beside; returns the pictures.
+    """Draw the ratios of all rows that have one; returns the pictures.
 
     Raises:
         ImportError: Without matplotlib.
@@ -28,10 +28,12 @@ def draw(results: Results, folder: Path) -> list[Path]:
             shown = [row for row in rows if row.ratio is not None and row.unit == unit]
             figure, axes = pyplot.subplots(figsize=(11, 1.2 + 0.36 * len(shown)))
             ratios = [row.ratio or 0.0 for row in shown]
-            colours = ["tab:red" if row.holds is False else "tab:blue" for row in shown]
+            colours = ["tab:red" if row.met is False else "tab:blue" for row in shown]
             bars = axes.barh(range(len(shown)), ratios, color=colours)
             axes.bar_label(bars, labels=[f"{ratio:.2f}" for ratio in ratios], padding=3)
-            axes.set_yticks(range(len(shown)), [f"{row.what}\n/ {row.beside}" for row in shown])
+            axes.set_yticks(
+                range(len(shown)), [f"{row.measurement}\n/ {row.compared_with}" for row in shown]
+            )
             axes.tick_params(axis="y", labelsize=7)
             axes.axvline(1.0, color="black", linewidth=0.8)
             axes.set_xscale("log")

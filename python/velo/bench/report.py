@@ -1,4 +1,4 @@
-"""Figures for people, for pages and for programs."""
+"""Figures as a table, as Markdown and as JSON."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from velo.bench.measure import Row
 
 __all__ = ["HEAD", "Cores", "Results", "as_json", "as_markdown", "cells", "given"]
 
-HEAD = ("what", "velo", "beside", "its figure", "ratio", "must")
+HEAD = ("measurement", "velo", "compared with", "its figure", "ratio", "target", "met")
 
 Results = Mapping[str, Sequence[Row]]
 """The rows of every scenario, by its name."""
@@ -20,22 +20,23 @@ Cores = Mapping[str, Sequence[float]]
 
 
 def cells(row: Row) -> tuple[str, ...]:
-    """Return a row as it is shown."""
+    """Return the cells of a row."""
     return (
-        row.what,
+        row.measurement,
         f"{_number(row.value)} {row.unit}",
-        row.beside or "",
+        row.compared_with or "",
         "" if row.other is None else f"{_number(row.other)} {row.unit}",
         "" if row.ratio is None else f"{row.ratio:.3g}",
-        _must(row),
+        _target(row),
+        "" if row.met is None else "yes" if row.met else "NO",
     )
 
 
-def _must(row: Row) -> str:
-    if row.must is None:
+def _target(row: Row) -> str:
+    if row.target is None:
         return ""
     sign = "≥" if row.unit.endswith("/s") else "≤"
-    return f"{sign} {row.must:g}: {'yes' if row.holds else 'NO'}"
+    return f"{sign} {row.target:g}"
 
 
 def _number(value: float) -> str:
@@ -43,7 +44,7 @@ def _number(value: float) -> str:
 
 
 def given(cores: Sequence[float]) -> str:
-    """Say how many cores the machine gave before and after a scenario."""
+    """Return a line with the cores that the machine gave before and after a scenario."""
     before, after = cores
     return f"cores that the machine gave: {before:.2f} before, {after:.2f} after"
 
@@ -54,15 +55,15 @@ def as_markdown(results: Results, cores: Cores, machine: Mapping[str, str]) -> s
     for scenario, rows in results.items():
         lines += ["", f"### {scenario.capitalize()}", "", f"{given(cores[scenario]).capitalize()}."]
         lines += ["", f"| {' | '.join(HEAD)} |"]
-        lines.append("| --- | ---: | --- | ---: | ---: | ---: |")
+        lines.append("| --- | ---: | --- | ---: | ---: | ---: | --- |")
         lines += [f"| {' | '.join(cells(row))} |" for row in rows]
     return "\n".join(lines)
 
 
 def as_json(results: Results, cores: Cores, machine: Mapping[str, str]) -> str:
-    """Return everything, for programs."""
+    """Return all figures, for programs."""
     scenarios = {
-        scenario: [{**dataclasses.asdict(row), "holds": row.holds} for row in rows]
+        scenario: [{**dataclasses.asdict(row), "met": row.met} for row in rows]
         for scenario, rows in results.items()
     }
     everything = {"machine": dict(machine), "cores": dict(cores), "scenarios": scenarios}

@@ -1,4 +1,4 @@
-"""What spinning gives, and what it takes from others. Each gives figures by name."""
+"""The gain of spinning, and its cost for other tasks. Each function returns figures by name."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NAP = 0.001
 
 
 def pinned(cores: int, name: str, *arguments: Any) -> Measured:
-    """Measure one of `velo.bench.ours` on so many cores."""
+    """Measure a function of `velo.bench.ours` on a limited number of cores."""
     usable = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, usable[:cores])  # the supervisor and the workers inherit it
     figures: Measured = getattr(ours, name)(*arguments)
@@ -60,13 +60,13 @@ async def _sibling() -> AsyncIterator[list[float]]:
         task.cancel()
 
 
-def lateness(what: str, event: str, seconds: float) -> Measured:
-    """Tell how late a timer of a millisecond is while one stream takes all that the loop can give.
+def lateness(use: str, event: str, seconds: float) -> Measured:
+    """Measure how late a timer of a millisecond is while one stream keeps the loop busy.
 
     Args:
-        what: How the stream is used: `feed`, `send and recv`, or `nothing`.
-        event: What goes through it.
-        seconds: For how long.
+        use: How the stream is used: `feed`, `send and recv`, or `nothing`.
+        event: The kind of its events.
+        seconds: The duration of the measurement.
 
     """
 
@@ -93,7 +93,7 @@ def lateness(what: str, event: str, seconds: float) -> Measured:
         await asyncio.sleep(seconds)
         return 0
 
-    use = {"feed": feed, "send and recv": send_and_recv, "nothing": nothing}[what]
+    keep_busy = {"feed": feed, "send and recv": send_and_recv, "nothing": nothing}[use]
 
     async def run() -> Measured:
         async with passthrough.options(mode="process").open() as stream:
@@ -102,7 +102,7 @@ def lateness(what: str, event: str, seconds: float) -> Measured:
             late: list[float] = []
             end = time.perf_counter() + seconds
             timer = asyncio.create_task(_late(late))
-            got = await use(stream, lambda: time.perf_counter() > end)
+            got = await keep_busy(stream, lambda: time.perf_counter() > end)
             timer.cancel()
         return {"rate": got / seconds, **percentiles(late)}
 
@@ -117,7 +117,7 @@ async def _late(late: list[float]) -> None:
 
 
 def many_workers(workers: int, event: str, count: int) -> Measured:
-    """Feed two streams on each of so many workers, all at once."""
+    """Feed two streams on each worker, all at once."""
 
     async def run() -> Measured:
         fn = passthrough.options(mode="process", workers=workers)

@@ -20,17 +20,17 @@ from velo.bench.functions import events, passthrough
 
 __all__ = ["watched"]
 
-# So many looks at idle streams tell what one costs the worker.
+# Looks at idle streams, to measure the cost of one for the worker.
 LOOKS = 50
-# So many seconds a supervisor may take to be ready.
+# Seconds that a supervisor may take to be ready.
 PATIENCE = 30.0
 
 
 def watched(event: str, streams: int, spells: int, spell: float) -> Measured:
-    """Feed one stream of a standalone supervisor, by turns unwatched and watched.
+    """Feed one stream of a standalone supervisor, in turn unwatched and watched.
 
-    Gives `rate` while a program looks at all of its streams once in each spell, and `alone` while
-    nobody looks, in events per second; `work` and `work_alone` are events per second of processor
+    Returns `rate` while a program looks at all of its streams once in each spell, and `alone`
+    without a look, in events per second; `work` and `work_alone` are events per second of processor
     time of client and worker, whatever else the machine does meanwhile. `ratio` and `work_ratio`
     are medians over pairs of neighbouring spells. `cost` is the microseconds of processor time
     that a look takes from the worker.
@@ -158,7 +158,7 @@ class _Watcher:
         self._process.stdin.flush()
 
     def seen(self) -> dict[str, int]:
-        """Wait until it has looked; return what it saw.
+        """Wait until it has looked; return the status that it got.
 
         That is the pid of the `worker`, how many `streams` there are, and whether the worker has
         named all of them: `complete`.
@@ -176,7 +176,7 @@ class _Watcher:
 
 
 def main() -> None:
-    """Look at the supervisor at a path for every line that is read, and say what was seen."""
+    """Ask the supervisor at a path for its status at each line of input, and print it."""
     from velo.cli.supervisor.figures import Watcher
     from velo.cli.supervisor.line import Line
 

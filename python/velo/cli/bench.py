@@ -1,4 +1,4 @@
-"""`velo bench`: velo beside its floors and its peers."""
+"""`velo bench`: velo compared with its floors and its peers."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ NAMES = [
 ]
 
 
-@click.command(short_help="Measure velo beside its floors and its peers.")
+@click.command(short_help="Measure velo, its floors and its peers.")
 @click.option(
     "--scenario",
     type=click.Choice(["all", *NAMES]),
     default="all",
     show_default=True,
-    help="What to measure.",
+    help="The scenario to measure.",
 )
 @click.option(
     "--compare",
     metavar="all|none|NAME",
     default="all",
     show_default=True,
-    help="With which peer; those that are not installed are named and left out.",
+    help="The peers; a peer that is not installed is reported and left out.",
 )
 @click.option(
     "--format",
@@ -51,16 +51,16 @@ NAMES = [
     type=click.Choice(["table", "markdown", "json"]),
     default="table",
     show_default=True,
-    help="Of what is printed.",
+    help="The output format.",
 )
-@click.option("--plot", metavar="DIR", help="Draw charts there, as PNG.")
-@click.option("--quick", is_flag=True, help="Whether it works, rather than how fast it is.")
+@click.option("--plot", metavar="DIR", help="Draw charts into this folder, as PNG.")
+@click.option("--quick", is_flag=True, help="One short round, to test the benchmarks themselves.")
 def bench(scenario: str, compare: str, style: str, plot: str | None, quick: bool) -> None:
-    """Measure velo beside its floors and its peers, in turn and several times.
+    """Measure velo, its floors and its peers, in turn and over several rounds.
 
-    What counts is the ratio. In a unit per second more is better, in any other less.
+    Compare the ratios. In a unit per second more is better, in any other less.
     """
-    # Here, because `velo run` needs none of it.
+    # Imported here, because `velo run` does not need it.
     from velo.bench.measure import Plan
     from velo.bench.peers import PEERS, choose
     from velo.bench.scenarios import SCENARIOS
@@ -71,14 +71,14 @@ def bench(scenario: str, compare: str, style: str, plot: str | None, quick: bool
         )
     console = Console(stderr=True)
 
-    def warn(what: str) -> None:
-        console.print(f"left out: {escape(what)}", highlight=False)
+    def warn(text: str) -> None:
+        console.print(f"left out: {escape(text)}", highlight=False)
 
     peers = None if compare == "all" else frozenset({compare})
     for name, command in choose(peers)[1].items():
         warn(f"{name}, which is not installed ({command})")
     with console.status("measuring") as status:
-        plan = Plan(quick, peers, lambda what: status.update(f"measuring {escape(what)}"), warn)
+        plan = Plan(quick, peers, lambda name: status.update(f"measuring {escape(name)}"), warn)
         results, cores = {}, {}
         for name, measure in SCENARIOS.items():
             if scenario in ("all", name):
@@ -105,9 +105,9 @@ def _show(results: Results, cores: Cores, style: str) -> None:
     for scenario, rows in results.items():
         table = Table(title=scenario, title_justify="left")
         for number, head in enumerate(report.HEAD):
-            table.add_column(head, justify="left" if number in (0, 2) else "right")
+            table.add_column(head, justify="left" if number in (0, 2, 6) else "right")
         for row in rows:
-            table.add_row(*report.cells(row), style="red" if row.holds is False else None)
+            table.add_row(*report.cells(row), style="red" if row.met is False else None)
         console.print(table)
         console.print(report.given(cores[scenario]), style="dim", highlight=False)
 

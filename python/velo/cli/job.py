@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from velo import Stream, StreamFn
+from velo._api.opener import StreamOpener
 from velo.cli.errors import Failure
 from velo.cli.progress import Progress, Tally
 from velo.cli.reading import Reader
@@ -34,17 +35,30 @@ class Counted(StreamFn[Any, Any]):
 
     def __init__(self, fn: StreamFn[Any, Any]) -> None:
         super().__init__(fn._function, fn.config)
-        self.opened = 0
-        self.now_open = 0
+        self._counting = self._opener = _CountingOpener(self._spec)
 
-    async def _open_in(self, release: Callable[[], None]) -> Stream[Any, Any]:
+    @property
+    def opened(self) -> int:
+        """How many streams were opened."""
+        return self._counting.opened
+
+    @property
+    def now_open(self) -> int:
+        """How many streams are open."""
+        return self._counting.now_open
+
+
+class _CountingOpener(StreamOpener[Any, Any]):
+    opened = now_open = 0
+
+    async def open_with(self, release: Callable[[], None]) -> Stream[Any, Any]:
         def give_back() -> None:
             self.now_open -= 1
             release()
 
         self.opened += 1
         self.now_open += 1
-        return await super()._open_in(give_back)
+        return await super().open_with(give_back)
 
 
 class Job:

@@ -220,7 +220,7 @@ def _run(job: Job, reader: Callable[[], Reader], writer: Writer, shown: Progress
     except click.ClickException as error:
         failure = error
     except Exception as error:
-        failure = Failure(describe(error, job.fn._name))
+        failure = Failure(describe(error, job.fn._spec.name))
     if failure is not None:
         shown.say(failure.format_message())
     if job.signal is not None:

@@ -1,11 +1,11 @@
-"""What helps to test stream functions, and programs that use them.
+"""Tools for tests of stream functions, and of programs that use them.
 
-- `load_recording` and `replay`: streams that were recorded (`fn.options(record=FOLDER)`, `velo
-  record`), run again.
-- `VirtualClock` and `run_virtual`: timeouts and ticks without waiting for them.
-- `crash_at`: workers that die on purpose.
+- `load_recording` and `replay` run recorded streams again (`fn.options(record=FOLDER)`, `velo
+  record`).
+- `VirtualClock` and `run_virtual` run timeouts and ticks without waiting for them.
+- `crash_at` makes workers die on purpose.
 
-pytest finds two fixtures by itself: `virtual_clock`, a `VirtualClock`, and `recording`, each of the
+pytest finds two fixtures: `virtual_clock`, a `VirtualClock`, and `recording`, in turn each of the
 recordings that the mark `recordings` names.
 """
 

@@ -1,4 +1,4 @@
-"""An event loop whose time passes only when nobody has anything to do."""
+"""An event loop whose time passes only while all of its tasks wait."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ Ready = list[tuple[selectors.SelectorKey, int]]
 class VirtualClock(asyncio.SelectorEventLoop):
     """An event loop in which waiting takes no time.
 
-    Whenever every task waits, its clock jumps to the next moment for which something is scheduled.
-    So `asyncio.sleep(3600)`, `events.ticks(30)`, a stream's `timeout` and deadlines come at once
-    and in their order, and a test of them is exact and quick.
+    Whenever all tasks wait, its clock jumps to the next scheduled moment. So `asyncio.sleep(3600)`,
+    `events.ticks(30)`, a stream's `timeout` and deadlines end at once, in their order, and tests of
+    them are exact and fast.
 
-    It is for inline mode. A worker process, a thread or a socket takes real time, for which this
-    clock does not wait: a deadline that runs beside one is over at once. `time.monotonic()` and the
-    like go on as always; code that measures time by `loop.time()` sees the virtual one.
+    Use it for inline mode. Worker processes, threads and sockets take real time, for which this
+    clock does not wait: a deadline beside one of them passes at once. `loop.time()` returns the
+    virtual time; `time.monotonic()` and similar functions do not change.
 
-    `run_virtual` runs a coroutine in one. With pytest-asyncio, have a fixture `event_loop_policy`
-    return a policy whose `new_event_loop` makes one; the fixture `virtual_clock` is for tests that
-    are no coroutines.
+    `run_virtual` runs a coroutine in such a loop. With pytest-asyncio, write a fixture
+    `event_loop_policy` that returns a policy whose `new_event_loop` creates one. The fixture
+    `virtual_clock` is for tests that are not coroutines.
     """
 
     def __init__(self) -> None:
@@ -40,7 +40,7 @@ class VirtualClock(asyncio.SelectorEventLoop):
         return self._now
 
     def advance(self, seconds: float) -> None:
-        """Let time pass, whatever else there is to do.
+        """Let time pass, even while tasks have work to do.
 
         Raises:
             ValueError: When `seconds` is negative.
@@ -51,8 +51,8 @@ class VirtualClock(asyncio.SelectorEventLoop):
         from velo._api import idle
 
         self._now += seconds
-        # asyncio runs what is due within its clock's resolution. After half a year that is less
-        # than what a float can tell apart, and nothing would ever be due.
+        # asyncio runs callbacks that are due within its clock's resolution. After half a year, that
+        # is less than the precision of a float, and no callback would ever be due.
         self._clock_resolution = max(1e-9, math.ulp(self._now))
         idle.age(self, seconds)
 
@@ -61,11 +61,11 @@ class VirtualClock(asyncio.SelectorEventLoop):
         return self.run_until_complete(coroutine)
 
     async def shutdown_default_executor(self, timeout: float | None = None) -> None:
-        """Wait for the threads of the default executor, which take their own time."""
+        """Wait for the threads of the default executor, in real time."""
         await super().shutdown_default_executor()
 
     def _on_standstill(self, call: Callable[[], bool], seconds: float) -> None:
-        """Have `call` called when nothing is scheduled and nothing happens for so many seconds."""
+        """Call `call` when nothing is scheduled and nothing has happened for that many seconds."""
         self._selector_of_time.standstill = (call, seconds)
 
 

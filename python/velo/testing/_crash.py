@@ -29,25 +29,25 @@ def crash_at(
 ) -> StreamFn[In, Out]:
     """Return the same function, whose worker dies when it takes a certain event.
 
-    It is for a test of what your program does then, and of `recover`. All streams of the function
-    together do so `times` times, and then no more: a stream that is taken over by another worker
-    gets past that event.
+    Use it to test how your program reacts, or to test `recover`. All streams of the function
+    together kill `times` workers, and no more, so that a stream which moves to another worker gets
+    past that event.
 
     Args:
         fn: A function in process mode.
-        event: Which event of a stream, from 1.
+        event: The number of the event in its stream, from 1.
         times: How many workers die.
-        signal: What the worker dies of.
+        signal: The signal that kills them.
 
     Raises:
-        ValueError: When the function is inline: your own process would die.
+        ValueError: When the function is inline, because your own process would die.
 
     """
     if fn.config.mode != "process":
         raise ValueError('`crash_at` is for `mode="process"`: inline, it would end this process')
     if event < 1:
         raise ValueError(f"`event` must be at least 1, not {event!r}")
-    # Its length is how many workers are yet to die, for whichever worker looks next.
+    # The length of the file is the number of workers that are still to die.
     fd, path = tempfile.mkstemp(prefix="velo-crash-")
     os.truncate(fd, times)
     os.close(fd)

@@ -1,4 +1,4 @@
-"""Recordings, as a test reads them."""
+"""Recordings, for tests."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Step:
     """One step of a recorded function.
 
     Attributes:
-        kind: `"event"`, `"tick"` and `"end"` are what the function was given; `"result"`,
-            `"returned"` and `"raised"` what it did; `"cancelled"` what befell it.
-        number: Of the event that it had been given last, from 1; 0 before the first one.
+        kind: `"event"`, `"tick"` and `"end"` are inputs of the function; `"result"`, `"returned"`
+            and `"raised"` are its outputs; `"cancelled"` is its end from outside.
+        number: The number of its last event, from 1; 0 before the first one.
 
     """
 
@@ -37,7 +37,7 @@ class Step:
 
     @property
     def value(self) -> Any:
-        """The event, the result, or type and message of what was raised: a new copy each time.
+        """The event, the result, or type and message of the exception: a new copy each time.
 
         Raises:
             ValueError: When it could not be recorded.
@@ -54,7 +54,7 @@ class Step:
 
 
 class Recording:
-    """What one stream's function was given, and what it made of it.
+    """The events and results of one stream's function.
 
     Attributes:
         path: The file.
@@ -71,7 +71,7 @@ class Recording:
 
     @property
     def events(self) -> list[Any]:
-        """The events that the function was given."""
+        """The events that the function received."""
         return [step.value for step in self.steps if step.kind == "event"]
 
     @property
@@ -81,7 +81,7 @@ class Recording:
 
     @property
     def whole(self) -> bool:
-        """Whether it has the stream's end: that of one that was killed, or still runs, has not."""
+        """Whether it contains the stream's end. If not, the stream was killed, or still runs."""
         return bool(self.steps) and self.steps[-1].kind in ("returned", "raised", "cancelled")
 
     @property
@@ -93,13 +93,13 @@ class Recording:
         """Import the function that was recorded.
 
         Raises:
-            LookupError: When it cannot be found; the message says what to do.
+            LookupError: When the function cannot be found; the message says what to do.
 
         """
         found = [_find(*origin) for origin in self.head["function"]]
         if len(found) == 1:
             return found[0]
-        from velo._api.compose import Chain
+        from velo._function.chain import Chain
 
         return Chain(found)
 
@@ -108,10 +108,10 @@ class Recording:
 
 
 def load_recording(path: str | os.PathLike[str]) -> Recording:
-    """Read a recording. One that breaks off, as after a crash, is read up to there.
+    """Read a recording. An incomplete one, as after a crash, is read up to its last whole step.
 
-    What velo's codec does not know itself is pickled: as with any pickle, load only what comes from
-    somebody you trust.
+    Values that velo's codec does not know are pickled: as with any pickle, load only recordings
+    from a source that you trust.
 
     Raises:
         OSError: When the file cannot be read.
@@ -138,7 +138,7 @@ def load_recording(path: str | os.PathLike[str]) -> Recording:
 
 
 def recordings(*paths: str | os.PathLike[str]) -> list[Path]:
-    """Return the recordings among paths: files as they are, and what is in folders by name."""
+    """Return the recordings at these paths: files, and the recordings in folders, by name."""
     found: list[Path] = []
     for path in map(Path, paths):
         found += sorted(path.rglob(f"*{SUFFIX}")) if path.is_dir() else [path]

@@ -1,4 +1,4 @@
-"""Running a recorded function again, and finding the first difference."""
+"""Runs a recorded function again, and finds the first difference."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from velo.testing._recordings import Recording, Step, load_recording
 
 __all__ = ["Difference", "Replay", "ReplayDifference", "again", "replay"]
 
-# What a recorded step says that the function did, in words.
+# What the function does at each kind of step, in words.
 _DID = {
     "event": "asked for its next event",
     "tick": "asked for its next event, or a tick",
@@ -29,19 +29,19 @@ _DID = {
     "raised": "raised",
 }
 _GIVEN = ("event", "tick", "end")
-# A function that does nothing for so many seconds, while nothing is scheduled, waits for ever.
+# A function that does nothing for this many seconds, while nothing is scheduled, waits forever.
 _STANDSTILL = 0.25
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Where a function does something else than what was recorded.
+    """The first difference between a function and its recording.
 
     Attributes:
-        number: The event that it had been given last, from 1; 0 before the first one.
-        recorded: What it did then: a few words, and a value if there is one.
+        number: The number of its last event, from 1; 0 before the first one.
+        recorded: What the function did in the recording: a few words, and a value if there is one.
         now: What it does now.
-        around: The events around that one, by number.
+        around: The events around that one, with their numbers.
 
     """
 
@@ -64,15 +64,15 @@ class Difference:
 
 @dataclass
 class Replay:
-    """How a replay went.
+    """The outcome of a replay.
 
     Attributes:
-        events: How many events the function was given.
+        events: How many events the function received.
         results: How many results it yielded.
-        latest: Those that it has yielded since the last event.
-        difference: Where it did something else than what was recorded; None if nowhere.
-        end: How it ended: `"returned"`, `"raised"` or `"cancelled"`, as recorded; `"until"` when it
-            was to go no further; `"open"` where the recording breaks off.
+        latest: The results since the last event.
+        difference: The first difference from the recording, or None.
+        end: How the replay ended: `"returned"`, `"raised"` or `"cancelled"`, as in the recording;
+            `"until"`, at the event of that argument; `"open"`, where the recording breaks off.
         line: The line at which the function waits, if it does.
         variables: Its local variables there.
 
@@ -88,10 +88,10 @@ class Replay:
 
 
 class ReplayDifference(AssertionError):
-    """A function did something else than what was recorded.
+    """A function does not do what was recorded.
 
     Attributes:
-        difference: Where, and what.
+        difference: The first difference.
 
     """
 
@@ -106,22 +106,22 @@ def replay(
     *,
     until: int | None = None,
 ) -> Replay:
-    """Run a recorded function again on what it was given, and compare what it does.
+    """Run a recorded function again on the same events, and compare its results.
 
-    It runs inline, in a `VirtualClock`: what waited then takes no time now. The function must
-    yield, return and raise what it did, in the same order between the same events; ticks come where
-    they came.
+    It runs inline, in a `VirtualClock`, so that waits take no time. The function must yield, return
+    and raise the same values, in the same order between the same events. Ticks arrive at the same
+    places.
 
     Args:
         recording: The recording, or its file.
-        fn: The function; the one that was recorded, as it is now, if not given.
+        fn: The function. None: the current version of the recorded one.
         until: Stop when the function asks for the event after this one.
 
     Returns:
-        How it went, with the function's local variables where it stopped.
+        The outcome, with the function's local variables where it stopped.
 
     Raises:
-        ReplayDifference: When it did something else. It is an `AssertionError`.
+        ReplayDifference: When the function does something else. It is an `AssertionError`.
         LookupError: When the function cannot be found.
         OSError: When the file cannot be read.
         ValueError: When it is no recording, or an event of it could not be recorded.
@@ -138,7 +138,7 @@ def replay(
 def again(
     recording: Recording, fn: StreamFn[Any, Any] | None = None, *, until: int | None = None
 ) -> Replay:
-    """Do what `replay` does, and leave the difference to the caller."""
+    """Do the same as `replay`, but return a difference instead of raising it."""
     function = recording.function() if fn is None else fn._function
     outcome: list[Replay | BaseException] = []
 
@@ -154,7 +154,7 @@ def again(
     except RuntimeError:
         run()
     else:
-        # A loop runs in this thread; the other one does not get into its way.
+        # An event loop runs in this thread already, so the replay needs another one.
         thread = threading.Thread(target=run, name="velo replay")
         thread.start()
         thread.join()
@@ -165,7 +165,7 @@ def again(
 
 
 class _Stop(Exception):
-    """Enough was seen."""
+    """The replay has ended."""
 
 
 class _Run:
@@ -220,13 +220,13 @@ class _Run:
         return steps[self._at] if self._at < len(steps) else None
 
     def _did(self, kind: str, value: Any) -> None:
-        """Compare what the function did with what it did then."""
+        """Compare a step of the function with the recorded one."""
         if kind == "result":
             self._outcome.results += 1
             self._outcome.latest.append(value)
         step = self._next()
         if step is None or step.kind == "cancelled":
-            # It was killed, or cancelled, before it came to this.
+            # In the recording, it was killed or cancelled before this step.
             raise self._stop("open" if step is None else "cancelled")
         if step.kind != kind or not _same(_value(step), value):
             raise self._differs(step, (_DID[kind], value) if kind != "returned" else (_DID[kind],))
@@ -238,7 +238,7 @@ class _Run:
             raise self._stop("cancelled")
 
     async def give(self, *, ticks: bool) -> Any:
-        """Give the function its next event, when it is its turn."""
+        """Return the next event of the function, once the recording comes to it."""
         step = self._next()
         if step is None or step.kind == "cancelled":
             self._stop("open" if step is None else "cancelled")
@@ -255,7 +255,7 @@ class _Run:
         elif step.kind == "end":
             self._at += 1
             raise StopAsyncIteration
-        # It had done something before it was given this: a deadline of its own, perhaps.
+        # In the recording, it did something before this event, perhaps after its own deadline.
         self._asking = True
         try:
             await asyncio.get_running_loop().create_future()
@@ -307,7 +307,7 @@ class _Run:
         """Note where the function waits, and its variables there."""
         frame = getattr(results, "ag_frame", None)
         if frame is not None and "stack" in frame.f_locals and "part" in frame.f_locals:
-            # A composed function: the variables that say something are those of its last part.
+            # A composed function: show the variables of its last part.
             frame = getattr(frame.f_locals.get("results"), "ag_frame", None)
         if frame is not None:
             self._outcome.line = frame.f_lineno
@@ -338,12 +338,12 @@ def _value(step: Step) -> Any:
 
 
 class _Lost(str):
-    """What stands for a value that could not be recorded."""
+    """Stands for a value that could not be recorded."""
 
 
 def _same(recorded: Any, now: Any) -> bool:
     if isinstance(recorded, _Lost):
-        return True  # nobody knows better
+        return True  # it cannot be compared
     with contextlib.suppress(Exception):
         if _core.dumps(recorded) == _core.dumps(now):
             return True
@@ -358,7 +358,7 @@ def _pair(what: str, *value: Any) -> tuple[str, Any]:
 
 
 def _shown(did: tuple[str, Any]) -> list[str]:
-    """In one line if that is enough, else the value's lines below the words."""
+    """Return one line if it fits, else the lines of the value below the words."""
     what, value = did
     if what not in (_DID["result"], _DID["raised"]):
         return [what]

@@ -66,3 +66,6 @@ def test_the_criterion_benchmarks_are_where_cargo_looks():
     for name in ("ring", "doorbell"):
         assert (ROOT / "benches" / f"{name}.rs").exists()
         assert f'path = "../benches/{name}.rs"' in manifest
+    codec = (ROOT / "benches" / "codec" / "Cargo.toml").read_text()
+    assert 'path = "../codec.rs"' in codec
+    assert (ROOT / "benches" / "codec.rs").exists()

@@ -1,4 +1,4 @@
-"""`velo bench`: that it measures what it says, and says what it could not measure."""
+"""`velo bench`: its figures are of the subjects that it names, and it names those left out."""
 
 import json
 import sys
@@ -34,7 +34,7 @@ def test_one_scenario_with_one_peer_as_json_and_as_a_chart(velo):
     assert list(figures["scenarios"]) == ["latency"]
     assert all(cores > 0 for cores in figures["cores"]["latency"])
     rows = figures["scenarios"]["latency"]
-    (pipe,) = (row for row in rows if row["beside"] == "multiprocessing.Pipe")
+    (pipe,) = (row for row in rows if row["compared_with"] == "multiprocessing.Pipe")
     assert pipe["value"] > 0
     assert pipe["other"] > 0
     assert pipe["ratio"] == pytest.approx(pipe["value"] / pipe["other"])
@@ -43,7 +43,7 @@ def test_one_scenario_with_one_peer_as_json_and_as_a_chart(velo):
 
 
 @pytest.mark.parametrize("style", ["table", "markdown"])
-def test_what_is_printed_names_the_machine_and_every_row(style):
+def test_the_output_names_the_machine_and_every_row(style):
     result = bench("--quick", "--scenario", "memory", "--compare", "none", "--format", style)
     assert result.exit_code == 0, result.output
     assert f"velo {machine.describe()['velo']}" in result.stdout
@@ -75,8 +75,8 @@ def test_a_subject_that_fails_is_named_and_left_out():
     assert len(figures["works"]) == measuring.rounds
     (warning,) = warnings
     assert warning.startswith("breaks: ValueError")
-    assert compare(figures, "works", "breaks", what="", unit="") == []
-    assert bounded(figures, "breaks", what="", unit="", figure="rate") == []
+    assert compare(figures, "works", "breaks", measurement="", unit="") == []
+    assert bounded(figures, "breaks", measurement="", unit="", figure="rate") == []
 
 
 def test_a_subject_may_have_an_interpreter_of_its_own(tmp_path):
@@ -89,13 +89,13 @@ def test_a_subject_may_have_an_interpreter_of_its_own(tmp_path):
 def test_ratios_are_made_round_by_round():
     figures = {"one": [{"rate": 2.0}, {"rate": 30.0}, {"rate": 4.0}], "other": [{"rate": 1.0}] * 3}
     figures["other"][1] = {"rate": 10.0}
-    (row,) = compare(figures, "one", "other", what="w", unit="events/s", must=3.5)
+    (row,) = compare(figures, "one", "other", measurement="w", unit="events/s", target=3.5)
     assert (row.value, row.other, row.ratio) == (4.0, 1.0, 3.0)
-    assert row.holds is False
+    assert row.met is False
 
 
 @pytest.mark.parametrize(
-    ("unit", "value", "must", "holds"),
+    ("unit", "value", "target", "met"),
     [
         ("events/s", 2.0, 1.0, True),
         ("events/s", 0.5, 1.0, False),
@@ -104,14 +104,14 @@ def test_ratios_are_made_round_by_round():
         ("ms", 2.0, None, None),
     ],
 )
-def test_more_is_better_only_for_what_is_per_second(unit, value, must, holds):
-    row = Row("what", value, unit, must=must)
-    assert row.holds is holds
-    assert ("NO" in report.cells(row)[-1]) is (holds is False)
+def test_more_is_better_only_per_second(unit, value, target, met):
+    row = Row("row", value, unit, target=target)
+    assert row.met is met
+    assert ("NO" in report.cells(row)[-1]) is (met is False)
 
 
 @pytest.mark.parametrize("use", ["feed", "send and recv", "nothing"])
-def test_what_a_timer_is_late_by_is_measured_beside_a_stream(use):
+def test_the_delay_of_a_timer_is_measured_beside_a_stream(use):
     figures = Subject("velo.bench.spinning:lateness", (use, "64 bytes", 0.1)).measure()
     assert figures["p99"] >= figures["p50"]
     assert (figures["rate"] > 0) is (use != "nothing")

@@ -7,7 +7,7 @@ import signal
 import pytest
 
 import functions
-from helpers import HANG, alive, start_script, until, until_sync, write_script
+from helpers import HANG, alive, pid_of, start_script, until, until_sync, write_script
 from velo._process import clients
 from velo.errors import PoolError, WorkerDied
 
@@ -15,15 +15,10 @@ add = functions.running_sum.options(mode="process", workers=1)
 pids = functions.pids.options(mode="process", workers=1)
 
 
-async def pid_of(stream):
-    await stream.send(0)
-    return await stream.recv()
-
-
 async def lost():
     """Waits until this program has noticed."""
     known = clients._clients[id(asyncio.get_running_loop())]
-    await until(lambda: all(c._supervisor is None for c in known.by_address.values()))
+    await until(lambda: all(c._connection.supervisor is None for c in known.by_address.values()))
 
 
 async def test_streams_flow_on(daemon):

@@ -7,22 +7,16 @@ from types import SimpleNamespace
 import pytest
 
 import functions
-from helpers import HANG, until
+from helpers import HANG, ask, until
 from standalone import velo
 from terminal import top
 from velo._api import session
-from velo._worker.detached import Parked
+from velo._worker.detached import DetachedSessions
 from velo.cli.supervisor.exporting import SupervisorFigures
 from velo.cli.supervisor.figures import Watcher
 from velo.cli.supervisor.line import Line
 
 counting = functions.numbered.options(mode="process", workers=2, timeout=None)
-
-
-async def ask(fn, key, event):
-    async with fn.open(key=key) as stream:
-        await stream.send(event)
-        return await stream.recv()
 
 
 async def seen(watcher, wanted):
@@ -170,10 +164,10 @@ async def test_thousands_are_told_in_parts(daemon):
 
 
 def test_no_more_is_told_at_once_than_fits():
-    parked, longest = Parked(), 64 << 10
+    parked, longest = DetachedSessions(), 64 << 10
     for _ in range(6000):
         words = {"name": "n" * 500, "shown": "\\" * 500, "function": None}
-        parked.enter(SimpleNamespace(**words, began=1, parking=0))
+        parked.add(SimpleNamespace(**words, began=1, detachment=0))
     number, more, named = 0, True, []
     while more:
         told = parked.since(number, longest)

@@ -13,6 +13,7 @@ import functions
 from helpers import (
     HANG,
     alive,
+    ask,
     cancel,
     fall_silent,
     run_script,
@@ -102,12 +103,6 @@ class Program:
     def end(self):
         _, errors = self.process.communicate(timeout=HANG)
         assert self.process.returncode == 0, errors
-
-
-async def ask(fn, key, event):
-    async with fn.open(key=key) as stream:
-        await stream.send(event)
-        return await stream.recv()
 
 
 def test_two_programs_in_turn(tmp_path, daemon):

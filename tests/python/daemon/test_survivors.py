@@ -34,8 +34,8 @@ PROGRAM = """
         streams = []
         if stage == "connected":
             client = clients.client_of(asyncio.get_running_loop())
-            client._connect()
-            await client._greet()
+            client._connection.connect()
+            await client._connection.greet()
         if stage == "used":
             async with add.open() as stream:
                 await stream.send(1)

@@ -13,6 +13,7 @@ from helpers import HANG, until
 from standalone import velo
 from velo import stream_fn
 from velo._worker import introspection
+from velo._worker.client import OpenStream
 from velo.cli.supervisor.figures import Watcher
 from velo.cli.supervisor.line import Line
 from velo.errors import StreamClosed
@@ -137,7 +138,8 @@ def test_no_more_is_told_at_once_than_fits():
 
     client = SimpleNamespace(number=7, functions={}, tasks={}, opened={})
     for slot in range(count):
-        client.tasks[slot], client.opened[slot] = Task(), (0, introspection.moment(), None)
+        opened = OpenStream(0, introspection.moment(), None)
+        client.tasks[slot], client.opened[slot] = Task(), opened
     slots, since, more, times = [], 0, True, 0
     while more:
         told = introspection.opened_since([client], since, 64 << 10)

@@ -20,6 +20,8 @@ import pytest
 from helpers import HANG, ROOT, environment, until_sync
 from pages import RUN, RUNNER, blocks
 
+pytestmark = pytest.mark.slow
+
 PAGES = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",

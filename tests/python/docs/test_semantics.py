@@ -21,7 +21,7 @@ def known_tests():
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 arguments = {argument.arg for argument in node.args.args}
                 found[path.name, node.name] = bool(
-                    arguments & {"mode", "mix", "runner", "counting"}
+                    arguments & {"mode", "way", "mix", "runner", "counting"}
                 )
     return found
 

@@ -14,10 +14,13 @@ import pytest
 from browsing import how, needs_chromium
 from helpers import ROOT
 
-pytestmark = pytest.mark.skipif(
-    not all(map(importlib.util.find_spec, ("mkdocs", "material", "mkdocstrings"))),
-    reason="needs velo-stream[docs]",
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not all(map(importlib.util.find_spec, ("mkdocs", "material", "mkdocstrings"))),
+        reason="needs velo-stream[docs]",
+    ),
+]
 # What a browser fetches by itself, and the attribute that says from where.
 LOADED = {
     "script": "src",
@@ -86,7 +89,7 @@ def test_every_page_is_there_and_loads_nothing_from_other_hosts(site):
         ("streams", "velo.Stream.__aiter__", "Iterate over all results"),
         ("settings", "velo.StreamConfig", "How many events may be sent"),
         ("metrics", "velo.StreamMetrics.latency_p50", "microseconds"),
-        ("events", "velo.events.TICK", "no event came for so long"),
+        ("events", "velo.events.TICK", "after that long without an event"),
         ("errors", "velo.errors.WorkerDied", "The number of the signal that ended it"),
         ("logs", "velo.logs.StreamNames", "Lets every record pass"),
     ],

@@ -26,18 +26,18 @@ async def send_one(stream, event):
 
 
 @pytest.mark.parametrize("buffer", [1, 2, 7])
-async def test_function_that_never_reads(mode, buffer):
-    never = functions.never_reads.options(mode=mode, buffer=buffer, close_timeout=0.05)
+async def test_function_that_never_reads(way, buffer):
+    never = way.fn(functions.never_reads, buffer=buffer, close_timeout=0.05)
     async with never.open() as stream:
         assert await fill(stream) == buffer
         assert stream.metrics.queued == buffer
 
 
 @pytest.mark.parametrize("buffer", [1, 2, 7])
-async def test_function_that_holds_one_event(mode, buffer, tmp_path):
+async def test_function_that_holds_one_event(way, buffer, tmp_path):
     """An event counts until the function has asked for the next one."""
     path = str(tmp_path / "gate")
-    async with functions.gate.options(mode=mode, buffer=buffer).open() as stream:
+    async with way.open(functions.gate, buffer=buffer) as stream:
         await stream.send(path)
         await until(lambda: stream.metrics.queued == 0)
         assert await fill(stream) == buffer
@@ -47,24 +47,24 @@ async def test_function_that_holds_one_event(mode, buffer, tmp_path):
 
 
 @pytest.mark.parametrize("buffer", [1, 2, 7])
-async def test_consumer_that_never_receives(mode, buffer):
+async def test_consumer_that_never_receives(way, buffer):
     """`buffer` results wait, one more is in the function's hands, and its event still counts."""
-    async with functions.echo.options(mode=mode, buffer=buffer).open() as stream:
+    async with way.open(functions.echo, buffer=buffer) as stream:
         assert await fill(stream) == 2 * buffer
         got = [await stream.recv() for _ in range(2 * buffer)]
         assert got == list(range(2 * buffer))
 
 
-async def test_results_wait_for_a_slow_consumer(mode, tmp_path):
+async def test_results_wait_for_a_slow_consumer(way, tmp_path):
     path = str(tmp_path / "made")
 
-    @stream_fn(mode=mode, buffer=5)
+    @stream_fn(buffer=5)
     async def makes(events):
         for number in range(1000):
             functions.mark(path)
             yield number
 
-    async with makes.open() as stream:
+    async with way.open(makes) as stream:
         await until(lambda: len(functions.marks(path)) >= 6)
         for _ in range(20):
             await asyncio.sleep(0.002)
@@ -73,9 +73,9 @@ async def test_results_wait_for_a_slow_consumer(mode, tmp_path):
         await until(lambda: len(functions.marks(path)) == 9)
 
 
-async def test_waiting_send_goes_on_when_there_is_room(mode, tmp_path):
+async def test_waiting_send_goes_on_when_there_is_room(way, tmp_path):
     path = str(tmp_path / "gate")
-    async with functions.gate.options(mode=mode, buffer=3).open() as stream:
+    async with way.open(functions.gate, buffer=3) as stream:
         await stream.send(path)
         sending = asyncio.create_task(stream.send_batch(range(10)))
         assert await blocked(sending)
@@ -85,18 +85,18 @@ async def test_waiting_send_goes_on_when_there_is_room(mode, tmp_path):
         assert got == list(range(10))
 
 
-async def test_end_waits_for_no_room(mode):
+async def test_end_waits_for_no_room(way):
     """The end of the input needs no place among the events."""
-    async with functions.never_reads.options(mode=mode, buffer=2, close_timeout=0.05).open() as s:
+    async with way.open(functions.never_reads, buffer=2, close_timeout=0.05) as s:
         await s.send_batch([1, 2])
         await asyncio.wait_for(s.end(), HANG)
 
 
-async def test_memory_of_a_slow_function_is_bounded(mode):
+async def test_memory_of_a_slow_function_is_bounded(way):
     """100 MB offered, a few at a time accepted."""
     import psutil
 
-    never = functions.never_reads.options(mode=mode, buffer=4, close_timeout=0.05)
+    never = way.fn(functions.never_reads, buffer=4, close_timeout=0.05)
     async with never.open() as stream:
         assert await stream.recv() == "ready"
         before = psutil.Process().memory_info().rss
@@ -130,7 +130,7 @@ async def send_sized(stream, size, count):
         await stream.send(bytes(size))
 
 
-async def test_pipeline_of_slow_parts_is_bounded(mode):
+async def test_pipeline_of_slow_parts_is_bounded(way):
     taken = 0
 
     async def source():
@@ -139,8 +139,8 @@ async def test_pipeline_of_slow_parts_is_bounded(mode):
             taken += 1
             yield taken
 
-    one = functions.echo.options(mode=mode, buffer=2)
-    chain = one | functions.echo.options(mode=mode, buffer=2)
+    one = way.fn(functions.echo, buffer=2)
+    chain = one | way.fn(functions.echo, buffer=2)
     async with chain.open() as stream:
         feeding = stream.feed(source())
         assert await anext(feeding) == 1

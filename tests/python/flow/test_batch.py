@@ -9,8 +9,8 @@ from helpers import HANG, blocked, cancel, drain
 from velo.errors import StreamClosed
 
 
-async def test_batches_keep_order(mode):
-    async with functions.echo.options(mode=mode).open() as stream:
+async def test_batches_keep_order(way):
+    async with way.open(functions.echo) as stream:
         await stream.send_batch(range(100))
         got = []
         while len(got) < 100:
@@ -22,8 +22,8 @@ async def test_batches_keep_order(mode):
 
 
 @pytest.mark.parametrize("most", [1, 3, 1000])
-async def test_recv_batch_gives_at_most_max(mode, most):
-    async with functions.repeat.options(mode=mode).open() as stream:
+async def test_recv_batch_gives_at_most_max(way, most):
+    async with way.open(functions.repeat) as stream:
         await stream.send(50)
         await stream.end()
         sizes = []
@@ -35,21 +35,21 @@ async def test_recv_batch_gives_at_most_max(mode, most):
         assert max(sizes) <= most
 
 
-async def test_recv_batch_does_not_wait_for_more(mode):
-    async with functions.echo.options(mode=mode).open() as stream:
+async def test_recv_batch_does_not_wait_for_more(way):
+    async with way.open(functions.echo) as stream:
         await stream.send(1)
         assert await asyncio.wait_for(stream.recv_batch(10), HANG) == [1]
 
 
 @pytest.mark.parametrize("most", [0, -1])
-async def test_recv_batch_of_nothing_is_refused(mode, most):
-    async with functions.echo.options(mode=mode).open() as stream:
+async def test_recv_batch_of_nothing_is_refused(way, most):
+    async with way.open(functions.echo) as stream:
         with pytest.raises((ValueError, OverflowError), match="max|negative"):
             await stream.recv_batch(most)
 
 
-async def test_batch_larger_than_the_buffer_waits(mode):
-    async with functions.echo.options(mode=mode, buffer=4).open() as stream:
+async def test_batch_larger_than_the_buffer_waits(way):
+    async with way.open(functions.echo, buffer=4) as stream:
         sending = asyncio.create_task(send_all(stream, range(100)))
         got = []
         while len(got) < 100:
@@ -63,14 +63,14 @@ async def send_all(stream, events):
 
 
 @pytest.mark.parametrize("empty", [[], (), iter([]), {}, ""])
-async def test_empty_batch(mode, empty):
-    async with functions.echo.options(mode=mode).open() as stream:
+async def test_empty_batch(way, empty):
+    async with way.open(functions.echo) as stream:
         await stream.send_batch(empty)
         await stream.send(1)
         assert await stream.recv() == 1
 
 
-async def test_batch_of_a_generator_is_taken_as_there_is_room(mode):
+async def test_batch_of_a_generator_is_taken_as_there_is_room(way):
     taken = []
 
     def source():
@@ -78,7 +78,7 @@ async def test_batch_of_a_generator_is_taken_as_there_is_room(mode):
             taken.append(number)
             yield number
 
-    never = functions.never_reads.options(mode=mode, buffer=5, close_timeout=0.05)
+    never = way.fn(functions.never_reads, buffer=5, close_timeout=0.05)
     async with never.open() as stream:
         sending = asyncio.create_task(send_all(stream, source()))
         assert await blocked(sending)
@@ -86,7 +86,7 @@ async def test_batch_of_a_generator_is_taken_as_there_is_room(mode):
         await cancel(sending)
 
 
-async def test_failing_source_of_a_batch(mode):
+async def test_failing_source_of_a_batch(way):
     """What came before was sent, and the stream goes on."""
 
     def source():
@@ -94,7 +94,7 @@ async def test_failing_source_of_a_batch(mode):
         yield 2
         raise LookupError("source")
 
-    async with functions.echo.options(mode=mode).open() as stream:
+    async with way.open(functions.echo) as stream:
         with pytest.raises(LookupError, match="source"):
             await stream.send_batch(source())
         await stream.send(3)
@@ -103,16 +103,16 @@ async def test_failing_source_of_a_batch(mode):
 
 
 @pytest.mark.parametrize("wrong", [5, None])
-async def test_batch_of_what_is_no_iterable(mode, wrong):
-    async with functions.echo.options(mode=mode).open() as stream:
+async def test_batch_of_what_is_no_iterable(way, wrong):
+    async with way.open(functions.echo) as stream:
         with pytest.raises(TypeError):
             await stream.send_batch(wrong)
         await stream.send(1)
         assert await stream.recv() == 1
 
 
-async def test_an_operation_is_awaited_once(mode):
-    async with functions.echo.options(mode=mode).open() as stream:
+async def test_an_operation_is_awaited_once(way):
+    async with way.open(functions.echo) as stream:
         sending = stream.send(1)
         await sending
         with pytest.raises(RuntimeError, match="twice"):
@@ -121,8 +121,8 @@ async def test_an_operation_is_awaited_once(mode):
         assert await drain(stream) == [1]
 
 
-async def test_an_operation_that_is_not_awaited_does_nothing(mode):
-    async with functions.echo.options(mode=mode).open() as stream:
+async def test_an_operation_that_is_not_awaited_does_nothing(way):
+    async with way.open(functions.echo) as stream:
         stream.send(1).close()
         await stream.send(2)
         await stream.end()

@@ -52,69 +52,69 @@ def kind(request):
     return request.param
 
 
-async def test_feed(mode, kind):
-    async with functions.echo.options(mode=mode).open() as stream:
+async def test_feed(way, kind):
+    async with way.open(functions.echo) as stream:
         got = [result async for result in stream.feed(source_of(kind, range(1000)))]
         assert got == list(range(1000))
 
 
-async def test_feed_more_than_the_buffer(mode, kind):
-    async with functions.echo.options(mode=mode, buffer=3).open() as stream:
+async def test_feed_more_than_the_buffer(way, kind):
+    async with way.open(functions.echo, buffer=3) as stream:
         got = [result async for result in stream.feed(source_of(kind, range(200)))]
         assert got == list(range(200))
 
 
-async def test_feed_nothing(mode, kind):
-    async with functions.echo.options(mode=mode).open() as stream:
+async def test_feed_nothing(way, kind):
+    async with way.open(functions.echo) as stream:
         assert [result async for result in stream.feed(source_of(kind, []))] == []
         await stream.send(1)
         assert await stream.recv() == 1
 
 
-async def test_feed_twice_keeps_state(mode, kind):
-    async with functions.running_sum.options(mode=mode).open() as stream:
+async def test_feed_twice_keeps_state(way, kind):
+    async with way.open(functions.running_sum) as stream:
         assert [r async for r in stream.feed(source_of(kind, [1, 2]))] == [1, 3]
         assert [r async for r in stream.feed(source_of(kind, [3]))] == [6]
         await stream.send(4)
         assert await stream.recv() == 10
 
 
-async def test_feed_gives_every_result_of_every_event(mode, kind):
+async def test_feed_gives_every_result_of_every_event(way, kind):
     """Many results for the last event, none for others: the iteration ends after all of them."""
-    repeat = functions.repeat.options(mode=mode, buffer=4)
+    repeat = way.fn(functions.repeat, buffer=4)
     for counts in ([0, 0, 0], [0, 30], [30, 0], [7] * 9):
         async with repeat.open() as stream:
             got = [result async for result in stream.feed(source_of(kind, counts))]
             assert got == [(count, number) for count in counts for number in range(count)]
 
 
-async def test_feed_waits_for_a_slow_last_result(mode, kind):
-    @stream_fn(mode=mode)
+async def test_feed_waits_for_a_slow_last_result(way, kind):
+    @stream_fn
     async def slow(events):
         async for event in events:
             await asyncio.sleep(0.1)
             yield event
 
-    async with slow.open() as stream:
+    async with way.open(slow) as stream:
         assert [r async for r in stream.feed(source_of(kind, [1, 2]))] == [1, 2]
 
 
-async def test_feed_leaves_the_stream_open(mode, kind):
-    async with functions.after_loop.options(mode=mode).open() as stream:
+async def test_feed_leaves_the_stream_open(way, kind):
+    async with way.open(functions.after_loop) as stream:
         assert [r async for r in stream.feed(source_of(kind, [1, 2]))] == []
         assert not stream.closed
         await stream.end()
         assert await drain(stream) == [1, 2, "done"]
 
 
-async def test_feed_to_a_function_that_returns_early(mode, kind):
-    async with functions.first_two.options(mode=mode, buffer=4).open() as stream:
+async def test_feed_to_a_function_that_returns_early(way, kind):
+    async with way.open(functions.first_two, buffer=4) as stream:
         got = [r async for r in stream.feed(source_of(kind, range(100)))]
         assert got == [0, 1]
 
 
-async def test_feed_to_a_function_that_fails(mode, kind):
-    async with functions.fails.options(mode=mode, buffer=4).open() as stream:
+async def test_feed_to_a_function_that_fails(way, kind):
+    async with way.open(functions.fails, buffer=4) as stream:
         got = []
         with pytest.raises(OwnError):
             async for result in stream.feed(source_of(kind, [1, 2, "own", *range(100)])):
@@ -123,7 +123,7 @@ async def test_feed_to_a_function_that_fails(mode, kind):
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
-async def test_failing_source_is_raised_and_cancels(mode, asynchronous, tmp_path):
+async def test_failing_source_is_raised_and_cancels(way, asynchronous, tmp_path):
     path = str(tmp_path / "marks")
 
     def plain():
@@ -136,7 +136,7 @@ async def test_failing_source_is_raised_and_cancels(mode, asynchronous, tmp_path
             yield event
         raise LookupError("source")
 
-    async with functions.marks_finally.options(mode=mode).open() as stream:
+    async with way.open(functions.marks_finally) as stream:
         with pytest.raises(LookupError, match="source"):
             async for _ in stream.feed(asynced() if asynchronous else plain()):
                 pass
@@ -145,19 +145,19 @@ async def test_failing_source_is_raised_and_cancels(mode, asynchronous, tmp_path
     assert functions.marks(path) in ("", "(f)")
 
 
-async def test_source_that_fails_at_once(mode):
+async def test_source_that_fails_at_once(way):
     def plain():
         raise LookupError("source")
         yield
 
-    async with functions.echo.options(mode=mode).open() as stream:
+    async with way.open(functions.echo) as stream:
         with pytest.raises(LookupError):
             async for _ in stream.feed(plain()):
                 pass
         assert stream.closed
 
 
-async def test_break_out_of_feed_keeps_what_was_sent(mode, kind):
+async def test_break_out_of_feed_keeps_what_was_sent(way, kind):
     """Every event that was taken from the source is worked on; its result can be received."""
     taken = []
 
@@ -173,7 +173,7 @@ async def test_break_out_of_feed_keeps_what_was_sent(mode, kind):
     if kind not in ("generator", "async generator"):
         pytest.skip("the source must tell what was taken")
     source = noted() if kind == "generator" else noted_async()
-    async with functions.echo.options(mode=mode, buffer=8).open() as stream:
+    async with way.open(functions.echo, buffer=8) as stream:
         got = []
         feeding = stream.feed(source)
         async for result in feeding:
@@ -188,8 +188,8 @@ async def test_break_out_of_feed_keeps_what_was_sent(mode, kind):
         assert len(taken) < 50
 
 
-async def test_break_out_of_feed_leaves_the_stream_usable(mode, kind):
-    async with functions.echo.options(mode=mode, buffer=8).open() as stream:
+async def test_break_out_of_feed_leaves_the_stream_usable(way, kind):
+    async with way.open(functions.echo, buffer=8) as stream:
         async for _ in stream.feed(source_of(kind, range(50))):
             break
 
@@ -206,15 +206,15 @@ async def test_break_out_of_feed_leaves_the_stream_usable(mode, kind):
         assert numbers == list(range(1, len(numbers) + 1))
 
 
-async def test_break_and_feed_again(mode, kind):
-    async with functions.echo.options(mode=mode, buffer=8).open() as stream:
+async def test_break_and_feed_again(way, kind):
+    async with way.open(functions.echo, buffer=8) as stream:
         async for _ in stream.feed(source_of(kind, range(5))):
             break
         got = [r async for r in stream.feed(source_of(kind, ["a", "b"]))]
         assert got == [*range(1, len(got) - 1), "a", "b"]
 
 
-async def test_break_closes_the_async_source(mode):
+async def test_break_closes_the_async_source(way):
     """Not at some later garbage collection: with the iteration."""
     closed = []
 
@@ -225,22 +225,22 @@ async def test_break_closes_the_async_source(mode):
         finally:
             closed.append(True)
 
-    async with functions.echo.options(mode=mode, buffer=2).open() as stream:
+    async with way.open(functions.echo, buffer=2) as stream:
         async with contextlib.aclosing(stream.feed(source())) as feeding:
             async for _ in feeding:
                 break
         assert closed
 
 
-async def test_feed_after_end_says_closed(mode, kind):
-    async with functions.echo.options(mode=mode).open() as stream:
+async def test_feed_after_end_says_closed(way, kind):
+    async with way.open(functions.echo) as stream:
         await stream.end()
         with pytest.raises(StreamClosed, match=r"end\(\)"):
             async for _ in stream.feed(source_of(kind, [1])):
                 pass
 
 
-async def test_slow_async_source_does_not_hold_results_back(mode):
+async def test_slow_async_source_does_not_hold_results_back(way):
     gate = asyncio.Event()
 
     async def source():
@@ -248,7 +248,7 @@ async def test_slow_async_source_does_not_hold_results_back(mode):
         await gate.wait()
         yield 2
 
-    async with functions.echo.options(mode=mode).open() as stream:
+    async with way.open(functions.echo) as stream:
         feeding = aiter(stream.feed(source()))
         assert await asyncio.wait_for(anext(feeding), HANG) == 1
         waiting = asyncio.create_task(wait_next(feeding))
@@ -263,7 +263,7 @@ async def wait_next(iterator):
     return await anext(iterator)
 
 
-async def test_source_is_taken_as_there_is_room(mode, kind):
+async def test_source_is_taken_as_there_is_room(way, kind):
     taken = 0
 
     def noted():
@@ -277,7 +277,7 @@ async def test_source_is_taken_as_there_is_room(mode, kind):
             yield number
 
     source = noted_async() if kind.startswith("async") else noted()
-    async with functions.echo.options(mode=mode, buffer=4).open() as stream:
+    async with way.open(functions.echo, buffer=4) as stream:
         feeding = aiter(stream.feed(source))
         assert await anext(feeding) == 0
         for _ in range(20):
@@ -289,8 +289,8 @@ async def test_source_is_taken_as_there_is_room(mode, kind):
 
 
 @pytest.mark.parametrize("wrong", [5, None])
-async def test_feed_of_what_is_no_iterable(mode, wrong):
-    async with functions.echo.options(mode=mode).open() as stream:
+async def test_feed_of_what_is_no_iterable(way, wrong):
+    async with way.open(functions.echo) as stream:
         with pytest.raises(TypeError):
             async for _ in stream.feed(wrong):
                 pass
@@ -298,29 +298,29 @@ async def test_feed_of_what_is_no_iterable(mode, wrong):
         assert await stream.recv() == 1
 
 
-async def test_feed_of_another_streams_results(mode):
+async def test_feed_of_another_streams_results(way):
     """Streams compose by hand."""
-    summing, echo = functions.running_sum.options(mode=mode), functions.echo.options(mode=mode)
+    summing, echo = way.fn(functions.running_sum), way.fn(functions.echo)
     async with summing.open() as one, echo.open() as other:
         got = [r async for r in other.feed(one.feed(range(100)))]
     assert got == [sum(range(n + 1)) for n in range(100)]
 
 
-async def test_results_after_feed_end(mode, kind):
+async def test_results_after_feed_end(way, kind):
     """What a slow function yields for the last event is not dropped 50 ms after the source ends."""
 
-    @stream_fn(mode=mode)
+    @stream_fn
     async def late(events):
         async for event in events:
             if event == 2:
                 await asyncio.sleep(0.3)
             yield event
 
-    async with late.open() as stream:
+    async with way.open(late) as stream:
         assert [r async for r in stream.feed(source_of(kind, [1, 2]))] == [1, 2]
 
 
-async def test_feed_yields_to_other_tasks(mode):
+async def test_feed_yields_to_other_tasks(way):
     """A feed that never has to wait still lets the event loop in."""
     turns = 0
 
@@ -331,7 +331,7 @@ async def test_feed_yields_to_other_tasks(mode):
             await asyncio.sleep(0)
 
     task = asyncio.create_task(other())
-    async with functions.echo.options(mode=mode).open() as stream:
+    async with way.open(functions.echo) as stream:
         async for _ in stream.feed(range(100_000)):
             pass
     task.cancel()

@@ -81,9 +81,9 @@ async def test_what_was_kept_arrives_without_another_call(mode, gate):
         assert await stream.recv() == "more"
 
 
-async def test_dropping_goes_on_as_the_function_works(mode):
+async def test_dropping_goes_on_as_the_function_works(way):
     """Some arrive, in order, the last one among them, and all are accounted for."""
-    echo = functions.echo.options(mode=mode, buffer=4, full="drop_oldest")
+    echo = way.fn(functions.echo, buffer=4, full="drop_oldest")
     async with echo.open() as stream:
         for event in range(5_000):
             await stream.send(event)
@@ -130,9 +130,9 @@ async def test_cancelling_a_stream_that_has_dropped(mode, gate):
         await stream.send(1)
 
 
-async def test_feeding_always_waits(mode):
+async def test_feeding_always_waits(way):
     for full in ("drop_oldest", "error"):
-        echo = functions.echo.options(mode=mode, buffer=4, full=full)
+        echo = way.fn(functions.echo, buffer=4, full=full)
         assert await echo.run(range(1_000)) == list(range(1_000))
         keyed = [result async for _, result in echo.keyed(range(1_000), key=lambda event: 0)]
         assert keyed == list(range(1_000))
@@ -173,9 +173,9 @@ async def test_a_batch_says_how_much_of_it_went_in(mode, gate):
         assert await drain(stream) == [0, 1, 2]
 
 
-async def test_a_stream_that_has_ended_says_that_instead(mode):
+async def test_a_stream_that_has_ended_says_that_instead(way):
     for full in ("drop_oldest", "error"):
-        async with functions.first_two.options(mode=mode, buffer=2, full=full).open() as stream:
+        async with way.open(functions.first_two, buffer=2, full=full) as stream:
             await stream.send(1)
             await stream.send(2)
             assert len(await drain(stream)) == 2

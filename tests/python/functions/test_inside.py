@@ -11,10 +11,10 @@ from helpers import HANG, until
 from velo import stream_fn
 
 
-async def test_events_with_a_deadline_inside_the_function(mode):
+async def test_events_with_a_deadline_inside_the_function(way):
     """`anext(events)` may be cancelled: the next one gets the event."""
 
-    @stream_fn(mode=mode)
+    @stream_fn
     async def windows(events):
         window = []
         while True:
@@ -29,7 +29,7 @@ async def test_events_with_a_deadline_inside_the_function(mode):
                 return
 
     got = []
-    async with windows.open() as stream:
+    async with way.open(windows) as stream:
         for number in range(30):
             await stream.send(number)
             while number % 5 == 4 and len(got) <= number:
@@ -37,19 +37,19 @@ async def test_events_with_a_deadline_inside_the_function(mode):
     assert got == list(range(30))
 
 
-async def test_tasks_and_task_groups_inside_the_function(mode):
-    @stream_fn(mode=mode)
+async def test_tasks_and_task_groups_inside_the_function(way):
+    @stream_fn
     async def fans_out(events):
         async for event in events:
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(asyncio.sleep(0.001, event * n)) for n in range(3)]
             yield [task.result() for task in tasks]
 
-    assert await fans_out.run([1, 2]) == [[0, 1, 2], [0, 2, 4]]
+    assert await way.run(fans_out, [1, 2]) == [[0, 1, 2], [0, 2, 4]]
 
 
-async def test_two_tasks_may_not_wait_for_the_next_event(mode):
-    @stream_fn(mode=mode)
+async def test_two_tasks_may_not_wait_for_the_next_event(way):
+    @stream_fn
     async def greedy(events):
         async def take():
             return await anext(events)
@@ -61,12 +61,12 @@ async def test_two_tasks_may_not_wait_for_the_next_event(mode):
             task.cancel()
         await asyncio.wait([one, two])
 
-    async with greedy.open() as stream:
+    async with way.open(greedy) as stream:
         assert await asyncio.wait_for(stream.recv(), HANG) == ["StreamBusy"]
 
 
-async def test_function_that_swallows_cancellation_is_closed(mode):
-    @stream_fn(mode=mode)
+async def test_function_that_swallows_cancellation_is_closed(way):
+    @stream_fn
     async def clings(events):
         yield "ready"
         with contextlib.suppress(asyncio.CancelledError):
@@ -75,16 +75,16 @@ async def test_function_that_swallows_cancellation_is_closed(mode):
         yield "and here"
 
     with pytest.raises(ZeroDivisionError):
-        async with clings.open() as stream:
+        async with way.open(clings) as stream:
             await stream.recv()
             _ = 1 / 0
 
 
-async def test_cancelled_function_sees_no_more_events(mode, tmp_path):
+async def test_cancelled_function_sees_no_more_events(way, tmp_path):
     """What is queued at a cancellation is not worked on, whatever the function does."""
     path = str(tmp_path / "marks")
 
-    @stream_fn(mode=mode)
+    @stream_fn
     async def clings(events):
         yield "ready"
         with contextlib.suppress(asyncio.CancelledError):
@@ -94,7 +94,7 @@ async def test_cancelled_function_sees_no_more_events(mode, tmp_path):
         functions.mark(path, "end")
 
     with pytest.raises(ZeroDivisionError):
-        async with clings.open() as stream:
+        async with way.open(clings) as stream:
             await stream.send_batch(range(5))
             await stream.recv()
             _ = 1 / 0
@@ -102,10 +102,10 @@ async def test_cancelled_function_sees_no_more_events(mode, tmp_path):
     assert marks(path) == "end"
 
 
-async def test_the_function_runs_as_one_task_in_one_context(mode):
+async def test_the_function_runs_as_one_task_in_one_context(way):
     """However it is woken: from a sleep, by a spin, or from a wait of its own."""
 
-    @stream_fn(mode=mode)
+    @stream_fn
     async def fn(events):
         task = asyncio.current_task()
         functions.tenant.set(0)
@@ -117,7 +117,7 @@ async def test_the_function_runs_as_one_task_in_one_context(mode):
                 await asyncio.sleep(pause)
                 yield asyncio.current_task() is task, functions.tenant.get()
 
-    async with fn.open() as stream:
+    async with way.open(fn) as stream:
         for number, pause in enumerate([0, 0.01, 0, 0, 0.01, 0], 1):
             await asyncio.sleep(0.005 * (number % 2))  # asleep, and not
             await stream.send(pause)
@@ -126,10 +126,10 @@ async def test_the_function_runs_as_one_task_in_one_context(mode):
                 assert await stream.recv() == (True, number)
 
 
-async def test_another_task_of_the_function_has_its_turns(mode):
+async def test_another_task_of_the_function_has_its_turns(way):
     """What the function does for its events does not keep the loop from the rest."""
 
-    @stream_fn(mode=mode)
+    @stream_fn
     async def fn(events):
         ticks = 0
 
@@ -146,7 +146,7 @@ async def test_another_task_of_the_function_has_its_turns(mode):
         finally:
             task.cancel()
 
-    async with fn.open() as stream:
+    async with way.open(fn) as stream:
         before = 0
         for _ in range(5):
             ticks = before
@@ -158,10 +158,10 @@ async def test_another_task_of_the_function_has_its_turns(mode):
             before = ticks
 
 
-async def test_a_wait_for_an_event_that_another_task_takes_over(mode):
+async def test_a_wait_for_an_event_that_another_task_takes_over(way):
     """Now the function waits itself, now a task that it made."""
 
-    @stream_fn(mode=mode)
+    @stream_fn
     async def fn(events):
         while True:
             try:
@@ -172,7 +172,7 @@ async def test_a_wait_for_an_event_that_another_task_takes_over(mode):
             except StopAsyncIteration:
                 return
 
-    async with fn.open() as stream:
+    async with way.open(fn) as stream:
         for number in range(9):
             await asyncio.sleep(0.002)
             await stream.send(number)

@@ -5,7 +5,7 @@ import pytest
 from helpers import run_script
 from velo import StreamConfig, stream_fn
 
-pytestmark = pytest.mark.embedded
+pytestmark = [pytest.mark.embedded, pytest.mark.slow]
 
 # A module that says who imports it; modules that start a thread, that fail; a program's beginning.
 SEEN = "import os\nopen({path!r}, 'a').write(f'{{os.getpid()}} ')\nIMPORTED_BY = os.getpid()\n"

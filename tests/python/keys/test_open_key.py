@@ -11,7 +11,7 @@ import re
 import pytest
 
 import functions
-from helpers import HANG, blocked, cancel, drain, until
+from helpers import HANG, ask, blocked, cancel, drain, until
 from velo import stream_fn
 from velo.errors import PoolError, StreamBusy, StreamClosed
 
@@ -29,13 +29,6 @@ def key(request):
 async def counting(mode):
     """A function that counts, and yields the number of each event with it."""
     return functions.numbered.options(mode=mode, timeout=20)
-
-
-async def ask(fn, key, event):
-    """Attaches for one event."""
-    async with fn.open(key=key) as stream:
-        await stream.send(event)
-        return await stream.recv()
 
 
 async def test_local_variables_live_from_one_attachment_to_the_next(counting, key):

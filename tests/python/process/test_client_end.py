@@ -8,7 +8,7 @@ import pytest
 
 from helpers import HANG, alive, family, run_script, start_script, until_sync, write_script
 
-pytestmark = pytest.mark.embedded
+pytestmark = [pytest.mark.embedded, pytest.mark.slow]
 
 OPEN_STREAMS = """
     import asyncio, os, signal, sys

@@ -15,12 +15,13 @@ import pytest
 
 import functions
 from helpers import HANG, alive, until
+from recovering import fresh_pool  # noqa: F401
 from standalone import Daemon
 from velo import stream_fn
 from velo._process import clients
 from velo.errors import SlowStepWarning, StreamClosed, WorkerDied
 
-pytestmark = pytest.mark.every_backend
+pytestmark = [pytest.mark.every_backend, pytest.mark.slow]
 
 MIB = 1 << 20
 
@@ -32,14 +33,6 @@ def standalone(tmp_path):
     yield str(daemon.path)
     clients.shutdown()
     daemon.close()
-
-
-@pytest.fixture(autouse=True)
-def fresh_pool():
-    """Each test has a supervisor of its own: deaths in a row slow down the next start."""
-    clients.shutdown()
-    yield
-    clients.shutdown()
 
 
 @stream_fn(mode="process", workers=1)

@@ -9,6 +9,7 @@ import pytest
 
 import corrupting_worker
 from helpers import HANG
+from recovering import fresh_pool  # noqa: F401
 from velo._process import clients
 from velo.errors import RingCorrupted, StreamClosed, VeloError, WorkerDied
 
@@ -17,14 +18,6 @@ citizen = corrupting_worker.citizen.options(workers=2, buffer=16)
 # What is aimed at here may make other values, or exceptions, of what a function gets and yields:
 # it is what the function's own process wrote.
 GARBLES = {"data", "lengths", "moves", "heap", "anything", "indices", "counts"}
-
-
-@pytest.fixture(autouse=True)
-def fresh_pool():
-    """Each test has a supervisor of its own."""
-    clients.shutdown()
-    yield
-    clients.shutdown()
 
 
 async def pid_of(stream):

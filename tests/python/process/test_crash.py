@@ -8,28 +8,15 @@ import signal
 import pytest
 
 import functions
-from helpers import HANG, alive, drain, until
+from helpers import HANG, alive, drain, pid_of, until
+from recovering import fresh_pool  # noqa: F401
 from velo import stream_fn
-from velo._process import clients
 from velo.errors import StreamClosed, WorkerDied
 
 pytestmark = pytest.mark.every_backend
 
 echo = functions.echo.options(mode="process")
 pids = functions.pids.options(mode="process", workers=2)
-
-
-@pytest.fixture(autouse=True)
-def fresh_pool():
-    """Each test has a supervisor of its own: deaths in a row slow down the next start."""
-    clients.shutdown()
-    yield
-    clients.shutdown()
-
-
-async def pid_of(stream):
-    await stream.send(0)
-    return await stream.recv()
 
 
 async def two_workers(stack):

@@ -11,19 +11,12 @@ import pytest
 
 import functions
 from helpers import HANG, run_script, until
+from recovering import fresh_pool  # noqa: F401
 from velo import stream_fn
 from velo._process import clients
 from velo.errors import WorkerDied
 
 neighbour = functions.echo.options(mode="process", workers=1)
-
-
-@pytest.fixture(autouse=True)
-def fresh_pool():
-    """Each test has a supervisor of its own: deaths in a row slow down the next start."""
-    clients.shutdown()
-    yield
-    clients.shutdown()
 
 
 def no_core():

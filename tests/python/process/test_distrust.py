@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 import corrupting_worker
 import functions
 from helpers import HANG
+from recovering import fresh_pool  # noqa: F401
 from velo import _core
-from velo._process import clients
 from velo.errors import RingCorrupted, StreamClosed, WorkerDied
+
+pytestmark = pytest.mark.slow
 
 plain = st.recursive(
     st.none()
@@ -78,16 +80,8 @@ def test_an_encoding_that_was_changed(value, how):
     assert len(_core.dumps(again)) == len(_core.dumps(value))
 
 
-@pytest.fixture
-def fresh_pool():
-    """A supervisor of its own."""
-    clients.shutdown()
-    yield
-    clients.shutdown()
-
-
 @pytest.mark.parametrize("aim", ["control_bytes", "control", "indices", "lengths", "residents"])
-async def test_a_client_that_writes_over_its_link(aim, fresh_pool, long):
+async def test_a_client_that_writes_over_its_link(aim, long):
     """It gets errors or results, soon; its worker may have to be replaced."""
     echo = functions.echo.options(mode="process", workers=1, buffer=8)
     for seed in range(30 if long else 3):

@@ -11,6 +11,8 @@ import pytest
 from cgroups import cgroup
 from helpers import run_script
 
+pytestmark = pytest.mark.slow
+
 # What the scripts share: an echo in a worker process, and what a refusal has to say.
 COMMON = """
     import asyncio, contextlib, gc, os, resource, sys

@@ -6,7 +6,7 @@ import pytest
 
 from helpers import run_script
 
-pytestmark = pytest.mark.embedded
+pytestmark = [pytest.mark.embedded, pytest.mark.slow]
 
 FORK = """
     import asyncio, os, sys, time

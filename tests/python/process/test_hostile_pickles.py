@@ -12,8 +12,8 @@ import pytest
 import functions
 from helpers import HANG
 from hostile_pickles import HARMS, AsItArrives, AsItLeaves, Harm, do
+from recovering import fresh_pool  # noqa: F401
 from velo import stream_fn
-from velo._process import clients
 from velo.errors import EventTooLarge, WorkerDied
 
 MORTAL = [what for what in HARMS if what != "raise"]
@@ -37,14 +37,6 @@ async def careful(events):
             yield event
         except Harm as error:
             yield f"{error}, at its `yield`"
-
-
-@pytest.fixture(autouse=True)
-def fresh_pool():
-    """Deaths in a row slow down the next start."""
-    clients.shutdown()
-    yield
-    clients.shutdown()
 
 
 async def first_result(fn, event):

@@ -11,7 +11,7 @@ import functions
 from helpers import fall_silent, open_fds
 from velo import Stream, stream_fn
 
-pytestmark = pytest.mark.embedded
+pytestmark = [pytest.mark.embedded, pytest.mark.slow]
 
 
 async def test_a_thousand_concurrent_streams(mode):

@@ -12,8 +12,8 @@ from velo import stream_fn
 from velo.errors import StreamClosed
 
 
-async def test_cancelled_recv_loses_nothing(mode):
-    async with functions.echo.options(mode=mode).open() as stream:
+async def test_cancelled_recv_loses_nothing(way):
+    async with way.open(functions.echo) as stream:
         for number in range(20):
             receiving = asyncio.create_task(stream.recv())
             assert await blocked(receiving, 2)
@@ -22,9 +22,9 @@ async def test_cancelled_recv_loses_nothing(mode):
             assert await stream.recv() == number
 
 
-async def test_recv_cancelled_when_the_result_is_there(mode):
+async def test_recv_cancelled_when_the_result_is_there(way):
     """The result came, the task has not run yet, and is cancelled: the result stays."""
-    async with functions.echo.options(mode=mode).open() as stream:
+    async with way.open(functions.echo) as stream:
         for number in range(50):
             receiving = asyncio.create_task(stream.recv())
             await asyncio.sleep(0)
@@ -39,8 +39,8 @@ async def test_recv_cancelled_when_the_result_is_there(mode):
             assert got == number
 
 
-async def test_recv_with_a_timeout(mode):
-    async with functions.echo.options(mode=mode).open() as stream:
+async def test_recv_with_a_timeout(way):
+    async with way.open(functions.echo) as stream:
         for _ in range(3):
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(0.005):
@@ -49,9 +49,9 @@ async def test_recv_with_a_timeout(mode):
         assert await stream.recv() == 1
 
 
-async def test_cancelled_send_sends_nothing(mode, tmp_path):
+async def test_cancelled_send_sends_nothing(way, tmp_path):
     path = str(tmp_path / "gate")
-    async with functions.gate.options(mode=mode, buffer=2).open() as stream:
+    async with way.open(functions.gate, buffer=2) as stream:
         await stream.send_batch([path, 1, 2])
         for _ in range(5):
             sending = asyncio.create_task(stream.send("never"))
@@ -63,11 +63,11 @@ async def test_cancelled_send_sends_nothing(mode, tmp_path):
         assert await drain(stream) == [1, 2, 3]
 
 
-async def test_cancelled_batch_loses_nothing_of_its_iterator(mode, tmp_path):
+async def test_cancelled_batch_loses_nothing_of_its_iterator(way, tmp_path):
     """What was taken from the iterator is sent, by the next send if not before."""
     path = str(tmp_path / "gate")
     source = iter(range(10))
-    async with functions.gate.options(mode=mode, buffer=2).open() as stream:
+    async with way.open(functions.gate, buffer=2) as stream:
         await stream.send(path)
         sending = asyncio.create_task(stream.send_batch(source))
         assert await blocked(sending)
@@ -80,14 +80,14 @@ async def test_cancelled_batch_loses_nothing_of_its_iterator(mode, tmp_path):
 
 
 @pytest.mark.parametrize("then", ["end", "send", "feed", "feed async", "batch"])
-async def test_what_was_taken_goes_first_whatever_comes_then(mode, tmp_path, then):
+async def test_what_was_taken_goes_first_whatever_comes_then(way, tmp_path, then):
     path = str(tmp_path / "gate")
     source = iter(range(10))
 
     async def later():
         yield "later"
 
-    async with functions.gate.options(mode=mode, buffer=2).open() as stream:
+    async with way.open(functions.gate, buffer=2) as stream:
         await stream.send(path)
         sending = asyncio.create_task(stream.send_batch(source))
         assert await blocked(sending)
@@ -110,7 +110,7 @@ async def test_what_was_taken_goes_first_whatever_comes_then(mode, tmp_path, the
         assert got == expected + ["later"] * (then != "end")
 
 
-async def test_taken_from_a_batch_and_then_from_a_source(mode, tmp_path):
+async def test_taken_from_a_batch_and_then_from_a_source(way, tmp_path):
     """Two sources, both cut short: neither event overwrites the other."""
     path = str(tmp_path / "gate")
     one, taken = iter(range(10)), []
@@ -120,7 +120,7 @@ async def test_taken_from_a_batch_and_then_from_a_source(mode, tmp_path):
             taken.append(number)
             yield number
 
-    async with functions.gate.options(mode=mode, buffer=2).open() as stream:
+    async with way.open(functions.gate, buffer=2) as stream:
         await stream.send(path)
         sending = asyncio.create_task(stream.send_batch(one))
         assert await blocked(sending)
@@ -136,7 +136,7 @@ async def test_taken_from_a_batch_and_then_from_a_source(mode, tmp_path):
 
 
 @pytest.mark.parametrize("then", ["end", "send", "batch", "feed", "feed async", "wait again"])
-async def test_a_cancelled_feed_that_somebody_still_holds(mode, tmp_path, then):
+async def test_a_cancelled_feed_that_somebody_still_holds(way, tmp_path, then):
     """As a traceback does. What it has taken goes first, and it is in nobody's way."""
     path = str(tmp_path / "gate")
     taken = []
@@ -149,7 +149,7 @@ async def test_a_cancelled_feed_that_somebody_still_holds(mode, tmp_path, then):
     async def later():
         yield "later"
 
-    async with functions.gate.options(mode=mode, buffer=2).open() as stream:
+    async with way.open(functions.gate, buffer=2) as stream:
         await stream.send(path)
         feed = stream.feed(source())
         feeding = asyncio.create_task(collect(feed, []))
@@ -187,16 +187,16 @@ async def test_a_cancelled_feed_that_somebody_still_holds(mode, tmp_path, then):
 
 
 @pytest.mark.parametrize("full", ["drop_oldest", "error"])
-async def test_feeding_from_an_async_source_always_waits(mode, full):
+async def test_feeding_from_an_async_source_always_waits(way, full):
     async def source():
         for number in range(1000):
             yield number
 
-    async with functions.echo.options(mode=mode, buffer=4, full=full).open() as stream:
+    async with way.open(functions.echo, buffer=4, full=full) as stream:
         assert [result async for result in stream.feed(source())] == list(range(1000))
 
 
-async def test_a_feed_that_is_waited_for_in_turns_goes_on(mode):
+async def test_a_feed_that_is_waited_for_in_turns_goes_on(way):
     """Each wait is cut short, in the middle of whatever the feed does."""
 
     async def source():
@@ -206,7 +206,7 @@ async def test_a_feed_that_is_waited_for_in_turns_goes_on(mode):
             yield number
 
     got = []
-    async with functions.echo.options(mode=mode, buffer=4).open() as stream:
+    async with way.open(functions.echo, buffer=4) as stream:
         feed = stream.feed(source())
         turns = 0
         while True:
@@ -226,8 +226,8 @@ async def collect(results, into):
         into.append(result)
 
 
-async def test_cancelled_end_leaves_the_stream_usable(mode):
-    async with functions.echo.options(mode=mode).open() as stream:
+async def test_cancelled_end_leaves_the_stream_usable(way):
+    async with way.open(functions.echo) as stream:
         ending = asyncio.create_task(stream.end())
         ending.cancel()
         with contextlib.suppress(asyncio.CancelledError):
@@ -240,7 +240,7 @@ async def test_cancelled_end_leaves_the_stream_usable(mode):
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
-async def test_cancelled_feed_loses_nothing(mode, asynchronous):
+async def test_cancelled_feed_loses_nothing(way, asynchronous):
     """What was taken from the source comes out, in order, in the next feed or at the end."""
     taken = []
 
@@ -257,7 +257,7 @@ async def test_cancelled_feed_loses_nothing(mode, asynchronous):
 
     source = asynced() if asynchronous else plain()
     got = []
-    async with functions.echo.options(mode=mode, buffer=8).open() as stream:
+    async with way.open(functions.echo, buffer=8) as stream:
         feeding = asyncio.create_task(collect(stream.feed(source), got))
         while len(got) < 100:
             await asyncio.sleep(0)
@@ -268,8 +268,8 @@ async def test_cancelled_feed_loses_nothing(mode, asynchronous):
     assert len(taken) < 10_000
 
 
-async def test_cancelled_open_opens_nothing(mode):
-    limited = functions.echo.options(mode=mode, max_concurrent=3, overflow="error", workers=1)
+async def test_cancelled_open_opens_nothing(way):
+    limited = way.fn(functions.echo, max_concurrent=3, overflow="error", workers=1)
     for turns in [*range(6)] * 10:
         opening = asyncio.create_task(open_it(limited))
         for _ in range(turns):
@@ -289,12 +289,12 @@ async def open_it(fn):
     return await fn.open()
 
 
-async def test_cancelled_first_open_of_a_loop(mode):
+async def test_cancelled_first_open_of_a_loop(way):
     """While the first worker is being started."""
     from velo._process import clients
 
     clients.shutdown()
-    fn = functions.echo.options(mode=mode)
+    fn = way.fn(functions.echo)
     opening = asyncio.create_task(open_it(fn))
     await asyncio.sleep(0)
     opening.cancel()
@@ -303,8 +303,8 @@ async def test_cancelled_first_open_of_a_loop(mode):
     assert await asyncio.wait_for(fn.run([1, 2]), HANG) == [1, 2]
 
 
-async def test_cancelled_wait_for_a_place(mode):
-    limited = functions.echo.options(mode=mode, max_concurrent=1)
+async def test_cancelled_wait_for_a_place(way):
+    limited = way.fn(functions.echo, max_concurrent=1)
     async with limited.open():
         waits = [asyncio.create_task(open_it(limited)) for _ in range(5)]
         await blocked(waits[0], 3)
@@ -314,8 +314,8 @@ async def test_cancelled_wait_for_a_place(mode):
     await stream.aclose()
 
 
-async def test_place_that_was_handed_to_a_cancelled_task(mode):
-    limited = functions.echo.options(mode=mode, max_concurrent=1)
+async def test_place_that_was_handed_to_a_cancelled_task(way):
+    limited = way.fn(functions.echo, max_concurrent=1)
     stream = await limited.open()
     waiting = asyncio.create_task(open_it(limited))
     await blocked(waiting, 3)
@@ -328,10 +328,10 @@ async def test_place_that_was_handed_to_a_cancelled_task(mode):
             pass
 
 
-async def test_cancelled_run_closes_its_stream(mode, tmp_path):
+async def test_cancelled_run_closes_its_stream(way, tmp_path):
     path = str(tmp_path / "marks")
 
-    @stream_fn(mode=mode, max_concurrent=1)
+    @stream_fn(max_concurrent=1)
     async def cleans(events):
         try:
             async for _ in events:
@@ -341,12 +341,12 @@ async def test_cancelled_run_closes_its_stream(mode, tmp_path):
         finally:
             functions.mark(path, "f")
 
-    running = asyncio.create_task(cleans.run([1]))
+    running = asyncio.create_task(way.run(cleans, [1]))
     while not functions.marks(path):
         await asyncio.sleep(0.002)
     await cancel(running)
     assert functions.marks(path) == "ef"
-    async with asyncio.timeout(HANG), cleans.open():
+    async with asyncio.timeout(HANG), way.open(cleans):
         pass
 
 
@@ -435,10 +435,10 @@ async def end(stream):
     await stream.end()
 
 
-async def test_storm_of_opens(mode, long):
+async def test_storm_of_opens(way, long):
     """Opening is cancelled at random; the places and the workers stay right."""
     rng = random.Random(3)
-    fn = functions.echo.options(mode=mode, max_concurrent=4, workers=2)
+    fn = way.fn(functions.echo, max_concurrent=4, workers=2)
 
     async def use():
         async with fn.open() as stream:
@@ -460,10 +460,10 @@ async def test_storm_of_opens(mode, long):
             await stream.aclose()
 
 
-async def test_storm_of_keyed(mode, long):
+async def test_storm_of_keyed(way, long):
     """A cancelled `keyed` leaves no stream behind."""
     rng = random.Random(11)
-    fn = functions.echo.options(mode=mode, max_concurrent=3, buffer=2)
+    fn = way.fn(functions.echo, max_concurrent=3, buffer=2)
 
     async def source():
         for number in range(100_000):

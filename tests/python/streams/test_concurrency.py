@@ -19,8 +19,8 @@ async def send(stream, event):
     await stream.send(event)
 
 
-async def test_one_sender_and_one_receiver(mode):
-    async with functions.echo.options(mode=mode, buffer=3).open() as stream:
+async def test_one_sender_and_one_receiver(way):
+    async with way.open(functions.echo, buffer=3) as stream:
 
         async def send_all():
             for number in range(2000):
@@ -32,8 +32,8 @@ async def test_one_sender_and_one_receiver(mode):
         await sending
 
 
-async def test_two_receivers(mode):
-    async with functions.echo.options(mode=mode).open() as stream:
+async def test_two_receivers(way):
+    async with way.open(functions.echo) as stream:
         first = asyncio.create_task(receive(stream))
         assert await blocked(first, 3)
         for operation in (stream.recv(), stream.recv_batch(), anext(aiter(stream))):
@@ -45,8 +45,8 @@ async def test_two_receivers(mode):
         assert await stream.recv() == 2
 
 
-async def test_two_senders(mode):
-    never = functions.never_reads.options(mode=mode, buffer=1, close_timeout=0.05)
+async def test_two_senders(way):
+    never = way.fn(functions.never_reads, buffer=1, close_timeout=0.05)
     async with never.open() as stream:
         await stream.send(1)
         first = asyncio.create_task(send(stream, 2))
@@ -58,8 +58,8 @@ async def test_two_senders(mode):
         await cancel(first)
 
 
-async def test_a_cancelled_waiter_frees_its_place(mode):
-    async with functions.echo.options(mode=mode).open() as stream:
+async def test_a_cancelled_waiter_frees_its_place(way):
+    async with way.open(functions.echo) as stream:
         first = asyncio.create_task(receive(stream))
         await blocked(first, 3)
         await cancel(first)
@@ -69,9 +69,9 @@ async def test_a_cancelled_waiter_frees_its_place(mode):
         assert await asyncio.wait_for(second, HANG) == 1
 
 
-async def test_senders_that_need_not_wait_may_be_many(mode):
+async def test_senders_that_need_not_wait_may_be_many(way):
     """Each send is one step; their order is the order of the tasks."""
-    async with functions.echo.options(mode=mode, buffer=100).open() as stream:
+    async with way.open(functions.echo, buffer=100) as stream:
         await asyncio.gather(*(send(stream, number) for number in range(50)))
         assert [await stream.recv() for _ in range(50)] == list(range(50))
 
@@ -96,8 +96,8 @@ async def one(operation, stream):
     return await operation(stream)
 
 
-async def test_use_from_another_thread(mode, operation):
-    async with functions.echo.options(mode=mode).open() as stream:
+async def test_use_from_another_thread(way, operation):
+    async with way.open(functions.echo) as stream:
         caught = []
 
         def use():
@@ -116,9 +116,9 @@ async def test_use_from_another_thread(mode, operation):
         assert await stream.recv() == "fine"
 
 
-def test_use_from_another_loop(mode, operation):
+def test_use_from_another_loop(way, operation):
     loop = asyncio.new_event_loop()
-    stream = loop.run_until_complete(open_it(functions.echo.options(mode=mode)))
+    stream = loop.run_until_complete(open_it(way.fn(functions.echo)))
     try:
         with pytest.raises(StreamBusy, match="another event loop"):
             asyncio.run(asyncio.wait_for(one(operation, stream), HANG))
@@ -133,9 +133,9 @@ async def open_it(fn):
     return await fn.open()
 
 
-async def test_the_thread_safe_way(mode):
+async def test_the_thread_safe_way(way):
     """As the message says: hand it to the stream's loop."""
-    async with functions.echo.options(mode=mode).open() as stream:
+    async with way.open(functions.echo) as stream:
         loop = asyncio.get_running_loop()
 
         def use():
@@ -146,9 +146,9 @@ async def test_the_thread_safe_way(mode):
         assert await stream.recv() == 5
 
 
-async def test_metrics_may_be_read_from_another_thread(mode):
+async def test_metrics_may_be_read_from_another_thread(way):
     """A monitor thread looks at busy streams."""
-    async with functions.echo.options(mode=mode).open() as stream:
+    async with way.open(functions.echo) as stream:
         failures, done = [], threading.Event()
 
         def watch():
@@ -171,8 +171,8 @@ async def test_metrics_may_be_read_from_another_thread(mode):
         assert failures == []
 
 
-async def test_many_streams_at_once(mode):
-    summing = functions.running_sum.options(mode=mode)
+async def test_many_streams_at_once(way):
+    summing = way.fn(functions.running_sum)
 
     async def use(number):
         async with summing.open() as stream:
@@ -183,10 +183,10 @@ async def test_many_streams_at_once(mode):
     await asyncio.gather(*(use(number) for number in range(100)))
 
 
-async def test_a_busy_stream_lets_others_have_their_turn(mode):
+async def test_a_busy_stream_lets_others_have_their_turn(way):
     """One worker, one stream with no end of work, another one that asks."""
 
-    @stream_fn(mode=mode, workers=1)
+    @stream_fn(workers=1)
     async def echo(events):
         async for event in events:
             yield event
@@ -196,7 +196,7 @@ async def test_a_busy_stream_lets_others_have_their_turn(mode):
             async for _ in stream.feed(range(1000)):
                 pass
 
-    async with echo.open() as busy, echo.open() as polite:
+    async with way.open(echo) as busy, way.open(echo) as polite:
         flooding = asyncio.create_task(flood(busy))
         async with asyncio.timeout(HANG):
             for number in range(20):
@@ -205,12 +205,12 @@ async def test_a_busy_stream_lets_others_have_their_turn(mode):
         await cancel(flooding)
 
 
-def test_threads_with_streams_of_their_own(mode):
+def test_threads_with_streams_of_their_own(way):
     failures = []
 
     def work(number):
         async def use():
-            async with functions.running_sum.options(mode=mode).open() as stream:
+            async with way.open(functions.running_sum) as stream:
                 for step in range(1, 100):
                     await stream.send(number)
                     assert await stream.recv() == number * step

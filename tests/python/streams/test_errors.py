@@ -7,7 +7,7 @@ import pytest
 
 import functions
 from functions import OwnError
-from helpers import HANG
+from helpers import HANG, notes
 from velo import stream_fn
 from velo.errors import RemoteError, StreamClosed, VeloError
 
@@ -23,10 +23,6 @@ async def raised(mode, word):
             async with asyncio.timeout(HANG):
                 await stream.recv()
     return info.value
-
-
-def notes(error):
-    return "\n".join(getattr(error, "__notes__", ()))
 
 
 async def test_own_type_attributes_and_notes(mode):

@@ -86,6 +86,24 @@ async def drain(stream):
     return [result async for result in stream]
 
 
+async def ask(fn, key, event):
+    """Attaches to a stream with a key, sends an event, and returns the result."""
+    async with fn.open(key=key) as stream:
+        await stream.send(event)
+        return await stream.recv()
+
+
+async def pid_of(stream):
+    """The worker of a stream of `functions.pids`."""
+    await stream.send(0)
+    return await stream.recv()
+
+
+def notes(error):
+    """What was added to an error on its way."""
+    return "\n".join(getattr(error, "__notes__", ()))
+
+
 def open_fds():
     """The open descriptors of this process, with what they are."""
     found = {}

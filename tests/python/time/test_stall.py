@@ -12,21 +12,16 @@ import pytest
 
 import functions
 from helpers import HANG, alive, cancel, until
+from recovering import fresh_pool  # noqa: F401
 from velo import stream_fn
 from velo._process import clients
 from velo.errors import StallWarning, WorkerDied
 
+pytestmark = pytest.mark.slow
+
 LIMIT = 0.5
 
 neighbour = functions.echo.options(mode="process", workers=1)
-
-
-@pytest.fixture(autouse=True)
-def fresh_pool():
-    """Each test has a supervisor of its own: deaths in a row slow down the next start."""
-    clients.shutdown()
-    yield
-    clients.shutdown()
 
 
 def loop_for_ever():
@@ -207,10 +202,11 @@ async def test_what_is_not_a_function_but_holds_the_loop():
 
 
 async def test_steps_below_the_limit_are_no_stall():
+    """However many they are."""
     nap = functions.nap.options(mode="process", workers=1, stall_timeout=LIMIT)
     with warnings.catch_warnings():
         warnings.simplefilter("error", StallWarning)
-        assert await nap.run([LIMIT * 0.5] * 4) == [LIMIT * 0.5] * 4
+        assert await nap.run([LIMIT * 0.2] * 8) == [LIMIT * 0.2] * 8
 
 
 def link_of(stream):

@@ -9,11 +9,8 @@ import types
 import pytest
 
 import functions
+from helpers import notes
 from velo import stream_fn
-
-
-def notes(error):
-    return "\n".join(getattr(error, "__notes__", ()))
 
 
 class NoTravel:

@@ -15,6 +15,8 @@ from helpers import run_script, until, until_sync
 from velo import stream_fn
 from velo.logs import StreamNames
 
+pytestmark = pytest.mark.slow
+
 logger = logging.getLogger("velo.tests.logging")
 
 

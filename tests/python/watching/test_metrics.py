@@ -1,6 +1,7 @@
 """`stream.metrics`."""
 
 import asyncio
+import time
 
 import pytest
 
@@ -20,12 +21,22 @@ async def test_counts(mode):
 
 
 async def test_a_new_stream(mode):
+    began = time.monotonic()
     async with functions.echo.options(mode=mode).open() as stream:
-        metrics = stream.metrics
+        metrics, there = stream.metrics, time.monotonic() - began
         assert metrics[:5] == (0, 0, 0, 0, 0)
         assert metrics.latency_p50 is None
         assert metrics.latency_p99 is None
-        assert 0 <= metrics.duration < 5
+        assert 0 <= metrics.duration <= there
+
+
+def longest(waits):
+    """Microseconds that an event took at most, by what this test has waited.
+
+    Inline, the function says that it is done with an event when it asks for the next one, and the
+    stream hears of that with the next result: two waits. Figures have one digit.
+    """
+    return 1.2e6 * 2 * max(waits)
 
 
 @pytest.mark.parametrize("how", ["recv", "batch", "iterate", "feed"])
@@ -38,31 +49,37 @@ async def test_latency_of_a_known_delay(mode, how):
             await asyncio.sleep(0.02)
             yield event
 
+    waits = []
     async with slow.open() as stream:
         for _ in range(6):
+            began = time.monotonic()
             if how == "feed":
                 assert [r async for r in stream.feed([1])] == [1]
-                continue
-            await stream.send(1)
+            else:
+                await stream.send(1)
             if how == "recv":
                 await stream.recv()
             elif how == "batch":
                 await stream.recv_batch()
-            else:
+            elif how == "iterate":
                 await anext(aiter(stream))
+            waits.append(time.monotonic() - began)
         await stream.end()
         await drain(stream)
         metrics = stream.metrics
-        assert 18_000 <= metrics.latency_p50 <= 300_000
+        assert 18_000 <= metrics.latency_p50 <= longest(waits)
         assert metrics.latency_p50 <= metrics.latency_p95 <= metrics.latency_p99
 
 
 async def test_fast_events_are_not_slow(mode):
+    waits = []
     async with functions.echo.options(mode=mode).open() as stream:
         for number in range(300):
+            began = time.monotonic()
             await stream.send(number)
             await stream.recv()
-        assert 0 < stream.metrics.latency_p50 < 20_000
+            waits.append(time.monotonic() - began)
+        assert 0 < stream.metrics.latency_p50 <= longest(waits)
 
 
 async def test_latency_of_a_function_without_results(mode):
@@ -107,12 +124,13 @@ async def test_queue_depth(mode, tmp_path):
 
 
 async def test_duration_stops_at_the_end(mode):
+    began = time.monotonic()
     async with functions.echo.options(mode=mode).open() as stream:
         await asyncio.sleep(0.05)
         await stream.end()
         await drain(stream)
         first = stream.metrics.duration
-        assert 0.05 <= first < 5
+        assert 0.05 <= first <= time.monotonic() - began
         await asyncio.sleep(0.05)
         assert stream.metrics.duration == first
 

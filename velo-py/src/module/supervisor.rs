@@ -322,7 +322,7 @@ pub fn status(py: Python<'_>) -> Option<(Vec<(u32, i32, u32)>, Option<i32>)> {
 /// How many cores this process may really use: affinity and cgroup quota count.
 #[pyfunction]
 pub fn usable_cores() -> usize {
-    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+    velo_shm::cores()
 }
 
 /// To be called before a fork.

@@ -1,9 +1,7 @@
 //! The control messages of a link, with errors as Python sees them.
 
-use std::sync::Arc;
-
 use pyo3::prelude::*;
-use velo_shm::{Consumer, LinkEnd, Producer, ReserveError};
+use velo_shm::{Consumer, Link, Producer, ReserveError};
 use velo_supervisor::control::{self, ControlError};
 pub use velo_supervisor::control::{Control, SLOT};
 
@@ -11,7 +9,7 @@ use crate::errors;
 use crate::process::ring_pair::corruption;
 
 /// The control rings of a link.
-pub fn open(end: &Arc<LinkEnd>) -> PyResult<(Producer, Consumer)> {
+pub fn open(end: &Link) -> PyResult<(Producer, Consumer)> {
     control::open(end).map_err(|error| errors::pool(format!("cannot use a link: {error}")))
 }
 

@@ -5,7 +5,7 @@ use std::sync::{Arc, LazyLock, OnceLock, Weak};
 use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes, PyDict};
 use velo_shm::{
-    Consumer, Full, Lease, LinkEnd, Loan, Part, Producer, ReserveError, RingCorrupted, Spin,
+    Consumer, Full, Lease, Link, Loan, Part, Producer, ReserveError, RingCorrupted, Spin,
     lending_len, ticks,
 };
 pub use velo_supervisor::control::{END, ERROR, ITEM, STATE};
@@ -405,7 +405,7 @@ pub fn new_spin() -> Spin {
 /// Spins with the GIL released until something came, for as long as it has been paying off. How
 /// many ticks that took.
 #[inline]
-pub fn spin(py: Python<'_>, rings: &mut Rings, (end, slot): (&LinkEnd, u32), want: Want) -> u64 {
+pub fn spin(py: Python<'_>, rings: &mut Rings, (end, slot): (&Link, u32), want: Want) -> u64 {
     let Rings {
         producer,
         consumer,

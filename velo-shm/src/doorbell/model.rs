@@ -1,4 +1,4 @@
-//! The doorbell of a model: loom sees who waits, wakes them for no reason now and then, and reports
+//! The doorbell of a model: loom sees each waiter, wakes it for no reason now and then, and reports
 //! a wake-up that never comes.
 
 use loom::sync::{Arc, Notify};

@@ -1,9 +1,28 @@
-//! What the streams of a link have done so far, read from their slots by somebody who takes no part:
-//! nothing is written, and nobody waits for it.
+//! Statistics of a link and of its open slots. Reading them writes nothing and delays no one.
 
-use super::LinkEnd;
+use super::end::Link;
 use crate::side::Side;
 use crate::sync::Ordering;
+
+/// What went through one direction of a link.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Counted events published.
+    pub events: u64,
+    /// Payload bytes published, of uncounted frames too.
+    pub bytes: u64,
+    /// How often the receiving side was asleep and its doorbell was rung.
+    pub wakes: u64,
+}
+
+/// What went through a link. Read while others write, so that neighbours may be a moment apart.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LinkCounters {
+    /// From the client to the worker.
+    pub to_worker: Counters,
+    /// From the worker to the client.
+    pub to_client: Counters,
+}
 
 /// One slot that is in use. Read while others write, so that neighbours may be a moment apart.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -36,14 +55,54 @@ impl SlotFigures {
     }
 }
 
-impl LinkEnd {
+impl Link {
+    /// What went through so far. Looks at every slot that was ever open: for people, not for
+    /// every event.
+    pub fn counters(&self) -> LinkCounters {
+        let mut counters = LinkCounters {
+            to_worker: self.closed_counters(Side::Worker),
+            to_client: self.closed_counters(Side::Client),
+        };
+        let used = self
+            .region
+            .header()
+            .residence
+            .slots_used
+            .load(Ordering::Relaxed);
+        for slot in 0..used.min(self.region.geometry.slots) {
+            for (to, sum) in [
+                (Side::Worker, &mut counters.to_worker),
+                (Side::Client, &mut counters.to_client),
+            ] {
+                let line = &self.region.ring_header(slot, to).producer;
+                sum.events = sum.events.wrapping_add(line.events.load(Ordering::Relaxed));
+                sum.bytes = sum.bytes.wrapping_add(line.bytes.load(Ordering::Relaxed));
+            }
+        }
+        counters
+    }
+
+    fn closed_counters(&self, to: Side) -> Counters {
+        let line = &self.region.direction(to).counters;
+        Counters {
+            events: line.closed_events.load(Ordering::Relaxed),
+            bytes: line.closed_bytes.load(Ordering::Relaxed),
+            wakes: line.wakes.load(Ordering::Relaxed),
+        }
+    }
+
     /// The streams that are open, at most `most` of them. For people, as
     /// [`counters`](Self::counters).
     pub fn open_slots(&self, most: usize) -> Vec<SlotFigures> {
-        let used = self.header().residence.slots_used.load(Ordering::Relaxed);
-        let slots = 1..used.min(self.geometry.slots);
+        let used = self
+            .region
+            .header()
+            .residence
+            .slots_used
+            .load(Ordering::Relaxed);
+        let slots = 1..used.min(self.region.geometry.slots);
         let open = slots.filter(|&slot| {
-            let held = |to| &self.ring_header(slot, to).producer.held;
+            let held = |to| &self.region.ring_header(slot, to).producer.held;
             // The client's half is what makes it open; the worker may have let go already.
             held(Side::Worker).load(Ordering::Relaxed) != 0
         });
@@ -62,8 +121,8 @@ impl LinkEnd {
 
     fn slot_figures(&self, slot: u32) -> SlotFigures {
         let (events, results) = (
-            self.ring_header(slot, Side::Worker),
-            self.ring_header(slot, Side::Client),
+            self.region.ring_header(slot, Side::Worker),
+            self.region.ring_header(slot, Side::Client),
         );
         // What is done with is read first: it is never more than what was sent by then.
         let handled = events.consumer.released.load(Ordering::Acquire);

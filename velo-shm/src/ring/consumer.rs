@@ -6,12 +6,13 @@ use std::fmt;
 use std::sync::Arc as LocalArc;
 
 use super::frame::{FIRST_KIND, FrameHeader, HEADER, MOVED, MOVED_PAYLOAD, PADDING, frame_len};
-use super::growth::follow;
-use super::lease::{Book, RingHold};
-use super::loan::{Borrowed, read_table};
-use super::{Lease, Limits, Ring, RingCorrupted, SlotHold};
+use super::lease::{Book, Lease, RingHold};
+use super::limits::Limits;
+use super::loan_table::{Borrowed, read_table};
+use crate::error::RingCorrupted;
 use crate::layout::HeapRange;
-use crate::ready::take_flag;
+use crate::region::heap::follow;
+use crate::region::{RingMemory, SlotHold, take_flag};
 use crate::sync::{Arc, AtomicU32, Ordering, full_fence};
 
 /// A message, where it lies.
@@ -42,7 +43,7 @@ struct Leased {
 
 /// Reads frames out of one ring.
 pub struct Consumer {
-    ring: Ring,
+    ring: RingMemory,
     /// Where the next frame begins.
     position: u64,
     /// Everything before this is known to be published.
@@ -60,7 +61,7 @@ pub struct Consumer {
     broken: Option<RingCorrupted>,
     ceiling: u64,
     /// The slot's own ring: events are counted there, wherever the ring has moved to.
-    base: Ring,
+    base: RingMemory,
     heap: HeapRange,
     book: LocalArc<Book>,
     ring_hold: Arc<RingHold>,
@@ -78,8 +79,8 @@ const SKIPS: usize = 1 << 20;
 
 impl Consumer {
     pub(crate) fn new(hold: LocalArc<SlotHold>, limits: Limits) -> Self {
-        let side = hold.link.side;
-        let ring = Ring::of_slot(&hold.link, hold.slot, side);
+        let side = hold.region.side;
+        let ring = hold.region.ring_memory(hold.slot, side);
         Consumer {
             ring,
             position: 0,
@@ -91,9 +92,9 @@ impl Consumer {
             released: 0,
             leases: VecDeque::new(),
             broken: None,
-            ceiling: limits.ceiling(&hold.link.geometry),
+            ceiling: limits.ceiling(&hold.region.geometry),
             base: ring,
-            heap: hold.link.geometry.heap(side),
+            heap: hold.region.geometry.heap(side),
             book: LocalArc::new(Book::new(hold.clone())),
             ring_hold: Arc::new(RingHold::new(ring, false, hold.clone())),
             hold,
@@ -118,8 +119,8 @@ impl Consumer {
             counted,
             lends,
         } = peeked.header;
-        self.ring
-            .track(&self.hold, self.position, HEADER + u64::from(len), false);
+        self.hold
+            .track_ring(&self.ring, self.position, HEADER + u64::from(len), false);
         // SAFETY: `advance` checked that the frame lies between here and the end of the ring, and
         // it was published; the producer does not write there before it is released.
         let payload = unsafe {
@@ -139,7 +140,7 @@ impl Consumer {
     pub fn release(&mut self) {
         if let Some(peeked) = self.peeked.take() {
             let len = peeked.end - self.position;
-            self.ring.track(&self.hold, self.position, len, false);
+            self.hold.track_ring(&self.ring, self.position, len, false);
             self.position = peeked.end;
             self.released += u64::from(peeked.header.counted);
             if peeked.header.lends {
@@ -254,7 +255,7 @@ impl Consumer {
         take_flag(&base.waiting)
     }
 
-    /// Says once more what the producer was told of releases, where somebody has written over it: it
+    /// Writes the released position again, in case another process wrote over it: the producer
     /// would wait for room for ever. For now and then.
     pub fn restate(&self) {
         let head = &self.ring.header().consumer.head;
@@ -336,9 +337,9 @@ impl Consumer {
     /// Reads what loans the frame at the position names; how long its payload is before that.
     #[cold]
     fn read_loans(&mut self, len: u32) -> Result<u32, RingCorrupted> {
-        self.ring
-            .track(&self.hold, self.position, HEADER + u64::from(len), false);
-        let base = self.hold.link.segment.base();
+        self.hold
+            .track_ring(&self.ring, self.position, HEADER + u64::from(len), false);
+        let base = self.hold.region.segment.base();
         // SAFETY: `read_header` checked that the frame lies between here and the end of the ring.
         unsafe {
             let payload = self.ring.at(self.position).add(HEADER as usize);
@@ -373,7 +374,8 @@ impl Consumer {
     /// Reads the header at the position, and where the frame ends if that is possible.
     #[inline]
     fn read_header(&self) -> Result<(FrameHeader, u64), RingCorrupted> {
-        self.ring.track(&self.hold, self.position, HEADER, false);
+        self.hold
+            .track_ring(&self.ring, self.position, HEADER, false);
         // SAFETY: the position is a multiple of eight, and whatever it is, its index is inside the
         // ring.
         let header = unsafe { FrameHeader::read(self.ring.at(self.position)) }?;
@@ -413,8 +415,8 @@ impl Consumer {
                 "a moved frame is not the last of its ring",
             ));
         }
-        self.ring
-            .track(&self.hold, self.position, HEADER + MOVED_PAYLOAD, false);
+        self.hold
+            .track_ring(&self.ring, self.position, HEADER + MOVED_PAYLOAD, false);
         // SAFETY: the frame lies inside the ring, and positions are multiples of eight.
         let (offset, capacity) = unsafe {
             let payload = self
@@ -424,7 +426,7 @@ impl Consumer {
                 .cast::<u64>();
             (payload.read_volatile(), payload.add(1).read_volatile())
         };
-        let base = self.hold.link.segment.base();
+        let base = self.hold.region.segment.base();
         let ring = follow(base, self.heap, offset, capacity)?;
         if ring.capacity <= self.ring.capacity {
             return Err(RingCorrupted::new("a ring moved to one that is not larger"));

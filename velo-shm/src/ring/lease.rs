@@ -9,8 +9,8 @@ use std::ptr::NonNull;
 use std::sync::Arc as LocalArc;
 use std::sync::atomic::{AtomicU64 as LocalU64, AtomicUsize as LocalUsize};
 
-use super::loan::Borrowed;
-use super::{Ring, SlotHold};
+use super::loan_table::Borrowed;
+use crate::region::{RingMemory, SlotHold};
 use crate::sync::{Arc, AtomicU32, Ordering};
 
 /// A payload that stays where it is until this is dropped.
@@ -100,7 +100,7 @@ impl Drop for Lease {
                 done.store(1, Ordering::Release);
                 // Only the consumer can pass the space on, and it may be waiting for nothing but
                 // this.
-                hold.link.notify_self(hold.slot);
+                hold.region.notify_self(hold.slot);
             }
             Claim::Block(borrowed) => borrowed.give_back(hold),
         }
@@ -145,7 +145,7 @@ impl Book {
 
 /// Keeps one ring of a slot readable; the last to go tells the producer that it may be reused.
 pub(super) struct RingHold {
-    ring: Ring,
+    ring: RingMemory,
     /// Rings in the slot itself are never reused while the slot is held.
     in_heap: bool,
     _slot: LocalArc<SlotHold>,
@@ -158,7 +158,7 @@ unsafe impl Send for RingHold {}
 unsafe impl Sync for RingHold {}
 
 impl RingHold {
-    pub(super) fn new(ring: Ring, in_heap: bool, slot: LocalArc<SlotHold>) -> Self {
+    pub(super) fn new(ring: RingMemory, in_heap: bool, slot: LocalArc<SlotHold>) -> Self {
         RingHold {
             ring,
             in_heap,

@@ -11,7 +11,7 @@
 //! The producer counts the frames that name a block; the consumer counts, in the block's header,
 //! those of them that it is done with. Once the two agree, and the borrower has let go of the block
 //! as well, it is lent again. A producer that waits for that sets the flag in the block's header.
-//! When nobody uses the slot any more its blocks are free, whatever was counted: frames can be lost.
+//! Once the slot is idle its blocks are free, whatever was counted, since frames can be lost.
 
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -20,16 +20,11 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64 as LocalU64, AtomicUsize as LocalUsize};
 use std::sync::{Arc as LocalArc, Mutex, MutexGuard, OnceLock, PoisonError, Weak as LocalWeak};
 
-use super::growth::{Block, Until};
-use super::{Full, ReserveError, Ring, RingCorrupted, SlotHold};
-use crate::layout::{HeapRange, PAGE, RingHeader, at};
-use crate::link::LinkEnd;
-use crate::ready::take_flag;
+use super::refusal::{Full, ReserveError};
+use crate::layout::PAGE;
+use crate::region::heap::{Block, Until};
+use crate::region::{Region, RingMemory, SlotHold};
 use crate::sync::{Ordering, full_fence};
-
-mod table;
-
-pub(super) use table::{Borrowed, read_table, table_len, write_table};
 
 /// Memory to be filled, in the segment that the other side maps too.
 ///
@@ -57,7 +52,10 @@ impl Loan {
     }
 
     /// How many bytes it has.
-    #[allow(clippy::len_without_is_empty, reason = "nobody asks for nothing")]
+    #[allow(
+        clippy::len_without_is_empty,
+        reason = "a loan of no bytes is never made"
+    )]
     pub fn len(&self) -> usize {
         self.len
     }
@@ -73,8 +71,8 @@ impl Drop for Loan {
         let frames = self.frames.load(Ordering::Relaxed);
         self.shelf.put_away(self.block, frames);
         if self.shelf.waited_for() {
-            // Who waits for a loan waits on this side.
-            self.hold.link.notify_self(self.hold.slot);
+            // The task that waits for a loan is on this side.
+            self.hold.region.notify_self(self.hold.slot);
         }
     }
 }
@@ -105,6 +103,11 @@ impl Part {
         self.len
     }
 
+    /// Where its block begins in the segment, and where in the block's data it begins.
+    pub(super) fn origin(&self) -> (usize, usize) {
+        (self.loan.block.offset, self.start)
+    }
+
     /// One more frame names the loan.
     pub(super) fn count(&self) {
         self.loan.frames.fetch_add(1, Ordering::Relaxed);
@@ -114,7 +117,7 @@ impl Part {
 /// The loans of one producer.
 #[derive(Debug)]
 pub(super) struct Shelf {
-    link: LocalArc<LinkEnd>,
+    region: LocalArc<Region>,
     slot: u32,
     /// How many bytes all blocks may have together.
     limit: u64,
@@ -133,7 +136,7 @@ struct State {
     idle: Vec<Block>,
     /// Of all of these blocks.
     bytes: u64,
-    /// Somebody waits for a loan.
+    /// A task waits for a loan.
     waits: bool,
     /// The producer is gone: what comes back goes to the heap.
     closed: bool,
@@ -142,7 +145,7 @@ struct State {
 impl Shelf {
     pub(super) fn new(hold: &SlotHold, limit: u64) -> Self {
         Shelf {
-            link: hold.link.clone(),
+            region: hold.region.clone(),
             slot: hold.slot,
             limit,
             lent: LocalUsize::new(0),
@@ -189,11 +192,11 @@ impl Shelf {
             // Of other sizes, the one that was not used for longest.
             let block = state.idle.remove(0);
             state.bytes -= block.capacity;
-            self.link.heap.free(block);
+            self.region.heap.free(block);
         }
-        self.link.reclaim();
+        self.region.reclaim();
         let block = self
-            .link
+            .region
             .heap
             .allocate(need)
             .map_err(ReserveError::NoMemory)?;
@@ -226,7 +229,7 @@ impl Shelf {
         full
     }
 
-    /// Whether somebody waits for a loan.
+    /// Whether a task waits for a loan.
     fn waited_for(&self) -> bool {
         self.lock().waits
     }
@@ -239,7 +242,7 @@ impl Shelf {
 
     /// The part that these bytes are, at an address of this process.
     pub(super) fn part(&self, address: usize, len: usize) -> Option<Part> {
-        let offset = address.checked_sub(self.link.segment.base().as_ptr().addr())?;
+        let offset = address.checked_sub(self.region.segment.base().as_ptr().addr())?;
         let (loan, start) = {
             let state = self.lock();
             let (&begin, (room, loan)) = state.out.range(..=offset).next_back()?;
@@ -277,18 +280,18 @@ impl Shelf {
             )
         };
         idle.into_iter()
-            .for_each(|block| self.link.heap.free(block));
+            .for_each(|block| self.region.heap.free(block));
         away.into_iter()
             .for_each(|(block, frames)| self.give_up(block, frames));
     }
 
     fn give_up(&self, block: Block, frames: u64) {
-        self.link.heap.abandon(block, self.until(frames));
+        self.region.heap.abandon(block, self.until(frames));
     }
 
     /// Finds the blocks that the consumer has let go of.
     fn sweep(&self, state: &mut State) {
-        let heap = &self.link.heap;
+        let heap = &self.region.heap;
         let done = |&mut (block, frames): &mut _| heap.is_done(block, self.until(frames));
         let State { away, idle, .. } = state;
         idle.extend(away.extract_if(.., done).map(|(block, _)| block));
@@ -301,8 +304,8 @@ impl Shelf {
         }
     }
 
-    fn ring(&self, block: Block) -> Ring {
-        self.link.heap.ring(block)
+    fn ring(&self, block: Block) -> RingMemory {
+        self.region.heap.ring(block)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -311,7 +314,7 @@ impl Shelf {
     }
 }
 
-/// The capacity of a block for so many bytes.
+/// The capacity of a block for `len` bytes.
 fn room(len: usize) -> u64 {
     len.next_multiple_of(PAGE).max(PAGE) as u64
 }

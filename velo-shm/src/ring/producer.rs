@@ -1,18 +1,19 @@
 //! The writing half of a ring. It cannot read, never waits and never wakes anyone: it says what
-//! there is to say, and the [link](crate::LinkEnd) passes it on.
+//! there is to say, and the [link](crate::Link) passes it on.
 
 use std::fmt;
 use std::io;
 use std::sync::Arc as LocalArc;
 
-use thiserror::Error;
-
 use super::frame::{
     FrameHeader, HEADER, MOVED, MOVED_PAYLOAD, MOVED_ROOM, PADDING, frame_len, longest_frame,
 };
-use super::growth::{Block, Until};
+use super::limits::Limits;
 use super::loan::{Loan, Part, Shelf};
-use super::{Limits, Ring, RingCorrupted, SlotHold};
+use super::refusal::{Full, ReserveError};
+use crate::error::RingCorrupted;
+use crate::region::heap::{Block, Until};
+use crate::region::{RingMemory, SlotHold};
 use crate::sync::{Ordering, full_fence};
 
 mod reservation;
@@ -29,46 +30,12 @@ const FRAMES: u64 = 4;
 /// The least that an event takes: a header and up to eight bytes.
 const MINIMAL: u64 = 2 * HEADER;
 
-/// What there is no room for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Full {
-    /// As many counted events are in flight as may be.
-    Events,
-    /// The bytes are taken, and the ring is as large as it may be.
-    Bytes,
-}
-
-/// Why there is no reservation.
-#[derive(Debug, Error)]
-#[non_exhaustive]
-pub enum ReserveError {
-    /// Not now: wait until the consumer has released something.
-    #[error("the ring is full; wait for the consumer")]
-    Full(Full),
-    /// Never: the ceiling does not allow a frame of this length.
-    #[error(
-        "a message of `{len}` bytes is longer than the `{limit}` that the limit allows; raise it"
-    )]
-    TooLarge {
-        /// What was asked for.
-        len: usize,
-        /// The longest message that can ever be reserved.
-        limit: u64,
-    },
-    /// The ring has to grow for this message and cannot.
-    #[error("no memory for a larger ring: {0}")]
-    NoMemory(#[source] io::Error),
-    /// The other side broke the ring.
-    #[error(transparent)]
-    Corrupted(#[from] RingCorrupted),
-}
-
 /// Writes frames into one ring.
 ///
 /// Dropping it gives back the blocks that the ring has grown into, once the consumer has let go of
 /// them as well; frames that were committed but not published are lost.
 pub struct Producer {
-    ring: Ring,
+    ring: RingMemory,
     /// End of the committed frames.
     tail: u64,
     /// End of the published ones.
@@ -90,7 +57,7 @@ pub struct Producer {
     /// The longest frame that the ceiling allows.
     longest: u64,
     /// The slot's own ring: events are counted there, wherever the ring has moved to.
-    base: Ring,
+    base: RingMemory,
     block: Option<Block>,
     /// Blocks that the ring has left and that the consumer may still read.
     left: Vec<Block>,
@@ -107,8 +74,8 @@ unsafe impl Sync for Producer {}
 
 impl Producer {
     pub(crate) fn new(hold: LocalArc<SlotHold>, limits: Limits) -> Self {
-        let ring = Ring::of_slot(&hold.link, hold.slot, hold.link.side.peer());
-        let ceiling = limits.ceiling(&hold.link.geometry);
+        let ring = hold.region.ring_memory(hold.slot, hold.region.side.peer());
+        let ceiling = limits.ceiling(&hold.region.geometry);
         Producer {
             ring,
             tail: 0,
@@ -144,14 +111,14 @@ impl Producer {
             }
         }
         let need = frame_len(min as u64);
-        let place = match self.place(need) {
-            Some(place) if need <= self.longest => place,
+        let span = match self.span(need) {
+            Some(span) if need <= self.longest => span,
             _ => self.make_room(min, need)?,
         };
-        self.ring
-            .track(&self.hold, place.start, HEADER + place.room, true);
+        self.hold
+            .track_ring(&self.ring, span.start, HEADER + span.room, true);
         Ok(Reservation {
-            place,
+            span,
             counted,
             producer: self,
         })
@@ -171,7 +138,7 @@ impl Producer {
         true
     }
 
-    /// Says once more what was published, where somebody has written over it: the consumer would wait
+    /// Writes the published position again, in case another process wrote over it: the consumer would wait
     /// for it for ever. For now and then.
     pub fn restate(&self) {
         let tail = &self.ring.header().producer.tail;
@@ -217,7 +184,7 @@ impl Producer {
         wanted.store(first, Ordering::Release);
     }
 
-    /// Shows those who look how long events take: the median and the 99th percentile, in
+    /// Publishes how long events take: the median and the 99th percentile, in
     /// nanoseconds.
     pub fn show_latencies(&self, median: u64, p99: u64) {
         let line = &self.base.header().producer;
@@ -331,7 +298,7 @@ impl Producer {
     }
 
     fn has_room(&self, need: u64) -> bool {
-        self.place(need).is_some() || (self.ring.capacity < self.ceiling && !self.stuck)
+        self.span(need).is_some() || (self.ring.capacity < self.ceiling && !self.stuck)
     }
 
     #[inline]
@@ -341,19 +308,19 @@ impl Producer {
 
     /// Where a frame of `need` bytes goes, by what is known of the consumer.
     #[inline]
-    fn place(&self, need: u64) -> Option<Place> {
+    fn span(&self, need: u64) -> Option<Span> {
         // What is in use is at most the capacity without the room for a move: `head` is checked
         // to be a position that this side has been at, and it never goes back.
         let usable = self.ring.capacity - (self.tail - self.head) - MOVED_ROOM;
         let to_end = self.ring.until_end(self.tail);
         let here = usable.min(to_end);
         if need <= here {
-            Some(Place {
+            Some(Span {
                 start: self.tail,
                 room: here.min(self.longest) - HEADER,
             })
         } else if usable > to_end && need <= usable - to_end {
-            Some(Place {
+            Some(Span {
                 start: self.tail + to_end,
                 room: (usable - to_end).min(self.longest) - HEADER,
             })
@@ -364,7 +331,7 @@ impl Producer {
 
     /// The consumer may have gone on; otherwise the ring grows, if it may.
     #[cold]
-    fn make_room(&mut self, len: usize, need: u64) -> Result<Place, ReserveError> {
+    fn make_room(&mut self, len: usize, need: u64) -> Result<Span, ReserveError> {
         // Said of every message of this length, also of one that would fit just now by chance.
         if need > self.longest {
             return Err(ReserveError::TooLarge {
@@ -373,12 +340,12 @@ impl Producer {
             });
         }
         self.refresh_head()?;
-        if let Some(place) = self.place(need) {
-            return Ok(place);
+        if let Some(span) = self.span(need) {
+            return Ok(span);
         }
         let patient = need <= longest_frame(self.ring.capacity);
         match self.grow(need) {
-            Ok(true) => Ok(self.place(need).expect("a ring is grown to fit")),
+            Ok(true) => Ok(self.span(need).expect("a ring is grown to fit")),
             Ok(false) => Err(ReserveError::Full(Full::Bytes)),
             // What fits an empty ring can wait for that.
             Err(_) if patient => Err(ReserveError::Full(Full::Bytes)),
@@ -412,8 +379,8 @@ impl Producer {
 
     /// A block of the wanted capacity, or of what can be had.
     fn allocate(&self, wanted: u64, least: u64) -> io::Result<Block> {
-        let heap = &self.hold.link.heap;
-        self.hold.link.reclaim();
+        let heap = &self.hold.region.heap;
+        self.hold.region.reclaim();
         let mut capacity = wanted;
         loop {
             match heap.allocate(capacity) {
@@ -425,8 +392,8 @@ impl Producer {
 
     fn move_to(&mut self, block: Block) {
         let to_end = self.ring.until_end(self.tail);
-        self.ring
-            .track(&self.hold, self.tail, to_end.min(MOVED_ROOM), true);
+        self.hold
+            .track_ring(&self.ring, self.tail, to_end.min(MOVED_ROOM), true);
         if to_end < HEADER + MOVED_PAYLOAD {
             self.pad(to_end);
             self.tail += to_end;
@@ -444,7 +411,7 @@ impl Producer {
         self.tail += HEADER + MOVED_PAYLOAD;
         self.publish_tail();
         self.left.extend(self.block.replace(block));
-        self.ring = self.hold.link.heap.ring(block);
+        self.ring = self.hold.region.heap.ring(block);
         (self.tail, self.published, self.head) = (0, 0, 0);
     }
 
@@ -473,7 +440,7 @@ impl Producer {
     /// Gives back the blocks that the consumer has left as well.
     #[cold]
     fn free_left(&mut self) {
-        let heap = &self.hold.link.heap;
+        let heap = &self.hold.region.heap;
         self.left
             .extract_if(.., |block| heap.is_retired(*block))
             .for_each(|block| heap.free(block));
@@ -503,13 +470,13 @@ impl Producer {
 
 impl Drop for Producer {
     fn drop(&mut self) {
-        let link = &self.hold.link;
-        link.close_counters(self.hold.slot);
+        let region = &self.hold.region;
+        region.close_counters(self.hold.slot);
         if let Some(shelf) = self.shelf.take() {
             shelf.close();
         }
         for block in self.left.drain(..).chain(self.block.take()) {
-            link.heap.abandon(block, Until::Retired);
+            region.heap.abandon(block, Until::Retired);
         }
     }
 }
@@ -525,7 +492,7 @@ impl fmt::Debug for Producer {
 }
 
 #[derive(Clone, Copy)]
-struct Place {
+struct Span {
     /// Where the frame begins: at the tail, or at the beginning of the ring.
     start: u64,
     /// How many bytes of payload fit.

@@ -12,7 +12,8 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::stat::fstat;
 use nix::unistd::ftruncate;
 
-use super::{Segment, SegmentError, check_range, pages};
+use super::base::{Segment, SegmentError, check_range};
+use super::pages;
 
 /// A segment backed by an anonymous, sealed memfd.
 #[derive(Debug)]

@@ -9,7 +9,7 @@ use std::ptr::NonNull;
 
 use shared_memory::{Shmem, ShmemConf, ShmemError};
 
-use super::{Segment, SegmentError, check_range};
+use super::base::{Segment, SegmentError, check_range};
 
 /// A segment backed by a named shared-memory object.
 pub struct NamedSegment {

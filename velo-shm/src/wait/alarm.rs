@@ -22,7 +22,7 @@ impl Alarm {
         Ok(Alarm(TimerFd::new(ClockId::CLOCK_MONOTONIC, flags)?))
     }
 
-    /// Has it go off after so long, and not when it was to before.
+    /// Sets it to go off after `after`, in place of the time set before.
     ///
     /// # Errors
     /// Those of the system; none is known that could occur.

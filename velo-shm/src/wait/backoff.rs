@@ -26,26 +26,31 @@ struct Backoff {
     enough: u32,
     /// How many events were left when the worker last made progress, and when that was.
     progress: (u32, u64),
+    bounds: Bounds,
+}
+
+/// The bounds of a back-off, in ticks.
+#[derive(Clone, Copy, Debug)]
+struct Bounds {
     longest: u64,
     quiet: u64,
 }
 
 impl Backoff {
     /// `None` for too few events.
-    fn begin(left: u32, now: u64) -> Option<Self> {
+    fn begin(left: u32, now: u64, bounds: impl FnOnce() -> Bounds) -> Option<Self> {
         (left >= MANY).then(|| Backoff {
             began: now,
             enough: left / 2,
             progress: (left, now),
-            longest: ticks::from_duration(LONGEST),
-            quiet: ticks::from_duration(QUIET),
+            bounds: bounds(),
         })
     }
 
     /// Whether to go on without a look at the results.
     fn goes_on(&mut self, left: u32, now: u64) -> bool {
         let since = |then| now.saturating_sub(then);
-        if since(self.began) >= self.longest || since(self.progress.1) >= self.quiet {
+        if since(self.began) >= self.bounds.longest || since(self.progress.1) >= self.bounds.quiet {
             return false;
         }
         if left != self.progress.0 {
@@ -58,7 +63,11 @@ impl Backoff {
 /// Spins without a look at results until the worker has handled half of what it has `left`, makes no
 /// progress, or is `disturbed`; for 40 microseconds at most.
 pub(super) fn back_off(mut left: impl FnMut() -> u32, mut disturbed: impl FnMut() -> bool) {
-    let Some(mut backoff) = Backoff::begin(left(), ticks::now()) else {
+    let bounds = || Bounds {
+        longest: ticks::from_duration(LONGEST),
+        quiet: ticks::from_duration(QUIET),
+    };
+    let Some(mut backoff) = Backoff::begin(left(), ticks::now(), bounds) else {
         return;
     };
     while !disturbed() {
@@ -73,22 +82,28 @@ pub(super) fn back_off(mut left: impl FnMut() -> u32, mut disturbed: impl FnMut(
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{Backoff, Bounds, MANY, back_off};
 
-    /// One tick short of each bound.
-    fn just_before(bound: Duration) -> u64 {
-        ticks::from_duration(bound) - 1
+    const LONGEST: u64 = 4000;
+    const QUIET: u64 = 1000;
+
+    fn begin(left: u32) -> Option<Backoff> {
+        let bounds = || Bounds {
+            longest: LONGEST,
+            quiet: QUIET,
+        };
+        Backoff::begin(left, 0, bounds)
     }
 
     #[test]
     fn a_few_events_are_not_worth_it() {
-        assert!(Backoff::begin(MANY - 1, 0).is_none());
+        assert!(begin(MANY - 1).is_none());
         back_off(|| MANY - 1, || panic!("there is no time for that"));
     }
 
     #[test]
     fn it_ends_when_half_is_handled() {
-        let mut backoff = Backoff::begin(256, 0).unwrap();
+        let mut backoff = begin(256).unwrap();
         for left in (129..256).rev() {
             assert!(backoff.goes_on(left, 0), "{left}");
         }
@@ -97,18 +112,16 @@ mod tests {
 
     #[test]
     fn it_ends_when_the_worker_makes_no_progress() {
-        let mut backoff = Backoff::begin(256, 0).unwrap();
-        let quiet = just_before(QUIET);
-        assert!(backoff.goes_on(255, quiet));
-        assert!(backoff.goes_on(255, 2 * quiet));
-        assert!(!backoff.goes_on(255, 2 * quiet + 1));
+        let mut backoff = begin(256).unwrap();
+        assert!(backoff.goes_on(255, QUIET - 1));
+        assert!(backoff.goes_on(255, 2 * QUIET - 2));
+        assert!(!backoff.goes_on(255, 2 * QUIET - 1));
     }
 
     #[test]
     fn it_ends_though_the_worker_is_never_half_done() {
-        let step = just_before(QUIET);
-        let mut backoff = Backoff::begin(u32::MAX, 0).unwrap();
-        let looks = (1..).map(|look: u32| (u32::MAX - look, u64::from(look) * step));
+        let mut backoff = begin(u32::MAX).unwrap();
+        let looks = (1..).map(|look: u32| (u32::MAX - look, u64::from(look) * (QUIET - 1)));
         let looks = looks.take_while(|&(left, now)| backoff.goes_on(left, now));
         assert_eq!(looks.count(), 4);
     }

@@ -4,9 +4,11 @@
 mod alarm;
 mod backoff;
 mod coalesce;
+mod oversubscription;
 mod spin;
 
 #[cfg(all(target_os = "linux", not(loom)))]
 pub use alarm::Alarm;
 pub use coalesce::{Coalesce, Sleepers};
+pub use oversubscription::{LinkLoad, cores, cores_are_free, woke_worker};
 pub use spin::{Spin, SpinPlan};

@@ -17,13 +17,13 @@ const LONG: Duration = Duration::from_micros(100);
 /// [`GAIN`], one that does not less sure by 1: one in three has to find something.
 const SURE: u32 = 6;
 const GAIN: u32 = 2;
-/// A place where spinning does not pay is tried again once in so many waits.
+/// A place where spinning does not pay tries again once in this many waits.
 const PROBE_EVERY: u32 = 32;
 /// An answer that takes longer may be waiting for the core that the spinning takes: systems wake a
 /// process where its waker runs when the other cores seem no better. Then yielding brings it.
 const YIELD_AFTER: Duration = Duration::from_micros(3);
 const YIELD_EVERY: Duration = Duration::from_micros(10);
-/// The clock is looked at once in so many looks at what is waited for.
+/// Looks at what is waited for between two looks at the clock.
 const LOOKS: u32 = 32;
 
 /// Learns whether to spin in one place where something is waited for.
@@ -82,7 +82,7 @@ impl Spin {
     /// Decides whether to spin in this wait; `None` to sleep. Run the plan that this gives.
     ///
     /// `may_share_core` says that the side that is waited for may have been woken on this very core
-    /// ([`LinkEnd::may_share_core`](crate::LinkEnd::may_share_core)): the spin begins with a yield then. It
+    /// ([`Link::may_share_core`](crate::Link::may_share_core)): the spin begins with a yield then. It
     /// is asked only if there is a spin, as asking takes the answer away.
     #[inline]
     pub fn plan(&mut self, may_share_core: impl FnOnce() -> bool) -> Option<SpinPlan> {

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use velo_shm::{
-    Bells, Consumer, Doorbell, Limits, LinkEnd, LinkSpec, MemfdSegment, Producer, Segment, Side,
+    Bells, Consumer, Doorbell, Limits, Link, LinkSpec, MemfdSegment, Producer, Segment, Side,
     initialise,
 };
 
@@ -24,8 +24,8 @@ pub const LIMITS: Limits = Limits {
 /// Both ends of one link, in one process.
 pub struct Pair {
     pub segment: Arc<dyn Segment>,
-    pub client: Arc<LinkEnd>,
-    pub worker: Arc<LinkEnd>,
+    pub client: Link,
+    pub worker: Link,
 }
 
 pub fn memfd(len: usize) -> Arc<dyn Segment> {
@@ -58,9 +58,9 @@ impl Pair {
             mine: a.try_clone().unwrap(),
             theirs: b.try_clone().unwrap(),
         };
-        let client = LinkEnd::attach(segment.clone(), Side::Client, bells).unwrap();
+        let client = Link::attach(segment.clone(), Side::Client, bells).unwrap();
         let bells = Bells { mine: b, theirs: a };
-        let worker = LinkEnd::attach(segment.clone(), Side::Worker, bells).unwrap();
+        let worker = Link::attach(segment.clone(), Side::Worker, bells).unwrap();
         Pair {
             segment,
             client,

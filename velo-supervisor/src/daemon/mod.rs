@@ -1,6 +1,6 @@
 //! The standalone supervisor: the same loop as the embedded one, in a process of its own, for many
 //! client processes that share its workers. What is here is only what a process needs that is not a
-//! part of another: a socket to listen on, signals, a log, children that somebody has left.
+//! part of another: a socket to listen on, signals, a log, orphaned children.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -28,7 +28,7 @@ pub use socket::default_socket;
 mod signals;
 mod socket;
 
-/// How long nobody is let in after the system has refused to.
+/// How long the daemon accepts no client after the system has refused one.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Runs a standalone supervisor in this process until it is told to stop, by a signal (`SIGTERM`,
@@ -102,7 +102,7 @@ async fn accept(listener: UnixListener, commands: UnboundedSender<Command>) {
         });
         match taken {
             Ok((socket, peer)) => {
-                // Once the loop has ended nobody is served.
+                // Once the loop has ended no client is served.
                 let _ = commands.send(Command::Join(socket, peer));
             }
             Err(error) => {

@@ -50,7 +50,7 @@ impl Signals {
                 },
                 Err(_) => continue,
             };
-            // Once the loop has ended nobody obeys.
+            // Once the loop has ended no command is obeyed.
             if commands.send(command).is_err() {
                 return;
             }

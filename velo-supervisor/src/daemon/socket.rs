@@ -159,7 +159,7 @@ fn clear(path: &Path) -> Result<(), DaemonError> {
 
 /// Binds the path so that at no moment anybody else may connect.
 fn bind(path: &Path) -> io::Result<StdListener> {
-    // This process has one thread yet: nobody else makes files meanwhile.
+    // This process has one thread yet: no other thread makes files meanwhile.
     let usual = umask(Mode::from_bits_truncate(0o177));
     let bound = StdListener::bind(path);
     umask(usual);

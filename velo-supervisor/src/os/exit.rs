@@ -11,7 +11,7 @@ pub enum Exit {
     Signal(i32),
     /// It ended by itself with this exit code.
     Code(i32),
-    /// It ended, and nobody who could know its status was alive to tell.
+    /// It ended, and no process that could know its status was alive to tell.
     Unknown,
 }
 

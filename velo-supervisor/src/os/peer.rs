@@ -1,5 +1,5 @@
-//! Who is on the other side of a unix socket, as the system knows it: nothing here is what a peer
-//! says of itself.
+//! The process on the other side of a unix socket, as the system knows it, not as the peer describes
+//! itself.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -20,7 +20,7 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
-    /// Whoever has connected to a socket that this process listens on.
+    /// The process that has connected to a socket that this process listens on.
     pub(crate) fn of(socket: &impl AsFd) -> io::Result<Self> {
         let credentials = getsockopt(socket, PeerCredentials)?;
         let pid = credentials.pid();

@@ -1,5 +1,5 @@
 //! A process that is watched and signalled through its pidfd: the one handle that cannot come to
-//! mean another process. It reaps nobody.
+//! mean another process. It reaps no process.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};

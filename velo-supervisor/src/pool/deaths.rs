@@ -26,7 +26,7 @@ impl Pool {
         }
     }
 
-    /// No zygote can be had: those who wait are told.
+    /// No zygote can be had: pending requests are refused.
     pub(crate) fn give_up(&mut self, why: &str) {
         self.zygote_lost();
         for wait in std::mem::take(&mut self.waiting) {
@@ -82,7 +82,7 @@ impl Pool {
         for link in links.into_iter().rev() {
             known.links.remove(&link);
             let wait = self.links.remove(&link).and_then(|link| link.wait);
-            // Who is to be attached to a key asks again when that has a worker.
+            // A request for a key asks again when the key has a worker.
             if let Some(wait) = wait.filter(|wait| wait.key.is_none()) {
                 self.waiting.push_front(wait);
             }

@@ -3,9 +3,9 @@
 
 use super::*;
 
-/// A worker that has outgrown its limit has so long to do with less.
+/// How long a worker that has outgrown its limit has to shrink.
 const SHRINK_BOUND: Duration = Duration::from_secs(30);
-/// With so many times its limit it is not asked.
+/// At this many times its limit a worker is killed without notice.
 const FAR_TOO_MUCH: u64 = 2;
 
 impl Pool {

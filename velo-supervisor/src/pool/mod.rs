@@ -132,17 +132,17 @@ pub(crate) enum Action {
         client: ClientId,
         request: RequestId,
     },
-    /// Tell the worker that nobody uses this attachment any more.
+    /// Tell the worker that this attachment has ended.
     ReleaseKey {
         worker: WorkerId,
         key: Key,
         grant: u64,
     },
-    /// Tell the worker to keep nothing that nobody is attached to.
+    /// Tell the worker to end its detached sessions.
     Retire {
         worker: WorkerId,
     },
-    /// Tell the worker that nobody uses the link, and forget it.
+    /// Tell the worker that the link is released, and forget it.
     Detach {
         worker: WorkerId,
         link: LinkId,
@@ -237,7 +237,7 @@ struct Worker {
     hung_up: bool,
     /// What it did to be killed for.
     fault: Option<&'static str>,
-    /// It wrote over a link of its own: it gets no more, and ends when nobody uses it.
+    /// It wrote over a link of its own: it gets no more streams, and ends with the last of those it has.
     condemned: bool,
     links: BTreeSet<LinkId>,
     idle_since: Instant,

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 /// The pause before the second restart in a row; the first one follows at once.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// Failures in a row after which those who wait are told.
+/// Failures in a row after which pending requests are refused.
 pub(crate) const PATIENCE: u32 = 5;
-/// After so long without a failure the count starts again.
+/// How long without a failure until the count starts again.
 pub(crate) const FORGIVEN_AFTER: Duration = Duration::from_secs(10);
 
 /// Failures in a row of one kind of process.
@@ -52,12 +52,12 @@ impl Restarts {
         self.not_before().is_none_or(|at| at <= now)
     }
 
-    /// Whether one who has waited since then has waited through enough failures.
+    /// Whether a request that has waited since then has waited through enough failures.
     pub(crate) fn hopeless(&self, since: Instant) -> bool {
         self.streak >= PATIENCE && self.last.is_some_and(|last| since <= last)
     }
 
-    /// When nobody waits, attempts stop after this many failures, until then.
+    /// When no request waits, attempts stop after this many failures, until then.
     pub(crate) fn paused_until(&self) -> Option<Instant> {
         if self.streak < PATIENCE {
             return self.not_before();

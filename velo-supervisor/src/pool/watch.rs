@@ -8,15 +8,15 @@ use velo_shm::{Progress, Setting};
 
 use super::*;
 
-/// So many looks are taken within the shortest limit.
+/// How many looks are taken within the shortest limit.
 const LOOKS_PER_LIMIT: u32 = 4;
 /// Looks are not more frequent than this.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
 /// And, however long the limits are, not rarer than this.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-/// A worker that is to be killed may write its stacks for so long.
+/// How long a worker that is to be killed may write its stacks.
 const WRITING_BOUND: Duration = Duration::from_millis(500);
-/// What it has written is whole when nothing was added for so long.
+/// The stacks are complete when nothing was added for this long.
 const WRITING_PAUSE: Duration = Duration::from_millis(10);
 
 /// What the streams of a link ask to be looked at for: the strictest of those there were.

@@ -96,7 +96,7 @@ pub struct WorkerDied {
     /// How many events the function had not finished.
     pub in_flight: u64,
     /// Whether this stream's function was the one that ran, or another stream's. None: no function
-    /// ran, or nobody knows.
+    /// ran, or it is unknown.
     pub culprit: Option<bool>,
     /// Which event this stream's function had taken last, counted from 1, if it was the one that ran.
     pub event: Option<u64>,

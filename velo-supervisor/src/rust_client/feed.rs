@@ -9,9 +9,10 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::error::StreamError;
-use super::stream::{Offered, Stream, Taken, Want};
+use super::stream::{Interest, Offered, Stream, Taken};
 
-/// With a result there, so many events are sent before it is taken, or as many as take so long.
+/// With a result there, at most this many events are sent before it is taken, and none after this
+/// time.
 const BATCH: u32 = 64;
 const PATIENCE: Duration = Duration::from_micros(50);
 
@@ -41,6 +42,22 @@ impl<'a, I: Iterator, R> Feed<'a, I, R> {
     }
 }
 
+impl Stream {
+    /// Sends events while it receives: an iterator over the results, which ends when every event is
+    /// handled and leaves the stream open. `events` is asked for an event when there is room for it; a
+    /// source that waits holds up the results that come meanwhile.
+    ///
+    /// After an early end of the iteration, the events that were sent are still worked on.
+    pub fn feed<R, I>(&mut self, events: I) -> Feed<'_, I::IntoIter, R>
+    where
+        R: DeserializeOwned,
+        I: IntoIterator,
+        I::Item: Serialize,
+    {
+        Feed::new(self, events.into_iter())
+    }
+}
+
 impl<I: Iterator, R> Feed<'_, I, R>
 where
     I::Item: Serialize,
@@ -57,22 +74,22 @@ where
                 }
                 Taken::Empty => {}
             }
-            let Some(want) = self.fill()? else {
+            let Some(interest) = self.fill()? else {
                 continue;
             };
-            if matches!(want, Want::Handled) && self.all_handled() {
+            if matches!(interest, Interest::Handled) && self.all_handled() {
                 // What came of the last event was there before it counted as handled.
                 return match self.stream.take()? {
                     Taken::Result(result) => Ok(Some(result)),
                     Taken::Empty | Taken::Ended => Ok(None),
                 };
             }
-            self.stream.wait(want, None)?;
+            self.stream.wait(interest, None)?;
         }
     }
 
     /// Sends what there is room for. What to wait for then; none if there is a result.
-    fn fill(&mut self) -> Result<Option<Want>, StreamError> {
+    fn fill(&mut self) -> Result<Option<Interest>, StreamError> {
         let began = Instant::now();
         for sent in 1.. {
             if self.next.is_none() && !self.exhausted {
@@ -82,7 +99,11 @@ where
             let Some(event) = &self.next else {
                 // A function that has ended handles no more.
                 let over = self.stream.told.ended.load(Relaxed);
-                return Ok(Some(if over { Want::Result } else { Want::Handled }));
+                return Ok(Some(if over {
+                    Interest::Result
+                } else {
+                    Interest::Handled
+                }));
             };
             match self.stream.offer(event) {
                 Ok(Offered::Sent) => {
@@ -92,9 +113,9 @@ where
                 }
                 Ok(Offered::Full(bytes)) => {
                     let or_result = true;
-                    return Ok(Some(Want::Room { bytes, or_result }));
+                    return Ok(Some(Interest::Room { bytes, or_result }));
                 }
-                Ok(Offered::Over) => return Ok(Some(Want::Result)),
+                Ok(Offered::Over) => return Ok(Some(Interest::Result)),
                 Err(error) => {
                     self.next = None; // it can never be sent
                     return Err(error);

@@ -14,10 +14,10 @@ use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
 use super::error::StreamError;
-use super::link::{Death, Link, Rings, Watched};
+use super::link::{ClientLink, Death, RingPair, Watched};
+use super::link_request::Request;
 use super::news::News;
 use super::options::StreamOptions;
-use super::placement::Request;
 use super::values::system;
 use crate::client::{Client, ClientEvent};
 use crate::error::SupervisorError;
@@ -27,7 +27,7 @@ use crate::wire::protocol::{Ran, RequestId, Welcome};
 /// What an event of the supervisor's socket is called; links have even and odd numbers of their own.
 const SUPERVISOR: u64 = 0;
 
-/// How long whoever waits goes without a look at what a worker that writes over its link could hide.
+/// Time between two check-ups: looks at what a worker that writes over its link could hide.
 pub(super) const CHECK_UP: Duration = Duration::from_millis(500);
 
 /// One connection, shared by its streams.
@@ -52,11 +52,11 @@ pub(super) struct State {
     /// Why it does not serve us, if it does not.
     pub(super) refused: Option<SupervisorError>,
     pub(super) requests: Vec<Request>,
-    pub(super) links: Vec<Link>,
+    pub(super) links: Vec<ClientLink>,
     /// How often the supervisor has said something.
     pub(super) changes: u64,
     pub(super) next_key: u64,
-    /// Streams that were told something while nobody looked for them.
+    /// Streams that were told something while their owners did not wait.
     news: BTreeSet<Name>,
     /// When the links were last checked.
     checked: Option<Instant>,
@@ -207,10 +207,10 @@ impl Hub {
         }
     }
 
-    /// Hears what was said while nobody waited.
+    /// Hears what was said while no thread waited.
     pub(super) fn catch_up(&self, state: &mut State) -> Result<(), StreamError> {
         if state.led {
-            return Ok(()); // who sleeps there hears it
+            return Ok(()); // the thread that sleeps there hears it
         }
         let mut events = [EpollEvent::empty(); 16];
         match self.epoll.wait(&mut events, EpollTimeout::ZERO) {
@@ -255,7 +255,7 @@ impl Hub {
             link.end.doorbell().drain();
             return;
         }
-        // Of other links and of the system nobody tells.
+        // Without the supervisor nothing is known of other links, nor from the system.
         let ran = match link.end.running() {
             Some(_) => Ran::Here,
             None => Ran::Nothing,
@@ -298,7 +298,7 @@ impl Hub {
                 process,
             } => {
                 state.next_key += 1;
-                let made = Link::new(state.next_key, link, worker, end, process)
+                let made = ClientLink::new(state.next_key, link, worker, end, process)
                     .map_err(|why| format!("cannot use a link: {why}"))
                     .and_then(|made| self.adopt(state, made));
                 if made.is_err()
@@ -341,7 +341,7 @@ impl Hub {
                     why,
                     stack,
                 };
-                self.reap(state, |known: &Link| known.id == Some(link), &death);
+                self.reap(state, |known: &ClientLink| known.id == Some(link), &death);
             }
             ClientEvent::Lost => self.lose(state),
             // It asks for no keys.
@@ -357,7 +357,7 @@ impl Hub {
         }
     }
 
-    fn adopt(&self, state: &mut State, link: Link) -> Result<(), String> {
+    fn adopt(&self, state: &mut State, link: ClientLink) -> Result<(), String> {
         let bell = EpollEvent::new(EpollFlags::EPOLLIN, bell_of(link.key));
         self.epoll
             .add(link.end.doorbell(), bell)
@@ -367,7 +367,7 @@ impl Hub {
         Ok(())
     }
 
-    fn remove(&self, state: &mut State, which: impl Fn(&Link) -> bool) -> Option<Link> {
+    fn remove(&self, state: &mut State, which: impl Fn(&ClientLink) -> bool) -> Option<ClientLink> {
         let link = state.links.remove(state.links.iter().position(which)?);
         self.links.store(state.links.len(), Relaxed);
         // The worker has copies of these, so that closing them is not enough.
@@ -378,7 +378,7 @@ impl Hub {
         Some(link)
     }
 
-    fn reap(&self, state: &mut State, which: impl Fn(&Link) -> bool, death: &Death) {
+    fn reap(&self, state: &mut State, which: impl Fn(&ClientLink) -> bool, death: &Death) {
         if let Some(mut link) = self.remove(state, which) {
             let _ = link.look(|_| ()); // what it has said counts
             link.fail(death);
@@ -386,7 +386,7 @@ impl Hub {
         }
     }
 
-    /// The supervisor is gone: its workers serve the links that there are, until nobody uses them.
+    /// The supervisor is gone: its workers serve the links that there are, until their streams have ended.
     pub(super) fn lose(&self, state: &mut State) {
         if let Some(client) = state.client.take() {
             let _ = self.epoll.delete(client.as_fd());
@@ -427,8 +427,8 @@ impl Hub {
         }
     }
 
-    /// Nobody wants the stream any more.
-    pub(super) fn abandon(&self, (key, slot): Name, rings: Rings) {
+    /// The owner has dropped the stream.
+    pub(super) fn abandon(&self, (key, slot): Name, rings: RingPair) {
         let mut state = self.lock();
         state.news.remove(&(key, slot));
         if let Some(link) = state.link(key) {
@@ -438,11 +438,11 @@ impl Hub {
 }
 
 impl State {
-    pub(super) fn link(&mut self, key: u64) -> Option<&mut Link> {
+    pub(super) fn link(&mut self, key: u64) -> Option<&mut ClientLink> {
         self.links.iter_mut().find(|link| link.key == key)
     }
 
-    fn tell_all_of(&mut self, link: &Link) {
+    fn tell_all_of(&mut self, link: &ClientLink) {
         let key = link.key;
         self.news.extend(link.slots().map(|slot| (key, slot)));
     }
@@ -468,7 +468,7 @@ impl State {
             return;
         }
         link.limits = limits;
-        // Without a supervisor nobody can look.
+        // Without a supervisor nothing can watch.
         if let (Some(client), Some(id)) = (&mut self.client, link.id) {
             let _ = client.watch(id, limits.stall, limits.memory);
         }

@@ -1,23 +1,21 @@
 //! The client's end of a link, and the streams that are open on it.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use velo_shm::{Consumer, Limits, LinkEnd, LinkError, Producer, ReserveError};
+use velo_shm::{Consumer, Limits, LinkError, LinkLoad, Producer, ReserveError, woke_worker};
 
 use super::error::{StreamError, WorkerDied};
 use super::options::StreamOptions;
 use super::quota::Counted;
+use crate::client_side::{SlotTable, mend};
 use crate::os::exit::Exit;
 use crate::os::limits::explain;
 use crate::wire::control::{self, Control, END, ERROR};
 use crate::wire::protocol::{Killed, LinkId, Ran, WorkerInfo};
-
-/// How many freed slots are looked at before a fresh one is taken.
-const LOOKS: usize = 4;
 
 /// What a stream is told by others.
 #[derive(Debug, Default)]
@@ -48,19 +46,19 @@ impl From<Failure> for StreamError {
 
 /// Both rings of a stream.
 #[derive(Debug)]
-pub(super) struct Rings {
+pub(super) struct RingPair {
     pub(super) producer: Producer,
     pub(super) consumer: Consumer,
 }
 
 /// A stream that was opened.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct OpenedStream {
     /// The hub's name for the link.
     pub(super) key: u64,
-    pub(super) end: Arc<LinkEnd>,
+    pub(super) end: velo_shm::Link,
     pub(super) slot: u32,
-    pub(super) rings: Rings,
+    pub(super) rings: RingPair,
     pub(super) told: Arc<Told>,
 }
 
@@ -79,19 +77,20 @@ struct Slot {
     name: String,
     told: Arc<Told>,
     limited: bool,
-    /// Its rings, once nobody wants its results.
-    left: Option<Rings>,
+    /// Its rings, once its owner has dropped it.
+    left: Option<RingPair>,
     _counted: Counted,
 }
 
 /// One link.
 #[derive(Debug)]
-pub(super) struct Link {
+pub(super) struct ClientLink {
     pub(super) key: u64,
     /// None once the supervisor that knew it is gone.
     pub(super) id: Option<LinkId>,
     pub(super) worker: WorkerInfo,
-    pub(super) end: Arc<LinkEnd>,
+    pub(super) end: velo_shm::Link,
+    load: LinkLoad,
     /// Readable when the worker has ended.
     pub(super) process: Option<OwnedFd>,
     /// It takes no more streams.
@@ -101,19 +100,16 @@ pub(super) struct Link {
     out: Producer,
     inward: Consumer,
     functions: HashMap<Vec<u8>, u64>,
-    slots: HashMap<u32, Slot>,
-    /// Slots of ended streams, in the order in which they ended.
-    free: VecDeque<u32>,
-    fresh: u32,
+    slots: SlotTable<Slot>,
     opened: u64,
 }
 
-impl Link {
+impl ClientLink {
     pub(super) fn new(
         key: u64,
         id: LinkId,
         worker: WorkerInfo,
-        end: Arc<LinkEnd>,
+        end: velo_shm::Link,
         process: Option<OwnedFd>,
     ) -> Result<Self, String> {
         let (out, inward) = control::open(&end).map_err(|error| error.to_string())?;
@@ -121,6 +117,7 @@ impl Link {
             key,
             id: Some(id),
             worker,
+            load: LinkLoad::new(&end),
             end,
             process,
             leaving: false,
@@ -128,9 +125,7 @@ impl Link {
             out,
             inward,
             functions: HashMap::new(),
-            slots: HashMap::new(),
-            free: VecDeque::new(),
-            fresh: control::SLOT + 1,
+            slots: SlotTable::default(),
             opened: 0,
         })
     }
@@ -142,7 +137,9 @@ impl Link {
                 "the worker does not read its control messages: {refused}"
             )),
         })?;
-        self.end.notify(control::SLOT);
+        if self.end.notify(control::SLOT) {
+            woke_worker();
+        }
         Ok(())
     }
 
@@ -153,7 +150,7 @@ impl Link {
         name: &str,
         options: &StreamOptions,
         counted: Counted,
-    ) -> Result<Option<Place>, StreamError> {
+    ) -> Result<Option<OpenedStream>, StreamError> {
         self.check().map_err(StreamError::Corrupted)?;
         if !self.end.enter() {
             return Ok(None);
@@ -173,7 +170,7 @@ impl Link {
         name: &str,
         options: &StreamOptions,
         counted: Counted,
-    ) -> Result<Place, StreamError> {
+    ) -> Result<OpenedStream, StreamError> {
         let function = match self.functions.get(definition) {
             Some(number) => *number,
             None => {
@@ -192,14 +189,14 @@ impl Link {
             events: options.buffer.max(1),
             bytes: max_bytes,
         };
-        let slot = self.take_slot().map_err(cannot_open)?.ok_or_else(|| {
+        let slot = self.slots.take(&self.end).map_err(cannot_open)?.ok_or_else(|| {
             let most = self.end.slots() - 1;
             StreamError::Pool(format!(
                 "one worker cannot hold more than {most} streams of one connection; use more workers"
             ))
         })?;
         let (producer, consumer) = self.end.open_slot(slot, limits).map_err(|error| {
-            self.free.push_back(slot);
+            self.slots.give_back(slot);
             cannot_open(error)
         })?;
         let number = self.opened;
@@ -219,7 +216,7 @@ impl Link {
             name: name.to_owned(),
         });
         if let Err(error) = opened {
-            self.free.push_back(slot);
+            self.slots.give_back(slot);
             return Err(error);
         }
         let told = Arc::new(Told::default());
@@ -234,73 +231,40 @@ impl Link {
                 _counted: counted,
             },
         );
-        Ok(Place {
+        self.load.set_busy(true);
+        Ok(OpenedStream {
             key: self.key,
             end: self.end.clone(),
             slot,
-            rings: Rings { producer, consumer },
+            rings: RingPair { producer, consumer },
             told,
         })
-    }
-
-    /// A slot that nobody uses, made as good as new.
-    fn take_slot(&mut self) -> Result<Option<u32>, LinkError> {
-        let slots = self.end.slots();
-        // The worker may not have let go of a slot yet. The one that was freed first is likeliest.
-        let looks = if self.fresh < slots {
-            LOOKS
-        } else {
-            self.free.len()
-        };
-        for _ in 0..looks.min(self.free.len()) {
-            let Some(slot) = self.free.pop_front() else {
-                break;
-            };
-            if self.end.reset_slot(slot)? {
-                return Ok(Some(slot));
-            }
-            self.free.push_back(slot);
-        }
-        if self.fresh >= slots || !self.end.reset_slot(self.fresh)? {
-            return Ok(None);
-        }
-        self.fresh += 1;
-        Ok(Some(self.fresh - 1))
     }
 
     /// How many streams this side has opened and not seen the end of: not the shared count, which the
     /// worker could write over.
     pub(super) fn streams(&self) -> usize {
-        self.slots.len()
+        self.slots.len() as usize
     }
 
     /// Whether the link still says of itself what this side knows; why not, if it does not.
     fn check(&self) -> Result<(), String> {
-        self.end.check().map_err(|found| found.to_string())?;
-        let (counted, open) = (self.end.residents(), self.streams());
-        if usize::try_from(counted) != Ok(open) {
-            return Err(format!(
-                "the link counts {counted} open streams instead of {open}"
-            ));
-        }
-        Ok(())
+        let sound = self.slots.check(&self.end);
+        sound.map_err(|unsound| unsound.to_string())
     }
 
     /// Looks at what a worker that writes over flags and bits could hide. For now and then.
     pub(super) fn check_up(&self) -> Result<(), String> {
-        if self.streams() > 0 {
+        if !self.slots.is_empty() {
             self.check()?;
-            self.end.mend();
-            if self.end.worker_input_waits() {
-                self.end.ring();
-            }
+            mend(&self.end, self.end.worker_input_waits());
         }
         Ok(())
     }
 
     /// The slots of its streams.
     pub(super) fn slots(&self) -> impl Iterator<Item = u32> {
-        self.slots.keys().copied()
+        self.slots.iter().map(|(slot, _)| slot)
     }
 
     /// Looks at what the worker has told, and names the streams that it is about. An error says why
@@ -311,11 +275,7 @@ impl Link {
         for slot in ready {
             if slot == control::SLOT {
                 self.read_control(&mut told)?;
-            } else if self
-                .slots
-                .get(&slot)
-                .is_some_and(|open| open.left.is_none())
-            {
+            } else if self.slots.get(slot).is_some_and(|open| open.left.is_none()) {
                 told(slot);
             } else {
                 self.drain(slot);
@@ -349,7 +309,7 @@ impl Link {
     /// Notes what the worker says of a stream, unless it is about one that had the slot before, or that
     /// nobody has any more. Whether it is not.
     fn note(&self, slot: u32, number: u64, what: impl FnOnce(&Told)) -> bool {
-        let open = self.slots.get(&slot);
+        let open = self.slots.get(slot);
         let open = open.filter(|open| open.number == number && open.left.is_none());
         if let Some(open) = open {
             what(&open.told);
@@ -359,7 +319,7 @@ impl Link {
 
     /// The end of a stream was seen, and its rings were dropped.
     pub(super) fn close(&mut self, slot: u32) {
-        let Some(closed) = self.slots.remove(&slot) else {
+        let Some(closed) = self.slots.remove(slot) else {
             return;
         };
         drop(closed.left);
@@ -367,14 +327,15 @@ impl Link {
             self.end.end_limit();
         }
         self.end.leave();
+        self.load.set_busy(!self.slots.is_empty());
         // A worker that does not listen is one that is about to be given up.
         let _ = self.tell(&Control::Close { slot });
-        self.free.push_back(slot);
+        self.slots.give_back(slot);
     }
 
-    /// Nobody wants the results of a stream, nor its function.
-    pub(super) fn abandon(&mut self, slot: u32, rings: Rings) {
-        let Some(open) = self.slots.get_mut(&slot) else {
+    /// The owner of a stream has dropped it.
+    pub(super) fn abandon(&mut self, slot: u32, rings: RingPair) {
+        let Some(open) = self.slots.get_mut(slot) else {
             return;
         };
         open.left = Some(rings);
@@ -382,11 +343,11 @@ impl Link {
         self.drain(slot);
     }
 
-    /// Drops the results of a stream that nobody wants, up to the end.
+    /// Drops the results of a stream whose owner is gone, up to the end.
     fn drain(&mut self, slot: u32) {
         let Some(Slot {
             left: Some(rings), ..
-        }) = self.slots.get_mut(&slot)
+        }) = self.slots.get_mut(slot)
         else {
             return;
         };
@@ -403,8 +364,8 @@ impl Link {
                 Err(_) => break true,
             }
         };
-        if rings.consumer.publish() {
-            self.end.notify(slot);
+        if rings.consumer.publish() && self.end.notify(slot) {
+            woke_worker();
         }
         if over {
             self.close(slot);
@@ -417,8 +378,8 @@ impl Link {
             Ran::Here => self.end.running(),
             Ran::Nothing | Ran::Elsewhere => None,
         };
-        for (slot, open) in &self.slots {
-            let own = running.filter(|r| (r.slot, r.stream) == (*slot, open.number));
+        for (slot, open) in self.slots.iter() {
+            let own = running.filter(|r| (r.slot, r.stream) == (slot, open.number));
             let culprit = match death.ran {
                 Ran::Nothing => None,
                 Ran::Here | Ran::Elsewhere => Some(own.is_some()),
@@ -438,7 +399,7 @@ impl Link {
 
     /// The worker makes no sense: its streams are over.
     pub(super) fn give_up(&mut self, why: &str) {
-        for open in self.slots.values() {
+        for (_, open) in self.slots.iter() {
             let _ = open.told.failure.set(Failure::Corrupted(why.to_owned()));
         }
     }

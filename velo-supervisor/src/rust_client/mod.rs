@@ -4,7 +4,7 @@
 //! A [`Connection`] is to a standalone supervisor (`velo supervisor start`). A [`Stream`] is a running
 //! copy of a function that workers can import. Events are sent and results received as whatever
 //! [`serde`] can write and read; Python sees structs as dicts. There is no Python in this process, and
-//! no runtime to start: calls block, with a timeout if they are given one, and who waits sleeps.
+//! no runtime to start: calls block, with a timeout if they are given one, and a thread that waits sleeps.
 //!
 //! ```no_run
 //! use velo_supervisor::stream::{Connection, StreamOptions};
@@ -61,6 +61,7 @@ mod error;
 mod feed;
 mod hub;
 mod link;
+mod link_request;
 mod news;
 mod options;
 mod placement;

@@ -1,8 +1,7 @@
 //! The one descriptor that an event loop watches for a connection.
 //!
-//! Whoever looks at the doorbells silences them, for all streams. So a stream that was told something
-//! while another was looked after is remembered, and keeps the descriptor readable until it is looked
-//! after itself.
+//! A look at the doorbells silences them for all streams. So a stream that was told something while
+//! another was served is remembered, and keeps the descriptor readable until it is served itself.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -17,7 +16,7 @@ pub(super) struct News {
     outer: Epoll,
     bell: Doorbell,
     rung: AtomicBool,
-    /// Somebody has the descriptor.
+    /// The descriptor was handed out.
     watched: AtomicBool,
 }
 

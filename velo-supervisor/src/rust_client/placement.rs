@@ -1,62 +1,19 @@
 //! Which worker a stream goes to: an idle one, else a new one, else the one with the fewest streams.
 
-use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use super::error::StreamError;
 use super::hub::{Guard, Hub, State};
-use super::link::Place;
+use super::link::{ClientLink, OpenedStream};
+use super::link_request::{Answer, Request};
 use super::options::StreamOptions;
 use super::quota::Counted;
+use crate::client_side::placement::{Candidate, Choice, choose, least_loaded, usable};
 use crate::error::SupervisorError;
-use crate::options::parallelism;
-use crate::wire::protocol::{RequestId, Welcome};
+use crate::wire::protocol::Welcome;
 
 /// How long a supervisor may take to greet.
 const HELLO_BOUND: Duration = Duration::from_secs(10);
-
-/// A link that was asked for, by a thread that waits for it.
-#[derive(Debug)]
-pub(super) struct Request {
-    /// Ours; the supervisor's repeat themselves when another one takes its place.
-    number: u64,
-    id: RequestId,
-    answer: Option<Answer>,
-}
-
-#[derive(Debug)]
-enum Answer {
-    Linked,
-    /// There are as many workers as there may be.
-    AtLimit,
-    Failed(String),
-    /// The supervisor is gone.
-    Lost,
-}
-
-impl Request {
-    pub(super) fn awaits(&self, id: RequestId) -> bool {
-        self.id == id && self.answer.is_none()
-    }
-
-    pub(super) fn answer(&mut self, answer: Result<(), Option<String>>) {
-        self.answer = Some(match answer {
-            Ok(()) => Answer::Linked,
-            Err(None) => Answer::AtLimit,
-            Err(Some(why)) => Answer::Failed(why),
-        });
-    }
-
-    pub(super) fn lose(&mut self) {
-        self.answer.get_or_insert(Answer::Lost);
-    }
-}
-
-/// The cores that this process may use. Asked once: it takes the system a while.
-pub(super) fn cores() -> usize {
-    static CORES: OnceLock<u32> = OnceLock::new();
-    *CORES.get_or_init(parallelism) as usize
-}
 
 impl Hub {
     /// Waits until the supervisor has said who it is.
@@ -95,12 +52,12 @@ impl Hub {
         definition: &[u8],
         name: &str,
         options: &StreamOptions,
-    ) -> Result<Place, StreamError> {
+    ) -> Result<OpenedStream, StreamError> {
         let deadline = Instant::now().checked_add(options.open_timeout);
         let mut state = self.lock();
         self.catch_up(&mut state)?;
         loop {
-            let (now, key) = self.place(state, options, deadline)?;
+            let (now, key) = self.choose_link(state, options, deadline)?;
             state = now;
             let most = state.welcome.as_ref().map_or(0, |w| w.max_streams);
             let counted = Counted::one(&self.path, most).ok_or_else(|| {
@@ -114,9 +71,9 @@ impl Hub {
                 continue;
             };
             match link.open(definition, name, options, counted) {
-                Ok(Some(place)) => {
+                Ok(Some(opened)) => {
                     state.watch(key, options);
-                    return Ok(place);
+                    return Ok(opened);
                 }
                 Ok(None) => link.leaving = true, // the supervisor will say why
                 // The stream begins on another one.
@@ -127,7 +84,7 @@ impl Hub {
     }
 
     /// Chooses a link, and asks for one if there should be more.
-    fn place<'a>(
+    fn choose_link<'a>(
         &'a self,
         mut state: Guard<'a>,
         options: &StreamOptions,
@@ -135,14 +92,14 @@ impl Hub {
     ) -> Result<(Guard<'a>, u64), StreamError> {
         let wanted = options
             .workers
-            .map_or_else(cores, |workers| workers as usize);
+            .map_or_else(velo_shm::cores, |workers| workers as usize);
         loop {
             if state.client.is_none()
                 && let Err(error) = self.connect(&mut state)
             {
                 // What needs no supervisor: a worker that is linked.
-                let least = state.least(wanted);
-                return least.map(|(key, _)| (state, key)).ok_or(error);
+                let least = state.least_loaded(wanted);
+                return least.map(|key| (state, key)).ok_or(error);
             }
             let (now, welcome) = self.greet(state, deadline)?;
             state = now;
@@ -151,14 +108,13 @@ impl Hub {
                 most => wanted.min(most as usize),
             }
             .max(1);
-            let usable = state.usable(workers);
-            let had_links = !state.links.is_empty();
-            if let Some((key, streams)) = state.least(workers)
-                && (streams == 0 || usable >= workers)
-            {
+            let candidates = state.candidates();
+            let had_links = !candidates.is_empty();
+            if let Choice::Use(at) = choose(&candidates, workers) {
+                let key = state.links[at].key;
                 return Ok((state, key));
             }
-            if usable + state.requests.len() < workers {
+            if usable(&candidates, workers).len() + state.requests.len() < workers {
                 let (now, answer) = self.ask(state, workers, deadline)?;
                 state = now;
                 match answer {
@@ -169,7 +125,7 @@ impl Hub {
                     Answer::AtLimit => {}
                 }
             }
-            if let Some((key, _)) = state.least(workers) {
+            if let Some(key) = state.least_loaded(workers) {
                 return Ok((state, key));
             }
             if had_links && state.links.is_empty() {
@@ -208,18 +164,14 @@ impl Hub {
         };
         state.next_key += 1;
         let number = state.next_key;
-        state.requests.push(Request {
-            number,
-            id,
-            answer: None,
-        });
+        state.requests.push(Request::new(number, id));
         let mut answered = |state: &mut State| {
             let requests = &mut state.requests;
             let at = requests.iter().position(|request| request.number == number);
-            let Some(at) = at.filter(|&at| requests[at].answer.is_some()) else {
+            let Some(at) = at.filter(|&at| requests[at].is_answered()) else {
                 return Ok(None);
             };
-            Ok(requests.swap_remove(at).answer)
+            Ok(requests.swap_remove(at).into_answer())
         };
         match self.wait(state, deadline, None, &mut answered) {
             Ok((mut state, answer)) => {
@@ -236,20 +188,21 @@ impl Hub {
 }
 
 impl State {
-    /// How many links may be given streams.
-    fn usable(&self, workers: usize) -> usize {
-        let usable = self.links.iter().filter(|link| !link.leaving);
-        usable.count().min(workers)
+    /// The links, as the rule of placement sees them.
+    fn candidates(&self) -> Vec<Candidate> {
+        let candidate = |link: &ClientLink| Candidate {
+            worker: link.worker.id,
+            streams: link.streams(),
+            slow: false, // functions tell only clients that log
+            leaving: link.leaving,
+        };
+        self.links.iter().map(candidate).collect()
     }
 
-    /// The link with the fewest streams among those that may be given one, and how many it has.
-    fn least(&self, workers: usize) -> Option<(u64, usize)> {
-        let mut usable: Vec<_> = self.links.iter().filter(|link| !link.leaving).collect();
-        usable.sort_by_key(|link| link.worker.id);
-        usable
-            .into_iter()
-            .take(workers)
-            .map(|link| (link.key, link.streams()))
-            .min_by_key(|&(_, streams)| streams)
+    /// The link with the fewest streams among those that may be given one.
+    fn least_loaded(&self, workers: usize) -> Option<u64> {
+        let candidates = self.candidates();
+        let least = least_loaded(&candidates, &usable(&candidates, workers));
+        least.map(|at| self.links[at].key)
     }
 }

@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use velo_shm::{Full, LinkEnd, Producer, ReserveError, RingCorrupted, Spin};
+use velo_shm::{
+    Full, Link, Producer, ReserveError, RingCorrupted, Spin, cores_are_free, woke_worker,
+};
 
 use super::error::StreamError;
-use super::feed::Feed;
 use super::hub::{CHECK_UP, Hub, State};
-use super::link::{Failure, Place, Rings, Told};
-use super::placement::cores;
+use super::link::{Failure, OpenedStream, RingPair, Told};
 use super::values::{self, Written};
 use crate::wire::control::{self, END, ERROR, ITEM};
 
@@ -25,22 +25,22 @@ const GUESS: usize = 64;
 /// Dropping it before its function has ended cancels the function, whose `finally` blocks run; what is
 /// left of it goes back to the worker at the next call on the connection that waits or opens.
 ///
-/// Whoever sends without end and receives nothing stops in the end, as the function waits for its
-/// results to be received; [`feed`](Self::feed) does both.
+/// A program that only sends blocks in the end, as the function waits for its results to be received;
+/// [`feed`](Self::feed) does both.
 pub struct Stream {
     hub: Arc<Hub>,
     key: u64,
-    end: Arc<LinkEnd>,
+    end: Link,
     slot: u32,
     /// None once the end was seen.
-    pub(super) rings: Option<Rings>,
+    pub(super) rings: Option<RingPair>,
     pub(super) told: Arc<Told>,
     name: String,
     spin: Spin,
     /// The end of the input is to be told, as soon as there is room for it.
     unsent_end: bool,
     input_ended: bool,
-    /// A copy of what is being read: nobody else can write to it.
+    /// A copy of the frame that is being read: the worker cannot write to it.
     scratch: Vec<u8>,
 }
 
@@ -54,7 +54,7 @@ pub(super) enum Taken<R> {
 /// What came of an attempt to send.
 pub(super) enum Offered {
     Sent,
-    /// There is no room for so many bytes, or for one more event.
+    /// There is no room for this many bytes, or for one more event.
     Full(Option<usize>),
     /// The function takes no more. Why is told behind its last results.
     Over,
@@ -62,9 +62,9 @@ pub(super) enum Offered {
 
 /// What a stream waits for.
 #[derive(Clone, Copy)]
-pub(super) enum Want {
+pub(super) enum Interest {
     Result,
-    /// Room for one more event, or for so many bytes; also a result, for those who take both.
+    /// Room for one more event, or for this many bytes; also a result, for a feed.
     Room {
         bytes: Option<usize>,
         or_result: bool,
@@ -74,8 +74,8 @@ pub(super) enum Want {
 }
 
 impl Stream {
-    pub(super) fn new(hub: Arc<Hub>, place: Place, name: String) -> Self {
-        let Place {
+    pub(super) fn new(hub: Arc<Hub>, place: OpenedStream, name: String) -> Self {
+        let OpenedStream {
             key,
             end,
             slot,
@@ -144,7 +144,7 @@ impl Stream {
                 Offered::Full(bytes) => {
                     self.show();
                     let or_result = false;
-                    self.wait(Want::Room { bytes, or_result }, deadline)?;
+                    self.wait(Interest::Room { bytes, or_result }, deadline)?;
                 }
             }
         }
@@ -181,7 +181,7 @@ impl Stream {
             match self.take()? {
                 Taken::Result(result) => return Ok(Some(result)),
                 Taken::Ended => return Ok(None),
-                Taken::Empty => self.wait(Want::Result, deadline)?,
+                Taken::Empty => self.wait(Interest::Result, deadline)?,
             }
         }
     }
@@ -198,20 +198,6 @@ impl Stream {
             self.send_end()?;
         }
         Ok(())
-    }
-
-    /// Sends events while it receives: an iterator over the results, which ends when every event is
-    /// handled and leaves the stream open. `events` is asked for an event when there is room for it; a
-    /// source that waits holds up the results that come meanwhile.
-    ///
-    /// After an early end of the iteration, the events that were sent are still worked on.
-    pub fn feed<R, I>(&mut self, events: I) -> Feed<'_, I::IntoIter, R>
-    where
-        R: DeserializeOwned,
-        I: IntoIterator,
-        I::Item: Serialize,
-    {
-        Feed::new(self, events.into_iter())
     }
 
     /// Writes an event into the ring; it is seen after [`show`](Self::show).
@@ -253,8 +239,9 @@ impl Stream {
     pub(super) fn show(&mut self) {
         if let Some(rings) = &mut self.rings
             && rings.producer.publish()
+            && self.end.notify(self.slot)
         {
-            self.end.notify(self.slot);
+            woke_worker();
         }
     }
 
@@ -264,7 +251,7 @@ impl Stream {
         };
         match rings.producer.reserve(0, false) {
             Ok(room) => room.commit(END, 0),
-            // Whoever waits for results looks again.
+            // A wait for results tries again.
             Err(ReserveError::Full(_) | ReserveError::NoMemory(_)) => return Ok(()),
             Err(refused) => return refuse(refused, 0).map(drop),
         }
@@ -302,8 +289,8 @@ impl Stream {
         self.scratch.clear();
         self.scratch.extend_from_slice(frame.payload);
         rings.consumer.release();
-        if rings.consumer.publish() {
-            self.end.notify(self.slot);
+        if rings.consumer.publish() && self.end.notify(self.slot) {
+            woke_worker();
         }
         match kind {
             ITEM => values::decode(&mut self.scratch).map(Taken::Result),
@@ -326,7 +313,7 @@ impl Stream {
     /// Waits until something that is wanted may be there.
     pub(super) fn wait(
         &mut self,
-        want: Want,
+        interest: Interest,
         deadline: Option<Instant>,
     ) -> Result<(), StreamError> {
         let Some(rings) = &mut self.rings else {
@@ -334,12 +321,12 @@ impl Stream {
         };
         let at_once = deadline.is_some_and(|deadline| deadline <= Instant::now());
         if !at_once {
-            if want.may_be_met(rings) {
+            if interest.may_be_met(rings) {
                 return Ok(());
             }
-            if may_spin(self.hub.link_count())
+            if cores_are_free()
                 && let Some(plan) = self.spin.plan(|| self.end.may_share_core())
-                && self.spin.run(plan, || want.may_be_met(rings))
+                && self.spin.run(plan, || interest.may_be_met(rings))
             {
                 return Ok(());
             }
@@ -360,9 +347,9 @@ impl Stream {
                 }
             }
             let over = told.failure.get().is_some()
-                || (told.ended.load(Relaxed) && !matches!(want, Want::Result));
+                || (told.ended.load(Relaxed) && !matches!(interest, Interest::Result));
             let end_fits = unsent_end && !rings.producer.wait_for_bytes(0)?;
-            let met = want.is_met(rings, told)?;
+            let met = interest.is_met(rings, told)?;
             Ok((over || end_fits || met).then_some(()))
         };
         let who = Some((self.key, self.slot));
@@ -386,11 +373,11 @@ impl Stream {
     }
 }
 
-impl Want {
+impl Interest {
     /// A cheap look, for spinning. True only if what is wanted can be had, or nearly so: a wait that
     /// ends too early over and over would be one that never sleeps.
-    fn may_be_met(self, rings: &mut Rings) -> bool {
-        let Rings { producer, consumer } = rings;
+    fn may_be_met(self, rings: &mut RingPair) -> bool {
+        let RingPair { producer, consumer } = rings;
         match self {
             Self::Result => consumer.has_data(),
             Self::Room { bytes, or_result } => {
@@ -404,8 +391,8 @@ impl Want {
     }
 
     /// Whether it is there; if not, the worker is asked to tell when it may be.
-    fn is_met(self, rings: &mut Rings, told: &Told) -> Result<bool, RingCorrupted> {
-        let Rings { producer, consumer } = rings;
+    fn is_met(self, rings: &mut RingPair, told: &Told) -> Result<bool, RingCorrupted> {
+        let RingPair { producer, consumer } = rings;
         match self {
             Self::Result => Ok(consumer.has_data()),
             Self::Room { bytes, or_result } => {
@@ -441,11 +428,6 @@ fn refuse(refused: ReserveError, len: usize) -> Result<Offered, StreamError> {
         ReserveError::Corrupted(found) => Err(found.into()),
         other => Err(StreamError::Corrupted(other.to_string())),
     }
-}
-
-/// Whether a thread may look again and again without taking a core from a worker.
-fn may_spin(links: usize) -> bool {
-    links < cores()
 }
 
 impl Drop for Stream {

@@ -17,7 +17,7 @@ const OWN: u8 = 0xc1;
 
 /// How an event went into a piece of memory.
 pub(super) enum Written {
-    /// It took so many bytes.
+    /// It took this many bytes.
     All(usize),
     /// It does not fit.
     Overflow,

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use velo_shm::{
-    Bells, Doorbell, LinkEnd, LinkSpec, MemfdSegment, Segment, SegmentError, Side, initialise,
+    Bells, Doorbell, Link, LinkSpec, MemfdSegment, Segment, SegmentError, Side, initialise,
 };
 
 use crate::os::fds::Tracked;
@@ -28,7 +28,7 @@ fn roomy(len: usize) -> Result<MemfdSegment, SegmentError> {
 /// retire it.
 #[derive(Debug)]
 pub(crate) struct LinkRecord {
-    end: Tracked<Arc<LinkEnd>>,
+    end: Tracked<Link>,
     worker: WorkerId,
     /// What the two sides get, until they have it: segment, own bell, the other side's bell.
     for_client: Vec<OwnedFd>,
@@ -79,7 +79,7 @@ impl LinkRecord {
             theirs: worker_bell,
         };
         let shared: Arc<dyn Segment> = segment.clone();
-        let end = LinkEnd::attach(shared, Side::Client, bells).map_err(io::Error::other)?;
+        let end = Link::attach(shared, Side::Client, bells).map_err(io::Error::other)?;
         Ok(Self {
             end: Tracked::new(end, fds),
             worker,
@@ -88,7 +88,7 @@ impl LinkRecord {
         })
     }
 
-    pub(crate) fn end(&self) -> &LinkEnd {
+    pub(crate) fn end(&self) -> &Link {
         &self.end
     }
 

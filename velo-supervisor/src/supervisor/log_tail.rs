@@ -1,4 +1,5 @@
-//! The log of a standalone supervisor: to its standard error, and the last of it to whoever asks.
+//! The log of a standalone supervisor: written to standard error, its last lines kept for clients
+//! that ask.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -10,7 +11,7 @@ use tracing_subscriber::fmt::MakeWriter;
 use crate::options::LogFormat;
 use crate::pool::ClientId;
 
-/// So many lines are kept.
+/// How many lines are kept.
 const KEPT: usize = 1000;
 /// Longer lines are kept up to here.
 const LONGEST: usize = 4096;
@@ -30,7 +31,7 @@ pub(crate) fn start(format: LogFormat) -> Arc<Tail> {
     tail
 }
 
-/// The last lines of the log, and who wants to know the next.
+/// The last lines of the log, and the clients that follow it.
 #[derive(Default)]
 pub(crate) struct Tail(Mutex<Lines>);
 

@@ -14,9 +14,9 @@ use nix::unistd::ftruncate;
 
 use crate::os::fds::{InChild, TrackedFd};
 
-/// So much is read of a report, which has the stacks of all threads.
+/// How many bytes of a report are read; it has the stacks of all threads.
 const MOST_READ: usize = 512 << 10;
-/// So much of it is passed on.
+/// How many bytes of it are passed on.
 const MOST_TOLD: usize = 32 << 10;
 
 /// A report, as the supervisor holds it.

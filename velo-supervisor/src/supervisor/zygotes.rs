@@ -1,5 +1,5 @@
 //! The zygote as the supervisor sees it: started when a worker is needed or expected, replaced when
-//! it dies, let go when nothing has been needed for long. It forks nobody itself, and knows workers
+//! it dies, let go when nothing has been needed for long. It forks nothing itself, and knows workers
 //! by number.
 
 use std::collections::{HashMap, VecDeque};
@@ -80,7 +80,7 @@ impl Zygote {
 pub(crate) struct ZygoteManager {
     command: Vec<OsString>,
     env: Vec<(OsString, OsString)>,
-    /// A pidfd of this process, for those who end with it.
+    /// A pidfd of this process, for processes that end with it.
     owner: TrackedFd,
     idle: Duration,
     /// It is a standalone supervisor's: a zygote is there as long as that, and its workers outlive
@@ -214,7 +214,7 @@ impl ZygoteManager {
         self.unsent.push_back((worker, fds));
     }
 
-    /// Does what is due. An error says why no worker can be forked; whoever waits must be told.
+    /// Does what is due. An error says why no worker can be forked; pending requests must be refused.
     pub(crate) fn advance(&mut self, now: Instant, workers: usize) -> Result<(), String> {
         self.let_go_when_idle(now, workers);
         self.kill_when_due(now);
@@ -261,7 +261,10 @@ impl ZygoteManager {
             return;
         };
         if stuck {
-            zygote.fault = Some(format!("forked nobody within {} s", FORK_BOUND.as_secs()));
+            zygote.fault = Some(format!(
+                "forked no worker within {} s",
+                FORK_BOUND.as_secs()
+            ));
             self.awaited.clear();
         } else if zygote.kill_at.is_none_or(|at| at > now) {
             return;
@@ -355,7 +358,7 @@ impl ZygoteManager {
                 (None, Some(code)) => Exit::Code(code),
                 (None, None) => Exit::Unknown,
             },
-            // Somebody else in this process has collected it.
+            // Another thread of this process has collected it.
             Ok(None) | Err(_) => Exit::Unknown,
         };
         self.unsent.clear();

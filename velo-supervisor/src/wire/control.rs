@@ -1,10 +1,8 @@
 //! Control messages between a client and a worker, on the rings of slot 0. They cost no system
 //! call, so that opening a stream on a warm worker costs none either.
 
-use std::sync::Arc;
-
 use crate::wire::protocol::Key;
-use velo_shm::{Consumer, Limits, LinkEnd, LinkError, Producer, ReserveError, RingCorrupted};
+use velo_shm::{Consumer, Limits, Link, LinkError, Producer, ReserveError, RingCorrupted};
 
 /// The slot that no stream uses.
 pub const SLOT: u32 = 0;
@@ -18,7 +16,7 @@ pub const ERROR: u8 = 4;
 /// A snapshot of a function's state: after what it covers, or before the first event.
 pub const STATE: u8 = 5;
 
-/// Both directions may hold this much before a peer counts as stuck; and so many log records.
+/// How much both directions, and the log records, may hold before a peer counts as stuck.
 const LIMITS: Limits = Limits {
     events: 10_000,
     bytes: 256 << 20,
@@ -54,7 +52,7 @@ pub enum Control {
     Snapshot { slot: u32, stream: u64 },
     /// Client: the function of this stream is not wanted any more.
     Cancel { slot: u32 },
-    /// Client: the end of this stream was seen, nobody uses its rings.
+    /// Client: the end of this stream was seen, and its rings are released.
     Close { slot: u32 },
     /// Client: log what it would handle; what its Python half packed.
     Levels { packed: Vec<u8> },
@@ -63,7 +61,7 @@ pub enum Control {
         key: Key,
         /// The supervisor's number of this attachment.
         grant: u64,
-        /// Milliseconds for which it is kept while nobody is attached; 0 for any time.
+        /// Milliseconds for which it is kept while it is detached; 0 for any time.
         timeout_ms: u64,
         /// The key as its user wrote it, for people who look.
         shown: String,
@@ -73,7 +71,7 @@ pub enum Control {
     Detach { slot: u32, stream: u64 },
     /// Worker: a log record, as its Python half packed it.
     Log { record: Vec<u8> },
-    /// Worker: a step of this stream's function took so long.
+    /// Worker: a step of this stream's function took `ms` milliseconds.
     Slow {
         slot: u32,
         stream: u64,
@@ -125,7 +123,7 @@ pub enum ControlError {
 /// # Errors
 ///
 /// When the link cannot be used.
-pub fn open(end: &Arc<LinkEnd>) -> Result<(Producer, Consumer), LinkError> {
+pub fn open(end: &Link) -> Result<(Producer, Consumer), LinkError> {
     end.open_slot(SLOT, LIMITS)
 }
 

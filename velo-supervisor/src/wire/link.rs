@@ -3,18 +3,13 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use velo_shm::{Bells, Doorbell, LinkEnd, MemfdSegment, Side};
+use velo_shm::{Bells, Doorbell, Link, MemfdSegment, Side};
 
 use crate::os::limits::explain;
 use crate::wire::transport::{TransportError, exactly_and_maybe};
 
 /// Maps a link of these descriptors.
-fn attach(
-    side: Side,
-    segment: OwnedFd,
-    mine: OwnedFd,
-    theirs: OwnedFd,
-) -> Result<Arc<LinkEnd>, String> {
+fn attach(side: Side, segment: OwnedFd, mine: OwnedFd, theirs: OwnedFd) -> Result<Link, String> {
     let segment = MemfdSegment::from_fd(segment)
         .map_err(|error| format!("could not map a link's memory: {}", explain(&error)))?;
     let bells = Doorbell::from_fd(mine)
@@ -25,12 +20,12 @@ fn attach(
             })
         })
         .map_err(|error| format!("could not use a link's doorbells: {}", explain(&error)))?;
-    LinkEnd::attach(Arc::new(segment), side, bells)
+    Link::attach(Arc::new(segment), side, bells)
         .map_err(|error| format!("could not attach to a link: {}", explain(&error)))
 }
 
 /// What came with a message: a link, and perhaps one more descriptor of its peer's.
-pub(crate) type Attached = (Arc<LinkEnd>, Option<OwnedFd>);
+pub(crate) type Attached = (Link, Option<OwnedFd>);
 
 /// Maps a link that a message brought, or says why this process cannot. An error is a mistake of
 /// the supervisor's.

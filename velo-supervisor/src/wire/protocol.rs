@@ -36,7 +36,7 @@ pub struct Key(pub [u8; 32]);
 /// Why a client was not attached to what is kept under a key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum KeyRefusal {
-    /// Somebody else is, and it did not want to wait.
+    /// Another stream is attached, and the request did not want to wait.
     Taken,
     /// There is no worker for it; the text says why.
     Failed(String),
@@ -69,12 +69,12 @@ pub enum Killed {
     Step {
         /// How long it may.
         ms: u64,
-        /// By `event_timeout`, of which so much was left, instead of by `stall_timeout`.
+        /// By `event_timeout`, of which `ms` was left, instead of by `stall_timeout`.
         event: bool,
     },
     /// No function ran, and it did nothing although something waited for it.
     Still {
-        /// For so long.
+        /// How long that was.
         ms: u64,
     },
     /// It had more memory of its own than it may.
@@ -233,7 +233,7 @@ pub struct ClientStatus {
     pub connected: u64,
 }
 
-/// What somebody who looks asks of the workers, which know more of their streams than the
+/// A question of a viewer to the workers, which know more of their streams than the
 /// supervisor.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Question {
@@ -345,9 +345,9 @@ pub struct Welcome {
     pub velo: String,
     /// What runs the functions of its workers, such as `cpython 3.11`.
     pub runtime: String,
-    /// At most so many workers for one client; 0 leaves it to the client.
+    /// The most workers for one client; 0 leaves it to the client.
     pub max_workers: u32,
-    /// At most so many open streams for one client process; 0 for any number.
+    /// The most open streams for one client process; 0 for any number.
     pub max_streams: u32,
 }
 
@@ -387,7 +387,7 @@ pub(crate) enum FromClient {
         request: RequestId,
         key: Key,
         max_workers: u32,
-        /// In line, if somebody is attached; otherwise it is refused.
+        /// In line, if another stream is attached; otherwise it is refused.
         wait: bool,
     },
     /// What an `AcquireKey` has asked for is not wanted any more, and was not used.
@@ -396,7 +396,7 @@ pub(crate) enum FromClient {
     LeftKey { key: Key, grant: u64 },
 }
 
-/// What whoever runs a standalone supervisor may ask of it, on any connection.
+/// What an operator may order of a standalone supervisor, on any connection.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Order {
     /// Answered by the state that it is in.
@@ -525,7 +525,7 @@ pub(crate) enum FromZygote {
 pub enum PreloadFailure {
     /// Importing it raised this.
     Import(String),
-    /// Importing it left so many threads in all. Nothing is forked from a process with threads: what
+    /// Importing it left this many threads in all. Nothing is forked from a process with threads: what
     /// they hold at that moment would be held for ever in the worker.
     Threads(u32),
 }
@@ -536,16 +536,16 @@ pub(crate) enum ToWorker {
     /// Serve this link. File descriptors: segment, the worker's bell, the client's bell; from a
     /// standalone supervisor also a pidfd of the client.
     Attach { link: LinkId },
-    /// Nobody uses the link any more.
+    /// The client has released the link.
     Detach { link: LinkId },
     /// Answer this, under this number.
     Ask { ask: u64, question: Question },
     /// Finish or cancel the streams, then exit with 0.
     Drain,
-    /// Nobody uses the attachment with this number any more: answer with `Key` when it is over, or at
+    /// The attachment with this number has ended: answer with `Key` when it is over, or at
     /// once if there is none.
     ReleaseKey { key: Key, grant: u64 },
-    /// Keep nothing any longer than somebody is attached to it.
+    /// Keep no session longer than it is attached.
     Retire,
 }
 

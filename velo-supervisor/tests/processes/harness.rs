@@ -2,11 +2,10 @@
 //! and looking at processes.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use velo_shm::{Consumer, LinkEnd, Producer};
+use velo_shm::{Consumer, Link, Producer};
 use velo_supervisor::{
     Client, ClientEvent, EmbeddedOptions, LinkId, RequestId, WorkerInfo, embedded,
 };
@@ -91,7 +90,7 @@ pub fn descriptors() -> Vec<String> {
 pub struct Linked {
     pub link: LinkId,
     pub worker: WorkerInfo,
-    pub end: Arc<LinkEnd>,
+    pub end: Link,
     rings: Option<(Producer, Consumer)>,
 }
 

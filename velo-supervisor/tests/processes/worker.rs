@@ -5,11 +5,10 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::ForkResult;
-use velo_shm::{Consumer, Limits, LinkEnd, Producer};
+use velo_shm::{Consumer, Limits, Link, Producer};
 use velo_supervisor::zygote::{self, Role};
 use velo_supervisor::{LinkId, WorkerControl, WorkerControlEvent};
 
@@ -69,7 +68,7 @@ fn answer_in_another_version(fd: OwnedFd) -> ! {
 
 struct Served {
     link: LinkId,
-    end: Arc<LinkEnd>,
+    end: Link,
     producer: Producer,
     consumer: Consumer,
 }

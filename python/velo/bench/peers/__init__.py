@@ -1,6 +1,6 @@
-"""What people use instead, each as well as it can be used.
+"""The alternatives to velo, each in its fastest way of use.
 
-A peer works in another process: it applies a plain function to what it is sent and sends the
+A peer works in another process: it applies a plain function to each object and sends the
 result back. Its *opener* is a context manager that starts that process and gives a `Connection`;
 `send` and `recv` move one object, which may be a list of many events that was batched by hand.
 """
@@ -21,21 +21,21 @@ Work = Callable[[Any], Any]
 
 
 class Connection(Protocol):
-    """A way to another process and back."""
+    """A connection to another process and back."""
 
     def send(self, item: Any) -> None:
         """Send an object; may wait."""
 
     def recv(self) -> Any:
-        """Receive the next one that comes back."""
+        """Receive the next result."""
 
 
 class Peer(NamedTuple):
-    """One of them.
+    """One peer.
 
     Attributes:
-        opener: Its opener, as `module:function`; None for what is no connection.
-        module: What has to be installed for it; None if Python has it.
+        opener: Its opener, as `module:function`; None for a peer that is not a connection.
+        module: The module that it needs; None if Python has it.
 
     """
 
@@ -75,7 +75,7 @@ def velo_stream_python() -> str | None:
 
 
 def choose(wanted: frozenset[str] | None) -> tuple[dict[str, Peer], dict[str, str]]:
-    """Return the peers that can be measured, and how to get those that are missing."""
+    """Return the peers that can be measured, and the commands that install the missing ones."""
     there, missing = {}, {}
     for name, peer in PEERS.items():
         if wanted is not None and name not in wanted:
@@ -95,5 +95,5 @@ def choose(wanted: frozenset[str] | None) -> tuple[dict[str, Peer], dict[str, st
 
 
 def connected(wanted: frozenset[str] | None) -> list[str]:
-    """Return the names of those that can be measured and are connections."""
+    """Return the names of the connections that can be measured."""
     return [name for name, peer in choose(wanted)[0].items() if peer.opener is not None]

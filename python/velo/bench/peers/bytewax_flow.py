@@ -15,12 +15,12 @@ BATCH = 256
 
 
 def throughput(event: str, count: int) -> dict[str, float]:
-    """Map so many events of one key."""
+    """Map `count` events of one key."""
     return _run([("key", item) for item in events(event, count)])
 
 
 def by_key(event: str, keys: int, count: int) -> dict[str, float]:
-    """Map so many events of many keys."""
+    """Map `count` events of many keys."""
     return _run(events_by_key(event, keys, count))
 
 

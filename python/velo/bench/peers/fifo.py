@@ -33,7 +33,7 @@ class _Fifos:
 
     def recv(self) -> Any:
         if not self._came:
-            # It gives what is there at one go.
+            # It returns all available objects at once.
             self._came = self.results.get_many(timeout=LONG)
             self._came.reverse()
         return self._came.pop()

@@ -15,7 +15,7 @@ from velo.bench.peers import Connection, Work
 
 Peer = TypeVar("Peer", bound=Connection)
 
-# What has no threads may fork, which is what starts soonest.
+# A process without threads may fork, which is the fastest start.
 FORK = multiprocessing.get_context("fork")
 
 

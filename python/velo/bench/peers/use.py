@@ -32,7 +32,7 @@ def batched(peer: str, event: str, seconds: float) -> Measured:
 
 
 def batched_by_key(peer: str, event: str, keys: int, seconds: float) -> Measured:
-    """Do so with events of many keys; the other process keeps a dict of what it knows of each."""
+    """Send events of many keys; the other process keeps a dict with a state for each."""
     return _in_lists(peer, same_by_key, events_by_key(event, keys, 100 * keys), seconds)
 
 
@@ -52,7 +52,7 @@ def _in_lists(peer: str, work: Work, items: list[Any], seconds: float) -> Measur
 
 
 def singly(peer: str, event: str, seconds: float) -> Measured:
-    """Send events one by one, up to 256 ahead of what comes back."""
+    """Send events one by one, up to 256 ahead of the results."""
     with PEERS[peer].open(same) as connection:
         return {"rate": _rate(connection, itertools.cycle(events(event, 1_000)), BATCH, seconds)}
 
@@ -95,7 +95,7 @@ def burn_list(numbers: list[int]) -> list[int]:
 
 
 def cpu_bound(peer: str, workers: int, seconds: float) -> Measured:
-    """Compute about 50 µs per event in so many processes, in lists of 64."""
+    """Compute about 50 µs per event in several processes, in lists of 64."""
     batch = list(range(64))
     with contextlib.ExitStack() as stack:
         connections = [stack.enter_context(PEERS[peer].open(burn_list)) for _ in range(workers)]

@@ -1,6 +1,6 @@
 """velo-stream 0.2.0, run by an interpreter that has it; this file imports nothing else of ours.
 
-Called as `python velo_stream.py ARGUMENTS`: what to measure and what it takes, as JSON.
+Called as `python velo_stream.py ARGUMENTS`: the measurement and its arguments, as JSON.
 """
 
 from __future__ import annotations
@@ -58,6 +58,6 @@ async def round_trips(seconds: float) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    what, *arguments = json.loads(sys.argv[1])
-    measure: Any = {"throughput": throughput, "round_trips": round_trips}[what]
+    name, *arguments = json.loads(sys.argv[1])
+    measure: Any = {"throughput": throughput, "round_trips": round_trips}[name]
     print(json.dumps(asyncio.run(measure(*arguments))))

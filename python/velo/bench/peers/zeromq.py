@@ -13,7 +13,7 @@ import zmq as _zmq
 from velo.bench.peers import Work
 from velo.bench.peers.stdlib import FORK
 
-zmq: Any = _zmq  # its type hints name only some of what it has
+zmq: Any = _zmq  # its type hints are incomplete
 
 
 class _Sockets:

@@ -1,4 +1,4 @@
-"""What is measured together, and what it must reach."""
+"""The scenarios: subjects that are measured together, and their targets."""
 
 from collections.abc import Callable, Iterator
 

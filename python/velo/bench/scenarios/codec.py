@@ -1,4 +1,4 @@
-"""Values to bytes and back, beside the codecs that others use."""
+"""Values to bytes and back, compared with other codecs."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from velo.bench.codec import LIBRARIES, VALUES
 from velo.bench.measure import Plan, Row, Subject, compare
 
 OPTIONAL = ("ormsgpack", "msgpack")
-# What MessagePack has no type for.
+# MessagePack has no type for these.
 ARRAY = "a 900 KB array"
 ONLY_PICKLE = (ARRAY, "an object that is pickled")
 
 
 def measure(plan: Plan) -> Iterator[Row]:
-    """Measure each kind of value; `pickle` is what everybody has."""
+    """Measure each kind of value; every Python has `pickle`."""
     libraries = list(LIBRARIES)
     for name in OPTIONAL:
         if plan.peers is not None:
@@ -37,5 +37,10 @@ def measure(plan: Plan) -> Iterator[Row]:
             for library in subjects:
                 if library != "velo":
                     yield from compare(
-                        figures, "velo", library, what=f"{value}, {done}", unit="ns", figure=figure
+                        figures,
+                        "velo",
+                        library,
+                        measurement=f"{value}, {done}",
+                        unit="ns",
+                        figure=figure,
                     )

@@ -1,4 +1,4 @@
-"""Many open streams: what goes through all of them, and what they cost when nothing does."""
+"""Many open streams: throughput over all of them, and their cost while they are idle."""
 
 from __future__ import annotations
 
@@ -23,12 +23,14 @@ def measure(plan: Plan) -> Iterator[Row]:
         figures,
         "many",
         "the same bursts through one",
-        what=f"bursts round-robin over {count:,} streams",
+        measurement=f"bursts round-robin over {count:,} streams",
         unit="events/s",
         figure="together",
         of="alone",
-        must=0.4,
+        target=0.4,
     )
-    what = f"CPU of {IDLE:,} idle streams"
+    measurement = f"CPU of {IDLE:,} idle streams"
     # What cannot be told from a clock tick of the measurement itself.
-    yield from bounded(figures, "idle", what=what, unit="% of a core", figure="percent", must=0.5)
+    yield from bounded(
+        figures, "idle", measurement=measurement, unit="% of a core", figure="percent", target=0.5
+    )

@@ -45,20 +45,24 @@ def measure(plan: Plan) -> Iterator[Row]:
         subjects[name] = Subject("velo.bench.peers.use:frames", arguments)
     figures = plan.in_turn(subjects)
 
-    what = "900 KB frames, 4 in flight, one worker"
-    yield from paired(figures, "one", FLOOR, what=what, unit="frames/s", must=0.9)
-    yield from paired(figures, "one", SEVERAL, what=what, unit="frames/s", of="several")
+    measurement = "900 KB frames, 4 in flight, one worker"
+    yield from paired(figures, "one", FLOOR, measurement=measurement, unit="frames/s", target=0.9)
+    yield from paired(
+        figures, "one", SEVERAL, measurement=measurement, unit="frames/s", of="several"
+    )
     for name in (COPY, *peers):
-        yield from compare(figures, "one", name, what=what, unit="frames/s")
-    what = "900 KB frames, 4 in flight each, two workers"
-    yield from paired(figures, "two", FLOOR, what=what, unit="frames/s")
+        yield from compare(figures, "one", name, measurement=measurement, unit="frames/s")
+    measurement = "900 KB frames, 4 in flight each, two workers"
+    yield from paired(figures, "two", FLOOR, measurement=measurement, unit="frames/s")
 
-    for size, must in (("900 KB", None), ("6 MB", 2)):
+    for size, target in (("900 KB", None), ("6 MB", 2)):
         one, other = f"{size} frames on loan", f"{size} frames, copied"
-        what = f"{one}, {CORNER}"
-        yield from compare(figures, one, other, what=what, unit="frames/s", must=must)
+        measurement = f"{one}, {CORNER}"
+        yield from compare(
+            figures, one, other, measurement=measurement, unit="frames/s", target=target
+        )
     one, other = "6 MB frames on loan", "900 KB frames on loan"
-    yield from compare(figures, one, other, what=f"{one}, {CORNER}", unit="frames/s")
+    yield from compare(figures, one, other, measurement=f"{one}, {CORNER}", unit="frames/s")
 
 
 def _in_turn(workers: int, count: int) -> Subject:

@@ -16,7 +16,7 @@ BYTEWAX = "Bytewax, batches of 256, no other process"
 
 
 def measure(plan: Plan) -> Iterator[Row]:
-    """Measure `keyed` beside what keeps states by key by itself, or by hand."""
+    """Compare `keyed` with peers that keep a state by key, by themselves or by hand."""
     of = (EVENT, KEYS, plan.scaled(COUNT))
     subjects = {
         "process": Subject("velo.bench.ours:keyed", ("process", *of)),
@@ -30,11 +30,13 @@ def measure(plan: Plan) -> Iterator[Row]:
         elif name == "Bytewax":
             subjects[BYTEWAX] = Subject("velo.bench.peers.bytewax_flow:by_key", of)
     figures = plan.in_turn(subjects)
-    what = f"`keyed` in process mode, {KEYS:,} keys, {EVENT}"
+    measurement = f"`keyed` in process mode, {KEYS:,} keys, {EVENT}"
     for name in figures:
         if name not in ("process", "inline"):
-            must = 1.0 if name == BYTEWAX else None
-            yield from compare(figures, "process", name, what=what, unit="events/s", must=must)
-    what = f"`keyed`, inline, {KEYS:,} keys, {EVENT}"
+            target = 1.0 if name == BYTEWAX else None
+            yield from compare(
+                figures, "process", name, measurement=measurement, unit="events/s", target=target
+            )
+    measurement = f"`keyed`, inline, {KEYS:,} keys, {EVENT}"
     for name in (FLOOR, BYTEWAX):
-        yield from compare(figures, "inline", name, what=what, unit="events/s")
+        yield from compare(figures, "inline", name, measurement=measurement, unit="events/s")

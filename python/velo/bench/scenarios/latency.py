@@ -32,14 +32,25 @@ def measure(plan: Plan) -> Iterator[Row]:
             subjects[name] = velo_stream_subject("round_trips", plan.seconds)
     figures = plan.in_turn(subjects)
 
-    for figure, hot_must, inline_must in (("p50", 5.0, 4.0), ("p99", 60.0, None)):
-        what = f"`send` + `recv` while traffic flows, {figure}"
-        yield from bounded(figures, "hot", what=what, unit="µs", figure=figure, must=hot_must)
-        what = f"`send` + `recv`, inline, {figure}"
-        yield from bounded(figures, "inline", what=what, unit="µs", figure=figure, must=inline_must)
-    what = "`send` + `recv` after a pause, p50"
-    yield from paired(figures, "cold", AWAITED, what=what, unit="µs", figure="p50", must=1.2)
-    yield from compare(figures, "cold", BLOCKING, what=what, unit="µs", figure="p50")
+    for figure, hot_target, inline_target in (("p50", 5.0, 4.0), ("p99", 60.0, None)):
+        measurement = f"`send` + `recv` while traffic flows, {figure}"
+        yield from bounded(
+            figures, "hot", measurement=measurement, unit="µs", figure=figure, target=hot_target
+        )
+        measurement = f"`send` + `recv`, inline, {figure}"
+        yield from bounded(
+            figures,
+            "inline",
+            measurement=measurement,
+            unit="µs",
+            figure=figure,
+            target=inline_target,
+        )
+    measurement = "`send` + `recv` after a pause, p50"
+    yield from paired(
+        figures, "cold", AWAITED, measurement=measurement, unit="µs", figure="p50", target=1.2
+    )
+    yield from compare(figures, "cold", BLOCKING, measurement=measurement, unit="µs", figure="p50")
     for name in peers:
-        what = "`send` + `recv` while traffic flows, p50"
-        yield from compare(figures, "hot", name, what=what, unit="µs", figure="p50")
+        measurement = "`send` + `recv` while traffic flows, p50"
+        yield from compare(figures, "hot", name, measurement=measurement, unit="µs", figure="p50")

@@ -1,4 +1,4 @@
-"""What an open stream takes, in the client, the worker and what they share."""
+"""The memory of an open stream: in the client, in the worker, and shared."""
 
 from __future__ import annotations
 
@@ -14,5 +14,7 @@ def measure(plan: Plan) -> Iterator[Row]:
     count = plan.scaled(STREAMS)
     subject = Subject("velo.bench.ours:many_streams", (count, count))
     figures = plan.in_turn({"many": subject})
-    what = f"memory of each of {count:,} open streams, everywhere"
-    yield from bounded(figures, "many", what=what, unit="KiB", figure="KiB", must=16.0)
+    measurement = f"memory of each of {count:,} open streams, everywhere"
+    yield from bounded(
+        figures, "many", measurement=measurement, unit="KiB", figure="KiB", target=16.0
+    )

@@ -1,4 +1,4 @@
-"""Functions that compute: how much of the cores they get."""
+"""Functions that compute: their share of the cores."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from velo.bench.peers import connected
 
 STREAMS = 8
 SEPARATE = "{} processes with no IPC at all"
-# What fills all cores feels whatever else the machine does: more rounds, and shorter ones.
+# A subject on all cores feels every other process of the machine: more rounds, and shorter ones.
 OFTEN = 3
-# A machine that slows down for a second does so for both.
+# A machine that slows down for a second then slows both.
 TURNS = 4
 
 
@@ -35,12 +35,14 @@ def measure(plan: Plan) -> Iterator[Row]:
     figures = plan.in_turn(subjects, often=OFTEN)
 
     for number in workers:
-        what = f"50 µs of Python per event, {streams} streams, {number} workers"
+        measurement = f"50 µs of Python per event, {streams} streams, {number} workers"
         floor = SEPARATE.format(number)
-        must = 0.93 if number == 2 else None
-        yield from paired(figures, str(number), floor, what=what, unit="events/s", must=must)
-        yield from compare(figures, str(number), "inline", what=what, unit="events/s")
+        target = 0.93 if number == 2 else None
+        yield from paired(
+            figures, str(number), floor, measurement=measurement, unit="events/s", target=target
+        )
+        yield from compare(figures, str(number), "inline", measurement=measurement, unit="events/s")
     two = min(2, cores)
     for name in peers:
-        what = f"50 µs of Python per event, {streams} streams, {two} workers"
-        yield from compare(figures, str(two), name, what=what, unit="events/s")
+        measurement = f"50 µs of Python per event, {streams} streams, {two} workers"
+        yield from compare(figures, str(two), name, measurement=measurement, unit="events/s")

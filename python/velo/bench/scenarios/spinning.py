@@ -1,4 +1,4 @@
-"""What spinning gives, with many cores and few, and what it takes from others."""
+"""The gain of spinning, with many cores and few, and its cost for other tasks."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ PAUSE = 0.005
 WITHOUT = "without spinning"
 IDLE_LOOP = "in a loop that has nothing else to do"
 
-# Of what goes without spinning: it may help nothing, but must not cost what one would notice.
-RATE_MUST = 0.9
+# Relative to the rate without spinning: spinning need not help, but must not cost noticeably.
+RATE_TARGET = 0.9
 # Microseconds. A task that always has something to do gives others a turn in between.
-TURN_MUST = 1_000.0
-LATE_MUST = 5_000.0
+TURN_TARGET = 1_000.0
+LATE_TARGET = 5_000.0
 
 
 def measure(plan: Plan) -> Iterator[Row]:
@@ -45,33 +45,58 @@ def measure(plan: Plan) -> Iterator[Row]:
         subjects[f"late {use}"] = Subject(f"{here}lateness", (use, EVENT, plan.seconds))
     figures = plan.in_turn(subjects)
 
-    def beside(name: str, what: str, unit: str, figure: str, must: float | None) -> Iterator[Row]:
+    def compare_without(
+        name: str, measurement: str, unit: str, figure: str, target: float | None
+    ) -> Iterator[Row]:
         for row in compare(
-            figures, name, name + WITHOUT, what=what, unit=unit, figure=figure, must=must
+            figures,
+            name,
+            name + WITHOUT,
+            measurement=measurement,
+            unit=unit,
+            figure=figure,
+            target=target,
         ):
             yield row.named(WITHOUT)
 
     for number in sorted({1, cores}):
         on = "one core" if number == 1 else f"{number} cores"
-        what = f"`send` + `recv` while traffic flows, on {on}"
+        measurement = f"`send` + `recv` while traffic flows, on {on}"
         for figure in ("p50", "p99"):
-            yield from beside(f"trips {number}", f"{what}, {figure}", "µs", figure, None)
-        what = f"`feed`, {EVENT}, on {on}"
-        yield from beside(f"feed {number}", what, "events/s", "rate", RATE_MUST)
+            yield from compare_without(
+                f"trips {number}", f"{measurement}, {figure}", "µs", figure, None
+            )
+        measurement = f"`feed`, {EVENT}, on {on}"
+        yield from compare_without(f"feed {number}", measurement, "events/s", "rate", RATE_TARGET)
     crowd = f"{streams} streams, {workers} workers on {cores} cores"
-    yield from beside("light", f"`feed`, {EVENT}, {crowd}", "events/s", "rate", RATE_MUST)
-    what = f"50 µs of Python per event, {crowd}"
-    yield from beside("heavy", what, "events/s", "rate", RATE_MUST)
+    yield from compare_without(
+        "light", f"`feed`, {EVENT}, {crowd}", "events/s", "rate", RATE_TARGET
+    )
+    measurement = f"50 µs of Python per event, {crowd}"
+    yield from compare_without("heavy", measurement, "events/s", "rate", RATE_TARGET)
     for figure in ("p50", "p99"):
-        what = f"`send` + `recv` beside a task that computes 50 µs at a time, {figure}"
-        yield from beside("sibling", what, "µs", figure, None)
-    what = "how long that task waits for its next turn, p99"
-    yield from bounded(figures, "sibling", what=what, unit="µs", figure="turn_p99", must=TURN_MUST)
-    yield from beside("sibling", what, "µs", "turn_p99", None)
+        measurement = f"`send` + `recv` beside a task that computes 50 µs at a time, {figure}"
+        yield from compare_without("sibling", measurement, "µs", figure, None)
+    measurement = "how long that task waits for its next turn, p99"
+    yield from bounded(
+        figures,
+        "sibling",
+        measurement=measurement,
+        unit="µs",
+        figure="turn_p99",
+        target=TURN_TARGET,
+    )
+    yield from compare_without("sibling", measurement, "µs", "turn_p99", None)
     for use in ("feed", "send and recv"):
         for figure in ("p50", "p99"):
-            what = f"how late a timer is beside one stream that always does `{use}`, {figure}"
-            name, must = f"late {use}", LATE_MUST
-            yield from bounded(figures, name, what=what, unit="µs", figure=figure, must=must)
-            for row in compare(figures, name, "late nothing", what=what, unit="µs", figure=figure):
+            measurement = (
+                f"how late a timer is beside one stream that always does `{use}`, {figure}"
+            )
+            name, target = f"late {use}", LATE_TARGET
+            yield from bounded(
+                figures, name, measurement=measurement, unit="µs", figure=figure, target=target
+            )
+            for row in compare(
+                figures, name, "late nothing", measurement=measurement, unit="µs", figure=figure
+            ):
                 yield row.named(IDLE_LOOP)

@@ -1,4 +1,4 @@
-"""How long it takes until there is a first result."""
+"""The time to the first result."""
 
 from __future__ import annotations
 
@@ -25,14 +25,18 @@ def measure(plan: Plan) -> Iterator[Row]:
         subjects[name] = Subject("velo.bench.peers.use:first_result", (name,))
     figures = plan.in_turn(subjects)
 
-    what = "open to first result, warm worker, p50"
-    yield from paired(figures, "warm", FLOOR, what=what, unit="µs", figure="p50", must=2.0)
-    for name, what, must in (
+    measurement = "open to first result, warm worker, p50"
+    yield from paired(
+        figures, "warm", FLOOR, measurement=measurement, unit="µs", figure="p50", target=2.0
+    )
+    for name, measurement, target in (
         ("new", "a new worker, to its first result", 10.0),
         ("fresh", "a fresh process, to its first result, `import velo` included", 150.0),
         ("import", "`import velo`, beyond `python -c pass`", 30.0),
     ):
-        yield from bounded(figures, name, what=what, unit="ms", figure="ms", must=must)
+        yield from bounded(
+            figures, name, measurement=measurement, unit="ms", figure="ms", target=target
+        )
     for name in peers:
-        what = "a new worker, to its first result"
-        yield from compare(figures, "new", name, what=what, unit="ms", figure="ms")
+        measurement = "a new worker, to its first result"
+        yield from compare(figures, "new", name, measurement=measurement, unit="ms", figure="ms")

@@ -21,9 +21,9 @@ COUNT = 2_000_000
 OFTEN = 4
 
 # Of the floor; of the best peer that batches by hand; of the best one that is used one by one.
-MUST = {"64 bytes": (0.7, 0.8, 10.0), "a four-field dict": (0.25, 1.0, 10.0)}
-INLINE_MUST = 0.9
-METRICS_MUST = 0.97
+TARGETS = {"64 bytes": (0.7, 0.8, 10.0), "a four-field dict": (0.25, 1.0, 10.0)}
+INLINE_TARGET = 0.9
+METRICS_TARGET = 0.97
 
 
 def measure(plan: Plan) -> Iterator[Row]:
@@ -66,29 +66,31 @@ def velo_stream_subject(*arguments: object) -> Subject:
 
 def _rows(event: str, figures: Figures) -> Iterator[Row]:
     row = functools.partial(compare, figures, unit="events/s")
-    must_floor, must_batched, must_singly = MUST[event]
-    what = f"`feed` in process mode, {event}"
-    yield from row("feed", FLOOR, what=what, must=must_floor)
+    floor_target, batched_target, singly_target = TARGETS[event]
+    measurement = f"`feed` in process mode, {event}"
+    yield from row("feed", FLOOR, measurement=measurement, target=floor_target)
     batched, singly = _ranked(figures, BATCHED), _ranked(figures, SINGLY)
     for name in batched:
-        yield from row("feed", name, what=what, must=must_batched)
+        yield from row("feed", name, measurement=measurement, target=batched_target)
     for name in singly:
-        yield from row("feed", name, what=what, must=must_singly)
+        yield from row("feed", name, measurement=measurement, target=singly_target)
     for name in figures:
         if name.startswith(("Bytewax", QUEUES)):
-            yield from row("feed", name, what=what)
-    yield from row("inline feed", FLOOR, what=f"`feed`, inline, {event}")
-    yield from row("inline run", FLOOR, what=f"`run`, inline, {event}", must=INLINE_MUST)
+            yield from row("feed", name, measurement=measurement)
+    yield from row("inline feed", FLOOR, measurement=f"`feed`, inline, {event}")
+    yield from row("inline run", FLOOR, measurement=f"`run`, inline, {event}", target=INLINE_TARGET)
 
 
 def _metrics(plan: Plan, event: str) -> Iterator[Row]:
-    """Measure what metrics cost: less than one round differs from the next, hence more of them."""
+    """Measure the cost of metrics, which is less than the noise of one round, hence more rounds."""
     without = "feed without metrics"
     feed = Subject("velo.bench.ours:feed", ("process", event, plan.scaled(COUNT // OFTEN)))
     off = dataclasses.replace(feed, environment={"VELO_METRICS": "0"})
     figures = plan.in_turn({"feed": feed, without: off}, often=OFTEN)
-    what = f"`feed` in process mode with metrics, {event}"
-    yield from compare(figures, "feed", without, what=what, unit="events/s", must=METRICS_MUST)
+    measurement = f"`feed` in process mode with metrics, {event}"
+    yield from compare(
+        figures, "feed", without, measurement=measurement, unit="events/s", target=METRICS_TARGET
+    )
 
 
 def _ranked(figures: Figures, suffix: str) -> list[str]:

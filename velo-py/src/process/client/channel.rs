@@ -5,9 +5,9 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
+use velo_shm::cores_are_free;
 
 use super::journal::hash_of;
-use super::link::cores_are_free;
 use super::ring_stream::{ClientEnds, Ends, Kept};
 use crate::codec::{Blank, codec};
 use crate::errors::{self, Thrown};
@@ -301,7 +301,7 @@ impl RingChannel {
                 return Ok(0);
             }
             let spun = ends.rings.as_mut().map(|rings| {
-                let place = (&*ends.place.link.end, ends.place.slot);
+                let place = (&ends.place.link.end, ends.place.slot);
                 spin(py, rings, place, want)
             });
             Ok(spun.unwrap_or(0))

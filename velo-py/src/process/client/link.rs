@@ -1,6 +1,5 @@
 //! What the streams between one client and one worker share.
 
-use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
@@ -8,10 +7,13 @@ use std::time::Duration;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
-use velo_shm::{Alarm, Coalesce, Consumer, LinkEnd, LinkError, Producer, Sleepers, ticks};
+use velo_shm::{
+    Alarm, Coalesce, Consumer, LinkError, LinkLoad, Producer, Sleepers, cores_are_free, ticks,
+    woke_worker,
+};
+use velo_supervisor::client_side::{SlotTable, Unsound, mend};
 use velo_supervisor::explain;
 
-use super::oversubscription;
 use super::ring_stream::{ClientEnds, Ends};
 use super::slow_steps::{SlowStep, SlowStreams};
 use crate::cell::GilCell;
@@ -19,21 +21,14 @@ use crate::errors;
 use crate::process::control::{self, Control, Unsent};
 use crate::process::ring_pair::corruption;
 
-/// Links of this process on which streams are open: about as many workers may be busy.
-static BUSY: AtomicUsize = AtomicUsize::new(0);
-
 /// So many things that can wait are worth waking a worker for.
 const MENTIONS: usize = 64;
 
-/// Whether this process may spin without taking a core from a worker that could use it.
-#[inline]
-pub(super) fn cores_are_free() -> bool {
-    BUSY.load(Relaxed) < oversubscription::cores()
-}
-
 /// The client's end of a link, shared by its streams.
 pub struct Link {
-    pub(super) end: Arc<LinkEnd>,
+    pub(super) end: velo_shm::Link,
+    /// Its part in the estimate of oversubscription.
+    pub(super) load: LinkLoad,
     pub(super) state: GilCell<LinkState>,
     /// Streams on which a task sleeps.
     pub(super) asleep: AtomicUsize,
@@ -59,8 +54,6 @@ pub struct Link {
     /// Ends naps.
     pub(super) alarm: Alarm,
     pub(super) dead: AtomicBool,
-    /// Streams are open on it, as counted in `BUSY`.
-    pub(super) busy: AtomicBool,
     /// How many streams were ever opened.
     pub(super) opened: AtomicU64,
     /// A stream with limits was opened, and the supervisor does not know.
@@ -74,10 +67,7 @@ pub struct Link {
 pub struct LinkState {
     pub(super) control_out: Producer,
     pub(super) control_in: Consumer,
-    pub(super) streams: HashMap<u32, Arc<ClientEnds>>,
-    /// Slots of ended streams, in the order in which they ended.
-    pub(super) free: VecDeque<u32>,
-    pub(super) fresh: u32,
+    pub(super) streams: SlotTable<Arc<ClientEnds>>,
 }
 
 impl Link {
@@ -133,7 +123,7 @@ impl Link {
 
     pub(super) fn stream(&self, py: Python<'_>, slot: u32) -> Option<Arc<ClientEnds>> {
         self.state
-            .with(py, |state| state.streams.get(&slot).cloned())
+            .with(py, |state| state.streams.get(slot).cloned())
             .ok()
             .flatten()
     }
@@ -219,15 +209,11 @@ impl Link {
     /// Whether the link still says of itself what this side knows: what it is, and how many streams
     /// this side has opened on it. It is given up if not.
     pub(super) fn is_intact(&self, py: Python<'_>) -> bool {
-        let open = self.streams(py);
-        let error = match self.end.check() {
-            Err(found) => corruption(&found),
-            // A retired link counts none, and has none.
-            Ok(()) if self.end.residents() == open => return true,
-            Ok(()) => errors::corrupted(format!(
-                "the link counts {} open streams instead of {open}; its worker wrote over it",
-                self.end.residents()
-            )),
+        let sound = self.state.with(py, |state| state.streams.check(&self.end));
+        let error = match sound.unwrap_or(Ok(())) {
+            Ok(()) => return true,
+            Err(Unsound::Corrupted(found)) => corruption(&found),
+            Err(unsound) => errors::corrupted(unsound.to_string()),
         };
         self.give_up(py, &error);
         false
@@ -235,8 +221,9 @@ impl Link {
 
     /// How many streams this side has opened and not seen the end of.
     pub(super) fn streams(&self, py: Python<'_>) -> u32 {
-        let open = self.state.with(py, |state| state.streams.len());
-        open.map_or(0, |open| u32::try_from(open).unwrap_or(u32::MAX))
+        self.state
+            .with(py, |state| state.streams.len())
+            .unwrap_or(0)
     }
 
     /// Looks at the streams that sleep as if they had been told to, and has the worker look at those
@@ -252,10 +239,7 @@ impl Link {
                 waiting |= stream.look_again(py);
             }
         }
-        self.end.mend();
-        if waiting {
-            self.end.ring();
-        }
+        mend(&self.end, waiting);
         self.process_ready(py);
         self.rearm(py);
     }
@@ -306,17 +290,18 @@ impl Link {
             .state
             .with(py, |state| !state.streams.is_empty())
             .unwrap_or(false);
-        if self.busy.swap(busy, Relaxed) != busy {
-            match busy {
-                true => BUSY.fetch_add(1, Relaxed),
-                false => BUSY.fetch_sub(1, Relaxed),
-            };
-        }
+        self.load.set_busy(busy);
     }
 
     pub(super) fn all(&self, py: Python<'_>) -> Vec<Arc<ClientEnds>> {
         self.state
-            .with(py, |state| state.streams.values().cloned().collect())
+            .with(py, |state| {
+                state
+                    .streams
+                    .iter()
+                    .map(|(_, stream)| stream.clone())
+                    .collect()
+            })
             .unwrap_or_default()
     }
 
@@ -366,7 +351,7 @@ impl Link {
             .is_multiple_of(MENTIONS)
             && self.end.wake()
         {
-            oversubscription::woke();
+            woke_worker();
         }
         Ok(())
     }
@@ -397,7 +382,7 @@ impl Link {
     pub(super) fn announce(&self) -> bool {
         let free = cores_are_free();
         if free && self.end.wake() {
-            oversubscription::woke();
+            woke_worker();
         }
         free
     }
@@ -406,7 +391,7 @@ impl Link {
     pub(super) fn wake(&self) {
         self.waking.store(false, Relaxed);
         if self.end.wake() {
-            oversubscription::woke();
+            woke_worker();
         }
     }
 
@@ -414,7 +399,7 @@ impl Link {
     #[inline]
     pub(super) fn notify(&self, slot: u32) {
         if self.end.notify(slot) {
-            oversubscription::woke();
+            woke_worker();
         }
     }
 
@@ -437,7 +422,7 @@ impl Link {
     /// Forgets a stream that never began.
     pub(super) fn disown(&self, py: Python<'_>, slot: u32) -> PyResult<()> {
         self.state
-            .with(py, |state| drop(state.streams.remove(&slot)))?;
+            .with(py, |state| drop(state.streams.remove(slot)))?;
         self.count_busy(py);
         Ok(())
     }
@@ -449,8 +434,8 @@ impl Link {
             let _ = self.mention(py, &Control::Close { slot });
         }
         let _ = self.state.with(py, |state| {
-            state.streams.remove(&slot);
-            state.free.push_back(slot);
+            state.streams.remove(slot);
+            state.streams.give_back(slot);
         });
         self.count_busy(py);
     }
@@ -458,42 +443,13 @@ impl Link {
     /// Takes back what opening a stream began with.
     pub(super) fn give_back(&self, py: Python<'_>, slot: u32) {
         self.end.leave();
-        let _ = self.state.with(py, |state| state.free.push_back(slot));
+        let _ = self.state.with(py, |state| state.streams.give_back(slot));
     }
 
     /// A slot that nobody uses, made as good as new.
     pub(super) fn take_slot(&self, py: Python<'_>) -> PyResult<Option<u32>> {
-        let slots = self.end.slots();
-        self.state.with(py, |state| {
-            // A slot is idle once the worker has let go of it too, and the last view of its memory
-            // is gone on both sides. The one that was freed first is the likeliest.
-            let looks = if state.fresh < slots {
-                LOOKS
-            } else {
-                state.free.len()
-            };
-            for _ in 0..looks.min(state.free.len()) {
-                let Some(slot) = state.free.pop_front() else {
-                    break;
-                };
-                if matches!(self.end.reset_slot(slot), Ok(true)) {
-                    return Ok(Some(slot));
-                }
-                state.free.push_back(slot);
-            }
-            while state.fresh < slots {
-                let slot = state.fresh;
-                let reset = self.end.reset_slot(slot);
-                let reset = reset.map_err(|error| errors::pool(cannot_open(&error)))?;
-                state.fresh += 1;
-                if reset {
-                    return Ok(Some(slot));
-                }
-                // Never used here, and held: the worker wrote over it.
-                state.free.push_back(slot);
-            }
-            Ok(None)
-        })?
+        let taken = self.state.with(py, |state| state.streams.take(&self.end))?;
+        taken.map_err(|error| errors::pool(cannot_open(&error)))
     }
 }
 
@@ -501,6 +457,3 @@ impl Link {
 pub(super) fn cannot_open(error: &LinkError) -> String {
     format!("cannot open a stream: {}", explain(error))
 }
-
-/// How many freed slots are looked at before a fresh one is taken.
-const LOOKS: usize = 4;

@@ -7,19 +7,18 @@ mod journal;
 mod lane;
 mod link;
 mod log;
-mod oversubscription;
 mod recover;
 mod ring_stream;
 mod slow_steps;
 
-use std::collections::{HashMap, VecDeque};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 
 use pyo3::prelude::*;
-use velo_shm::{Alarm, Coalesce, Consumer, Limits, LinkEnd, Producer};
+use velo_shm::{Alarm, Coalesce, Consumer, Limits, LinkLoad, Producer};
 use velo_supervisor::Key;
+use velo_supervisor::client_side::SlotTable;
 
 use crate::cell::GilCell;
 use crate::errors;
@@ -52,19 +51,19 @@ pub struct ClientLink {
 
 impl ClientLink {
     /// The client's side of a fresh link.
-    pub fn new(end: Arc<LinkEnd>, process: Option<OwnedFd>) -> PyResult<Self> {
+    pub fn new(end: velo_shm::Link, process: Option<OwnedFd>) -> PyResult<Self> {
         let (control_out, control_in) = control::open(&end)?;
         let state = LinkState {
             control_out,
             control_in,
-            streams: HashMap::new(),
-            free: VecDeque::new(),
-            fresh: control::SLOT + 1,
+            streams: SlotTable::default(),
         };
         let alarm =
             Alarm::create().map_err(|error| errors::pool(format!("cannot use a link: {error}")))?;
+        let load = LinkLoad::new(&end);
         let link = Link {
             end,
+            load,
             state: GilCell::new(state),
             asleep: AtomicUsize::new(0),
             patient: AtomicUsize::new(0),
@@ -80,13 +79,11 @@ impl ClientLink {
             coalesce: Coalesce::default(),
             alarm,
             dead: AtomicBool::new(false),
-            busy: AtomicBool::new(false),
             opened: AtomicU64::new(0),
             unwatched: AtomicBool::new(false),
             tell_slow: GilCell::default(),
             slow: GilCell::default(),
         };
-        oversubscription::joined(&link.end);
         Ok(ClientLink {
             link: Arc::new(link),
             process,
@@ -137,11 +134,7 @@ impl Drop for ClientLink {
     fn drop(&mut self) {
         destroy(|py| {
             self.link.dead.store(true, Relaxed);
-            drop(
-                self.link
-                    .state
-                    .with(py, |state| std::mem::take(&mut state.streams)),
-            );
+            drop(self.link.state.with(py, |state| state.streams.clear()));
             self.link.count_busy(py);
         });
     }

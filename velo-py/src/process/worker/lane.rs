@@ -127,7 +127,7 @@ impl RingPort {
             if ends.input_ended {
                 return Ok(false);
             }
-            if !blocked && !self.link.end.is_crowded() {
+            if !blocked && !self.link.end.is_oversubscribed() {
                 spin(py, rings, (&self.link.end, self.slot), Want::RESULTS);
             }
             Ok::<_, PyErr>(rings.consumer.has_data())

@@ -14,7 +14,7 @@ use std::sync::{Arc, Weak};
 
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
-use velo_shm::{Consumer, Limits, LinkEnd, Producer};
+use velo_shm::{Consumer, Limits, Producer};
 
 use crate::cell::GilCell;
 use crate::errors;
@@ -31,7 +31,7 @@ pub use watch::LinkWatch;
 
 /// The worker's end of a link, shared by its streams.
 struct Link {
-    pub(super) end: Arc<LinkEnd>,
+    pub(super) end: velo_shm::Link,
     pub(super) state: GilCell<LinkState>,
     /// Nothing can be said on it any more.
     broken: AtomicBool,
@@ -138,7 +138,7 @@ pub struct WorkerLink {
 
 impl WorkerLink {
     /// The worker's side of a fresh link.
-    pub fn new(end: Arc<LinkEnd>) -> PyResult<Self> {
+    pub fn new(end: velo_shm::Link) -> PyResult<Self> {
         let (control_out, control_in) = control::open(&end)?;
         let state = LinkState {
             control_out,

@@ -184,7 +184,7 @@ impl RingPort {
             let Some(rings) = ends.rings.as_mut() else {
                 return true;
             };
-            if !self.link.end.is_crowded() {
+            if !self.link.end.is_oversubscribed() {
                 spin(py, rings, (&self.link.end, self.slot), Want::RESULTS);
             }
             rings.consumer.has_data() || ends.input_ended
@@ -229,7 +229,7 @@ impl RingPort {
         }
         let end = &self.link.end;
         end.notify(self.slot);
-        if end.shares_core() && !end.is_crowded() {
+        if end.shares_core() && !end.is_oversubscribed() {
             py.detach(std::thread::yield_now);
         }
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
-use velo_shm::{LinkEnd, Spin, Woken, wait_any};
+use velo_shm::{Link, Spin, Woken, wait_any};
 
 use super::WorkerLink;
 use super::serve::Served;
@@ -100,8 +100,8 @@ impl LinkWatch {
 }
 
 impl LinkWatch {
-    fn ends(&self) -> impl Iterator<Item = &LinkEnd> + Clone {
-        self.served.iter().map(|served| &*served.link.end)
+    fn ends(&self) -> impl Iterator<Item = &Link> + Clone {
+        self.served.iter().map(|served| &served.link.end)
     }
 
     fn ready(&self) -> bool {
@@ -118,20 +118,20 @@ impl LinkWatch {
     /// It is one system call and no Python, because all that runs between being woken and looking
     /// at the rings is waited for.
     fn sleep(&mut self, py: Python<'_>, seconds: Option<f64>) -> PyResult<bool> {
-        self.ends().for_each(LinkEnd::arm);
+        self.ends().for_each(Link::arm);
         // Once more, now that the doorbells ring: what came before is seen here.
         let woken = match self.ready() {
             true => Ok(Woken::default()),
             false => {
                 let timeout = seconds.map(|s| Duration::try_from_secs_f64(s).unwrap_or(FOREVER));
-                let bells = self.ends().map(LinkEnd::doorbell);
+                let bells = self.ends().map(Link::doorbell);
                 py.detach(|| wait_any(bells, self.selector.as_fd(), timeout))
             }
         };
-        self.ends().for_each(LinkEnd::disarm);
+        self.ends().for_each(Link::disarm);
         let Woken { rung, other } = woken?;
         if rung {
-            self.ends().for_each(LinkEnd::woken);
+            self.ends().for_each(Link::woken);
         }
         if rung && !other && !self.ready() {
             // A client is about to have something, and has woken this worker in time for it.
@@ -144,8 +144,8 @@ impl LinkWatch {
 /// Looks at links that have nothing for as long as it pays, and not at all where a core is wanted by
 /// others. True if one has something then.
 fn spin_on(py: Python<'_>, served: &[Served], spin: &mut Spin) -> bool {
-    let ends = || served.iter().map(|served| &*served.link.end);
-    if ends().any(LinkEnd::is_crowded) {
+    let ends = || served.iter().map(|served| &served.link.end);
+    if ends().any(Link::is_oversubscribed) {
         return false;
     }
     // Each link is asked, as asking takes the answer away.
@@ -153,5 +153,5 @@ fn spin_on(py: Python<'_>, served: &[Served], spin: &mut Spin) -> bool {
     let Some(plan) = spin.plan(share_core) else {
         return false;
     };
-    py.detach(|| spin.run(plan, || ends().any(LinkEnd::any_ready)))
+    py.detach(|| spin.run(plan, || ends().any(Link::any_ready)))
 }

@@ -5,8 +5,9 @@ use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 
 use super::super::frame::{FIRST_KIND, FrameHeader, HEADER, frame_len};
-use super::super::loan::{Part, table_len, write_table};
-use super::{Place, Producer};
+use super::super::loan::Part;
+use super::super::loan_table::{table_len, write_table};
+use super::{Producer, Span};
 
 /// How many bytes ahead of what is written lines are asked for: a few small events.
 const AHEAD: u64 = 256;
@@ -15,7 +16,7 @@ const AHEAD: u64 = 256;
 /// room back.
 pub struct Reservation<'a> {
     pub(super) producer: &'a mut Producer,
-    pub(super) place: Place,
+    pub(super) span: Span,
     pub(super) counted: bool,
 }
 
@@ -40,7 +41,7 @@ impl Reservation<'_> {
     /// If the message with its table of loans is more than there is, or as for
     /// [`commit`](Self::commit).
     pub fn commit_lending(mut self, kind: u8, used: usize, parts: &[Part]) {
-        assert!(used as u64 <= self.place.room, "more used than reserved");
+        assert!(used as u64 <= self.span.room, "more used than reserved");
         let whole = lending_len(used, parts.len());
         write_table(&mut self[..whole], used, parts);
         // Before a consumer can say that it is done with them.
@@ -51,9 +52,9 @@ impl Reservation<'_> {
 
     #[inline]
     fn commit_as(self, kind: u8, used: usize, lends: bool) {
-        assert!(used as u64 <= self.place.room, "more used than reserved");
+        assert!(used as u64 <= self.span.room, "more used than reserved");
         assert!(kind >= FIRST_KIND, "kinds 0 and 1 are the ring's own");
-        let Place { start, .. } = self.place;
+        let Span { start, .. } = self.span;
         let producer = self.producer;
         if start != producer.tail {
             producer.pad(start - producer.tail);
@@ -62,7 +63,7 @@ impl Reservation<'_> {
             lends,
             ..FrameHeader::new(used as u32, kind, self.counted)
         };
-        // SAFETY: the place begins with room for a header, and is the producer's until published.
+        // SAFETY: the span begins with room for a header, and is the producer's until published.
         unsafe { header.write(producer.ring.at(start)) };
         producer.tail = start + frame_len(used as u64);
         producer.ring.will_write(producer.tail + AHEAD);
@@ -71,8 +72,8 @@ impl Reservation<'_> {
     }
 
     fn payload(&self) -> NonNull<u8> {
-        // SAFETY: a place has a header's length before its payload, both inside the ring.
-        unsafe { self.producer.ring.at(self.place.start).add(HEADER as usize) }
+        // SAFETY: a span has a header's length before its payload, both inside the ring.
+        unsafe { self.producer.ring.at(self.span.start).add(HEADER as usize) }
     }
 }
 
@@ -81,9 +82,9 @@ impl Deref for Reservation<'_> {
 
     #[inline]
     fn deref(&self) -> &[u8] {
-        // SAFETY: the place is `room` bytes inside the ring that the consumer is done with and has
+        // SAFETY: the span is `room` bytes inside the ring that the consumer is done with and has
         // not been given; shared memory always holds some value.
-        unsafe { std::slice::from_raw_parts(self.payload().as_ptr(), self.place.room as usize) }
+        unsafe { std::slice::from_raw_parts(self.payload().as_ptr(), self.span.room as usize) }
     }
 }
 
@@ -91,11 +92,11 @@ impl DerefMut for Reservation<'_> {
     #[inline]
     fn deref_mut(&mut self) -> &mut [u8] {
         // SAFETY: as for `deref`; and there is one reservation of one producer.
-        unsafe { std::slice::from_raw_parts_mut(self.payload().as_ptr(), self.place.room as usize) }
+        unsafe { std::slice::from_raw_parts_mut(self.payload().as_ptr(), self.span.room as usize) }
     }
 }
 
-/// How many bytes a message of `used` bytes takes that names so many parts of loans.
+/// How many bytes a message of `used` bytes takes that names `parts` parts of loans.
 pub fn lending_len(used: usize, parts: usize) -> usize {
     match parts {
         0 => used,
@@ -105,6 +106,6 @@ pub fn lending_len(used: usize, parts: usize) -> usize {
 
 impl fmt::Debug for Reservation<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Reservation({} bytes)", self.place.room)
+        write!(f, "Reservation({} bytes)", self.span.room)
     }
 }

@@ -1,4 +1,4 @@
-//! What whoever runs a standalone supervisor may order, and what is told of its state.
+//! Orders to a standalone supervisor, and reports of its state.
 
 use std::time::{Duration, Instant};
 

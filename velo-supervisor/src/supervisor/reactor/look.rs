@@ -12,11 +12,11 @@ use crate::wire::protocol::{
     LinkId, LinkLook, Question, StreamLook, ToClient, ToWorker, WorkerLook, WorkerStatus,
 };
 
-/// For so long the answers of workers are waited for.
+/// How long workers have for an answer.
 const ANSWER_BOUND: Duration = Duration::from_millis(500);
-/// And then for so long for the stacks of those that did not answer.
+/// How long workers that did not answer have to write their stacks.
 const STACKS_BOUND: Duration = Duration::from_millis(300);
-/// So many streams of one worker are shown, so that a look fits one message.
+/// How many streams of one worker are shown, so that a look fits one message.
 const MOST_STREAMS: usize = 4000;
 /// More looks than this do not go on at a time.
 const MOST_LOOKS: usize = 64;

@@ -8,9 +8,9 @@ use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
-use velo_shm::{LinkEnd, Progress, Running};
+use velo_shm::{Link, Progress, Running};
 
-use crate::options::{EmbeddedOptions, FOREVER, parallelism};
+use crate::options::{EmbeddedOptions, FOREVER};
 use crate::os;
 use crate::os::peer::Peer;
 use crate::pool::{ClientId, Gauges, Pool, Settings, WorkerId};
@@ -72,22 +72,22 @@ struct View<'a> {
 }
 
 impl View<'_> {
-    fn end(&self, link: LinkId) -> Option<&LinkEnd> {
+    fn end(&self, link: LinkId) -> Option<&Link> {
         self.links.get(&link).map(LinkRecord::end)
     }
 }
 
 impl Gauges for View<'_> {
     fn residents(&self, link: LinkId) -> u32 {
-        self.end(link).map_or(0, LinkEnd::residents)
+        self.end(link).map_or(0, Link::residents)
     }
 
     fn opened(&self, link: LinkId) -> u64 {
-        self.end(link).map_or(0, LinkEnd::opened_total)
+        self.end(link).map_or(0, Link::opened_total)
     }
 
     fn retire(&self, link: LinkId) -> bool {
-        self.end(link).is_none_or(LinkEnd::try_retire)
+        self.end(link).is_none_or(Link::try_retire)
     }
 
     fn running(&self, link: LinkId) -> Option<Running> {
@@ -96,15 +96,15 @@ impl Gauges for View<'_> {
 
     fn progress(&self, link: LinkId) -> Progress {
         self.end(link)
-            .map_or_else(Progress::default, LinkEnd::progress)
+            .map_or_else(Progress::default, Link::progress)
     }
 
     fn input_waits(&self, link: LinkId) -> bool {
-        self.end(link).is_some_and(LinkEnd::worker_input_waits)
+        self.end(link).is_some_and(Link::worker_input_waits)
     }
 
     fn stop_watching(&self, link: LinkId) -> bool {
-        self.end(link).is_none_or(LinkEnd::stop_watching)
+        self.end(link).is_none_or(Link::stop_watching)
     }
 
     fn written(&self, worker: WorkerId) -> u64 {
@@ -193,7 +193,7 @@ impl Reactor {
     ) -> Self {
         let settings = Settings {
             max: options.max_workers.map(|max| max.max(1)),
-            cores: parallelism(),
+            cores: u32::try_from(velo_shm::cores()).unwrap_or(u32::MAX),
             min: options.min_workers,
             idle: options.idle_timeout.min(FOREVER),
             drain: options.drain_bound.min(FOREVER),

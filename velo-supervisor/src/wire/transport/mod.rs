@@ -17,10 +17,10 @@ use crate::os::limits::explain;
 
 mod raw;
 
+use raw::{MAX_FDS, Passed};
+
 /// The largest message, header not counted.
 pub(crate) const MAX_MESSAGE: usize = 1 << 20;
-/// The most descriptors that one message carries.
-pub(crate) const MAX_FDS: usize = 4;
 /// How much may wait for a peer that does not read, before it is given up.
 const MAX_QUEUED: usize = 4 << 20;
 const HEADER: usize = 8;
@@ -90,14 +90,6 @@ struct Outgoing {
     bytes: Vec<u8>,
     sent: usize,
     fds: Vec<OwnedFd>,
-}
-
-/// What came beside the bytes.
-#[derive(Debug)]
-enum Passed {
-    Fd(OwnedFd),
-    /// All that came with one message, for which this process had no room.
-    Lost,
 }
 
 /// One end of a control socket, non-blocking.

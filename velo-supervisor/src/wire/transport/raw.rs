@@ -10,7 +10,16 @@ use nix::sys::socket::{
     AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, sendmsg, socketpair,
 };
 
-use super::{MAX_FDS, Passed};
+/// The most descriptors that one message carries.
+pub(super) const MAX_FDS: usize = 4;
+
+/// What came beside the bytes.
+#[derive(Debug)]
+pub(super) enum Passed {
+    Fd(OwnedFd),
+    /// All that came with one message, for which this process had no room.
+    Lost,
+}
 
 /// Room for control messages, aligned as the system wants its headers.
 #[repr(C, align(8))]

@@ -8,7 +8,8 @@ use std::io;
 use std::ptr::NonNull;
 use std::sync::{Arc as LocalArc, Mutex, MutexGuard, PoisonError};
 
-use super::{Ring, RingCorrupted};
+use super::ring_memory::RingMemory;
+use crate::error::RingCorrupted;
 use crate::layout::{HeapRange, MAX_RING, MIN_RING, PAGE, RingHeader, at};
 use crate::segment::Segment;
 use crate::sync::Ordering;
@@ -20,7 +21,7 @@ const CLASSES: usize = MAX_RING.ilog2() as usize + 1;
 
 /// Memory in a heap: of a ring, or on loan.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Block {
+pub(crate) struct Block {
     pub offset: usize,
     pub capacity: u64,
     /// The class it was cut for; it may serve a smaller ring.
@@ -29,10 +30,10 @@ pub(super) struct Block {
 
 /// What has to happen before a block that its producer has left can be used again.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Until {
+pub(crate) enum Until {
     /// The consumer has retired the ring in it.
     Retired,
-    /// So many frames that named it are done with, or the slot that they were in is idle.
+    /// `frames` frames that named it are done with, or the slot that they were in is idle.
     Released { frames: u64, slot: u32 },
 }
 
@@ -78,7 +79,7 @@ impl Heap {
     }
 
     /// A block of this capacity, with pages behind it and an empty header in front.
-    pub(super) fn allocate(&self, capacity: u64) -> io::Result<Block> {
+    pub(crate) fn allocate(&self, capacity: u64) -> io::Result<Block> {
         let class = capacity.max(PAGE as u64).next_power_of_two().ilog2();
         let (class, offset) = self.take(class).ok_or_else(|| {
             io::Error::new(
@@ -118,7 +119,7 @@ impl Heap {
     }
 
     /// Takes a block back that no one reads any more.
-    pub(super) fn free(&self, block: Block) {
+    pub(crate) fn free(&self, block: Block) {
         let len = Block::total_len(block.class);
         if block.capacity >= DISCARD && self.owner == std::process::id() {
             // Pages that cannot be given back are only kept longer than they need to be.
@@ -133,7 +134,7 @@ impl Heap {
     }
 
     /// Takes a block back whose consumer may still be reading it.
-    pub(super) fn abandon(&self, block: Block, until: Until) {
+    pub(crate) fn abandon(&self, block: Block, until: Until) {
         if self.is_done(block, until) {
             self.free(block);
         } else {
@@ -141,8 +142,8 @@ impl Heap {
         }
     }
 
-    /// Frees the abandoned blocks that have been let go of meanwhile, `over` telling of which slots
-    /// nobody reads any more what was in them.
+    /// Frees the abandoned blocks that have been let go of meanwhile, where `over` says that no
+    /// side reads a slot any more.
     pub(crate) fn sweep(&self, over: impl Fn(u32) -> bool) {
         let done: Vec<(Block, Until)> = {
             let mut state = self.lock();
@@ -161,12 +162,12 @@ impl Heap {
     }
 
     /// Whether the consumer is done with the ring in a block: all released, every lease dropped.
-    pub(super) fn is_retired(&self, block: Block) -> bool {
+    pub(crate) fn is_retired(&self, block: Block) -> bool {
         self.is_done(block, Until::Retired)
     }
 
     /// Whether the consumer is done with a block.
-    pub(super) fn is_done(&self, block: Block, until: Until) -> bool {
+    pub(crate) fn is_done(&self, block: Block, until: Until) -> bool {
         let ring = self.ring(block);
         let said = &ring.header().consumer;
         match until {
@@ -175,10 +176,10 @@ impl Heap {
         }
     }
 
-    pub(super) fn ring(&self, block: Block) -> Ring {
+    pub(crate) fn ring(&self, block: Block) -> RingMemory {
         // SAFETY: a block was cut out of the heap's range, which is inside the segment.
         let data = unsafe { at(self.segment.base(), block.offset + PAGE) };
-        Ring {
+        RingMemory {
             header: self.header(block),
             data,
             capacity: block.capacity,
@@ -197,12 +198,12 @@ impl Heap {
 }
 
 /// The ring that a moved frame speaks of, if there can be one: the consumer's check.
-pub(super) fn follow(
+pub(crate) fn follow(
     base: NonNull<u8>,
     heap: HeapRange,
     offset: u64,
     capacity: u64,
-) -> Result<Ring, RingCorrupted> {
+) -> Result<RingMemory, RingCorrupted> {
     if !capacity.is_power_of_two() || !(MIN_RING..=MAX_RING).contains(&capacity) {
         return Err(RingCorrupted::new(
             "a ring moved to one of an impossible size",
@@ -221,7 +222,7 @@ pub(super) fn follow(
     // SAFETY: header page and data lie in the heap, by the check above, which is inside the
     // segment; and the offset is aligned to a page.
     let (header, data) = unsafe { (at(base, offset), at(base, offset + PAGE)) };
-    Ok(Ring {
+    Ok(RingMemory {
         header,
         data,
         capacity,

@@ -10,8 +10,7 @@ use crate::segment::Segment;
 use crate::side::Side;
 use crate::spec::{LinkSpec, VERSION};
 
-/// Makes a link in a fresh segment, before anyone attaches to it. Whoever creates the segment
-/// does this, once.
+/// Makes a link in a fresh segment, once, before a side attaches to it.
 pub fn initialise(segment: &dyn Segment, spec: &LinkSpec) -> Result<(), LinkError> {
     let geometry = Geometry::new(spec)?;
     check_len(segment, &geometry)?;
@@ -44,7 +43,7 @@ fn check_len(segment: &dyn Segment, geometry: &Geometry) -> Result<(), LinkError
 }
 
 /// Whether a segment that has this geometry still says so.
-pub(super) fn says(segment: &dyn Segment, geometry: &Geometry) -> bool {
+pub(crate) fn says(segment: &dyn Segment, geometry: &Geometry) -> bool {
     read_info(segment) == geometry.info()
 }
 

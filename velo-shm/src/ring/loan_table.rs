@@ -2,23 +2,24 @@
 
 use std::ptr::NonNull;
 
-use super::{
-    HeapRange, PAGE, Part, RingCorrupted, RingHeader, SlotHold, at, full_fence, take_flag,
-};
-use crate::sync::Ordering;
+use super::loan::Part;
+use crate::error::RingCorrupted;
+use crate::layout::{HeapRange, PAGE, RingHeader, at};
+use crate::region::{SlotHold, take_flag};
+use crate::sync::{Ordering, full_fence};
 
 /// One part of a loan: three numbers.
 const ENTRY: usize = 24;
 /// What a table ends with.
 const END: usize = 8;
 
-/// How many bytes a table of so many parts takes.
-pub(in crate::ring) fn table_len(parts: usize) -> usize {
+/// How many bytes a table of `parts` parts takes.
+pub(super) fn table_len(parts: usize) -> usize {
     parts * ENTRY + END
 }
 
 /// Writes the table of a message of `used` bytes, to the end of its frame.
-pub(in crate::ring) fn write_table(frame: &mut [u8], used: usize, parts: &[Part]) {
+pub(super) fn write_table(frame: &mut [u8], used: usize, parts: &[Part]) {
     if parts.is_empty() {
         return;
     }
@@ -26,7 +27,8 @@ pub(in crate::ring) fn write_table(frame: &mut [u8], used: usize, parts: &[Part]
     frame[used..start].fill(0);
     let (table, end) = frame[start..].split_at_mut(parts.len() * ENTRY);
     for (entry, part) in table.chunks_exact_mut(ENTRY).zip(parts) {
-        let numbers = [part.loan.block.offset, part.start, part.len];
+        let (block, start) = part.origin();
+        let numbers = [block, start, part.len()];
         for (place, number) in entry.chunks_exact_mut(8).zip(numbers) {
             place.copy_from_slice(&(number as u64).to_ne_bytes());
         }
@@ -37,7 +39,7 @@ pub(in crate::ring) fn write_table(frame: &mut [u8], used: usize, parts: &[Part]
 
 /// A part of a loan, as the consumer found it named by a frame. It is done with once, by
 /// [`give_back`](Self::give_back).
-pub(in crate::ring) struct Borrowed {
+pub(super) struct Borrowed {
     pub payload: NonNull<u8>,
     pub len: usize,
     header: NonNull<RingHeader>,
@@ -51,7 +53,7 @@ unsafe impl Sync for Borrowed {}
 
 impl Borrowed {
     /// The frame that named it is done with.
-    pub(in crate::ring) fn give_back(&self, hold: &SlotHold) {
+    pub(super) fn give_back(&self, hold: &SlotHold) {
         hold.track(self.payload, self.len, false);
         // SAFETY: `read_table` checked that the header's page lies in the heap, which `hold` keeps
         // mapped; a ring header is nothing but atomics.
@@ -62,7 +64,7 @@ impl Borrowed {
         // Orders the count before the look at the flag; see `Shelf::wait_for`.
         full_fence();
         if take_flag(&header.waiting) {
-            hold.link.notify(hold.slot);
+            hold.region.notify(hold.slot);
         }
     }
 }
@@ -74,7 +76,7 @@ impl Borrowed {
 ///
 /// `len` bytes at `payload` are ring memory, aligned to eight; the heap is that of the segment at
 /// `base`.
-pub(in crate::ring) unsafe fn read_table(
+pub(super) unsafe fn read_table(
     payload: NonNull<u8>,
     len: u32,
     base: NonNull<u8>,

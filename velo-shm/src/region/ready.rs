@@ -2,8 +2,8 @@
 //!
 //! A bit is a hint that is never missing: it may be set for a slot that has nothing new.
 //!
-//! Why no event is lost: who sets a bit has written to the ring before, with a full fence between;
-//! who takes bits swaps them out first, then a full fence, then looks at the rings. If the setter
+//! Why no event is lost: the setter of a bit has written to the ring before, with a full fence
+//! between. The taker swaps the bits out first, then fences, then looks at the rings. If the setter
 //! found its bit set already, then the taker's swap is still to come, and so is its look.
 
 use crate::layout::Direction;
@@ -43,8 +43,8 @@ impl Direction {
         take_flag(&self.sleeping)
     }
 
-    /// Makes up for a bit of a slot whose word was never said to have one: nobody leaves it so, but
-    /// somebody who writes over this could, and the slot would never be looked at again.
+    /// Sets the summary bit of each word that has a bit. No side leaves it unset, but a process that
+    /// writes over it could, and the slot would never be looked at again.
     pub(crate) fn mend(&self) {
         for (index, word) in self.words.iter().enumerate() {
             if word.load(Ordering::Relaxed) != 0 {

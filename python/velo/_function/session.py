@@ -1,0 +1,61 @@
+"""A session: a stream that outlives its user, under a key. The same for both modes."""
+
+from __future__ import annotations
+
+import asyncio
+
+from velo import _core
+from velo._function.exceptions import log_failure
+
+__all__ = ["Session"]
+
+
+class Session:
+    """A session and the timer that ends it while it is detached.
+
+    Its owner reports when an attachment begins and ends, and when the function has ended.
+
+    Attributes:
+        core: What runs the function.
+        timeout: How many seconds it may be detached before its input ends. None: forever.
+        ending: Whether its input was ended while it was detached, or the function has ended. It
+            takes no more attachments; the next one begins a new session.
+
+    """
+
+    core: _core.Kept
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, timeout: float | None) -> None:
+        self._loop = loop
+        self._timer: asyncio.TimerHandle | None = None
+        self.timeout = timeout
+        self.ending = False
+
+    def on_attached(self) -> None:
+        """Stop the timer."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def on_detached(self) -> None:
+        """Start the timer, unless it runs."""
+        if self.timeout is not None and self._timer is None and not self.ending:
+            self._timer = self._loop.call_later(self.timeout, self.expire)
+
+    def on_ended(self, error: BaseException | None) -> None:
+        """Stop the timer, and log what the function raised after the last attachment."""
+        self.on_attached()
+        self.ending = True
+        if error is not None:
+            self._loop.call_soon(log_failure, error)  # not in the middle of a step
+
+    def expire(self) -> None:
+        """End the input, if no attachment can begin any more."""
+        self.on_attached()
+        if not self.ending and self.may_expire():
+            self.ending = True
+            self.core.end_input()
+
+    def may_expire(self) -> bool:
+        """Return whether it is detached, and see to it that it stays so."""
+        raise NotImplementedError
