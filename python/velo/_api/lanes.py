@@ -80,23 +80,28 @@ class _Host:
         self._max_pending = max_pending
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed: asyncio.Task[None] | None = None
-        self._numbers = 0
+        self._begun = False
         self._idle: _Idle | None = None
         self.guard: weakref.ref[AsyncGenerator[None, None]]
+
+    def begin(self, loop: asyncio.AbstractEventLoop) -> None:
+        """From here on there is something to close."""
+        if self._begun:
+            return
+        self._begun = True
+        if (guard := self.guard()) is not None:
+            with contextlib.suppress(StopIteration):
+                guard.__anext__().__await__().send(None)  # now the event loop knows it
+        if (timeout := self._spec.config.timeout) is not None:
+            self._idle = _Idle(self.keys, loop)
+            idle.watch(loop, self._idle, timeout)
 
     # What the keys ask for.
 
     def open_lane(self) -> None:
         """Open one more lane."""
         loop = asyncio.get_running_loop()
-        if self._numbers == 0:
-            if (guard := self.guard()) is not None:
-                with contextlib.suppress(StopIteration):
-                    guard.__anext__().__await__().send(None)  # from here on the event loop knows it
-            if (timeout := self._spec.config.timeout) is not None:
-                self._idle = _Idle(self.keys, loop)
-                idle.watch(loop, self._idle, timeout)
-        self._numbers += 1
+        self.begin(loop)
         if self._inline:
             function = (self._spec.runs, self._spec.has_state)
             deadline = self._spec.config.event_timeout
@@ -130,9 +135,12 @@ class _Host:
         self._start(self._await_place())
 
     async def _await_place(self) -> None:
-        assert self._spec.limiter is not None
-        await self._spec.limiter.acquire()
-        self.keys.add_place()
+        try:
+            await self._spec.acquire()
+        except Exception as error:
+            self.keys.fail(error)
+        else:
+            self.keys.add_place()
 
     def closes(self, failed: bool) -> asyncio.Future[None]:
         """Close all, to be waited for."""
@@ -213,6 +221,7 @@ class _LateSource:
 
     def _reader(self) -> _AsyncSource:
         if self._host.source is None:
+            self._host.begin(asyncio.get_running_loop())
             self._host.source = _AsyncSource(self._events, self._host.keys)
         return self._host.source
 

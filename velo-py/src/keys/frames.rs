@@ -26,7 +26,7 @@ pub const HANDLED: u8 = 16;
 pub const HEAD: usize = 8;
 
 /// A key of a lane: its number, and which of those that had it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Name {
     pub id: u32,
     pub generation: u32,
@@ -93,15 +93,6 @@ pub struct Handled {
 
 /// One key's share of `HANDLED`.
 const SHARE: usize = HEAD + 4;
-
-impl Default for Name {
-    fn default() -> Self {
-        Name {
-            id: 0,
-            generation: 0,
-        }
-    }
-}
 
 impl Handled {
     /// As it travels.

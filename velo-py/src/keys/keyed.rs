@@ -264,6 +264,8 @@ impl Keys {
             state.over = true;
             (state.counts.live, state.counts.pending) = (0, 0);
             self.counts.tell(py, state.counts);
+            let places = state.places();
+            state.reserved = 0;
             let left = (
                 state.ways(),
                 std::mem::take(&mut state.lanes),
@@ -272,7 +274,6 @@ impl Keys {
                 state.source.take(),
                 state.host.take(),
             );
-            let places = state.places();
             (left, places)
         })?;
         let (left, places) = left;

@@ -4,9 +4,13 @@ use std::collections::VecDeque;
 
 use pyo3::prelude::*;
 
-/// Objects in order, each with its length in bytes.
+/// An object, and its length in bytes.
+type Item = (Py<PyAny>, u32);
+
+/// Objects in order. Most keys have none, so that the queue takes one word until there is one.
 #[derive(Default)]
-pub struct Waiting(Option<Box<VecDeque<(Py<PyAny>, u32)>>>);
+#[expect(clippy::box_collection, reason = "one word a key instead of four")]
+pub struct Waiting(Option<Box<VecDeque<Item>>>);
 
 impl Waiting {
     /// Adds one at the end.
@@ -16,7 +20,7 @@ impl Waiting {
 
     /// Takes the first one.
     #[inline]
-    pub fn pop(&mut self) -> Option<(Py<PyAny>, u32)> {
+    pub fn pop(&mut self) -> Option<Item> {
         let queue = self.0.as_mut()?;
         let first = queue.pop_front();
         if queue.is_empty() {
