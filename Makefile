@@ -71,6 +71,7 @@ lint: $(VENV)/.ready
 	cargo clippy --quiet --workspace --all-targets --all-features -- -D warnings
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/python tools/layers.py
 	$(BIN)/mypy python/velo examples benches/run.py
 	PYTHONPATH=python $(BIN)/lint-imports --no-cache
 

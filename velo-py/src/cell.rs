@@ -44,7 +44,7 @@ pub struct GilCell<T> {
 unsafe impl<T: Send> Sync for GilCell<T> {}
 
 impl<T> GilCell<T> {
-    /// A cell that nobody has entered.
+    /// A cell that is not entered.
     pub fn new(value: T) -> Self {
         GilCell {
             entered: Cell::new(false),
@@ -78,7 +78,7 @@ impl<T> GilCell<T> {
     }
 }
 
-/// Whoever releases the GIL inside a cell comes back within microseconds.
+/// A thread that releases the GIL inside a cell comes back within microseconds.
 const TRIES: u32 = 200;
 const PAUSE: Duration = Duration::from_micros(50);
 

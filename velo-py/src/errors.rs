@@ -6,9 +6,10 @@ use pyo3::call::PyCallArgs;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyType;
+use velo_shm::RingCorrupted;
 
-/// An exception in one word. What is passed on for every event is small then: moving the room that an
-/// exception would take costs more than some of what is done.
+/// An exception in one word. It keeps small the results that every event passes on: moving the room of a
+/// whole exception costs more than some of those steps.
 #[derive(Debug)]
 pub struct Thrown(Box<PyErr>);
 
@@ -54,6 +55,24 @@ exception!(busy, "StreamBusy");
 exception!(too_large, "EventTooLarge");
 exception!(corrupted, "RingCorrupted");
 exception!(pool, "PoolError");
+
+/// A `velo.errors.RingCorrupted`: another process wrote over a ring.
+#[cold]
+pub fn ring_corrupted(found: &RingCorrupted) -> PyErr {
+    corrupted(format!(
+        "{found}; another process wrote over this stream's memory, its events are lost"
+    ))
+}
+
+/// A `velo.errors.StreamClosed` for a process that a stream function has forked.
+#[cold]
+pub fn of_worker() -> PyErr {
+    closed(
+        "this process was forked by a stream function: the streams of its worker, their events and \
+         their results are the worker's alone; hand over what the child needs before it is forked, \
+         and let it end by itself",
+    )
+}
 
 /// A `velo.errors.EventTimeout`: the function of `stream` was longer than `seconds` at its event.
 pub fn event_timeout(py: Python<'_>, stream: &str, event: u64, seconds: f64) -> PyErr {

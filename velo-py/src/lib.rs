@@ -11,7 +11,9 @@ mod codec;
 mod csv;
 mod errors;
 mod ffi;
+mod flow;
 mod function;
+mod function_side;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod inline;
@@ -38,8 +40,6 @@ mod core {
     #[pymodule_export]
     use super::function::pump::Pump;
     #[pymodule_export]
-    use super::function::session::Kept;
-    #[pymodule_export]
     use super::function::stream_port::StreamPort;
     #[pymodule_export]
     use super::function::ticks::Ticks;
@@ -54,26 +54,35 @@ mod core {
     #[pymodule_export]
     use super::module::daemon::{default_socket, serve_daemon};
     #[pymodule_export]
-    use super::module::inline_session::keep_inline;
+    use super::module::inline_session::open_inline_session;
     #[pymodule_export]
     use super::module::inline_stream::open_inline;
     #[pymodule_export]
+    use super::module::process_stream::{RecoveryTerms, SessionGrant, StreamLimits};
+    #[pymodule_export]
+    use super::module::session::Session;
+    #[pymodule_export]
     use super::module::supervisor::{
-        SupervisorClient, WorkerSeat, after_fork_child, after_fork_parent, before_fork,
-        serve_zygote, shutdown, status, usable_cores,
+        SupervisorClient, WorkerControlHandle, after_fork_child, after_fork_parent, before_fork,
+        default_in_children, keep_from_children, serve_zygote, set_title, shutdown, status,
+        usable_cores,
     };
     #[pymodule_export]
     use super::module::warm::warm_up;
     #[pymodule_export]
-    use super::process::client::{ClientLink, Recovery};
+    use super::module::watch::LinkWatch;
+    #[pymodule_export]
+    use super::module::worker_link::{SessionRequest, WorkerLink};
+    #[pymodule_export]
+    use super::process::client::handle::{ClientLinkHandle, Culprit};
+    #[pymodule_export]
+    use super::process::client::ring_stream::{Poison, Recovery};
     #[pymodule_export]
     use super::process::loan::LoanMemory;
     #[pymodule_export]
     use super::process::view::View;
     #[pymodule_export]
-    use super::process::worker::{LinkWatch, WorkerLink};
-    #[pymodule_export]
-    use super::user::function_stats::Ledger;
+    use super::user::function_stats::FunctionStats;
     #[pymodule_export]
     use super::user::group::{GroupMember, StreamGroup};
     #[pymodule_export]

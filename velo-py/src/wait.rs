@@ -1,4 +1,4 @@
-//! Waiting: a task sleeps on a future of its event loop until somebody wakes it.
+//! Waiting: a task sleeps on a future of its event loop until it is woken.
 
 use std::sync::Arc;
 
@@ -31,14 +31,14 @@ impl Wait {
         Ok(future)
     }
 
-    /// Has the group told, under the name `token`, instead of a task.
+    /// Has the group note `token`, instead of waking a task.
     pub fn join(&self, py: Python<'_>, group: Arc<Group>, token: Py<PyAny>) -> PyResult<()> {
         Ok(self
             .0
             .with(py, |place| *place = Some(Waiter::Member(group, token)))?)
     }
 
-    /// Lets the waiting task go on, if there is one.
+    /// Wakes the waiting task, if there is one.
     #[inline]
     pub fn wake(&self, py: Python<'_>) {
         match self.0.with(py, Option::take) {
@@ -48,9 +48,9 @@ impl Wait {
         }
     }
 
-    /// Takes the future of the task that waits here, which stays asleep. None: nobody does, or it is
-    /// about to go on anyway.
-    pub fn park(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+    /// Takes the future of the task that waits here, which sleeps on. None: no task waits here, or it
+    /// was woken already.
+    pub fn suspend(&self, py: Python<'_>) -> Option<Py<PyAny>> {
         let take = |place: &mut Option<Waiter>| match place.take() {
             Some(Waiter::Task(future)) => Some(future),
             other => {
@@ -61,9 +61,9 @@ impl Wait {
         self.0.with(py, take).ok().flatten()
     }
 
-    /// The task behind a parked future waits here again.
-    pub fn resume(&self, py: Python<'_>, parked: Py<PyAny>) -> PyResult<()> {
-        let waiter = Waiter::Task(parked);
+    /// The task behind a suspended future waits here again.
+    pub fn resume(&self, py: Python<'_>, suspended: Py<PyAny>) -> PyResult<()> {
+        let waiter = Waiter::Task(suspended);
         Ok(self.0.with(py, |place| *place = Some(waiter))?)
     }
 
@@ -109,14 +109,14 @@ pub fn complete(future: &Bound<'_, PyAny>) {
                 .map(drop),
         });
     if let Err(error) = woken {
-        // The loop of the waiting task is closed: nobody is left to be woken.
+        // The loop of the waiting task is closed, so the task cannot run any more.
         if !error.is_instance_of::<pyo3::exceptions::PyRuntimeError>(py) {
             error.write_unraisable(py, Some(future));
         }
     }
 }
 
-/// Many streams that one task waits for: who has something is told by name.
+/// Many streams that one task waits for. Those that have something note their tokens here.
 #[derive(Default)]
 pub struct Group {
     ready: GilCell<Vec<Py<PyAny>>>,
@@ -141,7 +141,7 @@ impl Group {
         &self.wait
     }
 
-    /// Whether nobody has something.
+    /// Whether no member has something.
     pub fn is_empty(&self, py: Python<'_>) -> PyResult<bool> {
         Ok(self.ready.with(py, |ready| ready.is_empty())?)
     }

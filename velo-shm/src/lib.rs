@@ -63,6 +63,8 @@ mod activity;
 mod cpu;
 mod doorbell;
 mod error;
+#[cfg(all(target_os = "linux", not(loom)))]
+pub mod fork;
 mod layout;
 mod link;
 mod region;

@@ -1,6 +1,7 @@
 //! The client's handle: asks the supervisor for links and hears what becomes of them. It never
 //! waits; its descriptor says when to look.
 
+use std::ffi::OsString;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -293,7 +294,7 @@ impl Client {
     pub fn preload(
         &mut self,
         modules: Vec<String>,
-        paths: Vec<String>,
+        paths: Vec<OsString>,
     ) -> Result<(), SupervisorError> {
         self.send(&FromClient::Preload { modules, paths })
     }

@@ -367,7 +367,7 @@ pub fn pool(steps: &[[u8; 4]]) {
         idle: Duration::from_millis(100),
         drain: Duration::from_millis(20),
         terminate: Duration::from_millis(10),
-        client_links: steps
+        client_workers: steps
             .first()
             .and_then(|step| (step[2] % 2 == 0).then(|| u32::from(step[2] % 5))),
     };

@@ -66,6 +66,7 @@ pub use error::{DaemonError, SupervisorError, WorkerControlError, ZygoteError};
 pub use options::{DaemonOptions, EmbeddedOptions, LogFormat};
 pub use os::exit::Exit;
 pub use os::limits::explain;
+pub use os::title::set_title;
 #[doc(inline)]
 pub use rust_client as stream;
 #[doc(hidden)] // for the two halves of a stream alone

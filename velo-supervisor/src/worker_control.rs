@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use velo_shm::fork::SharedFd;
 use velo_shm::{Link, Side};
 
 use crate::error::WorkerControlError;
@@ -29,6 +30,8 @@ pub const ABANDONED_EXIT_CODE: i32 = 125;
 #[derive(Debug)]
 pub struct WorkerControl {
     worker: u32,
+    /// A child of this worker has no part in what it says: dropped before the socket.
+    _shared: SharedFd,
     channel: Channel<OwnedFd>,
     report: OwnedFd,
     /// The supervisor's process.
@@ -104,6 +107,7 @@ impl WorkerControl {
     ) -> io::Result<Self> {
         Ok(Self {
             worker,
+            _shared: SharedFd::new(control.as_fd()),
             channel: Channel::new(control)?,
             report,
             owner,
@@ -202,6 +206,11 @@ impl WorkerControl {
         }
     }
 
+    /// Whether the worker is a standalone supervisor's, which several programs may use.
+    pub fn is_shared(&self) -> bool {
+        self.outlive.is_some()
+    }
+
     /// How long an orphaned worker stays that no stream is open on; none where it ends with its
     /// supervisor.
     pub fn outlive(&self) -> Option<Duration> {
@@ -265,12 +274,16 @@ impl WorkerControl {
         let watch = || -> io::Result<()> {
             let owner = self.owner.try_clone()?;
             let control = self.channel.fd().try_clone()?;
+            let shared = SharedFd::new(control.as_fd());
             let grace = self.grace;
             let clients = self.outlive.map(|_| self.clients.clone());
             thread::Builder::new()
                 .name("velo-watchdog".into())
                 .stack_size(64 << 10)
-                .spawn(move || watch_over(&owner, &control, clients.as_ref(), grace))
+                .spawn(move || {
+                    let _shared = shared;
+                    watch_over(&owner, &control, clients.as_ref(), grace);
+                })
                 .map(drop)
         };
         if let Err(error) = watch() {

@@ -255,6 +255,14 @@ class StreamFn(Generic[In, Out]):
 
         return _restore, (describe(self._function), self.config)
 
+    def _reduce_in_place(self) -> Any:
+        """Travel as a part of a function that travels by value, which may be this very one."""
+        from velo._function.reference import import_path
+
+        if import_path(self._function) is not None:
+            return self.__reduce_ex__(5)
+        return _blank, (), (self._function, self.config), None, None, _fill
+
     def __repr__(self) -> str:
         """Name and mode."""
         return f"<StreamFn `{self._spec.name}` {self.config.mode}>"
@@ -320,6 +328,14 @@ def stream_fn(
     if function is None:
         return lambda decorated: StreamFn(decorated, chosen)
     return StreamFn(function, chosen)
+
+
+def _blank() -> StreamFn[Any, Any]:
+    return StreamFn.__new__(StreamFn)
+
+
+def _fill(fn: StreamFn[Any, Any], made_of: tuple[Any, StreamConfig]) -> None:
+    fn.__init__(*made_of)  # type: ignore[misc]
 
 
 def _restore(described: Any, config: StreamConfig) -> StreamFn[Any, Any]:

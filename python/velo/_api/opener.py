@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine, Generator
 from types import TracebackType
 
 from velo import _core
+from velo._environment import check as check_environment
 from velo._function.spec import FunctionSpec
 from velo._types import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -69,6 +70,7 @@ class StreamOpener(Generic[In, Out]):
     def _late(self) -> tuple[Any, Any, Any]:
         """What opening a stream needs of asyncio, whose import takes longer than all of velo."""
         find: Any = None
+        check_environment()
         if self.spec.config.mode == "process":
             from velo._process import supervisors
 

@@ -246,7 +246,7 @@ class _Slot:
             session = _InlineSession(self._loop, config.timeout, release, self._permit)
             function = (spec.runs, spec.has_state)
             on_free = functools.partial(_on_free, weakref.ref(self))
-            opened, session.core = _core.keep_inline(
+            opened, session.core = _core.open_inline_session(
                 self._loop, function, limits, name, config.event_timeout, on_free
             )
         except BaseException:

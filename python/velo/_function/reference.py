@@ -9,20 +9,28 @@ import itertools
 import os
 import sys
 import types
+import weakref
 from collections.abc import Callable
 from typing import Any
 
 from velo import _core
 from velo._config import StreamConfig
+from velo._function.import_paths import (
+    check_file,
+    encoded,
+    import_paths,
+    shadowing,
+    unshadow,
+    use_paths,
+)
 from velo._function.signature import takes_state
 from velo.errors import VeloError
 
 __all__ = [
     "Reference",
-    "add_paths",
+    "by_value",
     "describe",
     "import_path",
-    "import_paths",
     "load",
     "refuse_while_importing",
 ]
@@ -36,6 +44,9 @@ _PICKLED = b"\x80"
 # The placeholder of cloudpickle for the file name of code.
 _NO_FILE = "<dynamic-code>"
 
+
+# Functions that have come here by value.
+by_value: weakref.WeakSet[types.FunctionType] = weakref.WeakSet()
 
 # The modules that this worker is importing to load a function.
 _importing: list[str] = []
@@ -65,6 +76,7 @@ class Reference:
         budgets: Limits of its streams that the supervisor watches: `stall_timeout`,
             `event_timeout` and `max_worker_memory`.
         limits: All limits of its streams, as `ClientLink.open` takes them.
+        known_by: The links whose workers know it.
         preload: Modules that workers need to load it, besides its own. Known once `definition` is.
 
     """
@@ -74,9 +86,19 @@ class Reference:
         self.has_state = takes_state(function)
         self.preload: tuple[str, ...] = ()
         self.budgets = (config.stall_timeout, config.event_timeout, config.max_worker_memory)
-        max_bytes = 1 << (config.max_bytes - 1).bit_length()  # rings are powers of two
-        self.limits = (config.buffer, max_bytes, config.full, *self.budgets)
+        self.limits = _limits(config, config.buffer, config.full)
+        self.known_by: list[weakref.ref[Any]] = []
         self._function = function
+
+    def lane_limits(self, config: StreamConfig, most: int) -> _core.StreamLimits:
+        """Return the limits of a lane, at most `most` of whose events are on their way."""
+        return _limits(config, most, "wait")
+
+    def __del__(self) -> None:
+        """Note that no stream of it will be opened any more. Garbage is collected in any thread."""
+        for link_of in self.known_by:
+            if (link := link_of()) is not None:
+                link.gone.append(self.number)
 
     @functools.cached_property
     def definition(self) -> bytes:
@@ -88,23 +110,16 @@ class Reference:
         """
         described = describe(self._function)
         kind, content = described
+        paths = [encoded(path) for path in import_paths()]
         if kind == "path":
-            return _core.dumps([*content, import_paths()])
+            file = getattr(sys.modules.get(content[0]), "__file__", None)
+            about = {"file": encoded(file) if isinstance(file, str) else None}
+            return _core.dumps([*content, paths, about | {"shadows": shadowing()}])
         import pickle
 
         if _travels_by_value(described):
             self.preload = ("cloudpickle",)
-        return pickle.dumps((import_paths(), described), protocol=5)
-
-
-def import_paths() -> list[str]:
-    """Return the folders in which this process looks for modules."""
-    return [os.path.abspath(path) if path == "" else path for path in sys.path]
-
-
-def add_paths(paths: list[str]) -> None:
-    """Make this process look for modules in these folders, too."""
-    sys.path.extend(path for path in paths if path not in sys.path)
+        return pickle.dumps((paths, described, {"shadows": shadowing()}), protocol=5)
 
 
 def describe(function: Any) -> tuple[str, Any]:
@@ -119,11 +134,23 @@ def describe(function: Any) -> tuple[str, Any]:
     try:
         return ("value", _pickled(function))
     except Exception as error:
+        if isinstance(error, _CannotTravel):
+            raise  # the innermost function is the one to change
+        if isinstance(error, RecursionError):
+            error = RecursionError("what it refers to is nested too deeply, or refers to itself")
         name = getattr(function, "__qualname__", repr(function))
-        raise TypeError(
+        raise _CannotTravel(
             f"`{name}` cannot be sent to a worker: {error}; define it at the top of a module, or "
             "have it make what cannot travel itself"
         ) from error
+
+
+class _CannotTravel(TypeError):
+    """A function cannot be sent to a worker."""
+
+
+_CannotTravel.__name__ = _CannotTravel.__qualname__ = "TypeError"
+_CannotTravel.__module__ = "builtins"
 
 
 def _pickled(function: Any) -> bytes:
@@ -132,6 +159,8 @@ def _pickled(function: Any) -> bytes:
 
     class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         def reducer_override(self, value: Any) -> Any:
+            if (reduce := getattr(type(value), "_reduce_in_place", None)) is not None:
+                return reduce(value)
             if type(value) is not types.CodeType:
                 return super().reducer_override(value)
             make, parts = self.dispatch_table[types.CodeType](value)
@@ -180,12 +209,17 @@ def load(definition: bytes) -> Callable[..., Any]:
     if definition.startswith(_PICKLED):
         import pickle
 
-        paths, described = pickle.loads(definition)
+        paths, described, *about = pickle.loads(definition)
     else:
-        module, name, paths = _core.loads(definition)
+        module, name, paths, *about = _core.loads(definition)
         described = ("path", (module, name))
-    add_paths(paths)
-    return build(described)
+    use_paths([os.fsdecode(path) for path in paths])
+    said: dict[str, Any] = about[0] if about else {}
+    unshadow(said.get("shadows", {}))
+    function = build(described)
+    if described[0] == "path":
+        check_file(sys.modules.get(described[1][0]), said.get("file"))
+    return function
 
 
 def build(described: tuple[str, Any]) -> Callable[..., Any]:
@@ -199,6 +233,8 @@ def build(described: tuple[str, Any]) -> Callable[..., Any]:
         import pickle
 
         function: Callable[..., Any] = _plain(pickle.loads(content))
+        if isinstance(function, types.FunctionType):
+            by_value.add(function)
         return function
     module, name = content
     _importing.append(module)
@@ -213,3 +249,14 @@ def build(described: tuple[str, Any]) -> Callable[..., Any]:
             raise ImportError(f"there is no `{name}` in module `{module}` of the worker") from None
     function = _plain(found)
     return function
+
+
+def _limits(config: StreamConfig, buffer: int, full: str) -> _core.StreamLimits:
+    return _core.StreamLimits(
+        buffer=buffer,
+        max_bytes=1 << (config.max_bytes - 1).bit_length(),  # rings are powers of two
+        full=full,
+        stall_timeout=config.stall_timeout,
+        event_timeout=config.event_timeout,
+        max_worker_memory=config.max_worker_memory,
+    )

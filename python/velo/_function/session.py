@@ -23,7 +23,7 @@ class Session:
 
     """
 
-    core: _core.Kept
+    core: _core.Session
 
     def __init__(self, loop: asyncio.AbstractEventLoop, timeout: float | None) -> None:
         self._loop = loop

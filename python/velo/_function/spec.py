@@ -48,7 +48,7 @@ class FunctionSpec:
         self.config = config
         self.has_state = takes_state(function)
         self.limiter = Limiter(config.max_concurrent) if config.max_concurrent else None
-        self.stats = _core.Ledger()
+        self.stats = _core.FunctionStats()
         self._numbers = itertools.count(1)
         module = getattr(function, "__module__", None) or "?"
         function_stats.keep(self, f"{module}:{self.name}", config.mode, self.stats)

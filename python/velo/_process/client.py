@@ -18,6 +18,7 @@ from velo._process import placement, recovery, supervisors, worker_death, worker
 from velo._process.connection import Connection
 from velo._process.key_requests import KeyRequests
 from velo._process.links import Link, attach
+from velo._process.surroundings import here
 from velo.errors import PoolError, RingCorrupted
 
 __all__ = ["Client"]
@@ -111,12 +112,12 @@ class Client:
 
         """
         loop = asyncio.get_running_loop()
-        limits = (most, *function.limits[1:])
+        limits = function.lane_limits(config, most)
         while True:
             link = await self._link_for(function, config)
             if self._connection.most_streams:
                 self.check_quota()
-            self._set_levels(link)
+            self._tell_news(link)
             opened = link.end.open(loop, function.number, limits, name, lane=True)
             if opened is not None:
                 self._opened_on(link, function, config, loop)
@@ -134,7 +135,7 @@ class Client:
         """
         while stream.wanted:
             link = await self._link_for(function, config, avoid)
-            self._set_levels(link)
+            self._tell_news(link)
             if link.end.reopen(stream, function.number):
                 lifecycle_log.stream(INFO, stream.name, "goes on in worker process %d", link.pid)
                 self._watch(link, config)
@@ -174,7 +175,7 @@ class Client:
             link = await self._place(config.workers or placement.usable_cores(), avoid)
         finally:
             self._placing -= 1
-        link.define(function.number, definition)
+        link.define(function, definition)
         return link
 
     def open_now(
@@ -205,7 +206,7 @@ class Client:
         function: Reference,
         config: StreamConfig,
         name: str,
-        session: tuple[bytes, int, float | None, str] | None = None,
+        session: _core.SessionGrant | None = None,
     ) -> _core.Opened | None:
         """Open a stream on a link, or attach it to a session there.
 
@@ -215,18 +216,19 @@ class Client:
             function: What the stream runs.
             config: How.
             name: The stream's name.
-            session: The digest of the key, the number of its grant, how long the session may be
-                detached, and the key as it is shown.
+            session: The grant of the session's key. None: the stream is no attachment.
 
         Returns:
             The stream. None: the link takes no more.
 
         """
-        self._set_levels(link)
-        keep: Any = session
+        self._tell_news(link)
+        terms = None
         if config.recover != "none":
-            keep = recovery.keep(self, function, config)
-        opened = link.end.open(loop, function.number, function.limits, name, keep)
+            terms = recovery.terms(self, function, config)
+        opened = link.end.open(
+            loop, function.number, function.limits, name, recovery=terms, session=session
+        )
         if opened is None:
             self._let_go(link)
         else:
@@ -261,6 +263,7 @@ class Client:
         busy = [link for link in self.links.values() if link.end.streams]
         for link in busy:
             link.end.check_up()
+            link.forget()
         loop = self._loop()
         if busy and loop is not None and not loop.is_closed():
             self._check_up_later(loop)
@@ -277,7 +280,14 @@ class Client:
             ):  # else there is no supervisor
                 self._connection.supervisor.watch(link.number, stall, memory)
 
-    def _set_levels(self, link: Link) -> None:
+    def _tell_news(self, link: Link) -> None:
+        """Have a worker know what has changed here since the last stream was opened there."""
+        if link.gone:
+            link.forget()
+        surroundings = here.packed(shared=self._address is not None)
+        if surroundings is not link.surroundings:
+            link.end.set_surroundings(surroundings)
+            link.surroundings = surroundings
         levels = _levels.packed()
         if levels is not link.levels:
             link.end.set_levels(levels)

@@ -8,7 +8,7 @@ import weakref
 from typing import Any, Protocol
 
 from velo import _core
-from velo._function.reference import import_paths
+from velo._function.import_paths import import_paths
 from velo._process import supervisors
 from velo.errors import PoolError
 

@@ -58,7 +58,7 @@ class LinkOwner(Protocol):
         function: Reference,
         config: StreamConfig,
         name: str,
-        session: tuple[bytes, int, float | None, str],
+        session: _core.SessionGrant,
     ) -> _core.Opened | None:
         """Open a stream on a link. None: the link takes no more."""
 
@@ -129,8 +129,10 @@ class KeyRequests:
                     release = await spec.acquire()
                 link = client.links.get(grant.link)
                 if link is not None:
-                    link.define(function.number, definition)
-                    session = (key, grant.number, config.timeout, shown)
+                    link.define(function, definition)
+                    session = _core.SessionGrant(
+                        key=key, grant=grant.number, timeout=config.timeout, shown=shown
+                    )
                     opened = client.open_on(link, loop, function, config, name, session)
                     if opened is not None:
                         if release is not None:

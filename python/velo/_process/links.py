@@ -13,6 +13,8 @@ from velo._process import worker_logs
 if TYPE_CHECKING:
     import asyncio
 
+    from velo._function.reference import Reference
+
 __all__ = ["Link", "attach"]
 
 
@@ -37,6 +39,9 @@ class Link:
         self.end = end
         self.functions: set[int] = set()
         self.levels = b""
+        self.surroundings = b""
+        # Functions that the worker knows, and nobody has any more: told as the next stream opens.
+        self.gone: list[int] = []
         self.leaving = False
         self.outgrown = False
         # When the last warning was about a slow stream here, in the loop's time.
@@ -47,11 +52,19 @@ class Link:
         self.stall: float | None = None
         self.memory: int | None = None
 
-    def define(self, number: int, definition: bytes) -> None:
-        """Send a function to the worker, if it does not know it yet."""
-        if number not in self.functions:
-            self.end.define(number, definition)
-            self.functions.add(number)
+    def define(self, function: Reference, definition: bytes) -> None:
+        """Send a function to the worker, if it does not know it yet; it forgets it in the end."""
+        if function.number not in self.functions:
+            self.end.define(function.number, definition)
+            self.functions.add(function.number)
+            function.known_by.append(weakref.ref(self))
+
+    def forget(self) -> None:
+        """Have the worker forget the functions that nobody has any more."""
+        while self.gone:
+            number = self.gone.pop()
+            self.functions.discard(number)
+            self.end.forget(number)
 
 
 class LinkOwner(Protocol):
@@ -75,7 +88,7 @@ def attach(link: Link, loop: asyncio.AbstractEventLoop, client: LinkOwner) -> No
     loop_of, end_of = weakref.ref(loop), weakref.ref(end)
     client_of, link_of = weakref.ref(client), weakref.ref(link)
     loop.add_reader(end.fileno(), end.on_doorbell)
-    loop.add_reader(end.alarm_fileno(), end.nap_over)
+    loop.add_reader(end.alarm_fileno(), end.on_alarm)
     end.set_wake_soon(functools.partial(_wake_soon, loop_of, end_of))
     end.set_slow(functools.partial(_slow_step, loop_of, client_of, link_of))
     end.set_broken(functools.partial(_broken, loop_of, client_of, link_of))

@@ -8,17 +8,15 @@ import weakref
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, Protocol
 
+from velo import _core
 from velo.errors import PoisonEvent, PoolError, WorkerDied
 
 if TYPE_CHECKING:
-    from velo import _core
     from velo._config import StreamConfig
     from velo._function.reference import Reference
     from velo._process.links import Link
 
-__all__ = ["keep"]
-
-Keep = tuple[int, bool, int, Any]
+__all__ = ["terms"]
 
 
 class Mover(Protocol):
@@ -40,10 +38,15 @@ class Mover(Protocol):
         """Have another worker take a stream over."""
 
 
-def keep(client: Mover, function: Reference, config: StreamConfig) -> Keep:
+def terms(client: Mover, function: Reference, config: StreamConfig) -> _core.RecoveryTerms:
     """Return the terms of a stream that recovers, as `ClientLink.open` takes them."""
     recover = functools.partial(_recover, weakref.ref(client), function, config)
-    return config.journal_limit, function.has_state, config.max_restarts, recover
+    return _core.RecoveryTerms(
+        journal_limit=config.journal_limit,
+        has_state=function.has_state,
+        max_restarts=config.max_restarts,
+        recover=recover,
+    )
 
 
 def _recover(
@@ -52,7 +55,7 @@ def _recover(
     config: StreamConfig,
     stream: _core.Recovery,
     died: WorkerDied | None,
-    poison: tuple[int, bool] | None,
+    poison: _core.Poison | None,
 ) -> None:
     """Move a stream to another worker.
 
@@ -72,7 +75,7 @@ def _recover(
         raise PoolError("the event loop of this stream is closed")
     if poison is not None:
         assert died is not None
-        number, at_work = poison
+        number, at_work = poison.event, poison.at_work
         if not at_work:
             where = f"after event {number}" if number else "before its first event"
             died.add_note(
@@ -135,7 +138,7 @@ async def _move(
         better = await client.has_better(left, function, config)
     except PoolError:
         return
-    if better and stream.may_leave(left.end):
+    if better and left.end.may_lose(stream):
         stream.begin()
         await _find_worker(client, function, config, stream, None, left)
 

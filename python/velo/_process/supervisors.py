@@ -8,6 +8,8 @@ import os
 import sys
 
 from velo import _core
+from velo._environment import ONE_THREAD, ZYGOTE_FD, seconds
+from velo._environment import python as chosen_python
 from velo.errors import PoolError
 
 __all__ = [
@@ -34,17 +36,15 @@ os.register_at_fork(
 )
 atexit.register(_core.shutdown, EXIT_BOUND)
 
-# Workers share the cores, so that numeric libraries must not start a thread for each core.
-_ONE_THREAD = (
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
-)
-
 # Strings have the same hashes in all workers, so that a stream that moves sees sets in one order.
 _SEED = str(int.from_bytes(os.urandom(4)) or 1)
+
+
+# What to do where this program's own interpreter cannot be started for workers.
+_INSTEAD = (
+    f"set `VELO_PYTHON` to the path of a Python {sys.version_info.major}."
+    f'{sys.version_info.minor} in which velo is installed, or use `mode="inline"`'
+)
 
 
 class NoSupervisor(PoolError):
@@ -124,20 +124,36 @@ def runtime() -> str:
 
 
 def _idle_timeout() -> float:
-    return float(os.environ.get("VELO_IDLE_TIMEOUT", "10"))
+    return seconds("VELO_IDLE_TIMEOUT", 10.0)
 
 
 def environment() -> list[tuple[str, str]]:
     """Return the variables to add to the environment of workers."""
-    added = dict.fromkeys(_ONE_THREAD, "1") | {"PYTHONHASHSEED": _SEED}
+    added = dict.fromkeys(ONE_THREAD, "1") | {"PYTHONHASHSEED": _SEED}
     return [(name, value) for name, value in added.items() if name not in os.environ]
 
 
 @functools.cache
 def zygote_command() -> list[str]:
-    """Return the command that starts the zygote, from which workers are forked."""
-    if not sys.executable:
-        raise PoolError("process mode needs `sys.executable`, the Python that runs workers")
+    """Return the command that starts the zygote, from which workers are forked.
+
+    Raises:
+        PoolError: When this program is not run by a Python interpreter that could be started again.
+        ValueError: When `VELO_PYTHON` names none.
+
+    """
+    python = chosen_python()
+    if ZYGOTE_FD in os.environ:
+        raise PoolError(
+            "this process was started to run workers, and runs a program instead: the "
+            f"`sys.executable` of process {os.getppid()} is no Python interpreter; {_INSTEAD}"
+        )
+    if python is None and (getattr(sys, "frozen", False) or not sys.executable):
+        what = "is frozen (`sys.frozen`)" if sys.executable else "has no `sys.executable`"
+        raise PoolError(
+            f"process mode runs workers in a Python interpreter, and this program {what}; "
+            f"{_INSTEAD}"
+        )
     import subprocess
 
     flags: list[str] = getattr(subprocess, "_args_from_interpreter_flags", list)()
@@ -148,4 +164,4 @@ def zygote_command() -> list[str]:
         f"import gc, sys; gc.disable(); sys.path.append({home!r}); "
         "from velo._worker.zygote import main; main()"
     )
-    return [sys.executable, *flags, "-P", "-c", code]
+    return [python or sys.executable, *flags, "-P", "-c", code]

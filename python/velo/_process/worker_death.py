@@ -30,7 +30,9 @@ def tell(
 
     """
     culprit = link.end.culprit() if ran == "here" else None
-    number_ran, name_ran, event = culprit or (None, None, None)
+    number_ran = name_ran = event = None
+    if culprit is not None:
+        number_ran, name_ran, event = culprit.stream, culprit.name, culprit.event
     starved = oom.said() if how[0] == signal.SIGKILL and why is None else None
 
     def died(stream: str, number: int, in_flight: int) -> WorkerDied:

@@ -25,19 +25,31 @@ class Levels:
 
     def __init__(self) -> None:
         self._packed = b""
+        self._counted = (0, 0)
 
     def packed(self) -> bytes:
-        """Return the encoded levels; the same object as long as they have not changed."""
+        """Return levels, and loggers that have handlers; the same object while nothing changes.
+
+        A worker does not run its own handlers of those loggers: each record appears once.
+        """
         # Reading the levels of all loggers would take longer than opening a stream. `logging`
         # clears its caches when any level changes, so a mark in one of them shows a change.
         cache: dict[object, bool] = getattr(logging.root, "_cache", {})
-        if self not in cache:
+        manager = logging.root.manager
+        # Nor do they know of new handlers; those are counted.
+        counted = len(manager.loggerDict), len(getattr(logging, "_handlerList", ()))
+        if self not in cache or counted != self._counted:
+            self._counted = counted
             cache[self] = True
-            manager = logging.root.manager
-            levels = {
-                name: logger.level
+            loggers = {
+                name: logger
                 for name, logger in list(manager.loggerDict.items())
-                if isinstance(logger, logging.Logger) and logger.level
+                if isinstance(logger, logging.Logger)
             }
-            self._packed = _core.dumps((manager.disable, {"root": logging.root.level, **levels}))
+            levels = {name: logger.level for name, logger in loggers.items() if logger.level}
+            handled = [name for name, logger in loggers.items() if logger.handlers]
+            if logging.root.handlers:
+                handled.append("root")
+            levels["root"] = logging.root.level
+            self._packed = _core.dumps((manager.disable, levels, handled))
         return self._packed

@@ -34,6 +34,7 @@ class Client:
     Attributes:
         number: The number of its link.
         link: The worker's end of the link.
+        line: Where its log records go.
         functions: By number: the definition, and once it was loaded the function, and whether it
             has a state.
         context: In which its functions run.
@@ -42,11 +43,12 @@ class Client:
 
     """
 
-    def __init__(self, number: int, link: _core.WorkerLink) -> None:
+    def __init__(self, number: int, link: _core.WorkerLink, program: object) -> None:
         self.number = number
         self.link = link
+        self.line = logs.Line(link, program)
         self.functions: dict[int, bytes | tuple[Callable[..., Any], bool]] = {}
         self.context = contextvars.copy_context()
-        self.context.run(logs.link_of_stream.set, link)
+        self.context.run(logs.line_of_stream.set, self.line)
         self.tasks: dict[int, asyncio.Task[None]] = {}
         self.opened: dict[int, OpenStream] = {}

@@ -3,65 +3,114 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
+import contextlib
 import functools
-import logging
+import os
 import signal
+import sys
+import threading
 import traceback
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 from velo import _core
 from velo._diagnostics import slow_steps
 from velo._function import exceptions
 from velo._function.reference import load
 from velo._function.signature import takes_state
-from velo._worker import introspection, last_errors, logs, output, report
+from velo._worker import forked, introspection, last_errors, logs, output, report
 from velo._worker.client import Client, OpenStream
 from velo._worker.selector import LinkSelector
 from velo._worker.session import Attachment
 from velo._worker.sessions import Sessions
+from velo._worker.surroundings import Surroundings
 
 # How many seconds cancelled streams have for their `finally` blocks when the worker ends.
 _GRACE = 1.5
+# How long async generators that are left over may take to be closed then.
+_LAST_GRACE = 0.5
+# So many functions are named in a process's title.
+_MOST_NAMED = 3
+# And so many are told apart.
+_MOST_KNOWN = 100
 # The shortest time, in seconds, between two searches for streams after the supervisor has died.
 _SHORTEST_LOOK = 0.05
 
 
-def main(control: _core.WorkerSeat, output_lock: int) -> int:
-    """Run until the supervisor stops this worker, and return the exit code."""
+def main(control: _core.WorkerControl, output_lock: int, served: int) -> NoReturn:
+    """Run until the supervisor says to stop, and end the process.
+
+    Args:
+        control: The line to the supervisor.
+        output_lock: What the workers take turns by to write a line.
+        served: The process that the supervisor is, or is in.
+
+    """
     slow_steps.in_worker = True
+    os.environ["VELO_WORKER"] = f"{os.getpid()}/{served}"
     report.write_to(control.report, control.stacks_signal)
     control.start_watchdog()
     output.unmix(output_lock)
-    worker = _Worker(control)
+    worker = _Worker(control, f"velo: worker {control.worker} of {served}")
     exceptions.note = last_errors.note_failure
-    logging.root.addHandler(logs.ForwardingHandler(worker.links))
-    with asyncio.Runner(loop_factory=worker.make_loop) as runner:
-        return runner.run(worker.serve())
+    give_back = logs.take_over(logs.ForwardingHandler(worker.lines))
+    runner = asyncio.Runner(loop_factory=worker.make_loop)
+    forked.separate(runner.get_loop(), worker.selector, give_back, served)
+    code = 1
+    try:
+        code = runner.run(worker.serve())
+    except BaseException as error:
+        forked.end_if_forked(error)
+        traceback.print_exception(error)
+    _end(code)
+
+
+def _end(code: int) -> NoReturn:
+    """End this process as the interpreter does, but for freeing its objects one by one.
+
+    That can take seconds, in which nobody may still want anything of this worker.
+    """
+    with contextlib.suppress(BaseException):
+        threading._shutdown()  # type: ignore[attr-defined]
+        atexit._run_exitfuncs()
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+    os._exit(code)
 
 
 class _Worker:
-    def __init__(self, control: _core.WorkerSeat) -> None:
+    def __init__(self, control: _core.WorkerControl, title: str) -> None:
         self._control = control
-        self._selector = LinkSelector()
+        self._title = title
+        self._named: list[str] = []
+        _core.set_title(title)
+        self.selector = LinkSelector()
+        self._surroundings = Surroundings()
         self._clients: dict[int, Client] = {}
         self._loop: asyncio.AbstractEventLoop
         self._stop: asyncio.Event
         self._leaving: set[asyncio.Task[None]] = set()
         self._looking: asyncio.TimerHandle | None = None
-        self._sessions = Sessions(control, self._function, self.links)
+        self._sessions = Sessions(control, self._function, self.lines)
 
     def links(self) -> list[_core.WorkerLink]:
         """Return the links to all clients."""
         return [client.link for client in self._clients.values()]
 
+    def lines(self) -> list[logs.Line]:
+        """Return where the log records of all clients go."""
+        return [client.line for client in self._clients.values()]
+
     def make_loop(self) -> asyncio.AbstractEventLoop:
-        return asyncio.SelectorEventLoop(self._selector)
+        return asyncio.SelectorEventLoop(self.selector)
 
     async def serve(self) -> int:
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
         self._loop.add_signal_handler(signal.SIGTERM, self._stop.set)
+        # The loop may have more to do than its socket holds: it will look all the same.
+        signal.set_wakeup_fd(self._loop._csock.fileno(), warn_on_full_buffer=False)  # type: ignore[attr-defined]
         self._loop.add_reader(self._control.fileno(), self._on_control)
         self._on_control()
         await self._stop.wait()
@@ -71,6 +120,9 @@ class _Worker:
         await self._cancel([*tasks.union(self._sessions.tasks())])
         if self._leaving:
             await asyncio.wait(self._leaving, timeout=_GRACE)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LAST_GRACE):
+                await self._loop.shutdown_asyncgens()
         return 0
 
     # The supervisor.
@@ -102,16 +154,19 @@ class _Worker:
                     raise AssertionError(f"unknown order `{kind}`")
 
     def _on_attach(self, number: int, link: _core.WorkerLink) -> None:
-        self._clients[number] = Client(number, link)
+        # All clients of a worker that is not shared are event loops of one program.
+        program = number if self._control.shared else 0
+        self._clients[number] = Client(number, link, program)
         self._watch_links()
 
     def _on_detach(self, number: int) -> None:
         if number not in self._clients:
             return
-        self._selector.process()  # its last messages count
+        self.selector.process()  # its last messages count
         client = self._clients.pop(number)
         self._sessions.leave(client)
         self._watch_links()
+        logs.apply_levels(self.lines())
         task = self._loop.create_task(self._leave(client))
         self._leaving.add(task)
         task.add_done_callback(self._leaving.discard)
@@ -125,21 +180,21 @@ class _Worker:
     # before, whichever way the news of that takes.
 
     def _on_streams(self, ask: int, since: int, detached: int) -> None:
-        self._selector.process()
+        self.selector.process()
         half = self._control.MOST_TOLD // 2 - 64
         opened = introspection.opened_since(self._clients.values(), since, half)
         sessions = self._sessions.detached_since(detached, half)
         self._control.tell(ask, f'{{"open": {opened}, "parked": {sessions}}}')
 
     def _on_inspect(self, ask: int, which: str) -> None:
-        self._selector.process()
+        self.selector.process()
         found = [s for c in self._clients.values() for s in introspection.find(c, which)]
         found += self._sessions.find_detached(which)
         answers = [*map(introspection.inspect, found), *last_errors.failures(which)]
         self._control.tell(ask, introspection.pack(answers, self._control.MOST_TOLD))
 
     def _on_end(self, ask: int, which: str, why: str) -> None:
-        self._selector.process()
+        self.selector.process()
         ended = []
         for client in self._clients.values():
             for stream in introspection.find(client, which):
@@ -189,7 +244,7 @@ class _Worker:
             )
             for client in self._clients.values()
         ]
-        self._selector.watch.watch(self._loop, watched)
+        self.selector.watch.watch(self._loop, watched)
 
     async def _cancel(self, tasks: list[asyncio.Task[None]]) -> None:
         for task in tasks:
@@ -203,8 +258,12 @@ class _Worker:
         match what:
             case "define":
                 self._do_define(client, *fields)
+            case "forget":
+                client.functions.pop(fields[0], None)
             case "levels":
-                logs.apply_levels(*fields)
+                self._do_levels(client, *fields)
+            case "surroundings":
+                self._do_surroundings(client, *fields)
             case "started":
                 self._do_started(client, *fields)
             case "keep":
@@ -232,9 +291,29 @@ class _Worker:
         """Return a function, and whether it is called with a state."""
         known = client.functions[number]
         if isinstance(known, bytes):
-            function = load(known)
+            function = client.context.copy().run(load, known)
             known = client.functions[number] = (function, takes_state(function))
+            self._show(introspection.name_of(known))
         return known
+
+    def _show(self, function: str) -> None:
+        """Have `ps` and `top` show which functions this worker runs."""
+        name = function.rpartition(":")[2]
+        if name not in self._named and len(self._named) < _MOST_KNOWN:
+            self._named.append(name)
+            more = len(self._named) - _MOST_NAMED
+            shown = ", ".join(self._named[:_MOST_NAMED]) + (f", {more} more" if more > 0 else "")
+            _core.set_title(f"{self._title} ({shown})")
+
+    def _do_levels(self, client: Client, packed: bytes) -> None:
+        client.line.told(packed)
+        logs.apply_levels(self.lines())
+
+    def _do_surroundings(self, client: Client, packed: bytes) -> None:
+        if self._control.shared:
+            client.line.program = _core.loads(packed)["pid"]
+        else:
+            self._surroundings.follow(packed)
 
     def _do_cancel(self, client: Client, slot: int) -> None:
         client.link.cancel(slot)

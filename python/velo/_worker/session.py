@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from velo import _core
 from velo._function.session import Session
 from velo._worker.client import Client
 
@@ -23,6 +24,7 @@ class Attachment:
         shown: The key, as `velo status` shows it.
         place: The slot, and the stream in it.
         function: The number of the function, among those of the client.
+        request: The request, as the link takes it.
         withdrawn: Whether the client has let go of it before it was attached.
 
     """
@@ -30,18 +32,16 @@ class Attachment:
     def __init__(
         self,
         client: Client,
-        session: tuple[bytes, int, float | None, str],
-        place: tuple[int, int],
-        function: int,
-        limits: tuple[int, int, bool, bool, bool],
-        terms: tuple[tuple[float | None, float | None], str],
+        request: _core.SessionRequest,
     ) -> None:
         self.client = client
-        self.key, self.grant, self.timeout, self.shown = session
-        self.place = place
-        self.function = function
-        self.limits = limits
-        self.terms = terms
+        self.request = request
+        self.key = request.key
+        self.grant = request.grant
+        self.timeout = request.timeout
+        self.shown = request.shown
+        self.place = (request.slot, request.stream)
+        self.function = request.function
         self.withdrawn = False
 
 
@@ -67,7 +67,7 @@ class WorkerSession(Session):
         super().__init__(loop, first.timeout)
         self.key = first.key
         self.shown = first.shown
-        _, self.name = first.terms
+        self.name = first.request.name
         self.began = time.monotonic_ns()
         self.detachment = self.detached_at = 0
         self.grant = 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import functools
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -28,19 +29,19 @@ class Sessions:
     Args:
         control: The connection to the supervisor.
         function_of: Returns a client's function by its number, and whether it has a state.
-        links: Returns the links to all clients.
+        lines: Returns where the log records of all clients go.
 
     """
 
     def __init__(
         self,
-        control: _core.WorkerSeat,
+        control: _core.WorkerControl,
         function_of: Callable[[Client, int], tuple[Callable[..., Any], bool]],
-        links: Callable[[], list[_core.WorkerLink]],
+        lines: Callable[[], list[logs.Line]],
     ) -> None:
         self._control = control
         self._function_of = function_of
-        self._links = links
+        self._lines = lines
         self._sessions: dict[bytes, WorkerSession] = {}
         # By link and slot: the session that the stream there is attached to.
         self._attached: dict[tuple[int, int], WorkerSession] = {}
@@ -68,7 +69,7 @@ class Sessions:
         session = self._attached.get((client.number, place[0]))
         attachment = None if session is None else session.attachment
         if session is not None and attachment is not None and attachment.place == place:
-            client.link.detach(session.core, place)
+            client.link.detach(session.core, *place)
             return
         for session in self._sessions.values():
             for waiting in session.waiting:
@@ -130,9 +131,7 @@ class Sessions:
         self._enter(session, attachment)
         client, link = attachment.client, attachment.client.link
         on_free = functools.partial(self._on_free, session)
-        port, session.core = link.keep(
-            *(loop, attachment.place, attachment.limits, attachment.terms, on_free)
-        )
+        port, session.core = link.begin_session(loop, attachment.request, on_free)
 
         def load() -> tuple[Callable[..., Any], bool]:
             session.function = self._function_of(client, attachment.function)
@@ -142,7 +141,9 @@ class Sessions:
         if pump is None:
             return
         context = contextvars.copy_context()
-        context.run(logs.link_of_stream.set, _LogTarget(session, self._links))
+        context.run(
+            logs.line_of_stream.set, _LogTarget(session, attachment.client.line, self._lines)
+        )
         context.run(stream_name.set, session.name)
         session.task = asyncio.Task(pump, loop=loop, name=session.name, context=context)
         self._show(session, attachment)
@@ -170,7 +171,7 @@ class Sessions:
         attachment.client.functions[attachment.function] = session.function
         self._enter(session, attachment)
         self._show(session, attachment)
-        attachment.client.link.attach(session.core, attachment.place, attachment.limits)
+        attachment.client.link.attach(session.core, attachment.request)
         if attachment.withdrawn and session.attachment is attachment:
             session.core.leave()
 
@@ -204,16 +205,39 @@ class Sessions:
 
 
 class _LogTarget:
-    """Takes what a session logs: for the client that is attached, or else for all clients."""
+    """Takes what a session logs: for the client that is attached, or else for the last one."""
 
-    def __init__(self, session: WorkerSession, links: Callable[[], list[_core.WorkerLink]]) -> None:
+    def __init__(
+        self, session: WorkerSession, line: logs.Line, lines: Callable[[], list[logs.Line]]
+    ) -> None:
         self._session = session
-        self._links = links
+        self._last = line
+        self._lines = lines
+
+    def _line(self) -> logs.Line:
+        attachment = self._session.attachment
+        if attachment is not None:
+            self._last = attachment.client.line
+        lines = self._lines()
+        if self._last not in lines:
+            # That event loop is gone; others of its program may be there.
+            same = [line for line in lines if line.program == self._last.program]
+            self._last = same[-1] if same else self._last
+        return self._last
+
+    @property
+    def program(self) -> object:
+        """The program whose records they are."""
+        return self._line().program
+
+    def handles(self, logger: str) -> bool:
+        """Whether a logger has handlers there."""
+        return self._line().handles(logger)
+
+    def wants(self, record: logging.LogRecord) -> bool:
+        """Whether it would handle a record."""
+        return self._line().wants(record)
 
     def log(self, record: bytes) -> bool:
-        """Send a log record. False: there was no room for it on some link."""
-        attachment = self._session.attachment
-        sent = True
-        for link in self._links() if attachment is None else [attachment.client.link]:
-            sent &= link.log(record)
-        return sent
+        """Send a log record; false when nobody reads them."""
+        return self._line().log(record)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import gc
 import importlib
 import os
-import sys
 
 from velo import _core
-from velo._function.reference import add_paths
+from velo._environment import ZYGOTE_FD
+from velo._function.import_paths import use_paths
 from velo._worker import main as worker
 from velo._worker import output
 
@@ -19,13 +19,22 @@ def main() -> None:
     gc.enable()  # it was off during the imports
     gc.freeze()  # workers share these objects; collecting would copy their pages
     output_lock = output.make_lock()
+    served = os.getppid()
+    _core.set_title(f"velo: zygote of {served}")
     control = _core.serve_zygote(os.fork, preload)
     if control is not None:
-        sys.exit(worker.main(control, output_lock))
+        _be_no_zygote()
+        worker.main(control, output_lock, served)
 
 
 def preload(module: str, paths: list[str]) -> None:
     """Import a module for the workers that are forked after it."""
-    add_paths(paths)
+    _be_no_zygote()
+    use_paths(paths)
     importlib.import_module(module)
     gc.freeze()
+
+
+def _be_no_zygote() -> None:
+    """Let go of what marks a process as one: code that runs here may start others."""
+    os.environ.pop(ZYGOTE_FD, None)

@@ -17,6 +17,7 @@ from velo.cli.errors import Failure
 from velo.cli.progress import Progress, Tally
 from velo.cli.reading import Reader
 from velo.cli.resuming import Written
+from velo.cli.signals import leave_to_children
 from velo.cli.writing import Writer
 from velo.errors import StreamClosed
 
@@ -123,6 +124,7 @@ class Job:
         self._loop = asyncio.get_running_loop()
         bursts = self._bursts(reader, progress)
         work = self._loop.create_task(self._work(bursts), name="velo run")
+        leave_to_children()
         for number in (signal.SIGINT, signal.SIGTERM):
             self._loop.add_signal_handler(number, self._on_signal, number, work, progress)
         self._writer.on_failure = work.cancel  # the next result may be long in coming

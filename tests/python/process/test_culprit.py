@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 import functions
-from helpers import HANG, run_script, until
+from helpers import HANG, culprit_of, run_script, until
 from recovering import fresh_pool  # noqa: F401
 from velo import stream_fn
 from velo._process import clients
@@ -119,7 +119,7 @@ async def test_who_runs_is_there_to_be_seen():
         await stream.recv()
         link = next(iter(clients.client_of(asyncio.get_running_loop()).links.values()))
         await stream.send(0.3)
-        await until(lambda: link.end.culprit() == (0, stream.name, 2))
+        await until(lambda: culprit_of(link.end) == (0, stream.name, 2))
         await stream.recv()
         await until(lambda: link.end.culprit() is None)
 

@@ -81,6 +81,12 @@ async def cancel(task):
         await task
 
 
+def culprit_of(link):
+    """The stream that the worker of a link runs: its number, its name and its event."""
+    culprit = link.culprit()
+    return culprit and (culprit.stream, culprit.name, culprit.event)
+
+
 async def drain(stream):
     """All remaining results."""
     return [result async for result in stream]

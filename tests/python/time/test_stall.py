@@ -11,7 +11,7 @@ import warnings
 import pytest
 
 import functions
-from helpers import HANG, alive, cancel, until
+from helpers import HANG, alive, cancel, culprit_of, until
 from recovering import fresh_pool  # noqa: F401
 from velo import stream_fn
 from velo._process import clients
@@ -144,7 +144,7 @@ async def test_a_stopped_worker_is_one_that_stalls():
 async def test_a_worker_that_is_stopped_while_it_works():
     async with holds.open() as stream:
         await stream.send("a loop")
-        await until(lambda: link_of(stream).culprit() == (0, stream.name, 1))
+        await until(lambda: culprit_of(link_of(stream)) == (0, stream.name, 1))
         pid = next(iter(clients.client_of(asyncio.get_running_loop()).links.values())).pid
         os.kill(pid, signal.SIGSTOP)
         with named_once():

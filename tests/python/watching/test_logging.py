@@ -6,12 +6,16 @@ import logging
 import os
 import re
 import signal
+import subprocess
+import sys
 import threading
+import zlib
 
 import pytest
 
 from functions import mark, marks, running_sum
-from helpers import run_script, until, until_sync
+from helpers import environment, run_script, until, until_sync
+from standalone import Daemon
 from velo import stream_fn
 from velo.logs import StreamNames
 
@@ -287,3 +291,164 @@ async def test_the_life_of_a_worker_is_told():
         (moved,) = (record for record in kept.records if record.levelno == logging.INFO)
         assert moved.getMessage() == f"stream `{stream.name}` goes on in worker process {second}"
         assert moved.stream == stream.name
+
+
+HANDLERS = """
+import logging
+from velo import stream_fn
+
+log = logging.getLogger("shop.orders")
+log.setLevel(logging.INFO)
+log.propagate = PROPAGATE
+handler = logging.FileHandler(FILE)
+LOGGER.addHandler(handler)
+
+@stream_fn
+async def work(events):
+    async for event in events:
+        log.info("order %s", event)
+        yield event
+"""
+
+
+@pytest.mark.every_backend
+@pytest.mark.parametrize(
+    "logger", ["log", "log.parent", "logging.getLogger('shop')", "logging.root"]
+)
+def test_a_record_appears_once_where_a_module_attaches_handlers(tmp_path, mode, logger):
+    """Its handlers are there in the worker and in the program, whichever logger has them."""
+    file = tmp_path / "app.log"
+    text = HANDLERS.replace("FILE", repr(str(file))).replace("LOGGER", logger)
+    module = f"shop_app_{zlib.crc32(str(tmp_path).encode())}"  # a worker may have those before
+    (tmp_path / f"{module}.py").write_text(text.replace("PROPAGATE", repr(logger != "log")))
+    script = f"from {module} import work; print(work.options(mode={mode!r}).run_sync([1, 2]))"
+    code, output, errors = run_script(tmp_path, script)
+    assert (code, output, errors) == (0, "[1, 2]\n", "")
+    until_sync(lambda: file.read_text() == "order 1\norder 2\n", 5, file.read_text)
+
+
+def test_a_handler_that_the_function_attaches_itself_has_what_it_logs(tmp_path, mode):
+    file = tmp_path / "own.log"
+    script = f"""
+        import logging
+        from velo import stream_fn
+
+        @stream_fn(mode={mode!r})
+        async def work(events):
+            log = logging.getLogger("own")
+            log.addHandler(logging.FileHandler({str(file)!r}))
+            async for event in events:
+                log.warning("order %s", event)
+                yield event
+
+        work.run_sync([1, 2])
+    """
+    code, _, errors = run_script(tmp_path, script)
+    assert code == 0, errors
+    assert file.read_text() == "order 1\norder 2\n"
+
+
+def test_a_program_with_two_event_loops_gets_a_record_once(tmp_path):
+    """Also of a thread that no stream has started."""
+    script = """
+        import asyncio, logging, threading
+        from velo import stream_fn
+
+        seen = []
+        class Keep(logging.Handler):
+            def emit(self, record):
+                seen.append(record.getMessage())
+        logging.root.addHandler(Keep())
+
+        @stream_fn(mode="process", workers=1)
+        async def logs(events):
+            import _thread
+            async for event in events:
+                _thread.start_new_thread(logging.getLogger("x").warning, (event,))
+                yield event
+
+        async def once(text):
+            async with logs.open() as stream:
+                await stream.send(text)
+                await stream.recv()
+                while text not in seen:
+                    await asyncio.sleep(0.005)
+                await asyncio.sleep(0.05)  # a second one would come now
+
+        thread = threading.Thread(target=asyncio.run, args=(once("a"),))
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(once("b"))
+        thread.start()
+        while thread.is_alive():
+            loop.run_until_complete(asyncio.sleep(0.01))
+        print(sorted(seen))
+    """
+    code, output, errors = run_script(tmp_path, script)
+    assert (code, output) == (0, "['a', 'b']\n"), errors
+
+
+ACROSS = """
+import asyncio, logging, subprocess, sys, threading
+from velo import stream_fn
+
+@stream_fn(mode="process", workers=1)
+async def work(events):
+    log = logging.getLogger("across")
+    loop = asyncio.get_running_loop()
+    async for event in events:
+        log.warning("plain %s", event)
+        await loop.run_in_executor(None, log.warning, "executor %s", event)
+        await asyncio.to_thread(log.warning, "to_thread %s", event)
+        thread = threading.Thread(target=log.warning, args=("thread %s", event))
+        thread.start()
+        thread.join()
+        log.debug("debug %s", event)
+        yield event, log.isEnabledFor(logging.ERROR)
+
+seen = []
+class Keep(logging.Handler):
+    def emit(self, record):
+        seen.append(record.getMessage())
+logging.root.addHandler(Keep())
+
+async def beside():
+    async with work.open() as stream:
+        await stream.send("b1")
+        await stream.recv()
+        other = await asyncio.create_subprocess_exec(sys.executable, __file__, "A")
+        assert await other.wait() == 0
+        await stream.send("b2")
+        await stream.recv()
+        while "thread b2" not in seen:
+            await asyncio.sleep(0.005)
+    return seen
+
+if sys.argv[1:]:
+    # What this one does to its own logging is nothing to the other one.
+    logging.getLogger("across").setLevel(logging.DEBUG)
+    assert work.run_sync(["a"]) == [("a", True)]
+    logging.getLogger("across").setLevel(logging.CRITICAL)
+    logging.disable(logging.CRITICAL)
+    work.run_sync(["quiet"])
+    assert "debug a" in seen and "executor a" in seen and "plain quiet" not in seen, seen
+else:
+    kinds = ("plain", "executor", "to_thread", "thread")
+    expected = [f"{kind} {event}" for event in ("b1", "b2") for kind in kinds]
+    found = asyncio.run(beside())
+    print("fine" if found == expected else found)
+"""
+
+
+def test_programs_that_share_a_worker_have_logs_of_their_own(tmp_path):
+    """Records, levels and `logging.disable` of one are nothing to the other."""
+    daemon = Daemon(tmp_path / "s.sock", "--workers", 1)
+    try:
+        variables = environment(VELO_SUPERVISOR=str(daemon.path))
+        script = tmp_path / "across.py"
+        script.write_text(ACROSS)
+        done = subprocess.run(
+            [sys.executable, script], env=variables, capture_output=True, text=True, check=False
+        )
+        assert (done.returncode, done.stdout) == (0, "fine\n"), done.stderr
+    finally:
+        daemon.close()

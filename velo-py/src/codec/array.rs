@@ -16,18 +16,16 @@
 
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyTuple};
+use pyo3::types::{PyBytes, PyDict, PyTuple};
 
-use super::Codec;
-use super::array_spec::seal;
-use super::decode::{Decoder, Fault, fault, judge};
 use super::dtype::{Known, Numpy};
-use super::encode::{Encoder, changed};
-use super::error::Stop;
+use super::error::{Fault, Stop, changed, fault, judge};
+use super::lookups::Lookups;
 use super::marker::{self, ext, own};
-use super::out::{ALIGN, Out};
+use super::out::{ALIGN, Out, put_ext};
 use super::pickle::{buffer, put_buffer};
-use super::text::put_ext;
+use super::reader::{Decode, Reader};
+use super::writer::{Encode, Writer};
 use crate::ffi::objects::{Array, DIMENSIONS_MAX, c_type_name};
 
 /// A flag: the dtype is a pickle.
@@ -35,18 +33,18 @@ pub const PICKLED_DTYPE: u8 = 1;
 const FORTRAN: u8 = 2;
 
 /// NumPy, if `obj` is of one of its types.
-fn numpy_of<'a>(codec: &'a Codec, obj: &Bound<'_, PyAny>) -> PyResult<Option<&'a Numpy>> {
+fn numpy_of<'a>(lookups: &'a Lookups, obj: &Bound<'_, PyAny>) -> PyResult<Option<&'a Numpy>> {
     if !c_type_name(obj).to_bytes().starts_with(b"numpy.") {
         return Ok(None);
     }
-    codec.numpy.loaded(obj.py())
+    lookups.numpy.loaded(obj.py())
 }
 
 /// An upper bound for an array that is written natively.
-pub fn size_hint(codec: &Codec, obj: &Bound<'_, PyAny>) -> Option<usize> {
-    let numpy = numpy_of(codec, obj).ok()??;
+pub fn size_hint(lookups: &Lookups, obj: &Bound<'_, PyAny>) -> Option<usize> {
+    let numpy = numpy_of(lookups, obj).ok()??;
     let array = numpy.open(obj)?;
-    let form = numpy.form(codec, &array.dtype()).ok()?;
+    let form = numpy.form(&lookups.pickle, &array.dtype()).ok()?;
     let (Known::Name(dtype) | Known::Pickle(dtype)) = &form.known else {
         return None;
     };
@@ -55,10 +53,10 @@ pub fn size_hint(codec: &Codec, obj: &Bound<'_, PyAny>) -> Option<usize> {
 }
 
 /// Where the items of an array that is written natively lie, if one after the other.
-pub fn items(codec: &Codec, obj: &Bound<'_, PyAny>) -> Option<(*const u8, usize)> {
-    let numpy = numpy_of(codec, obj).ok()??;
+pub fn items(lookups: &Lookups, obj: &Bound<'_, PyAny>) -> Option<(*const u8, usize)> {
+    let numpy = numpy_of(lookups, obj).ok()??;
     let array = numpy.open(obj)?;
-    let form = numpy.form(codec, &array.dtype()).ok()?;
+    let form = numpy.form(&lookups.pickle, &array.dtype()).ok()?;
     let start = array.contiguous()?;
     (!matches!(form.known, Known::No)).then(|| (start, bytes_of(&array.shape(), form.item)))
 }
@@ -69,12 +67,12 @@ fn bytes_of(shape: &[isize], item: usize) -> usize {
 }
 
 /// Writes `obj` if it is an array or a scalar of NumPy that has a native form.
-pub fn put<'py, O: Out>(
-    encoder: &mut Encoder<'_, 'py, O>,
+pub fn put<'py, O: Out, E: Encode>(
+    encoder: &mut Writer<'_, 'py, O, E>,
     obj: &Bound<'py, PyAny>,
 ) -> Result<bool, Stop> {
-    let codec = encoder.codec;
-    let Some(numpy) = numpy_of(codec, obj)? else {
+    let lookups = encoder.lookups;
+    let Some(numpy) = numpy_of(lookups, obj)? else {
         return Ok(false);
     };
     match numpy.open(obj) {
@@ -84,13 +82,13 @@ pub fn put<'py, O: Out>(
     }
 }
 
-fn put_array<'py, O: Out>(
-    encoder: &mut Encoder<'_, 'py, O>,
+fn put_array<'py, O: Out, E: Encode>(
+    encoder: &mut Writer<'_, 'py, O, E>,
     numpy: &Numpy,
     obj: &Bound<'py, PyAny>,
     array: &Array<'_, 'py>,
 ) -> Result<bool, Stop> {
-    let form = numpy.form(encoder.codec, &array.dtype())?;
+    let form = numpy.form(&encoder.lookups.pickle, &array.dtype())?;
     let (flag, dtype) = match &form.known {
         Known::Name(name) => (0, name),
         Known::Pickle(pickle) => (PICKLED_DTYPE, pickle),
@@ -126,13 +124,13 @@ fn put_array<'py, O: Out>(
     Ok(true)
 }
 
-fn put_scalar<'py, O: Out>(
-    encoder: &mut Encoder<'_, 'py, O>,
+fn put_scalar<'py, O: Out, E: Encode>(
+    encoder: &mut Writer<'_, 'py, O, E>,
     numpy: &Numpy,
     obj: &Bound<'py, PyAny>,
 ) -> Result<bool, Stop> {
     let py = encoder.py;
-    let form = numpy.form(encoder.codec, &obj.getattr(intern!(py, "dtype"))?)?;
+    let form = numpy.form(&encoder.lookups.pickle, &obj.getattr(intern!(py, "dtype"))?)?;
     let Known::Name(name) = &form.known else {
         return Ok(false);
     };
@@ -147,9 +145,9 @@ fn put_scalar<'py, O: Out>(
 }
 
 /// The array that follows.
-pub fn array<'py>(decoder: &mut Decoder<'_, 'py>) -> Result<Bound<'py, PyAny>, Fault> {
+pub fn array<'py, D: Decode>(decoder: &mut Reader<'_, 'py, D>) -> Result<Bound<'py, PyAny>, Fault> {
     let py = decoder.py;
-    let codec = decoder.codec;
+    let lookups = decoder.lookups;
     let flags = decoder.u8()?;
     let dtype_len = u32::from_le_bytes(*decoder.bytes()?) as usize;
     let dtype = decoder.slice(dtype_len)?;
@@ -161,12 +159,12 @@ pub fn array<'py>(decoder: &mut Decoder<'_, 'py>) -> Result<Bound<'py, PyAny>, F
     for _ in 0..dimensions {
         shape.push(decoder.len64()?);
     }
-    let numpy = codec.numpy.import(py)?;
+    let numpy = lookups.numpy.import(py)?;
     let form = if flags & PICKLED_DTYPE == 0 {
         numpy.named(py, dtype)?
     } else {
         decoder.unpickled = true;
-        numpy.unpickled(codec, py, dtype)?
+        numpy.unpickled(&lookups.pickle, py, dtype)?
     };
     let (buffer, len) = buffer(decoder)?;
     let is_empty = shape.contains(&0);
@@ -203,7 +201,10 @@ pub fn array<'py>(decoder: &mut Decoder<'_, 'py>) -> Result<Bound<'py, PyAny>, F
 }
 
 /// A scalar from extension [`ext::NUMPY_SCALAR`].
-pub fn scalar<'py>(decoder: &Decoder<'_, 'py>, bytes: &[u8]) -> Result<Bound<'py, PyAny>, Fault> {
+pub fn scalar<'py, D: Decode>(
+    decoder: &Reader<'_, 'py, D>,
+    bytes: &[u8],
+) -> Result<Bound<'py, PyAny>, Fault> {
     let py = decoder.py;
     let Some((&len, rest)) = bytes.split_first() else {
         return fault("a scalar without a dtype");
@@ -211,7 +212,7 @@ pub fn scalar<'py>(decoder: &Decoder<'_, 'py>, bytes: &[u8]) -> Result<Bound<'py
     let Some((name, item)) = rest.split_at_checked(usize::from(len)) else {
         return fault("a scalar without a dtype");
     };
-    let numpy = decoder.codec.numpy.import(py)?;
+    let numpy = decoder.lookups.numpy.import(py)?;
     let form = numpy.named(py, name)?;
     if item.len() != form.item || !form.has_scalars {
         return fault("a scalar of another size than its dtype");
@@ -221,4 +222,14 @@ pub fn scalar<'py>(decoder: &Decoder<'_, 'py>, bytes: &[u8]) -> Result<Bound<'py
         .bind(py)
         .call1((&form.dtype, PyBytes::new(py, item)));
     scalar.map_err(|error| judge(py, error, "a scalar that cannot be"))
+}
+
+/// Makes an array read-only.
+pub fn seal(array: &Bound<'_, PyAny>) -> PyResult<()> {
+    let py = array.py();
+    let options = PyDict::new(py);
+    options.set_item(intern!(py, "write"), false)?;
+    array
+        .call_method(intern!(py, "setflags"), (), Some(&options))
+        .map(drop)
 }

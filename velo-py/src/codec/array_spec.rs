@@ -1,22 +1,21 @@
-//! An array that is asked for and not yet made: shape and dtype, checked.
+//! The shape and dtype of an array to come, checked.
 
 use pyo3::exceptions::{PyTypeError, PyValueError};
-use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyTuple};
+use pyo3::types::PyTuple;
 
 use super::Codec;
 use super::dtype::Known;
 
-/// What an array is to be like.
-pub struct Blank {
+/// An array to come.
+pub struct ArraySpec {
     shape: Py<PyTuple>,
     dtype: Py<PyAny>,
     ndarray: Py<PyAny>,
     len: usize,
 }
 
-impl Blank {
+impl ArraySpec {
     /// As `numpy.empty` understands it; a dtype whose items are not plain bytes is refused.
     pub fn new(
         codec: &Codec,
@@ -24,9 +23,9 @@ impl Blank {
         dtype: &Bound<'_, PyAny>,
     ) -> PyResult<Self> {
         let py = shape.py();
-        let numpy = codec.numpy.import(py)?;
+        let numpy = codec.lookups().numpy.import(py)?;
         let dtype = numpy.dtype(dtype)?;
-        let form = numpy.form(codec, &dtype)?;
+        let form = numpy.form(&codec.lookups().pickle, &dtype)?;
         if matches!(form.known, Known::No) {
             return Err(PyTypeError::new_err(format!(
                 "cannot lend an array of dtype `{}`: its items are not plain bytes; send such an \
@@ -46,7 +45,7 @@ impl Blank {
             .try_fold(form.item, |len, &n| len.checked_mul(n as usize))
             .filter(|&len| isize::try_from(len).is_ok())
             .ok_or_else(|| PyValueError::new_err("an array of this shape fits no memory"))?;
-        Ok(Blank {
+        Ok(ArraySpec {
             shape: PyTuple::new(py, lengths)?.unbind(),
             dtype: dtype.unbind(),
             ndarray: numpy.ndarray.clone_ref(py),
@@ -68,14 +67,4 @@ impl Blank {
     pub fn over(&self, py: Python<'_>, buffer: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
         self.ndarray.call1(py, (&self.shape, &self.dtype, buffer))
     }
-}
-
-/// Makes an array read-only.
-pub fn seal(array: &Bound<'_, PyAny>) -> PyResult<()> {
-    let py = array.py();
-    let options = PyDict::new(py);
-    options.set_item(intern!(py, "write"), false)?;
-    array
-        .call_method(intern!(py, "setflags"), (), Some(&options))
-        .map(drop)
 }

@@ -6,11 +6,11 @@
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyFrozenSet, PyList, PySet, PyTuple};
 
-use super::decode::{Decoder, Fault, fault};
-use super::encode::{Encoder, changed};
-use super::error::Stop;
+use super::error::{Fault, Stop, changed, fault};
 use super::marker::{self, own};
 use super::out::Out;
+use super::reader::{Decode, Reader};
+use super::writer::{Encode, Writer};
 use crate::ffi::objects::{self, ListBuilder, TupleBuilder};
 
 /// Writes the head of an array or a map of `len` items.
@@ -34,8 +34,8 @@ fn put_array_head<O: Out>(out: &mut O, len: usize) -> Result<(), Stop> {
 }
 
 #[inline(never)]
-pub fn put_list<'py, O: Out>(
-    encoder: &mut Encoder<'_, 'py, O>,
+pub fn put_list<'py, O: Out, E: Encode>(
+    encoder: &mut Writer<'_, 'py, O, E>,
     list: &Bound<'py, PyList>,
 ) -> Result<(), Stop> {
     encoder.enter(list)?;
@@ -55,8 +55,8 @@ pub fn put_list<'py, O: Out>(
 }
 
 #[inline(never)]
-pub fn put_dict<'py, O: Out>(
-    encoder: &mut Encoder<'_, 'py, O>,
+pub fn put_dict<'py, O: Out, E: Encode>(
+    encoder: &mut Writer<'_, 'py, O, E>,
     dict: &Bound<'py, PyDict>,
 ) -> Result<(), Stop> {
     encoder.enter(dict)?;
@@ -79,8 +79,8 @@ pub fn put_dict<'py, O: Out>(
 }
 
 #[inline(never)]
-pub fn put_tuple<'py, O: Out>(
-    encoder: &mut Encoder<'_, 'py, O>,
+pub fn put_tuple<'py, O: Out, E: Encode>(
+    encoder: &mut Writer<'_, 'py, O, E>,
     tuple: &Bound<'py, PyTuple>,
 ) -> Result<(), Stop> {
     let len = tuple.len();
@@ -97,8 +97,8 @@ pub fn put_tuple<'py, O: Out>(
 }
 
 #[inline(never)]
-pub fn put_set<'py, O: Out>(
-    encoder: &mut Encoder<'_, 'py, O>,
+pub fn put_set<'py, O: Out, E: Encode>(
+    encoder: &mut Writer<'_, 'py, O, E>,
     set: &Bound<'py, PySet>,
 ) -> Result<(), Stop> {
     encoder.enter(set)?;
@@ -108,8 +108,8 @@ pub fn put_set<'py, O: Out>(
 }
 
 #[inline(never)]
-pub fn put_frozenset<'py, O: Out>(
-    encoder: &mut Encoder<'_, 'py, O>,
+pub fn put_frozenset<'py, O: Out, E: Encode>(
+    encoder: &mut Writer<'_, 'py, O, E>,
     set: &Bound<'py, PyFrozenSet>,
 ) -> Result<(), Stop> {
     if set.is_empty() {
@@ -122,8 +122,8 @@ pub fn put_frozenset<'py, O: Out>(
     })
 }
 
-fn put_members<'py, O: Out>(
-    encoder: &mut Encoder<'_, 'py, O>,
+fn put_members<'py, O: Out, E: Encode>(
+    encoder: &mut Writer<'_, 'py, O, E>,
     kind: u8,
     len: usize,
     set: &Bound<'py, PyAny>,
@@ -148,7 +148,10 @@ fn put_members<'py, O: Out>(
 }
 
 /// A `list` of the `len` values that follow.
-pub fn list<'py>(decoder: &mut Decoder<'_, 'py>, len: usize) -> Result<Bound<'py, PyAny>, Fault> {
+pub fn list<'py, D: Decode>(
+    decoder: &mut Reader<'_, 'py, D>,
+    len: usize,
+) -> Result<Bound<'py, PyAny>, Fault> {
     decoder.enter(len)?;
     let mut list = ListBuilder::new(decoder.py, len)?;
     for _ in 0..len {
@@ -159,7 +162,10 @@ pub fn list<'py>(decoder: &mut Decoder<'_, 'py>, len: usize) -> Result<Bound<'py
 }
 
 /// A `tuple` of the `len` values that follow.
-pub fn tuple<'py>(decoder: &mut Decoder<'_, 'py>, len: usize) -> Result<Bound<'py, PyAny>, Fault> {
+pub fn tuple<'py, D: Decode>(
+    decoder: &mut Reader<'_, 'py, D>,
+    len: usize,
+) -> Result<Bound<'py, PyAny>, Fault> {
     decoder.enter(len)?;
     let mut tuple = TupleBuilder::new(decoder.py, len)?;
     for _ in 0..len {
@@ -170,7 +176,10 @@ pub fn tuple<'py>(decoder: &mut Decoder<'_, 'py>, len: usize) -> Result<Bound<'p
 }
 
 /// A `dict` of the `len` pairs of values that follow.
-pub fn dict<'py>(decoder: &mut Decoder<'_, 'py>, len: usize) -> Result<Bound<'py, PyAny>, Fault> {
+pub fn dict<'py, D: Decode>(
+    decoder: &mut Reader<'_, 'py, D>,
+    len: usize,
+) -> Result<Bound<'py, PyAny>, Fault> {
     decoder.enter(len * 2)?;
     let dict = PyDict::new(decoder.py);
     for _ in 0..len {
@@ -185,7 +194,10 @@ pub fn dict<'py>(decoder: &mut Decoder<'_, 'py>, len: usize) -> Result<Bound<'py
 }
 
 /// A `set` of the values in the array that follows.
-pub fn set<'py>(decoder: &mut Decoder<'_, 'py>, len: usize) -> Result<Bound<'py, PyAny>, Fault> {
+pub fn set<'py, D: Decode>(
+    decoder: &mut Reader<'_, 'py, D>,
+    len: usize,
+) -> Result<Bound<'py, PyAny>, Fault> {
     decoder.enter(len)?;
     let set = PySet::empty(decoder.py)?;
     for _ in 0..len {
@@ -199,8 +211,8 @@ pub fn set<'py>(decoder: &mut Decoder<'_, 'py>, len: usize) -> Result<Bound<'py,
 }
 
 /// A `frozenset` of the values in the array that follows.
-pub fn frozenset<'py>(
-    decoder: &mut Decoder<'_, 'py>,
+pub fn frozenset<'py, D: Decode>(
+    decoder: &mut Reader<'_, 'py, D>,
     len: usize,
 ) -> Result<Bound<'py, PyAny>, Fault> {
     let set = set(decoder, len)?;
@@ -208,7 +220,7 @@ pub fn frozenset<'py>(
 }
 
 /// The length of the MessagePack array that must follow here.
-pub fn array_len(decoder: &mut Decoder<'_, '_>) -> Result<usize, Fault> {
+pub fn array_len<D: Decode>(decoder: &mut Reader<'_, '_, D>) -> Result<usize, Fault> {
     match decoder.u8()? {
         head @ 0x90..=0x9f => Ok(usize::from(head & 0x0f)),
         marker::ARRAY16 => Ok(usize::from(u16::from_be_bytes(*decoder.bytes()?))),

@@ -8,8 +8,8 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyTuple};
 
-use super::Codec;
-use super::decode::{Fault, fault, judge};
+use super::error::{Fault, fault, judge};
+use super::pickler::Pickle;
 use crate::ffi::objects::{Array, ArrayLayout, id};
 
 /// Dtypes kept for either direction before all are forgotten and looked up anew.
@@ -124,11 +124,11 @@ impl Numpy {
     }
 
     /// How `dtype` is written.
-    pub fn form(&self, codec: &Codec, dtype: &Bound<'_, PyAny>) -> PyResult<Arc<Form>> {
+    pub fn form(&self, pickle: &Pickle, dtype: &Bound<'_, PyAny>) -> PyResult<Arc<Form>> {
         if let Some(form) = lock(&self.forms).get(&id(dtype)) {
             return Ok(form.clone());
         }
-        let form = Arc::new(self.new_form(codec, dtype)?);
+        let form = Arc::new(self.new_form(pickle, dtype)?);
         // Dtypes of times are made anew for nearly every object that has one; they would crowd out
         // others.
         if !matches!(
@@ -140,7 +140,7 @@ impl Numpy {
         Ok(form)
     }
 
-    fn new_form(&self, codec: &Codec, dtype: &Bound<'_, PyAny>) -> PyResult<Form> {
+    fn new_form(&self, pickle: &Pickle, dtype: &Bound<'_, PyAny>) -> PyResult<Form> {
         let py = dtype.py();
         let mut form = self.describe(dtype)?;
         if form.item == 0 || !is_classic(dtype)? {
@@ -153,8 +153,8 @@ impl Numpy {
             Some(name) => Known::Name(name),
             // What pickle refuses here it will refuse again for the array, and that refusal is
             // explained.
-            None => match codec.pickle.dump(dtype) {
-                Ok(pickle) => pickle
+            None => match pickle.dump(dtype) {
+                Ok(pickled) => pickled
                     .in_one()
                     .map_or(Known::No, |bytes| Known::Pickle(bytes.into())),
                 Err(_) => Known::No,
@@ -216,11 +216,11 @@ impl Numpy {
     /// The dtype that was pickled.
     pub fn unpickled(
         &self,
-        codec: &Codec,
+        pickle: &Pickle,
         py: Python<'_>,
         bytes: &[u8],
     ) -> Result<Arc<Form>, Fault> {
-        let dtype = codec.pickle.load(py, bytes)?;
+        let dtype = pickle.load(py, bytes)?;
         if !dtype.is_instance(self.dtype.bind(py))? {
             return fault("an array without a dtype");
         }

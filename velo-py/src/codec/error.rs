@@ -1,5 +1,6 @@
 //! What can go wrong in either direction, one type per operation.
 
+use pyo3::exceptions::{PyException, PyImportError, PyMemoryError, PyRuntimeError};
 use pyo3::prelude::*;
 use thiserror::Error;
 
@@ -38,7 +39,7 @@ impl From<Overflow> for EncodeError {
 /// Why bytes were not decoded.
 #[derive(Debug, Error)]
 pub enum DecodeError {
-    /// The bytes are no encoded value: whoever wrote them is broken.
+    /// The bytes are no encoded value: their writer is broken.
     #[error("not an encoded value: {what} at byte `{at}`")]
     Malformed {
         /// What is wrong.
@@ -48,7 +49,7 @@ pub enum DecodeError {
     },
     /// The bytes are in order, but the object cannot be made in this process: its class is not
     /// importable here, its `__setstate__` raised, memory ran out, or the exception came from
-    /// [`super::Memory`].
+    /// [`super::memory::Memory`].
     #[error("{0}")]
     Python(PyErr),
 }
@@ -60,7 +61,7 @@ impl From<PyErr> for DecodeError {
 }
 
 /// Why the native form of a value was given up while it was being written.
-pub(super) enum Stop {
+pub enum Stop {
     /// No more room.
     Full(Overflow),
     /// The value holds something whose meaning only one pickle of the whole keeps.
@@ -82,5 +83,46 @@ impl From<PyErr> for Stop {
     #[cold]
     fn from(error: PyErr) -> Self {
         Self::Raised(Box::new(error))
+    }
+}
+
+/// The error for an object that was changed by Python code that ran while it was being written.
+#[cold]
+pub fn changed(what: &str) -> Stop {
+    PyRuntimeError::new_err(format!("a `{what}` was changed while it was being sent")).into()
+}
+
+/// [`DecodeError`] while the place is still known from the decoder; small, as every step may return
+/// it.
+pub enum Fault {
+    /// See [`DecodeError::Malformed`].
+    Malformed(&'static str),
+    /// See [`DecodeError::Python`].
+    Raised(Box<PyErr>),
+}
+
+impl From<PyErr> for Fault {
+    #[cold]
+    fn from(error: PyErr) -> Self {
+        Self::Raised(Box::new(error))
+    }
+}
+
+/// The bytes are wrong: `what`.
+#[cold]
+pub fn fault<T>(what: &'static str) -> Result<T, Fault> {
+    Err(Fault::Malformed(what))
+}
+
+/// Tells an exception that bad bytes caused from one that this process caused.
+#[cold]
+pub fn judge(py: Python<'_>, error: PyErr, what: &'static str) -> Fault {
+    let ours = !error.is_instance_of::<PyException>(py)
+        || error.is_instance_of::<PyMemoryError>(py)
+        || error.is_instance_of::<PyImportError>(py);
+    if ours {
+        error.into()
+    } else {
+        Fault::Malformed(what)
     }
 }

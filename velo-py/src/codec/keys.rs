@@ -6,8 +6,8 @@
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 
-use super::decode::Fault;
-use super::text;
+use super::error::Fault;
+use super::utf8;
 use crate::ffi::objects;
 
 /// Keys longer than this in UTF-8 are not kept.
@@ -52,7 +52,7 @@ impl Keys {
         {
             return Ok(slot.text.bind(py).clone());
         }
-        let text = text::str(py, bytes)?;
+        let text = utf8::text(py, bytes)?;
         // Judged by the text itself: `bytes` may have changed since it was looked at.
         if let Some(kept) = objects::utf8(&text) {
             *slot = Some(Slot {
@@ -70,7 +70,7 @@ impl Keys {
 struct Ends(u64, u64);
 
 impl Ends {
-    /// A key of at most so many bytes is known by its ends and its length. Comparing them costs less
+    /// A key of at most this many bytes is known by its ends and its length. Comparing them costs less
     /// than a call that compares bytes.
     const COVER: usize = 16;
 

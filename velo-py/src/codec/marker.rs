@@ -100,3 +100,6 @@ pub mod ext {
     /// A NumPy scalar.
     pub const NUMPY_SCALAR: u8 = 9;
 }
+
+/// How deep lists, dicts, tuples and sets may be nested in the native format.
+pub const MAX_DEPTH: usize = 64;

@@ -28,7 +28,7 @@
 //! # When one pickle carries the whole value
 //!
 //! Only pickle keeps identities, so a value goes by one pickle from top to bottom when it is nested
-//! deeper than [`MAX_DEPTH`], contains itself, holds one mutable object in two places, or holds
+//! deeper than [`marker::MAX_DEPTH`], contains itself, holds one mutable object in two places, or holds
 //! more than one object that has to be pickled. A single such object is pickled where it stands.
 //! Immutable values made of plain values only (`("a", 1)`) have no identity worth keeping.
 //!
@@ -37,99 +37,61 @@
 mod array;
 mod array_spec;
 mod container;
+mod datetime_types;
 mod decode;
 mod dtype;
 mod encode;
 mod error;
 mod fingerprint;
 mod keys;
+mod lookups;
 mod marker;
+mod memory;
 mod out;
 mod path;
 mod pickle;
+mod pickler;
 pub mod python;
+mod reader;
 mod scalar;
 mod seen;
 mod text;
 mod time;
+mod utf8;
+mod writer;
 
 use pyo3::prelude::*;
 
-use crate::cell::GilCell;
 use crate::ffi::objects::{Exact, exact, utf8};
+use lookups::Lookups;
 
-pub use array_spec::{Blank, seal};
+pub use array::seal;
+pub use array_spec::ArraySpec;
 pub use error::{DecodeError, EncodeError, Overflow};
 pub use fingerprint::fingerprint;
+pub use memory::{CopyMemory, Memory};
 pub use out::{Out, SliceOut, VecOut};
 pub use path::say_result;
 pub use python::codec;
 
-/// How deep lists, dicts, tuples and sets may be nested in the native format.
-pub const MAX_DEPTH: usize = 64;
-
 /// What [`Codec::size_hint`] says of objects whose size only encoding tells.
 const UNKNOWN_SIZE: usize = 64;
-
-/// How large buffers come out of a payload: copied, or as a read-only view of the memory they lie
-/// in.
-pub trait Memory {
-    /// An object that exports `bytes`, a part of the payload, as a read-only buffer and keeps the
-    /// memory in place as long as it lives; `None` to have the bytes copied. It is asked for every
-    /// array and every out-of-band buffer that is not empty, however small.
-    fn view<'py>(&mut self, py: Python<'py>, bytes: &[u8]) -> PyResult<Option<Bound<'py, PyAny>>>;
-
-    /// What the writer has [lent](Out::lend) by this number: an object that exports it, as `view`
-    /// would, and its length.
-    fn lent<'py>(
-        &mut self,
-        _py: Python<'py>,
-        _number: u32,
-    ) -> PyResult<Option<(Bound<'py, PyAny>, usize)>> {
-        Ok(None)
-    }
-
-    /// Whether what comes out is its receiver's alone, to be written to. `view` gives objects that
-    /// export writable buffers then.
-    fn is_private(&self) -> bool {
-        false
-    }
-}
-
-/// Memory that is about to go: everything is copied.
-pub struct CopyMemory;
-
-impl Memory for CopyMemory {
-    fn view<'py>(
-        &mut self,
-        _py: Python<'py>,
-        _bytes: &[u8],
-    ) -> PyResult<Option<Bound<'py, PyAny>>> {
-        Ok(None)
-    }
-}
 
 /// The codec with what it looked up and remembers: types, pickle's functions, dtypes, recent keys.
 ///
 /// One per process is enough. It holds no state of any value, so encoding and decoding may be
 /// entered again from the Python code that they run (`__reduce__`, `__setstate__`).
-pub struct Codec {
-    pickle: pickle::Pickle,
-    times: time::Types,
-    numpy: dtype::LazyNumpy,
-    keys: GilCell<keys::Keys>,
-}
+pub struct Codec(Lookups);
 
 impl Codec {
     /// Looks up what is needed for every value. NumPy and cloudpickle are left until a value needs
     /// them.
     pub fn new(py: Python<'_>) -> PyResult<Self> {
-        Ok(Self {
-            pickle: pickle::Pickle::new(py)?,
-            times: time::Types::new(py)?,
-            numpy: dtype::LazyNumpy::new(),
-            keys: GilCell::default(),
-        })
+        Ok(Self(Lookups::new(py)?))
+    }
+
+    fn lookups(&self) -> &Lookups {
+        &self.0
     }
 
     /// Appends `obj` to `out`. After an error, what `out` holds beyond its old position means
@@ -142,7 +104,7 @@ impl Codec {
         obj: &Bound<'_, PyAny>,
         out: &mut O,
     ) -> Result<(), EncodeError> {
-        encode::encode(self, obj, out)
+        encode::encode(&self.0, obj, out)
     }
 
     /// How much room to have ready for `obj`, found cheaply: enough for text, bytes, numbers and
@@ -156,14 +118,14 @@ impl Codec {
             Exact::List(list) => list.len() + UNKNOWN_SIZE,
             Exact::Tuple(tuple) => tuple.len() + UNKNOWN_SIZE,
             Exact::Dict(dict) => 2 * dict.len() + UNKNOWN_SIZE,
-            Exact::Other => array::size_hint(self, obj).unwrap_or(UNKNOWN_SIZE),
+            Exact::Other => array::size_hint(&self.0, obj).unwrap_or(UNKNOWN_SIZE),
             _ => UNKNOWN_SIZE,
         }
     }
 
     /// Where the items of `obj` lie one after the other, if it is an array that is written natively.
     pub fn items_of(&self, obj: &Bound<'_, PyAny>) -> Option<(*const u8, usize)> {
-        array::items(self, obj)
+        array::items(&self.0, obj)
     }
 
     /// Makes the object that all of `payload` stands for.
@@ -175,6 +137,6 @@ impl Codec {
         payload: &[u8],
         memory: &mut dyn Memory,
     ) -> Result<Bound<'py, PyAny>, DecodeError> {
-        decode::decode(self, py, payload, memory)
+        decode::decode(&self.0, py, payload, memory)
     }
 }

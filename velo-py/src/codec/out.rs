@@ -1,6 +1,7 @@
 //! Where encoded bytes go: memory of a fixed size, or a vector that grows.
 
-use super::error::Overflow;
+use super::error::{Overflow, Stop};
+use super::marker;
 
 /// What the alignment of array data is asked to be.
 pub const ALIGN: usize = 64;
@@ -194,4 +195,25 @@ impl Out for VecOut {
         self.0.extend_from_slice(bytes);
         Ok(())
     }
+}
+
+/// Writes the head of an extension and returns the room for its `len` bytes.
+pub fn ext_room<O: Out>(out: &mut O, kind: u8, len: usize) -> Result<&mut [u8], Stop> {
+    let (marker, size) = match len {
+        0..=0xff => (marker::EXT8, 1),
+        0x100..=0xffff => (marker::EXT16, 2),
+        len if u32::try_from(len).is_ok() => (marker::EXT32, 4),
+        _ => return Err(Stop::Whole),
+    };
+    let room = out.reserve(2 + size + len)?;
+    room[0] = marker;
+    room[1..=size].copy_from_slice(&(len as u64).to_be_bytes()[8 - size..]);
+    room[1 + size] = kind;
+    Ok(&mut room[2 + size..])
+}
+
+/// Writes a whole extension.
+pub fn put_ext<O: Out>(out: &mut O, kind: u8, bytes: &[u8]) -> Result<(), Stop> {
+    ext_room(out, kind, bytes.len())?.copy_from_slice(bytes);
+    Ok(())
 }

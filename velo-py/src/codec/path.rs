@@ -12,7 +12,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyFrozenSet, PyList, PySet, PyTuple};
 
 use super::error::Stop;
-use super::pickle::Pickle;
+use super::pickler::Pickle;
 use crate::ffi::objects::{Exact, exact, id};
 
 /// What the whole value is called.

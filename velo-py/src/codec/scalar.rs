@@ -4,11 +4,9 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyComplex, PyDict, PyFloat, PyInt};
 
-use super::decode::{Fault, fault};
-use super::error::Stop;
+use super::error::{Fault, Stop, fault};
 use super::marker::{self, ext};
-use super::out::Out;
-use super::text::put_ext;
+use super::out::{Out, put_ext};
 use crate::ffi::objects::{Int64, int64};
 
 #[inline(always)]

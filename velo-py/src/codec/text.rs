@@ -1,15 +1,14 @@
-//! `str`, `bytes`, `bytearray`, and the writing of extensions.
+//! `str`, `bytes` and `bytearray`.
 
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes, PyString};
 
-use super::decode::{Fault, judge};
-use super::encode::{Encoder, changed};
-use super::error::Stop;
+use super::error::{Fault, Stop, changed, judge};
 use super::marker::{self, ext};
-use super::out::{Out, copy_short};
-use crate::ffi::objects::{copy_bytearray, str_from_utf8, utf8};
+use super::out::{Out, copy_short, ext_room, put_ext};
+use super::writer::{Encode, Writer};
+use crate::ffi::objects::{copy_bytearray, utf8};
 
 /// Reserves room for a marker that a big-endian `len` of `size` bytes follows, and for `len` bytes.
 #[inline]
@@ -21,8 +20,8 @@ fn sized<O: Out>(out: &mut O, marker: u8, size: usize, len: usize) -> Result<&mu
 }
 
 #[inline(always)]
-pub fn put_str<'py, O: Out>(
-    encoder: &mut Encoder<'_, 'py, O>,
+pub fn put_str<'py, O: Out, E: Encode>(
+    encoder: &mut Writer<'_, 'py, O, E>,
     text: &Bound<'py, PyString>,
 ) -> Result<(), Stop> {
     let Some(bytes) = utf8(text) else {
@@ -57,12 +56,6 @@ fn put_surrogates<O: Out>(out: &mut O, text: &Bound<'_, PyString>) -> Result<(),
     )
 }
 
-/// A `str` from MessagePack text.
-#[inline]
-pub fn str<'py>(py: Python<'py>, bytes: &[u8]) -> Result<Bound<'py, PyString>, Fault> {
-    str_from_utf8(py, bytes).map_err(|error| judge(py, error, "text that is not UTF-8"))
-}
-
 /// A `str` from extension [`ext::SURROGATES`].
 pub fn surrogates<'py>(py: Python<'py>, bytes: &[u8]) -> Result<Bound<'py, PyAny>, Fault> {
     let args = (intern!(py, "utf-8"), intern!(py, "surrogatepass"));
@@ -72,8 +65,8 @@ pub fn surrogates<'py>(py: Python<'py>, bytes: &[u8]) -> Result<Bound<'py, PyAny
 }
 
 #[inline(always)]
-pub fn put_bytes<'py, O: Out>(
-    encoder: &mut Encoder<'_, 'py, O>,
+pub fn put_bytes<'py, O: Out, E: Encode>(
+    encoder: &mut Writer<'_, 'py, O, E>,
     bytes: &Bound<'py, PyBytes>,
 ) -> Result<(), Stop> {
     encoder.note_leaf(bytes, bytes.as_bytes().len())?;
@@ -93,8 +86,8 @@ pub fn put_plain_bytes<O: Out>(out: &mut O, bytes: &[u8]) -> Result<(), Stop> {
     Ok(())
 }
 
-pub fn put_bytearray<'py, O: Out>(
-    encoder: &mut Encoder<'_, 'py, O>,
+pub fn put_bytearray<'py, O: Out, E: Encode>(
+    encoder: &mut Writer<'_, 'py, O, E>,
     bytes: &Bound<'py, PyByteArray>,
 ) -> Result<(), Stop> {
     encoder.note(bytes)?;
@@ -115,25 +108,4 @@ pub fn bytearray<'py>(py: Python<'py>, bytes: &[u8]) -> Result<Bound<'py, PyAny>
         Ok(object) => Ok(object.into_any()),
         Err(error) => Err(error.into()),
     }
-}
-
-/// Writes the head of an extension and returns the room for its `len` bytes.
-pub fn ext_room<O: Out>(out: &mut O, kind: u8, len: usize) -> Result<&mut [u8], Stop> {
-    let (marker, size) = match len {
-        0..=0xff => (marker::EXT8, 1),
-        0x100..=0xffff => (marker::EXT16, 2),
-        len if u32::try_from(len).is_ok() => (marker::EXT32, 4),
-        _ => return Err(Stop::Whole),
-    };
-    let room = out.reserve(2 + size + len)?;
-    room[0] = marker;
-    room[1..=size].copy_from_slice(&(len as u64).to_be_bytes()[8 - size..]);
-    room[1 + size] = kind;
-    Ok(&mut room[2 + size..])
-}
-
-/// Writes a whole extension.
-pub fn put_ext<O: Out>(out: &mut O, kind: u8, bytes: &[u8]) -> Result<(), Stop> {
-    ext_room(out, kind, bytes.len())?.copy_from_slice(bytes);
-    Ok(())
 }

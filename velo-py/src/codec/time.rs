@@ -20,41 +20,16 @@ use pyo3::types::{
     PyType, PyTzInfo, PyTzInfoAccess,
 };
 
-use super::Codec;
-use super::decode::{Fault, fault, judge};
-use super::encode::Encoder;
-use super::error::Stop;
+use super::datetime_types::Types;
+use super::error::{Fault, Stop, fault, judge};
+use super::lookups::Lookups;
 use super::marker::ext;
-use super::out::Out;
-use super::text::put_ext;
+use super::out::{Out, put_ext};
+use super::writer::{Encode, Writer};
 
 const FOLD: u8 = 1;
 const UTC: u8 = 2;
 const OFFSET: u8 = 4;
-
-/// The types of the module `datetime`.
-pub struct Types {
-    date: Py<PyType>,
-    time: Py<PyType>,
-    datetime: Py<PyType>,
-    timedelta: Py<PyType>,
-    timezone: Py<PyType>,
-    utc: Py<PyTzInfo>,
-}
-
-impl Types {
-    pub fn new(py: Python<'_>) -> PyResult<Self> {
-        let utc = PyTzInfo::utc(py)?.to_owned();
-        Ok(Self {
-            date: py.get_type::<PyDate>().unbind(),
-            time: py.get_type::<PyTime>().unbind(),
-            datetime: py.get_type::<PyDateTime>().unbind(),
-            timedelta: py.get_type::<PyDelta>().unbind(),
-            timezone: utc.get_type().unbind(),
-            utc: utc.unbind(),
-        })
-    }
-}
 
 fn is(ty: *mut PyTypeObject, exactly: &Py<PyType>) -> bool {
     std::ptr::eq(ty.cast(), exactly.as_ptr())
@@ -136,11 +111,11 @@ fn zone<'py>(types: &Types, zone: Option<Bound<'py, PyTzInfo>>) -> PyResult<Opti
 }
 
 /// Writes `obj` if it is one of the types of this module with a zone that has a form here.
-pub fn put<'py, O: Out>(
-    encoder: &mut Encoder<'_, 'py, O>,
+pub fn put<'py, O: Out, E: Encode>(
+    encoder: &mut Writer<'_, 'py, O, E>,
     obj: &Bound<'py, PyAny>,
 ) -> Result<bool, Stop> {
-    let types = &encoder.codec.times;
+    let types = &encoder.lookups.times;
     let ty = obj.get_type_ptr();
     let mut piece = Piece::default();
     let kind = if is(ty, &types.datetime) {
@@ -173,7 +148,7 @@ pub fn put<'py, O: Out>(
 
 /// A date or time from its extension.
 pub fn time<'py>(
-    codec: &Codec,
+    lookups: &Lookups,
     py: Python<'py>,
     kind: u8,
     bytes: &[u8],
@@ -188,7 +163,7 @@ pub fn time<'py>(
         },
         ext::TIMEDELTA => delta(py, bytes)?.map(Bound::into_any),
         ext::TIME => {
-            let clock = Clock::read(codec, py, bytes)?;
+            let clock = Clock::read(lookups, py, bytes)?;
             let Clock {
                 hour,
                 minute,
@@ -205,7 +180,7 @@ pub fn time<'py>(
             let Some((&[y0, y1, month, day], rest)) = bytes.split_first_chunk() else {
                 return fault("a datetime of a wrong length");
             };
-            let clock = Clock::read(codec, py, rest)?;
+            let clock = Clock::read(lookups, py, rest)?;
             let Clock {
                 hour,
                 minute,
@@ -244,7 +219,7 @@ struct Clock<'py> {
 }
 
 impl<'py> Clock<'py> {
-    fn read(codec: &Codec, py: Python<'py>, bytes: &[u8]) -> Result<Self, Fault> {
+    fn read(lookups: &Lookups, py: Python<'py>, bytes: &[u8]) -> Result<Self, Fault> {
         let Some((&[hour, minute, second, flags, m0, m1, m2, m3], rest)) =
             bytes.split_first_chunk()
         else {
@@ -252,7 +227,7 @@ impl<'py> Clock<'py> {
         };
         let zone = match (flags & !FOLD, rest.is_empty()) {
             (0, true) => None,
-            (UTC, true) => Some(codec.times.utc.bind(py).clone()),
+            (UTC, true) => Some(lookups.times.utc.bind(py).clone()),
             (OFFSET, false) => {
                 let offset = delta(py, rest)?;
                 let zone = offset.and_then(|offset| PyTzInfo::fixed_offset(py, offset));

@@ -35,7 +35,7 @@ pub struct CsvParser {
 struct Columns {
     names: Vec<Py<PyString>>,
     // An event of no values: a copy of it has room for all of them at once.
-    blank: Py<PyDict>,
+    spec: Py<PyDict>,
     text: Vec<bool>,
     key: Option<usize>,
 }
@@ -93,7 +93,7 @@ impl CsvParser {
             self.line += found.lines;
             at += found.len;
             let fault = match found.record {
-                Record::Blank => None,
+                Record::ArraySpec => None,
                 Record::Bad(why) => Some(why),
                 Record::Fields => match std::str::from_utf8(&rest[..found.len]) {
                     Ok(_) => self.take(py, rest, &mut events)?,
@@ -139,7 +139,7 @@ impl CsvParser {
                 "{fields} field{s}, where the header has {header}"
             )));
         }
-        let event = columns.blank.bind(py).copy()?;
+        let event = columns.spec.bind(py).copy()?;
         for (index, name) in columns.names.iter().enumerate() {
             let text = self.splitter.field(index, bytes);
             let name = name.bind(py);
@@ -169,10 +169,10 @@ impl CsvParser {
             .collect();
         let (key, stay): (Option<usize>, Vec<usize>) =
             self.start.call1(py, (names.clone(),))?.extract(py)?;
-        let blank = PyDict::new(py);
+        let spec = PyDict::new(py);
         let mut text = vec![false; names.len()];
         for name in &names {
-            blank.set_item(name, py.None())?;
+            spec.set_item(name, py.None())?;
         }
         for index in stay {
             if let Some(field) = text.get_mut(index) {
@@ -182,7 +182,7 @@ impl CsvParser {
         let names = names.into_iter().map(Bound::unbind).collect();
         Ok(Columns {
             names,
-            blank: blank.unbind(),
+            spec: spec.unbind(),
             text,
             key,
         })

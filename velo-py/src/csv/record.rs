@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use memchr::{memchr, memchr_iter, memchr2, memrchr};
 
-/// A record that is not over after so many bytes is given up: most likely a quote is missing.
+/// A record that has not ended after this many bytes is given up: most likely a quote is missing.
 const LONGEST: usize = 1 << 20;
 
 /// What a piece of a file begins with.
@@ -19,7 +19,7 @@ pub struct Found {
 
 pub enum Record {
     /// An empty line.
-    Blank,
+    ArraySpec,
     /// The splitter has its fields.
     Fields,
     Bad(String),
@@ -66,7 +66,7 @@ impl Splitter {
             return Some(Found {
                 len,
                 lines: 0,
-                record: Record::Blank,
+                record: Record::ArraySpec,
             });
         }
         let found = match memchr2(b'\n', b'"', bytes) {
@@ -88,7 +88,7 @@ impl Splitter {
             return Found {
                 len,
                 lines: 1,
-                record: Record::Blank,
+                record: Record::ArraySpec,
             };
         }
         let mut start = 0;

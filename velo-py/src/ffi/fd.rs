@@ -3,6 +3,8 @@
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
+use velo_shm::fork::SharedFd;
+
 /// Another handle of a descriptor that Python owns, which it may close meanwhile.
 ///
 /// # Errors
@@ -14,4 +16,15 @@ pub fn duplicate(number: i32) -> io::Result<OwnedFd> {
     // SAFETY: the number is not -1, and it is borrowed for one system call, which makes nothing of
     // a descriptor that is not open.
     unsafe { BorrowedFd::borrow_raw(number) }.try_clone_to_owned()
+}
+
+/// Has forked children of this process get a dead descriptor in place of one that stays open as long as
+/// this process lives.
+pub fn keep_from_children(number: i32) {
+    if number >= 0 {
+        // SAFETY: the number is not -1, and nothing is done with the descriptor here; a child replaces
+        // whatever it names.
+        let fd = unsafe { BorrowedFd::borrow_raw(number) };
+        std::mem::forget(SharedFd::new(fd));
+    }
 }

@@ -1,9 +1,9 @@
-//! What a stream function may take of time: for one event, and for one step.
+//! How long a stream function may take: for one event, and for one step.
 //!
 //! The time of an event runs from the moment the function takes it until it asks for the next one.
-//! What does not count is time in which others held the event loop, and in which a result waits for
-//! its receiver. One timer a stream looks after it; it is not set for every event, but set again
-//! when it comes too early.
+//! Time in which other functions hold the event loop does not count, nor does time in which a result
+//! waits for its receiver. One timer per stream enforces it. The timer is not set for every event: one
+//! that comes too early is set again.
 
 use std::cell::Cell;
 use std::sync::{Arc, Weak};
@@ -24,7 +24,7 @@ use crate::function::port::Port;
 const GRACE: Duration = Duration::from_secs(1);
 /// It has at least so much.
 const LEAST_GRACE: Duration = Duration::from_millis(100);
-/// A timer that comes so late came late because somebody held the loop.
+/// A timer that is this late is late because a task held the loop.
 const LATE: Duration = Duration::from_millis(20);
 
 /// Timers may be this much early.
@@ -35,20 +35,20 @@ thread_local! {
     static RAN: Cell<u64> = const { Cell::new(0) };
 }
 
-/// Some function of this thread has run for so many ticks.
+/// Some function of this thread has run for this many ticks.
 #[inline]
 pub fn ran(ticks: u64) {
     RAN.set(RAN.get().wrapping_add(ticks));
 }
 
 /// One stream's limits.
-pub struct Budget {
+pub struct Deadline {
     stream: String,
     stall: Option<Duration>,
     event: Option<Duration>,
     port: Port,
     state: GilCell<State>,
-    this: Weak<Budget>,
+    this: Weak<Deadline>,
 }
 
 #[derive(Default)]
@@ -92,18 +92,18 @@ impl State {
     }
 }
 
-impl Budget {
+impl Deadline {
     /// The limits of the stream `stream` in seconds; None when there are none.
     pub fn new(
         stream: String,
         port: &Port,
         stall: Option<f64>,
         event: Option<f64>,
-    ) -> Option<Arc<Budget>> {
+    ) -> Option<Arc<Deadline>> {
         let limit = |seconds: Option<f64>| Duration::try_from_secs_f64(seconds?).ok();
         let (stall, event) = (limit(stall), limit(event));
         (stall.is_some() || event.is_some()).then(|| {
-            Arc::new_cyclic(|this| Budget {
+            Arc::new_cyclic(|this| Deadline {
                 stream,
                 stall,
                 event,
@@ -143,7 +143,7 @@ impl Budget {
             .min_by_key(|allowance| allowance.time)
     }
 
-    /// The function has run for so many ticks.
+    /// The function has run for this many ticks.
     pub fn ran(&self, py: Python<'_>, ticks: u64) {
         let _ = self
             .state
@@ -352,11 +352,13 @@ fn span(seconds: f64) -> Duration {
 
 /// What the timer calls. It does not keep the stream alive.
 #[pyclass(frozen)]
-struct Alarm(Weak<Budget>);
+struct Alarm(Weak<Deadline>);
 
 #[pymethods]
 impl Alarm {
     fn __call__(&self, py: Python<'_>) -> PyResult<()> {
-        self.0.upgrade().map_or(Ok(()), |budget| budget.on_time(py))
+        self.0
+            .upgrade()
+            .map_or(Ok(()), |deadline| deadline.on_time(py))
     }
 }

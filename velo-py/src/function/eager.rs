@@ -1,9 +1,9 @@
-//! Running a function in the turn of whoever waits for it, or has sent to many.
+//! Running a function on its caller's stack.
 //!
-//! A user who waits for a result of an inline stream waits for a task of the same event loop. Going
-//! through the loop costs several microseconds per event; stepping the function right here, as its
-//! own task and in its own context, costs one. The task itself is never the wiser: whatever the
-//! function comes to wait for is handed to it when its own turn comes (see [`Pump`]).
+//! In inline mode the function is a task of the user's own event loop. To wait for that task costs
+//! several microseconds per event, as the loop has to turn; to run the function at once, in its task's
+//! name and context, costs one. A worker that was woken for an event does the same. The task does not
+//! notice: it finds the future that the function waits for on its next step (see [`Pump`]).
 
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -12,17 +12,18 @@ use pyo3::types::PyString;
 
 use crate::ffi::turn;
 use crate::function::pump::Pump;
+use crate::function_side::Runner;
 
-/// A stream's function, as something other than its own task can step it.
-pub struct Aside {
+/// Runs one stream's function without a turn of the event loop.
+pub struct EagerRunner {
     event_loop: Py<PyAny>,
     pump: Py<Pump>,
     task: Py<PyAny>,
-    /// None where the loop makes tasks of its own kind, whose steps are its own business.
+    /// None where a task factory made the task: velo cannot run another kind of task by itself.
     context: Option<Py<PyAny>>,
 }
 
-impl Aside {
+impl EagerRunner {
     /// Starts the task that runs `pump` in `event_loop`.
     pub fn start(event_loop: &Bound<'_, PyAny>, pump: Pump, name: &str) -> PyResult<Self> {
         let py = event_loop.py();
@@ -41,7 +42,7 @@ impl Aside {
         };
         task.call_method1(intern!(py, "set_name"), (name,))?;
         pump.get().runs_as(&task)?;
-        Ok(Aside {
+        Ok(EagerRunner {
             event_loop: event_loop.clone().unbind(),
             pump,
             task: task.unbind(),
@@ -49,14 +50,14 @@ impl Aside {
         })
     }
 
-    /// Steps `pump`, which `task` runs in `context`.
+    /// Runs `pump`, which is the coroutine of `task`, in `context`.
     pub fn of(
         event_loop: Py<PyAny>,
         pump: Py<Pump>,
         task: Py<PyAny>,
         context: Option<Py<PyAny>>,
     ) -> Self {
-        Aside {
+        EagerRunner {
             event_loop,
             pump,
             task,
@@ -69,20 +70,28 @@ impl Aside {
         &self.task
     }
 
-    /// Lets the function go on until it waits, if its next step needs nothing of the event loop.
-    pub fn step(&self, py: Python<'_>) -> PyResult<()> {
+    fn run_in(&self, py: Python<'_>, context: &Py<PyAny>) -> PyResult<()> {
+        turn::as_task(
+            self.event_loop.bind(py),
+            self.task.bind(py),
+            context.bind(py),
+            || self.pump.get().run_eagerly(py),
+        )?
+    }
+}
+
+impl Runner for EagerRunner {
+    fn run(&self, py: Python<'_>) -> PyResult<()> {
         let Some(context) = &self.context else {
             return Ok(());
         };
-        match self.pump.get().can_step_aside(py)? {
-            true => self.run(py, context),
+        match self.pump.get().can_run_eagerly(py)? {
+            true => self.run_in(py, context),
             false => Ok(()),
         }
     }
 
-    /// Lets the function go on if its task sleeps on this future, which stays as it is: if the
-    /// function comes to wait for its stream again, the task never knows.
-    pub fn step_parked(&self, py: Python<'_>, future: &Py<PyAny>) -> PyResult<()> {
+    fn run_suspended(&self, py: Python<'_>, future: &Py<PyAny>) -> PyResult<()> {
         let Some(context) = &self.context else {
             return Ok(());
         };
@@ -91,18 +100,9 @@ impl Aside {
             .call_method0(intern!(py, "done"))?
             .is_truthy()?;
         match asleep && self.pump.get().waits_on(py, future) {
-            true => self.run(py, context),
+            true => self.run_in(py, context),
             false => Ok(()),
         }
-    }
-
-    fn run(&self, py: Python<'_>, context: &Py<PyAny>) -> PyResult<()> {
-        turn::as_task(
-            self.event_loop.bind(py),
-            self.task.bind(py),
-            context.bind(py),
-            || self.pump.get().step_aside(py),
-        )?
     }
 }
 

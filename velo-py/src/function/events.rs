@@ -6,92 +6,12 @@ use pyo3::exceptions::PyStopAsyncIteration;
 use pyo3::prelude::*;
 use pyo3::types::PyType;
 
-use crate::errors::{self, Thrown};
+use crate::errors::Thrown;
 use crate::ffi::send_slot::{Awaitable, Step, coroutine_methods};
-use crate::function::deadline::Budget;
-use crate::function::flush_timer::Pace;
-use crate::function::port::{KeyPort, Next, Port};
+use crate::function::source::{Poll, Source};
 use crate::function::ticks::Ticks;
 use crate::keys::frames::Name;
 use crate::keys::table::KeyTable;
-
-/// Where a function's events come from, and how long it may go on taking them.
-#[derive(Clone)]
-pub struct Source {
-    pub port: Port,
-    pub pace: Arc<Pace>,
-    pub budget: Option<Arc<Budget>>,
-}
-
-/// What asking a [`Source`] came to.
-pub enum Poll {
-    /// The next event.
-    Event(Py<PyAny>),
-    /// The input has ended.
-    Ended,
-    /// It is time for the other tasks of the loop.
-    Turn,
-    /// Nothing is there yet.
-    Empty,
-}
-
-impl Source {
-    /// What a key's events come from.
-    pub fn of_key(table: Arc<KeyTable>, name: Name) -> Self {
-        Source {
-            port: Port::Key(KeyPort { table, name }),
-            pace: Arc::default(),
-            budget: None,
-        }
-    }
-
-    /// The next event, without waiting.
-    #[inline]
-    pub fn poll(&self, py: Python<'_>) -> Result<Poll, Thrown> {
-        if self.pace.turn_is_over() {
-            self.port.flush(py);
-            return Ok(Poll::Turn);
-        }
-        if let Some(budget) = &self.budget {
-            budget.asks(py)?;
-        }
-        let next = self.port.next_event(py)?;
-        if let Some(budget) = &self.budget {
-            match next {
-                Next::Event(_) => {
-                    budget.takes(py)?;
-                    self.port.allow(py, budget.allowance(py));
-                }
-                Next::Empty | Next::Ended => budget.rests(py)?,
-            }
-        }
-        Ok(match next {
-            Next::Event(event) => {
-                if self.pace.flush_is_due_at_event() {
-                    self.port.flush(py);
-                }
-                Poll::Event(event)
-            }
-            Next::Ended => Poll::Ended,
-            Next::Empty => Poll::Empty,
-        })
-    }
-
-    /// What to wait on for the next event; None when one has come meanwhile.
-    pub fn wait(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
-        self.port.flush(py);
-        if self.port.is_waiting(py) {
-            return Err(errors::busy(
-                "two tasks wait for the next event of one stream; let one of them do it",
-            ));
-        }
-        let future = self.port.wait_event(py)?;
-        if future.is_some() {
-            self.pace.turn_ended();
-        }
-        Ok(future)
-    }
-}
 
 /// The events of one stream, in order: `async for event in events`.
 ///

@@ -8,5 +8,6 @@ pub mod port;
 pub mod pump;
 pub mod session;
 pub mod slow_steps;
+pub mod source;
 pub mod stream_port;
 pub mod ticks;

@@ -9,95 +9,23 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use velo_shm::Allowance;
 
-use crate::cell::GilCell;
 use crate::errors::{self, Thrown};
-use crate::function::eager::Aside;
-use crate::function::session::KeptPort;
+use crate::flow::Next;
+use crate::function::session::SessionPort;
 use crate::inline::InlineStream;
 use crate::keys::frames::Name;
 use crate::keys::table::KeyTable;
-use crate::process::worker::RingPort;
-use crate::wait::{Wait, complete};
-
-/// What asking for the next event came to.
-pub enum Next {
-    /// An event. The one before it counts as handled.
-    Event(Py<PyAny>),
-    /// Nothing is there yet. All events before count as handled.
-    Empty,
-    /// The input has ended.
-    Ended,
-}
-
-/// What a port has of its function: where it waits, and what steps it.
-#[derive(Default)]
-pub struct FunctionSide {
-    /// For an event.
-    pub event: Wait,
-    /// For room for a result.
-    pub space: Wait,
-    /// Steps the function at once when the worker was woken for it. None before and after it runs,
-    /// and inline.
-    pub aside: GilCell<Option<Arc<Aside>>>,
-    /// What the function's task sleeps on while the function is stepped aside.
-    pub parked: GilCell<Option<Py<PyAny>>>,
-}
-
-impl FunctionSide {
-    /// Registers the running task to be woken when an event is there.
-    pub fn wait_event(&self, py: Python<'_>, event_loop: &Py<PyAny>) -> PyResult<Py<PyAny>> {
-        if let Some(parked) = self.parked.with(py, Option::take)? {
-            self.event.resume(py, parked.clone_ref(py))?;
-            return Ok(parked);
-        }
-        self.event.start(event_loop.bind(py))
-    }
-
-    /// Lets the function look for events: right now, if it waits for nothing else.
-    pub fn go_on(&self, py: Python<'_>) {
-        let aside = self.aside.with(py, |place| place.clone());
-        self.go_on_by(py, aside.ok().flatten().as_deref());
-    }
-
-    /// The same, by what steps the function.
-    pub fn go_on_by(&self, py: Python<'_>, aside: Option<&Aside>) {
-        let Some(aside) = aside else {
-            return self.event.wake(py);
-        };
-        if let Err(error) = self.step(py, aside) {
-            error.write_unraisable(py, None); // its task goes on all the same
-        }
-    }
-
-    fn step(&self, py: Python<'_>, aside: &Aside) -> PyResult<()> {
-        let Some(future) = self.event.park(py) else {
-            return Ok(()); // it does not wait, or another task does so for it
-        };
-        self.parked
-            .with(py, |place| *place = Some(future.clone_ref(py)))?;
-        let stepped = aside.step_parked(py, &future);
-        // Unless the function waits on it again, its task has to see what it waits for now.
-        if let Some(parked) = self.parked.with(py, Option::take)? {
-            complete(parked.bind(py));
-        }
-        stepped
-    }
-
-    /// The function is not stepped any more.
-    pub fn forget_steps(&self, py: Python<'_>) {
-        drop(self.aside.with(py, Option::take));
-    }
-}
+use crate::process::worker::ring_port::RingPort;
 
 /// The function's half, in either mode.
 #[derive(Clone)]
 pub enum Port {
     /// Queues in this process.
     Inline(Arc<InlineStream>),
-    /// Rings in shared memory.
+    /// RingPair in shared memory.
     Ring(Arc<RingPort>),
-    /// Either of them, or none at present; and whether it is an inline stream.
-    Kept(Arc<KeptPort>, bool),
+    /// A session's: either of them, or none at present; and whether it is an inline one.
+    Session(Arc<SessionPort>, bool),
     /// A key of a table, as those see it who have use of a whole port.
     Key(KeyPort),
 }
@@ -114,7 +42,7 @@ macro_rules! either {
         match $port {
             Port::Inline($side) => $call,
             Port::Ring($side) => $call,
-            Port::Kept($side, _) => $call,
+            Port::Session($side, _) => $call,
             Port::Key($side) => $call,
         }
     };
@@ -166,7 +94,7 @@ impl Port {
     /// What the function's state begins as.
     pub fn state<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         match self {
-            Port::Inline(_) | Port::Kept(..) | Port::Key(_) => Ok(PyDict::new(py)),
+            Port::Inline(_) | Port::Session(..) | Port::Key(_) => Ok(PyDict::new(py)),
             Port::Ring(side) => side.state(py),
         }
     }
@@ -174,11 +102,11 @@ impl Port {
     /// Makes the results so far visible to the other half: the function may go on to compute for
     /// long.
     #[inline]
-    pub fn show_results(&self, py: Python<'_>) {
+    pub fn flush_results(&self, py: Python<'_>) {
         match self {
-            Port::Inline(_) | Port::Key(_) => {} // nobody else runs before the function waits
-            Port::Ring(side) => side.show_results(py),
-            Port::Kept(side, _) => side.show_results(py),
+            Port::Inline(_) | Port::Key(_) => {} // no other task runs before the function waits
+            Port::Ring(side) => side.flush_results(py),
+            Port::Session(side, _) => side.flush_results(py),
         }
     }
 
@@ -208,13 +136,13 @@ impl Port {
         either!(self, side => side.event(py))
     }
 
-    /// A step that has begun may go on for so long from now.
+    /// A step that has begun may last for this long from now.
     #[inline]
     pub fn allow(&self, py: Python<'_>, allowance: Option<Allowance>) {
         match self {
-            Port::Inline(_) | Port::Key(_) => {} // there is nobody to stop it
+            Port::Inline(_) | Port::Key(_) => {} // nothing could stop it
             Port::Ring(side) => side.allow(allowance),
-            Port::Kept(side, _) => side.allow(py, allowance),
+            Port::Session(side, _) => side.allow(py, allowance),
         }
     }
 
@@ -258,7 +186,7 @@ macro_rules! waits_of {
 
 waits_of!(InlineStream);
 waits_of!(RingPort);
-waits_of!(KeptPort);
+waits_of!(SessionPort);
 
 impl KeyPort {
     fn next_event(&self, py: Python<'_>) -> Result<Next, Thrown> {

@@ -8,17 +8,17 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyType;
-use velo_shm::ticks;
+use velo_shm::{fork, ticks};
 
 use crate::cell::GilCell;
 use crate::errors::{self, Thrown};
 use crate::ffi::asyncgen::{AsyncGen, Resumed};
 use crate::ffi::send_slot::{Awaitable, Step, coroutine_methods};
-use crate::function::deadline::{self, Budget};
-use crate::function::events::Source;
-use crate::function::flush_timer::Pace;
+use crate::function::deadline::{self, Deadline};
+use crate::function::flush_timer::FlushTimer;
 use crate::function::port::Port;
 use crate::function::slow_steps;
+use crate::function::source::Source;
 
 /// Drives one generator; run as an `asyncio.Task`, so that everything that looks for the current
 /// task (timeouts, task groups) works inside the user's function.
@@ -26,9 +26,11 @@ use crate::function::slow_steps;
 pub struct Pump {
     state: GilCell<State>,
     port: Port,
-    pace: Arc<Pace>,
-    budget: Option<Arc<Budget>>,
+    timer: Arc<FlushTimer>,
+    deadline: Option<Arc<Deadline>>,
     name: String,
+    /// In which generation of forks it was made.
+    born: u32,
 }
 
 struct State {
@@ -41,7 +43,7 @@ struct State {
     /// The task was told so.
     returned: bool,
     pause: Pause,
-    /// What a step aside came to wait for; the task has not seen it yet.
+    /// What a step eager came to wait for; the task has not seen it yet.
     handed: Option<Py<PyAny>>,
 }
 
@@ -72,24 +74,29 @@ impl Pump {
             pause: Pause::Fresh,
             handed: None,
         };
-        let Source { port, pace, budget } = source;
+        let Source {
+            port,
+            timer,
+            deadline,
+        } = source;
         Pump {
             state: GilCell::new(state),
             port,
-            pace,
-            budget,
+            timer,
+            deadline,
             name,
+            born: fork::generation(),
         }
     }
 
     /// It is run by this task.
     pub fn runs_as(&self, task: &Bound<'_, PyAny>) -> PyResult<()> {
-        let budget = self.budget.as_ref();
-        budget.map_or(Ok(()), |budget| budget.set_task(task))
+        let deadline = self.deadline.as_ref();
+        deadline.map_or(Ok(()), |deadline| deadline.set_task(task))
     }
 
     /// Whether the function's next step needs nothing of the event loop.
-    pub fn can_step_aside(&self, py: Python<'_>) -> PyResult<bool> {
+    pub fn can_run_eagerly(&self, py: Python<'_>) -> PyResult<bool> {
         let future = self.state.with(py, |state| match &state.pause {
             _ if state.finished || self.port.is_cancelled(py) => None,
             Pause::Fresh => Some(None),
@@ -114,7 +121,7 @@ impl Pump {
 
     /// Runs the function in the turn of another task. What it comes to wait for is kept for its
     /// own task, which is going to run in any case.
-    pub fn step_aside(&self, py: Python<'_>) -> PyResult<()> {
+    pub fn run_eagerly(&self, py: Python<'_>) -> PyResult<()> {
         let none = py.None();
         self.state.with(py, |state| {
             state.handed = None;
@@ -130,30 +137,30 @@ impl Pump {
     /// Runs a step of the function where it can be seen who does it, and for how long.
     #[inline]
     fn watched<R>(&self, py: Python<'_>, step: impl FnOnce() -> R) -> R {
-        let budget = self.budget.as_ref();
+        let deadline = self.deadline.as_ref();
         let (came, took) = match &self.port {
             Port::Inline(_) | Port::Key(_) => slow_steps::watched(py, &self.name, step),
             Port::Ring(port) => {
-                let allowance = budget.and_then(|budget| budget.allowance(py));
+                let allowance = deadline.and_then(|deadline| deadline.allowance(py));
                 let began = ticks::now();
-                let came = port.on_board(py, allowance, step);
+                let came = port.observe_step(py, allowance, step);
                 let took = ticks::now().saturating_sub(began);
                 if took > slow_steps::limit() {
                     port.was_slow(py, took);
                 }
                 (came, took)
             }
-            Port::Kept(_, true) => slow_steps::watched(py, &self.name, step),
-            Port::Kept(port, false) => {
-                let allowance = budget.and_then(|budget| budget.allowance(py));
+            Port::Session(_, true) => slow_steps::watched(py, &self.name, step),
+            Port::Session(port, false) => {
+                let allowance = deadline.and_then(|deadline| deadline.allowance(py));
                 let began = ticks::now();
-                let came = port.on_board(py, allowance, step);
+                let came = port.observe_step(py, allowance, step);
                 (came, ticks::now().saturating_sub(began))
             }
         };
         deadline::ran(took);
-        if let Some(budget) = budget {
-            budget.ran(py, took);
+        if let Some(deadline) = deadline {
+            deadline.ran(py, took);
         }
         came
     }
@@ -197,6 +204,7 @@ impl Pump {
             let came = match resumed.take() {
                 Some(came) => came,
                 None => {
+                    self.stay_out(py, None);
                     if let Some(result) = state.result.take() {
                         let result = result.into_bound(py);
                         match self.port.push(py, &result) {
@@ -205,10 +213,10 @@ impl Pump {
                                 state.result = Some(result.unbind());
                                 self.port.flush(py);
                                 if let Some(future) = self.port.wait_space(py)? {
-                                    if let Some(budget) = &self.budget {
-                                        budget.pauses(py);
+                                    if let Some(deadline) = &self.deadline {
+                                        deadline.pauses(py);
                                     }
-                                    self.pace.turn_ended();
+                                    self.timer.turn_ended();
                                     return Ok(Step::Yield(future));
                                 }
                                 continue;
@@ -219,13 +227,13 @@ impl Pump {
                                 continue;
                             }
                         }
-                        if let Some(budget) = &self.budget {
-                            budget.goes_on(py);
+                        if let Some(deadline) = &self.deadline {
+                            deadline.goes_on(py);
                         }
-                        self.port.show_results(py);
-                        if self.pace.flush_is_due() {
+                        self.port.flush_results(py);
+                        if self.timer.flush_is_due() {
                             self.port.flush(py);
-                            if self.pace.turn_is_over() {
+                            if self.timer.turn_is_over() {
                                 return Ok(Step::Yield(py.None()));
                             }
                         }
@@ -233,6 +241,7 @@ impl Pump {
                     state.generator.resume(py, value)
                 }
             };
+            self.stay_out(py, came.as_ref().err());
             match came {
                 Ok(Resumed::Yielded(_)) if state.closing => {
                     let error = PyRuntimeError::new_err("async generator ignored GeneratorExit");
@@ -256,17 +265,41 @@ impl Pump {
         }
     }
 
-    /// Whether nobody wants what the function still yields.
+    /// Ends a process that the function has forked, and that comes out of the function: everything else
+    /// here is the worker's. An inline stream was forked with all that it needs.
+    #[inline]
+    fn stay_out(&self, py: Python<'_>, error: Option<&Thrown>) {
+        if self.born != fork::generation() {
+            self.leave(py, error);
+        }
+    }
+
+    #[cold]
+    fn leave(&self, py: Python<'_>, error: Option<&Thrown>) {
+        if !matches!(self.port, Port::Inline(_) | Port::Session(_, true)) {
+            let error = error.map(|error| error.clone_ref(py).into_value(py));
+            let left = py
+                .import("velo._worker.forked")
+                .and_then(|forked| forked.call_method1("leave", (&self.name, error)));
+            if let Err(failed) = left {
+                failed.write_unraisable(py, None);
+            }
+            // It was not left after all, for want of memory perhaps.
+            std::process::abort();
+        }
+    }
+
+    /// Whether the results that the function still yields are dropped.
     #[inline]
     fn is_over(&self, py: Python<'_>) -> bool {
-        let budget = self.budget.as_ref();
-        self.port.is_cancelled(py) || budget.is_some_and(|budget| budget.has_expired(py))
+        let deadline = self.deadline.as_ref();
+        self.port.is_cancelled(py) || deadline.is_some_and(|deadline| deadline.has_expired(py))
     }
 
     fn finish(&self, py: Python<'_>, state: &mut State, outcome: Result<(), PyErr>) -> Step {
         state.finished = true;
-        let outcome = match &self.budget {
-            Some(budget) => budget.outcome(py, outcome),
+        let outcome = match &self.deadline {
+            Some(deadline) => deadline.outcome(py, outcome),
             None => Some(outcome),
         };
         let Some(outcome) = outcome else {

@@ -6,12 +6,14 @@ use pyo3::exceptions::PyTypeError;
 use pyo3::intern;
 use pyo3::prelude::*;
 
-use crate::function::deadline::Budget;
-use crate::function::eager::Aside;
-use crate::function::events::{Events, Source};
-use crate::function::flush_timer::Pace;
+use crate::function::deadline::Deadline;
+use crate::function::eager::EagerRunner;
+use crate::function::events::Events;
+use crate::function::flush_timer::FlushTimer;
 use crate::function::port::Port;
 use crate::function::pump::Pump;
+use crate::function::source::Source;
+use crate::function_side::Runner;
 
 /// One stream's port before and while its function runs.
 #[pyclass(frozen, module = "velo._core")]
@@ -20,11 +22,15 @@ pub struct StreamPort {
 }
 
 impl StreamPort {
-    /// A port for Python to run a function on, within its budget.
-    pub fn new(port: Port, budget: Option<Arc<Budget>>) -> Self {
-        let pace = Arc::new(Pace::default());
+    /// A port for Python to run a function on, within its deadline.
+    pub fn new(port: Port, deadline: Option<Arc<Deadline>>) -> Self {
+        let timer = Arc::new(FlushTimer::default());
         StreamPort {
-            source: Source { port, pace, budget },
+            source: Source {
+                port,
+                timer,
+                deadline,
+            },
         }
     }
 
@@ -59,11 +65,11 @@ impl StreamPort {
     }
 
     /// Runs what comes before the first step. Importing a module may take longer than any of those.
-    fn on_board<R>(&self, py: Python<'_>, begin: impl FnOnce() -> R) -> R {
+    fn observe_step<R>(&self, py: Python<'_>, begin: impl FnOnce() -> R) -> R {
         match &self.source.port {
-            Port::Ring(port) => port.on_board(py, None, begin),
-            Port::Kept(port, false) => port.on_board(py, None, begin),
-            Port::Inline(_) | Port::Kept(_, true) | Port::Key(_) => begin(),
+            Port::Ring(port) => port.observe_step(py, None, begin),
+            Port::Session(port, false) => port.observe_step(py, None, begin),
+            Port::Inline(_) | Port::Session(_, true) | Port::Key(_) => begin(),
         }
     }
 
@@ -75,7 +81,7 @@ impl StreamPort {
 
     /// Begins with a function that was loaded before.
     pub fn start(&self, function: &Bound<'_, PyAny>, has_state: bool) -> PyResult<Option<Pump>> {
-        self.on_board(function.py(), || self.begin(function, has_state))
+        self.observe_step(function.py(), || self.begin(function, has_state))
     }
 
     /// Begins with what `load` returns: the function, and whether it has a state. None when that
@@ -86,7 +92,7 @@ impl StreamPort {
         load: impl FnOnce() -> PyResult<Bound<'py, PyAny>>,
     ) -> PyResult<Option<Pump>> {
         let loaded = || load()?.extract::<(Bound<'_, PyAny>, bool)>();
-        self.on_board(py, || match loaded() {
+        self.observe_step(py, || match loaded() {
             Ok((function, has_state)) => self.begin(&function, has_state),
             Err(error) => {
                 self.fail(py, error);
@@ -114,15 +120,15 @@ impl StreamPort {
         let function = match &self.source.port {
             Port::Ring(port) if port.is_closed(py) => return Ok(()),
             Port::Ring(port) => port.function(),
-            Port::Kept(port, false) => port.function(),
-            Port::Inline(_) | Port::Kept(_, true) | Port::Key(_) => return Ok(()), // its user steps it
+            Port::Session(port, false) => port.function(),
+            Port::Inline(_) | Port::Session(_, true) | Port::Key(_) => return Ok(()), // its user steps it
         };
         pump.get().runs_as(task.bind(py))?;
         let event_loop = self.source.port.event_loop().clone_ref(py);
-        let aside = Arc::new(Aside::of(event_loop, pump, task, Some(context)));
+        let eager = Arc::new(EagerRunner::of(event_loop, pump, task, Some(context)));
         function
-            .aside
-            .with(py, |place| *place = Some(aside.clone()))?;
-        aside.step(py)
+            .eager
+            .with(py, |place| *place = Some(eager.clone()))?;
+        eager.run(py)
     }
 }

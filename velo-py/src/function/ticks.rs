@@ -11,7 +11,7 @@ use crate::cell::GilCell;
 use crate::errors::Thrown;
 use crate::ffi::destroy::destroy;
 use crate::ffi::send_slot::{Awaitable, Step, coroutine_methods};
-use crate::function::events::{Poll, Source};
+use crate::function::source::{Poll, Source};
 
 /// Clocks may be early by their resolution; seconds.
 const EARLY: f64 = 1e-6;

@@ -10,7 +10,7 @@ use super::slot::{AT_WORK, CANCELLED, ITS_TURN_IS_OVER, LAST, UNREADABLE, WAITS,
 use super::table::{Inner, KeyTable};
 use crate::errors::{self, Thrown};
 use crate::ffi::send_slot::Step;
-use crate::function::port::Next;
+use crate::flow::Next;
 
 impl KeyTable {
     /// The loop that keys run in.

@@ -139,7 +139,7 @@ impl KeyTable {
         let began = ticks::now();
         let came = match &self.outlet {
             Outlet::Inline(_) => step(),
-            Outlet::Ring(port) => port.on_board(py, self.allowance(), step),
+            Outlet::Ring(port) => port.observe_step(py, self.allowance(), step),
         };
         let took = ticks::now().saturating_sub(began);
         self.ran(py, id, began, took);

@@ -23,10 +23,10 @@ use crate::cell::GilCell;
 use crate::ffi::send_slot::Step;
 use crate::ffi::turn;
 use crate::function::eager::note_name;
-use crate::process::client::Told;
-use crate::user::function_stats::Ledger;
+use crate::process::client::lane::Told;
+use crate::user::function_stats::FunctionStats;
 use crate::user::stream::Opened;
-use crate::user::turn_budget::Stint;
+use crate::user::turn_budget::TurnBudget;
 use crate::wait::{Group, running_loop};
 
 /// An inline table may have yielded so many results that the caller has not seen.
@@ -38,7 +38,7 @@ pub struct Keys {
     pub(super) state: GilCell<State>,
     pub(super) group: Arc<Group>,
     pub(super) counts: Arc<SharedCounts>,
-    pub(super) stint: Stint,
+    pub(super) stint: TurnBudget,
     pub(super) key_of: KeyOf,
     pub(super) began: u64,
 }
@@ -115,7 +115,7 @@ impl Keys {
             state: GilCell::new(state),
             group: Arc::default(),
             counts: Arc::default(),
-            stint: Stint::default(),
+            stint: TurnBudget::default(),
             key_of: KeyOf::new(key)?,
             began: ticks::now(),
         })
@@ -194,7 +194,7 @@ impl Keys {
     }
 
     /// Enters what they do in the statistics of their function.
-    fn enter(&self, py: Python<'_>, statistics: &Ledger) -> PyResult<()> {
+    fn enter(&self, py: Python<'_>, statistics: &FunctionStats) -> PyResult<()> {
         statistics.enter_keys(py, &self.counts)
     }
 

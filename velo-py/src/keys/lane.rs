@@ -12,8 +12,9 @@ use super::index::Ids;
 use super::outlet::Outlet;
 use super::table::KeyTable;
 use super::turn::Turn;
-use crate::process::client::Told;
-use crate::user::channel::{Channel, Want};
+use crate::flow::Interest;
+use crate::process::client::lane::Told;
+use crate::user::channel::Channel;
 use crate::user::state::StreamCore;
 use crate::wait::Group;
 
@@ -223,10 +224,10 @@ impl Way {
         let Way::Ring(core) = self else {
             return Ok(true); // its outlet tells
         };
-        let want = Want {
+        let want = Interest {
             space: stuck,
-            bulk,
-            ..Want::RESULTS
+            throughput: bulk,
+            ..Interest::RESULTS
         };
         core.waits.recv.join(py, group.clone(), py.None())?;
         let sleeps = core.channel.may_sleep(py, want)?;
@@ -242,10 +243,10 @@ impl Way {
             Way::Inline(_) => Ok(()),
             Way::Ring(core) => core.spin(
                 py,
-                Want {
+                Interest {
                     space: stuck,
-                    bulk: true,
-                    ..Want::RESULTS
+                    throughput: true,
+                    ..Interest::RESULTS
                 },
             ),
         }

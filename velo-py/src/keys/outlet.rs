@@ -7,7 +7,7 @@ use pyo3::prelude::*;
 
 use super::frames::{ENDED, FAILED, HANDLED, Handled, Name, RESULT};
 use crate::cell::GilCell;
-use crate::process::worker::RingPort;
+use crate::process::worker::ring_port::RingPort;
 use crate::wait::Group;
 
 /// What a table tells its caller.

@@ -10,7 +10,7 @@ use super::keyed::Keys;
 use super::outlet::Message;
 use super::routing::{AfterEnd, OnError, Out};
 use crate::errors;
-use crate::process::client::Told;
+use crate::process::client::lane::Told;
 
 /// So many messages of a lane are read before it is another's turn.
 const BATCH: usize = 128;

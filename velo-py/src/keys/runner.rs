@@ -12,8 +12,9 @@ use super::turn::Turn;
 use crate::cell::GilCell;
 use crate::errors::{self, Thrown};
 use crate::ffi::send_slot::{Awaitable, Step, coroutine_methods};
-use crate::function::flush_timer::Pace;
-use crate::process::worker::{Frame, RingPort};
+use crate::function::flush_timer::FlushTimer;
+use crate::process::worker::lane::Frame;
+use crate::process::worker::ring_port::RingPort;
 
 /// After so long the other tasks of the loop have their turn.
 const TURN: Duration = Duration::from_micros(500);
@@ -25,7 +26,7 @@ const BATCH: usize = 64;
 pub struct LaneRunner {
     port: Arc<RingPort>,
     table: Arc<KeyTable>,
-    pace: Pace,
+    pace: FlushTimer,
     /// The lane was cancelled; why it ends.
     cancelled: AtomicBool,
     finished: AtomicBool,
@@ -46,7 +47,7 @@ impl LaneRunner {
         LaneRunner {
             port,
             table,
-            pace: Pace::default(),
+            pace: FlushTimer::default(),
             cancelled: AtomicBool::new(false),
             finished: AtomicBool::new(false),
             failure: GilCell::default(),
@@ -61,7 +62,7 @@ impl LaneRunner {
         let allowance = self.table.allowance();
         let work = self
             .port
-            .on_board(py, allowance, || self.work(py, allowance));
+            .observe_step(py, allowance, || self.work(py, allowance));
         let work = work.or_else(|error| {
             self.fail(py, error)?;
             Ok::<_, PyErr>(Work::Yield)

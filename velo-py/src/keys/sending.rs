@@ -9,7 +9,7 @@ use super::keyed::Keys;
 use super::lane::{Act, Way};
 use super::routing::{AfterEnd, State};
 use crate::errors;
-use crate::user::operation::next_of;
+use crate::ffi::iterate::next_of;
 
 /// So many events are taken from a source before results are looked at.
 const BATCH: usize = 128;

@@ -7,7 +7,7 @@ use pyo3::prelude::*;
 use super::key_task::KeyTask;
 use super::waiting::Waiting;
 use crate::ffi::asyncgen::AsyncGen;
-use crate::function::deadline::Budget;
+use crate::function::deadline::Deadline;
 use crate::wait::Wait;
 
 /// In place of an event's length: the object is the exception that reading it has raised.
@@ -39,7 +39,7 @@ pub struct Slot {
     /// Where another task than its own waits for an event.
     pub(super) elsewhere: Option<Box<Wait>>,
     /// How long it may take for an event.
-    pub(super) deadline: Option<Arc<Budget>>,
+    pub(super) deadline: Option<Arc<Deadline>>,
 }
 
 /// It is open.

@@ -15,7 +15,7 @@ use super::slot::{
 use super::table::{BUDGET, Inner, KeyTable};
 use crate::errors;
 use crate::ffi::asyncgen::{AsyncGen, Resumed};
-use crate::function::deadline::Budget;
+use crate::function::deadline::Deadline;
 
 /// Why a key does not run.
 pub enum Pause {
@@ -196,7 +196,7 @@ impl KeyTable {
         deadline.is_some_and(|deadline| deadline.has_expired(py))
     }
 
-    pub(super) fn deadline_of(&self, py: Python<'_>, id: u32) -> Option<Arc<Budget>> {
+    pub(super) fn deadline_of(&self, py: Python<'_>, id: u32) -> Option<Arc<Deadline>> {
         let deadline = self.inner.with(py, |inner| inner.at(id).deadline.clone());
         deadline.ok().flatten()
     }

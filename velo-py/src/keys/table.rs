@@ -21,8 +21,9 @@ use super::turn::Turn;
 use crate::cell::GilCell;
 use crate::errors;
 use crate::ffi::asyncgen::AsyncGen;
-use crate::function::deadline::Budget;
-use crate::function::events::{Events, Source};
+use crate::function::deadline::Deadline;
+use crate::function::events::Events;
+use crate::function::source::Source;
 
 /// What was handled is told after so many events, at the latest.
 pub const TELL_EVERY: u64 = 256;
@@ -225,8 +226,8 @@ impl KeyTable {
     /// What the events of a key come from that may not take too long for one.
     fn within_deadline(&self, py: Python<'_>, this: Arc<Self>, name: Name) -> PyResult<Source> {
         let mut source = Source::of_key(this, name);
-        source.budget = Budget::new(self.name.clone(), &source.port, None, self.deadline);
-        let budget = source.budget.clone();
+        source.deadline = Deadline::new(self.name.clone(), &source.port, None, self.deadline);
+        let budget = source.deadline.clone();
         self.inner.with(py, |inner| {
             if let Some(slot) = inner.slot(name) {
                 slot.deadline = budget;

@@ -2,12 +2,11 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use pyo3::prelude::*;
 use velo_supervisor::{DaemonOptions, LogFormat, daemon};
 
-use crate::module::supervisor::pool_error;
+use crate::module::supervisor::{pool_error, seconds};
 
 /// Runs a standalone supervisor in this process until it is told to stop. `ready` is called with the
 /// path of its socket once clients can connect.
@@ -40,7 +39,7 @@ pub fn serve_daemon(
     options.pool.env = env;
     options.pool.min_workers = min;
     options.pool.max_workers = max;
-    options.pool.idle_timeout = Duration::from_secs_f64(idle_timeout);
+    options.pool.idle_timeout = seconds("idle_timeout", idle_timeout)?;
     options.socket = socket;
     options.runtime = runtime;
     options.preload = preload;
@@ -50,8 +49,8 @@ pub fn serve_daemon(
     options.max_clients = max_clients;
     options.client_workers = client_workers;
     options.client_streams = client_streams;
-    options.stop_bound = Duration::from_secs_f64(stop_timeout);
-    options.hello_bound = Duration::from_secs_f64(hello_timeout);
+    options.stop_bound = seconds("stop_timeout", stop_timeout)?;
+    options.hello_bound = seconds("hello_timeout", hello_timeout)?;
     let ready = |path: &Path| {
         Python::attach(|py| {
             if let Err(error) = ready.call1(py, (path,)) {

@@ -1,56 +1,61 @@
-//! Keeping a stream in inline mode.
+//! Sessions in inline mode.
 
 use std::sync::{Arc, Weak};
 
 use pyo3::intern;
 use pyo3::prelude::*;
 
-use crate::function::deadline::Budget;
-use crate::function::eager::Aside;
-use crate::function::port::{FunctionSide, Port};
-use crate::function::session::{self, Half, Kept, KeptPort};
+use crate::flow::Cancel;
+use crate::function::deadline::Deadline;
+use crate::function::eager::EagerRunner;
+use crate::function::port::Port;
+use crate::function::session::{Attachment, SessionPort};
 use crate::function::stream_port::StreamPort;
-use crate::inline::{InlineChannel, InlineStream};
-use crate::user::channel::{Cancel, Channel};
+use crate::function_side::{FunctionSide, Runner};
+use crate::inline::{InlineChannel, InlineStream, LeaveSession};
+use crate::module::session::Session;
+use crate::user::channel::Channel;
 use crate::user::state::StreamCore;
 use crate::user::stream::Opened;
 use crate::wait::Waits;
 
-/// Runs `function` in the running loop as `open_inline` does, to be kept. Returns what the first
-/// `Stream` on it is made of, and what keeps it: `tell(over, error)` is called when an attachment is
-/// over, or the function.
+/// Begins a session in the running loop: runs `function` as `open_inline` does. Returns what the first
+/// `Stream` on it is made of, and the session. `on_end(over, error)` is called when an attachment has
+/// ended (`over` is false) or the function has.
 #[pyfunction]
-#[pyo3(signature = (event_loop, function, limits, name, event_timeout, tell))]
-pub fn keep_inline(
+#[pyo3(signature = (event_loop, function, limits, name, event_timeout, on_end))]
+pub fn open_inline_session(
     py: Python<'_>,
     event_loop: &Bound<'_, PyAny>,
     function: (Bound<'_, PyAny>, bool),
     limits: (usize, String),
     name: &str,
     event_timeout: Option<f64>,
-    tell: Py<PyAny>,
-) -> PyResult<(Opened, Kept)> {
+    on_end: Py<PyAny>,
+) -> PyResult<(Opened, Session)> {
     let (function, has_state) = function;
     let side = Arc::new(FunctionSide::default());
     let event_loop_of = || event_loop.clone().unbind();
     let waits = Arc::new(Waits::default());
     let stream = InlineStream::attached(event_loop_of(), limits.0, waits.clone(), side.clone());
     let stream = Arc::new(stream);
-    let half = Half::Inline(stream.clone());
-    let kept = Arc::new(KeptPort::new(half, side, event_loop_of(), tell));
-    let port = Port::Kept(kept.clone(), true);
-    let budget = Budget::new(name.to_owned(), &port, None, event_timeout);
-    let aside = match StreamPort::new(port, budget).begin(&function, has_state)? {
-        Some(pump) => Some(Arc::new(Aside::start(event_loop, pump, name)?)),
+    let attachment = Attachment::Inline(stream.clone());
+    let port = Arc::new(SessionPort::new(attachment, side, event_loop_of(), on_end));
+    let port_of_function = Port::Session(port.clone(), true);
+    let deadline = Deadline::new(name.to_owned(), &port_of_function, None, event_timeout);
+    let eager = match StreamPort::new(port_of_function, deadline).begin(&function, has_state)? {
+        Some(pump) => Some(Arc::new(EagerRunner::start(event_loop, pump, name)?)),
         None => None,
     };
-    let kept = Kept { port: kept, aside };
-    let opened = kept.opened(py, stream, waits, &limits.1, name)?;
-    Ok((opened, kept))
+    let session = Session { port, eager };
+    let opened = session.opened(py, stream, waits, &limits.1, name)?;
+    Ok((opened, session))
 }
 
-impl Kept {
-    pub fn attach_here(
+#[pymethods]
+impl Session {
+    /// Attaches the next user to a detached session in inline mode.
+    fn attach_inline(
         &self,
         py: Python<'_>,
         limits: (usize, String),
@@ -63,10 +68,12 @@ impl Kept {
             waits.clone(),
             self.port.function().clone(),
         ));
-        self.port.attach(py, Half::Inline(stream.clone()))?;
+        self.port.attach(py, Attachment::Inline(stream.clone()))?;
         self.opened(py, stream, waits, &limits.1, name)
     }
+}
 
+impl Session {
     fn opened(
         &self,
         py: Python<'_>,
@@ -75,13 +82,16 @@ impl Kept {
         full: &str,
         name: &str,
     ) -> PyResult<Opened> {
-        let cancel = LeaveKept {
-            kept: Arc::downgrade(&self.port),
+        let user = User {
+            session: Arc::downgrade(&self.port),
             stream: stream.clone(),
-            task: self.aside.as_ref().map(|aside| aside.task().clone_ref(py)),
         };
-        let kept = Arc::downgrade(&self.port);
-        let channel = InlineChannel::attached(stream, self.aside.clone(), kept);
+        let cancel = CancelAttachment {
+            user: user.clone(),
+            task: self.eager.as_ref().map(|eager| eager.task().clone_ref(py)),
+        };
+        let eager = self.eager.clone().map(|eager| eager as Arc<dyn Runner>);
+        let channel = InlineChannel::attached(stream, eager, Box::new(user));
         let core = StreamCore::new(
             self.port.event_loop().clone_ref(py),
             Channel::Inline(channel),
@@ -94,22 +104,36 @@ impl Kept {
     }
 }
 
-/// What cancels other streams: lets go of this one, or cancels its function after its input was
-/// ended.
-struct LeaveKept {
-    kept: Weak<KeptPort>,
+/// One user of a session.
+#[derive(Clone)]
+struct User {
+    session: Weak<SessionPort>,
     stream: Arc<InlineStream>,
-    /// None when the function failed before it ran.
+}
+
+impl LeaveSession for User {
+    fn leave(&self, py: Python<'_>) -> PyResult<()> {
+        let Some(session) = self.session.upgrade() else {
+            return Ok(());
+        };
+        let attachment = Attachment::Inline(self.stream.clone());
+        session.leave(py, Some(&attachment)).map(drop)
+    }
+}
+
+/// Detaches a user instead of cancelling the function, unless the user has ended the input.
+struct CancelAttachment {
+    user: User,
+    /// None when the function failed before it began.
     task: Option<Py<PyAny>>,
 }
 
-impl Cancel for LeaveKept {
+impl Cancel for CancelAttachment {
     fn cancel(&self, py: Python<'_>) -> PyResult<()> {
-        if !self.stream.has_input_ended(py)? {
-            let half = Half::Inline(self.stream.clone());
-            return session::leave(py, &self.kept, &half).map(drop);
+        if !self.user.stream.has_input_ended(py)? {
+            return self.user.leave(py);
         }
-        self.stream.cancel(py)?;
+        self.user.stream.cancel(py)?;
         match &self.task {
             Some(task) => task.call_method0(py, intern!(py, "cancel")).map(drop),
             None => Ok(()),

@@ -5,12 +5,14 @@ use std::sync::Arc;
 use pyo3::intern;
 use pyo3::prelude::*;
 
-use crate::function::deadline::Budget;
-use crate::function::eager::Aside;
+use crate::flow::Cancel;
+use crate::function::deadline::Deadline;
+use crate::function::eager::EagerRunner;
 use crate::function::port::Port;
 use crate::function::stream_port::StreamPort;
+use crate::function_side::Runner;
 use crate::inline::{InlineChannel, InlineStream};
-use crate::user::channel::{Cancel, Channel};
+use crate::user::channel::Channel;
 use crate::user::state::StreamCore;
 use crate::user::stream::Opened;
 use crate::wait::Waits;
@@ -37,20 +39,21 @@ pub fn open_inline(
         waits.clone(),
     ));
     let port = Port::Inline(stream.clone());
-    // A step of its own thread cannot be stopped by anybody: there is no `stall_timeout` here.
-    let budget = Budget::new(name.to_owned(), &port, None, event_timeout);
-    let port = StreamPort::new(port, budget);
-    let aside = match port.begin(function, has_state)? {
-        Some(pump) => Some(Arc::new(Aside::start(event_loop, pump, name)?)),
+    // No other thread can stop a step of this one, so there is no `stall_timeout` here.
+    let deadline = Deadline::new(name.to_owned(), &port, None, event_timeout);
+    let port = StreamPort::new(port, deadline);
+    let eager = match port.begin(function, has_state)? {
+        Some(pump) => Some(Arc::new(EagerRunner::start(event_loop, pump, name)?)),
         None => None,
     };
     let cancel = CancelTask {
         stream: stream.clone(),
-        task: aside.as_ref().map(|aside| aside.task().clone_ref(py)),
+        task: eager.as_ref().map(|eager| eager.task().clone_ref(py)),
     };
+    let runner = eager.map(|eager| eager as Arc<dyn Runner>);
     let core = StreamCore::new(
         event_loop.clone().unbind(),
-        Channel::Inline(InlineChannel::new(stream, aside)),
+        Channel::Inline(InlineChannel::new(stream, runner)),
         waits,
         Arc::new(cancel),
         full,

@@ -3,5 +3,10 @@
 pub mod daemon;
 pub mod inline_session;
 pub mod inline_stream;
+pub mod process_stream;
+pub mod serve;
+pub mod session;
 pub mod supervisor;
 pub mod warm;
+pub mod watch;
+pub mod worker_link;

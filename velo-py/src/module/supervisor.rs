@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use pyo3::exceptions::{PyConnectionError, PyOSError};
+use pyo3::exceptions::{PyConnectionError, PyOSError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyTuple};
 use velo_supervisor::{
@@ -15,8 +15,9 @@ use velo_supervisor::{
 };
 
 use crate::errors;
-use crate::process::client::ClientLink;
-use crate::process::worker::WorkerLink;
+use crate::ffi::fd;
+use crate::module::worker_link::WorkerLink;
+use crate::process::client::handle::ClientLinkHandle;
 
 pub fn pool_error(error: impl std::fmt::Display) -> PyErr {
     errors::pool(error.to_string())
@@ -26,12 +27,24 @@ fn options(
     command: Vec<OsString>,
     env: Vec<(OsString, OsString)>,
     idle_timeout: f64,
-) -> EmbeddedOptions {
-    EmbeddedOptions {
+) -> PyResult<EmbeddedOptions> {
+    Ok(EmbeddedOptions {
         env,
-        idle_timeout: Duration::from_secs_f64(idle_timeout),
+        idle_timeout: seconds("idle_timeout", idle_timeout)?,
         ..EmbeddedOptions::new(command)
-    }
+    })
+}
+
+/// A time that a user has set.
+///
+/// # Errors
+/// When it is none: negative, or not finite.
+pub fn seconds(name: &str, value: f64) -> PyResult<Duration> {
+    Duration::try_from_secs_f64(value).map_err(|_| {
+        PyValueError::new_err(format!(
+            "`{name}` must be a number of seconds, at least 0, not {value}"
+        ))
+    })
 }
 
 /// One event loop's connection to the supervisor.
@@ -56,7 +69,7 @@ impl SupervisorClient {
         let options = EmbeddedOptions {
             max_workers,
             min_workers,
-            ..options(command, env, idle_timeout)
+            ..options(command, env, idle_timeout)?
         };
         Ok(Self::from(embedded::connect(&options).map_err(pool_error)?))
     }
@@ -70,7 +83,7 @@ impl SupervisorClient {
         env: Vec<(OsString, OsString)>,
         idle_timeout: f64,
     ) -> PyResult<()> {
-        embedded::expect(&options(command, env, idle_timeout)).map_err(pool_error)
+        embedded::expect(&options(command, env, idle_timeout)?).map_err(pool_error)
     }
 
     /// Connects to the standalone supervisor that listens at `path`. `ConnectionError` when none
@@ -105,7 +118,7 @@ impl SupervisorClient {
     }
 
     /// Has workers that are forked from now on import these modules before they serve.
-    fn preload(&self, modules: Vec<String>, paths: Vec<String>) -> PyResult<()> {
+    fn preload(&self, modules: Vec<String>, paths: Vec<OsString>) -> PyResult<()> {
         self.lock().preload(modules, paths).map_err(pool_error)
     }
 
@@ -224,7 +237,7 @@ fn client_event(py: Python<'_>, event: ClientEvent) -> PyResult<Bound<'_, PyTupl
             end,
             process,
         } => {
-            let end = ClientLink::new(end, process)?;
+            let end = ClientLinkHandle::new(end, process)?;
             (
                 "link",
                 request.0,
@@ -301,8 +314,10 @@ fn client_event(py: Python<'_>, event: ClientEvent) -> PyResult<Bound<'_, PyTupl
 /// Stops the supervisor of this process and all of its workers; waits for at most `bound` seconds.
 #[pyfunction]
 #[pyo3(signature = (bound=5.0))]
-pub fn shutdown(py: Python<'_>, bound: f64) {
-    py.detach(|| embedded::shutdown(Duration::from_secs_f64(bound)));
+pub fn shutdown(py: Python<'_>, bound: f64) -> PyResult<()> {
+    let bound = seconds("bound", bound)?;
+    py.detach(|| embedded::shutdown(bound));
+    Ok(())
 }
 
 /// `(workers, zygote)` of this process's supervisor, or None if none runs. Workers are tuples
@@ -325,6 +340,27 @@ pub fn usable_cores() -> usize {
     velo_shm::cores()
 }
 
+/// Has processes that this one forks begin with the default action of these signals.
+#[pyfunction]
+pub fn default_in_children(signals: Vec<i32>) {
+    signals
+        .into_iter()
+        .for_each(velo_shm::fork::default_in_children);
+}
+
+/// Has processes that this one forks get dead descriptors in place of these, which stay open for as long
+/// as this process lives.
+#[pyfunction]
+pub fn keep_from_children(fds: Vec<i32>) {
+    fds.into_iter().for_each(fd::keep_from_children);
+}
+
+/// Shows a title for this process in `ps`, `top` and `htop`.
+#[pyfunction]
+pub fn set_title(title: &str) {
+    velo_supervisor::set_title(title);
+}
+
 /// To be called before a fork.
 #[pyfunction]
 pub fn before_fork() {
@@ -343,14 +379,14 @@ pub fn after_fork_child() {
     embedded::after_fork_child();
 }
 
-/// Serves as the zygote. Returns a `WorkerSeat` in each forked worker, and None in the zygote at
+/// Serves as the zygote. Returns a `WorkerControl` in each forked worker, and None in the zygote at
 /// its end. `fork` is `os.fork`; `preload(module, paths)` imports a module.
 #[pyfunction]
 pub fn serve_zygote(
     py: Python<'_>,
     fork: Py<PyAny>,
     preload: Py<PyAny>,
-) -> PyResult<Option<WorkerSeat>> {
+) -> PyResult<Option<WorkerControlHandle>> {
     // SAFETY: a zygote's main function calls this once, and nothing else in the process knows of
     // the descriptor.
     let fd = unsafe { zygote::inherited_fd() }.map_err(pool_error)?;
@@ -361,15 +397,15 @@ pub fn serve_zygote(
             None => std::io::Error::other(error.to_string()),
         })
     };
-    let imported = |module: &str, paths: &[String]| match preload.call1(py, (module, paths)) {
+    let imported = |module: &str, paths: &[OsString]| match preload.call1(py, (module, paths)) {
         Ok(_) => Ok(()),
         Err(error) => Err(error.to_string()),
     };
     match zygote::serve(fd, forked, imported).map_err(pool_error)? {
-        zygote::Role::Worker(seat) => {
-            let fd = seat.as_fd().as_raw_fd();
-            Ok(Some(WorkerSeat {
-                seat: Mutex::new(seat),
+        zygote::Role::Worker(control) => {
+            let fd = control.as_fd().as_raw_fd();
+            Ok(Some(WorkerControlHandle {
+                control: Mutex::new(control),
                 fd,
             }))
         }
@@ -385,23 +421,23 @@ fn error_number(py: Python<'_>, error: &PyErr) -> Option<i32> {
     error.value(py).getattr("errno").ok()?.extract().ok()
 }
 
-/// A worker's place at its supervisor.
-#[pyclass(frozen, module = "velo._core")]
-pub struct WorkerSeat {
-    seat: Mutex<WorkerControl>,
+/// A worker's end of the control connection to its supervisor.
+#[pyclass(frozen, module = "velo._core", name = "WorkerControl")]
+pub struct WorkerControlHandle {
+    control: Mutex<WorkerControl>,
     fd: i32,
 }
 
-impl WorkerSeat {
+impl WorkerControlHandle {
     fn lock(&self) -> std::sync::MutexGuard<'_, WorkerControl> {
-        self.seat
+        self.control
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 
 #[pymethods]
-impl WorkerSeat {
+impl WorkerControlHandle {
     /// Readable when `poll` has something to say.
     fn fileno(&self) -> i32 {
         self.fd
@@ -460,6 +496,12 @@ impl WorkerSeat {
     #[getter]
     fn stacks_signal(&self) -> i32 {
         self.lock().stacks_signal()
+    }
+
+    /// Whether several programs may use this worker.
+    #[getter]
+    fn shared(&self) -> bool {
+        self.lock().is_shared()
     }
 
     /// How many seconds an orphaned worker stays that no stream is open on.

@@ -6,7 +6,6 @@ use velo_supervisor::control::{self, ControlError};
 pub use velo_supervisor::control::{Control, SLOT};
 
 use crate::errors;
-use crate::process::ring_pair::corruption;
 
 /// The control rings of a link.
 pub fn open(end: &Link) -> PyResult<(Producer, Consumer)> {
@@ -32,7 +31,7 @@ impl From<Unsent> for PyErr {
 /// Queues and publishes a message. The caller notifies.
 pub fn send(_py: Python<'_>, producer: &mut Producer, message: &Control) -> Result<(), Unsent> {
     control::send(producer, message).map_err(|refused| match refused {
-        ReserveError::Corrupted(found) => Unsent::Broken(corruption(&found)),
+        ReserveError::Corrupted(found) => Unsent::Broken(errors::ring_corrupted(&found)),
         refused => Unsent::Refused(errors::pool(format!(
             "the worker does not read its control messages: {refused}"
         ))),
@@ -42,7 +41,7 @@ pub fn send(_py: Python<'_>, producer: &mut Producer, message: &Control) -> Resu
 /// The next message, if one is there.
 pub fn receive(_py: Python<'_>, consumer: &mut Consumer) -> PyResult<Option<Control>> {
     control::receive(consumer).map_err(|error| match error {
-        ControlError::Ring(found) => corruption(&found),
+        ControlError::Ring(found) => errors::ring_corrupted(&found),
         senseless @ ControlError::Senseless(_) => errors::corrupted(senseless.to_string()),
     })
 }

@@ -2,7 +2,7 @@
 //!
 //! The array that a user fills has a [`LoanMemory`] below it. When an event is encoded, buffers that
 //! lie in a loan are named instead of written ([`Lending`]); once the event is accepted, the array
-//! is [sealed](seal): what the function reads is not to change.
+//! is [sealed](seal), because the function reads the same memory.
 
 use std::ffi::c_int;
 use std::sync::Arc;
@@ -14,11 +14,11 @@ use pyo3::prelude::*;
 use pyo3::types::{PyWeakrefMethods, PyWeakrefReference};
 use velo_shm::{Loan, Part, Producer};
 
-use crate::codec::{self, Blank, EncodeError, Out, Overflow, VecOut};
-use crate::process::view::fill_buffer;
+use crate::codec::{self, ArraySpec, EncodeError, Out, Overflow, VecOut};
+use crate::ffi::buffer::fill_buffer;
 
 /// The memory of an array on loan. It is lent again when the last reference to this is gone, and the
-/// function has let go of it as well.
+/// function has released it as well.
 #[pyclass(frozen, module = "velo._core")]
 pub struct LoanMemory {
     loan: Arc<Loan>,
@@ -59,9 +59,9 @@ impl LoanMemory {
 }
 
 /// The array that a loan is for.
-pub fn array(py: Python<'_>, loan: Arc<Loan>, blank: &Blank) -> PyResult<Py<PyAny>> {
+pub fn array(py: Python<'_>, loan: Arc<Loan>, spec: &ArraySpec) -> PyResult<Py<PyAny>> {
     let memory = Bound::new(py, LoanMemory { loan: loan.clone() })?;
-    let array = blank.over(py, memory.as_any())?;
+    let array = spec.over(py, memory.as_any())?;
     let borrower = Borrower {
         array: PyWeakrefReference::new(array.bind(py))?.unbind(),
         sent: AtomicBool::new(false),
@@ -70,7 +70,7 @@ pub fn array(py: Python<'_>, loan: Arc<Loan>, blank: &Blank) -> PyResult<Py<PyAn
     Ok(array)
 }
 
-/// An event that names these parts was accepted: nobody is to write to them any more.
+/// An event that names these parts was accepted: makes their arrays read-only.
 pub fn seal(py: Python<'_>, parts: &[Part]) -> PyResult<()> {
     for borrower in parts.iter().filter_map(|part| borrower(part.loan())) {
         borrower.sent.store(true, Relaxed);

@@ -3,14 +3,14 @@
 use pyo3::prelude::*;
 
 use crate::codec::{Codec, EncodeError, SliceOut, VecOut};
+use crate::flow::Offer;
 use crate::keys::frames::{HEAD, Name};
-use crate::process::ring_pair::Rings;
-use crate::user::channel::Offer;
+use crate::process::ring_pair::RingPair;
 
 /// Room that is asked for before the encoded size is known.
 const GUESS: usize = 64;
 
-impl Rings {
+impl RingPair {
     /// Encodes `value`, if there is one, behind the name of a key. How many bytes that took; None when
     /// there is no room now.
     #[inline]

@@ -1,29 +1,29 @@
 //! Python objects in and out of a pair of rings: what both ends of a process-mode stream share.
 
-use std::sync::{Arc, LazyLock, OnceLock, Weak};
+use std::sync::{Arc, LazyLock, Weak};
 
 use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes, PyDict};
 use velo_shm::{
-    Consumer, Full, Lease, Link, Loan, Part, Producer, ReserveError, RingCorrupted, Spin,
-    lending_len, ticks,
+    Consumer, Full, Link, Loan, Part, Producer, ReserveError, Spin, lending_len, ticks,
 };
 pub use velo_supervisor::control::{END, ERROR, ITEM, STATE};
 
 use crate::codec::{Codec, EncodeError, Memory, SliceOut};
 use crate::errors::{self, Thrown};
+use crate::flow::{Interest, Offer};
+use crate::process::hold::{Hold, Sweep};
 use crate::process::loan::{self, Encoded, LEND_FROM};
 use crate::process::view::View;
-use crate::user::channel::{Offer, Want};
 use velo_supervisor::explain;
 
 /// Buffers from this size on arrive as views of ring memory; smaller ones are cheaper to copy.
 const VIEW_FROM: usize = 16 << 10;
-/// Room that is asked for before the encoded size is known.
+/// How much room is reserved before the encoded size is known.
 const GUESS: usize = 64;
 
 /// The two rings of one stream, from one end.
-pub struct Rings {
+pub struct RingPair {
     pub producer: Producer,
     pub consumer: Consumer,
     pub spin: Spin,
@@ -35,10 +35,10 @@ pub struct Rings {
     hold_limit: u64,
 }
 
-impl Rings {
+impl RingPair {
     /// Both rings of an open slot.
     pub fn new(producer: Producer, consumer: Consumer, max_bytes: u64) -> Self {
-        Rings {
+        RingPair {
             producer,
             consumer,
             spin: new_spin(),
@@ -110,7 +110,7 @@ impl Rings {
         }
     }
 
-    /// Copies an encoded value into the ring, but for what it names.
+    /// Copies an encoded value into the ring, except for the parts of loans that it names.
     pub fn push_encoded(
         &mut self,
         py: Python<'_>,
@@ -166,7 +166,7 @@ impl Rings {
                     explain(&error)
                 )))
             }
-            ReserveError::Corrupted(corrupted) => Err(corruption(&corrupted)),
+            ReserveError::Corrupted(corrupted) => Err(errors::ring_corrupted(&corrupted)),
             other => Err(errors::velo(format!(
                 "cannot send an event of {len} bytes: {other}"
             ))),
@@ -178,7 +178,7 @@ impl Rings {
         too_large(len, self.producer.max_len())
     }
 
-    /// Says once more what the other side was told, where somebody has written over it.
+    /// Writes again what the other side reads, in case it was written over.
     pub fn restate(&self) {
         self.producer.restate();
         self.consumer.restate();
@@ -191,7 +191,7 @@ impl Rings {
             None => self.producer.wait_for_space(),
         };
         full.map(|full| !full)
-            .map_err(|corrupted| corruption(&corrupted))
+            .map_err(|corrupted| errors::ring_corrupted(&corrupted))
     }
 
     /// Decodes a frame's payload. Large buffers become views that hold its space, unless all of it
@@ -208,14 +208,14 @@ impl Rings {
         let lends = match self.consumer.peek() {
             Ok(Some(frame)) => frame.lends,
             Ok(None) => return Ok(None),
-            Err(corrupted) => return Err(corruption(&corrupted).into()),
+            Err(corrupted) => return Err(errors::ring_corrupted(&corrupted).into()),
         };
         let loans = lends.then(|| Box::new(self.borrow()));
         let may_hold = self.consumer.may_lease() && self.consumer.leased_bytes() < self.hold_limit;
         let frame = match self.consumer.peek() {
             Ok(Some(frame)) => frame,
             Ok(None) => return Ok(None),
-            Err(corrupted) => return Err(corruption(&corrupted).into()),
+            Err(corrupted) => return Err(errors::ring_corrupted(&corrupted).into()),
         };
         let kind = frame.kind;
         self.bytes_in += frame.payload.len() as u64;
@@ -245,13 +245,8 @@ impl Rings {
         let may_hold = self.consumer.borrowed_bytes() < self.hold_limit;
         let lent = self.consumer.borrow();
         self.bytes_in += lent.iter().map(|lease| lease.len() as u64).sum::<u64>();
-        let hold = |lease: Lease| {
-            Arc::new(Hold {
-                lease: OnceLock::from(lease),
-            })
-        };
         Loans {
-            lent: lent.into_iter().map(hold).collect(),
+            lent: lent.into_iter().map(Hold::of).collect(),
             may_hold,
         }
     }
@@ -259,7 +254,10 @@ impl Rings {
     /// The state that a function had in another worker, from the first frame.
     pub fn restore<'py>(&mut self, py: Python<'py>, codec: &Codec) -> PyResult<Bound<'py, PyDict>> {
         let wrong = || errors::corrupted("a stream goes on without the state that it had");
-        let frame = self.consumer.peek().map_err(|found| corruption(&found))?;
+        let frame = self
+            .consumer
+            .peek()
+            .map_err(|found| errors::ring_corrupted(&found))?;
         let frame = frame
             .filter(|frame| frame.kind == STATE)
             .ok_or_else(wrong)?;
@@ -273,7 +271,7 @@ impl Rings {
     pub fn done(&mut self, hold: Option<Arc<Hold>>) {
         match hold {
             Some(hold) if Arc::strong_count(&hold) > 1 => {
-                let _ = hold.lease.set(self.consumer.lease());
+                hold.set(self.consumer.lease());
             }
             _ => self.consumer.release(),
         }
@@ -284,29 +282,16 @@ impl Rings {
 pub struct Received<'py> {
     /// What kind of frame it is.
     pub kind: u8,
-    /// What was in it.
+    /// The decoded value.
     pub value: Result<Bound<'py, PyAny>, Thrown>,
-    /// To be given to [`Rings::done`].
+    /// To be given to [`RingPair::done`].
     pub hold: Option<Arc<Hold>>,
-}
-
-/// What views point into: a frame, filled with the lease once the frame itself is done with; or a
-/// loan.
-#[derive(Default)]
-pub struct Hold {
-    lease: OnceLock<Lease>,
-}
-
-/// An end whose consumer looks for dropped leases.
-pub trait Sweep: Send + Sync {
-    /// A view was dropped: give its space back.
-    fn sweep(&self, py: Python<'_>);
 }
 
 struct RingMemory<'a> {
     sweep: &'a Weak<dyn Sweep>,
     may_hold: bool,
-    /// What is received is its receiver's alone, to be written to.
+    /// The receiver wants a copy of its own, to write to.
     private: bool,
     hold: Option<Arc<Hold>>,
     /// In one word, as most frames name none: this is made for each of them.
@@ -316,7 +301,8 @@ struct RingMemory<'a> {
 /// The loans that a frame names.
 struct Loans {
     lent: Vec<Arc<Hold>>,
-    /// They may be kept; else they are copied, so that those who hoard do not stop the stream.
+    /// They may become views. Otherwise they are copied, so that a receiver that keeps many views does
+    /// not stop the stream.
     may_hold: bool,
 }
 
@@ -344,7 +330,7 @@ impl Memory for RingMemory<'_> {
         let Some(hold) = loans.lent.get(number as usize) else {
             return Ok(None);
         };
-        let Some(lease) = hold.lease.get() else {
+        let Some(lease) = hold.lease() else {
             return Ok(None);
         };
         let buffer = if self.private {
@@ -383,18 +369,11 @@ impl Memory for OwnMemory {
     }
 }
 
-/// The exception for a ring that was written over.
-pub fn corruption(corrupted: &RingCorrupted) -> PyErr {
-    errors::corrupted(format!(
-        "{corrupted}; another process wrote over this stream's memory, its events are lost"
-    ))
-}
-
 /// Whether anything here spins: `VELO_SPIN=0` says no, which is for measuring what spinning gives.
 static SPINS: LazyLock<bool> =
     LazyLock::new(|| std::env::var_os("VELO_SPIN").is_none_or(|value| value != "0"));
 
-/// What a place that has something to wait for learns by.
+/// How long a spin of one place pays off: it learns from each of them.
 pub fn new_spin() -> Spin {
     match *SPINS {
         true => Spin::new(),
@@ -405,8 +384,13 @@ pub fn new_spin() -> Spin {
 /// Spins with the GIL released until something came, for as long as it has been paying off. How
 /// many ticks that took.
 #[inline]
-pub fn spin(py: Python<'_>, rings: &mut Rings, (end, slot): (&Link, u32), want: Want) -> u64 {
-    let Rings {
+pub fn spin(
+    py: Python<'_>,
+    rings: &mut RingPair,
+    (end, slot): (&Link, u32),
+    interest: Interest,
+) -> u64 {
+    let RingPair {
         producer,
         consumer,
         spin,
@@ -422,14 +406,14 @@ pub fn spin(py: Python<'_>, rings: &mut Rings, (end, slot): (&Link, u32), want: 
     let disturbed = || end.any_ready_but(slot);
     let mut rounds = 0u32;
     py.detach(|| {
-        if want.bulk {
+        if interest.throughput {
             plan.back_off(|| producer.in_flight(), disturbed);
         }
         spin.run(plan, || {
             rounds = rounds.wrapping_add(1);
             consumer.has_data()
-                || (want.space && producer.free_events() > 0)
-                || (want.handled && producer.in_flight() == 0)
+                || (interest.space && producer.free_events() > 0)
+                || (interest.handled && producer.in_flight() == 0)
                 || (rounds.is_multiple_of(8) && disturbed())
         })
     });

@@ -1,4 +1,4 @@
-//! Events that are sent together, and shown to the function together.
+//! Events that are sent together, and flushed to the function together.
 
 use std::time::Duration;
 
@@ -8,37 +8,37 @@ use velo_shm::ticks;
 use crate::user::channel::Channel;
 use crate::user::state::StreamCore;
 
-/// Showing each event costs more than sending it, but whatever comes next may take long: its source may
-/// have to make it, and large ones are copied. So none waits for longer than this and the next one.
-const SHOW_EVERY: Duration = Duration::from_micros(10);
+/// To flush each event costs more than to send it. But the next event may take long to come: the source
+/// has to make it, and a large one is copied. So no event waits for longer than this and one more event.
+const FLUSH_EVERY: Duration = Duration::from_micros(10);
 
-/// Events of one stream. Call [`show`](Self::show) at the end, whatever has happened.
-pub struct Burst<'a> {
+/// Events of one stream. Call [`flush`](Self::flush) at the end, whatever has happened.
+pub struct Batch<'a> {
     core: &'a StreamCore,
     sent: u64,
-    shown: u64,
-    /// When some were shown last, in ticks. None where the function runs in this thread: it cannot look
-    /// before the end.
+    flushed: u64,
+    /// When events were flushed last, in ticks. None for an inline function: it cannot run before the
+    /// end of the batch.
     since: Option<u64>,
 }
 
-impl<'a> Burst<'a> {
-    /// None yet.
+impl<'a> Batch<'a> {
+    /// A batch without events.
     pub fn new(core: &'a StreamCore) -> Self {
-        Burst {
+        Batch {
             core,
             sent: 0,
-            shown: 0,
+            flushed: 0,
             since: matches!(core.channel, Channel::Ring(_)).then(ticks::now),
         }
     }
 
-    /// How many there are.
+    /// How many events it has.
     pub fn sent(&self) -> u64 {
         self.sent
     }
 
-    /// One more was offered.
+    /// One more event was offered.
     #[inline]
     pub fn add(&mut self, py: Python<'_>) -> PyResult<()> {
         self.sent += 1;
@@ -46,18 +46,18 @@ impl<'a> Burst<'a> {
             return Ok(());
         };
         let now = ticks::now();
-        if ticks::to_duration(now.saturating_sub(since)) > SHOW_EVERY {
+        if ticks::to_duration(now.saturating_sub(since)) > FLUSH_EVERY {
             self.since = Some(now);
-            self.show(py)?;
+            self.flush(py)?;
         }
         Ok(())
     }
 
-    /// Shows all of them to the function.
-    pub fn show(&mut self, py: Python<'_>) -> PyResult<()> {
-        match self.sent - std::mem::replace(&mut self.shown, self.sent) {
+    /// Counts the events and flushes them to the function.
+    pub fn flush(&mut self, py: Python<'_>) -> PyResult<()> {
+        match self.sent - std::mem::replace(&mut self.flushed, self.sent) {
             0 => Ok(()),
-            count => self.core.sent(py, count),
+            count => self.core.count_and_flush(py, count),
         }
     }
 }

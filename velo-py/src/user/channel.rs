@@ -4,105 +4,19 @@
 //! [`Port`](crate::function::port::Port). Both modes have one of each. Nothing here waits: it says whether
 //! there is something to wait for.
 
-use std::str::FromStr;
-
-use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
-use crate::codec::Blank;
+use crate::codec::ArraySpec;
 use crate::errors::Thrown;
+use crate::flow::{Interest, Offer, Take};
 use crate::inline::InlineChannel;
-use crate::process::client::RingChannel;
-
-/// What offering an event came to.
-pub enum Offer {
-    /// It is queued. The function sees it after `flush_events`.
-    Sent,
-    /// `buffer` events, or as many bytes as may be, are queued.
-    Full,
-}
-
-/// What sending does when `buffer` events are queued.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum WhenFull {
-    /// It waits.
-    Wait,
-    /// The oldest event that the function has not begun with is dropped.
-    DropOldest,
-    /// It raises.
-    Error,
-}
-
-impl FromStr for WhenFull {
-    type Err = PyErr;
-
-    fn from_str(name: &str) -> PyResult<Self> {
-        match name {
-            "wait" => Ok(WhenFull::Wait),
-            "drop_oldest" => Ok(WhenFull::DropOldest),
-            "error" => Ok(WhenFull::Error),
-            _ => Err(PyValueError::new_err(format!("unknown policy `{name}`"))),
-        }
-    }
-}
-
-/// What taking a result came to.
-pub enum Take {
-    /// A result.
-    Item(Py<PyAny>),
-    /// Nothing is there yet.
-    Empty,
-    /// The function has ended and its last result was taken.
-    Ended,
-}
-
-/// Cancels a stream's function, wherever it runs.
-pub trait Cancel: Send + Sync {
-    /// Does so, without waiting for its end.
-    fn cancel(&self, py: Python<'_>) -> PyResult<()>;
-}
-
-/// What a task is about to sleep for.
-#[derive(Clone, Copy, Default)]
-pub struct Want {
-    /// A result, or the end.
-    pub results: bool,
-    /// Room for an event.
-    pub space: bool,
-    /// The function to be done with every event that was sent.
-    pub handled: bool,
-    /// Memory of so many bytes to lend.
-    pub loan: usize,
-    /// Not the next result, but all of them: those that come together are taken together.
-    pub bulk: bool,
-}
-
-impl Want {
-    /// What the others are made of.
-    pub const NOTHING: Want = Want {
-        results: false,
-        space: false,
-        handled: false,
-        loan: 0,
-        bulk: false,
-    };
-    /// A result.
-    pub const RESULTS: Want = Want {
-        results: true,
-        ..Want::NOTHING
-    };
-    /// Room for an event.
-    pub const SPACE: Want = Want {
-        space: true,
-        ..Want::NOTHING
-    };
-}
+use crate::process::client::channel::RingChannel;
 
 /// The user's half, in either mode.
 pub enum Channel {
     /// Queues in this process.
     Inline(InlineChannel),
-    /// Rings in shared memory.
+    /// RingPair in shared memory.
     Ring(RingChannel),
 }
 
@@ -136,11 +50,11 @@ impl Channel {
 
     /// An array to fill and to send; in process mode without a copy. None: there is no memory to lend
     /// now.
-    pub fn loan(&self, py: Python<'_>, blank: &Blank) -> PyResult<Option<Py<PyAny>>> {
-        either!(self, side => side.loan(py, blank))
+    pub fn loan(&self, py: Python<'_>, spec: &ArraySpec) -> PyResult<Option<Py<PyAny>>> {
+        either!(self, side => side.loan(py, spec))
     }
 
-    /// Lets the function see what was queued.
+    /// Publishes the queued events, and wakes the function if it waits.
     #[inline]
     pub fn flush_events(&self, py: Python<'_>) -> PyResult<()> {
         either!(self, side => side.flush_events(py))
@@ -156,19 +70,19 @@ impl Channel {
         }
     }
 
-    /// Lets a function that runs here handle what was queued, right now if it waits for nothing else.
+    /// Lets an inline function handle the queued events: at once, if it waits for nothing else.
     pub fn give_turn(&self, py: Python<'_>) {
         if let Channel::Inline(side) = self {
             side.give_turn(py);
         }
     }
 
-    /// Shows those who look at streams how long events take, in nanoseconds: the median and the
-    /// 99th percentile. Nobody looks at inline streams that way.
-    pub fn show_latencies(&self, py: Python<'_>, median: u64, p99: u64) -> PyResult<()> {
+    /// Publishes how long events take, in nanoseconds, for `velo top`: the median and the 99th
+    /// percentile. The supervisor does not see inline streams.
+    pub fn publish_latencies(&self, py: Python<'_>, median: u64, p99: u64) -> PyResult<()> {
         match self {
             Channel::Inline(_) => Ok(()),
-            Channel::Ring(side) => side.show_latencies(py, median, p99),
+            Channel::Ring(side) => side.publish_latencies(py, median, p99),
         }
     }
 
@@ -184,7 +98,7 @@ impl Channel {
         either!(self, side => side.take(py, private))
     }
 
-    /// Gives the room of what was taken back to the function.
+    /// Gives the room of the results that were taken back to the function.
     #[inline]
     pub fn flush_results(&self, py: Python<'_>) -> PyResult<()> {
         either!(self, side => side.flush_results(py))
@@ -210,20 +124,20 @@ impl Channel {
         either!(self, side => side.bytes(py))
     }
 
-    /// The last look before sleeping: false when what is wanted is there already. When true, the
+    /// The last look before sleeping: false when the thing waited for is there already. When true, the
     /// waits are woken as soon as it may be there.
-    pub fn may_sleep(&self, py: Python<'_>, want: Want) -> PyResult<bool> {
-        either!(self, side => side.may_sleep(py, want))
+    pub fn may_sleep(&self, py: Python<'_>, interest: Interest) -> PyResult<bool> {
+        either!(self, side => side.may_sleep(py, interest))
     }
 
-    /// Has what is wanted come at once, if that is possible: runs an inline function, or looks for a
-    /// short while, with the GIL released, at what a worker does. How many ticks it has looked.
+    /// Runs an inline function at once, or spins for a short while, with the GIL released, for a worker
+    /// to bring the thing waited for. How many ticks it has spun.
     #[inline]
-    pub fn spin(&self, py: Python<'_>, want: Want) -> PyResult<u64> {
-        either!(self, side => side.spin(py, want))
+    pub fn spin(&self, py: Python<'_>, interest: Interest) -> PyResult<u64> {
+        either!(self, side => side.spin(py, interest))
     }
 
-    /// Lets go of a stream that is kept: what was sent is handled, what comes of it is dropped. False
+    /// Detaches the stream from its session: events that were sent are handled, their results dropped. False
     /// when there is no room for that now.
     pub fn detach(&self, py: Python<'_>) -> PyResult<bool> {
         either!(self, side => side.detach(py))

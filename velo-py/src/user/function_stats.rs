@@ -1,4 +1,4 @@
-//! What all streams of one function have done: those that are open, and those that are gone.
+//! Statistics of one function: what all of its streams have done, open ones and those that are gone.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
@@ -10,30 +10,48 @@ use pyo3::types::PyTuple;
 use crate::cell::GilCell;
 use crate::keys::counts::SharedCounts;
 use crate::user::meter::{self, Figures};
-use crate::user::state::StreamCore;
-use crate::user::stream::Opened;
 
-/// The account of one function, in one process.
+/// The statistics of one function, in one process.
 #[pyclass(frozen, module = "velo._core")]
 #[derive(Default)]
-pub struct Ledger(Arc<Account>);
+pub struct FunctionStats(Arc<Streams>);
 
-/// What a [`Ledger`] and the streams in it share.
+/// The streams that a [`FunctionStats`] counts; each of them refers to it.
 #[derive(Default)]
-pub struct Account(GilCell<Pages>);
+pub struct Streams(GilCell<Totals>);
 
 #[derive(Default)]
-struct Pages {
+struct Totals {
     opened: u64,
-    open: HashMap<u64, Weak<StreamCore>>,
+    open: HashMap<u64, Weak<dyn Counted>>,
     /// What those have done that have many keys, until they are gone.
     keys: Vec<Arc<SharedCounts>>,
     gone: Sums,
 }
 
+/// A stream that a function's statistics count.
+pub trait Counted: Send + Sync {
+    /// Adds what the stream has done so far.
+    fn add_to(&self, py: Python<'_>, sums: &mut Sums) -> PyResult<()>;
+}
+
+/// What one stream has done so far.
+pub struct StreamCounts<'a> {
+    pub accepted: u64,
+    pub handled: u64,
+    /// Events that were dropped before they were queued, and after.
+    pub dropped: (u64, u64),
+    pub bytes_in: u64,
+    pub bytes_out: u64,
+    pub results: u64,
+    /// The last result was not taken yet.
+    pub open: bool,
+    pub latencies: Option<&'a Histogram<u32>>,
+}
+
 /// Counts of several streams.
 #[derive(Clone, Default)]
-struct Sums {
+pub struct Sums {
     events: u64,
     results: u64,
     bytes_in: u64,
@@ -46,25 +64,20 @@ struct Sums {
 }
 
 impl Sums {
-    fn add(&mut self, py: Python<'_>, stream: &StreamCore) -> PyResult<()> {
-        let (accepted, handled) = stream.channel.progress(py)?;
-        let (bytes_in, bytes_out) = stream.channel.bytes(py)?;
-        let (here, beyond) = stream.channel.dropped(py)?;
-        self.events += accepted + here;
+    /// Adds what one stream has done.
+    pub fn add(&mut self, stream: &StreamCounts<'_>) {
+        let (here, beyond) = stream.dropped;
+        self.events += stream.accepted + here;
         self.dropped += here + beyond;
-        self.queued += accepted.saturating_sub(handled);
-        self.bytes_in += bytes_in;
-        self.bytes_out += bytes_out;
-        stream.state.wait_with(py, |state| {
-            state.meter.observe(handled);
-            self.open += u64::from(!state.is_over());
-            self.results += state.meter.results();
-            if let Some(seen) = state.meter.latencies() {
-                let all = self.latencies.get_or_insert_with(meter::no_latencies);
-                let _ = all.add(seen); // both grow as needed
-            }
-        })?;
-        Ok(())
+        self.queued += stream.accepted.saturating_sub(stream.handled);
+        self.bytes_in += stream.bytes_in;
+        self.bytes_out += stream.bytes_out;
+        self.open += u64::from(stream.open);
+        self.results += stream.results;
+        if let Some(seen) = stream.latencies {
+            let all = self.latencies.get_or_insert_with(meter::no_latencies);
+            let _ = all.add(seen); // both grow as needed
+        }
     }
 
     /// Adds what many keys have done.
@@ -99,48 +112,57 @@ impl Sums {
     }
 }
 
-impl Account {
-    /// The stream is gone: its counts stay.
-    pub fn settle(&self, py: Python<'_>, number: u64, stream: &StreamCore) {
-        let _ = self.0.with(py, |pages| {
-            pages.open.remove(&number);
-            let _ = pages.gone.add(py, stream);
-            (pages.gone.open, pages.gone.queued) = (0, 0);
+impl Streams {
+    /// Counts a stream that was opened just now. Its number here; None if it is counted elsewhere.
+    pub fn enter(
+        &self,
+        py: Python<'_>,
+        stream: impl FnOnce(u64) -> Option<Weak<dyn Counted>>,
+    ) -> PyResult<()> {
+        Ok(self.0.with(py, |totals| {
+            totals.opened += 1;
+            let number = totals.opened;
+            if let Some(stream) = stream(number) {
+                totals.open.insert(number, stream);
+            }
+        })?)
+    }
+
+    /// The stream of this number is gone: its counts stay.
+    pub fn retire(&self, py: Python<'_>, number: u64, stream: &dyn Counted) {
+        let _ = self.0.with(py, |totals| {
+            totals.open.remove(&number);
+            let _ = stream.add_to(py, &mut totals.gone);
+            (totals.gone.open, totals.gone.queued) = (0, 0);
         });
     }
 }
 
+impl FunctionStats {
+    /// The streams that it counts.
+    pub fn streams(&self) -> &Arc<Streams> {
+        &self.0
+    }
+}
+
 #[pymethods]
-impl Ledger {
+impl FunctionStats {
     #[new]
     fn new() -> Self {
-        Ledger::default()
+        FunctionStats::default()
     }
 
-    /// Enters a stream that was opened just now.
-    fn enter(&self, opened: &Opened, py: Python<'_>) -> PyResult<()> {
-        let core = opened.core();
-        self.0.0.with(py, |pages| {
-            pages.opened += 1;
-            let number = pages.opened;
-            if core.ledger.set((self.0.clone(), number)).is_ok() {
-                pages.open.insert(number, Arc::downgrade(core));
-            }
-        })?;
-        Ok(())
-    }
-
-    /// Adds what is in another account, as it stands. Of one that is `past`, whose streams are over,
-    /// nothing is open or queued any more.
+    /// Adds other statistics, as they stand. With `past`, their streams are over: none is open, and no
+    /// event is queued any more.
     #[pyo3(signature = (other, *, past = false))]
-    fn absorb(&self, other: &Ledger, py: Python<'_>, past: bool) -> PyResult<()> {
+    fn absorb(&self, other: &FunctionStats, py: Python<'_>, past: bool) -> PyResult<()> {
         let (opened, mut sums) = other.sums(py)?;
         if past {
             (sums.open, sums.queued) = (0, 0);
         }
-        self.0.0.with(py, |pages| {
-            pages.opened += opened;
-            pages.gone.merge(&sums);
+        self.0.0.with(py, |totals| {
+            totals.opened += opened;
+            totals.gone.merge(&sums);
         })?;
         Ok(())
     }
@@ -184,35 +206,35 @@ impl Ledger {
     }
 }
 
-impl Ledger {
+impl FunctionStats {
     /// Enters what has many keys, each of which counts as a stream.
     pub fn enter_keys(&self, py: Python<'_>, keys: &Arc<SharedCounts>) -> PyResult<()> {
-        Ok(self.0.0.with(py, |pages| {
-            // Those that only this knows of any more are gone.
+        Ok(self.0.0.with(py, |totals| {
+            // Those that only this refers to any more are gone.
             let gone = |keys: &Arc<SharedCounts>| Arc::strong_count(keys) == 1;
-            for keys in pages.keys.extract_if(.., |keys| gone(keys)) {
-                let _ = pages.gone.add_keys(py, &keys);
+            for keys in totals.keys.extract_if(.., |keys| gone(keys)) {
+                let _ = totals.gone.add_keys(py, &keys);
                 let opened = keys.0.with(py, |shared| shared.counts.opened);
-                pages.opened += opened.unwrap_or(0);
+                totals.opened += opened.unwrap_or(0);
             }
-            (pages.gone.open, pages.gone.queued) = (0, 0);
-            pages.keys.push(keys.clone());
+            (totals.gone.open, totals.gone.queued) = (0, 0);
+            totals.keys.push(keys.clone());
         })?)
     }
 
     /// How many streams were opened, and what all of them have done.
     fn sums(&self, py: Python<'_>) -> PyResult<(u64, Sums)> {
-        let (mut opened, mut sums, open, keys) = self.0.0.with(py, |pages| {
-            let open: Vec<_> = pages.open.values().filter_map(Weak::upgrade).collect();
-            let keys = pages.keys.clone();
-            (pages.opened, pages.gone.clone(), open, keys)
+        let (mut opened, mut sums, open, keys) = self.0.0.with(py, |totals| {
+            let open: Vec<_> = totals.open.values().filter_map(Weak::upgrade).collect();
+            let keys = totals.keys.clone();
+            (totals.opened, totals.gone.clone(), open, keys)
         })?;
         for keys in keys {
             sums.add_keys(py, &keys)?;
             opened += keys.0.wait_with(py, |shared| shared.counts.opened)?;
         }
         for stream in open {
-            sums.add(py, &stream)?;
+            stream.add_to(py, &mut sums)?;
         }
         Ok((opened, sums))
     }

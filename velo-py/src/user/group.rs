@@ -11,12 +11,12 @@ use pyo3::types::{PyDict, PyList, PyTuple};
 
 use crate::cell::GilCell;
 use crate::errors::Thrown;
+use crate::ffi::iterate::next_of;
 use crate::ffi::send_slot::{Awaitable, Step, coroutine_methods};
-use crate::user::channel::{Offer, Want};
-use crate::user::operation::next_of;
+use crate::flow::{Interest, Offer};
 use crate::user::state::StreamCore;
 use crate::user::stream::StreamBase;
-use crate::user::turn_budget::Stint;
+use crate::user::turn_budget::TurnBudget;
 use crate::wait::{Group, running_loop};
 
 /// So many results of one stream are taken before it is another's turn, and of all of them until there
@@ -124,7 +124,7 @@ pub struct StreamGroup {
     group: Arc<Group>,
     /// Members that have something, in the order in which they said so.
     ready: GilCell<VecDeque<Py<PyAny>>>,
-    stint: Stint,
+    turn: TurnBudget,
 }
 
 #[pymethods]
@@ -142,12 +142,12 @@ impl StreamGroup {
         let token = member.as_any().clone().unbind();
         wait.join(py, self.group.clone(), token.clone_ref(py))?;
         let full = this.full.load(Relaxed);
-        let want = Want {
+        let interest = Interest {
             space: full,
-            bulk: full,
-            ..Want::RESULTS
+            throughput: full,
+            ..Interest::RESULTS
         };
-        if !this.core.channel.may_sleep(py, want)? {
+        if !this.core.channel.may_sleep(py, interest)? {
             wait.clear(py);
             self.group.tell(py, token);
         }
@@ -242,10 +242,10 @@ impl Awaitable for StreamGroup {
         let (this, py) = (slf.get(), slf.py());
         if this.group.is_empty(py)? && this.ready.with(py, |ready| ready.is_empty())? {
             let future = this.group.wait().start(&running_loop(py)?)?;
-            this.stint.ended();
+            this.turn.ended();
             return Ok(Step::Yield(future));
         }
-        if this.stint.is_over() {
+        if this.turn.is_over() {
             return Ok(Step::Yield(py.None()));
         }
         Ok(Step::Return(py.None()))

@@ -1,16 +1,16 @@
-//! What a stream counts and how long its events take.
+//! The figures of one stream: how many events and results, and how long events take.
 
 use std::sync::LazyLock;
 
 use hdrhistogram::Histogram;
 use velo_shm::ticks;
 
-/// While one event is being timed, its end is looked for at every so many results.
+/// While one event is being timed, the meter looks for its end once per this many results.
 const LOOK_EVERY: u64 = 16;
 
-/// At most so often, in nanoseconds, those who look at streams are shown how long events take; but
+/// How often, in nanoseconds, the percentiles of a stream are published for `velo top` at most; but
 /// whenever the number of events that were timed has doubled.
-const SHOW_EVERY: u128 = 100_000_000;
+const PUBLISH_EVERY: u128 = 100_000_000;
 
 /// One significant digit: 6 % steps, about a KiB for latencies up to a second.
 const DIGITS: u8 = 1;
@@ -35,10 +35,10 @@ pub struct Meter {
     /// Whether any event is followed.
     timed: bool,
     latencies: Option<Box<Histogram<u32>>>,
-    /// When percentiles were shown last.
-    shown: u64,
-    /// Whether they are to be shown.
-    news: bool,
+    /// When percentiles were published last, in ticks.
+    published: u64,
+    /// Whether they are to be published.
+    unpublished: bool,
     opened: u64,
     ended: Option<u64>,
 }
@@ -51,8 +51,8 @@ impl Default for Meter {
             followed: None,
             timed: *TIMED,
             latencies: None,
-            shown: 0,
-            news: false,
+            published: 0,
+            unpublished: false,
             opened: ticks::now(),
             ended: None,
         }
@@ -114,7 +114,7 @@ impl Meter {
             && (self.received.is_multiple_of(LOOK_EVERY) || self.received >= self.sent)
     }
 
-    /// So many events are handled.
+    /// The function has handled this many events.
     #[inline]
     pub fn observe(&mut self, handled: u64) {
         let Some((event, accepted)) = self.followed else {
@@ -129,17 +129,17 @@ impl Meter {
         let latencies = self.latencies.get_or_insert_with(no_latencies);
         // An hour is far beyond what is worth telling apart.
         let _ = latencies.record(u64::try_from(elapsed).unwrap_or(u64::MAX).clamp(1, HOUR));
-        let since = ticks::to_duration(now.saturating_sub(self.shown)).as_nanos();
-        if latencies.len().is_power_of_two() || since >= SHOW_EVERY {
-            self.shown = now;
-            self.news = true;
+        let since = ticks::to_duration(now.saturating_sub(self.published)).as_nanos();
+        if latencies.len().is_power_of_two() || since >= PUBLISH_EVERY {
+            self.published = now;
+            self.unpublished = true;
         }
     }
 
-    /// The median and the 99th percentile, in nanoseconds, when they are to be shown again.
+    /// The median and the 99th percentile, in nanoseconds, when they are to be published again.
     #[inline]
-    pub fn news(&mut self) -> Option<(u64, u64)> {
-        if !std::mem::take(&mut self.news) {
+    pub fn unpublished(&mut self) -> Option<(u64, u64)> {
+        if !std::mem::take(&mut self.unpublished) {
             return None;
         }
         let seen = self.latencies.as_deref()?;

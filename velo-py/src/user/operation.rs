@@ -10,32 +10,33 @@ use pyo3::prelude::*;
 use pyo3::types::PyList;
 
 use crate::cell::GilCell;
-use crate::codec::Blank;
+use crate::codec::ArraySpec;
 use crate::errors::{self, Thrown};
 use crate::ffi::destroy::destroy;
+use crate::ffi::iterate::next_of;
 use crate::ffi::send_slot::{Awaitable, Step, coroutine_methods};
-use crate::user::batch::Burst;
-use crate::user::channel::{Offer, Take, Want, WhenFull};
+use crate::flow::{Interest, Offer, Take, WhenFull};
+use crate::user::batch::Batch;
 use crate::user::state::StreamCore;
 use crate::wait::complete;
 
-/// What is to be done.
+/// The kinds of operations.
 pub enum What {
     /// Send one event.
     Send(Py<PyAny>),
     /// Send all that this iterator gives.
     SendBatch(Py<PyAny>),
-    /// Send what was put back.
+    /// Send the events that were put back.
     SendPutBack,
     /// Receive one result; a private copy of it, or not.
     Recv(bool),
-    /// Receive at least one result, at most so many, as `Recv` does.
+    /// Receive at least one result, and at most this many, as `Recv` does.
     RecvBatch(usize, bool),
     /// Lend an array like this.
-    Loan(Blank),
+    Loan(ArraySpec),
     /// End the input, for this reason.
     End(String),
-    /// Wait, while closing, until the stream may be over, or a result is there that nobody else
+    /// Wait, while closing, until the stream may be over, or a result is there that no other task
     /// will take. Ends after one wake-up, whatever for.
     Closing,
     /// Wait, while another task receives, until every event may be handled. Ends after one wake-up.
@@ -52,7 +53,7 @@ pub struct Operation {
 struct Progress {
     /// None once done.
     what: Option<What>,
-    /// What the task sleeps on, and where.
+    /// The future that the task sleeps on, and where it waits.
     asleep: Option<(Place, Py<PyAny>)>,
 }
 
@@ -100,7 +101,7 @@ impl Operation {
         };
         self.core.check_loop(py)?;
         let resumed = progress.asleep.take().is_some();
-        if !resumed && self.core.stint.is_over() {
+        if !resumed && self.core.turn.is_over() {
             return Ok(Step::Yield(py.None()));
         }
         let outcome = match what {
@@ -109,7 +110,7 @@ impl Operation {
             What::SendPutBack => self.send_all_put_back(py),
             What::Recv(private) => self.recv(py, *private),
             What::RecvBatch(max, private) => self.recv_batch(py, *max, *private),
-            What::Loan(blank) => self.loan(py, blank),
+            What::Loan(spec) => self.loan(py, spec),
             What::End(why) => self.end(py, why),
             What::Closing => self.wait_for_end(py, resumed),
             What::Handled => self.wait_until_handled(py, resumed),
@@ -141,7 +142,7 @@ impl Operation {
             }
             match self.core.offer(py, event)? {
                 Offer::Sent => {
-                    self.core.sent(py, 1)?;
+                    self.core.count_and_flush(py, 1)?;
                     return Ok(Step::Return(py.None()));
                 }
                 Offer::Full if self.core.full == WhenFull::Error => {
@@ -160,8 +161,8 @@ impl Operation {
         if self.core.channel.is_finished(py)? {
             return Err(self.core.ended_early(py));
         }
-        self.core.spin(py, Want::SPACE)?;
-        self.core.sleep(py, &self.core.waits.send, Want::SPACE)
+        self.core.spin(py, Interest::SPACE)?;
+        self.core.sleep(py, &self.core.waits.send, Interest::SPACE)
     }
 
     /// The error of a stream that does not wait for room, or that of its end.
@@ -175,7 +176,7 @@ impl Operation {
     }
 
     fn send_batch(&self, py: Python<'_>, source: &Py<PyAny>) -> PyResult<Step> {
-        let mut burst = Burst::new(&self.core);
+        let mut batch = Batch::new(&self.core);
         let outcome = self.core.check_open(py).and_then(|()| {
             if let Some(step) = self.send_put_back(py)? {
                 return Ok(step);
@@ -189,12 +190,12 @@ impl Operation {
                     continue;
                 }
                 match self.core.offer(py, &event)? {
-                    Offer::Sent => burst.add(py)?,
+                    Offer::Sent => batch.add(py)?,
                     Offer::Full if self.core.full == WhenFull::Error => {
-                        return Err(self.buffer_full(py, burst.sent(), &event));
+                        return Err(self.buffer_full(py, batch.sent(), &event));
                     }
                     Offer::Full => {
-                        burst.show(py)?;
+                        batch.flush(py)?;
                         self.core.put_back(py, event.unbind())?;
                         if let Some(step) = self.send_put_back(py)? {
                             return Ok(step);
@@ -203,7 +204,7 @@ impl Operation {
                 }
             }
         });
-        burst.show(py)?;
+        batch.flush(py)?;
         outcome
     }
 
@@ -213,7 +214,7 @@ impl Operation {
         Ok(step.unwrap_or_else(|| Step::Return(py.None())))
     }
 
-    /// Sends what was put back; the step to take while there is no room for it.
+    /// Sends the events that were put back; the step to take while there is no room for them.
     fn send_put_back(&self, py: Python<'_>) -> PyResult<Option<Step>> {
         while !self.core.send_stash(py)? {
             if let Some(step) = self.wait_for_room(py)? {
@@ -223,20 +224,20 @@ impl Operation {
         Ok(None)
     }
 
-    fn loan(&self, py: Python<'_>, blank: &Blank) -> PyResult<Step> {
+    fn loan(&self, py: Python<'_>, spec: &ArraySpec) -> PyResult<Step> {
         loop {
             self.core.check_open(py)?;
-            if let Some(array) = self.core.channel.loan(py, blank)? {
+            if let Some(array) = self.core.channel.loan(py, spec)? {
                 return Ok(Step::Return(array));
             }
             if self.core.channel.is_finished(py)? {
                 return Err(self.core.ended_early(py));
             }
-            let want = Want {
-                loan: blank.len(),
-                ..Want::NOTHING
+            let interest = Interest {
+                loan: spec.len(),
+                ..Interest::NOTHING
             };
-            if let Some(step) = self.core.sleep(py, &self.core.waits.loan, want)? {
+            if let Some(step) = self.core.sleep(py, &self.core.waits.loan, interest)? {
                 return Ok(step);
             }
         }
@@ -253,7 +254,7 @@ impl Operation {
                 }
                 Take::Ended => return Err(self.core.why_over(py)),
                 Take::Empty => {
-                    if let Some(step) = self.wait_for_results(py, Want::RESULTS)? {
+                    if let Some(step) = self.wait_for_results(py, Interest::RESULTS)? {
                         return Ok(step);
                     }
                 }
@@ -270,7 +271,7 @@ impl Operation {
                 Ok(_) if !results.is_empty() => break,
                 Ok(Take::Ended) => return Err(self.core.why_over(py)),
                 Ok(Take::Empty) => {
-                    if let Some(step) = self.wait_for_results(py, Want::RESULTS)? {
+                    if let Some(step) = self.wait_for_results(py, Interest::RESULTS)? {
                         return Ok(step);
                     }
                 }
@@ -295,14 +296,14 @@ impl Operation {
         // A receiver takes the results, and its end wakes this; otherwise they wake this.
         let results = !self.core.has_receiver(py)?;
         let space = !self.core.state.with(py, |state| state.has_told_end())?;
-        let want = Want {
+        let interest = Interest {
             results,
             space,
-            bulk: results && space,
-            ..Want::NOTHING
+            throughput: results && space,
+            ..Interest::NOTHING
         };
         self.core.channel.flush_results(py)?;
-        let step = self.core.sleep(py, &self.core.waits.closing, want)?;
+        let step = self.core.sleep(py, &self.core.waits.closing, interest)?;
         Ok(step.unwrap_or_else(|| Step::Return(py.None())))
     }
 
@@ -312,23 +313,26 @@ impl Operation {
         if resumed || sent == handled || self.core.state.with(py, |state| state.is_over())? {
             return Ok(Step::Return(py.None()));
         }
-        let want = Want {
+        let interest = Interest {
             handled: true,
-            ..Want::NOTHING
+            ..Interest::NOTHING
         };
-        let step = self.core.sleep(py, &self.core.waits.closing, want)?;
+        let step = self.core.sleep(py, &self.core.waits.closing, interest)?;
         Ok(step.unwrap_or_else(|| Step::Return(py.None())))
     }
 
-    fn wait_for_results(&self, py: Python<'_>, want: Want) -> PyResult<Option<Step>> {
+    fn wait_for_results(&self, py: Python<'_>, interest: Interest) -> PyResult<Option<Step>> {
         self.core.channel.flush_results(py)?;
-        self.core.spin(py, want)?;
-        self.core.sleep(py, &self.core.waits.recv, want)
+        self.core.spin(py, interest)?;
+        self.core.sleep(py, &self.core.waits.recv, interest)
     }
 
     fn end(&self, py: Python<'_>, why: &str) -> PyResult<Step> {
         while !self.core.try_end(py, why)? {
-            if let Some(step) = self.core.sleep(py, &self.core.waits.closing, Want::SPACE)? {
+            if let Some(step) = self
+                .core
+                .sleep(py, &self.core.waits.closing, Interest::SPACE)?
+            {
                 return Ok(step);
             }
         }
@@ -365,25 +369,6 @@ impl Drop for Operation {
                 .progress
                 .with(py, |progress| self.stop_waiting(py, progress));
         });
-    }
-}
-
-/// The next item of a plain iterator.
-pub fn next_of<'py>(iterator: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyAny>>> {
-    // SAFETY: `iterator` is a live object; the result is a new reference, or NULL at the end or
-    // with an error set. PyIter_Next itself must only be called on iterators.
-    unsafe {
-        let object = iterator.as_ptr();
-        if pyo3::ffi::PyIter_Check(object) == 0 {
-            return Err(pyo3::exceptions::PyTypeError::new_err(
-                "the source is not an iterator",
-            ));
-        }
-        let item = pyo3::ffi::PyIter_Next(object);
-        match Bound::from_owned_ptr_or_opt(iterator.py(), item) {
-            Some(item) => Ok(Some(item)),
-            None => PyErr::take(iterator.py()).map_or(Ok(None), Err),
-        }
     }
 }
 

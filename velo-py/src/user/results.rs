@@ -8,15 +8,15 @@ use pyo3::prelude::*;
 use crate::cell::GilCell;
 use crate::errors::Thrown;
 use crate::ffi::destroy::destroy;
+use crate::ffi::iterate::next_of;
 use crate::ffi::send_slot::{Awaitable, Step, coroutine_methods};
-use crate::user::batch::Burst;
-use crate::user::channel::{Offer, Take, Want};
-use crate::user::operation::next_of;
+use crate::flow::{Interest, Offer, Take};
+use crate::user::batch::Batch;
 use crate::user::state::StreamCore;
 
-/// While results keep coming, the source is asked for more at every so many of them.
+/// While results keep coming, the source is asked for more after each this many of them.
 const FEED_EVERY: u32 = 64;
-/// Room that results took is given back at every so many of them.
+/// The room of results is given back after each this many of them.
 const FLUSH_EVERY: u32 = 32;
 
 /// When an iteration ends, at the latest with the stream.
@@ -113,7 +113,7 @@ impl Results {
             return Ok(None);
         }
         self.core.check_thread()?;
-        if state.until_flush == FLUSH_EVERY && self.core.stint.is_over() {
+        if state.until_flush == FLUSH_EVERY && self.core.turn.is_over() {
             state.until_flush = FLUSH_EVERY - 1;
             if state.source.is_some() {
                 self.fill(py, state)?; // the function has work while others have their turn
@@ -148,26 +148,26 @@ impl Results {
             }
             state.until_feed = 0;
             self.core.channel.flush_results(py)?;
-            let mut want = Want {
-                bulk: state.until == Until::Handled,
-                ..Want::RESULTS
+            let mut interest = Interest {
+                throughput: state.until == Until::Handled,
+                ..Interest::RESULTS
             };
             if state.source.is_some() {
-                want.space = true;
+                interest.space = true;
                 if self.core.channel.free_events(py)? > 0 && self.fill(py, state)? > 0 {
                     self.core.spin(
                         py,
-                        Want {
+                        Interest {
                             space: false,
-                            ..want
+                            ..interest
                         },
                     )?;
                     continue;
                 }
-                want.space = state.source.is_some();
+                interest.space = state.source.is_some();
             }
-            want.handled = state.until == Until::Handled && state.source.is_none();
-            if want.handled && self.core.channel.is_settled(py)? {
+            interest.handled = state.until == Until::Handled && state.source.is_none();
+            if interest.handled && self.core.channel.is_settled(py)? {
                 // Results are shown before the count of handled events: look once more.
                 return match self.core.take(py)? {
                     Take::Item(result) => Ok(Some(Step::Return(result))),
@@ -177,8 +177,8 @@ impl Results {
                     }
                 };
             }
-            self.core.spin(py, want)?;
-            if let Some(step) = self.core.sleep(py, &self.core.waits.recv, want)? {
+            self.core.spin(py, interest)?;
+            if let Some(step) = self.core.sleep(py, &self.core.waits.recv, interest)? {
                 if let Step::Yield(future) = &step {
                     state.asleep = Some(future.clone_ref(py));
                 }
@@ -207,15 +207,15 @@ impl Results {
         let Some(source) = state.source.as_ref().map(|source| source.clone_ref(py)) else {
             return Ok(0);
         };
-        let mut burst = Burst::new(&self.core);
-        let filled = self.fill_from(py, source.bind(py), &mut burst);
-        burst.show(py)?;
+        let mut batch = Batch::new(&self.core);
+        let filled = self.fill_from(py, source.bind(py), &mut batch);
+        batch.flush(py)?;
         match filled {
             Ok(exhausted) => {
                 if exhausted {
                     state.source = None;
                 }
-                Ok(burst.sent())
+                Ok(batch.sent())
             }
             Err(error) => {
                 self.over(py, state);
@@ -228,7 +228,7 @@ impl Results {
         &self,
         py: Python<'_>,
         source: &Bound<'_, PyAny>,
-        burst: &mut Burst<'_>,
+        batch: &mut Batch<'_>,
     ) -> PyResult<bool> {
         let mut room = self.core.channel.free_events(py)?;
         if room > 0 {
@@ -249,7 +249,7 @@ impl Results {
             };
             match self.core.offer(py, &event)? {
                 Offer::Sent => {
-                    burst.add(py)?;
+                    batch.add(py)?;
                     room -= 1;
                 }
                 Offer::Full => {

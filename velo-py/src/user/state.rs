@@ -1,4 +1,4 @@
-//! What all operations on one stream share: what it is, whether it may be used, what it counts.
+//! The state that all operations on one stream share: its channel, whether it may be used, its figures.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -8,19 +8,20 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyWeakrefReference;
-use velo_shm::ticks;
+use velo_shm::{fork, ticks};
 
 use crate::cell::GilCell;
 use crate::errors::{self, Thrown};
 use crate::ffi::destroy::destroy;
 use crate::ffi::send_slot::Step;
-use crate::user::channel::{Cancel, Channel, Offer, Take, Want, WhenFull};
-use crate::user::function_stats::Account;
+use crate::flow::{Cancel, Interest, Offer, Take, WhenFull};
+use crate::user::channel::Channel;
+use crate::user::function_stats::{Counted, StreamCounts, Streams, Sums};
 use crate::user::meter::Meter;
-use crate::user::turn_budget::Stint;
+use crate::user::turn_budget::TurnBudget;
 use crate::wait::{Wait, Waits};
 
-/// What all operations on one stream share.
+/// The state that all operations on one stream share.
 pub struct StreamCore {
     pub channel: Channel,
     pub waits: Arc<Waits>,
@@ -28,22 +29,46 @@ pub struct StreamCore {
     pub name: String,
     event_loop: Py<PyAny>,
     thread: usize,
+    /// In which generation of forks it was opened.
+    born: u32,
     pub state: GilCell<State>,
     /// Cancels the function.
     pub(crate) cancel: Arc<dyn Cancel>,
     /// Iterations over the results that have not come to their end, and the tasks that run them.
     iterations: GilCell<Vec<(u64, Py<PyAny>)>>,
-    /// Of whoever uses it.
-    pub stint: Stint,
-    /// Where the stream's function keeps account of it, and under which number.
-    pub(crate) ledger: OnceLock<(Arc<Account>, u64)>,
+    /// Of the task that uses the stream.
+    pub turn: TurnBudget,
+    /// The statistics that count this stream, and its number there.
+    pub(crate) counted_in: OnceLock<(Arc<Streams>, u64)>,
 }
 
 impl Drop for StreamCore {
     fn drop(&mut self) {
-        if let Some((account, number)) = self.ledger.take() {
-            destroy(|py| account.settle(py, number, self));
+        if let Some((stats, number)) = self.counted_in.take() {
+            destroy(|py| stats.retire(py, number, self));
         }
+    }
+}
+
+impl Counted for StreamCore {
+    fn add_to(&self, py: Python<'_>, sums: &mut Sums) -> PyResult<()> {
+        let (accepted, handled) = self.channel.progress(py)?;
+        let (bytes_in, bytes_out) = self.channel.bytes(py)?;
+        let dropped = self.channel.dropped(py)?;
+        self.state.wait_with(py, |state| {
+            state.meter.observe(handled);
+            sums.add(&StreamCounts {
+                accepted,
+                handled,
+                dropped,
+                bytes_in,
+                bytes_out,
+                results: state.meter.results(),
+                open: !state.is_over(),
+                latencies: state.meter.latencies(),
+            });
+        })?;
+        Ok(())
     }
 }
 
@@ -78,7 +103,7 @@ impl State {
         self.aged = 0.0;
     }
 
-    /// Notes that it was last used so many seconds earlier.
+    /// Notes that it was last used earlier, by this many seconds.
     pub(crate) fn age(&mut self, seconds: f64) {
         self.aged += seconds;
     }
@@ -131,24 +156,37 @@ impl StreamCore {
             name,
             event_loop,
             thread: this_thread(),
+            born: fork::generation(),
             state: GilCell::new(state),
             cancel,
             iterations: GilCell::default(),
-            stint: Stint::default(),
-            ledger: OnceLock::new(),
+            turn: TurnBudget::default(),
+            counted_in: OnceLock::new(),
         }
     }
 
     /// See [`Channel::spin`].
     #[inline]
-    pub fn spin(&self, py: Python<'_>, want: Want) -> PyResult<()> {
-        self.stint.spun(self.channel.spin(py, want)?);
+    pub fn spin(&self, py: Python<'_>, interest: Interest) -> PyResult<()> {
+        self.turn.spun(self.channel.spin(py, interest)?);
         Ok(())
     }
 
     /// Refuses use from another thread.
     #[inline]
     pub fn check_thread(&self) -> PyResult<()> {
+        if this_thread() == self.thread && self.born == fork::generation() {
+            return Ok(());
+        }
+        self.check_owner()
+    }
+
+    /// What may be wrong with who uses it.
+    #[cold]
+    fn check_owner(&self) -> PyResult<()> {
+        if let Some(why) = self.is_of_parent() {
+            return Err(errors::closed(why));
+        }
         if this_thread() == self.thread {
             return Ok(());
         }
@@ -156,6 +194,19 @@ impl StreamCore {
             "this stream belongs to another thread; use it there, for example with \
              `asyncio.run_coroutine_threadsafe(stream.send(event), loop)`",
         ))
+    }
+
+    /// Why it cannot be used in a process that was forked since: its worker serves the parent. An
+    /// inline stream was forked with its function, and goes on in both.
+    pub fn is_of_parent(&self) -> Option<String> {
+        let inherited = self.born != fork::generation() && matches!(self.channel, Channel::Ring(_));
+        inherited.then(|| {
+            format!(
+                "stream `{}` belongs to the process that this one was forked from; open a stream of \
+                 its own in this process",
+                self.name
+            )
+        })
     }
 
     /// Refuses use from another event loop.
@@ -211,7 +262,7 @@ impl StreamCore {
     pub fn try_send(&self, py: Python<'_>, event: &Bound<'_, PyAny>) -> PyResult<bool> {
         self.check_open(py)?;
         match self.offer(py, event)? {
-            Offer::Sent => self.sent(py, 1).map(|()| true),
+            Offer::Sent => self.count_and_flush(py, 1).map(|()| true),
             Offer::Full if self.channel.is_finished(py)? => Err(self.ended_early(py)),
             Offer::Full => Ok(false),
         }
@@ -223,7 +274,7 @@ impl StreamCore {
             return Err(self.ended_early(py));
         }
         let dropped = self.channel.offer_newest(py, event)?;
-        self.sent(py, 1)?;
+        self.count_and_flush(py, 1)?;
         Ok(self.state.with(py, |state| state.meter.dropped(dropped))?)
     }
 
@@ -232,7 +283,7 @@ impl StreamCore {
         Ok(self.state.with(py, |state| state.stash.push_back(event))?)
     }
 
-    /// Sends what was put back. False when there is no room for it.
+    /// Sends the events that were put back. False when there is no room for them.
     #[inline]
     pub fn send_stash(&self, py: Python<'_>) -> PyResult<bool> {
         while let Some(event) = self.state.with(py, |state| state.stash.pop_front())? {
@@ -240,7 +291,7 @@ impl StreamCore {
                 self.state.with(py, |state| state.stash.push_front(event))?;
                 return Ok(false);
             }
-            self.sent(py, 1)?;
+            self.count_and_flush(py, 1)?;
         }
         Ok(true)
     }
@@ -272,9 +323,9 @@ impl StreamCore {
                     if state.meter.received(1) {
                         let handled = self.channel.progress(py).map_or(0, |(_, handled)| handled);
                         state.meter.observe(handled);
-                        if let Some((median, p99)) = state.meter.news() {
-                            // One whose worker is gone has nobody to show them to.
-                            let _ = self.channel.show_latencies(py, median, p99);
+                        if let Some((median, p99)) = state.meter.unpublished() {
+                            // The ring of a stream whose worker is gone takes no figures.
+                            let _ = self.channel.publish_latencies(py, median, p99);
                         }
                     }
                 })?;
@@ -404,12 +455,12 @@ impl StreamCore {
         errors::closed(why.unwrap_or_default())
     }
 
-    /// Closes the input and tells the function, after what was put back. False when there is no
+    /// Ends the input, behind the events that were put back. False when there is no
     /// room for that now.
     pub fn try_end(&self, py: Python<'_>, why: &str) -> PyResult<bool> {
         self.check_thread()?;
         if self.close_input(py, why)? {
-            self.waits.send.wake(py); // whoever waits for room learns that it is too late
+            self.waits.send.wake(py); // a task that waits for room learns that the input is closed
         }
         if self.state.with(py, |state| state.has_told_end())? || self.channel.is_finished(py)? {
             return Ok(true);
@@ -421,7 +472,7 @@ impl StreamCore {
         Ok(told)
     }
 
-    /// Closes the input and lets go of a stream that is kept, after what was put back; or waits for
+    /// Detaches the stream from its session, behind the events that were put back; or waits for
     /// its end, if its input was ended. False when there is no room for that now.
     pub fn try_detach(&self, py: Python<'_>, why: &str) -> PyResult<bool> {
         self.check_thread()?;
@@ -438,14 +489,14 @@ impl StreamCore {
         Ok(gone)
     }
 
-    /// Counts events that went out and shows them to the function.
+    /// Counts events that were offered, and flushes them to the function.
     #[inline]
-    pub fn sent(&self, py: Python<'_>, count: u64) -> PyResult<()> {
+    pub fn count_and_flush(&self, py: Python<'_>, count: u64) -> PyResult<()> {
         self.count(py, count)?;
         self.channel.flush_events(py)
     }
 
-    /// Counts events that went out.
+    /// Counts events that were offered.
     #[inline]
     pub fn count(&self, py: Python<'_>, count: u64) -> PyResult<()> {
         Ok(self.state.with(py, |state| {
@@ -457,6 +508,9 @@ impl StreamCore {
 
     /// Closes the input and cancels the function.
     pub fn abandon(&self, py: Python<'_>) -> PyResult<()> {
+        if self.is_of_parent().is_some() {
+            return Ok(());
+        }
         self.close_input(py, "the stream was cancelled")?;
         self.state.with(py, |state| state.cancelled = true)?;
         self.waits.send.wake(py);
@@ -469,12 +523,12 @@ impl StreamCore {
         Ok(self.state.with(py, |state| state.touch(ticks::now()))?)
     }
 
-    /// Has the running task sleep until what it wants may be there. None: it is there already.
-    pub fn sleep(&self, py: Python<'_>, wait: &Wait, want: Want) -> PyResult<Option<Step>> {
+    /// Has the running task sleep until the thing that it waits for may be there. None: it is there.
+    pub fn sleep(&self, py: Python<'_>, wait: &Wait, interest: Interest) -> PyResult<Option<Step>> {
         if wait.is_waiting(py) {
-            let (what, how) = match want {
-                Want { loan: 1.., .. } => ("borrow from", "loans"),
-                Want { results: true, .. } | Want { handled: true, .. } => {
+            let (what, how) = match interest {
+                Interest { loan: 1.., .. } => ("borrow from", "loans"),
+                Interest { results: true, .. } | Interest { handled: true, .. } => {
                     ("receive from", "results")
                 }
                 _ => ("send to", "events"),
@@ -484,8 +538,8 @@ impl StreamCore {
             )));
         }
         let future = wait.start(self.event_loop.bind(py))?;
-        if self.channel.may_sleep(py, want)? {
-            self.stint.ended();
+        if self.channel.may_sleep(py, interest)? {
+            self.turn.ended();
             return Ok(Some(Step::Yield(future)));
         }
         wait.clear(py);

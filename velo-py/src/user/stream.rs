@@ -8,8 +8,9 @@ use std::sync::Arc;
 use pyo3::prelude::*;
 use pyo3::types::PyList;
 
-use crate::codec::{Blank, codec};
-use crate::user::channel::Cancel;
+use crate::codec::{ArraySpec, codec};
+use crate::flow::Cancel;
+use crate::user::function_stats::{Counted, FunctionStats};
 use crate::user::meter::Figures;
 use crate::user::operation::{Operation, What};
 use crate::user::results::Results;
@@ -37,16 +38,29 @@ pub struct Opened {
 }
 
 impl Opened {
+    /// What the stream's user shares with whoever opened it.
+    pub fn core(&self) -> &Arc<StreamCore> {
+        &self.core
+    }
+
     /// Wraps a new stream's core.
     pub fn new(core: StreamCore) -> Self {
         Opened {
             core: Arc::new(core),
         }
     }
+}
 
-    /// The shared part.
-    pub fn core(&self) -> &Arc<StreamCore> {
-        &self.core
+#[pymethods]
+impl FunctionStats {
+    /// Counts a stream that was opened just now.
+    fn enter(&self, opened: &Opened, py: Python<'_>) -> PyResult<()> {
+        self.streams().enter(py, |number| {
+            let core = &opened.core;
+            let entered = core.counted_in.set((self.streams().clone(), number));
+            let counted: Arc<dyn Counted> = core.clone();
+            entered.is_ok().then(|| Arc::downgrade(&counted))
+        })
     }
 }
 
@@ -127,8 +141,8 @@ impl StreamBase {
     ///     TypeError: When items of `dtype` are not plain bytes, for example of `object`.
     ///     ValueError: When a dimension is negative, or the array is too large.
     fn loan(&self, shape: &Bound<'_, PyAny>, dtype: &Bound<'_, PyAny>) -> PyResult<Operation> {
-        let blank = Blank::new(codec(shape.py())?, shape, dtype)?;
-        Ok(Operation::new(self.core.clone(), What::Loan(blank)))
+        let spec = ArraySpec::new(codec(shape.py())?, shape, dtype)?;
+        Ok(Operation::new(self.core.clone(), What::Loan(spec)))
     }
 
     /// Receive the next result.
@@ -247,8 +261,8 @@ impl StreamBase {
         self.core.has_receiver(py)
     }
 
-    /// Sends an event that was taken from a source: it goes before whatever is sent next, by whom
-    /// ever, from now on. Waits for room, whatever `full` says.
+    /// Sends an event that was taken from a source: it goes before anything that any task sends from
+    /// now on. Waits for room, whatever `full` says.
     fn _send_taken(&self, py: Python<'_>, event: Py<PyAny>) -> PyResult<Operation> {
         self.core.put_back(py, event)?;
         Ok(Operation::new(self.core.clone(), What::SendPutBack))
@@ -285,13 +299,15 @@ impl StreamBase {
     /// Why nothing can be sent any more, or None.
     #[getter]
     fn _closed(&self, py: Python<'_>) -> PyResult<Option<String>> {
-        Ok(self.core.state.with(py, |state| state.closed())?)
+        let here = self.core.state.with(py, |state| state.closed())?;
+        Ok(here.or_else(|| self.core.is_of_parent()))
     }
 
     /// Whether the last result was taken.
     #[getter]
     fn _over(&self, py: Python<'_>) -> PyResult<bool> {
-        Ok(self.core.state.with(py, |state| state.over.is_some())?)
+        let over = self.core.state.with(py, |state| state.over.is_some())?;
+        Ok(over || self.core.is_of_parent().is_some())
     }
 
     /// Closes the input and cancels the function, without waiting for its end.

@@ -10,9 +10,40 @@ use nix::unistd::{read, write};
 /// Rung by one process, waited for by another. Readable while it has been rung and not drained.
 #[derive(Debug)]
 pub struct Doorbell {
-    waited: OwnedFd,
+    waited: BellFd,
     /// The end to ring, where that is another descriptor than the one to wait on.
-    rung: Option<OwnedFd>,
+    rung: Option<BellFd>,
+}
+
+/// A descriptor that a forked child has no part in.
+#[derive(Debug)]
+struct BellFd {
+    /// Before the descriptor: it is dropped first.
+    #[cfg(target_os = "linux")]
+    _shared: crate::fork::SharedFd,
+    fd: OwnedFd,
+}
+
+impl From<OwnedFd> for BellFd {
+    fn from(fd: OwnedFd) -> Self {
+        BellFd {
+            #[cfg(target_os = "linux")]
+            _shared: crate::fork::SharedFd::new(fd.as_fd()),
+            fd,
+        }
+    }
+}
+
+impl BellFd {
+    fn try_clone(&self) -> io::Result<Self> {
+        Ok(self.fd.try_clone()?.into())
+    }
+}
+
+impl AsFd for BellFd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
 }
 
 impl Doorbell {
@@ -22,7 +53,7 @@ impl Doorbell {
         use nix::sys::eventfd::{EfdFlags, EventFd};
 
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
-        let waited = OwnedFd::from(EventFd::from_value_and_flags(0, flags)?);
+        let waited = OwnedFd::from(EventFd::from_value_and_flags(0, flags)?).into();
         Ok(Doorbell { waited, rung: None })
     }
 
@@ -36,7 +67,7 @@ impl Doorbell {
     pub fn from_fd(fd: OwnedFd) -> io::Result<Self> {
         set_nonblocking(&fd)?;
         Ok(Doorbell {
-            waited: fd,
+            waited: fd.into(),
             rung: None,
         })
     }
@@ -55,14 +86,14 @@ impl Doorbell {
         set_nonblocking(&reader)?;
         set_nonblocking(&writer)?;
         Ok(Doorbell {
-            waited: reader,
-            rung: Some(writer),
+            waited: reader.into(),
+            rung: Some(writer.into()),
         })
     }
 
     /// Another handle of the same doorbell.
     pub fn try_clone(&self) -> io::Result<Self> {
-        let rung = self.rung.as_ref().map(OwnedFd::try_clone).transpose()?;
+        let rung = self.rung.as_ref().map(BellFd::try_clone).transpose()?;
         Ok(Doorbell {
             waited: self.waited.try_clone()?,
             rung,
@@ -85,7 +116,7 @@ impl Doorbell {
         let mut buffer = [0u8; 512];
         let mut rung = false;
         loop {
-            match read(&self.waited, &mut buffer) {
+            match read(&self.waited.fd, &mut buffer) {
                 Err(Errno::EINTR) => {}
                 Ok(n) if n == buffer.len() => rung = true,
                 Ok(n) => return rung || n > 0,

@@ -14,10 +14,15 @@ use nix::unistd::ftruncate;
 
 use super::base::{Segment, SegmentError, check_range};
 use super::pages;
+#[cfg(not(loom))]
+use crate::fork::SharedMap;
 
 /// A segment backed by an anonymous, sealed memfd.
 #[derive(Debug)]
 pub struct MemfdSegment {
+    /// Before the mapping: it is dropped first.
+    #[cfg(not(loom))]
+    _shared: SharedMap,
     map: MmapRaw,
     fd: OwnedFd,
 }
@@ -74,7 +79,12 @@ impl MemfdSegment {
             .map_err(|source| SegmentError::Map { len, source })?;
         // A core file of some GiB helps no one, and one that cannot be left out is still right.
         let _ = map.advise(Advice::DontDump);
-        Ok(MemfdSegment { map, fd })
+        Ok(MemfdSegment {
+            #[cfg(not(loom))]
+            _shared: SharedMap::new(map.as_ptr() as usize, len, fd.as_fd()),
+            map,
+            fd,
+        })
     }
 }
 

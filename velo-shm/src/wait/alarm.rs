@@ -7,10 +7,16 @@ use std::time::Duration;
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
+use crate::fork::SharedFd;
+
 /// Goes off once each time it is set. Event loops' own timers are as exact as their selectors, which
 /// count milliseconds.
 #[derive(Debug)]
-pub struct Alarm(TimerFd);
+pub struct Alarm {
+    /// Before the timer: it is dropped first.
+    _shared: SharedFd,
+    timer: TimerFd,
+}
 
 impl Alarm {
     /// One that is not set.
@@ -19,7 +25,11 @@ impl Alarm {
     /// When there are no more descriptors.
     pub fn create() -> io::Result<Self> {
         let flags = TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC;
-        Ok(Alarm(TimerFd::new(ClockId::CLOCK_MONOTONIC, flags)?))
+        let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, flags)?;
+        Ok(Alarm {
+            _shared: SharedFd::new(timer.as_fd()),
+            timer,
+        })
     }
 
     /// Sets it to go off after `after`, in place of the time set before.
@@ -30,18 +40,18 @@ impl Alarm {
         // Zero would mean never.
         let after = TimeSpec::from_duration(after.max(Duration::from_nanos(1)));
         let at = Expiration::OneShot(after);
-        Ok(self.0.set(at, TimerSetTimeFlags::empty())?)
+        Ok(self.timer.set(at, TimerSetTimeFlags::empty())?)
     }
 
     /// Silences it, if it has gone off.
     pub fn silence(&self) {
-        let _ = self.0.wait(); // does not block: there is nothing to silence
+        let _ = self.timer.wait(); // does not block: there is nothing to silence
     }
 }
 
 impl AsFd for Alarm {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.timer.as_fd()
     }
 }
 

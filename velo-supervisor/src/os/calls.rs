@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, pthread_sigmask, signal};
+use nix::sys::signal::{
+    SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, pthread_sigmask, sigaction, signal,
+};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::SysconfVar;
 
@@ -130,6 +132,30 @@ pub(crate) fn ignore_signal(which: Signal) -> io::Result<()> {
     unsafe { signal(which, SigHandler::SigIgn) }
         .map(drop)
         .map_err(io::Error::from)
+}
+
+/// Has nothing come of a signal in this process. Unlike one that is ignored, it has its default action
+/// in the programs that this process runs.
+pub(crate) fn disregard_signal(which: Signal) -> io::Result<()> {
+    extern "C" fn nothing(_: libc::c_int) {}
+    let action = SigAction::new(
+        SigHandler::Handler(nothing),
+        SaFlags::SA_RESTART,
+        SigSet::empty(),
+    );
+    // SAFETY: the handler does nothing.
+    unsafe { sigaction(which, &action) }
+        .map(drop)
+        .map_err(io::Error::from)
+}
+
+/// Gives all signals their default actions back, for a process that starts afresh. Callable between fork
+/// and exec.
+pub(crate) fn default_signals() {
+    for which in Signal::iterator() {
+        // Two cannot be had otherwise, and are as they should be.
+        let _ = default_signal(which);
+    }
 }
 
 /// Gives a signal its default action back.

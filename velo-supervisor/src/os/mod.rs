@@ -7,5 +7,6 @@ pub(crate) mod limits;
 pub(crate) mod peer;
 pub(crate) mod process;
 pub(crate) mod service_manager;
+pub(crate) mod title;
 
 pub(crate) use calls::*;

@@ -318,7 +318,10 @@ impl Pool {
             return self.grant(key, link);
         }
         if link.is_none() {
-            if let Some(reason) = self.over_quota(asker.client) {
+            if let Some(workers) = self.quota_workers(asker.client)
+                && !workers.contains(&worker)
+            {
+                let reason = self.over_quota(asker.client, &workers);
                 return self.drop_holder(key, no_link(reason));
             }
             let Asker {
@@ -346,19 +349,12 @@ impl Pool {
         asker: Asker,
         gauges: &impl Gauges,
     ) -> Option<WorkerId> {
-        let over_quota = self.over_quota(asker.client).is_some();
-        let linked = |worker: &Worker| {
-            let mut links = worker.links.iter();
-            links.any(|link| {
-                self.links
-                    .get(link)
-                    .is_some_and(|l| l.client == asker.client)
-            })
-        };
+        let within = self.quota_workers(asker.client);
+        let allowed = |id| within.as_ref().is_none_or(|within| within.contains(id));
         let candidates: Vec<_> = self
             .workers
             .iter()
-            .filter(|(_, worker)| worker.takes_links() && (!over_quota || linked(worker)))
+            .filter(|(id, worker)| worker.takes_links() && allowed(id))
             .map(|(id, worker)| {
                 let residents: u32 = worker.links.iter().map(|l| gauges.residents(*l)).sum();
                 let kept = u32::try_from(self.keys.of(*id)).unwrap_or(u32::MAX);
@@ -373,7 +369,7 @@ impl Pool {
         let least = least_loaded(candidates.iter().copied());
         let load = |id| candidates.iter().find(|c| Some(c.worker) == id);
         let idle = load(least).is_some_and(|candidate| candidate.residents == 0);
-        let more = !over_quota && self.serving() < asker.limit as usize;
+        let more = within.is_none() && self.serving() < asker.limit as usize;
         if idle || !more {
             return least;
         }

@@ -52,7 +52,7 @@ pub(crate) struct Settings {
     pub(crate) drain: Duration,
     pub(crate) terminate: Duration,
     /// How many links all connections of one client process may have.
-    pub(crate) client_links: Option<u32>,
+    pub(crate) client_workers: Option<u32>,
 }
 
 /// What links show without being asked.

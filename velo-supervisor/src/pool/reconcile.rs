@@ -156,10 +156,12 @@ impl Pool {
     /// Finds a worker for each request, or a reason why there is none.
     fn place(&mut self, now: Instant, gauges: &impl Gauges) {
         for wait in std::mem::take(&mut self.waiting) {
-            if let Some(reason) = self.over_quota(wait.client) {
-                self.refuse(wait.client, wait.request, reason);
-            } else if let Some(worker) = self.choose(wait.client, gauges) {
+            let within = self.quota_workers(wait.client);
+            if let Some(worker) = self.choose(wait.client, within.as_ref(), gauges) {
                 self.assign(now, worker, wait);
+            } else if let Some(workers) = within {
+                let reason = self.over_quota(wait.client, &workers);
+                self.refuse(wait.client, wait.request, reason);
             } else if self.serving() >= wait.limit as usize {
                 self.refuse(wait.client, wait.request, Refusal::AtLimit);
             } else if self.restarts.hopeless(wait.since) {
@@ -177,29 +179,40 @@ impl Pool {
         }
     }
 
-    /// Why a client process may have no further link, if so.
-    pub(super) fn over_quota(&self, client: ClientId) -> Option<Refusal> {
-        let quota = self.settings.client_links?;
+    /// The workers that a client's process has links to, where those are as many as it may have: its
+    /// event loops share them. None: it may have more.
+    pub(super) fn quota_workers(&self, client: ClientId) -> Option<BTreeSet<WorkerId>> {
+        let quota = self.settings.client_workers?;
         let process = self.clients.get(&client);
-        let (mut own, mut all) = (0, 0);
         let serves = |link: &&Link| self.workers.get(&link.worker).is_some_and(Worker::serves);
-        for link in self.links.values().filter(serves) {
-            own += u32::from(link.client == client);
-            all += u32::from(self.clients.get(&link.client) == process);
-        }
-        match (own, all) {
-            (_, all) if all < quota => None,
-            // It goes on with those that it has.
-            (1.., _) => Some(Refusal::AtLimit),
-            _ => Some(Refusal::Failed(format!(
-                "the event loops of this process have links to {all} workers, which is the quota \
-                 of one client of the supervisor (`--client-workers {quota}`)"
-            ))),
-        }
+        let links = self.links.values().filter(serves);
+        let workers: BTreeSet<_> = links
+            .filter(|link| self.clients.get(&link.client) == process)
+            .map(|link| link.worker)
+            .collect();
+        (workers.len() >= quota as usize).then_some(workers)
     }
 
-    /// The least loaded worker that the client has no link to.
-    fn choose(&self, client: ClientId, gauges: &impl Gauges) -> Option<WorkerId> {
+    /// Why a client gets no link to a worker beside those that its process has.
+    pub(super) fn over_quota(&self, client: ClientId, workers: &BTreeSet<WorkerId>) -> Refusal {
+        if self.links.values().any(|link| link.client == client) {
+            return Refusal::AtLimit; // it goes on with those that it has
+        }
+        Refusal::Failed(format!(
+            "this process has links to {} workers, which is the quota of one client of the \
+             supervisor (`--client-workers {}`)",
+            workers.len(),
+            self.settings.client_workers.unwrap_or_default()
+        ))
+    }
+
+    /// The least loaded worker that the client has no link to, of all or of these.
+    fn choose(
+        &self,
+        client: ClientId,
+        within: Option<&BTreeSet<WorkerId>>,
+        gauges: &impl Gauges,
+    ) -> Option<WorkerId> {
         let mine: BTreeSet<_> = self
             .links
             .values()
@@ -210,6 +223,7 @@ impl Pool {
             .workers
             .iter()
             .filter(|(id, worker)| worker.takes_links() && !mine.contains(id))
+            .filter(|(id, _)| within.is_none_or(|within| within.contains(id)))
             .map(|(id, worker)| Candidate {
                 worker: *id,
                 residents: residents_of(worker.links.iter().copied(), |link| {

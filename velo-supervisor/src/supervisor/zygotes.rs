@@ -61,7 +61,7 @@ struct Zygote {
 
 impl Zygote {
     /// Tells it to import a module.
-    fn import(&mut self, now: Instant, module: &str, paths: &[String]) {
+    fn import(&mut self, now: Instant, module: &str, paths: &[OsString]) {
         let message = ToZygote::Preload {
             module: module.to_owned(),
             paths: paths.to_owned(),
@@ -106,7 +106,7 @@ struct Preload {
     modules: Vec<String>,
     /// Modules that cannot be preloaded.
     refused: Vec<String>,
-    paths: Vec<String>,
+    paths: Vec<OsString>,
 }
 
 impl ZygoteManager {
@@ -157,9 +157,11 @@ impl ZygoteManager {
     }
 
     /// Has workers that are forked from now on import these modules.
-    pub(crate) fn preload(&mut self, now: Instant, modules: Vec<String>, paths: Vec<String>) {
+    pub(crate) fn preload(&mut self, now: Instant, modules: Vec<String>, paths: Vec<OsString>) {
         let known = &mut self.preload;
-        for path in paths {
+        // In the order of the program that asked last.
+        let before = std::mem::replace(&mut known.paths, paths);
+        for path in before {
             if !known.paths.contains(&path) {
                 known.paths.push(path);
             }
@@ -518,6 +520,9 @@ impl ZygoteManager {
             // SAFETY: the parent keeps `socket` open until the child has called exec.
             let socket = unsafe { std::os::fd::BorrowedFd::borrow_raw(number) };
             os::keep_over_exec(socket)?;
+            // The program may ignore signals whose default action its workers need: without `SIGCHLD`
+            // nobody learns how a child has ended.
+            os::default_signals();
             os::unblock_signals();
             // A Ctrl-C is the client's, also while the zygote imports.
             os::ignore_signal(Signal::SIGINT)?;

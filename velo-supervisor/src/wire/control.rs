@@ -56,6 +56,10 @@ pub enum Control {
     Close { slot: u32 },
     /// Client: log what it would handle; what its Python half packed.
     Levels { packed: Vec<u8> },
+    /// Client: where it is (folder, environment, where modules are found); what its Python half packed.
+    Surroundings { packed: Vec<u8> },
+    /// Client: no stream is opened of this function any more.
+    Forget { function: u64 },
     /// Client: the stream that is opened next is attached to what is kept under this key.
     Keep {
         key: Key,
@@ -97,6 +101,8 @@ const LOG: u8 = 8;
 const LEVELS: u8 = 9;
 const SNAPSHOT: u8 = 10;
 const SLOW: u8 = 11;
+const SURROUNDINGS: u8 = 12;
+const FORGET: u8 = 13;
 
 const KEEP: u8 = 20;
 const DETACH: u8 = 21;
@@ -205,6 +211,14 @@ impl Control {
                 bytes.extend_from_slice(packed);
                 LEVELS
             }
+            Control::Surroundings { packed } => {
+                bytes.extend_from_slice(packed);
+                SURROUNDINGS
+            }
+            Control::Forget { function } => {
+                bytes.extend_from_slice(&function.to_le_bytes());
+                FORGET
+            }
             Control::Log { record } => {
                 bytes.extend_from_slice(record);
                 LOG
@@ -304,6 +318,12 @@ impl Control {
             }
             LEVELS => Control::Levels {
                 packed: std::mem::take(bytes).to_vec(),
+            },
+            SURROUNDINGS => Control::Surroundings {
+                packed: std::mem::take(bytes).to_vec(),
+            },
+            FORGET => Control::Forget {
+                function: u64::from_le_bytes(take(bytes)?),
             },
             LOG => Control::Log {
                 record: std::mem::take(bytes).to_vec(),

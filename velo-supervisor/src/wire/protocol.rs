@@ -6,6 +6,7 @@
 //! another version is turned away by name instead of being misunderstood. For that, `Hello` is read
 //! whatever fields it has or lacks: fields may be added to it, never taken away.
 
+use std::ffi::OsString;
 use std::fmt;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::os::exit::Exit;
 
 /// The version of the control protocol that this crate speaks.
-pub const PROTOCOL_VERSION: u32 = 7;
+pub const PROTOCOL_VERSION: u32 = 8;
 
 /// The environment variable that tells the zygote which descriptor leads to the supervisor.
 pub const ZYGOTE_FD_ENV: &str = "VELO_ZYGOTE_FD";
@@ -378,7 +379,7 @@ pub(crate) enum FromClient {
     /// in these folders too.
     Preload {
         modules: Vec<String>,
-        paths: Vec<String>,
+        paths: Vec<OsString>,
     },
     /// An order to the supervisor itself.
     Admin(Order),
@@ -499,7 +500,10 @@ pub(crate) enum ToZygote {
     /// Fork a worker. File descriptors: the worker's end of its control socket, its report.
     Spawn { worker: u32 },
     /// Import a module, for the workers that are forked after it.
-    Preload { module: String, paths: Vec<String> },
+    Preload {
+        module: String,
+        paths: Vec<OsString>,
+    },
 }
 
 /// What the zygote says.

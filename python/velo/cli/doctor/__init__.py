@@ -31,8 +31,11 @@ CHECKS: tuple[Callable[[], Check], ...] = (
     kernel.doorbells,
     kernel.process_handles,
     kernel.passed_descriptors,
+    kernel.socket_options,
+    kernel.signal_stacks,
     leftovers.shared_memory,
     leftovers.runtime_folder,
+    leftovers.processes,
 )
 
 _MARKS = {OK: "[green]ok[/]", WARN: "[yellow]look[/]", FAIL: "[red bold]fails[/]"}

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import array
+import ctypes
 import fcntl
 import os
 import select
 import socket
 
-from velo.cli.doctor.check import FAIL, OK, Check, read
+from velo.cli.doctor.check import FAIL, OK, WARN, Check, read
 
-__all__ = ["doorbells", "passed_descriptors", "process_handles", "sealed_memory"]
+__all__ = [
+    "doorbells",
+    "passed_descriptors",
+    "process_handles",
+    "sealed_memory",
+    "signal_stacks",
+    "socket_options",
+]
 
 _SANDBOX = "allow it in the sandbox (seccomp profile) that this process runs in"
 
@@ -85,3 +93,24 @@ def passed_descriptors() -> Check:
     if not passed:
         return Check("passed descriptors", FAIL, "SCM_RIGHTS: it did not arrive", _SANDBOX)
     return Check("passed descriptors", OK, "SCM_RIGHTS")
+
+
+def socket_options() -> Check:
+    """Ask what a socket is."""
+    here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    with here, there:
+        try:
+            here.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE)
+        except OSError as error:
+            return Check("socket options", FAIL, f"getsockopt: {error.strerror}", _SANDBOX)
+    return Check("socket options", OK, "getsockopt")
+
+
+def signal_stacks() -> Check:
+    """Ask for the stack that signals are handled on, which tells where a worker is stuck."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.sigaltstack(None, None) == 0:
+        return Check("signal stacks", OK, "sigaltstack")
+    refused = f"sigaltstack: {os.strerror(ctypes.get_errno())}"
+    advice = f"without it nobody learns where a worker is stuck; {_SANDBOX}"
+    return Check("signal stacks", WARN, refused, advice)

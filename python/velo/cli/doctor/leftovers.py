@@ -8,9 +8,10 @@ import socket
 import stat
 from pathlib import Path
 
+from velo.cli.children import children
 from velo.cli.doctor.check import OK, WARN, Check, bytes_of
 
-__all__ = ["runtime_folder", "shared_memory"]
+__all__ = ["processes", "runtime_folder", "shared_memory"]
 
 _SHM = Path("/dev/shm")
 _MAGIC = b"velolink"
@@ -62,6 +63,19 @@ def runtime_folder() -> Check:
         shown = " ".join(str(path) for path in stale)
         return Check("runtime folder", WARN, f"{found}; nobody listens at {shown}", f"`rm {shown}`")
     return Check("runtime folder", OK, found)
+
+
+def processes() -> Check:
+    """Look for processes that functions have started, and that have outlived their worker."""
+    found = list(children())
+    gone = [child for child in found if not child.alive]
+    name = "processes of functions"
+    if not gone:
+        return Check(name, OK, f"{len(found)} running, all with their worker")
+    shown = ", ".join(f"{child.pid} ({child.command})" for child in gone[:3])
+    more = ", ..." if len(gone) > 3 else ""
+    advice = "a function started them, and they run on: end them (`kill PID`) if nobody needs them"
+    return Check(name, WARN, f"{len(gone)} have outlived their worker: {shown}{more}", advice)
 
 
 def runtime_path() -> Path:

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from velo.cli.children import children
 from velo.cli.supervisor.figures import Watcher
 from velo.cli.supervisor.line import Line, socket_option
 
@@ -41,6 +42,7 @@ def status(socket: str | None, as_json: bool) -> None:
         watcher.look()
     time.sleep(_WATCHED)
     state = watcher.look()
+    state["children"] = [child._asdict() for child in children() if child.served == state["pid"]]
     if as_json:
         click.echo(orjson.dumps({"socket": line.path, **state}, option=orjson.OPT_INDENT_2))
     else:
@@ -97,7 +99,18 @@ def _show(path: str, state: dict[str, Any]) -> None:
     left = len(busiest) - _MOST_SHOWN + state["streams_omitted"]
     if left > 0:
         console.print(f"and {left} more streams; `--json` or `velo top` show more")
+    _show_children(console, state)
     _show_parked(console, state)
+
+
+def _show_children(console: Console, state: dict[str, Any]) -> None:
+    if not state["children"]:
+        return
+    table = _table("started by functions", "pid", "worker pid", "")
+    for child in state["children"][:_MOST_SHOWN]:
+        known = (str(child[name]) for name in ("pid", "worker"))
+        table.add_row(Text(child["command"]), *known, "" if child["alive"] else "worker gone")
+    console.print(table)
 
 
 def _show_parked(console: Console, state: dict[str, Any]) -> None:
@@ -124,7 +137,7 @@ def _show_parked(console: Console, state: dict[str, Any]) -> None:
 def _table(*columns: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in columns:
-        words = name in ("stream", "key", "state", "function", "")
+        words = name in ("stream", "key", "state", "function", "started by functions", "")
         table.add_column(
             name, justify="left" if words else "right", no_wrap=True, overflow="ellipsis"
         )

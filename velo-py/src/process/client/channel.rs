@@ -8,18 +8,25 @@ use pyo3::sync::PyOnceLock;
 use velo_shm::cores_are_free;
 
 use super::journal::hash_of;
-use super::ring_stream::{ClientEnds, Ends, Kept};
-use crate::codec::{Blank, codec};
+use super::ring_stream::{RingStream, Store, StreamState};
+use crate::codec::{ArraySpec, codec};
 use crate::errors::{self, Thrown};
 use crate::ffi::destroy::destroy;
+use crate::flow::{Interest, Offer, Take};
 use crate::process::control;
 use crate::process::loan::{self, LEND_FROM};
 use crate::process::ring_pair::{END, ERROR, ITEM, spin};
-use crate::user::channel::{Offer, Take, Want};
 
 /// The user's half of a process-mode stream.
 pub struct RingChannel {
-    pub(super) shared: Arc<ClientEnds>,
+    pub(super) shared: Arc<RingStream>,
+}
+
+impl RingChannel {
+    /// The user's half of `stream`.
+    pub fn new(stream: Arc<RingStream>) -> Self {
+        RingChannel { shared: stream }
+    }
 }
 
 impl Drop for RingChannel {
@@ -32,29 +39,33 @@ impl Drop for RingChannel {
 }
 
 impl RingChannel {
-    fn with<R>(&self, py: Python<'_>, f: impl FnOnce(&mut Ends) -> PyResult<R>) -> PyResult<R> {
-        self.shared.ends.with(py, f)?
+    fn with<R>(
+        &self,
+        py: Python<'_>,
+        f: impl FnOnce(&mut StreamState) -> PyResult<R>,
+    ) -> PyResult<R> {
+        self.shared.state.with(py, f)?
     }
 
     /// As `with`, for what may be asked from any thread.
-    fn look<R>(&self, py: Python<'_>, f: impl FnOnce(&mut Ends) -> R) -> PyResult<R> {
-        Ok(self.shared.ends.wait_with(py, f)?)
+    fn look<R>(&self, py: Python<'_>, f: impl FnOnce(&mut StreamState) -> R) -> PyResult<R> {
+        Ok(self.shared.state.wait_with(py, f)?)
     }
 
     /// See [`Channel::offer`].
     #[inline]
     pub fn offer(&self, py: Python<'_>, event: &Bound<'_, PyAny>) -> PyResult<Offer> {
         let codec = codec(py)?;
-        let offer = self.with(py, |ends| {
-            if ends.has_ended() {
+        let offer = self.with(py, |state| {
+            if state.has_ended() {
                 return Ok(Some(Offer::Full));
             }
-            match (&ends.kept, ends.rings.as_mut()) {
-                (Kept::Nothing, Some(rings)) => rings.push(codec, event, ITEM, true).map(Some),
-                (Kept::Newest(backlog), Some(rings)) if !backlog.waits() => {
+            match (&state.store, state.rings.as_mut()) {
+                (Store::None, Some(rings)) => rings.push(codec, event, ITEM, true).map(Some),
+                (Store::Backlog(backlog), Some(rings)) if !backlog.waits() => {
                     rings.push(codec, event, ITEM, true).map(Some)
                 }
-                (Kept::All(_), _) | (Kept::Newest(_), Some(_)) => Ok(None),
+                (Store::Journal(_), _) | (Store::Backlog(_), Some(_)) => Ok(None),
                 (_, None) => Ok(Some(Offer::Full)),
             }
         })?;
@@ -62,7 +73,7 @@ impl RingChannel {
             Some(offer) => Ok(offer),
             None => match self.shared.offer_journal(py, codec, event)? {
                 Some(offer) => Ok(offer),
-                // What was queued before goes first.
+                // The events in the backlog go first.
                 None if self.shared.flush_backlog(py)? => self.offer(py, event),
                 None => Ok(Offer::Full),
             },
@@ -70,21 +81,23 @@ impl RingChannel {
     }
 
     /// See [`Channel::loan`].
-    pub fn loan(&self, py: Python<'_>, blank: &Blank) -> PyResult<Option<Py<PyAny>>> {
+    pub fn loan(&self, py: Python<'_>, spec: &ArraySpec) -> PyResult<Option<Py<PyAny>>> {
         // A journal keeps a copy in any case, which outlives the ring.
-        let keeps = |ends: &mut Ends| Ok(matches!(ends.kept, Kept::All(_)) && !ends.has_ended());
+        let keeps = |state: &mut StreamState| {
+            Ok(matches!(state.store, Store::Journal(_)) && !state.has_ended())
+        };
         if self.with(py, keeps)? {
-            return blank.alone(py).map(Some);
+            return spec.alone(py).map(Some);
         }
-        let loan = self.with(py, |ends| match ends.rings.as_mut() {
-            Some(_) if ends.ended || ends.failure.is_some() => Ok(None),
-            Some(_) if blank.len() < LEND_FROM => Ok(Some(None)),
-            Some(rings) => Ok(rings.lend(blank.len())?.map(Some)),
+        let loan = self.with(py, |state| match state.rings.as_mut() {
+            Some(_) if state.ended || state.failure.is_some() => Ok(None),
+            Some(_) if spec.len() < LEND_FROM => Ok(Some(None)),
+            Some(rings) => Ok(rings.lend(spec.len())?.map(Some)),
             None => Ok(None),
         })?;
         match loan {
-            Some(Some(loan)) => loan::array(py, loan, blank).map(Some),
-            Some(None) => blank.alone(py).map(Some),
+            Some(Some(loan)) => loan::array(py, loan, spec).map(Some),
+            Some(None) => spec.alone(py).map(Some),
             None => Ok(None),
         }
     }
@@ -92,14 +105,14 @@ impl RingChannel {
     /// See [`Channel::flush_events`].
     #[inline]
     pub fn flush_events(&self, py: Python<'_>) -> PyResult<()> {
-        let (told, behind) = self.with(py, |ends| {
-            if ends.rings.as_mut().is_some_and(|r| r.producer.publish()) {
-                ends.place.notify();
+        let (told, behind) = self.with(py, |state| {
+            if state.rings.as_mut().is_some_and(|r| r.producer.publish()) {
+                state.at.notify();
             }
-            let behind = matches!(&ends.kept, Kept::All(journal) if journal.is_behind());
+            let behind = matches!(&state.store, Store::Journal(journal) if journal.is_behind());
             // A function that has ended takes no more events.
-            let told = ends.place.link.end.is_ready(control::SLOT);
-            Ok((told.then(|| ends.place.link.clone()), behind))
+            let told = state.at.link.end.is_ready(control::SLOT);
+            Ok((told.then(|| state.at.link.clone()), behind))
         })?;
         if let Some(link) = told {
             link.process_ready(py);
@@ -116,12 +129,12 @@ impl RingChannel {
         if !self.shared.flush_backlog(py)? {
             return Ok(0);
         }
-        self.with(py, |ends| {
-            if ends.has_ended() {
+        self.with(py, |state| {
+            if state.has_ended() {
                 return Ok(0);
             }
-            match (&mut ends.kept, ends.rings.as_mut()) {
-                (Kept::All(journal), rings) => {
+            match (&mut state.store, state.rings.as_mut()) {
+                (Store::Journal(journal), rings) => {
                     journal.check_limit(&self.shared.name)?;
                     let room = journal.has_room();
                     Ok(if room {
@@ -141,21 +154,23 @@ impl RingChannel {
     pub fn take(&self, py: Python<'_>, private: bool) -> Result<Take, Thrown> {
         let codec = codec(py)?;
         let mut shorter = false;
-        let taken = self.shared.ends.with(py, |ends| {
-            let Some(rings) = ends.rings.as_mut() else {
-                return match (ends.failure.take(), &ends.kept) {
+        let taken = self.shared.state.with(py, |state| {
+            let Some(rings) = state.rings.as_mut() else {
+                return match (state.failure.take(), &state.store) {
                     (Some(error), _) => Err(Thrown::from(error)),
-                    (None, Kept::All(journal)) if journal.homeless => Ok(Taken::Take(Take::Empty)),
+                    (None, Store::Journal(journal)) if journal.unplaced => {
+                        Ok(Taken::Take(Take::Empty))
+                    }
                     (None, _) => Ok(Taken::Take(Take::Ended)),
                 };
             };
             let mut hash = 0;
-            if let Kept::All(journal) = &mut ends.kept {
+            if let Store::Journal(journal) = &mut state.store {
                 let there = journal.advance(rings, &self.shared.name);
                 shorter = journal.became_shorter();
                 match there {
                     Ok(true) => {}
-                    Ok(false) if ends.failure.is_some() => return Ok(Taken::Last(None)),
+                    Ok(false) if state.failure.is_some() => return Ok(Taken::Last(None)),
                     Ok(false) => return Ok(Taken::Take(Take::Empty)),
                     Err(error) => return Ok(Taken::Last(Some(error.into()))),
                 }
@@ -166,13 +181,13 @@ impl RingChannel {
             }
             let received = match rings.decode(py, codec, &self.shared.this, private) {
                 Ok(Some(received)) => received,
-                Ok(None) if ends.failure.is_some() => return Ok(Taken::Last(None)),
+                Ok(None) if state.failure.is_some() => return Ok(Taken::Last(None)),
                 Ok(None) => return Ok(Taken::Take(Take::Empty)),
                 Err(corrupted) => return Ok(Taken::Last(Some(corrupted))),
             };
             let (kind, value) = (received.kind, received.value.map(Bound::unbind));
             rings.done(received.hold);
-            if let Kept::All(journal) = &mut ends.kept {
+            if let Store::Journal(journal) = &mut state.store {
                 if kind == ITEM {
                     journal.taken(hash);
                 } else if journal.is_replaying() {
@@ -183,8 +198,8 @@ impl RingChannel {
                     }
                     return Ok(Taken::Last(Some(error.into())));
                 }
-                // Whoever waits for a shorter journal is not the one who looks here. What is wrong
-                // with what comes next, the next look says.
+                // A sender may wait for a shorter journal while this task receives. If the next frame
+                // is wrong, the next call says so.
                 if journal.is_waited_for() {
                     let _ = journal.advance(rings, &self.shared.name);
                     shorter = journal.became_shorter();
@@ -229,7 +244,7 @@ impl RingChannel {
         if link.end.any_ready() {
             link.process_ready(py);
         }
-        self.with(py, |ends| Ok(ends.is_over() || ends.has_ended()))
+        self.with(py, |state| Ok(state.is_over() || state.has_ended()))
     }
 
     /// See [`Channel::is_settled`].
@@ -238,27 +253,27 @@ impl RingChannel {
         if link.end.is_ready(control::SLOT) {
             link.process_ready(py);
         }
-        self.with(py, |ends| {
-            let (sent, handled) = ends.progress_now();
-            let settled = match (&ends.kept, ends.rings.as_mut()) {
-                (Kept::All(journal), Some(rings)) => journal.is_settled(rings),
-                (Kept::All(journal), None) => !journal.homeless,
+        self.with(py, |state| {
+            let (sent, handled) = state.progress_now();
+            let settled = match (&state.store, state.rings.as_mut()) {
+                (Store::Journal(journal), Some(rings)) => journal.is_settled(rings),
+                (Store::Journal(journal), None) => !journal.unplaced,
                 _ => sent == handled,
             };
-            Ok(settled && (sent > 0 || ends.asked || ends.is_over()))
+            Ok(settled && (sent > 0 || state.asked || state.is_over()))
         })
     }
 
     /// See [`Channel::progress`].
     #[inline]
     pub fn progress(&self, py: Python<'_>) -> PyResult<(u64, u64)> {
-        self.look(py, Ends::progress_now)
+        self.look(py, StreamState::progress_now)
     }
 
-    /// See [`Channel::show_latencies`].
-    pub fn show_latencies(&self, py: Python<'_>, median: u64, p99: u64) -> PyResult<()> {
-        self.look(py, |ends| {
-            if let Some(rings) = &ends.rings {
+    /// See [`Channel::publish_latencies`].
+    pub fn publish_latencies(&self, py: Python<'_>, median: u64, p99: u64) -> PyResult<()> {
+        self.look(py, |state| {
+            if let Some(rings) = &state.rings {
                 rings.producer.show_latencies(median, p99);
             }
         })
@@ -266,12 +281,12 @@ impl RingChannel {
 
     /// See [`Channel::bytes`].
     pub fn bytes(&self, py: Python<'_>) -> PyResult<(u64, u64)> {
-        self.look(py, |ends| ends.bytes_now())
+        self.look(py, |state| state.bytes_now())
     }
 
     /// See [`Channel::may_sleep`].
-    pub fn may_sleep(&self, py: Python<'_>, want: Want) -> PyResult<bool> {
-        self.shared.may_sleep(py, want)
+    pub fn may_sleep(&self, py: Python<'_>, interest: Interest) -> PyResult<bool> {
+        self.shared.may_sleep(py, interest)
     }
 
     /// See [`Channel::offer_newest`].
@@ -281,28 +296,28 @@ impl RingChannel {
 
     /// See [`Channel::dropped`].
     pub fn dropped(&self, py: Python<'_>) -> PyResult<(u64, u64)> {
-        self.look(py, |ends| {
-            if let Some(rings) = &ends.rings {
-                ends.skipped = rings.producer.skipped();
+        self.look(py, |state| {
+            if let Some(rings) = &state.rings {
+                state.skipped = rings.producer.skipped();
             }
-            match &ends.kept {
-                Kept::Nothing => (0, ends.skipped),
-                Kept::Newest(backlog) => (backlog.dropped, ends.skipped),
-                Kept::All(journal) => (0, journal.left_out()),
+            match &state.store {
+                Store::None => (0, state.skipped),
+                Store::Backlog(backlog) => (backlog.dropped, state.skipped),
+                Store::Journal(journal) => (0, journal.left_out()),
             }
         })
     }
 
     /// See [`Channel::spin`].
     #[inline]
-    pub fn spin(&self, py: Python<'_>, want: Want) -> PyResult<u64> {
-        self.with(py, |ends| {
+    pub fn spin(&self, py: Python<'_>, interest: Interest) -> PyResult<u64> {
+        self.with(py, |state| {
             if !cores_are_free() {
                 return Ok(0);
             }
-            let spun = ends.rings.as_mut().map(|rings| {
-                let place = (&ends.place.link.end, ends.place.slot);
-                spin(py, rings, place, want)
+            let spun = state.rings.as_mut().map(|rings| {
+                let place = (&state.at.link.end, state.at.slot);
+                spin(py, rings, place, interest)
             });
             Ok(spun.unwrap_or(0))
         })
@@ -319,8 +334,8 @@ impl RingChannel {
         if !self.shared.flush_backlog(py)? {
             return Ok(Offer::Full);
         }
-        let offer = self.with(py, |ends| match (&mut ends.kept, ends.rings.as_mut()) {
-            (Kept::All(journal), rings) => {
+        let offer = self.with(py, |state| match (&mut state.store, state.rings.as_mut()) {
+            (Store::Journal(journal), rings) => {
                 journal.end();
                 rings.map_or(Ok(()), |rings| journal.push_to(rings))?;
                 Ok(Offer::Sent)

@@ -1,9 +1,9 @@
-//! What a stream with `recover="replay"` remembers, so that another worker can take it over.
+//! The journal of a stream with `recover="replay"`, by which another worker can take it over.
 //!
-//! Every event is kept, encoded, from the last snapshot of the function's `state` on, or from the
+//! It keeps every event, encoded, from the last snapshot of the function's `state` on, or from the
 //! beginning. A new worker is given the snapshot and these events again. The results that come of
 //! them are the ones that came before, as far as any were taken: those are dropped once more, each
-//! compared with a hash of what was taken.
+//! compared with the hash of the first one.
 //!
 //! It lives in the client's own memory: that outlives every worker, and none can write over it.
 //!
@@ -14,11 +14,13 @@ use std::collections::VecDeque;
 
 use pyo3::prelude::*;
 
+use super::blame::{Blame, Death, Place, Reached};
+use super::left_out::LeftOut;
 use super::log::{Cursor, Log};
 use crate::codec::{Codec, VecOut, fingerprint};
 use crate::errors;
-use crate::process::ring_pair::{END, ITEM, Rings, STATE, corruption, too_large};
-use crate::user::channel::{Offer, Want};
+use crate::flow::{Interest, Offer};
+use crate::process::ring_pair::{END, ITEM, RingPair, STATE, too_large};
 
 /// Hashes of results may take so much of the journal's limit; older results are not compared.
 const HASHES: usize = 8;
@@ -38,7 +40,7 @@ pub struct Terms {
     pub max_restarts: u32,
 }
 
-/// What is kept of one stream.
+/// The journal of one stream.
 pub struct Journal {
     pub terms: Terms,
     log: Log,
@@ -52,7 +54,7 @@ pub struct Journal {
     /// Events that some worker was done with.
     handled: u64,
     /// Events that are left out: no worker is given them any more.
-    skipped: VecDeque<u64>,
+    left_out: LeftOut,
     ended: bool,
     /// The last snapshot, and the results that came before it.
     state: Option<Vec<u8>>,
@@ -67,13 +69,12 @@ pub struct Journal {
     refused: Option<usize>,
     /// The worker was asked for a snapshot and has not made one.
     asked: bool,
-    /// Snapshots came that no sender was told of.
+    /// Snapshots came since senders were woken last.
     shorter: bool,
-    /// Where the function was when it ended its last worker (the number of an event, and whether it
-    /// was at work on it), and what such deaths in a row count.
-    suspect: Option<((u64, bool), u32)>,
-    /// Nobody has the stream: another worker is being looked for.
-    pub homeless: bool,
+    /// The deaths of its workers.
+    blame: Blame,
+    /// No worker has the stream: the client looks for one.
+    pub unplaced: bool,
     /// The user has cancelled the stream.
     pub cancelled: bool,
 }
@@ -91,29 +92,6 @@ struct Run {
     /// Results of it that were come upon.
     seen: u64,
 }
-
-/// Where a worker was when it died.
-#[derive(Clone, Copy)]
-pub enum Where {
-    /// In the function of this stream, which had taken so many events last.
-    Here(u64),
-    /// In another one.
-    Elsewhere,
-    /// In none, or nobody knows.
-    Unknown,
-}
-
-/// How a worker died.
-#[derive(Clone, Copy)]
-pub struct Death {
-    pub place: Where,
-    /// By `SIGKILL`, which may well have come from outside.
-    pub killed: bool,
-}
-
-/// What a death counts for which the function need not be the reason, and one for which it must be.
-const DOUBTFUL: u32 = 1;
-const CERTAIN: u32 = 10;
 
 /// What became of an event.
 pub enum Entry {
@@ -135,7 +113,7 @@ impl Journal {
             accepted: 0,
             longest: 0,
             handled: 0,
-            skipped: VecDeque::new(),
+            left_out: LeftOut::default(),
             ended: false,
             state: None,
             state_results: 0,
@@ -145,8 +123,8 @@ impl Journal {
             refused: None,
             asked: false,
             shorter: false,
-            suspect: None,
-            homeless: false,
+            blame: Blame::default(),
+            unplaced: false,
             cancelled: false,
         }
     }
@@ -154,7 +132,7 @@ impl Journal {
     // Events.
 
     /// Events accepted, and those that some worker was done with.
-    pub fn progress(&mut self, rings: Option<&mut Rings>) -> (u64, u64) {
+    pub fn progress(&mut self, rings: Option<&mut RingPair>) -> (u64, u64) {
         if let Some(rings) = rings {
             let released = rings.producer.released();
             self.handled = self.handled.max(self.number_of(released));
@@ -164,16 +142,16 @@ impl Journal {
 
     /// Events left out that were counted as accepted.
     pub fn left_out(&self) -> u64 {
-        self.skipped.len() as u64
+        self.left_out.len()
     }
 
     /// Whether the worker that has the stream now is done with every event.
-    pub fn is_settled(&self, rings: &mut Rings) -> bool {
+    pub fn is_settled(&self, rings: &mut RingPair) -> bool {
         self.number_of(rings.producer.released()) == self.accepted && !self.is_replaying()
     }
 
     /// How many more events may be accepted.
-    pub fn free(&mut self, rings: Option<&mut Rings>) -> u64 {
+    pub fn free(&mut self, rings: Option<&mut RingPair>) -> u64 {
         let (accepted, handled) = self.progress(rings);
         u64::from(self.terms.buffer).saturating_sub(accepted - handled)
     }
@@ -184,9 +162,9 @@ impl Journal {
         self.log.is_empty() || self.log.bytes() + len <= self.terms.limit
     }
 
-    /// Whether the worker is to be told to make a snapshot now; once for each that comes.
+    /// Whether to ask the worker for a snapshot now. True once for each snapshot.
     pub fn asks(&mut self) -> bool {
-        let asks = self.terms.has_state && !self.homeless && !self.has_room();
+        let asks = self.terms.has_state && !self.unplaced && !self.has_room();
         asks && !std::mem::replace(&mut self.asked, true)
     }
 
@@ -198,7 +176,7 @@ impl Journal {
     /// Adds an event, which is sent by the next `push_to`.
     pub fn accept(
         &mut self,
-        rings: Option<&mut Rings>,
+        rings: Option<&mut RingPair>,
         codec: &Codec,
         event: &Bound<'_, PyAny>,
         stream: &str,
@@ -247,13 +225,13 @@ impl Journal {
     }
 
     /// Sends what fits.
-    pub fn push_to(&mut self, rings: &mut Rings) -> PyResult<()> {
+    pub fn push_to(&mut self, rings: &mut RingPair) -> PyResult<()> {
         while self.run.sent < self.accepted {
             let run = &mut self.run;
             let Some(event) = self.log.event(&mut run.next) else {
                 return Err(errors::velo("a journal has lost an event"));
             };
-            let skip = self.skipped.contains(&(run.sent + 1));
+            let skip = self.left_out.contains(run.sent + 1);
             if !skip && matches!(rings.push_bytes(event, &[], ITEM, true)?, Offer::Full) {
                 return Ok(());
             }
@@ -267,16 +245,9 @@ impl Journal {
         Ok(())
     }
 
-    /// The number of the event with which a worker is done that says so of `count` events. Those
-    /// that are left out right behind it count as done too.
+    /// The number of the last of `count` events that the present worker is done with.
     fn number_of(&self, count: u64) -> u64 {
-        let mut number = self.run.events + count;
-        for &skipped in &self.skipped {
-            if skipped > self.run.events && skipped <= number + 1 {
-                number += 1;
-            }
-        }
-        number
+        self.left_out.number_of(self.run.events, count)
     }
 
     // Results.
@@ -291,15 +262,15 @@ impl Journal {
         self.run.results + self.run.seen + 1
     }
 
-    /// Handles what is at the front and not the user's: snapshots, and results that were taken
-    /// before. True if what is there now is the user's; false if nothing is, whatever comes next.
-    pub fn advance(&mut self, rings: &mut Rings, stream: &str) -> PyResult<bool> {
+    /// Handles the frames at the front that are not for the user: snapshots, and results that were taken
+    /// before. True if the next frame is for the user; false if there is none yet.
+    pub fn advance(&mut self, rings: &mut RingPair, stream: &str) -> PyResult<bool> {
         loop {
             let sent = rings.producer.committed();
             let frame = match rings.consumer.peek() {
                 Ok(Some(frame)) => frame,
                 Ok(None) => return Ok(false),
-                Err(found) => return Err(corruption(&found)),
+                Err(found) => return Err(errors::ring_corrupted(&found)),
             };
             match frame.kind {
                 STATE => {
@@ -325,7 +296,7 @@ impl Journal {
     }
 
     /// Whether the next frame is handled by [`advance`](Self::advance).
-    pub fn is_ours(&self, rings: &mut Rings) -> bool {
+    pub fn is_ours(&self, rings: &mut RingPair) -> bool {
         match rings.consumer.peek() {
             Ok(Some(frame)) => match frame.kind {
                 STATE => true,
@@ -337,40 +308,40 @@ impl Journal {
         }
     }
 
-    /// Whether the journal became shorter since senders were told of it last.
+    /// Whether the journal became shorter since senders were woken last.
     pub fn became_shorter(&self) -> bool {
         self.shorter
     }
 
-    /// Senders are told.
+    /// As `became_shorter`; the caller wakes the senders.
     pub fn told_senders(&mut self) -> bool {
         std::mem::take(&mut self.shorter)
     }
 
-    /// Whether what a task waits for is there. The worker is asked to say when it may be.
+    /// Whether the thing that a task waits for is there. If not, the worker notifies when it may be.
     pub fn is_there(
         &mut self,
-        rings: &mut Rings,
-        want: Want,
+        rings: &mut RingPair,
+        interest: Interest,
         asked: bool,
         stream: &str,
     ) -> PyResult<bool> {
-        if self.advance(rings, stream)? && want.results {
+        if self.advance(rings, stream)? && interest.results {
             return Ok(true);
         }
-        if want.space || want.handled {
+        if interest.space || interest.handled {
             rings
                 .producer
                 .watch_releases()
-                .map_err(|found| corruption(&found))?;
+                .map_err(|found| errors::ring_corrupted(&found))?;
         }
-        if want.space && self.free(Some(rings)) > 0 && self.has_room() {
+        if interest.space && self.free(Some(rings)) > 0 && self.has_room() {
             return Ok(true);
         }
-        Ok(want.handled && (asked || self.accepted > 0) && self.is_settled(rings))
+        Ok(interest.handled && (asked || self.accepted > 0) && self.is_settled(rings))
     }
 
-    /// A snapshot: what came before it is not needed any more.
+    /// A snapshot came: the events before it are not needed any more.
     fn keep(&mut self, frame: &[u8], sent: u64) -> PyResult<()> {
         let wrong = |what: &str| Err(errors::corrupted(format!("a snapshot of {what}")));
         let Some((head, state)) = frame.split_first_chunk::<8>() else {
@@ -425,27 +396,21 @@ impl Journal {
         self.number_of(event.saturating_sub(1)) + 1
     }
 
-    /// The worker is gone, and the function may be why. Once that has happened in the same place
-    /// too often in a row: the number of the event, and whether the function was at work on it, or
-    /// past it.
-    pub fn blame(&mut self, rings: &mut Rings, asked: bool, death: Death) -> Option<(u64, bool)> {
-        let released = rings.producer.released();
-        // It asks for an event, and takes it, in one go.
-        let at_work = asked && rings.producer.committed() > released;
-        let (place, certain) = match death.place {
-            Where::Here(event) if event > released => ((self.begun(event), true), true),
-            Where::Here(_) => ((self.number_of(released), false), !death.killed),
-            Where::Unknown if at_work => ((self.number_of(released) + 1, true), !death.killed),
-            Where::Unknown | Where::Elsewhere => return None,
+    /// The worker is gone, and the function may be the reason. The place, once the worker has died
+    /// there too often in a row.
+    pub fn blame(&mut self, rings: &mut RingPair, asked: bool, death: Death) -> Option<Place> {
+        let reached = Reached {
+            sent: rings.producer.committed(),
+            handled: rings.producer.released(),
+            asked,
         };
-        let before = match self.suspect {
-            Some((suspect, guilt)) if suspect == place => guilt,
-            _ => 0,
+        let (left_out, before) = (&self.left_out, self.run.events);
+        let number_of = |place: Place| match place.at_work {
+            true => left_out.number_of(before, place.event.saturating_sub(1)) + 1,
+            false => left_out.number_of(before, place.event),
         };
-        let guilt = before.saturating_add(if certain { CERTAIN } else { DOUBTFUL });
-        self.suspect = Some((place, guilt));
-        let enough = CERTAIN.saturating_mul(self.terms.max_restarts.saturating_add(1));
-        (guilt >= enough).then_some(place)
+        self.blame
+            .note(death, reached, self.terms.max_restarts, number_of)
     }
 
     /// An event, while it is kept.
@@ -461,9 +426,8 @@ impl Journal {
 
     /// No worker is to be given this event any more.
     pub fn leave_out(&mut self, number: u64) {
-        let at = self.skipped.partition_point(|&other| other < number);
-        self.skipped.insert(at, number);
-        self.suspect = None;
+        self.left_out.add(number);
+        self.blame.forget();
     }
 
     /// The stream is over: nothing is needed any more.
@@ -471,7 +435,7 @@ impl Journal {
         self.log = Log::default();
         self.state = None;
         self.hashes = VecDeque::new();
-        self.homeless = false;
+        self.unplaced = false;
     }
 
     /// Whether there is a snapshot.
@@ -480,7 +444,7 @@ impl Journal {
     }
 
     /// A new worker begins behind the last snapshot. It is given that first.
-    pub fn begin(&mut self, rings: &mut Rings) -> PyResult<()> {
+    pub fn begin(&mut self, rings: &mut RingPair) -> PyResult<()> {
         self.run = Run {
             events: self.cut,
             results: self.state_results,
@@ -489,7 +453,7 @@ impl Journal {
             end_sent: false,
             seen: 0,
         };
-        (self.homeless, self.asked) = (false, false);
+        (self.unplaced, self.asked) = (false, false);
         self.longest = rings.producer.max_len();
         if let Some(state) = &self.state
             && matches!(rings.push_bytes(state, &[], STATE, false)?, Offer::Full)
@@ -500,7 +464,7 @@ impl Journal {
     }
 }
 
-/// What is kept of a result that was taken; 0 if it cannot be compared.
+/// The hash of a result that was taken; 0 if it cannot be compared.
 #[inline]
 pub fn hash_of(payload: &[u8]) -> u64 {
     fingerprint(payload).map_or(0, |hash| hash.max(1))

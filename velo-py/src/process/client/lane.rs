@@ -3,13 +3,13 @@
 use pyo3::prelude::*;
 
 use super::channel::RingChannel;
-use super::ring_stream::Ends;
+use super::ring_stream::StreamState;
 use crate::codec::{CopyMemory, codec};
 use crate::errors;
+use crate::flow::Offer;
 use crate::keys::frames::{ENDED, FAILED, HANDLED, Handled, Name, RESULT};
 use crate::keys::outlet::Message;
-use crate::process::ring_pair::{END, ERROR, corruption};
-use crate::user::channel::Offer;
+use crate::process::ring_pair::{END, ERROR};
 
 /// What reading a lane came to.
 pub enum Told {
@@ -32,7 +32,7 @@ impl RingChannel {
     ) -> PyResult<Option<u32>> {
         let codec = codec(py)?;
         self.shared
-            .ends
+            .state
             .with(py, |ends| match ends.rings.as_mut() {
                 Some(rings) if !ends.ended && ends.failure.is_none() => {
                     rings.push_named(codec, kind, name, value)
@@ -44,7 +44,7 @@ impl RingChannel {
     /// Sends bytes; false when there is no room now.
     pub fn send_bytes(&self, py: Python<'_>, kind: u8, bytes: &[u8]) -> PyResult<bool> {
         self.shared
-            .ends
+            .state
             .with(py, |ends| match ends.rings.as_mut() {
                 Some(rings) => {
                     let sent = rings.push_bytes(bytes, &[], kind, false)?;
@@ -58,7 +58,7 @@ impl RingChannel {
     #[inline]
     pub fn next_message(&self, py: Python<'_>) -> PyResult<Told> {
         let codec = codec(py)?;
-        let last = self.shared.ends.with(py, |ends: &mut Ends| {
+        let last = self.shared.state.with(py, |ends: &mut StreamState| {
             let Some(rings) = ends.rings.as_mut() else {
                 return Ok(Err(ends.failure.take()));
             };
@@ -66,7 +66,7 @@ impl RingChannel {
                 Ok(Some(frame)) => frame,
                 Ok(None) if ends.failure.is_some() => return Ok(Err(None)),
                 Ok(None) => return Ok(Ok(Told::Nothing)),
-                Err(found) => return Ok(Err(Some(corruption(&found)))),
+                Err(found) => return Ok(Err(Some(errors::ring_corrupted(&found)))),
             };
             let (kind, payload) = (frame.kind, frame.payload);
             let told = match kind {

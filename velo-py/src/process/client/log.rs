@@ -24,7 +24,7 @@ pub struct Log {
 #[derive(Default)]
 struct Piece {
     bytes: Vec<u8>,
-    ends: Vec<u32>,
+    state: Vec<u32>,
 }
 
 /// A place between two events of a [`Log`], which stays what it is while others are added and cut.
@@ -36,10 +36,10 @@ pub struct Cursor {
 
 impl Piece {
     fn event(&self, index: usize) -> Option<&[u8]> {
-        let end = *self.ends.get(index)? as usize;
+        let end = *self.state.get(index)? as usize;
         let start = match index {
             0 => 0,
-            _ => self.ends[index - 1] as usize,
+            _ => self.state[index - 1] as usize,
         };
         self.bytes.get(start..end)
     }
@@ -61,9 +61,9 @@ impl Log {
         let len = memory.len();
         self.bytes += len + EACH;
         if len > LONG {
-            let ends = vec![len as u32];
+            let state = vec![len as u32];
             let bytes = memory;
-            self.pieces.push_back(Piece { bytes, ends });
+            self.pieces.push_back(Piece { bytes, state });
             return Vec::new();
         }
         let last = self.pieces.back_mut();
@@ -75,7 +75,7 @@ impl Log {
             }
         };
         piece.bytes.extend_from_slice(&memory);
-        piece.ends.push(piece.bytes.len() as u32);
+        piece.state.push(piece.bytes.len() as u32);
         memory
     }
 
@@ -108,7 +108,7 @@ impl Log {
         };
         self.bytes -= piece.event(self.front).map_or(0, <[u8]>::len) + EACH;
         self.front += 1;
-        if self.front >= piece.ends.len() {
+        if self.front >= piece.state.len() {
             self.pieces.pop_front();
             (self.gone, self.front) = (self.gone + 1, 0);
         }
@@ -119,5 +119,106 @@ impl Cursor {
     /// The place behind the event that is there.
     pub fn step(&mut self) {
         self.index += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(number: usize, len: usize) -> Vec<u8> {
+        vec![number as u8; len]
+    }
+
+    fn all(log: &Log) -> Vec<Vec<u8>> {
+        let mut at = log.start();
+        let mut found = Vec::new();
+        while let Some(event) = log.event(&mut at) {
+            found.push(event.to_vec());
+            at.step();
+        }
+        found
+    }
+
+    #[test]
+    fn events_come_back_in_order_whatever_their_lengths() {
+        let mut log = Log::default();
+        let lens = [0, 1, LONG, LONG + 1, 7, PIECE, 0, PIECE - 1, 3];
+        let events: Vec<_> = lens
+            .iter()
+            .enumerate()
+            .map(|(n, &len)| event(n, len))
+            .collect();
+        for event in &events {
+            log.push(event.clone());
+        }
+        assert_eq!(all(&log), events);
+        assert_eq!(log.bytes(), lens.iter().sum::<usize>() + EACH * lens.len());
+    }
+
+    #[test]
+    fn short_events_give_their_memory_back_and_long_ones_keep_it() {
+        let mut log = Log::default();
+        assert_eq!(log.push(event(1, 8)).len(), 8);
+        assert!(log.push(event(2, LONG + 1)).is_empty());
+    }
+
+    #[test]
+    fn cutting_takes_the_first_event_and_its_bytes() {
+        let mut log = Log::default();
+        for number in 0..3 {
+            log.push(event(number, 10));
+        }
+        log.cut();
+        assert_eq!(all(&log), [event(1, 10), event(2, 10)]);
+        assert_eq!(log.bytes(), 2 * (10 + EACH));
+        log.cut();
+        log.cut();
+        assert!(log.is_empty() && all(&log).is_empty());
+        log.cut(); // there is nothing left
+        log.push(event(9, 4));
+        assert_eq!(all(&log), [event(9, 4)]);
+    }
+
+    #[test]
+    fn a_cursor_stays_at_its_event_while_others_are_cut_and_added() {
+        let mut log = Log::default();
+        for number in 0..100 {
+            log.push(event(number, LONG)); // several pieces
+        }
+        let mut at = log.start();
+        for _ in 0..60 {
+            at.step();
+            log.event(&mut at);
+        }
+        for _ in 0..50 {
+            log.cut();
+        }
+        log.push(event(100, 5));
+        assert_eq!(log.event(&mut at), Some(&event(60, LONG)[..]));
+    }
+
+    #[test]
+    fn a_cursor_whose_event_was_cut_goes_to_the_first_that_is_left() {
+        let mut log = Log::default();
+        for number in 0..100 {
+            log.push(event(number, LONG));
+        }
+        let mut at = log.start();
+        for _ in 0..90 {
+            log.cut();
+        }
+        assert_eq!(log.event(&mut at), Some(&event(90, LONG)[..]));
+    }
+
+    #[test]
+    fn a_cursor_at_the_end_finds_what_is_added_there() {
+        let mut log = Log::default();
+        log.push(event(1, 4));
+        let mut at = log.start();
+        at.step();
+        assert_eq!(log.event(&mut at), None);
+        log.push(event(2, PIECE)); // in a piece of its own
+        assert_eq!(log.event(&mut at), Some(&event(2, PIECE)[..]));
     }
 }

@@ -1,74 +1,88 @@
-//! Streams whose functions hold up the others of their worker.
+//! The streams of a link whose functions make a habit of slow steps, as their worker reports them.
 
 use std::time::Duration;
 
-use pyo3::prelude::*;
 use velo_shm::ticks;
 
-use super::link::Link;
-
-/// A stream counts as slow for so long after its worker has said so; workers say it again every
-/// minute while it is true.
-const FOR: Duration = Duration::from_secs(120);
+/// How long a report stays valid. Workers repeat it every minute while it is true.
+const VALID: Duration = Duration::from_secs(120);
 
 /// The slow streams of one link, by slot, and until when they count as such, in ticks.
 #[derive(Debug, Default)]
 pub struct SlowStreams(Vec<(u32, u64)>);
 
 impl SlowStreams {
-    fn note(&mut self, slot: u32) {
+    /// The worker reports, `now`, that the stream in this slot makes a habit of slow steps.
+    pub fn note(&mut self, slot: u32, now: u64) {
         self.forget(slot);
-        let until = ticks::now().saturating_add(ticks::from_duration(FOR));
+        let until = now.saturating_add(ticks::from_duration(VALID));
         self.0.push((slot, until));
     }
 
-    /// The stream has left.
-    pub(super) fn forget(&mut self, slot: u32) {
+    /// The stream has left the slot.
+    pub fn forget(&mut self, slot: u32) {
         self.0.retain(|(known, _)| *known != slot);
     }
 
-    /// Whether there is one.
-    pub(super) fn any(&mut self) -> bool {
+    /// Whether there is a slow stream.
+    pub fn any(&mut self, now: impl FnOnce() -> u64) -> bool {
         if !self.0.is_empty() {
-            let now = ticks::now();
+            let now = now();
             self.0.retain(|(_, until)| *until > now);
         }
         !self.0.is_empty()
     }
 
-    /// Whether it is one.
-    pub(super) fn has(&self, slot: u32) -> bool {
+    /// Whether the stream in this slot is slow.
+    pub fn has(&self, slot: u32) -> bool {
         self.0.iter().any(|(known, _)| *known == slot)
     }
 }
 
-/// What a worker says of a slow step.
-pub(super) struct SlowStep {
-    /// Others had to wait for it.
-    pub(super) held_up: bool,
-    /// It was one of several.
-    pub(super) habit: bool,
-    pub(super) ms: u64,
+/// A slow step, as the worker reports it.
+pub struct SlowStep {
+    /// Other streams had to wait for it.
+    pub held_up: bool,
+    /// Slow steps have become a habit of the function.
+    pub habit: bool,
+    pub ms: u64,
 }
 
-impl Link {
-    /// A stream's function has slow steps: if it is a habit, others are better off elsewhere.
-    pub(super) fn note_slow(&self, py: Python<'_>, slot: u32, number: u64, step: &SlowStep) {
-        let stream = self.stream(py, slot);
-        let Some(stream) = stream.filter(|stream| stream.is_number(py, number)) else {
-            return;
-        };
-        if step.habit {
-            let _ = self.slow.with(py, |slow| slow.note(slot));
-        }
-        let seconds = Duration::from_millis(step.ms).as_secs_f64();
-        let tell = self
-            .tell_slow
-            .with(py, |tell| tell.as_ref().map(|call| call.clone_ref(py)));
-        if let Ok(Some(tell)) = tell
-            && let Err(error) = tell.call1(py, (&stream.name, seconds, step.held_up, step.habit))
-        {
-            error.write_unraisable(py, None);
-        }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Conversions round, so tests keep off the very end of a span.
+    fn after(span: Duration) -> u64 {
+        1_000 + ticks::from_duration(span)
+    }
+
+    #[test]
+    fn a_stream_is_slow_until_its_report_is_old() {
+        let mut slow = SlowStreams::default();
+        assert!(!slow.any(|| unreachable!("there is nothing to be old")));
+        slow.note(3, 1_000);
+        assert!(slow.has(3) && !slow.has(4));
+        assert!(slow.any(|| after(VALID / 2)));
+        assert!(!slow.any(|| after(VALID * 2)));
+        assert!(!slow.has(3));
+    }
+
+    #[test]
+    fn a_later_report_counts_from_then_on() {
+        let mut slow = SlowStreams::default();
+        slow.note(3, after(Duration::ZERO));
+        slow.note(3, after(VALID / 2));
+        assert!(slow.any(|| after(VALID * 5 / 4)));
+        assert!(!slow.any(|| after(VALID * 2)));
+    }
+
+    #[test]
+    fn a_slot_is_forgotten_with_its_stream() {
+        let mut slow = SlowStreams::default();
+        slow.note(3, 1_000);
+        slow.note(4, 1_000);
+        slow.forget(3);
+        assert!(!slow.has(3) && slow.has(4));
     }
 }

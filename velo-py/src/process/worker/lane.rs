@@ -2,12 +2,12 @@
 
 use pyo3::prelude::*;
 
-use super::port::RingPort;
+use super::ring_port::RingPort;
 use crate::codec::{CopyMemory, codec};
 use crate::errors;
+use crate::flow::{Interest, Offer};
 use crate::keys::frames::{CANCEL, EVENT, LAST, Name, OPEN, TERMS, Terms};
-use crate::process::ring_pair::{END, corruption, spin};
-use crate::user::channel::Want;
+use crate::process::ring_pair::{END, spin};
 
 /// What the caller of a lane has sent.
 pub enum Frame<'py> {
@@ -27,7 +27,7 @@ impl RingPort {
     #[inline]
     pub fn next_frame<'py>(&self, py: Python<'py>) -> PyResult<Option<Frame<'py>>> {
         let codec = codec(py)?;
-        self.ends.with(py, |ends| {
+        self.state.with(py, |ends| {
             if ends.input_ended {
                 return Ok(None);
             }
@@ -38,7 +38,7 @@ impl RingPort {
             let frame = match rings.consumer.peek() {
                 Ok(Some(frame)) => frame,
                 Ok(None) => return Ok(None),
-                Err(found) => return Err(corruption(&found)),
+                Err(found) => return Err(errors::ring_corrupted(&found)),
             };
             let (kind, payload) = (frame.kind, frame.payload);
             let len = payload.len();
@@ -80,7 +80,7 @@ impl RingPort {
         value: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<bool> {
         let codec = codec(py)?;
-        self.ends.with(py, |ends| match ends.rings.as_mut() {
+        self.state.with(py, |ends| match ends.rings.as_mut() {
             Some(rings) => {
                 let kind = (kind, value.is_some());
                 Ok(rings.push_named(codec, kind, name, value)?.is_some())
@@ -104,8 +104,7 @@ impl RingPort {
 
     /// Sends bytes; false when there is no room now.
     pub fn push_bytes(&self, py: Python<'_>, kind: u8, bytes: &[u8]) -> PyResult<bool> {
-        use crate::user::channel::Offer;
-        self.ends.with(py, |ends| match ends.rings.as_mut() {
+        self.state.with(py, |ends| match ends.rings.as_mut() {
             Some(rings) => {
                 let sent = rings.push_bytes(bytes, &[], kind, false)?;
                 Ok(matches!(sent, Offer::Sent))
@@ -117,7 +116,7 @@ impl RingPort {
     /// Registers the running task to be woken when there is a frame, or room if it is `blocked`. None:
     /// there is.
     pub fn wait_frame(&self, py: Python<'_>, blocked: bool) -> PyResult<Option<Py<PyAny>>> {
-        let there = self.ends.with(py, |ends| {
+        let there = self.state.with(py, |ends| {
             let Some(rings) = ends.rings.as_mut() else {
                 return Ok(blocked || !ends.input_ended);
             };
@@ -127,8 +126,8 @@ impl RingPort {
             if ends.input_ended {
                 return Ok(false);
             }
-            if !blocked && !self.link.end.is_oversubscribed() {
-                spin(py, rings, (&self.link.end, self.slot), Want::RESULTS);
+            if !blocked && !self.line.end.is_oversubscribed() {
+                spin(py, rings, (&self.line.end, self.slot), Interest::RESULTS);
             }
             Ok::<_, PyErr>(rings.consumer.has_data())
         })??;

@@ -1,8 +1,8 @@
-//! Snapshots of a function's `state`, for whoever takes the stream over when this worker dies.
+//! Snapshots of a function's `state`, for the worker that takes the stream over when this one dies.
 //!
-//! A function that asks for its next event has left its state as it should be. Now and then it is
-//! encoded then, and goes to the client behind the results that came before. What it costs is kept in
-//! proportion to what it saves: the events that need not be kept, and run, again.
+//! When a function asks for its next event, its state is complete. From time to time the worker encodes
+//! it then, and sends it to the client behind the results so far. The cost of a snapshot is kept in
+//! proportion to its gain: the events before it need not be kept, nor run again.
 
 use std::time::Duration;
 
@@ -13,13 +13,13 @@ use velo_shm::ticks;
 
 use crate::codec::{EncodeError, Out, VecOut, codec};
 use crate::errors;
-use crate::process::ring_pair::{Rings, STATE};
-use crate::user::channel::Offer;
+use crate::flow::Offer;
+use crate::process::ring_pair::{RingPair, STATE};
 
-/// A snapshot is due after so many bytes of events, and so many times its own size,
+/// A snapshot is due after this many bytes of events, and this many times its own size,
 const LEAST_BYTES: u64 = 64 << 10;
 const TIMES_SIZE: u64 = 4;
-/// or after so long, and so many times what the last one took.
+/// or after this long, and this many times what the last one took.
 const LEAST_TIME: Duration = Duration::from_secs(1);
 const TIMES_COST: u64 = 50;
 
@@ -27,7 +27,7 @@ const TIMES_COST: u64 = 50;
 const RESULT: u64 = 8;
 
 /// The state of one stream's function.
-pub struct Saving {
+pub struct Snapshots {
     state: Py<PyDict>,
     /// The client waits for one.
     wanted: bool,
@@ -38,14 +38,14 @@ pub struct Saving {
     /// How large it was, and how long it took.
     size: u64,
     cost: u64,
-    /// One that found no room. It holds until the function goes on.
+    /// A snapshot that found no room. It is valid until the function resumes.
     unsent: Option<Vec<u8>>,
 }
 
-impl Saving {
+impl Snapshots {
     /// Snapshots of `state`.
     pub fn of(state: Py<PyDict>) -> Self {
-        Saving {
+        Snapshots {
             state,
             wanted: false,
             handled: 0,
@@ -62,22 +62,22 @@ impl Saving {
         self.wanted = true;
     }
 
-    /// The function goes on: a snapshot that is on its way is not true any more.
+    /// The function resumes: a snapshot that was not sent yet is outdated.
     #[inline]
-    pub fn goes_on(&mut self) {
+    pub fn resumed(&mut self) {
         self.unsent = None;
     }
 
     /// The function has asked for an event: makes a snapshot if one is due.
     #[inline]
-    pub fn asked(&mut self, py: Python<'_>, rings: &mut Rings) -> PyResult<()> {
+    pub fn asked(&mut self, py: Python<'_>, rings: &mut RingPair) -> PyResult<()> {
         match rings.consumer.released() > self.handled && self.is_due(rings) {
             true => self.save(py, rings),
             false => Ok(()),
         }
     }
 
-    fn is_due(&self, rings: &Rings) -> bool {
+    fn is_due(&self, rings: &RingPair) -> bool {
         let passed = passed(rings) - self.passed;
         let since = ticks::now().saturating_sub(self.at);
         self.wanted
@@ -86,13 +86,13 @@ impl Saving {
     }
 
     #[cold]
-    fn save(&mut self, py: Python<'_>, rings: &mut Rings) -> PyResult<()> {
+    fn save(&mut self, py: Python<'_>, rings: &mut RingPair) -> PyResult<()> {
         let began = ticks::now();
         let handled = rings.consumer.released();
         let mut out = VecOut::default();
         out.put(&handled.to_le_bytes()).map_err(EncodeError::from)?;
         let encoded = codec(py)?.encode(py, self.state.bind(py), &mut out);
-        encoded.map_err(|error| unkept(py, error.into()))?;
+        encoded.map_err(|error| cannot_travel(py, error.into()))?;
         let frame = out.into_vec();
         if !rings.producer.would_fit(frame.len()) {
             return Err(errors::too_large(format!(
@@ -109,7 +109,7 @@ impl Saving {
     }
 
     /// Sends the snapshot that had no room.
-    pub fn send(&mut self, rings: &mut Rings) -> PyResult<()> {
+    pub fn send(&mut self, rings: &mut RingPair) -> PyResult<()> {
         let Some(frame) = self.unsent.take() else {
             return Ok(());
         };
@@ -124,18 +124,18 @@ impl Saving {
     }
 }
 
-/// What the journal has grown by since the stream began here.
-fn passed(rings: &Rings) -> u64 {
+/// By how many bytes the journal has grown since the stream began here.
+fn passed(rings: &RingPair) -> u64 {
     rings.bytes_in + RESULT * rings.producer.committed()
 }
 
-/// Says that what cannot travel is in the state.
-fn unkept(py: Python<'_>, error: PyErr) -> PyErr {
+/// Adds to an exception that the state holds the value which cannot travel.
+fn cannot_travel(py: Python<'_>, error: PyErr) -> PyErr {
     if !error.is_instance_of::<PyTypeError>(py) {
         return error;
     }
     let what = format!("the function's `state` cannot be kept: {}", error.value(py));
-    let unkept = PyTypeError::new_err(what);
-    unkept.set_cause(py, Some(error));
-    unkept
+    let cannot_travel = PyTypeError::new_err(what);
+    cannot_travel.set_cause(py, Some(error));
+    cannot_travel
 }

@@ -443,7 +443,7 @@ fn new_keys_are_spread_over_the_workers() {
 #[test]
 fn a_client_at_its_quota_of_links_begins_keys_where_it_has_one() {
     let mut rig = Rig::new(|settings| {
-        settings.client_links = Some(1);
+        settings.client_workers = Some(1);
         settings.min = 2;
     });
     rig.reconcile();

@@ -126,7 +126,7 @@ fn a_worker_without_limits_is_not_looked_at() {
 
 #[test]
 fn one_that_is_being_left_is_no_part_of_the_quota() {
-    let mut rig = Rig::new(|settings| settings.client_links = Some(1));
+    let mut rig = Rig::new(|settings| settings.client_workers = Some(1));
     rig.pool.client_came(1, 42);
     let (link, worker) = rig.link(1, 2);
     rig.fake.residents.insert(link, 1);

@@ -90,7 +90,7 @@ impl Rig {
             idle: IDLE,
             drain: 2000 * MS,
             terminate: 1000 * MS,
-            client_links: None,
+            client_workers: None,
         };
         change(&mut settings);
         let mut pool = Pool::new(settings);

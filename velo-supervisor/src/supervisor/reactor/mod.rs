@@ -198,7 +198,7 @@ impl Reactor {
             idle: options.idle_timeout.min(FOREVER),
             drain: options.drain_bound.min(FOREVER),
             terminate: options.terminate_bound.min(FOREVER),
-            client_links: standalone.as_ref().and_then(|own| own.client_workers),
+            client_workers: standalone.as_ref().and_then(|own| own.client_workers),
         };
         let idle = settings.idle;
         let news = events.clone();

@@ -6,16 +6,17 @@ use std::time::Duration;
 
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
+use velo_shm::fork::SharedFd;
 use velo_shm::{Link, Spin, Woken, wait_any};
 
-use super::WorkerLink;
-use super::serve::Served;
 use crate::ffi::fd;
+use crate::module::serve::Served;
+use crate::module::worker_link::WorkerLink;
 use crate::process::ring_pair::new_spin;
 
 /// More than anybody waits.
 const FOREVER: Duration = Duration::from_secs(86_400);
-/// While there are other things to do, descriptors are looked at every so many turns.
+/// While the links keep the worker busy, it polls descriptors once per this many turns.
 const POLL_EVERY: u32 = 16;
 
 /// Does what several links have for this worker; sleeps, with the GIL released, until one of them has
@@ -24,10 +25,12 @@ const POLL_EVERY: u32 = 16;
 pub struct LinkWatch {
     served: Arc<[Served]>,
     spin: Spin,
-    /// For what a client has announced.
-    announced: Spin,
+    /// For the message of a client that has woken this worker ahead.
+    prewoken: Spin,
     /// The descriptor of the loop's own selector: what else there may be to do.
     selector: OwnedFd,
+    /// What a function forks has no part in it.
+    _shared: SharedFd,
     until_poll: u32,
 }
 
@@ -44,11 +47,13 @@ type Watched<'py> = (
 impl LinkWatch {
     #[new]
     fn new(selector: i32) -> PyResult<Self> {
+        let selector = fd::duplicate(selector)?;
         Ok(LinkWatch {
+            _shared: SharedFd::new(selector.as_fd()),
             served: Arc::new([]),
             spin: new_spin(),
-            announced: new_spin(),
-            selector: fd::duplicate(selector)?,
+            prewoken: new_spin(),
+            selector,
             until_poll: POLL_EVERY,
         })
     }
@@ -57,14 +62,13 @@ impl LinkWatch {
     fn watch(&mut self, event_loop: Py<PyAny>, links: Vec<Watched<'_>>) {
         let served = links.into_iter().map(|(link, context, functions, calls)| {
             let event_loop = event_loop.clone_ref(link.py());
-            let link = link.get().link.clone();
-            Served::new(link, event_loop, context, functions, calls)
+            let ports = link.get().ports.clone();
+            Served::new(ports, event_loop, context, functions, calls)
         });
         self.served = served.collect();
     }
 
-    /// Does what the links have, or sleeps for so many seconds at most until there is something, and
-    /// does that. True if the selector should be looked at now.
+    /// Does what is ready on the links. If nothing is, sleeps until something is, for at most `seconds`. True if the selector should be looked at now.
     ///
     /// # Errors
     /// When what a client has written makes no sense.
@@ -94,18 +98,18 @@ impl LinkWatch {
         let served = slf.borrow().served.clone(); // functions run, and may have others watched
         served
             .iter()
-            .filter(|served| served.has_something())
+            .filter(|served| served.is_ready())
             .try_for_each(|served| served.process_ready(slf.py()))
     }
 }
 
 impl LinkWatch {
     fn ends(&self) -> impl Iterator<Item = &Link> + Clone {
-        self.served.iter().map(|served| &served.link.end)
+        self.served.iter().map(|served| served.end())
     }
 
     fn ready(&self) -> bool {
-        self.served.iter().any(Served::has_something)
+        self.served.iter().any(Served::is_ready)
     }
 
     /// Whether a link has something after a short look.
@@ -135,7 +139,7 @@ impl LinkWatch {
         }
         if rung && !other && !self.ready() {
             // A client is about to have something, and has woken this worker in time for it.
-            spin_on(py, &self.served, &mut self.announced);
+            spin_on(py, &self.served, &mut self.prewoken);
         }
         Ok(other)
     }
@@ -144,7 +148,7 @@ impl LinkWatch {
 /// Looks at links that have nothing for as long as it pays, and not at all where a core is wanted by
 /// others. True if one has something then.
 fn spin_on(py: Python<'_>, served: &[Served], spin: &mut Spin) -> bool {
-    let ends = || served.iter().map(|served| &served.link.end);
+    let ends = || served.iter().map(|served| served.end());
     if ends().any(Link::is_oversubscribed) {
         return false;
     }

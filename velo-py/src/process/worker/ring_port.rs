@@ -1,4 +1,4 @@
-//! One process-mode stream, as its function has it.
+//! The function's half of a process-mode stream.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
@@ -8,102 +8,153 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::PyDict;
 use velo_shm::{Allowance, ticks};
 
-use super::Link;
-use super::slow_steps::Held;
-use super::snapshot::Saving;
+use super::control_line::ControlLine;
+use super::slow_steps::SlowSteps;
+use super::snapshot::Snapshots;
 use crate::cell::GilCell;
 use crate::codec::{VecOut, codec};
 use crate::errors::{self, Thrown};
-use crate::function::port::{FunctionSide, Next};
+use crate::flow::Next;
+use crate::flow::{Interest, Offer};
+use crate::function_side::FunctionSide;
 use crate::process::control::Control;
-use crate::process::ring_pair::{END, ERROR, Hold, ITEM, Received, Rings, Sweep, corruption, spin};
-use crate::user::channel::{Offer, Want};
+use crate::process::hold::{Hold, Sweep};
+use crate::process::ring_pair::{END, ERROR, ITEM, Received, RingPair, spin};
 use crate::wait::Wait;
 
 /// Streams whose functions have not ended, of all links of this worker.
 static OPEN: AtomicUsize = AtomicUsize::new(0);
 
-/// One more is open.
-pub(super) fn one_more() {
-    OPEN.fetch_add(1, Relaxed);
+/// A stream as the client's control message opens it.
+pub struct Opening {
+    pub slot: u32,
+    /// The client's number of the stream.
+    pub number: u64,
+    /// How many events may be accepted and not handled.
+    pub buffer: u32,
+    /// How large the rings may grow.
+    pub max_bytes: u64,
+    /// Events may become unwanted while they are queued.
+    pub drops: bool,
+    /// Another worker takes the stream over when this one dies.
+    pub recovers: bool,
+    /// A snapshot of the function's state comes before the first event.
+    pub restored: bool,
 }
 
 /// The function's half of a process-mode stream.
 pub struct RingPort {
-    pub(super) ends: GilCell<Ends>,
-    pub(super) link: Arc<Link>,
+    pub(super) state: GilCell<State>,
+    pub(super) line: Arc<ControlLine>,
     pub(super) slot: u32,
     /// The client's number of the stream.
     pub(super) number: u64,
     pub(super) function: Arc<FunctionSide>,
-    /// The function is a kept stream's, and goes on without this port.
-    pub(super) kept: bool,
+    /// The function is a session's, and goes on without this port.
+    in_session: bool,
     pub(super) event_loop: Py<PyAny>,
-    pub(super) this: Weak<dyn Sweep>,
-    /// Its slow steps.
-    pub(super) held: GilCell<Held>,
-    /// It is one of `OPEN`.
-    pub(super) counted: AtomicBool,
+    this: Weak<dyn Sweep>,
+    slow_steps: GilCell<SlowSteps>,
+    /// The stream is counted in `OPEN`.
+    counted: AtomicBool,
 }
 
-pub struct Ends {
+pub(super) struct State {
     /// None once the client has seen the end.
-    pub(super) rings: Option<Rings>,
+    pub(super) rings: Option<RingPair>,
     /// The event that the function has, until it asks for the next one.
-    pub(super) current: Option<Option<Arc<Hold>>>,
+    current: Option<Option<Arc<Hold>>>,
     pub(super) input_ended: bool,
     /// The function has asked for its first event.
-    pub(super) asked: bool,
+    asked: bool,
     /// The client wants neither events handled nor results sent.
-    pub(super) cancelled: bool,
-    /// Why somebody else than the client has ended the stream.
-    pub(super) ended_by: Option<String>,
+    cancelled: bool,
+    /// Why the stream was ended, if not by its client.
+    ended_by: Option<String>,
     /// The end, while there is no room for it.
-    pub(super) unsent_end: Option<(u8, Vec<u8>)>,
-    /// Events may become unwanted while they are queued.
-    pub(super) drops: bool,
-    /// Another worker takes over when this one dies.
-    pub(super) recovers: bool,
-    /// A snapshot comes before the first event.
-    pub(super) restored: bool,
-    pub(super) saving: Option<Box<Saving>>,
+    unsent_end: Option<(u8, Vec<u8>)>,
+    /// See [`Opening`].
+    drops: bool,
+    recovers: bool,
+    restored: bool,
+    snapshots: Option<Box<Snapshots>>,
     /// Why no snapshot could be made while the function waited for an event.
-    pub(super) unsaved: Option<PyErr>,
+    snapshot_failure: Option<PyErr>,
 }
 
 impl RingPort {
+    /// The port of a stream that the client has opened.
+    pub(super) fn new(
+        line: Arc<ControlLine>,
+        event_loop: Py<PyAny>,
+        opening: &Opening,
+        rings: RingPair,
+        function: Arc<FunctionSide>,
+        in_session: bool,
+    ) -> Arc<Self> {
+        let state = State {
+            rings: Some(rings),
+            current: None,
+            input_ended: false,
+            asked: false,
+            cancelled: false,
+            ended_by: None,
+            unsent_end: None,
+            drops: opening.drops,
+            recovers: opening.recovers,
+            restored: opening.restored,
+            snapshots: None,
+            snapshot_failure: None,
+        };
+        OPEN.fetch_add(1, Relaxed);
+        Arc::new_cyclic(|this: &Weak<RingPort>| RingPort {
+            state: GilCell::new(state),
+            line,
+            slot: opening.slot,
+            number: opening.number,
+            function,
+            in_session,
+            event_loop,
+            this: this.clone(),
+            slow_steps: GilCell::default(),
+            counted: AtomicBool::new(true),
+        })
+    }
     /// See [`Port::next_event`].
     #[inline]
     pub fn next_event(&self, py: Python<'_>) -> Result<Next, Thrown> {
+        if self.line.is_of_parent() {
+            return Err(errors::of_worker().into());
+        }
         let codec = codec(py)?;
-        self.ends.with(py, |ends| {
-            self.ask(py, ends)?;
-            let Some(rings) = ends.rings.as_mut() else {
+        self.state.with(py, |state| {
+            self.ask(py, state)?;
+            let Some(rings) = state.rings.as_mut() else {
                 return Ok(Next::Ended);
             };
-            if let Some(hold) = ends.current.take() {
+            if let Some(hold) = state.current.take() {
                 rings.done(hold);
             }
-            if ends.input_ended {
+            if state.input_ended {
                 return Ok(Next::Ended);
             }
-            if ends.recovers {
-                // Whatever ends this worker from here on, the client knows in which event.
-                if let Some(error) = ends.unsaved.take() {
+            if state.recovers {
+                // Published at once: if this worker dies from here on, the client knows at which event.
+                if let Some(error) = state.snapshot_failure.take() {
                     return Err(error.into());
                 }
-                if let Some(saving) = &mut ends.saving {
-                    saving.asked(py, rings)?;
+                if let Some(snapshots) = &mut state.snapshots {
+                    snapshots.asked(py, rings)?;
                 }
                 if rings.producer.publish() | rings.consumer.publish() {
-                    self.link.end.notify(self.slot);
+                    self.line.end.notify(self.slot);
                 }
             }
-            if ends.drops {
+            if state.drops {
                 rings
                     .consumer
                     .skip_unwanted()
-                    .map_err(|found| corruption(&found))?;
+                    .map_err(|found| errors::ring_corrupted(&found))?;
             }
             let Some(Received { kind, value, hold }) =
                 rings.decode(py, codec, &self.this, false)?
@@ -112,16 +163,16 @@ impl RingPort {
             };
             match kind {
                 ITEM => {
-                    ends.current = Some(hold);
-                    if let Some(saving) = &mut ends.saving {
-                        saving.goes_on();
+                    state.current = Some(hold);
+                    if let Some(snapshots) = &mut state.snapshots {
+                        snapshots.resumed();
                     }
-                    self.link.end.took_event(self.slot, ends.event());
+                    self.line.end.took_event(self.slot, state.event());
                     Ok(Next::Event(value?.unbind()))
                 }
                 END => {
                     rings.done(hold);
-                    ends.input_ended = true;
+                    state.input_ended = true;
                     Ok(Next::Ended)
                 }
                 other => Err(
@@ -134,23 +185,23 @@ impl RingPort {
     /// See [`Port::event`].
     #[inline]
     pub fn event(&self, py: Python<'_>) -> u64 {
-        self.ends.with(py, |ends| ends.event()).unwrap_or(0)
+        self.state.with(py, |state| state.event()).unwrap_or(0)
     }
 
     /// See [`Port::allow`].
     pub fn allow(&self, allowance: Option<Allowance>) {
-        self.link.end.allow(self.slot, allowance);
+        self.line.end.allow(self.slot, allowance);
     }
 
     /// Runs a step of the function with its name on the link's board.
     #[inline]
-    pub fn on_board<R>(
+    pub fn observe_step<R>(
         &self,
         py: Python<'_>,
         allowance: Option<Allowance>,
         step: impl FnOnce() -> R,
     ) -> R {
-        let end = &self.link.end;
+        let end = &self.line.end;
         end.begin_step(self.slot, self.number, self.event(py), allowance);
         let came = step();
         end.end_step();
@@ -162,8 +213,8 @@ impl RingPort {
     pub fn was_slow(&self, py: Python<'_>, took: u64) {
         let shared = OPEN.load(Relaxed) > 1;
         let news = self
-            .held
-            .with(py, |held| held.note(ticks::now(), took, shared));
+            .slow_steps
+            .with(py, |slow| slow.note(ticks::now(), took, shared));
         if let Ok(Some(news)) = news {
             let slow = Control::Slow {
                 slot: self.slot,
@@ -172,22 +223,22 @@ impl RingPort {
                 habit: news.habit,
                 ms: u64::try_from(ticks::to_duration(took).as_millis()).unwrap_or(u64::MAX),
             };
-            // A client that does not read its messages learns of it from nothing.
-            let _ = self.link.tell(py, &slow);
-            self.link.end.ring(); // nobody may be waiting for anything else there
+            // A client that does not read its messages misses the report.
+            let _ = self.line.send(py, &slow);
+            self.line.end.ring(); // the client may wait for nothing else on this link
         }
     }
 
     /// See [`Port::wait_event`].
     pub fn wait_event(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
-        let there = self.ends.with(py, |ends| {
-            let Some(rings) = ends.rings.as_mut() else {
+        let there = self.state.with(py, |state| {
+            let Some(rings) = state.rings.as_mut() else {
                 return true;
             };
-            if !self.link.end.is_oversubscribed() {
-                spin(py, rings, (&self.link.end, self.slot), Want::RESULTS);
+            if !self.line.end.is_oversubscribed() {
+                spin(py, rings, (&self.line.end, self.slot), Interest::RESULTS);
             }
-            rings.consumer.has_data() || ends.input_ended
+            rings.consumer.has_data() || state.input_ended
         })?;
         if there {
             return Ok(None);
@@ -209,25 +260,25 @@ impl RingPort {
     #[inline]
     pub fn push(&self, py: Python<'_>, result: &Bound<'_, PyAny>) -> PyResult<bool> {
         let codec = codec(py)?;
-        self.ends.with(py, |ends| match ends.rings.as_mut() {
+        self.state.with(py, |state| match state.rings.as_mut() {
             Some(rings) => Ok(matches!(
                 rings.push(codec, result, ITEM, true)?,
                 Offer::Sent
             )),
-            None => Ok(true), // the client has gone: nobody wants it
+            None => Ok(true), // the client has gone: the result is dropped
         })?
     }
 
-    /// See [`Port::show_results`].
+    /// See [`Port::flush_results`].
     #[inline]
-    pub fn show_results(&self, py: Python<'_>) {
-        let news = self.ends.with(py, |ends| {
-            ends.rings.as_mut().is_some_and(|r| r.producer.publish())
+    pub fn flush_results(&self, py: Python<'_>) {
+        let news = self.state.with(py, |state| {
+            state.rings.as_mut().is_some_and(|r| r.producer.publish())
         });
         if !news.unwrap_or(false) {
             return;
         }
-        let end = &self.link.end;
+        let end = &self.line.end;
         end.notify(self.slot);
         if end.shares_core() && !end.is_oversubscribed() {
             py.detach(std::thread::yield_now);
@@ -237,16 +288,16 @@ impl RingPort {
     /// See [`Port::flush`].
     #[inline]
     pub fn flush(&self, py: Python<'_>) {
-        let news = self.ends.with(py, |ends| {
-            let Some(rings) = ends.rings.as_mut() else {
+        let news = self.state.with(py, |state| {
+            let Some(rings) = state.rings.as_mut() else {
                 return false;
             };
-            // Results first: who sees an event handled must see what came of it.
+            // Results first: a client that sees an event handled must see its results, too.
             let published = rings.producer.publish();
             rings.consumer.publish() || published
         });
         if news.unwrap_or(false) {
-            self.link.end.notify(self.slot);
+            self.line.end.notify(self.slot);
         }
     }
 
@@ -254,7 +305,7 @@ impl RingPort {
     pub fn wait_space(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
         let space = &self.function.space;
         let future = space.start(self.event_loop.bind(py))?;
-        let there = self.ends.with(py, |ends| match ends.rings.as_mut() {
+        let there = self.state.with(py, |state| match state.rings.as_mut() {
             Some(rings) => rings.has_space(),
             None => Ok(true),
         })??;
@@ -271,14 +322,14 @@ impl RingPort {
 
     /// See [`Port::finish`].
     pub fn finish(&self, py: Python<'_>, outcome: Result<(), PyErr>) {
-        self.function.forget_steps(py);
+        self.function.forget_runner(py);
         self.end(py, outcome);
     }
 
     /// The client sees the end after the last result.
     pub fn end(&self, py: Python<'_>, outcome: Result<(), PyErr>) {
         self.uncount();
-        let ended_by = self.ends.with(py, |ends| ends.ended_by.take());
+        let ended_by = self.state.with(py, |state| state.ended_by.take());
         let outcome = match ended_by.ok().flatten() {
             Some(why) => Err(errors::closed(why)),
             None => outcome,
@@ -287,19 +338,19 @@ impl RingPort {
             Ok(()) => (END, Vec::new()),
             Err(error) => (ERROR, self.pack_error(py, error)),
         };
-        let sent = self.ends.with(py, |ends| {
-            let Some(rings) = ends.rings.as_mut() else {
+        let sent = self.state.with(py, |state| {
+            let Some(rings) = state.rings.as_mut() else {
                 return;
             };
-            if let Some(hold) = ends.current.take() {
+            if let Some(hold) = state.current.take() {
                 rings.done(hold);
             }
-            ends.unsent_end = Some((kind, payload));
-            ends.send_end();
+            state.unsent_end = Some((kind, payload));
+            state.send_end();
         });
         if sent.is_ok() {
             self.flush(py);
-            let _ = self.link.tell(
+            let _ = self.line.send(
                 py,
                 &Control::Ended {
                     slot: self.slot,
@@ -310,75 +361,76 @@ impl RingPort {
     }
 
     /// The client did something: the function looks again.
-    pub(super) fn wake(&self, py: Python<'_>) {
-        let _ = self.ends.with(py, |ends| {
-            ends.send_end();
-            if let Some(rings) = ends.rings.as_mut()
+    pub fn wake(&self, py: Python<'_>) {
+        let _ = self.state.with(py, |state| {
+            state.send_end();
+            if let Some(rings) = state.rings.as_mut()
                 && !rings.consumer.has_data()
             {
                 rings.restate(); // told to look and nothing new: the client may miss something
             }
-            ends.send_state()
+            state.send_state()
         });
         self.flush(py); // also gives back what views held that were dropped meanwhile
         self.function.space.wake(py);
-        self.function.go_on(py);
+        self.function.resume(py);
     }
 
-    /// The function's state is made of what another worker left of it, if there was one before.
+    /// The function's state: the last snapshot of it, if another worker ran the stream before.
     pub fn state<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let codec = codec(py)?;
-        self.ends.with(py, |ends| {
-            let state = match (&mut ends.rings, ends.restored) {
+        self.state.with(py, |state| {
+            let values = match (&mut state.rings, state.restored) {
                 (Some(rings), true) => rings.restore(py, codec)?,
                 _ => PyDict::new(py),
             };
-            if ends.recovers {
-                let saving = Saving::of(state.clone().unbind());
-                ends.saving = Some(Box::new(saving));
+            if state.recovers {
+                let snapshots = Snapshots::of(values.clone().unbind());
+                state.snapshots = Some(Box::new(snapshots));
             }
-            Ok(state)
+            Ok(values)
         })?
     }
 
     /// The client wants a snapshot: now, if the function waits for an event.
-    pub(super) fn snapshot(&self, py: Python<'_>) -> PyResult<()> {
+    pub fn snapshot(&self, py: Python<'_>) -> PyResult<()> {
         let waits = self.function.event.is_waiting(py);
-        let saved = self.ends.with(py, |ends| {
-            let (Some(rings), Some(saving)) = (&mut ends.rings, &mut ends.saving) else {
+        let saved = self.state.with(py, |state| {
+            let (Some(rings), Some(snapshots)) = (&mut state.rings, &mut state.snapshots) else {
                 return Ok(());
             };
-            saving.want();
+            snapshots.want();
             match waits {
-                true => saving.asked(py, rings),
+                true => snapshots.asked(py, rings),
                 false => Ok(()),
             }
         })?;
         self.flush(py);
         if let Err(error) = saved {
-            // Whoever waits for the next event learns why there is none.
-            self.ends.with(py, |ends| ends.unsaved = Some(error))?;
+            // The function, which waits for its next event, gets the reason instead.
+            self.state
+                .with(py, |state| state.snapshot_failure = Some(error))?;
             self.function.event.wake(py);
         }
         Ok(())
     }
 
-    /// What it has of its function.
+    /// What the port has of its function.
     pub fn function(&self) -> &Arc<FunctionSide> {
         &self.function
     }
 
     /// Whether the client uses the rings no more.
     pub fn is_closed(&self, py: Python<'_>) -> bool {
-        let closed = |ends: &mut Ends| ends.rings.is_none();
-        self.ends.with(py, closed).unwrap_or(false)
+        let closed = |state: &mut State| state.rings.is_none();
+        self.state.with(py, closed).unwrap_or(false)
     }
 
     /// Whether the function is done with all that the client has sent, and may yet be sent more.
     pub fn is_at_rest(&self, py: Python<'_>) -> PyResult<bool> {
-        Ok(self.ends.with(py, |ends| match ends.rings.as_mut() {
+        Ok(self.state.with(py, |state| match state.rings.as_mut() {
             Some(rings) => {
-                ends.current.is_none() && !ends.input_ended && !rings.consumer.has_data()
+                state.current.is_none() && !state.input_ended && !rings.consumer.has_data()
             }
             None => true,
         })?)
@@ -386,13 +438,13 @@ impl RingPort {
 
     /// The function has asked for an event before this port was there.
     pub fn asked(&self, py: Python<'_>) -> PyResult<()> {
-        self.ends.with(py, |ends| self.ask(py, ends))?
+        self.state.with(py, |state| self.ask(py, state))?
     }
 
-    fn ask(&self, py: Python<'_>, ends: &mut Ends) -> PyResult<()> {
-        if !std::mem::replace(&mut ends.asked, true) {
+    fn ask(&self, py: Python<'_>, state: &mut State) -> PyResult<()> {
+        if !std::mem::replace(&mut state.asked, true) {
             let (slot, stream) = (self.slot, self.number);
-            self.link.tell(py, &Control::Asked { slot, stream })?;
+            self.line.send(py, &Control::Asked { slot, stream })?;
         }
         Ok(())
     }
@@ -403,20 +455,19 @@ impl RingPort {
         }
     }
 
-    /// Neither events nor results are wanted any more.
     pub fn cancel(&self, py: Python<'_>) {
-        let _ = self.ends.with(py, |ends| {
-            ends.cancelled = true;
-            ends.input_ended = true;
+        let _ = self.state.with(py, |state| {
+            state.cancelled = true;
+            state.input_ended = true;
         });
     }
 
-    /// Somebody else than the client ends the stream. False if its end was already seen.
-    pub(super) fn end_for(&self, py: Python<'_>, why: String) -> bool {
-        let there = self.ends.with(py, |ends| {
-            let there = ends.rings.is_some() && ends.unsent_end.is_none();
+    /// Ends the stream for the client, which gets `why`. False if its end was already seen.
+    pub fn end_for(&self, py: Python<'_>, why: String) -> bool {
+        let there = self.state.with(py, |state| {
+            let there = state.rings.is_some() && state.unsent_end.is_none();
             if there {
-                ends.ended_by.get_or_insert(why);
+                state.ended_by.get_or_insert(why);
             }
             there
         });
@@ -429,28 +480,30 @@ impl RingPort {
 
     /// Whether no more events come.
     pub fn has_input_ended(&self, py: Python<'_>) -> bool {
-        let ended = |ends: &mut Ends| ends.input_ended || ends.rings.is_none();
-        self.ends.with(py, ended).unwrap_or(true)
+        let ended = |state: &mut State| state.input_ended || state.rings.is_none();
+        self.state.with(py, ended).unwrap_or(true)
     }
 
     /// See [`Port::is_cancelled`].
     pub fn is_cancelled(&self, py: Python<'_>) -> bool {
-        self.ends.with(py, |ends| ends.cancelled).unwrap_or(false)
+        self.state
+            .with(py, |state| state.cancelled)
+            .unwrap_or(false)
     }
 
     /// The client has seen the end: the slot is given back once the last view of it is gone.
     pub(super) fn close(&self, py: Python<'_>) {
-        let _ = self.ends.with(py, |ends| ends.rings = None);
+        let _ = self.state.with(py, |state| state.rings = None);
         self.uncount();
-        if !self.kept {
-            self.function.forget_steps(py);
+        if !self.in_session {
+            self.function.forget_runner(py);
         }
         self.function.event.wake(py);
         self.function.space.wake(py);
     }
 }
 
-impl Ends {
+impl State {
     /// Which event the function took last, counted from 1; 0 before the first, and once the
     /// client has seen the end.
     #[inline]
@@ -462,8 +515,8 @@ impl Ends {
     }
 
     fn send_state(&mut self) -> PyResult<()> {
-        match (&mut self.rings, &mut self.saving) {
-            (Some(rings), Some(saving)) => saving.send(rings),
+        match (&mut self.rings, &mut self.snapshots) {
+            (Some(rings), Some(snapshots)) => snapshots.send(rings),
             _ => Ok(()),
         }
     }
@@ -493,9 +546,9 @@ impl RingPort {
     /// The exception as it travels; in short when it is larger than anything that may be sent.
     pub(super) fn pack_error(&self, py: Python<'_>, error: PyErr) -> Vec<u8> {
         static PACK: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-        let longest = self
-            .ends
-            .with(py, |ends| ends.rings.as_ref().map(|r| r.producer.max_len()));
+        let longest = self.state.with(py, |state| {
+            state.rings.as_ref().map(|r| r.producer.max_len())
+        });
         let longest = longest.ok().flatten().unwrap_or(u64::MAX);
         let pack = |error: &Py<PyAny>| -> PyResult<Vec<u8>> {
             let packed = PACK

@@ -1,4 +1,9 @@
-//! What the client has of one process-mode stream: its rings, where it is, and who waits for it.
+//! The client's end of one process-mode stream: its rings, the slot where it is, and its waits.
+
+mod cancel;
+mod dropping;
+mod linked;
+mod recover;
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
@@ -7,16 +12,20 @@ use pyo3::prelude::*;
 
 use super::backlog::Backlog;
 use super::journal::Journal;
-use super::link::Link;
+use super::link::ClientLink;
 use crate::cell::GilCell;
+use crate::errors;
+use crate::flow::Interest;
 use crate::process::control::Control;
-use crate::process::ring_pair::{END, ERROR, Rings, Sweep, corruption};
-use crate::user::channel::Want;
+use crate::process::hold::Sweep;
+use crate::process::ring_pair::{END, ERROR, RingPair};
 use crate::wait::Waits;
+pub use cancel::CancelStream;
+pub use recover::{Poison, Recovery};
 
-/// One stream's rings as the client has them, until its end was seen.
-pub struct ClientEnds {
-    pub(super) ends: GilCell<Ends>,
+/// The client's end of one stream, until its end was seen.
+pub struct RingStream {
+    pub(super) state: GilCell<StreamState>,
     pub(super) waits: Arc<Waits>,
     /// Looks for another worker when this one is gone; see `Recovery`. None: the stream fails.
     pub(super) recover: Option<Py<PyAny>>,
@@ -24,35 +33,33 @@ pub struct ClientEnds {
     pub(super) asleep: AtomicBool,
     /// How often it was looked at since it fell asleep; see `look_again`.
     pub(super) looks: AtomicU32,
-    /// What sleeps there moves things in bulk.
-    pub(super) patient: AtomicBool,
+    /// The task that sleeps on it batches: it may be woken a little late.
+    pub(super) batching: AtomicBool,
     /// There is more to send as soon as there is room.
     pub(super) sending: AtomicBool,
-    /// How many events the worker had left to handle when it fell asleep, if it is patient.
+    /// How many events the worker had left to handle when it fell asleep, if it is batching.
     pub(super) left: AtomicU32,
-    /// The user has let go of the stream: its last results are dropped.
+    /// The stream has no user any more: its last results are dropped.
     pub(super) orphaned: AtomicBool,
-    /// Seconds of `stall_timeout` and `event_timeout`, and bytes of `max_worker_memory`, which the
-    /// supervisor keeps.
-    pub(super) budgets: (Option<f64>, Option<f64>, Option<u64>),
-    /// The function is kept, and outlives this stream, unless its input is ended.
+    pub(super) limits: UsageLimits,
+    /// The stream is an attachment: closing it detaches it from its session, unless its input is ended.
     pub(super) detaches: AtomicBool,
     pub(super) this: Weak<dyn Sweep>,
     pub(super) name: String,
 }
 
-/// A stream that sleeps for long has its worker look at it every so many looks of this side.
+/// The worker is asked to look at a stream that sleeps for long once per this many checks.
 const RARELY: u32 = 64;
 
 /// Where a stream is.
-pub struct Place {
-    pub(super) link: Arc<Link>,
+pub struct StreamSlot {
+    pub(super) link: Arc<ClientLink>,
     pub(super) slot: u32,
     /// Tells it from other streams of the link, before and after it.
     pub(super) number: u64,
 }
 
-impl Place {
+impl StreamSlot {
     /// Tells the worker to look at the stream.
     #[inline]
     pub(super) fn notify(&self) {
@@ -60,20 +67,31 @@ impl Place {
     }
 }
 
-/// What is kept beside the ring.
-pub enum Kept {
-    Nothing,
-    /// For `full="drop_oldest"`.
-    Newest(Backlog),
-    /// For `recover="replay"`.
-    All(Box<Journal>),
+/// What the client stores of a stream beside its ring.
+pub enum Store {
+    None,
+    /// With `full="drop_oldest"`: the newest events.
+    Backlog(Backlog),
+    /// With `recover="replay"`: all events since the last snapshot.
+    Journal(Box<Journal>),
 }
 
-pub struct Ends {
-    pub(super) place: Place,
+/// What a stream may use up, which the supervisor watches.
+#[derive(Clone, Copy, Default, PartialEq)]
+pub struct UsageLimits {
+    /// Seconds.
+    pub stall_timeout: Option<f64>,
+    /// Seconds.
+    pub event_timeout: Option<f64>,
+    /// Bytes.
+    pub max_worker_memory: Option<u64>,
+}
+
+pub struct StreamState {
+    pub(super) at: StreamSlot,
     /// None once the end was seen, or the worker has died and everything was drained; and while a
     /// stream with a journal has no worker.
-    pub(super) rings: Option<Rings>,
+    pub(super) rings: Option<RingPair>,
     /// The worker says that the function has ended; results may still be queued.
     pub(super) ended: bool,
     /// The worker says that the function has asked for its first event.
@@ -82,12 +100,12 @@ pub struct Ends {
     pub(super) progress: (u64, u64),
     /// What went through rings that it does not have any more.
     pub(super) bytes: (u64, u64),
-    pub(super) kept: Kept,
+    pub(super) store: Store,
     /// Events in the ring that the worker has dropped.
     pub(super) skipped: u64,
 }
 
-impl Ends {
+impl StreamState {
     /// Whether the function takes no more events. Results may still be queued.
     pub(super) fn has_ended(&self) -> bool {
         self.ended || self.failure.is_some()
@@ -95,17 +113,17 @@ impl Ends {
 
     /// Whether its last result was taken.
     pub(super) fn is_over(&self) -> bool {
-        self.rings.is_none() && !matches!(&self.kept, Kept::All(journal) if journal.homeless)
+        self.rings.is_none() && !matches!(&self.store, Store::Journal(journal) if journal.unplaced)
     }
 
     pub(super) fn progress_now(&mut self) -> (u64, u64) {
-        match (&mut self.kept, self.rings.as_mut()) {
-            (Kept::All(journal), rings) => self.progress = journal.progress(rings),
-            (Kept::Newest(backlog), Some(rings)) => {
+        match (&mut self.store, self.rings.as_mut()) {
+            (Store::Journal(journal), rings) => self.progress = journal.progress(rings),
+            (Store::Backlog(backlog), Some(rings)) => {
                 let sent = rings.producer.committed() + backlog.len();
                 self.progress = (sent, rings.producer.released());
             }
-            (Kept::Nothing, Some(rings)) => {
+            (Store::None, Some(rings)) => {
                 self.progress = (rings.producer.committed(), rings.producer.released());
             }
             (_, None) => {}
@@ -115,8 +133,8 @@ impl Ends {
 
     /// The number of the event that the worker calls the so-and-so-manieth; 0 if it has none.
     pub(super) fn begun(&self, event: u64) -> u64 {
-        match (&self.kept, event) {
-            (Kept::All(journal), 1..) => journal.begun(event),
+        match (&self.store, event) {
+            (Store::Journal(journal), 1..) => journal.begun(event),
             _ => event,
         }
     }
@@ -128,23 +146,23 @@ impl Ends {
         })
     }
 
-    fn is_there(&mut self, want: Want, stream: &str) -> PyResult<bool> {
-        let of_the_function = want.space || want.handled || want.loan > 0;
+    fn is_there(&mut self, interest: Interest, stream: &str) -> PyResult<bool> {
+        let of_the_function = interest.space || interest.handled || interest.loan > 0;
         if self.ended && of_the_function || self.failure.is_some() {
             return Ok(true);
         }
         let Some(rings) = self.rings.as_mut() else {
-            return Ok(match &mut self.kept {
-                Kept::All(journal) if journal.homeless => {
-                    want.space && journal.free(None) > 0 && journal.has_room()
+            return Ok(match &mut self.store {
+                Store::Journal(journal) if journal.unplaced => {
+                    interest.space && journal.free(None) > 0 && journal.has_room()
                 }
                 _ => true,
             });
         };
-        if let Kept::All(journal) = &mut self.kept {
-            let there = journal.is_there(rings, want, self.asked, stream);
+        if let Store::Journal(journal) = &mut self.store {
+            let there = journal.is_there(rings, interest, self.asked, stream);
             if rings.consumer.publish() {
-                self.place.notify(); // it may wait for the room of what was dropped
+                self.at.notify(); // it may wait for the room of what was dropped
             }
             return Ok(match there {
                 Ok(there) => there,
@@ -154,20 +172,20 @@ impl Ends {
                 }
             });
         }
-        if want.results && rings.consumer.has_data() {
+        if interest.results && rings.consumer.has_data() {
             return Ok(true);
         }
-        if want.space && rings.has_space()? {
+        if interest.space && rings.has_space()? {
             return Ok(true);
         }
-        if want.loan > 0 && !rings.producer.wait_for_loan(want.loan) {
+        if interest.loan > 0 && !rings.producer.wait_for_loan(interest.loan) {
             return Ok(true);
         }
-        if want.handled {
+        if interest.handled {
             rings
                 .producer
                 .watch_releases()
-                .map_err(|found| corruption(&found))?;
+                .map_err(|found| errors::ring_corrupted(&found))?;
             let asked = self.asked || rings.producer.committed() > 0;
             return Ok(asked && rings.producer.in_flight() == 0);
         }
@@ -175,9 +193,9 @@ impl Ends {
     }
 }
 
-impl Ends {
+impl StreamState {
     /// Takes the stream from its link.
-    pub(super) fn leave(&mut self) -> Option<(Rings, Arc<Link>, u32)> {
+    pub(super) fn leave(&mut self) -> Option<(RingPair, Arc<ClientLink>, u32)> {
         self.progress_now();
         let rings = self.rings.take()?;
         self.bytes = (
@@ -185,64 +203,94 @@ impl Ends {
             self.bytes.1 + rings.bytes_in,
         );
         self.skipped = rings.producer.skipped();
-        Some((rings, self.place.link.clone(), self.place.slot))
+        Some((rings, self.at.link.clone(), self.at.slot))
     }
 }
 
-impl ClientEnds {
+impl RingStream {
+    /// A stream whose slot was opened just now.
+    pub(super) fn new(
+        name: String,
+        at: StreamSlot,
+        rings: RingPair,
+        store: Store,
+        recover: Option<Py<PyAny>>,
+        limits: UsageLimits,
+        detaches: bool,
+    ) -> Arc<Self> {
+        let state = StreamState {
+            at,
+            rings: Some(rings),
+            ended: false,
+            asked: false,
+            failure: None,
+            progress: (0, 0),
+            bytes: (0, 0),
+            store,
+            skipped: 0,
+        };
+        Arc::new_cyclic(|this: &Weak<RingStream>| RingStream {
+            state: GilCell::new(state),
+            waits: Arc::default(),
+            recover,
+            asleep: AtomicBool::new(false),
+            looks: AtomicU32::new(0),
+            batching: AtomicBool::new(false),
+            sending: AtomicBool::new(false),
+            left: AtomicU32::new(0),
+            orphaned: AtomicBool::new(false),
+            limits,
+            detaches: AtomicBool::new(detaches),
+            this: this.clone(),
+            name,
+        })
+    }
+
+    /// Where the user's tasks wait.
+    pub fn waits(&self) -> &Arc<Waits> {
+        &self.waits
+    }
+
     /// Where the stream is at present.
-    pub(super) fn link(&self, py: Python<'_>) -> PyResult<Arc<Link>> {
-        Ok(self.ends.with(py, |ends| ends.place.link.clone())?)
-    }
-
-    /// Whether it is this one, and not one that had the slot before or has it now.
-    pub(super) fn is_number(&self, py: Python<'_>, number: u64) -> bool {
-        let known = self.ends.with(py, |ends| ends.place.number);
-        known.is_ok_and(|known| known == number)
-    }
-
-    /// Whether its function has a habit of holding others up.
-    pub(super) fn is_slow(&self, py: Python<'_>) -> PyResult<bool> {
-        let here = |ends: &mut Ends| (ends.place.link.clone(), ends.place.slot);
-        let (link, slot) = self.ends.wait_with(py, here)?;
-        Ok(link.slow.with(py, |slow| slow.has(slot))?)
+    pub(super) fn link(&self, py: Python<'_>) -> PyResult<Arc<ClientLink>> {
+        Ok(self.state.with(py, |state| state.at.link.clone())?)
     }
 
     /// See [`Channel::may_sleep`].
-    pub(super) fn may_sleep(&self, py: Python<'_>, want: Want) -> PyResult<bool> {
-        let there = |ends: &mut Ends| ends.is_there(want, &self.name);
-        let sleeps = self.sleep_unless(py, want.bulk, want.space, there);
-        self.after_look(py, want.space)?;
+    pub(super) fn may_sleep(&self, py: Python<'_>, interest: Interest) -> PyResult<bool> {
+        let there = |state: &mut StreamState| state.is_there(interest, &self.name);
+        let sleeps = self.sleep_unless(py, interest.throughput, interest.space, there);
+        self.after_look(py, interest.space)?;
         sleeps
     }
 
-    /// Has the waits woken when the worker does something; false if what is wanted is there.
+    /// Has the waits woken when the worker does something. False: the thing waited for is there already.
     pub(super) fn sleep_unless(
         &self,
         py: Python<'_>,
-        patient: bool,
+        batching: bool,
         sending: bool,
-        there: impl Fn(&mut Ends) -> PyResult<bool>,
+        there: impl Fn(&mut StreamState) -> PyResult<bool>,
     ) -> PyResult<bool> {
-        let look = |ends: &mut Ends| -> PyResult<_> {
-            let there = there(ends)?;
-            let homeless = matches!(&ends.kept, Kept::All(journal) if journal.homeless);
-            Ok((there, homeless, ends.place.link.clone()))
+        let look = |state: &mut StreamState| -> PyResult<_> {
+            let there = there(state)?;
+            let unplaced = matches!(&state.store, Store::Journal(journal) if journal.unplaced);
+            Ok((there, unplaced, state.at.link.clone()))
         };
-        let (is_there, homeless, link) = self.ends.with(py, look)??;
-        if is_there || homeless {
-            return Ok(!is_there); // whoever finds a new worker wakes the waits
+        let (is_there, unplaced, link) = self.state.with(py, look)??;
+        if is_there || unplaced {
+            return Ok(!is_there); // the new worker wakes the waits
         }
         if !self.asleep.swap(true, Relaxed) {
             link.asleep.fetch_add(1, Relaxed);
         }
-        self.be_patient(&link, patient, patient && sending);
-        let left = if patient { self.in_flight(py) } else { 0 };
+        self.set_batching(&link, batching, batching && sending);
+        let left = if batching { self.in_flight(py) } else { 0 };
         self.leave(&link, left);
-        if patient {
+        if batching {
             link.falls_asleep();
         }
-        if link.nap() {
+        if link.coalesce() {
             return Ok(true);
         }
         link.end.arm();
@@ -250,29 +298,30 @@ impl ClientEnds {
             link.process_ready(py);
             link.rearm(py);
         }
-        let is_there = self.ends.with(py, there)??;
+        let is_there = self.state.with(py, there)??;
         if is_there {
             self.awake(&link);
         }
         Ok(!is_there)
     }
 
-    pub(super) fn awake(&self, link: &Link) {
+    pub(super) fn awake(&self, link: &ClientLink) {
         if self.asleep.swap(false, Relaxed) {
             self.looks.store(0, Relaxed);
             link.asleep.fetch_sub(1, Relaxed);
-            self.be_patient(link, false, false);
+            self.set_batching(link, false, false);
             self.leave(link, 0);
         }
     }
 
     fn in_flight(&self, py: Python<'_>) -> u32 {
-        let count = |ends: &mut Ends| ends.rings.as_mut().map_or(0, |r| r.producer.in_flight());
-        self.ends.with(py, count).unwrap_or(0)
+        let count =
+            |state: &mut StreamState| state.rings.as_mut().map_or(0, |r| r.producer.in_flight());
+        self.state.with(py, count).unwrap_or(0)
     }
 
     /// How many events the worker has handled since this fell asleep; None if it did not, or is not
-    /// patient.
+    /// batching.
     pub(super) fn handled_asleep(&self, py: Python<'_>) -> Option<u64> {
         match self.left.load(Relaxed) {
             0 => None,
@@ -281,35 +330,35 @@ impl ClientEnds {
     }
 
     /// Notes how many events the worker has left.
-    fn leave(&self, link: &Link, left: u32) {
+    fn leave(&self, link: &ClientLink, left: u32) {
         let before = self.left.swap(left, Relaxed);
         link.left.fetch_add(left.into(), Relaxed);
         link.left.fetch_sub(before.into(), Relaxed);
     }
 
     /// Whether what sleeps on this stream may be woken a little late, and whether it is to send more.
-    fn be_patient(&self, link: &Link, patient: bool, sending: bool) {
-        count(&self.patient, &link.patient, patient);
+    fn set_batching(&self, link: &ClientLink, batching: bool, sending: bool) {
+        count(&self.batching, &link.batching, batching);
         count(&self.sending, &link.sending, sending);
     }
 
     pub(super) fn flush_results(&self, py: Python<'_>) {
-        let _ = self.ends.with(py, |ends| {
-            if ends.rings.as_mut().is_some_and(|r| r.consumer.publish()) {
-                ends.place.notify();
+        let _ = self.state.with(py, |state| {
+            if state.rings.as_mut().is_some_and(|r| r.consumer.publish()) {
+                state.at.notify();
             }
         });
     }
 
     /// The end was seen: the slot goes back. Gives what made the stream fail, if its worker did.
     pub(super) fn finish(&self, py: Python<'_>) -> PyResult<Option<PyErr>> {
-        let (left, failure) = self.ends.with(py, |ends| {
-            let left = ends.leave();
-            ends.ended = true;
-            if let Kept::All(journal) = &mut ends.kept {
+        let (left, failure) = self.state.with(py, |state| {
+            let left = state.leave();
+            state.ended = true;
+            if let Store::Journal(journal) = &mut state.store {
                 journal.close();
             }
-            (left, ends.failure.take())
+            (left, state.failure.take())
         })?;
         self.let_go(py, left);
         self.waits.wake(py);
@@ -321,31 +370,30 @@ impl ClientEnds {
         if !self.flush_backlog(py)? {
             return Ok(false);
         }
-        let place = self.ends.with(py, |ends| {
-            if let Some(rings) = &mut ends.rings {
+        let (link, slot, stream) = self.state.with(py, |state| {
+            if let Some(rings) = &mut state.rings {
                 rings.producer.publish();
             }
-            let place = &ends.place;
-            (place.link.clone(), place.slot, place.number)
+            let at = &state.at;
+            (at.link.clone(), at.slot, at.number)
         })?;
-        let (link, slot, stream) = place;
-        if !link.dead.load(Relaxed) {
-            link.tell(py, &Control::Detach { slot, stream })?;
+        if !link.is_dead() {
+            link.send(py, &Control::Detach { slot, stream })?;
         }
         Ok(true)
     }
 
-    /// Whether somebody has to have an eye on its worker.
-    pub(super) fn is_limited(&self) -> bool {
-        self.budgets != (None, None, None)
+    /// Whether the supervisor has to watch its worker.
+    fn has_limits(&self) -> bool {
+        self.limits != UsageLimits::default()
     }
 
     /// Gives back what the stream had of its link.
-    pub(super) fn let_go(&self, py: Python<'_>, left: Option<(Rings, Arc<Link>, u32)>) {
+    pub(super) fn let_go(&self, py: Python<'_>, left: Option<(RingPair, Arc<ClientLink>, u32)>) {
         if let Some((rings, link, slot)) = left {
             self.awake(&link);
             drop(rings);
-            if self.is_limited() {
+            if self.has_limits() {
                 link.end.end_limit();
             }
             let _ = link.slow.with(py, |slow| slow.forget(slot));
@@ -353,11 +401,12 @@ impl ClientEnds {
         }
     }
 
-    /// Nobody wants the results: drops them up to the end, so that the slot comes back.
+    /// Drops the results of a stream that has no user any more, up to its end, so that the slot comes
+    /// back.
     pub(super) fn drop_results(&self, py: Python<'_>) {
-        let over = self.ends.wait_with(py, |ends| {
-            let failed = ends.failure.is_some();
-            let Some(rings) = ends.rings.as_mut() else {
+        let over = self.state.wait_with(py, |state| {
+            let failed = state.failure.is_some();
+            let Some(rings) = state.rings.as_mut() else {
                 return false;
             };
             loop {
@@ -380,31 +429,31 @@ impl ClientEnds {
         }
     }
 
-    /// The worker is dead, or cannot be believed any more: what it has sent is still received.
-    pub(super) fn fail(&self, py: Python<'_>, error: PyErr) {
-        let _ = self.ends.wait_with(py, |ends| {
-            ends.failure = Some(error);
-            if let Kept::All(journal) = &mut ends.kept
-                && journal.homeless
+    /// See [`LinkedStream::fail`](super::link::LinkedStream::fail).
+    pub(super) fn fail_with(&self, py: Python<'_>, error: PyErr) {
+        let _ = self.state.wait_with(py, |state| {
+            state.failure = Some(error);
+            if let Store::Journal(journal) = &mut state.store
+                && journal.unplaced
             {
-                ends.ended = true;
+                state.ended = true;
                 journal.close();
             }
         });
         self.waits.wake(py);
         if self.orphaned.load(Relaxed) {
-            self.drop_results(py); // nobody else will
+            self.drop_results(py); // its user is gone
         }
     }
 
-    /// Wakes who sleeps here if something has come, whatever the link says; true if the worker is to
+    /// Wakes the tasks that sleep here if something has come, whatever the link says; true if the worker is to
     /// look as well, which has been noted. It always is while events wait for it, and otherwise less
     /// and less often, so that thousands of idle streams cost nothing.
     pub(super) fn look_again(&self, py: Python<'_>) -> bool {
-        let seen = self.ends.with(py, |ends| {
-            let before = ends.progress;
-            let (sent, handled) = ends.progress_now();
-            let news = match &mut ends.rings {
+        let seen = self.state.with(py, |state| {
+            let before = state.progress;
+            let (sent, handled) = state.progress_now();
+            let news = match &mut state.rings {
                 Some(rings) => {
                     rings.restate();
                     rings.consumer.has_data() || before.1 != handled
@@ -414,9 +463,9 @@ impl ClientEnds {
             let looks = self.looks.fetch_add(1, Relaxed) + 1;
             let remind = sent != handled || looks.is_power_of_two() || looks.is_multiple_of(RARELY);
             if remind {
-                ends.place.link.end.note(ends.place.slot);
+                state.at.link.end.note(state.at.slot);
             }
-            (news, remind, ends.place.link.clone())
+            (news, remind, state.at.link.clone())
         });
         let Ok((news, remind, link)) = seen else {
             return false;
@@ -429,7 +478,7 @@ impl ClientEnds {
     }
 }
 
-impl Sweep for ClientEnds {
+impl Sweep for RingStream {
     fn sweep(&self, py: Python<'_>) {
         self.flush_results(py);
     }

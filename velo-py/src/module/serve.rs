@@ -1,21 +1,23 @@
-//! What a client says to its worker, and how the streams begin that it opens.
+//! What a worker does for its clients: it obeys their control messages and starts their streams.
 //!
-//! From the message to a function's first step there is no Python but what the task and the function
-//! need: somebody waits for what the step brings, and what is run after a pause comes from memory.
+//! Between the message that opens a stream and the function's first step, only the task and the function
+//! run Python code. The client waits for the first result, and after a pause each line of Python that
+//! runs has to come from main memory.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyDict, PyString, PyTuple, PyType};
+use velo_shm::Link;
+use velo_supervisor::Key;
 
-use super::Link;
+use crate::cell::GilCell;
 use crate::errors;
 use crate::ffi::turn;
-use crate::function::deadline::Budget;
+use crate::function::deadline::Deadline;
 use crate::function::eager::note_name;
 use crate::function::port::Port;
 use crate::function::pump::Pump;
@@ -24,48 +26,39 @@ use crate::keys::frames::Terms;
 use crate::keys::outlet::Outlet;
 use crate::keys::runner::LaneRunner;
 use crate::keys::table::KeyTable;
+use crate::module::worker_link::{Request, SessionRequest};
 use crate::process::control::{self, Control};
+use crate::process::worker::ports::Ports;
+use crate::process::worker::ring_port::Opening;
 
-/// A link, and what its client's streams run in.
+/// A link, and the context and functions of its client's streams.
 pub struct Served {
-    pub(super) link: Arc<Link>,
+    ports: Arc<Ports>,
+    /// The session that the stream which is opened next is to be attached to.
+    attaches: GilCell<Option<SessionKey>>,
     event_loop: Py<PyAny>,
-    /// The context that each stream has a copy of.
+    /// Each stream runs in a copy of this context.
     context: Py<PyAny>,
     /// `(function, whether it has a state)` by number; `bytes` where it has yet to be loaded.
     functions: Py<PyDict>,
-    /// Called with the number of a function that has yet to be loaded; returns what `functions` has
-    /// then.
+    /// Loads the function of a number, and returns what `functions` has for it from then on.
     load: Py<PyAny>,
-    /// Called with what the client says, `(what, ...)`.
+    /// Called with `(order, ...)` for each message that Python code has to obey.
     handle: Py<PyAny>,
-}
-
-/// Where a stream is: its slot, and the client's number of it.
-type Place = (u32, u64);
-/// How many events and bytes, whether it drops events, recovers, and is restored.
-type Limits = (u32, u64, bool, bool, bool);
-
-/// A stream that a client opens.
-struct Opening {
-    place: Place,
-    function: u64,
-    limits: Limits,
-    budgets: (Option<f64>, Option<f64>),
-    name: String,
 }
 
 impl Served {
     /// Serves a link.
     pub fn new(
-        link: Arc<Link>,
+        ports: Arc<Ports>,
         event_loop: Py<PyAny>,
         context: Py<PyAny>,
         functions: Py<PyDict>,
         (load, handle): (Py<PyAny>, Py<PyAny>),
     ) -> Self {
         Served {
-            link,
+            ports,
+            attaches: GilCell::default(),
             event_loop,
             context,
             functions,
@@ -74,25 +67,26 @@ impl Served {
         }
     }
 
-    /// Whether there is something to do.
-    pub fn has_something(&self) -> bool {
-        self.link.end.any_ready()
+    /// The link's end.
+    pub fn end(&self) -> &Link {
+        &self.ports.line.end
     }
 
-    /// Lets the functions go on whose streams changed, and does what the client says.
+    /// Whether the client has set something ready.
+    pub fn is_ready(&self) -> bool {
+        self.end().any_ready()
+    }
+
+    /// Resumes the functions whose streams changed, and does what the client's messages ask for.
     pub fn process_ready(&self, py: Python<'_>) -> PyResult<()> {
-        if self.link.broken.load(Relaxed) {
-            return Err(errors::corrupted(
-                "the control messages of a link were written over",
-            ));
-        }
+        self.ports.line.check()?;
         let mut ready = Vec::new();
-        self.link.end.take_ready(|slot| ready.push(slot));
+        self.end().take_ready(|slot| ready.push(slot));
         let mut messages = Vec::new();
         for slot in ready {
             if slot == control::SLOT {
-                self.read_control(py, &mut messages)?;
-            } else if let Some(port) = self.link.port(py, slot) {
+                messages.append(&mut self.ports.line.receive(py)?);
+            } else if let Some(port) = self.ports.get(py, slot) {
                 port.wake(py);
             }
         }
@@ -101,17 +95,8 @@ impl Served {
             .try_for_each(|message| self.obey(py, message))
     }
 
-    fn read_control(&self, py: Python<'_>, messages: &mut Vec<Control>) -> PyResult<()> {
-        self.link.state.with(py, |state| {
-            while let Some(message) = control::receive(py, &mut state.control_in)? {
-                messages.push(message);
-            }
-            Ok(())
-        })?
-    }
-
     fn obey(&self, py: Python<'_>, message: Control) -> PyResult<()> {
-        let told = match message {
+        let order = match message {
             Control::Open {
                 stream,
                 slot,
@@ -126,17 +111,25 @@ impl Served {
                 event_ms,
                 name,
             } => {
-                let opening = Opening {
-                    place: (slot, stream),
+                let request = Request {
+                    opening: Opening {
+                        slot,
+                        number: stream,
+                        buffer,
+                        max_bytes,
+                        drops,
+                        recovers,
+                        restored,
+                    },
                     function,
-                    limits: (buffer, max_bytes, drops, recovers, restored),
-                    budgets: (seconds(stall_ms), seconds(event_ms)),
+                    stall_timeout: seconds(stall_ms),
+                    event_timeout: seconds(event_ms),
                     name,
                 };
-                return match self.link.state.with(py, |state| state.keep.take())? {
-                    Some(keep) => self.keep(py, opening, keep),
-                    None if lane => self.start_lane(py, opening),
-                    None => self.start(py, opening),
+                return match self.attaches.with(py, Option::take)? {
+                    Some(key) => self.attach(py, request, key),
+                    None if lane => self.start_lane(py, request),
+                    None => self.start(py, request),
                 };
             }
             Control::Keep {
@@ -145,10 +138,13 @@ impl Served {
                 timeout_ms,
                 shown,
             } => {
-                let key = PyBytes::new(py, &key.0);
-                let keep = (key, grant, seconds(timeout_ms), shown).into_pyobject(py)?;
-                let keep = Some(keep.unbind());
-                return Ok(self.link.state.with(py, |state| state.keep = keep)?);
+                let key = SessionKey {
+                    key,
+                    grant,
+                    timeout: seconds(timeout_ms),
+                    shown,
+                };
+                return Ok(self.attaches.with(py, |next| *next = Some(key))?);
             }
             Control::Define {
                 function,
@@ -158,10 +154,14 @@ impl Served {
             Control::Levels { packed } => {
                 ("levels", PyBytes::new(py, &packed)).into_pyobject(py)?
             }
+            Control::Surroundings { packed } => {
+                ("surroundings", PyBytes::new(py, &packed)).into_pyobject(py)?
+            }
+            Control::Forget { function } => ("forget", function).into_pyobject(py)?,
             Control::Snapshot { slot, stream } => ("snapshot", slot, stream).into_pyobject(py)?,
             Control::Cancel { slot } => ("cancel", slot).into_pyobject(py)?,
             Control::Close { slot } => {
-                self.link.close(py, slot);
+                self.ports.close(py, slot);
                 return Ok(());
             }
             Control::Ended { .. }
@@ -173,26 +173,26 @@ impl Served {
                 ));
             }
         };
-        self.tell(py, told)
+        self.order(py, order)
     }
 
     /// Starts a function on its half of a stream, as a task that has had its first turn.
-    fn start(&self, py: Python<'_>, opening: Opening) -> PyResult<()> {
-        let Opening {
-            place,
+    fn start(&self, py: Python<'_>, request: Request) -> PyResult<()> {
+        let Request {
+            opening,
             function,
-            limits,
-            budgets: (stall, event),
+            stall_timeout,
+            event_timeout,
             name,
-        } = opening;
+        } = request;
         let task_name = PyString::new(py, &name);
         let event_loop = self.event_loop.clone_ref(py);
         let port = self
-            .link
-            .port_at(py, event_loop, place, limits, Arc::default(), false)?;
+            .ports
+            .open(py, event_loop, &opening, Arc::default(), false)?;
         let port = Port::Ring(port);
-        let budget = Budget::new(name, &port, stall, event);
-        let port = StreamPort::new(port, budget);
+        let deadline = Deadline::new(name, &port, stall_timeout, event_timeout);
+        let port = StreamPort::new(port, deadline);
         let Some(pump) = self.pump(py, &port, function)? else {
             return Ok(());
         };
@@ -200,30 +200,33 @@ impl Served {
         let context = turn::copy_of(self.context.bind(py))?;
         note_name(context.bind(py), &task_name)?;
         let task = self.task(py, pump.bind(py), &task_name, &context)?;
-        // Somebody may wait for what its first step brings.
-        let stepped = port.attach(py, pump, task.clone().unbind(), context);
-        self.tell(py, ("started", place.0, function, task).into_pyobject(py)?)?;
-        stepped
+        // The client may wait for what the first step brings.
+        let ran = port.attach(py, pump, task.clone().unbind(), context);
+        self.order(
+            py,
+            ("started", opening.slot, function, task).into_pyobject(py)?,
+        )?;
+        ran
     }
 
     /// Starts a key table on its half of a lane.
-    fn start_lane(&self, py: Python<'_>, opening: Opening) -> PyResult<()> {
-        let Opening {
-            place,
+    fn start_lane(&self, py: Python<'_>, request: Request) -> PyResult<()> {
+        let Request {
+            opening,
             function,
-            limits,
-            budgets: (stall, event),
+            stall_timeout,
+            event_timeout,
             name,
-        } = opening;
+        } = request;
         let task_name = PyString::new(py, &name);
         let event_loop = self.event_loop.clone_ref(py);
         let port = self
-            .link
-            .port_at(py, event_loop, place, limits, Arc::default(), false)?;
+            .ports
+            .open(py, event_loop, &opening, Arc::default(), false)?;
         let known = match self.functions.bind(py).get_item(function)? {
             Some(known) if known.extract::<(Bound<'_, PyAny>, bool)>().is_ok() => Ok(known),
             // Importing its module is a part of it, and may fail, or worse.
-            _ => port.on_board(py, None, || self.load.bind(py).call1((function,))),
+            _ => port.observe_step(py, None, || self.load.bind(py).call1((function,))),
         };
         let known = match known.and_then(|known| known.extract::<(Py<PyAny>, bool)>()) {
             Ok(known) => known,
@@ -236,7 +239,7 @@ impl Served {
         let context = turn::copy_of(self.context.bind(py))?;
         note_name(context.bind(py), &task_name)?;
         let terms = Terms {
-            window: limits.0,
+            window: opening.buffer,
             tells_all: false,
         };
         let table = KeyTable::new(
@@ -244,15 +247,19 @@ impl Served {
             context.clone_ref(py),
             known,
             name,
-            (terms, stall, event),
+            (terms, stall_timeout, event_timeout),
             Outlet::Ring(port.clone()),
         );
         let runner = Py::new(py, LaneRunner::new(port, table))?;
         let task = self.task(py, runner.bind(py), &task_name, &context)?;
-        self.tell(py, ("started", place.0, function, task).into_pyobject(py)?)
+        self.order(
+            py,
+            ("started", opening.slot, function, task).into_pyobject(py)?,
+        )
     }
 
-    /// What runs the function; None if there is none to run, and the stream has ended.
+    /// The coroutine that runs the function; None if the function failed to load or to begin, which ends
+    /// the stream.
     fn pump(&self, py: Python<'_>, port: &StreamPort, function: u64) -> PyResult<Option<Pump>> {
         let known = self.functions.bind(py).get_item(function)?;
         match known.map(|known| known.extract::<(Bound<'_, PyAny>, bool)>()) {
@@ -278,22 +285,30 @@ impl Served {
             .call((pump,), Some(&options))
     }
 
-    /// Attaches a stream to a function that is kept.
-    fn keep(&self, py: Python<'_>, opening: Opening, keep: Py<PyTuple>) -> PyResult<()> {
-        let Opening {
-            place,
-            function,
-            limits,
-            budgets,
-            name,
-        } = opening;
-        let told = ("keep", keep, place, function, limits, (budgets, name));
-        self.tell(py, told.into_pyobject(py)?)
+    /// Has a stream attached to the session under a key.
+    fn attach(&self, py: Python<'_>, request: Request, key: SessionKey) -> PyResult<()> {
+        let request = SessionRequest {
+            request,
+            key: key.key,
+            grant: key.grant,
+            timeout: key.timeout,
+            shown: key.shown,
+        };
+        self.order(py, ("keep", Py::new(py, request)?).into_pyobject(py)?)
     }
 
-    fn tell(&self, py: Python<'_>, what: Bound<'_, PyTuple>) -> PyResult<()> {
-        self.handle.bind(py).call1(what).map(drop)
+    /// Has Python do what the client asks for.
+    fn order(&self, py: Python<'_>, order: Bound<'_, PyTuple>) -> PyResult<()> {
+        self.handle.bind(py).call1(order).map(drop)
     }
+}
+
+/// The session that the next stream is to be attached to.
+struct SessionKey {
+    key: Key,
+    grant: u64,
+    timeout: Option<f64>,
+    shown: String,
 }
 
 /// A limit as it travels: 0 for none.

@@ -5,22 +5,23 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use pyo3::prelude::*;
 
-use super::ClientLink;
-use super::journal::{Death, Entry, Journal, Terms};
-use super::ring_stream::{ClientEnds, Ends, Kept};
+use super::{RingStream, Store, StreamState};
 use crate::codec::{Codec, CopyMemory, codec};
 use crate::errors;
+use crate::flow::Offer;
+use crate::process::client::blame::{Death, Place};
+use crate::process::client::journal::{Entry, Journal, Terms};
+use crate::process::client::link::ClientLink;
 use crate::process::control::Control;
-use crate::user::channel::Offer;
 
-impl Ends {
+impl StreamState {
     /// Whether there is something to be done that no task of the user's waits for: events to send
     /// that found no room, or results that were taken from another worker.
     fn is_due(&mut self) -> PyResult<bool> {
         if self.has_ended() {
             return Ok(true);
         }
-        let (Some(rings), Kept::All(journal)) = (&mut self.rings, &mut self.kept) else {
+        let (Some(rings), Store::Journal(journal)) = (&mut self.rings, &mut self.store) else {
             return Ok(true);
         };
         Ok(journal.is_ours(rings) || journal.is_behind() && rings.has_space()?)
@@ -30,20 +31,20 @@ impl Ends {
     fn may_recover(&self) -> bool {
         self.rings.is_some()
             && self.failure.is_none()
-            && matches!(&self.kept, Kept::All(journal) if !journal.cancelled)
+            && matches!(&self.store, Store::Journal(journal) if !journal.cancelled)
     }
 }
 
-impl ClientEnds {
+impl RingStream {
     /// Offers an event to a stream with a journal; None if it has none.
-    pub(super) fn offer_journal(
+    pub(in crate::process::client) fn offer_journal(
         &self,
         py: Python<'_>,
         codec: &Codec,
         event: &Bound<'_, PyAny>,
     ) -> PyResult<Option<Offer>> {
-        self.ends.with(py, |ends| {
-            let (Kept::All(journal), rings) = (&mut ends.kept, &mut ends.rings) else {
+        self.state.with(py, |state| {
+            let (Store::Journal(journal), rings) = (&mut state.store, &mut state.rings) else {
                 return Ok(None);
             };
             match journal.accept(rings.as_mut(), codec, event, &self.name)? {
@@ -58,30 +59,33 @@ impl ClientEnds {
         })?
     }
 
-    /// Brings the worker up to date: sends what it has not been sent, drops what it yields again.
-    pub(super) fn catch_up(&self, py: Python<'_>) -> PyResult<()> {
+    /// Brings the worker up to date: sends it the events that it misses, drops results that it repeats.
+    pub(in crate::process::client) fn catch_up(&self, py: Python<'_>) -> PyResult<()> {
         loop {
-            let waits = self.ends.with(py, |ends| -> PyResult<Option<bool>> {
-                let (Some(rings), Kept::All(journal)) = (&mut ends.rings, &mut ends.kept) else {
+            let waits = self.state.with(py, |state| -> PyResult<Option<bool>> {
+                let (Some(rings), Store::Journal(journal)) = (&mut state.rings, &mut state.store)
+                else {
                     return Ok(None);
                 };
-                if ends.ended || ends.failure.is_some() {
+                if state.ended || state.failure.is_some() {
                     return Ok(Some(false));
                 }
                 journal.advance(rings, &self.name)?;
                 journal.push_to(rings)?;
                 if rings.producer.publish() | rings.consumer.publish() {
-                    ends.place.notify();
+                    state.at.notify();
                 }
                 Ok(Some(journal.is_behind() || journal.is_replaying()))
             })?;
             match waits {
                 Ok(None) => return Ok(()),
                 Ok(Some(false)) => break,
-                Ok(Some(true)) if self.sleep_unless(py, false, false, Ends::is_due)? => break,
+                Ok(Some(true)) if self.sleep_unless(py, false, false, StreamState::is_due)? => {
+                    break;
+                }
                 Ok(Some(true)) => {}
                 Err(error) => {
-                    self.fail(py, error);
+                    self.fail_with(py, error);
                     break;
                 }
             }
@@ -89,13 +93,17 @@ impl ClientEnds {
         self.after_look(py, false)
     }
 
-    /// Tells whoever is to know of what a look at the journal has shown: senders, that there may be
-    /// room; the worker, that a sender waits for a snapshot.
-    pub(super) fn after_look(&self, py: Python<'_>, waits: bool) -> PyResult<()> {
-        let (shorter, ask) = self.ends.with(py, |ends| match &mut ends.kept {
-            Kept::All(journal) => {
+    /// Acts on what a look at the journal has shown: wakes senders, for which there may be room; asks
+    /// the worker for a snapshot, if a sender waits for one.
+    pub(in crate::process::client) fn after_look(
+        &self,
+        py: Python<'_>,
+        waits: bool,
+    ) -> PyResult<()> {
+        let (shorter, ask) = self.state.with(py, |state| match &mut state.store {
+            Store::Journal(journal) => {
                 let ask = waits && journal.asks();
-                let place = &ends.place;
+                let place = &state.at;
                 let ask = ask.then(|| (place.link.clone(), place.slot, place.number));
                 (journal.told_senders(), ask)
             }
@@ -105,15 +113,15 @@ impl ClientEnds {
             self.waits.send.wake(py);
         }
         match ask {
-            Some((link, slot, stream)) => link.tell(py, &Control::Snapshot { slot, stream }),
+            Some((link, slot, stream)) => link.send(py, &Control::Snapshot { slot, stream }),
             None => Ok(()),
         }
     }
 
-    /// The worker is gone, or is to be: has another one looked for. False: the stream cannot go on.
+    /// The stream leaves its worker: has Python look for another one. False: the stream cannot go on.
     ///
     /// `died` says how and where it died; None if it did not.
-    pub(super) fn leaves_worker(
+    pub(in crate::process::client) fn leaves_worker(
         self: &Arc<Self>,
         py: Python<'_>,
         died: Option<(&PyErr, Death)>,
@@ -121,14 +129,15 @@ impl ClientEnds {
         let Some(recover) = &self.recover else {
             return Ok(false);
         };
-        let poison = self.ends.wait_with(py, |ends| {
-            if !ends.may_recover() || self.orphaned.load(Relaxed) {
+        let poison = self.state.wait_with(py, |state| {
+            if !state.may_recover() || self.orphaned.load(Relaxed) {
                 return None;
             }
-            let (Some(rings), Kept::All(journal)) = (&mut ends.rings, &mut ends.kept) else {
+            let (Some(rings), Store::Journal(journal)) = (&mut state.rings, &mut state.store)
+            else {
                 return None;
             };
-            let asked = ends.asked;
+            let asked = state.asked;
             Some(died.and_then(|(_, death)| journal.blame(rings, asked, death)))
         })?;
         let Some(poison) = poison else {
@@ -138,29 +147,52 @@ impl ClientEnds {
             stream: self.clone(),
         };
         let error = died.map(|(error, _)| error.clone_ref(py).into_value(py));
+        let poison = poison.map(|Place { event, at_work }| Poison { event, at_work });
         recover.call1(py, (recovery, error, poison))?;
         Ok(true)
     }
 }
 
+/// The event at which the function of a stream has ended too many workers.
+#[pyclass(frozen, get_all, module = "velo._core")]
+pub struct Poison {
+    /// The number of the event; 0 before the first.
+    event: u64,
+    /// The function was at work on that event, and not past it.
+    at_work: bool,
+}
+
 /// A stream on its way from one worker to another.
 #[pyclass(frozen, module = "velo._core")]
 pub struct Recovery {
-    pub(super) stream: Arc<ClientEnds>,
+    pub(in crate::process::client) stream: Arc<RingStream>,
 }
 
 impl Recovery {
-    /// How the stream is kept, if another worker is still wanted for it.
-    pub(super) fn terms(&self, py: Python<'_>) -> PyResult<Option<Terms>> {
+    /// Whether the stream is still on this link, and another worker could take it over.
+    pub(in crate::process::client) fn may_leave_link(
+        &self,
+        py: Python<'_>,
+        link: &Arc<ClientLink>,
+    ) -> PyResult<bool> {
+        let here = |state: &mut StreamState| {
+            Arc::ptr_eq(&state.at.link, link) && !state.ended && state.may_recover()
+        };
+        let here = self.stream.state.wait_with(py, here)?;
+        Ok(here && !self.stream.orphaned.load(Relaxed))
+    }
+
+    /// How the stream is kept; None if it needs no other worker any more.
+    pub(in crate::process::client) fn terms(&self, py: Python<'_>) -> PyResult<Option<Terms>> {
         let terms = self.with_journal(py, |journal| journal.terms)?;
         Ok(self.wanted(py)?.then_some(terms))
     }
 
     fn with_journal<R>(&self, py: Python<'_>, f: impl FnOnce(&mut Journal) -> R) -> PyResult<R> {
         self.stream
-            .ends
-            .wait_with(py, |ends| match &mut ends.kept {
-                Kept::All(journal) => Ok(f(journal)),
+            .state
+            .wait_with(py, |state| match &mut state.store {
+                Store::Journal(journal) => Ok(f(journal)),
                 _ => Err(errors::velo("this stream has no journal")),
             })?
     }
@@ -174,29 +206,20 @@ impl Recovery {
         &self.stream.name
     }
 
-    /// Whether the stream is still on this link, and could be taken from there.
-    fn may_leave(&self, py: Python<'_>, link: &ClientLink) -> PyResult<bool> {
-        let here = |ends: &mut Ends| {
-            Arc::ptr_eq(&ends.place.link, &link.link) && !ends.ended && ends.may_recover()
-        };
-        let here = self.stream.ends.wait_with(py, here)?;
-        Ok(here && !self.stream.orphaned.load(Relaxed))
-    }
-
     /// Takes the stream from its worker, which forgets it if it lives.
     fn begin(&self, py: Python<'_>) -> PyResult<()> {
-        let left = self.stream.ends.wait_with(py, |ends| {
-            let left = ends.leave();
-            if let Kept::All(journal) = &mut ends.kept {
-                journal.homeless = true;
+        let left = self.stream.state.wait_with(py, |state| {
+            let left = state.leave();
+            if let Store::Journal(journal) = &mut state.store {
+                journal.unplaced = true;
             }
-            (ends.ended, ends.asked) = (false, false);
+            (state.ended, state.asked) = (false, false);
             left
         })?;
         if let Some((_, link, slot)) = &left
-            && !link.dead.load(Relaxed)
+            && !link.is_dead()
         {
-            link.tell(py, &Control::Cancel { slot: *slot })?;
+            link.send(py, &Control::Cancel { slot: *slot })?;
         }
         self.stream.let_go(py, left);
         Ok(())
@@ -205,11 +228,11 @@ impl Recovery {
     /// Whether another worker is still wanted.
     #[getter]
     fn wanted(&self, py: Python<'_>) -> PyResult<bool> {
-        let homeless = self.with_journal(py, |journal| journal.homeless)?;
-        Ok(homeless && !self.stream.orphaned.load(Relaxed))
+        let unplaced = self.with_journal(py, |journal| journal.unplaced)?;
+        Ok(unplaced && !self.stream.orphaned.load(Relaxed))
     }
 
-    /// An event, as the worker got it. None when it is not kept any more.
+    /// An event, as the worker got it. None when the journal does not keep it any more.
     fn event<'py>(&self, py: Python<'py>, number: u64) -> PyResult<Option<Bound<'py, PyAny>>> {
         let Some(event) = self.with_journal(py, |journal| journal.event(number))? else {
             return Ok(None);
@@ -228,6 +251,6 @@ impl Recovery {
     /// No worker can be had: the stream fails. Results that a dead worker has left can be taken
     /// before, unless `begin` was called.
     fn fail(&self, py: Python<'_>, error: &Bound<'_, PyAny>) {
-        self.stream.fail(py, PyErr::from_value(error.clone()));
+        self.stream.fail_with(py, PyErr::from_value(error.clone()));
     }
 }

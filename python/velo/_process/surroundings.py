@@ -1,0 +1,128 @@
+"""Where this process is: what functions in its workers are to find as if they ran here.
+
+The working directory, the environment, `sys.path` and `sys.argv` of a process change while it runs,
+and modules are reloaded. Workers of its own are told before a stream opens there. Workers that
+other programs use as well stay what their supervisor is; what then differs is said once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from typing import Any
+
+from velo import _core
+from velo._environment import AT_FIRST
+from velo._function.import_paths import encoded, import_paths
+
+__all__ = ["Surroundings", "here"]
+
+_OWN = {"VELO_IDLE_TIMEOUT", "VELO_METRICS", "VELO_PYTHON", "VELO_SPIN", "VELO_SUPERVISOR"}
+
+
+class _Reloads:
+    """Notes which modules are reloaded, whoever does it: only then is a finder given the module."""
+
+    def __init__(self) -> None:
+        self.counts: dict[str, int] = {}
+
+    def find_spec(self, name: str, _path: Any, target: Any = None) -> None:
+        """Find nothing."""
+        if target is not None:
+            self.counts[name] = self.counts.get(name, 0) + 1
+
+
+_reloads = _Reloads()
+
+
+class Surroundings:
+    """What this process tells its workers."""
+
+    def __init__(self) -> None:
+        self._known: Any = None
+        self._packed = b""
+        self._warned: set[str] = set()
+
+    def packed(self, *, shared: bool) -> bytes:
+        """Return them; the same object as long as nothing has changed.
+
+        Args:
+            shared: The worker may serve other programs, too.
+
+        """
+        if shared:
+            return self._of_shared()
+        try:
+            folder = os.getcwdb()
+        except OSError:
+            folder = b""
+        environment = getattr(os.environ, "_data", os.environ)
+        known = self._known
+        if (
+            known is None
+            or folder != known[0]
+            or environment != known[1]
+            or sys.path != known[2]
+            or sys.argv != known[3]
+            or _reloads.counts != known[4]
+        ):
+            if _reloads not in sys.meta_path:
+                sys.meta_path.insert(0, _reloads)
+            self._known = known = (
+                *(folder, dict(environment), list(sys.path)),
+                *(list(sys.argv), dict(_reloads.counts)),
+            )
+            self._packed = _core.dumps(
+                {
+                    "pid": os.getpid(),
+                    "folder": folder,
+                    "environment": {
+                        os.fsencode(name): os.fsencode(value) for name, value in os.environ.items()
+                    },
+                    "path": [encoded(path) for path in import_paths()],
+                    "argv": [encoded(word) for word in sys.argv if isinstance(word, str)],
+                    "reloaded": dict(_reloads.counts),
+                }
+            )
+        return self._packed
+
+    def _of_shared(self) -> bytes:
+        """Return what a worker of several programs needs; warn of what it does not take over."""
+        if not self._packed:
+            self._packed = _core.dumps({"pid": os.getpid()})
+        environment = getattr(os.environ, "_data", os.environ)
+        if environment != AT_FIRST:
+            changed = environment.items() ^ AT_FIRST.items()
+            # Those that velo reads in this process are nothing to its workers.
+            names = sorted({os.fsdecode(name) for name, _ in changed} - _OWN)
+            if names:
+                shown = ", ".join(f"`{name}`" for name in names[:5])
+                self._warn_of("environment", f"the environment ({shown})")
+        if _reloads not in sys.meta_path:
+            sys.meta_path.insert(0, _reloads)
+        for name in _reloads.counts:
+            self._warn_of(f"module {name}", f"module `{name}`, which was reloaded,")
+        return self._packed
+
+    def _warn_of(self, what: str, shown: str) -> None:
+        if what not in self._warned:
+            self._warned.add(what)
+            warnings.warn(
+                f"this program has changed {shown} since it started; workers of a standalone "
+                "supervisor keep what they have: pass it in events, or use "
+                '`supervisor="embedded"`',
+                RuntimeWarning,
+                stacklevel=2,
+            )
+
+
+here = Surroundings()
+
+
+def _in_child() -> None:
+    """Begin anew: a forked process is another one, for its own workers."""
+    here.__init__()  # type: ignore[misc]
+
+
+os.register_at_fork(after_in_child=_in_child)

@@ -1,0 +1,205 @@
+//! Reading a payload: bounds and budgets.
+//!
+//! Every length is compared with what is left before anything is allocated for it, and containers
+//! may not promise more items, all together, than bytes are left to hold them. So a payload costs
+//! memory in proportion to its size, whatever it claims.
+
+use std::marker::PhantomData;
+
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyString};
+
+use super::error::{Fault, fault, judge};
+use super::keys;
+use super::lookups::Lookups;
+use super::marker::MAX_DEPTH;
+use super::memory::Memory;
+use super::utf8;
+use crate::cell::Busy;
+
+/// Reads one value of any type: what the types that hold other values need of the dispatch above them.
+/// It is a type parameter, not an object, so that the compiler sees through it.
+pub trait Decode: Sized {
+    /// The next value.
+    fn value<'py>(reader: &mut Reader<'_, 'py, Self>) -> Result<Bound<'py, PyAny>, Fault>;
+}
+
+/// One payload being read.
+pub struct Reader<'a, 'py, D> {
+    pub lookups: &'a Lookups,
+    pub py: Python<'py>,
+    payload: &'a [u8],
+    at: usize,
+    depth: usize,
+    /// Values that containers begun so far still wait for; each takes a byte at the least.
+    owed: usize,
+    /// Set by the first pickle, whose objects may raise what they like from then on.
+    pub unpickled: bool,
+    pub memory: &'a mut dyn Memory,
+    dispatch: PhantomData<D>,
+}
+
+impl<'a, 'py, D: Decode> Reader<'a, 'py, D> {
+    /// Begins with the first byte of `payload`.
+    pub fn new(
+        lookups: &'a Lookups,
+        py: Python<'py>,
+        payload: &'a [u8],
+        memory: &'a mut dyn Memory,
+    ) -> Self {
+        Reader {
+            lookups,
+            py,
+            payload,
+            at: 0,
+            depth: 0,
+            owed: 0,
+            unpickled: false,
+            memory,
+            dispatch: PhantomData,
+        }
+    }
+
+    /// How many bytes were read.
+    pub fn position(&self) -> usize {
+        self.at
+    }
+
+    /// How many bytes are left.
+    #[inline(always)]
+    pub fn left(&self) -> usize {
+        self.payload.len() - self.at
+    }
+
+    /// The next byte.
+    #[inline(always)]
+    pub fn u8(&mut self) -> Result<u8, Fault> {
+        match self.payload.get(self.at) {
+            Some(&byte) => {
+                self.at += 1;
+                Ok(byte)
+            }
+            None => fault("an end in the middle"),
+        }
+    }
+
+    /// The next `N` bytes.
+    #[inline(always)]
+    pub fn bytes<const N: usize>(&mut self) -> Result<&'a [u8; N], Fault> {
+        match self.payload[self.at..].first_chunk() {
+            Some(bytes) => {
+                self.at += N;
+                Ok(bytes)
+            }
+            None => fault("an end in the middle"),
+        }
+    }
+
+    /// The next `len` bytes.
+    #[inline(always)]
+    pub fn slice(&mut self, len: usize) -> Result<&'a [u8], Fault> {
+        match self.payload[self.at..].get(..len) {
+            Some(bytes) => {
+                self.at += len;
+                Ok(bytes)
+            }
+            None => fault("a length beyond the end"),
+        }
+    }
+
+    /// The next eight bytes, little-endian, as a length in memory.
+    pub fn len64(&mut self) -> Result<usize, Fault> {
+        match usize::try_from(u64::from_le_bytes(*self.bytes()?)) {
+            Ok(len) => Ok(len),
+            Err(_) => fault("a length beyond the end"),
+        }
+    }
+
+    /// The next `len` bytes as an object that exports them: a view of them, a copy, or a copy that
+    /// may be written to.
+    pub fn buffer(&mut self, len: usize) -> Result<Bound<'py, PyAny>, Fault> {
+        let bytes = self.slice(len)?;
+        if (!bytes.is_empty() || self.memory.is_private())
+            && let Some(view) = self.memory.view(self.py, bytes)?
+        {
+            return Ok(view);
+        }
+        Ok(PyBytes::new(self.py, bytes).into_any())
+    }
+
+    /// Begins a container of `items` values.
+    #[inline]
+    pub fn enter(&mut self, items: usize) -> Result<(), Fault> {
+        if self.depth == MAX_DEPTH {
+            return fault("containers nested too deeply");
+        }
+        if self.owed.saturating_add(items) > self.left() {
+            return fault("more items than bytes");
+        }
+        self.depth += 1;
+        self.owed += items;
+        Ok(())
+    }
+
+    /// Ends what [`Reader::enter`] began.
+    #[inline]
+    pub fn leave(&mut self) {
+        self.depth -= 1;
+    }
+
+    /// The next value of a container.
+    #[inline]
+    pub fn item(&mut self) -> Result<Bound<'py, PyAny>, Fault> {
+        self.owed -= 1;
+        self.value()
+    }
+
+    /// The next value of a dict that is a key: short text is looked up among recent keys.
+    #[inline]
+    pub fn key(&mut self) -> Result<Bound<'py, PyAny>, Fault> {
+        self.owed -= 1;
+        match self.payload.get(self.at) {
+            Some(&head @ 0xa1..=0xbf) => {
+                self.at += 1;
+                let bytes = self.slice(usize::from(head & 0x1f))?;
+                Ok(self.short_key(bytes)?.into_any())
+            }
+            _ => self.value(),
+        }
+    }
+
+    fn short_key(&mut self, bytes: &[u8]) -> Result<Bound<'py, PyString>, Fault> {
+        const { assert!(keys::MAX_LEN >= 0x1f) };
+        let kept = self
+            .lookups
+            .keys
+            .with(self.py, |keys| keys.get(self.py, bytes));
+        kept.unwrap_or_else(|Busy| utf8::text(self.py, bytes))
+    }
+
+    /// An exception for an object that its container refused, which pickled objects may do for any
+    /// reason.
+    #[cold]
+    pub fn unusable(&self, error: PyErr, what: &'static str) -> Fault {
+        if self.unpickled {
+            error.into()
+        } else {
+            judge(self.py, error, what)
+        }
+    }
+
+    /// The next value.
+    pub fn value(&mut self) -> Result<Bound<'py, PyAny>, Fault> {
+        D::value(self)
+    }
+
+    /// A big-endian length of 8, 16 or 32 bits.
+    #[inline(always)]
+    pub fn len(&mut self, size: u8) -> Result<usize, Fault> {
+        Ok(match size {
+            0 => usize::from(self.u8()?),
+            1 => usize::from(u16::from_be_bytes(*self.bytes()?)),
+            _ => u32::from_be_bytes(*self.bytes()?) as usize,
+        })
+    }
+}
