@@ -34,7 +34,7 @@ mod core {
     #[pymodule_export]
     use super::codec::python::{dumps, fingerprint_of, loads};
     #[pymodule_export]
-    use super::csv::CsvParser;
+    use super::csv::{CsvParser, has_long_number};
     #[pymodule_export]
     use super::function::events::Events;
     #[pymodule_export]
