@@ -77,38 +77,22 @@ fn put_aligned<O: Out>(out: &mut O, len: usize) -> Result<&mut [u8], Stop> {
     Ok(&mut room[BUFFER_HEAD + padding..])
 }
 
-/// A buffer that came out of a payload.
-pub struct Buffer<'py> {
-    /// The object that exports it: a view or a copy.
-    pub object: Bound<'py, PyAny>,
-    pub len: usize,
-    /// Others see the same memory, so it must not be written to.
-    pub shared: bool,
-}
-
-/// The buffer that follows.
-pub fn buffer<'py, D: Decode>(decoder: &mut Reader<'_, 'py, D>) -> Result<Buffer<'py>, Fault> {
+/// A buffer, as a view or a copy.
+pub fn buffer<'py, D: Decode>(
+    decoder: &mut Reader<'_, 'py, D>,
+) -> Result<(Bound<'py, PyAny>, usize), Fault> {
     let len = decoder.len64()?;
     match decoder.u8()? {
         LENT => {
             let number = u32::from_le_bytes(*decoder.bytes()?);
             match decoder.memory.lent(decoder.py, number)? {
-                Some((object, size)) if size == len => Ok(Buffer {
-                    object,
-                    len,
-                    shared: !decoder.memory.is_private(),
-                }),
+                Some((lent, size)) if size == len => Ok((lent, len)),
                 _ => fault("a loan that was not made"),
             }
         }
         padding => {
             decoder.slice(usize::from(padding))?;
-            let (object, shared) = decoder.buffer(len)?;
-            Ok(Buffer {
-                object,
-                len,
-                shared,
-            })
+            Ok((decoder.buffer(len)?, len))
         }
     }
 }
@@ -140,7 +124,7 @@ pub fn load<'py, D: Decode>(decoder: &mut Reader<'_, 'py, D>) -> Result<Bound<'p
     }
     let buffers = PyList::empty(py);
     for _ in 0..count {
-        buffers.append(buffer(decoder)?.object)?;
+        buffers.append(buffer(decoder)?.0)?;
     }
     let options = PyDict::new(py);
     options.set_item(intern!(py, "buffers"), buffers)?;

@@ -131,16 +131,16 @@ impl<'a, 'py, D: Decode> Reader<'a, 'py, D> {
         }
     }
 
-    /// The next `len` bytes as an object that exports them, and whether it is a view of memory that
-    /// others see as well. A copy is its receiver's alone, to be written to.
-    pub fn buffer(&mut self, len: usize) -> Result<(Bound<'py, PyAny>, bool), Fault> {
+    /// The next `len` bytes as an object that exports them: a view of them, a copy, or a copy that
+    /// may be written to.
+    pub fn buffer(&mut self, len: usize) -> Result<Bound<'py, PyAny>, Fault> {
         let bytes = self.slice(len)?;
         if (!bytes.is_empty() || self.memory.is_private())
             && let Some(view) = self.memory.view(self.py, bytes)?
         {
-            return Ok((view, !self.memory.is_private()));
+            return Ok(view);
         }
-        Ok((PyByteArray::new(self.py, bytes).into_any(), false))
+        Ok(PyBytes::new(self.py, bytes).into_any())
     }
 
     /// Begins a container of `items` values.
