@@ -17,6 +17,7 @@ mod function_side;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod inline;
+mod keys;
 mod module;
 mod process;
 mod user;
@@ -42,6 +43,14 @@ mod core {
     use super::function::stream_port::StreamPort;
     #[pymodule_export]
     use super::function::ticks::Ticks;
+    #[pymodule_export]
+    use super::keys::key_task::KeyTask;
+    #[pymodule_export]
+    use super::keys::keyed::Keys;
+    #[pymodule_export]
+    use super::keys::results::KeyedResults;
+    #[pymodule_export]
+    use super::keys::runner::LaneRunner;
     #[pymodule_export]
     use super::module::daemon::{default_socket, serve_daemon};
     #[pymodule_export]
@@ -91,6 +100,9 @@ mod core {
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         let py = module.py();
         install::<Events>(py)?;
+        install::<KeyTask>(py)?;
+        install::<KeyedResults>(py)?;
+        install::<LaneRunner>(py)?;
         install::<Operation>(py)?;
         install::<Pump>(py)?;
         install::<Results>(py)?;

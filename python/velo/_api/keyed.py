@@ -209,7 +209,7 @@ class _PlainSource:
 class _AsyncSource:
     """An async iterable. A task reads ahead, so that results arrive while it waits for events."""
 
-    def __init__(self, events: AsyncIterable[Any], group: _core.StreamGroup) -> None:
+    def __init__(self, events: AsyncIterable[Any], group: _core.StreamGroup | _core.Keys) -> None:
         self._group = group
         self._queue: deque[Any] = deque()
         self._room = asyncio.Event()

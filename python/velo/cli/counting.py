@@ -31,6 +31,12 @@ class Counted(StreamFn[Any, Any]):
         super().__init__(fn._function, fn.config)
         self.streams = self._opener = CountingOpener(self._spec, keys)
 
+    def keyed(self, events: Any, key: Any, **_settings: Any) -> Any:
+        """Run one stream for each key, which can be counted one by one."""
+        from velo._api.keyed import keyed
+
+        return keyed(self._opener, events, key)
+
 
 class CountingOpener(StreamOpener[Any, Any]):
     """Opens streams, and counts them.

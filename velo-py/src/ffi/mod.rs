@@ -7,6 +7,7 @@
 
 pub mod asyncgen;
 pub mod buffer;
+pub mod context_vars;
 pub mod destroy;
 pub mod fd;
 pub mod iterate;

@@ -1,5 +1,7 @@
 //! `events`: what a stream function iterates over.
 
+use std::sync::Arc;
+
 use pyo3::exceptions::PyStopAsyncIteration;
 use pyo3::prelude::*;
 use pyo3::types::PyType;
@@ -8,18 +10,33 @@ use crate::errors::Thrown;
 use crate::ffi::send_slot::{Awaitable, Step, coroutine_methods};
 use crate::function::source::{Poll, Source};
 use crate::function::ticks::Ticks;
+use crate::keys::frames::Name;
+use crate::keys::table::KeyTable;
 
 /// The events of one stream, in order: `async for event in events`.
 ///
 /// It is its own `__anext__` awaitable, so that a step allocates nothing but the event. Waiting is
 /// safe to cancel: no event is lost, the next `anext(events)` gets it.
 #[pyclass(frozen, module = "velo._core")]
-pub struct Events(Source);
+pub struct Events(From);
+
+/// Whose events they are.
+enum From {
+    /// A stream's.
+    Stream(Source),
+    /// A key's, of which there are many: no more is kept for each than it takes to find it.
+    Key(Arc<KeyTable>, Name),
+}
 
 impl Events {
     /// The events that come from `source`.
     pub fn new(source: Source) -> Self {
-        Events(source)
+        Events(From::Stream(source))
+    }
+
+    /// The events of a key.
+    pub fn of_key(table: Arc<KeyTable>, name: Name) -> Self {
+        Events(From::Key(table, name))
     }
 }
 
@@ -27,7 +44,11 @@ impl Events {
 impl Events {
     /// The events, and a `velo.events.TICK` whenever `seconds` pass without one.
     fn ticks(&self, seconds: f64) -> PyResult<Ticks> {
-        Ticks::new(self.0.clone(), seconds)
+        let source = match &self.0 {
+            From::Stream(source) => source.clone(),
+            From::Key(table, name) => Source::of_key(table.clone(), *name),
+        };
+        Ticks::new(source, seconds)
     }
 
     /// `Events[In]`, for type checkers.
@@ -48,7 +69,10 @@ impl Events {
     }
 
     fn close(&self, py: Python<'_>) {
-        self.0.port.stop_waiting(py);
+        match &self.0 {
+            From::Stream(source) => source.port.stop_waiting(py),
+            From::Key(table, name) => table.stop_waiting(py, *name),
+        }
     }
 }
 
@@ -57,7 +81,11 @@ impl Awaitable for Events {
 
     #[inline]
     fn step(slf: &Bound<'_, Self>, _value: &Bound<'_, PyAny>) -> Result<Step, Thrown> {
-        let (source, py) = (&slf.get().0, slf.py());
+        let py = slf.py();
+        let source = match &slf.get().0 {
+            From::Stream(source) => source,
+            From::Key(table, name) => return table.step_events(py, *name),
+        };
         loop {
             match source.poll(py)? {
                 Poll::Event(event) => return Ok(Step::Return(event)),
@@ -73,7 +101,7 @@ impl Awaitable for Events {
     }
 
     fn throw(slf: &Bound<'_, Self>, error: PyErr) -> PyResult<Step> {
-        slf.get().0.port.stop_waiting(slf.py());
+        slf.get().close(slf.py());
         Err(error)
     }
 }

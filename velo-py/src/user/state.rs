@@ -386,7 +386,8 @@ impl StreamCore {
         Ok(self.state.with(py, |state| state.deferred = Some(error))?)
     }
 
-    fn over(&self, py: Python<'_>, why: impl FnOnce() -> String) -> PyResult<()> {
+    /// The last result was taken.
+    pub fn over(&self, py: Python<'_>, why: impl FnOnce() -> String) -> PyResult<()> {
         let (_, handled) = self.channel.progress(py)?;
         self.state.with(py, |state| {
             state.over.get_or_insert_with(why);

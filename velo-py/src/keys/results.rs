@@ -1,0 +1,82 @@
+//! `async for key, result in fn.keyed(...)`.
+
+use pyo3::exceptions::PyStopAsyncIteration;
+use pyo3::prelude::*;
+
+use super::keyed::Keys;
+use crate::errors::Thrown;
+use crate::ffi::destroy::destroy;
+use crate::ffi::send_slot::{Awaitable, Step, coroutine_methods};
+
+/// An async iterator over results with their keys. It is its own `__anext__` awaitable.
+#[pyclass(frozen, module = "velo._core")]
+pub struct KeyedResults {
+    keys: Py<Keys>,
+    /// Closes everything when it is closed itself, or dropped: an async generator, of which the event
+    /// loop takes care.
+    guard: Py<PyAny>,
+}
+
+impl Drop for KeyedResults {
+    /// What never began has nobody who closes it.
+    fn drop(&mut self) {
+        destroy(|py| {
+            if let Err(error) = self.keys.get().clear_unused(py) {
+                error.write_unraisable(py, None);
+            }
+        });
+    }
+}
+
+#[pymethods]
+impl KeyedResults {
+    #[new]
+    fn new(keys: Py<Keys>, guard: Py<PyAny>) -> Self {
+        KeyedResults { keys, guard }
+    }
+
+    /// Close it: the functions of all keys are cancelled, their `finally` blocks run.
+    fn aclose(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        self.guard.call_method0(py, "aclose")
+    }
+
+    fn __aiter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
+        slf
+    }
+
+    fn __anext__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
+        slf
+    }
+
+    fn close(&self, py: Python<'_>) {
+        self.keys.get().stop(py);
+    }
+}
+
+impl Awaitable for KeyedResults {
+    const ITERATES: bool = true;
+
+    #[inline]
+    fn step(slf: &Bound<'_, Self>, _value: &Bound<'_, PyAny>) -> Result<Step, Thrown> {
+        let keys = slf.get().keys.get();
+        if let Some(item) = keys.taken(slf.py())? {
+            return Ok(Step::Return(item));
+        }
+        // Who calls a slot is not known to be attached: what is dropped on the way would be kept for
+        // later.
+        Python::attach(|py| match keys.next(py)? {
+            Some(step) => Ok(step),
+            None => match keys.take_error(py)? {
+                Some(error) => Err(error.into()),
+                None => Err(PyStopAsyncIteration::new_err(()).into()),
+            },
+        })
+    }
+
+    fn throw(slf: &Bound<'_, Self>, error: PyErr) -> PyResult<Step> {
+        slf.get().keys.get().stop(slf.py());
+        Err(error)
+    }
+}
+
+coroutine_methods!(KeyedResults);
