@@ -45,7 +45,8 @@ def recording(request: pytest.FixtureRequest) -> Recording:
 
     if not hasattr(request, "param"):
         raise pytest.UsageError("`recording` needs a mark: @pytest.mark.recordings(FOLDER)")
-    return load_recording(request.param)
+    # They belong to the tests, and so are as trusted as these.
+    return load_recording(request.param, trust=True)
 
 
 @pytest.fixture

@@ -17,6 +17,8 @@ mod function_side;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod inline;
+mod keys;
+mod lane_frames;
 mod module;
 mod process;
 mod user;
@@ -34,7 +36,7 @@ mod core {
     #[pymodule_export]
     use super::codec::python::{dumps, fingerprint_of, loads};
     #[pymodule_export]
-    use super::csv::CsvParser;
+    use super::csv::{CsvParser, has_long_number};
     #[pymodule_export]
     use super::function::events::Events;
     #[pymodule_export]
@@ -43,6 +45,14 @@ mod core {
     use super::function::stream_port::StreamPort;
     #[pymodule_export]
     use super::function::ticks::Ticks;
+    #[pymodule_export]
+    use super::keys::key_task::KeyTask;
+    #[pymodule_export]
+    use super::keys::keyed::Keys;
+    #[pymodule_export]
+    use super::keys::results::KeyedResults;
+    #[pymodule_export]
+    use super::keys::runner::LaneRunner;
     #[pymodule_export]
     use super::module::daemon::{default_socket, serve_daemon};
     #[pymodule_export]
@@ -96,6 +106,9 @@ mod core {
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         let py = module.py();
         install_iterator::<Events>(py)?;
+        install_iterator::<KeyedResults>(py)?;
+        install::<KeyTask>(py)?;
+        install::<LaneRunner>(py)?;
         install::<NextItem>(py)?;
         install::<Operation>(py)?;
         install::<Pump>(py)?;

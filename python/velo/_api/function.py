@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import (
-    AsyncGenerator,
     AsyncIterable,
     AsyncIterator,
     Callable,
@@ -19,7 +18,10 @@ from velo._function.spec import FunctionSpec
 from velo._types import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 if TYPE_CHECKING:
+    from typing import Literal
+
     from velo._api.session import Key
+    from velo._core import KeyedResults
     from velo._diagnostics.metrics import FunctionMetrics
     from velo.events import Events
 
@@ -169,28 +171,68 @@ class StreamFn(Generic[In, Out]):
         return run(lambda: self.run(events), self._spec.name)
 
     def keyed(
-        self, events: Iterable[In] | AsyncIterable[In], key: Callable[[In], Hashable] | Hashable
-    ) -> AsyncGenerator[tuple[Any, Out], None]:
-        """Run one stream per key: `async for key, result in fn.keyed(events, key=...)`.
+        self,
+        events: Iterable[In] | AsyncIterable[In],
+        key: Callable[[In], Hashable] | Hashable,
+        *,
+        max_pending: int = 10_000,
+        on_error: Literal["raise", "drop"] | Callable[[Any, Exception], None] = "raise",
+        finished_keys: Literal["ignore", "restart", "raise"] = "ignore",
+    ) -> KeyedResults[tuple[Any, Out]]:
+        """Run the function for each key: `async for key, result in fn.keyed(events, key=...)`.
+
+        Every key has its own run of the function, with its own local variables. A key costs its
+        generator and little else: there may be as many as memory holds. In process mode they are
+        spread over `workers`.
 
         Args:
             events: The source. Events of one key stay in order.
             key: A function that returns the key of an event, or else the field, index or attribute
-                that holds it (`event[key]`, else `event.key`).
+                that holds it (`event[key]`, else `event.key`). Keys are told apart as the keys of a
+                dict: `1`, `1.0` and `True` are one key, `None` is a key, and a NaN is equal to no
+                other NaN.
+            max_pending: How many events may have been taken from the source that no function has
+                handled. Then the source is asked for no more. A key has at most `buffer` of them;
+                more of its events wait here, and hold up no other key.
+            on_error: What happens when the function of a key raises. `"raise"` raises the exception
+                here, and cancels all keys. With `"drop"` the key is forgotten, with the events that
+                its function has not handled, and the others go on. A callable is called with the
+                key and the exception, and the key is forgotten as well. The next event of such a
+                key begins anew.
+            finished_keys: What happens to events of a key whose function has returned. `"ignore"`
+                drops and counts them, `"restart"` runs the function anew, `"raise"` raises
+                `StreamClosed`. velo remembers the last 65,536 such keys; one that was forgotten
+                begins anew.
 
-        The first event of a key opens its stream. The stream closes after `timeout` idle seconds,
-        or when another key needs its place under `max_concurrent` and it was used least recently:
-        its input ends, and its last results arrive. The next event of the key opens a new stream.
-        Leaving the iteration early cancels all streams.
+        A key begins with its first event. It ends after `timeout` idle seconds, or when another key
+        needs its place under `max_concurrent` and it was used least recently: its input ends, and
+        its last results arrive. The next event of the key begins anew. Leaving the iteration early
+        cancels all keys; `contextlib.aclosing` waits for their `finally` blocks.
 
         Raises:
-            Exception: Exceptions of the source, of `key` and of the function; the latter have a
-                note with the key. All streams are cancelled.
+            Exception: Exceptions of the source, of `key` and of the function. Those of `key` have a
+                note with the event, those of the function one with the key. All keys are cancelled.
+            ValueError: When `max_pending` is less than 1, or another argument has no such value.
 
         """
-        from velo._api.keyed import keyed
+        if self.config.mode == "process" and self.config.recover != "none":
+            if (max_pending, on_error, finished_keys) != (10_000, "raise", "ignore"):
+                raise ValueError(
+                    '`keyed` of a function with `recover="replay"` does not take `max_pending`, '
+                    '`on_error` and `finished_keys` yet: leave them out, or recover="none"'
+                )
+            from velo._api.keyed import keyed
 
-        return keyed(self._opener, events, key)
+            recovering: KeyedResults[tuple[Any, Out]] = keyed(  # type: ignore[assignment]
+                self._opener, events, key
+            )
+            return recovering
+        from velo._api.lanes import keyed as on_lanes
+
+        results: KeyedResults[tuple[Any, Out]] = on_lanes(
+            self._spec, events, key, max_pending, on_error, finished_keys
+        )
+        return results
 
     def __or__(self, then: StreamFn[Out, Then]) -> StreamFn[In, Then]:
         """Compose: the results of this function are the events of the other.

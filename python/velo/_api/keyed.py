@@ -200,6 +200,7 @@ class _PlainSource:
     exhausted = True  # once it stops
 
     def __init__(self, events: Iterable[Any]) -> None:
+        _core.check_source(events)
         self.events: Iterator[Any] = iter(events)
 
     async def close(self) -> None:
@@ -209,7 +210,7 @@ class _PlainSource:
 class _AsyncSource:
     """An async iterable. A task reads ahead, so that results arrive while it waits for events."""
 
-    def __init__(self, events: AsyncIterable[Any], group: _core.StreamGroup) -> None:
+    def __init__(self, events: AsyncIterable[Any], group: _core.StreamGroup | _core.Keys) -> None:
         self._group = group
         self._queue: deque[Any] = deque()
         self._room = asyncio.Event()

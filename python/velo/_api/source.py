@@ -5,19 +5,20 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextvars
+import functools
 import itertools
 import sys
 import threading
 import time
 import types
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 from velo import _core
 from velo.errors import SlowStepWarning
 
-__all__ = ["plain"]
+__all__ = ["AheadSource", "is_read_in_thread", "plain", "read_ahead"]
 
 T = TypeVar("T")
 
@@ -31,6 +32,13 @@ _IN_MEMORY = frozenset(type(iter(sample)) for sample in _SAMPLES)
 
 # A source that is read in the event loop is warned of when one item takes longer; seconds.
 _SLOW = 0.05
+
+
+def is_read_in_thread(iterator: Iterator[Any], loop: asyncio.AbstractEventLoop | None) -> bool:
+    """Tell whether an iterator may wait, and may be read in another thread than the loop's."""
+    if type(iterator) in _IN_MEMORY or isinstance(iterator, _core.ReadAhead):
+        return False
+    return getattr(loop, "_reads_in_threads", True) and not _is_bound_to_its_thread(iterator)
 
 
 def plain(events: Iterable[T], limit: int, loop: asyncio.AbstractEventLoop) -> Iterator[T]:
@@ -51,16 +59,50 @@ def plain(events: Iterable[T], limit: int, loop: asyncio.AbstractEventLoop) -> I
     """
     _core.check_source(events)
     iterator = iter(events)
-    kind = type(iterator)
-    if kind in _IN_MEMORY or kind is _core.ReadAhead:
-        return iterator
-    if not getattr(loop, "_reads_in_threads", True):
-        return iterator
-    if _is_bound_to_its_thread(iterator):
-        return _watched(iterator)
+    if is_read_in_thread(iterator, loop):
+        return read_ahead(iterator, limit)
+    return _watched(iterator) if _is_bound_to_its_thread(iterator) else iterator
+
+
+def read_ahead(iterator: Iterator[T], limit: int) -> _core.ReadAhead[T]:
+    """Read an iterator in a thread, which starts when the first item is asked for."""
     ahead = _core.ReadAhead(iterator, limit)
     ahead.start_by(_Start(ahead, contextvars.copy_context()))
     return ahead
+
+
+class AheadSource:
+    """A source of `keyed` that a thread reads.
+
+    Args:
+        iterator: The source.
+        limit: How many items are read ahead at most.
+        loop: The loop that asks.
+        nudge: Called in the loop when there is something again.
+
+    """
+
+    def __init__(
+        self,
+        iterator: Iterator[Any],
+        limit: int,
+        loop: asyncio.AbstractEventLoop,
+        nudge: Callable[[], object],
+    ) -> None:
+        self.events = read_ahead(iterator, limit)
+        self.events.wake_by(functools.partial(loop.call_soon_threadsafe, nudge))
+
+    def __next__(self) -> Any:
+        return next(self.events)
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the source has ended and all of its events were taken."""
+        return self.events.exhausted
+
+    async def close(self) -> None:
+        """Read no more."""
+        self.events.close()
 
 
 class _Start:

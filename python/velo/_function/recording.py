@@ -153,6 +153,7 @@ def _head(function: Any, state: tuple[Any, ...]) -> dict[str, Any]:
         "python": platform.python_version(),
         "when": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "pid": os.getpid(),
+        "hash_seed": os.environ.get("PYTHONHASHSEED") or "random",
     }
 
 
@@ -208,9 +209,11 @@ class _File:
         now = datetime.datetime.now(datetime.UTC)
         name = _NOT_IN_NAMES.sub("_", name)
         self._path = os.path.join(folder, f"{name}.{now:%Y%m%d-%H%M%S}-{os.getpid()}{SUFFIX}")
-        self._flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_CREAT | os.O_EXCL
+        # Others may be able to write to the folder: links are not followed.
+        self._flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+        self._identity: tuple[int, int] | None = None
         with self._errors():
-            os.makedirs(folder, exist_ok=True)
+            os.makedirs(folder, mode=0o700, exist_ok=True)
 
     def step(self, step: str, value: Any = None, *, now: bool = False) -> None:
         """Add a step. With `now`, it is in the file when this returns."""
@@ -240,13 +243,19 @@ class _File:
         self._held.clear()
 
     def _create_or_open(self) -> int:
+        if self._identity is not None:
+            fd = os.open(self._path, self._flags)
+            if _identify(fd) != self._identity:
+                os.close(fd)
+                raise OSError("another file has taken its name")
+            return fd
         while True:
             try:
-                fd = os.open(self._path, self._flags, 0o600)
+                fd = os.open(self._path, self._flags | os.O_CREAT | os.O_EXCL, 0o600)
             except FileExistsError:  # a stream of the same name, in the same second
                 self._path = f"{self._path.removesuffix(SUFFIX)}+{SUFFIX}"
                 continue
-            self._flags &= ~(os.O_CREAT | os.O_EXCL)
+            self._identity = _identify(fd)
             return fd
 
     @contextlib.contextmanager
@@ -257,3 +266,8 @@ class _File:
         except OSError as error:
             self._broken = True
             _log.warning("recording to `%s` ends: %s", self._path, error)
+
+
+def _identify(fd: int) -> tuple[int, int]:
+    found = os.fstat(fd)
+    return found.st_dev, found.st_ino

@@ -86,17 +86,13 @@ class Reference:
         self.has_state = takes_state(function)
         self.preload: tuple[str, ...] = ()
         self.budgets = (config.stall_timeout, config.event_timeout, config.max_worker_memory)
-        max_bytes = 1 << (config.max_bytes - 1).bit_length()  # rings are powers of two
-        self.limits = _core.StreamLimits(
-            buffer=config.buffer,
-            max_bytes=max_bytes,
-            full=config.full,
-            stall_timeout=config.stall_timeout,
-            event_timeout=config.event_timeout,
-            max_worker_memory=config.max_worker_memory,
-        )
+        self.limits = _limits(config, config.buffer, config.full)
         self.known_by: list[weakref.ref[Any]] = []
         self._function = function
+
+    def lane_limits(self, config: StreamConfig, most: int) -> _core.StreamLimits:
+        """Return the limits of a lane, at most `most` of whose events are on their way."""
+        return _limits(config, most, "wait")
 
     def __del__(self) -> None:
         """Note that no stream of it will be opened any more. Garbage is collected in any thread."""
@@ -253,3 +249,14 @@ def build(described: tuple[str, Any]) -> Callable[..., Any]:
             raise ImportError(f"there is no `{name}` in module `{module}` of the worker") from None
     function = _plain(found)
     return function
+
+
+def _limits(config: StreamConfig, buffer: int, full: str) -> _core.StreamLimits:
+    return _core.StreamLimits(
+        buffer=buffer,
+        max_bytes=1 << (config.max_bytes - 1).bit_length(),  # rings are powers of two
+        full=full,
+        stall_timeout=config.stall_timeout,
+        event_timeout=config.event_timeout,
+        max_worker_memory=config.max_worker_memory,
+    )

@@ -102,6 +102,28 @@ class Client:
             if (opened := self.open_on(link, loop, function, config, name)) is not None:
                 return opened
 
+    async def open_lane(
+        self, function: Reference, config: StreamConfig, name: str, most: int
+    ) -> _core.Opened:
+        """Open a lane for many keys, at most `most` of whose events are on their way.
+
+        Raises:
+            PoolError: When there is no worker, and none could be made.
+
+        """
+        loop = asyncio.get_running_loop()
+        limits = function.lane_limits(config, most)
+        while True:
+            link = await self._link_for(function, config)
+            if self._connection.most_streams:
+                self.check_quota()
+            self._tell_news(link)
+            opened = link.end.open(loop, function.number, limits, name, lane=True)
+            if opened is not None:
+                self._opened_on(link, function, config, loop)
+                return opened
+            self._let_go(link)
+
     async def take_over(
         self, stream: _core.Recovery, function: Reference, config: StreamConfig, avoid: Link | None
     ) -> None:
@@ -210,11 +232,16 @@ class Client:
         if opened is None:
             self._let_go(link)
         else:
-            if function.budgets != _NO_LIMITS:
-                self._watch(link, config)
-            if not self._checking:
-                self._check_up_later(loop)
+            self._opened_on(link, function, config, loop)
         return opened
+
+    def _opened_on(
+        self, link: Link, function: Reference, config: StreamConfig, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        if function.budgets != _NO_LIMITS:
+            self._watch(link, config)
+        if not self._checking:
+            self._check_up_later(loop)
 
     def _let_go(self, link: Link) -> None:
         """Give back a link that takes no more streams, once it has none."""

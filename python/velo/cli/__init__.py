@@ -5,60 +5,57 @@ Exit codes: 0 done, 1 failed, 2 called wrongly, 128 + the signal's number when a
 
 from __future__ import annotations
 
-import signal
 import sys
 
-import click
-
-from velo import __version__
-from velo.cli.bench import bench
-from velo.cli.doctor import doctor
-from velo.cli.replay import replay
-from velo.cli.run import record, run
-from velo.cli.supervisor import supervisor
-from velo.cli.supervisor.inspect import inspect
-from velo.cli.supervisor.status import status
-from velo.cli.supervisor.top import top
+from velo.cli import hash_seed, streams
 
 __all__ = ["main"]
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 88})
-@click.version_option(__version__, message="velo %(version)s")
-def velo() -> None:
-    """Stateful stream functions, from the command line."""
-
-
-velo.add_command(run)
-velo.add_command(record)
-velo.add_command(replay)
-velo.add_command(bench)
-velo.add_command(supervisor)
-velo.add_command(status)
-velo.add_command(inspect)
-velo.add_command(top)
-velo.add_command(doctor)
-
-
 def main() -> None:
     """Run the command that `sys.argv` names, and exit."""
+    hash_seed.fix(sys.argv)
+    streams.fill()  # behind it: started again, this would find none that is closed
+    # Here, because a process that starts itself again needs none of it.
+    import signal
+
+    import click
+
+    from velo.cli.command import velo
+    from velo.cli.text import echo
+
     try:
         code = velo.main(prog_name="velo", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())
         code = 2
     except click.ClickException as error:
-        _say(error)
+        message = error.format_message()
+        echo(f"velo: {message[:1].lower()}{message[1:]}", err=True)
+        if isinstance(error, click.UsageError) and error.ctx is not None:
+            echo(f"try `{error.ctx.command_path} --help`", err=True)
         code = error.exit_code
+    except BrokenPipeError:
+        code = _unread()
     except (click.Abort, KeyboardInterrupt):
         code = 128 + signal.SIGINT
-    # All is written. The exit bounds itself; an impatient Ctrl-C could only make it untidy.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        sys.stdout.flush()
+    except OSError:
+        code = _unread()
+    # All is written: whoever is impatient may end what is left, without a word.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
     sys.exit(code)
 
 
-def _say(error: click.ClickException) -> None:
-    message = error.format_message()
-    click.echo(f"velo: {message[:1].lower()}{message[1:]}", err=True)
-    if isinstance(error, click.UsageError) and error.ctx is not None:
-        click.echo(f"try `{error.ctx.command_path} --help`", err=True)
+def _unread() -> int:
+    """Write nothing more to a pipe that nobody reads any more, and return the exit code."""
+    import os
+    import signal
+
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.close(null)
+    return 128 + signal.SIGPIPE

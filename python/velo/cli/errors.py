@@ -27,17 +27,25 @@ class Failure(click.ClickException):
     exit_code = 1
 
 
-def describe(error: BaseException, name: str) -> str:
+def describe(error: BaseException, name: str, place: str | None = None) -> str:
     """Return what to print for an error that came out of a run of the function `name`.
 
     Velo's own errors are written for people. Anything else is the function's: its traceback is what
     helps, without the frames of velo around it.
+
+    Args:
+        error: The error.
+        name: The function.
+        place: Which event the function took last, if that is known.
+
     """
+    where = "" if place is None else f" at {place}"
     if isinstance(error, VeloError):
-        return "\n".join([f"{error}", *getattr(error, "__notes__", ())])
+        lines = [f"{error}", *getattr(error, "__notes__", ())]
+        return "\n".join(lines) + (f"\n{where.strip()}" if where else "")
     error.__traceback__ = without_ours(error.__traceback__)
-    lines = traceback.format_exception(error)
-    return f"`{name}` raised {type(error).__name__}:\n\n" + "".join(lines).rstrip()
+    text = "".join(traceback.format_exception(error)).rstrip()
+    return f"`{name}` raised {type(error).__name__}{where}:\n\n{text}"
 
 
 def without_ours(frames: TracebackType | None) -> TracebackType | None:

@@ -2,28 +2,46 @@
 
 from __future__ import annotations
 
+import bz2
 import glob
 import gzip
 import io
+import lzma
 import os
 import stat
-import sys
 import zipfile
+import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import PurePath
 from typing import Any, Protocol
 
 import click
 
-from velo.cli.parsing import Csv, Ndjson, Parser, Rules
+from velo.cli import streams
+from velo.cli.decoding import Decoder
+from velo.cli.delimited import Csv
+from velo.cli.documents import Json
+from velo.cli.errors import Failure
+from velo.cli.packing import open_zstd, zstd_of
+from velo.cli.parsing import Ndjson, Parser, Rules
+from velo.cli.text import inline
 
-__all__ = ["Input", "Opened", "find_inputs", "reason"]
+__all__ = ["CHUNK", "DAMAGED", "Input", "Opened", "find_inputs", "reason"]
 
-_FORMATS = {".ndjson": "ndjson", ".jsonl": "ndjson", ".json": "ndjson", ".csv": "csv"}
-_PARSERS: dict[str, Callable[[str, Rules], Parser]] = {"ndjson": Ndjson, "csv": Csv}
+_FORMATS = {
+    ".ndjson": "ndjson",
+    ".jsonl": "ndjson",
+    ".json": "json",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".tab": "tsv",
+}
+_PACKED = (".gz", ".zst", ".bz2", ".xz", ".zip")
 CHUNK = 64 * 1024
+# What is raised by files that cannot be read any further, and by packed ones that are damaged.
+DAMAGED = (OSError, EOFError, zlib.error, zipfile.BadZipFile, lzma.LZMAError)
 
 
 class _Readable(Protocol):
@@ -36,13 +54,14 @@ class Opened:
     """An input that is being read.
 
     Attributes:
-        read: Returns the next bytes as soon as there are some, empty ones at the end.
+        read: Returns the next bytes as soon as there are some, empty ones at the end; None when a
+            pipe has none after all.
         position: How much was read, in the measure of the input's `size`.
         close: Lets go of it.
 
     """
 
-    read: Callable[[], bytes]
+    read: Callable[[], bytes | None]
     position: Callable[[], int]
     close: Callable[[], None]
 
@@ -53,10 +72,11 @@ class Input:
 
     Attributes:
         path: Where it is; `-` is standard input.
-        format: `"ndjson"` or `"csv"`.
+        format: `"ndjson"`, `"json"`, `"csv"` or `"tsv"`.
         open: Opens it for reading.
         size: How far its position will get, or None for a pipe.
         pipe: The descriptor to wait on before reading, of a pipe that may have nothing for a while.
+        encoding: How its text is encoded; None: as a BOM says, or UTF-8.
 
     """
 
@@ -65,19 +85,35 @@ class Input:
     open: Callable[[], Opened]
     size: int | None
     pipe: int | None = None
+    encoding: str | None = None
 
     @property
     def name(self) -> str:
         """What to call it in messages."""
         return "standard input" if self.path == "-" else f"`{self.path}`"
 
-    def parser(self, rules: Rules) -> Parser:
+    def parser(self, rules: Rules, *, follow: bool = False) -> Parser:
         """Return what makes events of its bytes."""
-        return _PARSERS[self.format]("" if self.path == "-" else self.path, rules)
+        name = "" if self.path == "-" else inline(self.path)
+        if self.format in ("csv", "tsv"):
+            if self.format == "tsv" and rules.delimiter is None:
+                rules = replace(rules, delimiter="\t")
+            return Csv(name, rules)
+        if self.format == "ndjson" or follow:
+            return Ndjson(name, rules)
+        return Json(name, rules, whole=self.size is not None)
+
+    def decoder(self) -> Decoder:
+        """Return what makes its bytes UTF-8."""
+        return Decoder(self.encoding, quotes=self.format in ("csv", "tsv"))
 
 
 def find_inputs(
-    paths: Sequence[str], format: str | None = None, *, follow: bool = False
+    paths: Sequence[str],
+    format: str | None = None,
+    *,
+    follow: bool = False,
+    encoding: str | None = None,
 ) -> list[Input]:
     """Return the inputs that paths and patterns name, in order; those of a pattern by name.
 
@@ -94,11 +130,12 @@ def find_inputs(
     for pattern in paths:
         for path in _matches(pattern):
             try:
-                found.append(_followed(path, format) if follow else _input(path, format))
+                input = _followed(path, format) if follow else _input(path, format)
             except zipfile.BadZipFile:
                 raise click.UsageError(f"`{path}` is not a zip file") from None
             except OSError as error:
                 raise click.UsageError(f"cannot read `{path}`: {reason(error)}") from None
+            found.append(replace(input, encoding=encoding))
     return found
 
 
@@ -114,12 +151,15 @@ def _matches(pattern: str) -> list[str]:
         return [pattern]
     found = sorted(path for path in glob.glob(pattern, recursive=True) if os.path.isfile(path))
     if not found:
-        raise click.UsageError(f"no file matches `{pattern}`")
+        hint = ""
+        if os.path.isdir(folder := os.path.dirname(pattern) or "."):
+            hint = f" (there is the folder `{folder}`)" if folder != "." else ""
+        raise click.UsageError(f"no file matches `{pattern}`{hint}")
     return found
 
 
 def _followed(path: str, format: str | None) -> Input:
-    if path == "-" or PurePath(path).suffix in (".gz", ".zip"):
+    if path == "-" or PurePath(path).suffix.lower() in _PACKED:
         raise click.UsageError(f"`--follow` is for plain files that grow, which `{path}` is not")
     if os.path.exists(path) and not os.path.isfile(path):
         raise click.UsageError(f"`--follow` is for files, and `{path}` is none")
@@ -128,25 +168,29 @@ def _followed(path: str, format: str | None) -> Input:
 
 def _input(path: str, format: str | None) -> Input:
     if path == "-":
+        if 0 in streams.closed:
+            raise Failure("standard input is closed: name a file with `--input`")
         # Unbuffered, by descriptor: a thread that is blocked in it holds no lock at exit.
-        raw = io.FileIO(sys.stdin.fileno(), "rb", closefd=False)
-        return Input(path, format or "ndjson", lambda: _counted(raw), None, raw.fileno())
+        raw = io.FileIO(0, "rb", closefd=False)
+        return Input(path, format or "json", lambda: _counted(raw), None, raw.fileno())
     name = PurePath(path)
     status = os.stat(path)
     if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
+        format = format or _format_of(path, name.name)
         # A named pipe is opened once: whoever writes to it would take a second time for its end.
         pipe = io.FileIO(path, "rb")
-        format = format or _format_of(path, name.name)
         return Input(path, format, lambda: _counted(pipe), None, pipe.fileno())
-    if name.suffix == ".zip":
+    suffix = name.suffix.lower()
+    if suffix == ".zip":
         member, size = _look_into_zip(path)
-        if PurePath(name.stem).suffix in _FORMATS:
+        if PurePath(name.stem).suffix.lower() in _FORMATS:
             member = name.stem
         return Input(path, format or _format_of(path, member), partial(_open_zip, path), size)
     io.FileIO(path, "rb").close()  # whether it can be read is said at once
-    if name.suffix == ".gz":
+    if suffix in _PACKED:
         format = format or _format_of(path, name.stem)
-        return Input(path, format, partial(_open_gzip, path), status.st_size)
+        unpack = _unpacker(path, suffix)
+        return Input(path, format, partial(_open_packed, path, unpack), status.st_size)
     format = format or _format_of(path, name.name)
     return Input(path, format, partial(_open_plain, path), status.st_size)
 
@@ -155,9 +199,21 @@ def _open_plain(path: str) -> Opened:
     return _counted(io.FileIO(path, "rb"))
 
 
-def _open_gzip(path: str) -> Opened:
+def _unpacker(path: str, suffix: str) -> Callable[[Any], Any]:
+    """Return what makes a file of the unpacked bytes of another."""
+    if suffix == ".zst":
+        return partial(open_zstd, zstd_of(path))
+    unpackers: dict[str, Callable[[Any], Any]] = {
+        ".gz": gzip.open,
+        ".bz2": bz2.BZ2File,
+        ".xz": lzma.LZMAFile,
+    }
+    return unpackers[suffix]
+
+
+def _open_packed(path: str, unpack: Callable[[Any], Any]) -> Opened:
     file = io.FileIO(path, "rb")
-    packed = gzip.GzipFile(fileobj=file)
+    packed = unpack(file)
     return Opened(lambda: packed.read1(CHUNK), file.tell, file.close)
 
 
@@ -185,17 +241,17 @@ def _format_of(path: str, name: str) -> str:
     except KeyError:
         known = ", ".join(_FORMATS)
         raise click.UsageError(
-            f"`{path}` has none of the extensions {known}; say `--format ndjson` or `--format csv`"
+            f"`{path}` has none of the extensions {known}; say what it is, as `--format csv` does"
         ) from None
 
 
 def _counted(stream: _Readable) -> Opened:
     count = 0
 
-    def read() -> bytes:
+    def read() -> bytes | None:
         nonlocal count
-        data = some(CHUNK) or b""
-        count += len(data)
+        data = some(CHUNK)
+        count += len(data or b"")
         return data
 
     some: Callable[[int], bytes | None] = getattr(stream, "read1", stream.read)

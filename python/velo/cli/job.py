@@ -5,22 +5,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
-from operator import itemgetter
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 import click
 
 from velo import Stream, StreamFn
-from velo._api.opener import StreamOpener
+from velo.cli.counting import Counted
 from velo.cli.errors import Failure
+from velo.cli.keys import Keys
+from velo.cli.places import Places
 from velo.cli.progress import Progress, Tally
 from velo.cli.reading import Reader
 from velo.cli.resuming import Written
+from velo.cli.signals import Signals
+from velo.cli.text import inline
 from velo.cli.writing import Writer
-from velo.errors import StreamClosed
+from velo.errors import EventTooLarge, JournalFull, StreamClosed
 
-__all__ = ["Counted", "Job"]
+__all__ = ["Job"]
 
 # How many seconds `finally` blocks may take once the streams are cancelled.
 _LAST = 1.0
@@ -30,59 +33,30 @@ _AT_ONCE = 0.25
 _MANY = 1024
 
 
-class Counted(StreamFn[Any, Any]):
-    """A stream function that knows how many of its streams are open."""
-
-    def __init__(self, fn: StreamFn[Any, Any]) -> None:
-        super().__init__(fn._function, fn.config)
-        self._counting = self._opener = _CountingOpener(self._spec)
-
-    @property
-    def opened(self) -> int:
-        """How many streams were opened."""
-        return self._counting.opened
-
-    @property
-    def now_open(self) -> int:
-        """How many streams are open."""
-        return self._counting.now_open
-
-
-class _CountingOpener(StreamOpener[Any, Any]):
-    opened = now_open = 0
-
-    async def open_with(self, release: Callable[[], None]) -> Stream[Any, Any]:
-        def give_back() -> None:
-            self.now_open -= 1
-            release()
-
-        self.opened += 1
-        self.now_open += 1
-        return await super().open_with(give_back)
-
-
 class Job:
     """Runs all events of a reader through one stream, or one stream per key.
 
     Args:
         fn: The function.
-        key: The field whose value says which stream an event belongs to; None: there is one.
+        keys: What gives the stream that an event belongs to; None: there is one.
         writer: What takes the results.
         written: What an earlier run has written. Then the input has to be read to its end for the
             streams to end: whatever stops the run before that cancels them, so that they yield
             nothing which an uninterrupted run would not have.
-        strict: Whether the first bad line ends the run.
+        strict: Whether the first bad line, or result that cannot be written, ends the run.
         drain: How many seconds the streams may go on with what they have, after a signal.
 
     Attributes:
         signal: The signal that ended it, if one did.
+        place: Which event the function took last that failed, in words; None if none has, or it
+            is not known.
 
     """
 
     def __init__(
         self,
         fn: StreamFn[Any, Any],
-        key: str | None,
+        keys: Keys | None,
         writer: Writer,
         *,
         written: Written | None = None,
@@ -90,29 +64,37 @@ class Job:
         drain: float = 3.0,
     ) -> None:
         self.signal: signal.Signals | None = None
-        self.fn = Counted(fn)
-        self._key = key
+        self.place: str | None = None
+        self.fn = Counted(fn, keys)
+        self._streams = self.fn.streams
+        self._keys = keys
         self._writer = writer
         self._written = written
         self._strict = strict
         self._drain = drain
         self._tally = Tally()
+        self._places = Places(4 * (fn.config.buffer or 0))
         self._reader: Reader | None = None
         self._failed: click.ClickException | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._work_task: asyncio.Task[None] | None = None
+        self._progress: Progress | None = None
+        # Which event could not be sent, from 0.
+        self._unsent: int | None = None
 
     def tally(self) -> Tally:
         """Return the counts as they stand."""
         tally = self._tally
         tally.results = self._writer.count
-        tally.streams, tally.opened = self.fn.now_open, self.fn.opened
+        tally.events = self._streams.handled()
+        tally.streams, tally.opened = len(self._streams.live), self._streams.opened
         tally.workers = max(tally.workers, _workers(self._loop))
         return tally
 
-    async def run(self, reader: Reader, progress: Progress) -> None:
+    async def run(self, reader: Reader, progress: Progress, signals: Signals) -> None:
         """Work until the input ends, a signal comes, or something fails.
 
-        What was done until then has been given to the writer in each case.
+        What was done until then has been written in each case, unless the output takes no more.
 
         Raises:
             click.ClickException: When the input or the output fails, or, if strict, a line is bad.
@@ -120,22 +102,28 @@ class Job:
 
         """
         self._reader = reader
+        self._progress = progress
         self._loop = asyncio.get_running_loop()
         bursts = self._bursts(reader, progress)
-        work = self._loop.create_task(self._work(bursts), name="velo run")
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._loop.add_signal_handler(number, self._on_signal, number, work, progress)
+        self._work_task = work = self._loop.create_task(self._work(bursts), name="velo run")
+        signals.bind(self._loop, self._on_signal, self._drain)
         self._writer.on_failure = work.cancel  # the next result may be long in coming
+        self._writer.watch()
         try:
             await work
         except asyncio.CancelledError:
             if self.signal is None and self._writer.failed is None:
                 raise
+        except click.ClickException:
+            raise
+        except Exception as error:
+            self._find_place(error)
+            raise
         except _Unfinished:
             pass  # `_failed` says why
         finally:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._loop.remove_signal_handler(number)
+            self._writer.on_failure = None
+            await self._finish()
             self.tally()  # the workers, while they can be counted
             self._loop = None
         if self._failed is None:
@@ -145,25 +133,44 @@ class Job:
         if self._written is not None and self.signal is None:
             self._written.check_end()
 
-    def _on_signal(
-        self, number: signal.Signals, work: asyncio.Task[None], progress: Progress
-    ) -> None:
+    async def _finish(self) -> None:
+        """Write what is left: for as long as it takes, but after a signal."""
         assert self._loop is not None
+        self._work_task = work = self._loop.create_task(self._writer.close(), name="velo run end")
+        try:
+            await work
+        except click.ClickException as error:
+            self._failed = self._failed or error
+        except asyncio.CancelledError:
+            if self.signal is None:
+                raise
+            self._failed = self._failed or self._writer.give_up()
+
+    def _on_signal(self, number: signal.Signals) -> None:
+        if self._loop is None or self._reader is None or self._progress is None:
+            return
         if self.signal is not None:
-            work.cancel()
-            self._loop.call_later(_AT_ONCE, work.cancel)
+            self._cancel(0.0)
+            self._cancel(_AT_ONCE)
+            self._cancel(2 * _AT_ONCE)
             return
         self.signal = number
-        assert self._reader is not None
         self._reader.stop()
         if self._written is not None:
-            work.cancel()
-            self._loop.call_later(_LAST, work.cancel)
-            progress.say("stopping; `--resume` goes on from here")
+            self._cancel(0.0)
+            self._cancel(_LAST)
+            self._progress.say("stopping; `--resume` goes on from here")
             return
-        self._loop.call_later(self._drain, work.cancel)
-        self._loop.call_later(self._drain + _LAST, work.cancel)
-        progress.say("stopping: writing the results of what was read (once more: stop at once)")
+        self._cancel(self._drain)
+        self._cancel(self._drain + _LAST)
+        self._progress.say(
+            "stopping: writing the results of what was read (once more: stop at once)"
+        )
+
+    def _cancel(self, seconds: float) -> None:
+        """Cancel what is waited for then."""
+        assert self._loop is not None
+        self._loop.call_later(seconds, lambda: self._work_task and self._work_task.cancel())
 
     async def _bursts(self, reader: Reader, progress: Progress) -> AsyncGenerator[list[Any], None]:
         """Yield events; end, rather than raise, when no more can be had.
@@ -176,46 +183,48 @@ class Job:
             async with contextlib.aclosing(reader.bursts()) as bursts:
                 async for burst in bursts:
                     tally.position = burst.position
+                    tally.read += len(burst.events)
+                    self._places.add(burst)
                     yield burst.events
                     for line in burst.bad:
                         tally.bad += 1
                         if self._strict:
                             raise Failure(f"{line}; stopped, as `--strict` asks")
                         progress.bad(line)
+            for name, (events, bad) in reader.counts.items():
+                if bad and not events and self.signal is None:
+                    lines = "its only line was" if bad == 1 else f"all of its {bad:,} lines were"
+                    raise Failure(f"{name} gave no event: {lines} skipped")
         except click.ClickException as error:
             self._failed = error
             if self._written is not None:
                 raise _Unfinished from None
 
-    def _counted(self, events: list[Any]) -> Iterator[Any]:
-        tally = self._tally
-        for event in events:
-            tally.events += 1
-            yield event
-
     async def _work(self, bursts: AsyncGenerator[list[Any], None]) -> None:
         async with contextlib.aclosing(bursts):
-            if self._key is None:
+            if self._keys is None:
                 await self._one_stream(bursts)
             else:
-                await self._by_key(bursts, self._key)
+                await self._by_key(bursts, self._keys)
 
-    async def _by_key(self, bursts: AsyncIterator[list[Any]], name: str) -> None:
+    async def _by_key(self, bursts: AsyncIterator[list[Any]], keys: Keys) -> None:
         async def events() -> AsyncGenerator[Any, None]:
             async for burst in bursts:
-                for event in self._counted(burst):
+                for event in burst:
                     yield event
 
-        write = self._writer.write
+        writer = self._writer
         async with (
             contextlib.aclosing(events()) as source,
-            contextlib.aclosing(self.fn.keyed(source, key=itemgetter(name))) as keyed,
+            contextlib.aclosing(self.fn.keyed(source, key=keys)) as keyed,
         ):
             async for key, result in keyed:
-                write(result, key)
+                self._write(result, key)
+                if writer.full:
+                    await writer.room()
 
     async def _one_stream(self, bursts: AsyncIterator[list[Any]]) -> None:
-        write = self._writer.write
+        writer = self._writer
         async with self.fn.open() as stream:
             sender = asyncio.create_task(self._send(stream, bursts), name="velo run sender")
             try:
@@ -225,7 +234,9 @@ class Job:
                     except StreamClosed:
                         break
                     for result in results:
-                        write(result)
+                        self._write(result)
+                    if writer.full:
+                        await writer.room()
             finally:
                 sender.cancel()
                 await asyncio.wait([sender])
@@ -235,13 +246,54 @@ class Job:
     async def _send(self, stream: Stream[Any, Any], bursts: AsyncIterator[list[Any]]) -> None:
         try:
             async for burst in bursts:
-                await stream.send_batch(self._counted(burst))
+                await stream.send_batch(burst)
             await stream.end()
         except StreamClosed:
             pass  # the function has ended: its results say how
-        except _Unfinished:
+        except asyncio.CancelledError:
+            raise
+        except BaseException:
+            # Whoever waits for results would wait for ever: no event comes any more, and no end.
+            self._unsent = stream._progress()[0]
             stream._cancel()
             raise
+
+    def _write(self, result: Any, key: Any = None) -> None:
+        try:
+            self._writer.write(result, key)
+        except TypeError as error:
+            which = "" if self._keys is None else f" of key {key!r}"
+            line = self._writer.count + self._tally.lost + 1
+            why = f"result {line:,}{which} cannot be written: {error}"
+            if self._strict:
+                raise Failure(f"{why}; stopped, as `--strict` asks") from None
+            self._tally.lost += 1
+            assert self._progress is not None
+            self._progress.lost(inline(why))
+
+    def _find_place(self, error: Exception) -> None:
+        """Note which event could not be sent, or was the last that the failed function took."""
+        keys, line = self._keys, None
+        if keys is not None and isinstance(error, EventTooLarge | JournalFull):
+            self._unsent = keys.asked - 1
+        if self._unsent is not None:
+            number = self._unsent + 1
+            line = self._places.of_event(self._unsent)
+        else:
+            notes = getattr(error, "__notes__", ())
+            failed = [
+                (key, since, taken)
+                for key, since, taken in self._streams.ended
+                if keys is None or f"in the stream of key {key!r}" in notes
+            ]
+            if not failed or failed[-1][2] == 0:
+                return
+            key, since, number = failed[-1]
+            if keys is None:
+                line = self._places.of_event(number - 1)
+            else:
+                line = self._places.of_key(keys, key, since, number)
+        self.place = f"event {number:,}" + ("" if line is None else f", {line}")
 
 
 class _Unfinished(Exception):

@@ -1,19 +1,36 @@
-"""Turns bytes into events: NDJSON and CSV. Never raises for what a line holds."""
+"""Turns bytes into events: what all formats share, and NDJSON. Raises for no line."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import click
 import orjson
 
 from velo import _core
+from velo.cli import jsonlines
+from velo.cli.keys import Keys, Written, raw_member
 
-__all__ = ["BadLine", "Burst", "Csv", "Ndjson", "Parser", "Rules"]
+__all__ = [
+    "BadLine",
+    "Burst",
+    "Ndjson",
+    "Parser",
+    "Rules",
+    "key_problem",
+    "names_of",
+    "note_key",
+]
 
 _BOM = b"\xef\xbb\xbf"
+# So many names are listed at most where one is missed.
+_MOST_NAMED = 20
+
+
+def _nothing(message: str) -> None:
+    pass
 
 
 @dataclass(frozen=True)
@@ -37,11 +54,23 @@ class BadLine:
 
 @dataclass
 class Burst:
-    """Events in order, the bad lines that lay between them, and how far the input was read."""
+    """Events in order, the bad lines that lay between them, and how far the input was read.
+
+    Attributes:
+        lines: The line of each event; a range where none lies between them.
+        where: What to call the input in messages; empty if there is no need to.
+
+    """
 
     events: list[Any] = field(default_factory=list)
     bad: list[BadLine] = field(default_factory=list)
     position: int = 0
+    lines: Sequence[int] = ()
+    where: str = ""
+
+    def line(self, at: int) -> str:
+        """Return what to call the line of an event in messages."""
+        return f"{self.where}:{self.lines[at]}" if self.where else f"line {self.lines[at]}"
 
     def cut(self, events: int) -> None:
         """Keep so many events, and the bad lines before the last of them."""
@@ -59,18 +88,22 @@ class Rules:
     """What makes an event of a line, in any input.
 
     Attributes:
-        key: A field that every event must have, and not empty: it names the event's stream.
+        keys: Of a field that every event must have, and not empty: it names the event's stream.
         numbers: CSV: whether fields that look like numbers become some. Without it every value is
             text as it stands.
         text: CSV: fields that stay text whatever they look like.
         null: CSV: values that mean None, besides the empty one.
+        delimiter: CSV: what is between fields; None: what the header says.
+        say: Tells the user something about an input.
 
     """
 
-    key: str | None = None
+    keys: Keys | None = None
     numbers: bool = True
     text: Sequence[str] = ()
     null: Sequence[str] = ()
+    delimiter: str | None = None
+    say: Callable[[str], object] = _nothing
 
 
 class Parser(Protocol):
@@ -82,6 +115,10 @@ class Parser(Protocol):
 
     def end(self) -> Burst:
         """Return what the file ends with."""
+        ...
+
+    def restart(self) -> None:
+        """Another file begins under the same name, or the same one anew."""
         ...
 
 
@@ -96,7 +133,7 @@ class Ndjson:
 
     def __init__(self, name: str, rules: Rules) -> None:
         self._name = name
-        self._key = rules.key
+        self._keys = rules.keys
         self._number = 0
         self._partial: list[bytes] = []
 
@@ -116,6 +153,11 @@ class Ndjson:
         self._partial.clear()
         return self._take(rest) if rest else Burst()
 
+    def restart(self) -> None:
+        """Another file begins under the same name, or the same one anew."""
+        self._number = 0
+        self._partial.clear()
+
     def _take(self, text: bytes) -> Burst:
         if self._number == 0:
             text = text.removeprefix(_BOM)
@@ -123,42 +165,69 @@ class Ndjson:
         first = self._number + 1
         self._number += len(lines)
         try:
-            events = list(map(orjson.loads, lines))
-            if self._key is not None:
-                _need_keys(events, self._key)
+            load = jsonlines.loads if _core.has_long_number(text) else orjson.loads
+            events = list(map(load, lines))
+            if self._keys is not None:
+                self._need_keys(events, lines, self._keys)
         except (ValueError, TypeError, LookupError):
             return self._one_by_one(lines, first)
-        return Burst(events)
+        return Burst(events, lines=range(first, first + len(events)), where=self._name)
+
+    def _need_keys(self, events: list[Any], lines: list[bytes], keys: Keys) -> None:
+        """Raise something if any of the events has no usable key."""
+        name = keys.name
+        kinds = set(map(type, [event[name] for event in events]))
+        if kinds <= _WORDS:
+            return
+        if not kinds <= _WORDS | _WRITTEN:
+            raise ValueError
+        for event, line in zip(events, lines, strict=True):
+            note_key(event, line, keys)
 
     def _one_by_one(self, lines: list[bytes], first: int) -> Burst:
-        burst = Burst()
+        burst = Burst(where=self._name)
+        numbers: list[int] = []
         for number, line in enumerate(lines, first):
             try:
-                event = orjson.loads(line)
-                why = None if self._key is None else _key_problem(event, self._key)
+                event = jsonlines.loads(line)
+                why = None if self._keys is None else key_problem(event, self._keys.name)
             except orjson.JSONDecodeError as error:
                 if not line.strip():
                     continue
                 # The parser's own message counts lines too; each line is a document of its own.
                 why = f"not JSON: {error.msg.partition(':')[0]} at column {error.colno}"
+            except ValueError as error:
+                why = f"not JSON: {error}"
             if why is None:
+                if self._keys is not None:
+                    note_key(event, line, self._keys)
                 burst.events.append(event)
+                numbers.append(number)
             else:
                 burst.bad.append(BadLine(self._name, number, why, len(burst.events)))
+        burst.lines = numbers
         return burst
 
 
-def _need_keys(events: list[Any], name: str) -> None:
-    """Raise something if any of the events has no usable key."""
-    if None in {event[name] for event in events}:  # a list, or a dict, has no hash
-        raise ValueError
+_WORDS = {str, int}
+_WRITTEN = {float, bool}
 
 
-def _key_problem(event: Any, name: str) -> str | None:
+def note_key(event: Any, text: bytes | str, keys: Keys) -> None:
+    """Note how the key of an event is written, where its value does not say."""
+    key = event[keys.name]
+    if type(key) in _WRITTEN:
+        raw = raw_member(text if isinstance(text, str) else text.decode(), keys.name)
+        if raw is not None:
+            keys.written[id(event)] = Written(raw)
+
+
+def key_problem(event: Any, name: str) -> str | None:
+    """Return why an event has no usable key, if it has none."""
     try:
         key = event[name]
     except KeyError:
-        return f"no field `{name}`"
+        return f"no field `{name}`; it has {names_of(list(event), name)}"
     except (TypeError, IndexError):
         return f"not an object with a field `{name}`"
     if key is None:
@@ -168,68 +237,11 @@ def _key_problem(event: Any, name: str) -> str | None:
     return None
 
 
-class Csv:
-    """Comma-separated values with a header: an event is a dict of its fields.
-
-    Numbers are what reads back as the same number. `007`, `+49`, `1_000` and `12E4` stay text,
-    because they are codes more often than numbers; so do whole numbers beyond 64 bits.
-
-    Args:
-        name: What to call the file in messages; empty if there is no need to.
-        rules: What makes an event.
-
-    """
-
-    def __init__(self, name: str, rules: Rules) -> None:
-        self._name = name
-        self._rules = rules
-        self._parser = _core.CsvParser(self._start, rules.numbers, list(rules.null))
-
-    def feed(self, data: bytes) -> Burst:
-        """Take the next bytes, and return what is complete.
-
-        Raises:
-            click.UsageError: When the header is none, has a field twice, or lacks one that is
-                needed.
-
-        """
-        return self._burst(data, last=False)
-
-    def end(self) -> Burst:
-        """Return what the file ends with.
-
-        Raises:
-            click.UsageError: As `feed`.
-
-        """
-        return self._burst(b"", last=True)
-
-    def _burst(self, data: bytes, *, last: bool) -> Burst:
-        try:
-            events, bad = self._parser.feed(data, last)
-        except ValueError as error:
-            raise click.UsageError(f"{self._header()} cannot be read: {error}") from None
-        return Burst(events, [BadLine(self._name, line, why, after) for after, line, why in bad])
-
-    def _start(self, header: list[str]) -> tuple[int | None, list[int]]:
-        """Look at the header. Return the index of the key's field, and of those that stay text."""
-        twice = next((name for name in header if header.count(name) > 1), None)
-        if twice is not None:
-            raise click.UsageError(f"{self._header()} has `{twice}` twice; name its fields apart")
-
-        def index(option: str, name: str) -> int:
-            if name not in header:
-                there_are = ", ".join(f"`{field}`" for field in header)
-                raise click.UsageError(
-                    f"`{option} {name}`: {self._header()} has no such field; it has {there_are}"
-                )
-            return header.index(name)
-
-        key = self._rules.key
-        return (
-            None if key is None else index("--key", key),
-            [index("--text", name) for name in self._rules.text],
-        )
-
-    def _header(self) -> str:
-        return f"the CSV header of `{self._name}`" if self._name else "the CSV header"
+def names_of(names: Sequence[str], missed: str) -> str:
+    """Return names for a message: those that are like the one that is missed, if there are many."""
+    if not names:
+        return "none"
+    if len(names) > _MOST_NAMED:
+        like = difflib.get_close_matches(missed, names, n=3) or list(names[:3])
+        return f"{len(names):,} fields, among them " + ", ".join(f"`{name}`" for name in like)
+    return ", ".join(f"`{name}`" for name in names)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import sys
 import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
+
+from velo.cli.outlet import Outlet
+from velo.cli.text import block
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,14 +25,29 @@ __all__ = ["Progress", "Tally"]
 # The rate that is shown is that of so many seconds.
 _WINDOW = 2.0
 _PER_SECOND = 8
+# After so many seconds it is told how long the rest may take.
+_SOON = 1.0
+# So many bytes of messages wait for somebody to read them; more are dropped.
+_MOST = 256 * 1024
+# So many seconds the end waits for them.
+_LAST = 1.0
 
 
 @dataclass
 class Tally:
-    """What a run has done so far."""
+    """What a run has done so far.
 
+    Attributes:
+        read: Events that were read.
+        events: Those that a function is done with.
+        lost: Results that could not be written.
+
+    """
+
+    read: int = 0
     events: int = 0
     results: int = 0
+    lost: int = 0
     bad: int = 0
     streams: int = 0
     opened: int = 0
@@ -58,9 +77,11 @@ class Progress:
         self._tally = tally
         self._size = size
         self._reports = reports
-        self._reported = 0
+        self._reported = self._lost = 0
         self._live = live and sys.stderr.isatty()
         self._console: Console | None = None
+        # Whoever reads stderr may be slow, and the event loop does not wait for them.
+        self._outlet = Outlet(io.FileIO(2, "wb", closefd=False), 2, name="velo run messages")
         self._started = time.monotonic()
         self._samples: deque[tuple[float, int]] = deque([(self._started, 0)])
 
@@ -73,7 +94,8 @@ class Progress:
         from rich.console import Console
         from rich.live import Live
 
-        self._console = Console(stderr=True, highlight=False)
+        screen = _Screen(self._outlet)
+        self._console = Console(file=screen, force_terminal=True, highlight=False)
         live = Live(
             get_renderable=self._render,
             console=self._console,
@@ -89,11 +111,12 @@ class Progress:
             self._console = None
 
     def say(self, message: str) -> None:
-        """Print a line above the live one."""
-        if self._console is not None:
-            self._console.print(f"velo: {message}", markup=False, soft_wrap=True)
+        """Print a line above the live one. Any thread may."""
+        message = f"velo: {block(message)}"
+        if (console := self._console) is not None:
+            console.print(message, markup=False, soft_wrap=True)
         else:
-            _print(f"velo: {message}")
+            self._print(message)
 
     def bad(self, line: object) -> None:
         """Report a bad line, unless there were many."""
@@ -102,6 +125,14 @@ class Progress:
             self.say(f"{line}; skipped")
         elif self._reports and self._reported == self._reports + 1:
             self.say("more lines were skipped; they are counted (`--reports N` shows more)")
+
+    def lost(self, why: str) -> None:
+        """Report a result that cannot be written, unless there were many."""
+        self._lost += 1
+        if self._lost <= self._reports:
+            self.say(f"{why}; left out")
+        elif self._reports and self._lost == self._reports + 1:
+            self.say("more results were left out; they are counted (`--reports N` shows more)")
 
     def summary(self, how: str | None = None) -> None:
         """Print the one line that tells what was done, and how it ended unless at its end."""
@@ -114,7 +145,24 @@ class Progress:
         ]
         if tally.bad:
             parts.append(f"{tally.bad:,} skipped")
-        _print((f"{how}: " if how else "") + ", ".join(parts))
+        if tally.lost:
+            parts.append(f"{_count(tally.lost, 'result')} left out")
+        if (unused := tally.read - tally.events) > 0:
+            parts.append(f"{unused:,} more read and not worked on")
+        self._print((f"{how}: " if how else "") + ", ".join(parts))
+        self._outlet.flush(_LAST)
+
+    def abandon(self) -> None:
+        """Leave the terminal as it was, before the process is ended by force."""
+        if self._console is not None:
+            self._outlet.put(b"\x1b[?25h\r\x1b[K")
+        self._outlet.put(b"velo: stopped at once\n")
+        self._outlet.flush(0.1)
+
+    def _print(self, line: str) -> None:
+        # The work goes on, and ends well, when nobody reads stderr any more.
+        if self._outlet.size < _MOST:
+            self._outlet.put(f"{line}\n".encode(errors="backslashreplace"))
 
     def _rate(self, now: float, events: int) -> float:
         self._samples.append((now, events))
@@ -141,11 +189,19 @@ class Progress:
         for number, (value, unit) in enumerate(figures):
             text.append("  " if number else "").append(value, "bold").append(f" {unit}", "dim")
         row: list[Any] = [text]
+        spent = now - self._started
+        clock = _clock(spent)
         if self._size:
-            row.insert(0, ProgressBar(total=self._size, completed=tally.position, width=10))
+            row.insert(0, ProgressBar(total=self._size, completed=tally.position, width=6))
+            # What was read and waits to be worked on is not done yet.
+            done = tally.position / self._size * (tally.events / tally.read if tally.read else 0)
+            done = min(done, 1.0)
+            if spent > _SOON and done > 0:
+                clock = f"{_clock(spent / done - spent)} left"
+            clock = f"{done:.0%} {clock}"
         else:
             row.insert(0, self._spinner(Spinner))
-        row.append(Text(_clock(now - self._started), style="dim"))
+        row.append(Text(clock, style="dim"))
         table = Table.grid(padding=(0, 2, 0, 0))
         table.add_row(*row)
         return table
@@ -157,10 +213,26 @@ class Progress:
         return self._spinning
 
 
-def _print(line: str) -> None:
-    # The work goes on, and ends well, when nobody reads stderr any more.
-    with contextlib.suppress(OSError):
-        print(line, file=sys.stderr, flush=True)
+class _Screen(io.TextIOBase, IO[str]):
+    """What rich writes to."""
+
+    def __init__(self, outlet: Outlet) -> None:
+        self._outlet = outlet
+
+    def write(self, text: str) -> int:
+        if self._outlet.size < _MOST:
+            self._outlet.put(text.encode(errors="backslashreplace"))
+        return len(text)
+
+    def isatty(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return 2
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return sys.stderr.encoding
 
 
 def _count(number: int, what: str) -> str:

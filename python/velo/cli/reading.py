@@ -11,15 +11,15 @@ import contextlib
 import os
 import select
 import threading
-import zipfile
-import zlib
 from collections.abc import AsyncGenerator, Iterator, Sequence
+from dataclasses import replace
 
 import click
 
+from velo.cli.decoding import Decoder
 from velo.cli.errors import Failure
 from velo.cli.following import Followed
-from velo.cli.inputs import Input, reason
+from velo.cli.inputs import DAMAGED, Input, reason
 from velo.cli.parsing import Burst, Rules
 
 __all__ = ["Reader"]
@@ -47,6 +47,9 @@ class Reader:
         limit: Take only the first so many events.
         strict: Read no further than the first bad line.
 
+    Attributes:
+        counts: How many events and bad lines each input had, by its name.
+
     """
 
     def __init__(
@@ -63,10 +66,12 @@ class Reader:
         self._follow = follow
         self._left = limit
         self._strict = strict
+        # Of each input, by name: how many events and bad lines it had.
+        self.counts: dict[str, list[int]] = {}
         self._loop = asyncio.get_running_loop()
         self._queue: asyncio.Queue[Burst | click.ClickException | None] = asyncio.Queue()
         self._room = threading.Semaphore(_AHEAD)
-        self._stopped = self._abandoned = False
+        self._stopped = self._abandoned = self._hinted = False
         # Interrupts the thread's waits. Never closed: the thread may outlive everything else.
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
 
@@ -116,26 +121,32 @@ class Reader:
             end = error
         except _Stopped:
             pass
+        except Exception as error:  # whoever waits for events must know that none will come
+            end = Failure(f"reading the input failed: {type(error).__name__}: {error}")
         with contextlib.suppress(_Stopped):
             self._hand_over(end)
 
     def _read_all(self) -> None:
         before = 0
         for input in self._inputs:
-            parser = input.parser(self._rules)
+            parser, decoder = input.parser(self._rules), input.decoder()
             why = None
             try:
                 with contextlib.closing(input.open()) as opened:
                     while True:
                         self._wait(None, input.pipe)
                         data = opened.read()
+                        if data is None:
+                            continue  # a pipe that does not block, and had nothing after all
                         if not data:
                             break
-                        self._emit(parser.feed(data), before + opened.position())
+                        burst = parser.feed(decoder.feed(data))
+                        self._emit(burst, input, decoder, before + opened.position())
                     before += opened.position()
-            except (OSError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+            except DAMAGED as error:
                 why = f"cannot read {input.name} any further: {reason(error)}"
-            self._emit(parser.end(), before)
+            self._emit(parser.feed(decoder.feed(b"", last=True)), input, decoder, before)
+            self._emit(parser.end(), input, decoder, before)
             if why is not None:
                 raise Failure(why)
 
@@ -147,7 +158,7 @@ class Reader:
             for file in files:
                 for burst in file.news():
                     news = True
-                    self._emit(burst, 0)
+                    self._emit(burst, file.input, file.decoder, 0)
             pause = _SHORTEST if news else min(2 * pause, _LONGEST)
             self._wait(0 if news else pause, None)
 
@@ -162,17 +173,35 @@ class Reader:
         if self._stopped:
             raise _Stopped
 
-    def _emit(self, burst: Burst, position: int) -> None:
+    def _emit(self, burst: Burst, input: Input, decoder: Decoder, position: int) -> None:
+        if decoder.encoding != "utf-8":
+            for at, line in enumerate(burst.bad):
+                if line.why.startswith("not UTF-8"):
+                    burst.bad[at] = replace(line, why=f"not {decoder.encoding}")
+        elif burst.bad and not self._hinted:
+            self._hint(burst)
         if self._strict and burst.bad:
             burst.cut_at_bad()
         if self._left is not None:
             burst.cut(self._left)
             self._left -= len(burst.events)
         burst.position = position
+        counts = self.counts.setdefault(input.name, [0, 0])
+        counts[0] += len(burst.events)
+        counts[1] += len(burst.bad)
         if burst.events or burst.bad:
             self._hand_over(burst)
         if self._left == 0 or (self._strict and burst.bad):
             raise _Stopped
+
+    def _hint(self, burst: Burst) -> None:
+        """Say once how to read what is not UTF-8."""
+        for at, line in enumerate(burst.bad):
+            if line.why.startswith("not UTF-8"):
+                self._hinted = True
+                why = f"{line.why} (`--encoding latin-1`, say, reads what is none)"
+                burst.bad[at] = replace(line, why=why)
+                return
 
     def _hand_over(self, item: Burst | click.ClickException | None) -> None:
         if not self._abandoned:
@@ -189,10 +218,10 @@ class _Following:
     """A file that is followed, and what makes events of it."""
 
     def __init__(self, input: Input, rules: Rules) -> None:
-        self._input = input
-        self._rules = rules
+        self.input = input
+        self.decoder = input.decoder()
         self._file = Followed(input.path)
-        self._parser = input.parser(rules)
+        self._parser = input.parser(rules, follow=True)
 
     def news(self) -> Iterator[Burst]:
         """Give what is new, at most one piece of it.
@@ -204,9 +233,11 @@ class _Following:
         try:
             data = self._file.read()
         except OSError as error:
-            raise Failure(f"cannot read {self._input.name}: {reason(error)}") from None
+            raise Failure(f"cannot read {self.input.name}: {reason(error)}") from None
         if data is None:
+            yield self._parser.feed(self.decoder.feed(b"", last=True))
             yield self._parser.end()
-            self._parser = self._input.parser(self._rules)
+            self._parser.restart()
+            self.decoder = self.input.decoder()
         elif data:
-            yield self._parser.feed(data)
+            yield self._parser.feed(self.decoder.feed(data))

@@ -15,9 +15,12 @@ from array import array
 from typing import Any
 
 import click
-import orjson
 
+from velo.cli import jsonlines
 from velo.cli.errors import Failure
+from velo.cli.files import open_own
+from velo.cli.keys import Written as WrittenKey
+from velo.cli.keys import raw_member
 
 __all__ = ["Written", "open_resumed"]
 
@@ -97,9 +100,11 @@ class Written:
 
     def _enter(self, line: bytes) -> bool:
         try:
-            result = orjson.loads(line)
+            result = jsonlines.loads(line)
             key = result["key"] if self._keyed else None
-        except (orjson.JSONDecodeError, TypeError, KeyError, IndexError):
+            if isinstance(key, bool | float):
+                key = WrittenKey(raw_member(line.decode(), "key") or "")
+        except (ValueError, TypeError, KeyError, IndexError):
             return False
         self._left.setdefault(key, _Sums()).all.append(zlib.crc32(line))
         self.count += 1
@@ -142,10 +147,18 @@ def open_resumed(path: str, *, keyed: bool) -> tuple[io.FileIO, Written]:
         click.UsageError: When it holds anything but results.
 
     """
-    if path == "-" or path.endswith(".gz") or (os.path.exists(path) and not os.path.isfile(path)):
+    if (
+        path == "-"
+        or path.lower().endswith((".gz", ".zst"))
+        or (os.path.exists(path) and not os.path.isfile(path))
+    ):
         raise click.UsageError(f"`--resume` goes on with a plain file, which `{path}` is not")
-    file = io.FileIO(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666), "r+b")
+    file = io.FileIO(path, "r+b", opener=_open)
     written = Written(file, path, keyed=keyed)
     file.truncate(written.length)
     file.seek(written.length)
     return file, written
+
+
+def _open(path: str, flags: int) -> int:
+    return open_own(path, flags | os.O_CREAT)

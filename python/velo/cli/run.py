@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import signal
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -11,16 +11,19 @@ from typing import Any
 import click
 
 from velo import StreamFn
+from velo.cli.decoding import check_encoding
 from velo.cli.errors import Failure, describe
 from velo.cli.inputs import find_inputs
 from velo.cli.job import Job
+from velo.cli.keys import Keys
 from velo.cli.metrics import add_run, serving
 from velo.cli.parsing import Rules
 from velo.cli.progress import Progress
 from velo.cli.reading import Reader
 from velo.cli.resuming import Written
+from velo.cli.signals import Signals
 from velo.cli.target import load_target
-from velo.cli.writing import Writer, open_output, resume_output
+from velo.cli.writing import Unread, Writer, open_output, resume_output
 
 __all__ = ["record", "run"]
 
@@ -36,7 +39,7 @@ _POSITIVE = click.IntRange(min=1)
     required=True,
     multiple=True,
     metavar="FILE|PATTERN|-",
-    help="NDJSON or CSV; may be given several times.",
+    help="NDJSON, JSON, CSV or TSV; may be given several times.",
 )
 @click.option("-o", "--output", default="-", metavar="FILE|-", help="NDJSON. [default: -]")
 @click.option("-k", "--key", metavar="FIELD", help="Run one stream for each value of this field.")
@@ -63,7 +66,9 @@ _POSITIVE = click.IntRange(min=1)
 )
 @click.option("--record", metavar="FOLDER", help="Record each stream there, for `velo replay`.")
 @click.option("--metrics", metavar="HOST:PORT", help="Serve figures of the run to Prometheus.")
-@click.option("--format", type=click.Choice(["ndjson", "csv"]), help="Of the input.")
+@click.option("--format", type=click.Choice(["ndjson", "json", "csv", "tsv"]), help="Of the input.")
+@click.option("--encoding", metavar="NAME", help="Of the input: latin-1, utf-16. [default: utf-8]")
+@click.option("--delimiter", metavar="C", help="CSV: what is between fields: `;`, `tab`.")
 @click.option("--no-convert", is_flag=True, help="CSV: keep all fields as text.")
 @click.option("--text", multiple=True, metavar="FIELD", help="CSV: keep this field as text.")
 @click.option("--null", multiple=True, metavar="VALUE", help="CSV: what means nothing, as NA.")
@@ -91,6 +96,8 @@ def run(
     drain: float,
     metrics: str | None,
     format: str | None,
+    encoding: str | None,
+    delimiter: str | None,
     no_convert: bool,
     text: tuple[str, ...],
     null: tuple[str, ...],
@@ -106,18 +113,22 @@ def run(
       velo run shop.funnel:steps -i 'clicks-*.ndjson.gz' -i today.ndjson -k user
       velo run shop.funnel:steps -i /var/log/clicks.ndjson -k user --follow
 
-    The input is NDJSON (.ndjson, .jsonl, .json, and standard input unless --format says otherwise)
-    or CSV with a header (.csv), either of them also as .gz, or as a .zip of one file. Several
-    inputs are read one after the other, those of a pattern in the order of their names.
+    The input is NDJSON (.ndjson, .jsonl), an array of JSON (.json), or CSV or TSV with a header
+    (.csv, .tsv), either of them also as .gz, .zst, .bz2 or .xz, or as a .zip of one file. Standard
+    input is NDJSON unless --format says otherwise. Several inputs are read one after the other,
+    those of a pattern in the order of their names.
 
     Each result is a line of JSON: as it is, or {"key": ..., "result": ...} with --key. Order holds
     within a key. The output of one key does not depend on the mode or on the number of workers.
+    Keys are compared as they are written: 3.1 and 3.10 are two.
 
     CSV fields that are numbers become numbers, empty ones null. What looks like a code stays text:
-    007, +49, 1_000.
+    007, +49, 1_000. What is between fields is found out from the header.
 
-    A line that is no event, or has no key, is reported and skipped. Ctrl-C and SIGTERM end the
-    input, and write what was done so far; the exit code is 130 or 143. A second one stops at once.
+    A line that is no event, or has no key, is reported and skipped, and so is a result that has no
+    form in JSON. The exit code is 1 when something failed, when an input gave no event at all, or
+    when results were left out. Ctrl-C and SIGTERM end the input, and write what was done so far;
+    the exit code is 130 or 143. A second one stops at once.
 
     With --resume, the same command goes on after whatever stopped it, kill -9 included: what the
     output file has is kept, and only what it lacks is written. The input is read from its beginning
@@ -131,16 +142,22 @@ def run(
         raise click.UsageError("`--no-convert` keeps all text: drop `--text` and `--null`")
     if resume and "-" in paths:
         raise click.UsageError("`--resume` reads the input again, which standard input cannot be")
-    inputs = find_inputs(paths, format, follow=follow)
+    if encoding is not None:
+        encoding = check_encoding(encoding)
+    inputs = find_inputs(paths, format, follow=follow, encoding=encoding)
     if resume and any(input.pipe is not None for input in inputs):
         raise click.UsageError("`--resume` reads the input again, which a named pipe cannot be")
     if resume and follow and len(inputs) > 1:
         raise click.UsageError(
             "`--resume` with `--follow` takes one file: events of several come in no fixed order"
         )
-    if all(input.format != "csv" for input in inputs) and (no_convert or text or null):
-        raise click.UsageError("`--no-convert`, `--text` and `--null` are for CSV, not NDJSON")
-    rules = Rules(key=key, numbers=not no_convert, text=text, null=null)
+    if all(input.format not in ("csv", "tsv") for input in inputs) and (
+        no_convert or text or null or delimiter
+    ):
+        raise click.UsageError(
+            "`--no-convert`, `--text`, `--null` and `--delimiter` are for CSV, not NDJSON"
+        )
+    keys = None if key is None else Keys(key)
     read = [input.path for input in inputs]
     keyed = key is not None
     written: Written | None = None
@@ -149,7 +166,7 @@ def run(
     else:
         file = open_output(output, read)
     writer = Writer(file, output, keyed=keyed, written=written)
-    job = Job(fn, key, writer, written=written, strict=strict, drain=drain)
+    job = Job(fn, keys, writer, written=written, strict=strict, drain=drain)
     sizes = [input.size for input in inputs if input.size is not None]
     shown = Progress(
         job.tally,
@@ -158,11 +175,20 @@ def run(
         live=progress and not (output == "-" and sys.stdout.isatty()),
     )
 
+    rules = Rules(
+        keys=keys,
+        numbers=not no_convert,
+        text=text,
+        null=null,
+        delimiter=None if delimiter is None else _delimiter(delimiter),
+        say=shown.say,
+    )
+
     def reader() -> Reader:
         return Reader(inputs, rules, follow=follow, limit=limit, strict=strict)
 
     with serving(metrics, lambda registry: add_run(registry, job.tally)):
-        code = _run(job, reader, writer, shown)
+        code = _run(job, reader, shown)
     context.exit(code)
 
 
@@ -206,21 +232,34 @@ def _configured(fn: StreamFn[Any, Any], settings: dict[str, Any]) -> StreamFn[An
         raise click.UsageError(str(error)) from None
 
 
-def _run(job: Job, reader: Callable[[], Reader], writer: Writer, shown: Progress) -> int:
+def _delimiter(text: str) -> str:
+    found = {"tab": "\t", "\\t": "\t", "space": " ", "comma": ","}.get(text, text)
+    if len(found) != 1 or not found.isascii() or found in '"\r\n\0':
+        raise click.UsageError(f"`--delimiter {text}` must be one ASCII character, or `tab`")
+    return found
+
+
+def _run(job: Job, reader: Callable[[], Reader], shown: Progress) -> int:
     """Do the work, say how it went, and return the exit code."""
+    signals = Signals(shown.abandon)
 
     async def main() -> None:
-        await job.run(reader(), shown)
+        await job.run(reader(), shown, signals)
 
     failure: click.ClickException | None = None
     try:
-        # The writer is closed last: whatever happens, what was done is written.
-        with shown.showing(), contextlib.closing(writer):
+        with shown.showing():
             asyncio.run(main())
     except click.ClickException as error:
         failure = error
     except Exception as error:
-        failure = Failure(describe(error, job.fn._spec.name))
+        failure = Failure(describe(error, job.fn._spec.name, job.place))
+    if isinstance(failure, Unread) and job.signal is None:
+        shown.summary("stopped")
+        return 128 + signal.SIGPIPE
+    lost = job.tally().lost
+    if failure is None and lost:
+        failure = Failure(f"{lost:,} results could not be written")
     if failure is not None:
         shown.say(failure.format_message())
     if job.signal is not None:

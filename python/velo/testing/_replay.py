@@ -42,6 +42,7 @@ class Difference:
         recorded: What the function did in the recording: a few words, and a value if there is one.
         now: What it does now.
         around: The events around that one, with their numbers.
+        note: A reason besides the function, a different hash seed; empty if there is none.
 
     """
 
@@ -49,6 +50,7 @@ class Difference:
     recorded: tuple[str, Any]
     now: tuple[str, Any]
     around: list[tuple[int, Any]]
+    note: str = ""
 
     def __str__(self) -> str:
         lines = [f"at event {self.number} the function does not do what was recorded", ""]
@@ -59,6 +61,8 @@ class Difference:
         lines += ["", f"recorded: it {old[0]}", f"now:      it {new[0]}"]
         if len(old) > 1 or len(new) > 1:
             lines += ["", *(line.rstrip() for line in difflib.ndiff(old[1:], new[1:]))]
+        if self.note:
+            lines += ["", self.note]
         return "\n".join(lines)
 
 
@@ -105,6 +109,7 @@ def replay(
     fn: StreamFn[Any, Any] | None = None,
     *,
     until: int | None = None,
+    trust: bool = False,
 ) -> Replay:
     """Run a recorded function again on the same events, and compare its results.
 
@@ -116,6 +121,7 @@ def replay(
         recording: The recording, or its file.
         fn: The function. None: the current version of the recorded one.
         until: Stop when the function asks for the event after this one.
+        trust: Of a file: read pickled values, and run code that it names, as `load_recording` does.
 
     Returns:
         The outcome, with the function's local variables where it stopped.
@@ -128,7 +134,7 @@ def replay(
 
     """
     if not isinstance(recording, Recording):
-        recording = load_recording(recording)
+        recording = load_recording(recording, trust=trust)
     outcome = again(recording, fn, until=until)
     if outcome.difference is not None:
         raise ReplayDifference(outcome.difference)
@@ -298,10 +304,21 @@ class _Run:
             ]
             value = (_value(step),) if step.kind in ("result", "raised") else ()
             self._outcome.difference = Difference(
-                number, _pair(_DID[step.kind], *value), _pair(*now), around
+                number, _pair(_DID[step.kind], *value), _pair(*now), around, self._note()
             )
             self._stopped.set()
         return _Stop()
+
+    def _note(self) -> str:
+        """Say so when hashes differ: the order of a set of texts does then."""
+        recorded = self._recording.head.get("hash_seed", "random")
+        here = os.environ.get("PYTHONHASHSEED") or "random"
+        if recorded == here != "random":
+            return ""
+        return (
+            f"the hash seed was {recorded} and is {here}: sets may have another order "
+            "(set `PYTHONHASHSEED` when you record, and the same one here)"
+        )
 
     def _look_into(self, results: Any) -> None:
         """Note where the function waits, and its variables there."""

@@ -82,16 +82,21 @@ class Velo:
         path.write_bytes(content.encode() if isinstance(content, str) else content)
         return name
 
-    def start(self, *args, stdin=subprocess.PIPE, **options):
+    @property
+    def environment(self):
+        return environment()
+
+    def command(self, *args):
+        return [sys.executable, "-m", "velo", *map(str, args)]
+
+    def start(self, *args, **options):
+        pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
         process = subprocess.Popen(
-            [sys.executable, "-m", "velo", *map(str, args)],
-            stdin=stdin,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            self.command(*args),
             cwd=self.folder,
             env=environment(),
             start_new_session=True,
-            **options,
+            **{**pipes, **options},
         )
         self.started.append(process)
         return process

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from velo.cli.parsing import Csv, Rules
+from velo.cli.delimited import Csv
+from velo.cli.parsing import Rules
 
 HEADER = ["a", "b", "c"]
 text = st.text(st.sampled_from('ab",\r\n é0.-'), max_size=8)

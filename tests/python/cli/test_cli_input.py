@@ -6,7 +6,8 @@ import zipfile
 
 import pytest
 
-from velo.cli.parsing import Csv, Ndjson, Rules
+from velo.cli.delimited import Csv
+from velo.cli.parsing import Ndjson, Rules
 
 
 def zipped(**members):

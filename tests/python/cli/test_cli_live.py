@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import pty
+import re
 import select
 import signal
 import sys
@@ -152,7 +153,7 @@ def test_a_second_signal_stops_at_once(velo):
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=HANG)
     assert process.returncode == 130
-    assert b"stopped: 8 events in " in err
+    assert re.search(rb"stopped: [4-6] events in .*, [2-4] more read and not worked on\n", err)
     assert b"Traceback" not in err
 
 

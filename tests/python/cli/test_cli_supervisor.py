@@ -51,6 +51,7 @@ def test_nobody_there(shell):
         done = shell(command)
         assert done.code == 1
         assert "no supervisor listens at" in done.err
+        assert "`VELO_SUPERVISOR=daemon`" in done.err
 
 
 def test_a_program_uses_it(shell, velo, monkeypatch):

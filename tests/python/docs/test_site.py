@@ -41,7 +41,7 @@ def site(tmp_path_factory):
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=150,
     )
     assert done.returncode == 0, done.stderr
     return target
@@ -81,7 +81,7 @@ def test_every_page_is_there_and_loads_nothing_from_other_hosts(site):
 @pytest.mark.parametrize(
     ("page", "name", "said"),
     [
-        ("functions", "velo.StreamFn.keyed", "Run one stream per key"),
+        ("functions", "velo.StreamFn.keyed", "Run the function for each key"),
         ("functions", "velo.StreamFn.__or__", "Compose"),
         ("functions", "velo.stream_fn", "Make a stream function"),
         ("streams", "velo.Stream.send", "A cancelled send has sent nothing"),

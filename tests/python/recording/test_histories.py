@@ -18,12 +18,16 @@ pytestmark = pytest.mark.embedded
 
 # Those that depend on time: `velo.testing.replay` has time of its own for them, in test_replay.py.
 TIMED = {"sessions", "patient"}
-HISTORIES = [path for path in recordings(recorded.FOLDER) if load_recording(path).name not in TIMED]
+HISTORIES = [
+    path
+    for path in recordings(recorded.FOLDER)
+    if load_recording(path, trust=True).name not in TIMED
+]
 
 
 def history(path):
     """Its function, its events, and what it yielded, each result as it travels."""
-    recording = load_recording(path)
+    recording = load_recording(path, trust=True)
     first, *rest = (getattr(recorded, name) for _, name, _ in recording.head["function"])
     for part in rest:
         first = first | part
@@ -32,7 +36,7 @@ def history(path):
 
 def test_there_are_enough():
     """Of a chain, of one that was cut short, and of both workers of a stream that had two."""
-    found = [load_recording(path) for path in HISTORIES]
+    found = [load_recording(path, trust=True) for path in HISTORIES]
     assert len(found) >= 8
     assert any(len(recording.head["function"]) > 1 for recording in found)
     ledgers = [recording for recording in found if recording.name == "ledger"]
@@ -90,7 +94,11 @@ async def test_a_history_comes_out_the_same_whichever_event_its_worker_dies_at(p
 
 async def test_a_life_in_two_workers_is_one_history():
     """The second worker went on where the first one's snapshot had it, and lost nothing."""
-    parts = [load_recording(path) for path in HISTORIES if load_recording(path).name == "ledger"]
+    parts = [
+        load_recording(path, trust=True)
+        for path in HISTORIES
+        if load_recording(path, trust=True).name == "ledger"
+    ]
     first, second = sorted(parts, key=lambda part: part.whole)
     state = second.head["state"][0]
     assert state

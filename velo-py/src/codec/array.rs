@@ -163,7 +163,7 @@ pub fn array<'py, D: Decode>(decoder: &mut Reader<'_, 'py, D>) -> Result<Bound<'
     let form = if flags & PICKLED_DTYPE == 0 {
         numpy.named(py, dtype)?
     } else {
-        decoder.unpickled = true;
+        decoder.may_unpickle(dtype)?;
         numpy.unpickled(&lookups.pickle, py, dtype)?
     };
     let buffer = buffer(decoder)?;

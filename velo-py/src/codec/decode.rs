@@ -18,6 +18,7 @@ pub fn decode<'py>(
     py: Python<'py>,
     payload: &[u8],
     memory: &mut dyn Memory,
+    trusted: bool,
 ) -> Result<Bound<'py, PyAny>, DecodeError> {
     // A short `bytes` alone needs no reader.
     if let [marker::BIN8, len, bytes @ ..] = payload
@@ -25,7 +26,7 @@ pub fn decode<'py>(
     {
         return Ok(PyBytes::new(py, bytes).into_any());
     }
-    let mut reader = Reader::<Values>::new(lookups, py, payload, memory);
+    let mut reader = Reader::<Values>::new(lookups, py, payload, memory, trusted);
     let value = reader.value().and_then(|value| match reader.left() {
         0 => Ok(value),
         _ => fault("more bytes than the value has"),

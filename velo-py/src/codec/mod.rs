@@ -138,6 +138,16 @@ impl Codec {
         payload: &[u8],
         memory: &mut dyn Memory,
     ) -> Result<Bound<'py, PyAny>, DecodeError> {
-        decode::decode(&self.0, py, payload, memory)
+        decode::decode(&self.0, py, payload, memory, true)
+    }
+
+    /// Does the same for a payload that anybody may have written: nothing in it is unpickled, and a
+    /// `ValueError` says that there was something to unpickle.
+    pub fn decode_untrusted<'py>(
+        &self,
+        py: Python<'py>,
+        payload: &[u8],
+    ) -> Result<Bound<'py, PyAny>, DecodeError> {
+        decode::decode(&self.0, py, payload, &mut CopyMemory, false)
     }
 }

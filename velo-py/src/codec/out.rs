@@ -151,6 +151,11 @@ impl VecOut {
         Self(memory)
     }
 
+    /// Appends bytes.
+    pub fn write(&mut self, bytes: &[u8]) {
+        self.0.extend_from_slice(bytes);
+    }
+
     /// What was written.
     pub fn as_slice(&self) -> &[u8] {
         &self.0

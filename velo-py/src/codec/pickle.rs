@@ -124,12 +124,13 @@ pub fn put_whole<O: Out>(
 
 /// The object in the pickle that follows.
 pub fn load<'py, D: Decode>(decoder: &mut Reader<'_, 'py, D>) -> Result<Bound<'py, PyAny>, Fault> {
-    decoder.unpickled = true;
     let py = decoder.py;
     let count = u32::from_le_bytes(*decoder.bytes()?) as usize;
     let len = decoder.len64()?;
     // Copied, as what unpickling leaves behind must not point into memory that is given back.
-    let bytes = PyBytes::new(py, decoder.slice(len)?);
+    let bytes = decoder.slice(len)?;
+    decoder.may_unpickle(bytes)?;
+    let bytes = PyBytes::new(py, bytes);
     if count > decoder.left() / BUFFER_HEAD {
         return fault("more buffers than bytes");
     }

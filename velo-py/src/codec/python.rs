@@ -60,10 +60,22 @@ pub fn dumps<'py>(
     Ok(PyBytes::new(py, &room[..len]))
 }
 
-/// The object that `payload` stands for, with copies of its buffers.
+/// The object that `payload` stands for, with copies of its buffers. Unless its writer is `trusted`,
+/// nothing is unpickled.
 #[pyfunction]
-pub fn loads<'py>(py: Python<'py>, payload: &Bound<'py, PyBytes>) -> PyResult<Bound<'py, PyAny>> {
-    Ok(codec(py)?.decode(py, payload.as_bytes(), &mut CopyMemory)?)
+#[pyo3(signature = (payload, trusted=true))]
+pub fn loads<'py>(
+    py: Python<'py>,
+    payload: &Bound<'py, PyBytes>,
+    trusted: bool,
+) -> PyResult<Bound<'py, PyAny>> {
+    let codec = codec(py)?;
+    let payload = payload.as_bytes();
+    Ok(if trusted {
+        codec.decode(py, payload, &mut CopyMemory)?
+    } else {
+        codec.decode_untrusted(py, payload)?
+    })
 }
 
 /// What tells encoded values apart; None where equal ones may differ.

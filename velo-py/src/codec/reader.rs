@@ -6,8 +6,9 @@
 
 use std::marker::PhantomData;
 
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::{PyByteArray, PyString};
+use pyo3::types::{PyByteArray, PyBytes, PyString};
 
 use super::error::{Fault, fault, judge};
 use super::keys;
@@ -35,6 +36,8 @@ pub struct Reader<'a, 'py, D> {
     owed: usize,
     /// Set by the first pickle, whose objects may raise what they like from then on.
     pub unpickled: bool,
+    /// Whether pickles are read at all: they run code.
+    trusted: bool,
     pub memory: &'a mut dyn Memory,
     dispatch: PhantomData<D>,
 }
@@ -46,6 +49,7 @@ impl<'a, 'py, D: Decode> Reader<'a, 'py, D> {
         py: Python<'py>,
         payload: &'a [u8],
         memory: &'a mut dyn Memory,
+        trusted: bool,
     ) -> Self {
         Reader {
             lookups,
@@ -55,9 +59,21 @@ impl<'a, 'py, D: Decode> Reader<'a, 'py, D> {
             depth: 0,
             owed: 0,
             unpickled: false,
+            trusted,
             memory,
             dispatch: PhantomData,
         }
+    }
+
+    /// Refuses a pickle, unless its writer is trusted. The error's second argument is the pickle, so that
+    /// its caller can say which names it would import.
+    pub fn may_unpickle(&mut self, pickle: &[u8]) -> Result<(), Fault> {
+        self.unpickled = true;
+        if self.trusted {
+            return Ok(());
+        }
+        let pickle = PyBytes::new(self.py, pickle).unbind();
+        Err(PyValueError::new_err(("it holds a pickle, which runs code", pickle)).into())
     }
 
     /// How many bytes were read.

@@ -10,7 +10,7 @@ use std::collections::HashSet;
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyList, PyString};
+use pyo3::types::{PyBytes, PyDict, PyList, PyString};
 
 use record::{Record, Splitter};
 use value::Number;
@@ -18,17 +18,37 @@ use value::Number;
 /// A record that is no event: how many events lay before it in the same piece, its line, and why.
 type Bad = (usize, u64, String);
 
+/// A key as it stands in the file, and its event's place in the same piece.
+type Key<'py> = (usize, Bound<'py, PyString>);
+
+type Fed<'py> = (
+    Bound<'py, PyList>,
+    Vec<Bad>,
+    Vec<Key<'py>>,
+    Bound<'py, PyBytes>,
+);
+
+/// Whether bytes of NDJSON may hold a number that needs more than 64 bits.
+#[pyfunction]
+pub fn has_long_number(text: &[u8]) -> bool {
+    value::has_long_number(text)
+}
+
 /// Makes events of the bytes of one CSV file, as they come.
 #[pyclass(module = "velo._core")]
 pub struct CsvParser {
     start: Py<PyAny>,
     numbers: bool,
     null: HashSet<Vec<u8>>,
+    delimiter: u8,
     columns: Option<Columns>,
     splitter: Splitter,
     buffer: Vec<u8>,
     line: u64,
     begun: bool,
+    /// Another file goes on where one that had a header has ended: its first record is judged.
+    judging: bool,
+    judged: Option<&'static str>,
 }
 
 /// What the header says about each field.
@@ -45,37 +65,57 @@ impl CsvParser {
     /// `start` is called with the header, and returns the index of the field that must not be
     /// empty, if there is one, and those of the fields that stay text.
     #[new]
-    fn new(start: Py<PyAny>, numbers: bool, null: Vec<String>) -> CsvParser {
+    #[pyo3(signature = (start, numbers, null, delimiter=b','))]
+    fn new(start: Py<PyAny>, numbers: bool, null: Vec<String>, delimiter: u8) -> CsvParser {
         CsvParser {
             start,
             numbers,
             null: null.into_iter().map(String::into_bytes).collect(),
             columns: None,
-            splitter: Splitter::default(),
+            splitter: Splitter::new(delimiter),
+            delimiter,
             buffer: Vec::new(),
             line: 0,
             begun: false,
+            judging: false,
+            judged: None,
         }
     }
 
-    /// Takes the next bytes, and returns the events that are complete and the records that are none.
+    /// Another file begins, which may have a header of its own, the same one again, or none, as what is
+    /// left of a file that was cut: its first record says which, see `judge`.
+    fn restart(&mut self) {
+        self.splitter = Splitter::new(self.delimiter);
+        self.buffer.clear();
+        self.line = 0;
+        self.begun = false;
+        self.judging = self.columns.is_some();
+        self.judged = None;
+    }
+
+    /// What the first record after `restart` was taken for: `"same"`, `"header"` or `"event"`; None
+    /// before it has come.
+    #[getter]
+    fn judged(&self) -> Option<&'static str> {
+        self.judged
+    }
+
+    /// Takes the next bytes, and returns the events that are complete, the records that are none, the
+    /// text of keys that are floats, by their event's place, and the line of each event, as `u64`.
     #[pyo3(signature = (data, last=false))]
-    fn feed<'py>(
-        &mut self,
-        py: Python<'py>,
-        data: &[u8],
-        last: bool,
-    ) -> PyResult<(Bound<'py, PyList>, Vec<Bad>)> {
+    fn feed<'py>(&mut self, py: Python<'py>, data: &[u8], last: bool) -> PyResult<Fed<'py>> {
         // Taken out, so that what is found in it can be used beside the rest of `self`.
         let mut buffer = std::mem::take(&mut self.buffer);
         buffer.extend_from_slice(data);
         let mut events = Vec::new();
         let mut bad = Vec::new();
+        let mut keys = Vec::new();
+        let mut lines = Vec::new();
         let mut at = 0;
         if !self.begun {
             if buffer.len() < 3 && !last {
                 self.buffer = buffer;
-                return Ok((PyList::empty(py), bad));
+                return Ok((PyList::empty(py), bad, keys, PyBytes::new(py, &[])));
             }
             self.begun = true;
             at = if buffer.starts_with(b"\xef\xbb\xbf") {
@@ -93,16 +133,19 @@ impl CsvParser {
             self.line += found.lines;
             at += found.len;
             let fault = match found.record {
-                Record::ArraySpec => None,
+                Record::Blank => None,
                 Record::Bad(why) => Some(why),
                 Record::Fields => match std::str::from_utf8(&rest[..found.len]) {
-                    Ok(_) => self.take(py, rest, &mut events)?,
+                    Ok(_) => self.take(py, rest, &mut events, &mut keys)?,
                     Err(error) => {
                         let place = error.valid_up_to();
                         Some(format!("not UTF-8: byte {:#04x} at {place}", rest[place]))
                     }
                 },
             };
+            if events.len() > lines.len() / size_of::<u64>() {
+                lines.extend_from_slice(&number.to_ne_bytes());
+            }
             if let Some(mut why) = fault {
                 if found.lines > 1 {
                     why = format!("{why} (up to line {})", self.line);
@@ -115,7 +158,12 @@ impl CsvParser {
         }
         buffer.drain(..at);
         self.buffer = buffer;
-        Ok((PyList::new(py, events)?, bad))
+        Ok((
+            PyList::new(py, events)?,
+            bad,
+            keys,
+            PyBytes::new(py, &lines),
+        ))
     }
 }
 
@@ -126,13 +174,18 @@ impl CsvParser {
         py: Python<'py>,
         bytes: &[u8],
         events: &mut Vec<Bound<'py, PyDict>>,
+        keys: &mut Vec<Key<'py>>,
     ) -> PyResult<Option<String>> {
+        if std::mem::take(&mut self.judging) && self.judge(py, bytes)? {
+            return Ok(None);
+        }
         let fields = self.splitter.count();
         let Some(columns) = &self.columns else {
             self.columns = Some(self.begin(py, bytes)?);
             return Ok(None);
         };
-        if fields != columns.names.len() {
+        let beyond = columns.names.len()..fields;
+        if fields < columns.names.len() || self.any_value(beyond, bytes) {
             let s = if fields == 1 { "" } else { "s" };
             let header = columns.names.len();
             return Ok(Some(format!(
@@ -152,8 +205,18 @@ impl CsvParser {
                 // It is None already.
             } else {
                 match value::number(text) {
-                    Some(Number::Whole(whole)) => event.set_item(name, whole)?,
-                    Some(Number::Real(real)) => event.set_item(name, real)?,
+                    Some(Number::Whole(whole)) => {
+                        if columns.key == Some(index) && text == b"-0" {
+                            keys.push((events.len(), as_text(py, text)));
+                        }
+                        event.set_item(name, whole)?;
+                    }
+                    Some(Number::Real(real)) => {
+                        if columns.key == Some(index) {
+                            keys.push((events.len(), as_text(py, text)));
+                        }
+                        event.set_item(name, real)?;
+                    }
                     None => event.set_item(name, as_text(py, text))?,
                 }
             }
@@ -162,9 +225,54 @@ impl CsvParser {
         Ok(None)
     }
 
+    /// How many of the fields that were split last there are without empty ones at the end, which
+    /// spreadsheets write.
+    fn width(&self, bytes: &[u8]) -> usize {
+        let fields = self.splitter.count();
+        let last = (1..fields).rfind(|&index| !self.splitter.field(index, bytes).is_empty());
+        last.map_or(fields.min(1), |last| last + 1)
+    }
+
+    fn any_value(&self, mut fields: std::ops::Range<usize>, bytes: &[u8]) -> bool {
+        fields.any(|index| !self.splitter.field(index, bytes).is_empty())
+    }
+
+    /// Looks at the first record of a file that follows another, and returns whether it is a header,
+    /// which it is when it is the same one again. Otherwise it must look like one (texts, all
+    /// different, no numbers) and have another number of fields, or some of the same names.
+    fn judge(&mut self, py: Python<'_>, bytes: &[u8]) -> PyResult<bool> {
+        let Some(columns) = &self.columns else {
+            return Ok(false);
+        };
+        let width = self.width(bytes);
+        let mut names = HashSet::new();
+        for name in &columns.names {
+            names.insert(name.bind(py).to_str()?.as_bytes());
+        }
+        let fields = (0..width).map(|index| self.splitter.field(index, bytes));
+        let known = fields.clone().filter(|field| names.contains(field)).count();
+        let distinct: HashSet<_> = fields.clone().collect();
+        let same = width == columns.names.len() && known == width && distinct.len() == width;
+        let is_name = |text: &[u8]| !text.is_empty() && value::number(text).is_none();
+        let header = same
+            || distinct.len() == width
+                && fields.clone().all(is_name)
+                && (width != columns.names.len() || known > 0);
+        // Its columns may have changed places.
+        if header {
+            self.columns = Some(self.begin(py, bytes)?);
+        }
+        self.judged = Some(match (same, header) {
+            (true, _) => "same",
+            (_, true) => "header",
+            _ => "event",
+        });
+        Ok(header)
+    }
+
     /// Takes the fields that were split last as the header.
     fn begin(&self, py: Python<'_>, bytes: &[u8]) -> PyResult<Columns> {
-        let names: Vec<_> = (0..self.splitter.count())
+        let names: Vec<_> = (0..self.width(bytes))
             .map(|index| as_text(py, self.splitter.field(index, bytes)))
             .collect();
         let (key, stay): (Option<usize>, Vec<usize>) =

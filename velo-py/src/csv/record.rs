@@ -5,8 +5,10 @@ use std::ops::Range;
 
 use memchr::{memchr, memchr_iter, memchr2, memrchr};
 
-/// A record that has not ended after this many bytes is given up: most likely a quote is missing.
+/// A record with quotes that is not over after so many bytes is given up: most likely one is missing.
 const LONGEST: usize = 1 << 20;
+/// So is a line without any, which may have many thousand fields.
+const LONGEST_LINE: usize = 16 << 20;
 
 /// What a piece of a file begins with.
 pub struct Found {
@@ -19,7 +21,7 @@ pub struct Found {
 
 pub enum Record {
     /// An empty line.
-    ArraySpec,
+    Blank,
     /// The splitter has its fields.
     Fields,
     Bad(String),
@@ -32,8 +34,8 @@ enum Field {
 }
 
 /// Splits one record at a time, and keeps its fields until the next.
-#[derive(Default)]
 pub struct Splitter {
+    delimiter: u8,
     fields: Vec<Field>,
     copies: Vec<u8>,
     /// In the middle of a line that was given up.
@@ -41,6 +43,16 @@ pub struct Splitter {
 }
 
 impl Splitter {
+    /// Fields end with `delimiter`, an ASCII character.
+    pub fn new(delimiter: u8) -> Splitter {
+        Splitter {
+            delimiter,
+            fields: Vec::new(),
+            copies: Vec::new(),
+            skipping: false,
+        }
+    }
+
     /// How many fields the last record has.
     pub fn count(&self) -> usize {
         self.fields.len()
@@ -66,16 +78,18 @@ impl Splitter {
             return Some(Found {
                 len,
                 lines: 0,
-                record: Record::ArraySpec,
+                record: Record::Blank,
             });
         }
-        let found = match memchr2(b'\n', b'"', bytes) {
-            Some(end) if bytes[end] == b'\n' => Some(self.plain(&bytes[..end], end + 1)),
-            Some(_) => self.quoted(bytes, last),
-            None if last => Some(self.plain(bytes, bytes.len())),
-            None => None,
+        let (found, longest) = match memchr2(b'\n', b'"', bytes) {
+            Some(end) if bytes[end] == b'\n' => {
+                (Some(self.plain(&bytes[..end], end + 1)), LONGEST_LINE)
+            }
+            Some(_) => (self.quoted(bytes, last), LONGEST),
+            None if last => (Some(self.plain(bytes, bytes.len())), LONGEST_LINE),
+            None => (None, LONGEST_LINE),
         };
-        if found.is_none() && bytes.len() > LONGEST {
+        if found.is_none() && bytes.len() > longest {
             return Some(self.give_up(bytes));
         }
         found
@@ -88,11 +102,11 @@ impl Splitter {
             return Found {
                 len,
                 lines: 1,
-                record: Record::ArraySpec,
+                record: Record::Blank,
             };
         }
         let mut start = 0;
-        for end in memchr_iter(b',', line) {
+        for end in memchr_iter(self.delimiter, line) {
             self.fields.push(Field::InPlace(start..end));
             start = end + 1;
         }
@@ -109,8 +123,8 @@ impl Splitter {
         let mut at = 0;
         let len = loop {
             if bytes.get(at) != Some(&b'"') {
-                match memchr2(b',', b'\n', &bytes[at..]) {
-                    Some(end) if bytes[at + end] == b',' => {
+                match memchr2(self.delimiter, b'\n', &bytes[at..]) {
+                    Some(end) if bytes[at + end] == self.delimiter => {
                         self.fields.push(Field::InPlace(at..at + end));
                         at += end + 1;
                         continue;
@@ -129,7 +143,7 @@ impl Splitter {
                 return last.then(|| bad(bytes.len(), bytes, "not CSV: a quote is never closed"));
             };
             match bytes[after..] {
-                [b',', ..] => at = after + 1,
+                [delimiter, ..] if delimiter == self.delimiter => at = after + 1,
                 [b'\n', ..] => break after + 1,
                 [b'\r', b'\n', ..] => break after + 2,
                 [b'\r'] if !last => return None,
@@ -141,11 +155,9 @@ impl Splitter {
                         None if last => bytes.len(),
                         None => return None,
                     };
-                    return Some(bad(
-                        len,
-                        bytes,
-                        "not CSV: `,` expected after a closing quote",
-                    ));
+                    let delimiter = char::from(self.delimiter);
+                    let why = format!("not CSV: `{delimiter}` expected after a closing quote");
+                    return Some(bad(len, bytes, &why.replace('\t', "\\t")));
                 }
             }
         };
@@ -184,11 +196,11 @@ impl Splitter {
     fn give_up(&mut self, bytes: &[u8]) -> Found {
         let len = memrchr(b'\n', bytes).map_or(bytes.len(), |end| end + 1);
         self.skipping = bytes[len - 1] != b'\n';
-        bad(
-            len,
-            bytes,
-            "not CSV: no end within 1 MiB; a quote may be missing",
-        )
+        let why = match memchr(b'"', &bytes[..len]) {
+            Some(_) => "not CSV: no end within 1 MiB; a quote may be missing",
+            None => "not CSV: no line end within 16 MiB",
+        };
+        bad(len, bytes, why)
     }
 }
 

@@ -51,6 +51,14 @@ impl AsyncGen {
         }
     }
 
+    /// As `new`, for a generator that the event loop is not to close: its owner does so. That saves a
+    /// weak reference for each of them.
+    pub fn of_owner(py: Python<'_>, generator: Py<PyAny>) -> Self {
+        let mut made = Self::new(py, generator);
+        made.started = made.direct;
+        made
+    }
+
     /// The user's generator itself.
     pub fn object(&self) -> &Py<PyAny> {
         &self.generator

@@ -8,6 +8,7 @@
 pub mod async_iterator;
 pub mod asyncgen;
 pub mod buffer;
+pub mod context_vars;
 pub mod destroy;
 pub mod fd;
 pub mod iterate;

@@ -40,6 +40,56 @@ pub fn as_task<R>(
     Ok(result)
 }
 
+/// Runs `step` with this context as the current one.
+///
+/// # Errors
+/// When `context` is in use already. `step` has not run then.
+pub fn entered<R>(context: &Bound<'_, PyAny>, step: impl FnOnce() -> R) -> PyResult<R> {
+    let _context = Entered::enter(context)?;
+    Ok(step())
+}
+
+/// The turn of one task in the middle of whatever is running, until it is [left](Self::leave).
+pub struct TaskTurn {
+    event_loop: Py<PyAny>,
+    task: Py<PyAny>,
+    context: Py<PyAny>,
+    outer: Py<PyAny>,
+}
+
+impl TaskTurn {
+    /// Makes `task` the current one, and `context` the current context.
+    ///
+    /// # Errors
+    /// When `context` is in use already.
+    pub fn enter(
+        py: Python<'_>,
+        event_loop: &Py<PyAny>,
+        task: &Py<PyAny>,
+        context: &Py<PyAny>,
+    ) -> PyResult<Self> {
+        let entered = Entered::enter(context.bind(py))?;
+        let outer = Switch::get(py)?.to(event_loop.bind(py), task.bind(py))?;
+        std::mem::forget(entered); // left by `leave`
+        Ok(TaskTurn {
+            event_loop: event_loop.clone_ref(py),
+            task: task.clone_ref(py),
+            context: context.clone_ref(py),
+            outer: outer.unbind(),
+        })
+    }
+
+    /// Whoever was current before is so again.
+    ///
+    /// # Errors
+    /// When something else has become current meanwhile.
+    pub fn leave(self, py: Python<'_>) -> PyResult<()> {
+        let _context = Entered(self.context.bind(py));
+        let (event_loop, task) = (self.event_loop.bind(py), self.task.bind(py));
+        Switch::get(py)?.back(event_loop, task, self.outer.bind(py))
+    }
+}
+
 /// A context that is the current one until this is dropped.
 struct Entered<'a, 'py>(&'a Bound<'py, PyAny>);
 

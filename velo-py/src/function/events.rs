@@ -1,5 +1,7 @@
 //! `events`: what a stream function iterates over.
 
+use std::sync::Arc;
+
 use pyo3::exceptions::PyStopAsyncIteration;
 use pyo3::prelude::*;
 use pyo3::types::PyType;
@@ -9,6 +11,8 @@ use crate::ffi::async_iterator::{self, AsyncIterate, Lending};
 use crate::ffi::send_slot::{Step, stepping_methods};
 use crate::function::source::{Poll, Source};
 use crate::function::ticks::Ticks;
+use crate::keys::table::KeyTable;
+use crate::lane_frames::Name;
 
 /// The events of one stream, in order: `async for event in events`.
 ///
@@ -16,15 +20,32 @@ use crate::function::ticks::Ticks;
 /// safe to cancel: no event is lost, the next `anext(events)` gets it.
 #[pyclass(frozen, module = "velo._core")]
 pub struct Events {
-    source: Source,
+    from: From,
     lending: Lending,
+}
+
+/// Whose events they are.
+enum From {
+    /// A stream's.
+    Stream(Source),
+    /// A key's, of which there are many: no more is kept for each than it takes to find it.
+    Key(Arc<KeyTable>, Name),
 }
 
 impl Events {
     /// The events that come from `source`.
     pub fn new(source: Source) -> Self {
+        Events::from(From::Stream(source))
+    }
+
+    /// The events of a key.
+    pub fn of_key(table: Arc<KeyTable>, name: Name) -> Self {
+        Events::from(From::Key(table, name))
+    }
+
+    fn from(from: From) -> Self {
         Events {
-            source,
+            from,
             lending: Lending::default(),
         }
     }
@@ -34,7 +55,11 @@ impl Events {
 impl Events {
     /// The events, and a `velo.events.TICK` whenever `seconds` pass without one.
     fn ticks(&self, seconds: f64) -> PyResult<Ticks> {
-        Ticks::new(self.source.clone(), seconds)
+        let source = match &self.from {
+            From::Stream(source) => source.clone(),
+            From::Key(table, name) => Source::of_key(table.clone(), *name),
+        };
+        Ticks::new(source, seconds)
     }
 
     /// `Events[In]`, for type checkers.
@@ -72,7 +97,10 @@ impl AsyncIterate for Events {
 
     #[inline]
     fn next_item(&self, py: Python<'_>) -> Result<Step, Thrown> {
-        let source = &self.source;
+        let source = match &self.from {
+            From::Stream(source) => source,
+            From::Key(table, name) => return table.step_events(py, *name),
+        };
         loop {
             match source.poll(py)? {
                 Poll::Event(event) => return Ok(Step::Return(event)),
@@ -88,7 +116,10 @@ impl AsyncIterate for Events {
     }
 
     fn give_up(&self, py: Python<'_>) -> PyResult<()> {
-        self.source.port.stop_waiting(py);
+        match &self.from {
+            From::Stream(source) => source.port.stop_waiting(py),
+            From::Key(table, name) => table.stop_waiting(py, *name),
+        }
         Ok(())
     }
 }

@@ -9,10 +9,12 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use velo_shm::Allowance;
 
-use crate::errors::Thrown;
+use crate::errors::{self, Thrown};
 use crate::flow::Next;
 use crate::function::session::SessionPort;
 use crate::inline::InlineStream;
+use crate::keys::table::KeyTable;
+use crate::lane_frames::Name;
 use crate::process::worker::ring_port::RingPort;
 
 /// The function's half, in either mode.
@@ -24,6 +26,15 @@ pub enum Port {
     Ring(Arc<RingPort>),
     /// A session's: either of them, or none at present; and whether it is an inline one.
     Session(Arc<SessionPort>, bool),
+    /// A key of a table, as those see it who have use of a whole port.
+    Key(KeyPort),
+}
+
+/// One key of a table.
+#[derive(Clone)]
+pub struct KeyPort {
+    pub table: Arc<KeyTable>,
+    pub name: Name,
 }
 
 macro_rules! either {
@@ -32,6 +43,7 @@ macro_rules! either {
             Port::Inline($side) => $call,
             Port::Ring($side) => $call,
             Port::Session($side, _) => $call,
+            Port::Key($side) => $call,
         }
     };
 }
@@ -50,24 +62,22 @@ impl Port {
 
     /// The wait for an event was given up.
     pub fn stop_waiting(&self, py: Python<'_>) {
-        either!(self, side => side.event_wait().clear(py));
+        either!(self, side => side.stop_waiting(py));
     }
 
     /// Whether a task waits for an event.
     pub fn is_waiting(&self, py: Python<'_>) -> bool {
-        either!(self, side => side.event_wait().is_waiting(py))
+        either!(self, side => side.is_waiting(py))
     }
 
     /// Whether `future` is what the function waits on for an event, or for room.
     pub fn is_wait(&self, py: Python<'_>, future: &Py<PyAny>) -> bool {
-        either!(self, side => {
-            side.event_wait().is_on(py, future) || side.space_wait().is_on(py, future)
-        })
+        either!(self, side => side.is_wait(py, future))
     }
 
     /// Has the function look again, although no event came.
     pub fn wake_function(&self, py: Python<'_>) {
-        either!(self, side => side.event_wait().wake(py));
+        either!(self, side => side.wake_function(py));
     }
 
     /// The loop that the function runs in.
@@ -84,7 +94,7 @@ impl Port {
     /// What the function's state begins as.
     pub fn state<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         match self {
-            Port::Inline(_) | Port::Session(..) => Ok(PyDict::new(py)),
+            Port::Inline(_) | Port::Session(..) | Port::Key(_) => Ok(PyDict::new(py)),
             Port::Ring(side) => side.state(py),
         }
     }
@@ -94,7 +104,7 @@ impl Port {
     #[inline]
     pub fn flush_results(&self, py: Python<'_>) {
         match self {
-            Port::Inline(_) => {} // no other task runs before the function waits
+            Port::Inline(_) | Port::Key(_) => {} // no other task runs before the function waits
             Port::Ring(side) => side.flush_results(py),
             Port::Session(side, _) => side.flush_results(py),
         }
@@ -113,7 +123,7 @@ impl Port {
 
     /// The wait for room was given up.
     pub fn stop_waiting_space(&self, py: Python<'_>) {
-        either!(self, side => side.space_wait().clear(py));
+        either!(self, side => side.stop_waiting_space(py));
     }
 
     /// Whether the stream was cancelled from the user's half.
@@ -130,7 +140,7 @@ impl Port {
     #[inline]
     pub fn allow(&self, py: Python<'_>, allowance: Option<Allowance>) {
         match self {
-            Port::Inline(_) => {} // nothing could stop it
+            Port::Inline(_) | Port::Key(_) => {} // nothing could stop it
             Port::Ring(side) => side.allow(allowance),
             Port::Session(side, _) => side.allow(py, allowance),
         }
@@ -139,5 +149,96 @@ impl Port {
     /// The function has ended. The user's half sees this after the last result.
     pub fn finish(&self, py: Python<'_>, outcome: Result<(), PyErr>) {
         either!(self, side => side.finish(py, outcome));
+    }
+}
+
+/// What a [`Port`] does with the places where its function waits.
+macro_rules! waits_of {
+    ($side:ty) => {
+        impl $side {
+            /// See [`Port::stop_waiting`].
+            pub fn stop_waiting(&self, py: Python<'_>) {
+                self.event_wait().clear(py);
+            }
+
+            /// See [`Port::is_waiting`].
+            pub fn is_waiting(&self, py: Python<'_>) -> bool {
+                self.event_wait().is_waiting(py)
+            }
+
+            /// See [`Port::is_wait`].
+            pub fn is_wait(&self, py: Python<'_>, future: &Py<PyAny>) -> bool {
+                self.event_wait().is_on(py, future) || self.space_wait().is_on(py, future)
+            }
+
+            /// See [`Port::wake_function`].
+            pub fn wake_function(&self, py: Python<'_>) {
+                self.event_wait().wake(py);
+            }
+
+            /// See [`Port::stop_waiting_space`].
+            pub fn stop_waiting_space(&self, py: Python<'_>) {
+                self.space_wait().clear(py);
+            }
+        }
+    };
+}
+
+waits_of!(InlineStream);
+waits_of!(RingPort);
+waits_of!(SessionPort);
+
+impl KeyPort {
+    fn next_event(&self, py: Python<'_>) -> Result<Next, Thrown> {
+        self.table.next_event(py, self.name)
+    }
+
+    fn wait_event(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
+        self.table.wait_event(py, self.name)
+    }
+
+    fn stop_waiting(&self, py: Python<'_>) {
+        self.table.stop_waiting(py, self.name);
+    }
+
+    fn is_waiting(&self, py: Python<'_>) -> bool {
+        self.table.waits_elsewhere(py, self.name)
+    }
+
+    /// Its task never sleeps on a future of its own.
+    fn is_wait(&self, _py: Python<'_>, _future: &Py<PyAny>) -> bool {
+        false
+    }
+
+    fn wake_function(&self, py: Python<'_>) {
+        self.table.wake(py, self.name);
+    }
+
+    fn event_loop(&self) -> &Py<PyAny> {
+        self.table.event_loop()
+    }
+
+    fn push(&self, _py: Python<'_>, _result: &Bound<'_, PyAny>) -> PyResult<bool> {
+        Err(errors::velo("results of keys go through their table"))
+    }
+
+    fn flush(&self, _py: Python<'_>) {} // the table does so when it comes to rest
+
+    fn wait_space(&self, _py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
+        Ok(None)
+    }
+
+    fn stop_waiting_space(&self, _py: Python<'_>) {}
+
+    fn is_cancelled(&self, py: Python<'_>) -> bool {
+        self.table.is_cancelled(py, self.name)
+    }
+
+    fn event(&self, py: Python<'_>) -> u64 {
+        self.table.event(py, self.name)
+    }
+
+    fn finish(&self, py: Python<'_>, outcome: Result<(), PyErr>) {
+        self.table.give_up(py, self.name, outcome);
     }
 }

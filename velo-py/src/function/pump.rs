@@ -139,7 +139,7 @@ impl Pump {
     fn watched<R>(&self, py: Python<'_>, step: impl FnOnce() -> R) -> R {
         let deadline = self.deadline.as_ref();
         let (came, took) = match &self.port {
-            Port::Inline(_) => slow_steps::watched(py, &self.name, step),
+            Port::Inline(_) | Port::Key(_) => slow_steps::watched(py, &self.name, step),
             Port::Ring(port) => {
                 let allowance = deadline.and_then(|deadline| deadline.allowance(py));
                 let began = ticks::now();

@@ -33,8 +33,9 @@ pub fn watched<R>(py: Python<'_>, name: &str, step: impl FnOnce() -> R) -> (R, u
     (result, took)
 }
 
+/// Warns of a step that took so many ticks.
 #[cold]
-fn report(py: Python<'_>, name: &str, began: u64, took: u64) {
+pub fn report(py: Python<'_>, name: &str, began: u64, took: u64) {
     // A function that ran in this one's turn was slow: it has been named.
     if REPORTED.swap(ticks::now(), Relaxed) >= began {
         return;

@@ -8,7 +8,9 @@ use crate::errors::{self, Thrown};
 use crate::flow::Next;
 use crate::function::deadline::Deadline;
 use crate::function::flush_timer::FlushTimer;
-use crate::function::port::Port;
+use crate::function::port::{KeyPort, Port};
+use crate::keys::table::KeyTable;
+use crate::lane_frames::Name;
 
 /// Where a function's events come from, and how long it may go on taking them.
 #[derive(Clone)]
@@ -31,6 +33,15 @@ pub enum Poll {
 }
 
 impl Source {
+    /// What a key's events come from.
+    pub fn of_key(table: Arc<KeyTable>, name: Name) -> Self {
+        Source {
+            port: Port::Key(KeyPort { table, name }),
+            timer: Arc::default(),
+            deadline: None,
+        }
+    }
+
     /// The next event, without waiting.
     #[inline]
     pub fn poll(&self, py: Python<'_>) -> Result<Poll, Thrown> {

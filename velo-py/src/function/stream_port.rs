@@ -69,7 +69,7 @@ impl StreamPort {
         match &self.source.port {
             Port::Ring(port) => port.observe_step(py, None, begin),
             Port::Session(port, false) => port.observe_step(py, None, begin),
-            Port::Inline(_) | Port::Session(_, true) => begin(),
+            Port::Inline(_) | Port::Session(_, true) | Port::Key(_) => begin(),
         }
     }
 
@@ -121,7 +121,7 @@ impl StreamPort {
             Port::Ring(port) if port.is_closed(py) => return Ok(()),
             Port::Ring(port) => port.function(),
             Port::Session(port, false) => port.function(),
-            Port::Inline(_) | Port::Session(_, true) => return Ok(()), // its user steps it
+            Port::Inline(_) | Port::Session(_, true) | Port::Key(_) => return Ok(()), // its user steps it
         };
         pump.get().runs_as(task.bind(py))?;
         let event_loop = self.source.port.event_loop().clone_ref(py);

@@ -100,7 +100,7 @@ impl SessionGrant {
 impl ClientLinkHandle {
     /// Opens a stream of the function that the worker knows by this number. None when the link has been
     /// retired: another link has to be used.
-    #[pyo3(signature = (event_loop, function, limits, name, *, recovery=None, session=None))]
+    #[pyo3(signature = (event_loop, function, limits, name, *, recovery=None, session=None, lane=false))]
     #[allow(clippy::too_many_arguments)]
     fn open(
         &self,
@@ -111,6 +111,7 @@ impl ClientLinkHandle {
         name: String,
         recovery: Option<&RecoveryTerms>,
         session: Option<&SessionGrant>,
+        lane: bool,
     ) -> PyResult<Option<Opened>> {
         let new = NewStream {
             name: name.clone(),
@@ -131,6 +132,7 @@ impl ClientLinkHandle {
                 timeout: session.timeout,
                 shown: session.shown.clone(),
             }),
+            lane,
         };
         let Some(stream) = opening::open(py, &self.link, new)? else {
             return Ok(None);

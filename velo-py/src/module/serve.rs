@@ -22,6 +22,10 @@ use crate::function::eager::note_name;
 use crate::function::port::Port;
 use crate::function::pump::Pump;
 use crate::function::stream_port::StreamPort;
+use crate::keys::outlet::Outlet;
+use crate::keys::runner::LaneRunner;
+use crate::keys::table::KeyTable;
+use crate::lane_frames::Terms;
 use crate::module::worker_link::{Request, SessionRequest};
 use crate::process::control::{self, Control};
 use crate::process::worker::ports::Ports;
@@ -102,6 +106,7 @@ impl Served {
                 drops,
                 recovers,
                 restored,
+                lane,
                 stall_ms,
                 event_ms,
                 name,
@@ -123,6 +128,7 @@ impl Served {
                 };
                 return match self.attaches.with(py, Option::take)? {
                     Some(key) => self.attach(py, request, key),
+                    None if lane => self.start_lane(py, request),
                     None => self.start(py, request),
                 };
             }
@@ -193,7 +199,7 @@ impl Served {
         let pump = Py::new(py, pump)?;
         let context = turn::copy_of(self.context.bind(py))?;
         note_name(context.bind(py), &task_name)?;
-        let task = self.task(py, &pump, &task_name, &context)?;
+        let task = self.task(py, pump.bind(py), &task_name, &context)?;
         // The client may wait for what the first step brings.
         let ran = port.attach(py, pump, task.clone().unbind(), context);
         self.order(
@@ -201,6 +207,55 @@ impl Served {
             ("started", opening.slot, function, task).into_pyobject(py)?,
         )?;
         ran
+    }
+
+    /// Starts a key table on its half of a lane.
+    fn start_lane(&self, py: Python<'_>, request: Request) -> PyResult<()> {
+        let Request {
+            opening,
+            function,
+            stall_timeout,
+            event_timeout,
+            name,
+        } = request;
+        let task_name = PyString::new(py, &name);
+        let event_loop = self.event_loop.clone_ref(py);
+        let port = self
+            .ports
+            .open(py, event_loop, &opening, Arc::default(), false)?;
+        let known = match self.functions.bind(py).get_item(function)? {
+            Some(known) if known.extract::<(Bound<'_, PyAny>, bool)>().is_ok() => Ok(known),
+            // Importing its module is a part of it, and may fail, or worse.
+            _ => port.observe_step(py, None, || self.load.bind(py).call1((function,))),
+        };
+        let known = match known.and_then(|known| known.extract::<(Py<PyAny>, bool)>()) {
+            Ok(known) => known,
+            Err(error) => {
+                port.finish(py, Err(error));
+                port.flush(py);
+                return Ok(());
+            }
+        };
+        let context = turn::copy_of(self.context.bind(py))?;
+        note_name(context.bind(py), &task_name)?;
+        let terms = Terms {
+            window: opening.buffer,
+            tells_all: false,
+        };
+        let table = KeyTable::new(
+            self.event_loop.clone_ref(py),
+            context.clone_ref(py),
+            known,
+            name,
+            (terms, stall_timeout, event_timeout),
+            Outlet::Ring(port.clone()),
+        );
+        let runner = Py::new(py, LaneRunner::new(port, table))?;
+        let task = self.task(py, runner.bind(py), &task_name, &context)?;
+        self.order(
+            py,
+            ("started", opening.slot, function, task).into_pyobject(py)?,
+        )
     }
 
     /// The coroutine that runs the function; None if the function failed to load or to begin, which ends
@@ -217,7 +272,7 @@ impl Served {
     fn task<'py>(
         &self,
         py: Python<'py>,
-        pump: &Py<Pump>,
+        pump: &Bound<'py, PyAny>,
         name: &Bound<'py, PyString>,
         context: &Py<PyAny>,
     ) -> PyResult<Bound<'py, PyAny>> {

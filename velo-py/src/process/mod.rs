@@ -4,6 +4,7 @@ pub mod client;
 pub mod control;
 pub mod hold;
 pub mod loan;
+mod ring_frames;
 pub mod ring_pair;
 pub mod view;
 pub mod worker;

@@ -149,7 +149,7 @@ impl RingPair {
     }
 
     #[cold]
-    fn refused(&mut self, refused: ReserveError, len: usize) -> PyResult<Offer> {
+    pub fn refused(&mut self, refused: ReserveError, len: usize) -> PyResult<Offer> {
         match refused {
             ReserveError::Full(Full::Events) => {
                 self.stalled = None;

@@ -8,6 +8,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
 use crate::cell::GilCell;
+use crate::user::key_counts::SharedCounts;
 use crate::user::meter::{self, Figures};
 
 /// The statistics of one function, in one process.
@@ -23,6 +24,8 @@ pub struct Streams(GilCell<Totals>);
 struct Totals {
     opened: u64,
     open: HashMap<u64, Weak<dyn Counted>>,
+    /// What those have done that have many keys, until they are gone.
+    keys: Vec<Arc<SharedCounts>>,
     gone: Sums,
 }
 
@@ -75,6 +78,23 @@ impl Sums {
             let all = self.latencies.get_or_insert_with(meter::no_latencies);
             let _ = all.add(seen); // both grow as needed
         }
+    }
+
+    /// Adds what many keys have done.
+    fn add_keys(&mut self, py: Python<'_>, keys: &SharedCounts) -> PyResult<()> {
+        keys.0.wait_with(py, |shared| {
+            let counts = shared.counts;
+            self.events += counts.events + counts.dropped;
+            self.dropped += counts.dropped;
+            self.results += counts.results;
+            self.queued += counts.pending;
+            self.open += counts.live;
+            if let Some(seen) = shared.meter.latencies() {
+                let all = self.latencies.get_or_insert_with(meter::no_latencies);
+                let _ = all.add(seen); // both grow as needed
+            }
+        })?;
+        Ok(())
     }
 
     fn merge(&mut self, other: &Sums) {
@@ -187,12 +207,32 @@ impl FunctionStats {
 }
 
 impl FunctionStats {
+    /// Enters what has many keys, each of which counts as a stream.
+    pub fn enter_keys(&self, py: Python<'_>, keys: &Arc<SharedCounts>) -> PyResult<()> {
+        Ok(self.0.0.with(py, |totals| {
+            // Those that only this refers to any more are gone.
+            let gone = |keys: &Arc<SharedCounts>| Arc::strong_count(keys) == 1;
+            for keys in totals.keys.extract_if(.., |keys| gone(keys)) {
+                let _ = totals.gone.add_keys(py, &keys);
+                let opened = keys.0.with(py, |shared| shared.counts.opened);
+                totals.opened += opened.unwrap_or(0);
+            }
+            (totals.gone.open, totals.gone.queued) = (0, 0);
+            totals.keys.push(keys.clone());
+        })?)
+    }
+
     /// How many streams were opened, and what all of them have done.
     fn sums(&self, py: Python<'_>) -> PyResult<(u64, Sums)> {
-        let (opened, mut sums, open) = self.0.0.with(py, |totals| {
+        let (mut opened, mut sums, open, keys) = self.0.0.with(py, |totals| {
             let open: Vec<_> = totals.open.values().filter_map(Weak::upgrade).collect();
-            (totals.opened, totals.gone.clone(), open)
+            let keys = totals.keys.clone();
+            (totals.opened, totals.gone.clone(), open, keys)
         })?;
+        for keys in keys {
+            sums.add_keys(py, &keys)?;
+            opened += keys.0.wait_with(py, |shared| shared.counts.opened)?;
+        }
         for stream in open {
             stream.add_to(py, &mut sums)?;
         }

@@ -5,6 +5,7 @@ pub mod channel;
 pub mod feed_source;
 pub mod function_stats;
 pub mod group;
+pub mod key_counts;
 pub mod meter;
 pub mod operation;
 pub mod read_ahead;

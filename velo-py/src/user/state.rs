@@ -418,7 +418,8 @@ impl StreamCore {
         Ok(self.state.with(py, |state| state.deferred = Some(error))?)
     }
 
-    fn over(&self, py: Python<'_>, why: impl FnOnce() -> String) -> PyResult<()> {
+    /// The last result was taken.
+    pub fn over(&self, py: Python<'_>, why: impl FnOnce() -> String) -> PyResult<()> {
         self.state.with(py, |state| {
             state.over.get_or_insert_with(why);
             self.observe(py, &mut state.meter);

@@ -39,6 +39,11 @@ pub struct Opened {
 }
 
 impl Opened {
+    /// What the stream's user shares with whoever opened it.
+    pub fn core(&self) -> &Arc<StreamCore> {
+        &self.core
+    }
+
     /// Wraps a new stream's core.
     pub fn new(core: StreamCore) -> Self {
         Opened {

@@ -1,15 +1,15 @@
 //! Where a standalone supervisor listens: a socket that only its user can reach, which replaces what a
 //! dead supervisor has left there and is gone when this one ends.
 
-use std::fs::{self, DirBuilder, File, Metadata};
+use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::{UnixListener as StdListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::{Flock, FlockArg, OFlag};
 use nix::sys::stat::{Mode, umask};
 use tokio::net::UnixListener;
 
@@ -53,7 +53,7 @@ impl Socket {
             path: path.clone(),
             source,
         };
-        let _turn = take_turn(&path).map_err(failed)?;
+        let _turn = Turn::take(&path).map_err(failed)?;
         clear(&path)?;
         let listener = bind(&path).map_err(failed)?;
         let identity = fs::symlink_metadata(&path).map_err(failed)?;
@@ -84,18 +84,69 @@ fn identify(file: &Metadata) -> (u64, u64) {
     (file.dev(), file.ino())
 }
 
-/// Only one supervisor at a time looks for others, clears the path and binds it. The lock is on the
-/// folder, so it leaves nothing behind.
-fn take_turn(path: &Path) -> io::Result<Flock<File>> {
-    let mut folder = File::open(path.parent().unwrap_or(Path::new("/")))?;
-    let deadline = Instant::now() + TURN_BOUND;
-    loop {
-        match Flock::lock(folder, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => return Ok(lock),
-            Err((_, error)) if Instant::now() > deadline => return Err(error.into()),
-            Err((same, _)) => folder = same,
+/// Only one supervisor at a time looks for others, clears the path and binds it. Its turn is a lock on
+/// a file beside the socket that no other user can open, and that is gone with the turn.
+#[derive(Debug)]
+struct Turn {
+    path: PathBuf,
+    _lock: Flock<File>,
+}
+
+impl Turn {
+    fn take(socket: &Path) -> io::Result<Turn> {
+        let mut path = socket.as_os_str().to_owned();
+        path.push(".lock");
+        let path = PathBuf::from(path);
+        let deadline = Instant::now() + TURN_BOUND;
+        loop {
+            match Flock::lock(open_own(&path)?, FlockArg::LockExclusiveNonblock) {
+                Ok(lock) if names(&path, &lock)? => return Ok(Turn { path, _lock: lock }),
+                // The one before has removed it meanwhile.
+                Ok(_) => continue,
+                Err((_, error)) if Instant::now() > deadline => return Err(error.into()),
+                Err(_) => thread::sleep(Duration::from_millis(5)),
+            }
         }
-        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        // The lock is still held, so the name is this file's. If it stays, the next turn uses it.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// Opens a file that only this user can open; one that is there already must be such a one.
+fn open_own(path: &Path) -> io::Result<File> {
+    let flags = OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .mode(0o600)
+        .custom_flags(flags.bits())
+        .open(path)?;
+    let found = file.metadata()?;
+    let own = found.is_file()
+        && found.uid() == nix::unistd::geteuid().as_raw()
+        && found.permissions().mode() & 0o077 == 0
+        && found.nlink() <= 1;
+    if own {
+        return Ok(file);
+    }
+    let what = format!(
+        "`{}` is not a file of this user alone; remove it, or choose another `--socket`",
+        path.display()
+    );
+    Err(io::Error::new(io::ErrorKind::PermissionDenied, what))
+}
+
+/// Whether a path still names a file that was opened by it.
+fn names(path: &Path, file: &File) -> io::Result<bool> {
+    match fs::symlink_metadata(path) {
+        Ok(found) => Ok(identify(&found) == identify(&file.metadata()?)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
     }
 }
 
@@ -143,6 +194,12 @@ fn clear(path: &Path) -> Result<(), DaemonError> {
         return Err(DaemonError::NotASocket {
             path: path.to_owned(),
         });
+    }
+    if found.uid() != nix::unistd::geteuid().as_raw() {
+        return Err(failed(io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            "it is a socket of another user",
+        )));
     }
     match UnixStream::connect(path) {
         Ok(living) => Err(DaemonError::Running {

@@ -210,6 +210,7 @@ impl ClientLink {
             drops: false,
             recovers: false,
             restored: false,
+            lane: false,
             stall_ms: milliseconds(options.stall_timeout),
             event_ms: milliseconds(options.event_timeout),
             name: name.to_owned(),

@@ -40,6 +40,8 @@ pub enum Control {
         recovers: bool,
         /// A snapshot comes before the first event.
         restored: bool,
+        /// It runs the function for many keys: its frames are those of a lane.
+        lane: bool,
         /// Milliseconds of `stall_timeout` and `event_timeout`; 0 for none.
         stall_ms: u64,
         event_ms: u64,
@@ -109,6 +111,7 @@ const DETACH: u8 = 21;
 const DROPS: u8 = 1;
 const RECOVERS: u8 = 2;
 const RESTORED: u8 = 4;
+const LANE: u8 = 8;
 
 /// Why a peer's control messages are no use.
 #[derive(Debug, thiserror::Error)]
@@ -182,6 +185,7 @@ impl Control {
                 drops,
                 recovers,
                 restored,
+                lane,
                 stall_ms,
                 event_ms,
                 name,
@@ -193,7 +197,10 @@ impl Control {
                 bytes.extend_from_slice(&function.to_le_bytes());
                 bytes.extend_from_slice(&max_bytes.to_le_bytes());
                 bytes.push(
-                    flag(*drops, DROPS) | flag(*recovers, RECOVERS) | flag(*restored, RESTORED),
+                    flag(*drops, DROPS)
+                        | flag(*recovers, RECOVERS)
+                        | flag(*restored, RESTORED)
+                        | flag(*lane, LANE),
                 );
                 bytes.extend_from_slice(&stall_ms.to_le_bytes());
                 bytes.extend_from_slice(&event_ms.to_le_bytes());
@@ -303,6 +310,7 @@ impl Control {
                     drops: flags & DROPS != 0,
                     recovers: flags & RECOVERS != 0,
                     restored: flags & RESTORED != 0,
+                    lane: flags & LANE != 0,
                     stall_ms,
                     event_ms,
                     name,

@@ -13,7 +13,7 @@ __all__ = ["supervisor"]
 
 @click.group(short_help="Share one pool of workers among programs.")
 def supervisor() -> None:
-    r"""Run a supervisor whose worker processes several programs share.
+    """Run a supervisor whose worker processes several programs share.
 
     \b
       velo supervisor start --workers 4 --detach
@@ -22,7 +22,8 @@ def supervisor() -> None:
 
     A program uses it where `VELO_SUPERVISOR`, or `StreamConfig(supervisor=...)`, says so: "daemon"
     for the default socket, or a path.
-    """
+    """  # noqa: D301
+    # (Click leaves lines alone that stand below a backspace: the docstring has to hold one.)
 
 
 for command in (start, status, drain, stop, restart, logs):

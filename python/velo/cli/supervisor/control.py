@@ -8,6 +8,7 @@ import click
 
 from velo.cli.errors import Failure
 from velo.cli.supervisor.line import Line, socket_option
+from velo.cli.text import inline
 
 __all__ = ["drain", "logs", "restart", "stop"]
 
@@ -71,11 +72,11 @@ def logs(socket: str | None, follow: bool) -> None:
     line = Line(socket)
     line.supervisor.logs(follow)
     for text in line.answer():
-        click.echo(text)
+        click.echo(inline(text))
     while follow:
         for what, *rest in line.hear(None):
             if what == "log":
                 for text in rest[0]:
-                    click.echo(text)
+                    click.echo(inline(text))
             elif what == "lost":
                 return

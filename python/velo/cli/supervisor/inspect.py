@@ -12,6 +12,7 @@ from velo.cli.errors import Failure
 from velo.cli.supervisor.figures import joined
 from velo.cli.supervisor.line import Line, socket_option
 from velo.cli.supervisor.status import duration
+from velo.cli.text import echo, inline
 
 __all__ = ["inspect"]
 
@@ -67,29 +68,29 @@ def _found(look: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _show(one: dict[str, Any]) -> None:
-    click.echo(f"{one['name']}: {one['state']}")
+    _line(f"{one['name']}: {one['state']}")
     if "function" in one:
-        click.echo(f"  function  {one['function']}")
-        click.echo(f"  worker    {one['worker']} (pid {one['pid']}), for {duration(one['age'])}")
+        _line(f"  function  {one['function']}")
+        _line(f"  worker    {one['worker']} (pid {one['pid']}), for {duration(one['age'])}")
     if one.get("key") is not None:
-        click.echo(f"  key       {one['key']}")
+        _line(f"  key       {one['key']}")
     if one.get("parked") is not None:
-        click.echo(f"  parked    for {duration(one['parked'])}: nobody is attached")
+        _line(f"  parked    for {duration(one['parked'])}: nobody is attached")
     if "file" in one:
-        click.echo(f"  at        {one['file']}:{one['line']}")
+        _line(f"  at        {one['file']}:{one['line']}")
     for what in one.get("waits_for", ()):
-        click.echo(f"  awaits    {what}")
+        _line(f"  awaits    {what}")
     if one.get("events") is not None:
         handled = one["events"] - one["queued"]
-        click.echo(f"  events    {handled} handled, {one['queued']} in the ring or in hand")
-        click.echo(f"  results   {one['results']}, {one['results_queued']} in the ring")
+        _line(f"  events    {handled} handled, {one['queued']} in the ring or in hand")
+        _line(f"  results   {one['results']}, {one['results_queued']} in the ring")
     if one["error"]:
-        click.echo(f"  error     {one['error']}")
+        _line(f"  error     {one['error']}")
     if "locals" in one:
         width = max(map(len, one["locals"]), default=0)
-        click.echo("  locals")
+        _line("  locals")
         for name, value in one["locals"].items():
-            click.echo(f"    {name:{width}} = {value}")
+            _line(f"    {name:{width}} = {value}")
 
 
 def _show_stuck(worker: dict[str, Any]) -> None:
@@ -97,6 +98,11 @@ def _show_stuck(worker: dict[str, Any]) -> None:
         f"slot {one['link']}:{one['slot']}, at event {one['running_event']}"
         for one in worker["streams"]
     )
-    click.echo(f"worker {worker['worker']} (pid {worker['pid']}) does not answer: ", nl=False)
-    click.echo(f"a function holds it ({which})" if which else "something holds its event loop")
-    click.echo(worker["stack"] or "  (it has not written its stack)")
+    why = f"a function holds it ({which})" if which else "something holds its event loop"
+    echo(f"worker {worker['worker']} (pid {worker['pid']}) does not answer: {why}")
+    echo(worker["stack"] or "  (it has not written its stack)")
+
+
+def _line(text: str) -> None:
+    # Names, keys, values and errors are made of events.
+    click.echo(inline(text))

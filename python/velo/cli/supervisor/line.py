@@ -43,7 +43,11 @@ class Line:
         try:
             self.supervisor = _core.SupervisorClient.connect(path)
         except ConnectionError as error:
-            raise Failure(f"{error}") from None
+            raise Failure(
+                f"{error}; start one with `velo supervisor start --detach`, and run programs with "
+                "`VELO_SUPERVISOR=daemon`: those that have a supervisor of their own, the default, "
+                "are not seen from outside"
+            ) from None
         except PoolError as error:
             raise Failure(str(error)) from None
         self.path = path

@@ -13,6 +13,7 @@ from rich.text import Text
 from velo.cli.supervisor.figures import Watcher
 from velo.cli.supervisor.line import Line
 from velo.cli.supervisor.status import condition, duration, latency, size
+from velo.cli.text import inline
 
 __all__ = ["Screen"]
 
@@ -189,7 +190,7 @@ class Screen:
         for stream in streams:
             chosen = _place(stream) == self._chosen
             name, *cells = _stream_cells(stream, wide)
-            table.add_row(Text(name), *cells, style="bold white on blue" if chosen else None)
+            table.add_row(Text(str(name)), *cells, style="bold white on blue" if chosen else None)
         parts += [_gap(), table, *(_gap() for _ in range(rows - len(streams)))]
         return Group(*parts, self._foot())
 
@@ -249,11 +250,11 @@ def _worker_cells(worker: dict[str, Any]) -> list[str]:
     ]
 
 
-def _stream_cells(stream: dict[str, Any], wide: bool) -> list[str]:
-    function = stream["function"] or "?"
-    cells = [
+def _stream_cells(stream: dict[str, Any], wide: bool) -> list[str | Text]:
+    function = inline(stream["function"] or "?")
+    cells: list[str | Text] = [
         _name(stream),
-        function if wide else function.rpartition(":")[2],
+        Text(function if wide else function.rpartition(":")[2]),
         "" if stream["age"] is None else duration(stream["age"]),
     ]
     if stream["state"] == "parked":
@@ -310,7 +311,7 @@ def _count(number: int, what: str) -> str:
 
 def _name(stream: dict[str, Any]) -> str:
     name: str = stream["name"] or f"{stream['link']}:{stream['slot']}"
-    return name if stream["key"] is None else f"{stream['key']} ({name})"
+    return inline(name if stream["key"] is None else f"{stream['key']} ({name})")
 
 
 def _natural(stream: dict[str, Any]) -> list[str | int]:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import signal
+import stat
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,8 +19,10 @@ from velo import _core
 from velo._process import supervisors
 from velo.cli.errors import Failure
 from velo.cli.metrics import serving
+from velo.cli.supervisor import log_file as log_files
 from velo.cli.supervisor.exporting import SupervisorFigures
 from velo.cli.supervisor.line import socket_of
+from velo.cli.text import echo
 from velo.errors import PoolError
 
 __all__ = ["start"]
@@ -94,12 +97,14 @@ class _Workers(click.ParamType[tuple[int, int | None]]):
 )
 @click.option("--hello-timeout", type=_SECONDS, default=5.0, hidden=True)
 @click.option("--ready-fd", type=int, hidden=True)
+@click.option("--log-file", hidden=True)
 def start(
     workers: tuple[int, int | None] | None,
     socket: str | None,
     detach: bool,
     log_format: str,
     ready_fd: int | None,
+    log_file: str | None,
     preload: tuple[str, ...],
     metrics: str | None,
     **settings: Any,
@@ -107,15 +112,14 @@ def start(
     """Run a supervisor until SIGTERM, Ctrl-C or `velo supervisor stop`.
 
     Its log goes to standard error, and what functions print to standard output and error; detached,
-    all of that goes to a file beside the socket, with .log for its ending, which is removed when
-    the supervisor has ended as it was told to.
+    all of that goes to a file beside the socket, with .log for its ending (and a number before, if
+    something else has that name), which is removed when the supervisor has ended as it was told to.
     """
     socket = socket_of(socket)
     if detach:
-        return _detach(socket)
+        return _detach(socket, log_format)
     for pattern in (signal.SIGINT, signal.SIGTERM):
         signal.signal(pattern, signal.SIG_DFL)  # they are the supervisor's
-    log = _log_of(socket) if ready_fd is not None else None
     figures, tell = SupervisorFigures(), _ready(ready_fd)
 
     def ready(path: Path) -> None:
@@ -140,8 +144,8 @@ def start(
             )
     except PoolError as error:
         raise Failure(str(error)) from None
-    if log is not None:
-        log.unlink(missing_ok=True)
+    if log_file is not None:
+        log_files.remove(Path(log_file), 2)
 
 
 def _ready(ready_fd: int | None) -> Callable[[Path], object]:
@@ -158,25 +162,24 @@ def _ready(ready_fd: int | None) -> Callable[[Path], object]:
     return ready
 
 
-def _log_of(socket: str | None) -> Path:
-    return Path(socket or _core.default_socket()).absolute().with_suffix(".log")
-
-
-def _detach(socket: str | None) -> None:
+def _detach(socket: str | None, log_format: str) -> None:
     """Start this command again in a session of its own, and wait until it is ready."""
     arguments = [word for word in sys.argv[1:] if word != "--detach"]
     here, there = os.pipe()
-    log = _log_of(socket)
+    usual = log_files.beside(Path(socket or _core.default_socket()).absolute())
     try:
         if socket is None:
-            _make_private(log.parent)
-        kept = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            _make_private(usual.parent)
+        log, kept = log_files.open_log(usual, log_format)
     except OSError as error:
-        raise Failure(f"cannot write the log `{log}`: {error.strerror}") from None
+        raise Failure(f"cannot write the log `{usual}`: {error.strerror}") from None
     before = os.fstat(kept).st_size
     with os.fdopen(here, "rb") as news:
         process = subprocess.Popen(
-            [sys.executable, "-m", "velo", *arguments, "--ready-fd", str(there)],
+            [
+                *(sys.executable, "-m", "velo", *arguments),
+                *("--ready-fd", str(there), "--log-file", str(log)),
+            ],
             stdin=subprocess.DEVNULL,
             stdout=kept,
             stderr=kept,
@@ -184,21 +187,34 @@ def _detach(socket: str | None) -> None:
             start_new_session=True,
         )
         os.close(there)
-        os.close(kept)
         path = news.read()  # ends when it has said so, and when it has ended
     if not path:
         process.wait()
-        with open(log, "rb") as lines:
-            lines.seek(before)
-            said = lines.read().decode(errors="replace").splitlines()
-        if before == 0:
-            log.unlink(missing_ok=True)
+        said = _read_from(kept, before).decode(errors="replace").splitlines()
+        if before <= log_files.LONGEST_FIRST:
+            log_files.remove(log, kept)  # there is nothing in it but why it did not start
         reason = next((line for line in reversed(said) if line.startswith("velo: ")), None)
         text = reason.removeprefix("velo: ") if reason else "\n".join(said[-_SHOWN:])
         raise Failure(text or f"it did not start (exit code {process.returncode})")
-    click.echo(f"supervisor (pid {process.pid}) ready at {os.fsdecode(path)}, log in {log}")
+    os.close(kept)
+    echo(f"supervisor (pid {process.pid}) ready at {os.fsdecode(path)}, log in {log}")
+
+
+def _read_from(fd: int, start: int) -> bytes:
+    return os.pread(fd, max(0, os.fstat(fd).st_size - start), start)
 
 
 def _make_private(folder: Path) -> None:
-    """Make the runtime directory; the supervisor itself checks whose it is."""
-    folder.mkdir(mode=0o700, exist_ok=True)
+    """Make the runtime directory, or check that nobody else can use the one that is there."""
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    found = folder.lstat()
+    why = None
+    if not stat.S_ISDIR(found.st_mode):
+        why = "is no folder"
+    elif found.st_uid != os.geteuid():
+        why = "belongs to another user"
+    elif found.st_mode & 0o077:
+        why = "can be used by others (`chmod 700` it)"
+    if why is not None:
+        raise Failure(f"`{folder}` {why}; or choose another `--socket`")

@@ -16,6 +16,7 @@ from rich.text import Text
 from velo.cli.children import children
 from velo.cli.supervisor.figures import Watcher
 from velo.cli.supervisor.line import Line, socket_option
+from velo.cli.text import inline
 
 __all__ = ["duration", "latency", "size", "status"]
 
@@ -27,7 +28,7 @@ _WIDE = 200
 _MOST_SHOWN = 50
 
 
-@click.command(short_help="Show its workers, clients and streams.")
+@click.command(short_help="Show a supervisor's workers, clients and streams.")
 @socket_option
 @click.option("--json", "as_json", is_flag=True, help="All of it, for programs.")
 def status(socket: str | None, as_json: bool) -> None:
@@ -83,9 +84,9 @@ def _show(path: str, state: dict[str, Any]) -> None:
     for stream in busiest[:_MOST_SHOWN]:
         rate = stream["events_per_second"]
         streams.add_row(
-            stream["name"] or f"{stream['link']}:{stream['slot']}",
-            *([Text(stream["key"] or "")] if keyed else []),
-            stream["function"] or "?",
+            Text(inline(stream["name"] or f"{stream['link']}:{stream['slot']}")),
+            *([Text(inline(stream["key"] or ""))] if keyed else []),
+            Text(inline(stream["function"] or "?")),
             str(stream["worker"]),
             "" if stream["age"] is None else duration(stream["age"]),
             str(stream["events"]),
@@ -122,9 +123,9 @@ def _show_parked(console: Console, state: dict[str, Any]) -> None:
     longest = sorted(state["parked_streams"], key=lambda stream: -stream["parked"])
     for stream in longest[:_MOST_SHOWN]:
         table.add_row(
-            Text(stream["key"]),
+            Text(inline(stream["key"])),
             stream["state"],
-            stream["function"],
+            Text(inline(stream["function"])),
             *(str(stream[name]) for name in ("worker", "pid")),
             *(duration(stream[name]) for name in ("parked", "age")),
         )

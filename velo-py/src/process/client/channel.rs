@@ -19,7 +19,7 @@ use crate::process::ring_pair::{END, ERROR, ITEM, spin};
 
 /// The user's half of a process-mode stream.
 pub struct RingChannel {
-    shared: Arc<RingStream>,
+    pub(super) shared: Arc<RingStream>,
 }
 
 impl RingChannel {
@@ -362,7 +362,7 @@ enum Taken {
     Last(Option<Thrown>),
 }
 
-fn unpack_error(py: Python<'_>, packed: Py<PyAny>) -> PyErr {
+pub(super) fn unpack_error(py: Python<'_>, packed: Py<PyAny>) -> PyErr {
     static UNPACK: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     let unpacked = UNPACK
         .import(py, "velo._function.exceptions", "unpack")

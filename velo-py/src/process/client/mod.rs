@@ -5,6 +5,7 @@ mod blame;
 pub mod channel;
 pub mod handle;
 mod journal;
+pub mod lane;
 mod left_out;
 mod link;
 mod log;

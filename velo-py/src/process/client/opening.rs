@@ -31,6 +31,8 @@ pub struct NewStream {
     pub recovery: Option<NewJournal>,
     /// Of a stream that attaches to a session.
     pub session: Option<SessionKey>,
+    /// It runs the function for many keys.
+    pub lane: bool,
 }
 
 /// How a stream outlives its worker.
@@ -90,6 +92,7 @@ pub fn open(
         drops: matches!(store, Store::Backlog(_)),
         recovers: matches!(store, Store::Journal(_)),
         restored: false,
+        lane: new.lane,
         stall_ms: milliseconds(new.limits.stall_timeout),
         event_ms: milliseconds(new.limits.event_timeout),
         name: new.name.clone(),
@@ -164,6 +167,7 @@ pub fn reopen(
                 drops: false,
                 recovers: true,
                 restored,
+                lane: false,
                 stall_ms: milliseconds(stream.limits.stall_timeout),
                 event_ms: milliseconds(stream.limits.event_timeout),
                 name: stream.name.clone(),

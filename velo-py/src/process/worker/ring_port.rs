@@ -44,27 +44,27 @@ pub struct Opening {
 
 /// The function's half of a process-mode stream.
 pub struct RingPort {
-    state: GilCell<State>,
-    line: Arc<ControlLine>,
-    slot: u32,
+    pub(super) state: GilCell<State>,
+    pub(super) line: Arc<ControlLine>,
+    pub(super) slot: u32,
     /// The client's number of the stream.
     pub(super) number: u64,
-    function: Arc<FunctionSide>,
+    pub(super) function: Arc<FunctionSide>,
     /// The function is a session's, and goes on without this port.
     in_session: bool,
-    event_loop: Py<PyAny>,
+    pub(super) event_loop: Py<PyAny>,
     this: Weak<dyn Sweep>,
     slow_steps: GilCell<SlowSteps>,
     /// The stream is counted in `OPEN`.
     counted: AtomicBool,
 }
 
-struct State {
+pub(super) struct State {
     /// None once the client has seen the end.
-    rings: Option<RingPair>,
+    pub(super) rings: Option<RingPair>,
     /// The event that the function has, until it asks for the next one.
     current: Option<Option<Arc<Hold>>>,
-    input_ended: bool,
+    pub(super) input_ended: bool,
     /// The function has asked for its first event.
     asked: bool,
     /// The client wants neither events handled nor results sent.
@@ -478,6 +478,12 @@ impl RingPort {
         there
     }
 
+    /// Whether no more events come.
+    pub fn has_input_ended(&self, py: Python<'_>) -> bool {
+        let ended = |state: &mut State| state.input_ended || state.rings.is_none();
+        self.state.with(py, ended).unwrap_or(true)
+    }
+
     /// See [`Port::is_cancelled`].
     pub fn is_cancelled(&self, py: Python<'_>) -> bool {
         self.state
@@ -538,7 +544,7 @@ impl Sweep for RingPort {
 
 impl RingPort {
     /// The exception as it travels; in short when it is larger than anything that may be sent.
-    fn pack_error(&self, py: Python<'_>, error: PyErr) -> Vec<u8> {
+    pub(super) fn pack_error(&self, py: Python<'_>, error: PyErr) -> Vec<u8> {
         static PACK: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
         let longest = self.state.with(py, |state| {
             state.rings.as_ref().map(|r| r.producer.max_len())

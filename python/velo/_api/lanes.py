@@ -1,0 +1,255 @@
+"""Many keys of one function: what their iteration asks of Python."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import warnings
+import weakref
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Hashable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from velo import _core
+from velo._api import idle
+from velo._api.keyed import _AsyncSource
+from velo._api.source import AheadSource, is_read_in_thread
+
+if TYPE_CHECKING:
+    from velo._function.spec import FunctionSpec
+
+__all__ = ["keyed"]
+
+# Cancelled functions have at least so many seconds for their `finally` blocks.
+_LEAST_GRACE = 1.0
+# How many events of a plain source a thread reads ahead.
+_AHEAD = 256
+# So many keys whose functions have returned are remembered.
+_MOST_FINISHED = 65_536
+
+
+def keyed(
+    spec: FunctionSpec,
+    events: Iterable[Any] | AsyncIterable[Any],
+    key: Callable[[Any], Hashable] | Hashable,
+    max_pending: int,
+    on_error: Any,
+    finished_keys: str,
+) -> _core.KeyedResults[tuple[Any, Any]]:
+    """See `StreamFn.keyed`."""
+    _check(max_pending, on_error, finished_keys)
+    host = _Host(spec, max_pending)
+    source: Any = events
+    if not isinstance(events, AsyncIterable):
+        _core.check_source(events)
+        source = iter(events)
+    live = isinstance(source, AsyncIterable) or is_read_in_thread(source, _running_loop())
+    if live:
+        source = _LateSource(source, host)
+    config = spec.config
+    settings = (
+        *(config.buffer, max_pending, config.max_bytes, config.max_concurrent),
+        *(config.timeout is not None, finished_keys, _MOST_FINISHED, on_error),
+    )
+    host.keys = keys = _core.Keys(host, source, live, key, host.most_lanes, settings)
+    keys.enter(spec.stats)
+    guard = _guard(host)
+    host.guard = weakref.ref(guard)
+    return _core.KeyedResults(keys, guard)
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None  # `keyed` was called before its loop runs
+
+
+def _check(max_pending: int, on_error: Any, finished_keys: str) -> None:
+    if not isinstance(max_pending, int) or max_pending < 1:
+        raise ValueError(f"`max_pending` must be an integer of at least 1, not {max_pending!r}")
+    if on_error not in ("raise", "drop") and not callable(on_error):
+        raise ValueError(f"`on_error` must be `raise`, `drop` or a callable, not {on_error!r}")
+    if finished_keys not in ("ignore", "restart", "raise"):
+        raise ValueError(
+            f"`finished_keys` must be `ignore`, `restart` or `raise`, not {finished_keys!r}"
+        )
+
+
+async def _guard(host: _Host) -> AsyncGenerator[None, None]:
+    """Close all when it is closed: by hand, with the dropped iteration, or with the loop."""
+    try:
+        yield
+    finally:
+        await host.close(cancel=True)
+
+
+class _Host:
+    """Opens lanes, gives places, and closes."""
+
+    def __init__(self, spec: FunctionSpec, max_pending: int) -> None:
+        self.keys: _core.Keys
+        self.source: _AsyncSource | AheadSource | None = None
+        self._inline = spec.config.mode == "inline"
+        self.most_lanes = 1 if self._inline else spec.config.workers or _core.usable_cores()
+        self._spec = spec
+        self._max_pending = max_pending
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closed: asyncio.Task[None] | None = None
+        self._begun = False
+        self._idle: _Idle | None = None
+        self.guard: weakref.ref[AsyncGenerator[None, None]]
+
+    def begin(self, loop: asyncio.AbstractEventLoop) -> None:
+        """From here on there is something to close."""
+        if self._begun:
+            return
+        self._begun = True
+        if (guard := self.guard()) is not None:
+            with contextlib.suppress(StopIteration):
+                guard.__anext__().__await__().send(None)  # now the event loop knows it
+        if (timeout := self._spec.config.timeout) is not None:
+            self._idle = _Idle(self.keys, loop)
+            idle.watch(loop, self._idle, timeout)
+
+    # What the keys ask for.
+
+    def open_lane(self) -> None:
+        """Open one more lane."""
+        loop = asyncio.get_running_loop()
+        self.begin(loop)
+        if self._inline:
+            function = (self._spec.runs, self._spec.has_state)
+            deadline = self._spec.config.event_timeout
+            self.keys.add_inline(loop, function, self._spec.next_name(), deadline)
+        else:
+            self._start(self._open_lane(loop))
+
+    async def _open_lane(self, loop: asyncio.AbstractEventLoop) -> None:
+        from velo._process.clients import client_of
+
+        spec = self._spec
+        try:
+            client = client_of(loop, spec.config.supervisor)
+            opened = await client.open_lane(
+                spec.reference, spec.config, spec.next_name(), self._max_pending
+            )
+        except Exception as error:
+            self.keys.no_lane(error)
+        else:
+            self.keys.add_lane(opened)
+
+    def take_place(self) -> bool:
+        return self._spec.try_acquire() is not None
+
+    def give_place(self) -> None:
+        if self._spec.limiter is not None:
+            self._spec.limiter.release()
+
+    def await_place(self) -> None:
+        """Stand in line for a place: all of them are somebody else's."""
+        self._start(self._await_place())
+
+    async def _await_place(self) -> None:
+        try:
+            await self._spec.acquire()
+        except Exception as error:
+            self.keys.fail(error)
+        else:
+            self.keys.add_place()
+
+    def closes(self, failed: bool) -> asyncio.Future[None]:
+        """Close all, to be waited for."""
+        return asyncio.shield(self._close_soon(cancel=failed))
+
+    # The end.
+
+    def _start(self, work: Any) -> None:
+        task = asyncio.get_running_loop().create_task(work, name=f"{self._spec.name} keys")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def close(self, *, cancel: bool) -> None:
+        await asyncio.shield(self._close_soon(cancel=cancel))
+
+    def _close_soon(self, *, cancel: bool) -> asyncio.Task[None]:
+        if self._closed is None:
+            name = f"{self._spec.name} keys"
+            loop = asyncio.get_running_loop()
+            self._closed = loop.create_task(self._close(cancel), name=name)
+        return self._closed
+
+    async def _close(self, cancel: bool) -> None:
+        keys = self.keys
+        if self._idle is not None:
+            self._idle.closed = True
+        for task in list(self._tasks):
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        if self.source is not None:
+            await self.source.close()
+        if cancel:
+            keys.cancel()
+        else:
+            keys.end_lanes()
+        grace = max(self._spec.config.close_timeout, _LEAST_GRACE)
+        try:
+            async with asyncio.timeout(grace):
+                while not keys.discard():
+                    await keys.wait()
+        except TimeoutError:
+            warnings.warn(
+                f"keys of `{self._spec.name}` did not end within {grace} s of being cancelled; "
+                "they are left behind",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        finally:
+            keys.clear()
+
+
+class _Idle:
+    """What ends keys that nobody uses, as the timer of idle streams has it."""
+
+    def __init__(self, keys: _core.Keys, loop: asyncio.AbstractEventLoop) -> None:
+        self.closed = False
+        self._keys = keys
+        self._loop = loop
+
+    def _idle_seconds(self) -> float:
+        return self._keys.idle()
+
+    def _expire(self, timeout: float) -> None:
+        self._keys.expire(timeout)
+        idle.watch(self._loop, self, timeout)
+
+    def _age(self, seconds: float) -> None:
+        self._keys.age(seconds)
+
+
+class _LateSource:
+    """A source whose next event may take time. Its reader starts when it is first asked."""
+
+    def __init__(self, events: AsyncIterable[Any] | Iterator[Any], host: _Host) -> None:
+        self._events = events
+        self._host = host
+
+    def _reader(self) -> _AsyncSource | AheadSource:
+        if self._host.source is None:
+            loop = asyncio.get_running_loop()
+            self._host.begin(loop)
+            if isinstance(self._events, AsyncIterable):
+                self._host.source = _AsyncSource(self._events, self._host.keys)
+            else:
+                self._host.source = AheadSource(self._events, _AHEAD, loop, self._host.keys.nudge)
+        return self._host.source
+
+    @property
+    def exhausted(self) -> bool:
+        return self._reader().exhausted
+
+    def __iter__(self) -> _LateSource:
+        return self
+
+    def __next__(self) -> Any:
+        return next(self._reader())

@@ -1,0 +1,191 @@
+"""Turns bytes of CSV into events. Raises for a header that is none, never for other lines."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from velo import _core
+from velo.cli.keys import Written
+from velo.cli.parsing import BadLine, Burst, Rules, names_of
+
+__all__ = ["Csv", "sniff"]
+
+_BOM = b"\xef\xbb\xbf"
+_DELIMITERS = (",", ";", "\t", "|")
+_QUOTED = re.compile(rb'"[^"]*"?')
+_SEPARATOR = re.compile(rb'"?sep=([ -~\t])"?\r?')
+# A first line without an end is a header all the same from so many bytes on.
+_LONGEST_HEAD = 16 << 20
+
+
+class Csv:
+    """Delimited values with a header: an event is a dict of its fields.
+
+    Numbers are what reads back as the same number. `007`, `+49`, `1_000` and `12E4` stay text,
+    because they are codes more often than numbers; so do whole numbers beyond 64 bits.
+
+    Args:
+        name: What to call the file in messages; empty if there is no need to.
+        rules: What makes an event.
+
+    """
+
+    def __init__(self, name: str, rules: Rules) -> None:
+        self._name = name
+        self._rules = rules
+        self._parser: _core.CsvParser | None = None
+        self._head = b""
+        self._restarted = False
+        # Lines that were taken before the parser began.
+        self._before = 0
+
+    def feed(self, data: bytes) -> Burst:
+        """Take the next bytes, and return what is complete.
+
+        Raises:
+            click.UsageError: When the header is none, has a field twice, or lacks one that is
+                needed.
+
+        """
+        return self._burst(data, last=False)
+
+    def end(self) -> Burst:
+        """Return what the file ends with.
+
+        Raises:
+            click.UsageError: As `feed`.
+
+        """
+        return self._burst(b"", last=True)
+
+    def restart(self) -> None:
+        """Another file begins under the same name, or the same one anew.
+
+        Its header may be the same again, another one, or missing: what is left of a file that was
+        cut has none.
+        """
+        self._head = b""
+        self._before = 0
+        if self._parser is not None:
+            self._parser.restart()
+            self._restarted = True
+
+    def _burst(self, data: bytes, *, last: bool) -> Burst:
+        if self._parser is None:
+            # The first line says what is between fields.
+            data = self._head = self._head + data
+            if b"\n" not in data and len(data) < _LONGEST_HEAD and not last:
+                return Burst()
+            data = self._begin(data.removeprefix(_BOM))
+        assert self._parser is not None
+        try:
+            events, bad, keys, lines = self._parser.feed(data, last)
+        except ValueError as error:
+            hint = "; `--encoding` says what else it is" if "not UTF-8" in str(error) else ""
+            raise click.UsageError(f"{self._header()} cannot be read: {error}{hint}") from None
+        if self._restarted and self._parser.judged is not None:
+            self._tell_judged(self._parser.judged)
+        if self._rules.keys is not None:
+            for at, text in keys:
+                self._rules.keys.written[id(events[at])] = Written(text)
+        before = self._before
+        return Burst(
+            events,
+            [BadLine(self._name, line + before, why, after) for after, line, why in bad],
+            lines=_Lines(memoryview(lines).cast("Q"), before),
+            where=self._name,
+        )
+
+    def _begin(self, data: bytes) -> bytes:
+        """Make the parser, and return what it gets."""
+        delimiter = self._rules.delimiter
+        line, _, rest = data.partition(b"\n")
+        said = _SEPARATOR.fullmatch(line)
+        if said is not None:
+            data, self._before = rest, 1  # a line for spreadsheets alone
+            delimiter = delimiter or said[1].decode()
+        if delimiter is None:
+            delimiter = sniff(data)
+            if delimiter != ",":
+                what = "tabs" if delimiter == "\t" else f"`{delimiter}`"
+                self._rules.say(
+                    f"{self._name or 'the input'} has {what} between fields, it seems "
+                    "(`--delimiter` says what it is)"
+                )
+        rules = self._rules
+        self._parser = _core.CsvParser(self._start, rules.numbers, list(rules.null), ord(delimiter))
+        self._head = b""
+        return data
+
+    def _tell_judged(self, judged: str) -> None:
+        self._restarted = False
+        name = self._name or "the input"
+        if judged == "event":
+            self._rules.say(
+                f"{name} goes on without a header: its first line is taken for an event"
+            )
+        elif judged == "header":
+            self._rules.say(f"{name} begins anew with another header")
+
+    def _start(self, header: list[str]) -> tuple[int | None, list[int]]:
+        """Look at the header. Return the index of the key's field, and of those that stay text."""
+        places: dict[str, int] = {}
+        for place, name in enumerate(header):
+            if places.setdefault(name, place) != place:
+                raise click.UsageError(
+                    f"{self._header()} has `{name}` twice; name its fields apart"
+                )
+
+        def index(option: str, name: str) -> int:
+            if name not in places:
+                raise click.UsageError(
+                    f"`{option} {name}`: {self._header()} has no such field; "
+                    f"it has {names_of(header, name)}"
+                )
+            return places[name]
+
+        keys = self._rules.keys
+        return (
+            None if keys is None else index("--key", keys.name),
+            [index("--text", name) for name in self._rules.text],
+        )
+
+    def _header(self) -> str:
+        return f"the CSV header of `{self._name}`" if self._name else "the CSV header"
+
+
+class _Lines(Sequence[int]):
+    """Line numbers that are counted from a line on."""
+
+    def __init__(self, lines: memoryview[int], before: int) -> None:
+        self._lines = lines
+        self._before = before
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def __getitem__(self, at: Any) -> Any:
+        return self._lines[at] + self._before
+
+
+def sniff(data: bytes) -> str:
+    """Return what is between the fields of a file that begins so.
+
+    A comma, unless the header has none of them, or the next line has another number of them, and
+    something else fits both.
+    """
+    lines = [_QUOTED.sub(b"", line) for line in data.split(b"\n")[:2]]
+    counts = {other: [line.count(other.encode()) for line in lines] for other in _DELIMITERS}
+    # The second line may not be whole yet; one that is too short says nothing.
+    whole = len(lines) == 2 and lines[1] and data.count(b"\n") > 1
+    found = [other for other in _DELIMITERS if counts[other][0]]
+    if whole:
+        fits = [other for other in found if counts[other][0] == counts[other][1]]
+        found = fits or found
+    if "," in found or not found:
+        return ","
+    return max(found, key=lambda other: counts[other][0])

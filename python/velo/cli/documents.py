@@ -1,0 +1,236 @@
+"""Turns JSON that is not one value a line into events: an array, or values of several lines.
+
+What `json.dump` writes of a list is such an array. It is read as it comes: no more of it is held
+than one element.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import re
+from typing import Any
+
+from velo.cli import jsonlines
+from velo.cli.errors import Failure
+from velo.cli.parsing import BadLine, Burst, Ndjson, Parser, Rules, key_problem, note_key
+
+__all__ = ["Json"]
+
+_SPACE = re.compile(r"[ \t\n\r]*")
+# Text that breaks off makes an error so near to its end; elsewhere it is wrong.
+_NEAR = 64
+_AFTER_NUMBER = frozenset(" \t\n\r,]")
+_LARGE = 64 * 1024
+# From so many bytes on a first line is none of many.
+_LONG_LINE = 1 << 20
+
+
+class Json:
+    """A file of JSON: an array of events, values that take several lines, or NDJSON.
+
+    Args:
+        name: What to call the file in messages; empty if there is no need to.
+        rules: What makes an event.
+        whole: Whether a first line that is an array by itself may be the whole file: what a pipe
+            has had so far cannot tell.
+
+    """
+
+    def __init__(self, name: str, rules: Rules, *, whole: bool = True) -> None:
+        self._name = name
+        self._rules = rules
+        self._whole = whole
+        self._parser: Parser | None = None
+        self._head = b""
+
+    def feed(self, data: bytes) -> Burst:
+        """Take the next bytes, and return what is complete.
+
+        Raises:
+            Failure: When it is not JSON: where the next value begins cannot be found.
+
+        """
+        if self._parser is None:
+            self._head += data
+            self._parser = self._choose(last=False)
+            if self._parser is None:
+                return Burst()
+            data, self._head = self._head, b""
+        return self._parser.feed(data)
+
+    def end(self) -> Burst:
+        """Return what the file ends with.
+
+        Raises:
+            Failure: As `feed`.
+
+        """
+        if self._parser is None:
+            self._parser = self._choose(last=True) or Ndjson(self._name, self._rules)
+            burst = self._parser.feed(self._head)
+            self._head = b""
+            last = self._parser.end()
+            if not burst.events and not burst.bad:
+                return last
+            if not last.events and not last.bad:
+                return burst
+            return _joined(burst, last)
+        return self._parser.end()
+
+    def restart(self) -> None:
+        """Another file begins under the same name, or the same one anew."""
+        self._parser = None
+        self._head = b""
+
+    def _choose(self, *, last: bool) -> Parser | None:
+        """Return what reads a file that begins as this one; None while that is not known."""
+        head = self._head.removeprefix(codecs.BOM_UTF8).lstrip()
+        if not head or (codecs.BOM_UTF8.startswith(head) and not last):
+            return None
+        lines = Ndjson(self._name, self._rules)
+        if head[:1] not in (b"[", b"{"):
+            return lines
+        line, end, rest = head.partition(b"\n")
+        if not end and len(head) < _LONG_LINE and not last:
+            return None
+        if line.strip() in (b"[", b"{"):
+            return _Documents(self._name, self._rules)
+        if head[:1] == b"{":
+            return lines
+        try:
+            jsonlines.loads(line)
+        except ValueError:
+            return _Documents(self._name, self._rules)
+        if not self._whole or rest.strip():
+            return lines  # of arrays
+        return _Documents(self._name, self._rules) if last else None
+
+
+def _joined(first: Burst, then: Burst) -> Burst:
+    shift = len(first.events)
+    bad = [BadLine(line.where, line.number, line.why, line.after + shift) for line in then.bad]
+    return Burst(
+        [*first.events, *then.events],
+        [*first.bad, *bad],
+        lines=[*first.lines, *then.lines],
+        where=first.where,
+    )
+
+
+class _Documents:
+    """Values one after the other, or those of an array."""
+
+    def __init__(self, name: str, rules: Rules) -> None:
+        self._name = name
+        self._rules = rules
+        self._decoder = json.JSONDecoder(parse_constant=jsonlines.refuse)
+        self._decode = codecs.getincrementaldecoder("utf-8-sig")()
+        self._text = ""
+        self._line = 1
+        self._array: bool | None = None
+        self._over = False
+        # Of an array: whether a comma comes next, and whether one was there.
+        self._comma = self._begun = False
+        # A large value that is not whole is looked at again when there is more by a half.
+        self._enough = 0
+
+    def feed(self, data: bytes) -> Burst:
+        """Take the next bytes, and return what is complete."""
+        return self._take(data, last=False)
+
+    def end(self) -> Burst:
+        """Return what the file ends with."""
+        return self._take(b"", last=True)
+
+    def restart(self) -> None:
+        """Another file begins under the same name, or the same one anew."""
+        self.__init__(self._name, self._rules)  # type: ignore[misc]
+
+    def _take(self, data: bytes, *, last: bool) -> Burst:
+        burst = Burst(where=self._name)
+        try:
+            self._text += self._decode.decode(data, last)
+        except UnicodeDecodeError as error:
+            raise self._wrong(f"not UTF-8: byte {error.object[error.start]:#04x}") from None
+        if len(self._text) < self._enough and not last:
+            return burst
+        self._enough = 0
+        at, numbers = 0, []
+        while (step := self._next(at, last)) is not None:
+            at, value, raw, line = step
+            why = None
+            if (keys := self._rules.keys) is not None:
+                why = key_problem(value, keys.name)
+                if why is None:
+                    note_key(value, raw, keys)
+            if why is None:
+                burst.events.append(value)
+                numbers.append(line)
+            else:
+                burst.bad.append(BadLine(self._name, line, why, len(burst.events)))
+        burst.lines = numbers
+        return burst
+
+    def _next(self, at: int, last: bool) -> tuple[int, Any, str, int] | None:
+        """Return where the next value ends, the value, its text and its line, if it is there."""
+        text = self._text
+        start = self._skip(text, at)
+        if start == len(text):
+            if last and (self._array and not self._over):
+                raise self._wrong("the array has no end")
+            return self._wait(start)
+        if self._array is None:
+            self._array = text[start] == "["
+            if self._array:
+                start = self._skip(text, start + 1)
+        if self._array:
+            if self._over:
+                raise self._wrong("there is more behind the end of the array")
+            if text[start : start + 1] == "]" and not self._begun:
+                self._over = True
+                return self._next(start + 1, last)
+            if self._comma:
+                if text[start : start + 1] not in (",", ""):
+                    raise self._wrong("`,` or `]` expected behind an element")
+                if start < len(text):
+                    self._comma, self._begun = False, True
+                    start = self._skip(text, start + 1)
+            if start >= len(text):
+                return self._wait(start)
+        line = self._line
+        try:
+            value, end = self._decoder.raw_decode(text, start)
+        except json.JSONDecodeError as error:
+            cut = error.pos >= len(text) - _NEAR or error.msg.startswith("Unterminated string")
+            if cut and not last:
+                return self._wait(start)
+            self._line += text.count("\n", start, error.pos)
+            raise self._wrong(f"{error.msg[:1].lower()}{error.msg[1:]}") from None
+        except (ValueError, RecursionError) as error:
+            raise self._wrong(str(error)) from None
+        if text[end - 1] not in '"}]' and text[end : end + 1] not in _AFTER_NUMBER:
+            # A number may go on: what is behind it is not all of what it will be.
+            if not last and len(text) - end < _NEAR:
+                return self._wait(start)
+            if end < len(text):
+                raise self._wrong(f"`,` or an end expected behind `{text[start:end]}`")
+        self._line += text.count("\n", start, end)
+        self._comma, self._begun = True, False
+        return end, value, text[start:end], line
+
+    def _wait(self, start: int) -> tuple[int, Any, str, int] | None:
+        self._text = self._text[start:]
+        left = len(self._text)
+        self._enough = left * 3 // 2 if left > _LARGE else 0
+        return None
+
+    def _skip(self, text: str, at: int) -> int:
+        space = _SPACE.match(text, at)
+        assert space is not None
+        self._line += text.count("\n", at, space.end())
+        return space.end()
+
+    def _wrong(self, why: str) -> Failure:
+        where = f"{self._name}:{self._line}" if self._name else f"line {self._line}"
+        return Failure(f"{where}: not JSON: {why}; what comes behind it was not read")

@@ -1,0 +1,99 @@
+"""The keys of a run: one stream for each value of a field, as it is written.
+
+Texts are compared decoded, numbers and booleans as they stand in the input: `3.1` and `3.10` are
+two keys, and so are `1`, `1.0` and `true`, which Python takes for one.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import orjson
+
+__all__ = ["Keys", "Written", "form", "raw_member"]
+
+_JSON_NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?")
+_SPACE = re.compile(r"[ \t\n\r]*")
+_value = json.JSONDecoder().raw_decode
+
+
+class Written:
+    """A key that is neither a text nor a whole number: what stands in the input for it."""
+
+    __slots__ = ("text",)
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Written) and self.text == other.text
+
+    def __hash__(self) -> int:
+        return hash((Written, self.text))
+
+    def __repr__(self) -> str:
+        return self.text
+
+    @property
+    def is_json(self) -> bool:
+        """Whether it can be written as it is."""
+        return self.text in ("true", "false") or _JSON_NUMBER.fullmatch(self.text) is not None
+
+
+class Keys:
+    """Gives the key of each event.
+
+    Events are plain values, which cannot hold how their key was written. So whoever parses them
+    notes that here, for the few whose key is no text and no whole number.
+
+    Attributes:
+        written: The keys of such events by the `id` of the event, until they are asked for.
+        asked: How many events were asked for their key.
+        last: The key of the last one.
+
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.written: dict[int, Written] = {}
+        self.asked = 0
+        self.last: Any = None
+
+    def __call__(self, event: Any) -> Any:
+        """Return the key of the next event."""
+        key = event[self.name]
+        kind = type(key)
+        if kind is not str and (kind is not int or (key == 0 and id(event) in self.written)):
+            key = self.written.pop(id(event), None) or Written(orjson.dumps(key).decode())
+        self.asked += 1
+        self.last = key
+        return key
+
+
+def form(key: Any) -> Any:
+    """Return what a key is in the output, where a line's key is compared with it again."""
+    return key.text if isinstance(key, Written) and not key.is_json else key
+
+
+def raw_member(line: str, name: str) -> str | None:
+    """Return a member's value as it stands in a JSON object; of several, the last one."""
+    found = None
+    at = _skip(line, _skip(line, 0) + 1)
+    while line[at] != "}":
+        member, at = _value(line, at)
+        at = _skip(line, _skip(line, at) + 1)
+        _, end = _value(line, at)
+        if member == name:
+            found = line[at:end]
+        at = _skip(line, end)
+        if line[at] == ",":
+            at = _skip(line, at + 1)
+    return found
+
+
+def _skip(line: str, at: int) -> int:
+    space = _SPACE.match(line, at)
+    assert space is not None
+    return space.end()

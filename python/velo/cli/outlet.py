@@ -1,0 +1,205 @@
+"""Writes to a file in a thread: whoever reads it may be slow, and the event loop never waits."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import select
+import stat
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Protocol
+
+__all__ = ["Outlet"]
+
+# So many bytes may wait before whoever makes them should.
+_ROOM = 1024 * 1024
+# So many are written at a time: what is behind them can then still be dropped.
+_PIECE = 256 * 1024
+
+
+class _Writable(Protocol):
+    def write(self, data: Any, /) -> int | None: ...
+    def close(self) -> None: ...
+
+
+class Outlet:
+    """A file, and the thread that writes to it.
+
+    The thread is a daemon: one that is blocked in a pipe does not keep the program from ending.
+    `put` may be called in any thread; what is awaited, in the event loop that waits first.
+
+    Args:
+        file: The file.
+        fd: Its descriptor, where it may be a pipe: one whose reader is gone is noticed at once, and
+            one that does not block is waited for.
+
+    Attributes:
+        error: Why the file takes no more, once that has turned out.
+        on_error: Called in the event loop when that turns out.
+        cut: Called in the thread, with how many bytes were written of a line that has no end.
+
+    """
+
+    def __init__(self, file: _Writable, fd: int | None, *, name: str = "velo run writer") -> None:
+        self.error: OSError | None = None
+        self.on_error: Callable[[], object] | None = None
+        self.cut: Callable[[int], object] | None = None
+        self._file = file
+        self._fd = None if fd is None or stat.S_ISREG(os.fstat(fd).st_mode) else fd
+        self._name = name
+        self._pieces: deque[bytes] = deque()
+        self._size = 0
+        self._lock = threading.Lock()
+        self._closing = self._closed = False
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._waiters: list[asyncio.Future[None]] = []
+        # Never closed: the thread may outlive everything else.
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+
+    @property
+    def size(self) -> int:
+        """How many bytes wait to be written."""
+        return self._size
+
+    @property
+    def full(self) -> bool:
+        """Whether whoever has more should wait for `room`."""
+        return self._size > _ROOM and self.error is None
+
+    def put(self, data: bytes) -> None:
+        """Have bytes written."""
+        with self._lock:
+            self._pieces.append(data)
+            self._size += len(data)
+        self._start()
+
+    def _start(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name=self._name, daemon=True)
+            self._thread.start()
+        os.eventfd_write(self._wake, 1)
+
+    def watch(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Have an event loop told, by `on_error`; from now on a reader that leaves is noticed."""
+        self._loop = loop
+        if self._fd is not None:
+            self._start()
+
+    async def room(self) -> None:
+        """Wait until there is room, or an error."""
+        await self._wait_until(lambda: not self.full)
+
+    async def close(self) -> None:
+        """Wait until all is written, and the file is closed; or an error."""
+        self._closing = True
+        self._start()
+        await self._wait_until(lambda: self._closed)
+
+    async def _wait_until(self, condition: Callable[[], bool]) -> None:
+        self._loop = asyncio.get_running_loop()
+        while True:
+            waiter = self._loop.create_future()
+            self._waiters.append(waiter)
+            if condition():  # behind the waiter: the thread may change it at any moment
+                return
+            await waiter
+
+    def flush(self, seconds: float) -> None:
+        """Wait, outside of an event loop, until all is written, for so long at most."""
+        deadline = time.monotonic() + seconds
+        while self._size and self.error is None and time.monotonic() < deadline:
+            time.sleep(0.002)
+
+    def _changed(self) -> None:
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def _tell(self, what: Callable[[], object]) -> None:
+        if (loop := self._loop) is not None:
+            with contextlib.suppress(RuntimeError):  # it is closed: nobody waits
+                loop.call_soon_threadsafe(what)
+
+    def _work(self) -> None:
+        try:
+            while self.error is None:
+                data = self._next()
+                if data is None:
+                    break
+                self._write(data)
+                self._tell(self._changed)
+            try:
+                self._file.close()
+            except OSError as error:  # compressed data that is left, or a disk behind a network
+                self._fail(error)
+        finally:
+            self._closed = True
+            self._tell(self._changed)
+
+    def _next(self) -> bytes | None:
+        """Return what is to be written next; None when all is, or the reader is gone."""
+        while True:
+            with self._lock:
+                taken: list[bytes] = []
+                size = 0
+                while self._pieces and size < _PIECE:
+                    taken.append(self._pieces.popleft())
+                    size += len(taken[-1])
+            if taken:
+                return b"".join(taken)
+            if self._closing:
+                return None
+            if not self._wait(0):
+                self._fail(BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)))
+                return None
+
+    def _wait(self, events: int) -> bool:
+        """Wait for something to write, or for the file to take it; False when nobody reads it."""
+        poll = select.poll()
+        if not events:
+            poll.register(self._wake, select.POLLIN)
+        if self._fd is not None:
+            poll.register(self._fd, events)
+        for fd, what in poll.poll():
+            if fd == self._wake:
+                os.eventfd_read(self._wake)
+            elif what & (select.POLLERR | select.POLLNVAL):
+                return False
+            elif what & select.POLLHUP and not events:
+                # A terminal that hung up says so again and again.
+                return False
+        return True
+
+    def _write(self, data: bytes) -> None:
+        left = memoryview(data)
+        try:
+            while left:
+                count = self._file.write(left)
+                if count is None:  # it does not block
+                    self._wait(select.POLLOUT)
+                    continue
+                left = left[count:]
+                with self._lock:
+                    self._size -= count
+        except OSError as error:
+            written = data[: len(data) - len(left)]
+            torn = len(written) - (written.rfind(b"\n") + 1)
+            if torn and self.cut is not None:
+                self.cut(torn)
+            self._fail(error)
+
+    def _fail(self, error: OSError) -> None:
+        self.error = error
+        self._tell(self._failed)
+
+    def _failed(self) -> None:
+        self._changed()
+        if self.on_error is not None:
+            self.on_error()

@@ -1,0 +1,80 @@
+"""Which line of the input an event comes from: asked once, when a function has failed at it."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+from velo.cli.keys import Keys
+from velo.cli.parsing import Burst
+
+__all__ = ["Places"]
+
+# So many events are known at the least; a stream has no more of them than its buffer ahead.
+_LEAST = 8192
+
+
+class Places:
+    """The events that were read last, with their lines: nothing is done for each of them.
+
+    Args:
+        least: How many events to know at the least.
+
+    """
+
+    def __init__(self, least: int) -> None:
+        self._least = max(least, _LEAST)
+        self._bursts: deque[Burst] = deque()
+        self._known = 0
+        self._read = 0
+
+    def add(self, burst: Burst) -> None:
+        """Know the events that come next."""
+        count = len(burst.events)
+        self._bursts.append(burst)
+        self._known += count
+        self._read += count
+        while self._known - len(self._bursts[0].events) >= self._least:
+            self._known -= len(self._bursts.popleft().events)
+
+    def of_event(self, number: int) -> str | None:
+        """Return the line of an event, by its number from 0; None if it is not known any more."""
+        at = number - (self._read - self._known)
+        if at < 0:
+            return None
+        for burst in self._bursts:
+            if at < len(burst.events):
+                return burst.line(at)
+            at -= len(burst.events)
+        return None
+
+    def of_key(self, keys: Keys, key: object, since: int, number: int) -> str | None:
+        """Return the line of an event of a key.
+
+        Args:
+            keys: What has given the keys.
+            key: The key.
+            since: How many events were asked for their key when its stream was opened, for the
+                stream's first event, that one included.
+            number: Which event of the stream it is, from 1.
+
+        """
+        at = self._read - self._known + 1
+        if since < at:
+            return None
+        for burst in self._bursts:
+            for place, event in enumerate(burst.events):
+                if at >= since and _is_of(event, keys.name, key):
+                    number -= 1
+                    if number == 0:
+                        return burst.line(place)
+                at += 1
+        return None
+
+
+def _is_of(event: Any, name: str, key: object) -> bool:
+    try:
+        found = event[name]
+    except (TypeError, LookupError):
+        return False  # the function has changed it
+    return type(found) is type(key) and bool(found == key)

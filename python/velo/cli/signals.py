@@ -1,0 +1,150 @@
+"""SIGINT and SIGTERM of a run: the first asks it to stop, the next one ends it, whatever it does.
+
+The event loop cannot be relied on: a function that runs inline may hold it. So a thread hears of
+signals as they come (by the descriptor that Python's own handler writes to), hands them to the
+loop, and ends the process where the loop does not. Code that keeps the interpreter's lock keeps the
+thread from running as well; where it looks for signals, the handler does the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import select
+import signal
+import threading
+import time
+from collections.abc import Callable
+from types import FrameType
+
+from velo import _core
+
+__all__ = ["Signals"]
+
+_NUMBERS = (signal.SIGINT, signal.SIGTERM)
+# A signal so many seconds after the first one is the same: `timeout` sends it to the program, and
+# again to its group.
+_SAME = 0.05
+# So many seconds after the second signal the process is ended.
+_BOUND = 2.0
+# So many seconds after the time that streams have, if the first signal was the only one.
+_SLACK = 10.0
+
+_Hear = Callable[[signal.Signals], object]
+
+
+class Signals:
+    """Takes the signals of this process over, for as long as it runs.
+
+    Args:
+        last: Called before the process is ended by force: to tell what can be told at once.
+
+    """
+
+    def __init__(self, last: Callable[[], object]) -> None:
+        self._last = last
+        self._lock = threading.RLock()  # the handler may interrupt its holder
+        self._hear: _Hear | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        # How many signals the thread and the handler have heard of: each hears of all that it can.
+        self._counts = [0, 0]
+        self._total = 0
+        self._first = 0.0
+        self._second = self._noticed = False
+        self._number = signal.SIGINT
+        self._drain = 0.0
+        self._deadline: float | None = None
+        self._read, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        for number in _NUMBERS:
+            signal.signal(number, self._handle)
+        signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+        _leave_to_children()
+        threading.Thread(target=self._work, name="velo run signals", daemon=True).start()
+
+    def bind(self, loop: asyncio.AbstractEventLoop, hear: _Hear, drain: float) -> None:
+        """Hand signals to an event loop from now on, which ends within `drain` seconds of one."""
+        with self._lock:
+            self._loop, self._hear, self._drain = loop, hear, drain
+            if self._total:
+                self._tell(self._number)
+
+    def _heard(self, source: int, number: int) -> None:
+        with self._lock:
+            self._counts[source] += 1
+            if self._counts[source] <= self._total:
+                return  # the other one was faster
+            self._total = self._counts[source]
+            now = time.monotonic()
+            if self._total == 1:
+                self._first, self._number = now, signal.Signals(number)
+                self._end_within(self._drain + _SLACK)
+            elif now - self._first < _SAME:
+                return
+            elif self._second or not self._noticed:
+                self._leave(number)
+            else:
+                self._second = True
+                self._end_within(_BOUND)
+            self._tell(signal.Signals(number))
+
+    def _tell(self, number: signal.Signals) -> None:
+        hear = self._hear
+        if self._loop is None or hear is None:
+            return
+
+        def noticed() -> None:
+            self._noticed = True
+            hear(number)
+
+        with contextlib.suppress(RuntimeError):  # it is closed: the program is about to end
+            self._loop.call_soon_threadsafe(noticed)
+
+    def _end_within(self, seconds: float) -> None:
+        self._deadline = time.monotonic() + seconds
+        os.eventfd_write(self._wake, 1)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self._heard(0, number)
+
+    def _work(self) -> None:
+        poll = select.poll()
+        poll.register(self._read, select.POLLIN)
+        poll.register(self._wake, select.POLLIN)
+        while True:
+            left = None
+            if self._deadline is not None:
+                left = max(0.0, self._deadline - time.monotonic()) * 1000
+            ready = [fd for fd, _ in poll.poll(left)]
+            if not ready:
+                self._leave(self._number)
+            if self._wake in ready:
+                os.eventfd_read(self._wake)
+            if self._read in ready:
+                for number in os.read(self._read, 64):
+                    if number in _NUMBERS:
+                        self._heard(1, number)
+
+    def _leave(self, number: int) -> None:
+        with contextlib.suppress(Exception):
+            self._last()
+        os._exit(128 + number)
+
+
+def _leave_to_children() -> None:
+    """Have a process that an inline function forks begin with default signals.
+
+    It would have the handlers of this one, and wake its event loop: `terminate()` on the child
+    would end the command instead.
+    """
+    _core.default_in_children(list(_NUMBERS))
+
+    def in_child() -> None:
+        with contextlib.suppress(ValueError):
+            signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        asyncio._set_running_loop(None)
+
+    os.register_at_fork(after_in_child=in_child)

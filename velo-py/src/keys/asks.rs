@@ -1,0 +1,182 @@
+//! What the function of a key asks of its table: its events.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use pyo3::exceptions::PyStopAsyncIteration;
+use pyo3::prelude::*;
+
+use super::slot::{AT_WORK, CANCELLED, ITS_TURN_IS_OVER, LAST, UNREADABLE, WAITS, size};
+use super::table::{Inner, KeyTable};
+use crate::errors::{self, Thrown};
+use crate::ffi::send_slot::Step;
+use crate::flow::Next;
+use crate::lane_frames::Name;
+
+impl KeyTable {
+    /// The loop that keys run in.
+    pub fn event_loop(&self) -> &Py<PyAny> {
+        &self.event_loop
+    }
+
+    /// A step of a key's `async for`.
+    #[inline]
+    pub fn step_events(&self, py: Python<'_>, name: Name) -> Result<Step, Thrown> {
+        loop {
+            match self.next_event(py, name)? {
+                Next::Event(event) => return Ok(Step::Return(event)),
+                Next::Ended => return Err(PyStopAsyncIteration::new_err(()).into()),
+                Next::Empty => {
+                    if let Some(waiting) = self.wait_event(py, name)? {
+                        return Ok(Step::Yield(waiting));
+                    }
+                }
+            }
+        }
+    }
+
+    /// A key ends for its caller, although its function goes on.
+    pub fn give_up(&self, py: Python<'_>, name: Name, outcome: Result<(), PyErr>) {
+        if self
+            .inner
+            .with(py, |inner| inner.slot(name).is_some())
+            .unwrap_or(false)
+        {
+            self.finish(py, name.id, outcome);
+        }
+    }
+
+    /// The next event of a key.
+    #[inline]
+    pub fn next_event(&self, py: Python<'_>, name: Name) -> Result<Next, Thrown> {
+        let next = self.inner.with(py, |inner| {
+            let Some(slot) = inner.slot(name) else {
+                return Ok(Next::Ended);
+            };
+            if slot.take(AT_WORK) {
+                let bytes = size(slot.current);
+                inner.handled(name.id, 1, bytes);
+            }
+            let slot = &mut inner.slots[name.id as usize];
+            if slot.event.is_none() {
+                return Ok(match slot.has(LAST) {
+                    true => Next::Ended,
+                    false => Next::Empty,
+                });
+            }
+            if inner.budget == 0 && self.stepping.load(Relaxed) == name.id {
+                slot.set(ITS_TURN_IS_OVER, true);
+                return Ok(Next::Empty);
+            }
+            inner.budget = inner.budget.saturating_sub(1);
+            let Some((event, len)) = slot.pop() else {
+                return Ok(Next::Empty);
+            };
+            slot.set(AT_WORK, true);
+            slot.current = len;
+            slot.taken = slot.taken.wrapping_add(1);
+            if len == UNREADABLE {
+                return Err(event);
+            }
+            Ok(Next::Event(event))
+        })?;
+        next.map_err(|error| PyErr::from_value(error.into_bound(py)).into())
+    }
+
+    /// What a key that waits for an event is to wait on; None when one has come meanwhile. Its own
+    /// generator, running in its own turn, waits for the table; another task for a future.
+    pub fn wait_event(&self, py: Python<'_>, name: Name) -> PyResult<Option<Py<PyAny>>> {
+        let own = self.stepping.load(Relaxed) == name.id;
+        let waits = self.inner.with(py, |inner| {
+            let Some(slot) = inner.slot(name) else {
+                return Ok(Waits::No);
+            };
+            if slot.has(ITS_TURN_IS_OVER) {
+                return Ok(Waits::Here);
+            }
+            if slot.event.is_some() || slot.has(LAST) {
+                return Ok(Waits::No);
+            }
+            if let Some(wait) = &slot.elsewhere
+                && wait.is_waiting(py)
+            {
+                return Err(errors::busy(
+                    "two tasks wait for the next event of one key; let one of them do it",
+                ));
+            }
+            if own {
+                slot.set(WAITS, true);
+                return Ok(Waits::Here);
+            }
+            let wait = slot.elsewhere.get_or_insert_default();
+            wait.start(self.event_loop.bind(py)).map(Waits::There)
+        })??;
+        Ok(match waits {
+            Waits::No => None,
+            Waits::Here => Some(py.None()),
+            Waits::There(future) => Some(future),
+        })
+    }
+
+    /// Whether another task than the key's own waits for an event of it.
+    pub fn waits_elsewhere(&self, py: Python<'_>, name: Name) -> bool {
+        let waits = |inner: &mut Inner| {
+            inner
+                .slot(name)
+                .is_some_and(|slot| slot.waits_elsewhere(py).is_some())
+        };
+        self.inner.with(py, waits).unwrap_or(false)
+    }
+
+    /// A wait for an event was given up.
+    pub fn stop_waiting(&self, py: Python<'_>, name: Name) {
+        let _ = self.inner.with(py, |inner| {
+            if let Some(slot) = inner.slot(name) {
+                slot.set(WAITS, false);
+                slot.elsewhere = None;
+            }
+        });
+    }
+
+    /// Has a key look again, although no event came.
+    pub fn wake(&self, py: Python<'_>, name: Name) {
+        let woken = self.inner.with(py, |inner| {
+            let slot = inner.slot(name)?;
+            if let Some(wait) = slot.waits_elsewhere(py) {
+                wait.wake(py);
+            } else if slot.has(WAITS) {
+                inner.queue(name.id);
+                return Some(());
+            }
+            None
+        });
+        if let Ok(Some(())) = woken {
+            self.outlet.nudge(py);
+        }
+    }
+
+    /// The generator of a key, unless it runs right now.
+    pub(super) fn generator(&self, py: Python<'_>, id: u32) -> PyResult<Option<Py<PyAny>>> {
+        Ok(self.inner.with(py, |inner| {
+            let generator = inner.slots.get(id as usize)?.generator.as_ref()?;
+            Some(generator.object().clone_ref(py))
+        })?)
+    }
+
+    /// Which event a key took last, counted from 1; 0 before the first.
+    pub fn event(&self, py: Python<'_>, name: Name) -> u64 {
+        let taken = |inner: &mut Inner| inner.slot(name).map_or(0, |slot| slot.taken);
+        self.inner.with(py, taken).unwrap_or(0).into()
+    }
+
+    /// Whether the caller wants nothing of a key any more.
+    pub fn is_cancelled(&self, py: Python<'_>, name: Name) -> bool {
+        let cancelled = |inner: &mut Inner| inner.slot(name).is_none_or(|s| s.has(CANCELLED));
+        self.inner.with(py, cancelled).unwrap_or(false)
+    }
+}
+
+enum Waits {
+    No,
+    Here,
+    There(Py<PyAny>),
+}

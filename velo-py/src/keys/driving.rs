@@ -1,0 +1,185 @@
+//! Driving a table: keys whose turn it is, what was handled, and the end.
+
+use pyo3::prelude::*;
+use velo_shm::{Allowance, Setting, ticks};
+
+use super::outlet::Outlet;
+use super::slot::{LIVE, QUEUED, SHARES};
+use super::table::{KeyTable, TELL_EVERY};
+use super::turn::Turn;
+use crate::function::{deadline, slow_steps};
+use crate::lane_frames::{Handled, Name};
+
+impl KeyTable {
+    /// There may be room for results again.
+    pub fn unblock(&self, py: Python<'_>) -> PyResult<()> {
+        while let Some((name, outcome)) = self.inner.with(py, |inner| inner.unsent.pop_front())? {
+            if let Some(outcome) = self.outlet.ended(py, name, outcome) {
+                self.inner
+                    .with(py, |inner| inner.unsent.push_front((name, outcome)))?;
+                return Ok(());
+            }
+        }
+        Ok(self.inner.with(py, |inner| inner.blocked = false)?)
+    }
+
+    /// Whether keys wait for their turn, and may have it.
+    pub fn has_runnable(&self, py: Python<'_>) -> PyResult<bool> {
+        Ok(self
+            .inner
+            .with(py, |inner| !inner.blocked && !inner.runnable.is_empty())?)
+    }
+
+    /// Whether keys wait for room.
+    pub fn is_blocked(&self, py: Python<'_>) -> PyResult<bool> {
+        Ok(self.inner.with(py, |inner| inner.blocked)?)
+    }
+
+    /// How many keys are open.
+    pub fn live(&self, py: Python<'_>) -> PyResult<usize> {
+        Ok(self
+            .inner
+            .with(py, |inner| inner.live + inner.unsent.len())?)
+    }
+
+    /// Steps keys whose turn it is, `most` of them.
+    pub fn drive(&self, turn: &mut Turn<'_, '_>, most: usize) -> PyResult<()> {
+        let py = turn.py();
+        for _ in 0..most {
+            let next = self.inner.with(py, |inner| {
+                if inner.blocked {
+                    return None;
+                }
+                let id = inner.runnable.pop_front()?;
+                let slot = &mut inner.slots[id as usize];
+                let goes = slot.take(QUEUED);
+                Some((id, goes))
+            })?;
+            match next {
+                None => break,
+                Some((id, true)) => turn.step(id)?,
+                Some((_, false)) => {} // it has ended, or has had its turn
+            }
+        }
+        self.tell_handled(py, false)
+    }
+
+    /// Tells the caller what was handled: all of it, or if there is much.
+    pub fn tell_handled(&self, py: Python<'_>, all: bool) -> PyResult<()> {
+        let told = self.inner.with(py, |inner| {
+            let much = inner.events - inner.told;
+            if much == 0 || (!all && much < TELL_EVERY && inner.shares.is_empty()) {
+                return None;
+            }
+            let shares = std::mem::take(&mut inner.shares);
+            let keys = shares.iter().filter_map(|&id| {
+                let slot = &mut inner.slots[id as usize];
+                slot.set(SHARES, false);
+                let count = std::mem::take(&mut slot.untold);
+                let name = Name {
+                    id,
+                    generation: slot.generation,
+                };
+                (slot.has(LIVE) && count > 0).then_some((name, count))
+            });
+            let handled = Handled {
+                events: inner.events,
+                bytes: inner.bytes,
+                keys: keys.collect(),
+            };
+            inner.told = inner.events;
+            Some(handled)
+        })?;
+        let Some(handled) = told else {
+            return Ok(());
+        };
+        if !self.outlet.handled(py, &handled)? {
+            self.inner.with(py, |inner| {
+                // The next time, with whatever comes until then.
+                inner.told = 0;
+                inner.blocked = true;
+                for (name, count) in handled.keys {
+                    if let Some(slot) = inner.slot(name) {
+                        slot.untold += count;
+                        if !slot.has(SHARES) {
+                            slot.set(SHARES, true);
+                            inner.shares.push(name.id);
+                        }
+                    }
+                }
+            })?;
+        }
+        Ok(())
+    }
+
+    /// A key has run for so many ticks.
+    #[inline]
+    pub(super) fn ran(&self, py: Python<'_>, id: u32, began: u64, took: u64) {
+        if took > slow_steps::limit() {
+            self.was_slow(py, began, took);
+        }
+        deadline::ran(took);
+        if self.deadline.is_some()
+            && let Some(deadline) = self.deadline_of(py, id)
+        {
+            deadline.ran(py, took);
+        }
+    }
+
+    #[cold]
+    fn was_slow(&self, py: Python<'_>, began: u64, took: u64) {
+        match &self.outlet {
+            Outlet::Inline(_) => slow_steps::report(py, &self.name, began, took),
+            Outlet::Ring(port) => port.was_slow(py, took),
+        }
+    }
+
+    /// Runs a step of a key's own task where it can be seen who does it, and for how long.
+    pub(super) fn watched<R>(&self, py: Python<'_>, id: u32, step: impl FnOnce() -> R) -> R {
+        let began = ticks::now();
+        let came = match &self.outlet {
+            Outlet::Inline(_) => step(),
+            Outlet::Ring(port) => port.observe_step(py, self.allowance(), step),
+        };
+        let took = ticks::now().saturating_sub(began);
+        self.ran(py, id, began, took);
+        came
+    }
+
+    /// For how long a step may go on.
+    pub fn allowance(&self) -> Option<Allowance> {
+        self.stall.map(|time| Allowance {
+            time,
+            setting: Setting::Stall,
+        })
+    }
+
+    /// A key was stepped by its own task: what came of it is shown, and whoever is next has its turn.
+    pub(super) fn stepped_alone(&self, py: Python<'_>) {
+        if let Err(error) = self.tell_handled(py, true) {
+            error.write_unraisable(py, None);
+        }
+        self.outlet.flush(py);
+        if self.has_runnable(py).unwrap_or(false) || self.live(py).unwrap_or(1) == 0 {
+            self.outlet.nudge(py);
+        }
+    }
+
+    /// Nobody is left who could have use of it: generators are closed, tasks end.
+    pub fn clear(&self, py: Python<'_>) {
+        let left = self.inner.with(py, |inner| {
+            inner.live = 0;
+            let slots = std::mem::take(&mut inner.slots);
+            (slots, std::mem::take(&mut inner.spares))
+        });
+        if let Ok((slots, spares)) = left {
+            for task in spares
+                .iter()
+                .chain(slots.iter().filter_map(|s| s.task.as_ref()))
+            {
+                task.get().retire(py);
+            }
+            drop((slots, spares));
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! What gives an event's key.
+
+use pyo3::exceptions::PyTypeError;
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{PyString, PyTuple};
+
+/// A function, or the field, index or attribute that holds the key.
+pub enum KeyOf {
+    Call(Py<PyAny>),
+    Field {
+        name: Py<PyAny>,
+        attribute: Py<PyString>,
+        /// Where it is in a tuple.
+        index: Option<usize>,
+    },
+}
+
+impl KeyOf {
+    /// By what a user has given as `key`.
+    pub fn new(key: &Bound<'_, PyAny>) -> PyResult<Self> {
+        if key.is_callable() {
+            return Ok(KeyOf::Call(key.clone().unbind()));
+        }
+        Ok(KeyOf::Field {
+            name: key.clone().unbind(),
+            attribute: key.str()?.unbind(),
+            index: key.extract().ok(),
+        })
+    }
+
+    /// The key of an event, and its hash.
+    ///
+    /// # Errors
+    /// What finding it has raised, with a note that names the event.
+    #[inline]
+    pub fn key<'py>(&self, event: &Bound<'py, PyAny>) -> PyResult<(Bound<'py, PyAny>, u64)> {
+        let found = self
+            .find(event)
+            .and_then(|key| super::index::hash_of(&key).map(|hash| (key, hash)));
+        found.map_err(|error| named(event, error))
+    }
+
+    #[inline]
+    fn find<'py>(&self, event: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        match self {
+            KeyOf::Call(function) => function.bind(event.py()).call1((event,)),
+            KeyOf::Field {
+                name,
+                attribute,
+                index,
+            } => {
+                if let Some(index) = index
+                    && let Ok(event) = event.cast_exact::<PyTuple>()
+                    && *index < event.len()
+                {
+                    return event.get_item(*index);
+                }
+                match event.get_item(name) {
+                    Err(error) if error.is_instance_of::<PyTypeError>(event.py()) => {
+                        event.getattr(attribute)
+                    }
+                    found => found,
+                }
+            }
+        }
+    }
+}
+
+/// Notes which event it was.
+#[cold]
+fn named(event: &Bound<'_, PyAny>, error: PyErr) -> PyErr {
+    let py = event.py();
+    let shown = py
+        .import("reprlib")
+        .and_then(|reprlib| reprlib.call_method1("repr", (event,)))
+        .and_then(|shown| shown.extract::<String>());
+    let shown = shown.unwrap_or_else(|_| "an event that cannot be shown".to_owned());
+    let note = format!("while the key of this event was looked for: {shown}");
+    let _ = error
+        .value(py)
+        .call_method1(intern!(py, "add_note"), (note,));
+    error
+}

@@ -1,0 +1,362 @@
+//! The tasks as which keys are stepped.
+//!
+//! A task that steps nobody sleeps on a future of its own. A key that comes to await something is
+//! handed to the task that it was stepped as: the task wakes up, is told what to wait for, and steps
+//! the key from then on whenever that is done.
+
+use std::sync::{Arc, Weak};
+
+use pyo3::ffi;
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyDict, PyType};
+
+use super::index::NONE;
+use super::slot::SUSPENDED;
+use super::steps::{How, Pause};
+use super::table::{KeyTable, SPARES};
+use crate::cell::GilCell;
+use crate::errors::{self, Thrown};
+use crate::ffi::context_vars::{self, Variables};
+use crate::ffi::send_slot::{Awaitable, Step, coroutine_methods};
+use crate::ffi::turn::{self, TaskTurn};
+use crate::wait::Wait;
+
+/// What such a task runs.
+#[pyclass(frozen, module = "velo._core")]
+pub struct KeyTask {
+    table: Weak<KeyTable>,
+    event_loop: Py<PyAny>,
+    context: Py<PyAny>,
+    state: GilCell<State>,
+    /// Where the task sleeps while it has nothing to wait for.
+    asleep: Wait,
+}
+
+struct State {
+    task: Option<Py<PyAny>>,
+    /// The key that is pinned to it.
+    key: u32,
+    /// What the key has come to await, which the task has yet to see.
+    handed: Option<Py<PyAny>>,
+    /// The task waits for what the key awaits.
+    waits: bool,
+    /// How many references to the task its key has made and not dropped, as far as that was seen.
+    held: isize,
+    /// What its context's variables are while no key has set one.
+    variables: Option<Variables>,
+    /// It was cancelled, or somebody knows it: it is no other key's any more.
+    spoiled: bool,
+    /// It is to end.
+    leaves: bool,
+}
+
+impl KeyTask {
+    /// One that nobody is pinned to.
+    pub fn take(py: Python<'_>, table: &KeyTable) -> PyResult<Py<Self>> {
+        match table.inner.with(py, |inner| inner.spares.pop())? {
+            Some(spare) => Ok(spare),
+            None => Self::start(py, table),
+        }
+    }
+
+    fn start(py: Python<'_>, table: &KeyTable) -> PyResult<Py<Self>> {
+        static TASK: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+        let context = turn::copy_of(table.context.bind(py))?;
+        let variables = context_vars::variables(py, &context);
+        let made = Py::new(
+            py,
+            KeyTask {
+                table: table.this.clone(),
+                event_loop: table.event_loop.clone_ref(py),
+                context: context.clone_ref(py),
+                state: GilCell::new(State {
+                    task: None,
+                    key: NONE,
+                    handed: None,
+                    waits: false,
+                    held: 0,
+                    variables,
+                    spoiled: false,
+                    leaves: false,
+                }),
+                asleep: Wait::default(),
+            },
+        )?;
+        let options = PyDict::new(py);
+        options.set_item(intern!(py, "loop"), &table.event_loop)?;
+        options.set_item(intern!(py, "name"), &table.name)?;
+        options.set_item(intern!(py, "context"), context)?;
+        let task = TASK
+            .import(py, "asyncio", "Task")?
+            .call((&made,), Some(&options))?;
+        made.get()
+            .state
+            .with(py, |state| state.task = Some(task.unbind()))?;
+        Ok(made)
+    }
+
+    /// Nobody is pinned to it.
+    pub fn give_back(py: Python<'_>, table: &KeyTable, task: Py<Self>) {
+        let spoiled = task.get().state.with(py, |state| state.spoiled);
+        let kept = table.inner.with(py, |inner| {
+            let kept = !spoiled.unwrap_or(true) && inner.spares.len() < SPARES;
+            if kept {
+                inner.spares.push(task.clone_ref(py));
+            }
+            kept
+        });
+        if !kept.unwrap_or(false) {
+            task.get().retire(py);
+        }
+    }
+
+    fn task(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        let task = self
+            .state
+            .with(py, |state| state.task.as_ref().map(|t| t.clone_ref(py)))?;
+        task.ok_or_else(|| errors::velo("a task of keys is gone"))
+    }
+
+    /// Makes it the current task.
+    pub fn enter(&self, py: Python<'_>) -> PyResult<TaskTurn> {
+        TaskTurn::enter(py, &self.event_loop, &self.task(py)?, &self.context)
+    }
+
+    /// How many references there are to the task.
+    #[inline]
+    pub fn references(&self, py: Python<'_>) -> isize {
+        let count = |state: &mut State| match &state.task {
+            // SAFETY: a live object.
+            Some(task) => unsafe { ffi::Py_REFCNT(task.as_ptr()) as isize },
+            None => 0,
+        };
+        self.state.with(py, count).unwrap_or(0)
+    }
+
+    /// Whether a context variable was set, and not set back.
+    #[inline]
+    pub fn has_changed(&self, py: Python<'_>) -> bool {
+        let now = context_vars::variables(py, &self.context);
+        let before = self.state.with(py, |state| state.variables).ok().flatten();
+        (now.is_none() || now != before) && self.differs(py, now)
+    }
+
+    /// The same by looking at each variable: one that was set back makes no difference.
+    #[cold]
+    fn differs(&self, py: Python<'_>, now: Option<Variables>) -> bool {
+        let Some(table) = self.table.upgrade() else {
+            return true;
+        };
+        match self.context.bind(py).eq(&table.context) {
+            Ok(true) => {
+                let _ = self.state.with(py, |state| state.variables = now);
+                false
+            }
+            _ => true,
+        }
+    }
+
+    /// It is this key's from now on. The key has made so many references to the task.
+    pub fn pin(&self, py: Python<'_>, id: u32, held: isize) -> PyResult<()> {
+        Ok(self.state.with(py, |state| {
+            state.key = id;
+            state.held = held;
+        })?)
+    }
+
+    /// Its key has made, or dropped, so many references to the task.
+    pub fn hold(&self, py: Python<'_>, more: isize) {
+        let _ = self.state.with(py, |state| state.held += more);
+    }
+
+    /// Its key, which was stepped by somebody else, awaits something: the task has to see it.
+    pub fn hand(&self, py: Python<'_>, id: u32, future: Py<PyAny>) -> PyResult<()> {
+        if let Some(table) = self.table.upgrade() {
+            if let Some(deadline) = table.deadline_of(py, id) {
+                deadline.set_task(self.task(py)?.bind(py))?;
+            }
+            table
+                .inner
+                .with(py, |inner| inner.at(id).set(SUSPENDED, true))?;
+        }
+        self.state.with(py, |state| state.handed = Some(future))?;
+        self.asleep.wake(py);
+        Ok(())
+    }
+
+    /// Its key has come to rest, or has ended. Whether the key keeps it.
+    pub fn settle(
+        py: Python<'_>,
+        table: &KeyTable,
+        task: &Py<Self>,
+        id: u32,
+        pause: &Pause,
+    ) -> PyResult<bool> {
+        let this = task.get();
+        let over = matches!(pause, Pause::Over);
+        let held = this.state.with(py, |state| state.held)?;
+        let loose = held <= 0 && !this.has_changed(py);
+        if !loose && !over {
+            if matches!(pause, Pause::Again) {
+                table.inner.with(py, |inner| inner.queue(id))?;
+            }
+            return Ok(true);
+        }
+        let unpinned = table.inner.with(py, |inner| {
+            let slot = inner.at(id);
+            // Whoever has the place by now has a task of its own.
+            match &slot.task {
+                Some(pinned) if pinned.is(task) => slot.task.take(),
+                _ => None,
+            }
+        })?;
+        drop(unpinned);
+        if matches!(pause, Pause::Again) {
+            table.inner.with(py, |inner| inner.queue(id))?;
+        }
+        this.state.with(py, |state| {
+            state.key = NONE;
+            state.held = 0;
+            state.spoiled |= !loose;
+        })?;
+        Self::give_back(py, table, task.clone_ref(py));
+        Ok(false)
+    }
+
+    /// Cancels the task, and with it what its key awaits.
+    pub fn cancel(&self, py: Python<'_>) -> PyResult<()> {
+        self.task(py)?
+            .call_method0(py, intern!(py, "cancel"))
+            .map(drop)
+    }
+
+    /// Lets the task end.
+    pub fn retire(&self, py: Python<'_>) {
+        let _ = self.state.with(py, |state| {
+            state.leaves = true;
+            state.key = NONE;
+        });
+        self.asleep.wake(py);
+    }
+
+    /// Steps the key in the turn of the task itself.
+    fn step_key(slf: &Bound<'_, Self>, id: u32, how: How) -> PyResult<Option<Py<PyAny>>> {
+        let (py, this) = (slf.py(), slf.get());
+        let Some(table) = this.table.upgrade() else {
+            return Ok(None);
+        };
+        let before = this.references(py);
+        let pause = table.watched(py, id, || table.run(py, id, how));
+        this.hold(py, this.references(py) - before);
+        let waiting = match pause {
+            Pause::Suspended(future) => {
+                table
+                    .inner
+                    .with(py, |inner| inner.at(id).set(SUSPENDED, true))?;
+                this.state.with(py, |state| state.waits = true)?;
+                Some(future)
+            }
+            pause => {
+                Self::settle(py, &table, &slf.clone().unbind(), id, &pause)?;
+                None
+            }
+        };
+        table.stepped_alone(py);
+        Ok(waiting)
+    }
+
+    /// Sleeps until there is something to do, or ends.
+    fn sleep(&self, py: Python<'_>) -> PyResult<Step> {
+        let task = self.state.with(py, |state| match state.leaves {
+            true => state.task.take(),
+            false => None,
+        })?;
+        match task {
+            Some(_) => Ok(Step::Return(py.None())),
+            None => Ok(Step::Yield(self.asleep.start(self.event_loop.bind(py))?)),
+        }
+    }
+}
+
+impl Awaitable for KeyTask {
+    fn step(slf: &Bound<'_, Self>, _value: &Bound<'_, PyAny>) -> Result<Step, Thrown> {
+        // Who calls a slot is not known to be attached: what is dropped would be kept for later.
+        Python::attach(|_| Self::advance(slf))
+    }
+
+    fn throw(slf: &Bound<'_, Self>, error: PyErr) -> PyResult<Step> {
+        Self::interrupt(slf, error)
+    }
+}
+
+impl KeyTask {
+    fn advance(slf: &Bound<'_, Self>) -> Result<Step, Thrown> {
+        let (py, this) = (slf.py(), slf.get());
+        let (handed, key) = this.state.with(py, |state| {
+            let handed = state.handed.take();
+            let key = std::mem::take(&mut state.waits).then_some(state.key);
+            state.waits = handed.is_some();
+            (handed, key)
+        })?;
+        if let Some(future) = handed {
+            return Ok(Step::Yield(future));
+        }
+        if let Some(id) = key
+            && let Some(future) = Self::step_key(slf, id, How::Resume)?
+        {
+            return Ok(Step::Yield(future));
+        }
+        Ok(this.sleep(py)?)
+    }
+
+    fn interrupt(slf: &Bound<'_, Self>, error: PyErr) -> PyResult<Step> {
+        let (py, this) = (slf.py(), slf.get());
+        this.asleep.clear(py);
+        let key = this.state.with(py, |state| {
+            state.handed = None;
+            state.waits = false;
+            state.spoiled = true;
+            state.key
+        })?;
+        if key == NONE {
+            // The loop is being closed, or somebody has cancelled all there is.
+            let task = this.state.with(py, |state| state.task.take())?;
+            drop(task);
+            if let Some(table) = this.table.upgrade() {
+                table
+                    .inner
+                    .with(py, |inner| inner.spares.retain(|spare| !spare.is(slf)))?;
+            }
+            return Err(error);
+        }
+        match Self::step_key(slf, key, How::Throw(error))? {
+            Some(future) => Ok(Step::Yield(future)),
+            None => this.sleep(py),
+        }
+    }
+}
+
+#[pymethods]
+impl KeyTask {
+    fn close(&self) {}
+
+    /// The generator of the key that is pinned to it, for those who look.
+    #[getter]
+    fn generator(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
+        let key = self.state.with(py, |state| state.key)?;
+        match self.table.upgrade() {
+            Some(table) if key != NONE => table.generator(py, key),
+            _ => Ok(None),
+        }
+    }
+
+    #[getter]
+    fn __qualname__(&self) -> String {
+        let table: Option<Arc<KeyTable>> = self.table.upgrade();
+        table.map_or_else(|| "keys".to_owned(), |table| table.name.clone())
+    }
+}
+
+coroutine_methods!(KeyTask);

@@ -1,0 +1,293 @@
+//! One way from the caller to a key table.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pyo3::prelude::*;
+use velo_shm::ticks;
+
+use super::index::Ids;
+use super::outlet::Outlet;
+use super::table::KeyTable;
+use super::turn::Turn;
+use crate::flow::Interest;
+use crate::lane_frames::{EVENT, LAST, Name, OPEN, TERMS, Terms};
+use crate::process::client::lane::Told;
+use crate::user::channel::Channel;
+use crate::user::state::StreamCore;
+use crate::wait::Group;
+
+/// A worker is shown what it was sent after so long.
+const SHOW_EVERY: Duration = Duration::from_micros(10);
+/// So many runnable keys are stepped in a turn.
+const STEPS: usize = 128;
+
+/// What is to be done with a key.
+pub enum Act {
+    Open(Name),
+    Event(Name, Py<PyAny>),
+    Last(Name),
+}
+
+/// How it gets there.
+#[derive(Clone)]
+pub enum Way {
+    /// By a call.
+    Inline(Arc<KeyTable>),
+    /// By a stream.
+    Ring(Arc<StreamCore>),
+}
+
+/// A lane as the caller has it.
+pub struct Lane {
+    pub way: Way,
+    pub ids: Ids,
+    /// What was decided and not done yet.
+    pub outgoing: VecDeque<Act>,
+    /// Events that the table has, or will have from `outgoing`; and those that it has handled.
+    pub sent: u64,
+    pub handled: u64,
+    pub sent_bytes: u64,
+    pub handled_bytes: u64,
+    /// It has ended.
+    pub over: bool,
+}
+
+/// What doing acts came to.
+#[derive(Default)]
+pub struct Done {
+    pub acts: usize,
+    pub bytes: u64,
+}
+
+impl Lane {
+    /// One on which nothing was done.
+    pub fn new(way: Way) -> Self {
+        Lane {
+            way,
+            ids: Ids::default(),
+            outgoing: VecDeque::new(),
+            sent: 0,
+            handled: 0,
+            sent_bytes: 0,
+            handled_bytes: 0,
+            over: false,
+        }
+    }
+
+    /// Events that the table is not done with.
+    pub fn pending(&self) -> u64 {
+        self.sent.saturating_sub(self.handled)
+    }
+}
+
+impl Way {
+    /// The terms come first of all.
+    pub fn agree(&self, py: Python<'_>, terms: Terms) -> PyResult<()> {
+        match self {
+            Way::Inline(table) => table.agree(py, terms),
+            Way::Ring(core) => match &core.channel {
+                Channel::Ring(ring) => ring.send_bytes(py, TERMS, &terms.bytes()).map(drop),
+                Channel::Inline(_) => Ok(()),
+            },
+        }
+    }
+
+    /// Does as many acts as there is room for, `room` bytes at most.
+    pub fn act(&self, py: Python<'_>, acts: &mut VecDeque<Act>, room: u64) -> PyResult<Done> {
+        match self {
+            Way::Inline(table) => Self::act_inline(py, table, acts),
+            Way::Ring(core) => Self::act_ring(py, core, acts, room),
+        }
+    }
+
+    fn act_inline(py: Python<'_>, table: &KeyTable, acts: &mut VecDeque<Act>) -> PyResult<Done> {
+        if table.is_blocked(py)? {
+            table.unblock(py)?;
+        }
+        let mut turn = Turn::of(py, table);
+        let mut done = Done::default();
+        if table.has_runnable(py)? {
+            table.drive(&mut turn, STEPS)?;
+        }
+        while let Some(act) = acts.pop_front() {
+            done.acts += 1;
+            match act {
+                Act::Open(name) => table.open(py, name)?,
+                Act::Event(name, event) => table.deliver(&mut turn, name, event, 0)?,
+                Act::Last(name) => table.last(&mut turn, name)?,
+            }
+        }
+        if table.has_runnable(py)? {
+            table.drive(&mut turn, STEPS)?;
+        }
+        drop(turn);
+        table.tell_handled(py, acts.is_empty())?;
+        Ok(done)
+    }
+
+    fn act_ring(
+        py: Python<'_>,
+        core: &StreamCore,
+        acts: &mut VecDeque<Act>,
+        room: u64,
+    ) -> PyResult<Done> {
+        let Channel::Ring(ring) = &core.channel else {
+            return Ok(Done::default());
+        };
+        let mut done = Done::default();
+        let (mut shown, every) = (ticks::now(), ticks::from_duration(SHOW_EVERY));
+        let mut events = 0;
+        let outcome = loop {
+            let Some(act) = acts.front() else {
+                break Ok(());
+            };
+            let sent = match act {
+                Act::Open(name) => ring.send_named(py, (OPEN, false), *name, None),
+                Act::Event(..) if done.bytes >= room => break Ok(()),
+                Act::Event(name, event) => {
+                    let sent = ring.send_named(py, (EVENT, true), *name, Some(event.bind(py)));
+                    if let Ok(Some(len)) = sent {
+                        done.bytes += u64::from(len);
+                        events += 1;
+                    }
+                    sent
+                }
+                Act::Last(name) => ring.send_named(py, (LAST, false), *name, None),
+            };
+            match sent {
+                Ok(Some(_)) => {
+                    done.acts += 1;
+                    drop(acts.pop_front());
+                }
+                Ok(None) => break Ok(()),
+                Err(error) => break Err(error),
+            }
+            let now = ticks::now();
+            if now.saturating_sub(shown) > every {
+                shown = now;
+                ring.flush_events(py)?;
+            }
+        };
+        if events > 0 {
+            core.count(py, events)?;
+        }
+        ring.flush_events(py)?;
+        outcome.map(|()| done)
+    }
+
+    /// The next thing that the table says.
+    #[inline]
+    pub fn told(&self, py: Python<'_>) -> PyResult<Told> {
+        match self {
+            Way::Inline(table) => match &table.outlet {
+                Outlet::Inline(outlet) => Ok(outlet.pop(py)?.map_or(Told::Nothing, Told::Message)),
+                Outlet::Ring(_) => Ok(Told::Nothing),
+            },
+            Way::Ring(core) => match &core.channel {
+                Channel::Ring(ring) => {
+                    let told = ring.next_message(py)?;
+                    if matches!(told, Told::Over(_)) {
+                        core.over(py, || "the lane has ended".to_owned())?;
+                    }
+                    Ok(told)
+                }
+                Channel::Inline(_) => Ok(Told::Nothing),
+            },
+        }
+    }
+
+    /// What was read is done with.
+    pub fn read(&self, py: Python<'_>) -> PyResult<()> {
+        match self {
+            Way::Inline(_) => Ok(()),
+            Way::Ring(core) => core.channel.flush_results(py),
+        }
+    }
+
+    /// Whether the table could go on, if it were let.
+    pub fn may_go_on(&self, py: Python<'_>) -> PyResult<bool> {
+        match self {
+            Way::Inline(table) => Ok(table.is_blocked(py)? || table.has_runnable(py)?),
+            Way::Ring(_) => Ok(false),
+        }
+    }
+
+    /// Has `group` told of what comes; false when something is there already.
+    pub fn watch(
+        &self,
+        py: Python<'_>,
+        group: &Arc<Group>,
+        (stuck, bulk): (bool, bool),
+    ) -> PyResult<bool> {
+        let Way::Ring(core) = self else {
+            return Ok(true); // its outlet tells
+        };
+        let want = Interest {
+            space: stuck,
+            throughput: bulk,
+            ..Interest::RESULTS
+        };
+        core.waits.recv.join(py, group.clone(), py.None())?;
+        let sleeps = core.channel.may_sleep(py, want)?;
+        if !sleeps {
+            core.waits.recv.clear(py);
+        }
+        Ok(sleeps)
+    }
+
+    /// Looks for what comes, for a short while.
+    pub fn spin(&self, py: Python<'_>, stuck: bool) -> PyResult<()> {
+        match self {
+            Way::Inline(_) => Ok(()),
+            Way::Ring(core) => core.spin(
+                py,
+                Interest {
+                    space: stuck,
+                    throughput: true,
+                    ..Interest::RESULTS
+                },
+            ),
+        }
+    }
+
+    /// No more keys come.
+    pub fn end(&self, py: Python<'_>) -> PyResult<()> {
+        match self {
+            Way::Inline(_) => Ok(()),
+            Way::Ring(core) => core.try_end(py, "all keys have ended").map(drop),
+        }
+    }
+
+    /// Cancels every key.
+    pub fn cancel(&self, py: Python<'_>) -> PyResult<()> {
+        match self {
+            Way::Inline(table) => table.cancel_all(py),
+            Way::Ring(core) => core.abandon(py),
+        }
+    }
+
+    /// Whether nothing of it runs any more. Steps what can be stepped in this thread.
+    pub fn is_over(&self, py: Python<'_>) -> PyResult<bool> {
+        match self {
+            Way::Inline(table) => {
+                if table.is_blocked(py)? {
+                    table.unblock(py)?;
+                }
+                let mut turn = Turn::of(py, table);
+                table.drive(&mut turn, STEPS)?;
+                drop(turn);
+                Ok(table.live(py)? == 0)
+            }
+            Way::Ring(core) => Ok(core.state.with(py, |state| state.is_over())?),
+        }
+    }
+
+    /// Nobody will have use of it.
+    pub fn clear(&self, py: Python<'_>) {
+        if let Way::Inline(table) = self {
+            table.clear(py);
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! Which key has which lane and which place, what it may be sent, and which one makes room.
+
+use std::collections::VecDeque;
+
+use pyo3::prelude::*;
+
+use super::index::{Entry, Index, Stage};
+use super::lane::{Act, Lane, Way};
+use crate::errors;
+use crate::lane_frames::Name;
+use crate::user::key_counts::Counts;
+
+/// What becomes of events for a key whose function has returned.
+#[derive(Clone, Copy, PartialEq)]
+pub enum AfterEnd {
+    Ignore,
+    Restart,
+    Raise,
+}
+
+/// What becomes of a key whose function raises.
+pub enum OnError {
+    Raise,
+    Drop,
+    Call(Py<PyAny>),
+}
+
+/// What changes.
+pub struct State {
+    pub(super) index: Index,
+    pub(super) lanes: Vec<Lane>,
+    /// How many lanes there may be, and how many are on their way.
+    pub(super) most_lanes: usize,
+    pub(super) opening: usize,
+    pub(super) host: Option<Py<PyAny>>,
+    /// Where events come from; None once it is exhausted.
+    pub(super) source: Option<Py<PyAny>>,
+    /// More may come of it later: it says itself whether it is exhausted.
+    pub(super) live: bool,
+    /// An event that cannot be sent before something else has happened.
+    pub(super) held: Option<(Py<PyAny>, Py<PyAny>, u64)>,
+    /// What the caller gets next, in order.
+    pub(super) out: VecDeque<Out>,
+    /// Entries that wait for a lane or for a place.
+    pub(super) unopened: VecDeque<u32>,
+    /// How many of the first of those have a place.
+    pub(super) reserved: usize,
+    /// How many keys want a place, and how many are about to give theirs back.
+    pub(super) wanting: usize,
+    pub(super) ending: usize,
+    /// Events that wait in entries.
+    pub(super) waiting: u64,
+    pub(super) window: u32,
+    pub(super) max_pending: u64,
+    pub(super) max_bytes: u64,
+    /// There is a `max_concurrent`.
+    pub(super) limited: bool,
+    /// Somebody stands in line for a place.
+    pub(super) in_line: bool,
+    /// The order of use is kept.
+    pub(super) ordered: bool,
+    /// There is a `timeout`.
+    pub(super) timed: bool,
+    pub(super) after_end: AfterEnd,
+    pub(super) most_finished: usize,
+    pub(super) on_error: OnError,
+    /// Keys are told that no more events come, up to this entry.
+    pub(super) told_end: Option<u32>,
+    pub(super) error: Option<PyErr>,
+    pub(super) closing: bool,
+    pub(super) over: bool,
+    /// By how many milliseconds a clock of tests was moved.
+    pub(super) aged: u32,
+    pub(super) counts: Counts,
+}
+
+/// What a caller gets.
+pub enum Out {
+    /// A result with its key.
+    Item(Py<PyAny>),
+    /// The function of a key has raised, which `on_error` is called with.
+    Failed(Py<PyAny>, PyErr),
+}
+
+impl State {
+    pub(super) fn ways(&self) -> Vec<(usize, Way)> {
+        let lanes = self.lanes.iter().enumerate();
+        lanes
+            .filter(|(_, lane)| !lane.over)
+            .map(|(number, lane)| (number, lane.way.clone()))
+            .collect()
+    }
+
+    pub(super) fn host(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        self.host.as_ref().map(|host| host.clone_ref(py))
+    }
+
+    /// How many keys have not ended.
+    pub(super) fn live(&self) -> usize {
+        self.index.len() - self.index.finished()
+    }
+
+    /// How many places the keys have.
+    pub(super) fn places(&self) -> usize {
+        if !self.limited {
+            return 0;
+        }
+        let open = |stage| matches!(stage, Stage::Open | Stage::Ending);
+        let entries = self.index.all();
+        self.reserved + entries.filter(|(_, entry)| open(entry.stage)).count()
+    }
+
+    pub(super) fn pending(&self) -> u64 {
+        self.waiting + self.lanes.iter().map(Lane::pending).sum::<u64>()
+    }
+
+    /// The lane with the least to do.
+    pub(super) fn choose(&self) -> Option<usize> {
+        let lanes = self.lanes.iter().enumerate();
+        lanes
+            .filter(|(_, lane)| !lane.over)
+            .min_by_key(|(_, lane)| (lane.ids.live(), lane.pending()))
+            .map(|(number, _)| number)
+    }
+
+    /// Opens a key that has a place.
+    pub(super) fn open(&mut self, entry: u32) -> PyResult<()> {
+        let Some(number) = self.choose() else {
+            return Err(errors::velo("there is no lane"));
+        };
+        let lane = &mut self.lanes[number];
+        let (id, generation) = lane.ids.take(entry);
+        let known = self.index.entry(entry);
+        known.lane = number as u16;
+        (known.id, known.generation) = (id, generation);
+        known.in_flight = 0;
+        known.stage = Stage::Open;
+        lane.outgoing.push_back(Act::Open(Name { id, generation }));
+        self.counts.opened += 1;
+        self.send_waiting(entry);
+        Ok(())
+    }
+
+    /// Sends what waits for a key, as far as it may have it.
+    pub(super) fn send_waiting(&mut self, entry: u32) {
+        let known = self.index.entry(entry);
+        let lane = &mut self.lanes[known.lane as usize];
+        let name = Name {
+            id: known.id,
+            generation: known.generation,
+        };
+        while known.in_flight < self.window
+            && let Some((event, _)) = known.waiting.pop()
+        {
+            known.in_flight += 1;
+            lane.sent += 1;
+            self.waiting -= 1;
+            lane.outgoing.push_back(Act::Event(name, event));
+        }
+        if known.ends && known.waiting.is_empty() {
+            known.ends = false;
+            known.stage = Stage::Ending;
+            lane.outgoing.push_back(Act::Last(name));
+        }
+    }
+
+    /// Ends the input of a key behind what waits for it.
+    pub(super) fn end(&mut self, entry: u32) {
+        let known = self.index.entry(entry);
+        if known.ends || known.stage == Stage::Ending {
+            return;
+        }
+        known.ends = true;
+        self.ending += 1;
+        if known.stage == Stage::Open {
+            self.send_waiting(entry);
+        }
+    }
+
+    /// Has keys that were used least recently end, for those that want their places.
+    pub(super) fn evict(&mut self) {
+        let mut next = self.index.oldest();
+        while self.ending < self.wanting
+            && let Some(entry) = next
+        {
+            next = self.index.newer(entry);
+            let known = self.index.entry(entry);
+            let leaves = known.ends || known.stage == Stage::Ending;
+            if !leaves && self.unopened.back() != Some(&entry) {
+                self.counts.evicted += 1;
+                self.end(entry);
+            }
+        }
+    }
+
+    /// With every key a lane is wanted, until there are as many as there may be.
+    pub(super) fn wanted_lanes(&self) -> usize {
+        self.live().min(self.most_lanes)
+    }
+
+    /// Opens the key that has waited longest, if it can be now.
+    pub(super) fn open_next(&mut self) -> PyResult<bool> {
+        if self.lanes.is_empty() {
+            return Ok(false);
+        }
+        if self.limited && self.reserved == 0 || self.lanes.len() < self.wanted_lanes() {
+            return Ok(false);
+        }
+        let Some(entry) = self.unopened.pop_front() else {
+            return Ok(false);
+        };
+        self.reserved = self.reserved.saturating_sub(1);
+        self.open(entry)?;
+        Ok(true)
+    }
+
+    /// Forgets a key.
+    pub(super) fn forget(&mut self, entry: u32) -> Entry {
+        let known = self.index.remove(entry);
+        self.waiting -= known.waiting.len() as u64;
+        known
+    }
+}

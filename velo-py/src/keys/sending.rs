@@ -1,0 +1,282 @@
+//! Events on their way from the source to keys.
+
+use pyo3::intern;
+use pyo3::prelude::*;
+
+use super::index::Stage;
+use super::keyed::Keys;
+use super::lane::{Act, Way};
+use super::routing::{AfterEnd, State};
+use crate::errors;
+use crate::ffi::iterate::next_of;
+use crate::lane_frames::Name;
+
+/// So many events are taken from a source before results are looked at.
+const BATCH: usize = 128;
+/// Of keys that run in this thread, so many events are taken before their functions have their turn.
+const INLINE_BATCH: usize = 32;
+/// So many keys are told at a time that no more events come.
+const ENDS: usize = 256;
+
+impl Keys {
+    /// Takes events from the source, as many as may be. Whether there was any.
+    pub(super) fn fill(&self, py: Python<'_>) -> PyResult<bool> {
+        let mut took = false;
+        let inline = |state: &mut State| {
+            let lanes = state.lanes.first();
+            lanes.is_some_and(|lane| matches!(lane.way, Way::Inline(_)))
+        };
+        let most = match self.state.with(py, inline)? {
+            true => INLINE_BATCH,
+            false => BATCH,
+        };
+        for _ in 0..most {
+            let (source, held) = self.state.with(py, |state| {
+                let room = state.pending() < state.max_pending;
+                match state.held.take() {
+                    Some(held) => (None, Some(held)),
+                    None if room => (state.source.as_ref().map(|s| s.clone_ref(py)), None),
+                    None => (None, None),
+                }
+            })?;
+            let (event, key, hash) = match held {
+                Some((event, key, hash)) => (event.into_bound(py), key.into_bound(py), hash),
+                None => {
+                    let Some(source) = source else { break };
+                    match self.take_event(py, source.bind(py)) {
+                        Ok(Some(found)) => found,
+                        Ok(None) => break,
+                        Err(error) => {
+                            self.state.with(py, |state| state.error = Some(error))?;
+                            return Ok(true);
+                        }
+                    }
+                }
+            };
+            if !self.route(py, &event, &key, hash)? {
+                self.state.with(py, |state| {
+                    state.held = Some((event.unbind(), key.unbind(), hash));
+                })?;
+                break;
+            }
+            took = true;
+            if self
+                .state
+                .with(py, |state| state.limited && state.wanting > state.ending)?
+            {
+                self.make_room(py)?;
+            }
+        }
+        self.tell_ends(py)?;
+        Ok(took)
+    }
+
+    #[allow(clippy::type_complexity)]
+    #[inline]
+    pub(super) fn take_event<'py>(
+        &self,
+        py: Python<'py>,
+        source: &Bound<'py, PyAny>,
+    ) -> PyResult<Option<(Bound<'py, PyAny>, Bound<'py, PyAny>, u64)>> {
+        let Some(event) = next_of(source)? else {
+            let live = self.state.with(py, |state| state.live)?;
+            if !live || source.getattr(intern!(py, "exhausted"))?.is_truthy()? {
+                self.state.with(py, |state| {
+                    state.told_end = Some(0);
+                    state.source.take()
+                })?;
+            }
+            return Ok(None);
+        };
+        let (key, hash) = self.key_of.key(&event)?;
+        Ok(Some((event, key, hash)))
+    }
+
+    /// Gives an event to its key. False: not before something else has happened.
+    #[inline]
+    pub(super) fn route(
+        &self,
+        py: Python<'_>,
+        event: &Bound<'_, PyAny>,
+        key: &Bound<'_, PyAny>,
+        hash: u64,
+    ) -> PyResult<bool> {
+        let ordered = self.state.with(py, |state| state.ordered)?;
+        let now = if ordered { self.now() } else { 0 };
+        let routed = self.state.with(py, |state| -> PyResult<Option<bool>> {
+            let now = now + state.aged;
+            let entry = match state.index.find(key, hash)? {
+                Some(entry) => entry,
+                None => {
+                    let entry = state.index.insert(key.clone().unbind(), hash);
+                    state.unopened.push_back(entry);
+                    state.wanting += 1;
+                    entry
+                }
+            };
+            let window = state.window;
+            let known = state.index.entry(entry);
+            match known.stage {
+                Stage::Finished => match state.after_end {
+                    AfterEnd::Ignore => {
+                        state.counts.dropped += 1;
+                        return Ok(Some(true));
+                    }
+                    AfterEnd::Raise => return Ok(None),
+                    AfterEnd::Restart => {
+                        drop(state.index.remove(entry));
+                        let entry = state.index.insert(key.clone().unbind(), hash);
+                        state.unopened.push_back(entry);
+                        state.wanting += 1;
+                        let known = state.index.entry(entry);
+                        known.waiting.push(event.clone().unbind(), 0);
+                        state.waiting += 1;
+                    }
+                },
+                _ if known.ends => return Ok(Some(false)),
+                Stage::Open if known.in_flight < window && known.waiting.is_empty() => {
+                    known.in_flight += 1;
+                    let name = Name {
+                        id: known.id,
+                        generation: known.generation,
+                    };
+                    let lane = &mut state.lanes[known.lane as usize];
+                    lane.sent += 1;
+                    let act = Act::Event(name, event.clone().unbind());
+                    lane.outgoing.push_back(act);
+                }
+                stage => {
+                    if stage == Stage::Ending && known.waiting.is_empty() {
+                        state.wanting += 1;
+                    }
+                    known.waiting.push(event.clone().unbind(), 0);
+                    state.waiting += 1;
+                }
+            }
+            state.counts.events += 1;
+            if state.ordered {
+                state.index.touch(entry, now);
+            }
+            Ok(Some(true))
+        })??;
+        match routed {
+            Some(routed) => Ok(routed),
+            None => {
+                let what = format!(
+                    "an event came for key {}, whose function has returned; see `finished_keys`",
+                    key.repr()?
+                );
+                self.state
+                    .with(py, |state| state.error = Some(errors::closed(what)))?;
+                Ok(true)
+            }
+        }
+    }
+
+    /// Once the source is exhausted, keys are told so, some at a time.
+    pub(super) fn tell_ends(&self, py: Python<'_>) -> PyResult<()> {
+        Ok(self.state.with(py, |state| {
+            let Some(from) = state.told_end else {
+                return;
+            };
+            let outgoing: usize = state.lanes.iter().map(|lane| lane.outgoing.len()).sum();
+            if state.held.is_some() || outgoing > ENDS {
+                return;
+            }
+            let some: Vec<u32> = state.index.from(from).take(ENDS).collect();
+            state.told_end = some.last().map(|last| last + 1);
+            some.into_iter().for_each(|entry| state.end(entry));
+        })?)
+    }
+
+    /// Opens keys that wait for it, and asks the host for what they lack.
+    pub(super) fn open_some(&self, py: Python<'_>) -> PyResult<bool> {
+        let lacks = self.state.with(py, |state| {
+            let has = state.lanes.len() + state.opening;
+            let lacks = !state.unopened.is_empty() && has < state.wanted_lanes();
+            if lacks {
+                state.opening += 1;
+                return state.host(py);
+            }
+            None
+        })?;
+        if let Some(host) = lacks {
+            host.call_method0(py, intern!(py, "open_lane"))?;
+        }
+        if self.state.with(py, |state| state.limited)? {
+            self.make_room(py)?;
+        }
+        let mut opened = false;
+        while self.state.with(py, State::open_next)?? {
+            opened = true;
+        }
+        Ok(opened)
+    }
+
+    /// Takes places for keys that want one. Where there is none, one of our own keys ends, or somebody
+    /// else's place is waited for.
+    pub(super) fn make_room(&self, py: Python<'_>) -> PyResult<()> {
+        loop {
+            let host = self.state.with(py, |state| {
+                let wants = state.reserved < state.unopened.len();
+                wants.then(|| state.host(py)).flatten()
+            })?;
+            let Some(host) = host else { break };
+            let place = host.call_method0(py, intern!(py, "take_place"))?;
+            if !place.is_truthy(py)? {
+                break;
+            }
+            self.state.with(py, |state| {
+                state.reserved += 1;
+                state.wanting -= 1;
+            })?;
+        }
+        let waits = self.state.with(py, |state| {
+            if state.live() + state.reserved > state.unopened.len() {
+                state.evict();
+                return None;
+            }
+            let waits = state.wanting > 0 && !std::mem::replace(&mut state.in_line, true);
+            waits.then(|| state.host(py)).flatten()
+        })?;
+        match waits {
+            Some(host) => host.call_method0(py, intern!(py, "await_place")).map(drop),
+            None => Ok(()),
+        }
+    }
+
+    /// Does what was decided, as far as there is room. Whether anything was.
+    pub(super) fn act(&self, py: Python<'_>) -> PyResult<bool> {
+        let mut progress = false;
+        let lanes = self.state.with(py, |state| state.ways())?;
+        for (number, way) in lanes {
+            let (mut acts, room) = self.state.with(py, |state| {
+                let lane = &mut state.lanes[number];
+                let pending = lane.sent_bytes.saturating_sub(lane.handled_bytes);
+                let room = state.max_bytes.saturating_sub(pending);
+                (std::mem::take(&mut lane.outgoing), room)
+            })?;
+            if acts.is_empty() && !way.may_go_on(py)? {
+                continue;
+            }
+            let done = way.act(py, &mut acts, room);
+            self.state.with(py, |state| {
+                let lane = &mut state.lanes[number];
+                // Nothing was added meanwhile, unless Python code that ran has done so.
+                acts.append(&mut lane.outgoing);
+                lane.outgoing = acts;
+                match done {
+                    Ok(done) => {
+                        lane.sent_bytes += done.bytes;
+                        progress |= done.acts > 0;
+                    }
+                    Err(error) => {
+                        state.error.get_or_insert(error);
+                        progress = true;
+                    }
+                }
+            })?;
+        }
+        Ok(progress)
+    }
+}

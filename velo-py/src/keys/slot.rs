@@ -1,0 +1,118 @@
+//! What a table keeps of one key.
+
+use std::sync::Arc;
+
+use pyo3::prelude::*;
+
+use super::key_task::KeyTask;
+use super::waiting::Waiting;
+use crate::ffi::asyncgen::AsyncGen;
+use crate::function::deadline::Deadline;
+use crate::wait::Wait;
+
+/// In place of an event's length: the object is the exception that reading it has raised.
+pub const UNREADABLE: u32 = u32::MAX;
+
+/// One key.
+#[derive(Default)]
+pub struct Slot {
+    pub(super) generation: u32,
+    pub(super) flags: u16,
+    /// Its first event, while it has one that it has not taken.
+    pub(super) event: Option<Py<PyAny>>,
+    /// How long that was.
+    pub(super) len: u32,
+    /// Those behind it.
+    pub(super) more: Waiting,
+    /// None while it runs, and when it is over.
+    pub(super) generator: Option<AsyncGen>,
+    /// A result that had no room. The generator stands at its `yield`.
+    pub(super) result: Option<Py<PyAny>>,
+    /// The task that it is pinned to.
+    pub(super) task: Option<Py<KeyTask>>,
+    /// How many events it has taken.
+    pub(super) taken: u32,
+    /// The length of the event that it has at present.
+    pub(super) current: u32,
+    /// Events that it has handled and that the caller was not told of.
+    pub(super) untold: u32,
+    /// Where another task than its own waits for an event.
+    pub(super) elsewhere: Option<Box<Wait>>,
+    /// How long it may take for an event.
+    pub(super) deadline: Option<Arc<Deadline>>,
+}
+
+/// It is open.
+pub const LIVE: u16 = 1;
+/// It waits for an event, and for nothing else.
+pub const WAITS: u16 = 2;
+/// It is one of the runnable ones.
+pub const QUEUED: u16 = 4;
+/// It gets no more events.
+pub const LAST: u16 = 8;
+/// The caller wants nothing of it any more.
+pub const CANCELLED: u16 = 16;
+/// `GeneratorExit` was thrown in.
+pub const CLOSING: u16 = 32;
+/// It has an event, until it asks for the next one.
+pub const AT_WORK: u16 = 64;
+/// It is to go on, but it is the turn of others first.
+pub const ITS_TURN_IS_OVER: u16 = 128;
+/// It has begun to run.
+pub const STARTED: u16 = 256;
+/// It has to be told that it was cancelled.
+pub const CANCEL_DUE: u16 = 512;
+/// It awaits a future, in a task.
+pub const SUSPENDED: u16 = 1024;
+/// It is one of those in `shares`.
+pub const SHARES: u16 = 2048;
+
+impl Slot {
+    pub(super) fn has(&self, flag: u16) -> bool {
+        self.flags & flag != 0
+    }
+
+    pub(super) fn set(&mut self, flag: u16, on: bool) {
+        if on {
+            self.flags |= flag;
+        } else {
+            self.flags &= !flag;
+        }
+    }
+
+    pub(super) fn take(&mut self, flag: u16) -> bool {
+        let had = self.has(flag);
+        self.flags &= !flag;
+        had
+    }
+
+    /// Where another task than its own waits for an event, if one does.
+    #[inline]
+    pub(super) fn waits_elsewhere(&self, py: Python<'_>) -> Option<&Wait> {
+        let wait = self.elsewhere.as_deref()?;
+        wait.is_waiting(py).then_some(wait)
+    }
+
+    pub(super) fn push(&mut self, event: Py<PyAny>, len: u32) {
+        if self.event.is_none() {
+            (self.event, self.len) = (Some(event), len);
+        } else {
+            self.more.push(event, len);
+        }
+    }
+
+    #[inline]
+    pub(super) fn pop(&mut self) -> Option<(Py<PyAny>, u32)> {
+        let event = self.event.take()?;
+        let len = self.len;
+        if let Some((next, len)) = self.more.pop() {
+            (self.event, self.len) = (Some(next), len);
+        }
+        Some((event, len))
+    }
+}
+
+/// How many bytes an event of this length counts for.
+pub fn size(len: u32) -> u64 {
+    if len == UNREADABLE { 0 } else { len.into() }
+}

@@ -1,0 +1,250 @@
+//! Steps of keys: from one wait to the next.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use pyo3::exceptions::asyncio::CancelledError;
+use pyo3::exceptions::{PyGeneratorExit, PyRuntimeError};
+use pyo3::prelude::*;
+
+use super::slot::{
+    AT_WORK, CANCEL_DUE, CANCELLED, CLOSING, ITS_TURN_IS_OVER, QUEUED, SHARES, STARTED, SUSPENDED,
+    WAITS, size,
+};
+use super::table::{BUDGET, Inner, KeyTable};
+use crate::errors;
+use crate::ffi::asyncgen::{AsyncGen, Resumed};
+use crate::function::deadline::Deadline;
+use crate::lane_frames::Name;
+
+/// Why a key does not run.
+pub enum Pause {
+    /// It waits for an event.
+    Waits,
+    /// It awaits something else, which its task has to see.
+    Suspended(Py<PyAny>),
+    /// It can go on once it is its turn again.
+    Again,
+    /// It is over, or was not to run at all.
+    Over,
+}
+
+/// How a generator is to go on.
+pub enum How {
+    Resume,
+    Throw(PyErr),
+}
+impl KeyTable {
+    /// Runs a key until it has to wait. The caller has made its task the current one.
+    #[inline]
+    pub(super) fn run(&self, py: Python<'_>, id: u32, how: How) -> Pause {
+        let begun = self.inner.with(py, |inner| {
+            inner.budget = BUDGET;
+            let slot = &mut inner.slots[id as usize];
+            let name = Name {
+                id,
+                generation: slot.generation,
+            };
+            slot.flags |= STARTED;
+            slot.flags &= !(WAITS | QUEUED | ITS_TURN_IS_OVER | SUSPENDED);
+            let cancel = slot.take(CANCEL_DUE);
+            let generator = slot.generator.take()?;
+            Some((name, generator, slot.result.take(), cancel))
+        });
+        let Ok(Some((name, mut generator, result, cancel))) = begun else {
+            return Pause::Over;
+        };
+        let how = match how {
+            How::Resume if cancel => How::Throw(cancelled()),
+            how => how,
+        };
+        let before = self.stepping.swap(id, Relaxed);
+        let stepped = self.advance(py, name, &mut generator, result, how);
+        self.stepping.store(before, Relaxed);
+        match stepped {
+            Ok(pause) => {
+                let kept = self.inner.with(py, |inner| {
+                    if let Some(slot) = inner.slot(name) {
+                        slot.generator = Some(generator);
+                    }
+                });
+                debug_assert!(kept.is_ok());
+                pause
+            }
+            Err(outcome) => {
+                self.finish(py, id, outcome);
+                Pause::Over
+            }
+        }
+    }
+
+    /// Err: what the function came to.
+    pub(super) fn advance(
+        &self,
+        py: Python<'_>,
+        name: Name,
+        generator: &mut AsyncGen,
+        mut result: Option<Py<PyAny>>,
+        how: How,
+    ) -> Result<Pause, Result<(), PyErr>> {
+        let none = py.None();
+        let none = none.bind(py);
+        let mut came = match how {
+            How::Resume => None,
+            // At a `yield` nothing is awaited that could be cancelled: the generator is closed.
+            How::Throw(error) => Some(match result.take() {
+                Some(_) if is_cancellation(py, &error) => {
+                    self.mark(py, name, CLOSING);
+                    generator.close(py)
+                }
+                _ => generator.throw(py, error),
+            }),
+        };
+        loop {
+            let step = match came.take() {
+                Some(step) => step,
+                None => {
+                    if let Some(made) = result.take() {
+                        match self.outlet.result(py, name, &made) {
+                            Ok(true) => {
+                                if self.yielded(py, name) {
+                                    return Ok(Pause::Again);
+                                }
+                            }
+                            Ok(false) => {
+                                let _ = self.inner.with(py, |inner| {
+                                    inner.blocked = true;
+                                    inner.at(name.id).result = Some(made);
+                                });
+                                return Ok(Pause::Again);
+                            }
+                            // What cannot be sent fails at the `yield` that made it.
+                            Err(error) => {
+                                came = Some(generator.throw(py, error));
+                                continue;
+                            }
+                        }
+                    }
+                    generator.resume(py, none)
+                }
+            };
+            match step {
+                Ok(Resumed::Yielded(made)) => {
+                    let flags = self.flags(py, name);
+                    if flags & CLOSING != 0 {
+                        let what = "async generator ignored GeneratorExit";
+                        let error = PyRuntimeError::new_err(what);
+                        return Err(Err(error));
+                    }
+                    if flags & CANCELLED != 0 || self.has_expired(py, name) {
+                        self.mark(py, name, CLOSING);
+                        came = Some(generator.close(py));
+                        continue;
+                    }
+                    result = Some(made);
+                }
+                Ok(Resumed::Awaiting(waiting)) => {
+                    if waiting.is_none(py) {
+                        let flags = self.flags(py, name);
+                        if flags & WAITS != 0 {
+                            return Ok(Pause::Waits);
+                        }
+                        if flags & ITS_TURN_IS_OVER != 0 {
+                            return Ok(Pause::Again);
+                        }
+                    }
+                    return Ok(Pause::Suspended(waiting));
+                }
+                Ok(Resumed::Finished) => return Err(Ok(())),
+                Err(error)
+                    if self.flags(py, name) & CLOSING != 0
+                        && error.is_instance_of::<PyGeneratorExit>(py) =>
+                {
+                    return Err(Ok(()));
+                }
+                Err(error) => return Err(Err(error.into())),
+            }
+        }
+    }
+
+    /// A result of the running key was sent. Whether its turn is over.
+    #[inline]
+    pub(super) fn yielded(&self, py: Python<'_>, _name: Name) -> bool {
+        let spend = |inner: &mut Inner| {
+            inner.budget = inner.budget.saturating_sub(1);
+            inner.budget == 0
+        };
+        self.inner.with(py, spend).unwrap_or(true)
+    }
+
+    #[inline]
+    pub(super) fn flags(&self, py: Python<'_>, name: Name) -> u16 {
+        let flags = |inner: &mut Inner| inner.at(name.id).flags;
+        self.inner.with(py, flags).unwrap_or(0)
+    }
+
+    pub(super) fn mark(&self, py: Python<'_>, name: Name, flag: u16) {
+        let _ = self
+            .inner
+            .with(py, |inner| inner.at(name.id).set(flag, true));
+    }
+
+    /// Whether the time of a key for its event is up.
+    #[inline]
+    pub(super) fn has_expired(&self, py: Python<'_>, name: Name) -> bool {
+        let deadline = self.deadline.and_then(|_| self.deadline_of(py, name.id));
+        deadline.is_some_and(|deadline| deadline.has_expired(py))
+    }
+
+    pub(super) fn deadline_of(&self, py: Python<'_>, id: u32) -> Option<Arc<Deadline>> {
+        let deadline = self.inner.with(py, |inner| inner.at(id).deadline.clone());
+        deadline.ok().flatten()
+    }
+
+    /// The function of a key has ended.
+    pub(super) fn finish(&self, py: Python<'_>, id: u32, outcome: Result<(), PyErr>) {
+        let outcome = match self.deadline.and_then(|_| self.deadline_of(py, id)) {
+            None => outcome,
+            Some(deadline) => deadline.outcome(py, outcome).unwrap_or(Ok(())),
+        };
+        let outcome = outcome.map_err(|error| match is_cancellation(py, &error) {
+            true => errors::closed("the stream function was cancelled"),
+            false => error,
+        });
+        let ended = self.inner.with(py, |inner| {
+            let name = inner.name(id);
+            let slot = &mut inner.slots[id as usize];
+            let at_work = slot.take(AT_WORK);
+            let mut bytes = if at_work { size(slot.current) } else { 0 };
+            let mut over = std::mem::take(slot);
+            slot.generation = name.generation;
+            slot.set(SHARES, over.has(SHARES));
+            // What it has not taken counts as handled: nobody waits for it any more.
+            let mut left = Vec::new();
+            while let Some((event, len)) = over.pop() {
+                bytes += size(len);
+                left.push(event);
+            }
+            inner.events += left.len() as u64 + u64::from(at_work);
+            inner.bytes += bytes;
+            inner.live -= 1;
+            (name, (over, left))
+        });
+        let Ok((name, over)) = ended else { return };
+        drop(over);
+        if let Some(outcome) = self.outlet.ended(py, name, outcome) {
+            let _ = self.inner.with(py, |inner| {
+                inner.blocked = true;
+                inner.unsent.push_back((name, outcome));
+            });
+        }
+    }
+}
+
+fn cancelled() -> PyErr {
+    CancelledError::new_err(())
+}
+
+fn is_cancellation(py: Python<'_>, error: &PyErr) -> bool {
+    error.is_instance_of::<CancelledError>(py)
+}

@@ -1,0 +1,42 @@
+//! A queue that costs one word while it is empty.
+
+use std::collections::VecDeque;
+
+use pyo3::prelude::*;
+
+/// An object, and its length in bytes.
+type Item = (Py<PyAny>, u32);
+
+/// Objects in order. Most keys have none, so that the queue takes one word until there is one.
+#[derive(Default)]
+#[expect(clippy::box_collection, reason = "one word a key instead of four")]
+pub struct Waiting(Option<Box<VecDeque<Item>>>);
+
+impl Waiting {
+    /// Adds one at the end.
+    pub fn push(&mut self, object: Py<PyAny>, len: u32) {
+        self.0.get_or_insert_default().push_back((object, len));
+    }
+
+    /// Takes the first one.
+    #[inline]
+    pub fn pop(&mut self) -> Option<Item> {
+        let queue = self.0.as_mut()?;
+        let first = queue.pop_front();
+        if queue.is_empty() {
+            self.0 = None;
+        }
+        first
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.0.as_ref().map_or(0, |queue| queue.len())
+    }
+
+    /// Whether there is none.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_none()
+    }
+}

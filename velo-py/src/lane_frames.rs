@@ -1,0 +1,140 @@
+//! The frames of a lane.
+
+use crate::errors;
+use pyo3::prelude::*;
+
+/// To the worker, first of all: the terms of the lane.
+pub const TERMS: u8 = 8;
+/// A key opens.
+pub const OPEN: u8 = 9;
+/// An event of a key.
+pub const EVENT: u8 = 10;
+/// A key gets no more events.
+pub const LAST: u8 = 11;
+/// A key is not wanted any more.
+pub const CANCEL: u8 = 12;
+/// To the caller: a result of a key.
+pub const RESULT: u8 = 13;
+/// The function of a key has returned.
+pub const ENDED: u8 = 14;
+/// It has raised.
+pub const FAILED: u8 = 15;
+/// How much was handled.
+pub const HANDLED: u8 = 16;
+
+/// How many bytes name a key.
+pub const HEAD: usize = 8;
+
+/// A key of a lane: its number, and which of those that had it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Name {
+    pub id: u32,
+    pub generation: u32,
+}
+
+impl Name {
+    /// As it travels.
+    #[inline]
+    pub fn bytes(self) -> [u8; HEAD] {
+        (u64::from(self.id) | u64::from(self.generation) << 32).to_le_bytes()
+    }
+
+    /// Reads a name at the beginning of a frame; and what follows.
+    #[inline]
+    pub fn read(payload: &[u8]) -> PyResult<(Name, &[u8])> {
+        let Some((head, rest)) = payload.split_first_chunk::<HEAD>() else {
+            return Err(errors::corrupted("a frame of a lane names no key"));
+        };
+        let both = u64::from_le_bytes(*head);
+        let name = Name {
+            id: both as u32,
+            generation: (both >> 32) as u32,
+        };
+        Ok((name, rest))
+    }
+}
+
+/// What the caller and the table of a lane agree on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Terms {
+    /// How many events a key may have that it has not handled.
+    pub window: u32,
+    /// What a key has handled is told whenever the table comes to rest, and not only when half of its
+    /// window is reached: somebody looks after the time since a key was used.
+    pub tells_all: bool,
+}
+
+impl Terms {
+    /// As they travel.
+    pub fn bytes(self) -> [u8; 5] {
+        let [a, b, c, d] = self.window.to_le_bytes();
+        [a, b, c, d, u8::from(self.tells_all)]
+    }
+
+    /// Reads them.
+    pub fn read(payload: &[u8]) -> PyResult<Terms> {
+        match *payload {
+            [a, b, c, d, all] => Ok(Terms {
+                window: u32::from_le_bytes([a, b, c, d]),
+                tells_all: all != 0,
+            }),
+            _ => Err(errors::corrupted("the terms of a lane make no sense")),
+        }
+    }
+}
+
+/// What a table has handled: of all keys since it began, and of some keys since it was told last.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Handled {
+    pub events: u64,
+    pub bytes: u64,
+    pub keys: Vec<(Name, u32)>,
+}
+
+/// One key's share of `HANDLED`.
+const SHARE: usize = HEAD + 4;
+
+impl Handled {
+    /// As it travels.
+    pub fn bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(16 + SHARE * self.keys.len());
+        bytes.extend_from_slice(&self.events.to_le_bytes());
+        bytes.extend_from_slice(&self.bytes.to_le_bytes());
+        for (name, count) in &self.keys {
+            bytes.extend_from_slice(&name.bytes());
+            bytes.extend_from_slice(&count.to_le_bytes());
+        }
+        bytes
+    }
+
+    /// Reads it.
+    pub fn read(payload: &[u8]) -> PyResult<Handled> {
+        let wrong = || errors::corrupted("what a lane has handled makes no sense");
+        let (events, rest) = payload.split_first_chunk::<8>().ok_or_else(wrong)?;
+        let (bytes, rest) = rest.split_first_chunk::<8>().ok_or_else(wrong)?;
+        let shares = rest.chunks_exact(SHARE);
+        if !shares.remainder().is_empty() {
+            return Err(wrong());
+        }
+        let keys = shares.map(|share| {
+            let (name, count) = Name::read(share)?;
+            let count = count.first_chunk::<4>().ok_or_else(wrong)?;
+            Ok((name, u32::from_le_bytes(*count)))
+        });
+        Ok(Handled {
+            events: u64::from_le_bytes(*events),
+            bytes: u64::from_le_bytes(*bytes),
+            keys: keys.collect::<PyResult<_>>()?,
+        })
+    }
+}
+
+/// What a table tells its caller.
+pub enum Message {
+    /// A result of a key.
+    Result(Name, Py<PyAny>),
+    /// The function of a key has returned, or raised. Nothing of the key comes after it.
+    Ended(Name, Result<(), PyErr>),
+    /// So much was handled.
+    Handled(Handled),
+}

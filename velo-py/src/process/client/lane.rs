@@ -1,0 +1,110 @@
+//! The frames of a lane, as its caller reads and writes them.
+
+use pyo3::prelude::*;
+
+use super::channel::RingChannel;
+use super::ring_stream::StreamState;
+use crate::codec::{CopyMemory, codec};
+use crate::errors;
+use crate::flow::Offer;
+use crate::lane_frames::Message;
+use crate::lane_frames::{ENDED, FAILED, HANDLED, Handled, Name, RESULT};
+use crate::process::ring_pair::{END, ERROR};
+
+/// What reading a lane came to.
+pub enum Told {
+    Message(Message),
+    /// Nothing is there yet.
+    Nothing,
+    /// The lane is over, for this reason.
+    Over(Option<PyErr>),
+}
+
+impl RingChannel {
+    /// Sends something of a key: how many bytes that took, or None when there is no room now.
+    #[inline]
+    pub fn send_named(
+        &self,
+        py: Python<'_>,
+        kind: (u8, bool),
+        name: Name,
+        value: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Option<u32>> {
+        let codec = codec(py)?;
+        self.shared
+            .state
+            .with(py, |ends| match ends.rings.as_mut() {
+                Some(rings) if !ends.ended && ends.failure.is_none() => {
+                    rings.push_named(codec, kind, name, value)
+                }
+                _ => Ok(None),
+            })?
+    }
+
+    /// Sends bytes; false when there is no room now.
+    pub fn send_bytes(&self, py: Python<'_>, kind: u8, bytes: &[u8]) -> PyResult<bool> {
+        self.shared
+            .state
+            .with(py, |ends| match ends.rings.as_mut() {
+                Some(rings) => {
+                    let sent = rings.push_bytes(bytes, &[], kind, false)?;
+                    Ok(matches!(sent, Offer::Sent))
+                }
+                None => Ok(false),
+            })?
+    }
+
+    /// The next message of a lane.
+    #[inline]
+    pub fn next_message(&self, py: Python<'_>) -> PyResult<Told> {
+        let codec = codec(py)?;
+        let last = self.shared.state.with(py, |ends: &mut StreamState| {
+            let Some(rings) = ends.rings.as_mut() else {
+                return Ok(Err(ends.failure.take()));
+            };
+            let frame = match rings.consumer.peek() {
+                Ok(Some(frame)) => frame,
+                Ok(None) if ends.failure.is_some() => return Ok(Err(None)),
+                Ok(None) => return Ok(Ok(Told::Nothing)),
+                Err(found) => return Ok(Err(Some(errors::ring_corrupted(&found)))),
+            };
+            let (kind, payload) = (frame.kind, frame.payload);
+            let told = match kind {
+                RESULT => Name::read(payload).and_then(|(name, result)| {
+                    let result = codec.decode(py, result, &mut CopyMemory)?;
+                    Ok(Ok(Told::Message(Message::Result(name, result.unbind()))))
+                }),
+                ENDED => Name::read(payload)
+                    .map(|(name, _)| Ok(Told::Message(Message::Ended(name, Ok(()))))),
+                FAILED => Name::read(payload).and_then(|(name, packed)| {
+                    let packed = codec.decode(py, packed, &mut CopyMemory)?;
+                    let error = super::channel::unpack_error(py, packed.unbind());
+                    Ok(Ok(Told::Message(Message::Ended(name, Err(error)))))
+                }),
+                HANDLED => Handled::read(payload)
+                    .map(|handled| Ok(Told::Message(Message::Handled(handled)))),
+                END => Ok(Err(None)),
+                ERROR => {
+                    let packed = codec.decode(py, payload, &mut CopyMemory);
+                    packed
+                        .map_err(PyErr::from)
+                        .map(|packed| Err(Some(super::channel::unpack_error(py, packed.unbind()))))
+                }
+                other => {
+                    let what = format!("the worker sent a frame of kind {other} on a lane");
+                    Ok(Err(Some(errors::corrupted(what))))
+                }
+            };
+            rings.bytes_in += payload.len() as u64;
+            rings.consumer.release();
+            told
+        })??;
+        match last {
+            Ok(told) => Ok(told),
+            Err(error) => {
+                let failure = self.shared.finish(py)?;
+                Ok(Told::Over(error.or(failure)))
+            }
+        }
+    }
+}

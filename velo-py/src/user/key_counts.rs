@@ -1,0 +1,54 @@
+//! What all keys of one caller have done, for those who look.
+
+use pyo3::prelude::*;
+use velo_shm::ticks;
+
+use crate::cell::GilCell;
+use crate::user::meter::Meter;
+
+/// Counts that are shared with the function's statistics.
+#[derive(Default)]
+pub struct SharedCounts(pub GilCell<Shared>);
+
+/// As they were told last.
+#[derive(Default)]
+pub struct Shared {
+    pub counts: Counts,
+    pub meter: Meter,
+}
+
+/// What has happened to keys and events.
+#[derive(Clone, Copy, Default)]
+pub struct Counts {
+    /// Keys that are open.
+    pub live: u64,
+    pub opened: u64,
+    pub ended: u64,
+    /// Keys that were forced out for others.
+    pub evicted: u64,
+    pub events: u64,
+    pub results: u64,
+    /// Events that no function saw.
+    pub dropped: u64,
+    /// Events that were taken and not handled.
+    pub pending: u64,
+}
+
+impl SharedCounts {
+    /// Tells what they are now.
+    pub fn tell(&self, py: Python<'_>, counts: Counts) {
+        let _ = self.0.with(py, |shared| {
+            let events = counts.events - shared.counts.events;
+            if events > 0 {
+                shared.meter.sent(events, ticks::now());
+            }
+            shared
+                .meter
+                .received(counts.results - shared.counts.results);
+            shared
+                .meter
+                .observe(counts.events.saturating_sub(counts.pending), 0);
+            shared.counts = counts;
+        });
+    }
+}
