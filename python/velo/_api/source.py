@@ -7,6 +7,7 @@ import collections
 import contextvars
 import functools
 import itertools
+import queue
 import sys
 import threading
 import time
@@ -66,9 +67,58 @@ def plain(events: Iterable[T], limit: int, loop: asyncio.AbstractEventLoop) -> I
 
 def read_ahead(iterator: Iterator[T], limit: int) -> _core.ReadAhead[T]:
     """Read an iterator in a thread, which starts when the first item is asked for."""
-    ahead = _core.ReadAhead(iterator, limit)
-    ahead.start_by(_Start(ahead, contextvars.copy_context()))
+    demand: queue.SimpleQueue[None] = queue.SimpleQueue()
+    ahead: _core.ReadAhead[T] = _core.ReadAhead(demand, limit)
+    reading = functools.partial(contextvars.copy_context().run, _read, ahead, iterator, demand)
+    # A daemon: a source that waits for ever does not keep the program.
+    thread = threading.Thread(target=reading, name="velo source", daemon=True)
+    ahead.start_by(thread.start)
     return ahead
+
+
+# What `ReadAhead.push` and `finish` have the thread do: a sum of these.
+_GO_ON, _WAKE, _LEFT = 1, 2, 4
+
+
+def _read(
+    ahead: _core.ReadAhead[T], iterator: Iterator[T], demand: queue.SimpleQueue[None]
+) -> None:
+    """Read items as they are wanted, in the thread of a source."""
+    push = ahead.push
+    while True:
+        demand.get()
+        if ahead.closed:
+            return
+        try:
+            for item in iterator:
+                todo = push(item)
+                if todo == _GO_ON:
+                    continue
+                if todo & _WAKE and not _call(ahead.wake):
+                    return
+                if todo & _LEFT and (left := ahead.left) is not None:
+                    left(item)
+                if not todo & _GO_ON:
+                    break
+            else:
+                if ahead.finish() & _WAKE:
+                    _call(ahead.wake)
+                return
+        except BaseException as error:
+            if ahead.finish(error) & _WAKE:
+                _call(ahead.wake)
+            return
+        item = None  # type: ignore[assignment]  # an item is not kept while nothing is wanted
+
+
+def _call(wake: Callable[[], object] | None) -> bool:
+    """Tell the event loop; false when it is closed."""
+    if wake is not None:
+        try:
+            wake()
+        except RuntimeError:
+            return False
+    return True
 
 
 class AheadSource:
@@ -103,20 +153,6 @@ class AheadSource:
     async def close(self) -> None:
         """Read no more."""
         self.events.close()
-
-
-class _Start:
-    """Starts the thread that reads a source."""
-
-    def __init__(self, ahead: _core.ReadAhead[Any], context: contextvars.Context) -> None:
-        self._ahead = ahead
-        self._context = context
-
-    def __call__(self) -> None:
-        # A daemon: a source that waits for ever does not keep the program.
-        threading.Thread(
-            target=self._context.run, args=(self._ahead.read,), name="velo source", daemon=True
-        ).start()
 
 
 def _is_bound_to_its_thread(iterator: Iterator[Any]) -> bool:

@@ -252,7 +252,7 @@ async def test_an_event_that_its_function_awaits_something_for(mode, source):
         assert len({task for _, _, task in results}) == 1
 
 
-async def test_inline_functions_have_their_turn_before_the_event_loop_has():
+async def test_inline_functions_have_their_turn_before_the_event_loop_has(monkeypatch):
     turns = 0
 
     def count():
@@ -272,6 +272,8 @@ async def test_inline_functions_have_their_turn_before_the_event_loop_has():
             yield (number % 10, number, turns)
 
     loop = asyncio.get_running_loop()
+    # The source looks at turns of the loop, so it is read there and not in a thread.
+    monkeypatch.setattr(loop, "_reads_in_threads", False, raising=False)
     counting = loop.call_soon(count)
     found = await collect(when.keyed(source(), key=0))
     counting.cancel()

@@ -2,59 +2,62 @@
 //! travels as it comes.
 //!
 //! The thread reads on demand, as many events as there is room for, and tells a caller that has found
-//! nothing as soon as there is something. Everything but the demand is guarded by the GIL.
+//! nothing as soon as there is something. Its loop is Python (`velo._api.source`): where a program ends
+//! while the thread waits, the interpreter ends the thread, which must not happen below a frame of Rust.
+//! Everything is guarded by the GIL.
 
 use std::collections::VecDeque;
-use std::sync::{Condvar, Mutex, PoisonError};
 
+use pyo3::intern;
 use pyo3::prelude::*;
 
 use crate::cell::GilCell;
-use crate::ffi::iterate::next_of;
 
-/// After so many events in a row other threads may have the GIL.
-const TURN: usize = 256;
+/// The thread reads on.
+const GO_ON: u8 = 1;
+/// The thread calls `wake`: a caller has found nothing.
+const WAKE: u8 = 2;
+/// The thread calls `left` with the event: the reading was given up.
+const LEFT: u8 = 4;
 
-/// Events of a plain iterator, read in a thread that calls [`ReadAhead::read`].
+/// Events of a plain iterator, which a thread pushes here.
 ///
 /// As an iterator it stops where no event is there yet, and goes on once there is one.
 #[pyclass(frozen, module = "velo._core")]
 pub struct ReadAhead {
     shared: GilCell<Shared>,
-    demand: Mutex<Demand>,
-    changed: Condvar,
+    /// A queue that the thread waits at: an item of it is a demand.
+    demand: Py<PyAny>,
     limit: usize,
 }
 
 struct Shared {
-    /// None once it is exhausted, has failed or is given up.
-    source: Option<Py<PyAny>>,
     ready: VecDeque<Py<PyAny>>,
-    /// How it has ended, if it has. The error is raised once.
+    /// How the source has ended, if it has. The error is raised once.
     ended: Option<Result<(), PyErr>>,
     /// Starts the thread; None once it runs.
     start: Option<Py<PyAny>>,
-    /// Called, in the thread, when there is something again.
+    /// What the thread calls when there is something again.
     wake: Option<Py<PyAny>>,
+    /// Takes the event that the thread has in hand when the reading is given up.
+    left: Option<Py<PyAny>>,
     /// A caller has found nothing.
     missed: bool,
+    /// The thread was asked for events and has not stopped reading them.
+    wanted: bool,
     /// How many events may lie here.
     room: usize,
-    /// Takes the events that the thread has in hand when the reading is given up.
-    left: Option<Py<PyAny>>,
-}
-
-#[derive(Default)]
-struct Demand {
-    wanted: bool,
+    /// Nothing is read any more.
     closed: bool,
 }
 
 /// What asking for an event came to.
 pub enum Ahead {
+    /// The next event.
     Event(Py<PyAny>),
     /// None is there yet.
     Nothing,
+    /// There are no more.
     Ended,
 }
 
@@ -62,20 +65,20 @@ impl ReadAhead {
     /// The next event, if it is there; otherwise the thread reads events, at most `room` of them. Raises
     /// what the source has raised, after its last event.
     pub fn take(&self, py: Python<'_>, room: usize) -> PyResult<Ahead> {
-        let (event, ended, start) = self.shared.with(py, |shared| {
+        let (event, ended, start, asks) = self.shared.with(py, |shared| {
             let event = shared.ready.pop_front();
-            let mut ended = None;
+            let (mut ended, mut asks) = (None, false);
             if event.is_none() {
                 ended = shared.ended.take();
-                match ended {
-                    Some(_) => shared.ended = Some(Ok(())),
-                    None => {
-                        shared.missed = true;
-                        shared.room = room;
-                    }
+                if ended.is_some() {
+                    shared.ended = Some(Ok(()));
+                } else {
+                    shared.missed = true;
+                    shared.room = room;
+                    asks = !std::mem::replace(&mut shared.wanted, true);
                 }
             }
-            (event, ended, shared.start.take())
+            (event, ended, shared.start.take(), asks)
         })?;
         if let Some(ended) = ended {
             return ended.map(|()| Ahead::Ended);
@@ -83,8 +86,8 @@ impl ReadAhead {
         if let Some(start) = start {
             start.call0(py)?;
         }
-        if event.is_none() {
-            self.set(|demand| !std::mem::replace(&mut demand.wanted, true));
+        if asks {
+            self.ask(py)?;
         }
         Ok(event.map_or(Ahead::Nothing, Ahead::Event))
     }
@@ -98,99 +101,54 @@ impl ReadAhead {
         })?)
     }
 
-    /// The events that were read and not taken.
+    /// The events that were read and not taken. The thread reads no more before it is asked again.
     pub fn take_all(&self, py: Python<'_>) -> VecDeque<Py<PyAny>> {
-        let ready = self
-            .shared
-            .with(py, |shared| std::mem::take(&mut shared.ready));
+        let ready = self.shared.with(py, |shared| {
+            shared.room = 0;
+            std::mem::take(&mut shared.ready)
+        });
         ready.unwrap_or_default()
     }
 
     /// Reads no more. Gives the events that were read and not taken.
     pub fn close(&self, py: Python<'_>) -> VecDeque<Py<PyAny>> {
-        self.set(|demand| !std::mem::replace(&mut demand.closed, true));
         let gone = self.shared.with(py, |shared| {
+            shared.closed = true;
             shared.ended.get_or_insert(Ok(()));
-            let gone = (
-                shared.source.take(),
-                shared.wake.take(),
-                shared.start.take(),
-            );
+            let gone = (shared.wake.take(), shared.start.take());
             (std::mem::take(&mut shared.ready), gone)
         });
+        let _ = self.ask(py); // the thread looks, and ends
         gone.map(|(ready, _)| ready).unwrap_or_default()
     }
 
-    /// Changes the demand; the thread looks at it if it has changed.
-    fn set(&self, change: impl FnOnce(&mut Demand) -> bool) {
-        let mut demand = self.demand.lock().unwrap_or_else(PoisonError::into_inner);
-        if change(&mut demand) {
-            self.changed.notify_all();
-        }
-    }
-
-    /// Waits, without the GIL, until events are wanted. False when none are wanted any more.
-    fn wait(&self, py: Python<'_>) -> bool {
-        py.detach(|| {
-            let mut demand = self.demand.lock().unwrap_or_else(PoisonError::into_inner);
-            while !demand.wanted && !demand.closed {
-                let waited = self.changed.wait(demand);
-                demand = waited.unwrap_or_else(PoisonError::into_inner);
-            }
-            demand.wanted = false;
-            !demand.closed
-        })
-    }
-
-    /// Notes an event or the end. Returns the call that says so, if somebody waits for it, and whether
-    /// there is room for more.
-    fn note(
-        &self,
-        py: Python<'_>,
-        next: PyResult<Option<Py<PyAny>>>,
-    ) -> PyResult<(Option<Py<PyAny>>, bool)> {
-        Ok(self.shared.with(py, |shared| {
-            let goes_on = match next {
-                Ok(Some(event)) => {
-                    shared.ready.push_back(event);
-                    shared.ready.len() < shared.room
-                }
-                Ok(None) => {
-                    shared.ended = Some(Ok(()));
-                    false
-                }
-                Err(error) => {
-                    shared.ended = Some(Err(error));
-                    false
-                }
-            };
-            let wake = match std::mem::take(&mut shared.missed) {
-                true => shared.wake.as_ref().map(|wake| wake.clone_ref(py)),
-                false => None,
-            };
-            (wake, goes_on)
-        })?)
+    fn ask(&self, py: Python<'_>) -> PyResult<()> {
+        let none = py.None();
+        self.demand
+            .call_method1(py, intern!(py, "put"), (none,))
+            .map(drop)
     }
 }
 
 #[pymethods]
 impl ReadAhead {
-    /// `limit` is how many events are read ahead at most where it is used as an iterator.
+    /// `demand` is a queue that the thread waits at, `limit` how many events are read ahead at most where
+    /// this is used as an iterator.
     #[new]
-    fn new(source: Py<PyAny>, limit: usize) -> Self {
+    fn new(demand: Py<PyAny>, limit: usize) -> Self {
         ReadAhead {
             shared: GilCell::new(Shared {
-                source: Some(source),
                 ready: VecDeque::new(),
                 ended: None,
                 start: None,
                 wake: None,
-                missed: false,
-                room: 0,
                 left: None,
+                missed: false,
+                wanted: false,
+                room: 0,
+                closed: false,
             }),
-            demand: Mutex::default(),
-            changed: Condvar::new(),
+            demand,
             limit: limit.max(1),
         }
     }
@@ -205,51 +163,63 @@ impl ReadAhead {
         Ok(self.shared.with(py, |shared| shared.wake = Some(wake))?)
     }
 
-    /// Reads events as they are wanted, until the source ends or the reading is given up.
-    fn read(&self, py: Python<'_>) -> PyResult<()> {
-        while self.wait(py) {
-            let mut in_a_row = 0;
-            loop {
-                let source = self
-                    .shared
-                    .with(py, |shared| shared.source.as_ref().map(|s| s.clone_ref(py)))?;
-                let Some(source) = source else { return Ok(()) };
-                let next = next_of(source.bind(py)).map(|next| next.map(Bound::unbind));
-                drop(source);
-                let over = !matches!(next, Ok(Some(_)));
-                let given_up = self
-                    .demand
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .closed;
-                if given_up {
-                    let left = self.shared.with(py, |shared| shared.left.take())?;
-                    if let (Some(left), Ok(Some(event))) = (left, next) {
-                        left.call1(py, (event,))?;
-                    }
-                    return Ok(());
-                }
-                let (wake, goes_on) = self.note(py, next)?;
-                if over {
-                    // The source goes here, in the thread that has read it.
-                    drop(self.shared.with(py, |shared| shared.source.take())?);
-                }
-                if wake.is_some_and(|wake| wake.call0(py).is_err()) {
-                    return Ok(()); // the event loop is closed: nothing is read any more
-                }
-                if over {
-                    return Ok(());
-                }
-                if !goes_on {
-                    break;
-                }
-                in_a_row += 1;
-                if in_a_row % TURN == 0 {
-                    py.detach(|| {});
-                }
+    /// Takes an event that the thread has read. Returns what the thread does next: a sum of 1 (reads on),
+    /// 2 (calls `wake`) and 4 (calls `left` with the event).
+    fn push(&self, py: Python<'_>, event: Py<PyAny>) -> PyResult<u8> {
+        Ok(self.shared.with(py, |shared| {
+            if shared.closed {
+                return LEFT;
             }
-        }
-        Ok(())
+            shared.ready.push_back(event);
+            let mut next = 0;
+            if shared.ready.len() < shared.room {
+                next |= GO_ON;
+            } else {
+                shared.wanted = false;
+            }
+            if std::mem::take(&mut shared.missed) {
+                next |= WAKE;
+            }
+            next
+        })?)
+    }
+
+    /// The source has ended, by this error if there is one. Returns as `push` does.
+    #[pyo3(signature = (error=None))]
+    fn finish(&self, py: Python<'_>, error: Option<Bound<'_, PyAny>>) -> PyResult<u8> {
+        let ended = error.map_or(Ok(()), |error| Err(PyErr::from_value(error)));
+        Ok(self.shared.with(py, |shared| {
+            if shared.closed {
+                return 0;
+            }
+            shared.ended = Some(ended);
+            match std::mem::take(&mut shared.missed) {
+                true => WAKE,
+                false => 0,
+            }
+        })?)
+    }
+
+    /// What the thread calls when there is something again.
+    #[getter]
+    fn wake(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
+        Ok(self.shared.with(py, |shared| {
+            shared.wake.as_ref().map(|wake| wake.clone_ref(py))
+        })?)
+    }
+
+    /// What takes the event that the thread has in hand when the reading is given up.
+    #[getter]
+    fn left(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
+        Ok(self.shared.with(py, |shared| {
+            shared.left.as_ref().map(|left| left.clone_ref(py))
+        })?)
+    }
+
+    /// Whether nothing is read any more.
+    #[getter]
+    fn closed(&self, py: Python<'_>) -> PyResult<bool> {
+        Ok(self.shared.with(py, |shared| shared.closed)?)
     }
 
     /// Whether the source has ended and all of its events were taken.

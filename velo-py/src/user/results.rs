@@ -249,7 +249,7 @@ impl Results {
             return Ok(Filled::Full); // nothing more is taken from the source before that is gone
         }
         while room > 0 {
-            let event = match source.next(py, room as usize) {
+            let event = match source.next(py, room) {
                 Ok(Ahead::Event(event)) => event.into_bound(py),
                 Ok(Ahead::Nothing) => return Ok(Filled::Starved),
                 Ok(Ahead::Ended) => return Ok(Filled::Exhausted),
