@@ -18,7 +18,12 @@ from velo._function.import_paths import encoded, import_paths
 
 __all__ = ["Surroundings", "here"]
 
-_OWN = {"VELO_IDLE_TIMEOUT", "VELO_METRICS", "VELO_PYTHON", "VELO_SPIN", "VELO_SUPERVISOR"}
+# Variables that no function reads: those that velo reads in this process, and the one that pytest
+# sets anew for each test.
+_IGNORED = {
+    *("VELO_IDLE_TIMEOUT", "VELO_METRICS", "VELO_PYTHON", "VELO_SPIN", "VELO_SUPERVISOR"),
+    "PYTEST_CURRENT_TEST",
+}
 
 
 class _Reloads:
@@ -94,8 +99,7 @@ class Surroundings:
         environment = getattr(os.environ, "_data", os.environ)
         if environment != AT_FIRST:
             changed = environment.items() ^ AT_FIRST.items()
-            # Those that velo reads in this process are nothing to its workers.
-            names = sorted({os.fsdecode(name) for name, _ in changed} - _OWN)
+            names = sorted({os.fsdecode(name) for name, _ in changed} - _IGNORED)
             if names:
                 shown = ", ".join(f"`{name}`" for name in names[:5])
                 self._warn_of("environment", f"the environment ({shown})")

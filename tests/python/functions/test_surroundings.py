@@ -231,7 +231,8 @@ def test_workers_that_are_shared_are_warned_of(tmp_path):
         script = (
             f"import os\nos.environ['VELO_SUPERVISOR'] = {str(daemon.path)!r}\n"
             + RELOADS.replace("OPTIONS", 'dict(mode="process", workers=1)').replace(
-                "before = now()", 'os.environ["TOKEN"] = "t"; before = now()'
+                "before = now()",
+                'os.environ |= {"TOKEN": "t", "PYTEST_CURRENT_TEST": "a test"}; before = now()',
             )
         )
         code, _, errors = run_script(tmp_path, script, cwd=tmp_path)

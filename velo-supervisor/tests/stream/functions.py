@@ -131,14 +131,14 @@ async def blocks(events):
 @stream_fn
 async def citizen(events):
     """Doubles numbers; writes over its link when it is told how."""
-    sys.path.append(str(Path(__file__).parents[3] / "tests" / "python"))
-    import rogue
+    sys.path.append(str(Path(__file__).parents[3] / "tests" / "python" / "support"))
+    import corrupting_worker
 
     links = None
     async for event in events:
         if isinstance(event, list):
             if links is None:  # the newest one with both of its streams: all are alike otherwise
-                links = rogue.Links()
+                links = corrupting_worker.Links()
                 links.base, links.end = next(
                     (start, end)
                     for start, end in links.found
@@ -147,7 +147,7 @@ async def citizen(events):
             aim, seed = event
             rng = random.Random(f"{aim} {seed}")
             for _ in range(rng.randrange(1, 4)):
-                rogue.TARGETS[aim](links, rng)
+                corrupting_worker.TARGETS[aim](links, rng)
             yield -1
         else:
             yield event * 2
@@ -156,8 +156,8 @@ async def citizen(events):
 @stream_fn
 async def aims(events):
     """What there is to write over."""
-    sys.path.append(str(Path(__file__).parents[3] / "tests" / "python"))
-    import rogue
+    sys.path.append(str(Path(__file__).parents[3] / "tests" / "python" / "support"))
+    import corrupting_worker
 
     async for _ in events:
-        yield list(rogue.TARGETS)
+        yield list(corrupting_worker.TARGETS)

@@ -1,7 +1,7 @@
 //! The client for Rust, against a supervisor whose workers run Python.
 
+mod corrupting_worker;
 mod daemon;
 mod life;
-mod rogue;
 mod trouble;
 mod values;
