@@ -31,8 +31,8 @@ async def test_a_new_stream(mode):
 
 
 def longest(waits):
-    """Microseconds that an event took at most, by what this test has waited. Figures have one digit."""
-    return 1.2e6 * max(waits)
+    """Microseconds that an event took at most, by the waits of this test."""
+    return 1.2e6 * max(waits)  # figures have one digit
 
 
 @pytest.mark.parametrize("how", ["recv", "batch", "iterate", "feed"])

@@ -32,7 +32,7 @@ struct Queues {
     /// Events that the function is done with: it has asked for the one after.
     handled: u64,
     delivered: u64,
-    /// When the function has asked for an event that was not there, in ticks.
+    /// When the function was last seen to be done with an event, in ticks: where events come one by one.
     handled_at: u64,
     input_ended: bool,
     /// The function has asked for its first event.
@@ -286,6 +286,9 @@ impl InlineStream {
             match queues.events.pop_front() {
                 Some(event) => {
                     queues.delivered += 1;
+                    if freed && queues.events.is_empty() {
+                        queues.handled_at = ticks::now(); // events come one by one
+                    }
                     (Next::Event(event), true, false)
                 }
                 None if queues.input_ended => {
