@@ -8,13 +8,37 @@ from collections.abc import Callable, Iterable
 from velo._types import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from typing import Literal
+    from typing import Literal, TypedDict, Unpack
 
     Mode = Literal["inline", "process"]
     Overflow = Literal["wait", "error"]
     Full = Literal["wait", "drop_oldest", "error"]
     Recover = Literal["none", "replay"]
     OnPoison = Literal["fail", "skip"] | Callable[[str, Any], object]
+
+    class Settings(TypedDict, total=False):
+        """The settings by name, so that editors complete them and type checkers refuse others."""
+
+        mode: Mode
+        buffer: int
+        full: Full
+        timeout: float | None
+        max_concurrent: int | None
+        overflow: Overflow
+        workers: int | None
+        supervisor: str
+        preload: Iterable[str]
+        max_worker_memory: int | None
+        max_bytes: int
+        event_timeout: float | None
+        stall_timeout: float | None
+        close_timeout: float
+        record: str | os.PathLike[str] | None
+        recover: Recover
+        journal_limit: int
+        max_restarts: int
+        on_poison: OnPoison
+
 else:
     Mode = Overflow = Full = Recover = str
     OnPoison = str | Callable
@@ -208,7 +232,7 @@ class StreamConfig:
         """Return the settings as a plain dict, which `StreamConfig(**settings)` takes back."""
         return self._settings() | {"preload": list(self.preload)}
 
-    def replace(self, **settings: Any) -> StreamConfig:
+    def replace(self, **settings: Unpack[Settings]) -> StreamConfig:
         """Return a copy with other settings.
 
         Raises:
@@ -219,7 +243,8 @@ class StreamConfig:
             if name not in StreamConfig.__slots__:
                 known = ", ".join(StreamConfig.__slots__)
                 raise TypeError(f"unknown setting `{name}`; there are: {known}")
-        return type(self)(**self._settings() | settings)
+        changed: dict[str, Any] = dict(settings)
+        return type(self)(**self._settings() | changed)
 
     __replace__ = replace
 

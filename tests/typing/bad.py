@@ -58,3 +58,10 @@ async def uses() -> None:
     StreamConfig(recover=True)  # E
     StreamConfig(on_poison="ignore")  # E
     print(wrong, shouts)
+
+
+def settings() -> None:
+    lengths.options(mode="thread")  # E
+    lengths.options(bufer=3)  # E
+    StreamConfig().replace(workers="two")  # E
+    stream_fn(mode="thread")  # E

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from typing import Any
+from typing import Any, Literal
 
 from velo._api.opener import Opening, StreamOpener
 from velo._config import StreamConfig
@@ -54,18 +54,19 @@ def _strictest(a: StreamConfig, b: StreamConfig) -> StreamConfig:
         *("max_worker_memory", "event_timeout", "stall_timeout", "close_timeout"),
         *("journal_limit", "max_restarts"),
     )
-    overflow = "error" if "error" in (a.overflow, b.overflow) else "wait"
-    recover = "replay" if "replay" in (a.recover, b.recover) else "none"
+    overflow: Literal["wait", "error"] = "error" if "error" in (a.overflow, b.overflow) else "wait"
+    recover: Literal["none", "replay"] = "replay" if "replay" in (a.recover, b.recover) else "none"
     on_poison = a.on_poison if a.on_poison != "fail" else b.on_poison
     preload = tuple(dict.fromkeys(a.preload + b.preload))
     record = a.record if a.record is not None else b.record
+    settings: dict[str, Any] = {name: least(name) for name in names}
     return a.replace(
         overflow=overflow,
         preload=preload,
         record=record,
         recover=recover,
         on_poison=on_poison,
-        **{name: least(name) for name in names},
+        **settings,
     )
 
 

@@ -18,9 +18,10 @@ from velo._function.spec import FunctionSpec
 from velo._types import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 if TYPE_CHECKING:
-    from typing import Literal
+    from typing import Literal, Unpack
 
     from velo._api.session import Key
+    from velo._config import Settings
     from velo._core import KeyedResults
     from velo._diagnostics.metrics import FunctionMetrics
     from velo.events import Events
@@ -82,7 +83,7 @@ class StreamFn(Generic[In, Out]):
             return self._function(pulled(events))
         return self._function(pulled(events), {} if state is None else state)
 
-    def options(self, **settings: Any) -> StreamFn[In, Out]:
+    def options(self, **settings: Unpack[Settings]) -> StreamFn[In, Out]:
         """Return the same function with other settings, named as in `StreamConfig`.
 
         The other settings stay. The new function has its own streams, limits and counters.
@@ -277,14 +278,14 @@ class StreamFn(Generic[In, Out]):
 def stream_fn(function: Function[In, Out], /) -> StreamFn[In, Out]: ...
 @overload
 def stream_fn(
-    *, config: StreamConfig | None = None, **settings: Any
+    *, config: StreamConfig | None = None, **settings: Unpack[Settings]
 ) -> Callable[[Function[In, Out]], StreamFn[In, Out]]: ...
 def stream_fn(
     function: Function[Any, Any] | None = None,
     /,
     *,
     config: StreamConfig | None = None,
-    **settings: Any,
+    **settings: Unpack[Settings],
 ) -> Any:
     """Make a stream function of an async generator function.
 

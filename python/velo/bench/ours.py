@@ -9,15 +9,17 @@ import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from velo import Stream, _core
 from velo.bench.floors import Measured, PingPong, SeparateProcesses, frame_of, mean_alone
 from velo.bench.functions import burn, corner, events, events_by_key, mean, passthrough
 from velo.bench.measure import percentiles
 
+Mode = Literal["inline", "process"]
 
-def feed(mode: str, event: str, count: int) -> Measured:
+
+def feed(mode: Mode, event: str, count: int) -> Measured:
     """Feed one stream."""
 
     async def run() -> Measured:
@@ -35,7 +37,7 @@ def feed(mode: str, event: str, count: int) -> Measured:
     return asyncio.run(run())
 
 
-def keyed(mode: str, event: str, keys: int, count: int) -> Measured:
+def keyed(mode: Mode, event: str, keys: int, count: int) -> Measured:
     """Run events through a stream for each key; opening and closing them counts."""
 
     async def run() -> Measured:
@@ -53,7 +55,7 @@ def keyed(mode: str, event: str, keys: int, count: int) -> Measured:
     return asyncio.run(run())
 
 
-def run(mode: str, event: str, count: int) -> Measured:
+def run(mode: Mode, event: str, count: int) -> Measured:
     """Run a list through the function."""
 
     async def run() -> Measured:
@@ -67,7 +69,7 @@ def run(mode: str, event: str, count: int) -> Measured:
     return asyncio.run(run())
 
 
-def round_trips(mode: str, event: str, count: int) -> Measured:
+def round_trips(mode: Mode, event: str, count: int) -> Measured:
     """Send one event and wait for its result."""
 
     async def run() -> Measured:
@@ -200,7 +202,7 @@ def _python(code: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
-def cpu_bound(mode: str, workers: int | None, streams: int, count: int) -> Measured:
+def cpu_bound(mode: Mode, workers: int | None, streams: int, count: int) -> Measured:
     """Compute about 50 µs of Python per event."""
 
     async def run() -> Measured:
@@ -232,7 +234,7 @@ def cpu_bound_in_turn(workers: int, streams: int, count: int, turns: int) -> Mea
         floor.close()
 
 
-async def _burning(mode: str, workers: int | None, streams: int) -> list[Stream[Any, Any]]:
+async def _burning(mode: Mode, workers: int | None, streams: int) -> list[Stream[Any, Any]]:
     """Open streams whose workers are there."""
     fn = burn.options(mode=mode, workers=workers)
     opened = [await fn.open() for _ in range(streams)]
