@@ -9,7 +9,7 @@ import warnings
 import pytest
 
 import functions
-from helpers import drain
+from helpers import drain, until
 from velo import stream_fn
 from velo.errors import StreamBusy
 
@@ -226,3 +226,23 @@ async def test_a_cursor_stays_in_its_thread(mode):
         cursor = database.execute("select 3")
         assert await fn.run(row[0] for row in cursor) == [3]
     database.close()
+
+
+async def test_a_task_that_sends_and_never_receives_is_warned(mode):
+    """It would wait for ever: the function waits for room for its results."""
+
+    async def send_all(stream):
+        for number in range(1000):
+            await stream.send(number)
+
+    async with functions.echo.options(mode=mode, buffer=4).open() as stream:
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            sending = asyncio.create_task(send_all(stream))
+            await until(lambda: any("waited for 5 s to send" in str(w.message) for w in seen))
+        assert any("stream.feed(events)" in str(w.message) for w in seen)
+        assert not sending.done()
+        # It goes on once another task receives.
+        got = [await stream.recv() for _ in range(1000)]
+        await sending
+        assert got == [*range(1000)]

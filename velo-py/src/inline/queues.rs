@@ -209,6 +209,11 @@ impl InlineStream {
         Ok(self.queues.with(py, |queues| queues.handled_at)?)
     }
 
+    /// See [`Channel::has_results`](crate::user::channel::Channel::has_results).
+    pub fn has_results(&self, py: Python<'_>) -> PyResult<bool> {
+        Ok(self.queues.with(py, |queues| !queues.results.is_empty())?)
+    }
+
     /// Nothing crosses a process boundary.
     pub fn bytes(&self, _py: Python<'_>) -> PyResult<(u64, u64)> {
         Ok((0, 0))

@@ -119,6 +119,11 @@ impl Channel {
         either!(self, side => side.handled_at(py))
     }
 
+    /// Whether a result is there that was not taken.
+    pub fn has_results(&self, py: Python<'_>) -> PyResult<bool> {
+        either!(self, side => side.has_results(py))
+    }
+
     /// Whether the function is done with every event and has asked for one that is not there.
     pub fn is_settled(&self, py: Python<'_>) -> PyResult<bool> {
         either!(self, side => side.is_settled(py))

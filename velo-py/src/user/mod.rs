@@ -14,4 +14,5 @@ pub mod run;
 pub mod source;
 pub mod state;
 pub mod stream;
+pub mod stuck_sender;
 pub mod turn_budget;

@@ -18,6 +18,7 @@ use crate::ffi::send_slot::{Awaitable, Step, coroutine_methods};
 use crate::flow::{Interest, Offer, Take, WhenFull};
 use crate::user::batch::Batch;
 use crate::user::state::StreamCore;
+use crate::user::stuck_sender;
 use crate::wait::complete;
 
 /// The kinds of operations.
@@ -183,7 +184,13 @@ impl Operation {
             return Err(self.core.ended_early(py));
         }
         self.core.spin(py, Interest::SPACE)?;
-        self.core.sleep(py, &self.core.waits.send, Interest::SPACE)
+        let step = self
+            .core
+            .sleep(py, &self.core.waits.send, Interest::SPACE)?;
+        if step.is_some() {
+            stuck_sender::watch(py, &self.core)?;
+        }
+        Ok(step)
     }
 
     /// The error of a stream that does not wait for room, or that of its end.

@@ -91,6 +91,8 @@ pub struct State {
     pub meter: Meter,
     /// The function's exception, while results that came before it are being handed out.
     pub(crate) deferred: Option<Thrown>,
+    /// A timer looks at the task that waits to send.
+    pub(crate) sender_watched: bool,
     /// When the stream was last used, in ticks.
     touched: u64,
     /// By how many seconds a clock of tests was moved since. Not taken off `touched`, which is less
@@ -167,6 +169,11 @@ impl StreamCore {
             turn: TurnBudget::default(),
             counted_in: OnceLock::new(),
         }
+    }
+
+    /// The event loop that the stream belongs to.
+    pub fn event_loop(&self) -> &Py<PyAny> {
+        &self.event_loop
     }
 
     /// A callable that has `callback` called in the stream's event loop, from any thread.

@@ -270,6 +270,14 @@ impl RingChannel {
         self.look(py, StreamState::progress_now)
     }
 
+    /// See [`Channel::has_results`].
+    pub fn has_results(&self, py: Python<'_>) -> PyResult<bool> {
+        self.look(py, |state| {
+            let rings = state.rings.as_mut();
+            rings.is_some_and(|rings| rings.consumer.has_data())
+        })
+    }
+
     /// See [`Channel::handled_at`].
     pub fn handled_at(&self, py: Python<'_>) -> PyResult<u64> {
         self.look(py, |state| {
