@@ -80,7 +80,7 @@ fuzz_target!(|input: Input| {
     run(&segment, &ends, input.ops);
 });
 
-fn run(segment: &HeapSegment, ends: &[std::sync::Link; 2], ops: Vec<Op>) {
+fn run(segment: &HeapSegment, ends: &[Link; 2], ops: Vec<Op>) {
     let slots = ends[0].slots();
     let end = |side: bool| &ends[usize::from(side)];
     for op in ops.into_iter().take(MOST_OPS) {
@@ -117,7 +117,7 @@ fn run(segment: &HeapSegment, ends: &[std::sync::Link; 2], ops: Vec<Op>) {
 }
 
 /// Sends one message, and receives it unless the slot itself was written over.
-fn talk([client, worker]: &[std::sync::Link; 2], slot: u32) {
+fn talk([client, worker]: &[Link; 2], slot: u32) {
     if !client.reset_slot(slot).expect("memory") {
         return;
     }
