@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Hashable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from velo import _core
+from velo._api.source import of_keyed
 from velo.errors import StreamClosed
 
 if TYPE_CHECKING:
@@ -23,11 +24,7 @@ async def keyed(
 ) -> AsyncGenerator[tuple[Any, Any], None]:
     """See `StreamFn.keyed`."""
     streams = _Streams(opener, key if callable(key) else _field(key))
-    source: _Source = (
-        _AsyncSource(events, streams.group)
-        if isinstance(events, AsyncIterable)
-        else _PlainSource(events)
-    )
+    source = of_keyed(events, _TURN, streams.group.nudge)
     left = _TURN
     try:
         while True:
@@ -180,74 +177,3 @@ class _Streams:
         finally:
             for stream in left:
                 stream._give_back()
-
-
-class _Source(Protocol):
-    @property
-    def events(self) -> Iterator[Any]:
-        """Stops while no event is there, and goes on once there is one."""
-
-    @property
-    def exhausted(self) -> bool:
-        """Whether it has stopped for good."""
-
-    async def close(self) -> None: ...
-
-
-class _PlainSource:
-    """A plain iterable: it always has the next event at once."""
-
-    exhausted = True  # once it stops
-
-    def __init__(self, events: Iterable[Any]) -> None:
-        _core.check_source(events)
-        self.events: Iterator[Any] = iter(events)
-
-    async def close(self) -> None:
-        pass
-
-
-class _AsyncSource:
-    """An async iterable. A task reads ahead, so that results arrive while it waits for events."""
-
-    def __init__(self, events: AsyncIterable[Any], group: _core.StreamGroup | _core.Keys) -> None:
-        self._group = group
-        self._queue: deque[Any] = deque()
-        self._room = asyncio.Event()
-        self._task = asyncio.get_running_loop().create_task(self._read(events), name="keyed source")
-
-    async def _read(self, events: AsyncIterable[Any]) -> None:
-        try:
-            async for event in events:
-                self._queue.append(event)
-                self._group.nudge()
-                while len(self._queue) >= _TURN:
-                    self._room.clear()
-                    await self._room.wait()
-        finally:
-            self._group.nudge()
-
-    @property
-    def exhausted(self) -> bool:
-        if self._task.done() and not self._queue:
-            self._task.result()  # raises the exception of the source
-            return True
-        return False
-
-    @property
-    def events(self) -> Iterator[Any]:
-        return self  # an attribute would be a reference cycle
-
-    def __iter__(self) -> Iterator[Any]:
-        return self
-
-    def __next__(self) -> Any:
-        if not self._queue:
-            raise StopIteration
-        self._room.set()
-        return self._queue.popleft()
-
-    async def close(self) -> None:
-        if not self._task.done():
-            self._task.cancel()
-        await asyncio.wait([self._task])

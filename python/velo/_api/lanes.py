@@ -6,13 +6,12 @@ import asyncio
 import contextlib
 import warnings
 import weakref
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Hashable, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Hashable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from velo import _core
 from velo._api import idle
-from velo._api.keyed import _AsyncSource
-from velo._api.source import AheadSource, is_read_in_thread
+from velo._api.source import Source, live, plain
 
 if TYPE_CHECKING:
     from velo._function.spec import FunctionSpec
@@ -21,8 +20,9 @@ __all__ = ["keyed"]
 
 # Cancelled functions have at least so many seconds for their `finally` blocks.
 _LEAST_GRACE = 1.0
-# How many events of a plain source a thread reads ahead.
+# How many events of a plain source a thread reads ahead, and of an async source a task.
 _AHEAD = 256
+_AHEAD_ASYNC = 64
 # So many keys whose functions have returned are remembered.
 _MOST_FINISHED = 65_536
 
@@ -40,17 +40,16 @@ def keyed(
     host = _Host(spec, max_pending)
     source: Any = events
     if not isinstance(events, AsyncIterable):
-        _core.check_source(events)
-        source = iter(events)
-    live = isinstance(source, AsyncIterable) or is_read_in_thread(source, _running_loop())
-    if live:
+        source = plain(events, _AHEAD, _running_loop())
+    waits = isinstance(source, AsyncIterable | _core.ReadAhead)
+    if waits:
         source = _LateSource(source, host)
     config = spec.config
     settings = (
         *(config.buffer, max_pending, config.max_bytes, config.max_concurrent),
         *(config.timeout is not None, finished_keys, _MOST_FINISHED, on_error),
     )
-    host.keys = keys = _core.Keys(host, source, live, key, host.most_lanes, settings)
+    host.keys = keys = _core.Keys(host, source, waits, key, host.most_lanes, settings)
     keys.enter(spec.stats)
     guard = _guard(host)
     host.guard = weakref.ref(guard)
@@ -88,7 +87,7 @@ class _Host:
 
     def __init__(self, spec: FunctionSpec, max_pending: int) -> None:
         self.keys: _core.Keys
-        self.source: _AsyncSource | AheadSource | None = None
+        self.source: Source | None = None
         self._inline = spec.config.mode == "inline"
         self.most_lanes = 1 if self._inline else spec.config.workers or _core.usable_cores()
         self._spec = spec
@@ -230,18 +229,14 @@ class _Idle:
 class _LateSource:
     """A source whose next event may take time. Its reader starts when it is first asked."""
 
-    def __init__(self, events: AsyncIterable[Any] | Iterator[Any], host: _Host) -> None:
+    def __init__(self, events: AsyncIterable[Any] | _core.ReadAhead[Any], host: _Host) -> None:
         self._events = events
         self._host = host
 
-    def _reader(self) -> _AsyncSource | AheadSource:
+    def _reader(self) -> Source:
         if self._host.source is None:
-            loop = asyncio.get_running_loop()
-            self._host.begin(loop)
-            if isinstance(self._events, AsyncIterable):
-                self._host.source = _AsyncSource(self._events, self._host.keys)
-            else:
-                self._host.source = AheadSource(self._events, _AHEAD, loop, self._host.keys.nudge)
+            self._host.begin(asyncio.get_running_loop())
+            self._host.source = live(self._events, _AHEAD_ASYNC, self._host.keys.nudge)
         return self._host.source
 
     @property
@@ -252,4 +247,4 @@ class _LateSource:
         return self
 
     def __next__(self) -> Any:
-        return next(self._reader())
+        return next(self._reader().events)

@@ -1,4 +1,4 @@
-"""Plain sources: those that may wait are read in a thread, so that the event loop goes on."""
+"""Sources of events. A thread reads plain ones that may wait, so that the event loop goes on."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import threading
 import time
 import types
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeVar
+from collections.abc import AsyncIterable, Callable, Iterable, Iterator
+from typing import Any, Protocol, TypeVar
 
 from velo import _core
 from velo.errors import SlowStepWarning
 
-__all__ = ["AheadSource", "is_read_in_thread", "plain", "read_ahead"]
+__all__ = ["Source", "live", "of_keyed", "plain"]
 
 T = TypeVar("T")
 
@@ -35,14 +35,7 @@ _IN_MEMORY = frozenset(type(iter(sample)) for sample in _SAMPLES)
 _SLOW = 0.05
 
 
-def is_read_in_thread(iterator: Iterator[Any], loop: asyncio.AbstractEventLoop | None) -> bool:
-    """Tell whether an iterator may wait, and may be read in another thread than the loop's."""
-    if type(iterator) in _IN_MEMORY or isinstance(iterator, _core.ReadAhead):
-        return False
-    return getattr(loop, "_reads_in_threads", True) and not _is_bound_to_its_thread(iterator)
-
-
-def plain(events: Iterable[T], limit: int, loop: asyncio.AbstractEventLoop) -> Iterator[T]:
+def plain(events: Iterable[T], limit: int, loop: asyncio.AbstractEventLoop | None) -> Iterator[T]:
     """Give an iterator over a plain source that does not hold up the event loop.
 
     One that may wait is read in a thread, and is a `ReadAhead`. One that is bound to the loop's
@@ -51,7 +44,7 @@ def plain(events: Iterable[T], limit: int, loop: asyncio.AbstractEventLoop) -> I
     Args:
         events: The source.
         limit: How many items are read ahead at most where it is used as an iterator.
-        loop: The event loop that must go on.
+        loop: The event loop that must go on; None while it does not run yet.
 
     Raises:
         TypeError: When it is no iterable, or a mapping or a data frame, whose iteration gives
@@ -60,12 +53,16 @@ def plain(events: Iterable[T], limit: int, loop: asyncio.AbstractEventLoop) -> I
     """
     _core.check_source(events)
     iterator = iter(events)
-    if is_read_in_thread(iterator, loop):
-        return read_ahead(iterator, limit)
-    return _watched(iterator) if _is_bound_to_its_thread(iterator) else iterator
+    if type(iterator) in _IN_MEMORY or isinstance(iterator, _core.ReadAhead):
+        return iterator
+    if not getattr(loop, "_reads_in_threads", True):
+        return iterator
+    if _is_bound_to_its_thread(iterator):
+        return _watched(iterator)
+    return _read_ahead(iterator, limit)
 
 
-def read_ahead(iterator: Iterator[T], limit: int) -> _core.ReadAhead[T]:
+def _read_ahead(iterator: Iterator[T], limit: int) -> _core.ReadAhead[T]:
     """Read an iterator in a thread, which starts when the first item is asked for."""
     demand: queue.SimpleQueue[None] = queue.SimpleQueue()
     ahead: _core.ReadAhead[T] = _core.ReadAhead(demand, limit)
@@ -121,38 +118,122 @@ def _call(wake: Callable[[], object] | None) -> bool:
     return True
 
 
-class AheadSource:
-    """A source of `keyed` that a thread reads.
+class Source(Protocol):
+    """A source of `keyed`."""
 
-    Args:
-        iterator: The source.
-        limit: How many items are read ahead at most.
-        loop: The loop that asks.
-        nudge: Called in the loop when there is something again.
-
-    """
-
-    def __init__(
-        self,
-        iterator: Iterator[Any],
-        limit: int,
-        loop: asyncio.AbstractEventLoop,
-        nudge: Callable[[], object],
-    ) -> None:
-        self.events = read_ahead(iterator, limit)
-        self.events.wake_by(functools.partial(loop.call_soon_threadsafe, nudge))
-
-    def __next__(self) -> Any:
-        return next(self.events)
+    @property
+    def events(self) -> Iterator[Any]:
+        """Stops while no event is there, and goes on once there is one."""
 
     @property
     def exhausted(self) -> bool:
-        """Whether the source has ended and all of its events were taken."""
-        return self.events.exhausted
+        """Whether it has stopped for good. Raises the exception of the source."""
 
     async def close(self) -> None:
         """Read no more."""
+
+
+def of_keyed(
+    events: Iterable[Any] | AsyncIterable[Any], limit: int, nudge: Callable[[], object]
+) -> Source:
+    """Make a source of `keyed`, in its event loop.
+
+    Args:
+        events: The source.
+        limit: How many events are read ahead at most.
+        nudge: Called in the loop when there is an event again.
+
+    """
+    if isinstance(events, AsyncIterable):
+        return live(events, limit, nudge)
+    iterator = plain(events, limit, asyncio.get_running_loop())
+    if isinstance(iterator, _core.ReadAhead):
+        return live(iterator, limit, nudge)
+    return _InMemory(iterator)
+
+
+def live(
+    events: AsyncIterable[Any] | _core.ReadAhead[Any], limit: int, nudge: Callable[[], object]
+) -> Source:
+    """Make a source whose next event may take time; as `of_keyed`."""
+    if isinstance(events, AsyncIterable):
+        return _Async(events, limit, nudge)
+    return _Ahead(events, nudge)
+
+
+class _InMemory:
+    """A plain iterator that has the next event at once."""
+
+    exhausted = True  # once it stops
+
+    def __init__(self, events: Iterator[Any]) -> None:
+        self.events = events
+
+    async def close(self) -> None:
+        pass
+
+
+class _Ahead:
+    """A plain iterator that a thread reads."""
+
+    def __init__(self, events: _core.ReadAhead[Any], nudge: Callable[[], object]) -> None:
+        self.events = events
+        loop = asyncio.get_running_loop()
+        events.wake_by(functools.partial(loop.call_soon_threadsafe, nudge))
+
+    @property
+    def exhausted(self) -> bool:
+        return self.events.exhausted
+
+    async def close(self) -> None:
         self.events.close()
+
+
+class _Async:
+    """An async iterable. A task reads ahead, so that results arrive while it waits for events."""
+
+    def __init__(self, events: AsyncIterable[Any], limit: int, nudge: Callable[[], object]) -> None:
+        self._limit = limit
+        self._nudge = nudge
+        self._queue: collections.deque[Any] = collections.deque()
+        self._room = asyncio.Event()
+        self._task = asyncio.get_running_loop().create_task(self._read(events), name="keyed source")
+
+    async def _read(self, events: AsyncIterable[Any]) -> None:
+        try:
+            async for event in events:
+                self._queue.append(event)
+                self._nudge()
+                while len(self._queue) >= self._limit:
+                    self._room.clear()
+                    await self._room.wait()
+        finally:
+            self._nudge()
+
+    @property
+    def exhausted(self) -> bool:
+        if self._task.done() and not self._queue:
+            self._task.result()  # raises the exception of the source
+            return True
+        return False
+
+    @property
+    def events(self) -> Iterator[Any]:
+        return self  # an attribute would be a reference cycle
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        if not self._queue:
+            raise StopIteration
+        self._room.set()
+        return self._queue.popleft()
+
+    async def close(self) -> None:
+        if not self._task.done():
+            self._task.cancel()
+        await asyncio.wait([self._task])
 
 
 def _is_bound_to_its_thread(iterator: Iterator[Any]) -> bool:

@@ -205,6 +205,21 @@ async def test_run_of_a_plain_source_that_waits(mode):
     assert await task == [1, 2]
 
 
+@pytest.mark.parametrize("recover", ["none", "replay"])
+async def test_keyed_of_a_plain_source_that_waits(mode, recover):
+    may_go_on = threading.Event()
+
+    def sensor():
+        yield "a"
+        may_go_on.wait()
+        yield "b"
+
+    results = functions.echo.options(mode=mode, recover=recover).keyed(sensor(), key=str)
+    assert await anext(results) == ("a", "a")
+    may_go_on.set()  # which an event loop that waits for the source could not do
+    assert [r async for r in results] == [("b", "b")]
+
+
 async def test_a_plain_source_that_fails_after_it_has_waited(mode):
     def sensor():
         yield 1
@@ -225,6 +240,8 @@ async def test_a_cursor_stays_in_its_thread(mode):
         assert await fn.run(cursor) == [(1,), (2,)]
         cursor = database.execute("select 3")
         assert await fn.run(row[0] for row in cursor) == [3]
+        cursor = database.execute("select 4")
+        assert [r async for r in fn.keyed(cursor, key=0)] == [(4, (4,))]
     database.close()
 
 
