@@ -101,6 +101,14 @@ pub fn journal_full(stream: &str, size: usize, limit: usize) -> PyErr {
     Python::attach(|py| make(py, "JournalFull", (stream, size, limit)))
 }
 
+/// Whether this is a `velo.errors.JournalFull`.
+#[cold]
+pub fn is_journal_full(py: Python<'_>, error: &PyErr) -> bool {
+    static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    let class = CLASS.import(py, "velo.errors", "JournalFull");
+    class.is_ok_and(|class| error.is_instance(py, class))
+}
+
 /// A `velo.errors.ReplayDiverged`: the result of this number is another one, or there is none.
 #[cold]
 pub fn diverged(stream: &str, result: u64, differs: bool) -> PyErr {

@@ -6,7 +6,7 @@ use pyo3::exceptions::PyStopAsyncIteration;
 use pyo3::prelude::*;
 
 use crate::cell::GilCell;
-use crate::errors::Thrown;
+use crate::errors::{Thrown, is_journal_full};
 use crate::ffi::async_iterator::{self, AsyncIterate, Lending};
 use crate::ffi::destroy::destroy;
 use crate::ffi::send_slot::{Step, stepping_methods};
@@ -229,6 +229,12 @@ impl Results {
                 Ok(batch.sent())
             }
             Err(error) => {
+                if let FeedSource::Ahead(ahead) = &source
+                    && is_journal_full(py, &error)
+                {
+                    // What it has read would not fit either, and `end` must not fail for it.
+                    ahead.get().close(py);
+                }
                 self.over(py, state);
                 Err(error)
             }
