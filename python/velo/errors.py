@@ -93,8 +93,8 @@ class JournalFull(VeloError):
     """A stream with `recover="replay"` keeps as many bytes of events as its `journal_limit` allows.
 
     It has not accepted the event that was sent. The stream goes on with the events before: you can
-    receive results, and end its input. A `feed` from a generator stops there: the events that it had
-    read ahead are not sent either.
+    receive results, and end its input. A `feed` from a generator stops there: the events that it
+    had read ahead are not sent either.
 
     Attributes:
         stream: The name of the stream.

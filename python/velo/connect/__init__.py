@@ -1,0 +1,62 @@
+"""Sources and sinks: where streams come from and go to.
+
+```python
+from velo import connect
+
+await spree.keyed(connect.kafka("localhost:9092", "payments", group="fraud"), key="card").into(
+    connect.kafka("localhost:9092", "alerts")
+)
+```
+
+Each connector is a file of its own, which needs the package that `pip install
+'velo-stream[NAME]'` brings; it is imported when it is used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from velo.connect.model import (
+    Assigned,
+    Bad,
+    Lost,
+    Record,
+    Revoked,
+    Sink,
+    Source,
+    To,
+    record_key,
+    to,
+)
+
+if TYPE_CHECKING:
+    pass
+
+__all__ = [
+    "Assigned",
+    "Bad",
+    "Lost",
+    "Record",
+    "Revoked",
+    "Sink",
+    "Source",
+    "To",
+    "record_key",
+    "to",
+]
+
+# The connectors: the function's name, and the file that has it.
+_CONNECTORS: dict[str, str] = {}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a connector when it is used."""
+    if (file := _CONNECTORS.get(name)) is None:
+        raise AttributeError(f"module `velo.connect` has no attribute `{name}`")
+    return getattr(importlib.import_module(f"velo.connect.{file}"), name)
+
+
+def __dir__() -> list[str]:
+    """Name the connectors as well."""
+    return sorted({*globals(), *_CONNECTORS})

@@ -1,0 +1,233 @@
+"""What connectors are made of: records, partition events, sources and sinks."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+__all__ = [
+    "Assigned",
+    "Bad",
+    "Batch",
+    "Headers",
+    "Lost",
+    "Partition",
+    "Position",
+    "Record",
+    "Revoked",
+    "Sink",
+    "Source",
+    "To",
+    "addressed",
+    "record_key",
+    "to",
+]
+
+Partition = Hashable
+"""The name of a part of a source whose records have an order: `("payments", 3)` for Kafka."""
+
+Position = Any
+"""Where a record lies in its partition: an offset, a sequence number, an id."""
+
+Headers = tuple[tuple[str, bytes], ...]
+"""The headers of a record, in order; a name may come more than once."""
+
+
+class Record:
+    """An event of a source, with its origin.
+
+    A stream function receives `value` alone; `events.record` is the record of the event that it
+    received last.
+
+    Attributes:
+        value: The event.
+        key: The key that the broker keeps for it, or None.
+        topic: The topic, stream, subject, queue, table or file that it comes from.
+        partition: The partition of the source: positions have an order within it.
+        position: The position in the partition.
+        timestamp: The seconds since the epoch that the source has for it, or None.
+        headers: Its headers, as pairs of a name and bytes.
+
+    """
+
+    __slots__ = ("headers", "key", "partition", "position", "timestamp", "topic", "value")
+
+    def __init__(
+        self,
+        value: Any,
+        key: Any = None,
+        topic: str = "",
+        partition: Partition = None,
+        position: Position = None,
+        timestamp: float | None = None,
+        headers: Headers = (),
+    ) -> None:
+        self.value = value
+        self.key = key
+        self.topic = topic
+        self.partition = partition
+        self.position = position
+        self.timestamp = timestamp
+        self.headers = headers
+
+    def __repr__(self) -> str:
+        """Value and origin."""
+        return (
+            f"Record({self.value!r}, key={self.key!r}, topic={self.topic!r}, "
+            f"partition={self.partition!r}, position={self.position!r})"
+        )
+
+
+class Bad(NamedTuple):
+    """A record that cannot be decoded: it goes to the dead letters, and counts as handled.
+
+    Attributes:
+        record: The record; `value` is what came, as bytes.
+        error: Why it is no event.
+
+    """
+
+    record: Record
+    error: Exception
+
+
+@dataclass(frozen=True)
+class Assigned:
+    """The source reads these partitions from here on."""
+
+    partitions: Sequence[Partition]
+
+
+@dataclass(frozen=True)
+class Revoked:
+    """The source gives these partitions away.
+
+    Once the next item is asked for, they may be another program's: until then their records can be
+    handled and committed.
+    """
+
+    partitions: Sequence[Partition]
+
+
+@dataclass(frozen=True)
+class Lost:
+    """These partitions are another program's already: nothing of them can be committed any more."""
+
+    partitions: Sequence[Partition]
+
+
+Batch = Sequence[Record | Bad]
+"""Records in the order of their positions; of one partition or of several."""
+
+
+@runtime_checkable
+class Source(Protocol):
+    """A source of records: an async iterable of batches and partition events.
+
+    A batch may be empty, which tells that the source is alive. The iteration ends where the source
+    does. An error that the source cannot mend raises.
+
+    A source may have more methods; each is used where it exists:
+
+    - `pause(partitions)` and `resume(partitions)`: stop and go on reading some partitions; calls
+      return at once. A record that was read before `pause` may still come.
+    - `async close()`: let go of everything. Called once, after the last `commit`.
+    - `lag() -> Mapping[Partition, int]`: how many records each partition holds beyond the last one
+      that was read, as far as it is known without asking the server.
+    - `stop()`: read no more; the iteration ends soon. Called at the first signal. Without it, the
+      iteration is closed instead.
+    - `name`: a short name for messages and metrics, without secrets: `kafka payments`.
+    """
+
+    def __aiter__(self) -> AsyncIterable[Batch | Assigned | Revoked | Lost]:
+        """Begin to read."""
+
+    async def commit(self, positions: Mapping[Partition, Position]) -> None:
+        """Note that all records up to and including these positions are handled.
+
+        Called one at a time, with each partition's highest position so far. Records between two
+        calls may be handled in any order; a position is committed when all before it are handled.
+        """
+
+
+@runtime_checkable
+class Sink(Protocol):
+    """What takes results.
+
+    A sink may have `async close()`, and a `name`, as a source.
+    """
+
+    async def write(self, results: Sequence[tuple[Any, Any]]) -> None:
+        """Take results with their keys, in order. Waits where the sink is behind.
+
+        A result may be a `To`, which says where it goes.
+        """
+
+    async def flush(self) -> None:
+        """Return once all results that were written so far are durable.
+
+        Raises:
+            Exception: When one of them is not: its position is not committed.
+
+        """
+
+
+class To:
+    """A result with an address; see `to`."""
+
+    __slots__ = ("headers", "key", "topic", "value")
+
+    def __init__(
+        self, value: Any, topic: str | None = None, key: Any = None, headers: Headers = ()
+    ) -> None:
+        self.value = value
+        self.topic = topic
+        self.key = key
+        self.headers = headers
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel as what it is made of."""
+        return To, (self.value, self.topic, self.key, self.headers)
+
+    def __repr__(self) -> str:
+        """All of it."""
+        return f"to({self.value!r}, topic={self.topic!r}, key={self.key!r})"
+
+
+def to(
+    value: Any,
+    *,
+    topic: str | None = None,
+    key: Any = None,
+    headers: Mapping[str, bytes | str] | Iterable[tuple[str, bytes | str]] = (),
+) -> To:
+    """Say where a result goes: `yield connect.to(alert, topic="alerts")`.
+
+    Args:
+        value: The result.
+        topic: The topic, stream, subject, routing key or path. None: the one of the sink.
+        key: The key of the result for the broker. None: the key of its stream.
+        headers: Headers, by name or as pairs.
+
+    """
+    pairs = headers.items() if isinstance(headers, Mapping) else headers
+    return To(
+        value, topic, key, tuple((n, v.encode() if isinstance(v, str) else v) for n, v in pairs)
+    )
+
+
+def addressed(key: Any, result: Any) -> To:
+    """Give a result of a key as a `To`, with the key in it."""
+    if type(result) is not To:
+        return To(result, None, key)
+    if result.key is None:
+        return To(result.value, result.topic, key, result.headers)
+    return result
+
+
+def record_key(_event: Any) -> Any:
+    """Stand for the broker's own key: `fn.keyed(source, key=connect.record_key)`."""
+    raise TypeError(
+        "`connect.record_key` is the key of a record: use it with a source of `velo.connect`"
+    )

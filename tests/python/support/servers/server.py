@@ -1,0 +1,112 @@
+"""A server process that a test session starts and stops."""
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+__all__ = ["Server", "free_port", "program"]
+
+
+def free_port():
+    """A loopback port that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def program(name, *folders, hint):
+    """The path of a server's program; skips the test where it is not installed.
+
+    With VELO_TEST_SERVERS=required in the environment that is an error: no check is left out there.
+    """
+    path = os.pathsep.join([*folders, os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"])
+    if found := shutil.which(name, path=path):
+        return found
+    absent(f"`{name}` is not installed: {hint}")
+
+
+def absent(why):
+    """Skip the test, or fail it where all servers are required."""
+    if os.environ.get("VELO_TEST_SERVERS") == "required":
+        pytest.fail(why)
+    pytest.skip(why)
+
+
+class Server:
+    """A process in the folder `folder`, whose output goes to `log`.
+
+    A subclass has `name`, `command()` and `probe()`, which raises until the server is ready.
+    """
+
+    name = "server"
+    seconds_to_start = 60
+
+    def __init__(self, folder):
+        self.folder = Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.port = free_port()
+        self.log = self.folder / "log"
+        self.process = None
+
+    def command(self):
+        raise NotImplementedError
+
+    def probe(self):
+        socket.create_connection(("127.0.0.1", self.port), 1).close()
+
+    def start(self):
+        with open(self.log, "ab") as log:
+            self.process = subprocess.Popen(
+                self.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.folder,
+                start_new_session=True, env=self.environment(),
+            )  # fmt: skip
+        deadline = time.monotonic() + self.seconds_to_start
+        while True:
+            try:
+                self.probe()
+                return self
+            except Exception as error:
+                if self.process.poll() is not None:
+                    raise RuntimeError(f"{self.name} has ended: {self.tail()}") from error
+                if time.monotonic() > deadline:
+                    self.kill()
+                    raise RuntimeError(f"{self.name} is not ready: {self.tail()}") from error
+                time.sleep(0.05)
+
+    def environment(self):
+        return dict(os.environ)
+
+    def tail(self):
+        return self.log.read_text(errors="replace")[-2000:]
+
+    def signal(self, number):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, number)
+
+    def stop(self):
+        if self.process is not None:
+            self.signal(signal.SIGTERM)
+            try:
+                self.process.wait(30)
+            except subprocess.TimeoutExpired:
+                self.kill()
+            self.process = None
+
+    def kill(self):
+        if self.process is not None:
+            self.signal(signal.SIGKILL)
+            self.process.wait()
+            self.process = None
+
+    def freeze(self):
+        self.signal(signal.SIGSTOP)
+
+    def thaw(self):
+        self.signal(signal.SIGCONT)
