@@ -1,7 +1,5 @@
 //! `events`: what a stream function iterates over.
 
-use std::sync::Arc;
-
 use pyo3::exceptions::PyStopAsyncIteration;
 use pyo3::prelude::*;
 use pyo3::types::PyType;
@@ -9,10 +7,9 @@ use pyo3::types::PyType;
 use crate::errors::Thrown;
 use crate::ffi::async_iterator::{self, AsyncIterate, Lending};
 use crate::ffi::send_slot::{Step, stepping_methods};
+use crate::function::key_port::KeyPort;
 use crate::function::source::{Poll, Source};
 use crate::function::ticks::Ticks;
-use crate::keys::table::KeyTable;
-use crate::lane_frames::Name;
 
 /// The events of one stream, in order: `async for event in events`.
 ///
@@ -24,12 +21,12 @@ pub struct Events {
     lending: Lending,
 }
 
-/// Whose events they are.
+/// The port that the events come from.
 enum From {
-    /// A stream's.
+    /// The port of a stream.
     Stream(Source),
-    /// A key's, of which there are many: no more is kept for each than it takes to find it.
-    Key(Arc<KeyTable>, Name),
+    /// The port of a key. A program may have millions of keys, so this holds no timer and no deadline.
+    Key(KeyPort),
 }
 
 impl Events {
@@ -39,8 +36,8 @@ impl Events {
     }
 
     /// The events of a key.
-    pub fn of_key(table: Arc<KeyTable>, name: Name) -> Self {
-        Events::from(From::Key(table, name))
+    pub fn of_key(key: KeyPort) -> Self {
+        Events::from(From::Key(key))
     }
 
     fn from(from: From) -> Self {
@@ -57,7 +54,7 @@ impl Events {
     fn ticks(&self, seconds: f64) -> PyResult<Ticks> {
         let source = match &self.from {
             From::Stream(source) => source.clone(),
-            From::Key(table, name) => Source::of_key(table.clone(), *name),
+            From::Key(key) => Source::of_key(key.clone()),
         };
         Ticks::new(source, seconds)
     }
@@ -99,7 +96,7 @@ impl AsyncIterate for Events {
     fn next_item(&self, py: Python<'_>) -> Result<Step, Thrown> {
         let source = match &self.from {
             From::Stream(source) => source,
-            From::Key(table, name) => return table.step_events(py, *name),
+            From::Key(key) => return key.step_events(py),
         };
         loop {
             match source.poll(py)? {
@@ -118,7 +115,7 @@ impl AsyncIterate for Events {
     fn give_up(&self, py: Python<'_>) -> PyResult<()> {
         match &self.from {
             From::Stream(source) => source.port.stop_waiting(py),
-            From::Key(table, name) => table.stop_waiting(py, *name),
+            From::Key(key) => key.stop_waiting(py),
         }
         Ok(())
     }

@@ -4,6 +4,7 @@ pub mod deadline;
 pub mod eager;
 pub mod events;
 pub mod flush_timer;
+pub mod key_port;
 pub mod port;
 pub mod pump;
 pub mod session;

@@ -9,12 +9,11 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use velo_shm::Allowance;
 
-use crate::errors::{self, Thrown};
+use crate::errors::Thrown;
 use crate::flow::Next;
+use crate::function::key_port::KeyPort;
 use crate::function::session::SessionPort;
 use crate::inline::InlineStream;
-use crate::keys::table::KeyTable;
-use crate::lane_frames::Name;
 use crate::process::worker::ring_port::RingPort;
 
 /// The function's half, in either mode.
@@ -26,15 +25,8 @@ pub enum Port {
     Ring(Arc<RingPort>),
     /// A session's: either of them, or none at present; and whether it is an inline one.
     Session(Arc<SessionPort>, bool),
-    /// A key of a table, as those see it who have use of a whole port.
+    /// One key of a key table.
     Key(KeyPort),
-}
-
-/// One key of a table.
-#[derive(Clone)]
-pub struct KeyPort {
-    pub table: Arc<KeyTable>,
-    pub name: Name,
 }
 
 macro_rules! either {
@@ -187,58 +179,3 @@ macro_rules! waits_of {
 waits_of!(InlineStream);
 waits_of!(RingPort);
 waits_of!(SessionPort);
-
-impl KeyPort {
-    fn next_event(&self, py: Python<'_>) -> Result<Next, Thrown> {
-        self.table.next_event(py, self.name)
-    }
-
-    fn wait_event(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
-        self.table.wait_event(py, self.name)
-    }
-
-    fn stop_waiting(&self, py: Python<'_>) {
-        self.table.stop_waiting(py, self.name);
-    }
-
-    fn is_waiting(&self, py: Python<'_>) -> bool {
-        self.table.waits_elsewhere(py, self.name)
-    }
-
-    /// Its task never sleeps on a future of its own.
-    fn is_wait(&self, _py: Python<'_>, _future: &Py<PyAny>) -> bool {
-        false
-    }
-
-    fn wake_function(&self, py: Python<'_>) {
-        self.table.wake(py, self.name);
-    }
-
-    fn event_loop(&self) -> &Py<PyAny> {
-        self.table.event_loop()
-    }
-
-    fn push(&self, _py: Python<'_>, _result: &Bound<'_, PyAny>) -> PyResult<bool> {
-        Err(errors::velo("results of keys go through their table"))
-    }
-
-    fn flush(&self, _py: Python<'_>) {} // the table does so when it comes to rest
-
-    fn wait_space(&self, _py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
-        Ok(None)
-    }
-
-    fn stop_waiting_space(&self, _py: Python<'_>) {}
-
-    fn is_cancelled(&self, py: Python<'_>) -> bool {
-        self.table.is_cancelled(py, self.name)
-    }
-
-    fn event(&self, py: Python<'_>) -> u64 {
-        self.table.event(py, self.name)
-    }
-
-    fn finish(&self, py: Python<'_>, outcome: Result<(), PyErr>) {
-        self.table.give_up(py, self.name, outcome);
-    }
-}

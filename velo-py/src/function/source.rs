@@ -8,9 +8,8 @@ use crate::errors::{self, Thrown};
 use crate::flow::Next;
 use crate::function::deadline::Deadline;
 use crate::function::flush_timer::FlushTimer;
-use crate::function::port::{KeyPort, Port};
-use crate::keys::table::KeyTable;
-use crate::lane_frames::Name;
+use crate::function::key_port::KeyPort;
+use crate::function::port::Port;
 
 /// Where a function's events come from, and how long it may go on taking them.
 #[derive(Clone)]
@@ -33,10 +32,10 @@ pub enum Poll {
 }
 
 impl Source {
-    /// What a key's events come from.
-    pub fn of_key(table: Arc<KeyTable>, name: Name) -> Self {
+    /// The source of a key's events, without a deadline.
+    pub fn of_key(key: KeyPort) -> Self {
         Source {
-            port: Port::Key(KeyPort { table, name }),
+            port: Port::Key(key),
             timer: Arc::default(),
             deadline: None,
         }

@@ -66,9 +66,9 @@
 //! once, after the key's last result, and the caller forgets the id then and not before. A lane ends
 //! when its stream does: every key of it has the lane's error then.
 
-mod asks;
 mod driving;
 pub mod index;
+mod key_events;
 mod key_of;
 pub mod key_task;
 pub mod keyed;

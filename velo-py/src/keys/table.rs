@@ -22,6 +22,7 @@ use crate::errors;
 use crate::ffi::asyncgen::AsyncGen;
 use crate::function::deadline::Deadline;
 use crate::function::events::Events;
+use crate::function::key_port::KeyPort;
 use crate::function::source::Source;
 use crate::lane_frames::{Name, Terms};
 
@@ -203,9 +204,10 @@ impl KeyTable {
         let Some(this) = self.this.upgrade() else {
             return Err(errors::velo("the keys of this function are gone"));
         };
+        let port = KeyPort { table: this, name };
         let events = match self.deadline {
-            None => Events::of_key(this, name),
-            Some(_) => Events::new(self.within_deadline(py, this, name)?),
+            None => Events::of_key(port),
+            Some(_) => Events::new(self.within_deadline(py, port)?),
         };
         let function = self.function.bind(py);
         let made = match self.has_state {
@@ -223,9 +225,10 @@ impl KeyTable {
         )))
     }
 
-    /// What the events of a key come from that may not take too long for one.
-    fn within_deadline(&self, py: Python<'_>, this: Arc<Self>, name: Name) -> PyResult<Source> {
-        let mut source = Source::of_key(this, name);
+    /// The source of a key's events, under a deadline that its slot knows too.
+    fn within_deadline(&self, py: Python<'_>, port: KeyPort) -> PyResult<Source> {
+        let name = port.name;
+        let mut source = Source::of_key(port);
         source.deadline = Deadline::new(self.name.clone(), &source.port, None, self.deadline);
         let budget = source.deadline.clone();
         self.inner.with(py, |inner| {

@@ -1,4 +1,4 @@
-//! What the function of a key asks of its table: its events.
+//! The events that the function of a key takes from its table.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -10,17 +10,18 @@ use super::table::{Inner, KeyTable};
 use crate::errors::{self, Thrown};
 use crate::ffi::send_slot::Step;
 use crate::flow::Next;
+use crate::function::key_port::KeyEvents;
 use crate::lane_frames::Name;
 
-impl KeyTable {
+impl KeyEvents for KeyTable {
     /// The loop that keys run in.
-    pub fn event_loop(&self) -> &Py<PyAny> {
+    fn event_loop(&self) -> &Py<PyAny> {
         &self.event_loop
     }
 
     /// A step of a key's `async for`.
     #[inline]
-    pub fn step_events(&self, py: Python<'_>, name: Name) -> Result<Step, Thrown> {
+    fn step_events(&self, py: Python<'_>, name: Name) -> Result<Step, Thrown> {
         loop {
             match self.next_event(py, name)? {
                 Next::Event(event) => return Ok(Step::Return(event)),
@@ -35,7 +36,7 @@ impl KeyTable {
     }
 
     /// A key ends for its caller, although its function goes on.
-    pub fn give_up(&self, py: Python<'_>, name: Name, outcome: Result<(), PyErr>) {
+    fn give_up(&self, py: Python<'_>, name: Name, outcome: Result<(), PyErr>) {
         if self
             .inner
             .with(py, |inner| inner.slot(name).is_some())
@@ -47,7 +48,7 @@ impl KeyTable {
 
     /// The next event of a key.
     #[inline]
-    pub fn next_event(&self, py: Python<'_>, name: Name) -> Result<Next, Thrown> {
+    fn next_event(&self, py: Python<'_>, name: Name) -> Result<Next, Thrown> {
         let next = self.inner.with(py, |inner| {
             let Some(slot) = inner.slot(name) else {
                 return Ok(Next::Ended);
@@ -84,7 +85,7 @@ impl KeyTable {
 
     /// What a key that waits for an event is to wait on; None when one has come meanwhile. Its own
     /// generator, running in its own turn, waits for the table; another task for a future.
-    pub fn wait_event(&self, py: Python<'_>, name: Name) -> PyResult<Option<Py<PyAny>>> {
+    fn wait_event(&self, py: Python<'_>, name: Name) -> PyResult<Option<Py<PyAny>>> {
         let own = self.stepping.load(Relaxed) == name.id;
         let waits = self.inner.with(py, |inner| {
             let Some(slot) = inner.slot(name) else {
@@ -118,7 +119,7 @@ impl KeyTable {
     }
 
     /// Whether another task than the key's own waits for an event of it.
-    pub fn waits_elsewhere(&self, py: Python<'_>, name: Name) -> bool {
+    fn waits_elsewhere(&self, py: Python<'_>, name: Name) -> bool {
         let waits = |inner: &mut Inner| {
             inner
                 .slot(name)
@@ -128,7 +129,7 @@ impl KeyTable {
     }
 
     /// A wait for an event was given up.
-    pub fn stop_waiting(&self, py: Python<'_>, name: Name) {
+    fn stop_waiting(&self, py: Python<'_>, name: Name) {
         let _ = self.inner.with(py, |inner| {
             if let Some(slot) = inner.slot(name) {
                 slot.set(WAITS, false);
@@ -138,7 +139,7 @@ impl KeyTable {
     }
 
     /// Has a key look again, although no event came.
-    pub fn wake(&self, py: Python<'_>, name: Name) {
+    fn wake(&self, py: Python<'_>, name: Name) {
         let woken = self.inner.with(py, |inner| {
             let slot = inner.slot(name)?;
             if let Some(wait) = slot.waits_elsewhere(py) {
@@ -154,24 +155,26 @@ impl KeyTable {
         }
     }
 
+    /// Which event a key took last, counted from 1; 0 before the first.
+    fn event(&self, py: Python<'_>, name: Name) -> u64 {
+        let taken = |inner: &mut Inner| inner.slot(name).map_or(0, |slot| slot.taken);
+        self.inner.with(py, taken).unwrap_or(0).into()
+    }
+
+    /// Whether the caller wants nothing of a key any more.
+    fn is_cancelled(&self, py: Python<'_>, name: Name) -> bool {
+        let cancelled = |inner: &mut Inner| inner.slot(name).is_none_or(|s| s.has(CANCELLED));
+        self.inner.with(py, cancelled).unwrap_or(false)
+    }
+}
+
+impl KeyTable {
     /// The generator of a key, unless it runs right now.
     pub(super) fn generator(&self, py: Python<'_>, id: u32) -> PyResult<Option<Py<PyAny>>> {
         Ok(self.inner.with(py, |inner| {
             let generator = inner.slots.get(id as usize)?.generator.as_ref()?;
             Some(generator.object().clone_ref(py))
         })?)
-    }
-
-    /// Which event a key took last, counted from 1; 0 before the first.
-    pub fn event(&self, py: Python<'_>, name: Name) -> u64 {
-        let taken = |inner: &mut Inner| inner.slot(name).map_or(0, |slot| slot.taken);
-        self.inner.with(py, taken).unwrap_or(0).into()
-    }
-
-    /// Whether the caller wants nothing of a key any more.
-    pub fn is_cancelled(&self, py: Python<'_>, name: Name) -> bool {
-        let cancelled = |inner: &mut Inner| inner.slot(name).is_none_or(|s| s.has(CANCELLED));
-        self.inner.with(py, cancelled).unwrap_or(false)
     }
 }
 
