@@ -168,16 +168,6 @@ impl KeyEvents for KeyTable {
     }
 }
 
-impl KeyTable {
-    /// The generator of a key, unless it runs right now.
-    pub(super) fn generator(&self, py: Python<'_>, id: u32) -> PyResult<Option<Py<PyAny>>> {
-        Ok(self.inner.with(py, |inner| {
-            let generator = inner.slots.get(id as usize)?.generator.as_ref()?;
-            Some(generator.object().clone_ref(py))
-        })?)
-    }
-}
-
 enum Waits {
     No,
     Here,

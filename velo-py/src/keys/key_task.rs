@@ -4,7 +4,7 @@
 //! handed to the task that it was stepped as: the task wakes up, is told what to wait for, and steps
 //! the key from then on whenever that is done.
 
-use std::sync::{Arc, Weak};
+use std::sync::Weak;
 
 use pyo3::ffi;
 use pyo3::intern;
@@ -13,9 +13,6 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyType};
 
 use super::index::NONE;
-use super::slot::SUSPENDED;
-use super::steps::{How, Pause};
-use super::table::{KeyTable, SPARES};
 use crate::cell::GilCell;
 use crate::errors::{self, Thrown};
 use crate::ffi::context_vars::{self, Variables};
@@ -23,10 +20,34 @@ use crate::ffi::send_slot::{Awaitable, Step, coroutine_methods};
 use crate::ffi::turn::{self, TaskTurn};
 use crate::wait::Wait;
 
+/// The key table, as its tasks see it.
+pub trait PinnedKeys: Send + Sync {
+    /// The name of the function.
+    fn name(&self) -> &str;
+
+    /// The context that no key has changed.
+    fn context(&self) -> &Py<PyAny>;
+
+    /// The generator of a key, unless it runs right now.
+    fn generator(&self, py: Python<'_>, id: u32) -> PyResult<Option<Py<PyAny>>>;
+
+    /// Steps the key that is pinned to `task`, in the task's own turn, and throws `error` in if there is
+    /// one. Returns the future that the key awaits now. None: it awaits none.
+    fn step_as(
+        &self,
+        task: &Bound<'_, KeyTask>,
+        id: u32,
+        error: Option<PyErr>,
+    ) -> PyResult<Option<Py<PyAny>>>;
+
+    /// Forgets a task that has ended while no key was pinned to it.
+    fn forget(&self, task: &Bound<'_, KeyTask>) -> PyResult<()>;
+}
+
 /// What such a task runs.
 #[pyclass(frozen, module = "velo._core")]
 pub struct KeyTask {
-    table: Weak<KeyTable>,
+    table: Weak<dyn PinnedKeys>,
     event_loop: Py<PyAny>,
     context: Py<PyAny>,
     state: GilCell<State>,
@@ -53,23 +74,21 @@ struct State {
 }
 
 impl KeyTask {
-    /// One that nobody is pinned to.
-    pub fn take(py: Python<'_>, table: &KeyTable) -> PyResult<Py<Self>> {
-        match table.inner.with(py, |inner| inner.spares.pop())? {
-            Some(spare) => Ok(spare),
-            None => Self::start(py, table),
-        }
-    }
-
-    fn start(py: Python<'_>, table: &KeyTable) -> PyResult<Py<Self>> {
+    /// Starts a task of `table` to which no key is pinned. Its context is a copy of `context`.
+    pub fn start(
+        py: Python<'_>,
+        table: Weak<dyn PinnedKeys>,
+        (event_loop, name): (&Py<PyAny>, &str),
+        context: &Py<PyAny>,
+    ) -> PyResult<Py<Self>> {
         static TASK: PyOnceLock<Py<PyType>> = PyOnceLock::new();
-        let context = turn::copy_of(table.context.bind(py))?;
+        let context = turn::copy_of(context.bind(py))?;
         let variables = context_vars::variables(py, &context);
         let made = Py::new(
             py,
             KeyTask {
-                table: table.this.clone(),
-                event_loop: table.event_loop.clone_ref(py),
+                table,
+                event_loop: event_loop.clone_ref(py),
                 context: context.clone_ref(py),
                 state: GilCell::new(State {
                     task: None,
@@ -85,8 +104,8 @@ impl KeyTask {
             },
         )?;
         let options = PyDict::new(py);
-        options.set_item(intern!(py, "loop"), &table.event_loop)?;
-        options.set_item(intern!(py, "name"), &table.name)?;
+        options.set_item(intern!(py, "loop"), event_loop)?;
+        options.set_item(intern!(py, "name"), name)?;
         options.set_item(intern!(py, "context"), context)?;
         let task = TASK
             .import(py, "asyncio", "Task")?
@@ -97,22 +116,14 @@ impl KeyTask {
         Ok(made)
     }
 
-    /// Nobody is pinned to it.
-    pub fn give_back(py: Python<'_>, table: &KeyTable, task: Py<Self>) {
-        let spoiled = task.get().state.with(py, |state| state.spoiled);
-        let kept = table.inner.with(py, |inner| {
-            let kept = !spoiled.unwrap_or(true) && inner.spares.len() < SPARES;
-            if kept {
-                inner.spares.push(task.clone_ref(py));
-            }
-            kept
-        });
-        if !kept.unwrap_or(false) {
-            task.get().retire(py);
-        }
+    /// Whether no other key may be stepped as this task, because other code knows the task or its
+    /// context.
+    pub fn is_spoiled(&self, py: Python<'_>) -> bool {
+        self.state.with(py, |state| state.spoiled).unwrap_or(true)
     }
 
-    fn task(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+    /// The task.
+    pub fn task(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
         let task = self
             .state
             .with(py, |state| state.task.as_ref().map(|t| t.clone_ref(py)))?;
@@ -149,7 +160,7 @@ impl KeyTask {
         let Some(table) = self.table.upgrade() else {
             return true;
         };
-        match self.context.bind(py).eq(&table.context) {
+        match self.context.bind(py).eq(table.context()) {
             Ok(true) => {
                 let _ = self.state.with(py, |state| state.variables = now);
                 false
@@ -171,58 +182,26 @@ impl KeyTask {
         let _ = self.state.with(py, |state| state.held += more);
     }
 
-    /// Its key, which was stepped by somebody else, awaits something: the task has to see it.
-    pub fn hand(&self, py: Python<'_>, id: u32, future: Py<PyAny>) -> PyResult<()> {
-        if let Some(table) = self.table.upgrade() {
-            if let Some(deadline) = table.deadline_of(py, id) {
-                deadline.set_task(self.task(py)?.bind(py))?;
-            }
-            table
-                .inner
-                .with(py, |inner| inner.at(id).set(SUSPENDED, true))?;
-        }
+    /// Its key, which was stepped by a turn of the table, awaits `future`: the task wakes to await it.
+    pub fn hand(&self, py: Python<'_>, future: Py<PyAny>) -> PyResult<()> {
         self.state.with(py, |state| state.handed = Some(future))?;
         self.asleep.wake(py);
         Ok(())
     }
 
-    /// Its key has come to rest, or has ended. Whether the key keeps it.
-    pub fn settle(
-        py: Python<'_>,
-        table: &KeyTable,
-        task: &Py<Self>,
-        id: u32,
-        pause: &Pause,
-    ) -> PyResult<bool> {
-        let this = task.get();
-        let over = matches!(pause, Pause::Over);
-        let held = this.state.with(py, |state| state.held)?;
-        let loose = held <= 0 && !this.has_changed(py);
-        if !loose && !over {
-            if matches!(pause, Pause::Again) {
-                table.inner.with(py, |inner| inner.queue(id))?;
-            }
-            return Ok(true);
-        }
-        let unpinned = table.inner.with(py, |inner| {
-            let slot = inner.at(id);
-            // Whoever has the place by now has a task of its own.
-            match &slot.task {
-                Some(pinned) if pinned.is(task) => slot.task.take(),
-                _ => None,
-            }
-        })?;
-        drop(unpinned);
-        if matches!(pause, Pause::Again) {
-            table.inner.with(py, |inner| inner.queue(id))?;
-        }
-        this.state.with(py, |state| {
+    /// Whether its key has no use of it: no reference to it, and no context variable that it has set.
+    pub fn is_loose(&self, py: Python<'_>) -> PyResult<bool> {
+        let held = self.state.with(py, |state| state.held)?;
+        Ok(held <= 0 && !self.has_changed(py))
+    }
+
+    /// No key is pinned to it from now on. `loose`: see `is_loose`.
+    pub fn unpin(&self, py: Python<'_>, loose: bool) -> PyResult<()> {
+        Ok(self.state.with(py, |state| {
             state.key = NONE;
             state.held = 0;
             state.spoiled |= !loose;
-        })?;
-        Self::give_back(py, table, task.clone_ref(py));
-        Ok(false)
+        })?)
     }
 
     /// Cancels the task, and with it what its key awaits.
@@ -242,29 +221,20 @@ impl KeyTask {
     }
 
     /// Steps the key in the turn of the task itself.
-    fn step_key(slf: &Bound<'_, Self>, id: u32, how: How) -> PyResult<Option<Py<PyAny>>> {
+    fn step_key(
+        slf: &Bound<'_, Self>,
+        id: u32,
+        error: Option<PyErr>,
+    ) -> PyResult<Option<Py<PyAny>>> {
         let (py, this) = (slf.py(), slf.get());
         let Some(table) = this.table.upgrade() else {
             return Ok(None);
         };
-        let before = this.references(py);
-        let pause = table.watched(py, id, || table.run(py, id, how));
-        this.hold(py, this.references(py) - before);
-        let waiting = match pause {
-            Pause::Suspended(future) => {
-                table
-                    .inner
-                    .with(py, |inner| inner.at(id).set(SUSPENDED, true))?;
-                this.state.with(py, |state| state.waits = true)?;
-                Some(future)
-            }
-            pause => {
-                Self::settle(py, &table, &slf.clone().unbind(), id, &pause)?;
-                None
-            }
-        };
-        table.stepped_alone(py);
-        Ok(waiting)
+        let future = table.step_as(slf, id, error)?;
+        if future.is_some() {
+            this.state.with(py, |state| state.waits = true)?;
+        }
+        Ok(future)
     }
 
     /// Sleeps until there is something to do, or ends.
@@ -304,7 +274,7 @@ impl KeyTask {
             return Ok(Step::Yield(future));
         }
         if let Some(id) = key
-            && let Some(future) = Self::step_key(slf, id, How::Resume)?
+            && let Some(future) = Self::step_key(slf, id, None)?
         {
             return Ok(Step::Yield(future));
         }
@@ -325,13 +295,11 @@ impl KeyTask {
             let task = this.state.with(py, |state| state.task.take())?;
             drop(task);
             if let Some(table) = this.table.upgrade() {
-                table
-                    .inner
-                    .with(py, |inner| inner.spares.retain(|spare| !spare.is(slf)))?;
+                table.forget(slf)?;
             }
             return Err(error);
         }
-        match Self::step_key(slf, key, How::Throw(error))? {
+        match Self::step_key(slf, key, Some(error))? {
             Some(future) => Ok(Step::Yield(future)),
             None => this.sleep(py),
         }
@@ -354,8 +322,8 @@ impl KeyTask {
 
     #[getter]
     fn __qualname__(&self) -> String {
-        let table: Option<Arc<KeyTable>> = self.table.upgrade();
-        table.map_or_else(|| "keys".to_owned(), |table| table.name.clone())
+        let table = self.table.upgrade();
+        table.map_or_else(|| "keys".to_owned(), |table| table.name().to_owned())
     }
 }
 

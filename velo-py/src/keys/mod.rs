@@ -11,7 +11,7 @@
 //! | [`KeyTask`](key_task::KeyTask) | there | a task with its context, as which keys are stepped |
 //! | [`LaneRunner`](runner::LaneRunner) | a worker | moves frames between the rings of a lane and its table |
 //!
-//! A key costs its generator, an [`Entry`](index::Entry) and a [`Slot`](table::Slot). Opening one is
+//! A key costs its generator, an [`Entry`](index::Entry) and a [`Slot`](slot::Slot). Opening one is
 //! a frame; no task, no context and no timer belongs to a key that does not use one.
 //!
 //! # Frames
@@ -68,6 +68,7 @@
 
 mod driving;
 pub mod index;
+mod input;
 mod key_events;
 mod key_of;
 pub mod key_task;
@@ -82,5 +83,6 @@ mod sending;
 mod slot;
 mod steps;
 pub mod table;
+mod tasks;
 mod turn;
 mod waiting;

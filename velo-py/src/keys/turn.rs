@@ -69,7 +69,7 @@ impl<'a, 'py> Turn<'a, 'py> {
     fn step_loose(&mut self, id: u32) -> PyResult<()> {
         let (py, table) = (self.py, self.table);
         if self.as_task.is_none() {
-            let task = KeyTask::take(py, table)?;
+            let task = table.take_task(py)?;
             let turn = task.get().enter(py)?;
             self.as_task = Some((task, turn));
         }
@@ -123,7 +123,7 @@ impl<'a, 'py> Turn<'a, 'py> {
         let (py, table) = (self.py, self.table);
         if let Some((task, turn)) = self.as_task.take() {
             turn.leave(py)?;
-            KeyTask::give_back(py, table, task);
+            table.give_back(py, task);
         }
         let turn = task.get().enter(py)?;
         let before = task.get().references(py);
@@ -136,11 +136,8 @@ impl<'a, 'py> Turn<'a, 'py> {
 
     fn settle(&mut self, id: u32, task: &Py<KeyTask>, pause: Pause) -> PyResult<()> {
         match pause {
-            Pause::Suspended(future) => task.get().hand(self.py, id, future),
-            pause => {
-                KeyTask::settle(self.py, self.table, task, id, &pause)?;
-                Ok(())
-            }
+            Pause::Suspended(future) => self.table.hand(self.py, task, id, future),
+            pause => self.table.settle(self.py, task, id, &pause),
         }
     }
 }
@@ -151,7 +148,7 @@ impl Drop for Turn<'_, '_> {
             if let Err(error) = turn.leave(self.py) {
                 error.write_unraisable(self.py, None);
             }
-            KeyTask::give_back(self.py, self.table, task);
+            self.table.give_back(self.py, task);
         }
     }
 }
