@@ -26,7 +26,10 @@ print(sessions.run_sync(["home", "shop"]))  # [['home', 'shop']]
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Final, Protocol, TypeVar, final
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar, final
+
+if TYPE_CHECKING:
+    from velo._core import Record
 
 __all__ = ["TICK", "Events", "Tick"]
 
@@ -61,6 +64,15 @@ class Events(Protocol[In_co]):
 
     def __aiter__(self) -> AsyncIterator[In_co]: ...
     async def __anext__(self) -> In_co: ...
+
+    @property
+    def record(self) -> Record | None:
+        """The record of the event that was received last, for a source of `velo.connect`.
+
+        It tells the event's key, topic, partition, position, timestamp and headers. None before the
+        first event, and for events that come from elsewhere.
+        """
+        ...
 
     def ticks(self, seconds: float) -> AsyncIterator[In_co | Tick]:
         """Iterate over the events, and over a `TICK` whenever `seconds` pass without one.

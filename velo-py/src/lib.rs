@@ -34,6 +34,8 @@ use ffi::send_slot::install;
 #[pymodule(name = "_core", gil_used = true)]
 mod core {
     #[pymodule_export]
+    use super::codec::Record;
+    #[pymodule_export]
     use super::codec::python::{dumps, fingerprint_of, loads};
     #[pymodule_export]
     use super::csv::{CsvParser, has_long_number};

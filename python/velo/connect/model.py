@@ -6,6 +6,8 @@ from collections.abc import AsyncIterable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+from velo._core import Record
+
 __all__ = [
     "Assigned",
     "Bad",
@@ -32,51 +34,6 @@ Position = Any
 
 Headers = tuple[tuple[str, bytes], ...]
 """The headers of a record, in order; a name may come more than once."""
-
-
-class Record:
-    """An event of a source, with its origin.
-
-    A stream function receives `value` alone; `events.record` is the record of the event that it
-    received last.
-
-    Attributes:
-        value: The event.
-        key: The key that the broker keeps for it, or None.
-        topic: The topic, stream, subject, queue, table or file that it comes from.
-        partition: The partition of the source: positions have an order within it.
-        position: The position in the partition.
-        timestamp: The seconds since the epoch that the source has for it, or None.
-        headers: Its headers, as pairs of a name and bytes.
-
-    """
-
-    __slots__ = ("headers", "key", "partition", "position", "timestamp", "topic", "value")
-
-    def __init__(
-        self,
-        value: Any,
-        key: Any = None,
-        topic: str = "",
-        partition: Partition = None,
-        position: Position = None,
-        timestamp: float | None = None,
-        headers: Headers = (),
-    ) -> None:
-        self.value = value
-        self.key = key
-        self.topic = topic
-        self.partition = partition
-        self.position = position
-        self.timestamp = timestamp
-        self.headers = headers
-
-    def __repr__(self) -> str:
-        """Value and origin."""
-        return (
-            f"Record({self.value!r}, key={self.key!r}, topic={self.topic!r}, "
-            f"partition={self.partition!r}, position={self.position!r})"
-        )
 
 
 class Bad(NamedTuple):

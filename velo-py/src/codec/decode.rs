@@ -10,7 +10,7 @@ use super::lookups::Lookups;
 use super::marker::{self, ext, own};
 use super::memory::Memory;
 use super::reader::{Decode, Reader};
-use super::{array, container, pickle, scalar, text, time, utf8};
+use super::{array, container, pickle, record, scalar, text, time, utf8};
 
 /// Makes the one value that all of `payload` stands for.
 pub fn decode<'py>(
@@ -124,6 +124,7 @@ fn own<'py>(reader: &mut Reader<'_, 'py, Values>) -> Result<Bound<'py, PyAny>, F
         }
         own::ARRAY => array::array(reader),
         own::PICKLE => pickle::load(reader),
+        own::RECORD => record::record(reader),
         _ => fault("an unknown kind"),
     }
 }

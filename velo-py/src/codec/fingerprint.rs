@@ -83,6 +83,7 @@ impl<'a> Walk<'a> {
         match self.u8()? {
             own::TUPLE => Some(1), // its items follow as a list
             own::ARRAY => self.array(),
+            own::RECORD => Some(7),
             _ => None,
         }
     }

@@ -77,6 +77,8 @@ pub mod own {
     pub const ARRAY: u8 = 4;
     /// A pickle with its buffers.
     pub const PICKLE: u8 = 5;
+    /// A record of a source: its seven values follow.
+    pub const RECORD: u8 = 6;
 }
 
 /// The type numbers of MessagePack extensions.

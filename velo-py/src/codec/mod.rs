@@ -20,6 +20,7 @@
 //! | NumPy scalar | extension 9, see `array.rs` |
 //! | `tuple`, `set`, `frozenset` | `c1`, then 1, 2 or 3, then a MessagePack array |
 //! | `numpy.ndarray` | `c1 04`, see `array.rs` |
+//! | `velo.connect.Record` | `c1 06`, then its seven values |
 //! | everything else | `c1 05`, a pickle with its buffers, see `pickle.rs` |
 //!
 //! `c1` is the byte that MessagePack leaves unused. What follows it is not wrapped in an extension,
@@ -54,6 +55,7 @@ mod pickle;
 mod pickler;
 pub mod python;
 mod reader;
+mod record;
 mod scalar;
 mod seen;
 mod text;
@@ -73,6 +75,7 @@ pub use fingerprint::fingerprint;
 pub use memory::{CopyMemory, Memory};
 pub use out::{Out, SliceOut, VecOut};
 pub use path::say_result;
+pub use record::Record;
 pub use python::codec;
 
 /// What [`Codec::size_hint`] says of objects whose size only encoding tells.

@@ -4,6 +4,8 @@ use pyo3::exceptions::PyStopAsyncIteration;
 use pyo3::prelude::*;
 use pyo3::types::PyType;
 
+use crate::cell::GilCell;
+use crate::codec::Record;
 use crate::errors::Thrown;
 use crate::ffi::async_iterator::{self, AsyncIterate, Lending};
 use crate::ffi::send_slot::{Step, stepping_methods};
@@ -19,6 +21,8 @@ use crate::function::ticks::Ticks;
 pub struct Events {
     from: From,
     lending: Lending,
+    /// The record of the event that came last, of a source of `velo.connect`.
+    record: GilCell<Option<Py<Record>>>,
 }
 
 /// The port that the events come from.
@@ -44,19 +48,45 @@ impl Events {
         Events {
             from,
             lending: Lending::default(),
+            record: GilCell::default(),
         }
+    }
+
+    /// What the function gets for an event: of a record, which is kept, its value.
+    #[inline]
+    pub fn value_of(&self, py: Python<'_>, event: Py<PyAny>) -> PyResult<Py<PyAny>> {
+        let Ok(record) = event.bind(py).cast_exact::<Record>() else {
+            return Ok(event);
+        };
+        let value = record.get().value.clone_ref(py);
+        let before = self
+            .record
+            .with(py, |place| place.replace(record.clone().unbind()))?;
+        drop(before);
+        Ok(value)
     }
 }
 
 #[pymethods]
 impl Events {
     /// The events, and a `velo.events.TICK` whenever `seconds` pass without one.
-    fn ticks(&self, seconds: f64) -> PyResult<Ticks> {
-        let source = match &self.from {
+    fn ticks(slf: &Bound<'_, Self>, seconds: f64) -> PyResult<Ticks> {
+        let source = match &slf.get().from {
             From::Stream(source) => source.clone(),
             From::Key(key) => Source::of_key(key.clone()),
         };
-        Ticks::new(source, seconds)
+        let events = slf.clone().unbind();
+        let value_of = move |py: Python<'_>, event| events.get().value_of(py, event);
+        Ticks::new(source, seconds, Box::new(value_of))
+    }
+
+    /// The `velo.connect.Record` of the event that the function received last; None before the first
+    /// one, and for events that come from no source of `velo.connect`.
+    #[getter]
+    fn record(&self, py: Python<'_>) -> PyResult<Option<Py<Record>>> {
+        Ok(self
+            .record
+            .with(py, |record| record.as_ref().map(|record| record.clone_ref(py)))?)
     }
 
     /// `Events[In]`, for type checkers.
@@ -96,11 +126,16 @@ impl AsyncIterate for Events {
     fn next_item(&self, py: Python<'_>) -> Result<Step, Thrown> {
         let source = match &self.from {
             From::Stream(source) => source,
-            From::Key(key) => return key.step_events(py),
+            From::Key(key) => {
+                return match key.step_events(py)? {
+                    Step::Return(event) => Ok(Step::Return(self.value_of(py, event)?)),
+                    step => Ok(step),
+                };
+            }
         };
         loop {
             match source.poll(py)? {
-                Poll::Event(event) => return Ok(Step::Return(event)),
+                Poll::Event(event) => return Ok(Step::Return(self.value_of(py, event)?)),
                 Poll::Ended => return Err(PyStopAsyncIteration::new_err(()).into()),
                 Poll::Turn => return Ok(Step::Yield(py.None())),
                 Poll::Empty => {

@@ -24,8 +24,12 @@ pub struct Ticks {
     lending: Lending,
 }
 
+/// What the function gets for an event.
+type ValueOf = Box<dyn Fn(Python<'_>, Py<PyAny>) -> PyResult<Py<PyAny>> + Send + Sync>;
+
 struct Shared {
     source: Source,
+    value_of: ValueOf,
     seconds: f64,
     state: GilCell<State>,
 }
@@ -43,7 +47,7 @@ struct State {
 
 impl Ticks {
     /// Ticks after `seconds` without an event.
-    pub fn new(source: Source, seconds: f64) -> PyResult<Self> {
+    pub fn new(source: Source, seconds: f64, value_of: ValueOf) -> PyResult<Self> {
         if seconds <= 0.0 || seconds.is_nan() || seconds.is_infinite() {
             return Err(PyValueError::new_err(format!(
                 "`seconds` must be more than 0, not {seconds}"
@@ -52,6 +56,7 @@ impl Ticks {
         Ok(Ticks {
             shared: Arc::new(Shared {
                 source,
+                value_of,
                 seconds,
                 state: GilCell::default(),
             }),
@@ -152,7 +157,7 @@ impl AsyncIterate for Ticks {
             match shared.source.poll(py)? {
                 Poll::Event(event) => {
                     shared.goes_on(py)?;
-                    return Ok(Step::Return(event));
+                    return Ok(Step::Return((shared.value_of)(py, event)?));
                 }
                 Poll::Ended => {
                     shared.goes_on(py)?;
