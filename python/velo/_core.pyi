@@ -8,6 +8,7 @@ from collections.abc import (
     Callable,
     Coroutine,
     Generator,
+    Hashable,
     Iterable,
     Iterator,
     Sequence,
@@ -61,9 +62,39 @@ class Results(AsyncIterator[T], Generic[T]):
     def __anext__(self) -> Awaitable[T]: ...
     def _all_sent(self) -> None: ...
 
+class Record:
+    """An event of a source, with its origin."""
+
+    def __new__(
+        cls,
+        value: Any,
+        key: Any = None,
+        topic: str = "",
+        partition: Hashable = None,
+        position: Any = None,
+        timestamp: float | None = None,
+        headers: tuple[tuple[str, bytes], ...] = (),
+    ) -> Record: ...
+    @property
+    def value(self) -> Any: ...
+    @property
+    def key(self) -> Any: ...
+    @property
+    def topic(self) -> str: ...
+    @property
+    def partition(self) -> Hashable: ...
+    @property
+    def position(self) -> Any: ...
+    @property
+    def timestamp(self) -> float | None: ...
+    @property
+    def headers(self) -> tuple[tuple[str, bytes], ...]: ...
+
 class Events(AsyncIterator[T], Generic[T]):
     """The events of a stream, as its function sees them."""
 
+    @property
+    def record(self) -> Record | None: ...
     def __aiter__(self) -> Events[T]: ...
     def __anext__(self) -> Awaitable[T]: ...
 

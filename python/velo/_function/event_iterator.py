@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
+from velo._core import Record
 from velo.events import TICK, Events, Tick
 
 __all__ = ["pulled"]
@@ -25,7 +26,8 @@ class _Pulled(AsyncIterator[In]):
     """Events from anything that can be iterated over, one by one."""
 
     def __init__(self, source: Iterable[In] | AsyncIterable[In]) -> None:
-        self._source = aiter(source) if isinstance(source, AsyncIterable) else _give(source)
+        self.record: Record | None = None
+        self._source = aiter(source) if isinstance(source, AsyncIterable) else _give(source, self)
         # A request for the next event, after a wait that ended before it.
         self._asked: asyncio.Task[In] | None = None
 
@@ -72,9 +74,13 @@ class _Pulled(AsyncIterator[In]):
                 await asyncio.wait([self._asked])
 
 
-async def _give(source: Iterable[In]) -> AsyncGenerator[In, None]:
+async def _give(source: Iterable[Any], pulled: _Pulled[In]) -> AsyncGenerator[In, None]:
     for event in source:
-        yield event
+        if type(event) is Record:
+            pulled.record = event
+            yield event.value
+        else:
+            yield event
 
 
 async def _next(source: AsyncIterator[In]) -> In:

@@ -75,8 +75,8 @@ pub use fingerprint::fingerprint;
 pub use memory::{CopyMemory, Memory};
 pub use out::{Out, SliceOut, VecOut};
 pub use path::say_result;
-pub use record::Record;
 pub use python::codec;
+pub use record::Record;
 
 /// What [`Codec::size_hint`] says of objects whose size only encoding tells.
 const UNKNOWN_SIZE: usize = 64;

@@ -123,9 +123,7 @@ pub fn put<'py, O: Out, E: Encode>(
 }
 
 /// The record of the values that follow.
-pub fn record<'py, D: Decode>(
-    reader: &mut Reader<'_, 'py, D>,
-) -> Result<Bound<'py, PyAny>, Fault> {
+pub fn record<'py, D: Decode>(reader: &mut Reader<'_, 'py, D>) -> Result<Bound<'py, PyAny>, Fault> {
     reader.enter(FIELDS)?;
     let mut next = || reader.item().map(Bound::unbind);
     let record = Record {

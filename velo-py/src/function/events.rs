@@ -84,9 +84,9 @@ impl Events {
     /// one, and for events that come from no source of `velo.connect`.
     #[getter]
     fn record(&self, py: Python<'_>) -> PyResult<Option<Py<Record>>> {
-        Ok(self
-            .record
-            .with(py, |record| record.as_ref().map(|record| record.clone_ref(py)))?)
+        Ok(self.record.with(py, |record| {
+            record.as_ref().map(|record| record.clone_ref(py))
+        })?)
     }
 
     /// `Events[In]`, for type checkers.
