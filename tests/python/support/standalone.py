@@ -39,7 +39,7 @@ class Daemon:
             stderr=self.log,
             env=environment(NOTIFY_SOCKET=str(notify)),
             start_new_session=True,
-            preexec_fn=_end_with_this_thread,  # also when the tests are killed
+            preexec_fn=end_with_this_thread,  # also when the tests are killed
         )
         if wait:
             assert "READY=1" in self.hear(), self.said()
@@ -109,7 +109,7 @@ class Daemon:
         self.log.close()
 
 
-def _end_with_this_thread():
+def end_with_this_thread():
     """In a child that is about to run its program: it is told to end when the tests have ended."""
     _libc.prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 

@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from leaks import LASTING
+from standalone import end_with_this_thread
+
 __all__ = ["Server", "free_port", "program"]
 
 
@@ -66,7 +69,9 @@ class Server:
             self.process = subprocess.Popen(
                 self.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.folder,
                 start_new_session=True, env=self.environment(),
+                preexec_fn=end_with_this_thread,  # also when the tests are killed
             )  # fmt: skip
+        LASTING["pids"].add(self.process.pid)
         deadline = time.monotonic() + self.seconds_to_start
         while True:
             try:

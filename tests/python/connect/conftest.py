@@ -1,0 +1,26 @@
+"""The real servers: one of each for the session, started by the first test that asks for it."""
+
+import importlib
+
+import pytest
+
+from servers.server import absent
+
+
+def _server(name, kind):
+    """The fixture `name`: the server `kind` of the module `servers.NAME`."""
+
+    @pytest.fixture(scope="session", name=name)
+    def server(tmp_path_factory):
+        try:
+            module = importlib.import_module(f"servers.{name}")
+        except ImportError as error:
+            absent(f"a client library is not installed: {error}")
+        server = getattr(module, kind)(tmp_path_factory.mktemp(name)).start()
+        yield server
+        server.stop()
+
+    return server
+
+
+kafka = _server("kafka", "Kafka")

@@ -1,0 +1,125 @@
+"""A Kafka broker with listeners without and with authentication, and with TLS."""
+
+import itertools
+import subprocess
+import sys
+from pathlib import Path
+
+from confluent_kafka import KafkaException, Producer
+from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
+
+from servers.server import Server, absent, free_port
+
+__all__ = ["USERS", "Kafka"]
+
+BROKER = Path(__file__).parents[4] / "tools" / "kafka_broker.py"
+
+# `alice` may do what a test allows her by an access rule, and `root` everything.
+USERS = {"alice": "hunter2", "root": "hunter2-root"}
+
+_numbers = itertools.count()
+
+
+class Kafka(Server):
+    """One node. `address` takes everyone, `sasl_address` takes USERS, `tls_address` encrypts."""
+
+    name = "kafka"
+
+    def __init__(self, folder):
+        super().__init__(folder)
+        check = "import kafka_broker as b; raise SystemExit(not b.installed())"
+        if subprocess.run([sys.executable, "-c", check], cwd=BROKER.parent).returncode:
+            absent("Kafka is not installed: tools/test-servers.sh kafka")
+        self.address = f"127.0.0.1:{self.port}"
+        sasl, tls = free_port(), free_port()
+        self.sasl_address, self.tls_address = f"127.0.0.1:{sasl}", f"127.0.0.1:{tls}"
+        self.certificate = self.folder / "certificate.pem"
+        self._admin = self._producer = None
+        key = self.folder / "key.pem"
+        subprocess.run(
+            ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2",
+             "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1",
+             "-keyout", key, "-out", self.certificate],
+            check=True, capture_output=True,
+        )  # fmt: skip
+        store = self.folder / "keystore.pem"
+        store.write_text(key.read_text() + self.certificate.read_text())
+        users = " ".join(f'user_{name}="{password}"' for name, password in USERS.items())
+        plain = "org.apache.kafka.common.security.plain.PlainLoginModule"
+        (self.folder / "more.properties").write_text(
+            f"listeners=PLAINTEXT://{self.address},CONTROLLER://127.0.0.1:{{controller}},"
+            f"SASL://{self.sasl_address},TLS://{self.tls_address}\n"
+            "sasl.enabled.mechanisms=PLAIN\n"
+            f"listener.name.sasl.plain.sasl.jaas.config={plain} required {users};\n"
+            f"ssl.keystore.type=PEM\nssl.keystore.location={store}\n"
+            "authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer\n"
+            "super.users=User:ANONYMOUS;User:root\n"
+            "group.min.session.timeout.ms=500\n"
+            # After a kill, the broker waits until its old self counts as dead.
+            "broker.heartbeat.interval.ms=200\nbroker.session.timeout.ms=2000\n"
+        )
+
+    def command(self):
+        return [
+            sys.executable, BROKER, "run", "--folder", self.folder, "--port", str(self.port),
+            "--properties", self.folder / "more.properties",
+        ]  # fmt: skip
+
+    def probe(self):
+        self.admin.list_topics(timeout=1)
+
+    @property
+    def admin(self):
+        if self._admin is None:
+            self._admin = AdminClient(self._config())
+        return self._admin
+
+    def stop(self):
+        self.disconnect()
+        super().stop()
+
+    def disconnect(self):
+        """Close the clients of the tests, with their descriptors."""
+        self._admin = self._producer = None
+
+    def _config(self):
+        # Clients outlive restarts of the broker, and try again soon.
+        return {
+            "bootstrap.servers": self.address,
+            "log_level": 0,
+            "reconnect.backoff.ms": 10,
+            "reconnect.backoff.max.ms": 100,
+        }
+
+    def topic(self, partitions=1, name=None, **config):
+        """Make a topic, and give its name."""
+        name = name or f"topic-{next(_numbers)}"
+        new = NewTopic(name, partitions, 1, config={k: str(v) for k, v in config.items()})
+        self.admin.create_topics([new])[name].result(30)
+        return name
+
+    def add_partitions(self, topic, total):
+        self.admin.create_partitions([NewPartitions(topic, total)])[topic].result(30)
+
+    def produce(self, topic, values, key=None, headers=(), partition=-1, timestamp=0, **config):
+        """Put raw values into a topic, in order, and wait until they are there."""
+        if config:
+            producer = Producer({**self._config(), **config})
+        else:
+            producer = self._producer = self._producer or Producer(
+                {**self._config(), "enable.idempotence": True, "linger.ms": 0}
+            )
+        errors = []
+
+        def delivered(error, _message):
+            if error is not None:
+                errors.append(error)
+
+        for value in values:
+            producer.produce(
+                topic, value, key=key, headers=list(headers) or None, partition=partition,
+                timestamp=round(timestamp * 1000), on_delivery=delivered,
+            )  # fmt: skip
+        assert producer.flush(60) == 0
+        if errors:
+            raise KafkaException(errors[0])

@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# Installs the real servers that the tests of connectors start: Debian's packages by apt-get, and Kafka's
+# jars by Maven into ${XDG_CACHE_HOME:-~/.cache}/velo-test-servers. No service is started or enabled.
+#
+#     tools/test-servers.sh          # all of them
+#     tools/test-servers.sh kafka    # one of them
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+# Debian starts a service when its package is installed, unless this file forbids it.
+packages() {
+    if [ ! -e /usr/sbin/policy-rc.d ]; then
+        printf '#!/bin/sh\nexit 101\n' > /usr/sbin/policy-rc.d
+        chmod +x /usr/sbin/policy-rc.d
+    fi
+    apt-get install -y -qq --no-install-recommends "$@" > /dev/null
+}
+
+install_kafka() {
+    command -v java > /dev/null || packages default-jdk-headless
+    command -v mvn > /dev/null || packages maven
+    python3 tools/kafka_broker.py install
+}
+
+for server in "${@:-kafka}"; do
+    for name in $server; do
+        "install_$name"
+    done
+done
