@@ -1,0 +1,111 @@
+"""What connectors share: passwords, settings of a URL, records of bytes, and outages."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import SplitResult, unquote
+
+from velo.connect.model import Bad, Record
+
+__all__ = ["Outages", "boolean", "decoded", "log", "login_of", "secret", "settings_of", "wait_of"]
+
+log = logging.getLogger("velo.connect")
+
+
+def secret(password: str | None, password_file: str | None) -> str | None:
+    """Give the password, out of its file where there is one.
+
+    Raises:
+        ValueError: When both are given.
+        OSError: When the file cannot be read.
+
+    """
+    if password_file is None:
+        return password
+    if password is not None:
+        raise ValueError("give `password` or `password_file`, not both")
+    return Path(password_file).read_text().rstrip("\r\n")
+
+
+def login_of(url: SplitResult) -> dict[str, str]:
+    """Give `user` and `password` of a URL, as far as it has them."""
+    login = {"user": url.username, "password": url.password}
+    return {name: unquote(value) for name, value in login.items() if value is not None}
+
+
+def settings_of(
+    settings: Mapping[str, str], kinds: Mapping[str, Callable[[str], Any]], scheme: str
+) -> dict[str, Any]:
+    """Convert the settings of a URL.
+
+    Raises:
+        ValueError: When there is no such setting, or its value does not fit.
+
+    """
+    values: dict[str, Any] = {}
+    for name, text in settings.items():
+        if name not in kinds:
+            raise ValueError(
+                f"a {scheme} URL has no setting `{name}`; it has {', '.join(sorted(kinds))}"
+            )
+        try:
+            values[name] = kinds[name](text)
+        except ValueError as error:
+            raise ValueError(f"setting `{name}` of a {scheme} URL: {error}") from None
+    return values
+
+
+def boolean(text: str) -> bool:
+    """Read a setting that is on or off."""
+    if text.lower() in {"1", "true", "yes", "on"}:
+        return True
+    if text.lower() in {"0", "false", "no", "off"}:
+        return False
+    raise ValueError(f"{text!r} is neither `true` nor `false`")
+
+
+def decoded(decode: Callable[[bytes], Any], record: Record) -> Record | Bad:
+    """Decode the bytes of a record in place, or say why they are no event."""
+    try:
+        record.value = decode(record.value)
+    except Exception as error:
+        return Bad(record, error)
+    return record
+
+
+def wait_of(attempt: int, most: float = 10.0) -> float:
+    """Give the seconds before an attempt to connect, doubled from 0.1, with a random part."""
+    return min(most, 0.1 * 2.0 ** min(attempt, 10)) * random.uniform(0.5, 1.0)
+
+
+class Outages:
+    """The outages of one connection: each is logged once, at its beginning and its end.
+
+    Attributes:
+        count: How often the connection was made again.
+
+    """
+
+    def __init__(self, name: str, server: str) -> None:
+        self.count = 0
+        self._name = name
+        self._server = server
+        self._attempts = 0
+
+    def wait(self, error: object) -> float:
+        """Note that the connection is lost or not made; the seconds before the next attempt."""
+        if self._attempts == 0:
+            log.warning("%s: lost the server %s: %s; reconnecting", self._name, self._server, error)
+        self._attempts += 1
+        return wait_of(self._attempts - 1)
+
+    def over(self) -> None:
+        """Note that the connection stands."""
+        if self._attempts:
+            self.count += 1
+            log.warning("%s: connected to %s again", self._name, self._server)
+        self._attempts = 0
