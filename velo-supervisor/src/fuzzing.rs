@@ -153,7 +153,7 @@ pub fn examples() -> Vec<(u8, Vec<u8>)> {
         Order::Logs { follow: true },
         Order::Look(Question::Streams {
             known: vec![(1, 2)],
-            parked: vec![(1, 3)],
+            detached: vec![(1, 3)],
         }),
     ] {
         add(0, frame(&FromClient::Admin(order)));

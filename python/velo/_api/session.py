@@ -293,7 +293,7 @@ def _on_free(slot_of: weakref.ref[_Slot], ended: bool, error: BaseException | No
 def busy(spec: FunctionSpec, key: Key) -> StreamBusy:
     """Return the error for a key with an attachment."""
     return StreamBusy(
-        f"somebody is attached to key `{key!s}` of `{spec.name}`; with "
+        f"key `{key!s}` of `{spec.name}` has an attachment; with "
         '`StreamConfig(overflow="wait")`, `open` waits in line'
     )
 

@@ -81,8 +81,8 @@ class DetachedSessions:
         )
 
     def find(self, which: str) -> Iterator[tuple[WorkerSession, StreamInfo]]:
-        """Yield those with this name, under this key, or at this place: `parked:PID:NUMBER`."""
-        now, here = time.monotonic_ns(), f"parked:{os.getpid()}"
+        """Yield those with this name, under this key, or at this place: `detached:PID:NUMBER`."""
+        now, here = time.monotonic_ns(), f"detached:{os.getpid()}"
         for number, session in list(self._all.items()):
             names = (session.name, session.shown, f"{here}:{number}")
             if session.task is not None and which in names:

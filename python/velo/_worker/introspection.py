@@ -124,7 +124,7 @@ def describe(stream: StreamInfo) -> dict[str, Any]:
         "function": stream.function,
         "age": round(stream.age, 3),
         "key": stream.key,
-        "parked": None if stream.detached is None else round(stream.detached, 3),
+        "detached": None if stream.detached is None else round(stream.detached, 3),
     }
 
 
@@ -137,7 +137,7 @@ def inspect(stream: StreamInfo) -> dict[str, Any]:
         return {**known, "state": "ended" if generator is None else "not in Python code"}
     waits = [_shown(one) for one in chain[1:]]
     if stream.detached is not None:
-        state = "parked"
+        state = "detached"
     elif waits:
         state = "waiting"
     elif chain[0].running:

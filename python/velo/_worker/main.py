@@ -184,7 +184,7 @@ class _Worker:
         half = self._control.MOST_TOLD // 2 - 64
         opened = introspection.opened_since(self._clients.values(), since, half)
         sessions = self._sessions.detached_since(detached, half)
-        self._control.tell(ask, f'{{"open": {opened}, "parked": {sessions}}}')
+        self._control.tell(ask, f'{{"open": {opened}, "detached": {sessions}}}')
 
     def _on_inspect(self, ask: int, which: str) -> None:
         self.selector.process()
@@ -266,9 +266,9 @@ class _Worker:
                 self._do_surroundings(client, *fields)
             case "started":
                 self._do_started(client, *fields)
-            case "keep":
+            case "attach":
                 self._sessions.open(Attachment(client, *fields))
-            case "detach_kept":
+            case "detach":
                 self._sessions.detach(client, fields)
             case "snapshot":
                 client.link.snapshot(*fields)

@@ -179,7 +179,7 @@ async def test_the_line_goes_by_who_came_first_whichever_process_it_is(tmp_path,
 async def test_who_does_not_want_to_wait_is_told(tmp_path, daemon):
     other = Program(tmp_path)
     other.do("attach", "k")
-    with pytest.raises(StreamBusy, match="attached to key `k` of `numbered`"):
+    with pytest.raises(StreamBusy, match="key `k` of `numbered` has an attachment"):
         await counting.options(overflow="error").open(key="k")
     other.do("detach")
     assert await ask(counting.options(overflow="error"), "k", "a") == (1, "a")
@@ -265,20 +265,20 @@ async def test_a_worker_that_is_killed(daemon):
     first, second = await asyncio.wait_for(asyncio.gather(*waiting), HANG)
     assert first == second != worker
     assert alive(first)
-    os.kill(first, signal.SIGKILL)  # while it is parked
+    os.kill(first, signal.SIGKILL)  # while it is detached
     until_sync(lambda: first not in [w["pid"] for w in daemon.status()["workers"]])
     assert await asyncio.wait_for(ask(pids, "k", 0), HANG) not in (worker, first)
 
 
-async def test_restart_lets_the_attached_finish_and_ends_the_parked(daemon, tmp_path):
+async def test_restart_lets_the_attached_finish_and_ends_the_detached(daemon, tmp_path):
     ends = functions.marks_its_end.options(mode="process", workers=1)
-    async with ends.open(key="parked") as stream:
-        await stream.send(str(tmp_path / "parked"))
+    async with ends.open(key="detached") as stream:
+        await stream.send(str(tmp_path / "detached"))
     async with pids.options(timeout=None).open(key="attached") as stream:
         await stream.send(0)
         old = await stream.recv()
         daemon.restart()
-        await until(lambda: functions.marks(tmp_path / "parked") == "x")
+        await until(lambda: functions.marks(tmp_path / "detached") == "x")
         waiting = asyncio.create_task(ask(pids, "attached", 0))
         for _ in range(100):
             await stream.send(0)
@@ -288,21 +288,21 @@ async def test_restart_lets_the_attached_finish_and_ends_the_parked(daemon, tmp_
     assert new != old
     assert await ask(pids, "attached", 0) == new
     await until(lambda: not alive(old))
-    async with ends.open(key="parked") as stream:
-        await stream.send(str(tmp_path / "parked"))
+    async with ends.open(key="detached") as stream:
+        await stream.send(str(tmp_path / "detached"))
         assert await stream.recv() == 1
 
 
-async def test_drain_ends_what_is_parked(daemon, tmp_path):
+async def test_drain_ends_what_is_detached(daemon, tmp_path):
     ends = functions.marks_its_end.options(mode="process", workers=1)
-    async with ends.open(key="parked") as stream:
-        await stream.send(str(tmp_path / "parked"))
+    async with ends.open(key="detached") as stream:
+        await stream.send(str(tmp_path / "detached"))
     from standalone import ask as order
 
     order(daemon.path, lambda line: line.drain(), "done")
     with pytest.raises(PoolError, match="draining"):
-        await ends.open(key="parked")
-    await until(lambda: functions.marks(tmp_path / "parked") == "x")
+        await ends.open(key="detached")
+    await until(lambda: functions.marks(tmp_path / "detached") == "x")
     await asyncio.to_thread(daemon.process.wait, 20)
 
 
@@ -310,13 +310,13 @@ async def test_a_supervisor_that_is_killed_takes_its_keys_with_it(daemon_at, tmp
     """Who is attached goes on, and ends it by leaving; who waits begins anew at the next one."""
     daemon = daemon_at("--workers", 1, "--idle-timeout", 1)
     ends = functions.marks_its_end.options(mode="process", workers=1)
-    async with ends.open(key="parked") as stream:
-        await stream.send(str(tmp_path / "parked"))
+    async with ends.open(key="detached") as stream:
+        await stream.send(str(tmp_path / "detached"))
     async with ends.open(key="attached") as stream:
         await stream.send(str(tmp_path / "attached"))
         assert await stream.recv() == 1
         daemon.kill()
-        await until(lambda: functions.marks(tmp_path / "parked") == "x")
+        await until(lambda: functions.marks(tmp_path / "detached") == "x")
         await stream.send(str(tmp_path / "attached"))
         assert await stream.recv() == 2
         assert functions.marks(tmp_path / "attached") == ""
@@ -352,7 +352,7 @@ async def test_places_come_back_when_the_supervisor_is_gone(daemon_at):
         assert await ask(limited, "other", "a") == (1, "a")
 
 
-async def test_many_parked_keys_cost_memory_only(daemon_at):
+async def test_many_detached_keys_cost_memory_only(daemon_at):
     """Nothing is periodic, whatever their number, and they all can be found."""
     daemon = daemon_at("--workers", 1)
     total = 1000

@@ -98,9 +98,9 @@ async def test_streams_are_named_once(daemon):
     asked = []
 
     class Spy:
-        def look(self, known, parked):
+        def look(self, known, detached):
             asked.append(dict(known))
-            line.supervisor.look(known, parked)
+            line.supervisor.look(known, detached)
 
     watched = Line(str(daemon.path))
     watched.supervisor, watched.hear = Spy(), line.hear

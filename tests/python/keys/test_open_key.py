@@ -177,7 +177,7 @@ async def test_one_at_a_time_and_first_come_first_served(counting, key):
 async def test_overflow_error_tells_instead_of_waiting(counting, key):
     impatient = counting.options(overflow="error")
     async with counting.open(key=key):
-        with pytest.raises(StreamBusy, match=f"attached to key `{re.escape(key)}` of `numbered`"):
+        with pytest.raises(StreamBusy, match=f"key `{re.escape(key)}` of `numbered` has an attachment"):
             await impatient.open(key=key)
     assert await ask(impatient, key, "a") == (1, "a")
 
@@ -270,7 +270,7 @@ async def test_a_failure_while_nobody_is_attached_is_logged(mode, key, caplog):
     assert await ask(fails, key, 1) == 1
 
 
-async def test_a_parked_function_goes_on_by_itself(mode, key, tmp_path):
+async def test_a_detached_function_goes_on_by_itself(mode, key, tmp_path):
     """What it yields meanwhile is nobody's."""
     ticking = functions.counts_ticks.options(mode=mode, timeout=20)
     async with ticking.open(key=key) as stream:

@@ -28,7 +28,7 @@ MIB = 1 << 20
 
 @pytest.fixture
 def standalone(tmp_path):
-    """A daemon for each test: a worker in which others have left something parked lives on."""
+    """A daemon for each test: a worker in which others have left something detached lives on."""
     daemon = Daemon(tmp_path / "s.sock")
     yield str(daemon.path)
     clients.shutdown()

@@ -63,7 +63,7 @@ impl Attachment {
     }
 }
 
-/// The function's attachment of a kept stream.
+/// The port of a session: it forwards to the port of the current attachment, if there is one.
 pub struct SessionPort {
     state: GilCell<State>,
     function: Arc<FunctionSide>,

@@ -132,7 +132,7 @@ impl Served {
                     None => self.start(py, request),
                 };
             }
-            Control::Keep {
+            Control::Attach {
                 key,
                 grant,
                 timeout_ms,
@@ -150,7 +150,7 @@ impl Served {
                 function,
                 definition,
             } => ("define", function, PyBytes::new(py, &definition)).into_pyobject(py)?,
-            Control::Detach { slot, stream } => ("detach_kept", slot, stream).into_pyobject(py)?,
+            Control::Detach { slot, stream } => ("detach", slot, stream).into_pyobject(py)?,
             Control::Levels { packed } => {
                 ("levels", PyBytes::new(py, &packed)).into_pyobject(py)?
             }
@@ -294,7 +294,7 @@ impl Served {
             timeout: key.timeout,
             shown: key.shown,
         };
-        self.order(py, ("keep", Py::new(py, request)?).into_pyobject(py)?)
+        self.order(py, ("attach", Py::new(py, request)?).into_pyobject(py)?)
     }
 
     /// Has Python do what the client asks for.

@@ -129,9 +129,9 @@ impl SupervisorClient {
 
     /// Asks which streams there are. Answered by `("looked", text)` for each worker, JSON, and then
     /// `("done",)`. Workers tell what they have opened after the moments that are `known` of them,
-    /// and what is parked there under a number above the ones in `parked`.
-    fn look(&self, known: Vec<(u32, u64)>, parked: Vec<(u32, u64)>) -> PyResult<()> {
-        self.order(Order::Look(Question::Streams { known, parked }))
+    /// and the detached sessions with numbers above the ones in `detached`.
+    fn look(&self, known: Vec<(u32, u64)>, detached: Vec<(u32, u64)>) -> PyResult<()> {
+        self.order(Order::Look(Question::Streams { known, detached }))
     }
 
     /// Asks where the function of a stream stands; answered as `look`.
@@ -161,7 +161,7 @@ impl SupervisorClient {
         self.order(Order::Logs { follow })
     }
 
-    /// Asks to be attached to what is kept under a key. Returns the number of the request.
+    /// Asks to attach to the session of a key. Returns the number of the request.
     fn acquire_key(&self, key: [u8; 32], max_workers: u32, wait: bool) -> PyResult<u64> {
         let request = self.lock().acquire_key(Key(key), max_workers, wait);
         Ok(request.map_err(pool_error)?.0)
@@ -467,9 +467,9 @@ impl WorkerControlHandle {
                 }
                 WorkerControlEvent::Detach { link } => ("detach", link.0).into_pyobject(py),
                 WorkerControlEvent::Ask { ask, question } => match question {
-                    Question::Streams { known, parked } => {
+                    Question::Streams { known, detached } => {
                         let first = |of: &[(u32, u64)]| of.first().map_or(0, |(_, known)| *known);
-                        ("streams", ask, first(&known), first(&parked)).into_pyobject(py)
+                        ("streams", ask, first(&known), first(&detached)).into_pyobject(py)
                     }
                     Question::Inspect { stream } => ("inspect", ask, stream).into_pyobject(py),
                     Question::End { stream, why } => ("end", ask, stream, why).into_pyobject(py),

@@ -1,124 +1,49 @@
-//! Streams that are kept under a key: which worker has one, who is attached, and who waits in line.
+//! Sessions: the worker of each key, its current attachment, and the requests that wait in line.
 //!
-//! An attachment is a *grant* with a number of its own. Only the worker knows when one is over, so
-//! that a key is granted again when its worker has said so, or has died. What it says of any other
-//! grant than the current one has crossed with news from here, and is not heard.
+//! The supervisor permits an attachment by a *grant* with a number of its own. Only the worker knows
+//! when an attachment has ended, so a key is granted again when its worker says so, or has died. A
+//! message of the worker about an earlier grant has crossed with a message of the supervisor, and is
+//! ignored.
 
+use super::key_lines::{Entry, Holder, KeyRequest};
 use super::placement::{Candidate, least_loaded};
 use super::*;
 use crate::wire::protocol::{Key, KeyRefusal};
 
-/// More requests for one key than this never wait at a time.
+/// Maximum number of requests that wait for one key.
 const LONGEST_LINE: usize = 4096;
 
-/// Who wants to be attached.
-#[derive(Debug, Clone, Copy)]
-struct Asker {
-    client: ClientId,
-    request: RequestId,
-    /// How many workers there may be for it.
-    limit: u32,
-    since: Instant,
-}
-
-/// Who is attached, or is going to be.
-#[derive(Debug)]
-struct Holder {
-    asker: Asker,
-    /// The client knows.
-    told: bool,
-    /// The client says that it is not attached any more.
-    left: bool,
-}
-
-#[derive(Debug, Default)]
-struct Entry {
-    /// None until there is one for it.
-    worker: Option<WorkerId>,
-    /// The worker was given it, and has not said that it has ended.
-    kept: bool,
-    /// The number of the last grant.
-    grant: u64,
-    holder: Option<Holder>,
-    line: VecDeque<Asker>,
-    /// Whose grant began what is kept.
-    began: Option<(ClientId, RequestId)>,
-}
-
-/// All keys.
-#[derive(Debug, Default)]
-pub(super) struct Keys {
-    entries: BTreeMap<Key, Entry>,
-    last_grant: u64,
-    /// Those whose holder has not been told.
-    pending: BTreeSet<Key>,
-    /// How many each worker has.
-    counts: BTreeMap<WorkerId, usize>,
-}
-
-impl Keys {
-    /// How many keys a worker has.
-    pub(super) fn of(&self, worker: WorkerId) -> usize {
-        self.counts.get(&worker).copied().unwrap_or(0)
-    }
-
-    /// Whether a key waits for its worker, or for a link to it.
-    pub(super) fn are_pending(&self) -> bool {
-        !self.pending.is_empty()
-    }
-
-    fn of_worker(&self, worker: WorkerId) -> Vec<Key> {
-        let entries = self.entries.iter();
-        let of_it = entries.filter(|(_, entry)| entry.worker == Some(worker));
-        of_it.map(|(key, _)| *key).collect()
-    }
-
-    fn place(&mut self, key: Key, worker: Option<WorkerId>) {
-        let Some(entry) = self.entries.get_mut(&key) else {
-            return;
-        };
-        let before = std::mem::replace(&mut entry.worker, worker);
-        if let Some(count) = before.and_then(|before| self.counts.get_mut(&before)) {
-            *count -= 1;
-        }
-        self.counts.retain(|_, count| *count > 0);
-        if let Some(worker) = worker {
-            *self.counts.entry(worker).or_default() += 1;
-        }
-    }
-}
-
-/// How many keys are in which state.
+/// The number of keys in each state.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct KeyCounts {
-    /// They are kept, and nobody is attached.
-    pub(crate) parked: u32,
-    /// So many requests wait for one.
+    /// Sessions without an attachment.
+    pub(crate) detached: u32,
+    /// Requests that wait in line.
     pub(crate) waiting: u32,
 }
 
 impl Pool {
-    /// How many keys of each worker, and of those that have none yet (None), are in which state.
+    /// The counts of each worker. None: of keys that have no worker yet.
     pub(crate) fn key_counts(&self) -> BTreeMap<Option<WorkerId>, KeyCounts> {
         let mut all: BTreeMap<_, KeyCounts> = BTreeMap::new();
         for entry in self.keys.entries.values() {
             let untold = entry.holder.as_ref().is_some_and(|holder| !holder.told);
             let counts = all.entry(entry.worker).or_default();
-            counts.parked += u32::from(entry.kept && entry.holder.is_none());
+            counts.detached += u32::from(entry.has_session && entry.holder.is_none());
             counts.waiting += u32::from(untold);
             counts.waiting += u32::try_from(entry.line.len()).unwrap_or(u32::MAX);
         }
         all
     }
 
-    /// A client asks for what is kept under a key.
+    /// A client asks to attach to the session of a key.
     pub(crate) fn acquire_key(
         &mut self,
         now: Instant,
         client: ClientId,
         request: RequestId,
         key: Key,
-        asked: u32,
+        max_workers: u32,
         wait: bool,
     ) {
         let failed = |why: &str| KeyRefusal::Failed(why.into());
@@ -128,10 +53,10 @@ impl Pool {
         if self.draining {
             return self.refuse_key(client, request, failed(DRAINING));
         }
-        let asker = Asker {
+        let asked = KeyRequest {
             client,
             request,
-            limit: self.limit(asked),
+            limit: self.limit(max_workers),
             since: now,
         };
         let entry = self.keys.entries.entry(key).or_default();
@@ -146,39 +71,39 @@ impl Pool {
             let why = "too many requests for one key are waiting; wait for their answers";
             return self.refuse_key(client, request, failed(why));
         }
-        entry.line.push_back(asker);
+        entry.line.push_back(asked);
         self.grant_next(key);
     }
 
-    /// A request for a key is not wanted any more: it waits, or was granted and not used.
+    /// A client withdraws its request for a key, which waits, or was granted and not used.
     pub(crate) fn release_key(&mut self, client: ClientId, request: RequestId, key: Key) {
         let Some(entry) = self.keys.entries.get_mut(&key) else {
             return;
         };
-        let is = |asker: &Asker| asker.client == client && asker.request == request;
+        let is = |asked: &KeyRequest| asked.client == client && asked.request == request;
         if entry
             .holder
             .as_ref()
-            .is_some_and(|holder| is(&holder.asker))
+            .is_some_and(|holder| is(&holder.request))
         {
             self.take_back(key);
         } else {
-            entry.line.retain(|asker| !is(asker));
+            entry.line.retain(|asked| !is(asked));
         }
     }
 
-    /// A client has seen the end of its attachment, of which the worker's word may be on its way.
+    /// A client has seen the end of its attachment. The worker's message about it may be on its way.
     pub(crate) fn left_key(&mut self, client: ClientId, key: Key, grant: u64) {
         if let Some(entry) = self.keys.entries.get_mut(&key)
             && entry.grant == grant
             && let Some(holder) = &mut entry.holder
-            && holder.asker.client == client
+            && holder.request.client == client
         {
             holder.left = true;
         }
     }
 
-    /// The worker says that an attachment is over, and whether what it was attached to goes on.
+    /// The worker says that an attachment has ended, and whether its session goes on (`live`).
     pub(crate) fn key_free(&mut self, worker: WorkerId, key: Key, grant: u64, live: bool) {
         let Some(entry) = self.keys.entries.get_mut(&key) else {
             return;
@@ -186,7 +111,7 @@ impl Pool {
         if entry.worker != Some(worker) || entry.grant != grant {
             return;
         }
-        // It may say so twice; whoever has not been told yet is not whom it means.
+        // A worker may say so twice. A holder that has not been told yet is a later one.
         entry.holder.take_if(|holder| holder.told);
         if !live {
             self.end_key(key);
@@ -194,17 +119,17 @@ impl Pool {
         self.grant_next(key);
     }
 
-    /// A client is gone: it waits for nothing any more, and whoever follows has to wait until its
-    /// workers are done with what it has sent.
+    /// A client is gone. Its requests are withdrawn; the next in line waits until the workers have
+    /// handled all that the client had sent.
     pub(super) fn take_keys_back(&mut self, client: ClientId) {
         let mut held = Vec::new();
         for (&key, entry) in &mut self.keys.entries {
-            entry.line.retain(|asker| asker.client != client);
+            entry.line.retain(|asked| asked.client != client);
             if entry.began.is_some_and(|(began, _)| began == client) {
                 entry.began = None;
             }
             let holder = entry.holder.as_ref();
-            if holder.is_some_and(|holder| holder.asker.client == client) {
+            if holder.is_some_and(|holder| holder.request.client == client) {
                 held.push(key);
             }
         }
@@ -213,7 +138,7 @@ impl Pool {
         }
     }
 
-    /// A worker is dead, or was never born, and what it kept is gone.
+    /// A worker is dead, or could not be forked: its sessions are gone.
     pub(super) fn reap_keys(&mut self, worker: WorkerId) {
         for key in self.keys.of_worker(worker) {
             self.put_back(key);
@@ -225,7 +150,7 @@ impl Pool {
         }
     }
 
-    /// A worker takes no more streams: what it keeps ends when nobody is attached.
+    /// A worker takes no more streams: each of its sessions ends when it is detached.
     pub(super) fn retire_keys(&mut self, worker: WorkerId) {
         for key in self.keys.of_worker(worker) {
             self.leave_worker(key);
@@ -235,28 +160,28 @@ impl Pool {
         }
     }
 
-    /// Whoever is to be attached in a worker that is to end waits until it has let go of the key; or
-    /// has another worker, if it was not given it yet.
+    /// The worker of a key is to end. A holder that was not told waits again: for the end of the
+    /// session, or, if there is none, for another worker.
     fn leave_worker(&mut self, key: Key) {
         self.put_back(key);
-        let kept = self.keys.entries.get(&key).is_some_and(|entry| entry.kept);
-        if !kept {
+        let entry = self.keys.entries.get(&key);
+        if !entry.is_some_and(|entry| entry.has_session) {
             self.keys.place(key, None);
             self.grant_next(key);
         }
     }
 
-    /// Who is to be attached, and does not know it, waits again.
+    /// Puts a holder that was not told of its grant back in line, as the first.
     fn put_back(&mut self, key: Key) {
         self.keys.pending.remove(&key);
         if let Some(entry) = self.keys.entries.get_mut(&key)
             && let Some(holder) = entry.holder.take_if(|holder| !holder.told)
         {
-            entry.line.push_front(holder.asker);
+            entry.line.push_front(holder.request);
         }
     }
 
-    /// No more keys are granted, or those only for which there is no worker: who waits is told.
+    /// Refuses all requests that wait: of every key (`all`), or of the keys without a worker.
     pub(super) fn refuse_keys(&mut self, why: &str, all: bool) {
         let entries = self.keys.entries.iter();
         let which: Vec<_> = entries
@@ -268,9 +193,9 @@ impl Pool {
             let Some(entry) = self.keys.entries.get_mut(&key) else {
                 continue;
             };
-            for asker in std::mem::take(&mut entry.line) {
+            for asked in std::mem::take(&mut entry.line) {
                 let reason = KeyRefusal::Failed(why.into());
-                self.refuse_key(asker.client, asker.request, reason);
+                self.refuse_key(asked.client, asked.request, reason);
             }
             self.grant_next(key);
         }
@@ -288,15 +213,15 @@ impl Pool {
         let Some(entry) = self.keys.entries.get(&key) else {
             return;
         };
-        let Some(asker) = entry.holder.as_ref().map(|holder| holder.asker) else {
+        let Some(asked) = entry.holder.as_ref().map(|holder| holder.request) else {
             return;
         };
         let worker = match entry.worker {
-            None => self.worker_for_key(now, asker, gauges),
+            None => self.worker_for_key(now, asked, gauges),
             worker => worker,
         };
         let Some(worker) = worker else {
-            if self.restarts.hopeless(asker.since) {
+            if self.restarts.hopeless(asked.since) {
                 let why = format!(
                     "workers end as soon as they start: {}",
                     self.restarts.reasons()
@@ -312,24 +237,24 @@ impl Pool {
         }
         let mut links = self.links.iter();
         let link = links
-            .find(|(_, link)| link.client == asker.client && link.worker == worker)
+            .find(|(_, link)| link.client == asked.client && link.worker == worker)
             .map(|(id, link)| (*id, link.wait.is_none()));
         if let Some((link, true)) = link {
             return self.grant(key, link);
         }
         if link.is_none() {
-            if let Some(workers) = self.quota_workers(asker.client)
+            if let Some(workers) = self.quota_workers(asked.client)
                 && !workers.contains(&worker)
             {
-                let reason = self.over_quota(asker.client, &workers);
+                let reason = self.over_quota(asked.client, &workers);
                 return self.drop_holder(key, no_link(reason));
             }
-            let Asker {
+            let KeyRequest {
                 client,
                 request,
                 limit,
                 since,
-            } = asker;
+            } = asked;
             let wait = Wait {
                 client,
                 request,
@@ -346,10 +271,10 @@ impl Pool {
     fn worker_for_key(
         &mut self,
         now: Instant,
-        asker: Asker,
+        asked: KeyRequest,
         gauges: &impl Gauges,
     ) -> Option<WorkerId> {
-        let within = self.quota_workers(asker.client);
+        let within = self.quota_workers(asked.client);
         let allowed = |id| within.as_ref().is_none_or(|within| within.contains(id));
         let candidates: Vec<_> = self
             .workers
@@ -357,10 +282,10 @@ impl Pool {
             .filter(|(id, worker)| worker.takes_links() && allowed(id))
             .map(|(id, worker)| {
                 let residents: u32 = worker.links.iter().map(|l| gauges.residents(*l)).sum();
-                let kept = u32::try_from(self.keys.of(*id)).unwrap_or(u32::MAX);
+                let sessions = u32::try_from(self.keys.of(*id)).unwrap_or(u32::MAX);
                 Candidate {
                     worker: *id,
-                    residents: residents.saturating_add(kept),
+                    residents: residents.saturating_add(sessions),
                     links: worker.links.len(),
                     running: worker.stage == Stage::Running,
                 }
@@ -369,7 +294,7 @@ impl Pool {
         let least = least_loaded(candidates.iter().copied());
         let load = |id| candidates.iter().find(|c| Some(c.worker) == id);
         let idle = load(least).is_some_and(|candidate| candidate.residents == 0);
-        let more = within.is_none() && self.serving() < asker.limit as usize;
+        let more = within.is_none() && self.serving() < asked.limit as usize;
         if idle || !more {
             return least;
         }
@@ -387,10 +312,10 @@ impl Pool {
             return;
         };
         holder.told = true;
-        let Asker {
+        let KeyRequest {
             client, request, ..
-        } = holder.asker;
-        let fresh = !std::mem::replace(&mut entry.kept, true);
+        } = holder.request;
+        let fresh = !std::mem::replace(&mut entry.has_session, true);
         if fresh {
             entry.began = Some((client, request));
         }
@@ -405,23 +330,27 @@ impl Pool {
         });
     }
 
-    /// Gives a key that nobody has to the next in line; forgets it if nobody wants it.
+    /// Gives a key without a holder to the next request in line. Forgets the key if there is no request
+    /// and no session.
     fn grant_next(&mut self, key: Key) {
         let Some(entry) = self.keys.entries.get_mut(&key) else {
             return;
         };
         let takes = |id| self.workers.get(&id).is_some_and(Worker::takes_links);
-        // A worker that is to end lets go of it, and says so.
+        // A worker that is to end says when the session has ended.
         if entry.holder.is_some() || entry.worker.is_some_and(|id| !takes(id)) {
             return;
         }
         match entry.line.pop_front() {
-            Some(asker) => {
-                let (told, left) = (false, false);
-                entry.holder = Some(Holder { asker, told, left });
+            Some(asked) => {
+                entry.holder = Some(Holder {
+                    request: asked,
+                    told: false,
+                    left: false,
+                });
                 self.keys.pending.insert(key);
             }
-            None if !entry.kept => {
+            None if !entry.has_session => {
                 self.keys.place(key, None);
                 self.keys.entries.remove(&key);
             }
@@ -429,7 +358,7 @@ impl Pool {
         }
     }
 
-    /// Whoever has the key does not use it any more.
+    /// Ends the attachment, or the grant, of a key's holder.
     fn take_back(&mut self, key: Key) {
         let Some(entry) = self.keys.entries.get_mut(&key) else {
             return;
@@ -447,16 +376,16 @@ impl Pool {
         }
     }
 
-    /// Whoever is to be attached cannot be.
+    /// Refuses the request of a key's holder.
     fn drop_holder(&mut self, key: Key, why: String) {
         let Some(entry) = self.keys.entries.get_mut(&key) else {
             return;
         };
         self.keys.pending.remove(&key);
         if let Some(holder) = entry.holder.take() {
-            let Asker {
+            let KeyRequest {
                 client, request, ..
-            } = holder.asker;
+            } = holder.request;
             self.refuse_key(client, request, KeyRefusal::Failed(why));
         }
         self.grant_next(key);
@@ -464,18 +393,18 @@ impl Pool {
 
     /// The link for a key's holder could not be made.
     pub(super) fn key_failed(&mut self, key: Key, wait: &Wait, why: String) {
-        let holder = |entry: &Entry| entry.holder.as_ref().map(|holder| holder.asker);
-        let asker = self.keys.entries.get(&key).and_then(holder);
-        if asker.is_some_and(|asker| (asker.client, asker.request) == (wait.client, wait.request)) {
+        let holder = |entry: &Entry| entry.holder.as_ref().map(|holder| holder.request);
+        let asked = self.keys.entries.get(&key).and_then(holder);
+        if asked.is_some_and(|asked| (asked.client, asked.request) == (wait.client, wait.request)) {
             self.drop_holder(key, why);
         }
     }
 
-    /// Nothing is kept under the key any more.
+    /// The session of a key has ended.
     fn end_key(&mut self, key: Key) {
         self.keys.place(key, None);
         if let Some(entry) = self.keys.entries.get_mut(&key) {
-            entry.kept = false;
+            entry.has_session = false;
             if let Some((client, request)) = entry.began.take() {
                 self.actions.push(Action::KeyGone { client, request });
             }
@@ -494,11 +423,9 @@ impl Pool {
 fn no_link(reason: Refusal) -> String {
     match reason {
         Refusal::Failed(why) => why,
-        Refusal::AtLimit => {
-            "what is kept under this key runs in a worker that this event loop has \
+        Refusal::AtLimit => "the session of this key runs in a worker that this event loop has \
             no link to, and its process has as many links as one client of the supervisor may have \
             (`--client-workers`)"
-                .into()
-        }
+            .into(),
     }
 }

@@ -13,25 +13,27 @@ use crate::os::exit::Exit;
 use crate::wire::protocol::{
     Key, KeyRefusal, Killed, LinkId, Refusal, RequestId, WorkerInfo, WorkerStatus,
 };
+use key_lines::Keys;
 use restarts::Restarts;
+use watched::{Seen, Writing};
 
 mod deaths;
+mod ids;
+mod key_lines;
 mod keys;
 mod memory;
 mod placement;
 mod reconcile;
 pub(crate) mod restarts;
 mod retire;
-
 mod stop;
 #[cfg(test)]
 mod tests;
 mod watch;
+mod watched;
 
-pub(crate) use watch::Watch;
-
-pub(crate) type ClientId = u64;
-pub(crate) type WorkerId = u32;
+pub(crate) use ids::{ClientId, WorkerId};
+pub(crate) use watched::Watch;
 
 /// More workers than this are never made, whatever is asked.
 const MOST_WORKERS: u32 = 1024;
@@ -242,9 +244,9 @@ struct Worker {
     links: BTreeSet<LinkId>,
     idle_since: Instant,
     /// What the looks at it have shown.
-    seen: Option<watch::Seen>,
+    seen: Option<Seen>,
     /// It was told to write its stacks.
-    writing: Option<watch::Writing>,
+    writing: Option<Writing>,
     /// What it is killed for.
     killed: Option<Killed>,
     /// It has more memory than it may, since then.
@@ -281,7 +283,7 @@ pub(crate) struct Pool {
     workers: BTreeMap<WorkerId, Worker>,
     links: BTreeMap<LinkId, Link>,
     waiting: VecDeque<Wait>,
-    keys: keys::Keys,
+    keys: Keys,
     restarts: Restarts,
     next_worker: WorkerId,
     next_link: u64,
@@ -310,7 +312,7 @@ impl Pool {
             workers: BTreeMap::new(),
             links: BTreeMap::new(),
             waiting: VecDeque::new(),
-            keys: keys::Keys::default(),
+            keys: Keys::default(),
             restarts: Restarts::default(),
             next_worker: 1,
             next_link: 1,

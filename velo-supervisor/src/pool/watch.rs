@@ -6,6 +6,7 @@
 
 use velo_shm::{Progress, Setting};
 
+use super::watched::{Seen, Watch, Writing};
 use super::*;
 
 /// How many looks are taken within the shortest limit.
@@ -18,40 +19,6 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 const WRITING_BOUND: Duration = Duration::from_millis(500);
 /// The stacks are complete when nothing was added for this long.
 const WRITING_PAUSE: Duration = Duration::from_millis(10);
-
-/// What the streams of a link ask to be looked at for: the strictest of those there were.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Watch {
-    /// How long a step may take.
-    pub(crate) stall: Option<Duration>,
-    /// How many bytes of its own the worker may have.
-    pub(crate) memory: Option<u64>,
-}
-
-impl Watch {
-    fn strictest(self, other: Watch) -> Watch {
-        let stall = [self.stall, other.stall].into_iter().flatten().min();
-        let memory = [self.memory, other.memory].into_iter().flatten().min();
-        Watch { stall, memory }
-    }
-}
-
-/// What the looks at a worker have shown.
-#[derive(Debug)]
-pub(super) struct Seen {
-    progress: Vec<(LinkId, Progress)>,
-    /// Nothing has changed since.
-    since: Instant,
-    /// Nothing has changed, and something waited for it, since.
-    waiting: Option<Instant>,
-}
-
-/// A worker's last words.
-#[derive(Debug)]
-pub(super) struct Writing {
-    written: u64,
-    next_look: Instant,
-}
 
 impl Pool {
     /// A client asks for an eye on the worker of one of its links. False if it has no such link.

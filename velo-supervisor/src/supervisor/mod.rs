@@ -1,8 +1,10 @@
 //! The supervisor: one loop that hears clients, workers and zygotes, and does what the pool decides.
 
+mod client_connection;
 pub(crate) mod connection;
 pub(crate) mod link_record;
 pub(crate) mod log_tail;
+mod looks;
 pub(crate) mod reactor;
 pub(crate) mod report;
 pub(crate) mod standalone;

@@ -60,18 +60,18 @@ pub enum Control {
     Surroundings { packed: Vec<u8> },
     /// Client: no stream is opened of this function any more.
     Forget { function: u64 },
-    /// Client: the stream that is opened next is attached to what is kept under this key.
-    Keep {
+    /// Client: attach the stream that is opened next to the session of this key.
+    Attach {
         key: Key,
         /// The supervisor's number of this attachment.
         grant: u64,
-        /// Milliseconds for which it is kept while it is detached; 0 for any time.
+        /// Milliseconds that the session may stay detached; 0 for no limit.
         timeout_ms: u64,
         /// The key as its user wrote it, for people who look.
         shown: String,
     },
-    /// Client: lets go of a kept stream. What is in its ring is still handled, results are not
-    /// wanted any more; the end tells when that is done.
+    /// Client: detach this stream from its session. The function still handles the events in the ring;
+    /// its results are dropped. `Ended` follows when that is done.
     Detach { slot: u32, stream: u64 },
     /// Worker: a log record, as its Python half packed it.
     Log { record: Vec<u8> },
@@ -104,7 +104,7 @@ const SLOW: u8 = 11;
 const SURROUNDINGS: u8 = 12;
 const FORGET: u8 = 13;
 
-const KEEP: u8 = 20;
+const ATTACH: u8 = 20;
 const DETACH: u8 = 21;
 
 /// What an `Open` says by one bit each.
@@ -259,7 +259,7 @@ impl Control {
                 bytes.extend_from_slice(&slot.to_le_bytes());
                 SNAPSHOT
             }
-            Control::Keep {
+            Control::Attach {
                 key,
                 grant,
                 timeout_ms,
@@ -269,7 +269,7 @@ impl Control {
                 bytes.extend_from_slice(&grant.to_le_bytes());
                 bytes.extend_from_slice(&timeout_ms.to_le_bytes());
                 bytes.extend_from_slice(shown.as_bytes());
-                KEEP
+                ATTACH
             }
             Control::Detach { slot, stream } => {
                 bytes.extend_from_slice(&stream.to_le_bytes());
@@ -368,7 +368,7 @@ impl Control {
                     stream,
                 }
             }
-            KEEP => Control::Keep {
+            ATTACH => Control::Attach {
                 key: Key(take(bytes)?),
                 grant: u64::from_le_bytes(take(bytes)?),
                 timeout_ms: u64::from_le_bytes(take(bytes)?),

@@ -30,11 +30,11 @@ pub struct RequestId(pub u64);
 )]
 pub struct LinkId(pub u64);
 
-/// What a stream is kept under: a digest of its function and the user's key.
+/// The name of a session: a digest of its function and the user's key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Key(pub [u8; 32]);
 
-/// Why a client was not attached to what is kept under a key.
+/// Why a request to attach to a session was refused.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum KeyRefusal {
     /// Another stream is attached, and the request did not want to wait.
@@ -180,9 +180,9 @@ pub struct Status {
     /// How many threads the zygote had when it became ready. More than 1 means that something it
     /// imported started a thread, which makes forking from it unsafe.
     pub zygote_threads: Option<u32>,
-    /// How many streams workers keep under keys while nobody is attached to them.
-    pub parked: u32,
-    /// How many requests wait for a key, or for a worker to keep it.
+    /// Number of detached sessions.
+    pub detached: u32,
+    /// Number of key requests that wait in line, or for a worker.
     pub waiting: u32,
 }
 
@@ -212,8 +212,8 @@ pub struct WorkerStatus {
     pub results: u64,
     /// Events that wait there, or are being handled.
     pub queued: u64,
-    /// Streams that it keeps under keys while nobody is attached to them.
-    pub parked: u32,
+    /// Its detached sessions.
+    pub detached: u32,
     /// Requests that wait for a key of it.
     pub waiting: u32,
 }
@@ -242,17 +242,17 @@ pub enum Question {
     Streams {
         /// Up to which moment of a worker its streams are known; what it opened after that is told.
         known: Vec<(u32, u64)>,
-        /// Up to which number the parked streams of a worker are known; those that it has parked
-        /// under a higher one are told.
-        parked: Vec<(u32, u64)>,
+        /// For each worker, the highest number of a detached session that is known. Sessions with a
+        /// higher number are told.
+        detached: Vec<(u32, u64)>,
     },
     /// Where the function of this stream stands, and with what.
     Inspect {
-        /// Its name, its key, or its place: its link and slot as `LINK:SLOT`; of a parked one its
-        /// worker's process id and the number of its parking as `parked:PID:NUMBER`.
+        /// Its name, its key, or its place: its link and slot as `LINK:SLOT`; of a detached session its
+        /// worker's process id and the number of its detachment as `detached:PID:NUMBER`.
         stream: String,
     },
-    /// End this stream; what is queued is not handled. The input of a parked one is ended.
+    /// End this stream; what is queued is not handled. The input of a detached session is ended.
     End {
         /// As in `Inspect`.
         stream: String,
@@ -265,14 +265,14 @@ impl Question {
     /// What of it one worker is asked.
     pub(crate) fn to_worker(&self, worker: u32) -> Question {
         match self {
-            Question::Streams { known, parked } => {
+            Question::Streams { known, detached } => {
                 let of_it = |all: &[(u32, u64)]| {
                     let mut all = all.iter().copied();
                     all.find(|(id, _)| *id == worker).into_iter().collect()
                 };
                 Question::Streams {
                     known: of_it(known),
-                    parked: of_it(parked),
+                    detached: of_it(detached),
                 }
             }
             other => other.clone(),
@@ -383,7 +383,7 @@ pub(crate) enum FromClient {
     },
     /// An order to the supervisor itself.
     Admin(Order),
-    /// Asks to be attached to what is kept under a key, in a worker that may be a new one.
+    /// Asks to attach to the session of a key, in a worker that may be a new one.
     AcquireKey {
         request: RequestId,
         key: Key,
@@ -474,7 +474,7 @@ pub(crate) enum ToClient {
         link: LinkId,
         /// The number of this attachment.
         grant: u64,
-        /// Nothing was kept under the key.
+        /// The key had no session.
         fresh: bool,
     },
     /// An `AcquireKey` is not met.
@@ -482,7 +482,7 @@ pub(crate) enum ToClient {
         request: RequestId,
         reason: KeyRefusal,
     },
-    /// What was kept since this client was granted `fresh` has ended.
+    /// The session that began with this client's `fresh` grant has ended.
     KeyGone { request: RequestId },
 }
 
@@ -549,7 +549,7 @@ pub(crate) enum ToWorker {
     /// The attachment with this number has ended: answer with `Key` when it is over, or at
     /// once if there is none.
     ReleaseKey { key: Key, grant: u64 },
-    /// Keep no session longer than it is attached.
+    /// End each session when it is detached.
     Retire,
 }
 
@@ -566,6 +566,6 @@ pub(crate) enum FromWorker {
     Detached { link: LinkId },
     /// The answer to a question, as JSON.
     Told { ask: u64, answer: String },
-    /// The attachment with this number is over. What is kept under the key is still there if `live`.
+    /// The attachment with this number has ended. `live`: the session of the key goes on.
     Key { key: Key, grant: u64, live: bool },
 }

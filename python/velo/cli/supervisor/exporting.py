@@ -40,10 +40,10 @@ _WORKER: dict[str, tuple[str, bool, Callable[[_State], float]]] = {
     "results": ("Results that it has sent.", True, lambda w: w["results"]),
     "resident_memory_bytes": ("Memory that it has resident.", False, lambda w: w["memory"]),
     "streams": ("Streams that are open there.", False, lambda w: w["residents"]),
-    "streams_parked": (
-        "Streams with a key that nobody is attached to.",
+    "sessions_detached": (
+        "Sessions without an attachment.",
         False,
-        lambda w: w["parked"],
+        lambda w: w["detached"],
     ),
     "key_requests_waiting": (
         "Requests for a key that wait for whoever has it.",

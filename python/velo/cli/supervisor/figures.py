@@ -23,7 +23,7 @@ _UNKNOWN: dict[str, Any] = {
     "key": None,
     "state": "open",
 }
-# What a parked stream has none of: it has no client, no slot and no ring.
+# A detached session has none of these: it has no client, no slot and no ring.
 _NOT_COUNTED: dict[str, Any] = dict.fromkeys(
     (
         "link",
@@ -56,20 +56,20 @@ class Watcher:
         # worker and link, and then by slot.
         self._known: dict[int, int] = {}
         self._named: dict[tuple[int, int], dict[int, dict[str, Any]]] = {}
-        # The parked streams of each worker, by the number of their parking.
-        self._parked: dict[int, dict[int, dict[str, Any]]] = {}
+        # The detached sessions of each worker, by the number of their detachment.
+        self._detached: dict[int, dict[int, dict[str, Any]]] = {}
         self.complete = False
         """Whether every worker that answers has named all of its streams."""
 
     def look(self) -> dict[str, Any]:
-        """Return the state of the supervisor, with all its streams, and those that are parked.
+        """Return the state of the supervisor, with all its streams and detached sessions.
 
         Rates are None in the first look, and for what is new.
         """
         state = self._line.state()
         known = list(self._known.items())
-        parked = [(worker, max(there)) for worker, there in self._parked.items() if there]
-        self._line.supervisor.look(known, parked)
+        detached = [(worker, max(there)) for worker, there in self._detached.items() if there]
+        self._line.supervisor.look(known, detached)
         looks = {look["worker"]: look for look in self._line.look()}
         now = time.monotonic()
         self._take_names(looks.values(), now)
@@ -95,10 +95,10 @@ class Watcher:
             link["omitted"] for look in looks.values() for link in look["links"]
         )
         self._before = seen
-        state["parked_streams"] = [
-            _as_parked(one, look, now)
+        state["detached_sessions"] = [
+            _as_detached(one, look, now)
             for look in looks.values()
-            for one in self._parked.get(look["worker"], {}).values()
+            for one in self._detached.get(look["worker"], {}).values()
         ]
         return state
 
@@ -119,7 +119,7 @@ class Watcher:
                 known[worker] = self._known.get(worker, 0)
                 continue
             answer = json.loads(look["answer"])
-            self._take_parked(look, answer["parked"], now)
+            self._take_detached(look, answer["detached"], now)
             said = answer["open"]
             known[worker] = said["until"]
             self.complete &= not said["more"]
@@ -129,22 +129,22 @@ class Watcher:
                 names = self._named.setdefault((worker, link), {})
                 names[slot] = {"name": name, "function": function, "since": since, "key": key}
         self._known = known
-        self._parked = {one: there for one, there in self._parked.items() if one in known}
+        self._detached = {one: there for one, there in self._detached.items() if one in known}
 
-    def _take_parked(self, look: dict[str, Any], said: dict[str, Any], now: float) -> None:
-        """Note what a worker says of its parked streams, and forget what is parked no more."""
+    def _take_detached(self, look: dict[str, Any], said: dict[str, Any], now: float) -> None:
+        """Update the detached sessions of a worker from its answer."""
         worker = look["worker"]
-        there = self._parked.get(worker, {})
+        there = self._detached.get(worker, {})
         for number, name, key, function, began, since in said["named"]:
             there[number] = {
                 "name": name,
                 "function": function,
                 "key": key,
-                "place": f"parked:{look['pid']}:{number}",
+                "place": f"detached:{look['pid']}:{number}",
                 "began": now - (said["now"] - began) / 1e9,
                 "since": now - (said["now"] - since) / 1e9,
             }
-        self._parked[worker] = {one: there[one] for one in said["shown"] if one in there}
+        self._detached[worker] = {one: there[one] for one in said["shown"] if one in there}
         self.complete &= not said["more"]
 
     def _told(self, look: dict[str, Any], now: float) -> dict[tuple[int, int], dict[str, Any]]:
@@ -195,7 +195,7 @@ def joined(
     return streams
 
 
-def _as_parked(one: dict[str, Any], look: dict[str, Any], now: float) -> dict[str, Any]:
+def _as_detached(one: dict[str, Any], look: dict[str, Any], now: float) -> dict[str, Any]:
     return {
         **_NOT_COUNTED,
         "name": one["name"],
@@ -203,10 +203,10 @@ def _as_parked(one: dict[str, Any], look: dict[str, Any], now: float) -> dict[st
         "key": one["key"],
         "worker": look["worker"],
         "pid": look["pid"],
-        "state": "parked",
+        "state": "detached",
         "place": one["place"],
         "age": round(now - one["began"], 3),
-        "parked": round(now - one["since"], 3),
+        "detached": round(now - one["since"], 3),
         "running": False,
     }
 

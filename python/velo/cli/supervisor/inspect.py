@@ -24,9 +24,9 @@ __all__ = ["inspect"]
 def inspect(stream: str, socket: str | None, as_json: bool) -> None:
     """Show a live stream: its function's line and local variables, its queue, its last error.
 
-    STREAM is a name that `velo status` shows, the key of a stream that was opened with one, parked
-    or not, or LINK:SLOT as in `velo status --json`; names are unique within a program only, and all
-    streams with that name or key are shown. Values are shown as their `repr`, cut short.
+    STREAM is a name that `velo status` shows, the key of a session, attached or detached, or
+    LINK:SLOT as in `velo status --json`; names are unique within a program only, and all streams
+    with that name or key are shown. Values are shown as their `repr`, cut short.
 
     The worker answers between two steps of its functions. One that is held by a function does not:
     its stack is shown instead. Exit code 1: there is no such stream.
@@ -74,8 +74,8 @@ def _show(one: dict[str, Any]) -> None:
         _line(f"  worker    {one['worker']} (pid {one['pid']}), for {duration(one['age'])}")
     if one.get("key") is not None:
         _line(f"  key       {one['key']}")
-    if one.get("parked") is not None:
-        _line(f"  parked    for {duration(one['parked'])}: nobody is attached")
+    if one.get("detached") is not None:
+        _line(f"  detached  for {duration(one['detached'])}")
     if "file" in one:
         _line(f"  at        {one['file']}:{one['line']}")
     for what in one.get("waits_for", ()):

@@ -52,7 +52,7 @@ _STREAMS = [
     _Column("stream", None, "n"),
     _Column("function", None),
     _Column("age", 8, "a"),
-    _Column("events", 7, "e"),
+    _Column("events", 8, "e"),
     _Column("events/s", 9, "r"),
     _Column("backlog", 8, "b"),
     _Column("p50", 7),
@@ -132,7 +132,7 @@ class Screen:
             self._filter += key
 
     def _all(self) -> list[dict[str, Any]]:
-        return [*self._state["streams"], *self._state["parked_streams"]]
+        return [*self._state["streams"], *self._state["detached_sessions"]]
 
     def _streams(self) -> list[dict[str, Any]]:
         field = _ORDERS[self._order]
@@ -159,15 +159,15 @@ class Screen:
         if (stream := self._stream()) is None:
             self._said = "it is over"
             return
-        if stream["state"] == "parked":
-            which = stream["place"]  # which it has until somebody attaches
+        if stream["state"] == "detached":
+            which = stream["place"]  # a new attachment changes it
         else:
             which = f"{stream['link']}:{stream['slot']}"
             # Its name is not unique, and its place may be another one's by now.
             which += "" if stream["name"] is None else f":{stream['name']}"
         self._line.supervisor.end(which, _WHY)
         ended = any('"slot"' in (look["answer"] or "") for look in self._line.look())
-        why = "somebody is attached to it, " if stream["state"] == "parked" else ""
+        why = "it has an attachment, " if stream["state"] == "detached" else ""
         what = "ended" if ended else f"not ended, since {why}it is over, or its worker is busy:"
         self._said = f"{what} {_name(stream)}"
 
@@ -213,8 +213,8 @@ class Screen:
             _count(sum(worker["residents"] for worker in state["workers"]), "stream"),
             f"{_number(rate)} events/s",
         ]
-        if state["parked"]:
-            facts.insert(5, f"{state['parked']} parked")
+        if state["detached"]:
+            facts.insert(5, f"{state['detached']} detached")
             if not wide:
                 del facts[1]  # they do not all fit
         if state["draining"]:
@@ -257,9 +257,9 @@ def _stream_cells(stream: dict[str, Any], wide: bool) -> list[str | Text]:
         Text(function if wide else function.rpartition(":")[2]),
         "" if stream["age"] is None else duration(stream["age"]),
     ]
-    if stream["state"] == "parked":
+    if stream["state"] == "detached":
         # It has no figures: in their place is its state, and for how long it has been in it.
-        cells += ["parked", duration(stream["parked"]), "-", "-", "-"]
+        cells += ["detached", duration(stream["detached"]), "-", "-", "-"]
         return [*cells, "-", "-", "-", str(stream["worker"]), "-"] if wide else cells
     cells += [
         _number(stream["events"]),
@@ -321,7 +321,7 @@ def _natural(stream: dict[str, Any]) -> list[str | int]:
 
 
 def _place(stream: dict[str, Any]) -> tuple[Any, ...]:
-    if stream["state"] == "parked":
+    if stream["state"] == "detached":
         return stream["worker"], stream["place"]
     return stream["worker"], stream["link"], stream["slot"], stream["name"]
 

@@ -101,7 +101,7 @@ def _show(path: str, state: dict[str, Any]) -> None:
     if left > 0:
         console.print(f"and {left} more streams; `--json` or `velo top` show more")
     _show_children(console, state)
-    _show_parked(console, state)
+    _show_detached(console, state)
 
 
 def _show_children(console: Console, state: dict[str, Any]) -> None:
@@ -114,25 +114,25 @@ def _show_children(console: Console, state: dict[str, Any]) -> None:
     console.print(table)
 
 
-def _show_parked(console: Console, state: dict[str, Any]) -> None:
+def _show_detached(console: Console, state: dict[str, Any]) -> None:
     if state["waiting"]:
         console.print(f"requests that wait for a key: {state['waiting']}")
-    if not state["parked_streams"]:
+    if not state["detached_sessions"]:
         return
-    table = _table("key", "state", "function", "worker", "pid", "parked for", "age")
-    longest = sorted(state["parked_streams"], key=lambda stream: -stream["parked"])
+    table = _table("key", "state", "function", "worker", "pid", "detached for", "age")
+    longest = sorted(state["detached_sessions"], key=lambda stream: -stream["detached"])
     for stream in longest[:_MOST_SHOWN]:
         table.add_row(
             Text(inline(stream["key"])),
             stream["state"],
             Text(inline(stream["function"])),
             *(str(stream[name]) for name in ("worker", "pid")),
-            *(duration(stream[name]) for name in ("parked", "age")),
+            *(duration(stream[name]) for name in ("detached", "age")),
         )
     console.print(table)
-    left = state["parked"] - min(len(longest), _MOST_SHOWN)
+    left = state["detached"] - min(len(longest), _MOST_SHOWN)
     if left > 0:
-        console.print(f"and {left} more parked streams; `--json` or `velo top` show more")
+        console.print(f"and {left} more detached sessions; `--json` or `velo top` show more")
 
 
 def _table(*columns: str) -> Table:

@@ -56,8 +56,7 @@ def top(socket: str | None, interval: float) -> None:
     r e b l a n sort by events/s, events, backlog, latency (p99), age and name; the same key again
     turns it around. / filters by a part of a stream's name, key or function, escape shows all
     again. Arrows and page keys choose a stream; x and then y end it, and its program sees a
-    `StreamClosed` that says so. One that is parked, since nobody is attached to its key, has its
-    input ended.
+    `StreamClosed` that says so. For a detached session, x and y end its input.
     """
     console = Console(highlight=False)
     if not (sys.stdin.isatty() and console.is_terminal):

@@ -105,7 +105,7 @@ pub fn open(
     if let Some(session) = new.session {
         link.post(
             py,
-            &Control::Keep {
+            &Control::Attach {
                 key: session.key,
                 grant: session.grant,
                 timeout_ms: milliseconds(session.timeout),

@@ -127,7 +127,7 @@ fn they_wait_in_line_in_the_order_in_which_they_came() {
 }
 
 #[test]
-fn what_is_parked_and_who_waits_is_counted() {
+fn what_is_detached_and_who_waits_is_counted() {
     let mut rig = Rig::new(|_| {});
     let first = rig.attach(1);
     let worker = rig.worker_of_link(first.link);
@@ -138,7 +138,7 @@ fn what_is_parked_and_who_waits_is_counted() {
             "{counts:?} of no other"
         );
         let counts = counts.get(&Some(worker)).copied().unwrap_or_default();
-        (counts.parked, counts.waiting)
+        (counts.detached, counts.waiting)
     };
     assert_eq!(counted(&rig), (0, 0), "it is attached");
     rig.ask(2, KEY, true);
@@ -162,7 +162,7 @@ fn who_waits_for_a_worker_is_counted() {
     rig.pool.acquire_key(rig.now, 1, request, KEY, 2, true);
     let counts = rig.pool.key_counts();
     assert_eq!(counts.len(), 1);
-    assert_eq!((counts[&None].parked, counts[&None].waiting), (0, 1));
+    assert_eq!((counts[&None].detached, counts[&None].waiting), (0, 1));
 }
 
 #[test]
@@ -198,7 +198,7 @@ fn what_is_over_is_begun_again_and_its_beginner_learns_of_it() {
 }
 
 #[test]
-fn a_parked_one_that_ends_is_forgotten() {
+fn a_detached_one_that_ends_is_forgotten() {
     let mut rig = Rig::new(|_| {});
     let first = rig.attach(1);
     rig.free(first, true);
@@ -394,7 +394,7 @@ fn a_retiring_worker_lets_go_of_its_keys_before_it_is_stopped() {
     assert_eq!(rig.reconcile(), [Action::Retire { worker }]);
     let (_, done) = rig.ask(2, KEY, true);
     assert!(grants(&done).is_empty());
-    // It detaches, and the worker ends what is parked then.
+    // It detaches, and the worker ends what is detached then.
     rig.fake.residents.insert(first.link, 0);
     let done = rig.free(first, true);
     assert!(grants(&done).is_empty(), "it is about to end");

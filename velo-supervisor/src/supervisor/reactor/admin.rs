@@ -72,7 +72,7 @@ impl Reactor {
         let workers = self.pool.workers().map(|(mut worker, links)| {
             self.add_figures(&mut worker, links);
             let counts = keys.get(&Some(worker.id)).copied().unwrap_or_default();
-            (worker.parked, worker.waiting) = (counts.parked, counts.waiting);
+            (worker.detached, worker.waiting) = (counts.detached, counts.waiting);
             worker
         });
         let mut clients: Vec<_> = self
@@ -101,7 +101,7 @@ impl Reactor {
             clients,
             zygote: zygote.map(|(pid, _)| pid),
             zygote_threads: zygote.and_then(|(_, threads)| threads),
-            parked: keys.values().map(|counts| counts.parked).sum(),
+            detached: keys.values().map(|counts| counts.detached).sum(),
             waiting: keys.values().map(|counts| counts.waiting).sum(),
         }
     }

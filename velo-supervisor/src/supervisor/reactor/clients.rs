@@ -7,21 +7,9 @@ use super::{Event, Reactor};
 use crate::os::peer::Peer;
 use crate::os::process::Process;
 use crate::pool::{ClientId, Watch};
+use crate::supervisor::client_connection::ClientConnection;
 use crate::supervisor::connection::Connection;
 use crate::wire::protocol::{FromClient, PROTOCOL_VERSION, ToClient, Welcome};
-
-#[derive(Debug)]
-pub(super) struct ClientConnection {
-    pub(super) connection: Connection,
-    /// Its process id, where it is another process.
-    pub(super) pid: i32,
-    /// The process, for workers that may outlive the supervisor.
-    pidfd: Option<OwnedFd>,
-    /// Ends the connection with the process: a forked child of its may hold the socket open.
-    _process: Option<Process>,
-    pub(super) since: Instant,
-    greeted: bool,
-}
 
 impl Reactor {
     /// Takes a client on.
@@ -47,7 +35,7 @@ impl Reactor {
                 connection,
                 pid,
                 pidfd,
-                _process: watched.transpose()?,
+                process: watched.transpose()?,
                 since: Instant::now(),
                 greeted: false,
             };

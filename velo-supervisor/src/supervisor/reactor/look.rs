@@ -1,6 +1,7 @@
-//! Looks at workers and their streams, for people who watch. Figures come from shared memory, which
-//! costs those who write them nothing; what only the worker knows it is asked for over its control
-//! socket. One that is stuck in a function does not answer: its stack is taken instead.
+//! Answers to `velo status`, `velo top` and `velo inspect`. Figures come from shared memory, where
+//! reading them costs workers and clients nothing. What only a worker knows, the supervisor asks over
+//! the worker's control socket. A worker that is blocked in a function does not answer: the answer then
+//! has its stack instead.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -8,6 +9,7 @@ use std::time::{Duration, Instant};
 use super::Reactor;
 use crate::os;
 use crate::pool::{ClientId, WorkerId};
+use crate::supervisor::looks::Look;
 use crate::wire::protocol::{
     LinkId, LinkLook, Question, StreamLook, ToClient, ToWorker, WorkerLook, WorkerStatus,
 };
@@ -20,39 +22,6 @@ const STACKS_BOUND: Duration = Duration::from_millis(300);
 const MOST_STREAMS: usize = 4000;
 /// More looks than this do not go on at a time.
 const MOST_LOOKS: usize = 64;
-
-#[derive(Debug)]
-struct Look {
-    client: ClientId,
-    question: Question,
-    until: Instant,
-    waiting: BTreeSet<WorkerId>,
-    answers: BTreeMap<WorkerId, String>,
-    /// Those that did not answer were asked for their stacks.
-    stacks: bool,
-}
-
-/// The looks that go on.
-#[derive(Debug, Default)]
-pub(super) struct Looks {
-    next: u64,
-    open: BTreeMap<u64, Look>,
-}
-
-impl Looks {
-    /// A worker has answered. One that is too late is not waited for any more.
-    pub(super) fn told(&mut self, ask: u64, worker: WorkerId, answer: String) {
-        if let Some(look) = self.open.get_mut(&ask)
-            && look.waiting.remove(&worker)
-        {
-            look.answers.insert(worker, answer);
-        }
-    }
-
-    pub(super) fn next_deadline(&self) -> Option<Instant> {
-        self.open.values().map(|look| look.until).min()
-    }
-}
 
 impl Reactor {
     /// Asks all workers.

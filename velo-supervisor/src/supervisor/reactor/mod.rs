@@ -14,8 +14,10 @@ use crate::options::{EmbeddedOptions, FOREVER};
 use crate::os;
 use crate::os::peer::Peer;
 use crate::pool::{ClientId, Gauges, Pool, Settings, WorkerId};
+use crate::supervisor::client_connection::ClientConnection;
 use crate::supervisor::connection::Delivery;
 use crate::supervisor::link_record::LinkRecord;
+use crate::supervisor::looks::Looks;
 use crate::supervisor::standalone::Standalone;
 use crate::supervisor::worker_process::WorkerProcess;
 use crate::supervisor::zygotes::{Report, ZygoteEvent, ZygoteManager};
@@ -23,8 +25,6 @@ use crate::wire::protocol::{
     FromClient, FromWorker, FromZygote, LinkId, PreloadFailure, Status, ToClient,
 };
 use crate::wire::transport::TransportError;
-use clients::ClientConnection;
-use look::Looks;
 
 mod admin;
 mod clients;
@@ -137,7 +137,7 @@ pub(crate) struct Reactor {
     draining: Option<Option<Instant>>,
     /// Everything must have ended by then.
     end_by: Option<Instant>,
-    /// What somebody waits to be shown.
+    /// Questions that wait for answers of workers.
     looks: Looks,
     events: UnboundedSender<Event>,
 }

@@ -1,4 +1,4 @@
-"""Streams with a key that nobody is attached to are seen, inspected and ended."""
+"""Detached sessions are listed, inspected and ended."""
 
 import asyncio
 import json
@@ -30,32 +30,32 @@ async def seen(watcher, wanted):
 
 
 def keys_of(state):
-    return sorted(stream["key"] for stream in state["parked_streams"])
+    return sorted(stream["key"] for stream in state["detached_sessions"])
 
 
 async def test_status_shows_what_nobody_is_attached_to(daemon):
     assert await ask(counting, "user-42", "a") == (1, "a")
     assert await ask(counting, 7, "a") == (1, "a")
-    await seen(Watcher(Line(str(daemon.path))), lambda state: state["parked"] == 2)
+    await seen(Watcher(Line(str(daemon.path))), lambda state: state["detached"] == 2)
     async with counting.open(key="attached") as stream:
         told = await velo(daemon, "status", "--json")
         state = json.loads(told.out)
-        parked = {one["key"]: one for one in state["parked_streams"]}
-        assert parked.keys() == {"user-42", "7"}
-        one = parked["user-42"]
-        assert one["state"] == "parked"
+        detached = {one["key"]: one for one in state["detached_sessions"]}
+        assert detached.keys() == {"user-42", "7"}
+        one = detached["user-42"]
+        assert one["state"] == "detached"
         assert one["function"] == "functions:numbered"
         assert one["pid"] in [worker["pid"] for worker in state["workers"]]
-        assert 0 < one["parked"] <= one["age"]
+        assert 0 < one["detached"] <= one["age"]
         assert one["events"] is one["latency_p50"] is one["link"] is one["client"] is None
         (open_one,) = state["streams"]
         assert (open_one["name"], open_one["key"]) == (stream.name, "attached")
         assert open_one["state"] == "open"
-        assert (state["parked"], state["waiting"]) == (2, 0)
-        assert sum(worker["parked"] for worker in state["workers"]) == 2
+        assert (state["detached"], state["waiting"]) == (2, 0)
+        assert sum(worker["detached"] for worker in state["workers"]) == 2
         text = (await velo(daemon, "status")).out
         (row,) = [line for line in text.splitlines() if "user-42" in line]
-        assert row.split()[:3] == ["user-42", "parked", "functions:numbered"]
+        assert row.split()[:3] == ["user-42", "detached", "functions:numbered"]
         assert str(one["pid"]) in row.split()
         assert any(stream.name in line and "attached" in line for line in text.splitlines())
 
@@ -69,7 +69,7 @@ async def test_who_waits_for_a_key_is_counted(daemon):
         told = await velo(daemon, "status")
         assert "requests that wait for a key: 3" in told.out
     await asyncio.gather(*waiting)
-    await seen(watcher, lambda state: (state["waiting"], state["parked"]) == (0, 1))
+    await seen(watcher, lambda state: (state["waiting"], state["detached"]) == (0, 1))
 
 
 async def test_a_scrape_counts_both(daemon):
@@ -89,14 +89,14 @@ async def test_a_scrape_counts_both(daemon):
 
     for key in ("a", "b"):
         await ask(counting, key, 1)
-    await counted("velo_worker_streams_parked", 2)
+    await counted("velo_worker_sessions_detached", 2)
     async with counting.open(key="a"):
         waiting = asyncio.create_task(ask(counting, "a", 1))
         await counted("velo_worker_key_requests_waiting", 1)
-        await counted("velo_worker_streams_parked", 1)
+        await counted("velo_worker_sessions_detached", 1)
     await waiting
     await counted("velo_worker_key_requests_waiting", 0)
-    await counted("velo_worker_streams_parked", 2)
+    await counted("velo_worker_sessions_detached", 2)
 
 
 async def test_what_was_told_is_not_told_again_and_what_is_attached_goes(daemon):
@@ -104,14 +104,14 @@ async def test_what_was_told_is_not_told_again_and_what_is_attached_goes(daemon)
     told = []
 
     class Spy:
-        def look(self, known, parked):
-            line.supervisor.look(known, parked)
+        def look(self, known, detached):
+            line.supervisor.look(known, detached)
 
     def look():
         looks = line.look()
         for one in looks:
             if one["answer"]:
-                told.extend(key for _, _, key, *_ in json.loads(one["answer"])["parked"]["named"])
+                told.extend(key for _, _, key, *_ in json.loads(one["answer"])["detached"]["named"])
         return looks
 
     watcher = Watcher(SimpleNamespace(supervisor=Spy(), state=line.state, look=look))
@@ -126,7 +126,7 @@ async def test_what_was_told_is_not_told_again_and_what_is_attached_goes(daemon)
         await ask(counting, key, 1)
     first = await seen(watcher, lambda state: keys_of(state) == ["a", "b"])
     assert named() == ["a", "b"]
-    await seen(watcher, lambda state: state["parked"] == 2)
+    await seen(watcher, lambda state: state["detached"] == 2)
     assert named() == []
     async with counting.open(key="a"):
         await seen(watcher, lambda state: keys_of(state) == ["b"])
@@ -134,7 +134,7 @@ async def test_what_was_told_is_not_told_again_and_what_is_attached_goes(daemon)
     again = await seen(watcher, lambda state: keys_of(state) == ["a", "b"])
     assert named() == ["a"]
     before, after = (
-        next(one for one in state["parked_streams"] if one["key"] == "a")
+        next(one for one in state["detached_sessions"] if one["key"] == "a")
         for state in (first, again)
     )
     assert before["place"] != after["place"]
@@ -154,23 +154,23 @@ async def test_thousands_are_told_in_parts(daemon):
             await ask(one, key, "a")
 
     await asyncio.gather(*[some() for _ in range(8)])
-    await seen(Watcher(Line(str(daemon.path))), lambda state: state["parked"] == total)
+    await seen(Watcher(Line(str(daemon.path))), lambda state: state["detached"] == total)
     told = await velo(daemon, "status", "--json")
     state = json.loads(told.out)
-    assert state["parked"] == total
-    assert {one["key"] for one in state["parked_streams"]} == set(map(str, range(total)))
+    assert state["detached"] == total
+    assert {one["key"] for one in state["detached_sessions"]} == set(map(str, range(total)))
     text = (await velo(daemon, "status")).out
-    assert f"and {total - 50} more parked streams" in text
+    assert f"and {total - 50} more detached sessions" in text
 
 
 def test_no_more_is_told_at_once_than_fits():
-    parked, longest = DetachedSessions(), 64 << 10
+    detached, longest = DetachedSessions(), 64 << 10
     for _ in range(6000):
         words = {"name": "n" * 500, "shown": "\\" * 500, "function": None}
-        parked.add(SimpleNamespace(**words, began=1, detachment=0))
+        detached.add(SimpleNamespace(**words, began=1, detachment=0))
     number, more, named = 0, True, []
     while more:
-        told = parked.since(number, longest)
+        told = detached.since(number, longest)
         assert len(told) < longest
         said = json.loads(told)
         named += [one for one, *_ in said["named"]]
@@ -180,24 +180,24 @@ def test_no_more_is_told_at_once_than_fits():
 
 
 async def test_inspect_by_key(daemon):
-    """Parked or attached, with the state that its function has."""
+    """Detached or attached, with the state that its function has."""
     await ask(counting, "user-42", "a")
     told = await velo(daemon, "inspect", "user-42", "--json")
     assert told.code == 0, told.err
     (one,) = json.loads(told.out)["streams"]
-    assert (one["state"], one["key"], one["link"]) == ("parked", "user-42", None)
+    assert (one["state"], one["key"], one["link"]) == ("detached", "user-42", None)
     assert one["locals"]["event"] == "'a'"
     text = (await velo(daemon, "inspect", "user-42")).out
-    assert "nobody is attached" in text
+    assert "  detached  for " in text
     assert "event" in text
     async with counting.open(key="user-42") as stream:
         await stream.send("b")
         assert await stream.recv() == (2, "b")
         told = await velo(daemon, "inspect", "user-42", "--json")
         (one,) = json.loads(told.out)["streams"]
-        assert one["state"] != "parked"
+        assert one["state"] != "detached"
         assert (one["key"], one["events"]) == ("user-42", 1), "those of this attachment"
-        assert one["parked"] is None
+        assert one["detached"] is None
     told = await velo(daemon, "inspect", "user-43")
     assert told.code == 1
     assert "no stream `user-43`" in told.err
@@ -209,15 +209,15 @@ async def test_top_shows_them_and_ends_one(daemon, tmp_path, columns, rows):
     for key in ("user-41", "user-42", "[bold]"):
         await ask(ends, key, str(tmp_path / key))
     with top(daemon, columns, rows) as terminal:
-        lines = await terminal.shows("3 parked", "user-41", "user-42", "[bold]")
+        lines = await terminal.shows("3 detached", "user-41", "user-42", "[bold]")
         (row,) = [line for line in lines if line.startswith("user-42")]
-        assert "parked" in row.split()
+        assert "detached" in row.split()
         terminal.press("/user-42\r")
         await terminal.shows("only `user-42`: 1 of 3", without=["user-41"])
         terminal.press("\x1b[Bx")
         await terminal.shows("end user-42 (", "? y / n")
         terminal.press("y")
-        await terminal.shows("ended user-42 (", "2 parked")
+        await terminal.shows("ended user-42 (", "2 detached")
         await until(lambda: functions.marks(tmp_path / "user-42") == "x")
         assert functions.marks(tmp_path / "user-41") == ""
         assert await ask(ends, "user-42", str(tmp_path / "again")) == 1, "it begins anew"
@@ -229,8 +229,8 @@ async def test_what_is_attached_by_now_is_not_ended(daemon):
     """A place means one parking only."""
     await ask(counting, "k", "a")
     watcher, line = Watcher(Line(str(daemon.path))), Line(str(daemon.path))
-    state = await seen(watcher, lambda state: len(state["parked_streams"]) == 1)
-    (one,) = state["parked_streams"]
+    state = await seen(watcher, lambda state: len(state["detached_sessions"]) == 1)
+    (one,) = state["detached_sessions"]
 
     def end():
         line.supervisor.end(one["place"], "by hand")

@@ -1,0 +1,41 @@
+//! The limits that links ask the supervisor to watch, and the last look at each worker.
+
+use std::time::{Duration, Instant};
+
+use velo_shm::Progress;
+
+use crate::wire::protocol::LinkId;
+
+/// What the streams of a link ask to be looked at for: the strictest of those there were.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Watch {
+    /// How long a step may take.
+    pub(crate) stall: Option<Duration>,
+    /// How many bytes of its own the worker may have.
+    pub(crate) memory: Option<u64>,
+}
+
+impl Watch {
+    pub(super) fn strictest(self, other: Watch) -> Watch {
+        let stall = [self.stall, other.stall].into_iter().flatten().min();
+        let memory = [self.memory, other.memory].into_iter().flatten().min();
+        Watch { stall, memory }
+    }
+}
+
+/// What the looks at a worker have shown.
+#[derive(Debug)]
+pub(super) struct Seen {
+    pub(super) progress: Vec<(LinkId, Progress)>,
+    /// Nothing has changed since.
+    pub(super) since: Instant,
+    /// Nothing has changed, and something waited for it, since.
+    pub(super) waiting: Option<Instant>,
+}
+
+/// A worker's last words.
+#[derive(Debug)]
+pub(super) struct Writing {
+    pub(super) written: u64,
+    pub(super) next_look: Instant,
+}
