@@ -177,7 +177,9 @@ async def test_one_at_a_time_and_first_come_first_served(counting, key):
 async def test_overflow_error_tells_instead_of_waiting(counting, key):
     impatient = counting.options(overflow="error")
     async with counting.open(key=key):
-        with pytest.raises(StreamBusy, match=f"key `{re.escape(key)}` of `numbered` has an attachment"):
+        with pytest.raises(
+            StreamBusy, match=f"key `{re.escape(key)}` of `numbered` has an attachment"
+        ):
             await impatient.open(key=key)
     assert await ask(impatient, key, "a") == (1, "a")
 
