@@ -68,13 +68,19 @@ def boolean(text: str) -> bool:
     raise ValueError(f"{text!r} is neither `true` nor `false`")
 
 
-def decoded(decode: Callable[[bytes], Any], record: Record) -> Record | Bad:
-    """Decode the bytes of a record in place, or say why they are no event."""
+def decoded(decode: Callable[[bytes], Any], data: bytes, *origin: Any) -> Record | Bad:
+    """Make a record of bytes, or say why they are no event.
+
+    Args:
+        decode: Makes an event of bytes; see `formats.decoder`.
+        data: The bytes.
+        origin: What follows the value in `Record`: key, topic, partition and so on.
+
+    """
     try:
-        record.value = decode(record.value)
+        return Record(decode(data), *origin)
     except Exception as error:
-        return Bad(record, error)
-    return record
+        return Bad(Record(data, *origin), error)
 
 
 def wait_of(attempt: int, most: float = 10.0) -> float:
