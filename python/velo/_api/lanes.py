@@ -15,6 +15,7 @@ from velo._api.source import Source, live, plain
 
 if TYPE_CHECKING:
     from velo._function.spec import FunctionSpec
+    from velo.errors import WorkerDied
 
 __all__ = ["keyed"]
 
@@ -23,6 +24,8 @@ _LEAST_GRACE = 1.0
 # How many events of a plain source a thread reads ahead, and of an async source a task.
 _AHEAD = 256
 _AHEAD_ASYNC = 64
+# How many characters of a key are shown.
+_LONGEST = 100
 # So many keys whose functions have returned are remembered.
 _MOST_FINISHED = 65_536
 
@@ -54,6 +57,14 @@ def keyed(
     guard = _guard(host)
     host.guard = weakref.ref(guard)
     return _core.KeyedResults(keys, guard)
+
+
+def shown(key: Hashable) -> str:
+    """Return a key as messages show it: on one line, and cut where it is long."""
+    text = repr(key)
+    if not text.isprintable():
+        text = ascii(text)[1:-1]
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:
@@ -137,6 +148,45 @@ class _Host:
         else:
             self.keys.add_lane(opened)
 
+    def died(
+        self,
+        error: WorkerDied,
+        key: Hashable,
+        in_flight: int,
+        culprit: bool | None,
+        ran: tuple[Hashable, int] | None,
+    ) -> WorkerDied:
+        """Return the error of one key of a lane whose worker has died.
+
+        Args:
+            error: How the worker died.
+            key: The key.
+            in_flight: How many events its function had not finished.
+            culprit: Whether the function of this key ran, or another one; None if that is unknown.
+            ran: The key whose function ran and the event that it had taken last, where it was one
+                of this lane.
+
+        """
+        stream, event = error.culprit_stream, error.event
+        if ran is not None:
+            stream, event = self.name_of(ran[0]), ran[1] or None
+        about = (error.pid, error.signal, error.exit_code, in_flight, culprit, stream, event)
+        own = type(error)(self.name_of(key), *about, error.stack, error.why)
+        for note in getattr(error, "__notes__", ()):
+            own.add_note(note)
+        return own
+
+    def name_others(self, error: WorkerDied, some: list[Hashable], count: int) -> None:
+        """Name other keys that have lost their worker: some of them, and how many there are."""
+        if count:
+            named = ", ".join(map(shown, some))
+            more = "" if count == len(some) else f" and {count - len(some):,} more"
+            error.add_note(f"the worker ran other keys, which are lost with it: {named}{more}")
+
+    def name_of(self, key: Hashable) -> str:
+        """Return the name of the stream of a key."""
+        return f"{self._spec.name}[{shown(key)}]"
+
     def take_place(self) -> bool:
         return self._spec.try_acquire() is not None
 
@@ -168,6 +218,8 @@ class _Host:
         task.add_done_callback(self._tasks.discard)
 
     async def close(self, *, cancel: bool) -> None:
+        if self.keys.of_parent:
+            return  # a forked process, in which the event loop does not run
         await asyncio.shield(self._close_soon(cancel=cancel))
 
     def _close_soon(self, *, cancel: bool) -> asyncio.Task[None]:

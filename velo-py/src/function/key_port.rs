@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use pyo3::prelude::*;
+use velo_shm::Allowance;
 
 use crate::errors::{self, Thrown};
 use crate::ffi::send_slot::Step;
@@ -41,6 +42,9 @@ pub trait KeyEvents: Send + Sync {
 
     /// Whether the caller has cancelled a key.
     fn is_cancelled(&self, py: Python<'_>, name: Name) -> bool;
+
+    /// How long the running step of a key may go on from now.
+    fn allow(&self, allowance: Option<Allowance>);
 
     /// Ends a key for its caller with `outcome`, although its function has not ended.
     fn give_up(&self, py: Python<'_>, name: Name, outcome: Result<(), PyErr>);
@@ -121,6 +125,11 @@ impl KeyPort {
     /// See [`Port::event`](crate::function::port::Port::event).
     pub fn event(&self, py: Python<'_>) -> u64 {
         self.table.event(py, self.name)
+    }
+
+    /// See [`Port::allow`](crate::function::port::Port::allow).
+    pub fn allow(&self, allowance: Option<Allowance>) {
+        self.table.allow(allowance);
     }
 
     /// See [`Port::finish`](crate::function::port::Port::finish).

@@ -132,8 +132,9 @@ impl Port {
     #[inline]
     pub fn allow(&self, py: Python<'_>, allowance: Option<Allowance>) {
         match self {
-            Port::Inline(_) | Port::Key(_) => {} // nothing could stop it
+            Port::Inline(_) => {} // nothing could stop it
             Port::Ring(side) => side.allow(allowance),
+            Port::Key(side) => side.allow(allowance),
             Port::Session(side, _) => side.allow(py, allowance),
         }
     }

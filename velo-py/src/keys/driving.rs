@@ -1,7 +1,7 @@
 //! Driving a table: keys whose turn it is, what was handled, and the end.
 
 use pyo3::prelude::*;
-use velo_shm::{Allowance, Setting, ticks};
+use velo_shm::ticks;
 
 use super::outlet::Outlet;
 use super::slot::{LIVE, QUEUED, SHARES};
@@ -139,19 +139,11 @@ impl KeyTable {
         let began = ticks::now();
         let came = match &self.outlet {
             Outlet::Inline(_) => step(),
-            Outlet::Ring(port) => port.observe_step(py, self.allowance(), step),
+            Outlet::Ring(port) => port.observe_lane(self.allowance(), step),
         };
         let took = ticks::now().saturating_sub(began);
         self.ran(py, id, began, took);
         came
-    }
-
-    /// For how long a step may go on.
-    pub fn allowance(&self) -> Option<Allowance> {
-        self.stall.map(|time| Allowance {
-            time,
-            setting: Setting::Stall,
-        })
     }
 
     /// A key was stepped by its own task: what came of it is shown, and whoever is next has its turn.

@@ -315,6 +315,13 @@ impl Index {
         self.finished_count -= usize::from(finished);
     }
 
+    /// The entries of the keys that a lane has.
+    pub fn on_lane(&self, lane: u16) -> impl Iterator<Item = (u32, &Entry)> {
+        self.all().filter(move |(_, entry)| {
+            entry.lane == lane && matches!(entry.stage, Stage::Open | Stage::Ending)
+        })
+    }
+
     /// All entries that are somebody's.
     pub fn all(&self) -> impl Iterator<Item = (u32, &Entry)> {
         let numbered = self.entries.iter().enumerate();

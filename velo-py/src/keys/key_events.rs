@@ -4,7 +4,9 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use pyo3::exceptions::PyStopAsyncIteration;
 use pyo3::prelude::*;
+use velo_shm::Allowance;
 
+use super::outlet::Outlet;
 use super::slot::{AT_WORK, CANCELLED, ITS_TURN_IS_OVER, LAST, UNREADABLE, WAITS, size};
 use super::table::{Inner, KeyTable};
 use crate::errors::{self, Thrown};
@@ -35,6 +37,12 @@ impl KeyEvents for KeyTable {
         }
     }
 
+    fn allow(&self, allowance: Option<Allowance>) {
+        if let Outlet::Ring(port) = &self.outlet {
+            port.allow(allowance);
+        }
+    }
+
     /// A key ends for its caller, although its function goes on.
     fn give_up(&self, py: Python<'_>, name: Name, outcome: Result<(), PyErr>) {
         if self
@@ -49,6 +57,9 @@ impl KeyEvents for KeyTable {
     /// The next event of a key.
     #[inline]
     fn next_event(&self, py: Python<'_>, name: Name) -> Result<Next, Thrown> {
+        if self.outlet.is_of_parent() {
+            return Err(errors::of_worker().into());
+        }
         let next = self.inner.with(py, |inner| {
             let Some(slot) = inner.slot(name) else {
                 return Ok(Next::Ended);
@@ -59,6 +70,7 @@ impl KeyEvents for KeyTable {
             }
             let slot = &mut inner.slots[name.id as usize];
             if slot.event.is_none() {
+                self.is_at(name.id, slot.taken, false);
                 return Ok(match slot.has(LAST) {
                     true => Next::Ended,
                     false => Next::Empty,
@@ -75,6 +87,7 @@ impl KeyEvents for KeyTable {
             slot.set(AT_WORK, true);
             slot.current = len;
             slot.taken = slot.taken.wrapping_add(1);
+            self.is_at(name.id, slot.taken, true);
             if len == UNREADABLE {
                 return Err(event);
             }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use pyo3::intern;
 use pyo3::prelude::*;
-use velo_shm::ticks;
+use velo_shm::{fork, ticks};
 
 use super::index::{Index, Stage};
 use super::key_of::KeyOf;
@@ -18,6 +18,7 @@ use super::outlet::{InlineOutlet, Outlet};
 use super::routing::{AfterEnd, OnError, Out, State};
 use super::table::KeyTable;
 use crate::cell::GilCell;
+use crate::errors;
 use crate::ffi::send_slot::Step;
 use crate::ffi::turn;
 use crate::function::eager::note_name;
@@ -41,6 +42,8 @@ pub struct Keys {
     pub(super) stint: TurnBudget,
     pub(super) key_of: KeyOf,
     pub(super) began: u64,
+    /// In which generation of forks it was made.
+    born: u32,
 }
 
 /// What a caller asks for.
@@ -118,6 +121,7 @@ impl Keys {
             stint: TurnBudget::default(),
             key_of: KeyOf::new(key)?,
             began: ticks::now(),
+            born: fork::generation(),
         })
     }
 
@@ -154,7 +158,7 @@ impl Keys {
     fn no_lane(&self, py: Python<'_>, error: &Bound<'_, PyAny>) -> PyResult<()> {
         self.state.with(py, |state| {
             state.opening -= 1;
-            state.most_lanes = state.lanes.len() + state.opening;
+            state.most_lanes = state.open_lanes() + state.opening;
             if state.most_lanes == 0 {
                 state.error = Some(PyErr::from_value(error.clone()));
             }
@@ -215,8 +219,17 @@ impl Keys {
         ways.iter().try_for_each(|(_, way)| way.cancel(py))
     }
 
+    /// Whether this process was forked from the one that the lanes belong to.
+    #[getter]
+    fn of_parent(&self, py: Python<'_>) -> PyResult<bool> {
+        self.is_of_parent(py)
+    }
+
     /// Tells lanes that no more keys come.
     fn end_lanes(&self, py: Python<'_>) -> PyResult<()> {
+        if self.is_of_parent(py)? {
+            return Ok(());
+        }
         let ways = self.state.with(py, |state| {
             state.closing = true;
             state.ways()
@@ -226,13 +239,16 @@ impl Keys {
 
     /// Drops what lanes say, and steps what is to end here. Whether all of them are over.
     fn discard(&self, py: Python<'_>) -> PyResult<bool> {
+        if self.is_of_parent(py)? {
+            return Ok(true);
+        }
         let ways = self.state.with(py, |state| state.ways())?;
         let mut over = true;
         for (_, way) in ways {
             loop {
                 match way.told(py) {
                     Ok(Told::Message(message)) => drop(message),
-                    Ok(Told::Nothing | Told::Over(_)) => break,
+                    Ok(Told::Nothing | Told::Over(..)) => break,
                     Err(error) => error.write_unraisable(py, None),
                 }
             }
@@ -351,7 +367,11 @@ impl Keys {
         way.agree(py, self.terms(py)?)?;
         self.state.with(py, |state| {
             state.opening = state.opening.saturating_sub(1);
-            state.lanes.push(Lane::new(way));
+            let over = state.lanes.iter().position(|lane| lane.over);
+            match over {
+                Some(number) => state.lanes[number] = Lane::new(way), // no key has it any more
+                None => state.lanes.push(Lane::new(way)),
+            }
         })?;
         self.nudge(py);
         Ok(())
@@ -393,6 +413,7 @@ impl Keys {
 
     /// The same, or what to wait for; None at the end.
     pub(super) fn next(&self, py: Python<'_>) -> PyResult<Option<Step>> {
+        self.check_process(py)?;
         loop {
             if let Some(item) = self.taken(py)? {
                 return Ok(Some(Step::Return(item)));
@@ -432,6 +453,35 @@ impl Keys {
                 return Ok(Some(Step::Yield(future)));
             }
         }
+    }
+
+    /// Refuses use in a process that was forked since, whose parent the workers serve. Keys that run
+    /// inline were forked with it.
+    fn check_process(&self, py: Python<'_>) -> PyResult<()> {
+        match self.is_of_parent(py)? {
+            false => Ok(()),
+            true => Err(errors::closed(
+                "these keys belong to the process that this one was forked from; iterate over a \
+                 `keyed` of its own in this process",
+            )),
+        }
+    }
+
+    fn is_of_parent(&self, py: Python<'_>) -> PyResult<bool> {
+        if self.born == fork::generation() {
+            return Ok(false);
+        }
+        Ok(self.state.with(py, |state| {
+            let ring = |lane: &Lane| matches!(lane.way, Way::Ring(_));
+            state.opening > 0 || state.lanes.iter().any(ring)
+        })?)
+    }
+
+    /// Everything ends with this error, unless it does with another one.
+    pub(super) fn set_error(&self, py: Python<'_>, error: PyErr) -> PyResult<()> {
+        self.state
+            .with(py, |state| state.error.get_or_insert(error).clone_ref(py))?;
+        Ok(())
     }
 
     pub(super) fn has_failed(&self, py: Python<'_>) -> PyResult<bool> {

@@ -76,6 +76,15 @@ impl Lane {
         }
     }
 
+    /// Its worker is gone, with all that it had.
+    pub fn lose(&mut self) {
+        self.over = true;
+        self.ids = Ids::default();
+        self.outgoing = VecDeque::new();
+        (self.sent, self.handled) = (0, 0);
+        (self.sent_bytes, self.handled_bytes) = (0, 0);
+    }
+
     /// Events that the table is not done with.
     pub fn pending(&self) -> u64 {
         self.sent.saturating_sub(self.handled)
@@ -188,7 +197,7 @@ impl Way {
             Way::Ring(core) => match &core.channel {
                 Channel::Ring(ring) => {
                     let told = ring.next_message(py)?;
-                    if matches!(told, Told::Over(_)) {
+                    if matches!(told, Told::Over(..)) {
                         core.over(py, || "the lane has ended".to_owned())?;
                     }
                     Ok(told)

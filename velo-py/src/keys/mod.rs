@@ -66,7 +66,10 @@
 //! once, after the key's last result, and the caller forgets the id then and not before. A lane ends
 //! when its stream does: every key of it has the lane's error then.
 
+mod activity;
+mod deaths;
 mod driving;
+mod endings;
 pub mod index;
 mod input;
 mod key_events;

@@ -50,6 +50,15 @@ impl InlineOutlet {
 }
 
 impl Outlet {
+    /// Whether this is a process that a function has forked: the way back is its worker's.
+    #[inline]
+    pub fn is_of_parent(&self) -> bool {
+        match self {
+            Outlet::Inline(_) => false,
+            Outlet::Ring(port) => port.is_of_parent(),
+        }
+    }
+
     /// Sends a result; false when there is no room for it now.
     #[inline]
     pub fn result(&self, py: Python<'_>, name: Name, result: &Py<PyAny>) -> PyResult<bool> {

@@ -193,6 +193,11 @@ impl State {
         }
     }
 
+    /// How many lanes have not ended.
+    pub(super) fn open_lanes(&self) -> usize {
+        self.lanes.iter().filter(|lane| !lane.over).count()
+    }
+
     /// With every key a lane is wanted, until there are as many as there may be.
     pub(super) fn wanted_lanes(&self) -> usize {
         self.live().min(self.most_lanes)
@@ -200,10 +205,8 @@ impl State {
 
     /// Opens the key that has waited longest, if it can be now.
     pub(super) fn open_next(&mut self) -> PyResult<bool> {
-        if self.lanes.is_empty() {
-            return Ok(false);
-        }
-        if self.limited && self.reserved == 0 || self.lanes.len() < self.wanted_lanes() {
+        let lanes = self.open_lanes();
+        if lanes == 0 || lanes < self.wanted_lanes() || self.limited && self.reserved == 0 {
             return Ok(false);
         }
         let Some(entry) = self.unopened.pop_front() else {

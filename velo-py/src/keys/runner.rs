@@ -62,7 +62,7 @@ impl LaneRunner {
         let allowance = self.table.allowance();
         let work = self
             .port
-            .observe_step(py, allowance, || self.work(py, allowance));
+            .observe_lane(allowance, || self.work(py, allowance));
         let work = work.or_else(|error| {
             self.fail(py, error)?;
             Ok::<_, PyErr>(Work::Yield)

@@ -192,7 +192,7 @@ impl Keys {
     /// Opens keys that wait for it, and asks the host for what they lack.
     pub(super) fn open_some(&self, py: Python<'_>) -> PyResult<bool> {
         let lacks = self.state.with(py, |state| {
-            let has = state.lanes.len() + state.opening;
+            let has = state.open_lanes() + state.opening;
             let lacks = !state.unopened.is_empty() && has < state.wanted_lanes();
             if lacks {
                 state.opening += 1;

@@ -1,6 +1,5 @@
 //! Steps of keys: from one wait to the next.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use pyo3::exceptions::asyncio::CancelledError;
@@ -14,7 +13,6 @@ use super::slot::{
 use super::table::{BUDGET, Inner, KeyTable};
 use crate::errors;
 use crate::ffi::asyncgen::{AsyncGen, Resumed};
-use crate::function::deadline::Deadline;
 use crate::lane_frames::Name;
 
 /// Why a key does not run.
@@ -49,11 +47,13 @@ impl KeyTable {
             slot.flags &= !(WAITS | QUEUED | ITS_TURN_IS_OVER | SUSPENDED);
             let cancel = slot.take(CANCEL_DUE);
             let generator = slot.generator.take()?;
-            Some((name, generator, slot.result.take(), cancel))
+            let at = (slot.taken, slot.has(AT_WORK));
+            Some((name, generator, slot.result.take(), cancel, at))
         });
-        let Ok(Some((name, mut generator, result, cancel))) = begun else {
+        let Ok(Some((name, mut generator, result, cancel, at))) = begun else {
             return Pause::Over;
         };
+        self.enters(py, id, at);
         let how = match how {
             How::Resume if cancel => How::Throw(cancelled()),
             how => how,
@@ -61,6 +61,7 @@ impl KeyTable {
         let before = self.stepping.swap(id, Relaxed);
         let stepped = self.advance(py, name, &mut generator, result, how);
         self.stepping.store(before, Relaxed);
+        self.leaves();
         match stepped {
             Ok(pause) => {
                 let kept = self.inner.with(py, |inner| {
@@ -194,11 +195,6 @@ impl KeyTable {
     pub(super) fn has_expired(&self, py: Python<'_>, name: Name) -> bool {
         let deadline = self.deadline.and_then(|_| self.deadline_of(py, name.id));
         deadline.is_some_and(|deadline| deadline.has_expired(py))
-    }
-
-    pub(super) fn deadline_of(&self, py: Python<'_>, id: u32) -> Option<Arc<Deadline>> {
-        let deadline = self.inner.with(py, |inner| inner.at(id).deadline.clone());
-        deadline.ok().flatten()
     }
 
     /// The function of a key has ended.

@@ -3,7 +3,6 @@
 use std::collections::VecDeque;
 use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Weak};
-use std::time::Duration;
 
 use pyo3::prelude::*;
 
@@ -12,6 +11,7 @@ use super::key_task::KeyTask;
 use super::outlet::Outlet;
 use super::slot::{LIVE, QUEUED, SHARES, Slot};
 use crate::cell::GilCell;
+use crate::function::deadline::Deadline;
 use crate::lane_frames::{Name, Terms};
 
 /// What was handled is told after so many events, at the latest.
@@ -27,8 +27,8 @@ pub struct KeyTable {
     pub(super) name: String,
     /// How many seconds a key may take for one event.
     pub(super) deadline: Option<f64>,
-    /// How long one step may take.
-    pub(super) stall: Option<Duration>,
+    /// How many seconds one step may take.
+    pub(super) stall: Option<f64>,
     pub(super) outlet: Outlet,
     pub(super) inner: GilCell<Inner>,
     /// The key whose generator runs now.
@@ -133,7 +133,7 @@ impl KeyTable {
             has_state,
             name,
             deadline,
-            stall: stall.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()),
+            stall,
             outlet,
             inner: GilCell::new(inner),
             stepping: AtomicU32::new(NONE),
@@ -145,5 +145,11 @@ impl KeyTable {
     /// The terms of the lane.
     pub fn agree(&self, py: Python<'_>, terms: Terms) -> PyResult<()> {
         Ok(self.inner.with(py, |inner| inner.terms = terms)?)
+    }
+
+    /// How long a key may take for its event, where that is limited.
+    pub(super) fn deadline_of(&self, py: Python<'_>, id: u32) -> Option<Arc<Deadline>> {
+        let deadline = self.inner.with(py, |inner| inner.at(id).deadline.clone());
+        deadline.ok().flatten()
     }
 }

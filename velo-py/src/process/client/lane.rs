@@ -2,6 +2,7 @@
 
 use pyo3::prelude::*;
 
+use super::blame::Death;
 use super::channel::RingChannel;
 use super::ring_stream::StreamState;
 use crate::codec::{CopyMemory, codec};
@@ -16,8 +17,8 @@ pub enum Told {
     Message(Message),
     /// Nothing is there yet.
     Nothing,
-    /// The lane is over, for this reason.
-    Over(Option<PyErr>),
+    /// The lane is over, for this reason; and how its worker has died, if it has.
+    Over(Option<PyErr>, Option<Death>),
 }
 
 impl RingChannel {
@@ -103,7 +104,8 @@ impl RingChannel {
             Ok(told) => Ok(told),
             Err(error) => {
                 let failure = self.shared.finish(py)?;
-                Ok(Told::Over(error.or(failure)))
+                let death = self.shared.state.with(py, |ends| ends.death.take())?;
+                Ok(Told::Over(error.or(failure), death))
             }
         }
     }

@@ -1,7 +1,7 @@
 //! The client's end of process-mode streams: links, the streams on them, journals and backlogs.
 
 mod backlog;
-mod blame;
+pub mod blame;
 pub mod channel;
 pub mod handle;
 mod journal;

@@ -99,7 +99,15 @@ pub fn open(
     };
     let slot = at.slot;
     let attaches = new.session.is_some();
-    let stream = RingStream::new(new.name, at, rings, store, recover, new.limits, attaches);
+    let stream = RingStream::new(
+        new.name,
+        at,
+        rings,
+        store,
+        recover,
+        new.limits,
+        (attaches, new.lane),
+    );
     let linked: Arc<dyn LinkedStream> = stream.clone();
     link.adopt(py, slot, &linked)?;
     if let Some(session) = new.session {

@@ -7,6 +7,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyDict;
 use velo_shm::{Allowance, ticks};
+use velo_supervisor::LaneActivity;
 
 use super::control_line::ControlLine;
 use super::slow_steps::SlowSteps;
@@ -206,6 +207,35 @@ impl RingPort {
         let came = step();
         end.end_step();
         came
+    }
+
+    /// Runs a step of a lane, which tells by [`runs_key`](Self::runs_key) whose function it runs.
+    #[inline]
+    pub fn observe_lane<R>(&self, allowance: Option<Allowance>, step: impl FnOnce() -> R) -> R {
+        let end = &self.line.end;
+        end.begin_step(self.slot, self.number, LaneActivity::NONE, allowance);
+        let came = step();
+        end.end_step();
+        came
+    }
+
+    /// A step of a lane goes on with this key, or with none.
+    #[inline]
+    pub fn runs_key(&self, at: u64) {
+        self.line.end.took_event(self.slot, at);
+    }
+
+    /// The same, and the key may take this long from now on.
+    #[inline]
+    pub fn runs_key_within(&self, at: u64, allowance: Option<Allowance>) {
+        let end = &self.line.end;
+        end.begin_step(self.slot, self.number, at, allowance);
+    }
+
+    /// Whether this is a process that a function has forked.
+    #[inline]
+    pub fn is_of_parent(&self) -> bool {
+        self.line.is_of_parent()
     }
 
     /// A step of the function took long: if others live here, they had to wait.

@@ -10,6 +10,7 @@ use super::Reactor;
 use crate::os;
 use crate::pool::{ClientId, WorkerId};
 use crate::supervisor::looks::Look;
+use crate::wire::lane_activity::LaneActivity;
 use crate::wire::protocol::{
     LinkId, LinkLook, Question, StreamLook, ToClient, ToWorker, WorkerLook, WorkerStatus,
 };
@@ -129,7 +130,9 @@ impl Reactor {
                     .client_of(link)
                     .and_then(|id| self.clients.get(&id))
                     .map_or(0, |client| client.pid),
-                running: end.running().map(|running| (running.slot, running.event)),
+                running: end
+                    .running()
+                    .map(|running| (running.slot, LaneActivity::event_of(running.event))),
                 omitted: match room {
                     0 => end
                         .residents()

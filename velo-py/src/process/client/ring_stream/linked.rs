@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use pyo3::prelude::*;
 use velo_shm::Running;
+use velo_supervisor::LaneActivity;
 
 use super::{RingStream, StreamState};
 use crate::process::client::blame::{Death, DiedIn};
@@ -68,7 +69,10 @@ impl LinkedStream for RingStream {
     fn event_in_worker(&self, py: Python<'_>, running: Running) -> Option<u64> {
         let look = |state: &mut StreamState| {
             let same = state.at.number == running.stream;
-            same.then(|| state.begun(running.event))
+            same.then(|| match self.lane {
+                true => LaneActivity::event_of(running.event),
+                false => state.begun(running.event),
+            })
         };
         self.state.wait_with(py, look).ok().flatten()
     }
@@ -86,6 +90,12 @@ impl LinkedStream for RingStream {
             self.fail_with(py, error);
             return Ok(());
         };
+        if self.lane {
+            self.state
+                .wait_with(py, |state| state.death = Some(death))?;
+            self.fail_with(py, error);
+            return Ok(()); // the caller has the keys take it from here
+        }
         match self.leaves_worker(py, Some((&error, death))) {
             Ok(true) => {}
             Ok(false) => self.fail_with(py, error),
@@ -126,7 +136,10 @@ impl RingStream {
             let number = at.number;
             let (sent, handled) = state.progress_now();
             // The link's activity is ahead of what a busy function has reported as handled.
-            let begun = here.map_or(0, |running| state.begun(running.event).saturating_sub(1));
+            let begun = match here {
+                Some(running) if !self.lane => state.begun(running.event).saturating_sub(1),
+                _ => 0,
+            };
             let in_flight = sent.saturating_sub(handled.max(begun));
             let error = make.call1((&self.name, number, in_flight))?;
             let culprit = error.getattr_opt("culprit")?; // only of a `WorkerDied`

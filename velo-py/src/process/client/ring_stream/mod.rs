@@ -11,6 +11,7 @@ use std::sync::{Arc, Weak};
 use pyo3::prelude::*;
 
 use super::backlog::Backlog;
+use super::blame::Death;
 use super::journal::Journal;
 use super::link::ClientLink;
 use crate::cell::GilCell;
@@ -42,6 +43,8 @@ pub struct RingStream {
     /// The stream has no user any more: its last results are dropped.
     pub(super) orphaned: AtomicBool,
     pub(super) limits: UsageLimits,
+    /// The stream is a lane: it runs the function for many keys.
+    pub(super) lane: bool,
     /// The stream is an attachment: closing it detaches it from its session, unless its input is ended.
     pub(super) detaches: AtomicBool,
     pub(super) this: Weak<dyn Sweep>,
@@ -97,6 +100,8 @@ pub struct StreamState {
     /// The worker says that the function has asked for its first event.
     pub(super) asked: bool,
     pub(super) failure: Option<PyErr>,
+    /// How the worker of a lane has died.
+    pub(super) death: Option<Death>,
     pub(super) progress: (u64, u64),
     /// What went through rings that it does not have any more.
     pub(super) bytes: (u64, u64),
@@ -216,7 +221,7 @@ impl RingStream {
         store: Store,
         recover: Option<Py<PyAny>>,
         limits: UsageLimits,
-        detaches: bool,
+        (detaches, lane): (bool, bool),
     ) -> Arc<Self> {
         let state = StreamState {
             at,
@@ -224,6 +229,7 @@ impl RingStream {
             ended: false,
             asked: false,
             failure: None,
+            death: None,
             progress: (0, 0),
             bytes: (0, 0),
             store,
@@ -240,6 +246,7 @@ impl RingStream {
             left: AtomicU32::new(0),
             orphaned: AtomicBool::new(false),
             limits,
+            lane,
             detaches: AtomicBool::new(detaches),
             this: this.clone(),
             name,

@@ -1,0 +1,135 @@
+//! A lane whose worker has died: its keys end with errors that name them. The keys of other lanes go on.
+
+use pyo3::intern;
+use pyo3::prelude::*;
+use velo_supervisor::LaneActivity;
+
+use super::index::Stage;
+use super::keyed::Keys;
+use super::routing::{OnError, State};
+use crate::process::client::blame::{Death, DiedIn};
+
+/// An error that is raised for all keys names so many of the others.
+const NAMED: usize = 5;
+
+/// A key whose worker has died.
+struct Lost {
+    entry: u32,
+    key: Py<PyAny>,
+    /// Events that its function had not finished, as far as the worker has told.
+    in_flight: u32,
+    /// The worker ran it.
+    ran: bool,
+}
+
+/// The key that a worker ran when it died, and the event that the key took last, from 1; 0 before it.
+struct Ran {
+    key: Py<PyAny>,
+    event: u32,
+}
+
+impl State {
+    /// Takes its lane from the keys that have this one.
+    fn lose_lane(&mut self, py: Python<'_>, number: usize, at: Option<LaneActivity>) -> Vec<Lost> {
+        let lane = &mut self.lanes[number];
+        lane.lose();
+        let on_lane = self.index.on_lane(number as u16);
+        let lost = on_lane.filter_map(|(entry, known)| {
+            debug_assert!(matches!(known.stage, Stage::Open | Stage::Ending));
+            Some(Lost {
+                entry,
+                key: known.key.as_ref()?.clone_ref(py),
+                in_flight: known.in_flight,
+                ran: at.is_some_and(|at| at.key == known.id),
+            })
+        });
+        lost.collect()
+    }
+}
+
+impl Keys {
+    /// The worker of a lane has died.
+    pub(super) fn lane_died(
+        &self,
+        py: Python<'_>,
+        number: usize,
+        error: &PyErr,
+        death: Death,
+    ) -> PyResult<()> {
+        let at = match death.function {
+            DiedIn::This(event) => LaneActivity::unpack(event),
+            DiedIn::Another | DiedIn::Unknown => None,
+        };
+        let lost = self
+            .state
+            .with(py, |state| state.lose_lane(py, number, at))?;
+        let ran = lost.iter().find(|lost| lost.ran).map(|lost| Ran {
+            key: lost.key.clone_ref(py),
+            event: at.map_or(0, |at| at.event),
+        });
+        let raises = |state: &mut State| matches!(state.on_error, OnError::Raise);
+        if self.state.with(py, raises)? {
+            return self.raise_for(py, error, death, &lost, ran.as_ref());
+        }
+        for one in &lost {
+            let error = self.error_of(py, error, death, one, ran.as_ref())?;
+            self.state
+                .with(py, |state| state.counts.dropped += u64::from(one.in_flight))?;
+            self.key_ended(py, one.entry, Err(error))?;
+        }
+        Ok(())
+    }
+
+    /// Raises the error of the key that ran; if that is not known, of one that had something to do.
+    fn raise_for(
+        &self,
+        py: Python<'_>,
+        error: &PyErr,
+        death: Death,
+        lost: &[Lost],
+        ran: Option<&Ran>,
+    ) -> PyResult<()> {
+        let chosen = lost
+            .iter()
+            .find(|one| one.ran)
+            .or_else(|| lost.iter().find(|one| one.in_flight > 0))
+            .or_else(|| lost.first());
+        let Some(chosen) = chosen else {
+            return self.set_error(py, error.clone_ref(py)); // no key has begun
+        };
+        let raised = self.error_of(py, error, death, chosen, ran)?;
+        let others = lost.iter().filter(|one| one.entry != chosen.entry);
+        let named: Vec<_> = others.take(NAMED).map(|one| one.key.bind(py)).collect();
+        if let Some(host) = self.state.with(py, |state| state.host(py))? {
+            let others = lost.len() - 1;
+            host.call_method1(py, intern!(py, "name_others"), (&raised, named, others))?;
+        }
+        self.failed(py, Some(chosen.key.clone_ref(py)), raised)
+    }
+
+    /// The error of one key.
+    fn error_of(
+        &self,
+        py: Python<'_>,
+        error: &PyErr,
+        death: Death,
+        lost: &Lost,
+        ran: Option<&Ran>,
+    ) -> PyResult<PyErr> {
+        let Some(host) = self.state.with(py, |state| state.host(py))? else {
+            return Ok(error.clone_ref(py));
+        };
+        let culprit = match (death.function, ran) {
+            (_, Some(_)) => Some(lost.ran),
+            (DiedIn::Another, None) => Some(false),
+            (DiedIn::This(_) | DiedIn::Unknown, None) => None,
+        };
+        let ran = ran.map(|ran| (&ran.key, ran.event));
+        let made = host.call_method1(
+            py,
+            intern!(py, "died"),
+            (error.value(py), &lost.key, lost.in_flight, culprit, ran),
+        )?;
+        Ok(PyErr::from_value(made.into_bound(py)))
+    }
+}

@@ -1,0 +1,110 @@
+//! The end of a key: of its function, or of its worker.
+
+use pyo3::intern;
+use pyo3::prelude::*;
+
+use super::index::Stage;
+use super::keyed::Keys;
+use super::routing::{AfterEnd, OnError, Out};
+
+impl Keys {
+    /// A key has ended, and no lane knows it any more.
+    pub(super) fn key_ended(
+        &self,
+        py: Python<'_>,
+        entry: u32,
+        outcome: Result<(), PyErr>,
+    ) -> PyResult<()> {
+        let now = self.now();
+        let (limited, gone, failed) = self.state.with(py, |state| {
+            state.counts.ended += 1;
+            let known = state.index.entry(entry);
+            let asked = known.ends || known.stage == Stage::Ending;
+            if asked {
+                state.ending -= 1;
+            }
+            let known = state.index.entry(entry);
+            let key = known.key.as_ref().map(|key| key.clone_ref(py));
+            let failed = outcome.err().map(|error| (key, error));
+            let waits = !known.waiting.is_empty();
+            let again = waits && (known.stage == Stage::Ending || failed.is_some());
+            let restarts = waits && !asked && state.after_end == AfterEnd::Restart;
+            let gone = if again || restarts {
+                // What came since opens it anew.
+                if !(known.stage == Stage::Ending) {
+                    state.wanting += 1;
+                }
+                known.stage = Stage::Unopened;
+                known.ends = false;
+                state.unopened.push_back(entry);
+                None
+            } else if asked || failed.is_some() || state.after_end == AfterEnd::Restart {
+                Some(state.forget(entry))
+            } else {
+                let known = state.index.entry(entry);
+                let waiting = std::mem::take(&mut known.waiting);
+                state.waiting -= waiting.len() as u64;
+                state.counts.dropped += waiting.len() as u64;
+                state.index.finish(entry, now);
+                if state.index.finished() > state.most_finished
+                    && let Some(oldest) = state.index.oldest_finished()
+                {
+                    Some(state.index.remove(oldest))
+                } else {
+                    None
+                }
+            };
+            if state.told_end.is_none() && state.source.is_none() && !state.unopened.is_empty() {
+                state.told_end = Some(0); // what opens anew is to be told as well
+            }
+            (state.limited, gone, failed)
+        })?;
+        drop(gone);
+        if let Some((key, error)) = failed {
+            self.failed(py, key, error)?;
+        }
+        if limited && let Some(host) = self.state.with(py, |state| state.host(py))? {
+            host.call_method0(py, intern!(py, "give_place"))?;
+        }
+        Ok(())
+    }
+
+    /// The function of a key has raised.
+    pub(super) fn failed(
+        &self,
+        py: Python<'_>,
+        key: Option<Py<PyAny>>,
+        error: PyErr,
+    ) -> PyResult<()> {
+        let key = key.unwrap_or_else(|| py.None());
+        let closing = self.state.with(py, |state| state.closing)?;
+        if closing {
+            return Ok(());
+        }
+        let call = self.state.with(py, |state| match &state.on_error {
+            OnError::Raise => None,
+            OnError::Drop => Some(false),
+            OnError::Call(_) => Some(true),
+        })?;
+        let note = || -> PyResult<()> {
+            let note = format!("in the stream of key {}", key.bind(py).repr()?);
+            error
+                .value(py)
+                .call_method1(intern!(py, "add_note"), (note,))?;
+            Ok(())
+        };
+        match call {
+            None => {
+                note()?;
+                self.set_error(py, error)?;
+            }
+            Some(false) => {}
+            Some(true) => {
+                note()?;
+                self.state
+                    .with(py, |state| state.out.push_back(Out::Failed(key, error)))?;
+            }
+        }
+        Ok(())
+    }
+}
