@@ -62,6 +62,10 @@ mod core {
     #[pymodule_export]
     use super::module::inline_stream::open_inline;
     #[pymodule_export]
+    use super::module::placement::{
+        choose_link, count_usable, least_loaded_link, link_below_share,
+    };
+    #[pymodule_export]
     use super::module::process_stream::{RecoveryTerms, SessionGrant, StreamLimits};
     #[pymodule_export]
     use super::module::session::Session;

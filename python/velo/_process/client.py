@@ -14,7 +14,7 @@ from velo import _core
 from velo._config import StreamConfig
 from velo._diagnostics import lifecycle_log, oom, slow_steps
 from velo._function.reference import Reference
-from velo._process import placement, recovery, supervisors, worker_death, worker_logs
+from velo._process import recovery, supervisors, worker_death, worker_logs
 from velo._process.connection import Connection
 from velo._process.key_requests import KeyRequests
 from velo._process.links import Link, attach
@@ -172,7 +172,7 @@ class Client:
             connection.preload(function.preload)
         self._placing += 1
         try:
-            link = await self._place(config.workers or placement.usable_cores(), avoid)
+            link = await self._place(config.workers or _core.usable_cores(), avoid)
         finally:
             self._placing -= 1
         link.define(function, definition)
@@ -191,10 +191,10 @@ class Client:
         """
         if self._connection.supervisor is None or self._connection.most_streams:
             return None
-        workers = config.workers or placement.usable_cores()
+        workers = config.workers or _core.usable_cores()
         if self._connection.most_workers:
             workers = min(workers, self._connection.most_workers)
-        link = placement.free(self.links.values(), workers)
+        link = _core.choose_link(self.links.values(), workers)
         if link is None or function.number not in link.functions:
             return None
         return self.open_on(link, loop, function, config, name)
@@ -349,26 +349,27 @@ class Client:
         while True:
             if self._connection.most_workers:
                 workers = min(workers, self._connection.most_workers)
-            if (free := placement.free(links, workers, avoid)) is not None:
+            if (free := _core.choose_link(links, workers, avoid)) is not None:
                 return free
             had_links = bool(links)
-            if len(placement.usable(links, workers, avoid)) + len(self._requests) < workers:
+            if _core.count_usable(links, workers, avoid) + len(self._requests) < workers:
                 try:
                     link = await self._acquire(workers)
                 except supervisors.NoSupervisor:
-                    if (least := placement.least(placement.usable(links, workers))) is None:
+                    if (least := _core.least_loaded_link(links, workers)) is None:
                         raise
                     return least
                 if link is not None:
                     return link
             if self._requests:
-                below = placement.below_share(links, workers, avoid, self._placing)
+                below = _core.link_below_share(links, workers, avoid, self._placing)
                 if below is not None:
                     return below  # the new worker is for other streams
-            usable = placement.usable(links, workers, avoid) or placement.usable(links, workers)
-            if self._requests or (not usable and links):
+            least = _core.least_loaded_link(links, workers, avoid)
+            least = least or _core.least_loaded_link(links, workers)
+            if self._requests or (least is None and links):
                 await self._change()  # a worker is about to start, or to end
-            elif (least := placement.least(usable)) is not None:
+            elif least is not None:
                 return least
             elif not links and not had_links:
                 raise PoolError("all workers are taken, and no more may be started")

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from velo import _core
-from velo._process.placement import usable_cores
 from velo.errors import PoolError
 
 if TYPE_CHECKING:
@@ -112,7 +111,7 @@ class KeyRequests:
                 continue
             if connection.most_streams:
                 client.check_quota()
-            workers = config.workers or connection.most_workers or usable_cores()
+            workers = config.workers or connection.most_workers or _core.usable_cores()
             try:
                 request = supervisor.acquire_key(key, workers, config.overflow == "wait")
             except PoolError:

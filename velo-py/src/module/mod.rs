@@ -3,6 +3,7 @@
 pub mod daemon;
 pub mod inline_session;
 pub mod inline_stream;
+pub mod placement;
 pub mod process_stream;
 pub mod serve;
 pub mod session;

@@ -1,4 +1,4 @@
-//! Which worker a stream goes to: an idle one, else a new one, else the one with the fewest streams.
+//! Finding a link for a stream, by the rule of `client_side/placement.rs`, and asking for new workers.
 
 use std::time::{Duration, Instant};
 
@@ -195,14 +195,13 @@ impl State {
             streams: link.streams(),
             slow: false, // functions tell only clients that log
             leaving: link.leaving,
+            avoided: false,
         };
         self.links.iter().map(candidate).collect()
     }
 
     /// The link with the fewest streams among those that may be given one.
     fn least_loaded(&self, workers: usize) -> Option<u64> {
-        let candidates = self.candidates();
-        let least = least_loaded(&candidates, &usable(&candidates, workers));
-        least.map(|at| self.links[at].key)
+        least_loaded(&self.candidates(), workers).map(|at| self.links[at].key)
     }
 }

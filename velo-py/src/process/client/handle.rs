@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use pyo3::prelude::*;
-use velo_shm::{Alarm, Coalesce, LinkLoad, fork, ticks};
+use velo_shm::{Alarm, Coalesce, LinkLoad, fork};
 use velo_supervisor::client_side::SlotTable;
 
 use super::link::{ClientLink, LinkState};
@@ -140,7 +140,7 @@ impl ClientLinkHandle {
     /// Whether a stream is open whose function makes a habit of slow steps.
     #[getter]
     fn slow(&self, py: Python<'_>) -> PyResult<bool> {
-        Ok(self.link.slow.with(py, |slow| slow.any(ticks::now))?)
+        self.link.has_slow_stream(py)
     }
 
     /// Has the worker send the log records that this process would handle.

@@ -213,6 +213,11 @@ impl ClientLink {
         }
     }
 
+    /// Whether a stream is open whose function makes a habit of slow steps.
+    pub fn has_slow_stream(&self, py: Python<'_>) -> PyResult<bool> {
+        Ok(self.slow.with(py, |slow| slow.any(ticks::now))?)
+    }
+
     /// A step of a stream's function was slow. While that is a habit, other streams move to other workers.
     fn note_slow(&self, py: Python<'_>, slot: u32, number: u64, step: &SlowStep) {
         let stream = self.stream(py, slot);
@@ -278,7 +283,7 @@ impl ClientLink {
     }
 
     /// How many streams this side has opened and not seen the end of.
-    pub(super) fn streams(&self, py: Python<'_>) -> u32 {
+    pub fn streams(&self, py: Python<'_>) -> u32 {
         self.state
             .with(py, |state| state.streams.len())
             .unwrap_or(0)
