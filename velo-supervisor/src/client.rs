@@ -14,6 +14,7 @@ use crate::error::SupervisorError;
 use crate::os::exit::Exit;
 use crate::os::fds::{InChild, TrackedFd};
 use crate::os::peer;
+use crate::runtime_folder::with_short_path;
 use crate::wire::link;
 use crate::wire::protocol::{
     FromClient, Key, KeyRefusal, Killed, LinkId, Order, PROTOCOL_VERSION, Ran, Refusal, RequestId,
@@ -158,7 +159,8 @@ impl Client {
     /// [`SupervisorError::Foreign`] when it is another user's: what it would have this process run
     /// is not to be trusted.
     pub fn connect(path: &Path) -> Result<Self, SupervisorError> {
-        let socket = UnixStream::connect(path).map_err(|source| SupervisorError::Nobody {
+        let connected = with_short_path(path, |path| UnixStream::connect(path));
+        let socket = connected.map_err(|source| SupervisorError::Nobody {
             path: path.to_owned(),
             source,
         })?;

@@ -7,26 +7,37 @@
 //! own at its first [`connect`].
 
 use std::cell::RefCell;
+use std::future::Future;
 use std::io;
 use std::mem;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::mpsc::{
+    UnboundedReceiver, UnboundedSender, WeakUnboundedSender, unbounded_channel,
+};
 
 use crate::client::Client;
 use crate::error::SupervisorError;
 use crate::options::{EmbeddedOptions, FOREVER};
 use crate::os;
 use crate::os::fds::{self, InChild, TrackedFd};
+use crate::os::peer::Peer;
+use crate::published::Published;
+use crate::runtime_folder;
+use crate::supervisor::client_connection::Access;
 use crate::supervisor::reactor::{self, Command};
 use crate::wire::protocol::Status;
 use crate::wire::transport;
 
 /// How long [`status`] waits for the supervisor's thread.
 const STATUS_BOUND: Duration = Duration::from_secs(1);
+/// How long no viewer is accepted after the system has refused one.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How much longer than its bound [`shutdown`] waits for the thread itself.
 const JOIN_SLACK: Duration = Duration::from_secs(1);
 
@@ -200,12 +211,15 @@ fn start(options: EmbeddedOptions) -> io::Result<Embedded> {
         .enable_time()
         .build()?;
     let (commands, orders) = unbounded_channel();
+    // Read here, because other threads may change the environment.
+    let folder = runtime_folder::default();
+    let viewers = commands.downgrade();
     let (living, alive) = sync_channel(1);
     let thread = thread::Builder::new()
         .name("velo-supervisor".into())
         .spawn(move || {
             os::block_signals();
-            serve(&runtime, options, owner, orders);
+            serve(&runtime, options, owner, orders, publish(folder, viewers));
             drop(runtime);
             drop(living);
         })?;
@@ -220,9 +234,43 @@ fn start(options: EmbeddedOptions) -> io::Result<Embedded> {
 fn serve(
     runtime: &tokio::runtime::Runtime,
     options: EmbeddedOptions,
-    owner: std::os::fd::OwnedFd,
+    owner: OwnedFd,
     orders: UnboundedReceiver<Command>,
+    published: impl Future<Output = ()> + 'static,
 ) {
     let tasks = tokio::task::LocalSet::new();
+    tasks.spawn_local(published);
     tasks.block_on(runtime, reactor::run(options, owner, None, orders));
+}
+
+/// Lets this user's other processes look at the supervisor, until it ends. What goes wrong costs the
+/// program nothing but that it is not found.
+async fn publish(folder: PathBuf, viewers: WeakUnboundedSender<Command>) {
+    // The first worker is more urgent.
+    tokio::task::yield_now().await;
+    let (_published, listener) = match Published::listen(&folder) {
+        Ok(listening) => listening,
+        Err(error) => {
+            tracing::warn!(%error, "this program will not be found by `velo top` and `velo status`");
+            return;
+        }
+    };
+    loop {
+        let taken = listener.accept().await.and_then(|(socket, _)| {
+            let socket = OwnedFd::from(socket.into_std()?);
+            let peer = Peer::of(&socket)?;
+            Ok((socket, peer))
+        });
+        match (taken, viewers.upgrade()) {
+            (_, None) => return,
+            (Ok((socket, peer)), Some(commands)) => {
+                // Once the loop has ended no viewer is served.
+                let _ = commands.send(Command::Join(socket, peer, Access::Look));
+            }
+            (Err(error), _) => {
+                tracing::warn!(%error, "could not take a viewer on");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
 }

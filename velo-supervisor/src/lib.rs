@@ -54,6 +54,8 @@ pub mod fuzzing;
 mod options;
 mod os;
 mod pool;
+pub mod published;
+mod runtime_folder;
 #[doc(hidden)] // its public name is `stream`
 pub mod rust_client;
 mod supervisor;

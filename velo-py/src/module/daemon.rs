@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use pyo3::prelude::*;
-use velo_supervisor::{DaemonOptions, LogFormat, daemon};
+use velo_supervisor::{DaemonOptions, LogFormat, daemon, published};
 
 use crate::module::supervisor::{pool_error, seconds};
 
@@ -60,6 +60,19 @@ pub fn serve_daemon(
     };
     py.detach(|| daemon::serve(options, ready))
         .map_err(pool_error)
+}
+
+/// The programs of this user that have a supervisor of their own: `(pid, path of its socket)`.
+#[pyfunction]
+pub fn programs() -> Vec<(i32, PathBuf)> {
+    let found = published::programs().into_iter();
+    found.map(|program| (program.pid, program.path)).collect()
+}
+
+/// Removes the socket of a program that listens there no more.
+#[pyfunction]
+pub fn forget_program(path: PathBuf) {
+    published::forget(&path);
 }
 
 /// Where clients and standalone supervisors meet when nothing else is said.

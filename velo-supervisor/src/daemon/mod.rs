@@ -18,6 +18,7 @@ use crate::options::DaemonOptions;
 use crate::os;
 use crate::os::peer::Peer;
 use crate::os::service_manager;
+use crate::supervisor::client_connection::Access;
 use crate::supervisor::log_tail::{self, Tail};
 use crate::supervisor::reactor::{self, Command};
 use crate::supervisor::standalone::Standalone;
@@ -103,7 +104,7 @@ async fn accept(listener: UnixListener, commands: UnboundedSender<Command>) {
         match taken {
             Ok((socket, peer)) => {
                 // Once the loop has ended no client is served.
-                let _ = commands.send(Command::Join(socket, peer));
+                let _ = commands.send(Command::Join(socket, peer, Access::Full));
             }
             Err(error) => {
                 tracing::warn!(%error, "could not take a client on");

@@ -1,9 +1,9 @@
 //! Where a standalone supervisor listens: a socket that only its user can reach, which replaces what a
 //! dead supervisor has left there and is gone when this one ends.
 
-use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::{UnixListener as StdListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -15,6 +15,7 @@ use tokio::net::UnixListener;
 
 use crate::error::DaemonError;
 use crate::os::peer;
+use crate::runtime_folder::{self, identify, make_private};
 
 /// How long another supervisor that starts at the same moment is waited for.
 const TURN_BOUND: Duration = Duration::from_secs(5);
@@ -22,12 +23,7 @@ const TURN_BOUND: Duration = Duration::from_secs(5);
 /// Where clients and supervisors meet when nothing else is said: `velo/supervisor.sock` in the user's
 /// runtime directory (`XDG_RUNTIME_DIR`), or else in `/tmp/velo-UID`.
 pub fn default_socket() -> PathBuf {
-    let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
-    let folder = match runtime.filter(|folder| folder.is_absolute()) {
-        Some(folder) => folder.join("velo"),
-        None => PathBuf::from(format!("/tmp/velo-{}", nix::unistd::geteuid())),
-    };
-    folder.join("supervisor.sock")
+    runtime_folder::default().join("supervisor.sock")
 }
 
 /// A socket in the file system, removed when it is dropped.
@@ -72,16 +68,8 @@ impl Socket {
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        let known = fs::symlink_metadata(&self.path);
-        if known.is_ok_and(|known| identify(&known) == self.identity) {
-            // If it cannot be removed, the next supervisor does it.
-            let _ = fs::remove_file(&self.path);
-        }
+        runtime_folder::remove(&self.path, self.identity);
     }
-}
-
-fn identify(file: &Metadata) -> (u64, u64) {
-    (file.dev(), file.ino())
 }
 
 /// Only one supervisor at a time looks for others, clears the path and binds it. Its turn is a lock on
@@ -148,35 +136,6 @@ fn names(path: &Path, file: &File) -> io::Result<bool> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(error),
     }
-}
-
-/// Makes a folder that nobody else can use, or checks that it is one.
-fn make_private(folder: &Path) -> Result<(), DaemonError> {
-    let failed = |source| DaemonError::Listen {
-        path: folder.to_owned(),
-        source,
-    };
-    let wrong = |why| DaemonError::Folder {
-        path: folder.to_owned(),
-        why,
-    };
-    match DirBuilder::new().mode(0o700).create(folder) {
-        Ok(()) => {}
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-        Err(error) => return Err(failed(error)),
-    }
-    // A link is not followed: in `/tmp` anybody could have made it.
-    let found = fs::symlink_metadata(folder).map_err(failed)?;
-    if !found.is_dir() {
-        return Err(wrong("is no folder"));
-    }
-    if found.uid() != nix::unistd::geteuid().as_raw() {
-        return Err(wrong("belongs to another user"));
-    }
-    if found.permissions().mode() & 0o077 != 0 {
-        return Err(wrong("can be used by others (`chmod 700` it)"));
-    }
-    Ok(())
 }
 
 /// Removes what a dead supervisor has left at the path.

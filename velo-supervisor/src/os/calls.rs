@@ -98,6 +98,15 @@ pub(crate) fn usage(pid: i32) -> Option<(Duration, u64)> {
     Some((cpu, memory))
 }
 
+/// When a process started, in clock ticks since the system did; None for one that is not there. Its
+/// number alone may be used again.
+pub(crate) fn started(pid: i32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // Its name, in brackets, may contain anything.
+    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
+    fields.nth(19)?.parse().ok()
+}
+
 /// The number of the calling thread, as debuggers and Python's `threading.get_ident` know it.
 pub(crate) fn this_thread() -> u64 {
     // SAFETY: the call takes nothing, touches nothing and cannot fail.

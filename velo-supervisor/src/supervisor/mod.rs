@@ -1,6 +1,6 @@
 //! The supervisor: one loop that hears clients, workers and zygotes, and does what the pool decides.
 
-mod client_connection;
+pub(crate) mod client_connection;
 pub(crate) mod connection;
 pub(crate) mod link_record;
 pub(crate) mod log_tail;

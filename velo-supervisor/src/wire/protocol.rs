@@ -184,6 +184,11 @@ pub struct Status {
     pub detached: u32,
     /// Number of key requests that wait in line, or for a worker.
     pub waiting: u32,
+    /// Whether it is a part of a program, and serves that alone.
+    pub embedded: bool,
+    /// How many processes look at it, if it is; among the clients of a standalone one they are not
+    /// told apart.
+    pub viewers: u32,
 }
 
 /// One worker, as [`Status`] shows it.

@@ -6,7 +6,7 @@ import click
 
 from velo.cli.supervisor.control import drain, logs, restart, stop
 from velo.cli.supervisor.start import start
-from velo.cli.supervisor.status import status
+from velo.cli.supervisor.status import supervisor_status
 
 __all__ = ["supervisor"]
 
@@ -26,5 +26,5 @@ def supervisor() -> None:
     # (Click leaves lines alone that stand below a backspace: the docstring has to hold one.)
 
 
-for command in (start, status, drain, stop, restart, logs):
+for command in (start, supervisor_status, drain, stop, restart, logs):
     supervisor.add_command(command)

@@ -51,6 +51,7 @@ class Watcher:
 
     def __init__(self, line: Line) -> None:
         self._line = line
+        self._state: dict[str, Any] = {}
         self._before: dict[Any, tuple[float, ...]] = {}
         # Up to which moment the streams of a worker are known, and what is known of them, by
         # worker and link, and then by slot.
@@ -66,10 +67,19 @@ class Watcher:
 
         Rates are None in the first look, and for what is new.
         """
-        state = self._line.state()
+        self.begin(self._line.state())
+        return self.finish()
+
+    def begin(self, state: dict[str, Any]) -> None:
+        """Ask the workers, once the supervisor has said its state."""
+        self._state = state
         known = list(self._known.items())
         detached = [(worker, max(there)) for worker, there in self._detached.items() if there]
         self._line.supervisor.look(known, detached)
+
+    def finish(self) -> dict[str, Any]:
+        """Return what `look` does, once `begin` was called."""
+        state = self._state
         looks = {look["worker"]: look for look in self._line.look()}
         now = time.monotonic()
         self._take_names(looks.values(), now)

@@ -10,7 +10,7 @@ import orjson
 
 from velo.cli.errors import Failure
 from velo.cli.supervisor.figures import joined
-from velo.cli.supervisor.line import Line, socket_option
+from velo.cli.supervisor.overview import Overview, which_supervisors
 from velo.cli.supervisor.status import duration
 from velo.cli.text import echo, inline
 
@@ -19,9 +19,9 @@ __all__ = ["inspect"]
 
 @click.command(short_help="Show where a stream's function stands.")
 @click.argument("stream")
-@socket_option
+@which_supervisors
 @click.option("--json", "as_json", is_flag=True, help="All of it, for programs.")
-def inspect(stream: str, socket: str | None, as_json: bool) -> None:
+def inspect(stream: str, socket: str | None, pid: int | None, as_json: bool) -> None:
     """Show a live stream: its function's line and local variables, its queue, its last error.
 
     STREAM is a name that `velo status` shows, the key of a session, attached or detached, or
@@ -31,9 +31,14 @@ def inspect(stream: str, socket: str | None, as_json: bool) -> None:
     The worker answers between two steps of its functions. One that is held by a function does not:
     its stack is shown instead. Exit code 1: there is no such stream.
     """
-    line = Line(socket)
-    line.supervisor.inspect(stream)
-    looks = line.look()
+    overview = Overview(socket, pid)
+
+    asked = overview.ask(
+        lambda line, _: line.supervisor.inspect(stream), lambda line, _: line.look()
+    )
+    if not asked:
+        raise Failure(overview.nothing())
+    looks = [one for _, said in asked for one in said]
     found = [one for look in looks for one in _found(look)]
     stuck = [
         {
@@ -54,7 +59,9 @@ def inspect(stream: str, socket: str | None, as_json: bool) -> None:
             for worker in stuck:
                 _show_stuck(worker)
     if not found and not stuck:
-        raise Failure(f"no stream `{stream}` is open at the supervisor at `{line.path}`")
+        labels = [line.label for line, _ in asked]
+        where = labels[0] if len(labels) == 1 else f"any of {len(labels)} supervisors"
+        raise Failure(f"no stream `{stream}` is open at {where}; `velo status` shows what is open")
 
 
 def _found(look: dict[str, Any]) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import select
 import time
-from typing import Any
+from typing import Any, Self
 
 import click
 
@@ -14,7 +14,7 @@ from velo._process import supervisors
 from velo.cli.errors import Failure
 from velo.errors import PoolError
 
-__all__ = ["Line", "socket_of", "socket_option"]
+__all__ = ["Line", "NotThere", "socket_of", "socket_option"]
 
 # How many seconds a supervisor may take to answer.
 _BOUND = 10.0
@@ -22,6 +22,10 @@ _BOUND = 10.0
 socket_option = click.option(
     "--socket", metavar="PATH", help="Where it listens. [default: as for `start`]"
 )
+
+
+class NotThere(Failure):
+    """No supervisor listens there."""
 
 
 def socket_of(option: str | None) -> str | None:
@@ -36,21 +40,55 @@ def socket_of(option: str | None) -> str | None:
 
 
 class Line:
-    """A connection to a supervisor, one order at a time."""
+    """A connection to a supervisor, one order at a time.
+
+    Args:
+        socket: Where a standalone supervisor listens; None for the default.
+
+    Attributes:
+        supervisor: The connection itself.
+        path: Where the supervisor listens.
+        label: What messages call the supervisor.
+
+    Raises:
+        Failure: When none listens there, or this user may not connect.
+
+    """
 
     def __init__(self, socket: str | None) -> None:
         path = socket_of(socket) or str(_core.default_socket())
         try:
             self.supervisor = _core.SupervisorClient.connect(path)
         except ConnectionError as error:
-            raise Failure(
+            raise NotThere(
                 f"{error}; start one with `velo supervisor start --detach`, and run programs with "
-                "`VELO_SUPERVISOR=daemon`: those that have a supervisor of their own, the default, "
-                "are not seen from outside"
+                "`VELO_SUPERVISOR=daemon`. `velo status` shows programs without one"
             ) from None
         except PoolError as error:
             raise Failure(str(error)) from None
         self.path = path
+        self.label = f"the supervisor at `{path}`"
+
+    @classmethod
+    def to_program(cls, pid: int, path: str) -> Self:
+        """Connect to the supervisor that is a part of a program.
+
+        Raises:
+            NotThere: When the program has ended.
+            Failure: When this user may not connect.
+
+        """
+        line = cls.__new__(cls)
+        try:
+            line.supervisor = _core.SupervisorClient.connect(path)
+        except ConnectionError:
+            _core.forget_program(path)
+            raise NotThere(f"process {pid} has no supervisor of its own any more") from None
+        except PoolError as error:
+            raise Failure(str(error)) from None
+        line.path = path
+        line.label = f"the supervisor of process {pid}"
+        return line
 
     def hear(self, bound: float | None) -> list[tuple[Any, ...]]:
         """Wait for what the supervisor says next; nothing when the bound, in seconds, is over."""
@@ -71,10 +109,10 @@ class Line:
                 if what == "done":
                     return None
                 if what == "unable":
-                    raise Failure(f"the supervisor at `{self.path}` cannot do that: {rest[0]}")
+                    raise Failure(f"{self.label} cannot do that: {rest[0]}")
                 if what == "lost":
-                    raise Failure(f"the supervisor at `{self.path}` has hung up")
-        raise Failure(f"the supervisor at `{self.path}` did not answer within {_BOUND:g} s")
+                    raise Failure(f"{self.label} has hung up")
+        raise Failure(f"{self.label} did not answer within {_BOUND:g} s")
 
     def look(self) -> list[dict[str, Any]]:
         """Return what the workers said, after an order that has them looked at."""
@@ -88,12 +126,16 @@ class Line:
                     return looks
                 elif what in ("unable", "lost"):
                     why = rest[0] if rest else "it has hung up"
-                    raise Failure(f"the supervisor at `{self.path}` cannot show that: {why}")
-        raise Failure(f"the supervisor at `{self.path}` did not answer within {_BOUND:g} s")
+                    raise Failure(f"{self.label} cannot show that: {why}")
+        raise Failure(f"{self.label} did not answer within {_BOUND:g} s")
 
     def state(self) -> dict[str, Any]:
         """Return what the supervisor says of itself."""
         self.supervisor.status()
+        return self.said()
+
+    def said(self) -> dict[str, Any]:
+        """Return the supervisor's answer, after it was asked for its status."""
         state: dict[str, Any] = json.loads(self.answer())
         return state
 

@@ -10,8 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from velo.cli.supervisor.figures import Watcher
-from velo.cli.supervisor.line import Line
+from velo.cli.supervisor.overview import Overview
 from velo.cli.supervisor.status import condition, duration, latency, size
 from velo.cli.text import inline
 
@@ -46,7 +45,6 @@ _WORKERS = [
     _Column("streams", 8),
     _Column("events/s", 9),
     _Column("backlog", 8),
-    _Column("", None),
 ]
 _STREAMS = [
     _Column("stream", None, "n"),
@@ -68,12 +66,11 @@ _MORE = [
 
 
 class Screen:
-    """The view of one supervisor."""
+    """The view of all supervisors that are looked at."""
 
-    def __init__(self, line: Line) -> None:
-        self._line = line
-        self._watcher = Watcher(line)
-        self._state: dict[str, Any] = {}
+    def __init__(self, overview: Overview) -> None:
+        self._overview = overview
+        self._states: list[dict[str, Any]] = []
         self._order = "r"
         self._turned = False
         self._filter = ""
@@ -86,8 +83,8 @@ class Screen:
         """Whether the user has had enough."""
 
     def look(self) -> None:
-        """Look at the supervisor again."""
-        self._state = self._watcher.look()
+        """Look at the supervisors again."""
+        self._states = self._overview.look()
 
     def press(self, key: str) -> None:
         """Do what a key asks for."""
@@ -132,7 +129,20 @@ class Screen:
             self._filter += key
 
     def _all(self) -> list[dict[str, Any]]:
-        return [*self._state["streams"], *self._state["detached_sessions"]]
+        kinds = ("streams", "detached_sessions")
+        return [
+            {**stream, "socket": state["socket"]}
+            for kind in kinds
+            for state in self._states
+            for stream in state[kind]
+        ]
+
+    def _workers(self) -> list[dict[str, Any]]:
+        return [
+            {**worker, "program": state["program"]}
+            for state in self._states
+            for worker in state["workers"]
+        ]
 
     def _streams(self) -> list[dict[str, Any]]:
         field = _ORDERS[self._order]
@@ -165,23 +175,28 @@ class Screen:
             which = f"{stream['link']}:{stream['slot']}"
             # Its name is not unique, and its place may be another one's by now.
             which += "" if stream["name"] is None else f":{stream['name']}"
-        self._line.supervisor.end(which, _WHY)
-        ended = any('"slot"' in (look["answer"] or "") for look in self._line.look())
+        ended = self._overview.end(stream["socket"], which, _WHY)
         why = "it has an attachment, " if stream["state"] == "detached" else ""
         what = "ended" if ended else f"not ended, since {why}it is over, or its worker is busy:"
         self._said = f"{what} {_name(stream)}"
 
     def render(self, width: int, height: int) -> RenderableType:
         """Return what fills a terminal of this size."""
-        workers, wide = self._state["workers"], width >= _WIDE
+        workers, wide = self._workers(), width >= _WIDE
+        if not self._states:
+            return Group(_line(self._overview.nothing(), "bold"), _gap(), *self._foot_lines(height))
         shown = workers[: max(2, (height - 8) // 3)]
         hidden = len(workers) - len(shown)
         # Beside them: a line about the supervisor, one about the keys, two heads, two gaps.
         rows = max(1, height - 6 - len(shown) - (hidden > 0))
         self._page = max(1, rows - 1)
-        table = _table(_WORKERS)
+        # Workers of a standalone supervisor are no program's.
+        owned = any(state["embedded"] for state in self._states)
+        table = _table([*_WORKERS, _Column("program" if owned else "", None)])
         for worker in shown:
-            table.add_row(*_worker_cells(worker), style=None if worker["answers"] else "yellow")
+            table.add_row(
+                *map(Text, _worker_cells(worker)), style=None if worker["answers"] else "yellow"
+            )
         parts: list[RenderableType] = [self._head(wide), _gap(), table]
         if hidden > 0:
             parts.append(_line(f"and {hidden} more workers", "dim"))
@@ -203,23 +218,30 @@ class Screen:
         return streams[first : first + rows]
 
     def _head(self, wide: bool) -> Text:
-        state = self._state
-        rate = sum(worker["events_per_second"] or 0 for worker in state["workers"])
+        states, workers = self._states, self._workers()
+        rate = sum(worker["events_per_second"] or 0 for worker in workers)
+        clients = [client for state in states for client in state["clients"]]
+        users = len({client["pid"] for client in clients if client["links"] > 0})
+        versions = sorted({state["velo"] for state in states})
+        detached = sum(state["detached"] for state in states)
         facts = [
-            f"velo {state['velo']}",
-            f"up {duration(state['uptime'])}",
-            _count(len(state["workers"]), "worker"),
-            _count(sum(client["links"] > 0 for client in state["clients"]), "client"),
-            _count(sum(worker["residents"] for worker in state["workers"]), "stream"),
+            f"velo {', '.join(versions)}",
+            f"up {duration(max(state['uptime'] for state in states))}",
+            _count(len(workers), "worker"),
+            _count(users, "program"),
+            _count(sum(worker["residents"] for worker in workers), "stream"),
             f"{_number(rate)} events/s",
         ]
-        if state["detached"]:
-            facts.insert(5, f"{state['detached']} detached")
-            if not wide:
-                del facts[1]  # they do not all fit
-        if state["draining"]:
+        if detached:
+            facts.insert(5, f"{detached} detached")
+        if len(states) > 1 or (detached and not wide):
+            del facts[1]  # of different ones, or they do not all fit
+        if any(state["draining"] for state in states):
             facts.append("draining")
         return _line(" · ".join(facts), "bold")
+
+    def _foot_lines(self, height: int) -> list[Text]:
+        return [*(_gap() for _ in range(height - 3)), self._foot()]
 
     def _foot(self) -> Text:
         if self._typing:
@@ -246,7 +268,7 @@ def _worker_cells(worker: dict[str, Any]) -> list[str]:
         str(worker["residents"]),
         _number(worker["events_per_second"]),
         _number(worker["queued"]),
-        condition(worker),
+        inline(", ".join(filter(None, (condition(worker), worker["program"])))),
     ]
 
 
@@ -284,7 +306,7 @@ def _table(columns: Sequence[_Column], order: str = "", turned: bool = False) ->
         box=None, expand=True, pad_edge=False, collapse_padding=True, header_style="reverse"
     )
     for head, width, key in columns:
-        words = width is None or not head
+        words = width is None
         mark = "" if key != order or key is None else "↑" if turned else "↓"
         table.add_column(
             f"{mark}{head}",
@@ -321,9 +343,10 @@ def _natural(stream: dict[str, Any]) -> list[str | int]:
 
 
 def _place(stream: dict[str, Any]) -> tuple[Any, ...]:
+    where = stream["socket"], stream["worker"]
     if stream["state"] == "detached":
-        return stream["worker"], stream["place"]
-    return stream["worker"], stream["link"], stream["slot"], stream["name"]
+        return *where, stream["place"]
+    return *where, stream["link"], stream["slot"], stream["name"]
 
 
 def _number(value: float | None) -> str:

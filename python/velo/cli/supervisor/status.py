@@ -1,4 +1,4 @@
-"""`velo status`: a supervisor, its workers, its clients and their streams, once."""
+"""`velo status`: supervisors, their workers, their clients and their streams, once."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from rich.table import Table
 from rich.text import Text
 
 from velo.cli.children import children
-from velo.cli.supervisor.figures import Watcher
+from velo.cli.errors import Failure
 from velo.cli.supervisor.line import Line, socket_option
-from velo.cli.text import inline
+from velo.cli.supervisor.overview import Overview, which_supervisors
+from velo.cli.text import echo, inline
 
-__all__ = ["duration", "latency", "size", "status"]
+__all__ = ["condition", "duration", "latency", "size", "status", "supervisor_status"]
 
 # For so many seconds it is watched, for what is told per second.
 _WATCHED = 0.25
@@ -28,38 +29,83 @@ _WIDE = 200
 _MOST_SHOWN = 50
 
 
-@click.command(short_help="Show a supervisor's workers, clients and streams.")
+_json_option = click.option("--json", "as_json", is_flag=True, help="All of it, for programs.")
+
+
+@click.command(short_help="Show worker processes and their streams, once.")
+@which_supervisors
+@_json_option
+def status(socket: str | None, pid: int | None, as_json: bool) -> None:
+    """Show what runs in worker processes: of this user's programs, and of a shared supervisor.
+
+    For each of them: its workers, its streams with their figures, its keys, and the processes that
+    functions have started there. Rates are those of a quarter of a second. `--json` prints
+    {"supervisors": [...]}, or the one object if an option names one. Exit code 1: nothing runs.
+    """
+    overview = Overview(socket, pid)
+    states = _look(overview)
+    if not states and not as_json:
+        raise Failure(overview.nothing())
+    if as_json:
+        shown = states[0] if overview.single else {"supervisors": states}
+        click.echo(orjson.dumps(shown, option=orjson.OPT_INDENT_2))
+        if not states:
+            raise click.exceptions.Exit(1)
+    for number, state in enumerate([] if as_json else states):
+        if number:
+            click.echo()
+        _show(state)
+    if not as_json:
+        for program, why in overview.refused.items():
+            echo(f"velo: process {program} is not shown: {why}", err=True)
+
+
+@click.command("status", short_help="Show its workers, clients and streams, once.")
 @socket_option
-@click.option("--json", "as_json", is_flag=True, help="All of it, for programs.")
-def status(socket: str | None, as_json: bool) -> None:
+@_json_option
+def supervisor_status(socket: str | None, as_json: bool) -> None:
     """Show the supervisor, its workers, its clients and their streams. Exit code 1: none runs.
 
-    Rates are those of a quarter of a second.
+    Rates are those of a quarter of a second. `velo status` shows programs with a supervisor of
+    their own as well.
     """
-    line = Line(socket)
-    watcher = Watcher(line)
-    watcher.look()
-    while not watcher.complete:
-        watcher.look()
-    time.sleep(_WATCHED)
-    state = watcher.look()
-    state["children"] = [child._asdict() for child in children() if child.served == state["pid"]]
+    (state,) = _look(Overview(Line(socket).path, None))
     if as_json:
-        click.echo(orjson.dumps({"socket": line.path, **state}, option=orjson.OPT_INDENT_2))
+        click.echo(orjson.dumps(state, option=orjson.OPT_INDENT_2))
     else:
-        _show(line.path, state)
+        _show(state)
 
 
-def _show(path: str, state: dict[str, Any]) -> None:
+def _look(overview: Overview) -> list[dict[str, Any]]:
+    overview.look()
+    while not overview.complete:
+        overview.look()
+    time.sleep(_WATCHED)
+    states = overview.look()
+    started = list(children())
+    for state in states:
+        served = (child for child in started if child.served == state["pid"])
+        state["children"] = [child._asdict() for child in served]
+    return states
+
+
+def _head(state: dict[str, Any]) -> str:
+    if state["embedded"]:
+        head = f"{state['program']} (pid {state['pid']}), velo {state['velo']}"
+        return f"{inline(head)}\nup {duration(state['uptime'])}, with a supervisor of its own"
+    most = state["max_workers"] or "any number"
+    return (
+        f"supervisor (pid {state['pid']}) at {state['socket']}, velo {state['velo']} on "
+        f"{state['runtime']}\n"
+        f"up {duration(state['uptime'])}, {state['min_workers']} to {most} workers"
+        + (", draining" if state["draining"] else "")
+    )
+
+
+def _show(state: dict[str, Any]) -> None:
     # What goes into a file or a pipe is not cut to the width of a terminal.
     console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDE)
-    most = state["max_workers"] or "any number"
-    console.print(
-        f"supervisor (pid {state['pid']}) at {path}, velo {state['velo']} on {state['runtime']}\n"
-        f"up {duration(state['uptime'])}, {state['min_workers']} to {most} workers"
-        + (", draining" if state["draining"] else ""),
-        markup=False,
-    )
+    console.print(_head(state), markup=False)
     workers = _table(
         "worker", "pid", "cpu %", "memory", "streams", "links", "events/s", "queue", "events", ""
     )
@@ -96,7 +142,9 @@ def _show(path: str, state: dict[str, Any]) -> None:
             latency(stream["latency_p99"]),
         )
     for table in (workers, clients, streams):
-        console.print(table)
+        # Its clients are its own event loops.
+        if table is not clients or not state["embedded"]:
+            console.print(table)
     left = len(busiest) - _MOST_SHOWN + state["streams_omitted"]
     if left > 0:
         console.print(f"and {left} more streams; `--json` or `velo top` show more")

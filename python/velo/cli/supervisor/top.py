@@ -1,4 +1,4 @@
-"""`velo top`: a supervisor's workers and streams, live."""
+"""`velo top`: workers and streams, live."""
 
 from __future__ import annotations
 
@@ -17,9 +17,8 @@ from rich.console import Console
 from rich.live import Live
 
 from velo.cli.errors import Failure
-from velo.cli.supervisor.line import Line, socket_option
+from velo.cli.supervisor.overview import Overview, which_supervisors
 from velo.cli.supervisor.screen import Screen
-from velo.errors import PoolError
 
 __all__ = ["top"]
 
@@ -41,7 +40,7 @@ _KEYS = {
 
 
 @click.command(short_help="Watch workers and streams, live.")
-@socket_option
+@which_supervisors
 @click.option(
     "--interval",
     type=click.FloatRange(min=0.1),
@@ -50,8 +49,11 @@ _KEYS = {
     metavar="S",
     help="Look so often.",
 )
-def top(socket: str | None, interval: float) -> None:
-    """Show the workers and streams of a supervisor until `q`.
+def top(socket: str | None, pid: int | None, interval: float) -> None:
+    """Show worker processes and their streams until `q`.
+
+    Of all programs of this user that run streams in process mode, as they come and go, and of a
+    supervisor that programs share, if one runs.
 
     r e b l a n sort by events/s, events, backlog, latency (p99), age and name; the same key again
     turns it around. / filters by a part of a stream's name, key or function, escape shows all
@@ -61,11 +63,7 @@ def top(socket: str | None, interval: float) -> None:
     console = Console(highlight=False)
     if not (sys.stdin.isatty() and console.is_terminal):
         raise Failure("`velo top` needs a terminal; `velo status --json` does not")
-    line = Line(socket)
-    try:
-        _watch(Screen(line), console, interval)
-    except PoolError as error:
-        raise Failure(f"the supervisor at `{line.path}`: {error}") from None
+    _watch(Screen(Overview(socket, pid)), console, interval)
 
 
 def _watch(screen: Screen, console: Console, interval: float) -> None:

@@ -4,16 +4,15 @@ use std::time::{Duration, Instant};
 
 use super::{Event, Reactor};
 use crate::pool::{ClientId, residents_of};
+use crate::supervisor::client_connection::{Access, ClientConnection};
 use crate::wire::protocol::{ClientStatus, LinkId, Order, Status, ToClient};
 
 impl Reactor {
     pub(super) fn administer(&mut self, now: Instant, id: ClientId, order: Order) {
-        if let (Some(_), Order::Look(question)) = (&self.standalone, &order) {
-            return self.begin_look(now, id, question.clone());
-        }
         let answer = match (&self.standalone, order) {
+            (_, Order::Look(question)) => return self.begin_look(now, id, question),
             (_, Order::Status) => ToClient::Status(self.status()),
-            (None, _) | (_, Order::Look(_)) => ToClient::Unable {
+            (None, _) => ToClient::Unable {
                 why: "it is a part of a program, and ends with that".into(),
             },
             (Some(own), Order::Logs { follow }) => {
@@ -75,9 +74,12 @@ impl Reactor {
             (worker.detached, worker.waiting) = (counts.detached, counts.waiting);
             worker
         });
+        let viewers = |client: &&ClientConnection| client.access == Access::Look;
+        let viewers = self.clients.values().filter(viewers).count();
         let mut clients: Vec<_> = self
             .clients
             .iter()
+            .filter(|(_, client)| client.access == Access::Full)
             .map(|(&id, client)| ClientStatus {
                 id,
                 pid: client.pid,
@@ -93,6 +95,8 @@ impl Reactor {
             pid: nix::unistd::getpid().as_raw(),
             velo: env!("CARGO_PKG_VERSION").into(),
             runtime: own.map(|own| own.runtime.clone()).unwrap_or_default(),
+            embedded: own.is_none(),
+            viewers: u32::try_from(viewers).unwrap_or(u32::MAX),
             uptime: self.since.elapsed().as_secs(),
             draining: self.draining.is_some() || self.end_by.is_some(),
             max_workers: self.pool.ceiling(),

@@ -7,20 +7,26 @@ use super::{Event, Reactor};
 use crate::os::peer::Peer;
 use crate::os::process::Process;
 use crate::pool::{ClientId, Watch};
-use crate::supervisor::client_connection::ClientConnection;
+use crate::supervisor::client_connection::{Access, ClientConnection};
 use crate::supervisor::connection::Connection;
 use crate::wire::protocol::{FromClient, PROTOCOL_VERSION, ToClient, Welcome};
 
+/// How long a viewer of an embedded supervisor may take to greet.
+const HELLO_BOUND: Duration = Duration::from_secs(5);
+/// How many viewers one embedded supervisor serves.
+const MOST_VIEWERS: usize = 32;
+
 impl Reactor {
     /// Takes a client on.
-    pub(super) fn connect(&mut self, socket: OwnedFd, peer: Option<Peer>) {
+    pub(super) fn connect(&mut self, socket: OwnedFd, peer: Option<Peer>, access: Access) {
         let id = self.next_client;
         let events = self.events.clone();
         let deliver = move |said| drop(events.send(Event::Client(id, said)));
-        let patience = self.standalone.as_ref().map(|own| own.hello_bound);
+        let patience = peer.is_some().then(|| self.hello_bound());
         let taken = Connection::open(socket, patience, deliver).and_then(|connection| {
-            let pid = peer.as_ref().map_or(0, |peer| peer.pid);
-            if let Some(why) = peer.as_ref().and_then(|peer| self.objection(peer)) {
+            let own = || nix::unistd::getpid().as_raw();
+            let pid = peer.as_ref().map_or_else(own, |peer| peer.pid);
+            if let Some(why) = peer.as_ref().and_then(|peer| self.objection(peer, access)) {
                 tracing::warn!(pid, %why, "client turned away");
                 turn_away(&connection, why);
                 return Ok(());
@@ -37,11 +43,14 @@ impl Reactor {
                 pidfd,
                 process: watched.transpose()?,
                 since: Instant::now(),
+                access,
                 greeted: false,
             };
             self.next_client += 1;
             self.clients.insert(id, client);
-            self.pool.client_came(id, pid);
+            if access == Access::Full {
+                self.pool.client_came(id, pid);
+            }
             tracing::info!(client = id, pid, "client came");
             Ok(())
         });
@@ -52,14 +61,19 @@ impl Reactor {
     }
 
     /// Why this process is not served, if so.
-    fn objection(&self, peer: &Peer) -> Option<String> {
-        let own = self.standalone.as_ref()?;
+    fn objection(&self, peer: &Peer, access: Access) -> Option<String> {
         let (theirs, ours) = (peer.uid, nix::unistd::geteuid().as_raw());
         if theirs != ours {
             return Some(format!(
                 "it serves the user with id `{ours}` only, not `{theirs}`"
             ));
         }
+        if access == Access::Look {
+            let viewers = self.clients.values().filter(|c| c.access == Access::Look);
+            let many = viewers.count() >= MOST_VIEWERS;
+            return many.then(|| format!("`{MOST_VIEWERS}` processes look at it already"));
+        }
+        let own = self.standalone.as_ref()?;
         (self.clients.len() >= own.max_clients).then(|| {
             format!(
                 "it has `{}` clients, as many as it takes (`--max-clients`)",
@@ -70,13 +84,11 @@ impl Reactor {
 
     /// Hangs up on clients that have not said hello in time.
     pub(super) fn turn_the_silent_away(&mut self, now: Instant) {
-        let Some(bound) = self.standalone.as_ref().map(|own| own.hello_bound) else {
-            return;
-        };
+        let bound = self.hello_bound();
         let silent: Vec<_> = self
             .clients
             .iter()
-            .filter(|(_, client)| !client.greeted && client.since + bound <= now)
+            .filter(|(_, client)| client.is_silent() && client.since + bound <= now)
             .map(|(id, _)| *id)
             .collect();
         for id in silent {
@@ -85,10 +97,15 @@ impl Reactor {
         }
     }
 
+    fn hello_bound(&self) -> Duration {
+        let own = self.standalone.as_ref();
+        own.map_or(HELLO_BOUND, |own| own.hello_bound)
+    }
+
     /// When the next one is to be turned away.
     pub(super) fn next_silent(&self) -> Option<Instant> {
-        let bound = self.standalone.as_ref()?.hello_bound;
-        let silent = self.clients.values().filter(|client| !client.greeted);
+        let bound = self.hello_bound();
+        let silent = self.clients.values().filter(|client| client.is_silent());
         silent.map(|client| client.since + bound).min()
     }
 
@@ -112,6 +129,12 @@ impl Reactor {
             }
             _ if !client.greeted => {
                 tracing::warn!(client = id, "a client did not say hello");
+                self.forget_client(now, id);
+            }
+            // An order that a program's supervisor does not obey is answered; the rest is not.
+            FromClient::Admin(order) => self.administer(now, id, order),
+            _ if client.access == Access::Look => {
+                tracing::warn!(client = id, "a viewer asked for more than to look");
                 self.forget_client(now, id);
             }
             FromClient::Acquire {
@@ -145,7 +168,6 @@ impl Reactor {
             }
             FromClient::ReleaseKey { request, key } => self.pool.release_key(id, request, key),
             FromClient::LeftKey { key, grant } => self.pool.left_key(id, key, grant),
-            FromClient::Admin(order) => self.administer(now, id, order),
         }
     }
 

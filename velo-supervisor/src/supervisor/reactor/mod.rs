@@ -14,7 +14,7 @@ use crate::options::{EmbeddedOptions, FOREVER};
 use crate::os;
 use crate::os::peer::Peer;
 use crate::pool::{ClientId, Gauges, Pool, Settings, WorkerId};
-use crate::supervisor::client_connection::ClientConnection;
+use crate::supervisor::client_connection::{Access, ClientConnection};
 use crate::supervisor::connection::Delivery;
 use crate::supervisor::link_record::LinkRecord;
 use crate::supervisor::looks::Looks;
@@ -36,8 +36,8 @@ mod perform;
 pub(crate) enum Command {
     /// A client of this very process.
     Connect(OwnedFd),
-    /// A client of a standalone supervisor.
-    Join(OwnedFd, Peer),
+    /// Another process that has connected.
+    Join(OwnedFd, Peer, Access),
     /// A worker is about to be asked for.
     Expect,
     Status(SyncSender<Status>),
@@ -292,8 +292,8 @@ impl Reactor {
         match command {
             // Closed here, so the client sees that it is lost.
             Command::Connect(_) | Command::Join(..) if self.end_by.is_some() => {}
-            Command::Connect(socket) => self.connect(socket, None),
-            Command::Join(socket, peer) => self.connect(socket, Some(peer)),
+            Command::Connect(socket) => self.connect(socket, None, Access::Full),
+            Command::Join(socket, peer, access) => self.connect(socket, Some(peer), access),
             Command::Expect if self.end_by.is_some() => {}
             Command::Expect => self.zygotes.expect(),
             Command::Status(reply) => {

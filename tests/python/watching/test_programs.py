@@ -1,0 +1,258 @@
+"""Programs with a supervisor of their own, as `velo top`, `status` and `inspect` see them."""
+
+import asyncio
+import contextlib
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from helpers import HANG, alive, environment, start_script, until_sync, write_script
+from standalone import answer
+from terminal import Terminal
+from velo import _core
+
+PROGRAM = """
+    import asyncio, os, sys, time
+    from velo import stream_fn
+    from velo.errors import StreamClosed
+
+    @stream_fn(mode="process", workers=1)
+    async def counting(events):
+        total = 0
+        async for event in events:
+            total += event
+            yield total
+
+    async def main():
+        async with counting.open() as first, counting.open() as second:
+            await first.send(5)
+            print(await first.recv(), flush=True)
+            for line in iter(sys.stdin.readline, ""):
+                if line == "fork\\n":
+                    if not (child := os.fork()):
+                        time.sleep(3600)
+                    print(child, flush=True)
+                if line == "wait\\n":
+                    try:
+                        await second.recv()
+                    except StreamClosed as error:
+                        print(error, flush=True)
+
+    asyncio.run(main())
+"""
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Where the programs of this test are found."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "run"))
+    monkeypatch.delenv("VELO_SUPERVISOR", raising=False)
+    (tmp_path / "run").mkdir(mode=0o700)
+    return tmp_path / "run" / "velo"
+
+
+class Program:
+    """A program that runs two streams, and does what it reads."""
+
+    def __init__(self, path):
+        self.process = start_script(path, stdin=subprocess.PIPE)
+        self.pid = self.process.pid
+        assert self.hear() == "5"
+        until_sync(lambda: self.socket() is not None)
+
+    def hear(self):
+        ready = select.select([self.process.stdout], [], [], HANG)[0]
+        assert ready, "it says nothing"
+        return self.process.stdout.readline().strip()
+
+    def tell(self, order):
+        self.process.stdin.write(f"{order}\n")
+        self.process.stdin.flush()
+
+    def socket(self):
+        return next((path for pid, path in _core.programs() if pid == self.pid), None)
+
+    def end(self):
+        self.process.stdin.close()
+        return self.process.wait(HANG)
+
+
+@pytest.fixture
+def program(folder, tmp_path):
+    """A program that runs."""
+    running = Program(write_script(tmp_path, PROGRAM, "counts.py"))
+    yield running
+    with contextlib.suppress(OSError):
+        running.process.stdin.close()
+    running.process.kill()
+    running.process.wait()
+    running.process.stdout.close()
+    running.process.stderr.close()
+
+
+def shell(*words):
+    command = [sys.executable, "-m", "velo", *map(str, words)]
+    return subprocess.run(
+        command, capture_output=True, text=True, env=environment(), timeout=HANG, check=False
+    )
+
+
+def test_status_finds_it(program):
+    told = shell("status", "--json")
+    assert told.returncode == 0, told.stderr
+    shown = json.loads(told.stdout)["supervisors"]
+    (state,) = (one for one in shown if one["pid"] == program.pid)
+    assert state["embedded"] is True
+    assert state["program"] == "counts.py"
+    assert state["socket"] == str(program.socket())
+    assert [(one["name"], one["function"]) for one in state["streams"]] == [
+        ("counting-1", "__main__:counting"),
+        ("counting-2", "__main__:counting"),
+    ]
+    assert [one["events"] for one in state["streams"]] == [1, 0]
+    assert {one["client"] for one in state["streams"]} == {program.pid}
+    alone = json.loads(shell("status", "--json", "--pid", program.pid).stdout)
+    assert (alone["pid"], len(alone["streams"])) == (program.pid, 2)
+    text = shell("status", "--pid", program.pid).stdout
+    assert f"counts.py (pid {program.pid})" in text
+    assert "counting-1" in text
+
+
+def test_inspect_finds_its_streams(program):
+    told = shell("inspect", "counting-1", "--pid", program.pid, "--json")
+    (one,) = json.loads(told.stdout)["streams"]
+    assert one["locals"]["total"] == "5"
+    assert (one["events"], one["results"]) == (1, 1)
+    assert "total  = 5" in shell("inspect", "counting-1", "--pid", program.pid).stdout
+    told = shell("inspect", "counting-9", "--pid", program.pid)
+    assert told.returncode == 1
+    assert (
+        f"no stream `counting-9` is open at the supervisor of process {program.pid}" in told.stderr
+    )
+
+
+@pytest.mark.parametrize(("columns", "rows"), [(80, 24), (200, 50)])
+async def test_top_shows_it_and_ends_a_stream(program, columns, rows):
+    command = ["top", "--interval", "0.1", "--pid", program.pid]
+    terminal = Terminal(command, columns, rows)
+    try:
+        await terminal.shows("1 worker", "1 program", "2 streams", "counts.py", "counting-1")
+        terminal.press("n\x1b[B\x1b[Bx")
+        await terminal.shows("end counting-2? y / n")
+        terminal.press("y")
+        program.tell("wait")
+        assert "ended by hand" in await asyncio.to_thread(program.hear)
+        await terminal.shows("ended counting-2", "1 stream ")
+        await asyncio.to_thread(program.end)
+        await terminal.shows(f"velo: the supervisor of process {program.pid}")
+        assert await asyncio.to_thread(terminal.process.wait, HANG) == 1
+    finally:
+        terminal.close()
+
+
+async def test_top_waits_for_programs(folder, tmp_path):
+    """It shows them as they come and go. (Other programs of this user may run beside it.)"""
+    terminal = Terminal(["top", "--interval", "0.1"], 200, 50)
+    try:
+        await terminal.shows("q quit", without=["counts.py"])
+        path = write_script(tmp_path, PROGRAM, "counts.py")
+        program = await asyncio.to_thread(Program, path)
+        await terminal.shows("counts.py", "counting-1")
+        await asyncio.to_thread(program.end)
+        program.process.stdout.close()
+        program.process.stderr.close()
+        await terminal.shows("q quit", without=["counts.py"])
+        terminal.press("q")
+        assert await asyncio.to_thread(terminal.process.wait, HANG) == 0
+    finally:
+        terminal.close()
+
+
+def test_its_socket_is_its_users_and_goes_with_it(program, folder):
+    path = program.socket()
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert program.end() == 0
+    assert os.listdir(folder) == []
+
+
+def test_what_a_killed_program_has_left_is_removed(program, folder):
+    path = program.socket()
+    # It has the name of a socket, and is none: it is nobody's to remove.
+    file = folder / path.name.replace(f"-{program.pid}-", "-999999999-")
+    file.write_text("mine")
+    program.process.kill()
+    program.process.wait()
+    assert path.exists()
+    told = shell("status", "--pid", program.pid)
+    assert told.returncode == 1
+    assert f"process {program.pid} has no supervisor that can be looked at" in told.stderr
+    assert os.listdir(folder) == [file.name]
+
+
+def test_a_folder_that_others_can_use_is_not_looked_into(program, folder):
+    folder.chmod(0o755)
+    assert program.socket() is None
+    folder.chmod(0o700)
+    assert program.socket() is not None
+
+
+def test_a_program_whose_folder_others_can_use_runs_unseen(folder, tmp_path):
+    folder.mkdir(mode=0o755)
+    folder.chmod(0o755)
+    process = start_script(write_script(tmp_path, PROGRAM, "counts.py"), stdin=subprocess.PIPE)
+    out, err = process.communicate("", timeout=HANG)
+    assert (process.returncode, out, err) == (0, "5\n", "")
+    assert os.listdir(folder) == []
+
+
+@pytest.mark.parametrize("order", ["acquire", "preload"])
+def test_who_looks_may_do_no_more(program, order):
+    line = _core.SupervisorClient.connect(str(program.socket()))
+    assert json.loads(answer(line, lambda line: line.status(), "status"))["viewers"] == 1
+    if order == "acquire":
+        line.acquire(4)
+    else:
+        line.preload(["json"], [])
+    answer_or_end(line)
+    state = json.loads(shell("status", "--pid", program.pid, "--json").stdout)
+    assert len(state["workers"]) == 1
+
+
+def test_its_end_is_its_own(program):
+    line = _core.SupervisorClient.connect(str(program.socket()))
+    line.drain(0.0)
+    said = []
+    while not said:
+        assert select.select([line.fileno()], [], [], HANG)[0]
+        said = [event for event in line.poll() if event[0] != "hello"]
+    assert said[0][0] == "unable"
+
+
+def answer_or_end(line):
+    """Waits until the supervisor has hung up."""
+    ended = False
+    while not ended:
+        assert select.select([line.fileno()], [], [], HANG)[0], "it goes on"
+        ended = any(event[0] == "lost" for event in line.poll())
+
+
+def test_a_child_that_it_forks_has_no_part_in_it(program, folder):
+    program.tell("fork")
+    child = int(program.hear())
+    try:
+        path = program.socket()
+        program.process.kill()
+        program.process.wait()
+        assert alive(child)
+        with pytest.raises(ConnectionError):
+            _core.SupervisorClient.connect(str(path))
+        assert program.socket() is None
+        assert os.listdir(folder) == []
+    finally:
+        os.kill(child, signal.SIGKILL)
