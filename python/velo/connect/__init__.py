@@ -31,7 +31,7 @@ from velo.connect.model import (
 )
 
 if TYPE_CHECKING:
-    pass
+    from velo.connect._kafka import kafka as kafka
 
 __all__ = [
     "Assigned",
@@ -47,7 +47,7 @@ __all__ = [
 ]
 
 # The connectors: the function's name, and the file that has it.
-_CONNECTORS: dict[str, str] = {}
+_CONNECTORS: dict[str, str] = {"kafka": "_kafka"}
 
 
 def __getattr__(name: str) -> Any:

@@ -3,9 +3,10 @@
 import itertools
 import subprocess
 import sys
+import time
 from pathlib import Path
 
-from confluent_kafka import KafkaException, Producer
+from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
 
 from servers.server import Server, absent, free_port
@@ -123,3 +124,19 @@ class Kafka(Server):
         assert producer.flush(60) == 0
         if errors:
             raise KafkaException(errors[0])
+
+    def read(self, topic, count, seconds=30):
+        """The first messages of a topic, in the order of their arrival in each partition."""
+        consumer = Consumer({**self._config(), "group.id": "reader", "enable.auto.commit": False})
+        numbers = self.admin.list_topics(topic, timeout=10).topics[topic].partitions
+        consumer.assign([TopicPartition(topic, number, 0) for number in numbers])
+        found, deadline = [], time.monotonic() + seconds
+        try:
+            while len(found) < count:
+                assert time.monotonic() < deadline, f"{len(found)} of {count} messages"
+                message = consumer.poll(0.1)
+                if message is not None and message.error() is None:
+                    found.append(message)
+        finally:
+            consumer.close()
+        return found

@@ -1,0 +1,165 @@
+"""Which partitions of Kafka a source reads: by hand, or as its group decides."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+
+from confluent_kafka import Consumer, KafkaException, TopicPartition
+
+from velo.connect._kafka.handover import Handover
+from velo.connect._kafka.link import Link, cause, transient
+from velo.connect._kafka.places import Name, begins
+from velo.connect._kafka.reading import Reading
+from velo.connect.model import Assigned, Lost, Revoked
+from velo.connect.settings import log
+
+__all__ = ["Assignment", "places"]
+
+_RETRY = 0.1  # seconds
+
+
+def places(offsets: Mapping[Name, int] | Iterable[Name]) -> list[TopicPartition]:
+    """Give partitions as the client library takes them, with their offsets where there are some."""
+    if isinstance(offsets, Mapping):
+        return [TopicPartition(topic, number, at) for (topic, number), at in offsets.items()]
+    return [TopicPartition(topic, number) for topic, number in offsets]
+
+
+def _names(found: Iterable[TopicPartition]) -> list[Name]:
+    return [(place.topic, place.partition) for place in found]
+
+
+class Assignment:
+    """The partitions of one consumer. All methods are called in its thread.
+
+    Attributes:
+        names: The partitions that are read.
+        by_topic: Their names by topic and number, also of those that were given away.
+        begun: Whether there was an assignment, also an empty one.
+
+    """
+
+    def __init__(
+        self,
+        consumer: Consumer,
+        reading: Reading,
+        link: Link,
+        handover: Handover,
+        known: Iterable[Name],
+        serve: Callable[[], None],
+    ) -> None:
+        self.names: set[Name] = set()
+        self.by_topic: dict[str, dict[int, Name]] = {}
+        self.begun = False
+        self._consumer = consumer
+        self._reading = reading
+        self._link = link
+        self._handover = handover
+        self._known = set(known)
+        self._serve = serve
+        self._first: dict[Name, int] = {}
+        self._rewound: set[Name] = set()
+
+    def subscribe(self) -> None:
+        """Join the group."""
+        self._consumer.subscribe(
+            list(self._reading.topics),
+            on_assign=self._on_assign,
+            on_revoke=self._on_revoke,
+            on_lost=self._on_lost,
+        )
+
+    def add(self, names: list[Name], committed: Mapping[Name, int] | None = None) -> None:
+        """Read these, from the committed offsets or from `start`."""
+        reading, consumer = self._reading, self._consumer
+        committed = committed or {}
+        fresh = [name for name in names if name not in committed]
+        first = begins(consumer, fresh, reading.start, self._known, reading.connect_timeout)
+        latest = {name: at for name, at in first.items() if at >= 0}
+        if latest and reading.group is not None and reading.start == "latest":
+            # Otherwise a member that takes over before the first commit begins later than this one.
+            consumer.commit(offsets=places(latest), asynchronous=False)
+        first |= committed
+        self._first |= first
+        self.names.update(names)
+        self.begun = True
+        for name in names:
+            self.by_topic.setdefault(name[0], {})[name[1]] = name
+        if reading.cooperative:
+            consumer.incremental_assign(places(first))
+        else:
+            consumer.assign(places(first))
+        self._handover.put(Assigned(tuple(names)))
+
+    def lag(self) -> dict[Name, int]:
+        """Give the records behind the last one read, as the last answers of the brokers tell."""
+        lag = {}
+        for place in self._consumer.position(places(self.names)):
+            name = place.topic, place.partition
+            low, high = self._consumer.get_watermark_offsets(
+                TopicPartition(place.topic, place.partition), cached=True
+            )
+            if high >= 0:
+                lag[name] = max(0, high - max(low, self._first[name], place.offset))
+        return lag
+
+    def _committed(self, names: list[Name]) -> dict[Name, int]:
+        """Ask for the committed offsets, again while the brokers are away for a moment."""
+        reading = self._reading
+        if isinstance(reading.start, Mapping):
+            return {}
+        if reading.rewind:
+            names, new = [n for n in names if n in self._rewound], names
+            self._rewound.update(new)
+        while names:
+            try:
+                found = self._consumer.committed(places(names), timeout=reading.connect_timeout)
+                for place in found:
+                    if place.error is not None:
+                        raise KafkaException(place.error)
+                return {(at.topic, at.partition): at.offset for at in found if at.offset >= 0}
+            except KafkaException as error:
+                if not transient(cause(error)) or self._handover.stopping:
+                    raise
+                self._link.lost(cause(error).str())
+                time.sleep(_RETRY)
+        return {}
+
+    # Called by the client library, within `poll`.
+
+    def _on_assign(self, _consumer: Consumer, found: list[TopicPartition]) -> None:
+        names = _names(found)
+        self.add(names, self._committed(names))
+
+    def _on_revoke(self, _consumer: Consumer, found: list[TopicPartition]) -> None:
+        """Hand the revocation on, and wait until the records before it are handled."""
+        names = _names(found)
+        self._handover.forget(names)
+        if names and not self._handover.stopping:
+            self._handover.put(Revoked(tuple(names)))
+            self._wait_for_handling(names)
+        self.names.difference_update(names)
+
+    def _wait_for_handling(self, names: list[Name]) -> None:
+        deadline = time.monotonic() + self._reading.revoke_timeout
+        while not self._handover.handled(min(_RETRY, self._reading.revoke_timeout)):
+            self._serve()
+            if time.monotonic() > deadline:
+                self._handover.put(Lost(tuple(names)))
+                log.warning(
+                    "%s: %s go to another member of the group before their records are handled: "
+                    "that took more than %g s (`revoke_timeout`), and they come again",
+                    self._link.name,
+                    names,
+                    self._reading.revoke_timeout,
+                )
+                return
+        self._serve()
+
+    def _on_lost(self, _consumer: Consumer, found: list[TopicPartition]) -> None:
+        names = _names(found)
+        self.names.difference_update(names)
+        self._handover.forget(names)
+        if names:
+            self._handover.put(Lost(tuple(names)))

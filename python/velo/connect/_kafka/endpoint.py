@@ -1,0 +1,327 @@
+"""Kafka: topics as sources and sinks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from typing import Any
+from urllib.parse import SplitResult, unquote
+
+from velo.connect._kafka.link import Link
+from velo.connect._kafka.places import Name, Start, Until, check_start, check_until
+from velo.connect._kafka.reader import Reader
+from velo.connect._kafka.reading import Reading
+from velo.connect._kafka.writer import Writer, Writing
+from velo.connect.formats import Decode, Encode, decoder, encoder
+from velo.connect.model import Assigned, Batch, Lost, Revoked
+from velo.connect.settings import boolean, login_of, secret, settings_of
+
+__all__ = ["Kafka", "kafka", "of_url"]
+
+# What velo promises depends on these.
+_OURS = {
+    "bootstrap.servers": "`servers`",
+    "group.id": "`group`",
+    "group.instance.id": "`instance_id`",
+    "enable.auto.commit": "velo commits what is handled",
+    "enable.auto.offset.store": "velo commits what is handled",
+    "auto.offset.reset": "`start`",
+    "enable.partition.eof": "`until`",
+    "error_cb": "errors are raised and logged",
+    "on_delivery": "`flush` raises failed deliveries",
+    "delivery.report.only.error": "`flush` raises failed deliveries",
+    "transactional.id": "results are written without transactions",
+    "sasl.username": "`user`",
+    "sasl.password": "`password`, `password_file` or KAFKA_PASSWORD",
+    "topic.metadata.refresh.interval.ms": "`refresh`",
+}
+
+
+class Kafka:
+    """A topic of Kafka, or several: a source, a sink, or both.
+
+    Attributes:
+        name: What it is called in messages and metrics, without secrets.
+        servers: Its addresses.
+
+    """
+
+    def __init__(self, reading: Reading, writing: Writing | None, name: str, servers: str) -> None:
+        self.name = name
+        self.servers = servers
+        self._reading = reading
+        self._writing = writing
+        self._source_link = Link(name, servers, reading.connect_timeout)
+        self._sink_link = Link(name, servers, reading.connect_timeout)
+        self._reader: Reader | None = None
+        self._writer: Writer | None = None
+
+    def __repr__(self) -> str:
+        """Topics and servers."""
+        return f"<{self.name} at {self.servers}>"
+
+    def __del__(self) -> None:
+        """End the thread of a source that was not closed."""
+        if (reader := getattr(self, "_reader", None)) is not None:
+            reader.abandon()
+
+    # A source.
+
+    async def __aiter__(self) -> AsyncIterator[Batch | Assigned | Revoked | Lost]:
+        """Read, from a thread of its own.
+
+        Raises:
+            Unreachable: No broker answers.
+            AuthenticationFailed: The broker refuses the user.
+            PermissionDenied: The user may not read the topic, or not use the group.
+            NoSuchTopic: A topic does not exist.
+            PositionLost: The records behind a committed position were deleted.
+
+        """
+        if self._reader is not None:
+            await self._reader.close()
+        reader = self._reader = Reader(self._reading, self._source_link)
+        try:
+            while (item := await reader.take()) is not None:
+                yield item
+        finally:
+            reader.stop()
+
+    async def commit(self, positions: Mapping[Name, int]) -> None:
+        """Commit the positions for the group; without a group, do nothing.
+
+        Positions of partitions that the source has lost are left out.
+        """
+        if self._reader is not None and self._reading.group is not None and positions:
+            await self._reader.commit({name: at + 1 for name, at in positions.items()})
+
+    def pause(self, partitions: Iterable[Name]) -> None:
+        """Hand on no more records of these. A partition that is assigned anew is not paused."""
+        if self._reader is not None:
+            self._reader.pause(partitions)
+
+    def resume(self, partitions: Iterable[Name]) -> None:
+        """Go on with these."""
+        if self._reader is not None:
+            self._reader.resume(partitions)
+
+    def lag(self) -> Mapping[Name, int]:
+        """Give the records of each partition behind the last one read, as of the last second."""
+        return self._reader.lag if self._reader is not None else {}
+
+    def stop(self) -> None:
+        """Read no more."""
+        if self._reader is not None:
+            self._reader.stop()
+
+    @property
+    def reconnects(self) -> int:
+        """How often all brokers were away, and came back."""
+        return self._source_link.outages.count + self._sink_link.outages.count
+
+    # A sink.
+
+    async def write(self, results: Sequence[tuple[Any, Any]]) -> None:
+        """Queue results; the result None is written without a value, as a tombstone.
+
+        Raises:
+            TypeError: When a result cannot be encoded.
+            ConnectError: As of iterating; NoSuchTopic when the topic does not exist.
+
+        """
+        if self._writer is None:
+            if self._writing is None:
+                raise ValueError(f"{self.name}: name one topic to write to")
+            self._writer = Writer(self._writing, self._sink_link)
+        await self._writer.write(results)
+
+    async def flush(self) -> None:
+        """Wait until the brokers have all results (`acks=all`).
+
+        Raises:
+            ConnectError: The first result that was not delivered, with its topic and the reason.
+
+        """
+        if self._writer is not None:
+            await self._writer.flush()
+
+    async def close(self) -> None:
+        """Leave the group, and close all connections."""
+        if (reader := self._reader) is not None:
+            self._reader = None
+            await reader.close()
+        if (writer := self._writer) is not None:
+            self._writer = None
+            await writer.close()
+
+
+def kafka(
+    servers: str | Sequence[str],
+    topic: str | Sequence[str],
+    *,
+    group: str | None = None,
+    instance_id: str | None = None,
+    start: Start = "committed",
+    rewind: bool = False,
+    until: Until = None,
+    decode: Decode = "json",
+    decode_key: Decode = "bytes",
+    encode: Encode = "json",
+    batch: int = 500,
+    user: str | None = None,
+    password: str | None = None,
+    password_file: str | None = None,
+    sasl: str = "PLAIN",
+    tls: bool = False,
+    tls_ca: str | None = None,
+    tls_cert: str | None = None,
+    tls_key: str | None = None,
+    connect_timeout: float = 10.0,
+    refresh: float = 30.0,
+    revoke_timeout: float = 30.0,
+    close_timeout: float = 10.0,
+    config: Mapping[str, Any] | None = None,
+) -> Kafka:
+    """Read records from topics of Kafka, or write results to one.
+
+    A partition of the source is `(topic, number)`, and its positions are offsets. With `group`, the
+    members of the group share the partitions, and handled positions are committed; without, this
+    source reads all partitions and keeps no positions. A record without a value (a tombstone) is
+    the event None.
+
+    Results are written by an idempotent producer with `acks=all`, to the partition of their key, as
+    Java's clients choose it.
+
+    Args:
+        servers: Addresses of some brokers, `host:port`; as a list or with commas.
+        topic: A topic, several, or a pattern `^...` (a regular expression).
+        group: The consumer group.
+        instance_id: The name of this member, for static membership: a member that restarts within
+            the session timeout gets its partitions back without a rebalance.
+        start: Where a partition begins for which the group has committed nothing: "earliest",
+            "latest", or seconds since the epoch. "committed" is "earliest". A mapping gives the
+            last handled position of each partition, and goes before what was committed.
+        rewind: Begin at `start` also where the group has committed positions, once for each
+            partition.
+        until: Where the source ends: None for never, "end" for the records that are there at the
+            start, or seconds since the epoch (records from then on are left out).
+        decode: How bytes become events: "json", "msgpack", "text", "bytes" or a function, which
+            runs in the thread of the source.
+        decode_key: How the key of a record is read; as `decode`.
+        encode: How results become bytes; as `decode`.
+        batch: The largest number of records that come at once.
+        user: The user, for SASL.
+        password: The password. Without one, the environment variable `KAFKA_PASSWORD` gives it.
+        password_file: A file with the password.
+        sasl: The mechanism: "PLAIN", "SCRAM-SHA-256" or "SCRAM-SHA-512".
+        tls: Whether to encrypt.
+        tls_ca: A file with the certificates to trust, instead of the system's. Implies `tls`.
+        tls_cert: A file with the certificate of this client. Implies `tls`.
+        tls_key: A file with the key of this client.
+        connect_timeout: Seconds until a server that does not answer at first is an error.
+        refresh: Seconds between looks for new topics and partitions.
+        revoke_timeout: Seconds for handling and committing before a partition that moves to another
+            member is given away.
+        close_timeout: Seconds until `close` stops waiting for the brokers.
+        config: More settings of librdkafka, such as `{"session.timeout.ms": 10000}`.
+
+    Raises:
+        ValueError: When a setting does not fit.
+        ImportError: When confluent-kafka is not installed.
+
+    """
+    addresses = servers if isinstance(servers, str) else ",".join(servers)
+    topics = tuple(topic.split(",") if isinstance(topic, str) else topic)
+    if not addresses or not topics or not all(topics):
+        raise ValueError("kafka: name a server and a topic")
+    check_start(start)
+    check_until(until)
+    if rewind and start == "committed":
+        raise ValueError("`rewind` wants a `start`: where to begin again")
+    if batch < 1:
+        raise ValueError(f"batch={batch}: it is at least 1")
+    for name in config or ():
+        if name in _OURS:
+            raise ValueError(f"config has `{name}`, which is velo's: {_OURS[name]}")
+    common: dict[str, Any] = {
+        "bootstrap.servers": addresses,
+        "client.id": "velo",
+        "socket.keepalive.enable": True,
+        "topic.metadata.refresh.interval.ms": round(refresh * 1000),
+    }
+    tls = tls or tls_ca is not None or tls_cert is not None
+    if user is not None:
+        password = secret(password, password_file) or os.environ.get("KAFKA_PASSWORD")
+        if password is None:
+            raise ValueError(
+                f"user {user!r} has no password: give `password_file`, or set KAFKA_PASSWORD"
+            )
+        common |= {"sasl.mechanism": sasl, "sasl.username": user, "sasl.password": password}
+    common["security.protocol"] = ("SASL_" if user is not None else "") + (
+        "SSL" if tls else "PLAINTEXT"
+    )
+    files = {
+        "ssl.ca.location": tls_ca,
+        "ssl.certificate.location": tls_cert,
+        "ssl.key.location": tls_key,
+    }
+    common |= {setting: path for setting, path in files.items() if path is not None}
+    consumer: dict[str, Any] = {
+        # A consumer without a group needs a name too; it is sent to no broker.
+        "group.id": group if group is not None else "velo-without-a-group",
+        "enable.auto.commit": False,
+        "auto.offset.reset": "error",
+        "enable.partition.eof": until is not None,
+    }
+    if (config or {}).get("group.protocol") != "consumer":
+        consumer["partition.assignment.strategy"] = "cooperative-sticky"
+    if instance_id is not None:
+        consumer["group.instance.id"] = instance_id
+    producer: dict[str, Any] = {"enable.idempotence": True, "partitioner": "murmur2_random"}
+    reading = Reading(
+        topics, group, start, rewind, until, decoder(decode), decoder(decode_key), batch,
+        connect_timeout, refresh, revoke_timeout, close_timeout,
+        common | consumer | dict(config or {}),
+    )  # fmt: skip
+    writing = None
+    if len(topics) == 1 and not topics[0].startswith("^"):
+        writing = Writing(
+            topics[0], encoder(encode), callable(encode), connect_timeout, close_timeout,
+            common | producer | dict(config or {}),
+        )  # fmt: skip
+    return Kafka(reading, writing, f"kafka {','.join(topics)}", addresses)
+
+
+def _moment(text: str) -> str | float:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+_SETTINGS: dict[str, Any] = {
+    "group": str, "instance_id": str, "start": _moment, "rewind": boolean, "until": _moment,
+    "decode": str, "decode_key": str, "encode": str, "batch": int, "password_file": str,
+    "sasl": str, "tls": boolean, "tls_ca": str, "tls_cert": str, "tls_key": str,
+    "connect_timeout": float, "refresh": float, "revoke_timeout": float, "close_timeout": float,
+}  # fmt: skip
+
+
+def of_url(url: SplitResult, settings: dict[str, str]) -> Kafka:
+    """Make the endpoint of `kafka://user:password@host:9092,host2:9092/TOPIC?group=...`.
+
+    Commas join topics, and `config.NAME=VALUE` is a setting of librdkafka.
+
+    Raises:
+        ValueError: When the URL names no topic, or a setting that does not exist.
+
+    """
+    prefix = "config."
+    config = {n.removeprefix(prefix): v for n, v in settings.items() if n.startswith(prefix)}
+    own = {n: v for n, v in settings.items() if not n.startswith(prefix)}
+    values = settings_of(own, _SETTINGS, url.scheme)
+    servers = url.netloc.rpartition("@")[2]
+    topic = unquote(url.path.strip("/"))
+    if not topic:
+        raise ValueError(f"{url.scheme}://{servers}: name the topic as the path of the URL")
+    return kafka(servers, topic, config=config, **values, **dict[str, Any](login_of(url)))

@@ -1,0 +1,192 @@
+"""The connection of a Kafka client: its first answer, its outages, and its errors by name."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+from velo.connect.errors import (
+    AuthenticationFailed,
+    ConnectError,
+    NoSuchTopic,
+    PermissionDenied,
+    PositionLost,
+    Unreachable,
+    missing,
+)
+from velo.connect.settings import Outages
+
+try:
+    from confluent_kafka import KafkaError, KafkaException
+except ImportError as error:
+    raise missing("`connect.kafka`", "kafka") from error
+
+__all__ = ["ClientLog", "Link", "cause", "transient"]
+
+_REFUSED = {
+    KafkaError._AUTHENTICATION,
+    KafkaError.SASL_AUTHENTICATION_FAILED,
+    KafkaError.UNSUPPORTED_SASL_MECHANISM,
+    KafkaError.ILLEGAL_SASL_STATE,
+}
+_FORBIDDEN = {
+    KafkaError.TOPIC_AUTHORIZATION_FAILED,
+    KafkaError.GROUP_AUTHORIZATION_FAILED,
+    KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+    KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
+}
+_NO_TOPIC = {
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+    KafkaError.TOPIC_EXCEPTION,
+    KafkaError._UNKNOWN_TOPIC,
+    KafkaError._UNKNOWN_PARTITION,
+}
+_GONE = {KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE}
+# The client library tries again after these.
+_DOWN = {
+    KafkaError._ALL_BROKERS_DOWN,
+    KafkaError._TRANSPORT,
+    KafkaError._TIMED_OUT,
+    KafkaError._TIMED_OUT_QUEUE,
+    KafkaError._MSG_TIMED_OUT,
+    KafkaError._RESOLVE,
+    KafkaError._SSL,
+    KafkaError._WAIT_COORD,
+    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+    KafkaError.COORDINATOR_NOT_AVAILABLE,
+    KafkaError.NOT_COORDINATOR,
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+    KafkaError.BROKER_NOT_AVAILABLE,
+    KafkaError.REQUEST_TIMED_OUT,
+    KafkaError.NETWORK_EXCEPTION,
+}
+
+
+def cause(error: KafkaException) -> KafkaError:
+    """Give the error within the exception."""
+    found: KafkaError = error.args[0]
+    return found
+
+
+def transient(error: KafkaError) -> bool:
+    """Say whether the client library gets over the error by itself."""
+    return error.code() in _DOWN or bool(error.retriable())
+
+
+class ClientLog:
+    """Takes the client library's own log, as a logger does: it is for those who debug it."""
+
+    _log = logging.getLogger("velo.connect.librdkafka")
+
+    def log(self, _level: int, message: str, *arguments: Any) -> None:
+        """Log at level DEBUG: what a user must know comes as errors and outages."""
+        self._log.debug(message, *arguments)
+
+
+class Link:
+    """What one client hears of its brokers.
+
+    Attributes:
+        name: The endpoint, for messages.
+        servers: The addresses, for messages.
+        outages: How often all brokers were away.
+        down: Whether they are away now.
+
+    """
+
+    def __init__(self, name: str, servers: str, connect_timeout: float) -> None:
+        self.name = name
+        self.servers = servers
+        self.outages = Outages(name, servers)
+        self.down = False
+        self._connected = False
+        self._connect_timeout = connect_timeout
+        self._failure: ConnectError | None = None
+        self._reason = ""
+
+    def on_error(self, error: KafkaError) -> None:
+        """Hear of an error that belongs to no record: the `error_cb` of a client."""
+        if error.fatal() or error.code() in _REFUSED:
+            self._failure = self._failure or self.named(error)
+        elif error.code() == KafkaError._ALL_BROKERS_DOWN:
+            self.lost(self._reason or error.str())
+        else:
+            self._reason = error.str()
+
+    def check(self) -> None:
+        """Raise what makes the client useless."""
+        if self._failure is not None:
+            raise self._failure
+
+    def lost(self, reason: str) -> None:
+        """Note that no broker answers."""
+        if self._connected:
+            self.down = True
+            self.outages.wait(reason)
+
+    def answered(self) -> None:
+        """Note that a broker has answered."""
+        self._connected = True
+        if self.down:
+            self.down = False
+            self.outages.over()
+
+    def metadata(self, client: Any, topic: str | None, given_up: Callable[[], bool]) -> Any:
+        """Ask for the cluster's metadata, of one topic or of all, until there is an answer.
+
+        Raises:
+            Unreachable: When none comes within `connect_timeout`, or `given_up` says so.
+            AuthenticationFailed: When the user is refused.
+
+        """
+        deadline = time.monotonic() + self._connect_timeout
+        while True:
+            left = deadline - time.monotonic()
+            begin = time.monotonic()
+            try:
+                found = client.list_topics(topic, timeout=max(0.01, min(0.5, left)))
+                self.answered()
+                return found
+            except KafkaException as error:
+                # The reason comes by `on_error`, which this poll calls.
+                client.poll(max(0.0, min(left, 0.1 - (time.monotonic() - begin))))
+                self.check()
+                if not transient(cause(error)):
+                    raise self.named(cause(error)) from None
+                if left <= 0 or given_up():
+                    raise Unreachable(
+                        f"{self.name}: no broker answers at {self.servers} within "
+                        f"{self._connect_timeout:g} s: {self._reason or cause(error).str()}. Check "
+                        "the address, and whether the port wants TLS (`tls=True`) or a user"
+                    ) from None
+
+    def named(self, error: KafkaError, topic: str | None = None) -> ConnectError:
+        """Make an error of velo of one of the client library."""
+        code, reason = error.code(), error.str()
+        at = f"{self.name} at {self.servers}"
+        about = f" of topic `{topic}`" if topic else ""
+        if code in _REFUSED:
+            return AuthenticationFailed(
+                f"{at}: the broker refuses the user: {reason}. Check `user`, `sasl`, and the "
+                "password in `password_file` or KAFKA_PASSWORD"
+            )
+        if code in _FORBIDDEN:
+            return PermissionDenied(
+                f"{at}: the user may not do this{about}: {reason}. The user needs access rules "
+                "(ACLs): READ for topic and group to read, WRITE for the topic to write"
+            )
+        if code in _NO_TOPIC:
+            return NoSuchTopic(f"{at}: there is no such topic{about}: {reason}. Create it first")
+        if code in _GONE:
+            return PositionLost(
+                f"{at}: a position{about} is no longer there: {reason}. Its records were deleted "
+                "before they were read. Choose where to go on: `rewind=True` with `start=`, once"
+            )
+        if code == KafkaError.FENCED_INSTANCE_ID or code == KafkaError._FENCED:
+            return ConnectError(f"{at}: another program has the same `instance_id`: {reason}")
+        if code in _DOWN:
+            return Unreachable(f"{at}: {reason}")
+        return ConnectError(f"{at}{about}: {reason}")

@@ -1,0 +1,277 @@
+"""One thread that reads from Kafka: every call of the consumer is made there."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message
+
+from velo.connect._kafka.assignment import Assignment, places
+from velo.connect._kafka.bound import Bound
+from velo.connect._kafka.handover import Commit, Handover, Item
+from velo.connect._kafka.link import ClientLog, Link, cause, transient
+from velo.connect._kafka.places import Name, partitions
+from velo.connect._kafka.reading import Reading
+from velo.connect._kafka.records import records_of
+from velo.connect.errors import ConnectError, NoSuchTopic, Unreachable
+from velo.connect.settings import log
+
+__all__ = ["Reader"]
+
+_WAIT = 0.1  # seconds: how long the thread waits for a record, and so for a request
+_ALIVE = 0.5  # seconds between the polls that keep a group's member alive while nobody asks
+_LOOK = 1.0  # seconds between looks at lag and at an outage
+
+_GIVEN_AWAY = {KafkaError.ILLEGAL_GENERATION, KafkaError.UNKNOWN_MEMBER_ID}
+_UNKNOWN = KafkaError.UNKNOWN_TOPIC_OR_PART
+
+
+class Reader:
+    """A consumer in a thread of its own, from its first item to `close`.
+
+    The event loop takes items and asks for commits; the thread does what it is asked between two
+    reads, and while it waits for the handling of partitions that it gives away.
+    """
+
+    def __init__(self, reading: Reading, link: Link) -> None:
+        self.lag: dict[Name, int] = {}
+        self._reading = reading
+        self._link = link
+        self._handover = Handover()
+        self._consumer: Any = None
+        self._assignment: Assignment | None = None
+        self._bound: Bound | None = None
+        self._asleep: set[Name] = set()  # partitions that are paused in the consumer too
+        self._look_at = self._refresh_at = self._alive_at = 0.0
+        self._thread = threading.Thread(target=self._run, name=f"velo {link.name}", daemon=True)
+        self._thread.start()
+
+    # For the event loop.
+
+    async def take(self) -> Item | None:
+        """Give the next item; None at the end.
+
+        Raises:
+            ConnectError: When reading cannot go on.
+
+        """
+        return await self._handover.take()
+
+    async def commit(self, offsets: dict[Name, int]) -> None:
+        """Commit these offsets."""
+        await self._handover.commit(offsets, self._closed())
+
+    def pause(self, names: Iterable[Name]) -> None:
+        """Hold back what is read of these."""
+        self._handover.pause(names)
+
+    def resume(self, names: Iterable[Name]) -> None:
+        """Go on with these."""
+        self._handover.resume(names)
+
+    def stop(self) -> None:
+        """Read no more; commits go on until `close`."""
+        self._handover.stop()
+
+    def abandon(self) -> None:
+        """Let the thread close the consumer and end, without waiting for it."""
+        self._handover.stop(closing=True)
+
+    async def close(self) -> None:
+        """Close the consumer, and wait for the thread to end."""
+        self.abandon()
+        try:
+            async with asyncio.timeout(self._reading.close_timeout):
+                await self._handover.wait_for_end()
+        except TimeoutError:
+            log.warning(
+                "%s: the client does not close within %g s: no broker answers at %s",
+                self._link.name,
+                self._reading.close_timeout,
+                self._link.servers,
+            )
+        else:
+            self._thread.join()
+
+    # The thread.
+
+    def _run(self) -> None:
+        failure: BaseException | None = None
+        try:
+            self._open()
+            self._read()
+        except KafkaException as error:
+            failure = self._link.named(cause(error))
+        except BaseException as error:
+            failure = error
+        self._handover.end(failure)
+        if self._assignment is not None and self._assignment.names:
+            while not self._handover.closing:
+                self._serve()
+                self._handover.wait_for_request(_WAIT)
+            self._serve()
+        self._close()
+
+    def _close(self) -> None:
+        if self._consumer is not None:
+            try:
+                self._consumer.close()
+            except Exception as error:  # the thread ends all the same
+                log.warning("%s: the client was closed with an error: %s", self._link.name, error)
+        self._consumer = self._assignment = self._bound = None
+        self._handover.end_thread(self._closed())
+
+    def _closed(self) -> ConnectError:
+        return Unreachable(f"{self._link.name}: closed before the commit was answered")
+
+    def _open(self) -> None:
+        reading = self._reading
+        config = {**reading.config, "error_cb": self._link.on_error}
+        try:
+            self._consumer = Consumer(config, logger=ClientLog())
+        except KafkaException as error:
+            raise ValueError(f"{self._link.name}: {cause(error).str()}") from None
+        known = self._partitions()
+        if reading.until is not None:
+            self._bound = Bound(self._consumer, reading, known)
+        self._assignment = Assignment(
+            self._consumer, reading, self._link, self._handover, known, self._serve
+        )
+        self._refresh_at = time.monotonic() + reading.refresh
+        if reading.group is None:
+            self._assignment.add(known)
+        else:
+            self._assignment.subscribe()
+
+    def _partitions(self) -> list[Name]:
+        """Ask which partitions there are; each topic that is named must exist."""
+        found = {}
+        for topic in [*self._reading.plain, *([None] if self._reading.pattern else [])]:
+            metadata = self._link.metadata(self._consumer, topic, lambda: self._handover.stopping)
+            if topic is not None and (error := metadata.topics[topic].error) is not None:
+                raise self._link.named(error, topic)
+            found.update(metadata.topics)
+        return partitions(found, self._reading.topics)
+
+    def _read(self) -> None:
+        consumer, assignment, bound = self._consumer, self._assignment, self._bound
+        handover, most = self._handover, self._reading.batch - 1
+        assert assignment is not None
+        while not handover.stopping:
+            if bound is not None and bound.done(assignment, handover):
+                return
+            self._serve()
+            if not handover.has_room(_ALIVE):
+                self._stay_alive()
+                continue
+            message = consumer.poll(0.01 if self._asleep else _WAIT)
+            self._link.check()
+            if message is not None:
+                self._hand_on([message, *consumer.consume(most, 0)])
+            self._look_around(assignment)
+
+    def _stay_alive(self) -> None:
+        """Tell the group that this member lives, while nobody asks for records."""
+        if time.monotonic() >= self._alive_at:
+            self._alive_at = time.monotonic() + _ALIVE
+            if (message := self._consumer.poll(0)) is not None:
+                self._hand_on([message])
+
+    def _hand_on(self, messages: list[Message]) -> None:
+        assert self._assignment is not None
+        reading = self._reading
+        records = records_of(
+            messages, self._assignment.by_topic, reading.decode, reading.decode_key, self._on_error
+        )
+        if self._bound is not None:
+            records = self._bound.cut(records)
+        if records:
+            self._handover.put_records(records)
+        # The consumer throws away what it has fetched of a partition that is paused, so it is told
+        # only when much of the partition is held already.
+        if much := self._handover.held(more_than=2 * reading.batch) - self._asleep:
+            self._consumer.pause(places(much))
+            self._asleep |= much
+
+    def _on_error(self, message: Message) -> None:
+        error: Any = message.error()
+        if error.code() == KafkaError._PARTITION_EOF:
+            if self._bound is not None:
+                name: Any = (message.topic(), message.partition())
+                self._bound.reach(name, message.offset() or 0)
+        elif error.code() == KafkaError._MAX_POLL_EXCEEDED:
+            log.warning("%s: the group has excluded this member: %s", self._link.name, error.str())
+        elif transient(error) or (error.code() == _UNKNOWN and self._reading.pattern):
+            log.info("%s: %s", self._link.name, error.str())
+        else:
+            raise self._link.named(error, message.topic())
+
+    # Requests.
+
+    def _serve(self) -> None:
+        if self._asleep and (awake := self._asleep - self._handover.paused()):
+            assert self._assignment is not None
+            self._consumer.resume(places(awake & self._assignment.names))
+            self._asleep -= awake
+        while (commit := self._handover.next_commit()) is not None:
+            try:
+                self._commit(commit)
+            except KafkaException as error:
+                self._on_commit_error(commit, cause(error))
+            except BaseException as error:
+                self._handover.answer(commit, error)
+            else:
+                self._link.answered()
+                self._handover.answer(commit)
+
+    def _commit(self, commit: Commit) -> None:
+        assert self._assignment is not None
+        commit.offsets = {n: at for n, at in commit.offsets.items() if n in self._assignment.names}
+        if commit.offsets:
+            for place in self._consumer.commit(offsets=places(commit.offsets), asynchronous=False):
+                if place.error is not None:
+                    raise KafkaException(place.error)
+
+    def _on_commit_error(self, commit: Commit, error: KafkaError) -> None:
+        again = transient(error) or error.code() == KafkaError.REBALANCE_IN_PROGRESS
+        if error.code() in _GIVEN_AWAY:
+            log.warning(
+                "%s: nothing is committed for %s: the group has given them away, and their records "
+                "come again",
+                self._link.name,
+                sorted(commit.offsets),
+            )
+            self._handover.answer(commit)
+        elif again and not self._handover.closing:
+            self._link.lost(error.str())
+            self._handover.retry(commit, _ALIVE)
+        else:
+            self._handover.answer(commit, self._link.named(error))
+
+    # What is looked at from time to time.
+
+    def _look_around(self, assignment: Assignment) -> None:
+        now = time.monotonic()
+        if now < self._look_at:
+            return
+        self._look_at = now + _LOOK
+        if self._link.down:
+            with contextlib.suppress(KafkaException):
+                self._consumer.list_topics(*self._reading.plain[:1], timeout=_WAIT)
+                self._link.answered()
+        if assignment.names:
+            self.lag = assignment.lag()
+        if self._reading.group is None and now >= self._refresh_at:
+            self._refresh_at = now + self._reading.refresh
+            try:
+                found = self._partitions()
+            except (NoSuchTopic, Unreachable) as error:
+                log.warning("%s: no look for new partitions: %s", self._link.name, error)
+                return
+            if new := [name for name in found if name not in assignment.names]:
+                assignment.add(new)

@@ -1,0 +1,157 @@
+"""Results to Kafka, by an idempotent producer."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
+
+from velo.connect._kafka.link import ClientLog, Link, cause
+from velo.connect.errors import ConnectError, NoSuchTopic, Unreachable
+from velo.connect.formats import key_bytes
+from velo.connect.model import addressed
+from velo.connect.settings import log
+
+__all__ = ["Writer", "Writing"]
+
+_CREATED = 2.0  # seconds for a broker that makes topics when they are asked for
+
+
+@dataclass(frozen=True)
+class Writing:
+    """How to write; see `kafka` for the fields."""
+
+    topic: str
+    encode: Callable[[Any], bytes]
+    encode_blocks: bool
+    connect_timeout: float
+    close_timeout: float
+    config: Mapping[str, Any] = field(repr=False)  # it has the password
+
+
+class Writer:
+    """A producer, and one thread for its calls that wait."""
+
+    def __init__(self, writing: Writing, link: Link) -> None:
+        self._writing = writing
+        self._link = link
+        self._thread = ThreadPoolExecutor(1, f"velo {link.name}")
+        self._producer: Any = None
+        self._failure: ConnectError | None = None
+        self._closing = False
+
+    async def write(self, results: Sequence[tuple[Any, Any]]) -> None:
+        """Give results to the producer; waits while its queue is full."""
+        if self._producer is None:
+            await self._in_thread(self._open)
+        begin = 0
+        while True:
+            # A function of the user may wait, so it runs in the thread.
+            if self._writing.encode_blocks:
+                begin = await self._in_thread(self._produce, results, begin)
+            else:
+                begin = self._produce(results, begin)
+            self._link.check()
+            if begin == len(results):
+                return
+            await self._in_thread(self._producer.poll, 0.1)
+
+    async def flush(self) -> None:
+        """Wait until the brokers have all of it.
+
+        Raises:
+            ConnectError: The first delivery that failed since the last flush.
+
+        """
+        if self._producer is not None:
+            await self._in_thread(self._flush)
+        if (failure := self._failure) is not None:
+            self._failure = None
+            raise failure
+
+    async def close(self) -> None:
+        """Close the producer; what was not flushed may be lost."""
+        self._closing = True
+        if self._producer is not None:
+            await self._in_thread(self._close)
+        self._thread.shutdown()
+
+    async def _in_thread(self, call: Callable[..., Any], *arguments: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, call, *arguments)
+
+    def _open(self) -> None:
+        if self._producer is not None:
+            return
+        config = {
+            **self._writing.config,
+            "error_cb": self._link.on_error,
+            # The client library keeps deliveries to itself, and calls for those that fail.
+            "delivery.report.only.error": True,
+            "on_delivery": self._on_delivery,
+        }
+        try:
+            producer = Producer(config, logger=ClientLog())
+        except KafkaException as error:
+            raise ValueError(f"{self._link.name}: {cause(error).str()}") from None
+        self._find_topic(producer)
+        self._producer = producer
+
+    def _find_topic(self, producer: Producer) -> None:
+        """Make sure of the topic before the first result, also of one that is made by asking."""
+        topic, deadline = self._writing.topic, time.monotonic() + _CREATED
+        while True:
+            found = self._link.metadata(producer, topic, lambda: self._closing).topics[topic]
+            if found.error is None:
+                return
+            error = self._link.named(found.error, topic)
+            if not isinstance(error, NoSuchTopic | Unreachable) or time.monotonic() > deadline:
+                raise error
+            time.sleep(0.05)
+
+    def _produce(self, results: Sequence[tuple[Any, Any]], begin: int) -> int:
+        """Queue results from an index on; the index of the first one that has no room."""
+        produce, encode, topic = self._producer.produce, self._writing.encode, self._writing.topic
+        index = begin
+        try:
+            for index in range(begin, len(results)):
+                result = addressed(*results[index])
+                value = result.value
+                produce(
+                    result.topic or topic,
+                    None if value is None else encode(value),
+                    key_bytes(result.key),
+                    headers=list(result.headers) or None,
+                )
+            index = len(results)
+        except BufferError:
+            pass
+        except KafkaException as error:
+            raise self._link.named(cause(error), result.topic or topic) from None
+        self._producer.poll(0)
+        return index
+
+    def _flush(self) -> None:
+        while self._producer.flush(0.5) and not self._closing:
+            self._link.check()
+        self._link.check()
+        if self._link.down and self._failure is None:
+            self._link.answered()
+
+    def _on_delivery(self, error: KafkaError | None, message: Message) -> None:
+        if error is not None and self._failure is None:
+            self._failure = self._link.named(error, message.topic())
+
+    def _close(self) -> None:
+        left = self._producer.flush(self._writing.close_timeout)
+        if left:
+            log.warning(
+                "%s: closed with %d results that no broker has taken", self._link.name, left
+            )
+            self._producer.purge()
+        self._producer.close()
+        self._producer = None
