@@ -22,7 +22,11 @@ install_kafka() {
     python3 tools/kafka_broker.py install
 }
 
-for server in "${@:-kafka}"; do
+install_mosquitto() {
+    packages mosquitto
+}
+
+for server in "${@:-kafka mosquitto}"; do
     for name in $server; do
         "install_$name"
     done

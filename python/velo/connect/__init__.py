@@ -32,6 +32,7 @@ from velo.connect.model import (
 
 if TYPE_CHECKING:
     from velo.connect._kafka import kafka as kafka
+    from velo.connect._mqtt import mqtt as mqtt
 
 __all__ = [
     "Assigned",
@@ -46,8 +47,12 @@ __all__ = [
     "to",
 ]
 
-# The connectors: the function's name, and the file that has it.
-_CONNECTORS: dict[str, str] = {"kafka": "_kafka"}
+# The connectors: the function's name, and its file. A file with the name of its function would
+# stand in the function's place once it is imported.
+_CONNECTORS: dict[str, str] = {
+    "kafka": "_kafka",
+    "mqtt": "_mqtt",
+}
 
 
 def __getattr__(name: str) -> Any:

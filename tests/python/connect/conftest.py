@@ -24,3 +24,4 @@ def _server(name, kind):
 
 
 kafka = _server("kafka", "Kafka")
+mosquitto = _server("mosquitto", "Mosquitto")
