@@ -129,12 +129,41 @@ impl Handled {
     }
 }
 
+/// What a key had done when it ended, beyond what was told before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rest {
+    /// How many events it had handled.
+    pub handled: u32,
+    /// It has raised while it had an event, which does not count as handled.
+    pub in_hand: bool,
+}
+
+impl Rest {
+    /// As it travels.
+    pub fn bytes(self) -> [u8; 5] {
+        let [a, b, c, d] = self.handled.to_le_bytes();
+        [a, b, c, d, u8::from(self.in_hand)]
+    }
+
+    /// Reads it; and what follows.
+    pub fn read(payload: &[u8]) -> PyResult<(Rest, &[u8])> {
+        match payload {
+            [a, b, c, d, in_hand, rest @ ..] => {
+                let handled = u32::from_le_bytes([*a, *b, *c, *d]);
+                let in_hand = *in_hand != 0;
+                Ok((Rest { handled, in_hand }, rest))
+            }
+            _ => Err(errors::corrupted("the end of a key makes no sense")),
+        }
+    }
+}
+
 /// What a table tells its caller.
 pub enum Message {
     /// A result of a key.
     Result(Name, Py<PyAny>),
     /// The function of a key has returned, or raised. Nothing of the key comes after it.
-    Ended(Name, Result<(), PyErr>),
+    Ended(Name, Rest, Result<(), PyErr>),
     /// So much was handled.
     Handled(Handled),
 }

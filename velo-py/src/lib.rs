@@ -56,6 +56,8 @@ mod core {
     #[pymodule_export]
     use super::keys::runner::LaneRunner;
     #[pymodule_export]
+    use super::keys::tracker::KeyFailure;
+    #[pymodule_export]
     use super::module::daemon::{default_socket, forget_program, programs, serve_daemon};
     #[pymodule_export]
     use super::module::inline_session::open_inline_session;

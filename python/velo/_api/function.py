@@ -20,10 +20,12 @@ from velo._types import TYPE_CHECKING, Any, Generic, TypeVar, overload
 if TYPE_CHECKING:
     from typing import Literal, Unpack
 
+    from velo._api.connected import Connected
+    from velo._api.keyed_results import KeyedResults
     from velo._api.session import Key
     from velo._config import Settings
-    from velo._core import KeyedResults
     from velo._diagnostics.metrics import FunctionMetrics
+    from velo.connect.model import Source
     from velo.events import Events
 
 __all__ = ["StreamFn", "stream_fn"]
@@ -171,15 +173,35 @@ class StreamFn(Generic[In, Out]):
 
         return run(lambda: self.run(events), self._spec.name)
 
+    @overload
+    def keyed(
+        self,
+        events: Source,
+        key: Callable[[In], Hashable] | Hashable,
+        *,
+        max_pending: int = ...,
+        on_error: Literal["raise", "drop"] | Callable[[Any, Exception], None] = ...,
+        finished_keys: Literal["ignore", "restart", "raise"] = ...,
+    ) -> Connected[tuple[Any, Out]]: ...
+    @overload
     def keyed(
         self,
         events: Iterable[In] | AsyncIterable[In],
         key: Callable[[In], Hashable] | Hashable,
         *,
+        max_pending: int = ...,
+        on_error: Literal["raise", "drop"] | Callable[[Any, Exception], None] = ...,
+        finished_keys: Literal["ignore", "restart", "raise"] = ...,
+    ) -> KeyedResults[tuple[Any, Out]]: ...
+    def keyed(
+        self,
+        events: Source | Iterable[In] | AsyncIterable[In],
+        key: Callable[[In], Hashable] | Hashable,
+        *,
         max_pending: int = 10_000,
         on_error: Literal["raise", "drop"] | Callable[[Any, Exception], None] = "raise",
         finished_keys: Literal["ignore", "restart", "raise"] = "ignore",
-    ) -> KeyedResults[tuple[Any, Out]]:
+    ) -> Connected[tuple[Any, Out]] | KeyedResults[tuple[Any, Out]]:
         """Run the function for each key: `async for key, result in fn.keyed(events, key=...)`.
 
         Every key has its own run of the function, with its own local variables. A key costs its
@@ -187,7 +209,8 @@ class StreamFn(Generic[In, Out]):
         spread over `workers`.
 
         Args:
-            events: The source. Events of one key stay in order.
+            events: The source: any iterable of events, or a source of `velo.connect`, whose records
+                have events as values. Events of one key stay in order.
             key: A function that returns the key of an event, or else the field, index or attribute
                 that holds it (`event[key]`, else `event.key`). Keys are told apart as the keys of a
                 dict: `1`, `1.0` and `True` are one key, `None` is a key, and a NaN is equal to no
@@ -216,6 +239,13 @@ class StreamFn(Generic[In, Out]):
             ValueError: When `max_pending` is less than 1, or another argument has no such value.
 
         """
+        if hasattr(events, "commit"):
+            from velo._api.connected import Connected
+            from velo._api.driver import Terms
+
+            terms = Terms(max_pending, on_error, finished_keys)
+            source: Source = events  # type: ignore[assignment]
+            return Connected(self._spec, source, key, terms, with_keys=True)
         if self.config.mode == "process" and self.config.recover != "none":
             if (max_pending, on_error, finished_keys) != (10_000, "raise", "ignore"):
                 raise ValueError(
@@ -225,15 +255,39 @@ class StreamFn(Generic[In, Out]):
             from velo._api.keyed import keyed
 
             recovering: KeyedResults[tuple[Any, Out]] = keyed(  # type: ignore[assignment]
-                self._opener, events, key
+                self._opener,
+                events,
+                key,
             )
             return recovering
-        from velo._api.lanes import keyed as on_lanes
+        from velo._api.keyed_results import keyed_results
 
-        results: KeyedResults[tuple[Any, Out]] = on_lanes(
-            self._spec, events, key, max_pending, on_error, finished_keys
-        )
-        return results
+        return keyed_results(self._spec, events, key, max_pending, on_error, finished_keys)
+
+    def over(
+        self,
+        source: Source | Iterable[In] | AsyncIterable[In],
+        *,
+        max_pending: int = 10_000,
+    ) -> Connected[Out]:
+        """Run one stream of the function over a source: `async for result in fn.over(source)`.
+
+        `await fn.over(source).into(sink)` writes the results to a sink; see `Connected.into`.
+
+        Args:
+            source: A source of `velo.connect`, or any iterable of events.
+            max_pending: How many records of a partition may have been read that are not handled.
+                Then the partition is paused.
+
+        Raises:
+            Exception: Those of the source and of the function, when it is iterated over.
+
+        """
+        from velo._api.connected import Connected
+        from velo._api.driver import Terms
+
+        terms = Terms(max_pending=max_pending)
+        return Connected(self._spec, _source_of(source), _no_key, terms, with_keys=False)
 
     def __or__(self, then: StreamFn[Out, Then]) -> StreamFn[In, Then]:
         """Compose: the results of this function are the events of the other.
@@ -272,6 +326,18 @@ class StreamFn(Generic[In, Out]):
     def __repr__(self) -> str:
         """Name and mode."""
         return f"<StreamFn `{self._spec.name}` {self.config.mode}>"
+
+
+def _source_of(source: Any) -> Source:
+    if hasattr(source, "commit"):
+        return source  # type: ignore[no-any-return]
+    from velo._api.plain_source import PlainSource
+
+    return PlainSource(source)
+
+
+def _no_key(_event: object) -> None:
+    """Stand for the key of a function that runs once over all events."""
 
 
 @overload

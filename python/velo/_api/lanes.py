@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from velo._function.spec import FunctionSpec
     from velo.errors import WorkerDied
 
-__all__ = ["keyed"]
+__all__ = ["keyed", "tracked"]
 
 # Cancelled functions have at least so many seconds for their `finally` blocks.
 _LEAST_GRACE = 1.0
@@ -28,6 +28,9 @@ _AHEAD_ASYNC = 64
 _LONGEST = 100
 # So many keys whose functions have returned are remembered.
 _MOST_FINISHED = 65_536
+# What a lane of records has room for; the driver bounds what is pending, partition by partition.
+_RING_EVENTS = 10_000
+_NO_LIMIT = 1 << 40
 
 
 def keyed(
@@ -37,8 +40,8 @@ def keyed(
     max_pending: int,
     on_error: Any,
     finished_keys: str,
-) -> _core.KeyedResults[tuple[Any, Any]]:
-    """See `StreamFn.keyed`."""
+) -> tuple[_core.Keys, AsyncGenerator[None, None]]:
+    """Prepare to run a function for each key: what results come from; see `StreamFn.keyed`."""
     _check(max_pending, on_error, finished_keys)
     host = _Host(spec, max_pending)
     source: Any = events
@@ -56,7 +59,29 @@ def keyed(
     keys.enter(spec.stats)
     guard = _guard(host)
     host.guard = weakref.ref(guard)
-    return _core.KeyedResults(keys, guard)
+    return keys, guard
+
+
+def tracked(
+    spec: FunctionSpec, feed: Any, key: Any, finished_keys: str, *, by_record_key: bool
+) -> tuple[_core.KeyedResults[Any], _core.Keys]:
+    """Run a function for each key of the records that `feed` gives, and track those.
+
+    `feed` is an iterator that stops while it has nothing, with an attribute `exhausted`. The first
+    result is what iterating gives, or None where something else is to be had from `Keys.take`.
+    """
+    host = _Host(spec, _RING_EVENTS)
+    config = spec.config
+    settings = (
+        *(config.buffer, _NO_LIMIT, config.max_bytes, config.max_concurrent),
+        *(config.timeout is not None, finished_keys, _MOST_FINISHED, "raise"),
+    )
+    host.keys = keys = _core.Keys(host, feed, True, key, host.most_lanes, settings)
+    keys.track(by_record_key)
+    keys.enter(spec.stats)
+    guard = _guard(host)
+    host.guard = weakref.ref(guard)
+    return _core.KeyedResults(keys, guard), keys
 
 
 def shown(key: Hashable) -> str:

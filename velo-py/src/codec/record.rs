@@ -46,6 +46,7 @@ pub struct Record {
 #[pymethods]
 impl Record {
     #[new]
+    #[expect(clippy::too_many_arguments, reason = "a record is made of so many")]
     #[pyo3(signature = (value, key=None, topic=None, partition=None, position=None, timestamp=None, headers=None))]
     fn new(
         py: Python<'_>,
@@ -114,10 +115,8 @@ pub fn put<'py, O: Out, E: Encode>(
     };
     writer.immutable(obj, |writer| {
         writer.out.put(&[marker::OWN, own::RECORD])?;
-        let fields = record.get().fields().into_iter();
-        fields
-            .map(|field| writer.value(field.bind(obj.py())))
-            .collect()
+        let mut fields = record.get().fields().into_iter();
+        fields.try_for_each(|field| writer.value(field.bind(obj.py())))
     })?;
     Ok(true)
 }

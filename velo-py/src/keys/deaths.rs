@@ -7,6 +7,7 @@ use velo_supervisor::LaneActivity;
 use super::index::Stage;
 use super::keyed::Keys;
 use super::routing::{OnError, State};
+use super::tracking::End;
 use crate::process::client::blame::{Death, DiedIn};
 
 /// An error that is raised for all keys names so many of the others.
@@ -75,7 +76,7 @@ impl Keys {
             let error = self.error_of(py, error, death, one, ran.as_ref())?;
             self.state
                 .with(py, |state| state.counts.dropped += u64::from(one.in_flight))?;
-            self.key_ended(py, one.entry, Err(error))?;
+            self.key_ended(py, one.entry, End::Died { ran: one.ran }, Err(error))?;
         }
         Ok(())
     }

@@ -13,10 +13,12 @@ use crate::lane_frames::{Handled, Name};
 impl KeyTable {
     /// There may be room for results again.
     pub fn unblock(&self, py: Python<'_>) -> PyResult<()> {
-        while let Some((name, outcome)) = self.inner.with(py, |inner| inner.unsent.pop_front())? {
-            if let Some(outcome) = self.outlet.ended(py, name, outcome) {
+        while let Some((name, rest, outcome)) =
+            self.inner.with(py, |inner| inner.unsent.pop_front())?
+        {
+            if let Some(outcome) = self.outlet.ended(py, name, rest, outcome) {
                 self.inner
-                    .with(py, |inner| inner.unsent.push_front((name, outcome)))?;
+                    .with(py, |inner| inner.unsent.push_front((name, rest, outcome)))?;
                 return Ok(());
             }
         }

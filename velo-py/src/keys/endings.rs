@@ -6,6 +6,7 @@ use pyo3::prelude::*;
 use super::index::Stage;
 use super::keyed::Keys;
 use super::routing::{AfterEnd, OnError, Out};
+use super::tracking::End;
 
 impl Keys {
     /// A key has ended, and no lane knows it any more.
@@ -13,6 +14,7 @@ impl Keys {
         &self,
         py: Python<'_>,
         entry: u32,
+        end: End,
         outcome: Result<(), PyErr>,
     ) -> PyResult<()> {
         let now = self.now();
@@ -23,6 +25,10 @@ impl Keys {
             if asked {
                 state.ending -= 1;
             }
+            let outcome = match state.end_tracked(py, entry, end, outcome) {
+                Some(outcome) => outcome,
+                None => return (state.limited, None, None),
+            };
             let known = state.index.entry(entry);
             let key = known.key.as_ref().map(|key| key.clone_ref(py));
             let failed = outcome.err().map(|error| (key, error));
@@ -54,8 +60,8 @@ impl Keys {
                     None
                 }
             };
-            if state.told_end.is_none() && state.source.is_none() && !state.unopened.is_empty() {
-                state.told_end = Some(0); // what opens anew is to be told as well
+            if again || restarts {
+                state.tell_end_to(entry);
             }
             (state.limited, gone, failed)
         })?;
@@ -82,7 +88,7 @@ impl Keys {
             return Ok(());
         }
         let call = self.state.with(py, |state| match &state.on_error {
-            OnError::Raise => None,
+            OnError::Raise | OnError::Hold => None,
             OnError::Drop => Some(false),
             OnError::Call(_) => Some(true),
         })?;

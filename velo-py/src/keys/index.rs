@@ -4,6 +4,7 @@
 use pyo3::ffi;
 use pyo3::prelude::*;
 
+use super::tracker::{NO_PARTITION, Tokens};
 use super::waiting::Waiting;
 
 /// No entry.
@@ -23,6 +24,8 @@ pub enum Stage {
     Ending,
     /// Its function has returned by itself.
     Finished,
+    /// Its function has raised, and the caller decides what becomes of the record in hand.
+    Held,
 }
 
 /// What is known of one key.
@@ -45,6 +48,13 @@ pub struct Entry {
     pub stage: Stage,
     /// Its input is to end as soon as what waits was sent.
     pub ends: bool,
+    /// Its function was cancelled: what is still told of it is of no interest.
+    pub cancelled: bool,
+    /// Its function has handled an event.
+    pub began: bool,
+    /// The partition of its last record, and its records that are not handled; see `tracking.rs`.
+    pub partition: u32,
+    pub tokens: Tokens,
 }
 
 /// Entries in the order of their last use.
@@ -160,6 +170,7 @@ impl Index {
             older: NONE,
             newer: NONE,
             stage: Stage::Unopened,
+            partition: NO_PARTITION,
             ..Entry::default()
         };
         self.place(hash, entry);

@@ -113,6 +113,7 @@ impl Keys {
             over: false,
             aged: 0,
             counts: Counts::default(),
+            tracker: None,
         };
         Ok(Keys {
             state: GilCell::new(state),
@@ -203,7 +204,7 @@ impl Keys {
     }
 
     /// Has the one who iterates look again.
-    fn nudge(&self, py: Python<'_>) {
+    pub(super) fn nudge(&self, py: Python<'_>) {
         self.group.tell(py, py.None());
     }
 
@@ -359,7 +360,7 @@ impl Keys {
     pub(super) fn terms(&self, py: Python<'_>) -> PyResult<Terms> {
         Ok(self.state.with(py, |state| Terms {
             window: state.window,
-            tells_all: state.timed,
+            tells_all: state.timed || state.tracker.is_some(),
         })?)
     }
 
@@ -390,6 +391,14 @@ impl Keys {
         })?)
     }
 
+    /// Whether something that has failed is next among the results.
+    #[inline]
+    pub(super) fn holds(&self, py: Python<'_>) -> PyResult<bool> {
+        Ok(self
+            .state
+            .with(py, |state| matches!(state.out.front(), Some(Out::Held(_))))?)
+    }
+
     /// Calls `on_error` for a key whose function has raised, if one is next.
     pub(super) fn tell_failure(&self, py: Python<'_>) -> PyResult<()> {
         let failed = self.state.with(py, |state| match state.out.front() {
@@ -417,6 +426,9 @@ impl Keys {
         loop {
             if let Some(item) = self.taken(py)? {
                 return Ok(Some(Step::Return(item)));
+            }
+            if self.holds(py)? {
+                return Ok(Some(Step::Return(py.None()))); // `take` has what failed
             }
             self.tell_failure(py)?;
             if self.stint.is_over() {

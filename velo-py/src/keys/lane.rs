@@ -12,7 +12,7 @@ use super::outlet::Outlet;
 use super::table::KeyTable;
 use super::turn::Turn;
 use crate::flow::Interest;
-use crate::lane_frames::{EVENT, LAST, Name, OPEN, TERMS, Terms};
+use crate::lane_frames::{CANCEL, EVENT, LAST, Name, OPEN, TERMS, Terms};
 use crate::process::client::lane::Told;
 use crate::user::channel::Channel;
 use crate::user::state::StreamCore;
@@ -28,6 +28,7 @@ pub enum Act {
     Open(Name),
     Event(Name, Py<PyAny>),
     Last(Name),
+    Cancel(Name),
 }
 
 /// How it gets there.
@@ -126,6 +127,7 @@ impl Way {
                 Act::Open(name) => table.open(py, name)?,
                 Act::Event(name, event) => table.deliver(&mut turn, name, event, 0)?,
                 Act::Last(name) => table.last(&mut turn, name)?,
+                Act::Cancel(name) => table.cancel(py, name)?,
             }
         }
         if table.has_runnable(py)? {
@@ -164,6 +166,7 @@ impl Way {
                     sent
                 }
                 Act::Last(name) => ring.send_named(py, (LAST, false), *name, None),
+                Act::Cancel(name) => ring.send_named(py, (CANCEL, false), *name, None),
             };
             match sent {
                 Ok(Some(_)) => {

@@ -87,5 +87,7 @@ mod slot;
 mod steps;
 pub mod table;
 mod tasks;
+pub mod tracker;
+mod tracking;
 mod turn;
 mod waiting;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use pyo3::prelude::*;
 
 use crate::cell::GilCell;
-use crate::lane_frames::{ENDED, FAILED, HANDLED, Handled, Message, Name, RESULT};
+use crate::lane_frames::{ENDED, FAILED, HANDLED, Handled, Message, Name, RESULT, Rest};
 use crate::process::worker::ring_port::RingPort;
 use crate::wait::Group;
 
@@ -79,23 +79,26 @@ impl Outlet {
         &self,
         py: Python<'_>,
         name: Name,
+        rest: Rest,
         outcome: Result<(), PyErr>,
     ) -> Option<Result<(), PyErr>> {
         match self {
             Outlet::Inline(outlet) => {
                 // It ends what is bounded, and is not bounded itself.
-                let sent = outlet
-                    .queue
-                    .with(py, |queue| queue.push_back(Message::Ended(name, outcome)));
+                let sent = outlet.queue.with(py, |queue| {
+                    queue.push_back(Message::Ended(name, rest, outcome))
+                });
                 debug_assert!(sent.is_ok());
                 None
             }
             Outlet::Ring(port) => match outcome {
-                Ok(()) => match port.push_named(py, ENDED, name, None) {
-                    Ok(true) => None,
-                    _ => Some(Ok(())),
-                },
-                Err(error) => match port.push_failure(py, FAILED, name, &error) {
+                Ok(()) => {
+                    match port.push_bytes(py, ENDED, &[&name.bytes()[..], &rest.bytes()].concat()) {
+                        Ok(true) => None,
+                        _ => Some(Ok(())),
+                    }
+                }
+                Err(error) => match port.push_failure(py, FAILED, (name, rest), &error) {
                     Ok(true) => None,
                     _ => Some(Err(error)),
                 },

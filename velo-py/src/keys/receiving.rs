@@ -6,6 +6,7 @@ use pyo3::types::PyTuple;
 use super::index::Stage;
 use super::keyed::Keys;
 use super::routing::Out;
+use super::tracking::End;
 use crate::errors;
 use crate::lane_frames::Message;
 use crate::process::client::blame::Death;
@@ -101,13 +102,15 @@ impl Keys {
                     if let Some(entry) = ids.entry(name.id, name.generation) {
                         let known = state.index.entry(entry);
                         known.in_flight = known.in_flight.saturating_sub(count);
+                        state.handled_by(entry, count);
+                        let known = state.index.entry(entry);
                         if !known.waiting.is_empty() && known.stage == Stage::Open {
                             state.send_waiting(entry);
                         }
                     }
                 }
             })?),
-            Message::Ended(name, outcome) => {
+            Message::Ended(name, rest, outcome) => {
                 let entry = self.state.with(py, |state| {
                     let ids = &mut state.lanes[number].ids;
                     let entry = ids.entry(name.id, name.generation);
@@ -116,7 +119,7 @@ impl Keys {
                     }
                     entry
                 })?;
-                self.key_ended(py, entry.ok_or_else(unknown)?, outcome)
+                self.key_ended(py, entry.ok_or_else(unknown)?, End::Told(rest), outcome)
             }
         }
     }

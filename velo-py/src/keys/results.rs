@@ -2,6 +2,7 @@
 
 use pyo3::exceptions::PyStopAsyncIteration;
 use pyo3::prelude::*;
+use pyo3::types::PyType;
 
 use super::keyed::Keys;
 use crate::errors::Thrown;
@@ -10,7 +11,7 @@ use crate::ffi::destroy::destroy;
 use crate::ffi::send_slot::{Step, stepping_methods};
 
 /// An async iterator over results with their keys.
-#[pyclass(frozen, module = "velo._core")]
+#[pyclass(frozen, subclass, module = "velo._core")]
 pub struct KeyedResults {
     keys: Py<Keys>,
     /// Closes everything when it is closed itself, or dropped: an async generator, of which the event
@@ -39,6 +40,15 @@ impl KeyedResults {
             guard,
             lending: Lending::default(),
         }
+    }
+
+    /// `KeyedResults[T]`, for type checkers.
+    #[classmethod]
+    fn __class_getitem__<'py>(
+        class: &Bound<'py, PyType>,
+        _type: &Bound<'py, PyAny>,
+    ) -> Bound<'py, PyType> {
+        class.clone()
     }
 
     /// Close it: the functions of all keys are cancelled, their `finally` blocks run.

@@ -6,6 +6,7 @@ use pyo3::prelude::*;
 
 use super::index::{Entry, Index, Stage};
 use super::lane::{Act, Lane, Way};
+use super::tracker::{KeyFailure, Tracker};
 use crate::errors;
 use crate::lane_frames::Name;
 use crate::user::key_counts::Counts;
@@ -23,6 +24,8 @@ pub enum OnError {
     Raise,
     Drop,
     Call(Py<PyAny>),
+    /// The key is held until the caller has decided; see `tracking.rs`.
+    Hold,
 }
 
 /// What changes.
@@ -72,6 +75,8 @@ pub struct State {
     /// By how many milliseconds a clock of tests was moved.
     pub(super) aged: u32,
     pub(super) counts: Counts,
+    /// For a source of `velo.connect`.
+    pub(super) tracker: Option<Tracker>,
 }
 
 /// What a caller gets.
@@ -80,6 +85,8 @@ pub enum Out {
     Item(Py<PyAny>),
     /// The function of a key has raised, which `on_error` is called with.
     Failed(Py<PyAny>, PyErr),
+    /// A record or a key has failed, which the caller decides about.
+    Held(KeyFailure),
 }
 
 impl State {
@@ -135,6 +142,7 @@ impl State {
         (known.id, known.generation) = (id, generation);
         known.in_flight = 0;
         known.stage = Stage::Open;
+        (known.cancelled, known.began) = (false, false);
         lane.outgoing.push_back(Act::Open(Name { id, generation }));
         self.counts.opened += 1;
         self.send_waiting(entry);
@@ -177,6 +185,31 @@ impl State {
         }
     }
 
+    /// Cancels the function of a key that is open.
+    pub(super) fn cancel_key(&mut self, entry: u32) {
+        let known = self.index.entry(entry);
+        if !(known.ends || known.stage == Stage::Ending) {
+            self.ending += 1;
+        }
+        known.ends = false;
+        known.cancelled = true;
+        known.stage = Stage::Ending;
+        let name = Name {
+            id: known.id,
+            generation: known.generation,
+        };
+        self.lanes[known.lane as usize]
+            .outgoing
+            .push_back(Act::Cancel(name));
+    }
+
+    /// A key opens anew: if the source is exhausted, it is told that no more events come as well.
+    pub(super) fn tell_end_to(&mut self, entry: u32) {
+        if self.source.is_none() {
+            self.told_end = Some(self.told_end.map_or(entry, |from| from.min(entry)));
+        }
+    }
+
     /// Has keys that were used least recently end, for those that want their places.
     pub(super) fn evict(&mut self) {
         let mut next = self.index.oldest();
@@ -186,7 +219,8 @@ impl State {
             next = self.index.newer(entry);
             let known = self.index.entry(entry);
             let leaves = known.ends || known.stage == Stage::Ending;
-            if !leaves && self.unopened.back() != Some(&entry) {
+            let held = known.stage == Stage::Held;
+            if !leaves && !held && self.unopened.back() != Some(&entry) {
                 self.counts.evicted += 1;
                 self.end(entry);
             }

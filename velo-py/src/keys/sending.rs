@@ -7,6 +7,7 @@ use super::index::Stage;
 use super::keyed::Keys;
 use super::lane::{Act, Way};
 use super::routing::{AfterEnd, State};
+use super::tracking::Tracked;
 use crate::errors;
 use crate::ffi::iterate::next_of;
 use crate::lane_frames::Name;
@@ -88,7 +89,11 @@ impl Keys {
             }
             return Ok(None);
         };
-        let (key, hash) = self.key_of.key(&event)?;
+        let (key, hash) = match self.tracked_key(py, &event)? {
+            Tracked::Key(key) => key,
+            Tracked::Failed => return self.take_event(py, source),
+            Tracked::No => self.key_of.key(&event)?,
+        };
         Ok(Some((event, key, hash)))
     }
 
@@ -105,7 +110,7 @@ impl Keys {
         let now = if ordered { self.now() } else { 0 };
         let routed = self.state.with(py, |state| -> PyResult<Option<bool>> {
             let now = now + state.aged;
-            let entry = match state.index.find(key, hash)? {
+            let mut entry = match state.index.find(key, hash)? {
                 Some(entry) => entry,
                 None => {
                     let entry = state.index.insert(key.clone().unbind(), hash);
@@ -120,12 +125,13 @@ impl Keys {
                 Stage::Finished => match state.after_end {
                     AfterEnd::Ignore => {
                         state.counts.dropped += 1;
+                        state.pass(py, event)?;
                         return Ok(Some(true));
                     }
                     AfterEnd::Raise => return Ok(None),
                     AfterEnd::Restart => {
                         drop(state.index.remove(entry));
-                        let entry = state.index.insert(key.clone().unbind(), hash);
+                        entry = state.index.insert(key.clone().unbind(), hash);
                         state.unopened.push_back(entry);
                         state.wanting += 1;
                         let known = state.index.entry(entry);
@@ -154,6 +160,7 @@ impl Keys {
                 }
             }
             state.counts.events += 1;
+            state.track(py, entry, event)?;
             if state.ordered {
                 state.index.touch(entry, now);
             }
@@ -271,7 +278,9 @@ impl Keys {
                         progress |= done.acts > 0;
                     }
                     Err(error) => {
-                        state.error.get_or_insert(error);
+                        if let Some(error) = state.unsendable(py, number, error) {
+                            state.error.get_or_insert(error);
+                        }
                         progress = true;
                     }
                 }

@@ -13,7 +13,7 @@ use super::slot::{
 use super::table::{BUDGET, Inner, KeyTable};
 use crate::errors;
 use crate::ffi::asyncgen::{AsyncGen, Resumed};
-use crate::lane_frames::Name;
+use crate::lane_frames::{Name, Rest};
 
 /// Why a key does not run.
 pub enum Pause {
@@ -213,6 +213,10 @@ impl KeyTable {
             let at_work = slot.take(AT_WORK);
             let mut bytes = if at_work { size(slot.current) } else { 0 };
             let mut over = std::mem::take(slot);
+            let rest = Rest {
+                handled: over.untold + u32::from(at_work && outcome.is_ok()),
+                in_hand: at_work && outcome.is_err(),
+            };
             slot.generation = name.generation;
             slot.set(SHARES, over.has(SHARES));
             // What it has not taken counts as handled: nobody waits for it any more.
@@ -224,14 +228,16 @@ impl KeyTable {
             inner.events += left.len() as u64 + u64::from(at_work);
             inner.bytes += bytes;
             inner.live -= 1;
-            (name, (over, left))
+            (name, rest, (over, left))
         });
-        let Ok((name, over)) = ended else { return };
+        let Ok((name, rest, over)) = ended else {
+            return;
+        };
         drop(over);
-        if let Some(outcome) = self.outlet.ended(py, name, outcome) {
+        if let Some(outcome) = self.outlet.ended(py, name, rest, outcome) {
             let _ = self.inner.with(py, |inner| {
                 inner.blocked = true;
-                inner.unsent.push_back((name, outcome));
+                inner.unsent.push_back((name, rest, outcome));
             });
         }
     }

@@ -12,7 +12,7 @@ use super::outlet::Outlet;
 use super::slot::{LIVE, QUEUED, SHARES, Slot};
 use crate::cell::GilCell;
 use crate::function::deadline::Deadline;
-use crate::lane_frames::{Name, Terms};
+use crate::lane_frames::{Name, Rest, Terms};
 
 /// What was handled is told after so many events, at the latest.
 pub const TELL_EVERY: u64 = 256;
@@ -46,7 +46,7 @@ pub struct Inner {
     /// Tasks that nobody is pinned to.
     pub(super) spares: Vec<Py<KeyTask>>,
     /// Ends that found no room.
-    pub(super) unsent: VecDeque<(Name, Result<(), PyErr>)>,
+    pub(super) unsent: VecDeque<(Name, Rest, Result<(), PyErr>)>,
     /// There is no room for results: nobody is stepped.
     pub(super) blocked: bool,
     pub(super) terms: Terms,

@@ -9,7 +9,7 @@ use crate::codec::{CopyMemory, codec};
 use crate::errors;
 use crate::flow::Offer;
 use crate::lane_frames::Message;
-use crate::lane_frames::{ENDED, FAILED, HANDLED, Handled, Name, RESULT};
+use crate::lane_frames::{ENDED, FAILED, HANDLED, Handled, Name, RESULT, Rest};
 use crate::process::ring_pair::{END, ERROR};
 
 /// What reading a lane came to.
@@ -75,12 +75,15 @@ impl RingChannel {
                     let result = codec.decode(py, result, &mut CopyMemory)?;
                     Ok(Ok(Told::Message(Message::Result(name, result.unbind()))))
                 }),
-                ENDED => Name::read(payload)
-                    .map(|(name, _)| Ok(Told::Message(Message::Ended(name, Ok(()))))),
+                ENDED => Name::read(payload).and_then(|(name, rest)| {
+                    let (rest, _) = Rest::read(rest)?;
+                    Ok(Ok(Told::Message(Message::Ended(name, rest, Ok(())))))
+                }),
                 FAILED => Name::read(payload).and_then(|(name, packed)| {
+                    let (rest, packed) = Rest::read(packed)?;
                     let packed = codec.decode(py, packed, &mut CopyMemory)?;
                     let error = super::channel::unpack_error(py, packed.unbind());
-                    Ok(Ok(Told::Message(Message::Ended(name, Err(error)))))
+                    Ok(Ok(Told::Message(Message::Ended(name, rest, Err(error)))))
                 }),
                 HANDLED => Handled::read(payload)
                     .map(|handled| Ok(Told::Message(Message::Handled(handled)))),

@@ -6,7 +6,7 @@ use super::ring_port::RingPort;
 use crate::codec::{CopyMemory, codec};
 use crate::errors;
 use crate::flow::{Interest, Offer};
-use crate::lane_frames::{CANCEL, EVENT, LAST, Name, OPEN, TERMS, Terms};
+use crate::lane_frames::{CANCEL, EVENT, LAST, Name, OPEN, Rest, TERMS, Terms};
 use crate::process::ring_pair::{END, spin};
 
 /// What the caller of a lane has sent.
@@ -94,10 +94,11 @@ impl RingPort {
         &self,
         py: Python<'_>,
         kind: u8,
-        name: Name,
+        (name, rest): (Name, Rest),
         error: &PyErr,
     ) -> PyResult<bool> {
         let mut bytes = name.bytes().to_vec();
+        bytes.extend_from_slice(&rest.bytes());
         bytes.extend_from_slice(&self.pack_error(py, error.clone_ref(py)));
         self.push_bytes(py, kind, &bytes)
     }

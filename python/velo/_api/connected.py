@@ -1,0 +1,156 @@
+"""Stream functions over sources: what `keyed` and `over` return, and `into`."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+
+from velo._api.driver import Driver, Figures, Terms
+from velo.errors import StreamClosed
+
+if TYPE_CHECKING:
+    from velo._function.spec import FunctionSpec
+    from velo.connect.model import Sink, Source
+
+__all__ = ["Connected"]
+
+T = TypeVar("T")
+
+
+class Connected(AsyncIterator[T], Generic[T]):
+    """A stream function over the records of a source.
+
+    Iterate over it for results, and positions are committed as results are taken; or let `into`
+    drive it to a sink. It runs once.
+
+    Attributes:
+        figures: What it has done so far, a `Figures`.
+
+    """
+
+    def __init__(
+        self, spec: FunctionSpec, source: Source, key: Any, terms: Terms, *, with_keys: bool
+    ) -> None:
+        terms.check()
+        self._spec = spec
+        self._source = source
+        self._key = key
+        self._terms = terms
+        self._with_keys = with_keys
+        self._driver: Driver | None = None
+        self._results: AsyncGenerator[T, None] | None = None
+
+    @property
+    def figures(self) -> Figures:
+        """What it has done so far."""
+        return Figures() if self._driver is None else self._driver.figures
+
+    def stop(self) -> None:
+        """Read no more from the source: what was read is handled and committed, and then it ends.
+
+        Call it in the event loop, for example from a signal handler.
+        """
+        if self._driver is not None:
+            self._driver.stop()
+
+    # Iterating.
+
+    def __aiter__(self) -> AsyncIterator[T]:
+        """Give the results."""
+        return self
+
+    async def __anext__(self) -> T:
+        """Give the next result, with its key if it is of `keyed`."""
+        if self._results is None:
+            self._results = self._iterate(self._begin(self._terms, None))
+        return await anext(self._results)
+
+    async def aclose(self) -> None:
+        """Cancel all keys, and close the source. Nothing more is committed."""
+        if self._results is not None:
+            await self._results.aclose()
+
+    async def _iterate(self, driver: Driver) -> AsyncGenerator[T, None]:
+        async with contextlib.aclosing(driver.batches()) as batches:
+            async for batch in batches:
+                for item in batch:
+                    yield item if self._with_keys else item[1]  # type: ignore[misc]
+
+    def _begin(self, terms: Terms, flush: Callable[[], Any] | None) -> Driver:
+        if self._driver is not None:
+            raise StreamClosed("this source is run already; call `keyed` or `over` again")
+        self._driver = Driver(self._spec, self._source, self._key, terms, flush)
+        return self._driver
+
+    # Driving.
+
+    async def into(
+        self,
+        sink: Sink,
+        *,
+        dead_letter: Sink | None = None,
+        on_error: Literal["raise", "drop"] | Callable[[Any, Exception], None] | None = None,
+        retries: int = 0,
+        commit_every: float = 1.0,
+        drain: float = 30.0,
+    ) -> Figures:
+        """Write all results to a sink, until the source ends or `stop` is called.
+
+        A position is committed once every record up to it is handled, and the results of those are
+        durable in the sink: each record is handled at least once.
+
+        Args:
+            sink: What takes the results.
+            dead_letter: What takes records that cannot be decoded, have no key, or whose function
+                has raised, with the error; they count as handled.
+            on_error: What happens to such a record without `dead_letter`: `"raise"` ends the run
+                with the error, `"drop"` counts it as handled, a callable is called with key and
+                error. None: the `on_error` of `keyed`, which is `"raise"` by default. The key of a
+                function that has raised begins anew with the record behind it.
+            retries: How often a record whose function has raised is tried again first, with growing
+                pauses, while other records of its key wait.
+            commit_every: Seconds between commits.
+            drain: At most so many seconds are spent on records of a partition that another program
+                takes over.
+
+        Returns:
+            What was done.
+
+        Raises:
+            Exception: Exceptions of the source and of the sink, and those of the function under
+                `on_error="raise"`.
+
+        """
+        terms = Terms(
+            max_pending=self._terms.max_pending,
+            on_error=self._terms.on_error if on_error is None else on_error,
+            finished_keys=self._terms.finished_keys,
+            retries=retries,
+            dead_letter=dead_letter,
+            commit_every=commit_every,
+            drain=drain,
+        )
+        terms.check()
+        driver = self._begin(terms, sink.flush)
+        try:
+            async with contextlib.aclosing(driver.batches()) as batches:
+                async for batch in batches:
+                    try:
+                        await sink.write(batch)
+                    except (TypeError, ValueError):
+                        await _one_by_one(sink, batch, driver)
+        finally:
+            for endpoint in (sink, dead_letter):
+                if (close := getattr(endpoint, "close", None)) is not None:
+                    await close()
+        return driver.figures
+
+
+async def _one_by_one(sink: Sink, batch: list[tuple[Any, Any]], driver: Driver) -> None:
+    """Write results of which the sink refuses one: the others are written."""
+    for key, result in batch:
+        try:
+            await sink.write([(key, result)])
+        except (TypeError, ValueError) as error:
+            await driver.letter(key, result, error)

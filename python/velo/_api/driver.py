@@ -1,0 +1,456 @@
+"""The records of a source on their way through the keys of a function: the driver.
+
+```
+source ──> gates ──> feed ──> keys ──> results ──> sink
+   ^                            │                    │
+   └── commit <── positions <───┘ <── flush ─────────┘
+```
+
+A record is handled when its function asks for the next one, and a position is committed when every
+record up to it is handled and the results of those are durable. A partition whose records wait is
+paused by its gate, and holds up no other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextlib
+import logging
+import math
+import time
+from collections.abc import AsyncGenerator, Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from velo import _core
+from velo._api.gates import Gates
+from velo._api.lanes import tracked
+from velo.connect.model import Assigned, Bad, Lost, Record, Revoked, To, record_key
+
+if TYPE_CHECKING:
+    from velo._function.spec import FunctionSpec
+    from velo.connect.model import Sink, Source
+
+__all__ = ["Driver", "Figures", "Terms"]
+
+_log = logging.getLogger("velo.connect")
+
+# So many results are taken at a time.
+_MANY = 1024
+# A failed record is tried again after this many seconds, then after twice as many, up to the limit.
+_FIRST_DELAY, _LONGEST_DELAY = 0.1, 30.0
+# How often a partition that is given away is looked at; seconds.
+_LOOK = 0.005
+
+
+@dataclass
+class Terms:
+    """How a driver deals with what fails, and when it commits; see `Keyed.into`."""
+
+    max_pending: int = 10_000
+    on_error: Literal["raise", "drop"] | Callable[[Any, Exception], None] = "raise"
+    finished_keys: str = "ignore"
+    retries: int = 0
+    dead_letter: Sink | None = None
+    commit_every: float = 1.0
+    drain: float = 30.0
+
+    def check(self) -> None:
+        """Raise for a setting out of its range."""
+        if not isinstance(self.max_pending, int) or self.max_pending < 1:
+            raise ValueError(
+                f"`max_pending` must be an integer of at least 1, not {self.max_pending!r}"
+            )
+        if self.on_error not in ("raise", "drop") and not callable(self.on_error):
+            raise ValueError(
+                f"`on_error` must be `raise`, `drop` or a callable, not {self.on_error!r}"
+            )
+        if self.retries < 0:
+            raise ValueError(f"`retries` must be 0 or more, not {self.retries!r}")
+        if not self.commit_every > 0:
+            raise ValueError(f"`commit_every` must be more than 0, not {self.commit_every!r}")
+
+
+@dataclass
+class Figures:
+    """What a driver has done so far.
+
+    Attributes:
+        read: The records that were read, with those that cannot be decoded.
+        results: The results.
+        dead_letters: The records that went to the dead letters.
+        dropped: Those that failed and were dropped, as `on_error` asks.
+        retried: How often a record was tried again.
+        commits: How often positions were committed.
+        committed: The last committed position of each partition.
+
+    """
+
+    read: int = 0
+    results: int = 0
+    dead_letters: int = 0
+    dropped: int = 0
+    retried: int = 0
+    commits: int = 0
+    committed: dict[Hashable, Any] = field(default_factory=dict)
+
+
+class _Feed:
+    """Records that the keys have yet to take: an iterator that stops while there are none."""
+
+    def __init__(self) -> None:
+        self.exhausted = False
+        self._items: collections.deque[Record | Bad] = collections.deque()
+        self._taken = asyncio.Event()
+
+    def __iter__(self) -> _Feed:
+        return self
+
+    def __next__(self) -> Record | Bad:
+        try:
+            return self._items.popleft()
+        except IndexError:
+            self._taken.set()
+            raise StopIteration from None
+
+    def discard(self, partitions: set[Hashable]) -> None:
+        """Drop the records of partitions."""
+        kept = [item for item in self._items if _record(item).partition not in partitions]
+        self._items = collections.deque(kept)
+
+    async def put(self, items: Sequence[Record | Bad], nudge: Callable[[], None]) -> None:
+        """Have records taken, and wait until they are."""
+        if not items:
+            return
+        self._items.extend(items)
+        self._taken.clear()
+        nudge()
+        await self._taken.wait()
+
+
+class Driver:
+    """Runs a function for each key of the records of one source.
+
+    Args:
+        spec: The function.
+        source: The source.
+        key: As for `StreamFn.keyed`; `connect.record_key` for the record's own.
+        terms: How it deals with what fails.
+        flush: Called before a commit: returns when all results that `batches` has yielded, before
+            it was asked for more, are durable.
+
+    """
+
+    def __init__(
+        self,
+        spec: FunctionSpec,
+        source: Source,
+        key: Any,
+        terms: Terms,
+        flush: Callable[[], Any] | None = None,
+    ) -> None:
+        self.figures = Figures()
+        self.terms = terms
+        self._name = spec.name
+        self._source = source
+        self._flush = flush
+        self._feed = _Feed()
+        self._results, self._keys = tracked(
+            spec, self._feed, key, terms.finished_keys, by_record_key=key is record_key
+        )
+        self._gates = Gates(source, self._keys.distance, terms.max_pending)
+        # Handled, with results that were yielded; not committed yet.
+        self._positions: dict[Hashable, Any] = {}
+        self._committing = asyncio.Lock()
+        self._waits = False
+        # Of a key that is held: its record that failed, and how often it was tried again.
+        self._attempts: dict[int, tuple[Record, int]] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+        self._opens = asyncio.Event()
+        # Room is only known once all that was passed on was taken.
+        self._feeding = asyncio.Lock()
+        self._stopping = False
+        self._reading: asyncio.Task[None] | None = None
+
+    async def batches(self) -> AsyncGenerator[list[tuple[Any, Any]], None]:
+        """Yield results with their keys, and commit what was handled.
+
+        Results count as delivered when the next batch is asked for.
+
+        Raises:
+            Exception: Exceptions of the source, and of the function under `on_error="raise"`.
+
+        """
+        loop = asyncio.get_running_loop()
+        self._reading = loop.create_task(self._read(), name=f"{self._name} source")
+        self._tasks = [
+            loop.create_task(self._commit_now_and_then(), name=f"{self._name} commits"),
+            loop.create_task(self._open_gates(), name=f"{self._name} gates"),
+        ]
+        try:
+            async for results in self._batches():
+                yield results
+            await self._reading  # raises what has ended it
+            self._positions.update(self._keys.handled())
+            await self._commit()
+        finally:
+            self._reading.cancel()
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.wait([self._reading, *self._tasks])
+            await self._results.aclose()
+            if (close := getattr(self._source, "close", None)) is not None:
+                await close()
+
+    def stop(self) -> None:
+        """Read no more: what was read is handled, and then the run ends."""
+        self._stopping = True
+        if (stop := getattr(self._source, "stop", None)) is not None:
+            stop()
+        elif self._reading is not None:
+            self._reading.cancel()
+
+    async def _batches(self) -> AsyncGenerator[list[tuple[Any, Any]], None]:
+        keys, figures = self._keys, self.figures
+        while True:
+            self._waits = True
+            try:
+                first = await anext(self._results)
+            except StopAsyncIteration:
+                return
+            finally:
+                self._waits = False
+            results, failures, drained = keys.take(_MANY)
+            if first is not None:
+                results.insert(0, first)
+            if results:
+                figures.results += len(results)
+                yield results
+            for failure in failures:
+                await self._failed(failure)
+            if drained:
+                self._positions.update(keys.handled())
+
+    # Reading.
+
+    async def _read(self) -> None:
+        gates, nudge = self._gates, self._keys.nudge
+        try:
+            async with contextlib.aclosing(_Closable(self._source)) as items:
+                async for item in items:
+                    if isinstance(item, Assigned):
+                        _log.info("%s: reads %s", self._name, _listed(item.partitions))
+                    elif isinstance(item, Revoked):
+                        await self._give_away(item.partitions)
+                    elif isinstance(item, Lost):
+                        self._drop(item.partitions)
+                    elif item:
+                        self.figures.read += len(item)
+                        async with self._feeding:
+                            await self._feed.put(gates.pass_on(item), nudge)
+                        self._opens.set()
+                        if gates.held_up:
+                            await self._until(lambda: not gates.held_up)
+                    if self._stopping:
+                        break
+            await self._until(lambda: not gates.closed)
+        except asyncio.CancelledError:
+            if not self._stopping:
+                raise
+        except Exception as error:
+            self._keys.fail(error)
+            raise
+        finally:
+            self._feed.exhausted = True
+            nudge()
+
+    async def _until(self, true: Callable[[], bool], deadline: float = math.inf) -> bool:
+        """Look again and again; false at the deadline. What is handled tells nobody."""
+        while not true():
+            if time.monotonic() > deadline:
+                return False
+            await asyncio.sleep(_LOOK)
+        return True
+
+    async def _open_gates(self) -> None:
+        """Pass on what gates hold as soon as there is room."""
+        while True:
+            self._opens.clear()
+            await self._opens.wait()
+            while self._gates.closed:
+                async with self._feeding:
+                    await self._feed.put(self._gates.open(), self._keys.nudge)
+                await asyncio.sleep(_LOOK)
+
+    # Partitions that go.
+
+    async def _give_away(self, partitions: Sequence[Hashable]) -> None:
+        """Finish what was read of partitions, and commit it."""
+        going = set(partitions)
+        self._gates.discard(going)
+        self._feed.discard(going)
+        deadline = time.monotonic() + self.terms.drain
+
+        def left() -> dict[Hashable, int]:
+            return {p: count for p in going if (count := self._keys.distance(p))}
+
+        if not await self._until(lambda: not left() and self._is_drained(), deadline):
+            _log.warning(
+                "%s: records were not handled within the %g s of `drain` before another program "
+                "takes over, which gets them again: %s",
+                *(self._name, self.terms.drain, left()),
+            )
+        await self._commit()
+        self._leave(going)
+
+    def _drop(self, partitions: Sequence[Hashable]) -> None:
+        """Forget partitions that another program has already."""
+        going = set(partitions)
+        self._gates.discard(going)
+        self._feed.discard(going)
+        self._leave(going)
+        _log.warning("%s: lost %s; records in hand are dropped", self._name, _listed(going))
+
+    def _leave(self, partitions: set[Hashable]) -> None:
+        for partition in partitions:
+            self._keys.leave(partition)
+            self._positions.pop(partition, None)
+
+    # Committing.
+
+    def _is_drained(self) -> bool:
+        """Whether results of all that is handled were yielded, and asked beyond."""
+        if self._waits and self._keys.drained():
+            self._positions.update(self._keys.handled())
+            return True
+        return False
+
+    async def _commit_now_and_then(self) -> None:
+        while True:
+            await asyncio.sleep(self.terms.commit_every)
+            self._is_drained()
+            try:
+                await self._commit()
+            except Exception as error:
+                self._keys.fail(error)
+                raise
+
+    async def _commit(self) -> None:
+        async with self._committing:
+            if not self._positions:
+                return
+            positions, self._positions = self._positions, {}
+            if self._flush is not None:
+                await self._flush()
+            if self.terms.dead_letter is not None:
+                await self.terms.dead_letter.flush()
+            await self._source.commit(positions)
+            self.figures.commits += 1
+            self.figures.committed.update(positions)
+
+    # What fails.
+
+    async def _failed(self, failure: _core.KeyFailure) -> None:
+        record = failure.record
+        if record is not None and failure.held is not None:
+            before, number = self._attempts.get(failure.held, (None, 0))
+            number = number if before is record else 0
+            if number < self.terms.retries:
+                self._attempts[failure.held] = record, number + 1
+                self.figures.retried += 1
+                delay = min(_FIRST_DELAY * 2**number, _LONGEST_DELAY)
+                asyncio.get_running_loop().call_later(
+                    delay, self._keys.release, failure.held, False
+                )
+                return
+            self._attempts.pop(failure.held, None)
+        await self._give_up(failure.key, failure.error, record)
+        if failure.held is not None:
+            self._keys.release(failure.held, record is not None)
+
+    async def _give_up(self, key: Any, error: Exception, record: Record | None) -> None:
+        place = "" if record is None else _place(record)
+        if self.terms.dead_letter is not None:
+            await self.terms.dead_letter.write([(key, _letter(self._name, key, error, record))])
+            self.figures.dead_letters += 1
+        elif callable(self.terms.on_error):
+            self.terms.on_error(key, error)
+            self.figures.dropped += 1
+        elif self.terms.on_error == "drop":
+            self.figures.dropped += 1
+        else:
+            if place:
+                error.add_note(f"for the record at {place}")
+            if key is not None:
+                error.add_note(f"in the stream of key {key!r}")
+            raise error
+        _log.warning("%s: a record failed%s: %r", self._name, place and f" at {place}", error)
+
+    async def letter(self, key: Any, result: Any, error: Exception) -> None:
+        """Deal with a result that the sink refuses, as with a record that has failed."""
+        value = result.value if isinstance(result, To) else result
+        await self._give_up(key, error, Record(value))
+
+
+def _letter(name: str, key: Any, error: Exception, record: Record | None) -> To:
+    """Give what is kept of a failed record: enough to look at it, and to feed it again."""
+    letter: dict[str, Any] = {
+        "function": name,
+        "error": f"{type(error).__name__}: {error}",
+        "key": _plain(key),
+    }
+    if record is not None:
+        letter.update(
+            value=_plain(record.value),
+            topic=record.topic,
+            partition=_plain(record.partition),
+            position=_plain(record.position),
+            timestamp=record.timestamp,
+            record_key=_plain(record.key),
+            headers=[[header, _plain(value)] for header, value in record.headers],
+        )
+    return To(letter)
+
+
+def _plain(value: Any) -> Any:
+    """Give a value that JSON has; bytes as text where they are text, else in base64."""
+    if isinstance(value, bytes | bytearray | memoryview):
+        data = bytes(value)
+        try:
+            return data.decode()
+        except UnicodeDecodeError:
+            import base64
+
+            return {"base64": base64.b64encode(data).decode()}
+    if value is None or isinstance(value, str | int | float | bool | dict | list):
+        return value
+    if isinstance(value, tuple):
+        return list(value)
+    return repr(value)
+
+
+def _place(record: Record) -> str:
+    return f"position {record.position!r} of {record.partition!r}"
+
+
+def _listed(partitions: Any) -> str:
+    return ", ".join(sorted(map(repr, partitions))) or "no partitions"
+
+
+def _record(item: Record | Bad) -> Record:
+    return item.record if isinstance(item, Bad) else item
+
+
+class _Closable:
+    """An async iterator with `aclose`, whatever a source gives."""
+
+    def __init__(self, source: Any) -> None:
+        self._items = aiter(source)
+
+    def __aiter__(self) -> Any:
+        return self._items
+
+    async def aclose(self) -> None:
+        if (close := getattr(self._items, "aclose", None)) is not None:
+            await close()

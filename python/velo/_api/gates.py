@@ -1,0 +1,86 @@
+"""Gates: each partition of a source passes so many records as may wait, and holds up no other."""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
+
+from velo.connect.model import Bad, Record
+
+__all__ = ["Gates"]
+
+
+class Gates:
+    """Holds records of partitions that have too many which are not handled.
+
+    Args:
+        source: The source, which is asked to pause such a partition, if it can.
+        distance: How many records of a partition are on their way.
+        limit: How many may be.
+
+    """
+
+    def __init__(self, source: Any, distance: Callable[[Hashable], int], limit: int) -> None:
+        self._pause = getattr(source, "pause", None)
+        self._resume = getattr(source, "resume", None)
+        self._distance = distance
+        self._limit = limit
+        self._held: dict[Hashable, collections.deque[Record | Bad]] = {}
+
+    @property
+    def closed(self) -> bool:
+        """Whether records are held."""
+        return bool(self._held)
+
+    @property
+    def held_up(self) -> bool:
+        """Whether nothing more can be read: a partition is full, and the source cannot pause it."""
+        return bool(self._held) and self._pause is None
+
+    def pass_on(self, items: Sequence[Record | Bad]) -> Sequence[Record | Bad]:
+        """Give the records that may go on; hold the others."""
+        counts = collections.Counter(map(_partition, items))
+        room = {p: self._room(p) for p in counts}
+        if all(room[p] >= count for p, count in counts.items()):
+            return items
+        passed: list[Record | Bad] = []
+        for item in items:
+            partition = _partition(item)
+            if room[partition] > 0:
+                room[partition] -= 1
+                passed.append(item)
+            elif (held := self._held.get(partition)) is not None:
+                held.append(item)
+            else:
+                self._held[partition] = collections.deque([item])
+                if self._pause is not None:
+                    self._pause([partition])
+        return passed
+
+    def open(self) -> list[Record | Bad]:
+        """Give the held records that there is room for again."""
+        passed: list[Record | Bad] = []
+        for partition, held in list(self._held.items()):
+            room = self._limit - self._distance(partition)
+            if room < len(held) and room < (self._limit + 1) // 2:
+                continue  # a few at a time are not worth it
+            passed.extend(held.popleft() for _ in range(min(room, len(held))))
+            if not held:
+                del self._held[partition]
+                if self._resume is not None:
+                    self._resume([partition])
+        return passed
+
+    def _room(self, partition: Hashable) -> int:
+        return 0 if partition in self._held else self._limit - self._distance(partition)
+
+    def discard(self, partitions: set[Hashable]) -> None:
+        """Drop the records of partitions."""
+        for partition in partitions:
+            self._held.pop(partition, None)
+
+
+def _partition(item: Record | Bad) -> Hashable:
+    record = item.record if isinstance(item, Bad) else item
+    return record.partition

@@ -1,0 +1,408 @@
+//! Which records of a source of `velo.connect` are handled: up to which position of each partition.
+//!
+//! Keys handle records of one partition in any order. A position may be committed once every record up
+//! to it is handled, so that each partition has a window: the records from the first one that is not
+//! handled to the last one that was taken.
+//!
+//! A key remembers its records until they are handled ([`Entry::tokens`](super::index::Entry)). When its
+//! function raises, the record that it had in hand is the one that failed; the key is held until the
+//! caller has decided what becomes of that record, and then goes on with those behind it.
+
+use pyo3::prelude::*;
+
+use super::index::Stage;
+use super::keyed::Keys;
+use super::lane::Act;
+use super::routing::{AfterEnd, OnError, Out, State};
+use super::tracker::{KeyFailure, Tokens, Tracker};
+use crate::codec::Record;
+use crate::lane_frames::Rest;
+
+/// How it came that a key has ended.
+#[derive(Clone, Copy)]
+pub enum End {
+    /// Its table has told.
+    Told(Rest),
+    /// Its worker has died, which `ran` this key at the time.
+    Died { ran: bool },
+}
+
+impl State {
+    /// A record of a key is on its way.
+    #[inline]
+    pub(super) fn track(
+        &mut self,
+        py: Python<'_>,
+        entry: u32,
+        event: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
+        if let Some(tracker) = &mut self.tracker
+            && let Some(token) = tracker.take(py, event)?
+        {
+            let known = self.index.entry(entry);
+            known.partition = token.partition;
+            known.tokens.push(token);
+        }
+        Ok(())
+    }
+
+    /// A record that reaches no key is handled.
+    pub(super) fn pass(&mut self, py: Python<'_>, event: &Bound<'_, PyAny>) -> PyResult<()> {
+        if let Some(tracker) = &mut self.tracker
+            && let Some(token) = tracker.take(py, event)?
+        {
+            tracker.done(&token);
+        }
+        Ok(())
+    }
+
+    /// So many records of a key are handled, the oldest ones.
+    pub(super) fn tokens_done(&mut self, entry: u32, count: u64) {
+        if let Some(tracker) = &mut self.tracker {
+            let known = self.index.entry(entry);
+            for _ in 0..count {
+                match known.tokens.pop() {
+                    Some(token) => tracker.done(&token),
+                    None => break,
+                }
+            }
+        }
+    }
+
+    /// The table has told that so many records of a key are handled.
+    pub(super) fn handled_by(&mut self, entry: u32, count: u32) {
+        let known = self.index.entry(entry);
+        if !known.cancelled && count > 0 {
+            known.began = true;
+            self.tokens_done(entry, count.into());
+        }
+    }
+
+    /// A key has ended: what becomes of its records. None: it is held.
+    pub(super) fn end_tracked(
+        &mut self,
+        py: Python<'_>,
+        entry: u32,
+        end: End,
+        outcome: Result<(), PyErr>,
+    ) -> Option<Result<(), PyErr>> {
+        if self.tracker.is_none() {
+            return Some(outcome);
+        }
+        if let End::Told(rest) = end {
+            self.handled_by(entry, rest.handled);
+        }
+        let known = self.index.entry(entry);
+        if known.cancelled {
+            return Some(Ok(()));
+        }
+        match outcome {
+            Err(error) if !self.closing => {
+                let failure = self.hold(py, entry, end, error);
+                self.out.push_back(Out::Held(failure));
+                None
+            }
+            outcome => {
+                // The function has returned without these, and waits for no more.
+                let left = known.tokens.len().saturating_sub(known.waiting.len());
+                self.tokens_done(entry, left as u64);
+                if self.after_end == AfterEnd::Ignore
+                    && self.index.entry(entry).stage == Stage::Open
+                {
+                    self.tokens_done(entry, u64::MAX);
+                }
+                Some(outcome)
+            }
+        }
+    }
+
+    /// What could not be sent on a lane: where records are tracked, that record has failed, and the
+    /// others go on. Gives the error back where they are not.
+    pub(super) fn unsendable(
+        &mut self,
+        py: Python<'_>,
+        number: usize,
+        error: PyErr,
+    ) -> Option<PyErr> {
+        let lane = &mut self.lanes[number];
+        let Some(tracker) = &mut self.tracker else {
+            return Some(error);
+        };
+        let Some(Act::Event(name, _)) = lane.outgoing.front() else {
+            return Some(error);
+        };
+        let Some(entry) = lane.ids.entry(name.id, name.generation) else {
+            return Some(error);
+        };
+        let Some(Act::Event(_, event)) = lane.outgoing.pop_front() else {
+            return Some(error);
+        };
+        lane.sent -= 1;
+        let known = self.index.entry(entry);
+        known.in_flight = known.in_flight.saturating_sub(1);
+        let token = known.tokens.remove(&event);
+        if let Some(token) = &token {
+            tracker.done(token);
+        }
+        self.out.push_back(Out::Held(KeyFailure {
+            key: known.key.as_ref().map(|key| key.clone_ref(py)),
+            error: error.into_value(py).into_any(),
+            record: Some(event),
+            held: None,
+        }));
+        None
+    }
+
+    /// All events of a key that wait are those that are not handled, from the oldest one on.
+    fn requeue(&mut self, py: Python<'_>, entry: u32) {
+        let known = self.index.entry(entry);
+        self.waiting -= known.waiting.len() as u64;
+        known.waiting = super::waiting::Waiting::default();
+        for token in known.tokens.iter() {
+            known.waiting.push(token.record.clone_ref(py), 0);
+        }
+        self.waiting += known.waiting.len() as u64;
+    }
+
+    /// The function of a key has raised: the key is held. Gives what the caller is told.
+    pub(super) fn hold(
+        &mut self,
+        py: Python<'_>,
+        entry: u32,
+        end: End,
+        error: PyErr,
+    ) -> KeyFailure {
+        let known = self.index.entry(entry);
+        known.stage = Stage::Held;
+        known.ends = false;
+        let began = known.began;
+        let key = known.key.as_ref().map(|key| key.clone_ref(py));
+        let in_hand = match end {
+            // A function that fails before its first event would fail for ever: each time, its next
+            // record is taken for the one that failed.
+            End::Told(rest) => rest.in_hand || !began,
+            End::Died { ran } => ran,
+        };
+        let record = in_hand.then(|| known.tokens.iter().next()).flatten();
+        let record = record.map(|token| token.record.clone_ref(py));
+        self.requeue(py, entry);
+        KeyFailure {
+            key,
+            error: error.into_value(py).into_any(),
+            record,
+            held: Some(entry),
+        }
+    }
+}
+
+/// What the key of an event comes to where records are tracked.
+pub enum Tracked<'py> {
+    /// They are not.
+    No,
+    /// The key, and its hash.
+    Key((Bound<'py, PyAny>, u64)),
+    /// It has none: the caller is told, and the others go on.
+    Failed,
+}
+
+impl Keys {
+    /// The key of a record. What is no record is a pair of one and why it cannot be decoded.
+    #[inline]
+    pub(super) fn tracked_key<'py>(
+        &self,
+        py: Python<'py>,
+        event: &Bound<'py, PyAny>,
+    ) -> PyResult<Tracked<'py>> {
+        let by_record_key = self.state.with(py, |state| {
+            let tracker = state.tracker.as_ref();
+            tracker.map(|tracker| tracker.by_record_key)
+        })?;
+        let Some(by_record_key) = by_record_key else {
+            return Ok(Tracked::No);
+        };
+        let failed = match event.cast_exact::<Record>() {
+            Ok(record) => {
+                let record = record.get();
+                let found = match by_record_key {
+                    true => {
+                        let key = record.key.bind(py).clone();
+                        super::index::hash_of(&key).map(|hash| (key, hash))
+                    }
+                    false => self.key_of.key(record.value.bind(py)),
+                };
+                match found {
+                    Ok(key) => return Ok(Tracked::Key(key)),
+                    Err(error) => (event.clone(), error.into_value(py).into_any()),
+                }
+            }
+            Err(_) => event.extract()?,
+        };
+        let (record, error): (Bound<'py, PyAny>, Py<PyAny>) = failed;
+        self.state.with(py, |state| -> PyResult<()> {
+            state.pass(py, &record)?;
+            state.out.push_back(Out::Held(KeyFailure {
+                key: None,
+                error,
+                record: Some(record.unbind()),
+                held: None,
+            }));
+            Ok(())
+        })??;
+        Ok(Tracked::Failed)
+    }
+}
+
+#[pymethods]
+impl Keys {
+    /// Tracks the records of the source. What fails is told as a `KeyFailure`, among the results.
+    fn track(&self, py: Python<'_>, by_record_key: bool) -> PyResult<()> {
+        Ok(self.state.with(py, |state| {
+            state.tracker = Some(Tracker::new(py, by_record_key));
+            state.on_error = OnError::Hold;
+        })?)
+    }
+
+    /// Takes results with their keys, `most` of them, and what has failed. The last one tells whether
+    /// that was all: what `handled` then says has its results among those that were taken.
+    fn take(
+        &self,
+        py: Python<'_>,
+        most: usize,
+    ) -> PyResult<(Vec<Py<PyAny>>, Vec<KeyFailure>, bool)> {
+        Ok(self.state.with(py, |state| {
+            let (mut items, mut failures) = (Vec::new(), Vec::new());
+            while items.len() < most {
+                match state.out.pop_front() {
+                    Some(Out::Item(item)) => items.push(item),
+                    Some(Out::Held(failure)) => failures.push(failure),
+                    Some(Out::Failed(..)) => {}
+                    None => return (items, failures, true),
+                }
+            }
+            (items, failures, state.out.is_empty())
+        })?)
+    }
+
+    /// The highest handled position of each partition for which it has changed, as pairs. Everything up
+    /// to it is handled, and results of that have been taken or are there to be taken.
+    fn handled(&self, py: Python<'_>) -> PyResult<Vec<(Py<PyAny>, Py<PyAny>)>> {
+        Ok(self.state.with(py, |state| {
+            let partitions = state.tracker.iter_mut();
+            let partitions = partitions.flat_map(|tracker| tracker.partitions.iter_mut());
+            partitions
+                .filter_map(|partition| {
+                    let position = partition.handled.take()?;
+                    Some((partition.name.clone_ref(py), position))
+                })
+                .collect()
+        })?)
+    }
+
+    /// Whether all results and failures that have arrived were taken.
+    fn drained(&self, py: Python<'_>) -> PyResult<bool> {
+        Ok(self.state.with(py, |state| state.out.is_empty())?)
+    }
+
+    /// How many records of a partition lie between the first that is not handled and the last that was
+    /// taken from the source.
+    fn distance(&self, py: Python<'_>, partition: &Bound<'_, PyAny>) -> PyResult<usize> {
+        let places = self.state.with(py, |state| {
+            let tracker = state.tracker.as_ref();
+            tracker.map(|tracker| tracker.places.clone_ref(py))
+        })?;
+        let Some(place) = places.and_then(|p| p.bind(py).get_item(partition).transpose()) else {
+            return Ok(0);
+        };
+        let place: usize = place?.extract()?;
+        Ok(self.state.with(py, |state| {
+            let tracker = state.tracker.as_ref();
+            tracker.map_or(0, |tracker| tracker.partitions[place].window.len())
+        })?)
+    }
+
+    /// Forgets a partition that another program has: nothing of it will be told as handled. Its keys
+    /// are cancelled, and begin anew with their next record.
+    fn leave(&self, py: Python<'_>, partition: &Bound<'_, PyAny>) -> PyResult<()> {
+        let places = self.state.with(py, |state| {
+            let tracker = state.tracker.as_ref();
+            tracker.map(|tracker| tracker.places.clone_ref(py))
+        })?;
+        let Some(place) = places.and_then(|p| p.bind(py).get_item(partition).transpose()) else {
+            return Ok(());
+        };
+        let place: u32 = place?.extract()?;
+        let dropped = self.state.with(py, |state| state.leave(place))?;
+        drop(dropped);
+        self.nudge(py);
+        Ok(())
+    }
+
+    /// Lets a held key go on. With `skip`, the record that failed counts as handled; without it, that
+    /// record comes again.
+    fn release(&self, py: Python<'_>, held: u32, skip: bool) -> PyResult<()> {
+        let gone = self.state.with(py, |state| state.release(py, held, skip))?;
+        drop(gone);
+        self.nudge(py);
+        Ok(())
+    }
+}
+
+impl State {
+    fn release(&mut self, py: Python<'_>, entry: u32, skip: bool) -> Option<super::index::Entry> {
+        if self.index.entry(entry).stage != Stage::Held {
+            return None;
+        }
+        if skip {
+            self.tokens_done(entry, 1);
+        }
+        self.requeue(py, entry);
+        let known = self.index.entry(entry);
+        if known.waiting.is_empty() {
+            if known.ends {
+                self.ending -= 1;
+            }
+            return Some(self.forget(entry));
+        }
+        known.stage = Stage::Unopened;
+        self.unopened.push_back(entry);
+        self.wanting += 1;
+        self.tell_end_to(entry);
+        None
+    }
+
+    /// Returns what is to be dropped once the state is left: that may run Python code.
+    fn leave(&mut self, place: u32) -> Vec<super::index::Entry> {
+        if let Some(tracker) = &mut self.tracker {
+            let partition = &mut tracker.partitions[place as usize];
+            partition.first += partition.window.len() as u64;
+            partition.window.clear();
+            partition.handled = None;
+        }
+        let of_it = |(entry, known): (u32, &super::index::Entry)| {
+            let live = !matches!(known.stage, Stage::Finished | Stage::Free);
+            (known.partition == place && live).then_some(entry)
+        };
+        let entries: Vec<u32> = self.index.all().filter_map(of_it).collect();
+        let mut dropped = Vec::new();
+        for entry in entries {
+            let known = self.index.entry(entry);
+            self.waiting -= known.waiting.len() as u64;
+            known.waiting = super::waiting::Waiting::default();
+            known.tokens = Tokens::default();
+            match known.stage {
+                Stage::Held => dropped.push(self.forget(entry)),
+                Stage::Unopened => {
+                    if let Some(at) = self.unopened.iter().position(|&other| other == entry) {
+                        self.unopened.remove(at);
+                        if at >= self.reserved {
+                            self.wanting -= 1;
+                        }
+                    }
+                    dropped.push(self.forget(entry));
+                }
+                _ => self.cancel_key(entry),
+            }
+        }
+        dropped
+    }
+}
