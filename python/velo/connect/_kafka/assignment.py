@@ -5,18 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping
 
-from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import Consumer, TopicPartition
 
 from velo.connect._kafka.handover import Handover
-from velo.connect._kafka.link import Link, cause, transient
-from velo.connect._kafka.places import Name, begins
+from velo.connect._kafka.link import Link
+from velo.connect._kafka.places import Ask, Name, begins
 from velo.connect._kafka.reading import Reading
 from velo.connect.model import Assigned, Lost, Revoked
 from velo.connect.settings import log
 
 __all__ = ["Assignment", "places"]
 
-_RETRY = 0.1  # seconds
+_WAIT = 0.1  # seconds between looks at requests
 
 
 def places(offsets: Mapping[Name, int] | Iterable[Name]) -> list[TopicPartition]:
@@ -47,6 +47,7 @@ class Assignment:
         link: Link,
         handover: Handover,
         known: Iterable[Name],
+        ask: Ask,
         serve: Callable[[], None],
     ) -> None:
         self.names: set[Name] = set()
@@ -57,6 +58,7 @@ class Assignment:
         self._link = link
         self._handover = handover
         self._known = set(known)
+        self._ask = ask
         self._serve = serve
         self._first: dict[Name, int] = {}
         self._rewound: set[Name] = set()
@@ -75,11 +77,11 @@ class Assignment:
         reading, consumer = self._reading, self._consumer
         committed = committed or {}
         fresh = [name for name in names if name not in committed]
-        first = begins(consumer, fresh, reading.start, self._known, reading.connect_timeout)
+        first = begins(consumer, fresh, reading.start, self._known, self._ask)
         latest = {name: at for name, at in first.items() if at >= 0}
         if latest and reading.group is not None and reading.start == "latest":
             # Otherwise a member that takes over before the first commit begins later than this one.
-            consumer.commit(offsets=places(latest), asynchronous=False)
+            self._ask(lambda: consumer.commit(offsets=places(latest), asynchronous=False))
         first |= committed
         self._first |= first
         self.names.update(names)
@@ -105,26 +107,18 @@ class Assignment:
         return lag
 
     def _committed(self, names: list[Name]) -> dict[Name, int]:
-        """Ask for the committed offsets, again while the brokers are away for a moment."""
+        """Ask for the committed offsets."""
         reading = self._reading
         if isinstance(reading.start, Mapping):
             return {}
         if reading.rewind:
             names, new = [n for n in names if n in self._rewound], names
             self._rewound.update(new)
-        while names:
-            try:
-                found = self._consumer.committed(places(names), timeout=reading.connect_timeout)
-                for place in found:
-                    if place.error is not None:
-                        raise KafkaException(place.error)
-                return {(at.topic, at.partition): at.offset for at in found if at.offset >= 0}
-            except KafkaException as error:
-                if not transient(cause(error)) or self._handover.stopping:
-                    raise
-                self._link.lost(cause(error).str())
-                time.sleep(_RETRY)
-        return {}
+        if not names:
+            return {}
+        timeout = reading.connect_timeout
+        found = self._ask(lambda: self._consumer.committed(places(names), timeout=timeout))
+        return {(at.topic, at.partition): at.offset for at in found if at.offset >= 0}
 
     # Called by the client library, within `poll`.
 
@@ -143,7 +137,7 @@ class Assignment:
 
     def _wait_for_handling(self, names: list[Name]) -> None:
         deadline = time.monotonic() + self._reading.revoke_timeout
-        while not self._handover.handled(min(_RETRY, self._reading.revoke_timeout)):
+        while not self._handover.handled(min(_WAIT, self._reading.revoke_timeout)):
             self._serve()
             if time.monotonic() > deadline:
                 self._handover.put(Lost(tuple(names)))

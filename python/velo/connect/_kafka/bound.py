@@ -9,7 +9,7 @@ from confluent_kafka import Consumer
 
 from velo.connect._kafka.assignment import Assignment
 from velo.connect._kafka.handover import Handover, Records, origin
-from velo.connect._kafka.places import Name, ends
+from velo.connect._kafka.places import Ask, Name, ends
 from velo.connect._kafka.reading import Reading
 
 __all__ = ["Bound"]
@@ -21,12 +21,13 @@ class Bound:
     With a time that is to come, the ends are known when it has come.
     """
 
-    def __init__(self, consumer: Consumer, reading: Reading, known: list[Name]) -> None:
+    def __init__(self, consumer: Consumer, reading: Reading, known: list[Name], ask: Ask) -> None:
         self._consumer = consumer
         self._reading = reading
         self._known = set(known)
+        self._ask = ask
         self._reached: dict[Name, int] = {}
-        self._ends = ends(consumer, known, reading.until, reading.connect_timeout)
+        self._ends = ends(consumer, known, reading.until, ask)
 
     def reach(self, name: Name, offset: int) -> None:
         """Note that there is nothing before this offset that was not read."""
@@ -55,7 +56,7 @@ class Bound:
             if time.time() < until:
                 return False
             self._known |= assignment.names
-            self._ends = ends(self._consumer, self._known, until, self._reading.connect_timeout)
+            self._ends = ends(self._consumer, self._known, until, self._ask)
         last = self._ends or {}
         return (
             assignment.begun

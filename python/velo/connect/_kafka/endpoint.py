@@ -267,7 +267,7 @@ def kafka(
     }
     common |= {setting: path for setting, path in files.items() if path is not None}
     consumer: dict[str, Any] = {
-        # A consumer without a group needs a name too; it is sent to no broker.
+        # A consumer without a group needs a name of one too; it joins none.
         "group.id": group if group is not None else "velo-without-a-group",
         "enable.auto.commit": False,
         "auto.offset.reset": "error",

@@ -25,6 +25,9 @@ except ImportError as error:
 
 __all__ = ["ClientLog", "Link", "cause", "transient"]
 
+_AGAIN = 0.1  # seconds until a call is made again
+_OUTAGE = 1.0  # seconds without an answer that are an outage
+
 _REFUSED = {
     KafkaError._AUTHENTICATION,
     KafkaError.SASL_AUTHENTICATION_FAILED,
@@ -133,6 +136,31 @@ class Link:
         if self.down:
             self.down = False
             self.outages.over()
+
+    def ask(self, call: Callable[[], list[Any]], given_up: Callable[[], bool]) -> list[Any]:
+        """Make a call that is answered for each partition, again while brokers are away.
+
+        Raises:
+            KafkaException: Another error, or any error once `given_up` says so.
+
+        """
+        begin = time.monotonic()
+        while True:
+            try:
+                found = call()
+                for place in found:
+                    if place.error is not None:
+                        raise KafkaException(place.error)
+            except KafkaException as error:
+                if not transient(cause(error)) or given_up():
+                    raise
+                # The leader of a new partition answers after a moment: that is no outage.
+                if time.monotonic() - begin > _OUTAGE:
+                    self.lost(cause(error).str())
+                time.sleep(_AGAIN)
+            else:
+                self.answered()
+                return found
 
     def metadata(self, client: Any, topic: str | None, given_up: Callable[[], bool]) -> Any:
         """Ask for the cluster's metadata, of one topic or of all, until there is an answer.

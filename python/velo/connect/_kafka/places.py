@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 
-__all__ = ["Name", "Start", "Until", "begins", "check_start", "check_until", "ends", "partitions"]
+__all__ = [
+    "Ask",
+    "Name",
+    "Start",
+    "Until",
+    "begins",
+    "check_start",
+    "check_until",
+    "ends",
+    "partitions",
+]
 
 Name = tuple[str, int]
 """The name of a partition: topic and number."""
@@ -17,6 +27,10 @@ Name = tuple[str, int]
 Start = Literal["committed", "earliest", "latest"] | float | Mapping[Name, int]
 Until = Literal["end"] | float | None
 
+Ask = Callable[[Callable[[], list[Any]]], list[Any]]
+"""Makes a call until it is answered for all partitions; see `Link.ask`."""
+
+_TIMEOUT = 10.0  # seconds for one call
 _END = -1  # the time that ListOffsets takes for the end
 
 
@@ -52,36 +66,32 @@ def partitions(found: Mapping[str, Any], topics: Iterable[str]) -> list[Name]:
     ]
 
 
-def _offsets(
-    consumer: Consumer, names: Iterable[Name], moment: int, timeout: float
-) -> dict[Name, int]:
+def _offsets(consumer: Consumer, names: Iterable[Name], moment: int, ask: Ask) -> dict[Name, int]:
     """Give the first offset of each partition at or after a moment in milliseconds; -1 for none."""
     asked = [TopicPartition(topic, number, moment) for topic, number in names]
-    found = {}
-    for place in consumer.offsets_for_times(asked, timeout=timeout) if asked else ():
-        if place.error is not None:
-            raise KafkaException(place.error)
-        found[place.topic, place.partition] = place.offset
-    return found
+    if not asked:
+        return {}
+    found = ask(lambda: consumer.offsets_for_times(asked, timeout=_TIMEOUT))
+    return {(place.topic, place.partition): place.offset for place in found}
 
 
 def ends(
-    consumer: Consumer, names: Iterable[Name], until: Until, timeout: float
+    consumer: Consumer, names: Iterable[Name], until: Until, ask: Ask
 ) -> dict[Name, int] | None:
     """Give the offset behind the last record of each partition; None while `until` is to come."""
     names = list(names)
-    last = _offsets(consumer, names, _END, timeout)
+    last = _offsets(consumer, names, _END, ask)
     if until == "end":
         return last
     assert isinstance(until, int | float)
     if time.time() < until:
         return None
-    first = _offsets(consumer, names, round(until * 1000), timeout)
+    first = _offsets(consumer, names, round(until * 1000), ask)
     return {name: last[name] if first[name] < 0 else first[name] for name in names}
 
 
 def begins(
-    consumer: Consumer, names: Iterable[Name], start: Start, known: set[Name], timeout: float
+    consumer: Consumer, names: Iterable[Name], start: Start, known: set[Name], ask: Ask
 ) -> dict[Name, int]:
     """Give the offset at which each partition begins that has no committed one.
 
@@ -95,9 +105,9 @@ def begins(
         return dict.fromkeys(names, OFFSET_BEGINNING)
     found = dict.fromkeys((name for name in names if name not in known), OFFSET_BEGINNING)
     names = [name for name in names if name in known]
-    last = _offsets(consumer, names, _END, timeout)
+    last = _offsets(consumer, names, _END, ask)
     if start == "latest":
         return found | last
     assert isinstance(start, int | float)
-    first = _offsets(consumer, names, round(start * 1000), timeout)
+    first = _offsets(consumer, names, round(start * 1000), ask)
     return found | {name: last[name] if first[name] < 0 else first[name] for name in names}

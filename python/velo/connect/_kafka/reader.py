@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message
@@ -29,6 +29,7 @@ _LOOK = 1.0  # seconds between looks at lag and at an outage
 
 _GIVEN_AWAY = {KafkaError.ILLEGAL_GENERATION, KafkaError.UNKNOWN_MEMBER_ID}
 _UNKNOWN = KafkaError.UNKNOWN_TOPIC_OR_PART
+_NO_GROUP = KafkaError.GROUP_AUTHORIZATION_FAILED
 
 
 class Reader:
@@ -138,15 +139,18 @@ class Reader:
             raise ValueError(f"{self._link.name}: {cause(error).str()}") from None
         known = self._partitions()
         if reading.until is not None:
-            self._bound = Bound(self._consumer, reading, known)
+            self._bound = Bound(self._consumer, reading, known, self._ask)
         self._assignment = Assignment(
-            self._consumer, reading, self._link, self._handover, known, self._serve
+            self._consumer, reading, self._link, self._handover, known, self._ask, self._serve
         )
         self._refresh_at = time.monotonic() + reading.refresh
         if reading.group is None:
             self._assignment.add(known)
         else:
             self._assignment.subscribe()
+
+    def _ask(self, call: Callable[[], list[Any]]) -> list[Any]:
+        return self._link.ask(call, lambda: self._handover.stopping)
 
     def _partitions(self) -> list[Name]:
         """Ask which partitions there are; each topic that is named must exist."""
@@ -206,6 +210,8 @@ class Reader:
                 self._bound.reach(name, message.offset() or 0)
         elif error.code() == KafkaError._MAX_POLL_EXCEEDED:
             log.warning("%s: the group has excluded this member: %s", self._link.name, error.str())
+        elif error.code() == _NO_GROUP and self._reading.group is None:
+            pass  # the client asks for the coordinator of a group also where there is none
         elif transient(error) or (error.code() == _UNKNOWN and self._reading.pattern):
             log.info("%s: %s", self._link.name, error.str())
         else:

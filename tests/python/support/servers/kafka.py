@@ -102,6 +102,12 @@ class Kafka(Server):
     def add_partitions(self, topic, total):
         self.admin.create_partitions([NewPartitions(topic, total)])[topic].result(30)
 
+    def delete_before(self, topic, partition, offset):
+        """Delete the records before an offset, as retention does."""
+        place = TopicPartition(topic, partition, offset)
+        for done in self.admin.delete_records([place]).values():
+            done.result(30)
+
     def produce(self, topic, values, key=None, headers=(), partition=-1, timestamp=0, **config):
         """Put raw values into a topic, in order, and wait until they are there."""
         if config:
