@@ -26,7 +26,14 @@ install_mosquitto() {
     packages mosquitto
 }
 
-for server in "${@:-kafka mosquitto}"; do
+install_redis() {
+    command -v redis-server > /dev/null && return
+    packages redis-server
+    # The package enables its service for the next start of the machine.
+    if command -v systemctl > /dev/null; then systemctl disable redis-server > /dev/null 2>&1 || true; fi
+}
+
+for server in "${@:-kafka mosquitto redis}"; do
     for name in $server; do
         "install_$name"
     done

@@ -33,6 +33,7 @@ from velo.connect.model import (
 if TYPE_CHECKING:
     from velo.connect._kafka import kafka as kafka
     from velo.connect._mqtt import mqtt as mqtt
+    from velo.connect._redis import redis as redis
 
 __all__ = [
     "Assigned",
@@ -52,6 +53,7 @@ __all__ = [
 _CONNECTORS: dict[str, str] = {
     "kafka": "_kafka",
     "mqtt": "_mqtt",
+    "redis": "_redis",
 }
 
 

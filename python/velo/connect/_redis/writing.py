@@ -1,0 +1,94 @@
+"""Adding results to Redis streams."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from velo.connect._redis.entries import Layout
+from velo.connect._redis.link import Link
+from velo.connect.model import addressed
+
+__all__ = ["Writing"]
+
+# Results are sent once they have so many bytes, or make a batch.
+_BYTES = 1 << 20
+
+
+class Writing:
+    """Results that the server has not answered for yet, in pipelines of XADD."""
+
+    def __init__(
+        self,
+        link: Link,
+        streams: Sequence[str],
+        layout: Layout,
+        *,
+        batch: int,
+        maxlen: int | None,
+        limit: float,
+    ) -> None:
+        self._link = link
+        self._streams = streams
+        self._layout = layout
+        self._batch = batch
+        self._maxlen = maxlen
+        self._limit = limit
+        # Commands, with the bytes of each.
+        self._results: list[tuple[list[Any], int]] = []
+
+    async def write(self, results: Sequence[tuple[Any, Any]]) -> None:
+        """Take results, all or none of them; waits while a batch is sent."""
+        commands = [self._command(key, result) for key, result in results]
+        self._results += [
+            (words, sum(len(word) for word in words if type(word) is bytes)) for words in commands
+        ]
+        while len(self._results) >= self._batch or self._size() >= _BYTES:
+            await self._send()
+
+    def _size(self) -> int:
+        return sum(size for _, size in self._results)
+
+    def _command(self, key: Any, result: Any) -> list[Any]:
+        to = addressed(key, result)
+        stream = to.topic
+        if stream is None:
+            if len(self._streams) > 1:
+                raise ValueError(
+                    f"{', '.join(self._streams)}: a sink of several streams takes results that "
+                    "name theirs, by `connect.to(result, topic=...)`"
+                )
+            stream = self._streams[0]
+        bounded = () if self._maxlen is None else ("MAXLEN", "~", self._maxlen)
+        return ["XADD", stream, *bounded, "*", *self._layout.fields(to)]
+
+    async def _send(self) -> None:
+        """Send one batch, and keep of it what the server has refused."""
+        batch: list[tuple[list[Any], int]] = []
+        size = 0
+        for command in self._results[: self._batch]:
+            batch.append(command)
+            size += command[1]
+            if size >= _BYTES:
+                break
+
+        async def send(client: Any) -> list[Any]:
+            async with client.pipeline(transaction=False) as pipe:
+                for words, _ in batch:
+                    pipe.execute_command(*words)
+                return await pipe.execute(raise_on_error=False)  # type: ignore[no-any-return]
+
+        replies = await self._link.call(send, limit=self._limit)
+        refused = [
+            (command, reply)
+            for command, reply in zip(batch, replies, strict=True)
+            if isinstance(reply, Exception)
+        ]
+        self._results[: len(batch)] = [command for command, _ in refused]
+        if refused:
+            raise self._link.refusal(refused[0][1]) from refused[0][1]
+
+    async def flush(self) -> None:
+        """Return once the server has answered for all results."""
+        while self._results:
+            await self._send()
