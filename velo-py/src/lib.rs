@@ -72,6 +72,8 @@ mod core {
     #[pymodule_export]
     use super::module::session::Session;
     #[pymodule_export]
+    use super::module::standstill::{RunningLimit, stood_still};
+    #[pymodule_export]
     use super::module::supervisor::{
         SupervisorClient, WorkerControlHandle, after_fork_child, after_fork_parent, before_fork,
         default_in_children, keep_from_children, serve_zygote, set_title, shutdown, status,

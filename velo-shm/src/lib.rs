@@ -72,6 +72,8 @@ mod ring;
 mod segment;
 mod side;
 mod spec;
+#[cfg(not(loom))]
+pub mod standstill;
 mod sync;
 pub mod ticks;
 mod wait;

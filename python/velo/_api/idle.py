@@ -8,6 +8,8 @@ import itertools
 import weakref
 from typing import Protocol
 
+from velo import _core
+
 __all__ = ["age", "watch"]
 
 
@@ -58,6 +60,8 @@ class _Timer:
         self._due: list[tuple[float, int, float, weakref.ref[Idling]]] = []
         self._order = itertools.count()
         self._handle: asyncio.TimerHandle | None = None
+        # While the timer runs: time in which this process stands still is no idle time.
+        self._limit: _core.RunningLimit | None = None
 
     def add(self, stream: Idling, after: float, timeout: float) -> None:
         loop = self._loop()
@@ -79,6 +83,7 @@ class _Timer:
                 return
             self._handle.cancel()
         self._handle = loop.call_at(when, self._look)
+        self._limit = _core.RunningLimit(when - loop.time())
 
     def _look(self) -> None:
         loop = self._loop()
@@ -92,7 +97,8 @@ class _Timer:
             stream = reference()
             if stream is None or stream.closed:
                 continue
-            left = timeout - stream._idle_seconds()
+            idle = stream._idle_seconds()
+            left = timeout - (idle - _core.stood_still(idle))
             if left > 0:
                 again.append((stream, left, timeout))
             else:
@@ -101,3 +107,5 @@ class _Timer:
             self.add(stream, after, timeout)
         if self._due:
             self._schedule(loop)
+        else:
+            self._limit = None

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from velo import _core
 from velo._api import idle
 from velo._api.source import Source, live, plain
+from velo._time_limit import time_limit
 
 if TYPE_CHECKING:
     from velo._function.spec import FunctionSpec
@@ -270,7 +271,7 @@ class _Host:
             keys.end_lanes()
         grace = max(self._spec.config.close_timeout, _LEAST_GRACE)
         try:
-            async with asyncio.timeout(grace):
+            async with time_limit(grace):
                 while not keys.discard():
                     await keys.wait()
         except TimeoutError:
@@ -296,7 +297,8 @@ class _Idle:
         return self._keys.idle()
 
     def _expire(self, timeout: float) -> None:
-        self._keys.expire(timeout)
+        # All keys that have been idle for as long stood still with the oldest one.
+        self._keys.expire(timeout + _core.stood_still(self._keys.idle()))
         idle.watch(self._loop, self, timeout)
 
     def _age(self, seconds: float) -> None:

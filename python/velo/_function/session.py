@@ -28,6 +28,9 @@ class Session:
     def __init__(self, loop: asyncio.AbstractEventLoop, timeout: float | None) -> None:
         self._loop = loop
         self._timer: asyncio.TimerHandle | None = None
+        # While the timer runs: time in which this process stands still does not count.
+        self._limit: _core.RunningLimit | None = None
+        self._detached = 0.0
         self.timeout = timeout
         self.ending = False
 
@@ -35,12 +38,22 @@ class Session:
         """Stop the timer."""
         if self._timer is not None:
             self._timer.cancel()
-            self._timer = None
+            self._timer = self._limit = None
 
     def on_detached(self) -> None:
         """Start the timer, unless it runs."""
         if self.timeout is not None and self._timer is None and not self.ending:
-            self._timer = self._loop.call_later(self.timeout, self.expire)
+            self._detached = self._loop.time()
+            self._limit = _core.RunningLimit(self.timeout)
+            self._timer = self._loop.call_later(self.timeout, self._on_time, self.timeout)
+
+    def _on_time(self, timeout: float) -> None:
+        detached = self._loop.time() - self._detached
+        left = timeout - (detached - _core.stood_still(detached))
+        if left > 0:
+            self._timer = self._loop.call_later(left, self._on_time, timeout)
+        else:
+            self.expire()
 
     def on_ended(self, error: BaseException | None) -> None:
         """Stop the timer, and log what the function raised after the last attachment."""

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from velo import _core
 from velo._function.import_paths import import_paths
 from velo._process import supervisors
+from velo._time_limit import time_limit
 from velo.errors import PoolError
 
 __all__ = ["Connection", "Listener"]
@@ -97,7 +98,7 @@ class Connection:
         if self._greeting is None:
             return
         try:
-            async with asyncio.timeout(_HELLO_BOUND):
+            async with time_limit(_HELLO_BOUND):
                 await asyncio.shield(self._greeting)
         except TimeoutError:
             self.disconnect()

@@ -13,6 +13,7 @@ use pyo3::exceptions::asyncio::CancelledError;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
+use velo_shm::standstill::{self, RunningLimit};
 use velo_shm::{Allowance, Setting, ticks};
 
 use crate::cell::GilCell;
@@ -57,6 +58,8 @@ struct State {
     current: Option<Current>,
     /// A timer runs, and is due then.
     due: Option<f64>,
+    /// While the timer runs: time in which this process stands still is not the function's.
+    limit: Option<RunningLimit>,
     /// It has waited once for those who held the loop.
     waited: bool,
     /// A weak reference to the function's task.
@@ -88,7 +91,13 @@ impl State {
         let all = RAN.get().wrapping_sub(current.ran.1);
         let others = ticks::to_duration(all.saturating_sub(mine));
         let until = current.paused.unwrap_or(now);
-        Some(span(until - current.began).saturating_sub(others))
+        let spent = span(until - current.began).saturating_sub(others);
+        // Only if there is much of it: standstills shorter than this are not noticed in any case.
+        let stood = match spent < LATE {
+            true => Duration::ZERO,
+            false => standstill::within(span(now - current.began)),
+        };
+        Some(spent.saturating_sub(stood))
     }
 }
 
@@ -253,6 +262,7 @@ impl Deadline {
         event_loop.call_method1(intern!(py, "call_later"), (time.as_secs_f64(), alarm))?;
         self.with_time(py, |state, now| {
             state.due = Some(now + time.as_secs_f64());
+            state.limit = self.event.map(RunningLimit::new);
         })
     }
 
@@ -270,6 +280,7 @@ impl Deadline {
             let spent = state.spent(now);
             let expired = state.expired.is_some();
             let late = state.due.take().map(|due| span(now - due));
+            state.limit = None;
             (late, expired, state.current, spent, state.waited)
         })?;
         if expired {

@@ -145,8 +145,10 @@ impl Pump {
                 let began = ticks::now();
                 let came = port.observe_step(py, allowance, step);
                 let took = ticks::now().saturating_sub(began);
-                if took > slow_steps::limit() {
-                    port.was_slow(py, took);
+                if took > slow_steps::limit()
+                    && let Some(ran) = slow_steps::without_standstill(took)
+                {
+                    port.was_slow(py, ran);
                 }
                 (came, took)
             }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use velo_shm::ticks;
+use velo_shm::{standstill, ticks};
 
 /// A step that takes longer is worth a warning. A turn of many events is over long before.
 const SLOW: Duration = Duration::from_millis(50);
@@ -27,10 +27,24 @@ pub fn watched<R>(py: Python<'_>, name: &str, step: impl FnOnce() -> R) -> (R, u
     let began = ticks::now();
     let result = step();
     let took = ticks::now().saturating_sub(began);
-    if took > limit() {
+    if took > limit()
+        && let Some(took) = without_standstill(took)
+    {
         report(py, name, began, took);
     }
     (result, took)
+}
+
+/// How much of a step of so many ticks the process ran for; None if the step was not slow, but the process
+/// stood still, as far as that is known.
+#[cold]
+pub fn without_standstill(took: u64) -> Option<u64> {
+    let stood = standstill::within(ticks::to_duration(took));
+    let ran = match stood.is_zero() {
+        true => took,
+        false => took.saturating_sub(ticks::from_duration(stood)),
+    };
+    (ran > limit()).then_some(ran)
 }
 
 /// Warns of a step that took so many ticks.

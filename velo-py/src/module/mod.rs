@@ -7,6 +7,7 @@ pub mod placement;
 pub mod process_stream;
 pub mod serve;
 pub mod session;
+pub mod standstill;
 pub mod supervisor;
 pub mod warm;
 pub mod watch;

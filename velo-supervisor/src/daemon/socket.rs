@@ -7,14 +7,15 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt
 use std::os::unix::net::{UnixListener as StdListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg, OFlag};
 use nix::sys::stat::{Mode, umask};
 use tokio::net::UnixListener;
+use velo_shm::standstill::RunningLimit;
 
 use crate::error::DaemonError;
-use crate::os::peer;
+use crate::os::{clock, peer};
 use crate::runtime_folder::{self, identify, make_private};
 
 /// How long another supervisor that starts at the same moment is waited for.
@@ -85,13 +86,14 @@ impl Turn {
         let mut path = socket.as_os_str().to_owned();
         path.push(".lock");
         let path = PathBuf::from(path);
-        let deadline = Instant::now() + TURN_BOUND;
+        let _limit = RunningLimit::new(TURN_BOUND);
+        let deadline = clock::now() + TURN_BOUND;
         loop {
             match Flock::lock(open_own(&path)?, FlockArg::LockExclusiveNonblock) {
                 Ok(lock) if names(&path, &lock)? => return Ok(Turn { path, _lock: lock }),
                 // The one before has removed it meanwhile.
                 Ok(_) => continue,
-                Err((_, error)) if Instant::now() > deadline => return Err(error.into()),
+                Err((_, error)) if clock::now() > deadline => return Err(error.into()),
                 Err(_) => thread::sleep(Duration::from_millis(5)),
             }
         }

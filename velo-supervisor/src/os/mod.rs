@@ -1,6 +1,7 @@
 //! The operating system: processes, descriptors and limits. Nothing here knows of links or streams.
 
 mod calls;
+pub(crate) mod clock;
 pub(crate) mod exit;
 pub(crate) mod fds;
 pub(crate) mod limits;

@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::libc;
 use serde::Serialize;
@@ -14,8 +14,10 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 use tokio::task::{AbortHandle, spawn_local};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::sleep;
+use velo_shm::standstill::RunningLimit;
 
+use crate::os::clock;
 use crate::os::fds::{InChild, TrackedFd};
 use crate::wire::transport::{Channel, Received, TransportError};
 
@@ -134,9 +136,12 @@ impl Line {
         deliver: &mut impl FnMut(Delivery<M>),
     ) -> Result<(), TransportError> {
         // When what has begun to arrive has to be there.
-        let mut due = None;
+        let mut due: Option<(Instant, RunningLimit)> = None;
         loop {
             let waiting = self.channel().borrow().has_output();
+            let left = due
+                .as_ref()
+                .map_or(Duration::ZERO, |&(at, _)| clock::until(at));
             tokio::select! {
                 ready = self.socket.readable() => {
                     let mut ready = ready?;
@@ -154,7 +159,10 @@ impl Line {
                             Received::Empty => {
                                 ready.clear_ready();
                                 if self.channel().borrow().is_unfinished() {
-                                    due = due.or(patience.map(|bound| Instant::now() + bound));
+                                    due = due.or_else(|| {
+                                        let bound = patience?;
+                                        Some((clock::now() + bound, RunningLimit::new(bound)))
+                                    });
                                 }
                                 break;
                             }
@@ -171,8 +179,10 @@ impl Line {
                     }
                 }
                 () = self.queued.notified() => {}
-                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
-                    return Err(TransportError::Unfinished(patience.unwrap_or_default()));
+                () = sleep(left), if due.is_some() => {
+                    if due.as_ref().is_some_and(|&(at, _)| clock::now() >= at) {
+                        return Err(TransportError::Unfinished(patience.unwrap_or_default()));
+                    }
                 }
             }
         }

@@ -189,7 +189,7 @@ impl ZygoteManager {
         zygote.importing = zygote.importing.saturating_sub(1);
         if zygote.importing == 0 && zygote.threads.is_some() {
             zygote.kill_at = None;
-            let now = Instant::now();
+            let now = os::clock::now();
             self.awaited.values_mut().for_each(|since| *since = now);
         }
         if taints {
@@ -312,12 +312,12 @@ impl ZygoteManager {
         if zygote.importing == 0 {
             zygote.kill_at = None;
         }
-        let now = Instant::now();
+        let now = os::clock::now();
         self.awaited.values_mut().for_each(|since| *since = now);
         if version == PROTOCOL_VERSION {
             return Ok(());
         }
-        self.leave(Instant::now());
+        self.leave(os::clock::now());
         self.unsent.clear();
         Err(format!(
             "the zygote {} speaks protocol version `{version}`, this program \

@@ -4,6 +4,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use super::{Event, Reactor};
+use crate::os::clock;
 use crate::os::peer::Peer;
 use crate::os::process::Process;
 use crate::pool::{ClientId, Watch};
@@ -42,7 +43,7 @@ impl Reactor {
                 pid,
                 pidfd,
                 process: watched.transpose()?,
-                since: Instant::now(),
+                since: clock::now(),
                 access,
                 greeted: false,
             };

@@ -8,6 +8,7 @@ use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
+use velo_shm::standstill::RunningLimit;
 use velo_shm::{Link, Progress, Running};
 
 use crate::options::{EmbeddedOptions, FOREVER};
@@ -152,16 +153,20 @@ pub(crate) async fn run(
     let (events, mut news) = mpsc::unbounded_channel();
     let mut reactor = Reactor::new(options, owner, standalone, events);
     let mut reachable = true;
+    // Time in which this process stands still brings no deadline closer.
+    let mut limit: Option<RunningLimit> = None;
     loop {
-        let now = Instant::now();
+        let now = os::clock::now();
         reactor.advance(now);
         if reactor.is_finished(now) {
             break;
         }
-        let deadline = reactor.next_deadline();
+        let left = reactor.next_deadline().map(os::clock::until);
+        let next = left.map(RunningLimit::new);
+        drop(std::mem::replace(&mut limit, next));
         let sleep = async {
-            match deadline {
-                Some(at) => tokio::time::sleep_until(at.into()).await,
+            match left {
+                Some(left) => tokio::time::sleep(left).await,
                 None => std::future::pending().await,
             }
         };
@@ -217,7 +222,7 @@ impl Reactor {
         if let Some(own) = &mut standalone {
             pool.open();
             let modules = std::mem::take(&mut own.preload);
-            zygotes.preload(Instant::now(), modules, Vec::new());
+            zygotes.preload(os::clock::now(), modules, Vec::new());
         }
         Self {
             pool,
@@ -227,7 +232,7 @@ impl Reactor {
             links: HashMap::new(),
             next_client: 1,
             standalone,
-            since: Instant::now(),
+            since: os::clock::now(),
             draining: None,
             end_by: None,
             looks: Looks::default(),
@@ -300,14 +305,14 @@ impl Reactor {
                 // One who has stopped waiting needs no answer.
                 let _ = reply.try_send(self.status());
             }
-            Command::Drain { bound } => self.drain(Instant::now(), bound),
+            Command::Drain { bound } => self.drain(os::clock::now(), bound),
             Command::Shutdown { bound } => {
-                let now = Instant::now();
+                let now = os::clock::now();
                 let by = now + bound.max(SHORTEST_SHUTDOWN);
                 self.pool.shut_down(now, bound);
                 self.end_by = Some(self.end_by.map_or(by, |sooner| sooner.min(by)));
             }
-            Command::Collect => self.collect(Instant::now()),
+            Command::Collect => self.collect(os::clock::now()),
         }
     }
 
@@ -324,7 +329,7 @@ impl Reactor {
     }
 
     fn hear(&mut self, event: Event) {
-        let now = Instant::now();
+        let now = os::clock::now();
         match event {
             Event::Client(id, Delivery::Message(message, _)) => self.hear_client(now, id, message),
             Event::ClientEnded(id) => self.forget_client(now, id),

@@ -1,0 +1,164 @@
+"""Time in which nothing of a program runs (`SIGSTOP`, `docker pause`) counts for no limit."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from helpers import HANG, environment, until_sync, write_script
+
+# Seconds. Each limit is longer than the program needs, and shorter than it stands still.
+LIMIT = 3.0
+STANDSTILL = 4.0
+
+PROGRAM = """
+import asyncio, os, pathlib, sys
+from velo import stream_fn
+
+gate, limit, mode = pathlib.Path(sys.argv[1]), float(sys.argv[2]), sys.argv[3]
+limits = {"mode": mode, "timeout": limit, "event_timeout": limit, "close_timeout": limit}
+if mode == "process":
+    limits["stall_timeout"] = limit
+
+@stream_fn(**limits)
+async def counts(events):
+    count = 0
+    async for event in events:
+        count += 1
+        while event == "wait" and not gate.exists():
+            await asyncio.sleep(0.01)
+        yield count, event
+
+@stream_fn(mode="process", workers=1, event_timeout=limit, stall_timeout=limit)
+async def holds_its_worker(events):
+    import time
+    async for event in events:
+        yield "begun"
+        while not gate.exists():
+            time.sleep(0.01)
+        yield "done"
+
+async def source():
+    yield "a", "at once"
+    yield "b", "wait"
+    while not gate.exists():
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(0.3)  # for timers that are due to go off
+    yield "a", "after"
+
+async def main():
+    idle = await counts.open()
+    works = await counts.open()
+    closes = await counts.open()
+    keyed = []
+    async def by_key():
+        async for key, result in counts.keyed(source(), key=lambda event: event[0]):
+            keyed.append((key, result[0], result[1][1]))
+    async with asyncio.TaskGroup() as group:
+        async with counts.open(key="k") as session:
+            await session.send("first")
+            await session.recv()
+        for stream in (idle, works, closes):
+            await stream.send("at once")
+            await stream.recv()
+        await works.send("wait")
+        await closes.send("wait")
+        closing = group.create_task(closes.aclose())
+        group.create_task(by_key())
+        while not keyed:
+            await asyncio.sleep(0.01)
+        holding = None
+        if mode == "process":
+            holding = await holds_its_worker.open()
+            await holding.send(1)
+            await holding.recv()
+        print("ready", flush=True)
+        assert await works.recv() == (2, "wait")
+        await closing
+        assert closes.metrics.queued == 0
+        if holding is not None:
+            assert await holding.recv() == "done"
+            await holding.aclose()
+        await asyncio.sleep(0.3)
+        assert not idle.closed, idle
+        await idle.send("after")
+        assert await idle.recv() == (2, "after")
+        async with counts.open(key="k") as session:
+            await session.send("second")
+            assert await session.recv() == (2, "second")
+            await session.end()
+    assert sorted(keyed) == [("a", 1, "at once"), ("a", 2, "after"), ("b", 1, "wait")], keyed
+    await idle.aclose()
+    await works.aclose()
+    print("right")
+
+asyncio.run(main())
+"""
+
+STANDALONE = """
+import os, subprocess, sys
+socket = sys.argv[1]
+command = [sys.executable, "-m", "velo", "supervisor", "start", "--socket", socket]
+daemon = subprocess.Popen(command, stderr=subprocess.PIPE)
+daemon.stderr.readline()
+os.environ["VELO_SUPERVISOR"] = socket
+code = subprocess.run([sys.executable, *sys.argv[2:]]).returncode
+daemon.terminate()
+daemon.wait()
+sys.exit(code)
+"""
+
+
+def group(number):
+    """The processes of a process group."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if os.getpgid(process.pid) == number:
+                found.append(process)
+        except (ProcessLookupError, psutil.NoSuchProcess):
+            continue
+    return found
+
+
+def stands(process):
+    try:
+        return process.status() in (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
+
+
+@pytest.mark.parametrize("where", ["inline", "process", "standalone"])
+def test_a_program_that_stood_still_goes_on(tmp_path, where):
+    mode = "process" if where == "standalone" else where
+    program = write_script(tmp_path, PROGRAM, "program.py")
+    gate = tmp_path / "gate"
+    command = [str(program), str(gate), str(LIMIT), mode]
+    if where == "standalone":
+        starter = write_script(tmp_path, STANDALONE, "starter.py")
+        command = [str(starter), str(tmp_path / "s.sock"), *command]
+    process = subprocess.Popen(
+        [sys.executable, *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
+        start_new_session=True,
+    )
+    try:
+        assert process.stdout.readline() == "ready\n", process.stderr.read()
+        os.killpg(process.pid, signal.SIGSTOP)
+        until_sync(lambda: all(map(stands, group(process.pid))))
+        time.sleep(STANDSTILL)
+        gate.touch()
+        os.killpg(process.pid, signal.SIGCONT)
+        output, errors = process.communicate(timeout=HANG)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL) if process.poll() is None else None
+    assert (process.returncode, output) == (0, "right\n"), errors
+    assert "Error" not in errors
+    assert "StallWarning" not in errors
