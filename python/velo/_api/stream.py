@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
 import warnings
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
-from logging import DEBUG
+from logging import DEBUG, WARNING
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from velo import _core
@@ -14,7 +15,9 @@ from velo._api import idle, source
 from velo._api.feed import AsyncFeed
 from velo._diagnostics import lifecycle_log
 from velo._diagnostics.metrics import StreamMetrics
-from velo.errors import StreamClosed, VeloError
+from velo._function.exceptions import hint_at_copy
+from velo._time_limit import time_limit
+from velo.errors import StreamClosed, VeloError, WorkerDied
 
 if TYPE_CHECKING:
     from velo._config import StreamConfig
@@ -134,6 +137,9 @@ class Stream(_core.StreamBase[In, Out], Generic[In, Out]):
         seconds; then it cancels the function. A function that yields without end is closed like an
         abandoned generator.
 
+        If the worker has died while the function waited for its next event, no event is lost, and
+        closing only logs a warning (logger `velo.streams`).
+
         Raises:
             Exception: The exception of the function, if no task has received it.
 
@@ -141,8 +147,9 @@ class Stream(_core.StreamBase[In, Out], Generic[In, Out]):
         if self._done:
             return
         self._done = True
+        answered = self._answered
         try:
-            async with asyncio.timeout(self._config.close_timeout):
+            async with time_limit(self._config.close_timeout):
                 await self._discard()
         except TimeoutError:
             if self._over:
@@ -151,6 +158,20 @@ class Stream(_core.StreamBase[In, Out], Generic[In, Out]):
         except StreamClosed:
             if not self._cancelled:
                 raise  # the function's own
+        except WorkerDied as died:
+            # Right after a result, its event may still be in flight, and its function count as
+            # running.
+            outside = died.signal == signal.SIGKILL and not died.why
+            lost = died.in_flight - (outside and answered)
+            if lost > 0 or (died.culprit and not outside):
+                raise
+            lifecycle_log.stream(
+                WARNING,
+                self.name,
+                "is closed, but its worker process %d had died: no code after its last event, and "
+                "no `finally` block, has run",
+                died.pid,
+            )
         except BaseException:
             await self._stop()
             raise
@@ -187,7 +208,7 @@ class Stream(_core.StreamBase[In, Out], Generic[In, Out]):
         self._cancel()
         grace = max(self._config.close_timeout, _LEAST_GRACE)
         try:
-            async with asyncio.timeout(grace):
+            async with time_limit(grace):
                 while not self._over:
                     results: list[Out] = []
                     with contextlib.suppress(Exception):  # the stream is being thrown away
@@ -209,6 +230,7 @@ class Stream(_core.StreamBase[In, Out], Generic[In, Out]):
         if error is None:
             await self.aclose()
             return
+        hint_at_copy(error)
         try:
             if not self._done:
                 await self._stop()

@@ -26,6 +26,15 @@ def log_failure(error: BaseException) -> None:
         _log.error("a stream failed while nobody was attached to it", exc_info=error)
 
 
+def hint_at_copy(error: BaseException) -> None:
+    """Note on the error of a write to read-only memory how to get an array to write to."""
+    if type(error) in (ValueError, TypeError) and "read-only" in _message(error):
+        error.add_note(
+            "large arrays that arrive from another process are read-only views of shared memory: "
+            "write to a copy, `array = array.copy()`, or receive with `recv(copy=True)`"
+        )
+
+
 def pack(error: BaseException, longest: int) -> Packed:
     """Return an exception as it travels: pickled if possible, and as text in any case.
 
@@ -36,6 +45,7 @@ def pack(error: BaseException, longest: int) -> Packed:
     """
     if note is not None:
         note(error)
+    hint_at_copy(error)
     text = "".join(traceback.format_exception(error))
     kind = f"{type(error).__module__}.{type(error).__qualname__}".removeprefix("builtins.")
     message = _message(error)

@@ -118,7 +118,8 @@ class Client:
             if self._connection.most_streams:
                 self.check_quota()
             self._tell_news(link)
-            opened = link.end.open(loop, function.number, limits, name, lane=True)
+            origin = (function, config)
+            opened = link.end.open(loop, function.number, limits, name, origin=origin, lane=True)
             if opened is not None:
                 self._opened_on(link, function, config, loop)
                 return opened
@@ -138,7 +139,7 @@ class Client:
             self._tell_news(link)
             if link.end.reopen(stream, function.number):
                 lifecycle_log.stream(INFO, stream.name, "goes on in worker process %d", link.pid)
-                self._watch(link, config)
+                self._opened_on(link, function, config, asyncio.get_running_loop())
                 if avoid is not None and avoid.outgrown:
                     link.refuge = asyncio.get_running_loop().time()
                 return
@@ -223,11 +224,19 @@ class Client:
 
         """
         self._tell_news(link)
-        terms = None
+        terms = origin = None
         if config.recover != "none":
             terms = recovery.terms(self, function, config)
+        else:
+            origin = (function, config)
         opened = link.end.open(
-            loop, function.number, function.limits, name, recovery=terms, session=session
+            loop,
+            function.number,
+            function.limits,
+            name,
+            origin=origin,
+            recovery=terms,
+            session=session,
         )
         if opened is None:
             self._let_go(link)
@@ -455,7 +464,8 @@ class Client:
                 lambda stream, number, in_flight: RingCorrupted(
                     f"stream `{stream}` has lost its link: the worker (pid {link.pid}) wrote over "
                     "the count of its streams"
-                )
+                ),
+                lambda stream, error: stream.fail(error),
             )
 
     def give_up(self, link: Link) -> None:
@@ -502,7 +512,8 @@ class Client:
             return
         self._drop(link)
         lifecycle_log.workers.debug("worker process %d is gone", link.pid)
-        worker_death.tell(link, how, ran, why, stack)
+        replace = functools.partial(recovery.begin_elsewhere, self)
+        worker_death.tell(link, how, ran, why, stack, replace)
 
     def on_lost(self, why: str) -> None:
         """Go on without the supervisor: the next stream of this event loop begins anew."""

@@ -1,4 +1,4 @@
-"""Streams with `recover="replay"`: another worker takes them over when theirs is gone."""
+"""Streams that go to another worker: with `recover="replay"`, or before they have begun."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from velo._function.reference import Reference
     from velo._process.links import Link
 
-__all__ = ["terms"]
+__all__ = ["begin_elsewhere", "terms"]
 
 
 class Mover(Protocol):
@@ -95,6 +95,12 @@ def _recover(
         client.start(_move(client, function, config, stream, client.left))
         return
     stream.begin()
+    client.start(_find_worker(client, function, config, stream, died, None))
+
+
+def begin_elsewhere(client: Mover, stream: _core.Recovery, died: WorkerDied) -> None:
+    """Have another worker run a stream that its worker, which has died, had not opened."""
+    function, config = stream.origin
     client.start(_find_worker(client, function, config, stream, died, None))
 
 

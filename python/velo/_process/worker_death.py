@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import signal
 import warnings
+from collections.abc import Callable
 
+from velo import _core
 from velo._diagnostics import oom
 from velo._process.links import Link
 from velo.errors import StallWarning, WorkerDied
@@ -18,6 +20,7 @@ def tell(
     ran: str,
     why: tuple[bool, str] | None,
     stack: str,
+    replace: Callable[[_core.Recovery, WorkerDied], None],
 ) -> None:
     """Fail or recover the streams of a link, and warn of a stream that stalled the worker.
 
@@ -27,6 +30,7 @@ def tell(
         ran: Which function ran: one of this link (`"here"`), `"nothing"`, or one of another client.
         why: Whether the worker had stalled, and why the supervisor killed it. None: it did not.
         stack: The Python stack of the worker at that moment, as far as it is known.
+        replace: Called for a stream that the worker had not opened.
 
     """
     culprit = link.end.culprit() if ran == "here" else None
@@ -58,4 +62,4 @@ def tell(
         text = f"{what} worker process {link.pid}, which was killed: {why[1]}\n{stack}"
         warnings.warn(text.rstrip(), StallWarning, stacklevel=3)
 
-    link.end.fail(died)
+    link.end.fail(died, replace)

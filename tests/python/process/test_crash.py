@@ -273,7 +273,7 @@ async def test_crashing_functions_do_not_close_the_pool():
 async def test_many_streams_die_together():
     one = functions.pids.options(mode="process", workers=1)
     streams = [await one.open() for _ in range(50)]
-    pid = await pid_of(streams[0])
+    (pid,) = {await pid_of(stream) for stream in streams}  # each has begun
     waits = [asyncio.create_task(stream.recv()) for stream in streams]
     await asyncio.sleep(0)
     os.kill(pid, signal.SIGKILL)

@@ -187,3 +187,8 @@ async def test_latency_of_rare_events_ends_with_the_event(way):
             await asyncio.sleep(4 * longest + 0.1)
         # The histogram has steps of 6 %.
         assert stream.metrics.latency_p99 <= 1.07 * longest * 1e6
+        await stream.send(number)
+        await stream.recv()
+        await asyncio.sleep(4 * longest + 0.1)
+    # Nor is the pause before the stream closes.
+    assert stream.metrics.latency_p99 < 4 * longest * 1e6

@@ -99,8 +99,9 @@ impl SessionGrant {
 #[pymethods]
 impl ClientLinkHandle {
     /// Opens a stream of the function that the worker knows by this number. None when the link has been
-    /// retired: another link has to be used.
-    #[pyo3(signature = (event_loop, function, limits, name, *, recovery=None, session=None, lane=false))]
+    /// retired: another link has to be used. `origin` is the `Recovery.origin` of a stream that this worker does not
+    /// live to open.
+    #[pyo3(signature = (event_loop, function, limits, name, *, origin=None, recovery=None, session=None, lane=false))]
     #[allow(clippy::too_many_arguments)]
     fn open(
         &self,
@@ -109,6 +110,7 @@ impl ClientLinkHandle {
         function: u64,
         limits: &StreamLimits,
         name: String,
+        origin: Option<Py<PyAny>>,
         recovery: Option<&RecoveryTerms>,
         session: Option<&SessionGrant>,
         lane: bool,
@@ -133,6 +135,7 @@ impl ClientLinkHandle {
                 shown: session.shown.clone(),
             }),
             lane,
+            origin,
         };
         let Some(stream) = opening::open(py, &self.link, new)? else {
             return Ok(None);

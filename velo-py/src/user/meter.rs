@@ -33,6 +33,8 @@ static TIMED: LazyLock<bool> =
 pub struct Meter {
     sent: u64,
     received: u64,
+    /// A result was taken since the last event was accepted.
+    answered: bool,
     /// The event that is being followed: how many events are handled once it is, and when it was
     /// accepted.
     followed: Option<(u64, u64)>,
@@ -52,6 +54,7 @@ impl Default for Meter {
         Meter {
             sent: 0,
             received: 0,
+            answered: false,
             followed: None,
             timed: *TIMED,
             latencies: None,
@@ -97,6 +100,7 @@ impl Meter {
     #[inline]
     pub fn sent(&mut self, count: u64, now: u64) {
         self.sent += count;
+        self.answered = false;
         if self.timed && self.followed.is_none() {
             self.followed = Some((self.sent, now));
         }
@@ -114,6 +118,7 @@ impl Meter {
     #[inline]
     pub fn received(&mut self, count: u64) -> bool {
         self.received += count;
+        self.answered = true;
         self.followed.is_some()
             && (self.received.is_multiple_of(LOOK_EVERY) || self.received >= self.sent)
     }
@@ -167,6 +172,11 @@ impl Meter {
     /// The stream is over.
     pub fn ended(&mut self) {
         self.ended.get_or_insert_with(ticks::now);
+    }
+
+    /// Whether a result was taken since the last event was accepted.
+    pub fn is_answered(&self) -> bool {
+        self.answered
     }
 
     /// How many results were taken.

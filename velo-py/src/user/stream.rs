@@ -318,6 +318,15 @@ impl StreamBase {
         Canceller(self.core.cancel.clone())
     }
 
+    /// Whether a result was taken since the last event was accepted.
+    #[getter]
+    fn _answered(&self, py: Python<'_>) -> PyResult<bool> {
+        Ok(self
+            .core
+            .state
+            .with(py, |state| state.meter.is_answered())?)
+    }
+
     /// Events accepted and events handled.
     fn _progress(&self, py: Python<'_>) -> PyResult<(u64, u64)> {
         self.core.channel.progress(py)

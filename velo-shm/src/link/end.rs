@@ -126,6 +126,18 @@ impl Link {
         self.region.slot_idle(slot)
     }
 
+    /// Whether the other side has opened a slot, and still holds anything of it.
+    pub fn peer_holds(&self, slot: u32) -> bool {
+        self.region.check_slot(slot).is_ok()
+            && self
+                .region
+                .ring_header(slot, self.region.side)
+                .producer
+                .held
+                .load(Ordering::Acquire)
+                != 0
+    }
+
     /// Checks what no side changes: the numbers that the link is described by, and flags
     /// that have two values. For now and then; what is read on the way of an event is checked there.
     ///

@@ -13,6 +13,7 @@ use crate::error::RingCorrupted;
 use crate::layout::HeapRange;
 use crate::region::heap::follow;
 use crate::region::{RingMemory, SlotHold, take_flag};
+use crate::side::Side;
 use crate::sync::{Arc, AtomicU32, Ordering, full_fence};
 use crate::ticks;
 
@@ -81,6 +82,11 @@ const SKIPS: usize = 1 << 20;
 impl Consumer {
     pub(crate) fn new(hold: LocalArc<SlotHold>, limits: Limits) -> Self {
         let side = hold.region.side;
+        Consumer::on_behalf(hold, side, limits)
+    }
+
+    /// Of the ring that `side` reads.
+    pub(super) fn on_behalf(hold: LocalArc<SlotHold>, side: Side, limits: Limits) -> Self {
         let ring = hold.region.ring_memory(hold.slot, side);
         Consumer {
             ring,
@@ -240,9 +246,12 @@ impl Consumer {
             return false;
         }
         let base = self.base.header();
-        base.consumer
-            .released_at
-            .store(ticks::shared_now(), Ordering::Relaxed);
+        // The end of the input is released too, long after the last event.
+        if self.released != self.told {
+            base.consumer
+                .released_at
+                .store(ticks::shared_now(), Ordering::Relaxed);
+        }
         base.consumer
             .released
             .store(self.released, Ordering::Release);

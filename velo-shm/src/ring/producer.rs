@@ -5,6 +5,7 @@ use std::fmt;
 use std::io;
 use std::sync::Arc as LocalArc;
 
+use super::consumer::Consumer;
 use super::frame::{
     FrameHeader, HEADER, MOVED, MOVED_PAYLOAD, MOVED_ROOM, PADDING, frame_len, longest_frame,
 };
@@ -206,6 +207,17 @@ impl Producer {
     pub fn skipped(&self) -> u64 {
         let skipped = &self.base.header().consumer.skipped;
         skipped.load(Ordering::Relaxed).min(self.committed)
+    }
+
+    /// From which counted event on events are wanted: see [`want_from`](Self::want_from).
+    pub fn wanted(&self) -> u64 {
+        self.base.header().producer.wanted.load(Ordering::Relaxed)
+    }
+
+    /// All that was published, for a producer whose consumer is gone without having opened the slot.
+    pub fn unread(&self) -> Consumer {
+        let side = self.hold.region.side.peer();
+        Consumer::on_behalf(self.hold.clone(), side, self.limits)
     }
 
     /// Payload bytes committed so far.

@@ -282,7 +282,7 @@ impl RingChannel {
     pub fn handled_at(&self, py: Python<'_>) -> PyResult<u64> {
         self.look(py, |state| {
             let rings = state.rings.as_ref();
-            rings.map_or(0, |rings| rings.producer.released_at())
+            rings.map_or(state.handled_at, |rings| rings.producer.released_at())
         })
     }
 

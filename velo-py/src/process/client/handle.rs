@@ -218,12 +218,18 @@ impl ClientLinkHandle {
 
     /// The worker has died, or does no more for the link: every stream on it fails with what
     /// `make(name, number, in_flight)` returns, or another worker takes it over.
-    fn fail(&self, py: Python<'_>, make: &Bound<'_, PyAny>) -> PyResult<()> {
+    /// `replace(recovery, error)` is called for those that the worker had not opened when it died.
+    fn fail(
+        &self,
+        py: Python<'_>,
+        make: &Bound<'_, PyAny>,
+        replace: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
         self.link.process_ready(py); // what the worker has written counts
         self.link.dead.store(true, Relaxed);
         let running = self.link.end.running();
         for stream in self.link.all(py) {
-            stream.on_worker_gone(py, running, make)?;
+            stream.on_worker_gone(py, running, (make, replace))?;
         }
         Ok(())
     }

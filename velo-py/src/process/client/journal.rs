@@ -30,8 +30,6 @@ const HASHES: usize = 8;
 pub struct Terms {
     /// Events that may be accepted and not handled.
     pub buffer: u32,
-    /// How large its rings may grow.
-    pub max_bytes: u64,
     /// Bytes of events that may be kept.
     pub limit: usize,
     /// Whether the function has a `state`, of which there will be snapshots.

@@ -58,12 +58,13 @@ pub trait LinkedStream: Send + Sync {
     fn event_in_worker(&self, py: Python<'_>, running: Running) -> Option<u64>;
 
     /// The worker has died, or does no more for the link: has another worker take the stream over, or
-    /// lets it fail with what `make(name, number, in_flight)` returns.
+    /// lets it fail with what `make(name, number, in_flight)` returns. `replace(recovery, error)` is called for
+    /// a stream that the worker had not opened.
     fn on_worker_gone(
         self: Arc<Self>,
         py: Python<'_>,
         running: Option<Running>,
-        make: &Bound<'_, PyAny>,
+        calls: (&Bound<'_, PyAny>, &Bound<'_, PyAny>),
     ) -> PyResult<()>;
 
     /// Has another worker take the stream over, if one can. True: it is to go.

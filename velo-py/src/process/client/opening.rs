@@ -10,7 +10,7 @@ use velo_supervisor::Key;
 use super::backlog::Backlog;
 use super::journal::{Journal, Terms};
 use super::link::{ClientLink, LinkedStream, cannot_open};
-use super::ring_stream::{Recovery, RingStream, Store, StreamSlot, UsageLimits};
+use super::ring_stream::{Origin, Recovery, RingStream, Store, StreamSlot, UsageLimits};
 use crate::errors;
 use crate::flow::WhenFull;
 use crate::process::control::Control;
@@ -33,6 +33,8 @@ pub struct NewStream {
     pub session: Option<SessionKey>,
     /// It runs the function for many keys.
     pub lane: bool,
+    /// What finds another worker if this one dies before it opens the stream; see [`Origin`].
+    pub origin: Option<Py<PyAny>>,
 }
 
 /// How a stream outlives its worker.
@@ -72,7 +74,6 @@ pub fn open(
             recover = Some(recovery.recover);
             let mut journal = Journal::new(Terms {
                 buffer: new.buffer,
-                max_bytes: new.max_bytes,
                 limit: recovery.limit,
                 has_state: recovery.has_state,
                 max_restarts: recovery.max_restarts,
@@ -83,24 +84,18 @@ pub fn open(
         None if new.full == WhenFull::DropOldest => Store::Backlog(Backlog::new(new.buffer)),
         None => Store::None,
     };
-    let message = Control::Open {
-        stream: at.number,
-        slot: at.slot,
-        function: new.function,
+    let (slot, number) = (at.slot, at.number);
+    let attaches = new.session.is_some();
+    let origin = Origin {
         buffer: new.buffer,
         max_bytes: new.max_bytes,
         drops: matches!(store, Store::Backlog(_)),
         recovers: matches!(store, Store::Journal(_)),
-        restored: false,
         lane: new.lane,
-        stall_ms: milliseconds(new.limits.stall_timeout),
-        event_ms: milliseconds(new.limits.event_timeout),
-        name: new.name.clone(),
+        place: new.origin,
     };
-    let slot = at.slot;
-    let attaches = new.session.is_some();
     let stream = RingStream::new(
-        new.name,
+        (new.name, origin),
         at,
         rings,
         store,
@@ -108,6 +103,7 @@ pub fn open(
         new.limits,
         (attaches, new.lane),
     );
+    let message = open_message(&stream, (slot, number), new.function, false);
     let linked: Arc<dyn LinkedStream> = stream.clone();
     link.adopt(py, slot, &linked)?;
     if let Some(session) = new.session {
@@ -133,6 +129,30 @@ pub fn open(
     Ok(Some(stream))
 }
 
+/// The message that opens a stream. `restored`: it begins with the state that it had elsewhere.
+fn open_message(
+    stream: &RingStream,
+    (slot, number): (u32, u64),
+    function: u64,
+    restored: bool,
+) -> Control {
+    let origin = &stream.origin;
+    Control::Open {
+        stream: number,
+        slot,
+        function,
+        buffer: origin.buffer,
+        max_bytes: origin.max_bytes,
+        drops: origin.drops,
+        recovers: origin.recovers,
+        restored,
+        lane: origin.lane,
+        stall_ms: milliseconds(stream.limits.stall_timeout),
+        event_ms: milliseconds(stream.limits.event_timeout),
+        name: stream.name.clone(),
+    }
+}
+
 /// Takes over a stream that has lost its worker. False when the link has been retired.
 pub fn reopen(
     py: Python<'_>,
@@ -141,10 +161,10 @@ pub fn reopen(
     function: u64,
 ) -> PyResult<bool> {
     let stream = &recovery.stream;
-    let Some(terms) = recovery.terms(py)? else {
-        return Ok(true); // no worker is wanted any more
-    };
-    let (buffer, max_bytes) = (terms.buffer, terms.max_bytes);
+    if !recovery.wanted(py)? {
+        return Ok(true);
+    }
+    let (buffer, max_bytes) = (stream.origin.buffer, stream.origin.max_bytes);
     let Some((at, producer, consumer)) = take_slot(py, link, buffer, max_bytes)? else {
         return Ok(false);
     };
@@ -152,6 +172,9 @@ pub fn reopen(
     let linked: Arc<dyn LinkedStream> = stream.clone();
     link.adopt(py, slot, &linked)?;
     let mut rings = RingPair::new(producer, consumer, max_bytes);
+    if !stream.origin.recovers {
+        return begin_elsewhere(py, link, stream, (at, rings), function);
+    }
     let restored = stream.state.wait_with(py, |state| {
         let Store::Journal(journal) = &mut state.store else {
             return Ok(false);
@@ -166,24 +189,30 @@ pub fn reopen(
     match restored {
         Ok(restored) => link.send(
             py,
-            &Control::Open {
-                stream: number,
-                slot,
-                function,
-                buffer,
-                max_bytes,
-                drops: false,
-                recovers: true,
-                restored,
-                lane: false,
-                stall_ms: milliseconds(stream.limits.stall_timeout),
-                event_ms: milliseconds(stream.limits.event_timeout),
-                name: stream.name.clone(),
-            },
+            &open_message(stream, (slot, number), function, restored),
         )?,
         Err(error) => stream.fail(py, error),
     }
     stream.catch_up(py)?;
+    stream.waits.wake(py);
+    Ok(true)
+}
+
+/// Opens a stream in a fresh slot that the worker before never opened, with the events that were sent
+/// to that one.
+fn begin_elsewhere(
+    py: Python<'_>,
+    link: &Arc<ClientLink>,
+    stream: &Arc<RingStream>,
+    (at, rings): (StreamSlot, RingPair),
+    function: u64,
+) -> PyResult<bool> {
+    let place = (at.slot, at.number);
+    let (left, moved) = stream.move_unstarted(py, at, rings)?;
+    stream.let_go(py, left);
+    moved?;
+    link.send(py, &open_message(stream, place, function, false))?;
+    stream.flush_backlog(py)?;
     stream.waits.wake(py);
     Ok(true)
 }

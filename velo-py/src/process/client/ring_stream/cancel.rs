@@ -35,7 +35,10 @@ impl Cancel for CancelStream {
                     journal.cancelled = true;
                     journal.unplaced
                 }
-                _ => false,
+                _ => {
+                    state.cancelled = true;
+                    state.unstarted
+                }
             };
             let open = state.rings.is_some() && state.failure.is_none();
             (open, unplaced, state.at.link.clone(), state.at.slot)

@@ -81,7 +81,7 @@ impl LinkedStream for RingStream {
         self: Arc<Self>,
         py: Python<'_>,
         running: Option<Running>,
-        make: &Bound<'_, PyAny>,
+        (make, replace): (&Bound<'_, PyAny>, &Bound<'_, PyAny>),
     ) -> PyResult<()> {
         let (error, death) = self.death(py, running, make)?;
         let Some(death) = death else {
@@ -90,6 +90,9 @@ impl LinkedStream for RingStream {
             self.fail_with(py, error);
             return Ok(());
         };
+        if self.begins_elsewhere(py, &error, replace)? {
+            return Ok(());
+        }
         if self.lane {
             self.state
                 .wait_with(py, |state| state.death = Some(death))?;

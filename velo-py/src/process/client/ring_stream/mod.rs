@@ -4,6 +4,7 @@ mod cancel;
 mod dropping;
 mod linked;
 mod recover;
+mod unstarted;
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
@@ -23,6 +24,7 @@ use crate::process::ring_pair::{END, ERROR, RingPair};
 use crate::wait::Waits;
 pub use cancel::CancelStream;
 pub use recover::{Poison, Recovery};
+pub use unstarted::Origin;
 
 /// The client's end of one stream, until its end was seen.
 pub struct RingStream {
@@ -49,6 +51,7 @@ pub struct RingStream {
     pub(super) detaches: AtomicBool,
     pub(super) this: Weak<dyn Sweep>,
     pub(super) name: String,
+    pub(super) origin: Origin,
 }
 
 /// The worker is asked to look at a stream that sleeps for long once per this many checks.
@@ -108,6 +111,15 @@ pub struct StreamState {
     pub(super) store: Store,
     /// Events in the ring that the worker has dropped.
     pub(super) skipped: u64,
+    /// When the worker was done with the last event, by its clock; see `Producer::released_at`.
+    pub(super) handled_at: u64,
+    /// Its worker died before it opened the stream: another one is looked for. Until then it has the rings that
+    /// it had.
+    pub(super) unstarted: bool,
+    /// Its function was cancelled, which the worker may not have seen.
+    pub(super) cancelled: bool,
+    /// How many workers died before they opened it.
+    pub(super) false_starts: u32,
 }
 
 impl StreamState {
@@ -208,6 +220,7 @@ impl StreamState {
             self.bytes.1 + rings.bytes_in,
         );
         self.skipped = rings.producer.skipped();
+        self.handled_at = rings.producer.released_at();
         Some((rings, self.at.link.clone(), self.at.slot))
     }
 }
@@ -215,7 +228,7 @@ impl StreamState {
 impl RingStream {
     /// A stream whose slot was opened just now.
     pub(super) fn new(
-        name: String,
+        (name, origin): (String, Origin),
         at: StreamSlot,
         rings: RingPair,
         store: Store,
@@ -234,6 +247,10 @@ impl RingStream {
             bytes: (0, 0),
             store,
             skipped: 0,
+            handled_at: 0,
+            unstarted: false,
+            cancelled: false,
+            false_starts: 0,
         };
         Arc::new_cyclic(|this: &Weak<RingStream>| RingStream {
             state: GilCell::new(state),
@@ -250,6 +267,7 @@ impl RingStream {
             detaches: AtomicBool::new(detaches),
             this: this.clone(),
             name,
+            origin,
         })
     }
 
@@ -362,6 +380,7 @@ impl RingStream {
         let (left, failure) = self.state.with(py, |state| {
             let left = state.leave();
             state.ended = true;
+            state.unstarted = false;
             if let Store::Journal(journal) = &mut state.store {
                 journal.close();
             }
@@ -412,7 +431,7 @@ impl RingStream {
     /// back.
     pub(super) fn drop_results(&self, py: Python<'_>) {
         let over = self.state.wait_with(py, |state| {
-            let failed = state.failure.is_some();
+            let failed = state.failure.is_some() || state.unstarted;
             let Some(rings) = state.rings.as_mut() else {
                 return false;
             };
@@ -440,6 +459,7 @@ impl RingStream {
     pub(super) fn fail_with(&self, py: Python<'_>, error: PyErr) {
         let _ = self.state.wait_with(py, |state| {
             state.failure = Some(error);
+            state.unstarted = false;
             if let Store::Journal(journal) = &mut state.store
                 && journal.unplaced
             {

@@ -10,7 +10,7 @@ use crate::codec::{Codec, CopyMemory, codec};
 use crate::errors;
 use crate::flow::Offer;
 use crate::process::client::blame::{Death, Place};
-use crate::process::client::journal::{Entry, Journal, Terms};
+use crate::process::client::journal::{Entry, Journal};
 use crate::process::client::link::ClientLink;
 use crate::process::control::Control;
 
@@ -182,12 +182,6 @@ impl Recovery {
         Ok(here && !self.stream.orphaned.load(Relaxed))
     }
 
-    /// How the stream is kept; None if it needs no other worker any more.
-    pub(in crate::process::client) fn terms(&self, py: Python<'_>) -> PyResult<Option<Terms>> {
-        let terms = self.with_journal(py, |journal| journal.terms)?;
-        Ok(self.wanted(py)?.then_some(terms))
-    }
-
     fn with_journal<R>(&self, py: Python<'_>, f: impl FnOnce(&mut Journal) -> R) -> PyResult<R> {
         self.stream
             .state
@@ -227,9 +221,22 @@ impl Recovery {
 
     /// Whether another worker is still wanted.
     #[getter]
-    fn wanted(&self, py: Python<'_>) -> PyResult<bool> {
-        let unplaced = self.with_journal(py, |journal| journal.unplaced)?;
-        Ok(unplaced && !self.stream.orphaned.load(Relaxed))
+    pub(in crate::process::client) fn wanted(&self, py: Python<'_>) -> PyResult<bool> {
+        let wanted = self
+            .stream
+            .state
+            .wait_with(py, |state| match &state.store {
+                Store::Journal(journal) => journal.unplaced,
+                _ => state.unstarted,
+            })?;
+        Ok(wanted && !self.stream.orphaned.load(Relaxed))
+    }
+
+    /// The function and its settings, as `ClientLink.open` was given them.
+    #[getter]
+    fn origin(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        let place = &self.stream.origin.place;
+        place.as_ref().map(|place| place.clone_ref(py))
     }
 
     /// An event, as the worker got it. None when the journal does not keep it any more.
