@@ -9,12 +9,16 @@ from __future__ import annotations
 import asyncio
 import functools
 import hashlib
+import time
 import weakref
 from collections.abc import Callable
+from logging import WARNING
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from velo import _core
+from velo._api import key_claims
 from velo._api.stream import Stream
+from velo._diagnostics import lifecycle_log
 from velo._function.chain import Chain
 from velo._function.limiter import Limiter
 from velo._function.reference import describe, import_path
@@ -35,6 +39,8 @@ _Opened = tuple[_core.Opened, Callable[[], None]]
 
 # How many characters of a key are shown.
 _LONGEST = 200
+# After so many seconds in line, the log says for what an attachment waits.
+_LOOK_AFTER = 5.0
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -43,7 +49,7 @@ Out = TypeVar("Out")
 class Attachment(Stream[In, Out], Generic[In, Out]):
     """One use of a session: closing it detaches it."""
 
-    __slots__ = ("_ends", "_on_left", "_why")
+    __slots__ = ("_began", "_ends", "_on_left", "_why")
 
     def __init__(
         self,
@@ -53,6 +59,7 @@ class Attachment(Stream[In, Out], Generic[In, Out]):
         key: Key,
         on_left: Callable[[], None],
     ) -> None:
+        self._began = time.monotonic()
         super().__init__(opened, name, config, asyncio.get_running_loop(), _nothing)
         self._on_left = on_left
         self._why = f"detached from key `{key!s}`"
@@ -107,22 +114,63 @@ class Sessions:
             )
         self.config = spec.config.replace(timeout=None)
         self._spec = spec
+        self._claimed = False
 
     async def attach(self, key: Key) -> Attachment[Any, Any]:
         """Attach to the session under `key`, or begin it."""
         name = self._spec.next_name()
         inline = self.config.mode == "inline"
-        opened, on_left = await (self._attach_inline if inline else self._attach_in_worker)(
-            key, name
-        )
+        address = (self._local_identity, encode(key))
+        loop = asyncio.get_running_loop()
+        look = loop.call_later(_LOOK_AFTER, self._say_what_it_waits_for, name, key, address)
+        try:
+            opened, on_left = await (self._attach_inline if inline else self._attach_in_worker)(
+                key, name
+            )
+        finally:
+            look.cancel()
         self._spec.stats.enter(opened)
-        return Attachment(opened, name, self.config, key, on_left)
+        attachment: Attachment[Any, Any] = Attachment(opened, name, self.config, key, on_left)
+        _attached[address] = attachment
+        return attachment
+
+    def _say_what_it_waits_for(self, name: str, key: Key, address: Any) -> None:
+        holder = _attached.get(address)
+        if holder is not None and not holder._released:
+            held = time.monotonic() - holder._began
+            what = (
+                f"stream `{holder.name}` of this process has been attached to it for {held:.0f} s"
+            )
+        elif self.config.mode == "inline":
+            what = "a detached session is about to end, or all permits are taken (`max_concurrent`)"
+        else:
+            what = "another program may be attached to it, or no worker is ready"
+        lifecycle_log.stream(
+            WARNING,
+            name,
+            "has waited for %g s to attach to key `%s` of `%s`: %s",
+            *(_LOOK_AFTER, shown(key), self._spec.name, what),
+        )
+
+    def _claim(self) -> None:
+        """Find other processes with sessions of this function, once."""
+        if self._claimed:
+            return
+        self._claimed = True
+        inline = self.config.mode == "inline"
+        if not inline:
+            from velo._process import supervisors
+
+            if supervisors.address_of(self.config.supervisor) is not None:
+                return
+        key_claims.claim(_origin(self._spec.function), self._spec.name, inline=inline)
 
     async def _attach_in_worker(self, key: Key, name: str) -> _Opened:
         from velo._process.clients import client_of
         from velo._process.key_requests import KeyTaken
 
         spec = self._spec
+        self._claim()
         client = client_of(asyncio.get_running_loop(), self.config.supervisor)
         digest = hashlib.sha256(self._identity + encode(key)).digest()
         try:
@@ -131,6 +179,7 @@ class Sessions:
             raise busy(spec, key) from None
 
     async def _attach_inline(self, key: Key, name: str) -> _Opened:
+        self._claim()
         loop = asyncio.get_running_loop()
         address = (self._local_identity, encode(key))
         slots = _slots.get(loop)
@@ -160,6 +209,15 @@ def _local(function: Any) -> Any:
     if isinstance(function, Chain):
         return tuple(_local(part) for part in function.parts)
     return import_path(function) or _Same(function)
+
+
+def _origin(function: Any) -> str:
+    """Return where a function is defined, which is the same in each process of a program."""
+    if isinstance(function, Chain):
+        return " | ".join(_origin(part) for part in function.parts)
+    module, name = getattr(function, "__module__", ""), getattr(function, "__qualname__", "")
+    code = getattr(function, "__code__", None)
+    return f"{module}:{name}:{code.co_filename if code else ''}"
 
 
 class _Same:
@@ -280,6 +338,9 @@ class _Slot:
             session.on_ended(error)
         self.release()
 
+
+# The attachments of this process, by function and key.
+_attached: weakref.WeakValueDictionary[Any, Attachment[Any, Any]] = weakref.WeakValueDictionary()
 
 _Slots = dict[Any, _Slot]
 _slots: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Slots] = weakref.WeakKeyDictionary()

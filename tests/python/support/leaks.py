@@ -10,7 +10,7 @@ import os
 import psutil
 
 from helpers import open_fds, until_sync
-from velo._api import sync
+from velo._api import key_claims, sync
 from velo._process import clients
 
 __all__ = ["LASTING", "Belongings"]
@@ -62,6 +62,7 @@ class Belongings:
 
         """
         vars(sync._local).clear()  # the event loop that `run_sync` keeps for this thread
+        key_claims.give_back()
         gc.collect()
         clients.shutdown()
         gc.collect()
