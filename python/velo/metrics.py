@@ -87,6 +87,12 @@ _FIGURES = (
 _LATENCY = "How long events took, of those that were timed: one at a time in each stream."
 
 
+def _missing(error: ModuleNotFoundError, call: str, extra: str) -> ModuleNotFoundError:
+    """Return the error of a call whose package is not installed."""
+    text = f"`{call}` needs `{error.name}`: run `pip install 'velo-stream[{extra}]'`"
+    return ModuleNotFoundError(text, name=error.name)
+
+
 def register(registry: CollectorRegistry | None = None) -> Collector:
     """Add the metrics of this process to a Prometheus registry.
 
@@ -107,7 +113,10 @@ def register(registry: CollectorRegistry | None = None) -> Collector:
         ValueError: When velo is registered there already.
 
     """
-    from prometheus_client import REGISTRY
+    try:
+        from prometheus_client import REGISTRY
+    except ModuleNotFoundError as error:
+        raise _missing(error, "velo.metrics.register()", "metrics") from None
 
     collector = _collector()
     (REGISTRY if registry is None else registry).register(collector)
@@ -131,7 +140,10 @@ def instrument(meter_provider: MeterProvider | None = None) -> None:
             'velo-stream[opentelemetry]'` brings it.
 
     """
-    from opentelemetry import metrics
+    try:
+        from opentelemetry import metrics
+    except ModuleNotFoundError as error:
+        raise _missing(error, "velo.metrics.instrument()", "opentelemetry") from None
 
     provider = metrics.get_meter_provider() if meter_provider is None else meter_provider
     meter = provider.get_meter("velo", _core.__version__)

@@ -6,6 +6,7 @@ import functools
 import importlib
 import io
 import itertools
+import linecache
 import os
 import sys
 import types
@@ -41,6 +42,8 @@ _numbers = itertools.count(1)
 _MAIN = ("__main__", "__mp_main__")
 # The first byte of pickled data. No data in the encoding of events begins with it.
 _PICKLED = b"\x80"
+# Characters of source that travel with a function.
+_LONGEST_SOURCE = 1 << 20
 # The placeholder of cloudpickle for the file name of code.
 _NO_FILE = "<dynamic-code>"
 
@@ -108,31 +111,49 @@ class Reference:
             TypeError: When it has no import path and holds something that cannot be pickled.
 
         """
-        described = describe(self._function)
+        files: set[str] = set()
+        described = describe(self._function, files)
         kind, content = described
         paths = [encoded(path) for path in import_paths()]
         if kind == "path":
             file = getattr(sys.modules.get(content[0]), "__file__", None)
-            about = {"file": encoded(file) if isinstance(file, str) else None}
-            return _core.dumps([*content, paths, about | {"shadows": shadowing()}])
+            place = {"file": encoded(file) if isinstance(file, str) else None}
+            return _core.dumps([*content, paths, place | {"shadows": shadowing()}])
         import pickle
 
         if _travels_by_value(described):
             self.preload = ("cloudpickle",)
-        return pickle.dumps((paths, described, {"shadows": shadowing()}), protocol=5)
+        about = {"shadows": shadowing(), "sources": _sources(files)}
+        return pickle.dumps((paths, described, about), protocol=5)
 
 
-def describe(function: Any) -> tuple[str, Any]:
-    """Return a description from which another process can `build` the function."""
+def _sources(files: set[str]) -> dict[str, list[str]]:
+    """Return the source of code that is in no file, as of the cells of a notebook."""
+    sources = {}
+    for name in files:
+        lines = [] if os.path.exists(name) else linecache.getlines(name)
+        if lines and sum(map(len, lines)) <= _LONGEST_SOURCE:
+            sources[name] = lines
+    return sources
+
+
+def describe(function: Any, files: set[str] | None = None) -> tuple[str, Any]:
+    """Return a description from which another process can `build` the function.
+
+    Args:
+        function: The function.
+        files: Gets the names of the files that its code comes from, where it travels by value.
+
+    """
     from velo._function.chain import Chain
 
     if isinstance(function, Chain):
-        return ("chain", [describe(part) for part in function.parts])
+        return ("chain", [describe(part, files) for part in function.parts])
     path = import_path(function)
     if path is not None:
         return ("path", path)
     try:
-        return ("value", _pickled(function))
+        return ("value", _pickled(function, set() if files is None else files))
     except Exception as error:
         if isinstance(error, _CannotTravel):
             raise  # the innermost function is the one to change
@@ -153,8 +174,11 @@ _CannotTravel.__name__ = _CannotTravel.__qualname__ = "TypeError"
 _CannotTravel.__module__ = "builtins"
 
 
-def _pickled(function: Any) -> bytes:
-    """Pickle a function by value, with the file names of its code, which tracebacks show."""
+def _pickled(function: Any, files: set[str]) -> bytes:
+    """Pickle a function by value, with the file names of its code, which tracebacks show.
+
+    `files` gets these names.
+    """
     import cloudpickle
 
     class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
@@ -163,6 +187,7 @@ def _pickled(function: Any) -> bytes:
                 return reduce(value)
             if type(value) is not types.CodeType:
                 return super().reducer_override(value)
+            files.add(value.co_filename)
             make, parts = self.dispatch_table[types.CodeType](value)
             named = (value.co_filename if part == _NO_FILE else part for part in parts)
             return make, tuple(named)
@@ -216,6 +241,9 @@ def load(definition: bytes) -> Callable[..., Any]:
     use_paths([os.fsdecode(path) for path in paths])
     said: dict[str, Any] = about[0] if about else {}
     unshadow(said.get("shadows", {}))
+    for name, lines in said.get("sources", {}).items():
+        # Without a time of change, it stays for as long as this process.
+        linecache.cache[name] = (sum(map(len, lines)), None, lines, name)
     function = build(described)
     if described[0] == "path":
         check_file(sys.modules.get(described[1][0]), said.get("file"))

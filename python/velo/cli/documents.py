@@ -32,8 +32,8 @@ class Json:
     Args:
         name: What to call the file in messages; empty if there is no need to.
         rules: What makes an event.
-        whole: Whether a first line that is an array by itself may be the whole file: what a pipe
-            has had so far cannot tell.
+        whole: Whether a first line that is an array by itself may be the whole file. Of a pipe
+            whose format was not said, such a line is an event, which does not wait for the next.
 
     """
 

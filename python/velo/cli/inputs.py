@@ -77,6 +77,7 @@ class Input:
         size: How far its position will get, or None for a pipe.
         pipe: The descriptor to wait on before reading, of a pipe that may have nothing for a while.
         encoding: How its text is encoded; None: as a BOM says, or UTF-8.
+        said: Whether the format was said by `--format`.
 
     """
 
@@ -86,6 +87,7 @@ class Input:
     size: int | None
     pipe: int | None = None
     encoding: str | None = None
+    said: bool = False
 
     @property
     def name(self) -> str:
@@ -101,7 +103,7 @@ class Input:
             return Csv(name, rules)
         if self.format == "ndjson" or follow:
             return Ndjson(name, rules)
-        return Json(name, rules, whole=self.size is not None)
+        return Json(name, rules, whole=self.said or self.size is not None)
 
     def decoder(self) -> Decoder:
         """Return what makes its bytes UTF-8."""
@@ -135,7 +137,7 @@ def find_inputs(
                 raise click.UsageError(f"`{path}` is not a zip file") from None
             except OSError as error:
                 raise click.UsageError(f"cannot read `{path}`: {reason(error)}") from None
-            found.append(replace(input, encoding=encoding))
+            found.append(replace(input, encoding=encoding, said=format is not None))
     return found
 
 

@@ -21,7 +21,8 @@ from velo import _core
 
 __all__ = ["dumps", "loads", "loads_exactly", "refuse"]
 
-_OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS | orjson.OPT_APPEND_NEWLINE
+# Names that are no texts take the slower way, where two of them could become one.
+_OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE
 _PARTS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
 _DEEPEST = 200
 
@@ -143,7 +144,13 @@ def _simple(value: Any, depth: int) -> Any:
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {_name(name): _simple(item, depth + 1) for name, item in value.items()}
+        members = {_name(name): _simple(item, depth + 1) for name, item in value.items()}
+        if len(members) < len(value):
+            raise TypeError(
+                "two keys of a dict are one name in JSON, as are `1` and `'1'`; have the function "
+                "yield a dict of texts"
+            )
+        return members
     if isinstance(value, list | tuple):
         return [_simple(item, depth + 1) for item in value]
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -134,7 +135,10 @@ class Ndjson:
     def __init__(self, name: str, rules: Rules) -> None:
         self._name = name
         self._keys = rules.keys
+        self._say = rules.say
         self._number = 0
+        # The first line is an array.
+        self._array = False
         self._partial: list[bytes] = []
 
     def feed(self, data: bytes) -> Burst:
@@ -151,7 +155,13 @@ class Ndjson:
         """Return what the file ends with."""
         rest = b"".join(self._partial)
         self._partial.clear()
-        return self._take(rest) if rest else Burst()
+        burst = self._take(rest) if rest else Burst()
+        if self._array and self._number == 1:
+            self._say(
+                f"the only line of {self._name or 'the input'} is an array, which is one event; "
+                "`--format json` makes an event of each of its elements"
+            )
+        return burst
 
     def restart(self) -> None:
         """Another file begins under the same name, or the same one anew."""
@@ -168,16 +178,20 @@ class Ndjson:
             load = jsonlines.loads if _core.has_long_number(text) else orjson.loads
             events = list(map(load, lines))
             if self._keys is not None:
-                self._need_keys(events, lines, self._keys)
+                self._need_keys(events, lines, text)
         except (ValueError, TypeError, LookupError):
             return self._one_by_one(lines, first)
+        if first == 1:
+            self._array = type(events[0]) is list
         return Burst(events, lines=range(first, first + len(events)), where=self._name)
 
-    def _need_keys(self, events: list[Any], lines: list[bytes], keys: Keys) -> None:
+    def _need_keys(self, events: list[Any], lines: list[bytes], text: bytes) -> None:
         """Raise something if any of the events has no usable key."""
+        keys = self._keys
+        assert keys is not None
         name = keys.name
         kinds = set(map(type, [event[name] for event in events]))
-        if kinds <= _WORDS:
+        if kinds <= _WORDS and not _MINUS_ZERO.search(text):
             return
         if not kinds <= _WORDS | _WRITTEN:
             raise ValueError
@@ -211,14 +225,16 @@ class Ndjson:
 
 _WORDS = {str, int}
 _WRITTEN = {float, bool}
+# The one whole number that is written otherwise than its value.
+_MINUS_ZERO = re.compile(rb":\s*-0\s*[,}]")
 
 
 def note_key(event: Any, text: bytes | str, keys: Keys) -> None:
     """Note how the key of an event is written, where its value does not say."""
     key = event[keys.name]
-    if type(key) in _WRITTEN:
+    if type(key) in _WRITTEN or (type(key) is int and key == 0):
         raw = raw_member(text if isinstance(text, str) else text.decode(), keys.name)
-        if raw is not None:
+        if raw is not None and raw != "0":
             keys.written[id(event)] = Written(raw)
 
 
@@ -229,6 +245,11 @@ def key_problem(event: Any, name: str) -> str | None:
     except KeyError:
         return f"no field `{name}`; it has {names_of(list(event), name)}"
     except (TypeError, IndexError):
+        if isinstance(event, list):
+            return (
+                f"an array, and no object with a field `{name}`; `--format json` makes an event of "
+                "each of its elements"
+            )
         return f"not an object with a field `{name}`"
     if key is None:
         return f"`{name}` is empty"

@@ -224,8 +224,16 @@ def test_an_array_of_json_is_run(velo, mode):
     )
     done = velo("run", "fns:echo", "-i", "-", stdin=b"[\n1,\n2]\n")
     assert done.results == [1, 2]
-    done = velo("run", "fns:echo", "-i", "-", "--format", "json", stdin=b"[1,2]\n")
+    done = velo("run", "fns:echo", "-i", "-", stdin=b"[1,2]\n")
     assert done.results == [[1, 2]]  # a pipe that may go on: it is a line
+    assert "the only line of the input is an array" in done.err
+    assert "`--format json` makes an event of each of its elements" in done.err
+    done = velo("run", "fns:echo", "-i", "-", "--format", "json", stdin=b"[1,2]\n")
+    assert done.results == [1, 2]
+    done = velo("run", "fns:echo", "-i", "-", stdin=b"[1,2]\n[3]\n")
+    assert (done.results, "is an array" in done.err) == ([[1, 2], [3]], False)
+    done = velo("run", "fns:echo", "-i", "-", "-k", "k", stdin=b'[{"k":1}]\n')
+    assert "line 1: an array, and no object with a field `k`; `--format json` makes" in done.err
     velo.file("in.json", '[{"v":1},\n{"v":2},\n{"v" 3}]')
     done = velo("run", "fns:echo", "-i", "in.json")
     assert (done.code, done.results) == (1, [{"v": 1}, {"v": 2}])

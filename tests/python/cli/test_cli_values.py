@@ -258,3 +258,35 @@ def test_a_field_that_is_missing_is_named_with_those_there_are(velo):
     done = velo("run", "fns:echo", "-i", "in.ndjson", "-k", "usr")
     assert done.code == 1
     assert "in.ndjson:1: no field `usr`; it has `user`, `v`; skipped" in done.err
+
+
+@pytest.mark.parametrize("mode", ["inline", "process"])
+def test_minus_zero_is_a_key_of_its_own(velo, mode):
+    lines = [
+        b'{"k":-0}',
+        b'{"k":0}',
+        b'{"k": -0 ,"x":1}',
+        b'{"k":-0.0}',
+        b'{"k":0,"at":"2020-01-05"}',
+    ]
+    write_script(velo.folder, FUNCTIONS, "values.py")
+    for text in (b"\n".join(lines), b"[" + b",\n".join(lines) + b"]"):
+        done = velo("run", "values:count", "-i", "-", "-k", "k", "--mode", mode, stdin=text)
+        assert sorted(done.out.splitlines()) == sorted(
+            [
+                '{"key":-0,"result":1}',
+                '{"key":-0,"result":2}',
+                '{"key":0,"result":1}',
+                '{"key":0,"result":2}',
+                '{"key":-0.0,"result":1}',
+            ]
+        )
+
+
+@pytest.mark.parametrize(
+    "value", [{1: "a", "1": "b"}, {True: 1, "true": 2}, {"x": [{None: 1, "null": 2}]}]
+)
+def test_two_keys_that_are_one_name_are_an_error(value):
+    with pytest.raises(TypeError, match="two keys of a dict are one name in JSON"):
+        jsonlines.dumps(value)
+    assert jsonlines.dumps({1: "a", "2": "b", None: 3}) == b'{"1":"a","2":"b","null":3}\n'

@@ -98,3 +98,20 @@ def test_a_repl(mode):
     assert "first [3, 6]" in text, text
     assert "second [5, 10]" in text, text
     assert process.returncode == 0, text
+
+
+def test_an_error_in_a_cell_shows_its_line(cells, mode):
+    """The source of a cell is in no file; the worker shows the line all the same."""
+    out = cells(
+        "from velo import stream_fn\n"
+        f"@stream_fn(mode={mode!r})\n"
+        "async def fails(events):\n"
+        "    async for event in events:\n"
+        "        yield 1 / event  # the line\n",
+        "import traceback\n"
+        "try:\n"
+        "    await fails.run([0])\n"
+        "except ZeroDivisionError as error:\n"
+        "    print(''.join(traceback.format_exception(error)))",
+    )
+    assert "yield 1 / event  # the line" in out[1]

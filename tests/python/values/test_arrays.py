@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import functions
-from helpers import HANG
+from helpers import HANG, notes
 from velo import stream_fn
 
 LARGE = 200_000
@@ -47,6 +47,30 @@ async def test_the_function_gets_it_read_only_too():
 
     (text,) = await writes.run([frame(1)])
     assert "read-only" in text
+
+
+@pytest.mark.parametrize("where", ["function", "caller"])
+async def test_writing_to_a_view_says_how_to_get_a_copy(where):
+    @stream_fn(mode="process")
+    async def writes(events):
+        async for event in events:
+            if where == "function":
+                event += 1
+            yield event
+
+    with pytest.raises(ValueError, match="read-only") as info:
+        async with writes.open() as stream:
+            await stream.send(np.zeros(100_000))
+            result = await stream.recv()
+            result[0] = 1
+    assert "write to a copy, `array = array.copy()`" in notes(info.value)
+
+
+async def test_other_errors_have_no_such_note(mode):
+    with pytest.raises(ValueError, match="no array") as info:
+        async with functions.echo.options(mode=mode).open():
+            raise ValueError("no array at all")
+    assert "copy" not in notes(info.value)
 
 
 async def test_the_senders_array_is_its_own_again_after_send():

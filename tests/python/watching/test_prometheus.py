@@ -166,15 +166,23 @@ async def test_opentelemetry_observes_the_same(mode):
 
 
 @pytest.mark.parametrize(
-    ("module", "call"), [("prometheus_client", "register"), ("opentelemetry", "instrument")]
+    ("module", "call", "extra"),
+    [
+        ("prometheus_client", "register", "metrics"),
+        ("opentelemetry", "instrument", "opentelemetry"),
+    ],
 )
-def test_importing_it_needs_neither_library(module, call):
+def test_importing_it_needs_neither_library(module, call, extra):
     code = (
         f"import sys; sys.modules[{module!r}] = None\n"
         "import velo.metrics\n"
         f"try: velo.metrics.{call}()\n"
-        "except ImportError as error: print(error.name)"
+        "except ImportError as error: print(error.name, error)"
     )
     command = [sys.executable, "-c", code]
     ran = subprocess.run(command, capture_output=True, text=True, env=environment(), check=True)
-    assert ran.stdout.split(".")[0].strip() == module
+    assert ran.stdout.split()[0] == module
+    assert (
+        f"`velo.metrics.{call}()` needs `{module}`: run `pip install 'velo-stream[{extra}]'`"
+        in (ran.stdout)
+    )
