@@ -25,10 +25,20 @@ from velo._core import __version__
 from velo._types import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from velo._api.live_keys import Keys
     from velo._api.stream import Stream
-    from velo._diagnostics.metrics import StreamMetrics
+    from velo._diagnostics.metrics import KeysMetrics, StreamMetrics
 
-__all__ = ["Stream", "StreamConfig", "StreamFn", "StreamMetrics", "__version__", "stream_fn"]
+__all__ = [
+    "Keys",
+    "KeysMetrics",
+    "Stream",
+    "StreamConfig",
+    "StreamFn",
+    "StreamMetrics",
+    "__version__",
+    "stream_fn",
+]
 
 
 def __getattr__(name: str) -> object:
@@ -37,8 +47,12 @@ def __getattr__(name: str) -> object:
         from velo._api.stream import Stream
 
         return Stream
-    if name == "StreamMetrics":
-        from velo._diagnostics.metrics import StreamMetrics
+    if name == "Keys":
+        from velo._api.live_keys import Keys
 
-        return StreamMetrics
+        return Keys
+    if name in ("KeysMetrics", "StreamMetrics"):
+        from velo._diagnostics import metrics
+
+        return getattr(metrics, name)
     raise AttributeError(f"module `velo` has no attribute `{name}`")

@@ -21,6 +21,16 @@ pub const ENDED: u8 = 14;
 pub const FAILED: u8 = 15;
 /// How much was handled.
 pub const HANDLED: u8 = 16;
+/// To the worker: an event whose results are an answer.
+pub const REQUEST: u8 = 17;
+/// To the caller: a result that is part of an answer.
+pub const ANSWER: u8 = 18;
+/// An answer is complete: its event is handled.
+pub const ANSWERED: u8 = 19;
+/// The function has raised at a request: the `FAILED` that follows is its answer.
+pub const AT_FAULT: u8 = 20;
+/// The function of a key has returned, and is run anew with the key's next event.
+pub const RETURNED: u8 = 21;
 
 /// How many bytes name a key.
 pub const HEAD: usize = 8;
@@ -54,6 +64,22 @@ impl Name {
     }
 }
 
+/// A name with a count, as they travel.
+pub fn with_count(name: Name, count: u32) -> Vec<u8> {
+    let mut bytes = name.bytes().to_vec();
+    bytes.extend_from_slice(&count.to_le_bytes());
+    bytes
+}
+
+/// Reads a name and a count.
+pub fn read_count(payload: &[u8]) -> PyResult<(Name, u32)> {
+    let (name, rest) = Name::read(payload)?;
+    match *rest {
+        [a, b, c, d] => Ok((name, u32::from_le_bytes([a, b, c, d]))),
+        _ => Err(errors::corrupted("a count of a key makes no sense")),
+    }
+}
+
 /// What the caller and the table of a lane agree on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Terms {
@@ -62,21 +88,25 @@ pub struct Terms {
     /// What a key has handled is told whenever the table comes to rest, and not only when half of its
     /// window is reached: somebody looks after the time since a key was used.
     pub tells_all: bool,
+    /// A function that returns while events wait for it is run anew, on those.
+    pub restarts: bool,
 }
 
 impl Terms {
     /// As they travel.
-    pub fn bytes(self) -> [u8; 5] {
+    pub fn bytes(self) -> [u8; 6] {
         let [a, b, c, d] = self.window.to_le_bytes();
-        [a, b, c, d, u8::from(self.tells_all)]
+        let (all, restarts) = (u8::from(self.tells_all), u8::from(self.restarts));
+        [a, b, c, d, all, restarts]
     }
 
     /// Reads them.
     pub fn read(payload: &[u8]) -> PyResult<Terms> {
         match *payload {
-            [a, b, c, d, all] => Ok(Terms {
+            [a, b, c, d, all, restarts] => Ok(Terms {
                 window: u32::from_le_bytes([a, b, c, d]),
                 tells_all: all != 0,
+                restarts: restarts != 0,
             }),
             _ => Err(errors::corrupted("the terms of a lane make no sense")),
         }
@@ -166,4 +196,12 @@ pub enum Message {
     Ended(Name, Rest, Result<(), PyErr>),
     /// So much was handled.
     Handled(Handled),
+    /// A result of the key's oldest request.
+    Answer(Name, Py<PyAny>),
+    /// The key's oldest request was handled.
+    Answered(Name),
+    /// The function raises at the key's oldest request, as the end of the key tells next.
+    AtFault(Name),
+    /// The function has returned after so many events, and is run anew with the next one.
+    Returned(Name, u32),
 }

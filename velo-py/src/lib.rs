@@ -48,9 +48,13 @@ mod core {
     #[pymodule_export]
     use super::function::ticks::Ticks;
     #[pymodule_export]
+    use super::keys::key_operation::KeyOperation;
+    #[pymodule_export]
     use super::keys::key_task::KeyTask;
     #[pymodule_export]
     use super::keys::keyed::Keys;
+    #[pymodule_export]
+    use super::keys::live_results::LiveResults;
     #[pymodule_export]
     use super::keys::results::KeyedResults;
     #[pymodule_export]
@@ -117,6 +121,8 @@ mod core {
         let py = module.py();
         install_iterator::<Events>(py)?;
         install_iterator::<KeyedResults>(py)?;
+        install_iterator::<LiveResults>(py)?;
+        install::<KeyOperation>(py)?;
         install::<KeyTask>(py)?;
         install::<LaneRunner>(py)?;
         install::<NextItem>(py)?;

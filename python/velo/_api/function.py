@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from velo._api.connected import Connected
     from velo._api.keyed_results import KeyedResults
+    from velo._api.live_keys import Keys
     from velo._api.session import Key
     from velo._config import Settings
     from velo._diagnostics.metrics import FunctionMetrics
@@ -288,6 +289,53 @@ class StreamFn(Generic[In, Out]):
 
         terms = Terms(max_pending=max_pending)
         return Connected(self._spec, _source_of(source), _no_key, terms, with_keys=False)
+
+    def keys(
+        self,
+        *,
+        max_pending: int = 10_000,
+        on_error: Literal["raise", "drop"] | Callable[[Any, Exception], None] = "raise",
+        finished_keys: Literal["ignore", "restart", "raise"] = "ignore",
+    ) -> Keys[In, Out]:
+        """Open the function for keys whose events come from tasks: `async with fn.keys() as keys`.
+
+        This is the form for servers, whose events come from requests and not from one source. As
+        with `keyed`, every key has its own run of the function, and costs its generator and little
+        else; in process mode they are spread over `workers`. `Keys` has `send`, `request`, `end`
+        and the iteration over results.
+
+        Leaving the block ends the input of all keys, and handles the events that were sent. An
+        exception cancels the functions.
+
+        Args:
+            max_pending: How many events may be on their way at a time: events that no function has
+                handled, and results that the iteration has not received. Then `send` and `request`
+                wait in line. A key has at most `buffer` events at its function; more of them wait
+                within `max_pending`, and hold up no other key.
+            on_error: What happens when the function of a key raises at an event of `send`, or at
+                none. `"raise"` raises the exception in the iteration, and cancels all keys. With
+                `"drop"` the key is forgotten, with the events that its function has not handled,
+                and the others go on. A callable is called with the key and the exception, and the
+                key is forgotten as well. The next event of such a key begins it anew. When the
+                function raises at an event of `request`, that raises it, and the others go on.
+            finished_keys: As in `keyed`. `"raise"` raises `StreamClosed` where the event is sent.
+
+        Raises:
+            ValueError: When `max_pending` is less than 1, or another argument has no such value;
+                with the settings `full="drop_oldest"` and `recover="replay"`, which this does not
+                take.
+
+        """
+        if self.config.full == "drop_oldest":
+            raise ValueError(
+                '`keys` does not take `full="drop_oldest"`: an event of a key cannot make room for '
+                'one of another key; use `full="wait"` or `full="error"`'
+            )
+        if self.config.mode == "process" and self.config.recover != "none":
+            raise ValueError('`keys` does not take `recover="replay"`: use `recover="none"`')
+        from velo._api.live_keys import Keys
+
+        return Keys(self._spec, max_pending, on_error, finished_keys)
 
     def __or__(self, then: StreamFn[Out, Then]) -> StreamFn[In, Then]:
         """Compose: the results of this function are the events of the other.

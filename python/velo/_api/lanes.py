@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from velo._function.spec import FunctionSpec
     from velo.errors import WorkerDied
 
-__all__ = ["keyed", "tracked"]
+__all__ = ["MOST_FINISHED", "Host", "check", "guarding", "keyed", "tracked"]
 
 # Cancelled functions have at least so many seconds for their `finally` blocks.
 _LEAST_GRACE = 1.0
@@ -28,7 +28,7 @@ _AHEAD_ASYNC = 64
 # How many characters of a key are shown.
 _LONGEST = 100
 # So many keys whose functions have returned are remembered.
-_MOST_FINISHED = 65_536
+MOST_FINISHED = 65_536
 # What a lane of records has room for; the driver bounds what is pending, partition by partition.
 _RING_EVENTS = 10_000
 _NO_LIMIT = 1 << 40
@@ -43,8 +43,8 @@ def keyed(
     finished_keys: str,
 ) -> tuple[_core.Keys, AsyncGenerator[None, None]]:
     """Prepare to run a function for each key: what results come from; see `StreamFn.keyed`."""
-    _check(max_pending, on_error, finished_keys)
-    host = _Host(spec, max_pending)
+    check(max_pending, on_error, finished_keys)
+    host = Host(spec, max_pending)
     source: Any = events
     if not isinstance(events, AsyncIterable):
         source = plain(events, _AHEAD, _running_loop())
@@ -54,11 +54,11 @@ def keyed(
     config = spec.config
     settings = (
         *(config.buffer, max_pending, config.max_bytes, config.max_concurrent),
-        *(config.timeout is not None, finished_keys, _MOST_FINISHED, on_error),
+        *(config.timeout is not None, finished_keys, MOST_FINISHED, on_error),
     )
     host.keys = keys = _core.Keys(host, source, waits, key, host.most_lanes, settings)
     keys.enter(spec.stats)
-    guard = _guard(host)
+    guard = guarding(host)
     host.guard = weakref.ref(guard)
     return keys, guard
 
@@ -71,16 +71,16 @@ def tracked(
     `feed` is an iterator that stops while it has nothing, with an attribute `exhausted`. The first
     result is what iterating gives, or None where something else is to be had from `Keys.take`.
     """
-    host = _Host(spec, _RING_EVENTS)
+    host = Host(spec, _RING_EVENTS)
     config = spec.config
     settings = (
         *(config.buffer, _NO_LIMIT, config.max_bytes, config.max_concurrent),
-        *(config.timeout is not None, finished_keys, _MOST_FINISHED, "raise"),
+        *(config.timeout is not None, finished_keys, MOST_FINISHED, "raise"),
     )
     host.keys = keys = _core.Keys(host, feed, True, key, host.most_lanes, settings)
     keys.track(by_record_key)
     keys.enter(spec.stats)
-    guard = _guard(host)
+    guard = guarding(host)
     host.guard = weakref.ref(guard)
     return _core.KeyedResults(keys, guard), keys
 
@@ -100,7 +100,7 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
         return None  # `keyed` was called before its loop runs
 
 
-def _check(max_pending: int, on_error: Any, finished_keys: str) -> None:
+def check(max_pending: int, on_error: Any, finished_keys: str) -> None:
     if not isinstance(max_pending, int) or max_pending < 1:
         raise ValueError(f"`max_pending` must be an integer of at least 1, not {max_pending!r}")
     if on_error not in ("raise", "drop") and not callable(on_error):
@@ -111,7 +111,7 @@ def _check(max_pending: int, on_error: Any, finished_keys: str) -> None:
         )
 
 
-async def _guard(host: _Host) -> AsyncGenerator[None, None]:
+async def guarding(host: Host) -> AsyncGenerator[None, None]:
     """Close all when it is closed: by hand, with the dropped iteration, or with the loop."""
     try:
         yield
@@ -119,7 +119,7 @@ async def _guard(host: _Host) -> AsyncGenerator[None, None]:
         await host.close(cancel=True)
 
 
-class _Host:
+class Host:
     """Opens lanes, gives places, and closes."""
 
     def __init__(self, spec: FunctionSpec, max_pending: int) -> None:
@@ -308,7 +308,7 @@ class _Idle:
 class _LateSource:
     """A source whose next event may take time. Its reader starts when it is first asked."""
 
-    def __init__(self, events: AsyncIterable[Any] | _core.ReadAhead[Any], host: _Host) -> None:
+    def __init__(self, events: AsyncIterable[Any] | _core.ReadAhead[Any], host: Host) -> None:
         self._events = events
         self._host = host
 

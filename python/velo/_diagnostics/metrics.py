@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-__all__ = ["FunctionMetrics", "StreamMetrics"]
+__all__ = ["FunctionMetrics", "KeysMetrics", "StreamMetrics"]
 
 
 class StreamMetrics(NamedTuple):
@@ -35,6 +35,29 @@ class StreamMetrics(NamedTuple):
     """99th percentile of latency in microseconds, or None."""
     duration: float
     """How many seconds the stream has been, or was, open."""
+
+
+class KeysMetrics(NamedTuple):
+    """A snapshot of the counters of the keys that `fn.keys()` has opened."""
+
+    open: int
+    """Keys that have not ended."""
+    opened: int
+    """Keys that were opened so far; one that has ended and begins anew counts again."""
+    ended: int
+    """Keys that have ended."""
+    evicted: int
+    """Keys whose input was ended because another key needed their place under `max_concurrent`."""
+    events: int
+    """Events that were accepted."""
+    results: int
+    """Results that have come, answers to requests included."""
+    queued: int
+    """Events that were accepted and that no function has finished, as far as is known."""
+    unread: int
+    """Results that the iteration has not received. They count for `max_pending`."""
+    dropped: int
+    """Events that were dropped because the function of their key has returned."""
 
 
 class FunctionMetrics(NamedTuple):

@@ -13,12 +13,10 @@ use crate::lane_frames::{Handled, Name};
 impl KeyTable {
     /// There may be room for results again.
     pub fn unblock(&self, py: Python<'_>) -> PyResult<()> {
-        while let Some((name, rest, outcome)) =
-            self.inner.with(py, |inner| inner.unsent.pop_front())?
-        {
-            if let Some(outcome) = self.outlet.ended(py, name, rest, outcome) {
+        while let Some((name, news)) = self.inner.with(py, |inner| inner.unsent.pop_front())? {
+            if let Some(news) = self.outlet.tell(py, name, news) {
                 self.inner
-                    .with(py, |inner| inner.unsent.push_front((name, rest, outcome)))?;
+                    .with(py, |inner| inner.unsent.push_front((name, news)))?;
                 return Ok(());
             }
         }

@@ -17,6 +17,7 @@ impl Keys {
         end: End,
         outcome: Result<(), PyErr>,
     ) -> PyResult<()> {
+        let requests = self.requests_of_ended(py, entry, &outcome)?;
         let now = self.now();
         let (limited, gone, failed) = self.state.with(py, |state| {
             state.counts.ended += 1;
@@ -66,9 +67,12 @@ impl Keys {
             (state.limited, gone, failed)
         })?;
         drop(gone);
-        if let Some((key, error)) = failed {
+        if let Some((key, error)) = failed
+            && !requests.told()
+        {
             self.failed(py, key, error)?;
         }
+        self.requests_after_end(py, requests)?;
         if limited && let Some(host) = self.state.with(py, |state| state.host(py))? {
             host.call_method0(py, intern!(py, "give_place"))?;
         }
@@ -107,6 +111,9 @@ impl Keys {
             Some(false) => {}
             Some(true) => {
                 note()?;
+                if self.is_live_form(py)? {
+                    return self.call_on_error(py, key, &error);
+                }
                 self.state
                     .with(py, |state| state.out.push_back(Out::Failed(key, error)))?;
             }

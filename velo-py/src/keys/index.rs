@@ -40,6 +40,8 @@ pub struct Entry {
     pub generation: u32,
     /// Events that were sent and that the table has not told to be handled.
     pub in_flight: u32,
+    /// Events that were sent since it was opened.
+    pub sent: u32,
     older: u32,
     newer: u32,
     /// When it was used last, in milliseconds of the owner's clock.

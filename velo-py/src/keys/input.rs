@@ -5,8 +5,10 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
-use super::slot::{CANCEL_DUE, CANCELLED, LAST, LIVE, STARTED, SUSPENDED, Slot, WAITS, size};
-use super::table::KeyTable;
+use super::slot::{
+    CANCEL_DUE, CANCELLED, DORMANT, LAST, LIVE, STARTED, SUSPENDED, Slot, WAITS, size,
+};
+use super::table::{Inner, KeyTable};
 use super::turn::Turn;
 use crate::errors;
 use crate::ffi::asyncgen::AsyncGen;
@@ -59,7 +61,7 @@ impl KeyTable {
         }
     }
 
-    fn begin(&self, py: Python<'_>, name: Name) -> PyResult<Py<PyAny>> {
+    pub(super) fn begin(&self, py: Python<'_>, name: Name) -> PyResult<Py<PyAny>> {
         let Some(this) = self.this.upgrade() else {
             return Err(errors::velo("the keys of this function are gone"));
         };
@@ -108,6 +110,13 @@ impl KeyTable {
         len: u32,
     ) -> PyResult<()> {
         let py = turn.py();
+        let wakes = |inner: &mut Inner| inner.slot(name).is_some_and(|slot| slot.has(DORMANT));
+        if self
+            .inner
+            .with(py, |inner| inner.terms.restarts && wakes(inner))?
+        {
+            self.awake(py, name);
+        }
         let goes = self.inner.with(py, |inner| {
             let blocked = inner.blocked;
             let Some(slot) = inner.slot(name) else {
@@ -133,6 +142,15 @@ impl KeyTable {
             true => turn.step(name.id),
             false => Ok(()),
         }
+    }
+
+    /// The event that is delivered to a key next is a request.
+    pub fn note_request(&self, py: Python<'_>, name: Name) -> PyResult<()> {
+        Ok(self.inner.with(py, |inner| {
+            if let Some(slot) = inner.slot(name) {
+                slot.note_request();
+            }
+        })?)
     }
 
     /// A key gets no more events.

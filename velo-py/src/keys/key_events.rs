@@ -6,14 +6,28 @@ use pyo3::exceptions::PyStopAsyncIteration;
 use pyo3::prelude::*;
 use velo_shm::Allowance;
 
-use super::outlet::Outlet;
-use super::slot::{AT_WORK, CANCELLED, ITS_TURN_IS_OVER, LAST, UNREADABLE, WAITS, size};
+use super::outlet::{News, Outlet};
+use super::slot::{
+    ANSWERS, AT_WORK, CANCELLED, ITS_TURN_IS_OVER, LAST, Slot, UNREADABLE, WAITS, size,
+};
 use super::table::{Inner, KeyTable};
 use crate::errors::{self, Thrown};
 use crate::ffi::send_slot::Step;
 use crate::flow::Next;
 use crate::function::key_port::KeyEvents;
 use crate::lane_frames::Name;
+
+impl KeyTable {
+    /// A key asks for its next event, so that the answer to its last one is complete. False when there
+    /// is no room to say so: the key looks again when it is its turn.
+    #[cold]
+    fn answered(&self, py: Python<'_>, name: Name, slot: &mut Slot) -> bool {
+        let told = self.outlet.tell(py, name, News::Answered).is_none();
+        slot.set(ANSWERS, !told);
+        slot.set(ITS_TURN_IS_OVER, !told);
+        told
+    }
+}
 
 impl KeyEvents for KeyTable {
     /// The loop that keys run in.
@@ -69,6 +83,10 @@ impl KeyEvents for KeyTable {
                 inner.handled(name.id, 1, bytes);
             }
             let slot = &mut inner.slots[name.id as usize];
+            if slot.has(ANSWERS) && !self.answered(py, name, slot) {
+                inner.blocked = true;
+                return Ok(Next::Empty);
+            }
             if slot.event.is_none() {
                 self.is_at(name.id, slot.taken, false);
                 return Ok(match slot.has(LAST) {
@@ -88,6 +106,9 @@ impl KeyEvents for KeyTable {
             slot.current = len;
             slot.taken = slot.taken.wrapping_add(1);
             self.is_at(name.id, slot.taken, true);
+            if slot.requests.is_some() {
+                slot.take_request();
+            }
             if len == UNREADABLE {
                 return Err(event);
             }

@@ -114,6 +114,7 @@ impl Keys {
             aged: 0,
             counts: Counts::default(),
             tracker: None,
+            live_form: None,
         };
         Ok(Keys {
             state: GilCell::new(state),
@@ -287,7 +288,11 @@ impl Keys {
                 state.ways(),
                 std::mem::take(&mut state.lanes),
                 std::mem::take(&mut state.index),
-                std::mem::take(&mut state.out),
+                // Those who receive from tasks do so to the end.
+                match state.live_form {
+                    Some(_) => VecDeque::new(),
+                    None => std::mem::take(&mut state.out),
+                },
                 state.source.take(),
                 state.host.take(),
             );
@@ -361,6 +366,7 @@ impl Keys {
         Ok(self.state.with(py, |state| Terms {
             window: state.window,
             tells_all: state.timed || state.tracker.is_some(),
+            restarts: state.after_end == AfterEnd::Restart,
         })?)
     }
 

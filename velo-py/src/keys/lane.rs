@@ -12,7 +12,7 @@ use super::outlet::Outlet;
 use super::table::KeyTable;
 use super::turn::Turn;
 use crate::flow::Interest;
-use crate::lane_frames::{CANCEL, EVENT, LAST, Name, OPEN, TERMS, Terms};
+use crate::lane_frames::{CANCEL, EVENT, LAST, Name, OPEN, REQUEST, TERMS, Terms};
 use crate::process::client::lane::Told;
 use crate::user::channel::Channel;
 use crate::user::state::StreamCore;
@@ -26,7 +26,8 @@ const STEPS: usize = 128;
 /// What is to be done with a key.
 pub enum Act {
     Open(Name),
-    Event(Name, Py<PyAny>),
+    /// An event, and whether it is a request.
+    Event(Name, Py<PyAny>, bool),
     Last(Name),
     Cancel(Name),
 }
@@ -125,7 +126,12 @@ impl Way {
             done.acts += 1;
             match act {
                 Act::Open(name) => table.open(py, name)?,
-                Act::Event(name, event) => table.deliver(&mut turn, name, event, 0)?,
+                Act::Event(name, event, request) => {
+                    if request {
+                        table.note_request(py, name)?;
+                    }
+                    table.deliver(&mut turn, name, event, 0)?;
+                }
                 Act::Last(name) => table.last(&mut turn, name)?,
                 Act::Cancel(name) => table.cancel(py, name)?,
             }
@@ -157,8 +163,9 @@ impl Way {
             let sent = match act {
                 Act::Open(name) => ring.send_named(py, (OPEN, false), *name, None),
                 Act::Event(..) if done.bytes >= room => break Ok(()),
-                Act::Event(name, event) => {
-                    let sent = ring.send_named(py, (EVENT, true), *name, Some(event.bind(py)));
+                Act::Event(name, event, request) => {
+                    let kind = if *request { REQUEST } else { EVENT };
+                    let sent = ring.send_named(py, (kind, true), *name, Some(event.bind(py)));
                     if let Ok(Some(len)) = sent {
                         done.bytes += u64::from(len);
                         events += 1;

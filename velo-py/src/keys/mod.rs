@@ -10,6 +10,7 @@
 //! | [`KeyTable`](table::KeyTable) | where the function runs | the generators, a queue of events each, and whose turn it is |
 //! | [`KeyTask`](key_task::KeyTask) | there | a task with its context, as which keys are stepped |
 //! | [`LaneRunner`](runner::LaneRunner) | a worker | moves frames between the rings of a lane and its table |
+//! | [`LiveForm`](requests::LiveForm) | the caller | requests, and tasks in line for room, where events come from tasks (`live.rs`) |
 //!
 //! A key costs its generator, an [`Entry`](index::Entry) and a [`Slot`](slot::Slot). Opening one is
 //! a frame; no task, no context and no timer belongs to a key that does not use one.
@@ -25,6 +26,10 @@
 //! | `EVENT` | an event | `ENDED` | nothing: the function has returned |
 //! | `LAST` | nothing: no more events | `FAILED` | its exception |
 //! | `CANCEL` | nothing | `HANDLED` | totals of events and bytes, and counts of some keys |
+//!
+//! An event of a request is a `REQUEST`; its results are `ANSWER`s, and `ANSWERED` follows them once the
+//! function asks for its next event. Where the function raises at it, `AT_FAULT` comes before
+//! `FAILED`. Requests of one key are answered in order, so that a frame names the key and no request.
 //!
 //! Ids are dense, so that both sides find a key by indexing. An id is free again once its `ENDED` or
 //! `FAILED` was read; the next key that gets it has the next generation. A ring keeps its order, so
@@ -63,10 +68,14 @@
 //!
 //! A key ends because its function returns or raises, because its input was ended (idle, least
 //! recently used, end of the source), or because it was cancelled. In each case the table says so
-//! once, after the key's last result, and the caller forgets the id then and not before. A lane ends
+//! once, after the key's last result, and the caller forgets the id then and not before. With
+//! `finished_keys="restart"` a function that returns leaves its key *dormant*: the next event runs it
+//! anew. The table says so (`RETURNED`) with the number of events that the key has taken, and a caller
+//! that has sent no more of them ends the key. A lane ends
 //! when its stream does: every key of it has the lane's error then.
 
 mod activity;
+mod answers;
 mod deaths;
 mod driving;
 mod endings;
@@ -74,17 +83,22 @@ pub mod index;
 mod input;
 mod key_events;
 mod key_of;
+pub mod key_operation;
 pub mod key_task;
 pub mod keyed;
 mod lane;
+mod live;
+pub mod live_results;
 pub mod outlet;
 mod receiving;
+mod requests;
 pub mod results;
 mod routing;
 pub mod runner;
 mod sending;
 mod slot;
 mod steps;
+mod stuck_tasks;
 pub mod table;
 mod tasks;
 pub mod tracker;

@@ -6,7 +6,10 @@ use std::sync::Arc;
 use pyo3::prelude::*;
 
 use crate::cell::GilCell;
-use crate::lane_frames::{ENDED, FAILED, HANDLED, Handled, Message, Name, RESULT, Rest};
+use crate::lane_frames::{
+    ANSWER, ANSWERED, AT_FAULT, ENDED, FAILED, HANDLED, Handled, Message, Name, RESULT, RETURNED,
+    Rest, with_count,
+};
 use crate::process::worker::ring_port::RingPort;
 use crate::wait::Group;
 
@@ -16,6 +19,17 @@ pub enum Outlet {
     Inline(InlineOutlet),
     /// To one in another process.
     Ring(Arc<RingPort>),
+}
+
+/// What is told of a key beside its results.
+pub enum News {
+    /// The answer to its request is complete.
+    Answered,
+    /// It ends by an exception at its request.
+    AtFault,
+    /// Its function has returned after so many events, and is run anew with the next one.
+    Returned(u32),
+    Ended(Rest, Result<(), PyErr>),
 }
 
 /// A queue that the caller reads.
@@ -61,48 +75,63 @@ impl Outlet {
 
     /// Sends a result; false when there is no room for it now.
     #[inline]
-    pub fn result(&self, py: Python<'_>, name: Name, result: &Py<PyAny>) -> PyResult<bool> {
+    pub fn result(
+        &self,
+        py: Python<'_>,
+        name: Name,
+        result: &Py<PyAny>,
+        answers: bool,
+    ) -> PyResult<bool> {
         match self {
             Outlet::Inline(outlet) => Ok(outlet.queue.with(py, |queue| {
                 let room = queue.len() < outlet.limit;
                 if room {
-                    queue.push_back(Message::Result(name, result.clone_ref(py)));
+                    let result = result.clone_ref(py);
+                    queue.push_back(match answers {
+                        false => Message::Result(name, result),
+                        true => Message::Answer(name, result),
+                    });
                 }
                 room
             })?),
-            Outlet::Ring(port) => port.push_named(py, RESULT, name, Some(result.bind(py))),
+            Outlet::Ring(port) => {
+                let kind = if answers { ANSWER } else { RESULT };
+                port.push_named(py, kind, name, Some(result.bind(py)))
+            }
         }
     }
 
-    /// Says how a key has ended. Gives it back when there is no room for that now.
-    pub fn ended(
-        &self,
-        py: Python<'_>,
-        name: Name,
-        rest: Rest,
-        outcome: Result<(), PyErr>,
-    ) -> Option<Result<(), PyErr>> {
+    /// Tells something of a key. Gives it back when there is no room for that now.
+    pub fn tell(&self, py: Python<'_>, name: Name, news: News) -> Option<News> {
         match self {
             Outlet::Inline(outlet) => {
+                let message = match news {
+                    News::Answered => Message::Answered(name),
+                    News::AtFault => Message::AtFault(name),
+                    News::Returned(taken) => Message::Returned(name, taken),
+                    News::Ended(rest, outcome) => Message::Ended(name, rest, outcome),
+                };
                 // It ends what is bounded, and is not bounded itself.
-                let sent = outlet.queue.with(py, |queue| {
-                    queue.push_back(Message::Ended(name, rest, outcome))
-                });
+                let sent = outlet.queue.with(py, |queue| queue.push_back(message));
                 debug_assert!(sent.is_ok());
                 None
             }
-            Outlet::Ring(port) => match outcome {
-                Ok(()) => {
-                    match port.push_bytes(py, ENDED, &[&name.bytes()[..], &rest.bytes()].concat()) {
-                        Ok(true) => None,
-                        _ => Some(Ok(())),
+            Outlet::Ring(port) => {
+                let sent = match &news {
+                    News::Answered => port.push_named(py, ANSWERED, name, None),
+                    News::AtFault => port.push_named(py, AT_FAULT, name, None),
+                    News::Returned(taken) => {
+                        port.push_bytes(py, RETURNED, &with_count(name, *taken))
                     }
-                }
-                Err(error) => match port.push_failure(py, FAILED, (name, rest), &error) {
-                    Ok(true) => None,
-                    _ => Some(Err(error)),
-                },
-            },
+                    News::Ended(rest, Ok(())) => {
+                        port.push_bytes(py, ENDED, &[&name.bytes()[..], &rest.bytes()].concat())
+                    }
+                    News::Ended(rest, Err(error)) => {
+                        port.push_failure(py, FAILED, (name, *rest), error)
+                    }
+                };
+                (!matches!(sent, Ok(true))).then_some(news)
+            }
         }
     }
 

@@ -3,6 +3,7 @@
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
+use super::answers::unknown;
 use super::index::Stage;
 use super::keyed::Keys;
 use super::routing::Out;
@@ -110,6 +111,19 @@ impl Keys {
                     }
                 }
             })?),
+            Message::Answer(name, result) => self.answer(py, number, name, result),
+            Message::Answered(name) => self.answered(py, number, name),
+            Message::AtFault(name) => self.at_fault(py, number, name),
+            Message::Returned(name, taken) => Ok(self.state.with(py, |state| {
+                let ids = &state.lanes[number].ids;
+                if let Some(entry) = ids.entry(name.id, name.generation) {
+                    let known = state.index.entry(entry);
+                    // Otherwise the function runs anew by now.
+                    if known.sent == taken && known.waiting.is_empty() {
+                        state.end(entry);
+                    }
+                }
+            })?),
             Message::Ended(name, rest, outcome) => {
                 let entry = self.state.with(py, |state| {
                     let ids = &mut state.lanes[number].ids;
@@ -123,8 +137,4 @@ impl Keys {
             }
         }
     }
-}
-
-fn unknown() -> PyErr {
-    errors::corrupted("a worker speaks of a key that it was not given")
 }

@@ -6,6 +6,7 @@ use pyo3::prelude::*;
 
 use super::index::{Entry, Index, Stage};
 use super::lane::{Act, Lane, Way};
+use super::requests::LiveForm;
 use super::tracker::{KeyFailure, Tracker};
 use crate::errors;
 use crate::lane_frames::Name;
@@ -77,6 +78,20 @@ pub struct State {
     pub(super) counts: Counts,
     /// For a source of `velo.connect`.
     pub(super) tracker: Option<Tracker>,
+    /// Events come from tasks, and not from a source.
+    pub(super) live_form: Option<Box<LiveForm>>,
+}
+
+/// What became of an event.
+pub enum Routed {
+    /// This entry has it.
+    Sent(u32),
+    /// Nothing: the function of its key has returned.
+    Dropped,
+    /// This entry can have it when its key has ended, and not before.
+    Held(u32),
+    /// The function of its key has returned, which is an error.
+    Finished,
 }
 
 /// What a caller gets.
@@ -140,7 +155,7 @@ impl State {
         let known = self.index.entry(entry);
         known.lane = number as u16;
         (known.id, known.generation) = (id, generation);
-        known.in_flight = 0;
+        (known.in_flight, known.sent) = (0, 0);
         known.stage = Stage::Open;
         (known.cancelled, known.began) = (false, false);
         lane.outgoing.push_back(Act::Open(Name { id, generation }));
@@ -158,12 +173,14 @@ impl State {
             generation: known.generation,
         };
         while known.in_flight < self.window
-            && let Some((event, _)) = known.waiting.pop()
+            && let Some((event, request)) = known.waiting.pop()
         {
             known.in_flight += 1;
+            known.sent = known.sent.wrapping_add(1);
             lane.sent += 1;
             self.waiting -= 1;
-            lane.outgoing.push_back(Act::Event(name, event));
+            lane.outgoing
+                .push_back(Act::Event(name, event, request != 0));
         }
         if known.ends && known.waiting.is_empty() {
             known.ends = false;

@@ -151,10 +151,17 @@ impl LaneRunner {
     fn take(&self, turn: &mut Turn<'_, '_>, frame: Frame<'_>) -> PyResult<()> {
         let (py, table) = (turn.py(), &self.table);
         match frame {
-            Frame::Event(name, Ok(event), len) => table.deliver(turn, name, event.unbind(), len),
-            Frame::Event(name, Err(error), _) => {
-                let error = error.into_value(py).into_any();
-                table.deliver(turn, name, error, super::slot::UNREADABLE)
+            Frame::Event(name, event, len, request) => {
+                if request {
+                    table.note_request(py, name)?;
+                }
+                match event {
+                    Ok(event) => table.deliver(turn, name, event.unbind(), len),
+                    Err(error) => {
+                        let error = error.into_value(py).into_any();
+                        table.deliver(turn, name, error, super::slot::UNREADABLE)
+                    }
+                }
             }
             Frame::Open(name, _key) => table.open(py, name),
             Frame::Last(name) => table.last(turn, name),

@@ -6,7 +6,7 @@ use pyo3::prelude::*;
 use super::index::Stage;
 use super::keyed::Keys;
 use super::lane::{Act, Way};
-use super::routing::{AfterEnd, State};
+use super::routing::{AfterEnd, Routed, State};
 use super::tracking::Tracked;
 use crate::errors;
 use crate::ffi::iterate::next_of;
@@ -18,6 +18,14 @@ const BATCH: usize = 128;
 const INLINE_BATCH: usize = 32;
 /// So many keys are told at a time that no more events come.
 const ENDS: usize = 256;
+
+/// The error of an event that comes after the function of its key has returned.
+pub(super) fn has_returned(key: &Bound<'_, PyAny>) -> PyResult<PyErr> {
+    Ok(errors::closed(format!(
+        "an event came for key {}, whose function has returned; see `finished_keys`",
+        key.repr()?
+    )))
+}
 
 impl Keys {
     /// Takes events from the source, as many as may be. Whether there was any.
@@ -54,11 +62,19 @@ impl Keys {
                     }
                 }
             };
-            if !self.route(py, &event, &key, hash)? {
-                self.state.with(py, |state| {
-                    state.held = Some((event.unbind(), key.unbind(), hash));
-                })?;
-                break;
+            match self.route(py, &event, &key, hash, false)? {
+                Routed::Sent(_) | Routed::Dropped => {}
+                Routed::Held(_) => {
+                    self.state.with(py, |state| {
+                        state.held = Some((event.unbind(), key.unbind(), hash));
+                    })?;
+                    break;
+                }
+                Routed::Finished => {
+                    let error = has_returned(&key)?;
+                    self.state.with(py, |state| state.error = Some(error))?;
+                    return Ok(true);
+                }
             }
             took = true;
             if self
@@ -97,7 +113,7 @@ impl Keys {
         Ok(Some((event, key, hash)))
     }
 
-    /// Gives an event to its key. False: not before something else has happened.
+    /// Gives an event to its key.
     #[inline]
     pub(super) fn route(
         &self,
@@ -105,10 +121,11 @@ impl Keys {
         event: &Bound<'_, PyAny>,
         key: &Bound<'_, PyAny>,
         hash: u64,
-    ) -> PyResult<bool> {
+        request: bool,
+    ) -> PyResult<Routed> {
         let ordered = self.state.with(py, |state| state.ordered)?;
         let now = if ordered { self.now() } else { 0 };
-        let routed = self.state.with(py, |state| -> PyResult<Option<bool>> {
+        self.state.with(py, |state| -> PyResult<Routed> {
             let now = now + state.aged;
             let mut entry = match state.index.find(key, hash)? {
                 Some(entry) => entry,
@@ -119,43 +136,44 @@ impl Keys {
                     entry
                 }
             };
-            let window = state.window;
+            let (window, number) = (state.window, u32::from(request));
             let known = state.index.entry(entry);
             match known.stage {
                 Stage::Finished => match state.after_end {
                     AfterEnd::Ignore => {
                         state.counts.dropped += 1;
                         state.pass(py, event)?;
-                        return Ok(Some(true));
+                        return Ok(Routed::Dropped);
                     }
-                    AfterEnd::Raise => return Ok(None),
+                    AfterEnd::Raise => return Ok(Routed::Finished),
                     AfterEnd::Restart => {
                         drop(state.index.remove(entry));
                         entry = state.index.insert(key.clone().unbind(), hash);
                         state.unopened.push_back(entry);
                         state.wanting += 1;
                         let known = state.index.entry(entry);
-                        known.waiting.push(event.clone().unbind(), 0);
+                        known.waiting.push(event.clone().unbind(), number);
                         state.waiting += 1;
                     }
                 },
-                _ if known.ends => return Ok(Some(false)),
+                _ if known.ends => return Ok(Routed::Held(entry)),
                 Stage::Open if known.in_flight < window && known.waiting.is_empty() => {
                     known.in_flight += 1;
+                    known.sent = known.sent.wrapping_add(1);
                     let name = Name {
                         id: known.id,
                         generation: known.generation,
                     };
                     let lane = &mut state.lanes[known.lane as usize];
                     lane.sent += 1;
-                    let act = Act::Event(name, event.clone().unbind());
+                    let act = Act::Event(name, event.clone().unbind(), request);
                     lane.outgoing.push_back(act);
                 }
                 stage => {
                     if stage == Stage::Ending && known.waiting.is_empty() {
                         state.wanting += 1;
                     }
-                    known.waiting.push(event.clone().unbind(), 0);
+                    known.waiting.push(event.clone().unbind(), number);
                     state.waiting += 1;
                 }
             }
@@ -164,20 +182,8 @@ impl Keys {
             if state.ordered {
                 state.index.touch(entry, now);
             }
-            Ok(Some(true))
-        })??;
-        match routed {
-            Some(routed) => Ok(routed),
-            None => {
-                let what = format!(
-                    "an event came for key {}, whose function has returned; see `finished_keys`",
-                    key.repr()?
-                );
-                self.state
-                    .with(py, |state| state.error = Some(errors::closed(what)))?;
-                Ok(true)
-            }
-        }
+            Ok(Routed::Sent(entry))
+        })?
     }
 
     /// Once the source is exhausted, keys are told so, some at a time.
@@ -267,7 +273,7 @@ impl Keys {
                 continue;
             }
             let done = way.act(py, &mut acts, room);
-            self.state.with(py, |state| {
+            let unsent = self.state.with(py, |state| {
                 let lane = &mut state.lanes[number];
                 // Nothing was added meanwhile, unless Python code that ran has done so.
                 acts.append(&mut lane.outgoing);
@@ -276,15 +282,17 @@ impl Keys {
                     Ok(done) => {
                         lane.sent_bytes += done.bytes;
                         progress |= done.acts > 0;
+                        None
                     }
                     Err(error) => {
-                        if let Some(error) = state.unsendable(py, number, error) {
-                            state.error.get_or_insert(error);
-                        }
                         progress = true;
+                        state.unsendable(py, number, error)
                     }
                 }
             })?;
+            if let Some(error) = unsent {
+                self.cannot_send(py, number, error)?;
+            }
         }
         Ok(progress)
     }

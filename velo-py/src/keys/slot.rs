@@ -1,5 +1,6 @@
 //! What a table keeps of one key.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use pyo3::prelude::*;
@@ -38,6 +39,9 @@ pub struct Slot {
     pub(super) untold: u32,
     /// Where another task than its own waits for an event.
     pub(super) elsewhere: Option<Box<Wait>>,
+    /// Which of its events are requests, by the numbers under which it will take them.
+    #[expect(clippy::box_collection, reason = "one word a key instead of four")]
+    pub(super) requests: Option<Box<VecDeque<u32>>>,
     /// How long it may take for an event.
     pub(super) deadline: Option<Arc<Deadline>>,
 }
@@ -66,6 +70,10 @@ pub const CANCEL_DUE: u16 = 512;
 pub const SUSPENDED: u16 = 1024;
 /// It is one of those in `shares`.
 pub const SHARES: u16 = 2048;
+/// The event that it took last is a request, whose answer is not complete.
+pub const ANSWERS: u16 = 4096;
+/// Its function has returned, and is run anew with its next event.
+pub const DORMANT: u16 = 8192;
 
 impl Slot {
     pub(super) fn has(&self, flag: u16) -> bool {
@@ -98,6 +106,29 @@ impl Slot {
             (self.event, self.len) = (Some(event), len);
         } else {
             self.more.push(event, len);
+        }
+    }
+
+    /// The event that is pushed next is a request.
+    #[cold]
+    pub(super) fn note_request(&mut self) {
+        let waiting = u32::from(self.event.is_some()) + self.more.len() as u32;
+        let number = self.taken.wrapping_add(waiting).wrapping_add(1);
+        self.requests.get_or_insert_default().push_back(number);
+    }
+
+    /// Notes whether the event that was just taken is a request.
+    #[cold]
+    pub(super) fn take_request(&mut self) {
+        let Some(requests) = &mut self.requests else {
+            return;
+        };
+        if requests.front() == Some(&self.taken) {
+            requests.pop_front();
+            self.flags |= ANSWERS;
+        }
+        if requests.is_empty() {
+            self.requests = None;
         }
     }
 

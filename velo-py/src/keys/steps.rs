@@ -6,9 +6,10 @@ use pyo3::exceptions::asyncio::CancelledError;
 use pyo3::exceptions::{PyGeneratorExit, PyRuntimeError};
 use pyo3::prelude::*;
 
+use super::outlet::News;
 use super::slot::{
-    AT_WORK, CANCEL_DUE, CANCELLED, CLOSING, ITS_TURN_IS_OVER, QUEUED, SHARES, STARTED, SUSPENDED,
-    WAITS, size,
+    ANSWERS, AT_WORK, CANCEL_DUE, CANCELLED, CLOSING, DORMANT, ITS_TURN_IS_OVER, LAST, LIVE,
+    QUEUED, SHARES, STARTED, SUSPENDED, WAITS, size,
 };
 use super::table::{BUDGET, Inner, KeyTable};
 use crate::errors;
@@ -51,6 +52,9 @@ impl KeyTable {
             Some((name, generator, slot.result.take(), cancel, at))
         });
         let Ok(Some((name, mut generator, result, cancel, at))) = begun else {
+            if let Ok(DORMANT) = self.inner.with(py, |inner| inner.at(id).flags & DORMANT) {
+                self.finish(py, id, Ok(())); // it gets no more events
+            }
             return Pause::Over;
         };
         self.enters(py, id, at);
@@ -101,12 +105,14 @@ impl KeyTable {
                 _ => generator.throw(py, error),
             }),
         };
+        let mut answers = None;
         loop {
             let step = match came.take() {
                 Some(step) => step,
                 None => {
                     if let Some(made) = result.take() {
-                        match self.outlet.result(py, name, &made) {
+                        let answers = answers.unwrap_or_else(|| self.answers(py, name));
+                        match self.outlet.result(py, name, &made, answers) {
                             Ok(true) => {
                                 if self.yielded(py, name) {
                                     return Ok(Pause::Again);
@@ -132,6 +138,7 @@ impl KeyTable {
             match step {
                 Ok(Resumed::Yielded(made)) => {
                     let flags = self.flags(py, name);
+                    answers = Some(flags & ANSWERS != 0);
                     if flags & CLOSING != 0 {
                         let what = "async generator ignored GeneratorExit";
                         let error = PyRuntimeError::new_err(what);
@@ -184,6 +191,12 @@ impl KeyTable {
         self.inner.with(py, flags).unwrap_or(0)
     }
 
+    /// Whether the results of a key are an answer.
+    #[cold]
+    fn answers(&self, py: Python<'_>, name: Name) -> bool {
+        self.flags(py, name) & ANSWERS != 0
+    }
+
     pub(super) fn mark(&self, py: Python<'_>, name: Name, flag: u16) {
         let _ = self
             .inner
@@ -207,10 +220,14 @@ impl KeyTable {
             true => errors::closed("the stream function was cancelled"),
             false => error,
         });
+        if outcome.is_ok() && self.restart(py, id) {
+            return;
+        }
         let ended = self.inner.with(py, |inner| {
             let name = inner.name(id);
             let slot = &mut inner.slots[id as usize];
             let at_work = slot.take(AT_WORK);
+            let answers = slot.take(ANSWERS);
             let mut bytes = if at_work { size(slot.current) } else { 0 };
             let mut over = std::mem::take(slot);
             let rest = Rest {
@@ -228,17 +245,87 @@ impl KeyTable {
             inner.events += left.len() as u64 + u64::from(at_work);
             inner.bytes += bytes;
             inner.live -= 1;
-            (name, rest, (over, left))
+            (name, answers, rest, (over, left))
         });
-        let Ok((name, rest, over)) = ended else {
+        let Ok((name, answers, rest, over)) = ended else {
             return;
         };
         drop(over);
-        if let Some(outcome) = self.outlet.ended(py, name, rest, outcome) {
+        if answers {
+            let answer = match &outcome {
+                Ok(()) => News::Answered,
+                Err(_) => News::AtFault,
+            };
+            self.tell(py, name, answer);
+        }
+        self.tell(py, name, News::Ended(rest, outcome));
+    }
+
+    /// Tells something of a key, now or once there is room, in order.
+    fn tell(&self, py: Python<'_>, name: Name, news: News) {
+        let waits = self.inner.with(py, |inner| !inner.unsent.is_empty());
+        let unsent = match waits {
+            Ok(false) => self.outlet.tell(py, name, news),
+            _ => Some(news),
+        };
+        if let Some(news) = unsent {
             let _ = self.inner.with(py, |inner| {
                 inner.blocked = true;
-                inner.unsent.push_back((name, rest, outcome));
+                inner.unsent.push_back((name, news));
             });
+        }
+    }
+
+    /// Keeps a key whose function has returned, where that is agreed, so that its next event runs the
+    /// function anew: one that is there already, or one that is on its way. Whether it does.
+    fn restart(&self, py: Python<'_>, id: u32) -> bool {
+        let again = self.inner.with(py, |inner| {
+            let slot = &inner.slots[id as usize];
+            let more = slot.event.is_some();
+            let ends = slot.has(CANCELLED) || slot.has(LAST) && !more;
+            if !inner.terms.restarts || ends {
+                return None;
+            }
+            let name = inner.name(id);
+            if inner.slots[id as usize].take(AT_WORK) {
+                inner.handled(id, 1, size(inner.slots[id as usize].current));
+            }
+            let slot = &mut inner.slots[id as usize];
+            let answers = slot.take(ANSWERS);
+            slot.flags = slot.flags & (LIVE | LAST | SHARES) | DORMANT;
+            let over = (slot.generator.take(), slot.deadline.take());
+            Some((name, answers, more, slot.taken, over))
+        });
+        let Ok(Some((name, answers, more, taken, _over))) = again else {
+            return false;
+        };
+        if answers {
+            self.tell(py, name, News::Answered);
+        }
+        if more {
+            self.awake(py, name);
+            let _ = self.inner.with(py, |inner| inner.queue(id));
+        } else {
+            // The caller ends the key, unless it has sent more.
+            self.tell(py, name, News::Returned(taken));
+        }
+        true
+    }
+
+    /// Runs the function of a dormant key anew.
+    #[cold]
+    pub(super) fn awake(&self, py: Python<'_>, name: Name) {
+        match self.begin(py, name) {
+            Ok(generator) => {
+                let generator = AsyncGen::of_owner(py, generator);
+                let _ = self.inner.with(py, |inner| {
+                    if let Some(slot) = inner.slot(name) {
+                        slot.set(DORMANT, false);
+                        slot.generator = Some(generator);
+                    }
+                });
+            }
+            Err(error) => self.finish(py, name.id, Err(error)),
         }
     }
 }

@@ -8,11 +8,11 @@ use pyo3::prelude::*;
 
 use super::index::NONE;
 use super::key_task::KeyTask;
-use super::outlet::Outlet;
+use super::outlet::{News, Outlet};
 use super::slot::{LIVE, QUEUED, SHARES, Slot};
 use crate::cell::GilCell;
 use crate::function::deadline::Deadline;
-use crate::lane_frames::{Name, Rest, Terms};
+use crate::lane_frames::{Name, Terms};
 
 /// What was handled is told after so many events, at the latest.
 pub const TELL_EVERY: u64 = 256;
@@ -45,8 +45,8 @@ pub struct Inner {
     pub(super) runnable: VecDeque<u32>,
     /// Tasks that nobody is pinned to.
     pub(super) spares: Vec<Py<KeyTask>>,
-    /// Ends that found no room.
-    pub(super) unsent: VecDeque<(Name, Rest, Result<(), PyErr>)>,
+    /// Ends and the like that found no room.
+    pub(super) unsent: VecDeque<(Name, News)>,
     /// There is no room for results: nobody is stepped.
     pub(super) blocked: bool,
     pub(super) terms: Terms,

@@ -128,13 +128,13 @@ impl State {
         let Some(tracker) = &mut self.tracker else {
             return Some(error);
         };
-        let Some(Act::Event(name, _)) = lane.outgoing.front() else {
+        let Some(Act::Event(name, ..)) = lane.outgoing.front() else {
             return Some(error);
         };
         let Some(entry) = lane.ids.entry(name.id, name.generation) else {
             return Some(error);
         };
-        let Some(Act::Event(_, event)) = lane.outgoing.pop_front() else {
+        let Some(Act::Event(_, event, _)) = lane.outgoing.pop_front() else {
             return Some(error);
         };
         lane.sent -= 1;

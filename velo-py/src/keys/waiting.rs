@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use pyo3::prelude::*;
 
-/// An object, and its length in bytes.
+/// An object, and a number: its length in bytes, or whether it is a request.
 type Item = (Py<PyAny>, u32);
 
 /// Objects in order. Most keys have none, so that the queue takes one word until there is one.
@@ -27,6 +27,14 @@ impl Waiting {
             self.0 = None;
         }
         first
+    }
+
+    /// How many of them have a number that is not 0.
+    pub fn numbered(&self) -> usize {
+        let queue = self.0.as_ref();
+        queue.map_or(0, |queue| {
+            queue.iter().filter(|(_, number)| *number != 0).count()
+        })
     }
 
     /// How many there are.

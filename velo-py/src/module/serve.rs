@@ -241,6 +241,7 @@ impl Served {
         let terms = Terms {
             window: opening.buffer,
             tells_all: false,
+            restarts: false,
         };
         let table = KeyTable::new(
             self.event_loop.clone_ref(py),

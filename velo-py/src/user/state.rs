@@ -614,7 +614,7 @@ fn current_task(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
 
 /// Something that is different in every thread.
 #[inline]
-fn this_thread() -> usize {
+pub fn this_thread() -> usize {
     thread_local!(static HERE: u8 = const { 0 });
     HERE.with(|here| std::ptr::from_ref(here) as usize)
 }

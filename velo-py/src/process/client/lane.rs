@@ -9,7 +9,10 @@ use crate::codec::{CopyMemory, codec};
 use crate::errors;
 use crate::flow::Offer;
 use crate::lane_frames::Message;
-use crate::lane_frames::{ENDED, FAILED, HANDLED, Handled, Name, RESULT, Rest};
+use crate::lane_frames::{
+    ANSWER, ANSWERED, AT_FAULT, ENDED, FAILED, HANDLED, Handled, Name, RESULT, RETURNED, Rest,
+    read_count,
+};
 use crate::process::ring_pair::{END, ERROR};
 
 /// What reading a lane came to.
@@ -70,35 +73,46 @@ impl RingChannel {
                 Err(found) => return Ok(Err(Some(errors::ring_corrupted(&found)))),
             };
             let (kind, payload) = (frame.kind, frame.payload);
-            let told = match kind {
-                RESULT => Name::read(payload).and_then(|(name, result)| {
-                    let result = codec.decode(py, result, &mut CopyMemory)?;
-                    Ok(Ok(Told::Message(Message::Result(name, result.unbind()))))
-                }),
-                ENDED => Name::read(payload).and_then(|(name, rest)| {
-                    let (rest, _) = Rest::read(rest)?;
-                    Ok(Ok(Told::Message(Message::Ended(name, rest, Ok(())))))
-                }),
-                FAILED => Name::read(payload).and_then(|(name, packed)| {
-                    let (rest, packed) = Rest::read(packed)?;
-                    let packed = codec.decode(py, packed, &mut CopyMemory)?;
-                    let error = super::channel::unpack_error(py, packed.unbind());
-                    Ok(Ok(Told::Message(Message::Ended(name, rest, Err(error)))))
-                }),
-                HANDLED => Handled::read(payload)
-                    .map(|handled| Ok(Told::Message(Message::Handled(handled)))),
-                END => Ok(Err(None)),
-                ERROR => {
-                    let packed = codec.decode(py, payload, &mut CopyMemory);
-                    packed
-                        .map_err(PyErr::from)
-                        .map(|packed| Err(Some(super::channel::unpack_error(py, packed.unbind()))))
-                }
-                other => {
-                    let what = format!("the worker sent a frame of kind {other} on a lane");
-                    Ok(Err(Some(errors::corrupted(what))))
-                }
-            };
+            let told =
+                match kind {
+                    RESULT | ANSWER => Name::read(payload).and_then(|(name, result)| {
+                        let result = codec.decode(py, result, &mut CopyMemory)?.unbind();
+                        let message = match kind {
+                            RESULT => Message::Result(name, result),
+                            _ => Message::Answer(name, result),
+                        };
+                        Ok(Ok(Told::Message(message)))
+                    }),
+                    ANSWERED => Name::read(payload)
+                        .map(|(name, _)| Ok(Told::Message(Message::Answered(name)))),
+                    AT_FAULT => Name::read(payload)
+                        .map(|(name, _)| Ok(Told::Message(Message::AtFault(name)))),
+                    RETURNED => read_count(payload)
+                        .map(|(name, taken)| Ok(Told::Message(Message::Returned(name, taken)))),
+                    ENDED => Name::read(payload).and_then(|(name, rest)| {
+                        let (rest, _) = Rest::read(rest)?;
+                        Ok(Ok(Told::Message(Message::Ended(name, rest, Ok(())))))
+                    }),
+                    FAILED => Name::read(payload).and_then(|(name, packed)| {
+                        let (rest, packed) = Rest::read(packed)?;
+                        let packed = codec.decode(py, packed, &mut CopyMemory)?;
+                        let error = super::channel::unpack_error(py, packed.unbind());
+                        Ok(Ok(Told::Message(Message::Ended(name, rest, Err(error)))))
+                    }),
+                    HANDLED => Handled::read(payload)
+                        .map(|handled| Ok(Told::Message(Message::Handled(handled)))),
+                    END => Ok(Err(None)),
+                    ERROR => {
+                        let packed = codec.decode(py, payload, &mut CopyMemory);
+                        packed.map_err(PyErr::from).map(|packed| {
+                            Err(Some(super::channel::unpack_error(py, packed.unbind())))
+                        })
+                    }
+                    other => {
+                        let what = format!("the worker sent a frame of kind {other} on a lane");
+                        Ok(Err(Some(errors::corrupted(what))))
+                    }
+                };
             rings.bytes_in += payload.len() as u64;
             rings.consumer.release();
             told

@@ -6,7 +6,7 @@ use super::ring_port::RingPort;
 use crate::codec::{CopyMemory, codec};
 use crate::errors;
 use crate::flow::{Interest, Offer};
-use crate::lane_frames::{CANCEL, EVENT, LAST, Name, OPEN, Rest, TERMS, Terms};
+use crate::lane_frames::{CANCEL, EVENT, LAST, Name, OPEN, REQUEST, Rest, TERMS, Terms};
 use crate::process::ring_pair::{END, spin};
 
 /// What the caller of a lane has sent.
@@ -14,8 +14,8 @@ pub enum Frame<'py> {
     Terms(Terms),
     /// A key opens; and the key as it travelled.
     Open(Name, Box<[u8]>),
-    /// An event, or what reading it has raised; and how many bytes it took.
-    Event(Name, PyResult<Bound<'py, PyAny>>, u32),
+    /// An event, or what reading it has raised; how many bytes it took, and whether it is a request.
+    Event(Name, PyResult<Bound<'py, PyAny>>, u32, bool),
     Last(Name),
     Cancel(Name),
     /// No more keys come.
@@ -43,10 +43,15 @@ impl RingPort {
             let (kind, payload) = (frame.kind, frame.payload);
             let len = payload.len();
             let frame = match kind {
-                EVENT => {
+                EVENT | REQUEST => {
                     let (name, event) = Name::read(payload)?;
                     let event = codec.decode(py, event, &mut CopyMemory);
-                    Frame::Event(name, event.map_err(PyErr::from), len as u32)
+                    Frame::Event(
+                        name,
+                        event.map_err(PyErr::from),
+                        len as u32,
+                        kind == REQUEST,
+                    )
                 }
                 OPEN => {
                     let (name, key) = Name::read(payload)?;
