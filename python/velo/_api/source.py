@@ -197,7 +197,10 @@ class _Async:
         self._nudge = nudge
         self._queue: collections.deque[Any] = collections.deque()
         self._room = asyncio.Event()
-        self._task = asyncio.get_running_loop().create_task(self._read(events), name="keyed source")
+        reading = self._read(events)
+        # None once it was closed: the traceback of its end would keep the source alive, and open.
+        self._task: asyncio.Task[None] | None
+        self._task = asyncio.get_running_loop().create_task(reading, name="keyed source")
 
     async def _read(self, events: AsyncIterable[Any]) -> None:
         try:
@@ -212,6 +215,8 @@ class _Async:
 
     @property
     def exhausted(self) -> bool:
+        if self._task is None:
+            return True
         if self._task.done() and not self._queue:
             self._task.result()  # raises the exception of the source
             return True
@@ -231,9 +236,10 @@ class _Async:
         return self._queue.popleft()
 
     async def close(self) -> None:
-        if not self._task.done():
-            self._task.cancel()
-        await asyncio.wait([self._task])
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task])
 
 
 def _is_bound_to_its_thread(iterator: Iterator[Any]) -> bool:

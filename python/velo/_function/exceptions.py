@@ -35,6 +35,16 @@ def hint_at_copy(error: BaseException) -> None:
         )
 
 
+def _hint_at_input(error: BaseException) -> None:
+    """Note on the error of a function that wants to read the terminal that a worker has none."""
+    reads = type(error) is EOFError and "reading a line" in _message(error)
+    if reads or type(error).__name__ == "BdbQuit":
+        error.add_note(
+            "a worker has no standard input: to debug, or to ask its user, run the function with "
+            '`fn.options(mode="inline")`'
+        )
+
+
 def pack(error: BaseException, longest: int) -> Packed:
     """Return an exception as it travels: pickled if possible, and as text in any case.
 
@@ -46,6 +56,7 @@ def pack(error: BaseException, longest: int) -> Packed:
     if note is not None:
         note(error)
     hint_at_copy(error)
+    _hint_at_input(error)
     text = "".join(traceback.format_exception(error))
     kind = f"{type(error).__module__}.{type(error).__qualname__}".removeprefix("builtins.")
     message = _message(error)

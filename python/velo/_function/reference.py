@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import io
@@ -42,6 +43,8 @@ _numbers = itertools.count(1)
 _MAIN = ("__main__", "__mp_main__")
 # The first byte of pickled data. No data in the encoding of events begins with it.
 _PICKLED = b"\x80"
+# So many functions that use one another are looked into for what cannot travel.
+_DEEPEST = 8
 # Characters of source that travel with a function.
 _LONGEST_SOURCE = 1 << 20
 # The placeholder of cloudpickle for the file name of code.
@@ -160,10 +163,42 @@ def describe(function: Any, files: set[str] | None = None) -> tuple[str, Any]:
         if isinstance(error, RecursionError):
             error = RecursionError("what it refers to is nested too deeply, or refers to itself")
         name = getattr(function, "__qualname__", repr(function))
+        found = _variable_of(function)
+        what = f"its variable {found} cannot be pickled ({error})" if found else str(error)
         raise _CannotTravel(
-            f"`{name}` cannot be sent to a worker: {error}; define it at the top of a module, or "
+            f"`{name}` cannot be sent to a worker: {what}; define it at the top of a module, or "
             "have it make what cannot travel itself"
         ) from error
+
+
+def _variable_of(function: Any, depth: int = 0) -> str | None:
+    """Return the name of a variable that a function uses and that cannot be pickled, if any."""
+    import cloudpickle
+
+    function = _plain(function)
+    code = getattr(function, "__code__", None)
+    if code is None or depth > _DEEPEST:
+        return None
+    used: dict[str, Any] = {}
+    with contextlib.suppress(ValueError):  # a cell that is empty as yet
+        cells = function.__closure__ or ()
+        used = {
+            name: cell.cell_contents for name, cell in zip(code.co_freevars, cells, strict=True)
+        }
+    used |= {name: function.__globals__[name] for name in _names(code) & set(function.__globals__)}
+    for name, value in used.items():
+        try:
+            cloudpickle.dumps(value)
+        except Exception:
+            inner = _variable_of(value, depth + 1)
+            return f"`{name}`" if inner is None else f"{inner} of `{name}`"
+    return None
+
+
+def _names(code: types.CodeType) -> set[str]:
+    """Return the names that code uses, with those of the functions that it defines."""
+    inner = [const for const in code.co_consts if isinstance(const, types.CodeType)]
+    return set(code.co_names).union(*map(_names, inner))
 
 
 class _CannotTravel(TypeError):
@@ -189,7 +224,10 @@ def _pickled(function: Any, files: set[str]) -> bytes:
                 return super().reducer_override(value)
             files.add(value.co_filename)
             make, parts = self.dispatch_table[types.CodeType](value)
-            named = (value.co_filename if part == _NO_FILE else part for part in parts)
+            named = (
+                value.co_filename if type(part) is str and part == _NO_FILE else part
+                for part in parts
+            )
             return make, tuple(named)
 
     buffer = io.BytesIO()

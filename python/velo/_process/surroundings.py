@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 import warnings
 from typing import Any
 
@@ -41,6 +42,11 @@ class _Reloads:
 _reloads = _Reloads()
 
 
+def _limits() -> tuple[int, int, tuple[str, str]]:
+    """Return what functions compute with: limits of the interpreter, and the local time zone."""
+    return sys.getrecursionlimit(), sys.get_int_max_str_digits(), time.tzname
+
+
 class Surroundings:
     """What this process tells its workers."""
 
@@ -71,12 +77,13 @@ class Surroundings:
             or sys.path != known[2]
             or sys.argv != known[3]
             or _reloads.counts != known[4]
+            or _limits() != known[5]
         ):
             if _reloads not in sys.meta_path:
                 sys.meta_path.insert(0, _reloads)
             self._known = known = (
                 *(folder, dict(environment), list(sys.path)),
-                *(list(sys.argv), dict(_reloads.counts)),
+                *(list(sys.argv), dict(_reloads.counts), _limits()),
             )
             self._packed = _core.dumps(
                 {
@@ -88,6 +95,7 @@ class Surroundings:
                     "path": [encoded(path) for path in import_paths()],
                     "argv": [encoded(word) for word in sys.argv if isinstance(word, str)],
                     "reloaded": dict(_reloads.counts),
+                    "limits": _limits(),
                 }
             )
         return self._packed

@@ -6,6 +6,7 @@ import importlib
 import logging
 import os
 import sys
+import time
 import types
 from collections.abc import Iterable
 from typing import Any
@@ -29,6 +30,7 @@ class Surroundings:
     def __init__(self) -> None:
         self._folder = _folder()
         self._environment: dict[bytes, bytes] | None = None
+        self._limits = (sys.getrecursionlimit(), sys.get_int_max_str_digits(), time.tzname)
         self._reloaded: dict[str, int] = {}
         self._said_main = False
 
@@ -46,6 +48,7 @@ class Surroundings:
         self._set_environment(told["environment"])
         use_paths([os.fsdecode(path) for path in told["path"]], alone=True)
         sys.argv[:] = [os.fsdecode(word) for word in told["argv"]]
+        self._set_limits(*told["limits"])
         self._be_main()
         return self._reload(told["reloaded"])
 
@@ -77,6 +80,15 @@ class Surroundings:
                 os.environ[os.fsdecode(name)] = os.fsdecode(value)
         for name in before.keys() - environment.keys():
             os.environ.pop(os.fsdecode(name), None)
+
+    def _set_limits(self, recursion: int, digits: int, zone: tuple[str, str]) -> None:
+        before, self._limits = self._limits, (recursion, digits, zone)
+        if recursion != before[0]:
+            sys.setrecursionlimit(recursion)
+        if digits != before[1]:
+            sys.set_int_max_str_digits(digits)
+        if zone != before[2]:
+            time.tzset()  # `TZ` has come with the environment
 
     def _be_main(self) -> None:
         """Say what `__main__` is not, here: the script itself is not run in workers."""

@@ -302,3 +302,30 @@ async def setting(events):
     )
     assert code == 0, errors
     assert "no attribute `SETTING` in a worker: the script is not run here" in output
+
+
+def test_limits_and_time_zone_are_those_of_the_program(tmp_path, mode):
+    """Also where the program changes them once its workers run."""
+    code, output, errors = run_script(
+        tmp_path,
+        f"""
+        import os, sys, time
+        from velo import stream_fn
+
+        @stream_fn(mode={mode!r}, workers=1)
+        async def here(events):
+            def down(n):
+                return 0 if n == 0 else 1 + down(n - 1)
+            async for depth in events:
+                yield down(depth), len(str(10**5000)), time.strftime("%Z %H", time.localtime(0))
+
+        sys.setrecursionlimit(5000)
+        sys.set_int_max_str_digits(0)
+        for zone in ("UTC", "Asia/Tokyo", "UTC"):
+            os.environ["TZ"] = zone
+            time.tzset()
+            print(here.run_sync([3000]))
+        """,
+    )
+    rows = [f"[(3000, 5001, '{zone}')]" for zone in ("UTC 00", "JST 09", "UTC 00")]
+    assert (code, output.splitlines()) == (0, rows), errors

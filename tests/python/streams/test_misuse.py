@@ -1,6 +1,7 @@
 """Mistakes that would do nothing, or something else, without a word: each says what to write."""
 
 import asyncio
+import bdb
 import gc
 import sqlite3
 import threading
@@ -9,7 +10,7 @@ import warnings
 import pytest
 
 import functions
-from helpers import drain, until
+from helpers import drain, notes, until
 from velo import stream_fn
 from velo.errors import StreamBusy
 
@@ -263,3 +264,38 @@ async def test_a_task_that_sends_and_never_receives_is_warned(mode):
         got = [await stream.recv() for _ in range(1000)]
         await sending
         assert got == [*range(1000)]
+
+
+async def test_a_source_that_is_left_early_is_closed(mode):
+    closed = []
+
+    async def source():
+        try:
+            for number in range(100_000):
+                yield number
+        finally:
+            closed.append(number)
+
+    async for _ in functions.echo.options(mode=mode).keyed(source(), key=lambda event: event % 3):
+        break
+    await until(lambda: closed)  # without a collection of garbage
+
+
+@pytest.mark.parametrize("reads", ["breakpoint", "input"])
+async def test_a_function_in_a_worker_that_asks_its_user(reads, monkeypatch):
+    monkeypatch.delenv("PYTHONBREAKPOINT", raising=False)
+
+    @stream_fn(mode="process", workers=1)
+    async def asks(events):
+        async for _ in events:
+            if reads == "breakpoint":
+                import pdb
+
+                pdb.set_trace()
+            else:
+                input()
+            yield
+
+    with pytest.raises((EOFError, bdb.BdbQuit)) as info:
+        await asks.run([1])
+    assert 'run the function with `fn.options(mode="inline")`' in notes(info.value)

@@ -9,7 +9,7 @@ import types
 import pytest
 
 import functions
-from helpers import notes
+from helpers import notes, run_script
 from velo import stream_fn
 
 
@@ -171,3 +171,44 @@ async def test_function_that_cannot_be_sent_says_so():
 
     with pytest.raises(TypeError, match=r"`.*holds` cannot be sent to a worker"):
         await holds.run([1])
+
+
+async def test_the_variable_that_cannot_travel_is_named():
+    lock = threading.Lock()
+
+    def helper():
+        return lock
+
+    @stream_fn(mode="process")
+    async def uses(events):
+        async for _ in events:
+            with lock:
+                yield
+
+    @stream_fn(mode="process")
+    async def calls(events):
+        async for _ in events:
+            yield helper()
+
+    with pytest.raises(TypeError, match="its variable `lock` cannot be pickled"):
+        await uses.open()
+    with pytest.raises(TypeError, match="its variable `lock` of `helper` cannot be pickled"):
+        await calls.open()
+
+
+def test_python_that_refuses_to_compare_bytes_with_text(tmp_path):
+    code, output, errors = run_script(
+        tmp_path,
+        """
+        from velo import stream_fn
+
+        @stream_fn(mode="process")
+        async def echo(events):
+            async for event in events:
+                yield event
+
+        print(echo.run_sync([1, b"2"]))
+        """,
+        flags=["-bb"],
+    )
+    assert (code, output) == (0, "[1, b'2']\n"), errors
