@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from velo._api.driver import Driver, Figures, Terms
+from velo._api.driver import Driver, Figures, OnError, Terms
 from velo.errors import StreamClosed
 
 if TYPE_CHECKING:
@@ -90,7 +90,8 @@ class Connected(AsyncIterator[T], Generic[T]):
         sink: Sink,
         *,
         dead_letter: Sink | None = None,
-        on_error: Literal["raise", "drop"] | Callable[[Any, Exception], None] | None = None,
+        on_error: OnError | None = None,
+        on_bad: OnError | None = None,
         retries: int = 0,
         commit_every: float = 1.0,
         drain: float = 30.0,
@@ -108,6 +109,8 @@ class Connected(AsyncIterator[T], Generic[T]):
                 with the error, `"drop"` counts it as handled, a callable is called with key and
                 error. None: the `on_error` of `keyed`, which is `"raise"` by default. The key of a
                 function that has raised begins anew with the record behind it.
+            on_bad: The same for a record that cannot be decoded or has no key, so that no function
+                has seen it. None: as `on_error`.
             retries: How often a record whose function has raised is tried again first, with growing
                 pauses, while other records of its key wait.
             commit_every: Seconds between commits.
@@ -130,6 +133,7 @@ class Connected(AsyncIterator[T], Generic[T]):
             dead_letter=dead_letter,
             commit_every=commit_every,
             drain=drain,
+            on_bad=on_bad,
         )
         terms.check()
         driver = self._begin(terms, sink.flush)

@@ -40,8 +40,13 @@ _log = logging.getLogger("velo.connect")
 _MANY = 1024
 # A failed record is tried again after this many seconds, then after twice as many, up to the limit.
 _FIRST_DELAY, _LONGEST_DELAY = 0.1, 30.0
+# So many failed records are logged one by one.
+_TOLD = 5
 # How often a partition that is given away is looked at; seconds.
 _LOOK = 0.005
+
+
+OnError = Literal["raise", "drop"] | Callable[[Any, Exception], None]
 
 
 @dataclass
@@ -49,12 +54,14 @@ class Terms:
     """How a driver deals with what fails, and when it commits; see `Keyed.into`."""
 
     max_pending: int = 10_000
-    on_error: Literal["raise", "drop"] | Callable[[Any, Exception], None] = "raise"
+    on_error: OnError = "raise"
     finished_keys: str = "ignore"
     retries: int = 0
     dead_letter: Sink | None = None
     commit_every: float = 1.0
     drain: float = 30.0
+    # For records that reach no function; None: as `on_error`.
+    on_bad: OnError | None = None
 
     def check(self) -> None:
         """Raise for a setting out of its range."""
@@ -80,6 +87,7 @@ class Figures:
         read: The records that were read, with those that cannot be decoded.
         results: The results.
         dead_letters: The records that went to the dead letters.
+        bad: The records that could not be decoded or had no key, whatever became of them.
         dropped: Those that failed and were dropped, as `on_error` asks.
         retried: How often a record was tried again.
         commits: How often positions were committed.
@@ -90,6 +98,7 @@ class Figures:
     read: int = 0
     results: int = 0
     dead_letters: int = 0
+    bad: int = 0
     dropped: int = 0
     retried: int = 0
     commits: int = 0
@@ -167,6 +176,7 @@ class Driver:
         # Of a key that is held: its record that failed, and how often it was tried again.
         self._attempts: dict[int, tuple[Record, int]] = {}
         self._tasks: list[asyncio.Task[None]] = []
+        self._told = 0
         self._opens = asyncio.Event()
         # Room is only known once all that was passed on was taken.
         self._feeding = asyncio.Lock()
@@ -365,19 +375,27 @@ class Driver:
                 )
                 return
             self._attempts.pop(failure.held, None)
-        await self._give_up(failure.key, failure.error, record)
+        self.figures.bad += failure.held is None
+        bad = failure.held is None and self.terms.on_bad is not None
+        on_error = self.terms.on_bad if bad else self.terms.on_error
+        await self._give_up(failure.key, failure.error, record, on_error)
         if failure.held is not None:
             self._keys.release(failure.held, record is not None)
 
-    async def _give_up(self, key: Any, error: Exception, record: Record | None) -> None:
+    async def _give_up(
+        self, key: Any, error: Exception, record: Record | None, on_error: OnError | None
+    ) -> None:
         place = "" if record is None else _place(record)
         if self.terms.dead_letter is not None:
             await self.terms.dead_letter.write([(key, _letter(self._name, key, error, record))])
             self.figures.dead_letters += 1
-        elif callable(self.terms.on_error):
-            self.terms.on_error(key, error)
+        elif callable(on_error):
+            if place:
+                error.add_note(f"for the record at {place}")
+            on_error(key, error)
             self.figures.dropped += 1
-        elif self.terms.on_error == "drop":
+            return
+        elif on_error == "drop":
             self.figures.dropped += 1
         else:
             if place:
@@ -385,12 +403,16 @@ class Driver:
             if key is not None:
                 error.add_note(f"in the stream of key {key!r}")
             raise error
-        _log.warning("%s: a record failed%s: %r", self._name, place and f" at {place}", error)
+        self._told += 1
+        if self._told <= _TOLD:
+            _log.warning("%s: a record failed%s: %r", self._name, place and f" at {place}", error)
+        elif self._told == _TOLD + 1:
+            _log.warning("%s: more records failed; they are counted", self._name)
 
     async def letter(self, key: Any, result: Any, error: Exception) -> None:
         """Deal with a result that the sink refuses, as with a record that has failed."""
         value = result.value if isinstance(result, To) else result
-        await self._give_up(key, error, Record(value))
+        await self._give_up(key, error, Record(value), self.terms.on_error)
 
 
 def _letter(name: str, key: Any, error: Exception, record: Record | None) -> To:

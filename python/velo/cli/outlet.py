@@ -95,6 +95,10 @@ class Outlet:
         """Wait until there is room, or an error."""
         await self._wait_until(lambda: not self.full)
 
+    async def emptied(self) -> None:
+        """Wait until all is written, or an error."""
+        await self._wait_until(lambda: not self._size or self.error is not None)
+
     async def close(self) -> None:
         """Wait until all is written, and the file is closed; or an error."""
         self._closing = True

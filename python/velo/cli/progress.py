@@ -41,6 +41,8 @@ class Tally:
         read: Events that were read.
         events: Those that a function is done with.
         lost: Results that could not be written.
+        dead_letters: Records that went to the dead letters.
+        lag: How many records the sources have beyond those that were read; None: not known.
 
     """
 
@@ -53,6 +55,8 @@ class Tally:
     opened: int = 0
     workers: int = 0
     position: int = 0
+    dead_letters: int = 0
+    lag: int | None = None
 
 
 class Progress:
@@ -145,6 +149,10 @@ class Progress:
         ]
         if tally.bad:
             parts.append(f"{tally.bad:,} skipped")
+        if tally.dead_letters:
+            parts.append(_count(tally.dead_letters, "dead letter"))
+        if tally.lag is not None:
+            parts.append(f"lag {tally.lag:,}")
         if tally.lost:
             parts.append(f"{_count(tally.lost, 'result')} left out")
         if (unused := tally.read - tally.events) > 0:
@@ -185,6 +193,8 @@ class Progress:
         ]
         if tally.workers:
             figures.append((f"{tally.workers}", "worker" if tally.workers == 1 else "workers"))
+        if tally.lag is not None:
+            figures.append((f"{tally.lag:,}", "behind"))
         text = Text(no_wrap=True, overflow="ellipsis")
         for number, (value, unit) in enumerate(figures):
             text.append("  " if number else "").append(value, "bold").append(f" {unit}", "dim")

@@ -6,7 +6,7 @@ import asyncio
 import signal
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -24,6 +24,10 @@ from velo.cli.resuming import Written
 from velo.cli.signals import Signals
 from velo.cli.target import load_target
 from velo.cli.writing import Unread, Writer, open_output, resume_output
+from velo.connect.urls import is_url
+
+if TYPE_CHECKING:
+    from velo.cli.connected.job import ConnectedJob
 
 __all__ = ["record", "run"]
 
@@ -38,11 +42,27 @@ _POSITIVE = click.IntRange(min=1)
     "paths",
     required=True,
     multiple=True,
-    metavar="FILE|PATTERN|-",
-    help="NDJSON, JSON, CSV or TSV; may be given several times.",
+    metavar="FILE|PATTERN|URL|-",
+    help="NDJSON, JSON, CSV or TSV, or a URL: kafka://HOST/TOPIC; may be given several times.",
 )
-@click.option("-o", "--output", default="-", metavar="FILE|-", help="NDJSON. [default: -]")
+@click.option("-o", "--output", default="-", metavar="FILE|URL|-", help="NDJSON. [default: -]")
 @click.option("-k", "--key", metavar="FIELD", help="Run one stream for each value of this field.")
+@click.option("--record-key", is_flag=True, help="URLs: run one stream for each key of a record.")
+@click.option("--group", metavar="NAME", help="URLs: the group that shares the input.")
+@click.option(
+    "--decode",
+    type=click.Choice(["json", "msgpack", "text", "bytes"]),
+    help="URLs: what records hold. [default: json]",
+)
+@click.option("--dead-letter", metavar="FILE|URL", help="Where records go that fail.")
+@click.option("--retries", type=click.IntRange(min=0), default=0, help="URLs: of a failed record.")
+@click.option(
+    "--max-pending",
+    type=_POSITIVE,
+    default=10_000,
+    metavar="N",
+    help="URLs: records of a partition that are read and not handled. [default: 10000]",
+)
 @click.option("--mode", type=click.Choice(["inline", "process"]), help="Where streams run.")
 @click.option("--workers", type=_POSITIVE, help="Worker processes at most, in process mode.")
 @click.option("--buffer", type=_POSITIVE, help="Events and results that may wait in a stream.")
@@ -90,6 +110,12 @@ def run(
     paths: tuple[str, ...],
     output: str,
     key: str | None,
+    record_key: bool,
+    group: str | None,
+    decode: str | None,
+    dead_letter: str | None,
+    retries: int,
+    max_pending: int,
     limit: int | None,
     follow: bool,
     resume: bool,
@@ -144,7 +170,18 @@ def run(
         raise click.UsageError("`--resume` reads the input again, which standard input cannot be")
     if encoding is not None:
         encoding = check_encoding(encoding)
-    inputs = find_inputs(paths, format, follow=follow, encoding=encoding)
+    urls = [path for path in paths if is_url(path)]
+    files = [path for path in paths if not is_url(path)]
+    connected = bool(urls) or is_url(output) or dead_letter is not None or retries > 0
+    if not connected and (record_key or group is not None or decode is not None):
+        raise click.UsageError("`--record-key`, `--group` and `--decode` are for URLs")
+    if connected and resume:
+        raise click.UsageError(
+            "`--resume` is for files alone: a group or a position of the source says where to go on"
+        )
+    if record_key and (key is not None or files):
+        raise click.UsageError("`--record-key` takes no `--key`, and no files as input")
+    inputs = find_inputs(tuple(files), format, follow=follow, encoding=encoding) if files else []
     if resume and any(input.pipe is not None for input in inputs):
         raise click.UsageError("`--resume` reads the input again, which a named pipe cannot be")
     if resume and follow and len(inputs) > 1:
@@ -159,18 +196,20 @@ def run(
         )
     keys = None if key is None else Keys(key)
     read = [input.path for input in inputs]
-    keyed = key is not None
+    keyed = key is not None or record_key
     written: Written | None = None
-    if resume:
-        file, written = resume_output(output, read, keyed=keyed)
-    else:
-        file = open_output(output, read)
-    writer = Writer(file, output, keyed=keyed, written=written)
-    job = Job(fn, keys, writer, written=written, strict=strict, drain=drain)
+    writer: Writer | None = None
+    if not is_url(output):
+        if resume:
+            file, written = resume_output(output, read, keyed=keyed)
+        else:
+            file = open_output(output, read)
+        writer = Writer(file, output, keyed=keyed, written=written)
     sizes = [input.size for input in inputs if input.size is not None]
+    whole = not urls and not connected and len(sizes) == len(inputs) and not limit
     shown = Progress(
-        job.tally,
-        size=sum(sizes) if len(sizes) == len(inputs) and not limit else None,
+        lambda: job.tally(),
+        size=sum(sizes) if whole else None,
         reports=reports,
         live=progress and not (output == "-" and sys.stdout.isatty()),
     )
@@ -187,6 +226,31 @@ def run(
     def reader() -> Reader:
         return Reader(inputs, rules, follow=follow, limit=limit, strict=strict)
 
+    job: Job | ConnectedJob
+    if connected:
+        if limit is not None and urls:
+            raise click.UsageError("`--limit` is for files: a URL has `until=` to end at")
+        from velo.cli.connected.making import connected_job
+
+        job = connected_job(
+            fn,
+            urls,
+            reader if files else None,
+            keys=keys,
+            record_key=record_key,
+            output=output,
+            writer=writer,
+            group=group,
+            decode=decode,
+            dead_letter=dead_letter,
+            retries=retries,
+            max_pending=max_pending,
+            drain=drain,
+            strict=strict,
+        )
+    else:
+        assert writer is not None
+        job = Job(fn, keys, writer, written=written, strict=strict, drain=drain)
     with serving(metrics, lambda registry: add_run(registry, job.tally)):
         code = _run(job, reader, shown)
     context.exit(code)
@@ -239,12 +303,15 @@ def _delimiter(text: str) -> str:
     return found
 
 
-def _run(job: Job, reader: Callable[[], Reader], shown: Progress) -> int:
+def _run(job: Job | ConnectedJob, reader: Callable[[], Reader], shown: Progress) -> int:
     """Do the work, say how it went, and return the exit code."""
     signals = Signals(shown.abandon)
 
     async def main() -> None:
-        await job.run(reader(), shown, signals)
+        if isinstance(job, Job):
+            await job.run(reader(), shown, signals)
+        else:
+            await job.run(shown, signals)
 
     failure: click.ClickException | None = None
     try:
@@ -253,7 +320,7 @@ def _run(job: Job, reader: Callable[[], Reader], shown: Progress) -> int:
     except click.ClickException as error:
         failure = error
     except Exception as error:
-        failure = Failure(describe(error, job.fn._spec.name, job.place))
+        failure = Failure(describe(error, job.fn._spec.name, getattr(job, "place", None)))
     if isinstance(failure, Unread) and job.signal is None:
         shown.summary("stopped")
         return 128 + signal.SIGPIPE

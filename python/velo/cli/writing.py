@@ -188,6 +188,18 @@ class Writer:
         elif self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(_PATIENCE, self.flush)
 
+    async def emptied(self) -> None:
+        """Wait until all that was added is in the file.
+
+        Raises:
+            Failure: When the file takes no more.
+
+        """
+        self.flush()
+        await self._outlet.emptied()
+        if self.failed is not None:
+            raise self.failed
+
     def _line(self, result: Any, key: Any) -> bytes:
         if not self._keyed:
             return jsonlines.dumps(result)

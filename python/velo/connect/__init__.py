@@ -31,6 +31,7 @@ from velo.connect.model import (
 )
 
 if TYPE_CHECKING:
+    from velo.connect._file import file as file
     from velo.connect._kafka import kafka as kafka
     from velo.connect._mqtt import mqtt as mqtt
     from velo.connect._redis import redis as redis
@@ -51,6 +52,7 @@ __all__ = [
 # The connectors: the function's name, and its file. A file with the name of its function would
 # stand in the function's place once it is imported.
 _CONNECTORS: dict[str, str] = {
+    "file": "_file",
     "kafka": "_kafka",
     "mqtt": "_mqtt",
     "redis": "_redis",

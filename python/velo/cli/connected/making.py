@@ -1,0 +1,75 @@
+"""Makes the run of a source into a sink of what the options of `velo run` say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from velo import StreamFn
+from velo._api.driver import Terms
+from velo.cli.connected.job import ConnectedJob
+from velo.cli.connected.merged import Merged
+from velo.cli.connected.options import dead_letters, endpoint
+from velo.cli.connected.reader_source import ReaderSource
+from velo.cli.connected.writer_sink import WriterSink
+from velo.cli.keys import Keys
+from velo.cli.reading import Reader
+from velo.cli.writing import Writer
+from velo.connect.model import record_key as key_of_record
+
+__all__ = ["connected_job"]
+
+
+def connected_job(
+    fn: StreamFn[Any, Any],
+    urls: Sequence[str],
+    reader: Callable[[], Reader] | None,
+    *,
+    keys: Keys | None,
+    record_key: bool,
+    output: str,
+    writer: Writer | None,
+    group: str | None,
+    decode: str | None,
+    dead_letter: str | None,
+    retries: int,
+    max_pending: int,
+    drain: float,
+    strict: bool,
+) -> ConnectedJob:
+    """Make the run.
+
+    Args:
+        fn: The function.
+        urls: The sources.
+        reader: Makes the reader of the files that are read beside them; None: there are none.
+        keys: What gives an event's key.
+        record_key: Whether that is the record's own.
+        output: The URL of the sink, if there is no writer.
+        writer: The writer of the output file.
+        group: The setting of this name, for all sources.
+        decode: The same.
+        dead_letter: A file or a URL.
+        retries: See `Connected.into`.
+        max_pending: See `StreamFn.keyed`.
+        drain: See `ConnectedJob`.
+        strict: See `ConnectedJob`.
+
+    Raises:
+        click.UsageError: When a URL makes no source or no sink.
+
+    """
+    sources = [endpoint(url, "--input", "read", group=group, decode=decode) for url in urls]
+    if reader is not None:
+        sources.append(ReaderSource(reader))
+    sink = endpoint(output, "--output", "written") if writer is None else WriterSink(writer, output)
+    return ConnectedJob(
+        fn,
+        sources[0] if len(sources) == 1 else Merged(sources),
+        key_of_record if record_key else keys,
+        sink,
+        dead_letter=dead_letters(dead_letter),
+        terms=Terms(max_pending=max_pending, retries=retries),
+        drain=drain,
+        strict=strict,
+    )

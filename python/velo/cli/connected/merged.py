@@ -1,0 +1,122 @@
+"""Several sources as one: records come as each of them has some."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Hashable, Iterable, Mapping, Sequence
+from typing import Any
+
+from velo.connect.model import Assigned, Bad, Batch, Lost, Revoked
+
+__all__ = ["Merged"]
+
+# So many items of each source wait to be taken.
+_AHEAD = 2
+
+
+class Merged:
+    """A source that reads others side by side.
+
+    Partitions of two sources must have different names.
+    """
+
+    def __init__(self, sources: Sequence[Any]) -> None:
+        self.name = ", ".join(source.name for source in sources)
+        self._sources = sources
+        # Which source a partition belongs to.
+        self._owners: dict[Hashable, int] = {}
+
+    async def __aiter__(self) -> AsyncIterator[Batch | Assigned | Revoked | Lost]:
+        """Give items of all sources, until all have ended."""
+        queue: asyncio.Queue[tuple[int, Any]] = asyncio.Queue(_AHEAD * len(self._sources))
+        taken = [asyncio.Event() for _ in self._sources]
+        tasks = [
+            asyncio.create_task(self._read(number, queue, taken[number]), name=source.name)
+            for number, source in enumerate(self._sources)
+        ]
+        left = len(tasks)
+        try:
+            while left:
+                number, item = await queue.get()
+                if item is None:
+                    left -= 1
+                    await asyncio.wait([tasks[number]])
+                    tasks[number].result()  # raises the exception of the source
+                    continue
+                self._note(number, item)
+                yield item
+                taken[number].set()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+
+    async def _read(
+        self, number: int, queue: asyncio.Queue[tuple[int, Any]], taken: asyncio.Event
+    ) -> None:
+        items = aiter(self._sources[number])
+        try:
+            async for item in items:
+                taken.clear()
+                await queue.put((number, item))
+                await taken.wait()  # a partition goes only once what was read of it is handled
+        finally:
+            if (close := getattr(items, "aclose", None)) is not None:
+                await close()
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.shield(asyncio.ensure_future(queue.put((number, None))))
+
+    def _note(self, number: int, item: Any) -> None:
+        if isinstance(item, Assigned | Revoked | Lost):
+            partitions: Iterable[Hashable] = item.partitions
+        else:
+            partitions = {(i.record if isinstance(i, Bad) else i).partition for i in item}
+        for partition in partitions:
+            if self._owners.setdefault(partition, number) != number:
+                raise ValueError(
+                    f"two inputs have a partition {partition!r}: read them in two runs, or as one "
+                    "input with several topics"
+                )
+
+    def _by_source(self, partitions: Iterable[Hashable]) -> dict[int, list[Hashable]]:
+        found: dict[int, list[Hashable]] = {}
+        for partition in partitions:
+            found.setdefault(self._owners[partition], []).append(partition)
+        return found
+
+    def pause(self, partitions: Iterable[Hashable]) -> None:
+        """Read no more of these, where their source can do that."""
+        for number, some in self._by_source(partitions).items():
+            if (pause := getattr(self._sources[number], "pause", None)) is not None:
+                pause(some)
+
+    def resume(self, partitions: Iterable[Hashable]) -> None:
+        """Read these again."""
+        for number, some in self._by_source(partitions).items():
+            if (resume := getattr(self._sources[number], "resume", None)) is not None:
+                resume(some)
+
+    async def commit(self, positions: Mapping[Hashable, Any]) -> None:
+        """Commit each position to its source."""
+        for number, some in self._by_source(positions).items():
+            await self._sources[number].commit({p: positions[p] for p in some})
+
+    def lag(self) -> Mapping[Hashable, int]:
+        """Give the lag of all partitions that have one."""
+        lags: dict[Hashable, int] = {}
+        for source in self._sources:
+            if (lag := getattr(source, "lag", None)) is not None:
+                lags.update(lag())
+        return lags
+
+    def stop(self) -> None:
+        """Read no more."""
+        for source in self._sources:
+            source.stop()
+
+    async def close(self) -> None:
+        """Close all."""
+        for source in self._sources:
+            if (close := getattr(source, "close", None)) is not None:
+                await close()
