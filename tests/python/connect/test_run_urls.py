@@ -91,7 +91,7 @@ def test_a_failing_function_ends_the_run_and_the_record_is_named(here):
     done = velo("-i", f"file://{here}/in.ndjson", "-k", "k", code=1)
     assert "refused" in done.stderr
     assert "key 7" in done.stderr
-    assert "position 25" in done.stderr
+    assert "position 24" in done.stderr
 
 
 @pytest.mark.parametrize(
