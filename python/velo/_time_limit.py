@@ -3,40 +3,48 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncGenerator
+from types import TracebackType
 
 from velo import _core
 
 __all__ = ["time_limit"]
 
 
-@contextlib.asynccontextmanager
-async def time_limit(seconds: float) -> AsyncGenerator[None, None]:
+class time_limit:
     """Do as `asyncio.timeout`, but for time in which this process is stopped or frozen.
 
     Raises:
         TimeoutError: When the block takes longer.
 
     """
-    loop = asyncio.get_running_loop()
-    began = loop.time()
-    limit = _core.RunningLimit(seconds)
-    timer: asyncio.TimerHandle
-    async with asyncio.timeout(None) as scope:
 
-        def look() -> None:
-            nonlocal timer
-            passed = loop.time() - began
-            left = seconds - (passed - _core.stood_still(passed))
-            if left > 0:
-                timer = loop.call_later(left, look)
-            else:
-                scope.reschedule(loop.time())
+    __slots__ = ("_began", "_limit", "_loop", "_scope", "_seconds", "_timer")
 
-        timer = loop.call_later(seconds, look)
-        try:
-            yield
-        finally:
-            timer.cancel()
-            del limit
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+
+    async def __aenter__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._scope = asyncio.timeout(None)
+        await self._scope.__aenter__()
+        self._began = self._loop.time()
+        self._limit: _core.RunningLimit | None = _core.RunningLimit(self._seconds)
+        self._timer = self._loop.call_later(self._seconds, self._look)
+
+    def _look(self) -> None:
+        passed = self._loop.time() - self._began
+        left = self._seconds - (passed - _core.stood_still(passed))
+        if left > 0:
+            self._timer = self._loop.call_later(left, self._look)
+        else:
+            self._scope.reschedule(self._loop.time())
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._timer.cancel()
+        self._limit = None
+        await self._scope.__aexit__(kind, error, traceback)

@@ -40,6 +40,32 @@ fn a_link_works_on_every_kind_of_segment() {
 }
 
 #[test]
+fn what_was_sent_to_a_side_that_never_opened_the_slot_can_be_read_again() {
+    for create in backends() {
+        let pair = Pair::on(create(SMALL.segment_len()), SMALL);
+        let (mut out, _back) = pair.client.open_slot(3, LIMITS).unwrap();
+        assert!(!pair.client.peer_holds(3));
+        let messages = [common::message(1, 10), common::message(2, 300_000)];
+        for message in &messages {
+            send(&mut out, message); // the ring moves for the second one
+        }
+        let mut unread = out.unread();
+        for message in &messages {
+            assert_eq!(receive(&mut unread).as_ref(), Some(message));
+        }
+        assert_eq!(receive(&mut unread), None);
+        let ends = pair.worker.open_slot(3, LIMITS).unwrap();
+        assert!(pair.client.peer_holds(3));
+        drop(ends);
+        assert!(!pair.client.peer_holds(3));
+        assert!(
+            !pair.client.peer_holds(u32::MAX),
+            "a slot that there is not"
+        );
+    }
+}
+
+#[test]
 fn the_default_link_fits_an_address_space_and_costs_little_memory() {
     let spec = LinkSpec::default();
     assert!(spec.segment_len() > 32 << 30 && spec.segment_len() < 33 << 30);

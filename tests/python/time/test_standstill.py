@@ -1,5 +1,6 @@
 """Time in which nothing of a program runs (`SIGSTOP`, `docker pause`) counts for no limit."""
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import psutil
 import pytest
 
 from helpers import HANG, environment, until_sync, write_script
+from velo._time_limit import time_limit
 
 # Seconds. Each limit is longer than the program needs, and shorter than it stands still.
 LIMIT = 3.0
@@ -162,3 +164,24 @@ def test_a_program_that_stood_still_goes_on(tmp_path, where):
     assert (process.returncode, output) == (0, "right\n"), errors
     assert "Error" not in errors
     assert "StallWarning" not in errors
+
+
+async def test_a_time_limit_of_its_own():
+    """As `asyncio.timeout`: it ends the block, and no other cancellation is taken for its own."""
+    began = time.monotonic()
+    with pytest.raises(TimeoutError):
+        async with time_limit(0.05):
+            await asyncio.sleep(HANG)
+    assert time.monotonic() - began >= 0.05
+    async with time_limit(HANG):
+        pass
+
+    async def waits():
+        async with time_limit(HANG):
+            await asyncio.sleep(HANG)
+
+    task = asyncio.create_task(waits())
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
