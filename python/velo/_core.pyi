@@ -276,6 +276,7 @@ class Keys:
         key: Any,
         most_lanes: int,
         settings: tuple[int, int, int, int | None, bool, str, int, Any],
+        recovery: tuple[int, bool, int] | None = None,
     ) -> Keys: ...
     def add_inline(
         self,

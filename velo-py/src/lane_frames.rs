@@ -32,6 +32,11 @@ pub const AT_FAULT: u8 = 20;
 /// The function of a key has returned, and is run anew with the key's next event.
 pub const RETURNED: u8 = 21;
 
+/// To the worker: a snapshot of a key's state is wanted.
+pub const SAVE: u8 = 22;
+/// To the caller: a snapshot of a key's state, and how many events it covers.
+pub const SAVED: u8 = 23;
+
 /// How many bytes name a key.
 pub const HEAD: usize = 8;
 
@@ -90,23 +95,26 @@ pub struct Terms {
     pub tells_all: bool,
     /// A function that returns while events wait for it is run anew, on those.
     pub restarts: bool,
+    /// Another lane takes over the keys when the worker dies: the state of their functions is saved.
+    pub recovers: bool,
 }
 
 impl Terms {
     /// As they travel.
-    pub fn bytes(self) -> [u8; 6] {
+    pub fn bytes(self) -> [u8; 7] {
         let [a, b, c, d] = self.window.to_le_bytes();
         let (all, restarts) = (u8::from(self.tells_all), u8::from(self.restarts));
-        [a, b, c, d, all, restarts]
+        [a, b, c, d, all, restarts, u8::from(self.recovers)]
     }
 
     /// Reads them.
     pub fn read(payload: &[u8]) -> PyResult<Terms> {
         match *payload {
-            [a, b, c, d, all, restarts] => Ok(Terms {
+            [a, b, c, d, all, restarts, recovers] => Ok(Terms {
                 window: u32::from_le_bytes([a, b, c, d]),
                 tells_all: all != 0,
                 restarts: restarts != 0,
+                recovers: recovers != 0,
             }),
             _ => Err(errors::corrupted("the terms of a lane make no sense")),
         }
@@ -190,8 +198,10 @@ impl Rest {
 
 /// What a table tells its caller.
 pub enum Message {
-    /// A result of a key.
-    Result(Name, Py<PyAny>),
+    /// A result of a key; and its hash, if it is one that is compared.
+    Result(Name, Py<PyAny>, u64),
+    /// A snapshot of the state of a key, after so many of its events.
+    Saved(Name, u64, Box<[u8]>),
     /// The function of a key has returned, or raised. Nothing of the key comes after it.
     Ended(Name, Rest, Result<(), PyErr>),
     /// So much was handled.

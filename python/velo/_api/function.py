@@ -247,20 +247,6 @@ class StreamFn(Generic[In, Out]):
             terms = Terms(max_pending, on_error, finished_keys)
             source: Source = events  # type: ignore[assignment]
             return Connected(self._spec, source, key, terms, with_keys=True)
-        if self.config.mode == "process" and self.config.recover != "none":
-            if (max_pending, on_error, finished_keys) != (10_000, "raise", "ignore"):
-                raise ValueError(
-                    '`keyed` of a function with `recover="replay"` does not take `max_pending`, '
-                    '`on_error` and `finished_keys` yet: leave them out, or recover="none"'
-                )
-            from velo._api.keyed import keyed
-
-            recovering: KeyedResults[tuple[Any, Out]] = keyed(  # type: ignore[assignment]
-                self._opener,
-                events,
-                key,
-            )
-            return recovering
         from velo._api.keyed_results import keyed_results
 
         return keyed_results(self._spec, events, key, max_pending, on_error, finished_keys)

@@ -56,7 +56,10 @@ def keyed(
         *(config.buffer, max_pending, config.max_bytes, config.max_concurrent),
         *(config.timeout is not None, finished_keys, MOST_FINISHED, on_error),
     )
-    host.keys = keys = _core.Keys(host, source, waits, key, host.most_lanes, settings)
+    recovery = None
+    if config.mode == "process" and config.recover != "none":
+        recovery = (config.journal_limit, spec.has_state, config.max_restarts)
+    host.keys = keys = _core.Keys(host, source, waits, key, host.most_lanes, settings, recovery)
     keys.enter(spec.stats)
     guard = guarding(host)
     host.guard = weakref.ref(guard)
@@ -202,6 +205,43 @@ class Host:
             own.add_note(note)
         return own
 
+    def poisoned(
+        self, died: WorkerDied, key: Hashable, number: int, at_work: bool, packed: bytes | None
+    ) -> WorkerDied | None:
+        """Decide what becomes of a key that has ended too many workers at one place.
+
+        Args:
+            died: Its error.
+            key: The key.
+            number: The number of the event that its function had taken last; 0 before the first.
+            at_work: Whether it was at work on that event, and not past it.
+            packed: The event, encoded.
+
+        Returns:
+            The error that the key ends with. None: it goes on without the event.
+
+        """
+        from velo._process import recovery
+
+        config = self._spec.config
+        if not at_work:
+            recovery.give_up(died, number, config)
+            return died
+        if config.on_poison == "skip":
+            return None
+        event, failure = None, None
+        try:
+            event = None if packed is None else _core.loads(packed)
+        except Exception as error:
+            failure = error
+        if config.on_poison == "fail":
+            if failure is not None:
+                died.add_note(f"event {number} cannot be shown: {failure!r}")
+            return recovery.poison_event(died, number, event, config)
+        loop = asyncio.get_running_loop()
+        recovery.hand_over(loop, config.on_poison, self.name_of(key), number, event, failure)
+        return None
+
     def name_others(self, error: WorkerDied, some: list[Hashable], count: int) -> None:
         """Name other keys that have lost their worker: some of them, and how many there are."""
         if count:
@@ -274,6 +314,7 @@ class Host:
             async with time_limit(grace):
                 while not keys.discard():
                     await keys.wait()
+                    await asyncio.sleep(0)  # the loop has to hear of a worker's death
         except TimeoutError:
             warnings.warn(
                 f"keys of `{self._spec.name}` did not end within {grace} s of being cancelled; "

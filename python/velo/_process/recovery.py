@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from velo._function.reference import Reference
     from velo._process.links import Link
 
-__all__ = ["begin_elsewhere", "terms"]
+__all__ = ["begin_elsewhere", "give_up", "hand_over", "poison_event", "terms"]
 
 
 class Mover(Protocol):
@@ -77,18 +77,18 @@ def _recover(
         assert died is not None
         number, at_work = poison.event, poison.at_work
         if not at_work:
-            where = f"after event {number}" if number else "before its first event"
-            died.add_note(
-                f"the stream is given up after {config.max_restarts} restarts: its function ends "
-                f"its worker every time, {where}"
-            )
+            give_up(died, number, config)
             stream.fail(died)
             return
         if config.on_poison == "fail":
-            stream.fail(_poison(stream, number, died, config))
+            event, failure = _event(stream, number)
+            if failure is not None:
+                died.add_note(f"event {number} cannot be shown: {failure!r}")
+            stream.fail(poison_event(died, number, event, config))
             return
         if callable(config.on_poison):
-            _hand_over(loop, config.on_poison, stream, number)
+            event, failure = _event(stream, number)
+            hand_over(loop, config.on_poison, stream.name, number, event, failure)
         stream.leave_out(number)
     if died is None:
         assert client.left is not None
@@ -104,32 +104,53 @@ def begin_elsewhere(client: Mover, stream: _core.Recovery, died: WorkerDied) -> 
     client.start(_find_worker(client, function, config, stream, died, None))
 
 
-def _poison(
-    stream: _core.Recovery, number: int, died: WorkerDied, config: StreamConfig
-) -> PoisonEvent:
-    event = None
-    try:
-        event = stream.event(number)
-    except Exception as error:
-        died.add_note(f"event {number} cannot be shown: {error!r}")
+def give_up(died: WorkerDied, number: int, config: StreamConfig) -> None:
+    """Note that a function ends its worker every time, past event `number`."""
+    where = f"after event {number}" if number else "before its first event"
+    died.add_note(
+        f"the stream is given up after {config.max_restarts} restarts: its function ends its "
+        f"worker every time, {where}"
+    )
+
+
+def poison_event(died: WorkerDied, number: int, event: Any, config: StreamConfig) -> PoisonEvent:
+    """Return the error for an event at which a function ends its worker every time."""
     poison = PoisonEvent.of(died, number, event, config.max_restarts)
     poison.__cause__ = died
     return poison
 
 
-def _hand_over(
-    loop: asyncio.AbstractEventLoop, hook: Any, stream: _core.Recovery, number: int
+def hand_over(
+    loop: asyncio.AbstractEventLoop,
+    hook: Any,
+    stream: str,
+    number: int,
+    event: Any,
+    failure: Exception | None,
 ) -> None:
-    """Call the user's hook. Its exceptions go to the event loop's handler; the stream goes on."""
+    """Call the user's hook with an event, or report why there is none.
+
+    Exceptions of the hook go to the event loop's handler; the stream goes on.
+    """
     try:
-        hook(stream.name, stream.event(number))
+        if failure is not None:
+            raise failure
+        hook(stream, event)
     except Exception as error:
         loop.call_exception_handler(
             {
-                "message": f"`on_poison` of stream `{stream.name}` failed at event {number}",
+                "message": f"`on_poison` of stream `{stream}` failed at event {number}",
                 "exception": error,
             }
         )
+
+
+def _event(stream: _core.Recovery, number: int) -> tuple[Any, Exception | None]:
+    """Return an event, or why it cannot be decoded in this process."""
+    try:
+        return stream.event(number), None
+    except Exception as error:
+        return None, error
 
 
 async def _move(

@@ -1,5 +1,6 @@
 //! Which key a lane runs, for those who look at its worker, and after the worker's death.
 
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use pyo3::prelude::*;
@@ -8,6 +9,7 @@ use velo_supervisor::LaneActivity;
 
 use super::outlet::Outlet;
 use super::table::KeyTable;
+use crate::lane_frames::Name;
 
 impl KeyTable {
     /// A key runs from now on: at work on this event, or past it.
@@ -42,6 +44,30 @@ impl KeyTable {
                 at_work,
             };
             port.runs_key(at.pack());
+        }
+    }
+
+    /// An event of this key is about to be read, which may run code of its class.
+    #[inline]
+    pub(super) fn reads(&self, py: Python<'_>, name: Name) {
+        if !self.recovers.load(Relaxed) {
+            return;
+        }
+        let next = self.inner.with(py, |inner| {
+            let slot = inner.slot(name)?;
+            let queued = u32::from(slot.event.is_some()) + slot.more.len() as u32;
+            Some(slot.taken.wrapping_add(queued).wrapping_add(1))
+        });
+        if let Ok(Some(next)) = next {
+            self.is_at(name.id, next, true);
+        }
+    }
+
+    /// It was read.
+    #[inline]
+    pub(super) fn has_read(&self) {
+        if self.recovers.load(Relaxed) {
+            self.leaves();
         }
     }
 

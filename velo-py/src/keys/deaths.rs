@@ -1,14 +1,17 @@
-//! A lane whose worker has died: its keys end with errors that name them. The keys of other lanes go on.
+//! A lane whose worker has died: its keys go on in other lanes, or end with errors that name them. The
+//! keys of other lanes go on in any case.
 
 use pyo3::intern;
 use pyo3::prelude::*;
+use pyo3::types::PyBytes;
 use velo_supervisor::LaneActivity;
 
 use super::index::Stage;
+use super::journal::Keep;
 use super::keyed::Keys;
 use super::routing::{OnError, State};
 use super::tracking::End;
-use crate::process::client::blame::{Death, DiedIn};
+use crate::process::client::blame::{Death, DiedIn, Place, enough};
 
 /// An error that is raised for all keys names so many of the others.
 const NAMED: usize = 5;
@@ -21,6 +24,15 @@ struct Lost {
     in_flight: u32,
     /// The worker ran it.
     ran: bool,
+}
+
+/// A lane whose worker has died.
+struct Gone<'a> {
+    number: usize,
+    error: &'a PyErr,
+    death: Death,
+    /// Where the worker was, if it ran a key.
+    at: Option<LaneActivity>,
 }
 
 /// The key that a worker ran when it died, and the event that the key took last, from 1; 0 before it.
@@ -68,6 +80,15 @@ impl Keys {
             key: lost.key.clone_ref(py),
             event: at.map_or(0, |at| at.event),
         });
+        if let Some(keep) = self.state.with(py, |state| state.keep)? {
+            let lane = Gone {
+                number,
+                error,
+                death,
+                at,
+            };
+            return self.recover(py, &lane, &lost, ran.as_ref(), keep);
+        }
         let raises = |state: &mut State| matches!(state.on_error, OnError::Raise);
         if self.state.with(py, raises)? {
             return self.raise_for(py, error, death, &lost, ran.as_ref());
@@ -79,6 +100,86 @@ impl Keys {
             self.key_ended(py, one.entry, End::Died { ran: one.ran }, Err(error))?;
         }
         Ok(())
+    }
+
+    /// The keys of a lane go on in other lanes, but for one that ends its worker again and again.
+    fn recover(
+        &self,
+        py: Python<'_>,
+        lane: &Gone<'_>,
+        lost: &[Lost],
+        ran: Option<&Ran>,
+        keep: Keep,
+    ) -> PyResult<()> {
+        let stillborn = self.state.with(py, |state| {
+            let silent = !state.lanes[lane.number].heard;
+            let of_lane = matches!(lane.death.function, DiedIn::This(_)) && lane.at.is_none();
+            if silent && of_lane {
+                state.stillborn = state.stillborn.saturating_add(lane.death.guilt());
+            }
+            state.stillborn
+        })?;
+        if stillborn >= enough(keep.max_restarts) {
+            let error = lane.error.clone_ref(py);
+            let note = format!(
+                "its keys are given up after {} restarts: the worker dies before one of them begins",
+                keep.max_restarts
+            );
+            error.value(py).call_method1("add_note", (note,))?;
+            return self.set_error(py, error);
+        }
+        for one in lost {
+            let place = self.state.with(py, |state| {
+                let heard = state.lanes[lane.number].heard;
+                let at = lane.at.filter(|_| one.ran);
+                let journal = state.index.entry(one.entry).journal.as_mut()?;
+                journal.died(lane.death, at, heard, keep)
+            })?;
+            let error = match place {
+                None => None,
+                Some(place) => self.poison(py, lane, one, ran, place)?,
+            };
+            match error {
+                None => self.state.with(py, |state| state.move_on(one.entry))?,
+                Some(error) => {
+                    let end = End::Died { ran: one.ran };
+                    self.key_ended(py, one.entry, end, Err(error))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A key has ended too many workers at one place. The error that it ends with; None if it goes on
+    /// without the event.
+    fn poison(
+        &self,
+        py: Python<'_>,
+        lane: &Gone<'_>,
+        one: &Lost,
+        ran: Option<&Ran>,
+        place: Place,
+    ) -> PyResult<Option<PyErr>> {
+        let died = self.error_of(py, lane.error, lane.death, one, ran)?;
+        let Some(host) = self.state.with(py, |state| state.host(py))? else {
+            return Ok(Some(died));
+        };
+        let event = self.state.with(py, |state| {
+            let journal = state.index.entry(one.entry).journal.as_ref()?;
+            Some(PyBytes::new(py, journal.event(place.event)?).unbind())
+        })?;
+        let about = (died.value(py), &one.key, place.event, place.at_work, event);
+        let error = host.call_method1(py, intern!(py, "poisoned"), about)?;
+        if !error.is_none(py) {
+            return Ok(Some(PyErr::from_value(error.into_bound(py))));
+        }
+        self.state.with(py, |state| {
+            state.counts.dropped += 1;
+            if let Some(journal) = &mut state.index.entry(one.entry).journal {
+                journal.leave_out(place.event);
+            }
+        })?;
+        Ok(None)
     }
 
     /// Raises the error of the key that ran; if that is not known, of one that had something to do.

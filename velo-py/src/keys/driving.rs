@@ -20,7 +20,8 @@ impl KeyTable {
                 return Ok(());
             }
         }
-        Ok(self.inner.with(py, |inner| inner.blocked = false)?)
+        self.inner.with(py, |inner| inner.blocked = false)?;
+        self.save_unsaved(py)
     }
 
     /// Whether keys wait for their turn, and may have it.

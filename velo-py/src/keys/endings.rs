@@ -5,8 +5,11 @@ use pyo3::prelude::*;
 
 use super::index::Stage;
 use super::keyed::Keys;
+use super::lane::Act;
 use super::routing::{AfterEnd, OnError, Out};
 use super::tracking::End;
+use crate::errors;
+use crate::lane_frames::Name;
 
 impl Keys {
     /// A key has ended, and no lane knows it any more.
@@ -22,7 +25,7 @@ impl Keys {
         let (limited, gone, failed) = self.state.with(py, |state| {
             state.counts.ended += 1;
             let known = state.index.entry(entry);
-            let asked = known.ends || known.stage == Stage::Ending;
+            let asked = known.is_ending();
             if asked {
                 state.ending -= 1;
             }
@@ -31,14 +34,18 @@ impl Keys {
                 None => return (state.limited, None, None),
             };
             let known = state.index.entry(entry);
+            // What comes from here on is for the next run of the function.
+            let ended = known.is_ending() && !known.ends;
+            let journal = known.journal.take();
+            state.waiting -= journal.as_ref().map_or(0, |journal| journal.unsent());
             let key = known.key.as_ref().map(|key| key.clone_ref(py));
             let failed = outcome.err().map(|error| (key, error));
             let waits = !known.waiting.is_empty();
-            let again = waits && (known.stage == Stage::Ending || failed.is_some());
+            let again = waits && (ended || failed.is_some());
             let restarts = waits && !asked && state.after_end == AfterEnd::Restart;
             let gone = if again || restarts {
                 // What came since opens it anew.
-                if !(known.stage == Stage::Ending) {
+                if !ended {
                     state.wanting += 1;
                 }
                 known.stage = Stage::Unopened;
@@ -77,6 +84,72 @@ impl Keys {
             host.call_method0(py, intern!(py, "give_place"))?;
         }
         Ok(())
+    }
+
+    /// A key ends with this error, although its function goes on in its lane, where it is cancelled.
+    fn drop_key(&self, py: Python<'_>, entry: u32, error: PyErr) -> PyResult<()> {
+        self.state.with(py, |state| {
+            let known = state.index.entry(entry);
+            let name = Name {
+                id: known.id,
+                generation: known.generation,
+            };
+            let lane = &mut state.lanes[known.lane as usize];
+            lane.ids.abandon(name.id);
+            lane.outgoing.push_back(Act::Cancel(name));
+        })?;
+        self.key_ended(py, entry, End::Died { ran: true }, Err(error))
+    }
+
+    /// The function of a key has made another result than the first time, or none.
+    pub(super) fn divergence(
+        &self,
+        py: Python<'_>,
+        entry: u32,
+        result: u64,
+        differs: bool,
+    ) -> PyResult<PyErr> {
+        Ok(errors::diverged(&self.name_of(py, entry)?, result, differs))
+    }
+
+    /// The function of a key has made another result than the first time: the key ends.
+    pub(super) fn diverges(&self, py: Python<'_>, entry: u32, result: u64) -> PyResult<()> {
+        let error = self.divergence(py, entry, result, true)?;
+        self.drop_key(py, entry, error)
+    }
+
+    /// Ends keys whose journals are full. Whether there was one.
+    pub(super) fn fail_full(&self, py: Python<'_>) -> PyResult<bool> {
+        let (full, keep) = self
+            .state
+            .with(py, |state| (std::mem::take(&mut state.full), state.keep))?;
+        let any = !full.is_empty();
+        for (entry, size) in full {
+            let is_full = self.state.with(py, |state| {
+                let known = state.index.entry(entry);
+                known.stage == Stage::Open && known.journal.is_some() && !known.waiting.is_empty()
+            })?;
+            if is_full && let Some(keep) = keep {
+                let error = errors::journal_full(&self.name_of(py, entry)?, size, keep.limit);
+                self.drop_key(py, entry, error)?;
+            }
+        }
+        Ok(any)
+    }
+
+    /// What the stream of a key is called.
+    fn name_of(&self, py: Python<'_>, entry: u32) -> PyResult<String> {
+        let (host, key) = self.state.with(py, |state| {
+            let key = state.index.entry(entry).key.as_ref();
+            let key = key.map(|key| key.clone_ref(py));
+            (state.host(py), key)
+        })?;
+        match (host, key) {
+            (Some(host), Some(key)) => host
+                .call_method1(py, intern!(py, "name_of"), (key,))?
+                .extract(py),
+            _ => Ok("keyed".to_owned()),
+        }
     }
 
     /// The function of a key has raised.

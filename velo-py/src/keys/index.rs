@@ -4,11 +4,14 @@
 use pyo3::ffi;
 use pyo3::prelude::*;
 
+use super::journal::KeyJournal;
 use super::tracker::{NO_PARTITION, Tokens};
 use super::waiting::Waiting;
 
 /// No entry.
 pub const NONE: u32 = u32::MAX;
+/// In place of an entry: the lane still has the key, whose entry is gone.
+const ABANDONED: u32 = NONE - 1;
 
 /// What is between a key's first event and its end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -42,6 +45,8 @@ pub struct Entry {
     pub in_flight: u32,
     /// Events that were sent since it was opened.
     pub sent: u32,
+    /// How a key is kept that outlives its worker.
+    pub journal: Option<Box<KeyJournal>>,
     older: u32,
     newer: u32,
     /// When it was used last, in milliseconds of the owner's clock.
@@ -57,6 +62,20 @@ pub struct Entry {
     /// The partition of its last record, and its records that are not handled; see `tracking.rs`.
     pub partition: u32,
     pub tokens: Tokens,
+}
+
+impl Entry {
+    /// Events that have yet to be sent, the first time or again.
+    pub fn unsent(&self) -> u64 {
+        let again = self.journal.as_ref().map_or(0, |journal| journal.unsent());
+        self.waiting.len() as u64 + again
+    }
+
+    /// Whether the input has ended of the function that it has, or is about to.
+    pub fn is_ending(&self) -> bool {
+        let told = self.journal.as_ref().is_some_and(|journal| journal.ended);
+        self.ends || told || self.stage == Stage::Ending
+    }
 }
 
 /// Entries in the order of their last use.
@@ -369,9 +388,19 @@ impl Ids {
     #[inline]
     pub fn entry(&self, id: u32, generation: u32) -> Option<u32> {
         match self.keys.get(id as usize) {
-            Some(&(entry, current)) if current == generation && entry != NONE => Some(entry),
+            Some(&(entry, current)) if current == generation && entry < ABANDONED => Some(entry),
             _ => None,
         }
+    }
+
+    /// The key of this number is not wanted any more, but the worker has yet to say that it has ended.
+    pub fn abandon(&mut self, id: u32) {
+        self.keys[id as usize].0 = ABANDONED;
+    }
+
+    /// Whether the key of this number was abandoned.
+    pub fn is_abandoned(&self, id: u32, generation: u32) -> bool {
+        self.keys.get(id as usize) == Some(&(ABANDONED, generation))
     }
 
     /// The number is nobody's any more.

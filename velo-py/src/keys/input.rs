@@ -3,7 +3,6 @@
 use pyo3::exceptions::PyTypeError;
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
 
 use super::slot::{
     CANCEL_DUE, CANCELLED, DORMANT, LAST, LIVE, STARTED, SUSPENDED, Slot, WAITS, size,
@@ -19,8 +18,9 @@ use crate::function::source::Source;
 use crate::lane_frames::Name;
 
 impl KeyTable {
-    /// A key opens: its function is called, and runs with its first event.
-    pub fn open(&self, py: Python<'_>, name: Name) -> PyResult<()> {
+    /// A key opens: its function is called, and runs with its first event. `state` is what its function
+    /// has saved in another worker.
+    pub fn open(&self, py: Python<'_>, name: Name, state: &[u8]) -> PyResult<()> {
         let wrong = self.inner.with(py, |inner| {
             let id = name.id as usize;
             if id > inner.slots.len() {
@@ -44,7 +44,10 @@ impl KeyTable {
         if wrong {
             return Err(errors::corrupted("a key opens in the place of another one"));
         }
-        match self.begin(py, name) {
+        self.enters(py, name.id, (0, false));
+        let begun = self.begin(py, name, state);
+        self.leaves();
+        match begun {
             Ok(generator) => {
                 let generator = AsyncGen::of_owner(py, generator);
                 self.inner.with(py, |inner| {
@@ -61,7 +64,7 @@ impl KeyTable {
         }
     }
 
-    pub(super) fn begin(&self, py: Python<'_>, name: Name) -> PyResult<Py<PyAny>> {
+    pub(super) fn begin(&self, py: Python<'_>, name: Name, state: &[u8]) -> PyResult<Py<PyAny>> {
         let Some(this) = self.this.upgrade() else {
             return Err(errors::velo("the keys of this function are gone"));
         };
@@ -72,7 +75,7 @@ impl KeyTable {
         };
         let function = self.function.bind(py);
         let made = match self.has_state {
-            true => function.call1((events, PyDict::new(py)))?,
+            true => function.call1((events, self.begin_state(py, name, state)?))?,
             false => function.call1((events,))?,
         };
         // SAFETY: only the type pointer of a live object is read.

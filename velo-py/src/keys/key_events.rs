@@ -74,6 +74,9 @@ impl KeyEvents for KeyTable {
         if self.outlet.is_of_parent() {
             return Err(errors::of_worker().into());
         }
+        if self.has_state {
+            self.save_if_due(py, name)?;
+        }
         let next = self.inner.with(py, |inner| {
             let Some(slot) = inner.slot(name) else {
                 return Ok(Next::Ended);

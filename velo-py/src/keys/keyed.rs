@@ -12,6 +12,7 @@ use pyo3::prelude::*;
 use velo_shm::{fork, ticks};
 
 use super::index::{Index, Stage};
+use super::journal::Keep;
 use super::key_of::KeyOf;
 use super::lane::{Lane, Way};
 use super::outlet::{InlineOutlet, Outlet};
@@ -61,8 +62,10 @@ type Settings<'py> = (
 #[pymethods]
 impl Keys {
     /// `settings` are `buffer`, `max_pending`, `max_bytes`, `max_concurrent`, whether there is a
-    /// `timeout`, `finished_keys`, how many finished keys are remembered, and `on_error`.
+    /// `timeout`, `finished_keys`, how many finished keys are remembered, and `on_error`. `recovery` is `journal_limit`,
+    /// whether the function has a `state`, and `max_restarts`, of keys that outlive their workers.
     #[new]
+    #[pyo3(signature = (host, source, live, key, most_lanes, settings, recovery=None))]
     fn new(
         host: Py<PyAny>,
         source: Py<PyAny>,
@@ -70,6 +73,7 @@ impl Keys {
         key: &Bound<'_, PyAny>,
         most_lanes: usize,
         settings: Settings<'_>,
+        recovery: Option<(usize, bool, u32)>,
     ) -> PyResult<Self> {
         let (window, max_pending, max_bytes, concurrent, timeout, after, most, on_error) = settings;
         let after_end = match &*after {
@@ -115,6 +119,13 @@ impl Keys {
             counts: Counts::default(),
             tracker: None,
             live_form: None,
+            keep: recovery.map(|(limit, has_state, max_restarts)| Keep {
+                limit,
+                has_state,
+                max_restarts,
+            }),
+            full: Vec::new(),
+            stillborn: 0,
         };
         Ok(Keys {
             state: GilCell::new(state),
@@ -248,10 +259,13 @@ impl Keys {
         let mut over = true;
         for (_, way) in ways {
             loop {
-                match way.told(py) {
+                match way.told(py, false) {
                     Ok(Told::Message(message)) => drop(message),
                     Ok(Told::Nothing | Told::Over(..)) => break,
-                    Err(error) => error.write_unraisable(py, None),
+                    Err(error) => {
+                        error.write_unraisable(py, None);
+                        break;
+                    }
                 }
             }
             way.read(py)?;
@@ -331,7 +345,7 @@ impl Keys {
                 next = state.index.newer(entry);
                 let known = state.index.entry(entry);
                 let idle = now.saturating_sub(known.used);
-                let busy = known.in_flight > 0 || !known.waiting.is_empty() || known.ends;
+                let busy = known.in_flight > 0 || known.unsent() > 0 || known.ends;
                 if known.stage != Stage::Open || busy {
                     if busy {
                         known.used = now; // its time begins when the work is seen to be done
@@ -341,7 +355,7 @@ impl Keys {
                 if idle < limit {
                     break;
                 }
-                state.end(entry);
+                state.end(py, entry);
             }
         })?;
         self.nudge(py);
@@ -365,8 +379,9 @@ impl Keys {
     pub(super) fn terms(&self, py: Python<'_>) -> PyResult<Terms> {
         Ok(self.state.with(py, |state| Terms {
             window: state.window,
-            tells_all: state.timed || state.tracker.is_some(),
+            tells_all: state.timed || state.tracker.is_some() || state.keep.is_some(),
             restarts: state.after_end == AfterEnd::Restart,
+            recovers: state.keep.is_some(),
         })?)
     }
 
@@ -449,6 +464,7 @@ impl Keys {
                 progress |= self.open_some(py)?;
                 progress |= self.act(py)?;
                 progress |= self.read(py)?;
+                progress |= self.fail_full(py)?;
             }
             let (there, failed, done) = self.state.with(py, |state| {
                 state.counts.live = state.live() as u64;

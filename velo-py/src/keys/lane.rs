@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pyo3::prelude::*;
+use pyo3::types::PyBytes;
 use velo_shm::ticks;
 
 use super::index::Ids;
@@ -12,7 +13,7 @@ use super::outlet::Outlet;
 use super::table::KeyTable;
 use super::turn::Turn;
 use crate::flow::Interest;
-use crate::lane_frames::{CANCEL, EVENT, LAST, Name, OPEN, REQUEST, TERMS, Terms};
+use crate::lane_frames::{CANCEL, EVENT, LAST, Name, OPEN, REQUEST, SAVE, TERMS, Terms};
 use crate::process::client::lane::Told;
 use crate::user::channel::Channel;
 use crate::user::state::StreamCore;
@@ -29,6 +30,13 @@ pub enum Act {
     /// An event, and whether it is a request.
     Event(Name, Py<PyAny>, bool),
     Last(Name),
+    /// The same as `Open`, of a key whose function has saved this in another worker.
+    Restore(Name, Arc<[u8]>),
+    /// The same as `Event`, encoded.
+    Encoded(Name, Py<PyBytes>),
+    /// A snapshot of the key's state is wanted.
+    Save(Name),
+    /// The key is not wanted any more.
     Cancel(Name),
 }
 
@@ -52,6 +60,8 @@ pub struct Lane {
     pub handled: u64,
     pub sent_bytes: u64,
     pub handled_bytes: u64,
+    /// The worker has said something.
+    pub heard: bool,
     /// It has ended.
     pub over: bool,
 }
@@ -74,6 +84,7 @@ impl Lane {
             handled: 0,
             sent_bytes: 0,
             handled_bytes: 0,
+            heard: false,
             over: false,
         }
     }
@@ -125,7 +136,7 @@ impl Way {
         while let Some(act) = acts.pop_front() {
             done.acts += 1;
             match act {
-                Act::Open(name) => table.open(py, name)?,
+                Act::Open(name) => table.open(py, name, &[])?,
                 Act::Event(name, event, request) => {
                     if request {
                         table.note_request(py, name)?;
@@ -134,6 +145,7 @@ impl Way {
                 }
                 Act::Last(name) => table.last(&mut turn, name)?,
                 Act::Cancel(name) => table.cancel(py, name)?,
+                Act::Restore(..) | Act::Encoded(..) | Act::Save(_) => {} // for other processes
             }
         }
         if table.has_runnable(py)? {
@@ -162,7 +174,7 @@ impl Way {
             };
             let sent = match act {
                 Act::Open(name) => ring.send_named(py, (OPEN, false), *name, None),
-                Act::Event(..) if done.bytes >= room => break Ok(()),
+                Act::Event(..) | Act::Encoded(..) if done.bytes >= room => break Ok(()),
                 Act::Event(name, event, request) => {
                     let kind = if *request { REQUEST } else { EVENT };
                     let sent = ring.send_named(py, (kind, true), *name, Some(event.bind(py)));
@@ -172,7 +184,18 @@ impl Way {
                     }
                     sent
                 }
+                Act::Encoded(name, event) => {
+                    let bytes = event.as_bytes(py);
+                    let sent = ring.send_encoded(py, (EVENT, true), *name, bytes);
+                    if let Ok(Some(len)) = sent {
+                        done.bytes += u64::from(len);
+                        events += 1;
+                    }
+                    sent
+                }
                 Act::Last(name) => ring.send_named(py, (LAST, false), *name, None),
+                Act::Restore(name, state) => ring.send_encoded(py, (OPEN, false), *name, state),
+                Act::Save(name) => ring.send_named(py, (SAVE, false), *name, None),
                 Act::Cancel(name) => ring.send_named(py, (CANCEL, false), *name, None),
             };
             match sent {
@@ -196,9 +219,9 @@ impl Way {
         outcome.map(|()| done)
     }
 
-    /// The next thing that the table says.
+    /// The next thing that the table says. `hashes` asks for the hash of each result.
     #[inline]
-    pub fn told(&self, py: Python<'_>) -> PyResult<Told> {
+    pub fn told(&self, py: Python<'_>, hashes: bool) -> PyResult<Told> {
         match self {
             Way::Inline(table) => match &table.outlet {
                 Outlet::Inline(outlet) => Ok(outlet.pop(py)?.map_or(Told::Nothing, Told::Message)),
@@ -206,7 +229,7 @@ impl Way {
             },
             Way::Ring(core) => match &core.channel {
                 Channel::Ring(ring) => {
-                    let told = ring.next_message(py)?;
+                    let told = ring.next_message(py, hashes)?;
                     if matches!(told, Told::Over(..)) {
                         core.over(py, || "the lane has ended".to_owned())?;
                     }

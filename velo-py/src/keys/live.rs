@@ -284,7 +284,7 @@ impl Keys {
             if let Some(entry) = state.index.find(key, hash)?
                 && state.index.entry(entry).stage != super::index::Stage::Finished
             {
-                state.end(entry);
+                state.end(py, entry);
             }
             Ok(())
         })?

@@ -8,7 +8,7 @@ use pyo3::prelude::*;
 use crate::cell::GilCell;
 use crate::lane_frames::{
     ANSWER, ANSWERED, AT_FAULT, ENDED, FAILED, HANDLED, Handled, Message, Name, RESULT, RETURNED,
-    Rest, with_count,
+    Rest, SAVED, with_count,
 };
 use crate::process::worker::ring_port::RingPort;
 use crate::wait::Group;
@@ -88,7 +88,7 @@ impl Outlet {
                 if room {
                     let result = result.clone_ref(py);
                     queue.push_back(match answers {
-                        false => Message::Result(name, result),
+                        false => Message::Result(name, result, 0),
                         true => Message::Answer(name, result),
                     });
                 }
@@ -145,6 +145,14 @@ impl Outlet {
                 Ok(true)
             }
             Outlet::Ring(port) => port.push_bytes(py, HANDLED, &handled.bytes()),
+        }
+    }
+
+    /// Sends a snapshot, as it travels; false when there is no room for it now.
+    pub fn saved(&self, py: Python<'_>, frame: &[u8]) -> PyResult<bool> {
+        match self {
+            Outlet::Inline(_) => Ok(true), // there is no worker that could die
+            Outlet::Ring(port) => port.push_bytes(py, SAVED, frame),
         }
     }
 

@@ -5,11 +5,13 @@ use pyo3::types::PyTuple;
 
 use super::answers::unknown;
 use super::index::Stage;
+use super::journal::Took;
 use super::keyed::Keys;
+use super::lane::Lane;
 use super::routing::Out;
 use super::tracking::End;
 use crate::errors;
-use crate::lane_frames::Message;
+use crate::lane_frames::{Message, Name};
 use crate::process::client::blame::Death;
 use crate::process::client::lane::Told;
 
@@ -19,12 +21,14 @@ const BATCH: usize = 128;
 impl Keys {
     /// Reads what lanes say. Whether there was anything.
     pub(super) fn read(&self, py: Python<'_>) -> PyResult<bool> {
-        let lanes = self.state.with(py, |state| state.ways())?;
+        let (lanes, kept) = self
+            .state
+            .with(py, |state| (state.ways(), state.keep.is_some()))?;
         let mut progress = false;
         for (number, way) in lanes {
             let mut results = 0;
             while results < BATCH {
-                match way.told(py) {
+                match way.told(py, kept) {
                     Ok(Told::Message(message)) => {
                         results += 1;
                         self.take_message(py, number, message)?;
@@ -34,6 +38,7 @@ impl Keys {
                     }
                     Ok(Told::Nothing) => break,
                     Ok(Told::Over(error, death)) => {
+                        self.heard(py, number, results)?;
                         self.lane_is_over(py, number, error, death)?;
                         progress = true;
                         break;
@@ -47,10 +52,21 @@ impl Keys {
             }
             if results > 0 {
                 progress = true;
+                self.heard(py, number, results)?;
                 way.read(py)?;
             }
         }
         Ok(progress)
+    }
+
+    /// So many messages of a lane were read.
+    fn heard(&self, py: Python<'_>, number: usize, messages: usize) -> PyResult<()> {
+        Ok(self.state.with(py, |state| {
+            if messages > 0 {
+                state.lanes[number].heard = true;
+                state.stillborn = 0;
+            }
+        })?)
     }
 
     /// A lane has ended.
@@ -81,17 +97,48 @@ impl Keys {
         message: Message,
     ) -> PyResult<()> {
         match message {
-            Message::Result(name, result) => self.state.with(py, |state| {
-                let Some(entry) = state.lanes[number].ids.entry(name.id, name.generation) else {
-                    return Err(unknown());
+            Message::Result(name, result, hash) => {
+                let differs = self.state.with(py, |state| {
+                    let ids = &state.lanes[number].ids;
+                    let Some(entry) = ids.entry(name.id, name.generation) else {
+                        return state.lanes[number].unknown(name).map(|()| None);
+                    };
+                    let known = state.index.entry(entry);
+                    if let Some(journal) = &mut known.journal
+                        && let Some(keep) = state.keep
+                    {
+                        match journal.takes(hash, keep) {
+                            Took::New => {}
+                            Took::Repeated => return Ok(None),
+                            Took::Differs(number) => return Ok(Some((entry, number))),
+                        }
+                    }
+                    let Some(key) = &known.key else {
+                        return Err(unknown());
+                    };
+                    let item = PyTuple::new(py, [key.bind(py), result.bind(py)])?;
+                    state.out.push_back(Out::Item(item.into_any().unbind()));
+                    state.counts.results += 1;
+                    Ok(None)
+                })??;
+                match differs {
+                    None => Ok(()),
+                    Some((entry, number)) => self.diverges(py, entry, number),
+                }
+            }
+            Message::Saved(name, count, saved) => self.state.with(py, |state| {
+                let ids = &state.lanes[number].ids;
+                let Some(entry) = ids.entry(name.id, name.generation) else {
+                    return state.lanes[number].unknown(name);
                 };
                 let known = state.index.entry(entry);
-                let Some(key) = &known.key else {
-                    return Err(unknown());
-                };
-                let item = PyTuple::new(py, [key.bind(py), result.bind(py)])?;
-                state.out.push_back(Out::Item(item.into_any().unbind()));
-                state.counts.results += 1;
+                let journal = known.journal.as_mut();
+                if !journal.is_some_and(|journal| journal.saved(count, &saved)) {
+                    return Err(errors::corrupted("a snapshot of events that were not sent"));
+                }
+                if known.unsent() > 0 && known.stage == Stage::Open {
+                    state.send_waiting(py, entry); // some may have waited for it
+                }
                 Ok(())
             })?,
             Message::Handled(handled) => Ok(self.state.with(py, |state| {
@@ -103,10 +150,13 @@ impl Keys {
                     if let Some(entry) = ids.entry(name.id, name.generation) {
                         let known = state.index.entry(entry);
                         known.in_flight = known.in_flight.saturating_sub(count);
+                        if let Some(journal) = &mut known.journal {
+                            journal.handled(count);
+                        }
                         state.handled_by(entry, count);
                         let known = state.index.entry(entry);
-                        if !known.waiting.is_empty() && known.stage == Stage::Open {
-                            state.send_waiting(entry);
+                        if known.unsent() > 0 && known.stage == Stage::Open {
+                            state.send_waiting(py, entry);
                         }
                     }
                 }
@@ -119,22 +169,47 @@ impl Keys {
                 if let Some(entry) = ids.entry(name.id, name.generation) {
                     let known = state.index.entry(entry);
                     // Otherwise the function runs anew by now.
-                    if known.sent == taken && known.waiting.is_empty() {
-                        state.end(entry);
+                    if known.sent == taken && known.unsent() == 0 {
+                        state.end(py, entry);
                     }
                 }
             })?),
             Message::Ended(name, rest, outcome) => {
-                let entry = self.state.with(py, |state| {
-                    let ids = &mut state.lanes[number].ids;
-                    let entry = ids.entry(name.id, name.generation);
-                    if entry.is_some() {
-                        ids.give_back(name.id);
+                let ended = self.state.with(py, |state| {
+                    let lane = &mut state.lanes[number];
+                    let entry = lane.ids.entry(name.id, name.generation);
+                    if entry.is_none() {
+                        lane.unknown(name)?;
                     }
-                    entry
-                })?;
-                self.key_ended(py, entry.ok_or_else(unknown)?, End::Told(rest), outcome)
+                    lane.ids.give_back(name.id);
+                    Ok::<_, PyErr>(entry.map(|entry| {
+                        let journal = state.index.entry(entry).journal.as_ref();
+                        let missing = journal.filter(|journal| journal.is_replaying());
+                        (entry, missing.map(|journal| journal.next_result()))
+                    }))
+                })??;
+                let end = End::Told(rest);
+                match ended {
+                    None => Ok(()), // an abandoned one
+                    Some((entry, None)) => self.key_ended(py, entry, end, outcome),
+                    Some((entry, Some(missing))) => {
+                        // It has ended before it came as far as it did the first time.
+                        let error = self.divergence(py, entry, missing, false)?;
+                        error.set_cause(py, outcome.err());
+                        self.key_ended(py, entry, end, Err(error))
+                    }
+                }
             }
+        }
+    }
+}
+
+impl Lane {
+    /// It speaks of a key that has no entry: an error, unless the key was abandoned.
+    fn unknown(&self, name: Name) -> PyResult<()> {
+        match self.ids.is_abandoned(name.id, name.generation) {
+            true => Ok(()),
+            false => Err(unknown()),
         }
     }
 }

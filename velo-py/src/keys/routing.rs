@@ -3,8 +3,10 @@
 use std::collections::VecDeque;
 
 use pyo3::prelude::*;
+use pyo3::types::PyBytes;
 
 use super::index::{Entry, Index, Stage};
+use super::journal::{Accept, Keep, Next};
 use super::lane::{Act, Lane, Way};
 use super::requests::LiveForm;
 use super::tracker::{KeyFailure, Tracker};
@@ -80,6 +82,12 @@ pub struct State {
     pub(super) tracker: Option<Tracker>,
     /// Events come from tasks, and not from a source.
     pub(super) live_form: Option<Box<LiveForm>>,
+    /// How keys are kept that outlive their workers.
+    pub(super) keep: Option<Keep>,
+    /// Keys whose journals are full for good, and how many bytes they hold.
+    pub(super) full: Vec<(u32, usize)>,
+    /// What the deaths count of lanes in a row that never said anything, and ran no key.
+    pub(super) stillborn: u32,
 }
 
 /// What became of an event.
@@ -146,7 +154,7 @@ impl State {
     }
 
     /// Opens a key that has a place.
-    pub(super) fn open(&mut self, entry: u32) -> PyResult<()> {
+    pub(super) fn open(&mut self, py: Python<'_>, entry: u32) -> PyResult<()> {
         let Some(number) = self.choose() else {
             return Err(errors::velo("there is no lane"));
         };
@@ -158,14 +166,28 @@ impl State {
         (known.in_flight, known.sent) = (0, 0);
         known.stage = Stage::Open;
         (known.cancelled, known.began) = (false, false);
-        lane.outgoing.push_back(Act::Open(Name { id, generation }));
-        self.counts.opened += 1;
-        self.send_waiting(entry);
+        let name = Name { id, generation };
+        let mut again = false;
+        let mut state = None;
+        if self.keep.is_some() {
+            let journal = known.journal.get_or_insert_default();
+            again = journal.was_open;
+            state = journal.begin();
+        }
+        lane.outgoing.push_back(match state {
+            None => Act::Open(name),
+            Some(state) => Act::Restore(name, state),
+        });
+        self.counts.opened += u64::from(!again);
+        self.send_waiting(py, entry);
         Ok(())
     }
 
     /// Sends what waits for a key, as far as it may have it.
-    pub(super) fn send_waiting(&mut self, entry: u32) {
+    pub(super) fn send_waiting(&mut self, py: Python<'_>, entry: u32) {
+        if let Some(keep) = self.keep {
+            return self.send_kept(py, entry, keep);
+        }
         let known = self.index.entry(entry);
         let lane = &mut self.lanes[known.lane as usize];
         let name = Name {
@@ -189,23 +211,104 @@ impl State {
         }
     }
 
-    /// Ends the input of a key behind what waits for it.
-    pub(super) fn end(&mut self, entry: u32) {
+    /// The same for a key with a journal: events that another worker had go first.
+    fn send_kept(&mut self, py: Python<'_>, entry: u32, keep: Keep) {
         let known = self.index.entry(entry);
-        if known.ends || known.stage == Stage::Ending {
+        let lane = &mut self.lanes[known.lane as usize];
+        let name = Name {
+            id: known.id,
+            generation: known.generation,
+        };
+        let Some(journal) = &mut known.journal else {
+            return;
+        };
+        while known.in_flight < self.window {
+            match journal.next() {
+                Next::Event(event) => {
+                    known.in_flight += 1;
+                    known.sent = known.sent.wrapping_add(1);
+                    lane.sent += 1;
+                    self.waiting -= 1;
+                    let event = PyBytes::new(py, event).unbind();
+                    lane.outgoing.push_back(Act::Encoded(name, event));
+                    continue;
+                }
+                Next::Skip => {
+                    self.waiting -= 1;
+                    continue;
+                }
+                Next::Nothing => {}
+            }
+            if journal.ended {
+                break; // what waits is for the next run of the function
+            }
+            let Some((event, _)) = known.waiting.first() else {
+                break;
+            };
+            // It is: `route` has encoded it.
+            let Ok(event) = event.bind(py).cast::<PyBytes>() else {
+                debug_assert!(false, "an event of a kept key is not encoded");
+                break;
+            };
+            match journal.accept(event.as_bytes(), keep) {
+                Accept::Accepted => drop(known.waiting.pop()),
+                Accept::Wait => {
+                    if !std::mem::replace(&mut journal.waits, true) {
+                        lane.outgoing.push_back(Act::Save(name));
+                    }
+                    break;
+                }
+                Accept::Full(size) => {
+                    self.full.push((entry, size));
+                    break;
+                }
+            }
+        }
+        if known.ends && known.waiting.is_empty() {
+            known.ends = false;
+            journal.ended = true;
+        }
+        if journal.ended && journal.unsent() == 0 && known.stage == Stage::Open {
+            known.stage = Stage::Ending;
+            lane.outgoing.push_back(Act::Last(name));
+        }
+    }
+
+    /// Has a key go on in another lane, which its own is gone for.
+    pub(super) fn move_on(&mut self, entry: u32) {
+        let known = self.index.entry(entry);
+        let before = known.unsent();
+        known.stage = Stage::Unopened;
+        known.in_flight = 0;
+        if let Some(journal) = &mut known.journal {
+            journal.begin();
+        }
+        self.waiting += known.unsent() - before;
+        if self.limited {
+            self.unopened.push_front(entry); // it has its place
+            self.reserved += 1;
+        } else {
+            self.unopened.push_back(entry);
+        }
+    }
+
+    /// Ends the input of a key behind what waits for it.
+    pub(super) fn end(&mut self, py: Python<'_>, entry: u32) {
+        let known = self.index.entry(entry);
+        if known.is_ending() {
             return;
         }
         known.ends = true;
         self.ending += 1;
         if known.stage == Stage::Open {
-            self.send_waiting(entry);
+            self.send_waiting(py, entry);
         }
     }
 
     /// Cancels the function of a key that is open.
     pub(super) fn cancel_key(&mut self, entry: u32) {
         let known = self.index.entry(entry);
-        if !(known.ends || known.stage == Stage::Ending) {
+        if !known.is_ending() {
             self.ending += 1;
         }
         known.ends = false;
@@ -228,18 +331,17 @@ impl State {
     }
 
     /// Has keys that were used least recently end, for those that want their places.
-    pub(super) fn evict(&mut self) {
+    pub(super) fn evict(&mut self, py: Python<'_>) {
         let mut next = self.index.oldest();
         while self.ending < self.wanting
             && let Some(entry) = next
         {
             next = self.index.newer(entry);
             let known = self.index.entry(entry);
-            let leaves = known.ends || known.stage == Stage::Ending;
-            let held = known.stage == Stage::Held;
-            if !leaves && !held && self.unopened.back() != Some(&entry) {
+            let leaves = known.is_ending() || known.stage == Stage::Held;
+            if !leaves && self.unopened.back() != Some(&entry) {
                 self.counts.evicted += 1;
-                self.end(entry);
+                self.end(py, entry);
             }
         }
     }
@@ -255,7 +357,7 @@ impl State {
     }
 
     /// Opens the key that has waited longest, if it can be now.
-    pub(super) fn open_next(&mut self) -> PyResult<bool> {
+    pub(super) fn open_next(&mut self, py: Python<'_>) -> PyResult<bool> {
         let lanes = self.open_lanes();
         if lanes == 0 || lanes < self.wanted_lanes() || self.limited && self.reserved == 0 {
             return Ok(false);
@@ -264,14 +366,14 @@ impl State {
             return Ok(false);
         };
         self.reserved = self.reserved.saturating_sub(1);
-        self.open(entry)?;
+        self.open(py, entry)?;
         Ok(true)
     }
 
     /// Forgets a key.
     pub(super) fn forget(&mut self, entry: u32) -> Entry {
         let known = self.index.remove(entry);
-        self.waiting -= known.waiting.len() as u64;
+        self.waiting -= known.unsent();
         known
     }
 }

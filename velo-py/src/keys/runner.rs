@@ -109,7 +109,10 @@ impl LaneRunner {
             let mut turn = Turn::of(py, &self.table);
             let mut idle = true;
             for _ in 0..BATCH {
-                let Some(frame) = self.port.next_frame(py)? else {
+                let Some(frame) = self
+                    .port
+                    .next_frame(py, |name| self.table.reads(py, name))?
+                else {
                     break;
                 };
                 idle = false;
@@ -152,6 +155,7 @@ impl LaneRunner {
         let (py, table) = (turn.py(), &self.table);
         match frame {
             Frame::Event(name, event, len, request) => {
+                table.has_read();
                 if request {
                     table.note_request(py, name)?;
                 }
@@ -163,9 +167,10 @@ impl LaneRunner {
                     }
                 }
             }
-            Frame::Open(name, _key) => table.open(py, name),
+            Frame::Open(name, state) => table.open(py, name, &state),
             Frame::Last(name) => table.last(turn, name),
             Frame::Cancel(name) => table.cancel(py, name),
+            Frame::Save(name) => table.save_soon(py, name),
             Frame::Terms(terms) => table.agree(py, terms),
             Frame::End => Ok(()),
         }

@@ -2,12 +2,14 @@
 
 use pyo3::intern;
 use pyo3::prelude::*;
+use pyo3::types::PyBytes;
 
 use super::index::Stage;
 use super::keyed::Keys;
 use super::lane::{Act, Way};
 use super::routing::{AfterEnd, Routed, State};
 use super::tracking::Tracked;
+use crate::codec::{VecOut, codec};
 use crate::errors;
 use crate::ffi::iterate::next_of;
 use crate::lane_frames::Name;
@@ -62,7 +64,14 @@ impl Keys {
                     }
                 }
             };
-            match self.route(py, &event, &key, hash, false)? {
+            let routed = match self.route(py, &event, &key, hash, false) {
+                Ok(routed) => routed,
+                Err(error) => {
+                    self.set_error(py, error)?;
+                    return Ok(true);
+                }
+            };
+            match routed {
                 Routed::Sent(_) | Routed::Dropped => {}
                 Routed::Held(_) => {
                     self.state.with(py, |state| {
@@ -123,7 +132,13 @@ impl Keys {
         hash: u64,
         request: bool,
     ) -> PyResult<Routed> {
-        let ordered = self.state.with(py, |state| state.ordered)?;
+        let (ordered, kept) = self
+            .state
+            .with(py, |state| (state.ordered, state.keep.is_some()))?;
+        let event = &match kept {
+            true => encoded(event)?.into_any(),
+            false => event.clone(),
+        };
         let now = if ordered { self.now() } else { 0 };
         self.state.with(py, |state| -> PyResult<Routed> {
             let now = now + state.aged;
@@ -157,6 +172,11 @@ impl Keys {
                     }
                 },
                 _ if known.ends => return Ok(Routed::Held(entry)),
+                Stage::Open if kept => {
+                    known.waiting.push(event.clone().unbind(), number);
+                    state.waiting += 1;
+                    state.send_waiting(py, entry);
+                }
                 Stage::Open if known.in_flight < window && known.waiting.is_empty() => {
                     known.in_flight += 1;
                     known.sent = known.sent.wrapping_add(1);
@@ -170,7 +190,8 @@ impl Keys {
                     lane.outgoing.push_back(act);
                 }
                 stage => {
-                    if stage == Stage::Ending && known.waiting.is_empty() {
+                    let ended = stage == Stage::Ending || known.is_ending();
+                    if ended && known.waiting.is_empty() {
                         state.wanting += 1;
                     }
                     known.waiting.push(event.clone().unbind(), number);
@@ -198,7 +219,7 @@ impl Keys {
             }
             let some: Vec<u32> = state.index.from(from).take(ENDS).collect();
             state.told_end = some.last().map(|last| last + 1);
-            some.into_iter().for_each(|entry| state.end(entry));
+            some.into_iter().for_each(|entry| state.end(py, entry));
         })?)
     }
 
@@ -220,7 +241,7 @@ impl Keys {
             self.make_room(py)?;
         }
         let mut opened = false;
-        while self.state.with(py, State::open_next)?? {
+        while self.state.with(py, |state| state.open_next(py))?? {
             opened = true;
         }
         Ok(opened)
@@ -246,7 +267,7 @@ impl Keys {
         }
         let waits = self.state.with(py, |state| {
             if state.live() + state.reserved > state.unopened.len() {
-                state.evict();
+                state.evict(py);
                 return None;
             }
             let waits = state.wanting > 0 && !std::mem::replace(&mut state.in_line, true);
@@ -296,4 +317,12 @@ impl Keys {
         }
         Ok(progress)
     }
+}
+
+/// An event as it travels.
+fn encoded<'py>(event: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
+    let py = event.py();
+    let mut out = VecOut::default();
+    codec(py)?.encode(py, event, &mut out)?;
+    Ok(PyBytes::new(py, &out.into_vec()))
 }

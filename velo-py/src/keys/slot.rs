@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use pyo3::prelude::*;
 
+use super::key_state::KeyState;
 use super::key_task::KeyTask;
 use super::waiting::Waiting;
 use crate::ffi::asyncgen::AsyncGen;
@@ -42,6 +43,8 @@ pub struct Slot {
     /// Which of its events are requests, by the numbers under which it will take them.
     #[expect(clippy::box_collection, reason = "one word a key instead of four")]
     pub(super) requests: Option<Box<VecDeque<u32>>>,
+    /// The state of its function, where that is saved.
+    pub(super) state: Option<Box<KeyState>>,
     /// How long it may take for an event.
     pub(super) deadline: Option<Arc<Deadline>>,
 }

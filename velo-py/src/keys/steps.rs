@@ -15,6 +15,7 @@ use super::table::{BUDGET, Inner, KeyTable};
 use crate::errors;
 use crate::ffi::asyncgen::{AsyncGen, Resumed};
 use crate::lane_frames::{Name, Rest};
+use crate::process::worker::snapshot::RESULT;
 
 /// Why a key does not run.
 pub enum Pause {
@@ -177,8 +178,13 @@ impl KeyTable {
 
     /// A result of the running key was sent. Whether its turn is over.
     #[inline]
-    pub(super) fn yielded(&self, py: Python<'_>, _name: Name) -> bool {
+    pub(super) fn yielded(&self, py: Python<'_>, name: Name) -> bool {
         let spend = |inner: &mut Inner| {
+            if self.has_state
+                && let Some(kept) = &mut inner.at(name.id).state
+            {
+                kept.passes(RESULT);
+            }
             inner.budget = inner.budget.saturating_sub(1);
             inner.budget == 0
         };
@@ -293,7 +299,11 @@ impl KeyTable {
             let slot = &mut inner.slots[id as usize];
             let answers = slot.take(ANSWERS);
             slot.flags = slot.flags & (LIVE | LAST | SHARES) | DORMANT;
-            let over = (slot.generator.take(), slot.deadline.take());
+            let over = (
+                slot.generator.take(),
+                slot.deadline.take(),
+                slot.state.take(),
+            );
             Some((name, answers, more, slot.taken, over))
         });
         let Ok(Some((name, answers, more, taken, _over))) = again else {
@@ -302,6 +312,7 @@ impl KeyTable {
         if answers {
             self.tell(py, name, News::Answered);
         }
+        self.save_anew(py, name, taken);
         if more {
             self.awake(py, name);
             let _ = self.inner.with(py, |inner| inner.queue(id));
@@ -315,7 +326,7 @@ impl KeyTable {
     /// Runs the function of a dormant key anew.
     #[cold]
     pub(super) fn awake(&self, py: Python<'_>, name: Name) {
-        match self.begin(py, name) {
+        match self.begin(py, name, &[]) {
             Ok(generator) => {
                 let generator = AsyncGen::of_owner(py, generator);
                 let _ = self.inner.with(py, |inner| {

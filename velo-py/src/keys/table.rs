@@ -1,7 +1,7 @@
 //! A key table: a slot for each key of one function, and the queue of keys that can run.
 
 use std::collections::VecDeque;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 
 use pyo3::prelude::*;
@@ -31,6 +31,8 @@ pub struct KeyTable {
     pub(super) stall: Option<f64>,
     pub(super) outlet: Outlet,
     pub(super) inner: GilCell<Inner>,
+    /// Its keys are saved, and taken over when this worker dies.
+    pub(super) recovers: AtomicBool,
     /// The key whose generator runs now.
     pub(super) stepping: AtomicU32,
     /// The context that no key has changed.
@@ -45,6 +47,8 @@ pub struct Inner {
     pub(super) runnable: VecDeque<u32>,
     /// Tasks that nobody is pinned to.
     pub(super) spares: Vec<Py<KeyTask>>,
+    /// Keys whose snapshot found no room.
+    pub(super) unsaved: Vec<Name>,
     /// Ends and the like that found no room.
     pub(super) unsent: VecDeque<(Name, News)>,
     /// There is no room for results: nobody is stepped.
@@ -117,6 +121,7 @@ impl KeyTable {
             slots: Vec::new(),
             runnable: VecDeque::new(),
             spares: Vec::new(),
+            unsaved: Vec::new(),
             unsent: VecDeque::new(),
             blocked: false,
             terms,
@@ -136,6 +141,7 @@ impl KeyTable {
             stall,
             outlet,
             inner: GilCell::new(inner),
+            recovers: AtomicBool::new(terms.recovers),
             stepping: AtomicU32::new(NONE),
             context,
             this: this.clone(),
@@ -144,6 +150,7 @@ impl KeyTable {
 
     /// The terms of the lane.
     pub fn agree(&self, py: Python<'_>, terms: Terms) -> PyResult<()> {
+        self.recovers.store(terms.recovers, Relaxed);
         Ok(self.inner.with(py, |inner| inner.terms = terms)?)
     }
 

@@ -18,6 +18,11 @@ impl Waiting {
         self.0.get_or_insert_default().push_back((object, len));
     }
 
+    /// The first one.
+    pub fn first(&self) -> Option<&Item> {
+        self.0.as_ref()?.front()
+    }
+
     /// Takes the first one.
     #[inline]
     pub fn pop(&mut self) -> Option<Item> {

@@ -242,6 +242,7 @@ impl Served {
             window: opening.buffer,
             tells_all: false,
             restarts: false,
+            recovers: false,
         };
         let table = KeyTable::new(
             self.event_loop.clone_ref(py),

@@ -56,4 +56,28 @@ impl RingPair {
         let sent = self.push_bytes(&bytes, &[], kind, counted)?;
         Ok(matches!(sent, Offer::Sent).then_some(bytes.len() as u32))
     }
+
+    /// Copies bytes behind the name of a key. How many bytes that took; None when there is no room now.
+    pub fn push_named_bytes(
+        &mut self,
+        (kind, counted): (u8, bool),
+        name: Name,
+        bytes: &[u8],
+    ) -> PyResult<Option<u32>> {
+        let len = HEAD + bytes.len();
+        match self.producer.reserve(len, counted) {
+            Ok(mut room) => {
+                room[..HEAD].copy_from_slice(&name.bytes());
+                room[HEAD..len].copy_from_slice(bytes);
+                room.commit(kind, len);
+                self.bytes_out += len as u64;
+                self.stalled = None;
+                Ok(Some(len as u32))
+            }
+            Err(refused) => {
+                self.refused(refused, len)?;
+                Ok(None)
+            }
+        }
+    }
 }

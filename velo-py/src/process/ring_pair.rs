@@ -357,7 +357,7 @@ pub fn too_large(len: usize, limit: u64) -> String {
 }
 
 /// Everything is copied, to be written to.
-struct OwnMemory;
+pub struct OwnMemory;
 
 impl Memory for OwnMemory {
     fn view<'py>(&mut self, py: Python<'py>, bytes: &[u8]) -> PyResult<Option<Bound<'py, PyAny>>> {

@@ -47,7 +47,17 @@ pub struct Reached {
     pub asked: bool,
 }
 
+/// What deaths have to count for a function to be given up that may be restarted so often.
+pub fn enough(max_restarts: u32) -> u32 {
+    CERTAIN.saturating_mul(max_restarts.saturating_add(1))
+}
+
 impl Death {
+    /// What it counts for, where the function need not be the reason of a kill.
+    pub fn guilt(self) -> u32 {
+        if self.killed { DOUBTFUL } else { CERTAIN }
+    }
+
     /// Where it was in this stream, as the worker counts events, and whether the function must be the
     /// reason. None: it was elsewhere.
     fn place(self, reached: Reached) -> Option<(Place, bool)> {
@@ -89,8 +99,7 @@ impl Blame {
         };
         let guilt = before.saturating_add(if certain { CERTAIN } else { DOUBTFUL });
         self.0 = Some((place, guilt));
-        let enough = CERTAIN.saturating_mul(max_restarts.saturating_add(1));
-        (guilt >= enough).then_some(place)
+        (guilt >= enough(max_restarts)).then_some(place)
     }
 
     /// The event of the last death was left out: what comes now is a new story.

@@ -4,6 +4,7 @@ use pyo3::prelude::*;
 
 use super::blame::Death;
 use super::channel::RingChannel;
+use super::journal::hash_of;
 use super::ring_stream::StreamState;
 use crate::codec::{CopyMemory, codec};
 use crate::errors;
@@ -11,7 +12,7 @@ use crate::flow::Offer;
 use crate::lane_frames::Message;
 use crate::lane_frames::{
     ANSWER, ANSWERED, AT_FAULT, ENDED, FAILED, HANDLED, Handled, Name, RESULT, RETURNED, Rest,
-    read_count,
+    SAVED, read_count,
 };
 use crate::process::ring_pair::{END, ERROR};
 
@@ -45,6 +46,25 @@ impl RingChannel {
             })?
     }
 
+    /// Sends what is encoded behind the name of a key: how many bytes that took, or None when there is
+    /// no room now.
+    pub fn send_encoded(
+        &self,
+        py: Python<'_>,
+        (kind, counted): (u8, bool),
+        name: Name,
+        bytes: &[u8],
+    ) -> PyResult<Option<u32>> {
+        self.shared
+            .state
+            .with(py, |ends| match ends.rings.as_mut() {
+                Some(rings) if !ends.ended && ends.failure.is_none() => {
+                    rings.push_named_bytes((kind, counted), name, bytes)
+                }
+                _ => Ok(None),
+            })?
+    }
+
     /// Sends bytes; false when there is no room now.
     pub fn send_bytes(&self, py: Python<'_>, kind: u8, bytes: &[u8]) -> PyResult<bool> {
         self.shared
@@ -58,9 +78,9 @@ impl RingChannel {
             })?
     }
 
-    /// The next message of a lane.
+    /// The next message of a lane. `hashes` says that the hash of each result is wanted.
     #[inline]
-    pub fn next_message(&self, py: Python<'_>) -> PyResult<Told> {
+    pub fn next_message(&self, py: Python<'_>, hashes: bool) -> PyResult<Told> {
         let codec = codec(py)?;
         let last = self.shared.state.with(py, |ends: &mut StreamState| {
             let Some(rings) = ends.rings.as_mut() else {
@@ -76,12 +96,20 @@ impl RingChannel {
             let told =
                 match kind {
                     RESULT | ANSWER => Name::read(payload).and_then(|(name, result)| {
+                        let hash = if hashes { hash_of(result) } else { 0 };
                         let result = codec.decode(py, result, &mut CopyMemory)?.unbind();
                         let message = match kind {
-                            RESULT => Message::Result(name, result),
+                            RESULT => Message::Result(name, result, hash),
                             _ => Message::Answer(name, result),
                         };
                         Ok(Ok(Told::Message(message)))
+                    }),
+                    SAVED => Name::read(payload).and_then(|(name, saved)| {
+                        let Some((count, state)) = saved.split_first_chunk::<8>() else {
+                            return Err(errors::corrupted("a snapshot of no events at all"));
+                        };
+                        let count = u64::from_le_bytes(*count);
+                        Ok(Ok(Told::Message(Message::Saved(name, count, state.into()))))
                     }),
                     ANSWERED => Name::read(payload)
                         .map(|(name, _)| Ok(Told::Message(Message::Answered(name)))),

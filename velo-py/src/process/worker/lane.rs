@@ -6,26 +6,32 @@ use super::ring_port::RingPort;
 use crate::codec::{CopyMemory, codec};
 use crate::errors;
 use crate::flow::{Interest, Offer};
-use crate::lane_frames::{CANCEL, EVENT, LAST, Name, OPEN, REQUEST, Rest, TERMS, Terms};
+use crate::lane_frames::{CANCEL, EVENT, LAST, Name, OPEN, REQUEST, Rest, SAVE, TERMS, Terms};
 use crate::process::ring_pair::{END, spin};
 
 /// What the caller of a lane has sent.
 pub enum Frame<'py> {
     Terms(Terms),
-    /// A key opens; and the key as it travelled.
+    /// A key opens; and the state that its function had in another worker, if it did.
     Open(Name, Box<[u8]>),
     /// An event, or what reading it has raised; how many bytes it took, and whether it is a request.
     Event(Name, PyResult<Bound<'py, PyAny>>, u32, bool),
     Last(Name),
     Cancel(Name),
+    /// A snapshot of the key's state is wanted.
+    Save(Name),
     /// No more keys come.
     End,
 }
 
 impl RingPort {
-    /// The next frame, without waiting.
+    /// The next frame, without waiting. `reads` is told of the key whose event is about to be decoded.
     #[inline]
-    pub fn next_frame<'py>(&self, py: Python<'py>) -> PyResult<Option<Frame<'py>>> {
+    pub fn next_frame<'py>(
+        &self,
+        py: Python<'py>,
+        reads: impl FnOnce(Name),
+    ) -> PyResult<Option<Frame<'py>>> {
         let codec = codec(py)?;
         self.state.with(py, |ends| {
             if ends.input_ended {
@@ -45,6 +51,7 @@ impl RingPort {
             let frame = match kind {
                 EVENT | REQUEST => {
                     let (name, event) = Name::read(payload)?;
+                    reads(name);
                     let event = codec.decode(py, event, &mut CopyMemory);
                     Frame::Event(
                         name,
@@ -54,11 +61,12 @@ impl RingPort {
                     )
                 }
                 OPEN => {
-                    let (name, key) = Name::read(payload)?;
-                    Frame::Open(name, key.into())
+                    let (name, state) = Name::read(payload)?;
+                    Frame::Open(name, state.into())
                 }
                 LAST => Frame::Last(Name::read(payload)?.0),
                 CANCEL => Frame::Cancel(Name::read(payload)?.0),
+                SAVE => Frame::Save(Name::read(payload)?.0),
                 TERMS => Frame::Terms(Terms::read(payload)?),
                 END => {
                     ends.input_ended = true;

@@ -5,4 +5,4 @@ pub mod lane;
 pub mod ports;
 pub mod ring_port;
 mod slow_steps;
-mod snapshot;
+pub mod snapshot;

@@ -24,20 +24,52 @@ const LEAST_TIME: Duration = Duration::from_secs(1);
 const TIMES_COST: u64 = 50;
 
 /// What a result counts as, since its hash is kept.
-const RESULT: u64 = 8;
+pub const RESULT: u64 = 8;
+
+/// When the next snapshot of a state is due.
+pub struct Due {
+    /// When the last one was made, how large it was, and how long it took.
+    at: u64,
+    size: u64,
+    cost: u64,
+}
+
+impl Default for Due {
+    fn default() -> Self {
+        Due {
+            at: ticks::now(),
+            size: 0,
+            cost: 0,
+        }
+    }
+}
+
+impl Due {
+    /// Whether one is due, after the journal has grown by so many bytes since the last one.
+    #[inline]
+    pub fn is_due(&self, passed: u64) -> bool {
+        let since = ticks::now().saturating_sub(self.at);
+        passed > LEAST_BYTES.max(TIMES_SIZE * self.size)
+            || since > ticks::from_duration(LEAST_TIME).max(TIMES_COST * self.cost)
+    }
+
+    /// One of this size was made, which had been begun at this time, in ticks.
+    pub fn made(&mut self, size: u64, began: u64) {
+        self.at = ticks::now();
+        self.size = size;
+        self.cost = self.at.saturating_sub(began);
+    }
+}
 
 /// The state of one stream's function.
 pub struct Snapshots {
     state: Py<PyDict>,
     /// The client waits for one.
     wanted: bool,
-    /// When the last one was made: events handled, a measure of what went through, and the time.
+    due: Due,
+    /// Events handled when the last one was made, and a measure of what had gone through.
     handled: u64,
     passed: u64,
-    at: u64,
-    /// How large it was, and how long it took.
-    size: u64,
-    cost: u64,
     /// A snapshot that found no room. It is valid until the function resumes.
     unsent: Option<Vec<u8>>,
 }
@@ -48,11 +80,9 @@ impl Snapshots {
         Snapshots {
             state,
             wanted: false,
+            due: Due::default(),
             handled: 0,
             passed: 0,
-            at: ticks::now(),
-            size: 0,
-            cost: 0,
             unsent: None,
         }
     }
@@ -78,11 +108,7 @@ impl Snapshots {
     }
 
     fn is_due(&self, rings: &RingPair) -> bool {
-        let passed = passed(rings) - self.passed;
-        let since = ticks::now().saturating_sub(self.at);
-        self.wanted
-            || passed > LEAST_BYTES.max(TIMES_SIZE * self.size)
-            || since > ticks::from_duration(LEAST_TIME).max(TIMES_COST * self.cost)
+        self.wanted || self.due.is_due(passed(rings) - self.passed)
     }
 
     #[cold]
@@ -100,9 +126,7 @@ impl Snapshots {
                 rings.too_large(frame.len())
             )));
         }
-        self.size = frame.len() as u64;
-        self.at = ticks::now();
-        self.cost = self.at.saturating_sub(began);
+        self.due.made(frame.len() as u64, began);
         (self.handled, self.passed) = (handled, passed(rings));
         self.unsent = Some(frame);
         self.send(rings)
@@ -130,7 +154,7 @@ fn passed(rings: &RingPair) -> u64 {
 }
 
 /// Adds to an exception that the state holds the value which cannot travel.
-fn cannot_travel(py: Python<'_>, error: PyErr) -> PyErr {
+pub fn cannot_travel(py: Python<'_>, error: PyErr) -> PyErr {
     if !error.is_instance_of::<PyTypeError>(py) {
         return error;
     }

@@ -1,0 +1,432 @@
+"""Keys of a function with `recover="replay"` outlive their workers, each of them exactly."""
+
+import asyncio
+import contextlib
+import os
+import random
+import signal
+import threading
+
+import pytest
+
+from helpers import HANG, until
+from recovering import fresh_pool, gate, kill_workers, links  # noqa: F401
+from velo import stream_fn
+from velo.errors import JournalFull, PoisonEvent, ReplayDiverged, WorkerDied
+
+# What functions look at reaches the workers of the process's own supervisor.
+pytestmark = pytest.mark.embedded
+REPLAY = {"mode": "process", "recover": "replay", "workers": 1}
+
+
+@stream_fn(mode="process", recover="replay", workers=2)
+async def sums(events):
+    """Running sums of each key, and at its end their number."""
+    total = count = 0
+    async for _, number in events:
+        total, count = total + number, count + 1
+        yield total
+    yield "end", count
+
+
+@stream_fn(mode="process", recover="replay", workers=2)
+async def saved(events, state):
+    """The same, of which only the state survives."""
+    state.setdefault("total", 0)
+    state.setdefault("count", 0)
+    async for _, number in events:
+        state["total"] += number
+        state["count"] += 1
+        yield state["total"]
+    yield "end", state["count"]
+
+
+def expected(source):
+    by_key, totals = {}, {}
+    for key, number in source:
+        totals[key] = totals.get(key, 0) + number
+        by_key.setdefault(key, []).append(totals[key])
+    for key, results in by_key.items():
+        results.append(("end", len(results)))
+    return by_key
+
+
+def kill_one():
+    if there := links():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(random.choice(there).pid, signal.SIGKILL)
+
+
+async def collect(results, kill_at=(), how=kill_one):
+    got, count = {}, 0
+    async with asyncio.timeout(HANG):
+        async for key, result in results:
+            got.setdefault(key, []).append(result)
+            count += 1
+            if count in kill_at:
+                how()
+    return got
+
+
+@pytest.mark.parametrize("fn", [sums, saved], ids=["replayed", "with a state"])
+@pytest.mark.parametrize("buffer", [256, 2])
+async def test_no_result_is_lost_and_none_comes_twice(fn, buffer):
+    source = [(n % 50, n) for n in range(5_000)]
+    got = await collect(
+        fn.options(buffer=buffer).keyed(source, key=0), kill_at=range(300, 5_000, 900)
+    )
+    assert got == expected(source)
+
+
+@pytest.mark.parametrize("fn", [sums, saved], ids=["replayed", "with a state"])
+async def test_while_events_come_slowly(fn):
+    """Each death finds the worker at rest, or at something else."""
+
+    async def source():
+        for number in range(60):
+            yield number % 5, number
+            if number % 10 == 9:
+                await kill_workers()
+
+    got = await collect(fn.keyed(source(), key=0))
+    assert got == expected([(n % 5, n) for n in range(60)])
+
+
+async def test_during_the_replay():
+    """The next worker dies while it repeats what the first one did, and the one after it."""
+    source = [(n % 20, n) for n in range(4_000)]
+
+    async def killer():
+        for _ in range(5):
+            await until(links)
+            kill_one()
+            await asyncio.sleep(random.random() * 0.02)
+
+    async def slowly():
+        for number, event in enumerate(source):
+            yield event
+            if number == 2_000:
+                await asyncio.create_task(killer())
+
+    got = await collect(sums.keyed(slowly(), key=0))
+    assert got == expected(source)
+
+
+async def test_keys_whose_input_has_ended():
+    """They are forced out, and their next events begin anew."""
+    fn = sums.options(max_concurrent=4)
+    source = [(n % 8, 1) for n in range(400)]
+    got = await collect(fn.keyed(source, key=0), kill_at=(50, 120, 300))
+    for results in got.values():
+        sizes = [result[1] for result in results if isinstance(result, tuple)]
+        assert sum(sizes) == 50
+        numbers = [result for result in results if isinstance(result, int)]
+        assert numbers == [number for size in sizes for number in range(1, size + 1)]
+    assert len(got) == 8
+    assert fn._spec.limiter.idle
+
+
+async def test_keys_whose_function_has_returned():
+    """They stay finished, wherever they have run."""
+
+    @stream_fn(mode="process", recover="replay", workers=2)
+    async def three(events):
+        left = 3
+        async for _, number in events:
+            yield number
+            left -= 1
+            if not left:
+                yield "returned"
+                return
+
+    source = [(n % 10, n) for n in range(1_000)]
+    got = await collect(three.keyed(source, key=0), kill_at=(5, 15, 25))
+    assert got == {key: [key, key + 10, key + 20, "returned"] for key in range(10)}
+
+
+async def test_keys_that_begin_anew():
+    """With `finished_keys="restart"`; the events of a run that has returned are kept no longer."""
+
+    @stream_fn(mode="process", recover="replay", workers=2, journal_limit=4096)
+    async def three(events):
+        left = 3
+        async for _, number in events:
+            yield number
+            left -= 1
+            if not left:
+                yield "returned"
+                return
+
+    source = [(n % 3, n) for n in range(6_000)]
+    got = await collect(
+        three.keyed(source, key=0, finished_keys="restart"), kill_at=(700, 3_000, 5_000)
+    )
+    for key in range(3):
+        results = []
+        for count, number in enumerate(range(key, 6_000, 3), 1):
+            results.append(number)
+            if count % 3 == 0:
+                results.append("returned")
+        assert got[key] == results
+
+
+async def test_an_exception_comes_once():
+    @stream_fn(**REPLAY)
+    async def fails(events):
+        async for key, number in events:
+            if number == 3:
+                raise KeyError(key)
+            yield number
+
+    failed = []
+    source = [(key, n) for n in range(5) for key in range(10)]
+    results = fails.keyed(source, key=0, on_error=lambda key, error: failed.append((key, error)))
+    got = await collect(results, kill_at=(15, 25))
+    assert sorted(key for key, _ in failed) == list(range(10))
+    assert all(type(error) is KeyError for _, error in failed)
+    # The event after the failure was dropped with its key, or has begun anew.
+    assert {tuple(results) for results in got.values()} <= {(0, 1, 2), (0, 1, 2, 4)}
+    assert len(got) == 10
+
+
+async def test_a_state_takes_the_place_of_the_events_before_it():
+    """The journal is far smaller than the events, and the function does not see them again."""
+    fn = saved.options(journal_limit=4096, workers=1)
+    source = [(n % 3, n) for n in range(6_000)]
+    got = await collect(fn.keyed(source, key=0), kill_at=(2_000, 4_000), how=kill_one)
+    assert got == expected(source)
+
+
+async def test_a_journal_that_is_full_names_its_key():
+    fn = sums.options(journal_limit=4096)
+    source = [("a", 1), ("b", 2)] + [("a", n) for n in range(2_000)]
+    with pytest.raises(JournalFull, match="sums\\['a'\\]") as info:
+        await collect(fn.keyed(source, key=0))
+    assert "in the stream of key 'a'" in info.value.__notes__
+
+
+async def test_a_key_with_a_full_journal_costs_no_other():
+    fn = sums.options(journal_limit=4096)
+    failed = []
+    source = [(key, n) for n in range(300) for key in "ab"] + [("a", n) for n in range(600)]
+    got = await collect(
+        fn.keyed(source, key=0, on_error=lambda key, error: failed.append((key, type(error))))
+    )
+    assert set(failed) == {("a", JournalFull)}
+    assert got["b"] == expected(source)["b"]
+
+
+async def test_a_state_that_cannot_travel_is_an_error_of_its_key():
+    @stream_fn(**REPLAY, journal_limit=4096)
+    async def cannot(events, state):
+        async for key, number in events:
+            state["it"] = threading.Lock() if key == "a" else number
+            yield number
+
+    failed = []
+    source = [(key, n) for n in range(1_000) for key in "ab"]
+    got = await collect(
+        cannot.keyed(source, key=0, on_error=lambda key, error: failed.append((key, error)))
+    )
+    assert failed
+    for key, error in failed:
+        assert key == "a"
+        assert isinstance(error, TypeError)
+        assert "`state` cannot be kept" in str(error)
+    assert got["b"] == list(range(1_000))
+
+
+async def test_divergence_is_found_and_costs_one_key():
+    @stream_fn(**REPLAY)
+    async def random_results(events):
+        async for key, number in events:
+            yield os.urandom(8) if key == "a" else number
+
+    async def source():
+        for key in "ab":
+            yield key, 1
+        await until(lambda: len(got) == 2)
+        await kill_workers()
+        yield "b", 2
+
+    got, failed = {}, []
+    async with asyncio.timeout(HANG):
+        async for key, result in random_results.keyed(
+            source(), key=0, on_error=lambda key, error: failed.append((key, error))
+        ):
+            got.setdefault(key, []).append(result)
+    ((key, error),) = failed
+    assert isinstance(error, ReplayDiverged)
+    assert (key, error.result) == ("a", 1)
+    assert error.stream.endswith("random_results['a']")
+    assert got["b"] == [1, 2]
+
+
+@pytest.mark.parametrize("how", ["returns", "raises"])
+async def test_fewer_results_than_before_diverge(how):
+    @stream_fn(**REPLAY)
+    async def gives_less(events):
+        flag = os.environ["VELO_TEST_GATE"]
+        if os.path.exists(flag):
+            if how == "raises":
+                raise ValueError("another one")
+            return
+        async for _, number in events:
+            yield number
+
+    async def source():
+        yield "a", 1
+        await until(lambda: got)
+        open(os.environ["VELO_TEST_GATE"], "w").close()
+        await kill_workers()
+        yield "a", 2
+
+    got = []
+    with pytest.raises(ReplayDiverged, match="result 1 did not come") as info:
+        async with asyncio.timeout(HANG):
+            async for item in gives_less.keyed(source(), key=0):
+                got.append(item)
+    assert isinstance(info.value.__cause__, ValueError) == (how == "raises")
+
+
+def deaths():
+    try:
+        return os.path.getsize(os.environ["VELO_TEST_GATE"])
+    except FileNotFoundError:
+        return 0
+
+
+@stream_fn(**REPLAY)
+async def falls(events):
+    """Ends its worker at ("...", "die")."""
+    async for key, what in events:
+        if what == "die":
+            with open(os.environ["VELO_TEST_GATE"], "a") as file:
+                file.write("x")
+            os._exit(3)
+        yield what
+
+
+POISONED = [("a", 1), ("b", 1), ("a", 2), ("b", "die"), ("a", 3), ("b", 3), ("c", 1)]
+OTHERS = {"a": [1, 2, 3], "c": [1]}
+
+
+@pytest.mark.parametrize("restarts", [0, 2])
+async def test_the_event_that_ends_workers_is_found(restarts):
+    fn = falls.options(max_restarts=restarts)
+    with pytest.raises(PoisonEvent, match="event 2") as info:
+        await collect(fn.keyed(POISONED, key=0))
+    error = info.value
+    assert (error.number, error.poison, error.restarts) == (2, ("b", "die"), restarts)
+    assert "in the stream of key 'b'" in error.__notes__
+    assert error.stream.endswith("['b']")
+    assert type(error.__cause__) is WorkerDied
+    assert deaths() == restarts + 1
+
+
+async def test_its_key_alone_ends_and_begins_anew():
+    failed = []
+    fn = falls.options(max_restarts=1)
+    got = await collect(
+        fn.keyed(
+            POISONED, key=0, on_error=lambda key, error: failed.append((key, error)), max_pending=1
+        )
+    )
+    ((key, error),) = failed
+    assert (key, type(error)) == ("b", PoisonEvent)
+    assert got == OTHERS | {"b": [1, 3]}
+    assert deaths() == 2
+
+
+async def test_skip():
+    fn = falls.options(on_poison="skip", max_restarts=1)
+    results = fn.keyed([*POISONED, ("a", "die"), ("a", 4), ("b", 4)], key=0)
+    assert await collect(results) == {"a": [1, 2, 3, 4], "b": [1, 3, 4], "c": [1]}
+    assert deaths() == 4
+    assert fn.metrics.dropped == 2
+    assert fn.metrics.queued == 0
+
+
+async def test_a_callable_gets_it():
+    letters = []
+    fn = falls.options(on_poison=lambda *letter: letters.append(letter), max_restarts=0)
+    assert await collect(fn.keyed(POISONED, key=0)) == OTHERS | {"b": [1, 3]}
+    ((stream, event),) = letters
+    assert stream.endswith("falls['b']")
+    assert event == ("b", "die")
+
+
+async def test_an_event_that_ends_its_worker_as_it_is_read():
+    fn = falls.options(on_poison="skip", max_restarts=1)
+    source = [("a", 1), ("b", 1), ("b", Bomb()), ("a", 2), ("b", 2)]
+    got = await collect(fn.keyed(source, key=0))
+    assert got == {"a": [1, 2], "b": [1, 2]}
+    assert fn.metrics.dropped == 1
+
+
+class Bomb:
+    """Travels as a call that ends the process which reads it."""
+
+    def __reduce__(self):
+        return os._exit, (9,)
+
+
+async def test_a_function_that_falls_before_its_first_event():
+    @stream_fn(**REPLAY, max_restarts=2)
+    async def never_begins(events):
+        with open(os.environ["VELO_TEST_GATE"], "a") as file:
+            file.write("x")
+        os._exit(5)
+        yield
+
+    with pytest.raises(WorkerDied, match="code 5") as info:
+        await collect(never_begins.keyed([("a", 1)], key=0))
+    assert not isinstance(info.value, PoisonEvent)
+    assert any("given up after 2 restarts" in note for note in info.value.__notes__)
+    assert deaths() == 3
+
+
+async def test_a_module_that_ends_each_worker_is_given_up(tmp_path, monkeypatch):
+    (tmp_path / "ends_workers.py").write_text(
+        "import os\n"
+        "from velo import stream_fn\n"
+        "if 'VELO_WORKER' in os.environ:\n"
+        "    os._exit(6)\n"
+        "@stream_fn(mode='process', recover='replay', max_restarts=1)\n"
+        "async def echo(events):\n"
+        "    async for event in events:\n"
+        "        yield event\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    from ends_workers import echo
+
+    with pytest.raises(WorkerDied, match="code 6") as info:
+        await collect(echo.keyed([("a", 1)], key=0))
+    assert any("given up after 1 restarts" in note for note in info.value.__notes__)
+
+
+async def test_inline_accepts_the_same_settings():
+    source = [(n % 5, n) for n in range(100)]
+    for fn in (sums, saved):
+        got = await collect(fn.options(mode="inline").keyed(source, key=0))
+        assert got == expected(source)
+
+
+async def test_leaving_while_there_is_no_worker(tmp_path):
+    source = [(n % 5, n) for n in range(1_000)]
+    async with contextlib.aclosing(sums.keyed(source, key=0)) as results:
+        async for _ in results:
+            for link in links():
+                os.kill(link.pid, signal.SIGKILL)
+            break
+    assert sums.metrics.open == 0
+
+
+async def test_metrics_after_deaths_count_each_event_once():
+    fn = sums.options(buffer=16)
+    source = [(n % 10, n) for n in range(2_000)]
+    got = await collect(fn.keyed(source, key=0), kill_at=(500, 1_000, 1_500))
+    metrics = fn.metrics
+    assert got == expected(source)
+    assert (metrics.events, metrics.opened, metrics.queued, metrics.open) == (2_000, 10, 0, 0)
+    assert metrics.results == 2_010
