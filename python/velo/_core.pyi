@@ -17,7 +17,7 @@ from collections.abc import (
 from contextvars import Context
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, Generic, Self, SupportsIndex, TypeVar
+from typing import Any, Generic, Protocol, Self, SupportsIndex, TypeVar
 
 T = TypeVar("T")
 _Link = TypeVar("_Link")
@@ -223,7 +223,7 @@ class StreamBase(Generic[In, Out]):
     @property
     def _answered(self) -> bool: ...
     def _progress(self) -> tuple[int, int]: ...
-    def _metrics(self) -> tuple[Any, ...]: ...
+    def _metrics(self) -> dict[str, Any]: ...
     @property
     def _canceller(self) -> Callable[[], None]: ...
     @property
@@ -356,14 +356,21 @@ class KeyedResults(AsyncIterator[T], Generic[T]):
     def __aiter__(self) -> KeyedResults[T]: ...
     def __anext__(self) -> Awaitable[T]: ...
 
+class Latencies:
+    """The distribution of the latencies of one function, in seconds."""
+
+    below: list[int]
+    count: int
+    sum: float
+
 class FunctionStats:
     """Statistics of one function: what all of its streams have done."""
 
     def __new__(cls) -> FunctionStats: ...
     def enter(self, opened: Opened) -> None: ...
     def absorb(self, other: FunctionStats, *, past: bool = False) -> None: ...
-    def latencies(self, bounds: list[float]) -> tuple[list[int], int, float]: ...
-    def figures(self) -> tuple[Any, ...]: ...
+    def latencies(self, bounds: list[float]) -> Latencies: ...
+    def figures(self) -> dict[str, Any]: ...
 
 class StreamPort:
     """The function's half of a stream."""
@@ -475,6 +482,162 @@ class Recovery:
     def leave_out(self, number: int) -> None: ...
     def fail(self, error: BaseException) -> None: ...
 
+class WorkerDeath:
+    """The death of a worker, as far as it is known."""
+
+    signal: int | None
+    code: int | None
+    ran: str
+    stalled: bool
+    why: str | None
+    stack: str
+    @staticmethod
+    def unexplained(ran: str) -> WorkerDeath: ...
+
+class Report:
+    """A report of a supervisor to a client."""
+
+    class Hello(Report):
+        velo: str
+        runtime: str
+        max_workers: int
+        max_streams: int
+
+    class Link(Report):
+        request: int
+        link: int
+        worker: int
+        pid: int
+        end: ClientLink
+
+    class Refused(Report):
+        request: int
+        why: str | None
+
+    class Retired(Report):
+        link: int
+
+    class Leaving(Report):
+        link: int
+
+    class Died(Report):
+        link: int
+        death: WorkerDeath
+
+    class NotPreloaded(Report):
+        module: str
+        why: str
+
+    class Status(Report):
+        text: str
+
+    class Looked(Report):
+        text: str
+
+    class Log(Report):
+        lines: list[str]
+
+    class KeyGranted(Report):
+        request: int
+        link: int
+        grant: int
+        fresh: bool
+
+    class KeyRefused(Report):
+        request: int
+        why: str | None
+
+    class KeyGone(Report):
+        request: int
+
+    class Done(Report): ...
+
+    class Unable(Report):
+        why: str
+
+    class Lost(Report): ...
+
+class WorkerOrder:
+    """An order of a supervisor to a worker."""
+
+    class Attach(WorkerOrder):
+        link: int
+        end: WorkerLink
+
+    class Detach(WorkerOrder):
+        link: int
+
+    class Streams(WorkerOrder):
+        ask: int
+        since: int
+        detached: int
+
+    class Inspect(WorkerOrder):
+        ask: int
+        stream: str
+
+    class End(WorkerOrder):
+        ask: int
+        stream: str
+        why: str
+
+    class ReleaseKey(WorkerOrder):
+        key: bytes
+        grant: int
+
+    class Retire(WorkerOrder): ...
+    class Drain(WorkerOrder): ...
+    class Lost(WorkerOrder): ...
+    class Orphaned(WorkerOrder): ...
+
+class ClientMessage:
+    """A message of a client that Python code of its worker obeys."""
+
+    class Define(ClientMessage):
+        function: int
+        definition: bytes
+
+    class Forget(ClientMessage):
+        function: int
+
+    class Levels(ClientMessage):
+        packed: bytes
+
+    class Surroundings(ClientMessage):
+        packed: bytes
+
+    class Started(ClientMessage):
+        slot: int
+        function: int
+        task: Task[None]
+
+    class Attach(ClientMessage):
+        request: SessionRequest
+
+    class Detach(ClientMessage):
+        slot: int
+        stream: int
+
+    class Snapshot(ClientMessage):
+        slot: int
+        stream: int
+
+    class Cancel(ClientMessage):
+        slot: int
+
+class PoolWorker:
+    """One worker of the supervisor of this process."""
+
+    worker: int
+    pid: int
+    streams: int
+
+class PoolStatus:
+    """The state of the supervisor of this process."""
+
+    workers: list[PoolWorker]
+    zygote: int | None
+
 class SupervisorClient:
     """One event loop's connection to the supervisor."""
 
@@ -509,7 +672,7 @@ class SupervisorClient:
     def left_key(self, key: bytes, grant: int) -> None: ...
     def watch(self, link: int, stall: float | None, memory: int | None) -> None: ...
     def release_broken(self, link: int) -> None: ...
-    def poll(self) -> list[tuple[Any, ...]]: ...
+    def poll(self) -> list[Report]: ...
 
 class ClientLink:
     """A client's end of the shared memory between it and one worker."""
@@ -569,7 +732,7 @@ class WorkerControl:
     @property
     def stacks_signal(self) -> int: ...
     def start_watchdog(self) -> None: ...
-    def poll(self) -> list[tuple[Any, ...]]: ...
+    def poll(self) -> list[WorkerOrder]: ...
     @property
     def shared(self) -> bool: ...
     @property
@@ -632,19 +795,49 @@ class LinkWatch:
                 WorkerLink,
                 Context,
                 dict[int, Any],
-                tuple[Callable[[int], tuple[Callable[..., Any], bool]], Callable[..., None]],
+                tuple[
+                    Callable[[int], tuple[Callable[..., Any], bool]],
+                    Callable[[ClientMessage], None],
+                ],
             ]
         ],
     ) -> None: ...
     def turn(self, seconds: float | None = None) -> bool: ...
     def process(self) -> None: ...
 
+class _Fields(Protocol):
+    @property
+    def key(self) -> int | None: ...
+    @property
+    def text(self) -> list[int]: ...
+
+class NoEvent:
+    """A record of a CSV file that is no event."""
+
+    after: int
+    line: int
+    why: str
+
+class FloatKey:
+    """A key that is a float, as its text."""
+
+    place: int
+    text: str
+
+class CsvRows:
+    """The complete records of one piece of a CSV file."""
+
+    events: list[dict[str, Any]]
+    bad: list[NoEvent]
+    keys: list[FloatKey]
+    lines: bytes
+
 class CsvParser:
     """Makes events of the bytes of one CSV file, as they come."""
 
     def __new__(
         cls,
-        start: Callable[[list[str]], tuple[int | None, list[int]]],
+        start: Callable[[list[str]], _Fields],
         numbers: bool,
         null: Sequence[str],
         delimiter: int = ...,
@@ -652,9 +845,7 @@ class CsvParser:
     @property
     def judged(self) -> str | None: ...
     def restart(self) -> None: ...
-    def feed(
-        self, data: bytes, last: bool = False
-    ) -> tuple[list[dict[str, Any]], list[tuple[int, int, str]], list[tuple[int, str]], bytes]: ...
+    def feed(self, data: bytes, last: bool = False) -> CsvRows: ...
 
 class View:
     """A read-only buffer in shared memory."""
@@ -691,7 +882,7 @@ def programs() -> list[tuple[int, Path]]: ...
 def forget_program(path: str | Path) -> None: ...
 def warm_up() -> None: ...
 def shutdown(bound: float = 5.0) -> None: ...
-def status() -> tuple[list[tuple[int, int, int]], int | None] | None: ...
+def status() -> PoolStatus | None: ...
 def usable_cores() -> int: ...
 def choose_link(
     links: Collection[_Link], workers: int, avoid: _Link | None = None

@@ -168,7 +168,7 @@ def _observer(field: str, scale: float = 1) -> Callable[[CallbackOptions], Itera
 
     def observe(options: CallbackOptions) -> Iterable[Observation]:
         for function, mode, stats in function_stats.totals():
-            value = getattr(FunctionMetrics(*stats.figures()), field)
+            value = getattr(FunctionMetrics(**stats.figures()), field)
             if value is not None:
                 yield Observation(value * scale, {"velo.function": function, "velo.mode": mode})
 
@@ -192,7 +192,7 @@ def _collector() -> Collector:
         def collect(self) -> Iterable[Metric]:
             yield from self._families(tuple(function_stats.totals()))
             status = _core.status()
-            workers = 0 if status is None else len(status[0])
+            workers = 0 if status is None else len(status.workers)
             yield GaugeMetricFamily(
                 "velo_workers", "Worker processes of this program's own supervisor.", workers
             )
@@ -201,7 +201,7 @@ def _collector() -> Collector:
             self, functions: tuple[function_stats.FunctionTotals, ...]
         ) -> Iterable[Metric]:
             labels = ["function", "mode"]
-            known = [(names, FunctionMetrics(*stats.figures())) for *names, stats in functions]
+            known = [(names, FunctionMetrics(**stats.figures())) for *names, stats in functions]
             for figure in _FIGURES:
                 kind = CounterMetricFamily if figure.total else GaugeMetricFamily
                 family = kind(figure.prometheus, figure.description, labels=labels)
@@ -210,10 +210,10 @@ def _collector() -> Collector:
                 yield family
             histogram = HistogramMetricFamily("velo_event_latency_seconds", _LATENCY, labels=labels)
             for function, mode, stats in functions:
-                below, count, total = stats.latencies(list(_BOUNDS))
-                buckets = [(f"{bound:g}", n) for bound, n in zip(_BOUNDS, below, strict=True)]
-                buckets.append(("+Inf", count))
-                histogram.add_metric([function, mode], buckets, total)
+                seen = stats.latencies(list(_BOUNDS))
+                buckets = [(f"{bound:g}", n) for bound, n in zip(_BOUNDS, seen.below, strict=True)]
+                buckets.append(("+Inf", seen.count))
+                histogram.add_metric([function, mode], buckets, seen.sum)
             yield histogram
 
     return StreamsCollector()

@@ -56,6 +56,11 @@ exception!(too_large, "EventTooLarge");
 exception!(corrupted, "RingCorrupted");
 exception!(pool, "PoolError");
 
+/// A `PoolError` that says what another error says.
+pub fn pool_error(error: impl std::fmt::Display) -> PyErr {
+    pool(error.to_string())
+}
+
 /// A `velo.errors.RingCorrupted`: another process wrote over a ring.
 #[cold]
 pub fn ring_corrupted(found: &RingCorrupted) -> PyErr {

@@ -38,7 +38,7 @@ mod core {
     #[pymodule_export]
     use super::codec::python::{dumps, fingerprint_of, loads};
     #[pymodule_export]
-    use super::csv::{CsvParser, has_long_number};
+    use super::csv::{CsvParser, CsvRows, FloatKey, NoEvent, has_long_number};
     #[pymodule_export]
     use super::function::events::Events;
     #[pymodule_export]
@@ -68,6 +68,8 @@ mod core {
     #[pymodule_export]
     use super::module::inline_stream::open_inline;
     #[pymodule_export]
+    use super::module::messages::{ClientMessage, Report, WorkerDeath, WorkerOrder};
+    #[pymodule_export]
     use super::module::placement::{
         choose_link, count_usable, least_loaded_link, link_below_share,
     };
@@ -79,7 +81,7 @@ mod core {
     use super::module::standstill::{RunningLimit, stood_still};
     #[pymodule_export]
     use super::module::supervisor::{
-        SupervisorClient, WorkerControlHandle, after_fork_child, after_fork_parent, before_fork,
+        PoolStatus, PoolWorker, SupervisorClient, after_fork_child, after_fork_parent, before_fork,
         default_in_children, keep_from_children, serve_zygote, set_title, shutdown, status,
         usable_cores,
     };
@@ -87,6 +89,8 @@ mod core {
     use super::module::warm::warm_up;
     #[pymodule_export]
     use super::module::watch::LinkWatch;
+    #[pymodule_export]
+    use super::module::worker_control::WorkerControlHandle;
     #[pymodule_export]
     use super::module::worker_link::{SessionRequest, WorkerLink};
     #[pymodule_export]
@@ -98,7 +102,7 @@ mod core {
     #[pymodule_export]
     use super::process::view::View;
     #[pymodule_export]
-    use super::user::function_stats::FunctionStats;
+    use super::user::function_stats::{FunctionStats, Latencies};
     #[pymodule_export]
     use super::user::group::{GroupMember, StreamGroup};
     #[pymodule_export]

@@ -77,8 +77,8 @@ pub use wire::control;
 pub use wire::lane_activity::LaneActivity;
 pub use wire::protocol::{
     ClientStatus, Key, KeyRefusal, Killed, LinkId, LinkLook, Order, PROTOCOL_VERSION, Question,
-    Ran, Refusal, RequestId, Status, StreamLook, Welcome, WorkerInfo, WorkerLook, WorkerStatus,
-    ZYGOTE_FD_ENV,
+    Ran, Refusal, RequestId, RunningLook, Status, StreamLook, Welcome, WorkerInfo, WorkerLook,
+    WorkerStatus, ZYGOTE_FD_ENV,
 };
 pub use wire::transport::TransportError;
 pub use worker_control::{ABANDONED_EXIT_CODE, WorkerControl, WorkerControlEvent};

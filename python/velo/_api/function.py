@@ -341,7 +341,7 @@ class StreamFn(Generic[In, Out]):
         """Totals over all streams of this function in this process."""
         from velo._diagnostics.metrics import FunctionMetrics
 
-        return FunctionMetrics(*self._spec.stats.figures())
+        return FunctionMetrics(**self._spec.stats.figures())
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Travel as function and settings: permits and counters belong to a process."""

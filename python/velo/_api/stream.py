@@ -123,7 +123,7 @@ class Stream(_core.StreamBase[In, Out], Generic[In, Out]):
     @property
     def metrics(self) -> StreamMetrics:
         """A snapshot of the stream's counters, also after it has closed."""
-        return StreamMetrics(*self._metrics())
+        return StreamMetrics(**self._metrics())
 
     @property
     def closed(self) -> bool:

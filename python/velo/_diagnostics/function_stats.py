@@ -57,7 +57,7 @@ def _absorb() -> list[_core.FunctionStats]:
     absorbed = []
     for entry in _gone.copy():
         key, stats = entry
-        if stats.figures()[1] == 0:
+        if stats.figures()["open"] == 0:
             _past.setdefault(key, _core.FunctionStats()).absorb(stats, past=True)
             _gone.remove(entry)
             absorbed.append(stats)
@@ -75,5 +75,5 @@ def totals() -> Iterator[FunctionTotals]:
         for key, stats in [*_past.items(), *counted.values()]:
             sums.setdefault(key, _core.FunctionStats()).absorb(stats)
     for (function, mode), stats in sums.items():
-        if stats.figures()[0] > 0:
+        if stats.figures()["opened"] > 0:
             yield function, mode, stats

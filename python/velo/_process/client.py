@@ -418,41 +418,38 @@ class Client:
         if changed is not None and not changed.done():
             changed.set_result(None)
 
-    def on_report(self, kind: str, *fields: Any) -> None:
+    def on_report(self, report: _core.Report) -> None:
         """Act on a report of the supervisor."""
-        match kind:
-            case "link":
-                self._on_link(*fields)
-            case "refused":
-                self._on_refused(*fields)
-            case "key_granted":
-                self.key_requests.on_granted(*fields)
-            case "key_refused":
-                self.key_requests.on_refused(*fields)
-            case "key_gone":
-                self.key_requests.on_ended(*fields)
-            case "retired":
-                self._on_retired(*fields)
-            case "leaving":
-                self._on_leaving(*fields)
-            case "died":
-                self._on_died(*fields)
+        match report:
+            case _core.Report.Link():
+                self._on_link(report)
+            case _core.Report.Refused(request=request, why=why):
+                error = None if why is None else PoolError(f"no worker process: {why}")
+                self._answer(request, error)
+            case _core.Report.KeyGranted():
+                self.key_requests.on_granted(report)
+            case _core.Report.KeyRefused(request=request, why=why):
+                self.key_requests.on_refused(request, why)
+            case _core.Report.KeyGone(request=request):
+                self.key_requests.on_ended(request)
+            case _core.Report.Retired(link=number):
+                self._on_retired(number)
+            case _core.Report.Leaving(link=number):
+                self._on_leaving(number)
+            case _core.Report.Died(link=number, death=death):
+                self._on_died(number, death)
             case _:
-                raise AssertionError(f"unknown report `{kind}`")
+                raise AssertionError(f"unknown report {report!r}")
 
-    def _on_link(
-        self, request: int, number: int, worker: int, pid: int, end: _core.ClientLink
-    ) -> None:
-        link = self.links[number] = Link(number, worker, pid, end)
-        lifecycle_log.workers.debug("worker process %d is ready for streams", pid)
+    def _on_link(self, report: _core.Report.Link) -> None:
+        link = Link(report.link, report.worker, report.pid, report.end)
+        self.links[link.number] = link
+        lifecycle_log.workers.debug("worker process %d is ready for streams", link.pid)
         oom.remember()
         loop = self._loop()
         if loop is not None:
             attach(link, loop, self)
-        self._answer(request, link)
-
-    def _on_refused(self, request: int, why: str | None) -> None:
-        self._answer(request, None if why is None else PoolError(f"no worker process: {why}"))
+        self._answer(report.request, link)
 
     def _on_retired(self, number: int) -> None:
         if (link := self.links.get(number)) is not None:
@@ -498,29 +495,21 @@ class Client:
             link.warned, link.named = now, stream
             slow_steps.warn_of_neighbour(stream, seconds)
 
-    def _on_died(
-        self,
-        number: int,
-        who: tuple[int, int],
-        how: tuple[int | None, int | None],
-        ran: str,
-        why: tuple[bool, str] | None,
-        stack: str,
-    ) -> None:
+    def _on_died(self, number: int, death: _core.WorkerDeath) -> None:
         link = self.links.get(number)
         if link is None:
             return
         self._drop(link)
         lifecycle_log.workers.debug("worker process %d is gone", link.pid)
         replace = functools.partial(recovery.begin_elsewhere, self)
-        worker_death.tell(link, how, ran, why, stack, replace)
+        worker_death.tell(link, death, replace)
 
     def on_lost(self, why: str) -> None:
         """Go on without the supervisor: the next stream of this event loop begins anew."""
         if self._address is not None:
             return self._on_left(why)
         for link in list(self.links.values()):
-            self._on_died(link.number, (link.worker, link.pid), (None, None), "nothing", None, "")
+            self._on_died(link.number, _core.WorkerDeath.unexplained("nothing"))
         for request in list(self._requests):
             self._answer(request, PoolError(why))
         self.key_requests.on_lost(PoolError(why))
@@ -549,7 +538,7 @@ class Client:
     def _on_orphan_died(self, link: Link) -> None:
         # The link shows whether a stream of this client ran. Without a supervisor, that is all.
         ran = "here" if link.end.culprit() is not None else "nothing"
-        self._on_died(link.number, (link.worker, link.pid), (None, None), ran, None, "")
+        self._on_died(link.number, _core.WorkerDeath.unexplained(ran))
         self.on_heard()
 
     def _answer(self, request: int, answer: Link | PoolError | None) -> None:

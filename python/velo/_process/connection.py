@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import warnings
 import weakref
-from typing import Any, Protocol
+from typing import Protocol
 
 from velo import _core
 from velo._function.import_paths import import_paths
@@ -25,7 +25,7 @@ class Listener(Protocol):
     def on_connected(self) -> None:
         """Note that a standalone supervisor was connected to, maybe after another one."""
 
-    def on_report(self, kind: str, *fields: Any) -> None:
+    def on_report(self, report: _core.Report) -> None:
         """Act on a report of the supervisor."""
 
     def on_lost(self, why: str) -> None:
@@ -130,31 +130,31 @@ class Connection:
         if self.supervisor is None:
             return
         try:
-            for kind, *fields in self.supervisor.poll():
-                match kind:
-                    case "hello":
-                        self._on_hello(*fields)
-                    case "not_preloaded":
-                        self._on_not_preloaded(*fields)
-                    case "lost":
+            for report in self.supervisor.poll():
+                match report:
+                    case _core.Report.Hello():
+                        self._on_hello(report)
+                    case _core.Report.NotPreloaded():
+                        self._on_not_preloaded(report)
+                    case _core.Report.Lost():
                         self._on_lost(listener, "the supervisor of this process has ended")
                     case _:
-                        listener.on_report(kind, *fields)
+                        listener.on_report(report)
         except PoolError as error:  # this program cannot use the supervisor
             self._answer_greeting(error)
             self._on_lost(listener, str(error))
         listener.on_heard()
 
-    def _on_hello(self, velo: str, runtime: str, most_workers: int, most_streams: int) -> None:
+    def _on_hello(self, hello: _core.Report.Hello) -> None:
         if self.address is not None:
-            supervisors.check(self.address, velo, runtime)
-            self.most_workers, self.most_streams = most_workers, most_streams
+            supervisors.check(self.address, hello.velo, hello.runtime)
+            self.most_workers, self.most_streams = hello.max_workers, hello.max_streams
         self._answer_greeting(None)
 
-    def _on_not_preloaded(self, module: str, why: str) -> None:
-        if module in self._preloaded:
+    def _on_not_preloaded(self, report: _core.Report.NotPreloaded) -> None:
+        if report.module in self._preloaded:
             warnings.warn(
-                f"workers go on without module `{module}` preloaded: {why}",
+                f"workers go on without module `{report.module}` preloaded: {report.why}",
                 RuntimeWarning,
                 stacklevel=2,
             )

@@ -6,7 +6,7 @@ import asyncio
 import functools
 import weakref
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from velo import _core
 from velo.errors import PoolError
@@ -23,21 +23,6 @@ __all__ = ["KeyRequests", "KeyTaken"]
 
 class KeyTaken(Exception):
     """The key has an attachment, and the request was not to wait for its end."""
-
-
-class _Grant(NamedTuple):
-    """A key that this client may attach to.
-
-    Attributes:
-        link: The link to the worker that has the session, or is to have it.
-        number: Which of the key's grants it is.
-        fresh: Whether there is no session yet.
-
-    """
-
-    link: int
-    number: int
-    fresh: bool
 
 
 class LinkOwner(Protocol):
@@ -74,7 +59,7 @@ class KeyRequests:
     def __init__(self, connection: Connection, client: LinkOwner) -> None:
         self._connection = connection
         self._client_of = weakref.ref(client)
-        self._requests: dict[int, asyncio.Future[_Grant | None]] = {}
+        self._requests: dict[int, asyncio.Future[_core.Report.KeyGranted | None]] = {}
         # By request: releases the permit of the session that it has begun.
         self._permits: dict[int, Callable[[], None]] = {}
 
@@ -130,13 +115,13 @@ class KeyRequests:
                 if link is not None:
                     link.define(function, definition)
                     session = _core.SessionGrant(
-                        key=key, grant=grant.number, timeout=config.timeout, shown=shown
+                        key=key, grant=grant.grant, timeout=config.timeout, shown=shown
                     )
                     opened = client.open_on(link, loop, function, config, name, session)
                     if opened is not None:
                         if release is not None:
                             self._permits[request] = release
-                        on_left = functools.partial(self._left, supervisor, key, grant.number)
+                        on_left = functools.partial(self._left, supervisor, key, grant.grant)
                         return opened, on_left
             except BaseException:
                 self._withdraw(supervisor, request, key)
@@ -148,8 +133,10 @@ class KeyRequests:
             if release is not None:
                 release()
 
-    async def _answer(self, loop: asyncio.AbstractEventLoop, request: int) -> _Grant | None:
-        future: asyncio.Future[_Grant | None] = loop.create_future()
+    async def _answer(
+        self, loop: asyncio.AbstractEventLoop, request: int
+    ) -> _core.Report.KeyGranted | None:
+        future: asyncio.Future[_core.Report.KeyGranted | None] = loop.create_future()
         self._requests[request] = future
         try:
             return await future
@@ -166,11 +153,11 @@ class KeyRequests:
 
     # Reports of the supervisor.
 
-    def on_granted(self, request: int, link: int, grant: int, fresh: bool) -> None:
+    def on_granted(self, grant: _core.Report.KeyGranted) -> None:
         """Pass a grant on to the request."""
-        future = self._requests.get(request)
+        future = self._requests.get(grant.request)
         if future is not None and not future.done():
-            future.set_result(_Grant(link, grant, fresh))
+            future.set_result(grant)
 
     def on_refused(self, request: int, why: str | None) -> None:
         """Fail a request. Without a reason, the key has an attachment."""

@@ -15,41 +15,35 @@ __all__ = ["tell"]
 
 
 def tell(
-    link: Link,
-    how: tuple[int | None, int | None],
-    ran: str,
-    why: tuple[bool, str] | None,
-    stack: str,
-    replace: Callable[[_core.Recovery, WorkerDied], None],
+    link: Link, death: _core.WorkerDeath, replace: Callable[[_core.Recovery, WorkerDied], None]
 ) -> None:
     """Fail or recover the streams of a link, and warn of a stream that stalled the worker.
 
     Args:
         link: The link to the dead worker.
-        how: The signal that killed it, and its exit code, as far as they are known.
-        ran: Which function ran: one of this link (`"here"`), `"nothing"`, or one of another client.
-        why: Whether the worker had stalled, and why the supervisor killed it. None: it did not.
-        stack: The Python stack of the worker at that moment, as far as it is known.
+        death: What is known of the death.
         replace: Called for a stream that the worker had not opened.
 
     """
-    culprit = link.end.culprit() if ran == "here" else None
+    stack, why = death.stack, death.why
+    culprit = link.end.culprit() if death.ran == "here" else None
     number_ran = name_ran = event = None
     if culprit is not None:
         number_ran, name_ran, event = culprit.stream, culprit.name, culprit.event
-    starved = oom.said() if how[0] == signal.SIGKILL and why is None else None
+    starved = oom.said() if death.signal == signal.SIGKILL and why is None else None
 
     def died(stream: str, number: int, in_flight: int) -> WorkerDied:
         error = WorkerDied(
             stream,
             link.pid,
-            *how,
+            death.signal,
+            death.code,
             in_flight,
-            culprit=None if ran == "nothing" else number == number_ran,
+            culprit=None if death.ran == "nothing" else number == number_ran,
             culprit_stream=name_ran,
             event=event or None,
             stack=stack,
-            why=why and why[1],
+            why=why,
         )
         if error.culprit and stack:
             error.add_note(f"in the worker:\n{stack}")
@@ -57,9 +51,11 @@ def tell(
             error.add_note(starved)
         return error
 
-    if why is not None and why[0]:
-        what = f"stream `{name_ran}`, at event {event}, held up" if culprit else "nobody ran in"
-        text = f"{what} worker process {link.pid}, which was killed: {why[1]}\n{stack}"
+    if death.stalled:
+        what = (
+            f"stream `{name_ran}`, at event {event}, held up" if culprit else "no function ran in"
+        )
+        text = f"{what} worker process {link.pid}, which was killed: {why}\n{stack}"
         warnings.warn(text.rstrip(), StallWarning, stacklevel=3)
 
     link.end.fail(died, replace)

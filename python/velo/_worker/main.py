@@ -128,30 +128,31 @@ class _Worker:
     # The supervisor.
 
     def _on_control(self) -> None:
-        for kind, *fields in self._control.poll():
-            match kind:
-                case "attach":
-                    self._on_attach(*fields)
-                case "detach":
-                    self._on_detach(*fields)
-                case "streams":
-                    self._on_streams(*fields)
-                case "inspect":
-                    self._on_inspect(*fields)
-                case "end":
-                    self._on_end(*fields)
-                case "release_key":
-                    self._sessions.release(*fields)
-                case "retire":
+        order = _core.WorkerOrder
+        for one in self._control.poll():
+            match one:
+                case order.Attach(link=number, end=link):
+                    self._on_attach(number, link)
+                case order.Detach(link=number):
+                    self._on_detach(number)
+                case order.Streams(ask=ask, since=since, detached=detached):
+                    self._on_streams(ask, since, detached)
+                case order.Inspect(ask=ask, stream=stream):
+                    self._on_inspect(ask, stream)
+                case order.End(ask=ask, stream=stream, why=why):
+                    self._on_end(ask, stream, why)
+                case order.ReleaseKey(key=key, grant=grant):
+                    self._sessions.release(key, grant)
+                case order.Retire():
                     self._sessions.retire()
-                case "drain":
+                case order.Drain():
                     self._stop.set()
-                case "lost":
+                case order.Lost():
                     self._on_lost()
-                case "orphaned":
+                case order.Orphaned():
                     self._on_orphaned()
                 case _:
-                    raise AssertionError(f"unknown order `{kind}`")
+                    raise AssertionError(f"unknown order {one!r}")
 
     def _on_attach(self, number: int, link: _core.WorkerLink) -> None:
         # All clients of a worker that is not shared are event loops of one program.
@@ -240,7 +241,7 @@ class _Worker:
         watched = [
             (
                 *(client.link, client.context, client.functions),
-                (functools.partial(self._function, client), functools.partial(self._do, client)),
+                (functools.partial(self._function, client), functools.partial(self._obey, client)),
             )
             for client in self._clients.values()
         ]
@@ -254,31 +255,29 @@ class _Worker:
 
     # The clients.
 
-    def _do(self, client: Client, what: str, *fields: Any) -> None:
-        match what:
-            case "define":
-                self._do_define(client, *fields)
-            case "forget":
-                client.functions.pop(fields[0], None)
-            case "levels":
-                self._do_levels(client, *fields)
-            case "surroundings":
-                self._do_surroundings(client, *fields)
-            case "started":
-                self._do_started(client, *fields)
-            case "attach":
-                self._sessions.open(Attachment(client, *fields))
-            case "detach":
-                self._sessions.detach(client, fields)
-            case "snapshot":
-                client.link.snapshot(*fields)
-            case "cancel":
-                self._do_cancel(client, *fields)
+    def _obey(self, client: Client, message: _core.ClientMessage) -> None:
+        kind = _core.ClientMessage
+        match message:
+            case kind.Define(function=function, definition=definition):
+                client.functions[function] = definition
+            case kind.Forget(function=function):
+                client.functions.pop(function, None)
+            case kind.Levels(packed=packed):
+                self._do_levels(client, packed)
+            case kind.Surroundings(packed=packed):
+                self._do_surroundings(client, packed)
+            case kind.Started(slot=slot, function=function, task=task):
+                self._do_started(client, slot, function, task)
+            case kind.Attach(request=request):
+                self._sessions.open(Attachment(client, request))
+            case kind.Detach(slot=slot, stream=stream):
+                self._sessions.detach(client, (slot, stream))
+            case kind.Snapshot(slot=slot, stream=stream):
+                client.link.snapshot(slot, stream)
+            case kind.Cancel(slot=slot):
+                self._do_cancel(client, slot)
             case _:
-                raise AssertionError(f"unknown message `{what}`")
-
-    def _do_define(self, client: Client, function: int, definition: bytes) -> None:
-        client.functions[function] = definition
+                raise AssertionError(f"unknown message {message!r}")
 
     def _do_started(
         self, client: Client, slot: int, function: int, task: asyncio.Task[None]

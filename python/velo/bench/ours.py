@@ -396,7 +396,7 @@ def idle_streams(count: int, seconds: float) -> Measured:
 
 def _workers() -> list[int]:
     status = _core.status()
-    return [pid for _, pid, _ in status[0]] if status else []
+    return [worker.pid for worker in status.workers] if status else []
 
 
 def _memory() -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 
@@ -83,20 +83,21 @@ class Csv:
             data = self._begin(data.removeprefix(_BOM))
         assert self._parser is not None
         try:
-            events, bad, keys, lines = self._parser.feed(data, last)
+            rows = self._parser.feed(data, last)
         except ValueError as error:
             hint = "; `--encoding` says what else it is" if "not UTF-8" in str(error) else ""
             raise click.UsageError(f"{self._header()} cannot be read: {error}{hint}") from None
         if self._restarted and self._parser.judged is not None:
             self._tell_judged(self._parser.judged)
+        events = rows.events
         if self._rules.keys is not None:
-            for at, text in keys:
-                self._rules.keys.written[id(events[at])] = Written(text)
+            for key in rows.keys:
+                self._rules.keys.written[id(events[key.place])] = Written(key.text)
         before = self._before
         return Burst(
             events,
-            [BadLine(self._name, line + before, why, after) for after, line, why in bad],
-            lines=_Lines(memoryview(lines).cast("Q"), before),
+            [BadLine(self._name, one.line + before, one.why, one.after) for one in rows.bad],
+            lines=_Lines(memoryview(rows.lines).cast("Q"), before),
             where=self._name,
         )
 
@@ -131,8 +132,8 @@ class Csv:
         elif judged == "header":
             self._rules.say(f"{name} begins anew with another header")
 
-    def _start(self, header: list[str]) -> tuple[int | None, list[int]]:
-        """Look at the header. Return the index of the key's field, and of those that stay text."""
+    def _start(self, header: list[str]) -> _Fields:
+        """Look at the header. Return the fields that are read in their own way."""
         places: dict[str, int] = {}
         for place, name in enumerate(header):
             if places.setdefault(name, place) != place:
@@ -149,13 +150,20 @@ class Csv:
             return places[name]
 
         keys = self._rules.keys
-        return (
-            None if keys is None else index("--key", keys.name),
-            [index("--text", name) for name in self._rules.text],
+        return _Fields(
+            key=None if keys is None else index("--key", keys.name),
+            text=[index("--text", name) for name in self._rules.text],
         )
 
     def _header(self) -> str:
         return f"the CSV header of `{self._name}`" if self._name else "the CSV header"
+
+
+class _Fields(NamedTuple):
+    """The places of the fields that are read in their own way."""
+
+    key: int | None
+    text: list[int]
 
 
 class _Lines(Sequence[int]):

@@ -15,7 +15,7 @@ import pytest
 import functions
 from helpers import HANG, environment, until, until_sync
 from standalone import ask
-from velo import stream_fn
+from velo import _core, stream_fn
 from velo.errors import PoolError, VeloError
 
 echo = functions.echo.options(mode="process", workers=1)
@@ -47,7 +47,7 @@ async def test_drain_lets_streams_end_and_takes_no_new_ones(daemon):
     async with echo.open() as stream:
         await stream.send(1)
         assert await stream.recv() == 1
-        ask(daemon.path, lambda line: line.drain(), "done")
+        ask(daemon.path, lambda line: line.drain(), _core.Report.Done)
         with pytest.raises(PoolError, match="draining"):
             await echo.open()
         assert daemon.status()["draining"]
@@ -64,7 +64,7 @@ async def test_streams_that_take_too_long_are_cancelled(tmp_path, daemon):
     await stream.send(str(mark))
     await stream.recv()
     began = time.monotonic()
-    ask(daemon.path, lambda line: line.drain(0.2), "done")
+    ask(daemon.path, lambda line: line.drain(0.2), _core.Report.Done)
     with pytest.raises(Exception):
         await asyncio.wait_for(stream.recv(), HANG)
     await until(lambda: daemon.process.poll() == 0)

@@ -22,7 +22,7 @@ from helpers import (
     until_sync,
     write_script,
 )
-from velo import stream_fn
+from velo import _core, stream_fn
 from velo.errors import PoolError, StreamBusy, WorkerDied
 
 counting = functions.numbered.options(mode="process", workers=2, timeout=20)
@@ -299,7 +299,7 @@ async def test_drain_ends_what_is_detached(daemon, tmp_path):
         await stream.send(str(tmp_path / "detached"))
     from standalone import ask as order
 
-    order(daemon.path, lambda line: line.drain(), "done")
+    order(daemon.path, lambda line: line.drain(), _core.Report.Done)
     with pytest.raises(PoolError, match="draining"):
         await ends.open(key="detached")
     await until(lambda: functions.marks(tmp_path / "detached") == "x")

@@ -91,7 +91,9 @@ def held(daemon):
 
     def alone():
         lines[:] = [_core.SupervisorClient.connect(str(daemon.path))]
-        state.update(json.loads(answer(lines[0], lambda line: line.status(), "status")))
+        state.update(
+            json.loads(answer(lines[0], lambda line: line.status(), _core.Report.Status).text)
+        )
         return sum(client["pid"] == os.getpid() for client in state["clients"]) == 1
 
     state = {}

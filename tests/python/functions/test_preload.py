@@ -17,7 +17,7 @@ START = """
     from velo import stream_fn, _core
 
     def zygote():
-        return _core.status()[1]
+        return _core.status().zygote
 """
 
 

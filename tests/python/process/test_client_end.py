@@ -235,11 +235,12 @@ def test_the_thread_that_opened_the_first_stream_may_end(tmp_path):
         thread = threading.Thread(target=lambda: echo.run_sync([1]))
         thread.start()
         thread.join()
-        workers, zygote = _core.status()
+        before = _core.status()
         time.sleep(0.3)  # a signal would have come by now
         assert echo.run_sync([2]) == [2]
-        assert _core.status()[1] == zygote
-        assert [w[1] for w in _core.status()[0]] == [w[1] for w in workers]
+        after = _core.status()
+        assert after.zygote == before.zygote
+        assert [w.pid for w in after.workers] == [w.pid for w in before.workers]
         print("same")
         """,
     )

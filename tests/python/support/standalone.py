@@ -61,7 +61,7 @@ class Daemon:
 
     def status(self):
         """As `velo supervisor status --json` shows it."""
-        state = json.loads(ask(self.path, lambda line: line.status(), "status"))
+        state = json.loads(ask(self.path, lambda line: line.status(), _core.Report.Status).text)
         self._seen.update(family(self.pid))
         if state["pid"] == self.pid:  # otherwise it counts processes in its own way
             self._seen.update(worker["pid"] for worker in state["workers"] if worker["pid"])
@@ -69,7 +69,7 @@ class Daemon:
 
     def restart(self):
         self.status()
-        ask(self.path, lambda line: line.restart(), "done")
+        ask(self.path, lambda line: line.restart(), _core.Report.Done)
 
     def kill(self):
         """Kill -9; its workers live on for their clients."""
@@ -125,10 +125,14 @@ def answer(line, order, wanted, bound=HANG):
     deadline = time.monotonic() + bound
     while (left := deadline - time.monotonic()) > 0:
         if select.select([line.fileno()], [], [], left)[0]:
-            for what, *rest in line.poll():
-                assert what not in ("lost", "unable"), (what, rest)
-                if what == wanted:
-                    return rest[0] if rest else None
+            for report in line.poll():
+                match report:
+                    case _core.Report.Lost():
+                        raise AssertionError("the supervisor has hung up")
+                    case _core.Report.Unable(why=why):
+                        raise AssertionError(why)
+                if isinstance(report, wanted):
+                    return report
     raise AssertionError(f"no answer within {bound} s")
 
 

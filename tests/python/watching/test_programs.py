@@ -214,7 +214,10 @@ def test_a_program_whose_folder_others_can_use_runs_unseen(folder, tmp_path):
 @pytest.mark.parametrize("order", ["acquire", "preload"])
 def test_who_looks_may_do_no_more(program, order):
     line = _core.SupervisorClient.connect(str(program.socket()))
-    assert json.loads(answer(line, lambda line: line.status(), "status"))["viewers"] == 1
+    assert (
+        json.loads(answer(line, lambda line: line.status(), _core.Report.Status).text)["viewers"]
+        == 1
+    )
     if order == "acquire":
         line.acquire(4)
     else:
@@ -230,8 +233,8 @@ def test_its_end_is_its_own(program):
     said = []
     while not said:
         assert select.select([line.fileno()], [], [], HANG)[0]
-        said = [event for event in line.poll() if event[0] != "hello"]
-    assert said[0][0] == "unable"
+        said = [one for one in line.poll() if not isinstance(one, _core.Report.Hello)]
+    assert isinstance(said[0], _core.Report.Unable)
 
 
 def answer_or_end(line):
@@ -239,7 +242,7 @@ def answer_or_end(line):
     ended = False
     while not ended:
         assert select.select([line.fileno()], [], [], HANG)[0], "it goes on"
-        ended = any(event[0] == "lost" for event in line.poll())
+        ended = any(isinstance(one, _core.Report.Lost) for one in line.poll())
 
 
 def test_a_child_that_it_forks_has_no_part_in_it(program, folder):

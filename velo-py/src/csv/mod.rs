@@ -15,18 +15,43 @@ use pyo3::types::{PyBytes, PyDict, PyList, PyString};
 use record::{Record, Splitter};
 use value::Number;
 
-/// A record that is no event: how many events lay before it in the same piece, its line, and why.
-type Bad = (usize, u64, String);
+/// A record that is no event.
+#[pyclass(frozen, get_all, module = "velo._core")]
+pub struct NoEvent {
+    /// How many events of the same piece lie before it.
+    after: usize,
+    /// Its first line, counted from 1.
+    line: u64,
+    /// The reason.
+    why: String,
+}
 
-/// A key as it stands in the file, and its event's place in the same piece.
-type Key<'py> = (usize, Bound<'py, PyString>);
+/// A key that is a float, as its text: `3.1` and `3.10` are two keys.
+#[pyclass(frozen, get_all, module = "velo._core")]
+pub struct FloatKey {
+    /// The place of its event in the same piece.
+    place: usize,
+    text: Py<PyString>,
+}
 
-type Fed<'py> = (
-    Bound<'py, PyList>,
-    Vec<Bad>,
-    Vec<Key<'py>>,
-    Bound<'py, PyBytes>,
-);
+/// The complete records of one piece of a file.
+#[pyclass(frozen, get_all, module = "velo._core")]
+pub struct CsvRows {
+    events: Py<PyList>,
+    bad: Vec<Py<NoEvent>>,
+    keys: Vec<Py<FloatKey>>,
+    /// The line of each event, as `u64`.
+    lines: Py<PyBytes>,
+}
+
+/// The answer of `start`.
+#[derive(FromPyObject)]
+struct Fields {
+    /// The index of the field that must not be empty, if there is one.
+    key: Option<usize>,
+    /// The indices of the fields that stay text.
+    text: Vec<usize>,
+}
 
 /// Whether bytes of NDJSON may hold a number that needs more than 64 bits.
 #[pyfunction]
@@ -62,8 +87,8 @@ struct Columns {
 
 #[pymethods]
 impl CsvParser {
-    /// `start` is called with the header, and returns the index of the field that must not be
-    /// empty, if there is one, and those of the fields that stay text.
+    /// `start` is called with the header, and returns the fields that are read in their own way: see
+    /// [`Fields`].
     #[new]
     #[pyo3(signature = (start, numbers, null, delimiter=b','))]
     fn new(start: Py<PyAny>, numbers: bool, null: Vec<String>, delimiter: u8) -> CsvParser {
@@ -100,10 +125,9 @@ impl CsvParser {
         self.judged
     }
 
-    /// Takes the next bytes, and returns the events that are complete, the records that are none, the
-    /// text of keys that are floats, by their event's place, and the line of each event, as `u64`.
+    /// Takes the next bytes, and returns the records that are complete.
     #[pyo3(signature = (data, last=false))]
-    fn feed<'py>(&mut self, py: Python<'py>, data: &[u8], last: bool) -> PyResult<Fed<'py>> {
+    fn feed(&mut self, py: Python<'_>, data: &[u8], last: bool) -> PyResult<CsvRows> {
         // Taken out, so that what is found in it can be used beside the rest of `self`.
         let mut buffer = std::mem::take(&mut self.buffer);
         buffer.extend_from_slice(data);
@@ -115,7 +139,12 @@ impl CsvParser {
         if !self.begun {
             if buffer.len() < 3 && !last {
                 self.buffer = buffer;
-                return Ok((PyList::empty(py), bad, keys, PyBytes::new(py, &[])));
+                return Ok(CsvRows {
+                    events: PyList::empty(py).unbind(),
+                    bad,
+                    keys,
+                    lines: PyBytes::new(py, &[]).unbind(),
+                });
             }
             self.begun = true;
             at = if buffer.starts_with(b"\xef\xbb\xbf") {
@@ -153,17 +182,19 @@ impl CsvParser {
                 if self.columns.is_none() {
                     return Err(PyValueError::new_err(why));
                 }
-                bad.push((events.len(), number, why));
+                let after = events.len();
+                let line = number;
+                bad.push(Py::new(py, NoEvent { after, line, why })?);
             }
         }
         buffer.drain(..at);
         self.buffer = buffer;
-        Ok((
-            PyList::new(py, events)?,
+        Ok(CsvRows {
+            events: PyList::new(py, events)?.unbind(),
             bad,
             keys,
-            PyBytes::new(py, &lines),
-        ))
+            lines: PyBytes::new(py, &lines).unbind(),
+        })
     }
 }
 
@@ -174,7 +205,7 @@ impl CsvParser {
         py: Python<'py>,
         bytes: &[u8],
         events: &mut Vec<Bound<'py, PyDict>>,
-        keys: &mut Vec<Key<'py>>,
+        keys: &mut Vec<Py<FloatKey>>,
     ) -> PyResult<Option<String>> {
         if std::mem::take(&mut self.judging) && self.judge(py, bytes)? {
             return Ok(None);
@@ -207,13 +238,13 @@ impl CsvParser {
                 match value::number(text) {
                     Some(Number::Whole(whole)) => {
                         if columns.key == Some(index) && text == b"-0" {
-                            keys.push((events.len(), as_text(py, text)));
+                            keys.push(float_key(py, events.len(), text)?);
                         }
                         event.set_item(name, whole)?;
                     }
                     Some(Number::Real(real)) => {
                         if columns.key == Some(index) {
-                            keys.push((events.len(), as_text(py, text)));
+                            keys.push(float_key(py, events.len(), text)?);
                         }
                         event.set_item(name, real)?;
                     }
@@ -275,14 +306,13 @@ impl CsvParser {
         let names: Vec<_> = (0..self.width(bytes))
             .map(|index| as_text(py, self.splitter.field(index, bytes)))
             .collect();
-        let (key, stay): (Option<usize>, Vec<usize>) =
-            self.start.call1(py, (names.clone(),))?.extract(py)?;
+        let fields: Fields = self.start.call1(py, (names.clone(),))?.extract(py)?;
         let spec = PyDict::new(py);
         let mut text = vec![false; names.len()];
         for name in &names {
             spec.set_item(name, py.None())?;
         }
-        for index in stay {
+        for index in fields.text {
             if let Some(field) = text.get_mut(index) {
                 *field = true;
             }
@@ -292,9 +322,14 @@ impl CsvParser {
             names,
             spec: spec.unbind(),
             text,
-            key,
+            key: fields.key,
         })
     }
+}
+
+fn float_key(py: Python<'_>, place: usize, text: &[u8]) -> PyResult<Py<FloatKey>> {
+    let text = as_text(py, text).unbind();
+    Py::new(py, FloatKey { place, text })
 }
 
 /// Text of a record whose UTF-8 was checked: its fields lie between ASCII characters.

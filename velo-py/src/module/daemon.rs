@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use pyo3::prelude::*;
 use velo_supervisor::{DaemonOptions, LogFormat, daemon, published};
 
-use crate::module::supervisor::{pool_error, seconds};
+use crate::errors::pool_error;
+use crate::module::supervisor::seconds;
 
 /// Runs a standalone supervisor in this process until it is told to stop. `ready` is called with the
 /// path of its socket once clients can connect.

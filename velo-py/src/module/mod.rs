@@ -3,6 +3,7 @@
 pub mod daemon;
 pub mod inline_session;
 pub mod inline_stream;
+pub mod messages;
 pub mod placement;
 pub mod process_stream;
 pub mod serve;
@@ -11,4 +12,5 @@ pub mod standstill;
 pub mod supervisor;
 pub mod warm;
 pub mod watch;
+pub mod worker_control;
 pub mod worker_link;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyBytes, PyDict, PyString, PyTuple, PyType};
+use pyo3::types::{PyBytes, PyDict, PyString, PyType};
 use velo_shm::Link;
 use velo_supervisor::Key;
 
@@ -26,6 +26,7 @@ use crate::keys::outlet::Outlet;
 use crate::keys::runner::LaneRunner;
 use crate::keys::table::KeyTable;
 use crate::lane_frames::Terms;
+use crate::module::messages::ClientMessage;
 use crate::module::worker_link::{Request, SessionRequest};
 use crate::process::control::{self, Control};
 use crate::process::worker::ports::Ports;
@@ -43,7 +44,7 @@ pub struct Served {
     functions: Py<PyDict>,
     /// Loads the function of a number, and returns what `functions` has for it from then on.
     load: Py<PyAny>,
-    /// Called with `(order, ...)` for each message that Python code has to obey.
+    /// Called with each [`ClientMessage`].
     handle: Py<PyAny>,
 }
 
@@ -96,7 +97,7 @@ impl Served {
     }
 
     fn obey(&self, py: Python<'_>, message: Control) -> PyResult<()> {
-        let order = match message {
+        let message = match message {
             Control::Open {
                 stream,
                 slot,
@@ -149,17 +150,20 @@ impl Served {
             Control::Define {
                 function,
                 definition,
-            } => ("define", function, PyBytes::new(py, &definition)).into_pyobject(py)?,
-            Control::Detach { slot, stream } => ("detach", slot, stream).into_pyobject(py)?,
-            Control::Levels { packed } => {
-                ("levels", PyBytes::new(py, &packed)).into_pyobject(py)?
-            }
-            Control::Surroundings { packed } => {
-                ("surroundings", PyBytes::new(py, &packed)).into_pyobject(py)?
-            }
-            Control::Forget { function } => ("forget", function).into_pyobject(py)?,
-            Control::Snapshot { slot, stream } => ("snapshot", slot, stream).into_pyobject(py)?,
-            Control::Cancel { slot } => ("cancel", slot).into_pyobject(py)?,
+            } => ClientMessage::Define {
+                function,
+                definition: PyBytes::new(py, &definition).unbind(),
+            },
+            Control::Detach { slot, stream } => ClientMessage::Detach { slot, stream },
+            Control::Levels { packed } => ClientMessage::Levels {
+                packed: PyBytes::new(py, &packed).unbind(),
+            },
+            Control::Surroundings { packed } => ClientMessage::Surroundings {
+                packed: PyBytes::new(py, &packed).unbind(),
+            },
+            Control::Forget { function } => ClientMessage::Forget { function },
+            Control::Snapshot { slot, stream } => ClientMessage::Snapshot { slot, stream },
+            Control::Cancel { slot } => ClientMessage::Cancel { slot },
             Control::Close { slot } => {
                 self.ports.close(py, slot);
                 return Ok(());
@@ -173,7 +177,7 @@ impl Served {
                 ));
             }
         };
-        self.order(py, order)
+        self.handle(py, message)
     }
 
     /// Starts a function on its half of a stream, as a task that has had its first turn.
@@ -202,10 +206,7 @@ impl Served {
         let task = self.task(py, pump.bind(py), &task_name, &context)?;
         // The client may wait for what the first step brings.
         let ran = port.attach(py, pump, task.clone().unbind(), context);
-        self.order(
-            py,
-            ("started", opening.slot, function, task).into_pyobject(py)?,
-        )?;
+        self.started(py, opening.slot, function, task)?;
         ran
     }
 
@@ -254,10 +255,7 @@ impl Served {
         );
         let runner = Py::new(py, LaneRunner::new(port, table))?;
         let task = self.task(py, runner.bind(py), &task_name, &context)?;
-        self.order(
-            py,
-            ("started", opening.slot, function, task).into_pyobject(py)?,
-        )
+        self.started(py, opening.slot, function, task)
     }
 
     /// The coroutine that runs the function; None if the function failed to load or to begin, which ends
@@ -296,12 +294,28 @@ impl Served {
             timeout: key.timeout,
             shown: key.shown,
         };
-        self.order(py, ("attach", Py::new(py, request)?).into_pyobject(py)?)
+        let request = Py::new(py, request)?;
+        self.handle(py, ClientMessage::Attach { request })
     }
 
-    /// Has Python do what the client asks for.
-    fn order(&self, py: Python<'_>, order: Bound<'_, PyTuple>) -> PyResult<()> {
-        self.handle.bind(py).call1(order).map(drop)
+    fn started(
+        &self,
+        py: Python<'_>,
+        slot: u32,
+        function: u64,
+        task: Bound<'_, PyAny>,
+    ) -> PyResult<()> {
+        let message = ClientMessage::Started {
+            slot,
+            function,
+            task: task.unbind(),
+        };
+        self.handle(py, message)
+    }
+
+    /// Has Python code obey a message.
+    fn handle(&self, py: Python<'_>, message: ClientMessage) -> PyResult<()> {
+        self.handle.bind(py).call1((message,)).map(drop)
     }
 }
 

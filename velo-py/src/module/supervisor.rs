@@ -1,4 +1,4 @@
-//! The supervisor's three ends for Python: the client's, the zygote's and the worker's.
+//! The supervisor for Python: a client's connection to it, the zygote, and what concerns forks.
 
 use std::ffi::OsString;
 use std::os::fd::AsRawFd;
@@ -8,20 +8,15 @@ use std::time::Duration;
 
 use pyo3::exceptions::{PyConnectionError, PyOSError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyTuple};
 use velo_supervisor::{
-    Client, ClientEvent, EmbeddedOptions, Exit, Key, KeyRefusal, LinkId, Order, Question, Ran,
-    Refusal, RequestId, SupervisorError, WorkerControl, WorkerControlEvent, embedded, zygote,
+    Client, EmbeddedOptions, Key, LinkId, Order, Question, RequestId, SupervisorError, embedded,
+    zygote,
 };
 
-use crate::errors;
+use crate::errors::pool_error;
 use crate::ffi::fd;
-use crate::module::worker_link::WorkerLink;
-use crate::process::client::handle::ClientLinkHandle;
-
-pub fn pool_error(error: impl std::fmt::Display) -> PyErr {
-    errors::pool(error.to_string())
-}
+use crate::module::messages::Report;
+use crate::module::worker_control::WorkerControlHandle;
 
 fn options(
     command: Vec<OsString>,
@@ -122,13 +117,13 @@ impl SupervisorClient {
         self.lock().preload(modules, paths).map_err(pool_error)
     }
 
-    /// Asks what the supervisor does. Answered by `("status", text)`, JSON.
+    /// Asks for the state of the supervisor. Answered by `Report.Status`.
     fn status(&self) -> PyResult<()> {
         self.order(Order::Status)
     }
 
-    /// Asks which streams there are. Answered by `("looked", text)` for each worker, JSON, and then
-    /// `("done",)`. Workers tell what they have opened after the moments that are `known` of them,
+    /// Asks which streams there are. Answered by a `Report.Looked` for each worker, and then by
+    /// `Report.Done`. Workers tell what they have opened after the moments that are `known` of them,
     /// and the detached sessions with numbers above the ones in `detached`.
     fn look(&self, known: Vec<(u32, u64)>, detached: Vec<(u32, u64)>) -> PyResult<()> {
         self.order(Order::Look(Question::Streams { known, detached }))
@@ -188,13 +183,11 @@ impl SupervisorClient {
         self.lock().release_broken(LinkId(link)).map_err(pool_error)
     }
 
-    /// What the supervisor has said since, as tuples `(what, ...)`.
-    fn poll<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyTuple>>> {
+    /// The reports of the supervisor since the last call.
+    fn poll(&self, py: Python<'_>) -> PyResult<Vec<Report>> {
         let events = self.lock().poll().map_err(pool_error)?;
-        events
-            .into_iter()
-            .map(|event| client_event(py, event))
-            .collect()
+        let reports = events.into_iter().map(|event| Report::of(py, event));
+        reports.collect()
     }
 }
 
@@ -220,97 +213,6 @@ impl SupervisorClient {
     }
 }
 
-fn client_event(py: Python<'_>, event: ClientEvent) -> PyResult<Bound<'_, PyTuple>> {
-    match event {
-        ClientEvent::Hello(hello) => (
-            "hello",
-            hello.velo,
-            hello.runtime,
-            hello.max_workers,
-            hello.max_streams,
-        )
-            .into_pyobject(py),
-        ClientEvent::Link {
-            request,
-            link,
-            worker,
-            end,
-            process,
-        } => {
-            let end = ClientLinkHandle::new(end, process)?;
-            (
-                "link",
-                request.0,
-                link.0,
-                worker.id,
-                worker.pid,
-                Py::new(py, end)?,
-            )
-                .into_pyobject(py)
-        }
-        ClientEvent::Refused { request, reason } => {
-            let why = match reason {
-                Refusal::AtLimit => None,
-                Refusal::Failed(why) => Some(why),
-            };
-            ("refused", request.0, why).into_pyobject(py)
-        }
-        ClientEvent::LinkRetired { link } => ("retired", link.0).into_pyobject(py),
-        ClientEvent::LinkLeaving { link } => ("leaving", link.0).into_pyobject(py),
-        ClientEvent::WorkerDied {
-            link,
-            worker,
-            exit,
-            ran,
-            why,
-            stack,
-        } => {
-            let (signal, code) = match exit {
-                Exit::Signal(signal) => (Some(signal), None),
-                Exit::Code(code) => (None, Some(code)),
-                Exit::Unknown => (None, None),
-            };
-            let ran = match ran {
-                Ran::Nothing => "nothing",
-                Ran::Here => "here",
-                Ran::Elsewhere => "elsewhere",
-            };
-            let why = why.map(|why| (why.stalled(), why.to_string()));
-            let who = (worker.id, worker.pid);
-            ("died", link.0, who, (signal, code), ran, why, stack).into_pyobject(py)
-        }
-        ClientEvent::NotPreloaded { module, why } => {
-            ("not_preloaded", module, why).into_pyobject(py)
-        }
-        ClientEvent::Status(status) => {
-            let text = serde_json::to_string(&status).map_err(pool_error)?;
-            ("status", text).into_pyobject(py)
-        }
-        ClientEvent::Looked(look) => {
-            let text = serde_json::to_string(&look).map_err(pool_error)?;
-            ("looked", text).into_pyobject(py)
-        }
-        ClientEvent::Log(lines) => ("log", lines).into_pyobject(py),
-        ClientEvent::KeyGranted {
-            request,
-            link,
-            grant,
-            fresh,
-        } => ("key_granted", request.0, link.0, grant, fresh).into_pyobject(py),
-        ClientEvent::KeyRefused { request, reason } => {
-            let why = match reason {
-                KeyRefusal::Taken => None,
-                KeyRefusal::Failed(why) => Some(why),
-            };
-            ("key_refused", request.0, why).into_pyobject(py)
-        }
-        ClientEvent::KeyGone { request } => ("key_gone", request.0).into_pyobject(py),
-        ClientEvent::Done => ("done",).into_pyobject(py),
-        ClientEvent::Unable(why) => ("unable", why).into_pyobject(py),
-        ClientEvent::Lost => ("lost",).into_pyobject(py),
-    }
-}
-
 /// Stops the supervisor of this process and all of its workers; waits for at most `bound` seconds.
 #[pyfunction]
 #[pyo3(signature = (bound=5.0))]
@@ -320,18 +222,37 @@ pub fn shutdown(py: Python<'_>, bound: f64) -> PyResult<()> {
     Ok(())
 }
 
-/// `(workers, zygote)` of this process's supervisor, or None if none runs. Workers are tuples
-/// `(id, pid, open streams)`.
+/// The state of the supervisor of this process.
+#[pyclass(frozen, get_all, module = "velo._core")]
+pub struct PoolStatus {
+    workers: Vec<PoolWorker>,
+    /// The process id of the zygote, if one runs.
+    zygote: Option<i32>,
+}
+
+/// One worker of the supervisor of this process.
+#[pyclass(frozen, get_all, module = "velo._core")]
+#[derive(Clone)]
+pub struct PoolWorker {
+    worker: u32,
+    pid: i32,
+    /// Number of open streams.
+    streams: u32,
+}
+
+/// The state of the supervisor of this process. None: none runs.
 #[pyfunction]
-#[allow(clippy::type_complexity)]
-pub fn status(py: Python<'_>) -> Option<(Vec<(u32, i32, u32)>, Option<i32>)> {
+pub fn status(py: Python<'_>) -> Option<PoolStatus> {
     let status = py.detach(embedded::status)?;
-    let workers = status
-        .workers
-        .iter()
-        .map(|w| (w.id, w.pid, w.residents))
-        .collect();
-    Some((workers, status.zygote))
+    let workers = status.workers.iter().map(|worker| PoolWorker {
+        worker: worker.id,
+        pid: worker.pid,
+        streams: worker.residents,
+    });
+    Some(PoolStatus {
+        workers: workers.collect(),
+        zygote: status.zygote,
+    })
 }
 
 /// The number of cores that this process may use, within its affinity and cgroup quota. Read once,
@@ -404,13 +325,7 @@ pub fn serve_zygote(
         Err(error) => Err(error.to_string()),
     };
     match zygote::serve(fd, forked, imported).map_err(pool_error)? {
-        zygote::Role::Worker(control) => {
-            let fd = control.as_fd().as_raw_fd();
-            Ok(Some(WorkerControlHandle {
-                control: Mutex::new(control),
-                fd,
-            }))
-        }
+        zygote::Role::Worker(control) => Ok(Some(WorkerControlHandle::new(control))),
         zygote::Role::Done => Ok(None),
     }
 }
@@ -421,120 +336,4 @@ fn error_number(py: Python<'_>, error: &PyErr) -> Option<i32> {
         return None;
     }
     error.value(py).getattr("errno").ok()?.extract().ok()
-}
-
-/// A worker's end of the control connection to its supervisor.
-#[pyclass(frozen, module = "velo._core", name = "WorkerControl")]
-pub struct WorkerControlHandle {
-    control: Mutex<WorkerControl>,
-    fd: i32,
-}
-
-impl WorkerControlHandle {
-    fn lock(&self) -> std::sync::MutexGuard<'_, WorkerControl> {
-        self.control
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-}
-
-#[pymethods]
-impl WorkerControlHandle {
-    /// Readable when `poll` has something to say.
-    fn fileno(&self) -> i32 {
-        self.fd
-    }
-
-    /// The number of this worker.
-    #[getter]
-    fn worker(&self) -> u32 {
-        self.lock().worker()
-    }
-
-    /// Notes that this process is a worker; then as `velo_supervisor::WorkerControl::start_watchdog`:
-    /// ends this process, whatever it is doing, when its client is gone.
-    fn start_watchdog(&self) {
-        crate::codec::say_result();
-        self.lock().start_watchdog();
-    }
-
-    /// What the supervisor wants, as tuples `(what, ...)`.
-    fn poll<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyTuple>>> {
-        let events = self.lock().poll().map_err(pool_error)?;
-        events
-            .into_iter()
-            .map(|event| match event {
-                WorkerControlEvent::Attach { link, end } => {
-                    ("attach", link.0, Py::new(py, WorkerLink::new(end)?)?).into_pyobject(py)
-                }
-                WorkerControlEvent::Detach { link } => ("detach", link.0).into_pyobject(py),
-                WorkerControlEvent::Ask { ask, question } => match question {
-                    Question::Streams { known, detached } => {
-                        let first = |of: &[(u32, u64)]| of.first().map_or(0, |(_, known)| *known);
-                        ("streams", ask, first(&known), first(&detached)).into_pyobject(py)
-                    }
-                    Question::Inspect { stream } => ("inspect", ask, stream).into_pyobject(py),
-                    Question::End { stream, why } => ("end", ask, stream, why).into_pyobject(py),
-                },
-                WorkerControlEvent::Drain => ("drain",).into_pyobject(py),
-                WorkerControlEvent::ReleaseKey { key, grant } => {
-                    ("release_key", PyBytes::new(py, &key.0), grant).into_pyobject(py)
-                }
-                WorkerControlEvent::Retire => ("retire",).into_pyobject(py),
-                WorkerControlEvent::Lost => ("lost",).into_pyobject(py),
-                WorkerControlEvent::Orphaned => ("orphaned",).into_pyobject(py),
-            })
-            .collect()
-    }
-
-    /// The descriptor of the report, where the stacks of this process are to be written when it
-    /// dies.
-    #[getter]
-    fn report(&self) -> i32 {
-        self.lock().report().as_raw_fd()
-    }
-
-    /// The signal at which the stacks of this process are to be written to the report.
-    #[getter]
-    fn stacks_signal(&self) -> i32 {
-        self.lock().stacks_signal()
-    }
-
-    /// Whether several programs may use this worker.
-    #[getter]
-    fn shared(&self) -> bool {
-        self.lock().is_shared()
-    }
-
-    /// How many seconds an orphaned worker stays that no stream is open on.
-    #[getter]
-    fn outlive(&self) -> f64 {
-        self.lock().outlive().unwrap_or_default().as_secs_f64()
-    }
-
-    /// A descriptor that is readable when the client of a link has ended, where the supervisor has
-    /// given it. It is open until `detached`.
-    fn client_fileno(&self, link: u64) -> Option<i32> {
-        self.lock().client_fd(LinkId(link))
-    }
-
-    /// Answers a question of the supervisor, with JSON of `MOST_TOLD` bytes at most.
-    fn tell(&self, ask: u64, answer: String) -> PyResult<()> {
-        self.lock().tell(ask, answer).map_err(pool_error)
-    }
-
-    /// The longest answer, in bytes.
-    #[classattr]
-    const MOST_TOLD: usize = WorkerControl::MOST_TOLD;
-
-    /// Tells the supervisor that an attachment is over, and whether its function goes on.
-    fn key_free(&self, key: [u8; 32], grant: u64, live: bool) -> PyResult<()> {
-        let told = self.lock().key_free(Key(key), grant, live);
-        told.map_err(pool_error)
-    }
-
-    /// Tells the supervisor that a detached link is not used any more.
-    fn detached(&self, link: u64) -> PyResult<()> {
-        self.lock().detached(LinkId(link)).map_err(pool_error)
-    }
 }

@@ -5,7 +5,6 @@ use std::sync::{Arc, Weak};
 
 use hdrhistogram::Histogram;
 use pyo3::prelude::*;
-use pyo3::types::PyTuple;
 
 use crate::cell::GilCell;
 use crate::user::key_counts::SharedCounts;
@@ -145,6 +144,33 @@ impl FunctionStats {
     }
 }
 
+/// The fields of `FunctionMetrics`.
+#[derive(IntoPyObject)]
+struct FunctionFigures {
+    opened: u64,
+    open: u64,
+    events: u64,
+    results: u64,
+    bytes_in: u64,
+    bytes_out: u64,
+    queued: u64,
+    dropped: u64,
+    latency_p50: Option<f64>,
+    latency_p95: Option<f64>,
+    latency_p99: Option<f64>,
+}
+
+/// The distribution of the latencies of one function, in seconds.
+#[pyclass(frozen, get_all, module = "velo._core")]
+pub struct Latencies {
+    /// For each bound, the number of events that took no longer.
+    below: Vec<u64>,
+    /// The number of events whose latency was measured.
+    count: u64,
+    /// The sum of their latencies.
+    sum: f64,
+}
+
 #[pymethods]
 impl FunctionStats {
     #[new]
@@ -167,12 +193,15 @@ impl FunctionStats {
         Ok(())
     }
 
-    /// Of the events that were timed: how many took no longer than each of these bounds, how many
-    /// there were, and how long they took together. In seconds.
-    fn latencies(&self, py: Python<'_>, bounds: Vec<f64>) -> PyResult<(Vec<u64>, u64, f64)> {
+    /// The distribution of the latencies that were measured, over these bounds in seconds.
+    fn latencies(&self, py: Python<'_>, bounds: Vec<f64>) -> PyResult<Latencies> {
         let (_, sums) = self.sums(py)?;
         let Some(seen) = sums.latencies else {
-            return Ok((vec![0; bounds.len()], 0, 0.0));
+            return Ok(Latencies {
+                below: vec![0; bounds.len()],
+                count: 0,
+                sum: 0.0,
+            });
         };
         let below = bounds
             .iter()
@@ -182,27 +211,30 @@ impl FunctionStats {
             .iter_recorded()
             .map(|step| step.value_iterated_to() as f64 * step.count_at_value() as f64)
             .sum();
-        Ok((below, seen.len(), nanoseconds / 1e9))
+        Ok(Latencies {
+            below,
+            count: seen.len(),
+            sum: nanoseconds / 1e9,
+        })
     }
 
-    /// The figures of `FunctionMetrics`, in its order.
-    fn figures<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+    /// The fields of `FunctionMetrics`, as a dict.
+    fn figures(&self, py: Python<'_>) -> PyResult<FunctionFigures> {
         let (opened, sums) = self.sums(py)?;
         let Figures { p50, p95, p99 } = Figures::of(sums.latencies.as_deref());
-        (
+        Ok(FunctionFigures {
             opened,
-            sums.open,
-            sums.events,
-            sums.results,
-            sums.bytes_in,
-            sums.bytes_out,
-            sums.queued,
-            sums.dropped,
-            p50,
-            p95,
-            p99,
-        )
-            .into_pyobject(py)
+            open: sums.open,
+            events: sums.events,
+            results: sums.results,
+            bytes_in: sums.bytes_in,
+            bytes_out: sums.bytes_out,
+            queued: sums.queued,
+            dropped: sums.dropped,
+            latency_p50: p50,
+            latency_p95: p95,
+            latency_p99: p99,
+        })
     }
 }
 

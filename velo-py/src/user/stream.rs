@@ -332,8 +332,8 @@ impl StreamBase {
         self.core.channel.progress(py)
     }
 
-    /// The figures of `StreamMetrics`, in its order.
-    fn _metrics<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, pyo3::types::PyTuple>> {
+    /// The fields of `StreamMetrics`, as a dict.
+    fn _metrics(&self, py: Python<'_>) -> PyResult<StreamFigures> {
         let (accepted, handled) = self.core.channel.progress(py)?;
         let (bytes_in, bytes_out) = self.core.channel.bytes(py)?;
         let (here, beyond) = self.core.channel.dropped(py)?;
@@ -346,18 +346,32 @@ impl StreamBase {
                 meter.duration(),
             )
         })?;
-        (
-            accepted + here,
-            received,
+        Ok(StreamFigures {
+            events: accepted + here,
+            results: received,
             bytes_in,
             bytes_out,
-            accepted.saturating_sub(handled),
-            here + beyond,
-            figures.p50,
-            figures.p95,
-            figures.p99,
+            queued: accepted.saturating_sub(handled),
+            dropped: here + beyond,
+            latency_p50: figures.p50,
+            latency_p95: figures.p95,
+            latency_p99: figures.p99,
             duration,
-        )
-            .into_pyobject(py)
+        })
     }
+}
+
+/// The fields of `StreamMetrics`.
+#[derive(IntoPyObject)]
+struct StreamFigures {
+    events: u64,
+    results: u64,
+    bytes_in: u64,
+    bytes_out: u64,
+    queued: u64,
+    dropped: u64,
+    latency_p50: Option<f64>,
+    latency_p95: Option<f64>,
+    latency_p99: Option<f64>,
+    duration: f64,
 }

@@ -309,12 +309,22 @@ pub struct LinkLook {
     pub link: LinkId,
     /// The process id of its client.
     pub client: i32,
-    /// The slot whose function runs right now, and which event that has.
-    pub running: Option<(u32, u64)>,
+    /// The stream whose function runs right now.
+    pub running: Option<RunningLook>,
     /// Streams that are open on it, as far as they are shown.
     pub streams: Vec<StreamLook>,
     /// How many more there are.
     pub omitted: u32,
+}
+
+/// The stream whose function a worker runs, as [`LinkLook`] shows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RunningLook {
+    /// Its place on the link.
+    pub slot: u32,
+    /// The number of the event that its function has.
+    pub event: u64,
 }
 
 /// One stream, as [`LinkLook`] shows it.

@@ -6,6 +6,7 @@ import contextlib
 
 import click
 
+from velo import _core
 from velo.cli.errors import Failure
 from velo.cli.supervisor.line import Line, socket_option
 from velo.cli.text import inline
@@ -74,9 +75,10 @@ def logs(socket: str | None, follow: bool) -> None:
     for text in line.answer():
         click.echo(inline(text))
     while follow:
-        for what, *rest in line.hear(None):
-            if what == "log":
-                for text in rest[0]:
-                    click.echo(inline(text))
-            elif what == "lost":
-                return
+        for report in line.hear(None):
+            match report:
+                case _core.Report.Log(lines=lines):
+                    for text in lines:
+                        click.echo(inline(text))
+                case _core.Report.Lost():
+                    return

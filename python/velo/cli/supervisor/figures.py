@@ -184,9 +184,9 @@ def joined(
     place = {"worker": look["worker"], "pid": look["pid"]}
     streams = []
     for link in look["links"]:
-        running = link["running"] or (None, None)
+        running = link["running"]
         for figures in link["streams"]:
-            here = running[0] == figures["slot"]
+            here = running is not None and running["slot"] == figures["slot"]
             streams.append(
                 {
                     **_UNKNOWN,
@@ -196,7 +196,7 @@ def joined(
                     "link": link["link"],
                     "client": link["client"],
                     "running": here,
-                    "running_event": running[1] if here else None,
+                    "running_event": running["event"] if here else None,
                     # Microseconds, as in the metrics of a stream.
                     "latency_p50": figures["latency_p50"] / 1e3 or None,
                     "latency_p99": figures["latency_p99"] / 1e3 or None,

@@ -90,7 +90,7 @@ class Line:
         line.label = f"the supervisor of process {pid}"
         return line
 
-    def hear(self, bound: float | None) -> list[tuple[Any, ...]]:
+    def hear(self, bound: float | None) -> list[_core.Report]:
         """Wait for what the supervisor says next; nothing when the bound, in seconds, is over."""
         if not select.select([self.supervisor.fileno()], [], [], bound)[0]:
             return []
@@ -103,15 +103,18 @@ class Line:
         """Wait for the answer to an order."""
         deadline = time.monotonic() + _BOUND
         while (left := deadline - time.monotonic()) > 0:
-            for what, *rest in self.hear(left):
-                if what in ("status", "log"):
-                    return rest[0]
-                if what == "done":
-                    return None
-                if what == "unable":
-                    raise Failure(f"{self.label} cannot do that: {rest[0]}")
-                if what == "lost":
-                    raise Failure(f"{self.label} has hung up")
+            for report in self.hear(left):
+                match report:
+                    case _core.Report.Status(text=text):
+                        return text
+                    case _core.Report.Log(lines=lines):
+                        return lines
+                    case _core.Report.Done():
+                        return None
+                    case _core.Report.Unable(why=why):
+                        raise Failure(f"{self.label} cannot do that: {why}")
+                    case _core.Report.Lost():
+                        raise Failure(f"{self.label} has hung up")
         raise Failure(f"{self.label} did not answer within {_BOUND:g} s")
 
     def look(self) -> list[dict[str, Any]]:
@@ -119,14 +122,16 @@ class Line:
         looks = []
         deadline = time.monotonic() + _BOUND
         while (left := deadline - time.monotonic()) > 0:
-            for what, *rest in self.hear(left):
-                if what == "looked":
-                    looks.append(json.loads(rest[0]))
-                elif what == "done":
-                    return looks
-                elif what in ("unable", "lost"):
-                    why = rest[0] if rest else "it has hung up"
-                    raise Failure(f"{self.label} cannot show that: {why}")
+            for report in self.hear(left):
+                match report:
+                    case _core.Report.Looked(text=text):
+                        looks.append(json.loads(text))
+                    case _core.Report.Done():
+                        return looks
+                    case _core.Report.Unable(why=why):
+                        raise Failure(f"{self.label} cannot show that: {why}")
+                    case _core.Report.Lost():
+                        raise Failure(f"{self.label} has hung up")
         raise Failure(f"{self.label} did not answer within {_BOUND:g} s")
 
     def state(self) -> dict[str, Any]:
@@ -144,6 +149,6 @@ class Line:
         deadline = None if bound is None else time.monotonic() + bound
         while deadline is None or time.monotonic() < deadline:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            if any(what == "lost" for what, *_ in self.hear(left)):
+            if any(isinstance(report, _core.Report.Lost) for report in self.hear(left)):
                 return True
         return False

@@ -12,7 +12,8 @@ use crate::pool::{ClientId, WorkerId};
 use crate::supervisor::looks::Look;
 use crate::wire::lane_activity::LaneActivity;
 use crate::wire::protocol::{
-    LinkId, LinkLook, Question, StreamLook, ToClient, ToWorker, WorkerLook, WorkerStatus,
+    LinkId, LinkLook, Question, RunningLook, StreamLook, ToClient, ToWorker, WorkerLook,
+    WorkerStatus,
 };
 
 /// How long workers have for an answer.
@@ -130,9 +131,10 @@ impl Reactor {
                     .client_of(link)
                     .and_then(|id| self.clients.get(&id))
                     .map_or(0, |client| client.pid),
-                running: end
-                    .running()
-                    .map(|running| (running.slot, LaneActivity::event_of(running.event))),
+                running: end.running().map(|running| RunningLook {
+                    slot: running.slot,
+                    event: LaneActivity::event_of(running.event),
+                }),
                 omitted: match room {
                     0 => end
                         .residents()
