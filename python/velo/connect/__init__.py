@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from velo.connect._file import file as file
     from velo.connect._kafka import kafka as kafka
     from velo.connect._mqtt import mqtt as mqtt
+    from velo.connect._nats import nats as nats
     from velo.connect._redis import redis as redis
 
 __all__ = [
@@ -55,6 +56,7 @@ _CONNECTORS: dict[str, str] = {
     "file": "_file",
     "kafka": "_kafka",
     "mqtt": "_mqtt",
+    "nats": "_nats",
     "redis": "_redis",
 }
 

@@ -26,3 +26,4 @@ def _server(name, kind):
 kafka = _server("kafka", "Kafka")
 mosquitto = _server("mosquitto", "Mosquitto")
 redis = _server("redis", "Redis")
+nats = _server("nats", "Nats")
