@@ -16,6 +16,11 @@ packages() {
     apt-get install -y -qq --no-install-recommends "$@" > /dev/null
 }
 
+# A package enables its service for the next start of the machine.
+off() {
+    if command -v systemctl > /dev/null; then systemctl disable "$1" > /dev/null 2>&1 || true; fi
+}
+
 install_kafka() {
     command -v java > /dev/null || packages default-jdk-headless
     command -v mvn > /dev/null || packages maven
@@ -24,16 +29,21 @@ install_kafka() {
 
 install_mosquitto() {
     packages mosquitto
+    off mosquitto
 }
 
 install_redis() {
     command -v redis-server > /dev/null && return
     packages redis-server
-    # The package enables its service for the next start of the machine.
-    if command -v systemctl > /dev/null; then systemctl disable redis-server > /dev/null 2>&1 || true; fi
+    off redis-server
 }
 
-for server in "${@:-kafka mosquitto redis}"; do
+install_rabbitmq() {
+    packages rabbitmq-server
+    off rabbitmq-server
+}
+
+for server in "${@:-kafka mosquitto redis rabbitmq}"; do
     for name in $server; do
         "install_$name"
     done

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from velo.connect._kafka import kafka as kafka
     from velo.connect._mqtt import mqtt as mqtt
     from velo.connect._nats import nats as nats
+    from velo.connect._rabbitmq import rabbitmq as rabbitmq
     from velo.connect._redis import redis as redis
 
 __all__ = [
@@ -58,6 +59,7 @@ _CONNECTORS: dict[str, str] = {
     "mqtt": "_mqtt",
     "nats": "_nats",
     "redis": "_redis",
+    "rabbitmq": "_rabbitmq",
 }
 
 
