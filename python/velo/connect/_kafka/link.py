@@ -46,6 +46,7 @@ _NO_TOPIC = {
     KafkaError._UNKNOWN_TOPIC,
     KafkaError._UNKNOWN_PARTITION,
 }
+_FENCED = {KafkaError.FENCED_INSTANCE_ID, KafkaError._FENCED}
 _GONE = {KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE}
 # The client library tries again after these.
 _DOWN = {
@@ -106,6 +107,7 @@ class Link:
         self.outages = Outages(name, servers)
         self.down = False
         self._connected = False
+        self._lost_at = 0.0
         self._connect_timeout = connect_timeout
         self._failure: ConnectError | None = None
         self._reason = ""
@@ -128,12 +130,17 @@ class Link:
         """Note that no broker answers."""
         if self._connected:
             self.down = True
+            self._lost_at = time.monotonic()
             self.outages.wait(reason)
 
     def answered(self) -> None:
-        """Note that a broker has answered."""
+        """Note that a broker has answered.
+
+        The client library tells of an outage a little late, and attempts of one client fail and
+        succeed side by side, so an outage is over when a second has passed without bad news.
+        """
         self._connected = True
-        if self.down:
+        if self.down and time.monotonic() - self._lost_at > _OUTAGE:
             self.down = False
             self.outages.over()
 
@@ -191,11 +198,14 @@ class Link:
                         "the address, and whether the port wants TLS (`tls=True`) or a user"
                     ) from None
 
-    def named(self, error: KafkaError, topic: str | None = None) -> ConnectError:
+    def named(
+        self, error: KafkaError, topic: str | None = None, doing: str | None = None
+    ) -> ConnectError:
         """Make an error of velo of one of the client library."""
         code, reason = error.code(), error.str()
         at = f"{self.name} at {self.servers}"
-        about = f" of topic `{topic}`" if topic else ""
+        about = f", topic `{topic}`" if topic else ""
+        at += f"{about}: {doing}" if doing else about
         if code in _REFUSED:
             return AuthenticationFailed(
                 f"{at}: the broker refuses the user: {reason}. Check `user`, `sasl`, and the "
@@ -203,18 +213,18 @@ class Link:
             )
         if code in _FORBIDDEN:
             return PermissionDenied(
-                f"{at}: the user may not do this{about}: {reason}. The user needs access rules "
+                f"{at}: the user may not do this: {reason}. The user needs access rules "
                 "(ACLs): READ for topic and group to read, WRITE for the topic to write"
             )
         if code in _NO_TOPIC:
-            return NoSuchTopic(f"{at}: there is no such topic{about}: {reason}. Create it first")
+            return NoSuchTopic(f"{at}: there is no such topic: {reason}. Create it first")
         if code in _GONE:
             return PositionLost(
-                f"{at}: a position{about} is no longer there: {reason}. Its records were deleted "
+                f"{at}: a position is no longer there: {reason}. Its records were deleted "
                 "before they were read. Choose where to go on: `rewind=True` with `start=`, once"
             )
-        if code == KafkaError.FENCED_INSTANCE_ID or code == KafkaError._FENCED:
+        if code in _FENCED or "group.instance.id" in reason:
             return ConnectError(f"{at}: another program has the same `instance_id`: {reason}")
         if code in _DOWN:
             return Unreachable(f"{at}: {reason}")
-        return ConnectError(f"{at}{about}: {reason}")
+        return ConnectError(f"{at}: {reason}")

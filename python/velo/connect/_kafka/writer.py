@@ -144,7 +144,7 @@ class Writer:
 
     def _on_delivery(self, error: KafkaError | None, message: Message) -> None:
         if error is not None and self._failure is None:
-            self._failure = self._link.named(error, message.topic())
+            self._failure = self._link.named(error, message.topic(), "a result was not delivered")
 
     def _close(self) -> None:
         left = self._producer.flush(self._writing.close_timeout)

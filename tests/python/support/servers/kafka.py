@@ -56,6 +56,8 @@ class Kafka(Server):
             "authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer\n"
             "super.users=User:ANONYMOUS;User:root\n"
             "group.min.session.timeout.ms=500\n"
+            "group.consumer.min.heartbeat.interval.ms=100\n"
+            "group.consumer.heartbeat.interval.ms=200\n"
             # After a kill, the broker waits until its old self counts as dead.
             "broker.heartbeat.interval.ms=200\nbroker.session.timeout.ms=2000\n"
         )

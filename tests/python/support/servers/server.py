@@ -6,6 +6,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import threading
 import time
 from pathlib import Path
 
@@ -65,11 +66,14 @@ class Server:
         socket.create_connection(("127.0.0.1", self.port), 1).close()
 
     def start(self):
+        # Ends with the tests, also when they are killed: with the thread that starts it, in fact,
+        # which is the thread of one test where a test restarts the server off its event loop.
+        main = threading.current_thread() is threading.main_thread()
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
                 self.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.folder,
                 start_new_session=True, env=self.environment(),
-                preexec_fn=end_with_this_thread,  # also when the tests are killed
+                preexec_fn=end_with_this_thread if main else None,
             )  # fmt: skip
         LASTING["pids"].add(self.process.pid)
         deadline = time.monotonic() + self.seconds_to_start
