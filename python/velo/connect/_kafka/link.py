@@ -172,6 +172,8 @@ class Link:
     def metadata(self, client: Any, topic: str | None, given_up: Callable[[], bool]) -> Any:
         """Ask for the cluster's metadata, of one topic or of all, until there is an answer.
 
+        Only for a client that has no partitions yet: a record that comes meanwhile is lost.
+
         Raises:
             Unreachable: When none comes within `connect_timeout`, or `given_up` says so.
             AuthenticationFailed: When the user is refused.

@@ -137,7 +137,11 @@ class Reader:
             self._consumer = Consumer(config, logger=ClientLog())
         except KafkaException as error:
             raise ValueError(f"{self._link.name}: {cause(error).str()}") from None
-        known = self._partitions()
+        known = self._partitions(
+            lambda topic: self._link.metadata(
+                self._consumer, topic, lambda: self._handover.stopping
+            )
+        )
         if reading.until is not None:
             self._bound = Bound(self._consumer, reading, known, self._ask)
         self._assignment = Assignment(
@@ -152,11 +156,11 @@ class Reader:
     def _ask(self, call: Callable[[], list[Any]]) -> list[Any]:
         return self._link.ask(call, lambda: self._handover.stopping)
 
-    def _partitions(self) -> list[Name]:
+    def _partitions(self, metadata_of: Callable[[str | None], Any]) -> list[Name]:
         """Ask which partitions there are; each topic that is named must exist."""
         found = {}
         for topic in [*self._reading.plain, *([None] if self._reading.pattern else [])]:
-            metadata = self._link.metadata(self._consumer, topic, lambda: self._handover.stopping)
+            metadata = metadata_of(topic)
             if topic is not None and (error := metadata.topics[topic].error) is not None:
                 raise self._link.named(error, topic)
             found.update(metadata.topics)
@@ -274,10 +278,14 @@ class Reader:
             self.lag = assignment.lag()
         if self._reading.group is None and now >= self._refresh_at:
             self._refresh_at = now + self._reading.refresh
-            try:
-                found = self._partitions()
-            except (NoSuchTopic, Unreachable) as error:
-                log.warning("%s: no look for new partitions: %s", self._link.name, error)
-                return
-            if new := [name for name in found if name not in assignment.names]:
-                assignment.add(new)
+            self._find_new_partitions(assignment)
+
+    def _find_new_partitions(self, assignment: Assignment) -> None:
+        # Without `Link.metadata`, whose poll would swallow a record.
+        try:
+            found = self._partitions(lambda topic: self._consumer.list_topics(topic, timeout=_LOOK))
+        except (KafkaException, NoSuchTopic) as error:
+            log.info("%s: no look for new partitions: %s", self._link.name, error)
+            return
+        if new := [name for name in found if name not in assignment.names]:
+            assignment.add(new)
