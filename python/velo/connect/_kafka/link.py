@@ -26,6 +26,7 @@ except ImportError as error:
 __all__ = ["ClientLog", "Link", "cause", "transient"]
 
 _AGAIN = 0.1  # seconds until a call is made again
+_CREATED = 1.0  # seconds until a topic that was just made is known
 _OUTAGE = 1.0  # seconds without an answer that are an outage
 
 _REFUSED = {
@@ -177,8 +178,22 @@ class Link:
         Raises:
             Unreachable: When none comes within `connect_timeout`, or `given_up` says so.
             AuthenticationFailed: When the user is refused.
+            NoSuchTopic: When the topic does not exist, also a moment later: brokers learn of a new
+                topic one after another, and some make one when it is asked for.
 
         """
+        created = time.monotonic() + _CREATED
+        while True:
+            found = self._metadata(client, topic, given_up)
+            if topic is None or (error := found.topics[topic].error) is None:
+                return found
+            named = self.named(error, topic)
+            missing = isinstance(named, NoSuchTopic) or transient(error)
+            if not missing or given_up() or time.monotonic() > created:
+                raise named
+            time.sleep(_AGAIN)
+
+    def _metadata(self, client: Any, topic: str | None, given_up: Callable[[], bool]) -> Any:
         deadline = time.monotonic() + self._connect_timeout
         while True:
             left = deadline - time.monotonic()
@@ -189,7 +204,7 @@ class Link:
                 return found
             except KafkaException as error:
                 # The reason comes by `on_error`, which this poll calls.
-                client.poll(max(0.0, min(left, 0.1 - (time.monotonic() - begin))))
+                client.poll(max(0.0, min(left, _AGAIN - (time.monotonic() - begin))))
                 self.check()
                 if not transient(cause(error)):
                     raise self.named(cause(error)) from None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -12,14 +11,12 @@ from typing import Any
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from velo.connect._kafka.link import ClientLog, Link, cause
-from velo.connect.errors import ConnectError, NoSuchTopic, Unreachable
+from velo.connect.errors import ConnectError
 from velo.connect.formats import key_bytes
 from velo.connect.model import addressed
 from velo.connect.settings import log
 
 __all__ = ["Writer", "Writing"]
-
-_CREATED = 2.0  # seconds for a broker that makes topics when they are asked for
 
 
 @dataclass(frozen=True)
@@ -98,20 +95,8 @@ class Writer:
             producer = Producer(config, logger=ClientLog())
         except KafkaException as error:
             raise ValueError(f"{self._link.name}: {cause(error).str()}") from None
-        self._find_topic(producer)
+        self._link.metadata(producer, self._writing.topic, lambda: self._closing)
         self._producer = producer
-
-    def _find_topic(self, producer: Producer) -> None:
-        """Make sure of the topic before the first result, also of one that is made by asking."""
-        topic, deadline = self._writing.topic, time.monotonic() + _CREATED
-        while True:
-            found = self._link.metadata(producer, topic, lambda: self._closing).topics[topic]
-            if found.error is None:
-                return
-            error = self._link.named(found.error, topic)
-            if not isinstance(error, NoSuchTopic | Unreachable) or time.monotonic() > deadline:
-                raise error
-            time.sleep(0.05)
 
     def _produce(self, results: Sequence[tuple[Any, Any]], begin: int) -> int:
         """Queue results from an index on; the index of the first one that has no room."""
