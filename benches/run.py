@@ -33,7 +33,12 @@ ROOT = Path(__file__).resolve().parents[1]
 CORES = ("throughput", "keyed", "frames", "scaling")
 RUST = ("ring", "doorbell", "codec")
 # The subjects of velo itself. Floors and peers do not change with a build of velo.
-VELO = ("velo.bench.ours:", "velo.bench.spinning:", "velo.bench.watching:")
+VELO = (
+    "velo.bench.ours:",
+    "velo.bench.ours_keyed:",
+    "velo.bench.spinning:",
+    "velo.bench.watching:",
+)
 
 
 def main(arguments: list[str] | None = None) -> int:

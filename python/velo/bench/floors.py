@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-from velo.bench.functions import burn_one, events, events_by_key, mean_of
+from velo.bench.functions import burn_one, events, mean_of
 from velo.bench.measure import percentiles
 
 Measured = dict[str, float]
@@ -35,29 +35,6 @@ def bare_generator(event: str, count: int) -> Measured:
         async for _ in _passthrough(source()):
             got += 1
         assert got == count
-        return {"rate": count / (time.perf_counter() - begin)}
-
-    return asyncio.run(run())
-
-
-def generators_by_key(event: str, keys: int, count: int) -> Measured:
-    """Iterate over the function itself, one of it for each key."""
-    items = events_by_key(event, keys, count)
-
-    async def source(queue: list[Any]) -> AsyncIterator[Any]:
-        while True:
-            yield queue.pop()
-
-    async def run() -> Measured:
-        begin = time.perf_counter()
-        running: dict[str, tuple[list[Any], AsyncIterator[Any]]] = {}
-        for item in items:
-            found = running.get(item[0])
-            if found is None:
-                queue: list[Any] = []
-                found = running[item[0]] = queue, _passthrough(source(queue))
-            found[0].append(item)
-            await anext(found[1])
         return {"rate": count / (time.perf_counter() - begin)}
 
     return asyncio.run(run())

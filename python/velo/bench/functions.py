@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import random
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -15,12 +14,10 @@ __all__ = [
     "burn_one",
     "corner",
     "events",
-    "events_by_key",
     "mean",
     "mean_of",
     "passthrough",
     "same",
-    "same_by_key",
     "same_each",
 ]
 
@@ -42,13 +39,6 @@ def events(name: str, count: int) -> list[Any]:
     return list(itertools.islice(itertools.cycle(some), count))
 
 
-def events_by_key(name: str, keys: int, count: int) -> list[tuple[str, Any]]:
-    """Return pairs of key and event, in a random order that is the same each time."""
-    some = random.Random(keys)
-    names = [f"key-{number}" for number in range(keys)]
-    return [(some.choice(names), event) for event in events(name, count)]
-
-
 def same(event: Any) -> Any:
     """Give an event back."""
     return event
@@ -60,18 +50,6 @@ def same_each(events: list[Any]) -> list[Any]:
     for event in events:
         results.append(same(event))
     return results
-
-
-def same_by_key(events: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
-    """Handle the events of a batch one by one, and count those of each key."""
-    results = []
-    for key, event in events:
-        _counts[key] = _counts.get(key, 0) + 1
-        results.append((key, same(event)))
-    return results
-
-
-_counts: dict[str, int] = {}
 
 
 def mean_of(frame: Any) -> float:

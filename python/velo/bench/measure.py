@@ -79,6 +79,7 @@ class Plan:
         peers: The names of the peers to measure; None: all that are installed.
         say: Called with the name of each subject before it is measured.
         warn: Called with each subject that could not be measured, and the reason.
+        most: How many times everything is measured, unless it is quick.
 
     """
 
@@ -86,11 +87,12 @@ class Plan:
     peers: frozenset[str] | None
     say: Callable[[str], None]
     warn: Callable[[str], None]
+    most: int = 5
 
     @property
     def rounds(self) -> int:
         """How many times everything is measured."""
-        return 1 if self.quick else 5
+        return 1 if self.quick else self.most
 
     @property
     def seconds(self) -> float:
@@ -142,6 +144,8 @@ class Row:
         other: The figure of the other subject.
         ratio: The median over the rounds of velo's figure divided by the other.
         target: The ratio, or without another subject the figure, that velo aims for.
+        series: The line of a chart to which it belongs, with what it is compared with.
+        at: Where it is on that line.
 
     """
 
@@ -152,6 +156,8 @@ class Row:
     other: float | None = None
     ratio: float | None = None
     target: float | None = None
+    series: str | None = None
+    at: float | None = None
 
     @property
     def met(self) -> bool | None:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from velo import Stream, _core
 from velo.bench.floors import Measured, PingPong, SeparateProcesses, frame_of, mean_alone
-from velo.bench.functions import burn, corner, events, events_by_key, mean, passthrough
+from velo.bench.functions import burn, corner, events, mean, passthrough
 from velo.bench.measure import percentiles
 
 Mode = Literal["inline", "process"]
@@ -33,24 +33,6 @@ def feed(mode: Mode, event: str, count: int) -> Measured:
             rate = count / (time.perf_counter() - begin)
             assert got == count
             return {"rate": rate}
-
-    return asyncio.run(run())
-
-
-def keyed(mode: Mode, event: str, keys: int, count: int) -> Measured:
-    """Run events through a stream for each key; opening and closing them counts."""
-
-    async def run() -> Measured:
-        fn = passthrough.options(mode=mode)
-        async for _ in fn.keyed(events_by_key(event, 2, 1_000), key=0):
-            pass  # warm workers
-        items, got = events_by_key(event, keys, count), 0
-        begin = time.perf_counter()
-        async for _ in fn.keyed(items, key=0):
-            got += 1
-        rate = count / (time.perf_counter() - begin)
-        assert got == count
-        return {"rate": rate}
 
     return asyncio.run(run())
 
@@ -340,13 +322,13 @@ def many_streams(count: int, total: int) -> Measured:
             for stream in (one, other):
                 await stream.send(event)
                 await stream.recv()
-            before = _memory()
+            before = memory_everywhere()
             streams = [await fn.open() for _ in range(count)]
             for stream in streams:
                 await stream.send(event)
             for stream in streams:
                 await stream.recv()
-            each = (_memory() - before) / count / 1024
+            each = (memory_everywhere() - before) / count / 1024
             burst = [event] * max(total // count, 1)
             await _bursts(streams, burst, count)  # rings of their final size
             alone = await _bursts([one], burst, count)
@@ -399,7 +381,7 @@ def _workers() -> list[int]:
     return [worker.pid for worker in status.workers] if status else []
 
 
-def _memory() -> float:
+def memory_everywhere() -> float:
     """Bytes of this process and its workers; shared memory counts once."""
     total = 0
     for pid in [os.getpid(), *_workers()]:

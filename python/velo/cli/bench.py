@@ -53,9 +53,18 @@ NAMES = [
     show_default=True,
     help="The output format.",
 )
-@click.option("--plot", metavar="DIR", help="Draw charts into this folder, as PNG.")
+@click.option("--plot", metavar="DIR", help="Draw charts into this folder.")
+@click.option(
+    "--rounds",
+    type=click.IntRange(1, 99),
+    default=5,
+    show_default=True,
+    help="How often everything is measured. One round of `keyed` takes a few minutes.",
+)
 @click.option("--quick", is_flag=True, help="One short round, to test the benchmarks themselves.")
-def bench(scenario: str, compare: str, style: str, plot: str | None, quick: bool) -> None:
+def bench(
+    scenario: str, compare: str, style: str, plot: str | None, rounds: int, quick: bool
+) -> None:
     """Measure velo, its floors and its peers, in turn and over several rounds.
 
     Compare the ratios. In a unit per second more is better, in any other less.
@@ -78,7 +87,9 @@ def bench(scenario: str, compare: str, style: str, plot: str | None, quick: bool
     for name, command in choose(peers)[1].items():
         warn(f"{name}, which is not installed ({command})")
     with console.status("measuring") as status:
-        plan = Plan(quick, peers, lambda name: status.update(f"measuring {escape(name)}"), warn)
+        plan = Plan(
+            quick, peers, lambda name: status.update(f"measuring {escape(name)}"), warn, rounds
+        )
         results, cores = {}, {}
         for name, measure in SCENARIOS.items():
             if scenario in ("all", name):

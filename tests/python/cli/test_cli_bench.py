@@ -1,11 +1,13 @@
 """`velo bench`: its figures are of the subjects that it names, and it names those left out."""
 
 import json
+import subprocess
 import sys
 
 import pytest
 from click.testing import CliRunner
 
+from helpers import HANG
 from velo.bench import machine, report
 from velo.bench.measure import Plan, Row, Subject, bounded, compare
 from velo.cli.bench import NAMES
@@ -141,3 +143,90 @@ def test_a_codec_is_measured_with_values_that_it_carries(library):
     figures = Subject("velo.bench.codec:codec", (library, "64 bytes", 0.02)).measure()
     assert figures["encode"] > 0
     assert figures["decode"] > 0
+
+
+KEYED = {
+    "floors_keyed:throughput_of_generators": ("four-field dicts", 20, 200, "Zipf"),
+    "floors_keyed:opening_generators": (200,),
+    "floors_keyed:memory_of_generators": (5_000,),
+    "ours_keyed:throughput": ("process", 2, "four-field dicts", 20, 200, "Zipf"),
+    "ours_keyed:slow_keys": ("inline", None, 200, 1_000, True),
+    "ours_keyed:burn_in_turn": (1, 20, 100, 2),
+    "ours_keyed:opening": ("process", 1, 200),
+    "ours_keyed:memory": ("process", 1, 5_000),
+    "ours_keyed:requests": ("process", 1, 20, 10, 5),
+    "peers.use:batched_by_key": ("multiprocessing.Pipe", "tuples", 20, 2_000, "even"),
+}
+
+
+@pytest.mark.parametrize("where", KEYED)
+def test_a_subject_of_many_keys_has_figures(where):
+    figures = Subject(f"velo.bench.{where}", KEYED[where]).measure()
+    assert all(figure > 0 for figure in figures.values())
+
+
+def test_events_of_keys_are_even_or_zipf_distributed_and_the_same_each_time():
+    from collections import Counter
+
+    from velo.bench.keyed_events import events_of_keys
+
+    even = Counter(key for key, _ in events_of_keys("tuples", 100, 1_000))
+    assert set(even.values()) == {10}
+    zipf = events_of_keys("four-field dicts", 100, 1_000, "Zipf")
+    assert zipf == events_of_keys("four-field dicts", 100, 1_000, "Zipf")
+    (first, _), *_, (_, last) = Counter(event["user"] for event in zipf).most_common()
+    assert first == 0
+    assert last < 10
+
+
+def test_every_row_of_many_keys_has_its_subjects(monkeypatch):
+    """The scenario names subjects that there are, with arguments that they take."""
+    import importlib
+    import inspect
+
+    from velo.bench.peers import PEERS
+    from velo.bench.scenarios import keyed
+
+    asked = []
+
+    def in_turn(self, subjects):
+        asked.extend(subjects.values())
+        figures = {"rate": 2.0, "floor": 1.0, "us": 1.0, "KiB": 1.0}
+        return {name: [figures] for name in subjects}
+
+    monkeypatch.setattr(Plan, "in_turn", in_turn)
+    monkeypatch.setattr(keyed, "choose", lambda wanted: (PEERS, {}))
+    measuring, _ = plan(quick=False)
+    rows = list(keyed.measure(measuring))
+    assert len({row.measurement for row in rows}) > 20
+    numbers = {row.at for row in rows if row.series == keyed.INLINE}
+    assert numbers == {10, 100, 1_000, 10_000, 100_000, 1_000_000}
+    for subject in asked:
+        module, _, function = subject.where.partition(":")
+        if "bytewax" not in module:  # which need not be installed
+            found = getattr(importlib.import_module(module), function)
+            inspect.signature(found).bind(*subject.arguments)
+
+
+def test_figures_over_the_number_of_keys_are_lines(tmp_path):
+    script = """
+import sys
+from pathlib import Path
+from velo.bench.measure import Row
+from velo.bench.plot import draw
+rows = [
+    Row("m", 10.0 * at, "events/s", "a floor", 5.0, 2.0 * at, None, "velo, inline", at)
+    for at in (10.0, 100.0)
+]
+print(*[path.name for path in draw({"keyed": rows}, Path(sys.argv[1]))])
+"""
+    pytest.importorskip("matplotlib")
+    # In a process of its own, because matplotlib keeps its fonts open.
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, timeout=HANG
+    )
+    assert done.stdout.split() == ["keyed-light.svg", "keyed-dark.svg", "keyed-events.png"]
+    for theme in ("light", "dark"):
+        picture = (tmp_path / f"keyed-{theme}.svg").read_text()
+        assert "a floor" in picture
+        assert "velo, inline" in picture

@@ -9,7 +9,8 @@ import bytewax.operators as op
 from bytewax.dataflow import Dataflow
 from bytewax.testing import TestingSink, TestingSource, run_main
 
-from velo.bench.functions import events, events_by_key
+from velo.bench.functions import events
+from velo.bench.keyed_events import events_of_keys
 
 BATCH = 256
 
@@ -19,9 +20,10 @@ def throughput(event: str, count: int) -> dict[str, float]:
     return _run([("key", item) for item in events(event, count)])
 
 
-def by_key(event: str, keys: int, count: int) -> dict[str, float]:
-    """Map `count` events of many keys."""
-    return _run(events_by_key(event, keys, count))
+def by_key(kind: str, keys: int, count: int, spread: str) -> dict[str, float]:
+    """Map `count` events of many keys, which have to be strings."""
+    items = events_of_keys(kind, keys, count, spread)
+    return _run([(f"{key}", value) for key, value in items])
 
 
 def _run(items: list[tuple[str, Any]]) -> dict[str, float]:

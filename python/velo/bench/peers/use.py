@@ -12,12 +12,11 @@ from velo.bench.floors import Measured, frame_of
 from velo.bench.functions import (
     burn_one,
     events,
-    events_by_key,
     mean_of,
     same,
-    same_by_key,
     same_each,
 )
+from velo.bench.keyed_events import count_batch, events_of_keys
 from velo.bench.measure import percentiles
 from velo.bench.peers import PEERS, Connection, Work
 
@@ -31,9 +30,31 @@ def batched(peer: str, event: str, seconds: float) -> Measured:
     return _in_lists(peer, same_each, events(event, 1_000), seconds)
 
 
-def batched_by_key(peer: str, event: str, keys: int, seconds: float) -> Measured:
-    """Send events of many keys; the other process keeps a dict with a state for each."""
-    return _in_lists(peer, same_by_key, events_by_key(event, keys, 100 * keys), seconds)
+def batched_by_key(peer: str, kind: str, keys: int, count: int, spread: str) -> Measured:
+    """Count events of many keys: lists of 256, and a dict in the other process."""
+    items = events_of_keys(kind, keys, count, spread)
+    batches = [items[start : start + BATCH] for start in range(0, count, BATCH)]
+    with PEERS[peer].open(count_batch) as connection:
+        connection.send([(-1, 0)])
+        connection.recv()  # its process is there
+        got, begin = 0, time.perf_counter()
+        for number, batch in enumerate(batches):
+            connection.send(batch)
+            if number >= BATCHES_AHEAD:
+                got += _taken(connection.recv())
+        for _ in batches[:BATCHES_AHEAD]:
+            got += _taken(connection.recv())
+        rate = count / (time.perf_counter() - begin)
+    assert got == count
+    return {"rate": rate}
+
+
+def _taken(results: list[Any]) -> int:
+    """Take the results out of a list."""
+    taken = 0
+    for _ in results:
+        taken += 1
+    return taken
 
 
 def _in_lists(peer: str, work: Work, items: list[Any], seconds: float) -> Measured:

@@ -1,0 +1,151 @@
+"""velo with many keys. Each function gives figures by name."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+from velo import StreamFn
+from velo.bench.floors import Measured, SeparateProcesses
+from velo.bench.keyed_events import (
+    FIELD,
+    count_and_burn,
+    count_and_wait,
+    count_events,
+    events_of_keys,
+    is_slow,
+)
+from velo.bench.ours import Mode, memory_everywhere
+
+__all__ = ["burn_in_turn", "memory", "opening", "requests", "slow_keys", "throughput"]
+
+
+async def _ready(
+    fn: StreamFn[Any, Any], mode: Mode, workers: int | None, field: Any = 0
+) -> StreamFn[Any, Any]:
+    """Return the function with its workers there, each of which has run it."""
+    fn = fn.options(mode=mode, workers=workers)
+    kind = next(kind for kind, where in FIELD.items() if where == field)
+    warm = events_of_keys(kind, 64, 1_000)
+    async for _ in fn.keyed(warm, key=field):
+        pass
+    return fn
+
+
+def throughput(
+    mode: Mode, workers: int | None, kind: str, keys: int, count: int, spread: str
+) -> Measured:
+    """Count the events of each key; opening and closing the keys counts."""
+    items, field = events_of_keys(kind, keys, count, spread), FIELD[kind]
+
+    async def run() -> Measured:
+        fn = await _ready(count_events, mode, workers, field)
+        got, begin = 0, time.perf_counter()
+        async for _ in fn.keyed(items, key=field):
+            got += 1
+        rate = count / (time.perf_counter() - begin)
+        assert got == count
+        return {"rate": rate}
+
+    return asyncio.run(run())
+
+
+def slow_keys(mode: Mode, workers: int | None, keys: int, count: int, slow: bool) -> Measured:
+    """Count the events of keys that are not slow, beside some that are, or would be."""
+    items = events_of_keys("tuples", keys, count)
+    others = sum(not is_slow(key) for key, _ in items)
+    pending = 10_000 + count - others  # what waits for slow keys must not be all that may wait
+
+    async def run() -> Measured:
+        fn = await _ready(count_and_wait if slow else count_events, mode, workers)
+        got, begin = 0, time.perf_counter()
+        async for key, _ in fn.keyed(items, key=0, max_pending=pending):
+            got += not is_slow(key)
+            if got == others:
+                return {"rate": others / (time.perf_counter() - begin)}
+        raise AssertionError(f"{others - got} results are missing")
+
+    return asyncio.run(run())
+
+
+def burn_in_turn(workers: int, keys: int, count: int, turns: int) -> Measured:
+    """Compute for each event, in turn with as many processes that have nothing else to do."""
+    items = events_of_keys("tuples", keys, count)
+
+    async def run(floor: SeparateProcesses) -> Measured:
+        fn = await _ready(count_and_burn, "process", workers)
+        ours = theirs = 0.0
+        for _ in range(turns):
+            theirs += floor.run(count)
+            begin = time.perf_counter()
+            async for _ in fn.keyed(items, key=0):
+                pass
+            ours += time.perf_counter() - begin
+        return {"rate": count * turns / ours, "floor": count * turns / theirs}
+
+    floor = SeparateProcesses(workers)
+    try:
+        return asyncio.run(run(floor))
+    finally:
+        floor.close()
+
+
+def opening(mode: Mode, workers: int | None, keys: int) -> Measured:
+    """Open keys: microseconds for each, its first event and result included."""
+    items = events_of_keys("tuples", keys, keys)
+
+    async def run() -> Measured:
+        fn = await _ready(count_events, mode, workers)
+        got, begin = 0, time.perf_counter()
+        async for _ in fn.keyed(items, key=0):
+            got += 1
+            if got == keys:
+                took = time.perf_counter() - begin
+        return {"us": took / keys * 1e6}
+
+    return asyncio.run(run())
+
+
+def memory(mode: Mode, workers: int | None, keys: int) -> Measured:
+    """Keep keys that have handled one event: KiB for each, in the client and the workers."""
+
+    async def run() -> Measured:
+        fn = await _ready(count_events, mode, workers)
+        over = asyncio.Event()
+
+        async def source() -> AsyncIterator[tuple[int, int]]:
+            for key in range(keys):
+                yield key, 0
+            await over.wait()
+
+        got, before, each = 0, memory_everywhere(), 0.0
+        async for _ in fn.keyed(source(), key=0):
+            got += 1
+            if got == keys:
+                each = (memory_everywhere() - before) / keys / 1024
+                over.set()
+        return {"KiB": each}
+
+    return asyncio.run(run())
+
+
+def requests(mode: Mode, workers: int | None, keys: int, tasks: int, each: int) -> Measured:
+    """Ask in many tasks at once, each of them for the answer before it asks again."""
+
+    async def run() -> Measured:
+        fn = await _ready(count_events, mode, workers)
+        async with fn.keys(max_pending=max(10_000, tasks)) as users:
+
+            async def user(first: int) -> None:
+                for number in range(each):
+                    key = (first + number * tasks) % keys
+                    await users.request(key, (key, number))
+
+            await asyncio.gather(*map(user, range(tasks)))  # the keys are open
+            begin = time.perf_counter()
+            await asyncio.gather(*map(user, range(tasks)))
+            return {"rate": tasks * each / (time.perf_counter() - begin)}
+
+    return asyncio.run(run())
