@@ -57,8 +57,9 @@ class StreamOpener(Generic[In, Out]):
                 )
             else:
                 client = client_of(loop, config.supervisor)
-                now = client.open_now(loop, spec.reference, config, name)
-                opened = now or await client.open(spec.reference, config, name)
+                reference = spec.reference
+                now = client.open_now(loop, reference, config, name)
+                opened = now or await client.open(reference, config, name)
             spec.stats.enter(opened)
             stream: Stream[In, Out] = stream_type(opened, name, config, loop, release)
             return stream

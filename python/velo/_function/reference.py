@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import importlib
 import io
@@ -26,6 +25,7 @@ from velo._function.import_paths import (
     use_paths,
 )
 from velo._function.signature import takes_state
+from velo._function.variables import Snapshot, name_of_unpicklable
 from velo.errors import VeloError
 
 __all__ = [
@@ -43,8 +43,6 @@ _numbers = itertools.count(1)
 _MAIN = ("__main__", "__mp_main__")
 # The first byte of pickled data. No data in the encoding of events begins with it.
 _PICKLED = b"\x80"
-# So many functions that use one another are looked into for what cannot travel.
-_DEEPEST = 8
 # Characters of source that travel with a function.
 _LONGEST_SOURCE = 1 << 20
 # The placeholder of cloudpickle for the file name of code.
@@ -95,6 +93,17 @@ class Reference:
         self.limits = _limits(config, config.buffer, config.full)
         self.known_by: list[weakref.ref[Any]] = []
         self._function = function
+        # What the definition has taken along, of a function that travels by value.
+        self._taken: Snapshot | None = None
+
+    def is_outdated(self) -> bool:
+        """Return whether the function uses other values than those that its definition holds.
+
+        One that travels by value takes its global variables, and those of functions around it,
+        along. This notices that a variable was bound to another object, and not that an object has
+        changed.
+        """
+        return self._taken is not None and self._taken.has_changed()
 
     def lane_limits(self, config: StreamConfig, most: int) -> _core.StreamLimits:
         """Return the limits of a lane, at most `most` of whose events are on their way."""
@@ -126,6 +135,7 @@ class Reference:
 
         if _travels_by_value(described):
             self.preload = ("cloudpickle",)
+            self._taken = Snapshot(_parts(self._function), lambda used: import_path(used) is None)
         about = {"shadows": shadowing(), "sources": _sources(files)}
         return pickle.dumps((paths, described, about), protocol=5)
 
@@ -163,42 +173,12 @@ def describe(function: Any, files: set[str] | None = None) -> tuple[str, Any]:
         if isinstance(error, RecursionError):
             error = RecursionError("what it refers to is nested too deeply, or refers to itself")
         name = getattr(function, "__qualname__", repr(function))
-        found = _variable_of(function)
+        found = name_of_unpicklable(function, _plain)
         what = f"its variable {found} cannot be pickled ({error})" if found else str(error)
         raise _CannotTravel(
             f"`{name}` cannot be sent to a worker: {what}; define it at the top of a module, or "
             "have it make what cannot travel itself"
         ) from error
-
-
-def _variable_of(function: Any, depth: int = 0) -> str | None:
-    """Return the name of a variable that a function uses and that cannot be pickled, if any."""
-    import cloudpickle
-
-    function = _plain(function)
-    code = getattr(function, "__code__", None)
-    if code is None or depth > _DEEPEST:
-        return None
-    used: dict[str, Any] = {}
-    with contextlib.suppress(ValueError):  # a cell that is empty as yet
-        cells = function.__closure__ or ()
-        used = {
-            name: cell.cell_contents for name, cell in zip(code.co_freevars, cells, strict=True)
-        }
-    used |= {name: function.__globals__[name] for name in _names(code) & set(function.__globals__)}
-    for name, value in used.items():
-        try:
-            cloudpickle.dumps(value)
-        except Exception:
-            inner = _variable_of(value, depth + 1)
-            return f"`{name}`" if inner is None else f"{inner} of `{name}`"
-    return None
-
-
-def _names(code: types.CodeType) -> set[str]:
-    """Return the names that code uses, with those of the functions that it defines."""
-    inner = [const for const in code.co_consts if isinstance(const, types.CodeType)]
-    return set(code.co_names).union(*map(_names, inner))
 
 
 class _CannotTravel(TypeError):
@@ -238,6 +218,13 @@ def _pickled(function: Any, files: set[str]) -> bytes:
 def _travels_by_value(described: tuple[str, Any]) -> bool:
     kind, content = described
     return any(map(_travels_by_value, content)) if kind == "chain" else kind == "value"
+
+
+def _parts(function: Any) -> list[Any]:
+    """Return the functions that a chain, a recorded function or a function itself consists of."""
+    function = getattr(function, "inner", function)
+    parts = [function] if (chain := getattr(function, "parts", None)) is None else chain
+    return [_plain(getattr(part, "inner", part)) for part in parts]
 
 
 def import_path(function: Any) -> tuple[str, str] | None:

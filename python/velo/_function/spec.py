@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 from collections.abc import AsyncIterator, Callable
 
@@ -50,15 +49,19 @@ class FunctionSpec:
         self.limiter = Limiter(config.max_concurrent) if config.max_concurrent else None
         self.stats = _core.FunctionStats()
         self._numbers = itertools.count(1)
+        self._reference: Reference | None = None
         module = getattr(function, "__module__", None) or "?"
         function_stats.keep(self, f"{module}:{self.name}", config.mode, self.stats)
 
-    @functools.cached_property
+    @property
     def reference(self) -> Reference:
-        """How the function travels to workers."""
-        from velo._function.reference import Reference
+        """How the function, with the values that it uses now, travels to workers."""
+        reference = self._reference
+        if reference is None or reference.is_outdated():
+            from velo._function.reference import Reference
 
-        return Reference(self.runs, self.config)
+            reference = self._reference = Reference(self.runs, self.config)
+        return reference
 
     def next_name(self) -> str:
         """Return the name of the next stream: the function's, and a number."""

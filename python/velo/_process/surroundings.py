@@ -47,6 +47,12 @@ def _limits() -> tuple[int, int, tuple[str, str]]:
     return sys.getrecursionlimit(), sys.get_int_max_str_digits(), time.tzname
 
 
+def _described(action: str, message: Any, kind: Any, module: Any, line: int) -> tuple[Any, ...]:
+    """Return a filter of warnings as it travels: its category by name, its patterns as texts."""
+    patterns = [getattr(pattern, "pattern", pattern) for pattern in (message, module)]
+    return action, *patterns, kind.__module__, kind.__qualname__, line
+
+
 class Surroundings:
     """What this process tells its workers."""
 
@@ -78,12 +84,13 @@ class Surroundings:
             or sys.argv != known[3]
             or _reloads.counts != known[4]
             or _limits() != known[5]
+            or warnings.filters != known[6]
         ):
             if _reloads not in sys.meta_path:
                 sys.meta_path.insert(0, _reloads)
             self._known = known = (
                 *(folder, dict(environment), list(sys.path)),
-                *(list(sys.argv), dict(_reloads.counts), _limits()),
+                *(list(sys.argv), dict(_reloads.counts), _limits(), list(warnings.filters)),
             )
             self._packed = _core.dumps(
                 {
@@ -96,6 +103,7 @@ class Surroundings:
                     "argv": [encoded(word) for word in sys.argv if isinstance(word, str)],
                     "reloaded": dict(_reloads.counts),
                     "limits": _limits(),
+                    "warnings": [_described(*entry) for entry in warnings.filters],
                 }
             )
         return self._packed

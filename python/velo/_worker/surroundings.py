@@ -5,9 +5,11 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import re
 import sys
 import time
 import types
+import warnings
 from collections.abc import Iterable
 from typing import Any
 
@@ -31,6 +33,7 @@ class Surroundings:
         self._folder = _folder()
         self._environment: dict[bytes, bytes] | None = None
         self._limits = (sys.getrecursionlimit(), sys.get_int_max_str_digits(), time.tzname)
+        self._filters: list[tuple[Any, ...]] = []
         self._reloaded: dict[str, int] = {}
         self._said_main = False
 
@@ -49,6 +52,7 @@ class Surroundings:
         use_paths([os.fsdecode(path) for path in told["path"]], alone=True)
         sys.argv[:] = [os.fsdecode(word) for word in told["argv"]]
         self._set_limits(*told["limits"])
+        self._filter_warnings(told["warnings"])
         self._be_main()
         return self._reload(told["reloaded"])
 
@@ -90,6 +94,19 @@ class Surroundings:
         if zone != before[2]:
             time.tzset()  # `TZ` has come with the environment
 
+    def _filter_warnings(self, told: list[tuple[Any, ...]]) -> None:
+        if told == self._filters:
+            return
+        self._filters = told
+        filters = []
+        for action, message, module, home, name, line in told:
+            kind = getattr(sys.modules.get(home), name, None)
+            if isinstance(kind, type):  # else no code here can warn with it, as yet
+                patterns = (_pattern(message, re.IGNORECASE), _pattern(module, 0))
+                filters.append((action, patterns[0], kind, patterns[1], line))
+        warnings.resetwarnings()
+        warnings.filters[:] = filters  # type: ignore[index]
+
     def _be_main(self) -> None:
         """Say what `__main__` is not, here: the script itself is not run in workers."""
         if self._said_main:
@@ -128,6 +145,10 @@ class Surroundings:
                     _logger.exception("worker process %d cannot reload `%s`", os.getpid(), name)
                 reloaded.append(name)
         return reloaded
+
+
+def _pattern(text: str | None, flags: int) -> re.Pattern[str] | None:
+    return None if text is None else re.compile(text, flags)
 
 
 def _folder() -> bytes:

@@ -329,3 +329,96 @@ def test_limits_and_time_zone_are_those_of_the_program(tmp_path, mode):
     )
     rows = [f"[(3000, 5001, '{zone}')]" for zone in ("UTC 00", "JST 09", "UTC 00")]
     assert (code, output.splitlines()) == (0, rows), errors
+
+
+def test_variables_of_a_script_are_those_of_now(tmp_path, mode):
+    """A script, or a notebook, binds a variable or defines a helper anew between two streams."""
+    code, output, errors = run_script(
+        tmp_path,
+        f"""
+        import asyncio
+        from velo import stream_fn
+
+        FACTOR = 2
+
+        def helper(value):
+            return value * FACTOR
+
+        @stream_fn(mode={mode!r}, workers=1)
+        async def uses(events):
+            async for event in events:
+                yield helper(event), [FACTOR for _ in range(1)]
+
+        @stream_fn
+        async def plus(events):
+            async for event in events:
+                yield event + FACTOR
+
+        chain = (plus | plus).options(mode={mode!r}, workers=1)
+
+        def around():
+            step = 1
+
+            @stream_fn(mode={mode!r}, workers=1)
+            async def adds(events):
+                async for event in events:
+                    yield event + step
+
+            print(adds.run_sync([1]))
+            step = 5
+            print(adds.run_sync([1]))
+
+        async def keyed():
+            return [pair async for pair in uses.keyed([1], key=lambda event: event)]
+
+        print(uses.run_sync([1]), chain.run_sync([1]))
+        FACTOR = 10
+        print(uses.run_sync([1]), chain.run_sync([1]))
+
+        def helper(value):
+            return -value
+
+        print(uses.run_sync([1]), asyncio.run(keyed()))
+        around()
+        """,
+    )
+    assert (code, output.splitlines()) == (
+        0,
+        [
+            "[(2, [2])] [5]",
+            "[(10, [10])] [21]",
+            "[(-1, [10])] [(1, (-1, [10]))]",
+            "[2]",
+            "[6]",
+        ],
+    ), errors
+
+
+def test_warnings_are_filtered_as_in_the_program(tmp_path, mode):
+    code, output, errors = run_script(
+        tmp_path,
+        f"""
+        import warnings
+        from velo import stream_fn
+
+        @stream_fn(mode={mode!r}, workers=1)
+        async def warns(events):
+            async for event in events:
+                warnings.warn(f"careful {{event}}", UserWarning)
+                warnings.warn(f"outdated {{event}}", DeprecationWarning)
+                yield event
+
+        print(warns.run_sync([1]))
+        warnings.filterwarnings("ignore", "CAREFUL", UserWarning)
+        print(warns.run_sync([2]))
+        warnings.simplefilter("error", DeprecationWarning)
+        try:
+            warns.run_sync([3])
+        except DeprecationWarning as error:
+            print("raised", error)
+        """,
+    )
+    assert (code, output.splitlines()) == (0, ["[1]", "[2]", "raised outdated 3"]), errors
+    assert "careful 1" in errors
+    assert "careful 2" not in errors
+    assert "careful 3" not in errors
