@@ -43,7 +43,12 @@ install_rabbitmq() {
     off rabbitmq-server
 }
 
-for server in "${@:-kafka mosquitto redis rabbitmq}"; do
+install_postgres() {
+    packages postgresql
+    off postgresql
+}
+
+for server in "${@:-kafka mosquitto redis rabbitmq postgres}"; do
     for name in $server; do
         "install_$name"
     done

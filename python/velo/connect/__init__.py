@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from velo.connect._kafka import kafka as kafka
     from velo.connect._mqtt import mqtt as mqtt
     from velo.connect._nats import nats as nats
+    from velo.connect._postgres import postgres as postgres
     from velo.connect._rabbitmq import rabbitmq as rabbitmq
     from velo.connect._redis import redis as redis
 
@@ -58,8 +59,9 @@ _CONNECTORS: dict[str, str] = {
     "kafka": "_kafka",
     "mqtt": "_mqtt",
     "nats": "_nats",
-    "redis": "_redis",
+    "postgres": "_postgres",
     "rabbitmq": "_rabbitmq",
+    "redis": "_redis",
 }
 
 

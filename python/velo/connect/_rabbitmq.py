@@ -469,11 +469,11 @@ _SETTINGS: dict[str, Callable[[str], Any]] = {
 
 
 def of_url(url: SplitResult, settings: dict[str, str]) -> RabbitMq:
-    """Make the endpoint of `rabbitmq://user:password@host:port/queue?vhost=...`.
+    """Make the endpoint of `amqp://user:password@host:port/queue?vhost=...`.
 
-    `rabbitmqs` stands for TLS.
+    `amqps` stands for TLS. Other programs take the path for the virtual host.
     """
     values = settings_of(settings, _SETTINGS, url.scheme) | login_of(url)
     queue = values.pop("queue", None) or unquote(url.path[1:]) or None
-    tls = url.scheme in ("rabbitmqs", "amqps")
-    return rabbitmq(url.netloc.rpartition("@")[2], queue, tls=tls, **values)
+    server = url.netloc.rpartition("@")[2]
+    return rabbitmq(server, queue, tls=url.scheme == "amqps", **values)

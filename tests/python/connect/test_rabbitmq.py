@@ -365,12 +365,12 @@ async def test_the_server_is_killed_and_starts_again_under_source_and_sink(peer,
 def test_of_url():
     from velo.connect._rabbitmq import of_url
 
-    url = urlsplit("rabbitmq://reader:hunt%40er2@host:1234/a%2Fb")
+    url = urlsplit("amqp://reader:hunt%40er2@host:1234/a%2Fb")
     endpoint = of_url(url, {"vhost": "v", "prefetch": "7", "declare": "yes"})
     assert repr(endpoint) == "rabbitmq('host:1234', 'a/b')"
     assert (endpoint._server.password, endpoint._server.vhost) == ("hunt@er2", "v")
     assert (endpoint._prefetch, endpoint._declare) == (7, True)
-    assert of_url(urlsplit("rabbitmqs://host/q"), {})._server.port == 5671
+    assert of_url(urlsplit("amqps://host/q"), {})._server.port == 5671
     with pytest.raises(ValueError, match="no setting `colour`; it has connect_timeout, "):
         of_url(url, {"colour": "red"})
     with pytest.raises(ValueError, match="neither"):

@@ -74,6 +74,7 @@ class Server:
                 self.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.folder,
                 start_new_session=True, env=self.environment(),
                 preexec_fn=end_with_this_thread if main else None,
+                **self.started_as(),
             )  # fmt: skip
         LASTING["pids"].add(self.process.pid)
         deadline = time.monotonic() + self.seconds_to_start
@@ -91,6 +92,10 @@ class Server:
 
     def environment(self):
         return dict(os.environ)
+
+    def started_as(self):
+        """The user, as arguments of `Popen`: the one who runs the tests."""
+        return {}
 
     def tail(self):
         return self.log.read_text(errors="replace")[-2000:]

@@ -1,0 +1,268 @@
+"""Results as rows of tables, in one transaction from flush to flush."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+from velo.connect._postgres.link import (
+    LOST,
+    Connection,
+    Server,
+    bounded,
+    columns_of,
+    ensure,
+    let_go,
+    named,
+    psycopg,
+    sql,
+    told,
+)
+from velo.connect.errors import ConnectError, NoSuchTopic, Unreachable
+from velo.connect.model import To
+from velo.connect.settings import Outages
+
+__all__ = ["Rows"]
+
+_BATCH = 500
+_COMMITS = sql.SQL("(sink text primary key, epoch bigint not null, positions jsonb not null)")
+
+
+class Rows:
+    """The sink of a table.
+
+    Rows are kept until their transaction is committed, so that a lost connection loses none.
+    """
+
+    def __init__(
+        self, name: str, server: Server, table: str, upsert: bool | Sequence[str], key: str | None
+    ) -> None:
+        self.outages = Outages(name, str(server))
+        self._name = name
+        self._server = server
+        self._table = table
+        self._upsert = upsert
+        self._key = key
+        self._connection: Connection | None = None
+        self._columns: dict[str, dict[str, str]] = {}
+        self._conflict: dict[str, list[str]] = {}
+        # Rows since the last commit: their table and values; so many of them were sent.
+        self._rows: list[tuple[str, dict[str, Any]]] = []
+        self._sent = 0
+
+    async def write(self, results: Sequence[To]) -> None:
+        """Take rows; full batches are sent."""
+        for to in results:
+            table = to.topic or self._table
+            await self._know(table)
+            self._rows.append((table, self._row(table, to)))
+            if len(self._rows) - self._sent >= _BATCH:
+                await self._safely(self._send)
+
+    async def flush(self) -> None:
+        """Commit the rows."""
+        if self._rows:
+            await self._safely(self._commit_rows)
+            self._forget()
+
+    async def commit(self, epoch: int, positions: Mapping[Hashable, Any]) -> None:
+        """Commit the rows with an epoch and positions, all or nothing."""
+        told_before = False
+
+        async def all_of_it() -> None:
+            nonlocal told_before
+            # A connection that is lost in the middle of a commit may have committed.
+            done = await self._last() if told_before else None
+            told_before = True
+            if done is not None and done[0] == epoch:
+                return
+            connection = await self._open()
+            await ensure(connection, "velo_commits", _COMMITS)
+            await self._send()
+            await connection.execute("begin") if self._idle(connection) else None
+            await connection.execute(
+                "insert into velo_commits values (%s, %s, %s::jsonb) on conflict (sink) "
+                "do update set epoch = excluded.epoch, positions = excluded.positions",
+                [self._table, epoch, json.dumps(list(positions.items()))],
+            )
+            await connection.execute("commit")
+
+        await self._safely(all_of_it)
+        self._forget()
+
+    async def last(self) -> tuple[int, dict[Hashable, Any]] | None:
+        """Give the epoch and the positions of the last `commit`."""
+        found: list[tuple[int, dict[Hashable, Any]] | None] = []
+
+        async def ask() -> None:
+            found.append(await self._last())
+
+        await self._safely(ask)
+        return found[-1]
+
+    async def _last(self) -> tuple[int, dict[Hashable, Any]] | None:
+        connection = await self._open()
+        if not await columns_of(connection, "velo_commits"):
+            return None
+        cursor = await connection.execute(
+            "select epoch, positions from velo_commits where sink = %s", [self._table]
+        )
+        row = await cursor.fetchone()
+        if row is None:
+            return None
+        return row[0], {_hashable(name): _hashable(position) for name, position in row[1]}
+
+    @staticmethod
+    def _idle(connection: Connection) -> bool:
+        return connection.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
+
+    async def _open(self) -> Connection:
+        if self._connection is None:
+            self._connection = await self._server.connect(self._name)
+        return self._connection
+
+    async def _know(self, table: str) -> None:
+        """Learn the columns of a table, and which of them decide that two rows are one."""
+        if table in self._columns:
+            return
+
+        async def ask() -> None:
+            connection = await self._open()
+            columns = await columns_of(connection, table)
+            if not columns:
+                raise NoSuchTopic(
+                    f"{self._name}: table {table!r} at {self._server} does not exist; create it "
+                    "first"
+                )
+            conflict: list[str] = []
+            if self._upsert is True:
+                cursor = await connection.execute(
+                    "select attname from pg_index join pg_attribute on attrelid = indrelid "
+                    "and attnum = any(indkey) where indisprimary and indrelid = to_regclass(%s)",
+                    [named(table).as_string(connection)],
+                )
+                conflict = [row[0] for row in await cursor.fetchall()]
+                if not conflict:
+                    raise ConnectError(
+                        f"{self._name}: table {table!r} at {self._server} has no primary key: name "
+                        "the columns of a unique index as `upsert`"
+                    )
+            elif self._upsert:
+                conflict = list(self._upsert)
+            self._conflict[table], self._columns[table] = conflict, columns
+
+        await self._safely(ask)
+
+    def _row(self, table: str, to: To) -> dict[str, Any]:
+        if not isinstance(to.value, Mapping):
+            raise TypeError(
+                f"a result for table {table!r} is a dict of columns, not {type(to.value).__name__}"
+            )
+        row, columns = dict(to.value), self._columns[table]
+        if self._key is not None:
+            row.setdefault(self._key, to.key)
+        if unknown := [str(name) for name in row if name not in columns]:
+            raise ValueError(
+                f"a result has {', '.join(unknown)}, which table {table!r} at {self._server} has "
+                f"no column for; it has {', '.join(columns)}"
+            )
+        if absent := [name for name in self._conflict[table] if name not in row]:
+            raise ValueError(f"a result for table {table!r} has no {', '.join(absent)}")
+        for name, value in row.items():
+            if columns[name] in ("json", "jsonb") and value is not None:
+                row[name] = json.dumps(value)  # text that the server casts
+            elif isinstance(value, Mapping):
+                raise TypeError(
+                    f"column {name!r} of table {table!r} is {columns[name]}, and takes no dict"
+                )
+        return row
+
+    async def _send(self) -> None:
+        """Send the rows that were not sent, in their order: those of one form together."""
+        connection = await self._open()
+        while self._sent < len(self._rows):
+            if self._idle(connection):
+                await connection.execute("begin")
+            table, first = self._rows[self._sent]
+            end = self._sent
+            while end < min(len(self._rows), self._sent + _BATCH):
+                other, row = self._rows[end]
+                if other != table or row.keys() != first.keys():
+                    break
+                end += 1
+            rows = [[row[name] for name in first] for _, row in self._rows[self._sent : end]]
+            async with connection.cursor() as cursor:
+                await cursor.executemany(self._statement(table, list(first)), rows)
+            self._sent = end
+
+    def _statement(self, table: str, names: list[str]) -> sql.Composed:
+        columns, conflict = self._columns[table], self._conflict[table]
+        insert = sql.SQL("insert into {} ({}) values ({})").format(
+            named(table),
+            sql.SQL(", ").join(map(sql.Identifier, names)),
+            sql.SQL(", ").join(
+                sql.SQL("%s::" + columns[name])
+                if columns[name] in ("json", "jsonb")
+                else sql.SQL("%s")
+                for name in names
+            ),
+        )
+        if not conflict:
+            return insert
+        others = [name for name in names if name not in conflict]
+        action = sql.SQL("do nothing")
+        if others:
+            action = sql.SQL("do update set {}").format(  # type: ignore[assignment]
+                sql.SQL(", ").join(
+                    sql.SQL("{0} = excluded.{0}").format(sql.Identifier(name)) for name in others
+                )
+            )
+        return sql.SQL("{} on conflict ({}) {}").format(
+            insert, sql.SQL(", ").join(map(sql.Identifier, conflict)), action
+        )
+
+    async def _commit_rows(self) -> None:
+        await self._send()
+        assert self._connection is not None
+        await self._connection.execute("commit")
+
+    def _forget(self) -> None:
+        self._rows.clear()
+        self._sent = 0
+
+    async def _safely(self, call: Any) -> None:
+        """Run statements; on a lost connection all of the transaction again on another one."""
+        opened_before = self._connection is not None
+        while True:
+            try:
+                await bounded(await self._open(), call(), self._server.request_timeout)
+            except Unreachable as error:
+                if not opened_before:
+                    raise
+                await asyncio.sleep(self.outages.wait(error))
+            except LOST as error:
+                opened_before = True
+                await self._lose()
+                await asyncio.sleep(self.outages.wait(error))
+            except psycopg.Error as error:
+                await self._lose()
+                raise told(self._name, self._server, self._table, error) from error
+            else:
+                self.outages.over()
+                return
+
+    async def _lose(self) -> None:
+        """Let the transaction go with its connection: its rows are sent again."""
+        connection, self._connection = self._connection, None
+        self._sent = 0
+        await let_go(connection)
+
+    async def close(self) -> None:
+        """Disconnect. Rows that were not flushed are not stored."""
+        await self._lose()
+
+
+def _hashable(value: Any) -> Any:
+    return tuple(map(_hashable, value)) if isinstance(value, list) else value
