@@ -1,9 +1,10 @@
 """Metrics of the streams of this process, for Prometheus and for OpenTelemetry.
 
 Both get the same metrics under their own names: streams opened and open, events sent, dropped and
-queued, results received, and latencies. Labels are the function (`module:name`) and the mode, never
-a stream or a key. Sums are computed when they are read, so that registering costs streams nothing.
-Metrics of a standalone supervisor and its workers come from `velo supervisor start --metrics`.
+queued, results received, latencies, and keys opened, live, ended and evicted. Labels are the
+function (`module:name`) and the mode, never a stream or a key. Sums are computed when they are
+read, so that registering costs streams nothing. Metrics of a standalone supervisor and its workers
+come from `velo supervisor start --metrics`.
 """
 
 from __future__ import annotations
@@ -83,6 +84,18 @@ _FIGURES = (
         "By",
         "Bytes of results that came from another process.",
     ),
+    _Figure("keys", "velo_keys", "velo.keys", "{key}", "Keys that have not ended.", False),
+    _Figure(
+        "keys_opened", "velo_keys_opened", "velo.keys.opened", "{key}", "Keys that were opened."
+    ),
+    _Figure("keys_ended", "velo_keys_ended", "velo.keys.ended", "{key}", "Keys that have ended."),
+    _Figure(
+        "keys_evicted",
+        "velo_keys_evicted",
+        "velo.keys.evicted",
+        "{key}",
+        "Keys whose input was ended because another key needed their place.",
+    ),
 )
 _LATENCY = "How long events took, of those that were timed: one at a time in each stream."
 
@@ -97,9 +110,10 @@ def register(registry: CollectorRegistry | None = None) -> Collector:
     """Add the metrics of this process to a Prometheus registry.
 
     Counters are `velo_streams_opened_total`, `velo_events_total`, `velo_results_total`,
-    `velo_events_dropped_total`, `velo_event_bytes_total` and `velo_result_bytes_total`; gauges
-    are `velo_streams`, `velo_events_queued` and, without a label, `velo_workers`, the worker
-    processes of the program's own supervisor; `velo_event_latency_seconds` is a histogram.
+    `velo_events_dropped_total`, `velo_event_bytes_total`, `velo_result_bytes_total`,
+    `velo_keys_opened_total`, `velo_keys_ended_total` and `velo_keys_evicted_total`; gauges
+    are `velo_streams`, `velo_keys`, `velo_events_queued` and, without a label, `velo_workers`, the
+    worker processes of the program's own supervisor; `velo_event_latency_seconds` is a histogram.
 
     Args:
         registry: The registry. None: the default registry of `prometheus_client`.
@@ -127,10 +141,11 @@ def instrument(meter_provider: MeterProvider | None = None) -> None:
     """Add the metrics of this process to OpenTelemetry.
 
     The instruments are observable, of a meter named `velo`: counters `velo.streams.opened`,
-    `velo.events`, `velo.results`, `velo.events.dropped`, and in bytes `velo.events.io` and
-    `velo.results.io`; up-down counters `velo.streams` and `velo.events.queued`; and gauges
-    `velo.event.latency.p50`, `.p95` and `.p99`, in seconds. Attributes are `velo.function` and
-    `velo.mode`.
+    `velo.events`, `velo.results`, `velo.events.dropped`, `velo.keys.opened`, `velo.keys.ended`,
+    `velo.keys.evicted`, and in bytes `velo.events.io` and
+    `velo.results.io`; up-down counters `velo.streams`, `velo.keys` and `velo.events.queued`; and
+    gauges `velo.event.latency.p50`, `.p95` and `.p99`, in seconds. Attributes are `velo.function`
+    and `velo.mode`.
 
     Args:
         meter_provider: The provider. None: the one that is set for the process, now or later.

@@ -17,6 +17,7 @@ mod function_side;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod inline;
+mod key_text;
 mod keys;
 mod lane_frames;
 mod module;

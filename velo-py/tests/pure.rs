@@ -9,6 +9,8 @@
 mod blame;
 #[path = "../src/function/flush_timer.rs"]
 mod flush_timer;
+#[path = "../src/key_text.rs"]
+mod key_text;
 #[path = "../src/process/client/left_out.rs"]
 mod left_out;
 #[path = "../src/process/client/log.rs"]

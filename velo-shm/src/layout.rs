@@ -65,6 +65,8 @@ pub(crate) struct ProducerLine {
     pub bytes: AtomicU64,
     /// 1 while the producer's process holds anything of the slot (slot header only).
     pub held: AtomicU32,
+    /// Keys of a lane that were ended for others (slot header only; statistics).
+    pub evicted: AtomicU32,
     /// Counted events before this one are not wanted any more (slot header only).
     pub wanted: AtomicU64,
     /// Median of how long events take, in nanoseconds; 0 before any is known (slot header only;
@@ -108,6 +110,7 @@ impl RingHeader {
                 events: AtomicU64::new(0),
                 bytes: AtomicU64::new(0),
                 held: AtomicU32::new(0),
+                evicted: AtomicU32::new(0),
                 wanted: AtomicU64::new(0),
                 median: AtomicU64::new(0),
                 p99: AtomicU64::new(0),
@@ -135,6 +138,7 @@ impl RingHeader {
             field.store(0, Ordering::Relaxed);
         }
         line.held.store(0, Ordering::Relaxed);
+        line.evicted.store(0, Ordering::Relaxed);
         self.consumer.head.store(0, Ordering::Relaxed);
         self.consumer.released.store(0, Ordering::Relaxed);
         self.consumer.released_at.store(0, Ordering::Relaxed);

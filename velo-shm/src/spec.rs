@@ -8,7 +8,7 @@ pub const MAX_SLOTS: u32 = 16384;
 pub const MAX_SLOTS: u32 = 64;
 
 /// The version of the layout that this crate makes and attaches to.
-pub(crate) const VERSION: u32 = 5;
+pub(crate) const VERSION: u32 = 6;
 
 /// How large a link is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -274,6 +274,7 @@ pub fn examples() -> Vec<(u8, Vec<u8>)> {
         add(reader, frame(&ToWorker::Detach { link }));
         let question = Question::Inspect {
             stream: "5:7".into(),
+            key: Some("ann".into()),
         };
         add(reader, frame(&ToWorker::Ask { ask: 9, question }));
         add(reader, frame(&ToWorker::Drain));

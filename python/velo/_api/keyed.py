@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from velo import _core
 from velo._api.source import of_keyed
+from velo._function.key_text import shown
 from velo.errors import StreamClosed
 
 if TYPE_CHECKING:
@@ -123,7 +124,8 @@ class _Streams:
                 await self._force_one_out()
                 return None
             release = await self._opener.spec.acquire()  # other streams hold all permits
-        stream = await self._opener.open_with(release)
+        name = f"{self._opener.spec.name}[{shown(key)}]"
+        stream = await self._opener.open_with(release, name)
         member = self._members[key] = _core.GroupMember(key, stream)
         self.group.watch(member)
         return member

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from velo import _core
 from velo._api import idle
 from velo._api.source import Source, live, plain
+from velo._function.key_text import shown
 from velo._time_limit import time_limit
 
 if TYPE_CHECKING:
@@ -25,8 +26,6 @@ _LEAST_GRACE = 1.0
 # How many events of a plain source a thread reads ahead, and of an async source a task.
 _AHEAD = 256
 _AHEAD_ASYNC = 64
-# How many characters of a key are shown.
-_LONGEST = 100
 # So many keys whose functions have returned are remembered.
 MOST_FINISHED = 65_536
 # What a lane of records has room for; the driver bounds what is pending, partition by partition.
@@ -86,14 +85,6 @@ def tracked(
     guard = guarding(host)
     host.guard = weakref.ref(guard)
     return _core.KeyedResults(keys, guard), keys
-
-
-def shown(key: Hashable) -> str:
-    """Return a key as messages show it: on one line, and cut where it is long."""
-    text = repr(key)
-    if not text.isprintable():
-        text = ascii(text)[1:-1]
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

@@ -89,3 +89,11 @@ class FunctionMetrics(NamedTuple):
     """95th percentile of latency in microseconds, or None."""
     latency_p99: float | None
     """99th percentile of latency in microseconds, or None."""
+    keys: int = 0
+    """Keys of `keyed` and `keys` that have not ended. They count as streams in `open` as well."""
+    keys_opened: int = 0
+    """Keys that were opened so far; one that has ended and begins anew counts again."""
+    keys_ended: int = 0
+    """Keys that have ended."""
+    keys_evicted: int = 0
+    """Keys whose input was ended because another key needed their place under `max_concurrent`."""

@@ -40,6 +40,7 @@ class Client:
         context: In which its functions run.
         tasks: By slot: what runs the stream.
         opened: By slot: what is known of the stream. The last one is the newest.
+        lanes: By slot: the streams that run the keys of a function.
 
     """
 
@@ -52,3 +53,4 @@ class Client:
         self.context.run(logs.line_of_stream.set, self.line)
         self.tasks: dict[int, asyncio.Task[None]] = {}
         self.opened: dict[int, OpenStream] = {}
+        self.lanes: dict[int, _core.LaneRunner] = {}

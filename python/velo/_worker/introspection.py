@@ -21,11 +21,14 @@ __all__ = [
     "StreamInfo",
     "describe",
     "find",
+    "find_key",
     "inspect",
+    "is_named",
     "moment",
     "name_of",
     "opened_since",
     "pack",
+    "where",
 ]
 
 # How many local variables of a frame are shown.
@@ -93,6 +96,26 @@ def find(client: Client, which: str) -> list[StreamInfo]:
     return [stream for stream in _opened(client) if which in _names(stream)]
 
 
+def find_key(client: Client, function: str, key: str) -> list[StreamInfo]:
+    """Return the open streams of a function that are under this key, or have it in their name."""
+    return [
+        stream
+        for stream in _opened(client)
+        if is_named(stream.function, function)
+        and (stream.key == key or stream.task.get_name() in _names_of_key(function, key))
+    ]
+
+
+def _names_of_key(function: str, key: str) -> tuple[str, str]:
+    name = function.rpartition(":")[2]
+    return f"{name}[{key}]", f"{name}[{key!r}]"
+
+
+def is_named(function: str, name: str) -> bool:
+    """Whether a function, as `module:name`, is called so."""
+    return name in (function, function.rpartition(":")[2])
+
+
 def _names(stream: StreamInfo) -> tuple[str | None, ...]:
     name, place = stream.task.get_name(), f"{stream.link}:{stream.slot}"
     return name, place, f"{place}:{name}", stream.key
@@ -131,21 +154,25 @@ def describe(stream: StreamInfo) -> dict[str, Any]:
 def inspect(stream: StreamInfo) -> dict[str, Any]:
     """Return where its function stands, with its local variables, and what it waits for."""
     known = {**describe(stream), "error": error_of(stream.task.get_name())}
-    generator = getattr(stream.task.get_coro(), "generator", None)
+    stands = where(getattr(stream.task.get_coro(), "generator", None))
+    if stream.detached is not None and "file" in stands:
+        stands["state"] = "detached"
+    return {**known, **stands}
+
+
+def where(generator: Any) -> dict[str, Any]:
+    """Return where the function of a generator stands, and with what."""
     chain = list(walk(generator))
     if not chain or (frame := chain[0].frame) is None:
-        return {**known, "state": "ended" if generator is None else "not in Python code"}
+        return {"state": "ended" if generator is None else "not in Python code"}
     waits = [_shown(one) for one in chain[1:]]
-    if stream.detached is not None:
-        state = "detached"
-    elif waits:
+    if waits:
         state = "waiting"
     elif chain[0].running:
         state = "running"
     else:
         state = "at its beginning" if frame.f_lasti < 0 else "at a yield"
     return {
-        **known,
         "state": state,
         "file": frame.f_code.co_filename,
         "line": frame.f_lineno or frame.f_code.co_firstlineno,

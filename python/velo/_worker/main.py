@@ -12,14 +12,14 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 from velo import _core
 from velo._diagnostics import slow_steps
 from velo._function import exceptions
 from velo._function.reference import load
 from velo._function.signature import takes_state
-from velo._worker import forked, introspection, last_errors, logs, output, report
+from velo._worker import forked, introspection, lanes, last_errors, logs, output, report
 from velo._worker.client import Client, OpenStream
 from velo._worker.selector import LinkSelector
 from velo._worker.session import Attachment
@@ -137,8 +137,8 @@ class _Worker:
                     self._on_detach(number)
                 case order.Streams(ask=ask, since=since, detached=detached):
                     self._on_streams(ask, since, detached)
-                case order.Inspect(ask=ask, stream=stream):
-                    self._on_inspect(ask, stream)
+                case order.Inspect(ask=ask, stream=stream, key=key):
+                    self._on_inspect(ask, stream, key)
                 case order.End(ask=ask, stream=stream, why=why):
                     self._on_end(ask, stream, why)
                 case order.ReleaseKey(key=key, grant=grant):
@@ -182,16 +182,28 @@ class _Worker:
 
     def _on_streams(self, ask: int, since: int, detached: int) -> None:
         self.selector.process()
-        half = self._control.MOST_TOLD // 2 - 64
-        opened = introspection.opened_since(self._clients.values(), since, half)
-        sessions = self._sessions.detached_since(detached, half)
-        self._control.tell(ask, f'{{"open": {opened}, "detached": {sessions}}}')
+        third = self._control.MOST_TOLD // 3 - 64
+        opened = introspection.opened_since(self._clients.values(), since, third)
+        sessions = self._sessions.detached_since(detached, third)
+        shown = lanes.describe_all(self._clients.values(), third)
+        self._control.tell(ask, f'{{"open": {opened}, "detached": {sessions}, "lanes": {shown}}}')
 
-    def _on_inspect(self, ask: int, which: str) -> None:
+    def _on_inspect(self, ask: int, which: str, key: str | None) -> None:
         self.selector.process()
-        found = [s for c in self._clients.values() for s in introspection.find(c, which)]
-        found += self._sessions.find_detached(which)
-        answers = [*map(introspection.inspect, found), *last_errors.failures(which)]
+        clients = self._clients.values()
+        answers = list(lanes.inspect_keys(clients, which, key))
+        if key is None:
+            answers += [lanes.inspect(c, s) for c in clients for s in introspection.find(c, which)]
+            answers += map(introspection.inspect, self._sessions.find_detached(which))
+            answers += last_errors.failures(which)
+        else:
+            found = [s for c in clients for s in introspection.find_key(c, which, key)]
+            found += [
+                session
+                for session in self._sessions.find_detached(key)
+                if introspection.is_named(session.function, which)
+            ]
+            answers += map(introspection.inspect, found)
         self._control.tell(ask, introspection.pack(answers, self._control.MOST_TOLD))
 
     def _on_end(self, ask: int, which: str, why: str) -> None:
@@ -266,8 +278,10 @@ class _Worker:
                 self._do_levels(client, packed)
             case kind.Surroundings(packed=packed):
                 self._do_surroundings(client, packed)
-            case kind.Started(slot=slot, function=function, task=task):
+            case kind.Started(slot=slot, function=function, task=task, lane=lane):
                 self._do_started(client, slot, function, task)
+                if lane:
+                    client.lanes[slot] = cast("_core.LaneRunner", task.get_coro())
             case kind.Attach(request=request):
                 self._sessions.open(Attachment(client, request))
             case kind.Detach(slot=slot, stream=stream):
@@ -323,5 +337,6 @@ class _Worker:
 def _forget(client: Client, slot: int, done: asyncio.Task[None]) -> None:
     if client.tasks.get(slot) is done:
         del client.tasks[slot], client.opened[slot]
+        client.lanes.pop(slot, None)
     if not done.cancelled() and (error := done.exception()) is not None:
         traceback.print_exception(error)

@@ -59,7 +59,9 @@ class CountingOpener(StreamOpener[Any, Any]):
         self._keys = keys
         self._seen = (0.0, 0)
 
-    async def open_with(self, release: Callable[[], None]) -> Stream[Any, Any]:
+    async def open_with(
+        self, release: Callable[[], None], name: str | None = None
+    ) -> Stream[Any, Any]:
         """Open a stream under a permit that was acquired, which `release` gives back."""
         self.opened += 1
         number = self.opened
@@ -73,7 +75,7 @@ class CountingOpener(StreamOpener[Any, Any]):
                 self.ended.append((key, since, taken))
             release()
 
-        stream = await super().open_with(give_back)
+        stream = await super().open_with(give_back, name)
         self.live[number] = stream
         return stream
 

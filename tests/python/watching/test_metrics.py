@@ -142,7 +142,7 @@ async def test_metrics_outlive_the_stream(mode):
 
 async def test_a_function_counts_all_its_streams(mode):
     echo = functions.echo.options(mode=mode)
-    assert echo.metrics == (0, 0, 0, 0, 0, 0, 0, 0, None, None, None)
+    assert echo.metrics == (0, 0, 0, 0, 0, 0, 0, 0, None, None, None, 0, 0, 0, 0)
     assert await echo.run([1, 2, 3]) == [1, 2, 3]
     async with echo.open() as stream:
         await stream.send(4)

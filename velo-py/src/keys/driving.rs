@@ -120,6 +120,7 @@ impl KeyTable {
             self.was_slow(py, began, took);
         }
         deadline::ran(took);
+        self.note_step(py, id, took);
         if self.deadline.is_some()
             && let Some(deadline) = self.deadline_of(py, id)
         {

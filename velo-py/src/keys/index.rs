@@ -62,6 +62,8 @@ pub struct Entry {
     /// The partition of its last record, and its records that are not handled; see `tracking.rs`.
     pub partition: u32,
     pub tokens: Tokens,
+    /// That is because another key needs its place.
+    pub evicted: bool,
 }
 
 impl Entry {

@@ -8,7 +8,7 @@ use velo_shm::Allowance;
 
 use super::outlet::{News, Outlet};
 use super::slot::{
-    ANSWERS, AT_WORK, CANCELLED, ITS_TURN_IS_OVER, LAST, Slot, UNREADABLE, WAITS, size,
+    ANSWERS, AT_WORK, CANCELLED, ITS_TURN_IS_OVER, LAST, NOTED, Slot, UNREADABLE, WAITS, size,
 };
 use super::table::{Inner, KeyTable};
 use crate::errors::{self, Thrown};
@@ -105,6 +105,7 @@ impl KeyEvents for KeyTable {
             let Some((event, len)) = slot.pop() else {
                 return Ok(Next::Empty);
             };
+            slot.set(NOTED, false);
             slot.set(AT_WORK, true);
             slot.current = len;
             slot.taken = slot.taken.wrapping_add(1);

@@ -295,6 +295,7 @@ impl Keys {
         let left = self.state.with(py, |state| {
             state.over = true;
             (state.counts.live, state.counts.pending) = (0, 0);
+            state.counts.ended = state.counts.opened;
             self.counts.tell(py, state.counts);
             let places = state.places();
             state.reserved = 0;
@@ -469,13 +470,13 @@ impl Keys {
             let (there, failed, done) = self.state.with(py, |state| {
                 state.counts.live = state.live() as u64;
                 state.counts.pending = state.pending();
-                self.counts.tell(py, state.counts);
                 (
                     !state.out.is_empty(),
                     state.error.is_some(),
                     state.source.is_none() && state.live() == 0,
                 )
             })?;
+            self.show(py)?;
             if there {
                 continue;
             }

@@ -11,6 +11,7 @@ use velo_shm::ticks;
 use super::index::Ids;
 use super::outlet::Outlet;
 use super::table::KeyTable;
+use super::text_of;
 use super::turn::Turn;
 use crate::flow::Interest;
 use crate::lane_frames::{CANCEL, EVENT, LAST, Name, OPEN, REQUEST, SAVE, TERMS, Terms};
@@ -26,12 +27,13 @@ const STEPS: usize = 128;
 
 /// What is to be done with a key.
 pub enum Act {
-    Open(Name),
+    /// A key opens; the key itself, where its text is to be shown.
+    Open(Name, Option<Py<PyAny>>),
     /// An event, and whether it is a request.
     Event(Name, Py<PyAny>, bool),
     Last(Name),
     /// The same as `Open`, of a key whose function has saved this in another worker.
-    Restore(Name, Arc<[u8]>),
+    Restore(Name, Arc<[u8]>, Option<Py<PyAny>>),
     /// The same as `Event`, encoded.
     Encoded(Name, Py<PyBytes>),
     /// A snapshot of the key's state is wanted.
@@ -64,6 +66,9 @@ pub struct Lane {
     pub heard: bool,
     /// It has ended.
     pub over: bool,
+    /// Keys that were ended for others, and how many of those were shown.
+    pub evicted: u32,
+    pub shown: u32,
 }
 
 /// What doing acts came to.
@@ -86,6 +91,8 @@ impl Lane {
             handled_bytes: 0,
             heard: false,
             over: false,
+            evicted: 0,
+            shown: 0,
         }
     }
 
@@ -136,7 +143,7 @@ impl Way {
         while let Some(act) = acts.pop_front() {
             done.acts += 1;
             match act {
-                Act::Open(name) => table.open(py, name, &[])?,
+                Act::Open(name, _) => table.open(py, name, &[])?,
                 Act::Event(name, event, request) => {
                     if request {
                         table.note_request(py, name)?;
@@ -167,13 +174,17 @@ impl Way {
         };
         let mut done = Done::default();
         let (mut shown, every) = (ticks::now(), ticks::from_duration(SHOW_EVERY));
-        let mut events = 0;
+        let (mut events, mut opening) = (0, Vec::new());
         let outcome = loop {
             let Some(act) = acts.front() else {
                 break Ok(());
             };
             let sent = match act {
-                Act::Open(name) => ring.send_named(py, (OPEN, false), *name, None),
+                Act::Open(name, key) => {
+                    opening.clear();
+                    text_of::put(key.as_ref().map(|key| key.bind(py)), &mut opening);
+                    ring.send_encoded(py, (OPEN, false), *name, &opening)
+                }
                 Act::Event(..) | Act::Encoded(..) if done.bytes >= room => break Ok(()),
                 Act::Event(name, event, request) => {
                     let kind = if *request { REQUEST } else { EVENT };
@@ -194,7 +205,12 @@ impl Way {
                     sent
                 }
                 Act::Last(name) => ring.send_named(py, (LAST, false), *name, None),
-                Act::Restore(name, state) => ring.send_encoded(py, (OPEN, false), *name, state),
+                Act::Restore(name, state, key) => {
+                    opening.clear();
+                    text_of::put(key.as_ref().map(|key| key.bind(py)), &mut opening);
+                    opening.extend_from_slice(state);
+                    ring.send_encoded(py, (OPEN, false), *name, &opening)
+                }
                 Act::Save(name) => ring.send_named(py, (SAVE, false), *name, None),
                 Act::Cancel(name) => ring.send_named(py, (CANCEL, false), *name, None),
             };

@@ -387,8 +387,8 @@ impl Keys {
                 form.driving = false;
             }
             (state.counts.live, state.counts.pending) = (state.live() as u64, state.pending());
-            self.counts.tell(py, state.counts);
         })?;
+        self.show(py)?;
         let rest = rest?;
         self.give_room(py)?;
         let (there, failed, done) = self.state.with(py, |state| {

@@ -169,6 +169,11 @@ impl Outlet {
         }
     }
 
+    /// Whether others may look at the table, because it is in a worker.
+    pub fn is_watched(&self) -> bool {
+        matches!(self, Outlet::Ring(_))
+    }
+
     /// Has whoever drives the table go on.
     pub fn nudge(&self, py: Python<'_>) {
         match self {

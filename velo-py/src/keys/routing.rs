@@ -174,9 +174,13 @@ impl State {
             again = journal.was_open;
             state = journal.begin();
         }
+        let shown = match lane.way {
+            Way::Inline(_) => None,
+            Way::Ring(_) => known.key.as_ref().map(|key| key.clone_ref(py)),
+        };
         lane.outgoing.push_back(match state {
-            None => Act::Open(name),
-            Some(state) => Act::Restore(name, state),
+            None => Act::Open(name, shown),
+            Some(state) => Act::Restore(name, state, shown),
         });
         self.counts.opened += u64::from(!again);
         self.send_waiting(py, entry);
@@ -206,6 +210,9 @@ impl State {
         }
         if known.ends && known.waiting.is_empty() {
             known.ends = false;
+            lane.evicted = lane
+                .evicted
+                .saturating_add(std::mem::take(&mut known.evicted).into());
             known.stage = Stage::Ending;
             lane.outgoing.push_back(Act::Last(name));
         }
@@ -341,6 +348,7 @@ impl State {
             let leaves = known.is_ending() || known.stage == Stage::Held;
             if !leaves && self.unopened.back() != Some(&entry) {
                 self.counts.evicted += 1;
+                known.evicted = true;
                 self.end(py, entry);
             }
         }

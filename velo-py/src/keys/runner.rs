@@ -25,7 +25,7 @@ const BATCH: usize = 64;
 #[pyclass(frozen, module = "velo._core")]
 pub struct LaneRunner {
     port: Arc<RingPort>,
-    table: Arc<KeyTable>,
+    pub(super) table: Arc<KeyTable>,
     pace: FlushTimer,
     /// The lane was cancelled; why it ends.
     cancelled: AtomicBool,
@@ -167,7 +167,10 @@ impl LaneRunner {
                     }
                 }
             }
-            Frame::Open(name, state) => table.open(py, name, &state),
+            Frame::Open(name, text, state) => {
+                table.watching.opens(py, name.id, text);
+                table.open(py, name, &state)
+            }
             Frame::Last(name) => table.last(turn, name),
             Frame::Cancel(name) => table.cancel(py, name),
             Frame::Save(name) => table.save_soon(py, name),

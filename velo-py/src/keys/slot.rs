@@ -77,6 +77,8 @@ pub const SHARES: u16 = 2048;
 pub const ANSWERS: u16 = 4096;
 /// Its function has returned, and is run anew with its next event.
 pub const DORMANT: u16 = 8192;
+/// It is known that it awaits something, while it has this event.
+pub const NOTED: u16 = 16384;
 
 impl Slot {
     pub(super) fn has(&self, flag: u16) -> bool {

@@ -10,6 +10,7 @@ use super::index::NONE;
 use super::key_task::KeyTask;
 use super::outlet::{News, Outlet};
 use super::slot::{LIVE, QUEUED, SHARES, Slot};
+use super::watched::Watching;
 use crate::cell::GilCell;
 use crate::function::deadline::Deadline;
 use crate::lane_frames::{Name, Terms};
@@ -38,6 +39,7 @@ pub struct KeyTable {
     /// The context that no key has changed.
     pub(super) context: Py<PyAny>,
     pub(super) this: Weak<KeyTable>,
+    pub(super) watching: Watching,
 }
 
 /// What of a table changes.
@@ -145,6 +147,7 @@ impl KeyTable {
             stepping: AtomicU32::new(NONE),
             context,
             this: this.clone(),
+            watching: Watching::default(),
         })
     }
 

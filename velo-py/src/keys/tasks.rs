@@ -3,7 +3,6 @@
 use pyo3::prelude::*;
 
 use super::key_task::{KeyTask, PinnedKeys};
-use super::slot::SUSPENDED;
 use super::steps::{How, Pause};
 use super::table::KeyTable;
 
@@ -50,8 +49,7 @@ impl KeyTable {
         if let Some(deadline) = self.deadline_of(py, id) {
             deadline.set_task(task.get().task(py)?.bind(py))?;
         }
-        self.inner
-            .with(py, |inner| inner.at(id).set(SUSPENDED, true))?;
+        self.suspends(py, id)?;
         task.get().hand(py, future)
     }
 
@@ -114,8 +112,7 @@ impl PinnedKeys for KeyTable {
         this.hold(py, this.references(py) - before);
         let future = match pause {
             Pause::Suspended(future) => {
-                self.inner
-                    .with(py, |inner| inner.at(id).set(SUSPENDED, true))?;
+                self.suspends(py, id)?;
                 Some(future)
             }
             pause => {

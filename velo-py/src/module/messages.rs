@@ -201,8 +201,12 @@ pub enum WorkerOrder {
     /// Tell which streams were opened after the moment `since`, and which sessions were detached under
     /// numbers above `detached`.
     Streams { ask: u64, since: u64, detached: u64 },
-    /// Tell where the function of a stream stands.
-    Inspect { ask: u64, stream: String },
+    /// Tell where the function of a stream, or of a key of it, stands.
+    Inspect {
+        ask: u64,
+        stream: String,
+        key: Option<String>,
+    },
     /// End a stream, and tell which one that was.
     End {
         ask: u64,
@@ -241,7 +245,7 @@ impl WorkerOrder {
                         detached,
                     }
                 }
-                Question::Inspect { stream } => WorkerOrder::Inspect { ask, stream },
+                Question::Inspect { stream, key } => WorkerOrder::Inspect { ask, stream, key },
                 Question::End { stream, why } => WorkerOrder::End { ask, stream, why },
             },
             WorkerControlEvent::Drain => WorkerOrder::Drain {},
@@ -274,6 +278,8 @@ pub enum ClientMessage {
         slot: u32,
         function: u64,
         task: Py<PyAny>,
+        /// Whether it runs the keys of the function.
+        lane: bool,
     },
     /// A stream is to be attached to a session.
     Attach { request: Py<SessionRequest> },

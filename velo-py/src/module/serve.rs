@@ -206,7 +206,7 @@ impl Served {
         let task = self.task(py, pump.bind(py), &task_name, &context)?;
         // The client may wait for what the first step brings.
         let ran = port.attach(py, pump, task.clone().unbind(), context);
-        self.started(py, opening.slot, function, task)?;
+        self.started(py, opening.slot, function, task, false)?;
         ran
     }
 
@@ -255,7 +255,7 @@ impl Served {
         );
         let runner = Py::new(py, LaneRunner::new(port, table))?;
         let task = self.task(py, runner.bind(py), &task_name, &context)?;
-        self.started(py, opening.slot, function, task)
+        self.started(py, opening.slot, function, task, true)
     }
 
     /// The coroutine that runs the function; None if the function failed to load or to begin, which ends
@@ -304,11 +304,13 @@ impl Served {
         slot: u32,
         function: u64,
         task: Bound<'_, PyAny>,
+        lane: bool,
     ) -> PyResult<()> {
         let message = ClientMessage::Started {
             slot,
             function,
             task: task.unbind(),
+            lane,
         };
         self.handle(py, message)
     }

@@ -129,9 +129,10 @@ impl SupervisorClient {
         self.order(Order::Look(Question::Streams { known, detached }))
     }
 
-    /// Asks where the function of a stream stands; answered as `look`.
-    fn inspect(&self, stream: String) -> PyResult<()> {
-        self.order(Order::Look(Question::Inspect { stream }))
+    /// Asks where the function of a stream, or of a key of it, stands; answered as `look`.
+    #[pyo3(signature = (stream, key=None))]
+    fn inspect(&self, stream: String, key: Option<String>) -> PyResult<()> {
+        self.order(Order::Look(Question::Inspect { stream, key }))
     }
 
     /// Has a stream ended, and its client told why; answered as `look`.

@@ -59,7 +59,27 @@ pub struct Sums {
     dropped: u64,
     /// Streams whose last result was not taken yet.
     open: u64,
+    /// Of those that are keys of `keyed` or `keys`.
+    keys: KeySums,
     latencies: Option<Box<Histogram<u32>>>,
+}
+
+/// Counts of keys, over all who have them.
+#[derive(Clone, Copy, Default)]
+struct KeySums {
+    live: u64,
+    opened: u64,
+    ended: u64,
+    evicted: u64,
+}
+
+impl KeySums {
+    fn merge(&mut self, other: &KeySums) {
+        self.live += other.live;
+        self.opened += other.opened;
+        self.ended += other.ended;
+        self.evicted += other.evicted;
+    }
 }
 
 impl Sums {
@@ -88,6 +108,12 @@ impl Sums {
             self.results += counts.results;
             self.queued += counts.pending;
             self.open += counts.live;
+            self.keys.merge(&KeySums {
+                live: counts.live,
+                opened: counts.opened,
+                ended: counts.ended,
+                evicted: counts.evicted,
+            });
             if let Some(seen) = shared.meter.latencies() {
                 let all = self.latencies.get_or_insert_with(meter::no_latencies);
                 let _ = all.add(seen); // both grow as needed
@@ -104,6 +130,7 @@ impl Sums {
         self.queued += other.queued;
         self.dropped += other.dropped;
         self.open += other.open;
+        self.keys.merge(&other.keys);
         if let Some(seen) = &other.latencies {
             let all = self.latencies.get_or_insert_with(meter::no_latencies);
             let _ = all.add(seen.as_ref()); // both grow as needed
@@ -158,6 +185,10 @@ struct FunctionFigures {
     latency_p50: Option<f64>,
     latency_p95: Option<f64>,
     latency_p99: Option<f64>,
+    keys: u64,
+    keys_opened: u64,
+    keys_ended: u64,
+    keys_evicted: u64,
 }
 
 /// The distribution of the latencies of one function, in seconds.
@@ -184,7 +215,7 @@ impl FunctionStats {
     fn absorb(&self, other: &FunctionStats, py: Python<'_>, past: bool) -> PyResult<()> {
         let (opened, mut sums) = other.sums(py)?;
         if past {
-            (sums.open, sums.queued) = (0, 0);
+            (sums.open, sums.queued, sums.keys.live) = (0, 0, 0);
         }
         self.0.0.with(py, |totals| {
             totals.opened += opened;
@@ -234,6 +265,10 @@ impl FunctionStats {
             latency_p50: p50,
             latency_p95: p95,
             latency_p99: p99,
+            keys: sums.keys.live,
+            keys_opened: sums.keys.opened,
+            keys_ended: sums.keys.ended,
+            keys_evicted: sums.keys.evicted,
         })
     }
 }
@@ -249,7 +284,7 @@ impl FunctionStats {
                 let opened = keys.0.with(py, |shared| shared.counts.opened);
                 totals.opened += opened.unwrap_or(0);
             }
-            (totals.gone.open, totals.gone.queued) = (0, 0);
+            (totals.gone.open, totals.gone.queued, totals.gone.keys.live) = (0, 0, 0);
             totals.keys.push(keys.clone());
         })?)
     }

@@ -35,6 +35,11 @@ pub struct Counts {
 }
 
 impl SharedCounts {
+    /// The median and the 99th percentile of latency, in nanoseconds, when they are to be published again.
+    pub fn unpublished(&self, py: Python<'_>) -> PyResult<Option<(u64, u64)>> {
+        Ok(self.0.with(py, |shared| shared.meter.unpublished())?)
+    }
+
     /// Tells what they are now.
     pub fn tell(&self, py: Python<'_>, counts: Counts) {
         let _ = self.0.with(py, |shared| {

@@ -45,6 +45,8 @@ pub struct SlotFigures {
     pub median: u64,
     /// As `median`, the 99th percentile.
     pub p99: u64,
+    /// Of a lane: keys that were ended for others.
+    pub evicted: u32,
 }
 
 impl SlotFigures {
@@ -137,6 +139,7 @@ impl Link {
             bytes_out: results.producer.bytes.load(Ordering::Relaxed),
             median: events.producer.median.load(Ordering::Relaxed),
             p99: events.producer.p99.load(Ordering::Relaxed),
+            evicted: events.producer.evicted.load(Ordering::Relaxed),
         }
     }
 }

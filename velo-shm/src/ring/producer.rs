@@ -203,6 +203,12 @@ impl Producer {
         line.p99.store(p99, Ordering::Relaxed);
     }
 
+    /// Publishes how many keys of a lane were ended for others.
+    pub fn show_evicted(&self, evicted: u32) {
+        let line = &self.base.header().producer;
+        line.evicted.store(evicted, Ordering::Relaxed);
+    }
+
     /// How many counted events the consumer says it has skipped.
     pub fn skipped(&self) -> u64 {
         let skipped = &self.base.header().consumer.skipped;

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::os::exit::Exit;
 
 /// The version of the control protocol that this crate speaks.
-pub const PROTOCOL_VERSION: u32 = 8;
+pub const PROTOCOL_VERSION: u32 = 9;
 
 /// The environment variable that tells the zygote which descriptor leads to the supervisor.
 pub const ZYGOTE_FD_ENV: &str = "VELO_ZYGOTE_FD";
@@ -256,6 +256,9 @@ pub enum Question {
         /// Its name, its key, or its place: its link and slot as `LINK:SLOT`; of a detached session its
         /// worker's process id and the number of its detachment as `detached:PID:NUMBER`.
         stream: String,
+        /// Of the function or lane `stream`, the key that is meant.
+        #[serde(default)]
+        key: Option<String>,
     },
     /// End this stream; what is queued is not handled. The input of a detached session is ended.
     End {
@@ -349,6 +352,8 @@ pub struct StreamLook {
     pub latency_p50: u64,
     /// As `latency_p50`, the 99th percentile.
     pub latency_p99: u64,
+    /// Of a lane: keys that were ended because others needed their places.
+    pub evicted: u32,
 }
 
 /// Who a supervisor is and what it allows, as it tells a new client.

@@ -124,7 +124,24 @@ class SupervisorFigures:
             streams[function] += 1
             queued[function] += stream["queued"]
             slowest[function] = max(slowest[function], (stream["latency_p99"] or 0.0) / 1e6)
+        lanes: dict[str, int] = defaultdict(int)
+        keys: dict[str, int] = defaultdict(int)
+        slowest_key: dict[str, float] = defaultdict(float)
+        for stream in state["streams"]:
+            if (known := stream["keys"]) is not None:
+                function = stream["function"] or "?"
+                lanes[function] += 1
+                keys[function] += known["live"]
+                slow = max((one["seconds"] for one in known["slowest"]), default=0.0)
+                slowest_key[function] = max(slowest_key[function], slow)
         for name, what, values in (
+            ("lanes", "Streams that run the keys of a function.", lanes),
+            ("keys", "Keys of a function that have not ended.", keys),
+            (
+                "slowest_key_seconds",
+                "How long the slowest key of a function has had its event, or took for one step.",
+                slowest_key,
+            ),
             ("streams", "Streams of a function that are open.", streams),
             ("events_queued", "Events that wait for a function, or are being handled.", queued),
             (

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from velo.cli.supervisor.line import Line
 
-__all__ = ["Watcher", "joined"]
+__all__ = ["Watcher", "joined", "with_lanes"]
 
 # What a stream is shown as whose worker did not say.
 _UNKNOWN: dict[str, Any] = {
@@ -39,6 +39,7 @@ _NOT_COUNTED: dict[str, Any] = dict.fromkeys(
         "latency_p50",
         "latency_p99",
         "running_event",
+        "keys",
     )
 )
 
@@ -95,12 +96,17 @@ class Watcher:
             seen[key] = figures
         state["streams"] = []
         for look in looks.values():
-            for stream in joined(look, self._told(look, now)):
+            answer = json.loads(look["answer"]) if look["answer"] else {}
+            for stream in with_lanes(joined(look, self._told(look, now)), answer.get("lanes", [])):
                 key = (look["worker"], stream["link"], stream["slot"])
                 seen[key] = (now, stream["events"])
                 before = self._before.get(key)
                 stream["events_per_second"] = _rate(before, seen[key], 1) if before else None
                 state["streams"].append(stream)
+        for worker in state["workers"]:
+            # The events of lanes wait for their keys, and not in the ring.
+            here = [s for s in state["streams"] if s["keys"] and s["worker"] == worker["id"]]
+            worker["queued"] += sum(s["queued"] - s.pop("in_ring") for s in here)
         state["streams_omitted"] = sum(
             link["omitted"] for look in looks.values() for link in look["links"]
         )
@@ -202,6 +208,34 @@ def joined(
                     "latency_p99": figures["latency_p99"] / 1e3 or None,
                 }
             )
+    return streams
+
+
+def with_lanes(
+    streams: list[dict[str, Any]], said: Iterable[Sequence[Any]]
+) -> list[dict[str, Any]]:
+    """Add to the streams of a worker that are lanes what it said of their keys."""
+    lanes = {(link, slot): figures for link, slot, *figures in said}
+    for stream in streams:
+        stream["keys"] = None
+        evicted = stream.pop("evicted")
+        if (figures := lanes.get((stream["link"], stream["slot"]))) is None:
+            continue
+        live, opened, handled, slowest = figures
+        # A lane's worker empties the ring at once: what waits, waits for its keys.
+        stream["in_ring"] = stream["queued"]
+        stream["queued"] = max(stream["queued"], stream["events"] - handled)
+        stream["keys"] = {
+            "live": live,
+            "opened": opened,
+            "ended": opened - live,
+            "evicted": evicted,
+            "pending": stream["queued"],
+            "slowest": [
+                {"key": key, "seconds": round(seconds, 6), "awaits": awaits}
+                for key, seconds, awaits in slowest
+            ],
+        }
     return streams
 
 

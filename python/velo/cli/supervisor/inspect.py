@@ -9,9 +9,9 @@ import click
 import orjson
 
 from velo.cli.errors import Failure
-from velo.cli.supervisor.figures import joined
+from velo.cli.supervisor.figures import joined, with_lanes
 from velo.cli.supervisor.overview import Overview, which_supervisors
-from velo.cli.supervisor.status import duration
+from velo.cli.supervisor.status import duration, lane_lines
 from velo.cli.text import echo, inline
 
 __all__ = ["inspect"]
@@ -19,22 +19,31 @@ __all__ = ["inspect"]
 
 @click.command(short_help="Show where a stream's function stands.")
 @click.argument("stream")
+@click.option("--key", metavar="K", help="Of the function or lane STREAM, the key that is meant.")
 @which_supervisors
 @click.option("--json", "as_json", is_flag=True, help="All of it, for programs.")
-def inspect(stream: str, socket: str | None, pid: int | None, as_json: bool) -> None:
-    """Show a live stream: its function's line and local variables, its queue, its last error.
+def inspect(
+    stream: str, key: str | None, socket: str | None, pid: int | None, as_json: bool
+) -> None:
+    """Show where a live stream stands: its function's line and local variables, queue, last error.
 
-    STREAM is a name that `velo status` shows, the key of a session, attached or detached, or
-    LINK:SLOT as in `velo status --json`; names are unique within a program only, and all streams
-    with that name or key are shown. Values are shown as their `repr`, cut short.
+    \b
+      velo inspect spent-3             a stream, by the name that `velo status` shows
+      velo inspect spent --key ann     a key of `keyed` or `open(key=...)`, by its function
+      velo inspect ann                 the same for every function that has the key
+
+    STREAM may also be LINK:SLOT as in `velo status --json`. A key that is no string is written as
+    its `repr`. Names are unique within a program only, and all that fit are shown. Values are
+    shown as their `repr`, cut short.
 
     The worker answers between two steps of its functions. One that is held by a function does not:
     its stack is shown instead. Exit code 1: there is no such stream.
-    """
+    """  # noqa: D301
+    # (Click leaves lines alone that stand below a backspace: the docstring has to hold one.)
     overview = Overview(socket, pid)
 
     asked = overview.ask(
-        lambda line, _: line.supervisor.inspect(stream), lambda line, _: line.look()
+        lambda line, _: line.supervisor.inspect(stream, key), lambda line, _: line.look()
     )
     if not asked:
         raise Failure(overview.nothing())
@@ -61,14 +70,20 @@ def inspect(stream: str, socket: str | None, pid: int | None, as_json: bool) -> 
     if not found and not stuck:
         labels = [line.label for line, _ in asked]
         where = labels[0] if len(labels) == 1 else f"any of {len(labels)} supervisors"
-        raise Failure(f"no stream `{stream}` is open at {where}; `velo status` shows what is open")
+        what = f"stream `{stream}`" if key is None else f"key `{key}` of `{stream}`"
+        raise Failure(f"no {what} is open at {where}; `velo status` shows what is open")
 
 
 def _found(look: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the streams that the worker was asked for, and that it knows."""
     said = json.loads(look["answer"])["streams"] if look["answer"] else []
     told = {(one["link"], one["slot"]): one for one in said if "link" in one}
-    seen = {(one["link"], one["slot"]): one for one in joined(look, told)}
+    lanes = [one["figures"] for one in said if "figures" in one]
+    streams = with_lanes(joined(look, told), lanes)
+    for stream in streams:
+        stream.pop("figures", None)
+        stream.pop("in_ring", None)
+    seen = {(one["link"], one["slot"]): one for one in streams}
     place = {"worker": look["worker"], "pid": look["pid"]}
     # What has ended has no figures any more.
     return [seen.get((one.get("link"), one.get("slot")), {**one, **place}) for one in said]
@@ -78,9 +93,12 @@ def _show(one: dict[str, Any]) -> None:
     _line(f"{one['name']}: {one['state']}")
     if "function" in one:
         _line(f"  function  {one['function']}")
-        _line(f"  worker    {one['worker']} (pid {one['pid']}), for {duration(one['age'])}")
+        age = "" if one.get("age") is None else f", for {duration(one['age'])}"
+        _line(f"  worker    {one['worker']} (pid {one['pid']}){age}")
     if one.get("key") is not None:
         _line(f"  key       {one['key']}")
+    if "lane" in one:
+        _line(f"  lane      {one['lane']}")
     if one.get("detached") is not None:
         _line(f"  detached  for {duration(one['detached'])}")
     if "file" in one:
@@ -89,9 +107,13 @@ def _show(one: dict[str, Any]) -> None:
         _line(f"  awaits    {what}")
     if one.get("events") is not None:
         handled = one["events"] - one["queued"]
-        _line(f"  events    {handled} handled, {one['queued']} in the ring or in hand")
+        _line(f"  events    {handled} handled, {one['queued']} waiting or in hand")
+    if one.get("results") is not None:
         _line(f"  results   {one['results']}, {one['results_queued']} in the ring")
-    if one["error"]:
+    if one.get("keys") is not None:
+        for text in lane_lines(one["keys"]):
+            _line(f"  {text}")
+    if one.get("error"):
         _line(f"  error     {one['error']}")
     if "locals" in one:
         width = max(map(len, one["locals"]), default=0)

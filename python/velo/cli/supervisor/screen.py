@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from velo.cli.supervisor.overview import Overview
-from velo.cli.supervisor.status import condition, duration, latency, size
+from velo.cli.supervisor.status import condition, duration, lane_lines, latency, size
 from velo.cli.text import inline
 
 __all__ = ["Screen"]
@@ -57,6 +57,7 @@ _STREAMS = [
     _Column("p99", 7, "l"),
 ]
 _MORE = [
+    _Column("keys", 8),
     _Column("results", 9),
     _Column("in", 9),
     _Column("out", 9),
@@ -250,6 +251,12 @@ class Screen:
             return _line(f"end {_name(stream)}? y / n", "bold red")
         if self._said:
             return _line(self._said, "bold")
+        chosen = self._stream()
+        if chosen is not None and chosen["keys"]:
+            counts, *slow = lane_lines(chosen["keys"])
+            shown = [f"{_name(chosen)}: {counts.partition(' ')[2].strip()}"]
+            shown += [f"slowest {slow[0].partition(' ')[2].strip()}"] if slow else []
+            return _line("; ".join(shown), "bold")
         foot = _line("")
         if self._filter:
             matching = f"{len(self._streams())} of {len(self._all())}"
@@ -275,14 +282,14 @@ def _worker_cells(worker: dict[str, Any]) -> list[str]:
 def _stream_cells(stream: dict[str, Any], wide: bool) -> list[str | Text]:
     function = inline(stream["function"] or "?")
     cells: list[str | Text] = [
-        _name(stream),
+        _shown_name(stream, wide),
         Text(function if wide else function.rpartition(":")[2]),
         "" if stream["age"] is None else duration(stream["age"]),
     ]
     if stream["state"] == "detached":
         # It has no figures: in their place is its state, and for how long it has been in it.
         cells += ["detached", duration(stream["detached"]), "-", "-", "-"]
-        return [*cells, "-", "-", "-", str(stream["worker"]), "-"] if wide else cells
+        return [*cells, *"----", str(stream["worker"]), "-"] if wide else cells
     cells += [
         _number(stream["events"]),
         _number(stream["events_per_second"]),
@@ -292,6 +299,7 @@ def _stream_cells(stream: dict[str, Any], wide: bool) -> list[str | Text]:
     ]
     if wide:
         cells += [
+            "" if stream["keys"] is None else _number(stream["keys"]["live"]),
             _number(stream["results"]),
             _bytes(stream["bytes_in"]),
             _bytes(stream["bytes_out"]),
@@ -334,6 +342,14 @@ def _count(number: int, what: str) -> str:
 def _name(stream: dict[str, Any]) -> str:
     name: str = stream["name"] or f"{stream['link']}:{stream['slot']}"
     return inline(name if stream["key"] is None else f"{stream['key']} ({name})")
+
+
+def _shown_name(stream: dict[str, Any], wide: bool) -> str:
+    """Return the name, with the number of its keys where they have no column."""
+    if wide or stream["keys"] is None:
+        return _name(stream)
+    # The name may be cut: the function has a column of its own.
+    return f"{_number(stream['keys']['live'])} keys, {_name(stream)}"
 
 
 def _natural(stream: dict[str, Any]) -> list[str | int]:

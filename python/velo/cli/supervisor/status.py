@@ -19,12 +19,26 @@ from velo.cli.supervisor.line import Line, socket_option
 from velo.cli.supervisor.overview import Overview, which_supervisors
 from velo.cli.text import echo, inline
 
-__all__ = ["condition", "duration", "latency", "size", "status", "supervisor_status"]
+__all__ = [
+    "condition",
+    "duration",
+    "lane_lines",
+    "latency",
+    "size",
+    "slow_key",
+    "status",
+    "supervisor_status",
+]
 
 # For so many seconds it is watched, for what is told per second.
 _WATCHED = 0.25
 # So many characters a line may have where there is no terminal.
 _WIDE = 200
+# Columns of words; the others are of numbers.
+_WORDS = (
+    *("stream", "lane", "key", "state", "function", "started by functions"),
+    *("slowest key", ""),
+)
 # So many streams are shown to people.
 _MOST_SHOWN = 50
 
@@ -141,7 +155,7 @@ def _show(state: dict[str, Any]) -> None:
             latency(stream["latency_p50"]),
             latency(stream["latency_p99"]),
         )
-    for table in (workers, clients, streams):
+    for table in (workers, clients, streams, *_lane_tables(state)):
         # Its clients are its own event loops.
         if table is not clients or not state["embedded"]:
             console.print(table)
@@ -150,6 +164,38 @@ def _show(state: dict[str, Any]) -> None:
         console.print(f"and {left} more streams; `--json` or `velo top` show more")
     _show_children(console, state)
     _show_detached(console, state)
+
+
+def _lane_tables(state: dict[str, Any]) -> list[Table]:
+    """Return the streams that run the keys of a function, if there are any."""
+    lanes = [stream for stream in state["streams"] if stream["keys"]]
+    if not lanes:
+        return []
+    columns = ("worker", "keys", "opened", "ended", "evicted", "pending", "slowest key")
+    table = _table("lane", "function", *columns)
+    for stream in sorted(lanes, key=lambda stream: -stream["keys"]["live"])[:_MOST_SHOWN]:
+        keys = stream["keys"]
+        table.add_row(
+            Text(inline(stream["name"] or "?")),
+            Text(inline(stream["function"] or "?")),
+            str(stream["worker"]),
+            *(str(keys[name]) for name in ("live", "opened", "ended", "evicted", "pending")),
+            Text(slow_key(keys["slowest"][0]) if keys["slowest"] else ""),
+        )
+    return [table]
+
+
+def slow_key(slow: dict[str, Any]) -> str:
+    """Say which key is slow, for how long, and with what."""
+    what = "at its event" if slow["awaits"] else "in one step"
+    return inline(f"{slow['key']}: {latency(1e6 * slow['seconds'])} {what}")
+
+
+def lane_lines(keys: dict[str, Any]) -> list[str]:
+    """Return what is known of the keys of a lane."""
+    counts = ", ".join(f"{keys[name]} {name}" for name in ("live", "opened", "ended", "evicted"))
+    slow = [f"slow      {slow_key(one)}" for one in keys["slowest"]]
+    return [f"keys      {counts}", *slow]
 
 
 def _show_children(console: Console, state: dict[str, Any]) -> None:
@@ -186,7 +232,7 @@ def _show_detached(console: Console, state: dict[str, Any]) -> None:
 def _table(*columns: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in columns:
-        words = name in ("stream", "key", "state", "function", "started by functions", "")
+        words = name in _WORDS
         table.add_column(
             name, justify="left" if words else "right", no_wrap=True, overflow="ellipsis"
         )

@@ -295,6 +295,15 @@ impl RingChannel {
         })
     }
 
+    /// Publishes how many keys of a lane were ended for others.
+    pub fn show_evicted(&self, py: Python<'_>, evicted: u32) -> PyResult<()> {
+        self.look(py, |state| {
+            if let Some(rings) = &state.rings {
+                rings.producer.show_evicted(evicted);
+            }
+        })
+    }
+
     /// See [`Channel::bytes`].
     pub fn bytes(&self, py: Python<'_>) -> PyResult<(u64, u64)> {
         self.look(py, |state| state.bytes_now())

@@ -6,14 +6,15 @@ use super::ring_port::RingPort;
 use crate::codec::{CopyMemory, codec};
 use crate::errors;
 use crate::flow::{Interest, Offer};
+use crate::key_text::{self, KeyText};
 use crate::lane_frames::{CANCEL, EVENT, LAST, Name, OPEN, REQUEST, Rest, SAVE, TERMS, Terms};
 use crate::process::ring_pair::{END, spin};
 
 /// What the caller of a lane has sent.
 pub enum Frame<'py> {
     Terms(Terms),
-    /// A key opens; and the state that its function had in another worker, if it did.
-    Open(Name, Box<[u8]>),
+    /// A key opens; its text; and the state that its function had in another worker, if it did.
+    Open(Name, KeyText, Box<[u8]>),
     /// An event, or what reading it has raised; how many bytes it took, and whether it is a request.
     Event(Name, PyResult<Bound<'py, PyAny>>, u32, bool),
     Last(Name),
@@ -61,8 +62,11 @@ impl RingPort {
                     )
                 }
                 OPEN => {
-                    let (name, state) = Name::read(payload)?;
-                    Frame::Open(name, state.into())
+                    let (name, rest) = Name::read(payload)?;
+                    let Some((text, state)) = key_text::split(rest) else {
+                        return Err(errors::corrupted("a key opens without a text"));
+                    };
+                    Frame::Open(name, KeyText::new(text), state.into())
                 }
                 LAST => Frame::Last(Name::read(payload)?.0),
                 CANCEL => Frame::Cancel(Name::read(payload)?.0),
@@ -110,6 +114,9 @@ impl RingPort {
         (name, rest): (Name, Rest),
         error: &PyErr,
     ) -> PyResult<bool> {
+        if self.state.with(py, |ends| ends.ended_by.is_some())? {
+            return Ok(true); // the end of the lane says why
+        }
         let mut bytes = name.bytes().to_vec();
         bytes.extend_from_slice(&rest.bytes());
         bytes.extend_from_slice(&self.pack_error(py, error.clone_ref(py)));

@@ -71,7 +71,7 @@ pub(super) struct State {
     /// The client wants neither events handled nor results sent.
     cancelled: bool,
     /// Why the stream was ended, if not by its client.
-    ended_by: Option<String>,
+    pub(super) ended_by: Option<String>,
     /// The end, while there is no room for it.
     unsent_end: Option<(u8, Vec<u8>)>,
     /// See [`Opening`].

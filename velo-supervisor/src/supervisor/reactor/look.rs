@@ -153,6 +153,7 @@ impl Reactor {
                         bytes_out: slot.bytes_out,
                         latency_p50: slot.median,
                         latency_p99: slot.p99,
+                        evicted: slot.evicted,
                     })
                     .collect(),
             }

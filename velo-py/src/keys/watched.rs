@@ -1,0 +1,76 @@
+//! What a key table keeps for people who look at its worker.
+
+use std::collections::VecDeque;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use pyo3::prelude::*;
+use velo_shm::ticks;
+
+use crate::cell::GilCell;
+use crate::key_text::KeyText;
+use crate::lane_frames::Name;
+
+/// Steps that take less are not worth telling.
+pub(super) const SHORT: Duration = Duration::from_millis(1);
+
+/// What a table keeps for those who look.
+pub struct Watching {
+    pub(super) seen: GilCell<Seen>,
+    /// A step is noted that takes more ticks than this.
+    pub(super) longest: AtomicU64,
+}
+
+#[derive(Default)]
+pub(super) struct Seen {
+    pub(super) opened: u64,
+    /// By the key's number.
+    pub(super) texts: Vec<KeyText>,
+    /// Keys that await something other than an event, the one that has for longest first.
+    pub(super) suspended: VecDeque<Suspended>,
+    /// When `suspended` is looked through for keys that go on by now.
+    pub(super) many: usize,
+    /// The slowest step of this window, and of the one before.
+    pub(super) slowest: [Option<Slow>; 2],
+    /// When this window began, in ticks.
+    pub(super) window: u64,
+}
+
+#[derive(Clone, Copy)]
+pub(super) struct Suspended {
+    pub(super) name: Name,
+    /// Which of its events it had.
+    pub(super) taken: u32,
+    pub(super) since: u64,
+}
+
+#[derive(Clone, Copy)]
+pub(super) struct Slow {
+    pub(super) name: Name,
+    pub(super) took: u64,
+    pub(super) when: u64,
+}
+
+impl Default for Watching {
+    fn default() -> Self {
+        Watching {
+            seen: GilCell::default(),
+            longest: AtomicU64::new(ticks::from_duration(SHORT)),
+        }
+    }
+}
+
+impl Watching {
+    /// A key opens.
+    pub fn opens(&self, py: Python<'_>, id: u32, text: KeyText) {
+        let _ = self.seen.with(py, |seen| {
+            seen.opened += 1;
+            let id = id as usize;
+            if id == seen.texts.len() {
+                seen.texts.push(text);
+            } else if let Some(place) = seen.texts.get_mut(id) {
+                *place = text;
+            }
+        });
+    }
+}
