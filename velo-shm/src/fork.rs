@@ -110,8 +110,8 @@ impl Drop for SharedFd {
     }
 }
 
-/// Has forks of this process watched.
-fn watch() {
+/// Has forks of this process watched, and counted by [`generation`].
+pub(crate) fn watch() {
     HANDLERS.call_once(|| {
         // SAFETY: the handlers are functions of this library, which is never unloaded: a Python
         // extension stays for as long as its process, and so does a program.

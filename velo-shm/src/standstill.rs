@@ -99,6 +99,7 @@ fn monitor() -> Option<(&'static Monitor, usize)> {
 
 #[cfg(target_os = "linux")]
 fn generation() -> usize {
+    crate::fork::watch(); // the thread that is started here has no copy in a child
     crate::fork::generation() as usize
 }
 

@@ -11,7 +11,7 @@ import pytest
 
 import functions
 from functions import OwnError
-from helpers import HANG, blocked, cancel, until
+from helpers import HANG, blocked, cancel, notes, until
 from velo import stream_fn
 
 
@@ -486,3 +486,27 @@ async def test_places_come_back(mode):
         await collect(limited.keyed("abc", key=lambda e: e))
     async with limited.open(), limited.open():
         pass
+
+
+async def test_an_error_of_the_key_names_what_gives_it_and_the_event(mode):
+    async def keys(event, key):
+        async for _ in functions.echo.options(mode=mode).keyed([event], key=key):
+            pass
+
+    with pytest.raises(KeyError) as info:
+        await keys({"b": 2}, "user")
+    assert notes(info.value) == (
+        "`key` is the field `user`, which was looked up in this event: {'b': 2}"
+    )
+
+    def of_user(event):
+        return event["user"]
+
+    with pytest.raises(KeyError) as info:
+        await keys({"b": 2}, of_user)
+    assert "of_user` (" in notes(info.value)
+    assert "test_keyed.py:" in notes(info.value)
+    assert "which was called with this event: {'b': 2}" in notes(info.value)
+    with pytest.raises(TypeError, match="unhashable") as info:
+        await keys({"user": []}, "user")
+    assert "the field `user`" in notes(info.value)

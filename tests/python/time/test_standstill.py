@@ -10,7 +10,7 @@ import time
 import psutil
 import pytest
 
-from helpers import HANG, environment, until_sync, write_script
+from helpers import HANG, environment, run_script, until_sync, write_script
 from velo._time_limit import time_limit
 
 # Seconds. Each limit is longer than the program needs, and shorter than it stands still.
@@ -185,3 +185,41 @@ async def test_a_time_limit_of_its_own():
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+def test_limits_run_in_a_process_that_was_forked(tmp_path, mode):
+    """What notices a standstill in its parent is not there: it notices its own."""
+    code, output, errors = run_script(
+        tmp_path,
+        f"""
+        import asyncio, os, sys
+        from velo import stream_fn
+
+        @stream_fn(mode={mode!r}, workers=1)
+        async def echo(events):
+            async for event in events:
+                yield event
+
+        async def child():
+            async with echo.options(timeout=0.4).open() as stream:
+                while not stream.closed:
+                    await asyncio.sleep(0.01)
+            print("closed")
+
+        async def parent():
+            async with echo.options(timeout=100).open() as stream:
+                await stream.send(1)
+                await stream.recv()
+                pid = os.fork()
+                if pid == 0:
+                    asyncio._set_running_loop(None)
+                    asyncio.run(child())
+                    sys.stdout.flush()
+                    os._exit(0)
+                assert os.waitpid(pid, 0)[1] == 0
+            print("parent")
+
+        asyncio.run(parent())
+        """,
+    )
+    assert (code, output.split()) == (0, ["closed", "parent"]), errors

@@ -32,13 +32,13 @@ impl KeyOf {
     /// The key of an event, and its hash.
     ///
     /// # Errors
-    /// What finding it has raised, with a note that names the event.
+    /// What finding it has raised, with a note that names the field or the function, and the event.
     #[inline]
     pub fn key<'py>(&self, event: &Bound<'py, PyAny>) -> PyResult<(Bound<'py, PyAny>, u64)> {
         let found = self
             .find(event)
             .and_then(|key| super::index::hash_of(&key).map(|hash| (key, hash)));
-        found.map_err(|error| named(event, error))
+        found.map_err(|error| self.named(event, error))
     }
 
     #[inline]
@@ -65,20 +65,46 @@ impl KeyOf {
             }
         }
     }
+
+    /// Notes which event it was, and what was to give its key.
+    #[cold]
+    fn named(&self, event: &Bound<'_, PyAny>, error: PyErr) -> PyErr {
+        let py = event.py();
+        let shown = shown(event).unwrap_or_else(|_| "an event that cannot be shown".to_owned());
+        let what = match self {
+            KeyOf::Call(function) => {
+                let (name, place) = described(function.bind(py));
+                format!("the function `{name}`{place}, which was called with")
+            }
+            KeyOf::Field { attribute, .. } => {
+                format!("the field `{}`, which was looked up in", attribute.bind(py))
+            }
+        };
+        let note = format!("`key` is {what} this event: {shown}");
+        let _ = error
+            .value(py)
+            .call_method1(intern!(py, "add_note"), (note,));
+        error
+    }
 }
 
-/// Notes which event it was.
-#[cold]
-fn named(event: &Bound<'_, PyAny>, error: PyErr) -> PyErr {
-    let py = event.py();
-    let shown = py
-        .import("reprlib")
-        .and_then(|reprlib| reprlib.call_method1("repr", (event,)))
-        .and_then(|shown| shown.extract::<String>());
-    let shown = shown.unwrap_or_else(|_| "an event that cannot be shown".to_owned());
-    let note = format!("while the key of this event was looked for: {shown}");
-    let _ = error
-        .value(py)
-        .call_method1(intern!(py, "add_note"), (note,));
-    error
+fn shown(event: &Bound<'_, PyAny>) -> PyResult<String> {
+    let reprlib = event.py().import("reprlib")?;
+    reprlib.call_method1("repr", (event,))?.extract()
+}
+
+/// The name of a function, and where it is defined, if that is known.
+fn described(function: &Bound<'_, PyAny>) -> (String, String) {
+    let py = function.py();
+    let name = function
+        .getattr(intern!(py, "__qualname__"))
+        .and_then(|name| name.extract())
+        .or_else(|_| function.repr().map(|repr| repr.to_string()));
+    let place = || -> PyResult<String> {
+        let code = function.getattr(intern!(py, "__code__"))?;
+        let file: String = code.getattr(intern!(py, "co_filename"))?.extract()?;
+        let line: u32 = code.getattr(intern!(py, "co_firstlineno"))?.extract()?;
+        Ok(format!(" ({file}:{line})"))
+    };
+    (name.unwrap_or_default(), place().unwrap_or_default())
 }
