@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from velo.connect._postgres import postgres as postgres
     from velo.connect._rabbitmq import rabbitmq as rabbitmq
     from velo.connect._redis import redis as redis
+    from velo.connect._registry import schema_registry as schema_registry
 
 __all__ = [
     "Assigned",
@@ -64,14 +65,17 @@ _CONNECTORS: dict[str, str] = {
     "redis": "_redis",
 }
 
+# What is no connector, and needs packages too.
+_OTHERS = {"schema_registry": "_registry"}
+
 
 def __getattr__(name: str) -> Any:
     """Import a connector when it is used."""
-    if (file := _CONNECTORS.get(name)) is None:
+    if (file := (_CONNECTORS | _OTHERS).get(name)) is None:
         raise AttributeError(f"module `velo.connect` has no attribute `{name}`")
     return getattr(importlib.import_module(f"velo.connect.{file}"), name)
 
 
 def __dir__() -> list[str]:
     """Name the connectors as well."""
-    return sorted({*globals(), *_CONNECTORS})
+    return sorted({*globals(), *_CONNECTORS, *_OTHERS})

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, unquote
 
+from velo.connect.errors import ConnectError
 from velo.connect.model import Bad, Record
 
 __all__ = ["Outages", "boolean", "decoded", "log", "login_of", "secret", "settings_of", "wait_of"]
@@ -79,6 +80,8 @@ def decoded(decode: Callable[[bytes], Any], data: bytes, *origin: Any) -> Record
     """
     try:
         return Record(decode(data), *origin)
+    except ConnectError:
+        raise  # a schema registry that is away is not the record's fault
     except Exception as error:
         return Bad(Record(data, *origin), error)
 

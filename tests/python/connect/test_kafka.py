@@ -1,6 +1,7 @@
 """Kafka, with a real broker: what every connector promises, and beginning, ending, errors."""
 
 import asyncio
+import gc
 import logging
 import threading
 import time
@@ -421,6 +422,30 @@ class TestFlow:
         assert [record.value for record in first + rest] == list(range(2000))
         await until(lambda: source.lag() == {(peer.topic, 0): 0})
         await close(source, iteration)
+
+    @pytest.mark.parametrize("fails", [False, True])
+    async def test_a_source_that_is_dropped_ends_its_thread(self, peer, fails):
+        def decode(data):
+            if fails:
+                raise ConnectError("the schema registry is away")
+            return data
+
+        await peer.produce([b"1"])
+        source = peer.source(decode=decode)
+        if fails:
+            with pytest.raises(ConnectError, match="registry"):
+                await take(source, 1)
+        else:
+            await take(source, 1)
+        name = f"velo {source.name}"
+        assert any(thread.name == name for thread in threading.enumerate())
+        del source
+
+        def ended():
+            gc.collect()
+            return all(thread.name != name for thread in threading.enumerate())
+
+        await until(ended)
 
 
 class TestAccess:

@@ -82,8 +82,10 @@ class Handover:
                     self._taken_revoked = isinstance(item, Revoked)
                     self._changed.notify_all()
                     return item
-                if self._failure is not None:
-                    raise self._failure
+                if (failure := self._failure) is not None:
+                    # Its traceback will hold the endpoint, which the thread must not keep alive.
+                    self._failure = None
+                    raise failure
                 if self._ended:
                     return None
                 asked = self._asked = self._loop.create_future()

@@ -26,7 +26,7 @@ except ImportError as error:
 __all__ = ["ClientLog", "Link", "cause", "transient"]
 
 _AGAIN = 0.1  # seconds until a call is made again
-_CREATED = 1.0  # seconds until a topic that was just made is known
+_CREATED = 2.0  # seconds until a topic that was just made is known
 _OUTAGE = 1.0  # seconds without an answer that are an outage
 
 _REFUSED = {

@@ -111,6 +111,7 @@ class Reader:
         except BaseException as error:
             failure = error
         self._handover.end(failure)
+        del failure
         if self._assignment is not None and self._assignment.names:
             while not self._handover.closing:
                 self._serve()

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from velo.connect._kafka.places import Name
+from velo.connect.errors import ConnectError
 from velo.connect.model import Bad, Record
 
 __all__ = ["records_of"]
@@ -51,6 +52,8 @@ def records_of(
                 records.append(Record(event, decode_key(key), *origin))
             else:
                 records.append(Record(event, key, *origin))
+        except ConnectError:
+            raise  # a schema registry that is away is not the record's fault
         except Exception as error:
             records.append(Bad(Record(value, key, *origin), error))
     return records
