@@ -206,8 +206,8 @@ pub enum Message {
     Ended(Name, Rest, Result<(), PyErr>),
     /// So much was handled.
     Handled(Handled),
-    /// A result of the key's oldest request.
-    Answer(Name, Py<PyAny>),
+    /// A result of the key's oldest request, and its hash as that of a result.
+    Answer(Name, Py<PyAny>, u64),
     /// The key's oldest request was handled.
     Answered(Name),
     /// The function raises at the key's oldest request, as the end of the key tells next.

@@ -308,8 +308,7 @@ class StreamFn(Generic[In, Out]):
 
         Raises:
             ValueError: When `max_pending` is less than 1, or another argument has no such value;
-                with the settings `full="drop_oldest"` and `recover="replay"`, which this does not
-                take.
+                with the setting `full="drop_oldest"`, which this does not take.
 
         """
         if self.config.full == "drop_oldest":
@@ -317,8 +316,6 @@ class StreamFn(Generic[In, Out]):
                 '`keys` does not take `full="drop_oldest"`: an event of a key cannot make room for '
                 'one of another key; use `full="wait"` or `full="error"`'
             )
-        if self.config.mode == "process" and self.config.recover != "none":
-            raise ValueError('`keys` does not take `recover="replay"`: use `recover="none"`')
         from velo._api.live_keys import Keys
 
         return Keys(self._spec, max_pending, on_error, finished_keys)

@@ -188,7 +188,10 @@ class Keys(Generic[In, Out]):
             *(config.buffer, max_pending, config.max_bytes, config.max_concurrent),
             *(config.timeout is not None, finished_keys, MOST_FINISHED, on_error),
         )
-        keys = _core.Keys(host, iter(()), True, None, host.most_lanes, settings)
+        recovery = None
+        if config.mode == "process" and config.recover != "none":
+            recovery = (config.journal_limit, spec.has_state, config.max_restarts)
+        keys = _core.Keys(host, iter(()), True, None, host.most_lanes, settings, recovery)
         self._opened = host.keys = keys
         keys.enter(spec.stats)
         self._guard = guarding(host)

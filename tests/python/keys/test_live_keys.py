@@ -360,6 +360,98 @@ async def test_keys_that_are_none(mode):
         assert await keys.request(None, "c") == [("c", 1)]
 
 
+# Recovery.
+
+
+@stream_fn(mode="process", recover="replay", workers=2)
+async def recovers(events):
+    """Counts, and ends its worker at an event that is the name of a file, until there is one."""
+    count = 0
+    async for event in events:
+        count += 1
+        if isinstance(event, str) and event.startswith("/"):
+            yield "before"
+            if not os.path.exists(event):
+                functions.mark(event)
+                os.kill(os.getpid(), signal.SIGKILL)
+        yield event, count
+
+
+@stream_fn(mode="process", recover="replay", workers=2)
+async def saves(events, state):
+    """The same by its state, of which snapshots are made."""
+    async for event in events:
+        state["count"] = state.get("count", 0) + 1
+        if isinstance(event, str) and event.startswith("/") and not os.path.exists(event):
+            functions.mark(event)
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield event, state["count"]
+
+
+@pytest.mark.parametrize("function", [recovers, saves], ids=["replay", "state"])
+async def test_requests_survive_the_death_of_their_worker(function, tmp_path):
+    """All keys go on where they were, each request with its own results, none twice."""
+    async with function.keys() as keys:
+
+        async def user(key):
+            answers = []
+            for number in range(20):
+                lethal = key % 10 == 0 and number == 10
+                event = str(tmp_path / f"{key}") if lethal else number
+                answers.append((event, await keys.request(key, event)))
+            return answers
+
+        for answers in await asyncio.gather(*map(user, range(50))):
+            for number, (event, results) in enumerate(answers):
+                before = ["before"] if function is recovers and isinstance(event, str) else []
+                assert results == [*before, (event, number + 1)]
+        assert keys.metrics.results == 50 * 20 + (5 if function is recovers else 0)
+        assert keys.metrics.unread == 0
+        for key in range(50):
+            await keys.send(key, "x")
+        assert sorted(await read(keys, 50)) == [(key, ("x", 21)) for key in range(50)]
+
+
+async def test_a_request_that_ends_worker_after_worker():
+    """With `on_poison="skip"` it raises, and its key goes on without the event."""
+
+    @stream_fn(mode="process", recover="replay", max_restarts=1, on_poison="skip")
+    async def dies(events):
+        count = 0
+        async for event in events:
+            count += 1
+            if event == "die":
+                os.kill(os.getpid(), signal.SIGKILL)
+            yield event, count
+
+    async with dies.keys(on_error="drop") as keys:
+        asked = [keys.request("a", event) for event in (1, "die", 2)]
+        asked += [keys.request("b", event) for event in (1, 2)]
+        first, second, third, *others = await asyncio.gather(*asked, return_exceptions=True)
+        assert first == [(1, 1)]
+        assert isinstance(second, WorkerDied)
+        assert third == [(2, 2)]
+        assert others == [[(1, 1)], [(2, 2)]]
+
+
+async def test_a_request_that_ends_worker_after_worker_fails_its_key_alone():
+    @stream_fn(mode="process", recover="replay", max_restarts=1)
+    async def dies(events):
+        count = 0
+        async for event in events:
+            count += 1
+            if event == "die":
+                os.kill(os.getpid(), signal.SIGKILL)
+            yield event, count
+
+    async with dies.keys(on_error="drop") as keys:
+        assert await keys.request("b", 1) == [(1, 1)]
+        with pytest.raises((WorkerDied, StreamClosed)):
+            await keys.request("a", "die")
+        assert await keys.request("b", 2) == [(2, 2)]
+        assert await keys.request("a", 1) == [(1, 1)]
+
+
 # Ends.
 
 

@@ -7,6 +7,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 
 use super::index::{Stage, hash_of};
+use super::journal::Took;
 use super::keyed::Keys;
 use super::lane::Act;
 use super::requests::{Behind, LiveForm, Request};
@@ -34,35 +35,61 @@ impl Ended {
     }
 }
 
+/// The oldest request of a key.
+enum Oldest {
+    Is(Arc<Request>),
+    /// It came before, from a worker that has died.
+    Repeated,
+    /// It is another result than before, which had this number.
+    Differs(u32, u64),
+    /// There is none.
+    Unknown,
+}
+
+impl Oldest {
+    fn of(request: Option<Arc<Request>>) -> Self {
+        request.map_or(Oldest::Unknown, Oldest::Is)
+    }
+}
+
+impl State {
+    /// The oldest request of a key; `takes` it from there.
+    fn request(&mut self, entry: u32, takes: bool) -> Option<Arc<Request>> {
+        let form = self.live_form.as_mut()?;
+        let requests = form.requests.get_mut(&entry)?;
+        if !takes {
+            return requests.front().cloned();
+        }
+        let oldest = requests.pop_front();
+        if requests.is_empty() {
+            form.requests.remove(&entry);
+        }
+        oldest
+    }
+}
+
 impl Keys {
     /// Whether events come from tasks, and not from a source.
     pub(super) fn is_live_form(&self, py: Python<'_>) -> PyResult<bool> {
         Ok(self.state.with(py, |state| state.live_form.is_some())?)
     }
 
-    /// The oldest request of a key of a lane; and takes it from there.
+    /// The oldest request of a key of a lane, for one that lives. Its journal may know that this is a
+    /// repetition.
     fn oldest(
         &self,
         py: Python<'_>,
         number: usize,
         name: Name,
-        takes: bool,
-    ) -> PyResult<Arc<Request>> {
-        let found = self.state.with(py, |state| {
+        takes: impl FnOnce(&mut State, u32) -> Oldest,
+    ) -> PyResult<Oldest> {
+        self.state.with(py, |state| {
             let ids = &state.lanes[number].ids;
-            let entry = ids.entry(name.id, name.generation)?;
-            let form = state.live_form.as_mut()?;
-            let requests = form.requests.get_mut(&entry)?;
-            if !takes {
-                return requests.front().cloned();
+            match ids.entry(name.id, name.generation) {
+                Some(entry) => Ok(takes(state, entry)),
+                None => state.lanes[number].unknown(name).map(|()| Oldest::Repeated),
             }
-            let oldest = requests.pop_front();
-            if requests.is_empty() {
-                form.requests.remove(&entry);
-            }
-            oldest
-        })?;
-        found.ok_or_else(unknown)
+        })?
     }
 
     pub(super) fn answer(
@@ -71,17 +98,75 @@ impl Keys {
         number: usize,
         name: Name,
         result: Py<PyAny>,
+        hash: u64,
     ) -> PyResult<()> {
-        self.state.with(py, |state| state.counts.results += 1)?;
-        self.oldest(py, number, name, false)?.add(py, result)
+        let found = self.oldest(py, number, name, |state, entry| {
+            if let Some(journal) = &mut state.index.entry(entry).journal
+                && let Some(keep) = state.keep
+            {
+                match journal.takes(hash, keep) {
+                    Took::New => {}
+                    Took::Repeated => return Oldest::Repeated,
+                    Took::Differs(number) => return Oldest::Differs(entry, number),
+                }
+            }
+            state.counts.results += 1;
+            Oldest::of(state.request(entry, false))
+        })?;
+        match found {
+            Oldest::Is(request) => request.add(py, result),
+            Oldest::Repeated => Ok(()),
+            Oldest::Differs(entry, number) => self.diverges(py, entry, number),
+            Oldest::Unknown => Err(unknown()),
+        }
     }
 
     pub(super) fn answered(&self, py: Python<'_>, number: usize, name: Name) -> PyResult<()> {
-        self.oldest(py, number, name, true)?.complete(py, Ok(()))
+        let found = self.oldest(py, number, name, |state, entry| {
+            let journal = state.index.entry(entry).journal.as_mut();
+            if journal.is_some_and(|journal| !journal.answers()) {
+                return Oldest::Repeated;
+            }
+            Oldest::of(state.request(entry, true))
+        })?;
+        match found {
+            Oldest::Is(request) => request.complete(py, Ok(())),
+            Oldest::Repeated | Oldest::Differs(..) => Ok(()),
+            Oldest::Unknown => Err(unknown()),
+        }
     }
 
     pub(super) fn at_fault(&self, py: Python<'_>, number: usize, name: Name) -> PyResult<()> {
-        self.oldest(py, number, name, false)?.blame(py)
+        let found = self.oldest(py, number, name, |state, entry| {
+            Oldest::of(state.request(entry, false))
+        })?;
+        match found {
+            Oldest::Is(request) => request.blame(py),
+            Oldest::Repeated | Oldest::Differs(..) => Ok(()),
+            Oldest::Unknown => Err(unknown()),
+        }
+    }
+
+    /// An event of a key has ended too many workers, and is left out. If it is a request, this is its
+    /// answer.
+    pub(super) fn left_out(
+        &self,
+        py: Python<'_>,
+        entry: u32,
+        event: u64,
+        error: &PyErr,
+    ) -> PyResult<()> {
+        let request = self.state.with(py, |state| {
+            let known = state.index.entry(entry);
+            let behind = known.journal.as_ref()?.requests_behind(event)?;
+            let behind = behind + known.waiting.numbered();
+            let requests = state.live_form.as_mut()?.requests.get_mut(&entry)?;
+            requests.remove(requests.len().checked_sub(behind + 1)?)
+        })?;
+        match request {
+            Some(request) => request.complete(py, Err(error.clone_ref(py))),
+            None => Ok(()),
+        }
     }
 
     /// Ends the requests that a key had when its function ended.
@@ -173,6 +258,18 @@ impl Keys {
     pub(super) fn cannot_send(&self, py: Python<'_>, number: usize, error: PyErr) -> PyResult<()> {
         if !self.is_live_form(py)? {
             return self.set_error(py, error);
+        }
+        let kept = self.state.with(py, |state| {
+            let lane = &mut state.lanes[number];
+            let Some(Act::Encoded(name, ..)) = lane.outgoing.front() else {
+                return None;
+            };
+            let entry = lane.ids.entry(name.id, name.generation);
+            lane.outgoing.pop_front();
+            entry
+        })?;
+        if let Some(entry) = kept {
+            return self.drop_key(py, entry, error); // its journal has the event
         }
         let found = self.state.with(py, |state| {
             let lane = &mut state.lanes[number];

@@ -179,6 +179,7 @@ impl Keys {
                 journal.leave_out(place.event);
             }
         })?;
+        self.left_out(py, one.entry, place.event, &died)?;
         Ok(None)
     }
 

@@ -87,7 +87,7 @@ impl Keys {
     }
 
     /// A key ends with this error, although its function goes on in its lane, where it is cancelled.
-    fn drop_key(&self, py: Python<'_>, entry: u32, error: PyErr) -> PyResult<()> {
+    pub(super) fn drop_key(&self, py: Python<'_>, entry: u32, error: PyErr) -> PyResult<()> {
         self.state.with(py, |state| {
             let known = state.index.entry(entry);
             let name = Name {

@@ -49,6 +49,11 @@ pub struct KeyJournal {
     taken: u64,
     /// Hashes of the last of them; 0 for those that cannot be compared.
     hashes: VecDeque<u64>,
+    /// Which of the events in the log are requests.
+    requests: VecDeque<u64>,
+    /// Requests that were answered, and those of them before the last snapshot.
+    answered: u64,
+    state_answered: u64,
     run: Run,
     /// The worker was asked for a snapshot, and has not made one.
     pub waits: bool,
@@ -72,6 +77,9 @@ struct Run {
     next: Cursor,
     /// Results of it that were come upon.
     seen: u64,
+    /// Requests that were answered before its first event, and by it.
+    answered: u64,
+    answers: u64,
 }
 
 /// What became of an event.
@@ -86,7 +94,8 @@ pub enum Accept {
 
 /// What comes next for the worker.
 pub enum Next<'a> {
-    Event(&'a [u8]),
+    /// An event, and whether it is a request.
+    Event(&'a [u8], bool),
     /// An event that is left out.
     Skip,
     Nothing,
@@ -109,6 +118,7 @@ impl KeyJournal {
         self.run = Run {
             events: self.cut,
             results: self.state_results,
+            answered: self.state_answered,
             sent: self.cut,
             next: self.log.start(),
             ..Run::default()
@@ -125,8 +135,8 @@ impl KeyJournal {
         self.accepted - self.run.sent
     }
 
-    /// Adds an event.
-    pub fn accept(&mut self, event: &[u8], keep: Keep) -> Accept {
+    /// Adds an event, which may be a request.
+    pub fn accept(&mut self, event: &[u8], request: bool, keep: Keep) -> Accept {
         if !self.log.is_empty() && self.log.bytes() + event.len() > keep.limit {
             return match keep.has_state {
                 true => Accept::Wait,
@@ -135,6 +145,9 @@ impl KeyJournal {
         }
         self.log.push(event.to_vec());
         self.accepted += 1;
+        if request {
+            self.requests.push_back(self.accepted);
+        }
         Accept::Accepted
     }
 
@@ -155,7 +168,8 @@ impl KeyJournal {
             return Next::Skip;
         }
         run.given += 1;
-        Next::Event(event)
+        let request = self.requests.binary_search(&run.sent).is_ok();
+        Next::Event(event, request)
     }
 
     /// The worker has told that it has handled so many events more.
@@ -178,6 +192,23 @@ impl KeyJournal {
     pub fn leave_out(&mut self, number: u64) {
         self.left_out.add(number);
         self.blame.forget();
+    }
+
+    // Requests.
+
+    /// The worker has answered a request. Whether it is one that was not answered before.
+    pub fn answers(&mut self) -> bool {
+        self.run.answers += 1;
+        let number = self.run.answered + self.run.answers;
+        let new = number > self.answered;
+        self.answered = self.answered.max(number);
+        new
+    }
+
+    /// How many requests there are behind this event, if it is a request itself.
+    pub fn requests_behind(&self, event: u64) -> Option<usize> {
+        let at = self.requests.binary_search(&event).ok()?;
+        Some(self.requests.len() - at - 1)
     }
 
     // Results.
@@ -223,6 +254,9 @@ impl KeyJournal {
             self.log.cut();
             self.cut += 1;
         }
+        let old = self.requests.partition_point(|&number| number <= self.cut);
+        self.requests.drain(..old);
+        self.state_answered = self.run.answered + self.run.answers;
         self.state_results = self.run.results + self.run.seen;
         self.state = Some(state.into());
         let compared = self.taken.saturating_sub(self.state_results) as usize;
@@ -295,7 +329,7 @@ mod tests {
         let mut journal = KeyJournal::default();
         for number in 1..=events {
             let event = number.to_le_bytes();
-            assert_eq!(journal.accept(&event, KEEP), Accept::Accepted);
+            assert_eq!(journal.accept(&event, false, KEEP), Accept::Accepted);
         }
         journal.begin();
         journal
@@ -305,7 +339,7 @@ mod tests {
         let mut sent = Vec::new();
         loop {
             match journal.next() {
-                Next::Event(event) => {
+                Next::Event(event, _) => {
                     sent.push(u64::from_le_bytes(event.try_into().expect("8 bytes")));
                 }
                 Next::Skip => {}
@@ -372,6 +406,35 @@ mod tests {
     }
 
     #[test]
+    fn requests_are_sent_again_and_answered_once() {
+        let mut journal = KeyJournal::default();
+        for number in 1..=4_u64 {
+            let request = number % 2 == 0;
+            journal.accept(&number.to_le_bytes(), request, KEEP);
+        }
+        let requests = |journal: &mut KeyJournal| {
+            let mut requests = Vec::new();
+            while let Next::Event(_, request) = journal.next() {
+                requests.push(request);
+            }
+            requests
+        };
+        journal.begin();
+        assert_eq!(requests(&mut journal), [false, true, false, true]);
+        assert!(journal.answers());
+        assert_eq!(journal.requests_behind(2), Some(1));
+        assert_eq!(journal.requests_behind(3), None);
+        journal.begin();
+        assert_eq!(requests(&mut journal), [false, true, false, true]);
+        assert!(!journal.answers(), "the first one was answered before");
+        assert!(journal.saved(2, b"state"));
+        assert!(journal.answers());
+        journal.begin();
+        assert_eq!(requests(&mut journal), [false, true]);
+        assert!(!journal.answers());
+    }
+
+    #[test]
     fn a_snapshot_of_events_that_were_not_sent_is_refused() {
         let mut journal = journal(2);
         let _ = journal.next();
@@ -383,23 +446,23 @@ mod tests {
         let large = vec![0; 3000];
         let mut journal = KeyJournal::default();
         assert_eq!(
-            journal.accept(&vec![0; 9000], KEEP),
+            journal.accept(&vec![0; 9000], false, KEEP),
             Accept::Accepted,
             "alone"
         );
-        assert_eq!(journal.accept(&large, KEEP), Accept::Wait);
+        assert_eq!(journal.accept(&large, false, KEEP), Accept::Wait);
         let stateless = Keep {
             has_state: false,
             ..KEEP
         };
         assert!(matches!(
-            journal.accept(&large, stateless),
+            journal.accept(&large, false, stateless),
             Accept::Full(9000..)
         ));
         journal.begin();
         let _ = journal.next();
         assert!(journal.saved(1, b""));
-        assert_eq!(journal.accept(&large, KEEP), Accept::Accepted);
+        assert_eq!(journal.accept(&large, false, KEEP), Accept::Accepted);
     }
 
     #[test]

@@ -18,6 +18,19 @@ use crate::function::key_port::KeyEvents;
 use crate::lane_frames::Name;
 
 impl KeyTable {
+    /// The answer to an event comes before a snapshot that makes up for the event. False as in
+    /// `answered`.
+    fn answered_before_snapshot(&self, py: Python<'_>, name: Name) -> PyResult<bool> {
+        Ok(self.inner.with(py, |inner| {
+            let Some(slot) = inner.slot(name) else {
+                return true;
+            };
+            let told = !slot.has(ANSWERS) || self.answered(py, name, slot);
+            inner.blocked |= !told;
+            told
+        })?)
+    }
+
     /// A key asks for its next event, so that the answer to its last one is complete. False when there
     /// is no room to say so: the key looks again when it is its turn.
     #[cold]
@@ -75,6 +88,9 @@ impl KeyEvents for KeyTable {
             return Err(errors::of_worker().into());
         }
         if self.has_state {
+            if !self.answered_before_snapshot(py, name)? {
+                return Ok(Next::Empty);
+            }
             self.save_if_due(py, name)?;
         }
         let next = self.inner.with(py, |inner| {

@@ -35,7 +35,7 @@ pub enum Act {
     /// The same as `Open`, of a key whose function has saved this in another worker.
     Restore(Name, Arc<[u8]>, Option<Py<PyAny>>),
     /// The same as `Event`, encoded.
-    Encoded(Name, Py<PyBytes>),
+    Encoded(Name, Py<PyBytes>, bool),
     /// A snapshot of the key's state is wanted.
     Save(Name),
     /// The key is not wanted any more.
@@ -195,9 +195,10 @@ impl Way {
                     }
                     sent
                 }
-                Act::Encoded(name, event) => {
+                Act::Encoded(name, event, request) => {
+                    let kind = if *request { REQUEST } else { EVENT };
                     let bytes = event.as_bytes(py);
-                    let sent = ring.send_encoded(py, (EVENT, true), *name, bytes);
+                    let sent = ring.send_encoded(py, (kind, true), *name, bytes);
                     if let Ok(Some(len)) = sent {
                         done.bytes += u64::from(len);
                         events += 1;

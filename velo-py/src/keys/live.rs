@@ -419,6 +419,7 @@ impl Keys {
             }
             self.tell_ends(py)?;
             progress |= self.open_some(py)?;
+            progress |= self.fail_full(py)?;
             progress |= self.act(py)?;
             if reads {
                 progress |= self.read_unless_paused(py)?;

@@ -89,7 +89,7 @@ impl Outlet {
                     let result = result.clone_ref(py);
                     queue.push_back(match answers {
                         false => Message::Result(name, result, 0),
-                        true => Message::Answer(name, result),
+                        true => Message::Answer(name, result, 0),
                     });
                 }
                 room

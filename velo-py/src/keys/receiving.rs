@@ -161,7 +161,7 @@ impl Keys {
                     }
                 }
             })?),
-            Message::Answer(name, result) => self.answer(py, number, name, result),
+            Message::Answer(name, result, hash) => self.answer(py, number, name, result, hash),
             Message::Answered(name) => self.answered(py, number, name),
             Message::AtFault(name) => self.at_fault(py, number, name),
             Message::Returned(name, taken) => Ok(self.state.with(py, |state| {
@@ -206,7 +206,7 @@ impl Keys {
 
 impl Lane {
     /// It speaks of a key that has no entry: an error, unless the key was abandoned.
-    fn unknown(&self, name: Name) -> PyResult<()> {
+    pub(super) fn unknown(&self, name: Name) -> PyResult<()> {
         match self.ids.is_abandoned(name.id, name.generation) {
             true => Ok(()),
             false => Err(unknown()),

@@ -231,13 +231,13 @@ impl State {
         };
         while known.in_flight < self.window {
             match journal.next() {
-                Next::Event(event) => {
+                Next::Event(event, request) => {
                     known.in_flight += 1;
                     known.sent = known.sent.wrapping_add(1);
                     lane.sent += 1;
                     self.waiting -= 1;
                     let event = PyBytes::new(py, event).unbind();
-                    lane.outgoing.push_back(Act::Encoded(name, event));
+                    lane.outgoing.push_back(Act::Encoded(name, event, request));
                     continue;
                 }
                 Next::Skip => {
@@ -249,7 +249,7 @@ impl State {
             if journal.ended {
                 break; // what waits is for the next run of the function
             }
-            let Some((event, _)) = known.waiting.first() else {
+            let Some((event, request)) = known.waiting.first() else {
                 break;
             };
             // It is: `route` has encoded it.
@@ -257,7 +257,7 @@ impl State {
                 debug_assert!(false, "an event of a kept key is not encoded");
                 break;
             };
-            match journal.accept(event.as_bytes(), keep) {
+            match journal.accept(event.as_bytes(), *request != 0, keep) {
                 Accept::Accepted => drop(known.waiting.pop()),
                 Accept::Wait => {
                     if !std::mem::replace(&mut journal.waits, true) {

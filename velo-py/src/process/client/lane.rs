@@ -100,7 +100,7 @@ impl RingChannel {
                         let result = codec.decode(py, result, &mut CopyMemory)?.unbind();
                         let message = match kind {
                             RESULT => Message::Result(name, result, hash),
-                            _ => Message::Answer(name, result),
+                            _ => Message::Answer(name, result, hash),
                         };
                         Ok(Ok(Told::Message(message)))
                     }),
