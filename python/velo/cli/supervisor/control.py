@@ -19,16 +19,21 @@ _SLACK = 10.0
 _SECONDS = click.FloatRange(min=0)
 
 
-@click.command(short_help="End it with its last stream.")
+@click.command(short_help="Take no new streams; end it with the last open one.")
 @socket_option
-@click.option("--timeout", type=_SECONDS, metavar="S", help="Cancel streams that take longer.")
-@click.option("--no-wait", is_flag=True, help="Return at once.")
+@click.option(
+    "--timeout",
+    type=_SECONDS,
+    metavar="S",
+    help="Cancel streams that are still open after this time.",
+)
+@click.option("--no-wait", is_flag=True, help="Return at once, and not when it has ended.")
 def drain(socket: str | None, timeout: float | None, no_wait: bool) -> None:
     """Take no new streams, and end when the last open one has ended."""
     _end(socket, timeout, wait=not no_wait)
 
 
-@click.command(short_help="End it soon.")
+@click.command(short_help="End it within a time limit.")
 @socket_option
 @click.option(
     "--timeout",
@@ -36,7 +41,7 @@ def drain(socket: str | None, timeout: float | None, no_wait: bool) -> None:
     default=10.0,
     show_default=True,
     metavar="S",
-    help="Give open streams so long, then cancel them.",
+    help="Cancel streams that are still open after this time.",
 )
 def stop(socket: str | None, timeout: float) -> None:
     """Take no new streams, give open ones some time to end, and end."""
@@ -52,7 +57,7 @@ def _end(socket: str | None, bound: float | None, *, wait: bool) -> None:
         raise Failure(f"the supervisor at `{line.path}` has not ended within {bound:g} s")
 
 
-@click.command(short_help="Replace its workers.")
+@click.command(short_help="Replace its workers, without cutting a stream.")
 @socket_option
 def restart(socket: str | None) -> None:
     """Replace every worker, and the process that they are forked from, without cutting a stream.
@@ -67,7 +72,7 @@ def restart(socket: str | None) -> None:
 
 @click.command(short_help="Show its log.")
 @socket_option
-@click.option("-f", "--follow", is_flag=True, help="Until it ends, or Ctrl-C.")
+@click.option("-f", "--follow", is_flag=True, help="Go on with new lines, until Ctrl-C.")
 def logs(socket: str | None, follow: bool) -> None:
     """Show the last lines of the supervisor's log, wherever else that goes."""
     line = Line(socket)

@@ -17,9 +17,9 @@ from velo.cli.text import echo, inline
 __all__ = ["inspect"]
 
 
-@click.command(short_help="Show where a stream's function stands.")
+@click.command(short_help="Show one stream or key: where its function is, and its variables.")
 @click.argument("stream")
-@click.option("--key", metavar="K", help="Of the function or lane STREAM, the key that is meant.")
+@click.option("--key", metavar="K", help="Show this key of the function (or lane) STREAM.")
 @which_supervisors
 @click.option("--json", "as_json", is_flag=True, help="All of it, for programs.")
 def inspect(

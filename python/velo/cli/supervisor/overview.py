@@ -30,10 +30,11 @@ def which_supervisors(command: Callable[..., Any]) -> Callable[..., Any]:
     socket = click.option(
         "--socket",
         metavar="PATH",
-        help="Only the standalone supervisor that listens there. [default: that of "
-        "`velo supervisor start`, and the programs that have one of their own]",
+        help="Show only the standalone supervisor at this socket. [default: show all that runs]",
     )
-    pid = click.option("--pid", type=int, metavar="PID", help="Only the program with this number.")
+    pid = click.option(
+        "--pid", type=int, metavar="PID", help="Show only the program with this process id."
+    )
     return socket(pid(command))
 
 

@@ -69,7 +69,11 @@ class _Workers(click.ParamType[tuple[int, int | None]]):
 )
 @click.option("--detach", is_flag=True, help="Run in the background; return when it is ready.")
 @click.option(
-    "--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="How each line of its log is written.",
 )
 @click.option(
     "--idle-timeout",
@@ -77,7 +81,7 @@ class _Workers(click.ParamType[tuple[int, int | None]]):
     default=10.0,
     show_default=True,
     metavar="S",
-    help="Let go of a worker that was idle for so long.",
+    help="End a worker that has had no stream for this time.",
 )
 @click.option(
     "--stop-timeout",
@@ -85,11 +89,25 @@ class _Workers(click.ParamType[tuple[int, int | None]]):
     default=10.0,
     show_default=True,
     metavar="S",
-    help="Give open streams so long when SIGTERM or Ctrl-C ends it.",
+    help="How long open streams may go on after SIGTERM or Ctrl-C.",
 )
-@click.option("--max-clients", type=_POSITIVE, default=1000, show_default=True, metavar="N")
-@click.option("--client-workers", type=_POSITIVE, metavar="N", help="For one program at most.")
-@click.option("--client-streams", type=_POSITIVE, metavar="N", help="For one program at most.")
+@click.option(
+    "--max-clients",
+    type=_POSITIVE,
+    default=1000,
+    show_default=True,
+    metavar="N",
+    help="Event loops of programs that may be connected at a time.",
+)
+@click.option(
+    "--client-workers", type=_POSITIVE, metavar="N", help="Workers that one program may use."
+)
+@click.option(
+    "--client-streams",
+    type=_POSITIVE,
+    metavar="N",
+    help="Streams that one program may have open at a time.",
+)
 @click.option(
     "--metrics",
     metavar="HOST:PORT",

@@ -47,19 +47,26 @@ _KEYS = {
     default=1.0,
     show_default=True,
     metavar="S",
-    help="Look so often.",
+    help="Seconds between two looks.",
 )
 def top(socket: str | None, pid: int | None, interval: float) -> None:
-    """Show worker processes and their streams until `q`.
+    """Watch worker processes and their streams, live.
 
     Of all programs of this user that run streams in process mode, as they come and go, and of a
     supervisor that programs share, if one runs.
 
-    r e b l a n sort by events/s, events, backlog, latency (p99), age and name; the same key again
-    turns it around. / filters by a part of a stream's name, key or function, escape shows all
-    again. Arrows and page keys choose a stream; x and then y end it, and its program sees a
-    `StreamClosed` that says so. For a detached session, x and y end its input.
-    """
+    \b
+      up, down, page keys   choose a stream; of a lane, the last line then shows its keys
+      x, then y             end the chosen stream: its program gets `StreamClosed`
+      r e b l a n           sort by events/s, events, backlog, latency (p99), age, name;
+                            the same key again reverses the order
+      /                     show only streams whose name, key or function contains a text;
+                            escape shows all again
+      q                     quit
+
+    The input of a detached session is ended by x and y, as its timeout would.
+    """  # noqa: D301
+    # (Click leaves lines alone that stand below a backspace: the docstring has to hold one.)
     console = Console(highlight=False)
     if not (sys.stdin.isatty() and console.is_terminal):
         raise Failure("`velo top` needs a terminal; `velo status --json` does not")
