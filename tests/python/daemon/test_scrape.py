@@ -123,13 +123,19 @@ async def test_the_dashboard_asks_for_metrics_that_exist(daemon_at):
     url = await listening(daemon)
     registry = CollectorRegistry()
     velo.metrics.register(registry)
-    async with running_sum.options(mode="process", workers=1).open() as stream:
+    function = running_sum.options(mode="process", workers=1)
+    async with function.open() as stream, function.keys() as keys:
         assert [r async for r in stream.feed([1])] == [1]
+        assert [await keys.request(key, 1) for key in ("a", "b")] == [[1], [1]]
         families = list(text_string_to_metric_families(generate_latest(registry).decode()))
         there = {sample.name for family in families for sample in family.samples}
         found = {}
-        while not any(name == "velo_function_streams" for name, *_ in found):
+        while not any(name == "velo_function_keys" for name, *_ in found):
             found = await scrape(url)
+        name = f"{running_sum.__module__}:running_sum"
+        assert found["velo_function_keys", name] == 2
+        assert found["velo_function_lanes", name] == 1
+        assert found["velo_function_slowest_key_seconds", name] >= 0
         there |= {name for name, *_ in found}
     board = json.loads(DASHBOARD.read_text())
     panels = [panel for panel in board["panels"] if panel["type"] != "row"]
