@@ -13,6 +13,7 @@ import asyncio
 
 import pytest
 
+from helpers import HANG
 from velo.connect.errors import ConnectError, Unreachable
 from velo.connect.model import Bad, Record
 
@@ -163,6 +164,29 @@ class SinkConformance:
     async def test_what_was_flushed_is_there_in_order(self, peer):
         sink = peer.sink()
         await sink.write([("k", {"number": number}) for number in range(300)])
+        await sink.flush()
+        written = await peer.written(300)
+        assert written == [b'{"number":%d}' % number for number in range(300)]
+        await sink.close()
+
+    async def test_results_are_flushed_while_others_are_written(self, peer):
+        sink = peer.sink()
+        writing = True
+
+        async def write():
+            nonlocal writing
+            for number in range(300):
+                await sink.write([("k", {"number": number})])
+                await asyncio.sleep(0)
+            writing = False
+
+        async def flush():
+            while writing:
+                await sink.flush()
+                await asyncio.sleep(0)
+
+        async with asyncio.timeout(HANG):
+            await asyncio.gather(write(), flush(), flush())
         await sink.flush()
         written = await peer.written(300)
         assert written == [b'{"number":%d}' % number for number in range(300)]

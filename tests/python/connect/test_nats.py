@@ -1,5 +1,6 @@
 import asyncio
 import contextlib
+import json
 import logging
 import uuid
 from urllib.parse import urlsplit
@@ -10,6 +11,7 @@ from conformance import Peer, SinkConformance, SourceConformance, close, last_po
 from nats.js.errors import NotFoundError
 
 from helpers import HANG
+from killed import move, move_and_kill
 from servers.certificates import certificate
 from servers.nats import Nats
 from velo import connect
@@ -735,6 +737,28 @@ async def test_a_stream_that_is_deleted_is_an_error(either):
     with pytest.raises(PositionLost, match="deleted"):
         await take_more(iteration, 1)
     await close(source, iteration)
+
+
+async def test_a_program_that_is_killed_loses_nothing(nats):
+    """Every result is there, and each key's results come in order, apart from those doubled."""
+    peer, out = await NatsPeer(nats).open(), await NatsPeer(nats).open()
+    await peer.produce([b'{"k":%d,"n":%d}' % (number % 7, number) for number in range(10_000)])
+    source = f"{nats.url}/{peer.subject}?durable=d&batch=100&ack_wait=1"
+    sink = f"{nats.url}/{out.subject}?in_flight=50"
+
+    async def count():
+        return (await out.js.stream_info(out.stream)).state.messages
+
+    await move_and_kill(source, sink, count, 300)
+    moved = await count()
+    await move_and_kill(source, sink, count, moved + 300)
+    assert await count() < 10_000
+    await move(f"{source}&until=end", sink)
+    numbers = [json.loads(value)["n"] for value in await out.written(10_000)]
+    assert set(numbers) == set(range(10_000))
+    assert await peer.pending() == 0
+    await peer.close()
+    await out.close()
 
 
 async def test_a_sink_publishes_again_after_a_restart_without_doubles(own):

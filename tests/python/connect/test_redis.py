@@ -1,4 +1,5 @@
 import asyncio
+import json
 import logging
 import uuid
 from urllib.parse import urlsplit
@@ -7,6 +8,7 @@ import pytest
 from conformance import Peer, SinkConformance, SourceConformance, close, last_positions, take
 
 from helpers import HANG
+from killed import move, move_and_kill
 from servers.certificates import certificate
 from servers.redis import Redis
 from velo import connect
@@ -21,6 +23,17 @@ from velo.connect.errors import (
 from velo.connect.model import Assigned, Bad
 
 
+# Of the peers of a test: they are closed at its end.
+CLIENTS = []
+
+
+@pytest.fixture(autouse=True)
+def _close_clients():
+    yield
+    while CLIENTS:
+        CLIENTS.pop().close()
+
+
 class RedisPeer(Peer):
     """A stream of its own on the server of the session; by id without a group."""
 
@@ -30,6 +43,7 @@ class RedisPeer(Peer):
         self.group = group
         self.commits = group is not None
         self.client = server.client()
+        CLIENTS.append(self.client)
 
     async def produce(self, values, key=None, headers=()):
         fields = {"key": key} if key else {}
@@ -621,6 +635,31 @@ async def test_a_server_that_comes_back_without_its_data_is_an_error(tmp_path):
             await close(source, iteration)
     finally:
         server.stop()
+
+
+async def test_a_program_that_is_killed_loses_nothing(redis):
+    """Every result is there, and each key's results come in order, apart from those doubled."""
+    peer, out = RedisPeer(redis), RedisPeer(redis)
+    with peer.client.pipeline(transaction=False) as pipe:
+        for number in range(10_000):
+            pipe.xadd(peer.stream, {"value": json.dumps({"k": number % 7, "n": number})})
+        pipe.execute()
+    source = f"{redis.url}/{peer.stream}?group=g&consumer=c&batch=100"
+    sink = f"{redis.url}/{out.stream}?batch=50"
+
+    async def count():
+        return out.client.xlen(out.stream)
+
+    await move_and_kill(source, sink, count, 300)
+    moved = await count()
+    await move_and_kill(source, sink, count, moved + 300)
+    assert await count() < 10_000
+    await move(f"{source}&until=end", sink)
+    results = [json.loads(value) for value in await out.written(10_000)]
+    for key in range(7):
+        numbers = list(dict.fromkeys(result["n"] for result in results if result["k"] == key))
+        assert numbers == list(range(key, 10_000, 7))
+    assert peer.pending() == 0
 
 
 async def test_a_sink_waits_for_the_server_and_gives_up_in_time(own, caplog):

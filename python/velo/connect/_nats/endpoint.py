@@ -176,7 +176,7 @@ def nats(
     rewind: bool = False,
     until: str | float | None = None,
     ack_wait: float = 30.0,
-    max_ack_pending: int = 10_000,
+    max_ack_pending: int = 50_000,
     decode: Decode = "json",
     decode_key: Decode = "text",
     encode: Encode = "json",

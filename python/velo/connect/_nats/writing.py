@@ -91,6 +91,7 @@ class Plain(_Results):
 class _Sent(NamedTuple):
     """A result on its way: `answer` is None once it has to be published again."""
 
+    number: int
     message: Message
     answer: asyncio.Future[dict[str, Any]] | None
     outages: int
@@ -112,26 +113,29 @@ class Acknowledged(_Results):
         self._inbox: str | None = None
         self._answers: dict[str, asyncio.Future[dict[str, Any]]] = {}
         self._asked = 0
+        # Results are flushed while others are written: one of the two changes `_results` at a time.
+        self._changing = asyncio.Lock()
 
     async def write(self, results: Sequence[tuple[Any, Any]]) -> None:
         """Publish results, all or none of them; waits while `in_flight` are unacknowledged."""
         for message in await self._messages(results):
-            self._count += 1
-            message.headers.setdefault(ID, f"{self._run}-{self._count}")
             if len(self._results) >= self._in_flight:
-                await self._settle(self._in_flight // 2)
-            self._results.append(await self._publish(message))
+                await self._settle(self._count - self._in_flight // 2)
+            async with self._changing:
+                self._count += 1
+                message.headers.setdefault(ID, f"{self._run}-{self._count}")
+                self._results.append(await self._publish(message, self._count))
 
     async def flush(self) -> None:
         """Return once the server has acknowledged all results."""
-        await self._settle(0)
+        await self._settle(self._count)
 
     def close(self) -> None:
         """Forget what was not acknowledged."""
         self._answers.clear()
         self._results.clear()
 
-    async def _publish(self, message: Message) -> _Sent:
+    async def _publish(self, message: Message, number: int) -> _Sent:
         client = await self._link.client()
         if self._inbox is None:
             inbox = client.new_inbox()
@@ -139,13 +143,13 @@ class Acknowledged(_Results):
             self._inbox = inbox
         outages = self._link.outages.count
         if not client.is_connected:
-            return _Sent(message, None, outages)
+            return _Sent(number, message, None, outages)
         self._asked += 1
         answer = asyncio.get_running_loop().create_future()
         self._answers[f"{self._asked}"] = answer
         reply = f"{self._inbox}.{self._asked}"
         await client.publish(message.subject, message.data, reply, message.headers)
-        return _Sent(message, answer, outages)
+        return _Sent(number, message, answer, outages)
 
     async def _on_answer(self, message: Any) -> None:
         answer = self._answers.pop(message.subject.rpartition(".")[2], None)
@@ -153,22 +157,25 @@ class Acknowledged(_Results):
             status = (message.headers or {}).get("Status")
             answer.set_result({"error": {"code": status}} if status else json.loads(message.data))
 
-    async def _settle(self, left: int) -> None:
-        """Wait until only `left` results are unacknowledged; publish again those that are lost."""
+    async def _settle(self, last: int) -> None:
+        """Wait until all results up to a number are acknowledged; publish again those lost."""
         began = time.monotonic()
-        while len(self._results) > left:
+        while self._results and self._results[0].number <= last:
             sent = self._results[0]
             answer = None if sent.answer is None else await self._answer(sent)
-            if answer is not None and "error" not in answer:
-                self._results.popleft()
-                continue
-            overdue = time.monotonic() - began >= self._limit
-            if answer is not None:
-                await self._refused(sent.message, answer["error"], overdue)
-            elif overdue:
-                raise self._link.unreachable(self._limit)
-            await self._link.ready(self._limit)
-            await self._publish_again()
+            async with self._changing:
+                if not self._results or self._results[0] is not sent:
+                    continue  # another call has seen to it
+                if answer is not None and "error" not in answer:
+                    self._results.popleft()
+                    continue
+                overdue = time.monotonic() - began >= self._limit
+                if answer is not None:
+                    await self._refused(sent.message, answer["error"], overdue)
+                elif overdue:
+                    raise self._link.unreachable(self._limit)
+                await self._link.ready(self._limit)
+                await self._publish_again()
 
     async def _answer(self, sent: _Sent) -> dict[str, Any] | None:
         """Wait for an answer; None when it is lost with its connection, or overdue."""
@@ -187,7 +194,7 @@ class Acknowledged(_Results):
         for index, sent in enumerate(list(self._results)):
             answer = sent.answer
             if answer is None or not answer.done() or "error" in answer.result():
-                self._results[index] = await self._publish(sent.message)
+                self._results[index] = await self._publish(sent.message, sent.number)
 
     async def _refused(self, message: Message, error: dict[str, Any], overdue: bool) -> None:
         """Raise what the server says of a result; return where it only has to be sent again."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,8 +35,12 @@ class Writing:
         self._batch = batch
         self._maxlen = maxlen
         self._limit = limit
-        # Commands, with the bytes of each.
+        # Commands, with the bytes of each; and how many there were, and were answered.
         self._results: list[tuple[list[Any], int]] = []
+        self._taken = 0
+        self._answered = 0
+        # One pipeline at a time, as results are flushed while others are written.
+        self._sending = asyncio.Lock()
 
     async def write(self, results: Sequence[tuple[Any, Any]]) -> None:
         """Take results, all or none of them; waits while a batch is sent."""
@@ -43,8 +48,9 @@ class Writing:
         self._results += [
             (words, sum(len(word) for word in words if type(word) is bytes)) for words in commands
         ]
+        self._taken += len(commands)
         while len(self._results) >= self._batch or self._size() >= _BYTES:
-            await self._send()
+            await self._send(self._answered + 1)
 
     def _size(self) -> int:
         return sum(size for _, size in self._results)
@@ -62,7 +68,13 @@ class Writing:
         bounded = () if self._maxlen is None else ("MAXLEN", "~", self._maxlen)
         return ["XADD", stream, *bounded, "*", *self._layout.fields(to)]
 
-    async def _send(self) -> None:
+    async def _send(self, wanted: int) -> None:
+        """Send one batch, unless the server has answered as many results as are wanted."""
+        async with self._sending:
+            if self._answered < wanted:
+                await self._send_batch()
+
+    async def _send_batch(self) -> None:
         """Send one batch, and keep of it what the server has refused."""
         batch: list[tuple[list[Any], int]] = []
         size = 0
@@ -85,10 +97,12 @@ class Writing:
             if isinstance(reply, Exception)
         ]
         self._results[: len(batch)] = [command for command, _ in refused]
+        self._answered += len(batch) - len(refused)
         if refused:
             raise self._link.refusal(refused[0][1]) from refused[0][1]
 
     async def flush(self) -> None:
         """Return once the server has answered for all results."""
-        while self._results:
-            await self._send()
+        wanted = self._taken
+        while self._answered < wanted:
+            await self._send(wanted)
