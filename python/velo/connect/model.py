@@ -124,6 +124,8 @@ class Sink(Protocol):
     async def flush(self) -> None:
         """Return once all results that were written so far are durable.
 
+        It may be called while `write` takes other results.
+
         Raises:
             Exception: When one of them is not: its position is not committed.
 

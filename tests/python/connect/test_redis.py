@@ -22,7 +22,6 @@ from velo.connect.errors import (
 )
 from velo.connect.model import Assigned, Bad
 
-
 # Of the peers of a test: they are closed at its end.
 CLIENTS = []
 

@@ -156,6 +156,8 @@ class Postgres:
         self._notify = notify
         self._decode = decoder(decode)
         self._rows = Rows(self.name, server, table, upsert, key)
+        # Rows are flushed while others are written: one of the two uses the connection at a time.
+        self._writing = asyncio.Lock()
         self._outages = Outages(self.name, str(server))
         # Reading and committing do not wait for each other: each has its connection.
         self._reader: Connection | None = None
@@ -333,7 +335,8 @@ class Postgres:
         if positions is None:
             await self._commit_positions(first)
         else:
-            await self._rows.commit(first, positions)
+            async with self._writing:
+                await self._rows.commit(first, positions)
 
     async def _commit_positions(self, positions: Mapping[Partition, Position]) -> None:
         if self._table not in positions:
@@ -390,7 +393,9 @@ class Postgres:
             ConnectError: When the server is not there, or refuses a row.
 
         """
-        await self._rows.write([addressed(key, result) for key, result in results])
+        rows = [addressed(key, result) for key, result in results]
+        async with self._writing:
+            await self._rows.write(rows)
 
     async def flush(self) -> None:
         """Commit the rows.
@@ -399,7 +404,8 @@ class Postgres:
             ConnectError: When the server refuses one of them.
 
         """
-        await self._rows.flush()
+        async with self._writing:
+            await self._rows.flush()
 
     async def last(self) -> tuple[int, dict[Hashable, Any]] | None:
         """Give the epoch and the positions of the last `commit` as a sink."""
