@@ -15,6 +15,7 @@ from velo.connect._rabbitmq_link import (
     LOST,
     AbstractConnection,
     Link,
+    Lost,
     Server,
     amqp,
     headers_of,
@@ -213,7 +214,7 @@ class RabbitMq:
             await link.open()
         return self._source
 
-    async def _set_up_source(self, connection: AbstractConnection) -> None:
+    async def _set_up_source(self, connection: AbstractConnection, lost: Lost) -> None:
         """Consume on a new connection. What an old one has delivered comes again."""
         link = self._source
         assert link is not None
@@ -222,7 +223,7 @@ class RabbitMq:
         counts = {}
         for name in self._queues:
             channel = await connection.channel()
-            channel.close_callbacks.add(lambda _sender, error: link.lost(error))
+            channel.close_callbacks.add(lost)
             await channel.set_qos(prefetch_count=self._prefetch)
             queue = await channel.declare_queue(name, durable=True, passive=not self._declare)
             counts[name] = queue.declaration_result.message_count or 0
@@ -387,9 +388,7 @@ class RabbitMq:
             await link.open()
         return self._sink
 
-    async def _set_up_sink(self, connection: AbstractConnection) -> None:
-        link = self._sink
-        assert link is not None
+    async def _set_up_sink(self, connection: AbstractConnection, lost: Lost) -> None:
         channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
         if self._exchange:
             await channel.get_exchange(self._exchange, ensure=True)
@@ -397,11 +396,11 @@ class RabbitMq:
             for name in self._queues:
                 await channel.declare_queue(name, durable=True)
         self._channel = await channel.get_underlay_channel()
-        channel.close_callbacks.add(lambda _sender, error: self._channel_closed(link, error))
+        channel.close_callbacks.add(functools.partial(self._channel_closed, lost))
         for number in list(self._unconfirmed):
             self._send(number)
 
-    def _channel_closed(self, link: Link, error: BaseException | None) -> None:
+    def _channel_closed(self, lost: Lost, sender: object, error: object) -> None:
         """Tell an error of a result from a lost connection: it would come again for ever."""
         if isinstance(error, amqp.ChannelAccessRefused):
             self._refuse(PermissionDenied(f"{self.name}: {self._server} refuses: {error}"))
@@ -409,7 +408,7 @@ class RabbitMq:
             self._refuse(NoSuchTopic(f"{self.name}: at {self._server}: {error}"))
         elif isinstance(error, amqp.ChannelClosed | amqp.ChannelPreconditionFailed):
             self._refuse(ConnectError(f"{self.name}: {self._server} closed the channel: {error}"))
-        link.lost(error)
+        lost(sender, error)
 
     async def _progress(self, link: Link) -> None:
         """Wait until the server confirms something, or the connection changes."""

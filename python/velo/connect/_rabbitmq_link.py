@@ -29,10 +29,23 @@ try:
 except ImportError as error:
     raise missing("connect.rabbitmq", "rabbitmq") from error
 
-__all__ = ["LOST", "AbstractConnection", "Link", "Server", "amqp", "headers_of", "properties_of"]
+__all__ = [
+    "LOST",
+    "AbstractConnection",
+    "Link",
+    "Lost",
+    "Server",
+    "amqp",
+    "headers_of",
+    "properties_of",
+]
 
 # With these, a call on a connection or a channel fails that was lost in the meantime.
 LOST = (amqp.AMQPError, amqp.ChannelInvalidStateError, ConnectionError, RuntimeError)
+
+
+Lost = Callable[[object, object], None]
+"""A callback of a connection or channel, to be called with it and with its error when it ends."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +80,7 @@ class Link:
         self,
         name: str,
         server: Server,
-        set_up: Callable[[AbstractConnection], Awaitable[None]],
+        set_up: Callable[[AbstractConnection, Lost], Awaitable[None]],
         on_down: Callable[[], None],
     ) -> None:
         self.up = asyncio.Event()
@@ -132,7 +145,13 @@ class Link:
 
     async def _connect(self) -> None:
         server = self._server
-        self._down = self._loop.create_future()
+        down = self._down = self._loop.create_future()
+
+        def lost(_sender: object, error: object) -> None:
+            # A connection that was given up may end much later.
+            if down is self._down:
+                self.lost(error)
+
         try:
             async with asyncio.timeout(server.connect_timeout):
                 connection = self._connection = await aio_pika.connect(
@@ -146,8 +165,8 @@ class Link:
                     heartbeat=server.heartbeat,
                     client_properties={"connection_name": f"velo: {self._name}"},
                 )
-                connection.close_callbacks.add(lambda _sender, error: self.lost(error))
-                await self._set_up(connection)
+                connection.close_callbacks.add(lost)
+                await self._set_up(connection, lost)
         except ConnectError:
             await self._disconnect()
             raise

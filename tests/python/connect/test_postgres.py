@@ -109,7 +109,7 @@ class TestPostgres(SourceConformance, SinkConformance):
 
 
 async def test_a_transaction_in_flight_is_waited_for_and_not_skipped(peer):
-    """Its row has the lower id, or the higher one, and both times the older transaction."""
+    """Rows of transactions that ended together come in the order of their ids."""
     early, late = await peer.connect(), await peer.connect()
     await early.execute("begin")
     await early.execute("select pg_current_xact_id()")
@@ -130,6 +130,29 @@ async def test_a_transaction_in_flight_is_waited_for_and_not_skipped(peer):
     await close(source, iteration)
     await early.close()
     await late.close()
+
+
+async def test_a_lower_id_of_a_newer_transaction_comes_although_a_higher_one_was_read(peer):
+    """The id alone is no position: it was given out before the row that is read first ended."""
+    older, newer = await peer.connect(), await peer.connect()
+    for connection in (older, newer):
+        await connection.execute("begin")
+        await connection.execute("select pg_current_xact_id()")
+    await peer.insert(newer, b"1")
+    await peer.insert(older, b"2")
+    await older.execute("commit")
+    source = peer.source()
+    items, iteration = await take(source, 1)
+    assert items[0].value == 2
+    await source.commit(last_positions(items))
+    await close(source, iteration)
+    await newer.execute("commit")
+    source = peer.source()
+    items, iteration = await take(source, 1)
+    assert items[0].value == 1
+    await close(source, iteration)
+    await older.close()
+    await newer.close()
 
 
 async def test_many_writers_at_once_lose_no_row(peer):

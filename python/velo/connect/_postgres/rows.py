@@ -21,12 +21,14 @@ from velo.connect._postgres.link import (
     told,
 )
 from velo.connect.errors import ConnectError, NoSuchTopic, Unreachable
+from velo.connect.formats import encoder
 from velo.connect.model import To
 from velo.connect.settings import Outages
 
 __all__ = ["Rows"]
 
 _BATCH = 500
+_TO_JSON = encoder("json")
 _COMMITS = sql.SQL("(sink text primary key, epoch bigint not null, positions jsonb not null)")
 
 
@@ -81,7 +83,8 @@ class Rows:
             connection = await self._open()
             await ensure(connection, "velo_commits", _COMMITS)
             await self._send()
-            await connection.execute("begin") if self._idle(connection) else None
+            if self._idle(connection):
+                await connection.execute("begin")
             await connection.execute(
                 "insert into velo_commits values (%s, %s, %s::jsonb) on conflict (sink) "
                 "do update set epoch = excluded.epoch, positions = excluded.positions",
@@ -172,7 +175,7 @@ class Rows:
             raise ValueError(f"a result for table {table!r} has no {', '.join(absent)}")
         for name, value in row.items():
             if columns[name] in ("json", "jsonb") and value is not None:
-                row[name] = json.dumps(value)  # text that the server casts
+                row[name] = _TO_JSON(value).decode()  # text that the server casts
             elif isinstance(value, Mapping):
                 raise TypeError(
                     f"column {name!r} of table {table!r} is {columns[name]}, and takes no dict"

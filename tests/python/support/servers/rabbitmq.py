@@ -4,8 +4,10 @@ import os
 import subprocess
 import time
 
+from leaks import LASTING
 from servers.certificates import certificate
 from servers.server import Server, free_port, program
+from standalone import end_with_this_thread
 
 HINT = "apt-get install --no-install-recommends rabbitmq-server"
 
@@ -61,8 +63,9 @@ log.console.level = warning
             self.epmd = subprocess.Popen(
                 [program("epmd", hint=HINT), "-port", str(self.epmd_port)],
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                env=self.environment(),
+                env=self.environment(), preexec_fn=end_with_this_thread,
             )  # fmt: skip
+            LASTING["pids"].add(self.epmd.pid)
         return super().start()
 
     def command(self):
