@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import SplitResult, unquote
 
+from velo.connect._kafka.config import (
+    PRODUCER,
+    access_config,
+    check_config,
+    consumer_config,
+)
 from velo.connect._kafka.link import Link
 from velo.connect._kafka.places import Name, Start, Until, check_start, check_until
 from velo.connect._kafka.reader import Reader
@@ -17,24 +22,6 @@ from velo.connect.model import Assigned, Batch, Lost, Revoked
 from velo.connect.settings import boolean, login_of, secret, settings_of
 
 __all__ = ["Kafka", "kafka", "of_url"]
-
-# What velo promises depends on these.
-_OURS = {
-    "bootstrap.servers": "`servers`",
-    "group.id": "`group`",
-    "group.instance.id": "`instance_id`",
-    "enable.auto.commit": "velo commits what is handled",
-    "enable.auto.offset.store": "velo commits what is handled",
-    "auto.offset.reset": "`start`",
-    "enable.partition.eof": "`until`",
-    "error_cb": "errors are raised and logged",
-    "on_delivery": "`flush` raises failed deliveries",
-    "delivery.report.only.error": "`flush` raises failed deliveries",
-    "transactional.id": "results are written without transactions",
-    "sasl.username": "`user`",
-    "sasl.password": "`password`, `password_file` or KAFKA_PASSWORD",
-    "topic.metadata.refresh.interval.ms": "`refresh`",
-}
 
 
 class Kafka:
@@ -240,54 +227,22 @@ def kafka(
         raise ValueError("`rewind` wants a `start`: where to begin again")
     if batch < 1:
         raise ValueError(f"batch={batch}: it is at least 1")
-    for name in config or ():
-        if name in _OURS:
-            raise ValueError(f"config has `{name}`, which is velo's: {_OURS[name]}")
-    common: dict[str, Any] = {
-        "bootstrap.servers": addresses,
-        "client.id": "velo",
-        "socket.keepalive.enable": True,
-        "topic.metadata.refresh.interval.ms": round(refresh * 1000),
-    }
-    tls = tls or tls_ca is not None or tls_cert is not None
-    if user is not None:
-        password = secret(password, password_file) or os.environ.get("KAFKA_PASSWORD")
-        if password is None:
-            raise ValueError(
-                f"user {user!r} has no password: give `password_file`, or set KAFKA_PASSWORD"
-            )
-        common |= {"sasl.mechanism": sasl, "sasl.username": user, "sasl.password": password}
-    common["security.protocol"] = ("SASL_" if user is not None else "") + (
-        "SSL" if tls else "PLAINTEXT"
+    access = access_config(
+        addresses, user, secret(password, password_file), sasl, tls, tls_ca, tls_cert, tls_key
     )
-    files = {
-        "ssl.ca.location": tls_ca,
-        "ssl.certificate.location": tls_cert,
-        "ssl.key.location": tls_key,
-    }
-    common |= {setting: path for setting, path in files.items() if path is not None}
-    consumer: dict[str, Any] = {
-        # A consumer without a group needs a name of one too; it joins none.
-        "group.id": group if group is not None else "velo-without-a-group",
-        "enable.auto.commit": False,
-        "auto.offset.reset": "error",
-        "enable.partition.eof": until is not None,
-    }
-    if (config or {}).get("group.protocol") != "consumer":
-        consumer["partition.assignment.strategy"] = "cooperative-sticky"
-    if instance_id is not None:
-        consumer["group.instance.id"] = instance_id
-    producer: dict[str, Any] = {"enable.idempotence": True, "partitioner": "murmur2_random"}
+    check_config(config)
+    common = access | {"topic.metadata.refresh.interval.ms": round(refresh * 1000)}
+    own = dict(config or {})
     reading = Reading(
         topics, group, start, rewind, until, decoder(decode), decoder(decode_key), batch,
         connect_timeout, refresh, revoke_timeout, close_timeout,
-        common | consumer | dict(config or {}),
+        common | consumer_config(group, instance_id, until is not None, own) | own,
     )  # fmt: skip
     writing = None
     if len(topics) == 1 and not topics[0].startswith("^"):
         writing = Writing(
             topics[0], encoder(encode), callable(encode), connect_timeout, close_timeout,
-            common | producer | dict(config or {}),
+            common | PRODUCER | own,
         )  # fmt: skip
     return Kafka(reading, writing, f"kafka {','.join(topics)}", addresses)
 

@@ -1,0 +1,98 @@
+"""Settings of librdkafka, out of those of velo."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["PRODUCER", "access_config", "check_config", "consumer_config"]
+
+# What velo promises depends on these.
+_OURS = {
+    "bootstrap.servers": "`servers`",
+    "group.id": "`group`",
+    "group.instance.id": "`instance_id`",
+    "enable.auto.commit": "velo commits what is handled",
+    "enable.auto.offset.store": "velo commits what is handled",
+    "auto.offset.reset": "`start`",
+    "enable.partition.eof": "`until`",
+    "error_cb": "errors are raised and logged",
+    "on_delivery": "`flush` raises failed deliveries",
+    "delivery.report.only.error": "`flush` raises failed deliveries",
+    "transactional.id": "results are written without transactions",
+    "sasl.username": "`user`",
+    "sasl.password": "`password`, `password_file` or KAFKA_PASSWORD",
+    "topic.metadata.refresh.interval.ms": "`refresh`",
+}
+
+PRODUCER = {"enable.idempotence": True, "partitioner": "murmur2_random"}
+"""Each result once, to the partition of its key as Java's clients choose it."""
+
+
+def check_config(config: Mapping[str, Any] | None) -> None:
+    """Refuse settings that velo makes itself.
+
+    Raises:
+        ValueError: It names the one to use instead.
+
+    """
+    for name in config or ():
+        if name in _OURS:
+            raise ValueError(f"config has `{name}`, which is velo's: {_OURS[name]}")
+
+
+def access_config(
+    addresses: str,
+    user: str | None,
+    password: str | None,
+    sasl: str,
+    tls: bool,
+    tls_ca: str | None,
+    tls_cert: str | None,
+    tls_key: str | None,
+) -> dict[str, Any]:
+    """Give the settings of the connection, with KAFKA_PASSWORD where there is no password.
+
+    Raises:
+        ValueError: When a user has no password.
+
+    """
+    encrypted = tls or tls_ca is not None or tls_cert is not None
+    config: dict[str, Any] = {
+        "bootstrap.servers": addresses,
+        "client.id": "velo",
+        "socket.keepalive.enable": True,
+        "security.protocol": ("SASL_" if user is not None else "")
+        + ("SSL" if encrypted else "PLAINTEXT"),
+    }
+    if user is not None:
+        if (password := password or os.environ.get("KAFKA_PASSWORD")) is None:
+            raise ValueError(
+                f"user {user!r} has no password: give `password_file`, or set KAFKA_PASSWORD"
+            )
+        config |= {"sasl.mechanism": sasl, "sasl.username": user, "sasl.password": password}
+    files = {
+        "ssl.ca.location": tls_ca,
+        "ssl.certificate.location": tls_cert,
+        "ssl.key.location": tls_key,
+    }
+    return config | {setting: path for setting, path in files.items() if path is not None}
+
+
+def consumer_config(
+    group: str | None, instance_id: str | None, ends: bool, own: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Give the settings of a consumer that commits nothing by itself, and resets no position."""
+    config: dict[str, Any] = {
+        # A consumer without a group needs a name of one too; it joins none.
+        "group.id": group if group is not None else "velo-without-a-group",
+        "enable.auto.commit": False,
+        "auto.offset.reset": "error",
+        "enable.partition.eof": ends,
+    }
+    if own.get("group.protocol") != "consumer":
+        config["partition.assignment.strategy"] = "cooperative-sticky"
+    if instance_id is not None:
+        config["group.instance.id"] = instance_id
+    return config
