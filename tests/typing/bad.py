@@ -52,6 +52,9 @@ async def uses() -> None:
         print(text, texts, other)
     async for _, result in lengths.keyed([1], key="a"):  # E
         print(result)
+    async with lengths.keys() as keys:
+        await keys.send("key", 1)  # E
+        await keys.request([], "event")  # E
     StreamConfig(mode="thread")  # E
     StreamConfig(full="newest")  # E
     StreamConfig(buffer="many")  # E

@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 from typing import Any, assert_type
 
-from velo import Stream, StreamConfig, StreamFn, StreamMetrics, stream_fn
+from velo import Keys, Stream, StreamConfig, StreamFn, StreamMetrics, stream_fn
 from velo.events import TICK, Events, Tick
 
 
@@ -112,6 +112,17 @@ async def uses() -> None:
         print(key)
     async for _, result in lengths.keyed(source(), key="field"):
         assert_type(result, int)
+
+    async with lengths.keys(on_error="drop") as keys:
+        assert_type(keys, Keys[str, int])
+        await keys.send("key", "event")
+        assert_type(await keys.request(("any", 1), "event"), list[int])
+        await keys.end("key")
+        await keys.end_all()
+        async for key, result in keys:
+            assert_type(result, int)
+            print(key)
+        assert_type(keys.metrics.unread, int)
 
     assert_type(lengths.metrics.opened, int)
     assert_type(lengths.config.to_dict(), dict[str, Any])
