@@ -538,12 +538,13 @@ async def test_leaving_drops_results_that_no_task_receives(mode):
 
 
 async def test_leaving_by_an_exception_cancels(mode, tmp_path):
-    marker = tmp_path / "finally"
+    marker, begun = tmp_path / "finally", str(tmp_path / "begun")
 
     @stream_fn(mode=mode)
     async def waits(events):
         try:
             async for event in events:
+                functions.mark(begun)
                 await asyncio.sleep(HANG)
                 yield event
         finally:
@@ -552,7 +553,7 @@ async def test_leaving_by_an_exception_cancels(mode, tmp_path):
     with pytest.raises(OwnError):
         async with waits.keys() as keys:
             asked = asyncio.create_task(keys.request("a", 1))
-            assert await blocked(asked, turns=5)
+            await until(lambda: os.path.exists(begun))
             raise OwnError("leave")
     with pytest.raises(StreamClosed):
         await asked
@@ -560,21 +561,23 @@ async def test_leaving_by_an_exception_cancels(mode, tmp_path):
 
 
 async def test_functions_that_do_not_end_are_cancelled_after_close_timeout(mode, tmp_path):
-    marker = tmp_path / "finally"
+    marker, begun = tmp_path / "finally", str(tmp_path / "begun")
 
     @stream_fn(mode=mode, close_timeout=0.1)
     async def waits(events):
         try:
             async for event in events:
+                functions.mark(begun)
                 await asyncio.sleep(HANG)
                 yield event
         finally:
             functions.mark(str(marker))
 
-    async with asyncio.timeout(HANG / 2):
+    async with asyncio.timeout(HANG):
         async with waits.keys() as keys:
             await keys.send("a", 1)
-        assert marker.exists()
+            await until(lambda: os.path.exists(begun))
+    assert marker.exists()
 
 
 async def test_never_closed_warns(mode):
