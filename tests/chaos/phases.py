@@ -6,6 +6,7 @@ All of it says what came out, stream by stream, so that it can be compared with 
 
 import abc
 import asyncio
+import contextlib
 import dataclasses
 import time
 
@@ -155,6 +156,21 @@ class Draining(Flowing):
                         await asyncio.sleep(0)
 
 
+class Keyed(Phase):
+    """The events of all streams come from one source: each stream is a key of one `keyed`."""
+
+    async def run(self, fn, streams, began):
+        rows = zip(*(stream.events for stream in streams), strict=True)
+        source = [(key, event) for row in rows for key, event in enumerate(row)]
+        keys = iter([key for key, _ in source])
+        events = [event for _, event in source]
+        began()
+        results = fn.options(buffer=16).keyed(events, key=lambda _: next(keys))
+        async with contextlib.aclosing(results):
+            async for key, result in results:
+                streams[key].came(result)
+
+
 PHASES = {
     phase.name: phase
     for phase in (
@@ -163,6 +179,7 @@ PHASES = {
         Flowing("under load", 8, lambda rng: small(rng, 1500), 0.05),
         Flowing("mid-frame", 3, lambda rng: frames(rng, 10), 0.05),
         Flowing("ring growing", 3, lambda rng: doubling(rng, 42), 0.03),
+        Keyed("keyed", 40, lambda rng: small(rng, 200), 0.05),
         Draining("draining", 8, lambda rng: small(rng, 3000), 0.02),
     )
 }

@@ -105,7 +105,6 @@ mod core {
     #[pymodule_export]
     use super::user::function_stats::{FunctionStats, Latencies};
     #[pymodule_export]
-    use super::user::group::{GroupMember, StreamGroup};
     #[pymodule_export]
     use super::user::operation::Operation;
     #[pymodule_export]
@@ -135,7 +134,6 @@ mod core {
         install::<Pump>(py)?;
         install_iterator::<Results>(py)?;
         install::<Run>(py)?;
-        install::<StreamGroup>(py)?;
         install_iterator::<Ticks>(py)?;
         module.add("__version__", env!("CARGO_PKG_VERSION"))
     }

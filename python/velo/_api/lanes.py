@@ -168,6 +168,27 @@ class Host:
         else:
             self.keys.add_lane(opened)
 
+    def replace_lane(self, number: int) -> None:
+        """Open a lane in place of one that is to leave its worker, on a better one."""
+        self._start(self._replace_lane(asyncio.get_running_loop(), number))
+
+    async def _replace_lane(self, loop: asyncio.AbstractEventLoop, number: int) -> None:
+        from velo._process.clients import client_of
+
+        spec = self._spec
+        client = client_of(loop, spec.config.supervisor)
+        links = client.links.values()
+        left = next((link for link in links if self.keys.lane_is_on(number, link.end)), None)
+        try:
+            if left is None or not await client.has_better(left, spec.reference, spec.config):
+                return self.keys.keep_lane(number)
+            opened = await client.open_lane(
+                spec.reference, spec.config, spec.next_name(), self._max_pending, left
+            )
+        except Exception:
+            return self.keys.keep_lane(number)  # it goes on where it is, and may be asked again
+        self.keys.replace_lane(number, opened)
+
     def died(
         self,
         error: WorkerDied,

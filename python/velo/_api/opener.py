@@ -43,21 +43,13 @@ class StreamOpener(Generic[In, Out]):
     async def _open_with_permit(self) -> Stream[In, Out]:
         return await self.open_with(await self.spec.acquire())
 
-    async def open_with(
-        self, release: Callable[[], None], name: str | None = None
-    ) -> Stream[In, Out]:
-        """Open a stream under a permit that was acquired, which `release` gives back.
-
-        Args:
-            release: Called once when the stream is over.
-            name: What errors, logs and viewers call it. None: the function's name and a number.
-
-        """
+    async def open_with(self, release: Callable[[], None]) -> Stream[In, Out]:
+        """Open a stream under a permit that was acquired, which `release` gives back."""
         try:
             get_running_loop, stream_type, client_of = self._late
             loop = get_running_loop()
             spec = self.spec
-            name, config = name or spec.next_name(), spec.config
+            name, config = spec.next_name(), spec.config
             if config.mode == "inline":
                 opened = _core.open_inline(
                     *(loop, spec.runs, spec.has_state, (config.buffer, config.full)),

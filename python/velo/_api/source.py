@@ -19,7 +19,7 @@ from typing import Any, Protocol, TypeVar
 from velo import _core
 from velo.errors import SlowStepWarning
 
-__all__ = ["Source", "live", "of_keyed", "plain"]
+__all__ = ["Source", "live", "plain"]
 
 T = TypeVar("T")
 
@@ -133,44 +133,20 @@ class Source(Protocol):
         """Read no more."""
 
 
-def of_keyed(
-    events: Iterable[Any] | AsyncIterable[Any], limit: int, nudge: Callable[[], object]
+def live(
+    events: AsyncIterable[Any] | _core.ReadAhead[Any], limit: int, nudge: Callable[[], object]
 ) -> Source:
-    """Make a source of `keyed`, in its event loop.
+    """Make a source whose next event may take time, in its event loop.
 
     Args:
         events: The source.
-        limit: How many events are read ahead at most.
+        limit: How many events of an async source are read ahead at most.
         nudge: Called in the loop when there is an event again.
 
     """
     if isinstance(events, AsyncIterable):
-        return live(events, limit, nudge)
-    iterator = plain(events, limit, asyncio.get_running_loop())
-    if isinstance(iterator, _core.ReadAhead):
-        return live(iterator, limit, nudge)
-    return _InMemory(iterator)
-
-
-def live(
-    events: AsyncIterable[Any] | _core.ReadAhead[Any], limit: int, nudge: Callable[[], object]
-) -> Source:
-    """Make a source whose next event may take time; as `of_keyed`."""
-    if isinstance(events, AsyncIterable):
         return _Async(events, limit, nudge)
     return _Ahead(events, nudge)
-
-
-class _InMemory:
-    """A plain iterator that has the next event at once."""
-
-    exhausted = True  # once it stops
-
-    def __init__(self, events: Iterator[Any]) -> None:
-        self.events = events
-
-    async def close(self) -> None:
-        pass
 
 
 class _Ahead:

@@ -103,9 +103,16 @@ class Client:
                 return opened
 
     async def open_lane(
-        self, function: Reference, config: StreamConfig, name: str, most: int
+        self,
+        function: Reference,
+        config: StreamConfig,
+        name: str,
+        most: int,
+        avoid: Link | None = None,
     ) -> _core.Opened:
         """Open a lane for many keys, at most `most` of whose events are on their way.
+
+        It is opened on another link than `avoid`, if possible.
 
         Raises:
             PoolError: When there is no worker, and none could be made.
@@ -114,7 +121,7 @@ class Client:
         loop = asyncio.get_running_loop()
         limits = function.lane_limits(config, most)
         while True:
-            link = await self._link_for(function, config)
+            link = await self._link_for(function, config, avoid)
             if self._connection.most_streams:
                 self.check_quota()
             self._tell_news(link)

@@ -2,40 +2,52 @@
 
 from __future__ import annotations
 
-import time
-from collections import deque
-from collections.abc import Callable
+from collections.abc import AsyncIterable, Callable
 from typing import Any
 
-from velo import Stream, StreamFn
+from velo import Stream, StreamFn, _core
+from velo._api.lanes import keyed
 from velo._api.opener import StreamOpener
 from velo.cli.keys import Keys
 
-__all__ = ["Counted", "CountingOpener"]
+__all__ = ["MOST_PENDING", "Counted", "CountingOpener"]
 
-# Of more streams than that, the events are counted so many seconds apart.
-_FEW, _PAUSE = 1000, 2.0
-# One of so many streams that have ended is the one that has failed.
-_MOST_ENDED = 4096
+# So many events may have been taken from the input that no function has handled.
+MOST_PENDING = 10_000
 
 
 class Counted(StreamFn[Any, Any]):
-    """A stream function whose streams are counted.
+    """A stream function whose streams, or keys, are counted.
 
     Attributes:
-        streams: The streams.
+        streams: The streams that were opened.
+        table: The keys, once there are some.
 
     """
 
-    def __init__(self, fn: StreamFn[Any, Any], keys: Keys | None = None) -> None:
+    def __init__(self, fn: StreamFn[Any, Any]) -> None:
         super().__init__(fn._function, fn.config)
-        self.streams = self._opener = CountingOpener(self._spec, keys)
+        self.streams = self._opener = CountingOpener(self._spec)
+        self.table: _core.Keys | None = None
 
-    def keyed(self, events: Any, key: Any, **_settings: Any) -> Any:
-        """Run one stream for each key, which can be counted one by one."""
-        from velo._api.keyed import keyed
+    def by_key(self, events: AsyncIterable[Any], key: Keys) -> _core.KeyedResults[Any]:
+        """Run the function for each key: the results with their keys."""
+        self.table, guard = keyed(self._spec, events, key, MOST_PENDING, "raise", "ignore")
+        return _core.KeyedResults(self.table, guard)
 
-        return keyed(self._opener, events, key)
+    def handled(self) -> int:
+        """Return how many events the function is done with, or at. Any thread may ask."""
+        if self.table is None:
+            return self.streams.handled()
+        handled, _, _ = self.table.figures()
+        return handled
+
+    def count(self) -> tuple[int, int]:
+        """Return how many streams are open, and how many were opened. Any thread may ask."""
+        if self.table is None:
+            return len(self.streams.live), self.streams.opened
+        _, live, opened = self.table.figures()
+        return live, opened
 
 
 class CountingOpener(StreamOpener[Any, Any]):
@@ -45,49 +57,35 @@ class CountingOpener(StreamOpener[Any, Any]):
         opened: How many were opened so far.
         live: Those that are open.
         worked: How many events the others have taken.
-        ended: Of those that have ended last: the key, at which event each was opened, and which of
-            its own it took last.
+        taken: Which event the function of the stream that has ended last took last.
 
     """
 
-    def __init__(self, spec: Any, keys: Keys | None) -> None:
+    def __init__(self, spec: Any) -> None:
         super().__init__(spec)
         self.opened = 0
         self.live: dict[int, Stream[Any, Any]] = {}
         self.worked = 0
-        self.ended: deque[tuple[Any, int, int]] = deque(maxlen=_MOST_ENDED)
-        self._keys = keys
-        self._seen = (0.0, 0)
+        self.taken = 0
 
-    async def open_with(
-        self, release: Callable[[], None], name: str | None = None
-    ) -> Stream[Any, Any]:
+    async def open_with(self, release: Callable[[], None]) -> Stream[Any, Any]:
         """Open a stream under a permit that was acquired, which `release` gives back."""
         self.opened += 1
         number = self.opened
-        # It is opened for the event that was asked for its key last.
-        key, since = (None, 1) if self._keys is None else (self._keys.last, self._keys.asked)
 
         def give_back() -> None:
             if (stream := self.live.pop(number, None)) is not None:
-                taken = _taken(stream)
-                self.worked += taken
-                self.ended.append((key, since, taken))
+                self.taken = _taken(stream)
+                self.worked += self.taken
             release()
 
-        stream = await super().open_with(give_back, name)
+        stream = await super().open_with(give_back)
         self.live[number] = stream
         return stream
 
     def handled(self) -> int:
         """Return how many events the function is done with, or at. Any thread may ask."""
-        live = list(self.live.values())
-        when, before = self._seen
-        if len(live) > _FEW and time.monotonic() < when + _PAUSE:
-            return max(before, self.worked)
-        handled = self.worked + sum(stream._progress()[1] for stream in live)
-        self._seen = (time.monotonic(), handled)
-        return handled
+        return self.worked + sum(stream._progress()[1] for stream in list(self.live.values()))
 
 
 def _taken(stream: Stream[Any, Any]) -> int:

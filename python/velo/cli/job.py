@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from velo import Stream, StreamFn
-from velo.cli.counting import Counted
+from velo.cli.counting import MOST_PENDING, Counted
 from velo.cli.errors import Failure
 from velo.cli.keys import Keys
 from velo.cli.places import Places
@@ -65,15 +65,15 @@ class Job:
     ) -> None:
         self.signal: signal.Signals | None = None
         self.place: str | None = None
-        self.fn = Counted(fn, keys)
-        self._streams = self.fn.streams
+        self.fn = Counted(fn)
         self._keys = keys
         self._writer = writer
         self._written = written
         self._strict = strict
         self._drain = drain
         self._tally = Tally()
-        self._places = Places(4 * (fn.config.buffer or 0))
+        ahead = 4 * fn.config.buffer
+        self._places = Places(ahead if keys is None else max(ahead, 2 * MOST_PENDING))
         self._reader: Reader | None = None
         self._failed: click.ClickException | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -86,8 +86,8 @@ class Job:
         """Return the counts as they stand."""
         tally = self._tally
         tally.results = self._writer.count
-        tally.events = self._streams.handled()
-        tally.streams, tally.opened = len(self._streams.live), self._streams.opened
+        tally.events = self.fn.handled()
+        tally.streams, tally.opened = self.fn.count()
         tally.workers = max(tally.workers, _workers(self._loop))
         return tally
 
@@ -216,7 +216,7 @@ class Job:
         writer = self._writer
         async with (
             contextlib.aclosing(events()) as source,
-            contextlib.aclosing(self.fn.keyed(source, key=keys)) as keyed,
+            contextlib.aclosing(self.fn.by_key(source, keys)) as keyed,
         ):
             async for key, result in keyed:
                 self._write(result, key)
@@ -273,27 +273,26 @@ class Job:
 
     def _find_place(self, error: Exception) -> None:
         """Note which event could not be sent, or was the last that the failed function took."""
-        keys, line = self._keys, None
-        if keys is not None and isinstance(error, EventTooLarge | JournalFull):
-            self._unsent = keys.asked - 1
-        if self._unsent is not None:
-            number = self._unsent + 1
-            line = self._places.of_event(self._unsent)
+        if self._keys is not None:
+            found = self._find_place_of_key(self._keys, error)
+        elif self._unsent is not None:
+            found = self._unsent + 1, self._places.of_event(self._unsent)
         else:
-            notes = getattr(error, "__notes__", ())
-            failed = [
-                (key, since, taken)
-                for key, since, taken in self._streams.ended
-                if keys is None or f"in the stream of key {key!r}" in notes
-            ]
-            if not failed or failed[-1][2] == 0:
-                return
-            key, since, number = failed[-1]
-            if keys is None:
-                line = self._places.of_event(number - 1)
-            else:
-                line = self._places.of_key(keys, key, since, number)
-        self.place = f"event {number:,}" + ("" if line is None else f", {line}")
+            number = self.fn.streams.taken
+            found = (number, self._places.of_event(number - 1)) if number else None
+        if found is not None:
+            number, line = found
+            self.place = f"event {number:,}" + ("" if line is None else f", {line}")
+
+    def _find_place_of_key(self, keys: Keys, error: Exception) -> tuple[int, str | None] | None:
+        failed = None if self.fn.table is None else self.fn.table.failed_at
+        if failed is None:
+            return None
+        key, number, behind = failed
+        event, line = self._places.of_key(keys, key, behind)
+        if isinstance(error, EventTooLarge | JournalFull):
+            number = event or 0  # it is one of the input, that has not come to the function
+        return (number, line) if number else None
 
 
 class _Unfinished(Exception):

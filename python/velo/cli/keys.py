@@ -51,7 +51,6 @@ class Keys:
     Attributes:
         written: The keys of such events by the `id` of the event, until they are asked for.
         asked: How many events were asked for their key.
-        last: The key of the last one.
 
     """
 
@@ -59,7 +58,6 @@ class Keys:
         self.name = name
         self.written: dict[int, Written] = {}
         self.asked = 0
-        self.last: Any = None
 
     def __call__(self, event: Any) -> Any:
         """Return the key of the next event."""
@@ -68,7 +66,6 @@ class Keys:
         if kind is not str and (kind is not int or (key == 0 and id(event) in self.written)):
             key = self.written.pop(id(event), None) or Written(orjson.dumps(key).decode())
         self.asked += 1
-        self.last = key
         return key
 
 

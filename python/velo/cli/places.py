@@ -48,28 +48,24 @@ class Places:
             at -= len(burst.events)
         return None
 
-    def of_key(self, keys: Keys, key: object, since: int, number: int) -> str | None:
-        """Return the line of an event of a key.
+    def of_key(self, keys: Keys, key: object, behind: int) -> tuple[int | None, str | None]:
+        """Return the number, from 1, and the line of an event of a key, as far as they are known.
 
         Args:
             keys: What has given the keys.
             key: The key.
-            since: How many events were asked for their key when its stream was opened, for the
-                stream's first event, that one included.
-            number: Which event of the stream it is, from 1.
+            behind: How many events of this key were asked for their key after the event.
 
         """
-        at = self._read - self._known + 1
-        if since < at:
-            return None
-        for burst in self._bursts:
-            for place, event in enumerate(burst.events):
-                if at >= since and _is_of(event, keys.name, key):
-                    number -= 1
-                    if number == 0:
-                        return burst.line(place)
-                at += 1
-        return None
+        number = self._read
+        for burst in reversed(self._bursts):
+            for place in range(len(burst.events) - 1, -1, -1):
+                number -= 1
+                if number < keys.asked and _is_of(burst.events[place], keys.name, key):
+                    if behind == 0:
+                        return number + 1, burst.line(place)
+                    behind -= 1
+        return None, None
 
 
 def _is_of(event: Any, name: str, key: object) -> bool:

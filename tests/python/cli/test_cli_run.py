@@ -7,6 +7,8 @@ import signal
 
 import pytest
 
+from helpers import write_script
+
 
 def ndjson(events):
     return "".join(json.dumps(event) + "\n" for event in events)
@@ -34,6 +36,30 @@ def test_one_stream_per_key(velo, mode):
     }
     assert all(line.keys() == {"key", "result"} for line in done.results)
     assert "2 streams, 8 results" in done.err
+
+
+@pytest.mark.parametrize("recover", ["none", "replay"])
+def test_more_keys_than_a_worker_holds_streams(velo, mode, recover):
+    write_script(
+        velo.folder,
+        f"""
+        from velo import stream_fn
+
+        @stream_fn(recover={recover!r})
+        async def sums(events):
+            total = 0
+            async for event in events:
+                total += event["v"]
+                yield total
+        """,
+        "summing.py",
+    )
+    velo.file("in.ndjson", "".join(f'{{"k":{n % 20_000},"v":{n}}}\n' for n in range(40_000)))
+    done = velo("run", "summing.py:sums", "-i", "in.ndjson", "-k", "k", "--mode", mode)
+    assert done.code == 0, done.err
+    assert done.by_key == {key: [key, 2 * key + 20_000] for key in range(20_000)}
+    assert "40,000 events" in done.err
+    assert "20,000 streams, 40,000 results" in done.err
 
 
 def test_modes_give_the_same(velo):

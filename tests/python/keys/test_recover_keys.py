@@ -430,3 +430,69 @@ async def test_metrics_after_deaths_count_each_event_once():
     assert got == expected(source)
     assert (metrics.events, metrics.opened, metrics.queued, metrics.open) == (2_000, 10, 0, 0)
     assert metrics.results == 2_010
+
+
+@stream_fn(mode="process", workers=2)
+async def where(events):
+    """Where each event of a key was handled, and how many there were before it."""
+    count = 0
+    async for _ in events:
+        yield {os.getpid()}, count  # a set is not compared when it comes again
+        count += 1
+
+
+async def leave_worker(pid):
+    """Has all streams leave a worker that lives."""
+    from velo._process import clients
+
+    client = clients.client_of(asyncio.get_running_loop())
+    (number,) = (link.number for link in links() if link.pid == pid)
+    client.send_away(number)
+
+
+@pytest.mark.parametrize("recover", ["replay", "none"])
+async def test_keys_leave_a_worker_that_lives(recover):
+    """With a journal they go at once; without one, when they have ended."""
+    got, at = {}, {}
+
+    async def source():
+        for key in range(6):
+            yield key
+        await until(lambda: len(got) == 6)
+        at["old"] = got[0][0][0]
+        await leave_worker(at["old"])
+        for _ in range(200):
+            for key in range(6):
+                yield key
+            await asyncio.sleep(0.002)
+        for key in range(6, 12):
+            yield key
+
+    async with asyncio.timeout(HANG):
+        results = where.options(recover=recover).keyed(source(), key=lambda event: event)
+        async for key, ((pid,), count) in results:
+            got.setdefault(key, []).append((pid, count))
+    for key in range(6):
+        assert [count for _, count in got[key]] == list(range(201))
+    last = {key: results[-1][0] for key, results in got.items()}
+    new = {last[key] for key in range(6, 12)}
+    assert at["old"] not in new, "new keys go to the workers that are left"
+    stayed = [key for key in range(6) if last[key] == at["old"]]
+    assert bool(stayed) == (recover == "none")
+
+
+async def test_keys_stay_where_there_is_no_other_worker():
+    got = []
+
+    async def source():
+        yield 1
+        await until(lambda: got)
+        ((pid,), _) = got[0]
+        await leave_worker(pid)
+        yield 1
+
+    fn = where.options(workers=1, recover="replay")
+    async with asyncio.timeout(HANG):
+        async for _, result in fn.keyed(source(), key=lambda event: event):
+            got.append(result)
+    assert [count for _, count in got] == [0, 1]

@@ -55,11 +55,6 @@ impl InlineChannel {
         Ok(true)
     }
 
-    /// See [`Channel::give_turn`](crate::user::channel::Channel::give_turn).
-    pub fn give_turn(&self, py: Python<'_>) {
-        self.function().resume_by(py, self.eager.as_deref());
-    }
-
     /// See [`Channel::spin`](crate::user::channel::Channel::spin).
     pub fn spin(&self, py: Python<'_>, _interest: Interest) -> PyResult<u64> {
         if let Some(eager) = &self.eager {

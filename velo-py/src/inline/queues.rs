@@ -257,11 +257,6 @@ impl InlineStream {
 
     // The function's half.
 
-    /// What the stream has of its function.
-    pub fn function(&self) -> &FunctionSide {
-        &self.function
-    }
-
     /// The function has asked for an event before this stream was there.
     pub fn asked(&self, py: Python<'_>) -> PyResult<()> {
         Ok(self.queues.with(py, |queues| queues.asked = true)?)

@@ -9,6 +9,7 @@ use velo_supervisor::LaneActivity;
 use super::index::Stage;
 use super::journal::Keep;
 use super::keyed::Keys;
+use super::lane::Way;
 use super::routing::{OnError, State};
 use super::tracking::End;
 use crate::process::client::blame::{Death, DiedIn, Place, enough};
@@ -43,9 +44,13 @@ struct Ran {
 
 impl State {
     /// Takes its lane from the keys that have this one.
-    fn lose_lane(&mut self, py: Python<'_>, number: usize, at: Option<LaneActivity>) -> Vec<Lost> {
-        let lane = &mut self.lanes[number];
-        lane.lose();
+    fn lose_lane(
+        &mut self,
+        py: Python<'_>,
+        number: usize,
+        at: Option<LaneActivity>,
+    ) -> (Vec<Lost>, Way) {
+        let way = self.lanes[number].lose();
         let on_lane = self.index.on_lane(number as u16);
         let lost = on_lane.filter_map(|(entry, known)| {
             debug_assert!(matches!(known.stage, Stage::Open | Stage::Ending));
@@ -56,7 +61,7 @@ impl State {
                 ran: at.is_some_and(|at| at.key == known.id),
             })
         });
-        lost.collect()
+        (lost.collect(), way)
     }
 }
 
@@ -73,9 +78,10 @@ impl Keys {
             DiedIn::This(event) => LaneActivity::unpack(event),
             DiedIn::Another | DiedIn::Unknown => None,
         };
-        let lost = self
+        let (lost, way) = self
             .state
             .with(py, |state| state.lose_lane(py, number, at))?;
+        drop(way);
         let ran = lost.iter().find(|lost| lost.ran).map(|lost| Ran {
             key: lost.key.clone_ref(py),
             event: at.map_or(0, |at| at.event),
@@ -171,6 +177,8 @@ impl Keys {
         let about = (died.value(py), &one.key, place.event, place.at_work, event);
         let error = host.call_method1(py, intern!(py, "poisoned"), about)?;
         if !error.is_none(py) {
+            self.state
+                .with(py, |state| state.fails_at(py, one.entry, place.event))?;
             return Ok(Some(PyErr::from_value(error.into_bound(py))));
         }
         self.state.with(py, |state| {
@@ -201,6 +209,12 @@ impl Keys {
             return self.set_error(py, error.clone_ref(py)); // no key has begun
         };
         let raised = self.error_of(py, error, death, chosen, ran)?;
+        self.state.with(py, |state| {
+            let known = state.index.entry(chosen.entry);
+            let told = u64::from(known.sent.wrapping_sub(known.in_flight));
+            let at = ran.filter(|_| chosen.ran).map(|ran| ran.event.into());
+            state.fails_at(py, chosen.entry, at.unwrap_or(told));
+        })?;
         let others = lost.iter().filter(|one| one.entry != chosen.entry);
         let named: Vec<_> = others.take(NAMED).map(|one| one.key.bind(py)).collect();
         if let Some(host) = self.state.with(py, |state| state.host(py))? {

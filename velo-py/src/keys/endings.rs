@@ -130,6 +130,11 @@ impl Keys {
                 known.stage == Stage::Open && known.journal.is_some() && !known.waiting.is_empty()
             })?;
             if is_full && let Some(keep) = keep {
+                self.state.with(py, |state| {
+                    let known = state.index.entry(entry);
+                    let first = known.journal.as_ref().map_or(0, |j| j.accepted()) + 1;
+                    state.fails_at(py, entry, first);
+                })?;
                 let error = errors::journal_full(&self.name_of(py, entry)?, size, keep.limit);
                 self.drop_key(py, entry, error)?;
             }

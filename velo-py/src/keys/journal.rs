@@ -39,6 +39,7 @@ pub struct KeyJournal {
     /// Events before the first one in the log.
     cut: u64,
     accepted: u64,
+    reached: u64,
     left_out: LeftOut,
     /// The input of the key has ended.
     pub ended: bool,
@@ -173,8 +174,21 @@ impl KeyJournal {
     }
 
     /// The worker has told that it has handled so many events more.
-    pub fn handled(&mut self, count: u32) {
+    /// How many of those no worker had handled before.
+    pub fn handled(&mut self, count: u32) -> u64 {
         self.run.handled += u64::from(count);
+        let reached = self.number_of(self.run.handled).max(self.reached);
+        reached - std::mem::replace(&mut self.reached, reached)
+    }
+
+    /// The number of the last event that some worker was done with, or at.
+    pub fn reached(&self) -> u64 {
+        self.reached
+    }
+
+    /// How many events were accepted.
+    pub fn accepted(&self) -> u64 {
+        self.accepted
     }
 
     /// An event, while it is kept.

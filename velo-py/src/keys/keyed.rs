@@ -125,6 +125,7 @@ impl Keys {
                 max_restarts,
             }),
             full: Vec::new(),
+            failed_at: None,
             stillborn: 0,
         };
         Ok(Keys {
@@ -257,10 +258,10 @@ impl Keys {
         }
         let ways = self.state.with(py, |state| state.ways())?;
         let mut over = true;
-        for (_, way) in ways {
+        for (number, way) in ways {
             loop {
                 match way.told(py, false) {
-                    Ok(Told::Message(message)) => drop(message),
+                    Ok(Told::Message(message)) => self.count_last(py, number, &message)?,
                     Ok(Told::Nothing | Told::Over(..)) => break,
                     Err(error) => {
                         error.write_unraisable(py, None);
@@ -294,6 +295,7 @@ impl Keys {
     fn clear(&self, py: Python<'_>) -> PyResult<()> {
         let left = self.state.with(py, |state| {
             state.over = true;
+            state.counts.exact = state.live() == 0;
             (state.counts.live, state.counts.pending) = (0, 0);
             state.counts.ended = state.counts.opened;
             self.counts.tell(py, state.counts);
@@ -392,7 +394,7 @@ impl Keys {
             state.opening = state.opening.saturating_sub(1);
             let over = state.lanes.iter().position(|lane| lane.over);
             match over {
-                Some(number) => state.lanes[number] = Lane::new(way), // no key has it any more
+                Some(number) => state.lanes[number] = Lane::new(way), // no key has that any more
                 None => state.lanes.push(Lane::new(way)),
             }
         })?;
@@ -461,6 +463,7 @@ impl Keys {
             }
             let mut progress = self.read(py)?;
             if !self.has_failed(py)? {
+                self.leave_workers(py)?;
                 progress |= self.fill(py)?;
                 progress |= self.open_some(py)?;
                 progress |= self.act(py)?;
@@ -470,6 +473,9 @@ impl Keys {
             let (there, failed, done) = self.state.with(py, |state| {
                 state.counts.live = state.live() as u64;
                 state.counts.pending = state.pending();
+                let counts = &mut state.counts;
+                let taken = counts.events.saturating_sub(counts.pending);
+                counts.taken = counts.taken.max(taken);
                 (
                     !state.out.is_empty(),
                     state.error.is_some(),

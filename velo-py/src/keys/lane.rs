@@ -15,7 +15,9 @@ use super::text_of;
 use super::turn::Turn;
 use crate::flow::Interest;
 use crate::lane_frames::{CANCEL, EVENT, LAST, Name, OPEN, REQUEST, SAVE, TERMS, Terms};
+use crate::process::client::channel::RingChannel;
 use crate::process::client::lane::Told;
+use crate::process::client::link::ClientLink;
 use crate::user::channel::Channel;
 use crate::user::state::StreamCore;
 use crate::wait::Group;
@@ -49,6 +51,8 @@ pub enum Way {
     Inline(Arc<KeyTable>),
     /// By a stream.
     Ring(Arc<StreamCore>),
+    /// Not at all any more.
+    Gone,
 }
 
 /// A lane as the caller has it.
@@ -64,6 +68,9 @@ pub struct Lane {
     pub handled_bytes: u64,
     /// The worker has said something.
     pub heard: bool,
+    /// It is asked for another lane in its place; and there is one, so that it gets no new keys.
+    pub asked: bool,
+    pub left: bool,
     /// It has ended.
     pub over: bool,
     /// Keys that were ended for others, and how many of those were shown.
@@ -90,19 +97,23 @@ impl Lane {
             sent_bytes: 0,
             handled_bytes: 0,
             heard: false,
+            asked: false,
+            left: false,
             over: false,
             evicted: 0,
             shown: 0,
         }
     }
 
-    /// Its worker is gone, with all that it had.
-    pub fn lose(&mut self) {
+    /// Its keys are gone from it. What it was is to be dropped once the state is left.
+    #[must_use]
+    pub fn lose(&mut self) -> Way {
         self.over = true;
         self.ids = Ids::default();
         self.outgoing = VecDeque::new();
         (self.sent, self.handled) = (0, 0);
         (self.sent_bytes, self.handled_bytes) = (0, 0);
+        std::mem::replace(&mut self.way, Way::Gone)
     }
 
     /// Events that the table is not done with.
@@ -116,6 +127,7 @@ impl Way {
     pub fn agree(&self, py: Python<'_>, terms: Terms) -> PyResult<()> {
         match self {
             Way::Inline(table) => table.agree(py, terms),
+            Way::Gone => Ok(()),
             Way::Ring(core) => match &core.channel {
                 Channel::Ring(ring) => ring.send_bytes(py, TERMS, &terms.bytes()).map(drop),
                 Channel::Inline(_) => Ok(()),
@@ -127,6 +139,7 @@ impl Way {
     pub fn act(&self, py: Python<'_>, acts: &mut VecDeque<Act>, room: u64) -> PyResult<Done> {
         match self {
             Way::Inline(table) => Self::act_inline(py, table, acts),
+            Way::Gone => Ok(Done::default()),
             Way::Ring(core) => Self::act_ring(py, core, acts, room),
         }
     }
@@ -254,13 +267,42 @@ impl Way {
                 }
                 Channel::Inline(_) => Ok(Told::Nothing),
             },
+            Way::Gone => Ok(Told::Nothing),
+        }
+    }
+
+    /// The lane of a worker.
+    fn ring(&self) -> Option<&RingChannel> {
+        match self {
+            Way::Ring(core) => match &core.channel {
+                Channel::Ring(ring) => Some(ring),
+                Channel::Inline(_) => None,
+            },
+            Way::Inline(_) | Way::Gone => None,
+        }
+    }
+
+    /// Whether it is to leave its worker, if it can.
+    pub fn is_leaving(&self) -> bool {
+        self.ring().is_some_and(RingChannel::is_leaving)
+    }
+
+    /// Whether it is on this link.
+    pub fn is_on(&self, py: Python<'_>, link: &Arc<ClientLink>) -> PyResult<bool> {
+        self.ring().map_or(Ok(false), |ring| ring.is_on(py, link))
+    }
+
+    /// It has no better worker to go to.
+    pub fn stays(&self) {
+        if let Some(ring) = self.ring() {
+            ring.stays();
         }
     }
 
     /// What was read is done with.
     pub fn read(&self, py: Python<'_>) -> PyResult<()> {
         match self {
-            Way::Inline(_) => Ok(()),
+            Way::Inline(_) | Way::Gone => Ok(()),
             Way::Ring(core) => core.channel.flush_results(py),
         }
     }
@@ -269,7 +311,7 @@ impl Way {
     pub fn may_go_on(&self, py: Python<'_>) -> PyResult<bool> {
         match self {
             Way::Inline(table) => Ok(table.is_blocked(py)? || table.has_runnable(py)?),
-            Way::Ring(_) => Ok(false),
+            Way::Ring(_) | Way::Gone => Ok(false),
         }
     }
 
@@ -299,7 +341,7 @@ impl Way {
     /// Looks for what comes, for a short while.
     pub fn spin(&self, py: Python<'_>, stuck: bool) -> PyResult<()> {
         match self {
-            Way::Inline(_) => Ok(()),
+            Way::Inline(_) | Way::Gone => Ok(()),
             Way::Ring(core) => core.spin(
                 py,
                 Interest {
@@ -314,7 +356,7 @@ impl Way {
     /// No more keys come.
     pub fn end(&self, py: Python<'_>) -> PyResult<()> {
         match self {
-            Way::Inline(_) => Ok(()),
+            Way::Inline(_) | Way::Gone => Ok(()),
             Way::Ring(core) => core.try_end(py, "all keys have ended").map(drop),
         }
     }
@@ -323,6 +365,7 @@ impl Way {
     pub fn cancel(&self, py: Python<'_>) -> PyResult<()> {
         match self {
             Way::Inline(table) => table.cancel_all(py),
+            Way::Gone => Ok(()),
             Way::Ring(core) => core.abandon(py),
         }
     }
@@ -340,6 +383,7 @@ impl Way {
                 Ok(table.live(py)? == 0)
             }
             Way::Ring(core) => Ok(core.state.with(py, |state| state.is_over())?),
+            Way::Gone => Ok(true),
         }
     }
 

@@ -22,10 +22,11 @@
 //!
 //! | to the worker | holds | back | holds |
 //! | --- | --- | --- | --- |
-//! | `OPEN` | the key | `RESULT` | a result |
+//! | `OPEN` | the state that its function has saved in another worker, if it has | `RESULT` | a result |
 //! | `EVENT` | an event | `ENDED` | nothing: the function has returned |
 //! | `LAST` | nothing: no more events | `FAILED` | its exception |
 //! | `CANCEL` | nothing | `HANDLED` | totals of events and bytes, and counts of some keys |
+//! | `SAVE` | nothing: a snapshot is wanted | `SAVED` | a snapshot of its `state`, and how many events it covers |
 //!
 //! An event of a request is a `REQUEST`; its results are `ANSWER`s, and `ANSWERED` follows them once the
 //! function asks for its next event. Where the function raises at it, `AT_FAULT` comes before
@@ -71,14 +72,27 @@
 //! once, after the key's last result, and the caller forgets the id then and not before. With
 //! `finished_keys="restart"` a function that returns leaves its key *dormant*: the next event runs it
 //! anew. The table says so (`RETURNED`) with the number of events that the key has taken, and a caller
-//! that has sent no more of them ends the key. A lane ends
-//! when its stream does: every key of it has the lane's error then.
+//! that has sent no more of them ends the key.
+//!
+//! A lane ends with its worker. The worker's activity says which key ran, and at which event
+//! (`activity.rs`), so that the error of each key names the key, and the one that ran is told from the
+//! others (`deaths.rs`).
+//!
+//! # Recovery
+//!
+//! With `recover="replay"` each key has a journal at the caller (`journal.rs`): its encoded events since the
+//! last snapshot of its `state`, and hashes of its results. A lane whose worker has died is dropped; each
+//! of its keys opens in the lane with the least to do, where it is given the snapshot and the events
+//! again. Results that were taken before are compared and dropped. A lane that is to leave a worker
+//! which lives does the same once there is another lane (`moving.rs`); keys without a journal stay
+//! there until they end. The stream of a lane itself has no journal.
 
 mod activity;
 mod answers;
 mod deaths;
 mod driving;
 mod endings;
+mod failed_at;
 pub mod index;
 mod input;
 mod journal;
@@ -92,7 +106,9 @@ mod lane;
 mod lane_view;
 mod live;
 pub mod live_results;
+mod moving;
 pub mod outlet;
+mod progress;
 mod receiving;
 mod requests;
 pub mod results;

@@ -174,6 +174,14 @@ impl Outlet {
         matches!(self, Outlet::Ring(_))
     }
 
+    /// The same in the middle of a step. A caller in this thread looks when the step is over.
+    #[inline]
+    pub fn flush_results(&self, py: Python<'_>) {
+        if let Outlet::Ring(port) = self {
+            port.flush_results(py);
+        }
+    }
+
     /// Has whoever drives the table go on.
     pub fn nudge(&self, py: Python<'_>) {
         match self {

@@ -78,8 +78,10 @@ impl Keys {
         death: Option<Death>,
     ) -> PyResult<()> {
         let closing = self.state.with(py, |state| {
-            state.lanes[number].over = true;
-            state.closing
+            let lane = &mut state.lanes[number];
+            lane.over = true;
+            let has_left = lane.left && lane.ids.live() == 0;
+            state.closing || has_left
         })?;
         match (error, death) {
             _ if closing => Ok(()),
@@ -150,9 +152,7 @@ impl Keys {
                     if let Some(entry) = ids.entry(name.id, name.generation) {
                         let known = state.index.entry(entry);
                         known.in_flight = known.in_flight.saturating_sub(count);
-                        if let Some(journal) = &mut known.journal {
-                            journal.handled(count);
-                        }
+                        state.works(entry, count);
                         state.handled_by(entry, count);
                         let known = state.index.entry(entry);
                         if known.unsent() > 0 && known.stage == Stage::Open {
@@ -182,6 +182,9 @@ impl Keys {
                         lane.unknown(name)?;
                     }
                     lane.ids.give_back(name.id);
+                    if let Some(entry) = entry {
+                        state.ends_at(py, entry, rest, outcome.is_err());
+                    }
                     Ok::<_, PyErr>(entry.map(|entry| {
                         let journal = state.index.entry(entry).journal.as_ref();
                         let missing = journal.filter(|journal| journal.is_replaying());

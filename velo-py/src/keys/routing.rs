@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
+use super::failed_at::FailedAt;
 use super::index::{Entry, Index, Stage};
 use super::journal::{Accept, Keep, Next};
 use super::lane::{Act, Lane, Way};
@@ -86,6 +87,8 @@ pub struct State {
     pub(super) keep: Option<Keep>,
     /// Keys whose journals are full for good, and how many bytes they hold.
     pub(super) full: Vec<(u32, usize)>,
+    /// Where the first key has failed.
+    pub(super) failed_at: Option<FailedAt>,
     /// What the deaths count of lanes in a row that never said anything, and ran no key.
     pub(super) stillborn: u32,
 }
@@ -148,7 +151,7 @@ impl State {
     pub(super) fn choose(&self) -> Option<usize> {
         let lanes = self.lanes.iter().enumerate();
         lanes
-            .filter(|(_, lane)| !lane.over)
+            .filter(|(_, lane)| !lane.over && !lane.left)
             .min_by_key(|(_, lane)| (lane.ids.live(), lane.pending()))
             .map(|(number, _)| number)
     }
@@ -175,7 +178,7 @@ impl State {
             state = journal.begin();
         }
         let shown = match lane.way {
-            Way::Inline(_) => None,
+            Way::Inline(_) | Way::Gone => None,
             Way::Ring(_) => known.key.as_ref().map(|key| key.clone_ref(py)),
         };
         lane.outgoing.push_back(match state {
@@ -354,9 +357,10 @@ impl State {
         }
     }
 
-    /// How many lanes have not ended.
+    /// How many lanes may have keys.
     pub(super) fn open_lanes(&self) -> usize {
-        self.lanes.iter().filter(|lane| !lane.over).count()
+        let lanes = self.lanes.iter();
+        lanes.filter(|lane| !lane.over && !lane.left).count()
     }
 
     /// With every key a lane is wanted, until there are as many as there may be.

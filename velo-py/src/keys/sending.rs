@@ -307,6 +307,7 @@ impl Keys {
                     }
                     Err(error) => {
                         progress = true;
+                        state.fails_unsent(py, number);
                         state.unsendable(py, number, error)
                     }
                 }

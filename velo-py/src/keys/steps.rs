@@ -115,6 +115,10 @@ impl KeyTable {
                         let answers = answers.unwrap_or_else(|| self.answers(py, name));
                         match self.outlet.result(py, name, &made, answers) {
                             Ok(true) => {
+                                // The function may go on to compute for long.
+                                if self.pace.flush_is_due() {
+                                    self.outlet.flush_results(py);
+                                }
                                 if self.yielded(py, name) {
                                     return Ok(Pause::Again);
                                 }

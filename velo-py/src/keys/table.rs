@@ -13,6 +13,7 @@ use super::slot::{LIVE, QUEUED, SHARES, Slot};
 use super::watched::Watching;
 use crate::cell::GilCell;
 use crate::function::deadline::Deadline;
+use crate::function::flush_timer::FlushTimer;
 use crate::lane_frames::{Name, Terms};
 
 /// What was handled is told after so many events, at the latest.
@@ -32,6 +33,8 @@ pub struct KeyTable {
     pub(super) stall: Option<f64>,
     pub(super) outlet: Outlet,
     pub(super) inner: GilCell<Inner>,
+    /// When results are shown to the caller while a key runs.
+    pub(super) pace: FlushTimer,
     /// Its keys are saved, and taken over when this worker dies.
     pub(super) recovers: AtomicBool,
     /// The key whose generator runs now.
@@ -143,6 +146,7 @@ impl KeyTable {
             stall,
             outlet,
             inner: GilCell::new(inner),
+            pace: FlushTimer::default(),
             recovers: AtomicBool::new(terms.recovers),
             stepping: AtomicU32::new(NONE),
             context,

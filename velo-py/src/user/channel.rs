@@ -60,23 +60,6 @@ impl Channel {
         either!(self, side => side.flush_events(py))
     }
 
-    /// The same where the function runs in another process. False: it runs here, and
-    /// [`give_turn`](Self::give_turn) has to follow.
-    #[inline]
-    pub fn flush_elsewhere(&self, py: Python<'_>) -> PyResult<bool> {
-        match self {
-            Channel::Inline(_) => Ok(false),
-            Channel::Ring(side) => side.flush_events(py).map(|()| true),
-        }
-    }
-
-    /// Lets an inline function handle the queued events: at once, if it waits for nothing else.
-    pub fn give_turn(&self, py: Python<'_>) {
-        if let Channel::Inline(side) = self {
-            side.give_turn(py);
-        }
-    }
-
     /// Publishes how long events take, in nanoseconds, for `velo top`: the median and the 99th
     /// percentile. The supervisor does not see inline streams.
     pub fn publish_latencies(&self, py: Python<'_>, median: u64, p99: u64) -> PyResult<()> {

@@ -28,6 +28,13 @@ pub struct Counts {
     pub evicted: u64,
     pub events: u64,
     pub results: u64,
+    /// Events that functions have handled, or are at, as far as that was told.
+    pub worked: u64,
+    /// Events that were taken and are not known to be waiting: an estimate of `worked`, which is ahead
+    /// of it while keys run.
+    pub taken: u64,
+    /// All keys have ended, so that `worked` is exact.
+    pub exact: bool,
     /// Events that no function saw.
     pub dropped: u64,
     /// Events that were taken and not handled.

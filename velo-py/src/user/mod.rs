@@ -4,7 +4,6 @@ pub mod batch;
 pub mod channel;
 pub mod feed_source;
 pub mod function_stats;
-pub mod group;
 pub mod key_counts;
 pub mod meter;
 pub mod operation;

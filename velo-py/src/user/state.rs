@@ -278,16 +278,6 @@ impl StreamCore {
         }
     }
 
-    /// Sends an event without waiting; false when there is no room.
-    pub fn try_send(&self, py: Python<'_>, event: &Bound<'_, PyAny>) -> PyResult<bool> {
-        self.check_open(py)?;
-        match self.offer(py, event)? {
-            Offer::Sent => self.count_and_flush(py, 1).map(|()| true),
-            Offer::Full if self.channel.is_finished(py)? => Err(self.ended_early(py)),
-            Offer::Full => Ok(false),
-        }
-    }
-
     /// Sends an event, for which the oldest one is dropped if need be.
     pub fn send_newest(&self, py: Python<'_>, event: &Bound<'_, PyAny>) -> PyResult<()> {
         if self.channel.is_finished(py)? {

@@ -24,13 +24,6 @@ pub struct StreamBase {
     core: Arc<StreamCore>,
 }
 
-impl StreamBase {
-    /// The shared part.
-    pub fn core(&self) -> &Arc<StreamCore> {
-        &self.core
-    }
-}
-
 /// The two halves' shared state before it is a `Stream`: made by an opener, consumed by
 /// `Stream.__new__`.
 #[pyclass(frozen, module = "velo._core")]

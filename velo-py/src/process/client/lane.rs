@@ -1,10 +1,14 @@
 //! The frames of a lane, as its caller reads and writes them.
 
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
 use pyo3::prelude::*;
 
 use super::blame::Death;
 use super::channel::RingChannel;
 use super::journal::hash_of;
+use super::link::ClientLink;
 use super::ring_stream::StreamState;
 use crate::codec::{CopyMemory, codec};
 use crate::errors;
@@ -26,6 +30,21 @@ pub enum Told {
 }
 
 impl RingChannel {
+    /// Whether the lane is to leave its worker, if it can.
+    pub fn is_leaving(&self) -> bool {
+        self.shared.leaving.load(Relaxed)
+    }
+
+    /// It has no better worker to go to.
+    pub fn stays(&self) {
+        self.shared.leaving.store(false, Relaxed);
+    }
+
+    /// Whether it is on this link at present.
+    pub fn is_on(&self, py: Python<'_>, link: &Arc<ClientLink>) -> PyResult<bool> {
+        Ok(Arc::ptr_eq(&self.shared.link(py)?, link))
+    }
+
     /// Sends something of a key: how many bytes that took, or None when there is no room now.
     #[inline]
     pub fn send_named(

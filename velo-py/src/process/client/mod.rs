@@ -7,7 +7,7 @@ pub mod handle;
 pub mod journal;
 pub mod lane;
 pub mod left_out;
-mod link;
+pub mod link;
 pub mod log;
 pub mod opening;
 pub mod ring_stream;

@@ -111,6 +111,11 @@ impl LinkedStream for RingStream {
     }
 
     fn send_away(self: Arc<Self>, py: Python<'_>) -> PyResult<bool> {
+        if self.lane {
+            self.leaving.store(true, Relaxed);
+            self.waits.wake(py); // the caller has the keys go
+            return Ok(true);
+        }
         self.leaves_worker(py, None)
     }
 }

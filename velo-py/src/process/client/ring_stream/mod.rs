@@ -47,6 +47,8 @@ pub struct RingStream {
     pub(super) limits: UsageLimits,
     /// The stream is a lane: it runs the function for many keys.
     pub(super) lane: bool,
+    /// The lane is to leave its worker, if it can.
+    pub(super) leaving: AtomicBool,
     /// The stream is an attachment: closing it detaches it from its session, unless its input is ended.
     pub(super) detaches: AtomicBool,
     pub(super) this: Weak<dyn Sweep>,
@@ -264,6 +266,7 @@ impl RingStream {
             orphaned: AtomicBool::new(false),
             limits,
             lane,
+            leaving: AtomicBool::new(false),
             detaches: AtomicBool::new(detaches),
             this: this.clone(),
             name,
