@@ -28,11 +28,9 @@ def run(start: Callable[[], Coroutine[Any, Any, T]], function: str) -> T:
         VeloError: When an event loop runs in this thread already.
 
     """
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return _runner().run(start())
-    raise VeloError(f"an event loop is running: use `await {function}.run(...)` here")
+    if asyncio._get_running_loop() is not None:
+        raise VeloError(f"an event loop is running: use `await {function}.run(...)` here")
+    return _runner().run(start())
 
 
 class _SyncLoop:

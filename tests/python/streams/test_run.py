@@ -103,8 +103,9 @@ def test_run_sync(mode):
 
 
 def test_run_sync_raises(mode):
-    with pytest.raises(OwnError):
+    with pytest.raises(OwnError) as info:
         functions.fails.options(mode=mode).run_sync([1, "own"])
+    assert info.value.__context__ is None  # no error of velo's own precedes it in the traceback
     assert functions.fails.options(mode=mode).run_sync([1]) == [1]
 
 
