@@ -196,6 +196,22 @@ async def test_a_position_within_a_window_goes_on_within_it(peer):
     await close(source, iteration)
 
 
+async def test_lag_is_what_lies_beyond_the_last_row(peer):
+    await peer.produce([b"%d" % number for number in range(600)])
+    source = peer.source()
+    items, iteration = await take(source, 600)
+    await source.commit(last_positions(items))
+    await close(source, iteration)
+    source = peer.source(until="end")
+    assert [batch async for batch in source] == []
+    assert source.lag() == {peer.table: 0}
+    await source.close()
+    source = peer.source(group="another")
+    _, iteration = await take(source, 500)
+    assert source.lag() == {peer.table: 100}
+    await close(source, iteration)
+
+
 async def test_json_and_text_payloads(postgres):
     for kind in ("jsonb", "text"):
         peer = await PostgresPeer(postgres).open(kind)

@@ -379,7 +379,7 @@ class Postgres:
         self._changed.set()
 
     def lag(self) -> dict[Partition, int]:
-        """How far the highest id is beyond the last one that was read."""
+        """How far the table's highest id is beyond the highest that was read."""
         return {self._table: self._outbox.beyond}
 
     # The sink.

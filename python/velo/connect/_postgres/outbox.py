@@ -50,20 +50,25 @@ class Outbox:
     Attributes:
         source: The name of the source in `velo_positions`.
         window: The window that is read, and the last id that was read in it.
-        beyond: How far the highest id is beyond the last one that was read.
 
     """
 
     def __init__(self, name: str, at: str, table: str, source: str, start: float | str) -> None:
         self.source = source
         self.window: Window | None = None
-        self.beyond = 0
+        self._most = 0
         self._name = name
         self._at = at
         self._table = table
         self._start = start
         self._since = start if isinstance(start, float) else None
+        self._highest = 0
         self._query: sql.Composed | None = None
+
+    @property
+    def beyond(self) -> int:
+        """How far the table's highest id, at the last look, is beyond the highest that was read."""
+        return max(0, self._most - self._highest)
 
     async def create(self, connection: Connection, kind: str) -> None:
         """Create the table, unless it is there."""
@@ -128,8 +133,9 @@ class Outbox:
         ).format(named(self._table))
         row = await (await connection.execute(query)).fetchone()
         assert row is not None
-        if self.window is not None:
-            self.beyond = max(0, row[2] - self.window[2])
+        if self.window is None and self._start == "latest":
+            self._highest = row[2]
+        self._most = row[2]
         return row[0], row[1]
 
     async def begin(self, connection: Connection) -> None:
@@ -155,6 +161,7 @@ class Outbox:
                         "it was restored from a copy. Choose where to begin with `start`"
                     )
                 self.window = (begin, end, last)
+                self._highest = last
                 return
         self.window = (oldest, oldest, 0) if start == "latest" else (0, oldest, 0)
 
@@ -175,6 +182,7 @@ class Outbox:
         rows = await cursor.fetchall()
         if rows:
             self.window = (begin, end, rows[-1][0])
+            self._highest = max(self._highest, rows[-1][0])
         return rows
 
     def advance(self, oldest: int) -> bool:
