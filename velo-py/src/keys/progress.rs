@@ -54,7 +54,7 @@ impl State {
     pub(super) fn fails_unsent(&mut self, py: Python<'_>, lane: usize) {
         let lane = &self.lanes[lane];
         let events = lane.outgoing.iter().filter_map(|act| match act {
-            Act::Event(name, ..) | Act::Encoded(name, _) => Some(*name),
+            Act::Event(name, ..) | Act::Encoded(name, ..) => Some(*name),
             _ => None,
         });
         let mut events = events.peekable();
