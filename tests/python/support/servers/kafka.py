@@ -133,11 +133,16 @@ class Kafka(Server):
         if errors:
             raise KafkaException(errors[0])
 
-    def read(self, topic, count, seconds=30):
-        """The first messages of a topic, in the order of their arrival in each partition."""
+    def reader(self, topic):
+        """A consumer of all of a topic, to be closed."""
         consumer = Consumer({**self._config(), "group.id": "reader", "enable.auto.commit": False})
         numbers = self.admin.list_topics(topic, timeout=10).topics[topic].partitions
         consumer.assign([TopicPartition(topic, number, 0) for number in numbers])
+        return consumer
+
+    def read(self, topic, count, seconds=30):
+        """The first messages of a topic, in the order of their arrival in each partition."""
+        consumer = self.reader(topic)
         found, deadline = [], time.monotonic() + seconds
         try:
             while len(found) < count:
