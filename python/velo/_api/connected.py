@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from velo._api.driver import Driver, Figures, OnError, Terms
@@ -136,19 +137,40 @@ class Connected(AsyncIterator[T], Generic[T]):
             on_bad=on_bad,
         )
         terms.check()
-        driver = self._begin(terms, sink.flush)
+        calls = _OneAtATime(sink)
+        if dead_letter is not None:
+            terms.dead_letter = _OneAtATime(dead_letter)
+        driver = self._begin(terms, calls.flush)
         try:
             async with contextlib.aclosing(driver.batches()) as batches:
                 async for batch in batches:
                     try:
-                        await sink.write(batch)
+                        await calls.write(batch)
                     except (TypeError, ValueError):
-                        await _one_by_one(sink, batch, driver)
+                        await _one_by_one(calls, batch, driver)
         finally:
             for endpoint in (sink, dead_letter):
                 if (close := getattr(endpoint, "close", None)) is not None:
                     await close()
         return driver.figures
+
+
+class _OneAtATime:
+    """A sink whose calls wait for each other: results are written while others are flushed."""
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+        self._lock = asyncio.Lock()
+
+    async def write(self, results: Sequence[tuple[Any, Any]]) -> None:
+        """See `Sink`."""
+        async with self._lock:
+            await self._sink.write(results)
+
+    async def flush(self) -> None:
+        """See `Sink`."""
+        async with self._lock:
+            await self._sink.flush()
 
 
 async def _one_by_one(sink: Sink, batch: list[tuple[Any, Any]], driver: Driver) -> None:

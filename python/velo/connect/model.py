@@ -110,7 +110,7 @@ class Source(Protocol):
 
 @runtime_checkable
 class Sink(Protocol):
-    """What takes results.
+    """What takes results. Its methods are called one at a time, in one event loop.
 
     A sink may have `async close()`, and a `name`, as a source.
     """
@@ -119,6 +119,11 @@ class Sink(Protocol):
         """Take results with their keys, in order. Waits where the sink is behind.
 
         A result may be a `To`, which says where it goes.
+
+        Raises:
+            TypeError: When one of them cannot be encoded; then none of them is written.
+            ValueError: The same.
+
         """
 
     async def flush(self) -> None:

@@ -68,7 +68,8 @@ class OverKafka:
         self.server = server
         self.input, self.output = server.topic(4), server.topic(4)
         place = f"kafka://{server.address}"
-        fast = "config.reconnect.backoff.max.ms=200&config.session.timeout.ms=1000"
+        # A static member takes its partitions up again at once.
+        fast = "config.reconnect.backoff.max.ms=200&instance_id=one"
         self.source = f"{place}/{self.input}?group=g-{self.input}&{fast}"
         self.sink = f"{place}/{self.output}?config.reconnect.backoff.max.ms=200"
         self._consumer = None
@@ -98,7 +99,7 @@ class OverRedis:
         self.client = server.client()
         number = os.urandom(4).hex()
         self.input, self.output = f"in-{number}", f"out-{number}"
-        self.source = f"{server.url}/{self.input}?group=g&consumer=c&claim_after=1"
+        self.source = f"{server.url}/{self.input}?group=g&consumer=c&claim_after=30"
         self.sink = f"{server.url}/{self.output}"
 
     def produce(self, values):

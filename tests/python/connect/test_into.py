@@ -454,3 +454,27 @@ async def test_a_run_is_made_once():
 async def test_settings_are_checked(setting, value):
     with pytest.raises(ValueError, match=setting):
         await counts.keyed(MemorySource({}), key="k").into(MemorySink(), **{setting: value})
+
+
+async def test_a_sink_is_called_once_at_a_time():
+    calls = []
+
+    class Watched(MemorySink):
+        async def _alone(self, what):
+            assert not calls, f"{what} during {calls}"
+            calls.append(what)
+            await asyncio.sleep(0.005)
+            calls.clear()
+
+        async def write(self, results):
+            await self._alone("write")
+            await super().write(results)
+
+        async def flush(self):
+            await self._alone("flush")
+            await super().flush()
+
+    source = MemorySource({"a": [{"k": n % 7} for n in range(2000)]}, batch=20)
+    sink = Watched()
+    await counts.keyed(source, key="k", max_pending=50).into(sink, commit_every=0.001)
+    assert sink.durable == 2000
