@@ -329,7 +329,7 @@ async def test_a_killed_server_loses_no_result_that_was_flushed_late(own_mosquit
     await asyncio.wait_for(opening, 30)
     own_mosquitto.freeze()
     writing = asyncio.ensure_future(sink.write([("k", number) for number in range(50, 60)]))
-    await waited(lambda: len(sink._published) == 7)
+    await waited(lambda: len(sink._publisher._published) == 7)
     own_mosquitto.kill()
     own_mosquitto.start()
     peer.make_session(session, f"{peer.topic}/out")
@@ -457,7 +457,7 @@ def test_of_url():
     endpoint = of_url(url, {"client_id": "c", "prefetch": "7", "retain": "true"})
     assert repr(endpoint) == "mqtt('::1:1234', 'a/+/#')"
     assert endpoint._broker.password == "hunt@er2"
-    assert (endpoint._client_id, endpoint._prefetch, endpoint._retain) == ("c", 7, True)
+    assert (endpoint._client_id, endpoint._prefetch, endpoint._publisher._retain) == ("c", 7, True)
     assert of_url(urlsplit("mqtts://host/t"), {})._broker.port == 8883
     with pytest.raises(ValueError, match="no setting `colour`; it has client_id, "):
         of_url(url, {"colour": "red"})

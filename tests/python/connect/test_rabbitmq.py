@@ -256,7 +256,7 @@ async def test_unconfirmed_results_are_bounded(peer):
 
     writing = asyncio.ensure_future(write())
     while not writing.done():
-        peak = max(peak, len(sink._unconfirmed))
+        peak = max(peak, len(sink._publisher._unconfirmed))
         await asyncio.sleep(0)
     await writing
     await sink.flush()

@@ -11,19 +11,18 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 from urllib.parse import SplitResult, unquote
 
-from velo.connect._rabbitmq_link import (
+from velo.connect._rabbitmq.link import (
     LOST,
     AbstractConnection,
     Link,
     Lost,
     Server,
-    amqp,
     headers_of,
-    properties_of,
 )
-from velo.connect.errors import ConnectError, NoSuchTopic, PermissionDenied
-from velo.connect.formats import Decode, Encode, decoder, encoder, key_bytes
-from velo.connect.model import Bad, Batch, Partition, Position, Record, To, addressed
+from velo.connect._rabbitmq.publisher import Publisher
+from velo.connect.errors import NoSuchTopic
+from velo.connect.formats import Decode, Encode, decoder, encoder
+from velo.connect.model import Bad, Batch, Partition, Position, Record, addressed
 from velo.connect.settings import boolean, decoded, login_of, secret, settings_of
 
 __all__ = ["RabbitMq", "of_url", "rabbitmq"]
@@ -140,15 +139,14 @@ class RabbitMq:
         self._server = server
         self._queues = queues
         self._exchange = exchange
-        self._routing_key = routing_key
         self._declare = declare
         self._until_end = until_end
         self._prefetch = prefetch
-        self._in_flight = in_flight
         self._decode = decoder(decode)
-        self._encode = encoder(encode)
+        self._publisher = Publisher(
+            self.name, server, queues, exchange, routing_key, declare, in_flight, encoder(encode)
+        )
         self._source: Link | None = None
-        self._sink: Link | None = None
         self._changed = asyncio.Event()
         self._stopped = False
         self._paused: set[Partition] = set()
@@ -158,13 +156,6 @@ class RabbitMq:
         self._positions = itertools.count()
         self._left: dict[str, int] = {}
         self._passive: Callable[[str], Any] | None = None
-        # Results that the server has not confirmed, in their order; the first that it refused.
-        self._unconfirmed: dict[int, To] = {}
-        self._numbers = itertools.count()
-        self._sending: set[asyncio.Task[None]] = set()
-        self._channel: Any = None
-        self._confirmed = asyncio.Event()
-        self._refused: ConnectError | None = None
 
     def __repr__(self) -> str:
         """Queues and server."""
@@ -173,7 +164,8 @@ class RabbitMq:
     @property
     def reconnects(self) -> int:
         """How often a lost connection was made again."""
-        return sum(link.outages.count for link in (self._source, self._sink) if link is not None)
+        links = (self._source, self._publisher.link)
+        return sum(link.outages.count for link in links if link is not None)
 
     # The source.
 
@@ -315,109 +307,7 @@ class RabbitMq:
             ConnectError: When the server is not there, or refuses a result.
 
         """
-        link = await self._open_sink()
-        for key, result in results:
-            to = addressed(key, result)
-            body = self._encode(to.value)
-            topic = to.topic or self._routing_key or self._default_key(to.key)
-            if len(topic.encode()) > 255:
-                raise ValueError(f"the routing key {topic[:40]!r}... is longer than 255 bytes")
-            while len(self._unconfirmed) >= self._in_flight:
-                await self._progress(link)
-            number = next(self._numbers)
-            self._unconfirmed[number] = To(body, topic, to.key, to.headers)
-            if link.up.is_set():
-                self._send(number)
-        if self._refused is not None:
-            raise self._refused
-
-    def _default_key(self, key: Any) -> str:
-        if not self._exchange:
-            return self._queues[0]
-        return (key_bytes(key) or b"").decode("utf-8", "replace")
-
-    def _send(self, number: int) -> None:
-        task = asyncio.get_running_loop().create_task(self._publish(number, self._channel))
-        self._sending.add(task)
-        task.add_done_callback(self._sending.discard)
-
-    async def _publish(self, number: int, channel: Any) -> None:
-        """Publish a result and wait for its confirmation; a lost connection does so again."""
-        to = self._unconfirmed[number]
-        try:
-            await channel.basic_publish(
-                to.value,
-                exchange=self._exchange,
-                routing_key=to.topic,
-                properties=properties_of(to.headers),
-                mandatory=True,
-            )
-        except amqp.PublishError:
-            where = f"exchange {self._exchange!r}" if self._exchange else "the default exchange"
-            self._refuse(
-                NoSuchTopic(
-                    f"{self.name}: {where} at {self._server} has no queue for the routing key "
-                    f"{to.topic!r}: create the queue, or bind one"
-                )
-            )
-        except amqp.DeliveryError as error:
-            self._refuse(
-                ConnectError(
-                    f"{self.name}: the RabbitMQ server at {self._server} refuses a result for "
-                    f"{to.topic!r}: {error!r}"
-                )
-            )
-        except LOST:
-            return  # published again on the next connection
-        else:
-            self._unconfirmed.pop(number, None)
-        self._confirmed.set()
-
-    def _refuse(self, error: ConnectError) -> None:
-        if self._refused is None:
-            self._refused = error
-        self._confirmed.set()
-
-    async def _open_sink(self) -> Link:
-        if self._refused is not None:
-            raise self._refused
-        if self._sink is None or self._sink.error is not None:
-            link = self._sink = Link(
-                self.name, self._server, self._set_up_sink, self._confirmed.set
-            )
-            await link.open()
-        return self._sink
-
-    async def _set_up_sink(self, connection: AbstractConnection, lost: Lost) -> None:
-        channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
-        if self._exchange:
-            await channel.get_exchange(self._exchange, ensure=True)
-        elif self._declare:
-            for name in self._queues:
-                await channel.declare_queue(name, durable=True)
-        self._channel = await channel.get_underlay_channel()
-        channel.close_callbacks.add(functools.partial(self._channel_closed, lost))
-        for number in list(self._unconfirmed):
-            self._send(number)
-
-    def _channel_closed(self, lost: Lost, sender: object, error: object) -> None:
-        """Tell an error of a result from a lost connection: it would come again for ever."""
-        if isinstance(error, amqp.ChannelAccessRefused):
-            self._refuse(PermissionDenied(f"{self.name}: {self._server} refuses: {error}"))
-        elif isinstance(error, amqp.ChannelNotFoundEntity):
-            self._refuse(NoSuchTopic(f"{self.name}: at {self._server}: {error}"))
-        elif isinstance(error, amqp.ChannelClosed | amqp.ChannelPreconditionFailed):
-            self._refuse(ConnectError(f"{self.name}: {self._server} closed the channel: {error}"))
-        lost(sender, error)
-
-    async def _progress(self, link: Link) -> None:
-        """Wait until the server confirms something, or the connection changes."""
-        if self._refused is not None:
-            raise self._refused
-        if link.error is not None:
-            raise link.error
-        self._confirmed.clear()
-        await self._confirmed.wait()
+        await self._publisher.write([addressed(key, result) for key, result in results])
 
     async def flush(self) -> None:
         """Return once the server has confirmed all results.
@@ -426,10 +316,7 @@ class RabbitMq:
             ConnectError: When it refuses one of them, or the connection.
 
         """
-        while self._unconfirmed and self._sink is not None:
-            await self._progress(self._sink)
-        if self._refused is not None:
-            raise self._refused
+        await self._publisher.flush()
 
     async def close(self) -> None:
         """Disconnect."""
@@ -437,13 +324,7 @@ class RabbitMq:
         source, self._source = self._source, None
         if source is not None:
             await source.close()
-        sink, self._sink = self._sink, None
-        if sink is not None:
-            await sink.close()
-        for task in self._sending:
-            task.cancel()
-        if self._sending:
-            await asyncio.wait(self._sending)
+        await self._publisher.close()
 
 
 def _deleted(link: Link, error: NoSuchTopic, _frame: object) -> None:

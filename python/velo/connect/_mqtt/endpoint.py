@@ -11,8 +11,8 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 from urllib.parse import SplitResult, unquote
 
-from velo.connect._mqtt_link import Broker, Link, MQTTMessage, publish_properties
-from velo.connect.errors import ConnectError, PermissionDenied
+from velo.connect._mqtt.link import Broker, Link, MQTTMessage
+from velo.connect._mqtt.publisher import Publisher
 from velo.connect.formats import Decode, Encode, decoder, encoder
 from velo.connect.model import Bad, Batch, Partition, Position, Record, addressed
 from velo.connect.settings import boolean, decoded, login_of, secret, settings_of
@@ -146,13 +146,13 @@ class Mqtt:
         self._clean_start = clean_start or not self._lasting
         self._prefetch = prefetch
         self._session_expiry = session_expiry
-        self._in_flight = in_flight
-        self._retain = retain
         self._decode = decoder(decode)
-        self._encode = encoder(encode)
+        sink_id = f"{self._client_id}-sink" if self._lasting else ""
+        self._publisher = Publisher(
+            self.name, broker, topics, sink_id, in_flight, retain, encoder(encode)
+        )
         self._partition: Partition = ", ".join(topics)
         self._source: Link | None = None
-        self._sink: Link | None = None
         self._changed = asyncio.Event()
         self._stopped = False
         self._paused = False
@@ -160,10 +160,6 @@ class Mqtt:
         self._read: deque[tuple[Position, MQTTMessage]] = deque()
         self._unacknowledged: deque[tuple[Position, int]] = deque()
         self._positions = itertools.count()
-        # Results that the broker has not acknowledged, by packet id; and the first that it refused.
-        self._published: dict[int, str] = {}
-        self._acknowledged = asyncio.Event()
-        self._refused: ConnectError | None = None
 
     def __repr__(self) -> str:
         """Topics and server."""
@@ -172,7 +168,8 @@ class Mqtt:
     @property
     def reconnects(self) -> int:
         """How often a lost connection was made again."""
-        return sum(link.outages.count for link in (self._source, self._sink) if link is not None)
+        links = (self._source, self._publisher.link)
+        return sum(link.outages.count for link in links if link is not None)
 
     # The source.
 
@@ -285,82 +282,7 @@ class Mqtt:
             ConnectError: When the broker is not there, or refuses a result.
 
         """
-        link = await self._open_sink()
-        for key, result in results:
-            to = addressed(key, result)
-            topic = to.topic or self._topic_of_sink()
-            payload = self._encode(to.value)
-            properties = publish_properties(to.headers)
-            most = min(self._in_flight, getattr(link.limits, "ReceiveMaximum", 65_535))
-            while len(self._published) >= most or not link.up.is_set():
-                await self._progress(link)
-            size, limit = len(payload), getattr(link.limits, "MaximumPacketSize", None)
-            if limit is not None and size + len(topic.encode()) + 64 > limit:
-                raise ValueError(
-                    f"a result for {topic!r} has {size} bytes; the MQTT broker at {self._broker} "
-                    f"takes packets of at most {limit}"
-                )
-            info = link.client.publish(
-                topic, payload, qos=1, retain=self._retain, properties=properties
-            )
-            self._published[info.mid] = topic
-            link.write()
-
-    def _topic_of_sink(self) -> str:
-        topic = self._topics[0]
-        if len(self._topics) > 1 or "+" in topic or "#" in topic:
-            raise ValueError(
-                f"a result has no topic, and {', '.join(self._topics)!r} is not one topic: yield "
-                "`connect.to(result, topic=...)`"
-            )
-        return topic
-
-    async def _progress(self, link: Link) -> None:
-        """Wait until the broker acknowledges something, or the connection changes."""
-        if self._refused is not None:
-            raise self._refused
-        if link.error is not None:
-            raise link.error
-        self._acknowledged.clear()
-        if link.up.is_set():
-            await self._acknowledged.wait()
-        else:
-            reconnected = asyncio.ensure_future(link.up.wait())
-            failed = asyncio.ensure_future(self._acknowledged.wait())
-            try:
-                await asyncio.wait({reconnected, failed}, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                reconnected.cancel()
-                failed.cancel()
-
-    async def _open_sink(self) -> Link:
-        if self._refused is not None:
-            raise self._refused
-        if self._sink is None or self._sink.error is not None:
-            link = Link(
-                self.name,
-                self._broker,
-                client_id=f"{self._client_id}-sink" if self._lasting else "",
-                clean_start=True,
-                session_expiry=0,
-            )
-            link.client.on_publish = self._on_publish
-            link.on_down = self._acknowledged.set
-            await link.open()
-            self._sink = link
-        return self._sink
-
-    def _on_publish(self, _client: Any, _data: Any, mid: int, code: Any, _more: Any) -> None:
-        assert self._sink is not None
-        self._sink.count()
-        topic = self._published.pop(mid, None)
-        if code.is_failure and self._refused is None:
-            kind = PermissionDenied if code.value == 0x87 else ConnectError
-            self._refused = kind(
-                f"{self.name}: the MQTT broker at {self._broker} refuses a result for {topic!r}: "
-                f"{code}"
-            )
-        self._acknowledged.set()
+        await self._publisher.write([addressed(key, result) for key, result in results])
 
     async def flush(self) -> None:
         """Return once the broker has acknowledged all results.
@@ -369,24 +291,17 @@ class Mqtt:
             ConnectError: When it refuses one of them, or the connection.
 
         """
-        while self._published and self._sink is not None:
-            await self._progress(self._sink)
-        if self._refused is not None:
-            raise self._refused
+        await self._publisher.flush()
 
     async def close(self) -> None:
         """Disconnect. The session of a `client_id` stays with the broker."""
-        self._stopped = True
-        self._changed.set()
+        self.stop()
         source, self._source = self._source, None
         if source is not None:
             source.client.on_message = None
             source.on_down = lambda: None
             await source.close(end_session=not self._lasting)
-        sink, self._sink = self._sink, None
-        if sink is not None:
-            sink.on_down = lambda: None
-            await sink.close()
+        await self._publisher.close()
 
 
 _SETTINGS: dict[str, Callable[[str], Any]] = {
