@@ -13,7 +13,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from velo.connect._kafka.link import ClientLog, Link, cause
 from velo.connect.errors import ConnectError
 from velo.connect.formats import key_bytes
-from velo.connect.model import addressed
+from velo.connect.model import To, addressed
 from velo.connect.settings import log
 
 __all__ = ["Writer", "Writing"]
@@ -101,22 +101,28 @@ class Writer:
     def _produce(self, results: Sequence[tuple[Any, Any]], begin: int) -> int:
         """Queue results from an index on; the index of the first one that has no room."""
         produce, encode, topic = self._producer.produce, self._writing.encode, self._writing.topic
-        index = begin
+        index, target = begin, topic
         try:
             for index in range(begin, len(results)):
-                result = addressed(*results[index])
-                value = result.value
-                produce(
-                    result.topic or topic,
-                    None if value is None else encode(value),
-                    key_bytes(result.key),
-                    headers=list(result.headers) or None,
-                )
+                key, result = results[index]
+                if type(result) is To:
+                    to = addressed(key, result)
+                    target, result = to.topic or topic, to.value
+                    produce(
+                        target,
+                        None if result is None else encode(result),
+                        key_bytes(to.key),
+                        headers=list(to.headers) or None,
+                    )
+                else:
+                    target = topic
+                    value = None if result is None else encode(result)
+                    produce(topic, value, key if type(key) is str else key_bytes(key))
             index = len(results)
         except BufferError:
             pass
         except KafkaException as error:
-            raise self._link.named(cause(error), result.topic or topic) from None
+            raise self._link.named(cause(error), target) from None
         self._producer.poll(0)
         return index
 
