@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from velo.connect.errors import PositionLost
 from velo.connect.formats import key_bytes
-from velo.connect.model import Bad, Record, To
+from velo.connect.model import Bad, Headers, Record, To
 
 __all__ = ["Bound", "Entry", "Layout", "after", "begin_id", "order", "start_of", "text"]
 
@@ -113,6 +113,10 @@ class Bound:
         return [stream for stream in streams if stream not in self._done]
 
 
+def _pairs(fields: list[bytes]) -> list[tuple[bytes, bytes]]:
+    return list(zip(fields[::2], fields[1::2], strict=True))
+
+
 class Layout:
     """How an event lies in the fields of an entry.
 
@@ -138,42 +142,45 @@ class Layout:
 
     def record(self, entry: Entry) -> Record | Bad:
         """Make a record of an entry."""
-        milliseconds, _ = order(entry.id)
-        origin = (entry.stream, entry.stream, entry.id, milliseconds / 1000)
-        if entry.fields is None:
+        stream, entry_id, fields = entry
+        origin = (stream, stream, entry_id, int(entry_id.partition("-")[0]) / 1000)
+        if fields is None:
             gone = PositionLost(
                 f"the entry `{entry.id}` of the stream `{entry.stream}` was delivered and not "
                 "acknowledged, and was deleted since"
             )
             return Bad(Record(b"", None, *origin), gone)
-        pairs = list(zip(entry.fields[::2], entry.fields[1::2], strict=True))
-        key: Any = next((value for name, value in pairs if name == self._key), None)
-        headers = tuple((text(name[2:]), value) for name, value in pairs if name[:2] == b"h:")
+        data: bytes | None = None
+        key: Any = None
+        headers: Headers = ()
+        pairs = iter(fields)
+        for name, value in zip(pairs, pairs, strict=True):
+            if name == self._name:
+                data = value
+            elif name == self._key:
+                key = value
+            elif name.startswith(b"h:"):
+                headers = (*headers, (text(name[2:]), value))
         try:
-            value = self._value(pairs)
-            key = None if key is None else self._decode_key(key)
+            event = self._event(fields) if data is None else self._decode(data)
+            if key is not None:
+                key = self._decode_key(key)
         except Exception as error:
-            return Bad(Record(self._bytes(pairs), key, *origin, headers), error)
-        return Record(value, key, *origin, headers)
+            if data is None:
+                data = b"\n".join(map(b"=".join, _pairs(fields)))
+            return Bad(Record(data, key, *origin, headers), error)
+        return Record(event, key, *origin, headers)
 
-    def _value(self, pairs: list[tuple[bytes, bytes]]) -> Any:
+    def _event(self, fields: list[bytes]) -> dict[str, str]:
+        """Make an event of all fields."""
+        pairs = _pairs(fields)
         if self._name is None:
             return {name.decode(): value.decode() for name, value in pairs if name[:2] != b"h:"}
-        for name, value in pairs:
-            if name == self._name:
-                return self._decode(value)
         names = ", ".join(f"`{text(name)}`" for name, _ in pairs)
         raise LookupError(
             f"the entry has no field `{self.field}`, but {names}: `field=` names the field of the "
             "value, and with `field=None` all fields are the event"
         )
-
-    def _bytes(self, pairs: list[tuple[bytes, bytes]]) -> bytes:
-        if self._name is not None:
-            for name, value in pairs:
-                if name == self._name:
-                    return value
-        return b"\n".join(name + b"=" + value for name, value in pairs)
 
     def fields(self, result: To) -> list[Any]:
         """Give the fields of a result, as XADD takes them.
@@ -183,7 +190,7 @@ class Layout:
 
         """
         if self.field is not None:
-            fields: list[Any] = [self.field, self._encode(result.value)]
+            fields: list[Any] = [self._name, self._encode(result.value)]
             key = key_bytes(result.key)
             if key is not None:
                 fields += [self._key, key]

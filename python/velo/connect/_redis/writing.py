@@ -45,9 +45,7 @@ class Writing:
     async def write(self, results: Sequence[tuple[Any, Any]]) -> None:
         """Take results, all or none of them; waits while a batch is sent."""
         commands = [self._command(key, result) for key, result in results]
-        self._results += [
-            (words, sum(len(word) for word in words if type(word) is bytes)) for words in commands
-        ]
+        self._results += commands
         self._taken += len(commands)
         while len(self._results) >= self._batch or self._size() >= _BYTES:
             await self._send(self._answered + 1)
@@ -55,7 +53,7 @@ class Writing:
     def _size(self) -> int:
         return sum(size for _, size in self._results)
 
-    def _command(self, key: Any, result: Any) -> list[Any]:
+    def _command(self, key: Any, result: Any) -> tuple[list[Any], int]:
         to = addressed(key, result)
         stream = to.topic
         if stream is None:
@@ -65,8 +63,12 @@ class Writing:
                     "name theirs, by `connect.to(result, topic=...)`"
                 )
             stream = self._streams[0]
-        bounded = () if self._maxlen is None else ("MAXLEN", "~", self._maxlen)
-        return ["XADD", stream, *bounded, "*", *self._layout.fields(to)]
+        bounded = () if self._maxlen is None else (b"MAXLEN", b"~", self._maxlen)
+        fields = self._layout.fields(to)
+        size = 0
+        for value in fields[1::2]:
+            size += len(value) if isinstance(value, bytes | str) else 8
+        return ["XADD", stream, *bounded, b"*", *fields], size
 
     async def _send(self, wanted: int) -> None:
         """Send one batch, unless the server has answered as many results as are wanted."""
