@@ -222,7 +222,7 @@ async def test_top_shows_them_and_ends_one(daemon, tmp_path, columns, rows):
         assert functions.marks(tmp_path / "user-41") == ""
         assert await ask(ends, "user-42", str(tmp_path / "again")) == 1, "it begins anew"
         terminal.press("q")
-        assert await asyncio.to_thread(terminal.process.wait, 20) == 0
+        assert await terminal.ends() == 0
 
 
 async def test_what_is_attached_by_now_is_not_ended(daemon):

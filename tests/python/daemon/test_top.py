@@ -63,7 +63,7 @@ async def test_a_stream_is_found_and_ended(daemon, columns, rows):
                     await streams[17].recv()
             await terminal.shows(f"ended {name}", "39 streams")
             terminal.press("q")
-            assert await asyncio.to_thread(terminal.process.wait, 20) == 0
+            assert await terminal.ends() == 0
 
 
 async def test_keys_that_change_their_mind(daemon):
@@ -87,7 +87,7 @@ async def test_keys_that_change_their_mind(daemon):
             terminal.press("\x1b[6~\x1b[6~x")  # pages down, beyond the first screen
             await terminal.shows("end running_sum-", without=[f"end {streams[-1].name}"])
             terminal.process.send_signal(signal.SIGINT)
-            assert await asyncio.to_thread(terminal.process.wait, 20) == 0
+            assert await terminal.ends() == 0
         assert all(stream.metrics.duration > 0 for stream in streams)
         await streams[0].send(1)
         assert await streams[0].recv() == 2
@@ -98,7 +98,7 @@ async def test_it_ends_with_its_supervisor_or_without_a_terminal(daemon):
         await terminal.shows("0 streams")
         await asyncio.to_thread(daemon.stop)
         await terminal.shows("velo: the supervisor at `")
-        assert await asyncio.to_thread(terminal.process.wait, 20) == 1
+        assert await terminal.ends() == 1
     command = [sys.executable, "-m", "velo", "top", "--socket", str(daemon.path)]
     told = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=HANG)
     assert told.returncode == 1

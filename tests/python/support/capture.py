@@ -43,9 +43,9 @@ async def main(folder):
         for columns, rows in SIZES:
             terminal = Terminal(["top", "--socket", daemon.path], columns, rows)
             try:
-                await terminal.shows("turnarounds-", " s ")  # latencies are known by then
+                await terminal.shows("turnarounds[", " s ")  # latencies are known by then
                 terminal.press("e\x1b[B\x1b[B\x1b[B")
-                await terminal.shows("↓events ", "turnarounds-", without=["?"])
+                await terminal.shows("↓events ", "turnarounds[", without=["?"])
             finally:
                 terminal.close()
             path = folder / f"{columns}x{rows}.svg"

@@ -58,6 +58,20 @@ class Terminal:
             await asyncio.sleep(0.02)
         raise AssertionError(f"not shown: {texts} without {without} in\n{shown}")
 
+    async def ends(self):
+        """Waits for the end of the command, and returns its exit code.
+
+        What it still writes is read meanwhile: a terminal that nothing reads takes no more of it.
+        """
+        deadline = time.monotonic() + 30
+        while (code := self.process.poll()) is None:
+            assert time.monotonic() < deadline, "the command goes on"
+            with contextlib.suppress(BlockingIOError, OSError):
+                self._stream.feed(os.read(self._line, 1 << 16))
+                continue
+            await asyncio.sleep(0.02)
+        return code
+
     def close(self):
         if self.process.poll() is None:
             self.process.kill()

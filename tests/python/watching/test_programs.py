@@ -150,7 +150,7 @@ async def test_top_shows_it_and_ends_a_stream(program, columns, rows):
         await terminal.shows("ended counting-2", "1 stream ")
         await asyncio.to_thread(program.end)
         await terminal.shows(f"velo: the supervisor of process {program.pid}")
-        assert await asyncio.to_thread(terminal.process.wait, HANG) == 1
+        assert await terminal.ends() == 1
     finally:
         terminal.close()
 
@@ -168,7 +168,7 @@ async def test_top_waits_for_programs(folder, tmp_path):
         program.process.stderr.close()
         await terminal.shows("q quit", without=["counts.py"])
         terminal.press("q")
-        assert await asyncio.to_thread(terminal.process.wait, HANG) == 0
+        assert await terminal.ends() == 0
     finally:
         terminal.close()
 
