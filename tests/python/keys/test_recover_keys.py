@@ -496,3 +496,24 @@ async def test_keys_stay_where_there_is_no_other_worker():
         async for _, result in fn.keyed(source(), key=lambda event: event):
             got.append(result)
     assert [count for _, count in got] == [0, 1]
+
+
+async def test_keys_of_the_live_form_leave_a_worker_that_lives():
+    async with where.options(recover="replay").keys() as keys:
+        first = {key: await keys.request(key, 0) for key in range(4)}
+        (((old,), _),) = first[0]
+        await leave_worker(old)
+        last = dict.fromkeys(range(4), 0)
+
+        async def moved():
+            for key in range(4):
+                (((pid,), count),) = await keys.request(key, 0)
+                assert count == last[key] + 1
+                last[key] = count
+                at[key] = pid
+            return old not in at.values()
+
+        at = {}
+        async with asyncio.timeout(HANG):
+            while not await moved():
+                await asyncio.sleep(0.002)

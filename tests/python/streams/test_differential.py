@@ -122,8 +122,10 @@ def test_the_modes_agree_by_key(runner, long):
         keys = dict.fromkeys(event % 3 for event in events)
         return {key: await bare(program, [e for e in events if e % 3 == key]) for key in keys}
 
-    async def by_key(mode, program, events):
-        fn = stream_fn(mode=mode)(programs.function_of(program))
+    ways = ({"mode": "inline"}, {"mode": "process"}, {"mode": "process", "recover": "replay"})
+
+    async def by_key(way, program, events):
+        fn = stream_fn(**way)(programs.function_of(program))
         found = {}
         try:
             async for key, result in fn.keyed(events, key=lambda event: event % 3):
@@ -136,15 +138,15 @@ def test_the_modes_agree_by_key(runner, long):
         async with asyncio.timeout(HANG):
             expected = await alone(program, events)
             errors = {error for _, error, _ in expected.values() if error is not None}
-            for mode in ("inline", "process"):
-                found, error = await by_key(mode, program, events)
+            for way in ways:
+                found, error = await by_key(way, program, events)
                 if errors:
-                    assert error in errors, mode
+                    assert error in errors, way
                 else:
                     wanted = {key: results for key, (results, _, _) in expected.items() if results}
-                    assert (found, error) == (wanted, None), mode
+                    assert (found, error) == (wanted, None), way
                 for key, results in found.items():
-                    assert results == expected[key][0][: len(results)], mode
+                    assert results == expected[key][0][: len(results)], way
 
     @examples(2_000 if long else 100)
     @given(program=programs.PROGRAMS, events=st.lists(st.integers(-9, 9), max_size=30))

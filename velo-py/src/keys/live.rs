@@ -418,6 +418,7 @@ impl Keys {
                 return Ok(Rest::Quiet);
             }
             self.tell_ends(py)?;
+            self.leave_workers(py)?;
             progress |= self.open_some(py)?;
             progress |= self.fail_full(py)?;
             progress |= self.act(py)?;
