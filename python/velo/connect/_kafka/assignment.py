@@ -36,6 +36,7 @@ class Assignment:
     Attributes:
         names: The partitions that are read.
         by_topic: Their names by topic and number, also of those that were given away.
+        given: The partitions that were given away or lost since the reader has cleared this.
         begun: Whether there was an assignment, also an empty one.
 
     """
@@ -51,6 +52,7 @@ class Assignment:
         serve: Callable[[], None],
     ) -> None:
         self.names: set[Name] = set()
+        self.given: set[Name] = set()
         self.by_topic: dict[str, dict[int, Name]] = {}
         self.begun = False
         self._consumer = consumer
@@ -106,6 +108,10 @@ class Assignment:
                 lag[name] = max(0, high - max(low, self._first[name], place.offset))
         return lag
 
+    def _give(self, names: list[Name]) -> None:
+        self.names.difference_update(names)
+        self.given.update(names)
+
     def _committed(self, names: list[Name]) -> dict[Name, int]:
         """Ask for the committed offsets."""
         reading = self._reading
@@ -133,7 +139,7 @@ class Assignment:
         if names and not self._handover.stopping:
             self._handover.put(Revoked(tuple(names)))
             self._wait_for_handling(names)
-        self.names.difference_update(names)
+        self._give(names)
 
     def _wait_for_handling(self, names: list[Name]) -> None:
         deadline = time.monotonic() + self._reading.revoke_timeout
@@ -153,7 +159,7 @@ class Assignment:
 
     def _on_lost(self, _consumer: Consumer, found: list[TopicPartition]) -> None:
         names = _names(found)
-        self.names.difference_update(names)
+        self._give(names)
         self._handover.forget(names)
         if names:
             self._handover.put(Lost(tuple(names)))

@@ -153,7 +153,7 @@ class Handover:
     def handled(self, seconds: float) -> bool:
         """Say whether all that was handed on before `Revoked` is handled; waits for that a bit."""
         with self._changed:
-            if self._revoked and not self.stopping and not self._commits:
+            if self._revoked and not self.stopping and not self._is_due():
                 self._changed.wait(seconds)
             return not self._revoked or self.stopping
 
@@ -187,9 +187,7 @@ class Handover:
     def next_commit(self) -> Commit | None:
         """Give the oldest commit whose time has come."""
         with self._changed:
-            if self._commits and self._commits[0].not_before <= time.monotonic():
-                return self._commits.popleft()
-            return None
+            return self._commits.popleft() if self._is_due() else None
 
     def retry(self, commit: Commit, seconds: float) -> None:
         """Put a commit back, for later."""
@@ -213,7 +211,7 @@ class Handover:
     def wait_for_request(self, seconds: float) -> None:
         """Wait for a commit or the end; for so many seconds where a commit is to be tried again."""
         with self._changed:
-            if not self.closing:
+            if not self.closing and not self._is_due():
                 self._changed.wait(seconds if self._commits else None)
 
     def end_thread(self, closed: BaseException) -> None:
@@ -226,6 +224,9 @@ class Handover:
         self._in_loop(lambda: _set(self._gone))
 
     # With the lock held.
+
+    def _is_due(self) -> bool:
+        return bool(self._commits) and self._commits[0].not_before <= time.monotonic()
 
     def _append(self, item: Item) -> None:
         self._ready.append(item)

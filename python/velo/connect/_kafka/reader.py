@@ -181,7 +181,13 @@ class Reader:
             message = consumer.poll(0.01 if self._asleep else _WAIT)
             self._link.check()
             if message is not None:
-                self._hand_on([message, *consumer.consume(most, 0)])
+                assignment.given.clear()
+                messages = consumer.consume(most, 0)
+                # A partition may be given away within `consume`, which leaves its records out; the
+                # one before it would come after its revocation.
+                if (message.topic(), message.partition()) not in assignment.given:
+                    messages.insert(0, message)
+                self._hand_on(messages)
             self._look_around(assignment)
 
     def _stay_alive(self) -> None:
