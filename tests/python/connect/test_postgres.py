@@ -524,6 +524,22 @@ async def test_the_server_is_killed_and_starts_again_under_source_and_sink(own_p
     await peer.close()
 
 
+async def test_a_stop_does_not_wait_for_a_server_that_is_gone(own_postgres, monkeypatch):
+    monkeypatch.setattr("velo.connect.settings.wait_of", lambda attempt: 3600)
+    peer = await PostgresPeer(own_postgres).open()
+    await peer.produce([b"1"])
+    source = peer.source()
+    _, iteration = await take(source, 1)
+    own_postgres.kill()
+    more = asyncio.ensure_future(anext(iteration))
+    await waited(lambda: source._outages._attempts)
+    source.stop()
+    with pytest.raises(StopAsyncIteration):
+        await asyncio.wait_for(more, 30)
+    await source.close()
+    await peer.close()
+
+
 def test_of_url():
     from velo.connect._postgres import of_url
 

@@ -202,10 +202,10 @@ class Postgres:
             except Unreachable as error:
                 if first:
                     raise
-                await asyncio.sleep(self._outages.wait(error))
+                await self._back_off(error)
             except LOST as error:
                 await self._lose_reader()
-                await asyncio.sleep(self._outages.wait(error))
+                await self._back_off(error)
             except psycopg.Error as error:
                 raise told(self.name, self._server, self._table, error) from error
             else:
@@ -215,6 +215,16 @@ class Postgres:
                     return
                 else:
                     await self._wait(self._reader)
+
+    async def _back_off(self, error: BaseException) -> None:
+        """Wait before the next attempt; a stop ends that."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + self._outages.wait(error)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(end):
+                while not self._stopped:
+                    self._changed.clear()
+                    await self._changed.wait()
 
     async def _asked(self, connection: Connection, call: Any) -> Any:
         return await bounded(connection, call, self._server.request_timeout)
