@@ -387,6 +387,8 @@ impl Keys {
                 form.driving = false;
             }
             (state.counts.live, state.counts.pending) = (state.live() as u64, state.pending());
+            let taken = state.counts.events.saturating_sub(state.counts.pending);
+            state.counts.taken = state.counts.taken.max(taken);
         })?;
         self.show(py)?;
         let rest = rest?;
