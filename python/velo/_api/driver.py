@@ -378,16 +378,24 @@ class Driver:
         self.figures.bad += failure.held is None
         bad = failure.held is None and self.terms.on_bad is not None
         on_error = self.terms.on_bad if bad else self.terms.on_error
-        await self._give_up(failure.key, failure.error, record, on_error)
+        undecoded = failure.held is None and not failure.decoded
+        await self._give_up(failure.key, failure.error, record, on_error, undecoded=undecoded)
         if failure.held is not None:
             self._keys.release(failure.held, record is not None)
 
     async def _give_up(
-        self, key: Any, error: Exception, record: Record | None, on_error: OnError | None
+        self,
+        key: Any,
+        error: Exception,
+        record: Record | None,
+        on_error: OnError | None,
+        *,
+        undecoded: bool = False,
     ) -> None:
         place = "" if record is None else _place(record)
         if self.terms.dead_letter is not None:
-            await self.terms.dead_letter.write([(key, _letter(self._name, key, error, record))])
+            letter = _letter(self._name, key, error, record, undecoded=undecoded)
+            await self.terms.dead_letter.write([(key, letter)])
             self.figures.dead_letters += 1
         elif callable(on_error):
             if place:
@@ -415,13 +423,15 @@ class Driver:
         await self._give_up(key, error, Record(value), self.terms.on_error)
 
 
-def _letter(name: str, key: Any, error: Exception, record: Record | None) -> To:
+def _letter(name: str, key: Any, error: Exception, record: Record | None, *, undecoded: bool) -> To:
     """Give what is kept of a failed record: enough to look at it, and to feed it again."""
     letter: dict[str, Any] = {
         "function": name,
         "error": f"{type(error).__name__}: {error}",
         "key": _plain(key),
     }
+    if undecoded:
+        letter["undecoded"] = True  # `value` is what came, and no event
     if record is not None:
         letter.update(
             value=_plain(record.value),

@@ -6,6 +6,7 @@ import click
 
 from velo import __version__
 from velo.cli.bench import bench
+from velo.cli.dead_letter import dead_letter
 from velo.cli.doctor import doctor
 from velo.cli.replay import replay
 from velo.cli.run import record, run
@@ -26,6 +27,7 @@ def velo() -> None:
 velo.add_command(run)
 velo.add_command(record)
 velo.add_command(replay)
+velo.add_command(dead_letter)
 velo.add_command(bench)
 velo.add_command(supervisor)
 velo.add_command(status)

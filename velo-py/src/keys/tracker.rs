@@ -51,6 +51,8 @@ pub struct KeyFailure {
     pub record: Option<Py<PyAny>>,
     /// What `Keys.release` takes. None: nothing is held.
     pub held: Option<u32>,
+    /// The record holds an event. Otherwise its value is what came, which could not be decoded.
+    pub decoded: bool,
 }
 
 impl Tracker {

@@ -149,6 +149,7 @@ impl State {
             error: error.into_value(py).into_any(),
             record: Some(event),
             held: None,
+            decoded: true,
         }));
         None
     }
@@ -191,6 +192,7 @@ impl State {
             error: error.into_value(py).into_any(),
             record,
             held: Some(entry),
+            decoded: true,
         }
     }
 }
@@ -220,6 +222,7 @@ impl Keys {
         let Some(by_record_key) = by_record_key else {
             return Ok(Tracked::No);
         };
+        let decoded = event.is_exact_instance_of::<Record>();
         let failed = match event.cast_exact::<Record>() {
             Ok(record) => {
                 let record = record.get();
@@ -245,6 +248,7 @@ impl Keys {
                 error,
                 record: Some(record.unbind()),
                 held: None,
+                decoded,
             }));
             Ok(())
         })??;

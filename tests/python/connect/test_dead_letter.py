@@ -1,0 +1,65 @@
+"""`velo dead-letter`: what was put aside is counted, and fed again."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+APP = """
+from velo import stream_fn
+
+@stream_fn
+async def strict(events):
+    async for event in events:
+        if event["n"] == 3:
+            raise ValueError("no threes")
+        yield event["n"]
+"""
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "app.py").write_text(APP)
+    (tmp_path / "in.ndjson").write_text('{"k":1,"n":2}\n{"k":1,"n":3}\n{"n":4}\n{torn\n')
+    velo("run", "app.py:strict", "-i", f"file://{tmp_path}/in.ndjson", "-k", "k",
+         "-o", "out.ndjson", "--dead-letter", "bad.ndjson")  # fmt: skip
+    return tmp_path
+
+
+def velo(*args, code=0):
+    done = subprocess.run(
+        [sys.executable, "-m", "velo", *args], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == code, done.stderr
+    return done
+
+
+def test_they_are_counted(here):
+    done = velo("dead-letter", "list", "bad.ndjson")
+    assert "1  strict: ValueError: no threes" in done.stdout
+    assert "3  in all" in done.stdout
+
+
+def test_they_are_written_as_they_came(here):
+    done = velo("dead-letter", "replay", "bad.ndjson", "-o", "again.ndjson")
+    assert "3 events" in done.stdout
+    lines = (here / "again.ndjson").read_text().splitlines()
+    assert sorted(lines) == sorted(['{"k":1,"n":3}', '{"n":4}', "{torn"])
+    assert len((here / "bad.ndjson").read_text().splitlines()) == 3
+
+
+def test_some_of_them(here):
+    velo("dead-letter", "replay", "bad.ndjson", "--error", "KeyError", "-o", "again.ndjson")
+    assert [json.loads(line) for line in (here / "again.ndjson").open()] == [{"n": 4}]
+    velo("dead-letter", "replay", "bad.ndjson", "--function", "other", "-o", "none.ndjson")
+    assert (here / "none.ndjson").read_bytes() == b""
+
+
+def test_what_is_no_dead_letter_is_named(here):
+    (here / "bad.ndjson").write_text("7\n")
+    assert (
+        "no dead letter at position 2" in velo("dead-letter", "list", "bad.ndjson", code=1).stderr
+    )
+    assert "there is no file" in velo("dead-letter", "list", "none.ndjson", code=66).stderr
