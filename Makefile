@@ -72,7 +72,8 @@ lint: $(VENV)/.ready
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/python tools/layers.py
-	$(BIN)/mypy python/velo examples benches/run.py
+	$(BIN)/mypy python/velo examples
+	$(BIN)/mypy benches/run.py
 	PYTHONPATH=python $(BIN)/lint-imports --no-cache
 
 # velo, its floors and the installed peers: `.venv/bin/pip install '.[bench]'` installs those on PyPI.
