@@ -143,7 +143,7 @@ impl Step<'_> {
 
 type Parts<'py> = Vec<(Step<'py>, Bound<'py, PyAny>)>;
 
-/// What an object holds, as far as can be told. An exception only means that less is told.
+/// The contents of an object, as far as they can be read. An exception only shortens the list.
 fn parts<'py>(obj: &Bound<'py, PyAny>) -> Parts<'py> {
     let mut parts = Vec::new();
     if let Ok(dict) = obj.cast::<PyDict>() {

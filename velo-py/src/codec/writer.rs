@@ -100,7 +100,7 @@ impl<'a, 'py, O: Out, E: Encode> Writer<'a, 'py, O, E> {
     #[inline]
     pub fn note(&mut self, obj: &Bound<'py, PyAny>) -> Result<(), Stop> {
         self.marks += 1;
-        // The outermost object is held by the caller as well, who knows how often.
+        // The caller holds references to the outermost object too, of unknown number.
         if (is_shared(obj) || self.depth == 0) && !self.seen.insert(id(obj)) {
             return Err(Stop::Whole);
         }

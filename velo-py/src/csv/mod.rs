@@ -1,7 +1,7 @@
-//! CSV for `velo run`: bytes in, events out, without a Python object for what is only on the way.
+//! CSV for `velo run`: bytes in, events out, without Python objects in between.
 //!
-//! [`record`] finds records and their fields, [`value`] says which fields are numbers. Nothing that
-//! a file holds raises, but its header: a record that is none is told with its line number.
+//! [`record`] finds records and their fields, [`value`] decides which fields are numbers. Only an invalid
+//! header raises an exception; the parser returns other invalid records with their line numbers.
 
 mod record;
 mod value;
@@ -71,12 +71,12 @@ pub struct CsvParser {
     buffer: Vec<u8>,
     line: u64,
     begun: bool,
-    /// Another file goes on where one that had a header has ended: its first record is judged.
+    /// Another file follows one with a header: its first record may be a header or an event.
     judging: bool,
     judged: Option<&'static str>,
 }
 
-/// What the header says about each field.
+/// The columns, as the header names them.
 struct Columns {
     names: Vec<Py<PyString>>,
     // An event of no values: a copy of it has room for all of them at once.
@@ -107,8 +107,8 @@ impl CsvParser {
         }
     }
 
-    /// Another file begins, which may have a header of its own, the same one again, or none, as what is
-    /// left of a file that was cut: its first record says which, see `judge`.
+    /// Another file begins. It may have the same header, another one, or none, as the rest of a file that
+    /// was cut: `judge` decides by its first record.
     fn restart(&mut self) {
         self.splitter = Splitter::new(self.delimiter);
         self.buffer.clear();
@@ -118,8 +118,8 @@ impl CsvParser {
         self.judged = None;
     }
 
-    /// What the first record after `restart` was taken for: `"same"`, `"header"` or `"event"`; None
-    /// before it has come.
+    /// The kind of the first record after `restart`: `"same"` (the same header), `"header"` or
+    /// `"event"`; None before that record.
     #[getter]
     fn judged(&self) -> Option<&'static str> {
         self.judged
@@ -128,7 +128,7 @@ impl CsvParser {
     /// Takes the next bytes, and returns the records that are complete.
     #[pyo3(signature = (data, last=false))]
     fn feed(&mut self, py: Python<'_>, data: &[u8], last: bool) -> PyResult<CsvRows> {
-        // Taken out, so that what is found in it can be used beside the rest of `self`.
+        // Moved out, so that slices of it can be used beside the rest of `self`.
         let mut buffer = std::mem::take(&mut self.buffer);
         buffer.extend_from_slice(data);
         let mut events = Vec::new();
@@ -199,7 +199,7 @@ impl CsvParser {
 }
 
 impl CsvParser {
-    /// Makes an event of the fields that were split last, or says why they are none.
+    /// Makes an event of the fields that were split last. Some: the reason why they are no event.
     fn take<'py>(
         &mut self,
         py: Python<'py>,

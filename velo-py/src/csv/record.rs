@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use memchr::{memchr, memchr_iter, memchr2, memrchr};
 
-/// A record with quotes that is not over after so many bytes is given up: most likely one is missing.
+/// Maximum length of a record with quotes, in bytes. A longer one most likely lacks a closing quote.
 const LONGEST: usize = 1 << 20;
 /// So is a line without any, which may have many thousand fields.
 const LONGEST_LINE: usize = 16 << 20;

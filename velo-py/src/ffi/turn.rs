@@ -79,7 +79,7 @@ impl TaskTurn {
         })
     }
 
-    /// Whoever was current before is so again.
+    /// Makes the task that was current before the current one again.
     ///
     /// # Errors
     /// When something else has become current meanwhile.

@@ -1,4 +1,4 @@
-//! What all keys of one caller have done, for those who look.
+//! The counts of all keys of one caller, for metrics.
 
 use pyo3::prelude::*;
 use velo_shm::ticks;

@@ -19,7 +19,7 @@ const OVERDUE: u64 = 1_000_000;
 /// One significant digit: 6 % steps, about a KiB for latencies up to a second.
 const DIGITS: u8 = 1;
 
-/// The longest latency that is told apart, in nanoseconds.
+/// Longer latencies count as this one, in nanoseconds.
 const HOUR: u64 = 3_600_000_000_000;
 
 /// Whether streams time their events: `VELO_METRICS=0` says no, which is for measuring what it costs.

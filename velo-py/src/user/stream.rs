@@ -32,7 +32,7 @@ pub struct Opened {
 }
 
 impl Opened {
-    /// What the stream's user shares with whoever opened it.
+    /// What the stream's user shares with the code that opened it.
     pub fn core(&self) -> &Arc<StreamCore> {
         &self.core
     }
@@ -276,7 +276,7 @@ impl StreamBase {
         self.core.touch(py)
     }
 
-    /// Notes that the stream was last used so much earlier: a clock of tests was moved.
+    /// Notes that the stream was last used `seconds` earlier: a test has moved the clock.
     fn _age(&self, py: Python<'_>, seconds: f64) -> PyResult<()> {
         Ok(self.core.state.with(py, |state| state.age(seconds))?)
     }

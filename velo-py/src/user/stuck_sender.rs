@@ -12,7 +12,7 @@ use crate::user::state::StreamCore;
 /// How many seconds a task waits to send before velo looks why.
 const LOOK_AFTER: f64 = 5.0;
 
-/// Has somebody look at a stream, a task of which has begun to wait to send.
+/// Watches a stream on which a task has begun to wait to send.
 pub fn watch(py: Python<'_>, core: &Arc<StreamCore>) -> PyResult<()> {
     if core.state.with(py, |state| {
         std::mem::replace(&mut state.sender_watched, true)

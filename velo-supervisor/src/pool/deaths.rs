@@ -35,7 +35,7 @@ impl Pool {
         self.refuse_keys(why, false);
     }
 
-    /// The process has ended. Its exit status follows, if the one who forked it still lives.
+    /// The process has ended. Its exit status follows, if the zygote that forked it still lives.
     pub(crate) fn ended(&mut self, now: Instant, worker: WorkerId, status_follows: bool) {
         if let Some(known) = self.workers.get_mut(&worker) {
             let bound = if status_follows {

@@ -1,23 +1,21 @@
-//! How many workers there are, which one takes a link, and when to let go. Pure: it is told what
-//! happened and when, and answers with what is to be done. It knows no process, no socket and no
-//! clock, so every path of it can be tested without any.
+//! The decisions of a supervisor: the number of workers, the worker of each link, and when both end. The
+//! pool is pure: its methods get events with their times, and it answers with [`Action`]s. It knows no
+//! process, no socket and no clock, so tests reach every path without any.
 //!
-//! Each method notes one thing that happened; [`Pool::reconcile`] draws the conclusions.
+//! Each method records one event; [`Pool::reconcile`] decides.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
-use velo_shm::{Progress, Running};
-
 use crate::os::exit::Exit;
-use crate::wire::protocol::{
-    Key, KeyRefusal, Killed, LinkId, Refusal, RequestId, WorkerInfo, WorkerStatus,
-};
+use crate::wire::protocol::{Key, Killed, LinkId, Refusal, RequestId, WorkerInfo, WorkerStatus};
 use key_lines::Keys;
 use restarts::Restarts;
 use watched::{Seen, Writing};
 
+mod actions;
 mod deaths;
+mod gauges;
 mod ids;
 mod key_lines;
 mod keys;
@@ -32,16 +30,18 @@ mod tests;
 mod watch;
 mod watched;
 
+pub(crate) use actions::{Action, Step};
+pub(crate) use gauges::{Gauges, residents_of};
 pub(crate) use ids::{ClientId, WorkerId};
 pub(crate) use watched::Watch;
 
-/// More workers than this are never made, whatever is asked.
+/// Maximum number of workers, whatever the settings allow.
 const MOST_WORKERS: u32 = 1024;
-/// More requests than this never wait at a time.
+/// Maximum number of requests that wait at a time.
 const MOST_WAITING: usize = 4096;
-/// How long a forked worker may take until it serves.
+/// Maximum time from the fork of a worker until it serves.
 const START_BOUND: Duration = Duration::from_secs(30);
-/// How long the news of a death waits for its exit status.
+/// How long a death report waits for the exit status.
 const STATUS_BOUND: Duration = Duration::from_millis(100);
 
 /// The pool's part of the options.
@@ -57,149 +57,13 @@ pub(crate) struct Settings {
     pub(crate) client_workers: Option<u32>,
 }
 
-/// What links show without being asked.
-pub(crate) trait Gauges {
-    /// Streams that are open on it.
-    fn residents(&self, link: LinkId) -> u32;
-    /// Streams that were ever opened on it.
-    fn opened(&self, link: LinkId) -> u64;
-    /// Closes it for new streams, unless one is open.
-    fn retire(&self, link: LinkId) -> bool;
-    /// The function of one of its streams that runs, if one does.
-    fn running(&self, link: LinkId) -> Option<Running>;
-    /// How far its worker has come.
-    fn progress(&self, link: LinkId) -> Progress;
-    /// Whether its awake worker has something to look at.
-    fn input_waits(&self, link: LinkId) -> bool;
-    /// Stops watching it, unless streams are open that ask for it; true if so.
-    fn stop_watching(&self, link: LinkId) -> bool;
-    /// How many bytes of stacks the worker has written.
-    fn written(&self, worker: WorkerId) -> u64;
-    /// Closes it for new streams; those that are open go on.
-    fn close(&self, link: LinkId);
-    /// How many bytes of memory of its own a process has.
-    fn memory(&self, pid: i32) -> Option<u64>;
-}
-
-/// How many streams are open on several links, by what their shared memory says: it may say anything.
-pub(crate) fn residents_of(
-    links: impl IntoIterator<Item = LinkId>,
-    of: impl Fn(LinkId) -> u32,
-) -> u32 {
-    links
-        .into_iter()
-        .fold(0, |sum, link| sum.saturating_add(of(link)))
-}
-
-/// What is to be done.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Action {
-    /// Have a worker forked.
-    Spawn {
-        worker: WorkerId,
-    },
-    /// Make a link and give the worker its end.
-    Attach {
-        worker: WorkerId,
-        link: LinkId,
-        client: ClientId,
-    },
-    /// Give the client its end.
-    Deliver {
-        client: ClientId,
-        request: RequestId,
-        link: LinkId,
-        worker: WorkerInfo,
-    },
-    Refuse {
-        client: ClientId,
-        request: RequestId,
-        reason: Refusal,
-    },
-    /// Tell the client that it is attached to what it asked for.
-    GrantKey {
-        client: ClientId,
-        request: RequestId,
-        link: LinkId,
-        grant: u64,
-        fresh: bool,
-    },
-    RefuseKey {
-        client: ClientId,
-        request: RequestId,
-        reason: KeyRefusal,
-    },
-    /// Tell the client that what its request has begun has ended.
-    KeyGone {
-        client: ClientId,
-        request: RequestId,
-    },
-    /// Tell the worker that this attachment has ended.
-    ReleaseKey {
-        worker: WorkerId,
-        key: Key,
-        grant: u64,
-    },
-    /// Tell the worker to end its detached sessions.
-    Retire {
-        worker: WorkerId,
-    },
-    /// Tell the worker that the link is released, and forget it.
-    Detach {
-        worker: WorkerId,
-        link: LinkId,
-    },
-    /// Tell the client that the link is gone.
-    Retired {
-        client: ClientId,
-        link: LinkId,
-    },
-    /// Tell the client that the worker is dead, and forget the link.
-    Died {
-        client: ClientId,
-        link: LinkId,
-        worker: WorkerInfo,
-        exit: Exit,
-        why: Option<Killed>,
-    },
-    /// Tell the client that the worker takes no more streams.
-    Leaving {
-        client: ClientId,
-        link: LinkId,
-    },
-    /// Have the worker write down the stacks of its threads.
-    AskForStacks {
-        worker: WorkerId,
-    },
-    Stop {
-        worker: WorkerId,
-        step: Step,
-    },
-    /// The worker is gone: let go of what belongs to it.
-    Forget {
-        worker: WorkerId,
-    },
-    /// The link was never used: let go of it.
-    ForgetLink {
-        link: LinkId,
-    },
-}
-
-/// How a worker is told to stop, in this order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Step {
-    Drain,
-    Terminate,
-    Kill,
-}
-
 #[derive(Debug, Clone)]
 struct Wait {
     client: ClientId,
     request: RequestId,
     limit: u32,
     since: Instant,
-    /// The link is made for whoever is to be attached to this.
+    /// The key whose holder needs the link.
     key: Option<Key>,
 }
 
@@ -212,7 +76,7 @@ struct Link {
     attached: bool,
     opened: u64,
     quiet_since: Instant,
-    /// What it is looked at for.
+    /// The limits that the supervisor watches.
     watch: Option<Watch>,
 }
 
@@ -235,23 +99,23 @@ struct Worker {
     started: bool,
     /// It takes no new streams, and is stopped after its last one.
     retiring: bool,
-    /// It has closed its control socket unasked, which is the beginning of most deaths.
+    /// It has closed its control socket without an order, which is how most deaths begin.
     hung_up: bool,
-    /// What it did to be killed for.
+    /// The fault that it is killed for.
     fault: Option<&'static str>,
     /// It wrote over a link of its own: it gets no more streams, and ends with the last of those it has.
     condemned: bool,
     links: BTreeSet<LinkId>,
     idle_since: Instant,
-    /// What the looks at it have shown.
+    /// What the last looks at it have shown.
     seen: Option<Seen>,
-    /// It was told to write its stacks.
+    /// It has the order to write its stacks.
     writing: Option<Writing>,
-    /// What it is killed for.
+    /// The limit that it is killed for.
     killed: Option<Killed>,
-    /// It has more memory than it may, since then.
+    /// Since when it has more memory than `max_worker_memory` allows.
     outgrown: Option<Instant>,
-    /// It has ended; until then its exit status may still come.
+    /// It has ended; until this moment its exit status may still come.
     ended: Option<Instant>,
 }
 
@@ -294,7 +158,7 @@ pub(crate) struct Pool {
     /// Which process each client belongs to.
     clients: BTreeMap<ClientId, i32>,
     actions: Vec<Action>,
-    /// When no client has ever come, or all is to end, no worker is made.
+    /// Whether workers may be made: a client has connected, or `open` was called.
     open: bool,
     closing: bool,
     /// No worker takes new streams, and none is made.
@@ -327,7 +191,7 @@ impl Pool {
         }
     }
 
-    /// Makes the workers that always stay, from now on.
+    /// Makes the minimum number of workers, from now on.
     pub(crate) fn open(&mut self) {
         self.open = true;
     }
@@ -373,8 +237,8 @@ impl Pool {
         limit.clamp(1, MOST_WORKERS)
     }
 
-    /// A client gives a link back. One that it does not have is left alone: it may have crossed with
-    /// the news that the link is gone. The worker of a broken one is let go.
+    /// A client gives a link back. A link that it does not have is ignored: the message may have crossed
+    /// with the report that the link is gone. The worker of a broken link is replaced.
     pub(crate) fn release(&mut self, now: Instant, client: ClientId, link: LinkId, broken: bool) {
         let Some(known) = self.links.get(&link).filter(|link| link.client == client) else {
             return;
@@ -402,7 +266,7 @@ impl Pool {
         self.take_keys_back(client);
     }
 
-    /// False when no such worker is expected: it must not live.
+    /// A worker was forked. False: the pool expects no such worker, and it must be killed.
     pub(crate) fn spawned(&mut self, now: Instant, worker: WorkerId, pid: i32) -> bool {
         let Some(known) = self
             .workers
@@ -440,7 +304,7 @@ impl Pool {
         }
     }
 
-    /// Gives the client a link that the worker has attached to, once it is known who that is.
+    /// Gives the client a link that its worker serves, once the process id of the worker is known.
     fn deliver(&mut self, now: Instant, link: LinkId) {
         let Some(known) = self.links.get_mut(&link).filter(|known| known.attached) else {
             return;
@@ -471,7 +335,7 @@ impl Pool {
         });
     }
 
-    /// The link could not be made, or not be mapped by the worker.
+    /// The link could not be made, or the worker could not map it.
     pub(crate) fn attach_failed(
         &mut self,
         now: Instant,
@@ -496,29 +360,29 @@ impl Pool {
         }
     }
 
-    /// The worker has let go of a link.
+    /// The worker has unmapped a link.
     pub(crate) fn detached(&mut self, now: Instant, worker: WorkerId) {
         if let Some(known) = self.workers.get_mut(&worker) {
             known.idle_since = now;
         }
     }
 
-    /// More workers than this are never made, if it was said.
+    /// The maximum number of workers, if one is set.
     pub(crate) fn ceiling(&self) -> Option<u32> {
         self.settings.max
     }
 
-    /// Workers that stay when nothing is to do.
+    /// The number of workers that stay without work.
     pub(crate) fn minimum(&self) -> u32 {
         self.settings.min
     }
 
-    /// How many workers there are, in whatever state.
+    /// The number of workers, in any state.
     pub(crate) fn len(&self) -> usize {
         self.workers.len()
     }
 
-    /// What each worker is, and its links.
+    /// The state of each worker, and its links.
     pub(crate) fn workers(&self) -> impl Iterator<Item = (WorkerStatus, &BTreeSet<LinkId>)> {
         self.workers.iter().map(|(&id, worker)| {
             let status = WorkerStatus {
@@ -527,7 +391,7 @@ impl Pool {
                 links: u32::try_from(worker.links.len()).unwrap_or(u32::MAX),
                 retiring: worker.retiring,
                 stopping: matches!(worker.stage, Stage::Stopping { .. }),
-                ..WorkerStatus::default() // what others know
+                ..WorkerStatus::default() // the figures of links and of the system
             };
             (status, &worker.links)
         })

@@ -1,16 +1,16 @@
-//! What follows from what happened: deaths are told, idle links and workers are let go, requests are
-//! placed. Nothing here is periodic while there is no worker.
+//! The decisions that follow from recorded events: report deaths, take back idle links, stop idle workers,
+//! place requests. Nothing here is periodic while there is no worker.
 
 use super::placement::{Candidate, least_loaded};
 use super::*;
 
-/// Links are looked at this many times within the idle timeout.
+/// Number of looks at each link within the idle timeout.
 const LOOKS_PER_TIMEOUT: u32 = 4;
-/// And never more often than this.
+/// Minimum time between two looks.
 const SHORTEST_LOOK: Duration = Duration::from_millis(5);
 
 impl Pool {
-    /// Draws the conclusions. Call it after every note, and at [`Pool::next_deadline`].
+    /// Decides. Call it after every recorded event, and at [`Pool::next_deadline`].
     pub(crate) fn reconcile(&mut self, now: Instant, gauges: &impl Gauges) -> Vec<Action> {
         self.restarts.forgive(now);
         self.bury_ended(now);
@@ -26,7 +26,7 @@ impl Pool {
         std::mem::take(&mut self.actions)
     }
 
-    /// When to reconcile next if nothing happens until then.
+    /// When to reconcile next if no event comes before.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         let spare = self.serving() > self.settings.min as usize;
         let workers = self
@@ -83,7 +83,7 @@ impl Pool {
         }
     }
 
-    /// Takes links back that nobody has used for the idle timeout.
+    /// Takes back links on which no stream was open for the idle timeout.
     fn look_at_links(&mut self, now: Instant, gauges: &impl Gauges) {
         let pause = (self.settings.idle / LOOKS_PER_TIMEOUT).max(SHORTEST_LOOK);
         let any = self.links.values().any(|link| link.wait.is_none());
@@ -132,7 +132,7 @@ impl Pool {
 
     fn stop_idle_workers(&mut self, now: Instant) {
         let spare = self.serving().saturating_sub(self.settings.min as usize);
-        // The youngest first: what the oldest has warm is worth most.
+        // The youngest first: the oldest have the warmest caches.
         let idle: Vec<_> = self
             .workers
             .iter()

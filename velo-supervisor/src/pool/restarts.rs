@@ -1,4 +1,4 @@
-//! How soon after a failure the next attempt is made, and when to stop trying. Pure: it is told the
+//! How soon after a failure the next attempt is made, and when to stop trying. Pure: its methods get the
 //! time.
 
 use std::collections::VecDeque;

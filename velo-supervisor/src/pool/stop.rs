@@ -33,7 +33,7 @@ impl Pool {
     /// its death is about to be told; if not, it is made to.
     pub(crate) fn hung_up(&mut self, now: Instant, worker: WorkerId) {
         let terminate = self.settings.terminate;
-        // One that was told to stop may close it on the way out.
+        // A worker with an order to stop may close its control socket as it ends.
         let known = self.workers.get_mut(&worker);
         if let Some(known) = known.filter(|known| known.is_left_alone()) {
             known.hung_up = true;

@@ -1,4 +1,4 @@
-//! Workers that stand still: noticed, made to write down their stacks, killed.
+//! Workers that make no progress: the supervisor notices them, has them write their stacks, and kills them.
 //!
 //! Looks are taken only while streams are open whose limits ask for it. A look compares what links
 //! show with what they showed at the look before: a worker has made no progress if nothing changed,
@@ -13,7 +13,7 @@ use super::*;
 const LOOKS_PER_LIMIT: u32 = 4;
 /// Looks are not more frequent than this.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
-/// And, however long the limits are, not rarer than this.
+/// Looks are not rarer than this, however long the limits are.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// How long a worker that is to be killed may write its stacks.
 const WRITING_BOUND: Duration = Duration::from_millis(500);
@@ -21,7 +21,7 @@ const WRITING_BOUND: Duration = Duration::from_millis(500);
 const WRITING_PAUSE: Duration = Duration::from_millis(10);
 
 impl Pool {
-    /// A client asks for an eye on the worker of one of its links. False if it has no such link.
+    /// A client asks the supervisor to watch the worker of one of its links. False: it has no such link.
     pub(crate) fn watch(
         &mut self,
         now: Instant,
@@ -156,7 +156,7 @@ impl Worker {
     ) -> Option<Killed> {
         let watches = || self.links.iter().filter_map(|id| links.get(id)?.watch);
         if self.writing.is_some() {
-            return None; // it is told from what it did then
+            return None; // `look_at_writing` compares with the look before that
         }
         if self.stage != Stage::Running || self.ended.is_some() || watches().next().is_none() {
             self.seen = None;

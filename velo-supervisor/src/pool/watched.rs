@@ -6,7 +6,7 @@ use velo_shm::Progress;
 
 use crate::wire::protocol::LinkId;
 
-/// What the streams of a link ask to be looked at for: the strictest of those there were.
+/// The limits of the streams of a link: the strictest of all that were ever open there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Watch {
     /// How long a step may take.
@@ -27,15 +27,16 @@ impl Watch {
 #[derive(Debug)]
 pub(super) struct Seen {
     pub(super) progress: Vec<(LinkId, Progress)>,
-    /// Nothing has changed since.
+    /// When the progress last changed.
     pub(super) since: Instant,
-    /// Nothing has changed, and something waited for it, since.
+    /// Since when input waits without progress.
     pub(super) waiting: Option<Instant>,
 }
 
-/// A worker's last words.
+/// The stacks that a worker writes before it is killed.
 #[derive(Debug)]
 pub(super) struct Writing {
+    /// How many bytes it had written at the last look.
     pub(super) written: u64,
     pub(super) next_look: Instant,
 }

@@ -4,6 +4,8 @@ use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 
 use super::deaths::HEALTHY_AFTER;
+use velo_shm::{Progress, Running};
+
 use super::*;
 
 mod keys;
