@@ -10,7 +10,19 @@ import pytest
 import functions
 from helpers import HANG, blocked, drain, until
 from velo import stream_fn
+from velo._api import idle
 from velo.errors import EventTooLarge, PoolError, StreamClosed
+
+# A timeout that no stream reaches in a test, but on the clock that `pass_time` moves.
+LONG = 60.0
+
+
+async def pass_time(seconds):
+    """Moves the clock of streams with a `timeout`, and lets their timer go off."""
+    functions.move_clock(seconds)
+    idle.age(asyncio.get_running_loop(), seconds)
+    for _ in range(3):
+        await asyncio.sleep(0)
 
 
 async def open_it(fn):
@@ -114,8 +126,7 @@ async def test_places_hold_over_threads(mode):
     async with limited.open():
         thread = threading.Thread(target=other)
         thread.start()
-        for _ in range(20):
-            await asyncio.sleep(0.005)
+        await until(lambda: limited._spec.limiter.contended)
         order.append("first")
     await asyncio.to_thread(thread.join, 10)
     assert order == ["first", "other"]
@@ -149,21 +160,24 @@ async def test_idle_timeout_of_a_stream_that_was_never_used(mode):
 
 
 async def test_sending_is_use(mode):
-    async with functions.echo.options(mode=mode, timeout=0.5).open() as stream:
-        began = time.monotonic()
-        while time.monotonic() - began < 0.8:
+    async with functions.echo.options(mode=mode, timeout=LONG).open() as stream:
+        for _ in range(4):
             await stream.send(1)
-            await asyncio.sleep(0.02)
-        assert not stream.closed
+            assert await stream.recv() == 1
+            await pass_time(0.6 * LONG)
+            assert not stream.closed
+        await pass_time(0.6 * LONG)
+        assert stream.closed
 
 
 @pytest.mark.parametrize("how", ["recv", "batch", "iterate"])
 async def test_receiving_is_use(mode, how):
     """Results that come by themselves keep a stream alive as long as somebody takes them."""
-    async with functions.ticker.options(mode=mode, timeout=0.6).open() as stream:
+    async with functions.ticker.options(mode=mode, timeout=LONG, buffer=1).open() as stream:
         got = 0
         if how == "iterate":
             async for _ in stream:
+                await pass_time(0.3 * LONG)
                 got += 1
                 if got == 20:
                     break
@@ -171,25 +185,30 @@ async def test_receiving_is_use(mode, how):
             while got < 20:
                 got += 1 if how == "recv" and [await stream.recv()] else 0
                 got += len(await stream.recv_batch()) if how == "batch" else 0
+                await pass_time(0.3 * LONG)
         assert not stream.closed
         await stream.send("still open")
         assert await stream.recv() == "still open"
 
 
-async def test_working_is_use(mode):
+async def test_working_is_use(mode, tmp_path):
     """A stream is not idle while the function works on an event."""
 
-    @stream_fn(mode=mode, timeout=0.1)
-    async def slow(events):
-        async for event in events:
-            await asyncio.sleep(0.4)
-            yield event
+    @stream_fn(mode=mode, timeout=LONG)
+    async def works(events):
+        async for gate in events:
+            while not gate.exists():
+                await asyncio.sleep(0.002)
+            yield gate
 
-    async with slow.open() as stream:
-        await stream.send(1)
-        assert await stream.recv() == 1
-        await stream.send(2)
-        assert await stream.recv() == 2
+    async with works.open() as stream:
+        for number in range(2):
+            gate = tmp_path / str(number)
+            await stream.send(gate)
+            await pass_time(3 * LONG)
+            assert not stream.closed
+            gate.touch()
+            assert await stream.recv() == gate
 
 
 async def test_many_streams_time_out(mode):

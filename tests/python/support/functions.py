@@ -27,6 +27,22 @@ def marks(path):
         return ""
 
 
+def move_clock(seconds):
+    """Moves the clock of the running event loop on, as if so many seconds had passed."""
+    loop = asyncio.get_running_loop()
+    now = loop.time
+    loop.time = lambda: now() + seconds
+
+
+@stream_fn
+async def moves_clock(events):
+    """Moves the clock of the event loop that runs it."""
+    async for seconds in events:
+        move_clock(seconds)
+        await asyncio.sleep(0)
+        yield seconds
+
+
 @stream_fn
 async def echo(events):
     async for event in events:

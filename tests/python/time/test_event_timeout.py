@@ -8,7 +8,7 @@ import warnings
 import pytest
 
 import functions
-from helpers import HANG
+from helpers import HANG, until
 from velo import stream_fn
 from velo._process import clients
 from velo.errors import EventTimeout, StallWarning, WorkerDied
@@ -16,6 +16,8 @@ from velo.testing import run_virtual
 
 LIMIT = 0.5
 NEVER = 1000
+# A limit that no step reaches in a test, on the clock that `moves_clock` moves.
+LONG = 60.0
 
 
 def sleeper(mode, **settings):
@@ -51,25 +53,44 @@ async def test_the_stream_fails_alone_and_says_where_it_was(mode):
 
 async def test_every_event_has_time_of_its_own(mode):
     """In all they take longer than any of them may."""
-    assert await sleeper(mode, event_timeout=1.5).run([0.4] * 4) == [0.4] * 4
+    moves_clock = functions.moves_clock.options(mode=mode, workers=1, event_timeout=LONG)
+    assert await moves_clock.run([0.4 * LONG] * 4) == [0.4 * LONG] * 4
+
+
+async def test_time_is_that_of_the_event_loop(mode):
+    """What the tests of this page rely on that move its clock."""
+    moves_clock = functions.moves_clock.options(mode=mode, workers=1, event_timeout=LONG)
+    with pytest.raises(EventTimeout):
+        await moves_clock.run([1.2 * LONG])
 
 
 async def test_waiting_for_events_costs_nothing(mode):
-    async with sleeper(mode).open() as stream:
+    moves_clock = functions.moves_clock.options(mode=mode, workers=1)
+    async with sleeper(mode, event_timeout=LONG).open() as stream:
         for _ in range(2):
-            await asyncio.sleep(2 * LIMIT)
+            await moves_clock.run([2 * LONG])
             await stream.send(0)
             assert await stream.recv() == 0
 
 
-async def test_waiting_for_the_receiver_costs_nothing(mode):
-    async with sleeper(mode, buffer=1).open() as stream:
-        for _ in range(2):
-            await stream.send(0)  # the second one's result finds no room
-        await asyncio.sleep(3 * LIMIT)
-        for _ in range(3):
-            assert await stream.recv() == 0
-            await stream.send(0)
+async def test_waiting_for_the_receiver_costs_nothing(mode, tmp_path):
+    path = str(tmp_path / "marks")
+
+    @stream_fn(mode=mode, workers=1, buffer=1, event_timeout=LONG)
+    async def marks_each(events):
+        async for event in events:
+            functions.mark(path)  # in the same step as the result
+            yield event
+
+    moves_clock = functions.moves_clock.options(mode=mode, workers=1)
+    async with marks_each.open() as stream:
+        for number in range(2):
+            await stream.send(number)  # the second one's result finds no room
+        await until(lambda: functions.marks(path) == "xx")
+        await moves_clock.run([3 * LONG])
+        for number in range(3):
+            assert await stream.recv() == number
+            await stream.send(number + 2)
 
 
 async def test_others_that_hold_the_loop_cost_nothing(mode):
@@ -93,7 +114,7 @@ async def test_others_that_hold_the_loop_cost_nothing(mode):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         async with blocks.open() as first, turns.open() as second:
-            await first.send(10 * LIMIT)
+            await first.send(4 * LIMIT)
             await second.send(5)
             assert await asyncio.wait_for(second.recv(), HANG) == "done"
             assert await asyncio.wait_for(first.recv(), HANG) == "done"
@@ -186,17 +207,18 @@ async def test_a_function_that_blocks_its_worker_is_killed_with_it():
 
 
 async def test_what_it_awaited_before_counts_for_the_step_that_blocks():
-    @stream_fn(mode="process", workers=1, event_timeout=1.0)
+    @stream_fn(mode="process", workers=1, event_timeout=LONG)
     async def waits_and_blocks(events):
         async for _ in events:
-            await asyncio.sleep(0.6)
+            functions.move_clock(LONG - 2)
+            await asyncio.sleep(0)
             time.sleep(NEVER)
             yield
 
     with pytest.warns(StallWarning), pytest.raises(WorkerDied) as info:
         await asyncio.wait_for(waits_and_blocks.run([1]), HANG)
     left = float(info.value.why.split("of which ")[1].split(" s")[0])
-    assert left <= 0.4
+    assert left <= 2
 
 
 async def test_with_a_helper_task_that_takes_the_events(mode):

@@ -155,6 +155,10 @@ impl Results {
                 }
             }
             state.until_feed = 0;
+            if state.until_flush < FLUSH_EVERY {
+                state.until_flush = FLUSH_EVERY;
+                self.core.touch(py)?;
+            }
             self.core.channel.flush_results(py)?;
             let mut interest = Interest {
                 throughput: state.until == Until::Handled,

@@ -95,6 +95,8 @@ pub struct State {
     pub(crate) sender_watched: bool,
     /// When the stream was last used, in ticks.
     touched: u64,
+    /// How many results were taken by then.
+    taken: u64,
     /// By how many seconds a clock of tests was moved since. Not taken off `touched`, which is less
     /// where the machine has only just started.
     aged: f64,
@@ -105,6 +107,7 @@ impl State {
     #[inline]
     fn touch(&mut self, now: u64) {
         self.touched = now;
+        self.taken = self.meter.results();
         self.aged = 0.0;
     }
 
@@ -113,8 +116,12 @@ impl State {
         self.aged += seconds;
     }
 
-    /// Seconds since the stream was last used.
-    pub(crate) fn idle(&self) -> f64 {
+    /// Seconds since the stream was last used. A caller that takes its time for each result of a batch
+    /// uses the stream too, although an iteration notes the time only once per batch.
+    pub(crate) fn idle(&mut self) -> f64 {
+        if self.meter.results() != self.taken {
+            self.touch(ticks::now());
+        }
         let real = ticks::to_duration(ticks::now().saturating_sub(self.touched));
         real.as_secs_f64() + self.aged
     }
@@ -201,7 +208,7 @@ impl StreamCore {
         self.check_owner()
     }
 
-    /// What may be wrong with who uses it.
+    /// The misuse that `check_loop` and `check_thread` refuse.
     #[cold]
     fn check_owner(&self) -> PyResult<()> {
         if let Some(why) = self.is_of_parent() {
