@@ -35,10 +35,10 @@ def raw(daemon):
     return line
 
 
-def answer(line):
-    """What comes until the other side hangs up, or falls silent for a moment."""
+def answer(line, silence=1.0):
+    """What comes until the other side hangs up, or falls silent for so many seconds after it."""
     said = b""
-    while select.select([line], [], [], 1.0)[0]:
+    while select.select([line], [], [], silence if said else HANG)[0]:
         try:
             more = line.recv(65536)
         except ConnectionResetError:
@@ -47,6 +47,13 @@ def answer(line):
             return said, True
         said += more
     return said, False
+
+
+def last_words(line):
+    """What comes before the other side hangs up."""
+    said, ended = answer(line, HANG)
+    assert ended, said
+    return said
 
 
 @pytest.mark.parametrize(
@@ -65,16 +72,14 @@ def answer(line):
 def test_what_makes_no_sense_is_hung_up_on(daemon, sent):
     with raw(daemon) as line:
         line.sendall(sent)
-        said, ended = answer(line)
-        assert ended, said
+        last_words(line)
     assert daemon.status()["workers"] == [], "and the supervisor goes on"
 
 
 def test_another_version_is_told_ours(daemon):
     with raw(daemon) as line:
         line.sendall(hello(99))
-        said, ended = answer(line)
-    assert ended
+        said = last_words(line)
     assert b"version" in said
     assert "another version" in daemon.said()
 
@@ -131,7 +136,7 @@ def test_the_slow_are_hung_up_on(daemon_at):
             for byte in message[5:-1]:  # every byte is news, but it is not all of it
                 time.sleep(0.1)
                 slow.sendall(bytes([byte]))
-        assert answer(slow)[1]
+        last_words(slow)
         assert "left a message unfinished for `0.3` s" in daemon.said()
         quiet.sendall(message[:5])
         quiet.sendall(message[5:])
