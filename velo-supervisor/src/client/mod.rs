@@ -1,5 +1,5 @@
-//! The client's handle: asks the supervisor for links and hears what becomes of them. It never
-//! waits; its descriptor says when to look.
+//! A client's end of the control connection: it asks the supervisor for links, and reads the answers. It
+//! never waits; its descriptor is readable when there is something to read.
 
 use std::ffi::OsString;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
@@ -8,19 +8,21 @@ use std::path::Path;
 use std::time::Duration;
 
 use nix::libc;
-use velo_shm::{Link, Side};
+use velo_shm::Side;
 
 use crate::error::SupervisorError;
-use crate::os::exit::Exit;
 use crate::os::fds::{InChild, TrackedFd};
 use crate::os::peer;
 use crate::runtime_folder::with_short_path;
 use crate::wire::link;
 use crate::wire::protocol::{
-    FromClient, Key, KeyRefusal, Killed, LinkId, Order, PROTOCOL_VERSION, Ran, Refusal, RequestId,
-    Status, ToClient, Welcome, WorkerInfo, WorkerLook,
+    FromClient, Key, LinkId, Order, PROTOCOL_VERSION, Refusal, RequestId, ToClient,
 };
 use crate::wire::transport::{Channel, Received, TransportError};
+
+mod event;
+
+pub use event::ClientEvent;
 
 /// One connection to a supervisor; each event loop has its own. Dropping it gives its links back.
 ///
@@ -31,104 +33,6 @@ pub struct Client {
     next_request: u64,
     lost: bool,
     pid: u32,
-}
-
-/// What the supervisor tells a client.
-#[derive(Debug)]
-pub enum ClientEvent {
-    /// The supervisor's greeting: the first event.
-    Hello(Welcome),
-    /// A request is met.
-    Link {
-        /// The request.
-        request: RequestId,
-        /// The link's identity.
-        link: LinkId,
-        /// The worker on its other side.
-        worker: WorkerInfo,
-        /// This side of it.
-        end: Link,
-        /// From a standalone supervisor: a pidfd of the worker, readable when it has ended. It tells
-        /// of that also when the supervisor is gone, which its workers outlive.
-        process: Option<OwnedFd>,
-    },
-    /// A request cannot be met.
-    Refused {
-        /// The request.
-        request: RequestId,
-        /// Why not.
-        reason: Refusal,
-    },
-    /// The link had no open stream for the idle timeout, and is gone. Ask for another one.
-    LinkRetired {
-        /// The link.
-        link: LinkId,
-    },
-    /// The worker has outgrown what its streams allow: it takes no more of them, and is stopped once
-    /// the last one has ended. Ask for another link for new ones.
-    LinkLeaving {
-        /// The link.
-        link: LinkId,
-    },
-    /// The worker is dead, and with it all streams on the link.
-    WorkerDied {
-        /// The link.
-        link: LinkId,
-        /// The worker.
-        worker: WorkerInfo,
-        /// How it ended.
-        exit: Exit,
-        /// Which stream function it ran; the link's board says more of one that ran here.
-        ran: Ran,
-        /// What the supervisor has killed it for, if it did.
-        why: Option<Killed>,
-        /// The stacks of its threads as it died, if it could still write them.
-        stack: String,
-    },
-    /// A module that some client asked for cannot be preloaded; workers go on without it.
-    NotPreloaded {
-        /// The module.
-        module: String,
-        /// Why not.
-        why: String,
-    },
-    /// The answer to [`Order::Status`].
-    Status(Status),
-    /// A look at one worker, for [`Order::Look`]; after the last one comes [`ClientEvent::Done`].
-    Looked(WorkerLook),
-    /// Lines of the supervisor's log, for [`Order::Logs`].
-    Log(Vec<String>),
-    /// The supervisor has accepted an [`Order`].
-    Done,
-    /// The supervisor cannot obey an [`Order`], and says why.
-    Unable(String),
-    /// A request for a key is met. What is opened on the link under this key and grant, at once, is
-    /// attached to what is kept there.
-    KeyGranted {
-        /// The request.
-        request: RequestId,
-        /// The link to the worker that has it.
-        link: LinkId,
-        /// The number of this attachment.
-        grant: u64,
-        /// Nothing was kept there before.
-        fresh: bool,
-    },
-    /// A request for a key is not met.
-    KeyRefused {
-        /// The request.
-        request: RequestId,
-        /// Why not.
-        reason: KeyRefusal,
-    },
-    /// What was begun by a request for a key, which was `fresh`, has ended.
-    KeyGone {
-        /// The request.
-        request: RequestId,
-    },
-    /// The supervisor is gone. Said once. Workers of an embedded one are gone with it; those of a
-    /// standalone one serve the existing links until their streams have ended.
-    Lost,
 }
 
 impl Client {
@@ -458,183 +362,4 @@ impl Drop for Client {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::wire::transport;
-
-    /// A client and its supervisor's end.
-    fn client() -> (Client, Channel<std::os::fd::OwnedFd>) {
-        let (here, there) = transport::pair().expect("a socketpair");
-        let client = Client::new(TrackedFd::new(here, InChild::Replace)).expect("a client");
-        (client, Channel::new(there).expect("a channel"))
-    }
-
-    fn hello(version: u32) -> ToClient {
-        let welcome = Welcome::default();
-        ToClient::Hello { version, welcome }
-    }
-
-    #[test]
-    fn one_that_is_turned_away_hears_why() {
-        let (here, there) = transport::pair().expect("a socketpair");
-        let mut supervisor = Channel::new(there).expect("a channel");
-        let why = "too many".into();
-        supervisor
-            .send(&ToClient::TurnedAway { why }, Vec::new())
-            .expect("send");
-        drop(supervisor);
-        let mut client = Client::new(TrackedFd::new(here, InChild::Replace)).expect("a client");
-        let error = client.poll().expect_err("turned away").to_string();
-        assert!(error.contains("too many"), "{error}");
-    }
-
-    #[test]
-    fn nobody_at_the_path_is_said_with_the_path() {
-        let error = Client::connect(Path::new("/nowhere/at.sock")).expect_err("nobody");
-        assert!(matches!(error, SupervisorError::Nobody { .. }));
-        assert!(error.to_string().contains("/nowhere/at.sock"));
-    }
-
-    #[test]
-    fn it_says_hello_first_and_then_what_it_is_asked() {
-        let (mut client, mut supervisor) = client();
-        let request = client.acquire(3).expect("acquire");
-        client.release(LinkId(9)).expect("release");
-        let mut said = Vec::new();
-        while let Ok(Received::Message(message, _)) = supervisor.receive::<FromClient>() {
-            said.push(message);
-        }
-        assert!(matches!(
-            said[0],
-            FromClient::Hello {
-                version: PROTOCOL_VERSION
-            }
-        ));
-        assert!(
-            matches!(said[1], FromClient::Acquire { request: r, max_workers: 3 } if r == request)
-        );
-        assert!(matches!(
-            said[2],
-            FromClient::Release {
-                link: LinkId(9),
-                broken: false
-            }
-        ));
-    }
-
-    #[test]
-    fn handles_may_move_to_other_threads() {
-        fn movable<T: Send>() {}
-        movable::<Client>();
-        movable::<ClientEvent>();
-        movable::<crate::WorkerControl>();
-        movable::<crate::WorkerControlEvent>();
-    }
-
-    #[test]
-    fn another_version_is_named() {
-        let (mut client, mut supervisor) = client();
-        let version = PROTOCOL_VERSION + 1;
-        supervisor.send(&hello(version), Vec::new()).expect("send");
-        let error = client.poll().expect_err("another version").to_string();
-        assert!(error.contains(&format!("version `{version}`")), "{error}");
-        assert!(matches!(client.acquire(1), Err(SupervisorError::Lost)));
-    }
-
-    #[test]
-    fn the_end_is_said_once_and_after_the_rest() {
-        let (mut client, mut supervisor) = client();
-        supervisor
-            .send(&ToClient::Retired { link: LinkId(4) }, Vec::new())
-            .expect("send");
-        drop(supervisor);
-        let events = client.poll().expect("the rest");
-        assert!(matches!(
-            events[..],
-            [
-                ClientEvent::LinkRetired { link: LinkId(4) },
-                ClientEvent::Lost
-            ]
-        ));
-        assert!(client.poll().expect("nothing more").is_empty());
-    }
-
-    #[test]
-    fn a_link_that_cannot_be_mapped_is_refused_and_given_back() {
-        let (mut client, mut supervisor) = client();
-        let request = client.acquire(1).expect("acquire");
-        let (one, two) = transport::pair().expect("a socketpair");
-        let three = one.try_clone().expect("a copy");
-        let link = LinkId(1);
-        let worker = WorkerInfo { id: 1, pid: 1 };
-        let message = ToClient::Link {
-            request,
-            link,
-            worker,
-        };
-        supervisor
-            .send(&message, vec![one, two, three])
-            .expect("send");
-        let events = client.poll().expect("an answer");
-        assert!(matches!(
-            events[..],
-            [ClientEvent::Refused {
-                reason: Refusal::Failed(_),
-                ..
-            }]
-        ));
-        let mut said = Vec::new();
-        while let Ok(Received::Message(message, _)) = supervisor.receive::<FromClient>() {
-            said.push(message);
-        }
-        assert!(matches!(
-            said.last(),
-            Some(FromClient::Release {
-                link: LinkId(1),
-                ..
-            })
-        ));
-    }
-
-    #[test]
-    fn a_link_without_all_of_its_descriptors_is_an_error() {
-        let (mut client, mut supervisor) = client();
-        let worker = WorkerInfo { id: 1, pid: 1 };
-        let message = ToClient::Link {
-            request: RequestId(1),
-            link: LinkId(1),
-            worker,
-        };
-        let (one, _) = transport::pair().expect("a socketpair");
-        supervisor.send(&message, vec![one]).expect("send");
-        assert!(matches!(client.poll(), Err(SupervisorError::Transport(_))));
-    }
-
-    #[test]
-    fn a_link_whose_descriptors_were_lost_is_refused_and_the_rest_goes_on() {
-        let (mut client, mut supervisor) = client();
-        let worker = WorkerInfo { id: 1, pid: 1 };
-        let (request, link) = (RequestId(1), LinkId(1));
-        let message = ToClient::Link {
-            request,
-            link,
-            worker,
-        };
-        supervisor.send(&message, Vec::new()).expect("send");
-        supervisor
-            .send(&ToClient::Retired { link: LinkId(4) }, Vec::new())
-            .expect("send");
-        let events = client.poll().expect("an answer");
-        let [
-            ClientEvent::Refused {
-                reason: Refusal::Failed(why),
-                ..
-            },
-            ClientEvent::LinkRetired { link: LinkId(4) },
-        ] = &events[..]
-        else {
-            panic!("{events:?}");
-        };
-        assert!(why.contains("ulimit -n"), "{why}");
-    }
-}
+mod tests;
