@@ -3,6 +3,8 @@
 import asyncio
 import gc
 import logging
+import subprocess
+import sys
 import threading
 import time
 from urllib.parse import urlsplit
@@ -559,3 +561,15 @@ class TestUrl:
     def test_urls_that_do_not_fit(self, url, why):
         with pytest.raises(ValueError, match=why):
             self.endpoint(url)
+
+
+@pytest.mark.parametrize(
+    ("name", "extra"), [("kafka", "kafka"), ("schema_registry", "schema-registry")]
+)
+def test_a_missing_package_is_named(name, extra):
+    program = (
+        "import sys; sys.modules['confluent_kafka'] = None\n"
+        f"from velo import connect; connect.{name}"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert f"pip install 'velo-stream[{extra}]'" in done.stderr
