@@ -234,6 +234,9 @@ class StreamFn(Generic[In, Out]):
         its last results arrive. The next event of the key begins anew. Leaving the iteration early
         cancels all keys; `contextlib.aclosing` waits for their `finally` blocks.
 
+        A worker that dies fails its keys with `WorkerDied`, which names the key. With
+        `recover="replay"` they go on in other workers; `journal_limit` and `on_poison` are a key's.
+
         Raises:
             Exception: Exceptions of the source, of `key` and of the function. Those of `key` have a
                 note with the event, those of the function one with the key. All keys are cancelled.
