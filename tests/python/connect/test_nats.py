@@ -912,6 +912,11 @@ async def test_a_url_has_the_settings(peer):
     parts = urlsplit(f"{peer.server.url}/{peer.subject},{peer.stream}.b")
     source = _nats.of_url(parts, {"durable": "d", "start": "earliest", "until": "end"})
     assert await read_all(source) == [1]
+    assert (await peer.info()).config.durable_name == "d"
+    group = {"group": "e", "until": "end"}
+    assert await read_all(_nats.of_url(parts, group)) == [1]
+    assert (await peer.js.consumer_info(peer.stream, "e")).num_ack_pending == 1
+    assert await read_all(_nats.of_url(parts, {**group, "jetstream": "false"})) == []
     with pytest.raises(ValueError, match="durable"):
         _nats.of_url(parts, {"durabel": "g"})
     with pytest.raises(ValueError, match="name the subject"):

@@ -335,6 +335,7 @@ def _place(text: str) -> str | float:
 
 
 _SETTINGS: dict[str, Any] = {
+    "group": str,
     "stream": lambda text: text.split(","), "durable": str, "jetstream": boolean, "queue": str,
     "start": _place, "rewind": boolean, "until": _place, "ack_wait": float,
     "max_ack_pending": int, "decode": str, "decode_key": str, "encode": str,
@@ -347,13 +348,16 @@ _SETTINGS: dict[str, Any] = {
 def of_url(url: SplitResult, settings: dict[str, str]) -> Nats:
     """Make the endpoint of `nats://user:password@host:4222/SUBJECT?durable=...`.
 
-    Commas join several subjects.
+    Commas join several subjects. `group` stands for `durable`, or for `queue` of core NATS, as in
+    `velo run --group`.
 
     Raises:
         ValueError: When the URL names no subject, or a setting that does not exist.
 
     """
     values = settings_of(settings, _SETTINGS, url.scheme)
+    if (group := values.pop("group", None)) is not None:
+        values.setdefault("durable" if values.get("jetstream", True) else "queue", group)
     subjects = [unquote(name) for name in url.path.strip("/").split(",") if name]
     if not subjects:
         raise ValueError(f"{url.scheme}://{url.hostname}: name the subject as the URL's path")
