@@ -30,22 +30,29 @@ async def main(folder):
     with tempfile.TemporaryDirectory() as place, contextlib.ExitStack() as stack:
         daemon = Daemon(Path(place, "s.sock"), "--workers", 2)
         stack.callback(daemon.close)
-        words = ["run", "examples/flights.py:turnarounds", "--key", "tailnum", "--mode", "process"]
-        words += ["--input", "examples/data/flights.csv", "--output", f"{place}/out.ndjson"]
-        job = subprocess.Popen(
-            [sys.executable, "-m", "velo", *words],
-            cwd=ROOT,
-            env=environment(VELO_SUPERVISOR=str(daemon.path)),
-            stderr=subprocess.DEVNULL,
-        )
-        stack.callback(job.wait)
-        stack.callback(job.terminate)
         for columns, rows in SIZES:
+            words = [
+                "run",
+                "examples/flights.py:turnarounds",
+                "--key",
+                "tailnum",
+                "--mode",
+                "process",
+            ]
+            words += ["--input", "examples/data/flights.csv", "--output", f"{place}/{rows}.ndjson"]
+            job = subprocess.Popen(
+                [sys.executable, "-m", "velo", *words],
+                cwd=ROOT,
+                env=environment(VELO_SUPERVISOR=str(daemon.path)),
+                stderr=subprocess.DEVNULL,
+            )
+            stack.callback(job.wait)
+            stack.callback(job.terminate)
             terminal = Terminal(["top", "--socket", daemon.path], columns, rows)
             try:
-                await terminal.shows("turnarounds[", " s ")  # latencies are known by then
-                terminal.press("e\x1b[B\x1b[B\x1b[B")
-                await terminal.shows("↓events ", "turnarounds[", without=["?"])
+                await terminal.shows("turnarounds", " ms ")  # latencies are known by then
+                terminal.press("e\x1b[B")
+                await terminal.shows("↓events ", "live, ", without=["?"])
             finally:
                 terminal.close()
             path = folder / f"{columns}x{rows}.svg"
