@@ -215,12 +215,9 @@ class Link:
                 )
             )
         elif isinstance(error, nats.errors.SlowConsumerError):
-            self.dropped(error)
+            log.warning("%s: the client drops a message of `%s`", self._name, error.subject)
         else:
             log.debug("%s: %s", self._name, error)
-
-    def dropped(self, error: nats.errors.SlowConsumerError) -> None:
-        """Note that the client had to drop a message; see `core`."""
 
     def _next_server(self, servers: Sequence[Any], _info: Any) -> tuple[Any, float]:
         """Take turns among the servers, with a longer wait after each attempt."""
