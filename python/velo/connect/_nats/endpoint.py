@@ -12,11 +12,12 @@ from urllib.parse import SplitResult, unquote
 from nats.errors import Error as NatsError
 
 from velo.connect._nats.bounds import check_start, check_until
-from velo.connect._nats.consumers import Durable, Ordered
 from velo.connect._nats.core import Core
+from velo.connect._nats.durable import Durable
 from velo.connect._nats.jetstream import JetStream
 from velo.connect._nats.link import Link
 from velo.connect._nats.messages import Layout
+from velo.connect._nats.ordered import Ordered
 from velo.connect._nats.writing import Acknowledged, Plain
 from velo.connect.errors import ConnectError
 from velo.connect.formats import Decode, Encode, decoder, encoder

@@ -11,9 +11,10 @@ from typing import Any
 import nats.errors
 import nats.js.errors
 
-from velo.connect._nats.consumers import Durable, Ordered
+from velo.connect._nats.durable import Durable
 from velo.connect._nats.link import REPLY, Link
 from velo.connect._nats.messages import Layout
+from velo.connect._nats.ordered import Ordered
 from velo.connect.errors import ConnectError, NoSuchTopic
 from velo.connect.model import Bad, Record
 
