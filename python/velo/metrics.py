@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
 from velo import _core
-from velo._diagnostics import function_stats
+from velo._diagnostics import function_stats, source_figures
 from velo._diagnostics.metrics import FunctionMetrics
 
 if TYPE_CHECKING:
@@ -97,6 +97,60 @@ _FIGURES = (
         "Keys whose input was ended because another key needed their place.",
     ),
 )
+_SOURCE_FIGURES = (
+    _Figure("records", "velo_source_records", "velo.source.records", "{record}", "Records read."),
+    _Figure(
+        "bad",
+        "velo_source_bad_records",
+        "velo.source.bad_records",
+        "{record}",
+        "Records that could not be decoded, or had no key.",
+    ),
+    _Figure(
+        "dead_letters",
+        "velo_source_dead_letters",
+        "velo.source.dead_letters",
+        "{record}",
+        "Records that went to the dead letters.",
+    ),
+    _Figure(
+        "dropped",
+        "velo_source_dropped_records",
+        "velo.source.dropped_records",
+        "{record}",
+        "Records that failed and were dropped.",
+    ),
+    _Figure(
+        "retried",
+        "velo_source_retries",
+        "velo.source.retries",
+        "{retry}",
+        "How often a record that failed was tried again.",
+    ),
+    _Figure(
+        "commits",
+        "velo_source_commits",
+        "velo.source.commits",
+        "{commit}",
+        "How often positions were committed.",
+    ),
+    _Figure(
+        "redelivered",
+        "velo_source_redelivered_records",
+        "velo.source.redelivered_records",
+        "{record}",
+        "Records that the server had delivered before.",
+    ),
+    _Figure(
+        "reconnects",
+        "velo_source_reconnects",
+        "velo.source.reconnects",
+        "{connection}",
+        "How often the connection was made again.",
+    ),
+)
+_SOURCE_LAG = "Records beyond the last one that was read."
+_COMMITTED = "The last committed position, where it is a number."
 _LATENCY = "How long events took, of those that were timed: one at a time in each stream."
 
 
@@ -114,6 +168,13 @@ def register(registry: CollectorRegistry | None = None) -> Collector:
     `velo_keys_opened_total`, `velo_keys_ended_total` and `velo_keys_evicted_total`; gauges
     are `velo_streams`, `velo_keys`, `velo_events_queued` and, without a label, `velo_workers`, the
     worker processes of the program's own supervisor; `velo_event_latency_seconds` is a histogram.
+
+    Of each source of `velo.connect` that is read, with the labels `function` and `source`, counters
+    are `velo_source_records_total`, `velo_source_bad_records_total`,
+    `velo_source_dead_letters_total`, `velo_source_dropped_records_total`,
+    `velo_source_retries_total`, `velo_source_commits_total`,
+    `velo_source_redelivered_records_total` and `velo_source_reconnects_total`; gauges are, with
+    the label `partition` as well, `velo_source_lag_records` and `velo_source_committed_position`.
 
     Args:
         registry: The registry. None: the default registry of `prometheus_client`.
@@ -145,7 +206,10 @@ def instrument(meter_provider: MeterProvider | None = None) -> None:
     `velo.keys.evicted`, and in bytes `velo.events.io` and
     `velo.results.io`; up-down counters `velo.streams`, `velo.keys` and `velo.events.queued`; and
     gauges `velo.event.latency.p50`, `.p95` and `.p99`, in seconds. Attributes are `velo.function`
-    and `velo.mode`.
+    and `velo.mode`. Of each source of `velo.connect` that is read there are counters
+    `velo.source.records`, `.bad_records`, `.dead_letters`, `.dropped_records`, `.retries`,
+    `.commits`, `.redelivered_records` and `.reconnects`, and a gauge `velo.source.lag`, with
+    attributes `velo.function`, `velo.source` and, for the lag, `velo.partition`.
 
     Args:
         meter_provider: The provider. None: the one that is set for the process, now or later.
@@ -169,6 +233,14 @@ def instrument(meter_provider: MeterProvider | None = None) -> None:
             else meter.create_observable_up_down_counter
         )
         create(figure.opentelemetry, [_observer(figure.field)], figure.unit, figure.description)
+    for figure in _SOURCE_FIGURES:
+        meter.create_observable_counter(
+            figure.opentelemetry,
+            [_source_observer(figure.field)],
+            figure.unit,
+            figure.description,
+        )
+    meter.create_observable_gauge("velo.source.lag", [_lag_observer], "{record}", _SOURCE_LAG)
     for percentile in ("p50", "p95", "p99"):
         meter.create_observable_gauge(
             f"velo.event.latency.{percentile}",
@@ -176,6 +248,31 @@ def instrument(meter_provider: MeterProvider | None = None) -> None:
             "s",
             _LATENCY,
         )
+
+
+def _source_observer(field: str) -> Callable[[CallbackOptions], Iterable[Observation]]:
+    from opentelemetry.metrics import Observation
+
+    def observe(options: CallbackOptions) -> Iterable[Observation]:
+        for function, source, figures in source_figures.sources():
+            labels = {"velo.function": function, "velo.source": source}
+            yield Observation(getattr(figures, field), labels)
+
+    return observe
+
+
+def _lag_observer(options: CallbackOptions) -> Iterable[Observation]:
+    from opentelemetry.metrics import Observation
+
+    for function, source, figures in source_figures.sources():
+        for partition, lag in figures.lag.items():
+            labels = {"velo.function": function, "velo.source": source}
+            yield Observation(lag, {**labels, "velo.partition": _shown(partition)})
+
+
+def _shown(partition: object) -> str:
+    """Give the label of a partition: `payments/3` for a tuple."""
+    return "/".join(map(str, partition)) if isinstance(partition, tuple) else str(partition)
 
 
 def _observer(field: str, scale: float = 1) -> Callable[[CallbackOptions], Iterable[Observation]]:
@@ -188,6 +285,29 @@ def _observer(field: str, scale: float = 1) -> Callable[[CallbackOptions], Itera
                 yield Observation(value * scale, {"velo.function": function, "velo.mode": mode})
 
     return observe
+
+
+def _source_families() -> Iterable[Metric]:
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+    known = list(source_figures.sources())
+    labels = ["function", "source"]
+    for figure in _SOURCE_FIGURES:
+        family = CounterMetricFamily(figure.prometheus, figure.description, labels=labels)
+        for function, source, figures in known:
+            family.add_metric([function, source], getattr(figures, figure.field))
+        yield family
+    lag = GaugeMetricFamily("velo_source_lag_records", _SOURCE_LAG, labels=[*labels, "partition"])
+    committed = GaugeMetricFamily(
+        "velo_source_committed_position", _COMMITTED, labels=[*labels, "partition"]
+    )
+    for function, source, figures in known:
+        for partition, count in figures.lag.items():
+            lag.add_metric([function, source, _shown(partition)], count)
+        for partition, position in figures.committed.items():
+            committed.add_metric([function, source, _shown(partition)], position)
+    yield lag
+    yield committed
 
 
 def _collector() -> Collector:
@@ -230,5 +350,6 @@ def _collector() -> Collector:
                 buckets.append(("+Inf", seen.count))
                 histogram.add_metric([function, mode], buckets, seen.sum)
             yield histogram
+            yield from _source_families()
 
     return StreamsCollector()

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from velo import _core
 from velo._api.gates import Gates
 from velo._api.lanes import tracked
+from velo._diagnostics import source_figures
 from velo.connect.model import Assigned, Bad, Lost, Record, Revoked, To, record_key
 
 if TYPE_CHECKING:
@@ -141,6 +142,11 @@ class _Feed:
 class Driver:
     """Runs a function for each key of the records of one source.
 
+    Attributes:
+        figures: What it has done so far.
+        source: The source.
+        name: The function.
+
     Args:
         spec: The function.
         source: The source.
@@ -161,8 +167,8 @@ class Driver:
     ) -> None:
         self.figures = Figures()
         self.terms = terms
-        self._name = spec.name
-        self._source = source
+        self.name = spec.name
+        self.source = source
         self._flush = flush
         self._feed = _Feed()
         self._results, self._keys = tracked(
@@ -193,10 +199,11 @@ class Driver:
 
         """
         loop = asyncio.get_running_loop()
-        self._reading = loop.create_task(self._read(), name=f"{self._name} source")
+        source_figures.note(self)
+        self._reading = loop.create_task(self._read(), name=f"{self.name} source")
         self._tasks = [
-            loop.create_task(self._commit_now_and_then(), name=f"{self._name} commits"),
-            loop.create_task(self._open_gates(), name=f"{self._name} gates"),
+            loop.create_task(self._commit_now_and_then(), name=f"{self.name} commits"),
+            loop.create_task(self._open_gates(), name=f"{self.name} gates"),
         ]
         try:
             async for results in self._batches():
@@ -205,18 +212,19 @@ class Driver:
             self._positions.update(self._keys.handled())
             await self._commit()
         finally:
+            source_figures.forget(self)
             self._reading.cancel()
             for task in self._tasks:
                 task.cancel()
             await asyncio.wait([self._reading, *self._tasks])
             await self._results.aclose()
-            if (close := getattr(self._source, "close", None)) is not None:
+            if (close := getattr(self.source, "close", None)) is not None:
                 await close()
 
     def stop(self) -> None:
         """Read no more: what was read is handled, and then the run ends."""
         self._stopping = True
-        if (stop := getattr(self._source, "stop", None)) is not None:
+        if (stop := getattr(self.source, "stop", None)) is not None:
             stop()
         elif self._reading is not None:
             self._reading.cancel()
@@ -247,10 +255,10 @@ class Driver:
     async def _read(self) -> None:
         gates, nudge = self._gates, self._keys.nudge
         try:
-            async with contextlib.aclosing(_Closable(self._source)) as items:
+            async with contextlib.aclosing(_Closable(self.source)) as items:
                 async for item in items:
                     if isinstance(item, Assigned):
-                        _log.info("%s: reads %s", self._name, _listed(item.partitions))
+                        _log.info("%s: reads %s", self.name, _listed(item.partitions))
                     elif isinstance(item, Revoked):
                         await self._give_away(item.partitions)
                     elif isinstance(item, Lost):
@@ -309,7 +317,7 @@ class Driver:
             _log.warning(
                 "%s: records were not handled within the %g s of `drain` before another program "
                 "takes over, which gets them again: %s",
-                *(self._name, self.terms.drain, left()),
+                *(self.name, self.terms.drain, left()),
             )
         await self._commit()
         self._leave(going)
@@ -320,7 +328,7 @@ class Driver:
         self._gates.discard(going)
         self._feed.discard(going)
         self._leave(going)
-        _log.warning("%s: lost %s; records in hand are dropped", self._name, _listed(going))
+        _log.warning("%s: lost %s; records in hand are dropped", self.name, _listed(going))
 
     def _leave(self, partitions: set[Hashable]) -> None:
         for partition in partitions:
@@ -355,7 +363,7 @@ class Driver:
                 await self._flush()
             if self.terms.dead_letter is not None:
                 await self.terms.dead_letter.flush()
-            await self._source.commit(positions)
+            await self.source.commit(positions)
             self.figures.commits += 1
             self.figures.committed.update(positions)
 
@@ -394,7 +402,7 @@ class Driver:
     ) -> None:
         place = "" if record is None else _place(record)
         if self.terms.dead_letter is not None:
-            letter = _letter(self._name, key, error, record, undecoded=undecoded)
+            letter = _letter(self.name, key, error, record, undecoded=undecoded)
             await self.terms.dead_letter.write([(key, letter)])
             self.figures.dead_letters += 1
         elif callable(on_error):
@@ -413,9 +421,9 @@ class Driver:
             raise error
         self._told += 1
         if self._told <= _TOLD:
-            _log.warning("%s: a record failed%s: %r", self._name, place and f" at {place}", error)
+            _log.warning("%s: a record failed%s: %r", self.name, place and f" at {place}", error)
         elif self._told == _TOLD + 1:
-            _log.warning("%s: more records failed; they are counted", self._name)
+            _log.warning("%s: more records failed; they are counted", self.name)
 
     async def letter(self, key: Any, result: Any, error: Exception) -> None:
         """Deal with a result that the sink refuses, as with a record that has failed."""
