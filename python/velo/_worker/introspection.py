@@ -97,18 +97,12 @@ def find(client: Client, which: str) -> list[StreamInfo]:
 
 
 def find_key(client: Client, function: str, key: str) -> list[StreamInfo]:
-    """Return the open streams of a function that are under this key, or have it in their name."""
+    """Return the open streams of a function that are attached to the session under this key."""
     return [
         stream
         for stream in _opened(client)
-        if is_named(stream.function, function)
-        and (stream.key == key or stream.task.get_name() in _names_of_key(function, key))
+        if stream.key == key and is_named(stream.function, function)
     ]
-
-
-def _names_of_key(function: str, key: str) -> tuple[str, str]:
-    name = function.rpartition(":")[2]
-    return f"{name}[{key}]", f"{name}[{key!r}]"
 
 
 def is_named(function: str, name: str) -> bool:

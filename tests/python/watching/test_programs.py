@@ -259,3 +259,43 @@ def test_a_child_that_it_forks_has_no_part_in_it(program, folder):
         assert os.listdir(folder) == []
     finally:
         os.kill(child, signal.SIGKILL)
+
+
+def test_velo_run_shows_with_its_keys(folder, tmp_path):
+    """Its streams are those of keys, and are found by the key as it is written."""
+    script = """
+        from velo import stream_fn
+
+        @stream_fn
+        async def spent(orders):
+            total = 0
+            async for order in orders:
+                total += order["amount"]
+                yield total
+    """
+    path = write_script(tmp_path, script, "shop.py")
+    words = ["run", f"{path}:spent", "--key", "who", "--mode", "process", "--input", "-"]
+    run = subprocess.Popen(
+        [sys.executable, "-m", "velo", *words],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=environment(),
+    )
+    try:
+        for line in ('{"who": "ann", "amount": 2}', '{"who": 3.10, "amount": 5}'):
+            run.stdin.write(f"{line}\n")
+        run.stdin.flush()
+        assert all(run.stdout.readline() for _ in range(2))
+        state = json.loads(shell("status", "--json", "--pid", run.pid).stdout)
+        assert state["program"].startswith("velo run ")
+        assert sum(one["keys"]["live"] for one in state["streams"]) == 2
+        for key, name, total in (("ann", "spent['ann']", "2"), ("3.10", "spent[3.10]", "5")):
+            told = shell("inspect", "spent", "--key", key, "--json", "--pid", run.pid)
+            (one,) = json.loads(told.stdout)["streams"]
+            assert (one["name"], one["locals"]["total"]) == (name, total)
+    finally:
+        run.stdin.close()
+        assert run.wait(HANG) == 0
+        run.stdout.close()
