@@ -47,6 +47,19 @@ class Scripted:
         self.calls.append(("close", None))
 
 
+def waiting(mode, gate, slow):
+    """A function whose event `slow` waits until the file `gate` is there."""
+
+    @stream_fn(mode=mode)
+    async def waits(events):
+        async for event in events:
+            while event == slow and not gate.exists():
+                await asyncio.sleep(0.001)
+            yield event
+
+    return waits
+
+
 def records(partition, values, first=0):
     return [Record(v, partition=partition, position=first + i) for i, v in enumerate(values)]
 
@@ -112,19 +125,11 @@ async def test_the_key_of_the_record_itself(mode):
     assert {key for key, _ in sink.results} == {b"a", b"b"}
 
 
-async def test_a_position_waits_for_all_before_it():
-    release = asyncio.Event()
-
-    @stream_fn
-    async def slow_zero(events):
-        async for event in events:
-            if event == 0:
-                await release.wait()
-            yield event
-
-    source = Scripted(records("p", [1, 0, 2, 3, 4]), release_when_taken := asyncio.Event().wait)
+async def test_a_position_waits_for_all_before_it(mode, tmp_path):
+    gate, more = tmp_path / "gate", asyncio.Event()
+    source = Scripted(records("p", [1, 0, 2, 3, 4]), more.wait)
     sink = MemorySink()
-    run = slow_zero.keyed(source, key=lambda event: event)
+    run = waiting(mode, gate, 0).keyed(source, key=lambda event: event)
     task = asyncio.create_task(run.into(sink, commit_every=0.01))
     while source.committed.get("p") != 0:  # event 1 lies at position 0
         await asyncio.sleep(0.001)
@@ -133,12 +138,11 @@ async def test_a_position_waits_for_all_before_it():
     for _ in range(20):
         await asyncio.sleep(0.005)
         assert source.committed == {"p": 0}
-    release.set()
+    gate.touch()
     while source.committed != {"p": 4}:
         await asyncio.sleep(0.001)
-    assert release_when_taken is not None
-    task.cancel()
-    await asyncio.wait([task])
+    more.set()
+    await task
 
 
 async def test_nothing_is_committed_before_the_sink_has_it():
@@ -291,26 +295,18 @@ async def test_a_function_that_returns_early_has_handled_what_it_ignores(mode):
     assert source.committed == {"a": 99}
 
 
-async def test_a_slow_key_pauses_its_partition_and_no_other():
-    release = asyncio.Event()
-
-    @stream_fn
-    async def waits(events):
-        async for event in events:
-            if event == "slow":
-                await release.wait()
-            yield event
-
+async def test_a_slow_key_pauses_its_partition_and_no_other(mode, tmp_path):
+    gate = tmp_path / "gate"
     source = MemorySource({"s": ["slow"] + ["x"] * 500, "f": ["y"] * 500}, batch=20)
     sink = MemorySink()
-    run = waits.keyed(source, key=lambda event: event, max_pending=50)
+    run = waiting(mode, gate, "slow").keyed(source, key=lambda event: event, max_pending=50)
     task = asyncio.create_task(run.into(sink, commit_every=0.01))
     while sum(value == "y" for _, value in sink.results) < 500:
         await asyncio.sleep(0.001)
     assert "s" in source._paused
     passed = sum(value == "x" for _, value in sink.results)
     assert passed < 50
-    release.set()
+    gate.touch()
     await task
     assert source.committed == {"s": 500, "f": 499}
     assert len(sink.results) == 1001
@@ -367,21 +363,15 @@ async def test_keys_of_a_revoked_partition_begin_anew_when_it_comes_back(mode):
     assert [number for _, (_, number, _) in sink.results] == [1, 2, 3, 1, 2]
 
 
-async def test_a_lost_partition_is_never_committed():
-    release = asyncio.Event()
-
-    @stream_fn
-    async def waits(events):
-        async for event in events:
-            if event == 0:
-                await release.wait()
-            yield event
+async def test_a_lost_partition_is_never_committed(mode, tmp_path):
+    gate = tmp_path / "gate"
 
     async def let_go():
-        release.set()
+        gate.touch()
 
     source = Scripted(records("p", [0, 0, 0]), Lost(["p"]), let_go, records("q", [1]))
-    await waits.keyed(source, key=lambda event: event).into(MemorySink(), commit_every=0.01)
+    run = waiting(mode, gate, 0).keyed(source, key=lambda event: event)
+    await run.into(MemorySink(), commit_every=0.01)
     assert source.committed == {"q": 0}
 
 
@@ -456,7 +446,7 @@ async def test_settings_are_checked(setting, value):
         await counts.keyed(MemorySource({}), key="k").into(MemorySink(), **{setting: value})
 
 
-async def test_a_sink_is_called_once_at_a_time():
+async def test_a_sink_is_called_once_at_a_time(mode):
     calls = []
 
     class Watched(MemorySink):
@@ -476,5 +466,6 @@ async def test_a_sink_is_called_once_at_a_time():
 
     source = MemorySource({"a": [{"k": n % 7} for n in range(2000)]}, batch=20)
     sink = Watched()
-    await counts.keyed(source, key="k", max_pending=50).into(sink, commit_every=0.001)
+    fn = counts.options(mode=mode)
+    await fn.keyed(source, key="k", max_pending=50).into(sink, commit_every=0.001)
     assert sink.durable == 2000
