@@ -65,7 +65,21 @@ class Results(AsyncIterator[T], Generic[T]):
     def _all_sent(self) -> None: ...
 
 class Record:
-    """An event of a source, with its origin."""
+    """An event of a source, with its origin.
+
+    A stream function receives `value` alone; `events.record` is the record of the event that it
+    received last.
+
+    Args:
+        value: The event.
+        key: The key that the broker keeps for it, or None.
+        topic: The topic, stream, subject, queue, table or file that it comes from.
+        partition: The partition of the source: positions have an order within it.
+        position: The position in the partition.
+        timestamp: The seconds since the epoch that the source has for it, or None.
+        headers: Its headers, as pairs of a name and bytes.
+
+    """
 
     def __new__(
         cls,
