@@ -188,6 +188,8 @@ class Reader:
                 if (message.topic(), message.partition()) not in assignment.given:
                     messages.insert(0, message)
                 self._hand_on(messages)
+                if self._link.down and message.error() is None:
+                    self._link.answered()
             self._look_around(assignment)
 
     def _stay_alive(self) -> None:
@@ -278,8 +280,9 @@ class Reader:
             return
         self._look_at = now + _LOOK
         if self._link.down:
+            # The client may ask over a connection that is not made again yet.
             with contextlib.suppress(KafkaException):
-                self._consumer.list_topics(*self._reading.plain[:1], timeout=_WAIT)
+                self._consumer.list_topics(*self._reading.plain[:1], timeout=_ALIVE)
                 self._link.answered()
         if assignment.names:
             self.lag = assignment.lag()
