@@ -33,12 +33,14 @@ from velo.connect.model import (
 if TYPE_CHECKING:
     from velo.connect._file import file as file
     from velo.connect._kafka import kafka as kafka
+    from velo.connect._messages import messages as messages
     from velo.connect._mqtt import mqtt as mqtt
     from velo.connect._nats import nats as nats
     from velo.connect._postgres import postgres as postgres
     from velo.connect._rabbitmq import rabbitmq as rabbitmq
     from velo.connect._redis import redis as redis
     from velo.connect._registry import schema_registry as schema_registry
+    from velo.connect._websocket import websocket as websocket
 
 __all__ = [
     "Assigned",
@@ -58,11 +60,13 @@ __all__ = [
 _CONNECTORS: dict[str, str] = {
     "file": "_file",
     "kafka": "_kafka",
+    "messages": "_messages",
     "mqtt": "_mqtt",
     "nats": "_nats",
     "postgres": "_postgres",
     "rabbitmq": "_rabbitmq",
     "redis": "_redis",
+    "websocket": "_websocket",
 }
 
 # What is no connector, and needs packages too.

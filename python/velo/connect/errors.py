@@ -7,6 +7,7 @@ from velo.errors import VeloError
 __all__ = [
     "AuthenticationFailed",
     "ConnectError",
+    "Disconnected",
     "NoSuchTopic",
     "PermissionDenied",
     "PositionLost",
@@ -21,6 +22,10 @@ class ConnectError(VeloError):
 
 class Unreachable(ConnectError, ConnectionError):
     """There is no server at the address, or it speaks no TLS, or its certificate is refused."""
+
+
+class Disconnected(ConnectError, ConnectionError):
+    """The other side has closed the connection, before it had everything or sent everything."""
 
 
 class AuthenticationFailed(ConnectError, PermissionError):
