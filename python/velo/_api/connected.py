@@ -34,6 +34,11 @@ class Connected(AsyncIterator[T], Generic[T]):
         self, spec: FunctionSpec, source: Source, key: Any, terms: Terms, *, with_keys: bool
     ) -> None:
         terms.check()
+        if isinstance(source, type) or not hasattr(source, "__aiter__"):
+            raise TypeError(
+                "a source has `__aiter__`, which gives lists of records, and `commit`; "
+                f"{_kind(source)} is none"
+            )
         self._spec = spec
         self._source = source
         self._key = key
@@ -137,9 +142,9 @@ class Connected(AsyncIterator[T], Generic[T]):
             on_bad=on_bad,
         )
         terms.check()
-        calls = _OneAtATime(sink)
+        calls = _OneAtATime(sink, "the sink")
         if dead_letter is not None:
-            terms.dead_letter = _OneAtATime(dead_letter)
+            terms.dead_letter = _OneAtATime(dead_letter, "`dead_letter`")
         driver = self._begin(terms, calls.flush)
         try:
             async with contextlib.aclosing(driver.batches()) as batches:
@@ -149,28 +154,61 @@ class Connected(AsyncIterator[T], Generic[T]):
                     except (TypeError, ValueError):
                         await _one_by_one(calls, batch, driver)
         finally:
-            for endpoint in (sink, dead_letter):
-                if (close := getattr(endpoint, "close", None)) is not None:
-                    await close()
+            async with contextlib.AsyncExitStack() as closing:  # each, also when another raises
+                for endpoint in (dead_letter, sink):
+                    if (close := getattr(endpoint, "close", None)) is not None:
+                        closing.push_async_callback(close)
         return driver.figures
 
 
 class _OneAtATime:
-    """A sink whose calls wait for each other: results are written while others are flushed."""
+    """A sink whose calls wait for each other: results are written while others are flushed.
 
-    def __init__(self, sink: Sink) -> None:
+    Args:
+        sink: The sink.
+        name: What messages call it.
+
+    Raises:
+        TypeError: When it is no sink.
+
+    """
+
+    def __init__(self, sink: Sink, name: str) -> None:
+        missing = [method for method in ("write", "flush") if not hasattr(sink, method)]
+        if isinstance(sink, type) or missing:
+            raise TypeError(
+                f"{name} has the methods `write` and `flush`, as `connect.file(PATH)` has; "
+                f"{_kind(sink)} is none"
+            )
         self._sink = sink
+        self._name = name
         self._lock = asyncio.Lock()
 
     async def write(self, results: Sequence[tuple[Any, Any]]) -> None:
         """See `Sink`."""
         async with self._lock:
-            await self._sink.write(results)
+            call: Any = self._sink.write(results)
+            if call is None:
+                raise self._not_async("write")
+            await call
 
     async def flush(self) -> None:
         """See `Sink`."""
         async with self._lock:
-            await self._sink.flush()
+            call: Any = self._sink.flush()
+            if call is None:
+                raise self._not_async("flush")
+            await call
+
+    def _not_async(self, method: str) -> RuntimeError:
+        return RuntimeError(f"`{method}` of {self._name} must be an `async` method")
+
+
+def _kind(thing: Any) -> str:
+    """Name a thing that is of the wrong kind."""
+    if isinstance(thing, type):
+        return f"the class `{thing.__name__}` itself"
+    return "None" if thing is None else f"an object of `{type(thing).__name__}`"
 
 
 async def _one_by_one(sink: Sink, batch: list[tuple[Any, Any]], driver: Driver) -> None:

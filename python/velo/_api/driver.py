@@ -24,8 +24,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from velo import _core
+from velo._api.dead_letter import letter
 from velo._api.gates import Gates
-from velo._api.lanes import tracked
+from velo._api.lanes import check, tracked
 from velo._diagnostics import source_figures
 from velo.connect.model import Assigned, Bad, Lost, Record, Revoked, To, record_key
 
@@ -66,18 +67,19 @@ class Terms:
 
     def check(self) -> None:
         """Raise for a setting out of its range."""
-        if not isinstance(self.max_pending, int) or self.max_pending < 1:
+        check(self.max_pending, self.on_error, self.finished_keys)
+        if self.on_bad not in (None, "raise", "drop") and not callable(self.on_bad):
+            raise ValueError(f"`on_bad` must be `raise`, `drop` or a callable, not {self.on_bad!r}")
+        if not isinstance(self.retries, int) or self.retries < 0:
+            raise ValueError(f"`retries` must be an integer of at least 0, not {self.retries!r}")
+        if not isinstance(self.commit_every, int | float) or not self.commit_every > 0:
             raise ValueError(
-                f"`max_pending` must be an integer of at least 1, not {self.max_pending!r}"
+                f"`commit_every` must be a number of seconds above 0, not {self.commit_every!r}"
             )
-        if self.on_error not in ("raise", "drop") and not callable(self.on_error):
+        if not isinstance(self.drain, int | float) or not self.drain >= 0:
             raise ValueError(
-                f"`on_error` must be `raise`, `drop` or a callable, not {self.on_error!r}"
+                f"`drain` must be a number of seconds of at least 0, not {self.drain!r}"
             )
-        if self.retries < 0:
-            raise ValueError(f"`retries` must be 0 or more, not {self.retries!r}")
-        if not self.commit_every > 0:
-            raise ValueError(f"`commit_every` must be more than 0, not {self.commit_every!r}")
 
 
 @dataclass
@@ -264,9 +266,10 @@ class Driver:
                     elif isinstance(item, Lost):
                         self._drop(item.partitions)
                     elif item:
-                        self.figures.read += len(item)
                         async with self._feeding:
-                            await self._feed.put(gates.pass_on(item), nudge)
+                            passed = gates.pass_on(item)
+                            self.figures.read += len(item)
+                            await self._feed.put(passed, nudge)
                         self._opens.set()
                         if gates.held_up:
                             await self._until(lambda: not gates.held_up)
@@ -293,13 +296,16 @@ class Driver:
 
     async def _open_gates(self) -> None:
         """Pass on what gates hold as soon as there is room."""
-        while True:
-            self._opens.clear()
-            await self._opens.wait()
-            while self._gates.closed:
-                async with self._feeding:
-                    await self._feed.put(self._gates.open(), self._keys.nudge)
-                await asyncio.sleep(_LOOK)
+        try:
+            while True:
+                self._opens.clear()
+                await self._opens.wait()
+                while self._gates.closed:
+                    async with self._feeding:
+                        await self._feed.put(self._gates.open(), self._keys.nudge)
+                    await asyncio.sleep(_LOOK)
+        except Exception as error:  # of the source's `resume`
+            self._keys.fail(error)
 
     # Partitions that go.
 
@@ -402,8 +408,8 @@ class Driver:
     ) -> None:
         place = "" if record is None else _place(record)
         if self.terms.dead_letter is not None:
-            letter = _letter(self.name, key, error, record, undecoded=undecoded)
-            await self.terms.dead_letter.write([(key, letter)])
+            kept = letter(self.name, key, error, record, undecoded=undecoded)
+            await self.terms.dead_letter.write([(key, kept)])
             self.figures.dead_letters += 1
         elif callable(on_error):
             if place:
@@ -429,45 +435,6 @@ class Driver:
         """Deal with a result that the sink refuses, as with a record that has failed."""
         value = result.value if isinstance(result, To) else result
         await self._give_up(key, error, Record(value), self.terms.on_error)
-
-
-def _letter(name: str, key: Any, error: Exception, record: Record | None, *, undecoded: bool) -> To:
-    """Give what is kept of a failed record: enough to look at it, and to feed it again."""
-    letter: dict[str, Any] = {
-        "function": name,
-        "error": f"{type(error).__name__}: {error}",
-        "key": _plain(key),
-    }
-    if undecoded:
-        letter["undecoded"] = True  # `value` is what came, and no event
-    if record is not None:
-        letter.update(
-            value=_plain(record.value),
-            topic=record.topic,
-            partition=_plain(record.partition),
-            position=_plain(record.position),
-            timestamp=record.timestamp,
-            record_key=_plain(record.key),
-            headers=[[header, _plain(value)] for header, value in record.headers],
-        )
-    return To(letter)
-
-
-def _plain(value: Any) -> Any:
-    """Give a value that JSON has; bytes as text where they are text, else in base64."""
-    if isinstance(value, bytes | bytearray | memoryview):
-        data = bytes(value)
-        try:
-            return data.decode()
-        except UnicodeDecodeError:
-            import base64
-
-            return {"base64": base64.b64encode(data).decode()}
-    if value is None or isinstance(value, str | int | float | bool | dict | list):
-        return value
-    if isinstance(value, tuple):
-        return list(value)
-    return repr(value)
 
 
 def _place(record: Record) -> str:

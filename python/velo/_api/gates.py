@@ -39,8 +39,16 @@ class Gates:
         return bool(self._held) and self._pause is None
 
     def pass_on(self, items: Sequence[Record | Bad]) -> Sequence[Record | Bad]:
-        """Give the records that may go on; hold the others."""
-        counts = collections.Counter(map(_partition, items))
+        """Give the records that may go on; hold the others.
+
+        Raises:
+            TypeError: When a source has given something else than records.
+
+        """
+        try:
+            counts = collections.Counter(map(_partition, items))
+        except (AttributeError, TypeError) as error:
+            raise _misfit(items, error) from None
         room = {p: self._room(p) for p in counts}
         if all(room[p] >= count for p, count in counts.items()):
             return items
@@ -84,3 +92,20 @@ class Gates:
 def _partition(item: Record | Bad) -> Hashable:
     record = item.record if isinstance(item, Bad) else item
     return record.partition
+
+
+def _misfit(items: Any, error: Exception) -> TypeError:
+    """Say what a source has given instead of a list of records."""
+    rule = "a source gives lists of `connect.Record` and `connect.Bad`"
+    if not isinstance(items, Sequence) or isinstance(items, Bad | str | bytes):
+        return TypeError(f"{rule}, and has given {_short(items)}: {error}")
+    for item in items:
+        record = item.record if isinstance(item, Bad) else item
+        if not isinstance(record, Record):
+            return TypeError(f"{rule}, and has given a list with {_short(item)}")
+    return TypeError(f"the partition of a record is a value that can be hashed: {error}")
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:80]}..."

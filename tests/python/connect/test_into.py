@@ -2,6 +2,7 @@
 
 import asyncio
 import collections
+import json
 
 import pytest
 
@@ -439,11 +440,122 @@ async def test_a_run_is_made_once():
 
 
 @pytest.mark.parametrize(
-    ("setting", "value"), [("retries", -1), ("commit_every", 0), ("on_error", "ignore")]
+    ("setting", "value"),
+    [
+        ("retries", -1),
+        ("retries", "3"),
+        ("commit_every", 0),
+        ("commit_every", "1"),
+        ("drain", -1),
+        ("drain", float("nan")),
+        ("on_error", "ignore"),
+        ("on_bad", "ignore"),
+    ],
 )
 async def test_settings_are_checked(setting, value):
     with pytest.raises(ValueError, match=setting):
         await counts.keyed(MemorySource({}), key="k").into(MemorySink(), **{setting: value})
+
+
+def test_finished_keys_is_checked():
+    with pytest.raises(ValueError, match="finished_keys"):
+        counts.keyed(MemorySource({}), key="k", finished_keys="forget")
+
+
+@pytest.mark.parametrize("sink", [None, "alerts.ndjson", MemorySink])
+async def test_what_is_no_sink_is_named(sink):
+    source = MemorySource({"a": [{"k": 1}]})
+    with pytest.raises(TypeError, match="the sink has the methods `write` and `flush`"):
+        await counts.keyed(source, key="k").into(sink)
+    if sink is not None:
+        with pytest.raises(TypeError, match="`dead_letter` has the methods"):
+            await counts.keyed(source, key="k").into(MemorySink(), dead_letter=sink)
+    assert source.committed == {}
+
+
+async def test_a_sink_whose_methods_are_not_async_is_named():
+    class Plain:
+        written = 0
+
+        def write(self, results):
+            self.written += len(results)
+
+        def flush(self):
+            pass
+
+    sink = Plain()
+    with pytest.raises(RuntimeError, match="`write` of the sink must be an `async` method"):
+        await counts.keyed(MemorySource({"a": [{"k": 1}]}), key="k").into(
+            sink, dead_letter=MemorySink()
+        )
+    assert sink.written == 1
+
+
+def test_what_is_no_source_is_named():
+    with pytest.raises(TypeError, match="the class `MemorySource` itself is none"):
+        counts.keyed(MemorySource, key="k")
+
+
+@pytest.mark.parametrize(
+    ("item", "message"),
+    [
+        (Record({"k": 1}), "has given Record"),
+        ([3], "a list with 3"),
+        (Bad(Record(b"1"), ValueError("no")), "has given Bad"),
+        ([Record({"k": 1}, partition=["a"], position=0)], "a value that can be hashed"),
+    ],
+)
+async def test_what_are_no_records_is_named(mode, item, message):
+    source = Scripted(item)
+    with pytest.raises(TypeError, match=message):
+        await counts.options(mode=mode).keyed(source, key="k").into(MemorySink())
+    assert source.calls[-1] == ("close", None)
+
+
+async def test_a_source_that_fails_to_resume_ends_the_run(mode):
+    class Fails(MemorySource):
+        def resume(self, partitions):
+            raise RuntimeError("not resumed")
+
+    source = Fails({"a": [{"k": 1} for _ in range(100)]}, batch=50)
+    with pytest.raises(RuntimeError, match="not resumed"):
+        await counts.options(mode=mode).keyed(source, key="k", max_pending=5).into(MemorySink())
+
+
+async def test_a_dead_letter_has_a_form_in_json_whatever_failed(tmp_path):
+    class Odd:
+        def __repr__(self):
+            raise LookupError("nothing to show")
+
+    loop = {}
+    loop["itself"] = loop
+    values = [{"set": {1}, b"bytes": [b"raw"], 3: (1, b"\xff")}, "\ud800", Odd(), loop, 1 << 80]
+    bad = [Bad(Record(v, None, "t", "a", n), ValueError("\udc80")) for n, v in enumerate(values)]
+    place = tmp_path / "bad.ndjson"
+    source = Scripted(bad)
+    figures = await counts.over(source).into(MemorySink(), dead_letter=connect.file(place))
+    assert figures.dead_letters == len(values) == len(place.read_bytes().splitlines())
+    assert source.committed == {"a": len(values) - 1}
+    first = json.loads(place.read_bytes().splitlines()[0])
+    assert first["value"] == {"set": "{1}", "b'bytes'": ["raw"], "3": [1, {"base64": "/w=="}]}
+    assert first["error"] == "ValueError: \\udc80"
+
+
+async def test_a_dead_letter_sink_is_closed_though_the_sink_fails_to_close():
+    class Fails(MemorySink):
+        async def close(self):
+            raise OSError("not closed")
+
+    class Closed(MemorySink):
+        closed = False
+
+        async def close(self):
+            self.closed = True
+
+    letters = Closed()
+    with pytest.raises(OSError, match="not closed"):
+        await counts.over(MemorySource({})).into(Fails(), dead_letter=letters)
+    assert letters.closed
 
 
 async def test_a_sink_is_called_once_at_a_time(mode):

@@ -311,6 +311,26 @@ async def test_what_becomes_of_keys_whose_function_has_returned(mode):
         await collect(first.keyed(source(), key=0, finished_keys="raise"))
 
 
+async def test_a_function_that_takes_no_event_is_not_run_anew_for_ever(mode):
+    @stream_fn(mode=mode)
+    async def ready(events):
+        yield "ready"
+
+    told = []
+    seen = ready.keyed(
+        [("a", 0), ("b", 1)],
+        key=0,
+        finished_keys="restart",
+        on_error=lambda *what: told.append(what),
+    )
+    assert await collect(seen) == {"a": ["ready"], "b": ["ready"]}
+    assert sorted(key for key, _ in told) == ["a", "b"]
+    assert all("without taking the event" in str(error) for _, error in told)
+    async with ready.keys(finished_keys="restart", on_error="drop") as keys:
+        with pytest.raises(StreamClosed, match="without taking the event"):
+            await keys.request("a", ("a", 0))
+
+
 @pytest.mark.parametrize(
     "wrong", [{"max_pending": 0}, {"on_error": "ignore"}, {"finished_keys": "drop"}]
 )

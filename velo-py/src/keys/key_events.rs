@@ -8,7 +8,7 @@ use velo_shm::Allowance;
 
 use super::outlet::{News, Outlet};
 use super::slot::{
-    ANSWERS, AT_WORK, CANCELLED, ITS_TURN_IS_OVER, LAST, NOTED, Slot, UNREADABLE, WAITS, size,
+    ANSWERS, AT_WORK, CANCELLED, ITS_TURN_IS_OVER, LAST, NOTED, Slot, TOOK, UNREADABLE, WAITS, size,
 };
 use super::table::{Inner, KeyTable};
 use crate::errors::{self, Thrown};
@@ -125,6 +125,7 @@ impl KeyEvents for KeyTable {
             slot.set(AT_WORK, true);
             slot.current = len;
             slot.taken = slot.taken.wrapping_add(1);
+            slot.set(TOOK, true);
             self.is_at(name.id, slot.taken, true);
             if slot.requests.is_some() {
                 slot.take_request();

@@ -79,6 +79,8 @@ pub const ANSWERS: u16 = 4096;
 pub const DORMANT: u16 = 8192;
 /// It is known that it awaits something, while it has this event.
 pub const NOTED: u16 = 16384;
+/// Its function has taken an event since it began, or began anew.
+pub const TOOK: u16 = 32768;
 
 impl Slot {
     pub(super) fn has(&self, flag: u16) -> bool {

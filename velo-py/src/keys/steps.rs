@@ -9,7 +9,7 @@ use pyo3::prelude::*;
 use super::outlet::News;
 use super::slot::{
     ANSWERS, AT_WORK, CANCEL_DUE, CANCELLED, CLOSING, DORMANT, ITS_TURN_IS_OVER, LAST, LIVE,
-    QUEUED, SHARES, STARTED, SUSPENDED, WAITS, size,
+    QUEUED, SHARES, STARTED, SUSPENDED, TOOK, WAITS, size,
 };
 use super::table::{BUDGET, Inner, KeyTable};
 use crate::errors;
@@ -230,6 +230,7 @@ impl KeyTable {
             true => errors::closed("the stream function was cancelled"),
             false => error,
         });
+        let outcome = outcome.and_then(|()| self.check_progress(py, id));
         if outcome.is_ok() && self.restart(py, id) {
             return;
         }
@@ -283,6 +284,22 @@ impl KeyTable {
                 inner.blocked = true;
                 inner.unsent.push_back((name, news));
             });
+        }
+    }
+
+    /// Fails for a function that has returned and taken no event: run anew, it would do that for ever.
+    fn check_progress(&self, py: Python<'_>, id: u32) -> PyResult<()> {
+        let stuck = self.inner.with(py, |inner| {
+            let slot = &inner.slots[id as usize];
+            let ends = slot.has(CANCELLED) || slot.event.is_none();
+            inner.terms.restarts && !ends && !slot.has(TOOK)
+        })?;
+        match stuck {
+            true => Err(errors::closed(
+                "the function has returned without taking the event that waits for it; with \
+                 `finished_keys=\"restart\"`, it would be run anew for that event for ever",
+            )),
+            false => Ok(()),
         }
     }
 
