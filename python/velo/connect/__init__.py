@@ -32,6 +32,7 @@ from velo.connect.model import (
 
 if TYPE_CHECKING:
     from velo.connect._file import file as file
+    from velo.connect._http import http as http
     from velo.connect._kafka import kafka as kafka
     from velo.connect._messages import messages as messages
     from velo.connect._mqtt import mqtt as mqtt
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from velo.connect._rabbitmq import rabbitmq as rabbitmq
     from velo.connect._redis import redis as redis
     from velo.connect._registry import schema_registry as schema_registry
+    from velo.connect._sse import sse as sse
     from velo.connect._websocket import websocket as websocket
 
 __all__ = [
@@ -59,6 +61,7 @@ __all__ = [
 # stand in the function's place once it is imported.
 _CONNECTORS: dict[str, str] = {
     "file": "_file",
+    "http": "_http",
     "kafka": "_kafka",
     "messages": "_messages",
     "mqtt": "_mqtt",
@@ -66,6 +69,7 @@ _CONNECTORS: dict[str, str] = {
     "postgres": "_postgres",
     "rabbitmq": "_rabbitmq",
     "redis": "_redis",
+    "sse": "_sse",
     "websocket": "_websocket",
 }
 

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from typing import Any, TypeVar
 from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
 
 from velo.connect.formats import Encode, encoder
 from velo.connect.settings import secret, settings_of
 
-__all__ = ["Interrupted", "Interrupts", "address_of", "framed", "login_headers", "parts_of"]
+__all__ = [
+    "Interrupted",
+    "Interrupts",
+    "address_of",
+    "framed",
+    "login_headers",
+    "next_of",
+    "parts_of",
+]
 
 T = TypeVar("T")
 
@@ -54,6 +62,11 @@ class Interrupts:
             raise
         finally:
             self._waits.discard(task)
+
+
+async def next_of(items: AsyncIterator[T]) -> T | None:
+    """Give the next item, or None at the end: `StopAsyncIteration` cannot leave a task."""
+    return await anext(items, None)
 
 
 def address_of(url: str, schemes: tuple[str, ...]) -> tuple[str, str, str | None, str | None]:

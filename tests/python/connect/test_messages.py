@@ -5,14 +5,14 @@ import contextlib
 
 import pytest
 
-from helpers import HANG, until
+from helpers import HANG
+from servers.asgi import asgi_server
 from velo import connect, stream_fn
 from velo.connect.errors import Disconnected
 
 client = pytest.importorskip("websockets.asyncio.client")
 server_of = pytest.importorskip("websockets.asyncio.server")
 fastapi = pytest.importorskip("fastapi")
-uvicorn = pytest.importorskip("uvicorn")
 
 
 @stream_fn
@@ -33,18 +33,8 @@ async def fastapi_server(endpoint, accept=True):
             await websocket.accept()
         await endpoint(websocket)
 
-    # `auto` would take uvicorn's old adapter of websockets, which is deprecated.
-    config = uvicorn.Config(app, port=0, log_level="error", ws="websockets-sansio")
-    server = uvicorn.Server(config)
-    serving = asyncio.create_task(server._serve())  # `serve` would take the signals of pytest
-    await until(lambda: server.started)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    try:
+    async with asgi_server(app) as port:
         yield f"ws://127.0.0.1:{port}/"
-    finally:
-        server.should_exit = True
-        async with asyncio.timeout(HANG):
-            await serving
 
 
 @contextlib.asynccontextmanager

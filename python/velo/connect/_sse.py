@@ -1,0 +1,289 @@
+"""Server-sent events: a source that goes on behind the last event when it connects again."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from typing import Any
+from urllib.parse import SplitResult
+
+from velo.connect.errors import ConnectError, Disconnected, Unreachable, missing
+from velo.connect.formats import Decode, decoder
+from velo.connect.model import Bad, Batch, Partition, Position, Record
+from velo.connect.settings import Outages, boolean, decoded
+from velo.connect.web import (
+    Interrupted,
+    Interrupts,
+    address_of,
+    login_headers,
+    next_of,
+    parts_of,
+)
+
+try:
+    from velo.connect.http_client import Lines, Requests
+except ImportError as error:
+    raise missing("`connect.sse`", "http") from error
+
+__all__ = ["Sse", "of_url", "sse"]
+
+_NO_CONTENT = 204
+# After the end of a response, the next request waits for so many seconds, unless the server says
+# otherwise.
+_PAUSE = 1.0
+
+
+def sse(
+    url: str,
+    *,
+    start: str | None = None,
+    decode: Decode = "json",
+    reconnect: bool = True,
+    max_size: int = 1024 * 1024,
+    read_timeout: float | None = None,
+    headers: Mapping[str, str] | None = None,
+    user: str | None = None,
+    password: str | None = None,
+    password_file: str | None = None,
+    token: str | None = None,
+    token_file: str | None = None,
+    tls: ssl.SSLContext | None = None,
+    connect_timeout: float = 10.0,
+) -> Sse:
+    """Read the server-sent events of a URL.
+
+    Args:
+        url: The address: `https://host/path`; `sses` and `sse` stand for `https` and `http`.
+        start: The position of a record, behind which to begin: the id of its event. The server gets
+            it as `Last-Event-ID`.
+        decode: The format of the data: "json", "text", "bytes", or a function of bytes.
+        reconnect: Request again behind the last event when the response ends or breaks off.
+            Otherwise the end of the response is the end of the source.
+        max_size: Events with more bytes than that are no events.
+        read_timeout: The seconds that the server may be silent. None: for ever.
+        headers: Headers of the request.
+        user: The user of basic authentication.
+        password: The password; or `password_file`, a file that holds it.
+        password_file: See `password`.
+        token: A bearer token; or `token_file`, a file that holds it.
+        token_file: See `token`.
+        tls: A context with certificates of one's own.
+        connect_timeout: The seconds that the head of a response may take.
+
+    Raises:
+        ValueError: When the URL or a setting does not fit.
+        ImportError: When httpx is not installed.
+
+    """
+    if url.startswith(("sse:", "sses:")):
+        url = "http" + url[3:]
+    url, shown, url_user, url_password = address_of(url, ("http", "https"))
+    if max_size < 1:
+        raise ValueError("`max_size` is at least 1")
+    login = login_headers(
+        headers,
+        url_user if user is None else user,
+        url_password if password is None and password_file is None else password,
+        password_file,
+        token,
+        token_file,
+    )
+    requests = Requests(url, shown, login, tls, connect_timeout, read_timeout)
+    return Sse(requests, decoder(decode), start or "", reconnect, max_size)
+
+
+class Sse:
+    """A source; see `sse`.
+
+    Attributes:
+        name: What it reads.
+        reconnects: How often a lost server was reached again.
+
+    """
+
+    def __init__(
+        self,
+        requests: Requests,
+        decode: Callable[[bytes], Any],
+        start: str,
+        reconnect: bool,
+        max_size: int,
+    ) -> None:
+        self.name = f"sse {requests.shown}"
+        self._requests = requests
+        self._decode = decode
+        self._last_id = start
+        self._reconnect = reconnect
+        self._max_size = max_size
+        self._pause = _PAUSE
+        self._interrupts = Interrupts()
+        self._outages = Outages(self.name, requests.shown)
+
+    def __repr__(self) -> str:
+        """Show the URL without secrets."""
+        return f"sse({self._requests.shown!r})"
+
+    @property
+    def reconnects(self) -> int:
+        """How often a lost server was reached again."""
+        return self._outages.count
+
+    async def __aiter__(self) -> AsyncIterator[Batch]:
+        """Give the events as they come."""
+        answered = False
+        while True:
+            try:
+                async with contextlib.aclosing(self._response()) as batches:
+                    async for records in batches:
+                        answered = True
+                        if records:
+                            yield records
+                if not self._reconnect:
+                    return
+                await self._interrupts.wait(asyncio.sleep(self._pause))
+            except (Interrupted, _NoContent):
+                return
+            except Unreachable as error:
+                if not answered:
+                    raise
+                if not self._reconnect:
+                    raise Disconnected(str(error)) from error
+                wait = self._outages.wait(error)
+                with contextlib.suppress(Interrupted):
+                    await self._interrupts.wait(asyncio.sleep(wait))
+
+    async def _response(self) -> AsyncGenerator[list[Record | Bad], None]:
+        headers: dict[str, Any] = {"Accept": "text/event-stream", "Cache-Control": "no-store"}
+        if self._last_id:
+            headers["Last-Event-ID"] = self._last_id.encode()
+        response = await self._interrupts.wait(self._requests.open("GET", headers))
+        try:
+            if response.status_code == _NO_CONTENT:
+                raise _NoContent
+            kind = response.headers.get("content-type", "")
+            if kind.partition(";")[0].strip().lower() != "text/event-stream":
+                raise ConnectError(
+                    f"{self._requests.shown} gives {kind or 'a body without a type'}, and no "
+                    "text/event-stream"
+                )
+            yield []
+            parser = _Parser(self._max_size, self._last_id)
+            async with contextlib.aclosing(self._requests.chunks(response)) as chunks:
+                while (chunk := await self._interrupts.wait(next_of(chunks))) is not None:
+                    self._outages.over()
+                    records = [self._record(*event) for event in parser.feed(chunk)]
+                    if parser.retry is not None:
+                        self._pause = parser.retry
+                    yield records
+                    # What was not given yet is asked for again.
+                    self._last_id = parser.last_id
+        finally:
+            await response.aclose()
+
+    def _record(self, name: str, data: bytes | ValueError, last_id: str) -> Record | Bad:
+        origin = (None, name, self._requests.shown, last_id)
+        if isinstance(data, ValueError):
+            return Bad(Record(b"", *origin), data)
+        return decoded(self._decode, data, *origin)
+
+    async def commit(self, positions: Mapping[Partition, Position]) -> None:
+        """Keep nothing: the protocol has no acknowledgements."""
+
+    def stop(self) -> None:
+        """Read no more."""
+        self._interrupts.stop()
+
+    async def close(self) -> None:
+        """Close the connection."""
+        self.stop()
+        await self._requests.close()
+
+
+class _NoContent(Exception):
+    """The server says that there is nothing more, and that no client shall ask again."""
+
+
+class _Parser:
+    """Makes events of the bytes of a response.
+
+    Attributes:
+        last_id: The id of the last event, which holds until another event has one.
+        retry: The seconds that a client waits before it connects again, if the server has said so.
+
+    """
+
+    def __init__(self, max_size: int, last_id: str) -> None:
+        self.last_id = last_id
+        self.retry: float | None = None
+        self._max_size = max_size
+        self._lines = Lines(max_size + len("data: "))
+        self._after_return = False
+        self._first = True
+        self._clear(last_id)
+
+    def _clear(self, last_id: str) -> None:
+        self._data: list[bytes] = []
+        self._size = 0
+        self._error: ValueError | None = None
+        self._name = ""
+        self._id = last_id
+
+    def feed(self, data: bytes) -> list[tuple[str, bytes | ValueError, str]]:
+        """Give the events that are complete: name, data and id of each."""
+        if self._after_return:
+            data = data.removeprefix(b"\n")
+        self._after_return = data.endswith(b"\r")
+        events = []
+        for line in self._lines.feed(data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")):
+            if line == b"":
+                if self._data or self._error:
+                    value = b"\n".join(self._data) if self._error is None else self._error
+                    events.append((self._name or "message", value, self._id))
+                self.last_id = self._id
+                self._clear(self._id)
+            elif isinstance(line, ValueError):
+                self._error = line
+            else:
+                self._field(line.removeprefix(b"\xef\xbb\xbf") if self._first else line)
+            self._first = False
+        return events
+
+    def _field(self, line: bytes) -> None:
+        field, _, value = line.partition(b":")
+        value = value.removeprefix(b" ")
+        if field == b"data":
+            self._size += len(value) + 1
+            if self._size > self._max_size + 1:
+                self._error = ValueError(f"an event has more than {self._max_size:,} bytes")
+                self._data.clear()
+            self._data.append(value)
+        elif field == b"event":
+            self._name = value.decode(errors="replace")
+        elif field == b"id" and b"\0" not in value:
+            self._id = value.decode(errors="replace")
+        elif field == b"retry" and value.isdigit():
+            self.retry = int(value) / 1000
+
+
+_SETTINGS: dict[str, Callable[[str], Any]] = {
+    "start": str,
+    "decode": str,
+    "reconnect": boolean,
+    "max_size": int,
+    "read_timeout": float,
+    "user": str,
+    "password_file": str,
+    "token_file": str,
+    "connect_timeout": float,
+}
+
+
+def of_url(url: SplitResult, settings: dict[str, str]) -> Sse:
+    """Make the endpoint of `sses://host/path?decode=text`.
+
+    Parameters that are no settings are the server's.
+    """
+    address, values = parts_of(url, settings, _SETTINGS)
+    return sse(address, **values)
