@@ -197,6 +197,10 @@ def run(
     keys = None if key is None else Keys(key)
     read = [input.path for input in inputs]
     keyed = key is not None or record_key
+    if connected:
+        from velo.cli.connected.options import check_apart
+
+        check_apart([*urls, *read], output, dead_letter)
     written: Written | None = None
     writer: Writer | None = None
     if not is_url(output):

@@ -111,6 +111,28 @@ def test_what_is_wrong_is_said(here, args, code, message):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("read", ["in.ndjson", "file://{here}/in.ndjson"])
+@pytest.mark.parametrize("written", ["in.ndjson", "link.ndjson", "file://{here}/in.ndjson"])
+@pytest.mark.parametrize("option", ["-o", "--dead-letter"])
+def test_no_file_is_read_and_written(here, read, written, option):
+    write(here / "in.ndjson", [{"k": 1}])
+    (here / "link.ndjson").symlink_to("in.ndjson")
+    more = ["-o", "out.ndjson", "--retries", "1"] if option != "-o" else ["--retries", "1"]
+    done = velo(
+        "-i", read.format(here=here), "-k", "k", *more, option, written.format(here=here), code=2
+    )
+    assert "is an input; name another file" in done.stderr
+    assert lines(here / "in.ndjson") == [{"k": 1}]
+
+
+def test_results_and_dead_letters_go_to_two_files(here):
+    write(here / "in.ndjson", [{"k": 1}])
+    both = ["-o", "out.ndjson", "--dead-letter", f"file://{here}/out.ndjson"]
+    assert "is the output" in velo("-i", "in.ndjson", "-k", "k", *both, code=2).stderr
+    both = ["-o", "/dev/null", "--dead-letter", "/dev/null"]
+    velo("-i", "in.ndjson", "-k", "k", *both)
+
+
 def test_a_signal_drains(here):
     write(here / "in.ndjson", [{"k": n % 3} for n in range(50)])
     run = [sys.executable, "-m", "velo", "run", "app.py:counts", "-k", "k"]

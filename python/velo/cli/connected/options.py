@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import click
 
-from velo.connect.urls import endpoint_of, is_url
+from velo.connect.urls import endpoint_of, is_url, scheme_of
 
-__all__ = ["dead_letters", "endpoint", "has_url"]
+__all__ = ["check_apart", "dead_letters", "endpoint", "has_url"]
 
 
 def has_url(*paths: str) -> bool:
@@ -54,3 +57,44 @@ def dead_letters(place: str | None) -> Any:
     from velo.connect import file
 
     return file(place)
+
+
+def check_apart(read: Iterable[str], output: str, dead_letter: str | None) -> None:
+    """Check that no file is read and written, or written twice.
+
+    Args:
+        read: The inputs: files and URLs.
+        output: The output.
+        dead_letter: Where records go that fail.
+
+    Raises:
+        click.UsageError: When one is.
+
+    """
+    for option, place in (("--output", output), ("--dead-letter", dead_letter)):
+        for input in read:
+            if _same(place, input):
+                raise click.UsageError(f"`{place}` is an input; name another file for `{option}`")
+    if _same(dead_letter, output):
+        raise click.UsageError(f"`{dead_letter}` is the output; name another `--dead-letter`")
+
+
+def _same(one: str | None, other: str) -> bool:
+    paths = _path(one), _path(other)
+    if paths[0] is None or paths[1] is None:
+        return False
+    first, second = map(os.path.realpath, paths)
+    if os.path.exists(first) and not os.path.isfile(first):
+        return False  # a terminal, a pipe: /dev/null
+    if os.path.exists(first) and os.path.exists(second):
+        return os.path.samefile(first, second)
+    return first == second
+
+
+def _path(place: str | None) -> str | None:
+    """Give the path of a file or of the URL of one; None for all else."""
+    if place is None or place == "-":
+        return None
+    if not is_url(place):
+        return place
+    return unquote(urlsplit(place).path) if scheme_of(place) == "file" else None
