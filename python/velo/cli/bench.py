@@ -27,6 +27,7 @@ NAMES = [
     "spinning",
     "codec",
     "watching",
+    "connect",
 ]
 
 
@@ -72,11 +73,13 @@ def bench(
     # Imported here, because `velo run` does not need it.
     from velo.bench.measure import Plan
     from velo.bench.peers import PEERS, choose
+    from velo.bench.peers.connectors import CONNECTORS
     from velo.bench.scenarios import SCENARIOS
 
-    if compare not in ("all", "none", *PEERS):
+    names = list(dict.fromkeys([*PEERS, *CONNECTORS]))
+    if compare not in ("all", "none", *names):
         raise click.BadParameter(
-            f"{compare!r} is none of all, none, {', '.join(PEERS)}", param_hint="--compare"
+            f"{compare!r} is none of all, none, {', '.join(names)}", param_hint="--compare"
         )
     console = Console(stderr=True)
 

@@ -6,6 +6,7 @@ from velo.bench.measure import Plan, Row
 from velo.bench.scenarios import (
     codec,
     concurrency,
+    connect,
     frames,
     keyed,
     latency,
@@ -31,4 +32,5 @@ SCENARIOS: dict[str, Callable[[Plan], Iterator[Row]]] = {
     "spinning": spinning.measure,
     "codec": codec.measure,
     "watching": watching.measure,
+    "connect": connect.measure,
 }

@@ -74,7 +74,7 @@ class Kafka:
         finally:
             reader.stop()
 
-    async def commit(self, positions: Mapping[Name, int]) -> None:
+    async def commit(self, positions: Mapping[Any, int]) -> None:
         """Commit the positions for the group; without a group, do nothing.
 
         Positions of partitions that the source has lost are left out.
