@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from velo._api.driver import Driver, Figures, OnError, Terms
-from velo.errors import StreamClosed
+from velo.errors import StreamBusy, StreamClosed
 
 if TYPE_CHECKING:
     from velo._function.spec import FunctionSpec
@@ -67,21 +67,23 @@ class Connected(AsyncIterator[T], Generic[T]):
         return self
 
     async def __anext__(self) -> T:
-        """Give the next result, with its key if it is of `keyed`."""
+        """Give the next result, with its key if it is of `keyed`.
+
+        Raises:
+            StreamBusy: When another task waits for one.
+
+        """
         if self._results is None:
-            self._results = self._iterate(self._begin(self._terms, None))
+            driver = self._begin(self._terms, None)
+            self._results = _results(driver, with_keys=self._with_keys)
+        elif getattr(self._results, "ag_running", False):
+            raise StreamBusy(f"another task iterates over the results of `{self._spec.name}`")
         return await anext(self._results)
 
     async def aclose(self) -> None:
         """Cancel all keys, and close the source. Nothing more is committed."""
         if self._results is not None:
             await self._results.aclose()
-
-    async def _iterate(self, driver: Driver) -> AsyncGenerator[T, None]:
-        async with contextlib.aclosing(driver.batches()) as batches:
-            async for batch in batches:
-                for item in batch:
-                    yield item if self._with_keys else item[1]  # type: ignore[misc]
 
     def _begin(self, terms: Terms, flush: Callable[[], Any] | None) -> Driver:
         if self._driver is not None:
@@ -159,6 +161,15 @@ class Connected(AsyncIterator[T], Generic[T]):
                     if (close := getattr(endpoint, "close", None)) is not None:
                         closing.push_async_callback(close)
         return driver.figures
+
+
+# No method, as it must not hold the object that holds it: a cycle would have the garbage collector
+# close each generator on its own, and the inner one while the outer one closes it.
+async def _results(driver: Driver, *, with_keys: bool) -> AsyncGenerator[Any, None]:
+    async with contextlib.aclosing(driver.batches()) as batches:
+        async for batch in batches:
+            for item in batch:
+                yield item if with_keys else item[1]
 
 
 class _OneAtATime:

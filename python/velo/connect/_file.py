@@ -193,8 +193,15 @@ class File:
         self._stopped.set()
         if self._out is not None:
             out, self._out = self._out, None
-            await self._call(out.close)
+            try:
+                await self._call(self._shut, out)
+            finally:
+                self._end_thread()
         self._end_thread()
+
+    def _shut(self, out: Any) -> None:
+        with self._named():
+            out.close()
 
     @contextlib.contextmanager
     def _named(self) -> Any:

@@ -174,11 +174,25 @@ def to(
         key: The key of the result for the broker. None: the key of its stream.
         headers: Headers, by name or as pairs.
 
+    Raises:
+        TypeError: When a header is no text or bytes, or its name is no text.
+
     """
+    if not headers:
+        return To(value, topic, key)
     pairs = headers.items() if isinstance(headers, Mapping) else headers
-    return To(
-        value, topic, key, tuple((n, v.encode() if isinstance(v, str) else v) for n, v in pairs)
-    )
+    return To(value, topic, key, tuple(map(_header, pairs)))
+
+
+def _header(pair: Any) -> tuple[str, bytes]:
+    if isinstance(pair, tuple | list) and len(pair) == 2:
+        name, value = pair
+        if isinstance(name, str):
+            if isinstance(value, str):
+                return name, value.encode()
+            if isinstance(value, bytes):
+                return name, value
+    raise TypeError(f'a header is a name and text or bytes, as `("trace", "1")`, not {pair!r}')
 
 
 def addressed(key: Any, result: Any) -> To:

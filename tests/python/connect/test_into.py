@@ -2,6 +2,7 @@
 
 import asyncio
 import collections
+import gc
 import json
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from velo import connect, stream_fn
 from velo.connect import Assigned, Bad, Lost, Record, Revoked
 from velo.connect.memory import MemorySink, MemorySource
+from velo.errors import StreamBusy
 
 
 @stream_fn
@@ -581,3 +583,42 @@ async def test_a_sink_is_called_once_at_a_time(mode):
     fn = counts.options(mode=mode)
     await fn.keyed(source, key="k", max_pending=50).into(sink, commit_every=0.001)
     assert sink.durable == 2000
+
+
+@pytest.mark.parametrize("headers", [{"trace": 1}, {b"trace": "1"}, [("trace",)], "trace"])
+def test_what_is_no_header_is_named(headers):
+    with pytest.raises(TypeError, match="a header is a name and text or bytes"):
+        connect.to(1, headers=headers)
+
+
+def test_headers_are_text_or_bytes_and_may_come_twice():
+    result = connect.to(1, headers=[("trace", "é"), ("trace", b"\xff")])
+    assert result.headers == (("trace", "é".encode()), ("trace", b"\xff"))
+    assert connect.to(1, headers={}).headers == ()
+
+
+async def test_two_tasks_that_iterate(mode):
+    results = counts.options(mode=mode).over(MemorySource({"a": [{"k": 1}] * 3}))
+    first = asyncio.ensure_future(anext(results))
+    await asyncio.sleep(0)
+    with pytest.raises(StreamBusy, match="another task iterates"):
+        await anext(results)
+    assert await first == (1, 1, 0)
+    assert [number async for _, number, _ in results] == [2, 3]
+
+
+async def test_an_iteration_that_is_dropped_closes_its_source(mode):
+    wrong = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: wrong.append(context))
+    source = Scripted([Record({"k": 1}, position=n) for n in range(100)])
+    results = counts.options(mode=mode).over(source)
+    async for _ in results:
+        break
+    del results
+    gc.collect()
+    async with asyncio.timeout(30):
+        while source.calls[-1] != ("close", None):
+            await asyncio.sleep(0.001)
+    gc.collect()
+    await asyncio.sleep(0)
+    assert wrong == []

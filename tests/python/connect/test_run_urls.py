@@ -79,8 +79,7 @@ def test_failed_records_go_to_the_dead_letters(here):
 def test_without_dead_letters_a_bad_record_is_told_and_skipped(here):
     write(here / "in.ndjson", [{"k": 1}, {"x": 2}, {"k": 1}])
     done = velo("-i", f"file://{here}/in.ndjson", "-k", "k", "-o", "out.ndjson")
-    assert "there is no field 'k'" in done.stderr
-    assert "position" in done.stderr
+    assert "there is no field 'k', for the record at position" in done.stderr
     assert len(lines(here / "out.ndjson")) == 2
     done = velo("-i", f"file://{here}/in.ndjson", "-k", "k", "--strict", code=1)
     assert "as `--strict` asks" in done.stderr
@@ -108,6 +107,32 @@ def test_a_failing_function_ends_the_run_and_the_record_is_named(here):
 def test_what_is_wrong_is_said(here, args, code, message):
     done = velo(*args, code=code)
     assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_input_without_any_event_is_a_failure(here):
+    write(here / "in.ndjson", [{"x": 2}, {"x": 3}])
+    done = velo("-i", f"file://{here}/in.ndjson", "-k", "k", code=1)
+    assert "gave no event: all of its 2 records were skipped" in done.stderr
+    velo("-i", f"file://{here}/in.ndjson", "-k", "k", "--dead-letter", "dead.ndjson")
+    assert len(lines(here / "dead.ndjson")) == 2
+
+
+def test_one_url_twice_is_refused(here):
+    write(here / "in.ndjson", [{"k": 1}])
+    url = f"file://{here}/in.ndjson"
+    done = velo("-i", url, "-i", url, "-k", "k", code=1)
+    assert "two inputs have a partition" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "raised" not in done.stderr
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="has no device that is full")
+@pytest.mark.parametrize("option", ["-o", "--dead-letter"])
+def test_a_full_disk_is_named(here, option):
+    write(here / "in.ndjson", [{"k": 1, "fails": option == "--dead-letter"}])
+    done = velo("-i", f"file://{here}/in.ndjson", "-k", "k", option, "file:///dev/full", code=1)
+    assert "cannot write to `/dev/full`: no space left on device" in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -164,16 +164,21 @@ class ConnectedJob:
         except click.ClickException:
             raise
         finally:
-            self.tally()
+            tally = self.tally()
             self._loop = None
             log.removeHandler(heard)
             log.propagate = True
+        if self.signal is None and tally.bad and not tally.read:
+            raise Failure(
+                f"{self._source.name} gave no event: all of its {tally.bad:,} records were skipped"
+            )
 
     def _on_bad(self, _key: Any, error: Exception) -> None:
         assert self._progress is not None
         what = f"there is no field {error}" if isinstance(error, KeyError) else str(error)
-        if not isinstance(error, ValueError) or "files" not in str(error.__notes__):
-            what = ", ".join([what, *error.__notes__])  # lines of files name themselves
+        notes = [note for note in getattr(error, "__notes__", ()) if not note.startswith("`key`")]
+        if not isinstance(error, ValueError) or "files" not in str(notes):
+            what = ", ".join([what, *notes])  # lines of files name themselves
         if self._strict:
             raise Failure(f"{what}; stopped, as `--strict` asks")
         self._progress.bad(what)

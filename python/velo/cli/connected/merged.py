@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator, Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
+from velo.connect.errors import ConnectError
 from velo.connect.model import Assigned, Bad, Batch, Lost, Revoked
 
 __all__ = ["Merged"]
@@ -74,7 +75,7 @@ class Merged:
             partitions = {(i.record if isinstance(i, Bad) else i).partition for i in item}
         for partition in partitions:
             if self._owners.setdefault(partition, number) != number:
-                raise ValueError(
+                raise ConnectError(
                     f"two inputs have a partition {partition!r}: read them in two runs, or as one "
                     "input with several topics"
                 )

@@ -80,15 +80,15 @@ def check_apart(read: Iterable[str], output: str, dead_letter: str | None) -> No
 
 
 def _same(one: str | None, other: str) -> bool:
-    paths = _path(one), _path(other)
-    if paths[0] is None or paths[1] is None:
+    written, read = _path(one), _path(other)
+    if written is None or read is None:
         return False
-    first, second = map(os.path.realpath, paths)
-    if os.path.exists(first) and not os.path.isfile(first):
-        return False  # a terminal, a pipe: /dev/null
-    if os.path.exists(first) and os.path.exists(second):
-        return os.path.samefile(first, second)
-    return first == second
+    if os.path.exists(written):
+        if not os.path.isfile(written):
+            return False  # a terminal, a pipe, /dev/null
+        if os.path.exists(read):
+            return os.path.samefile(written, read)
+    return os.path.realpath(written) == os.path.realpath(read)
 
 
 def _path(place: str | None) -> str | None:
