@@ -228,4 +228,4 @@ async def _one_by_one(sink: Sink, batch: list[tuple[Any, Any]], driver: Driver) 
         try:
             await sink.write([(key, result)])
         except (TypeError, ValueError) as error:
-            await driver.letter(key, result, error)
+            await driver.refused(key, result, error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from velo.connect.model import To
@@ -15,7 +16,9 @@ __all__ = ["letter"]
 _DEEPEST = 32
 
 
-def letter(name: str, key: Any, error: Exception, record: Record | None, *, undecoded: bool) -> To:
+def letter(
+    name: str, key: Any, error: Exception, record: Record | None, more: Mapping[str, Any]
+) -> To:
     """Give what is kept of a failed record: enough to look at it, and to feed it again.
 
     Every value has a form in JSON, so that no sink has a reason to refuse the letter: one that it
@@ -26,12 +29,11 @@ def letter(name: str, key: Any, error: Exception, record: Record | None, *, unde
         key: The key of the record.
         error: Why the record has failed.
         record: The record; None when the function has failed without one.
-        undecoded: Whether the value is what came, and no event.
+        more: `undecoded` where the value is what came, and no event; the `result` that was refused.
 
     """
     kept: dict[str, Any] = {"function": name, "error": _described(error), "key": _plain(key)}
-    if undecoded:
-        kept["undecoded"] = True
+    kept.update((entry, _plain(value)) for entry, value in more.items())
     if record is not None:
         kept.update(
             value=_plain(record.value),

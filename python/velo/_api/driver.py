@@ -393,7 +393,8 @@ class Driver:
         bad = failure.held is None and self.terms.on_bad is not None
         on_error = self.terms.on_bad if bad else self.terms.on_error
         undecoded = failure.held is None and not failure.decoded
-        await self._give_up(failure.key, failure.error, record, on_error, undecoded=undecoded)
+        more = {"undecoded": True} if undecoded else {}
+        await self._give_up(failure.key, failure.error, record, on_error, more)
         if failure.held is not None:
             self._keys.release(failure.held, record is not None)
 
@@ -403,12 +404,11 @@ class Driver:
         error: Exception,
         record: Record | None,
         on_error: OnError | None,
-        *,
-        undecoded: bool = False,
+        more: dict[str, Any],
     ) -> None:
         place = "" if record is None else _place(record)
         if self.terms.dead_letter is not None:
-            kept = letter(self.name, key, error, record, undecoded=undecoded)
+            kept = letter(self.name, key, error, record, more)
             await self.terms.dead_letter.write([(key, kept)])
             self.figures.dead_letters += 1
         elif callable(on_error):
@@ -427,14 +427,15 @@ class Driver:
             raise error
         self._told += 1
         if self._told <= _TOLD:
-            _log.warning("%s: a record failed%s: %r", self.name, place and f" at {place}", error)
+            failed = "a result was refused" if "result" in more else "a record failed"
+            _log.warning("%s: %s%s: %r", self.name, failed, place and f" at {place}", error)
         elif self._told == _TOLD + 1:
             _log.warning("%s: more records failed; they are counted", self.name)
 
-    async def letter(self, key: Any, result: Any, error: Exception) -> None:
+    async def refused(self, key: Any, result: Any, error: Exception) -> None:
         """Deal with a result that the sink refuses, as with a record that has failed."""
         value = result.value if isinstance(result, To) else result
-        await self._give_up(key, error, Record(value), self.terms.on_error)
+        await self._give_up(key, error, None, self.terms.on_error, {"result": value})
 
 
 def _place(record: Record) -> str:

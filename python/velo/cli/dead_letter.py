@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from velo.cli.connected.job import Refused
-from velo.cli.connected.options import endpoint
+from velo.cli.connected.options import check_apart, endpoint
 from velo.cli.errors import Failure
 from velo.cli.text import echo, inline
 from velo.connect.errors import ConnectError
@@ -57,21 +57,29 @@ def replay(place: str, output: str, function: str | None, error: str | None) -> 
       velo dead-letter replay bad.ndjson -o again.ndjson
       velo dead-letter replay bad.ndjson --error KeyError -o kafka://broker:9092/payments
 
-    A record that could not be decoded is written as its bytes. The dead letters are kept.
+    A record that could not be decoded is written as its bytes. Letters without an event, such as
+    those of results, are left out. The dead letters are kept.
     """  # noqa: D301
-    written = asyncio.run(_as_refused(_replay(place, output, function, error)))
-    echo(f"{written:,} events written to {inline(output)}")
+    check_apart([place], output, None)
+    written, without = asyncio.run(_as_refused(_replay(place, output, function, error)))
+    left_out = f"; {without:,} letters have no event" if without else ""
+    echo(f"{written:,} events written to {inline(output)}{left_out}")
 
 
-async def _replay(place: str, output: str, function: str | None, error: str | None) -> int:
+async def _replay(
+    place: str, output: str, function: str | None, error: str | None
+) -> tuple[int, int]:
     sink = _file_or_url(output, "--output", "written", encode="bytes")
-    written = 0
+    written = without = 0
     batch: list[tuple[Any, Any]] = []
     try:
         async for letter in _letters(place):
             if function is not None and letter.get("function") != function:
                 continue
             if error is not None and error not in str(letter.get("error")):
+                continue
+            if "value" not in letter:
+                without += 1
                 continue
             batch.append((letter.get("key"), _event(letter)))
             written += 1
@@ -82,7 +90,7 @@ async def _replay(place: str, output: str, function: str | None, error: str | No
         await sink.flush()
     finally:
         await sink.close()
-    return written
+    return written, without
 
 
 async def _letters(place: str) -> AsyncIterator[dict[str, Any]]:

@@ -57,6 +57,21 @@ def test_some_of_them(here):
     assert (here / "none.ndjson").read_bytes() == b""
 
 
+def test_letters_without_an_event_are_left_out(here):
+    with (here / "bad.ndjson").open("a") as letters:
+        letters.write('{"function":"strict","error":"TypeError: no","key":1,"result":7}\n')
+    done = velo("dead-letter", "replay", "bad.ndjson", "-o", "again.ndjson")
+    assert "3 events written to again.ndjson; 1 letters have no event" in done.stdout
+    assert len((here / "again.ndjson").read_text().splitlines()) == 3
+
+
+def test_they_are_not_written_behind_themselves(here):
+    before = (here / "bad.ndjson").read_bytes()
+    done = velo("dead-letter", "replay", "bad.ndjson", "-o", "bad.ndjson", code=2)
+    assert "is an input" in done.stderr
+    assert (here / "bad.ndjson").read_bytes() == before
+
+
 def test_what_is_no_dead_letter_is_named(here):
     (here / "bad.ndjson").write_text("7\n")
     assert (

@@ -410,7 +410,8 @@ async def test_a_result_that_the_sink_refuses_holds_up_no_other():
     await same.keyed(source, key=lambda event: event).into(sink, dead_letter=dead)
     assert [value for _, value in sink.results] == ["x", "y"]
     ((_, letter),) = dead.results
-    assert letter.value["value"] == "bad"
+    assert letter.value["result"] == "bad"
+    assert "value" not in letter.value  # it is no event
     assert "no bad ones" in letter.value["error"]
 
 
