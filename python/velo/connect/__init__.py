@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from velo.connect._messages import messages as messages
     from velo.connect._mqtt import mqtt as mqtt
     from velo.connect._nats import nats as nats
+    from velo.connect._objects import objects as objects
     from velo.connect._postgres import postgres as postgres
     from velo.connect._rabbitmq import rabbitmq as rabbitmq
     from velo.connect._redis import redis as redis
@@ -66,6 +67,7 @@ _CONNECTORS: dict[str, str] = {
     "messages": "_messages",
     "mqtt": "_mqtt",
     "nats": "_nats",
+    "objects": "_objects",
     "postgres": "_postgres",
     "rabbitmq": "_rabbitmq",
     "redis": "_redis",

@@ -13,6 +13,7 @@ from urllib.parse import SplitResult
 
 from velo.connect.errors import Disconnected, Unreachable, missing
 from velo.connect.formats import Decode, Encode, decoder, encoder
+from velo.connect.lines import Lines
 from velo.connect.model import Bad, Batch, Partition, Position, Record, addressed
 from velo.connect.settings import Outages, boolean, decoded
 from velo.connect.web import (
@@ -25,7 +26,7 @@ from velo.connect.web import (
 )
 
 try:
-    from velo.connect.http_client import Lines, Requests
+    from velo.connect.http_client import Requests
 except ImportError as error:
     raise missing("`connect.http`", "http") from error
 

@@ -11,6 +11,7 @@ from urllib.parse import SplitResult
 
 from velo.connect.errors import ConnectError, Disconnected, Unreachable, missing
 from velo.connect.formats import Decode, decoder
+from velo.connect.lines import Lines
 from velo.connect.model import Bad, Batch, Partition, Position, Record
 from velo.connect.settings import Outages, boolean, decoded
 from velo.connect.web import (
@@ -23,7 +24,7 @@ from velo.connect.web import (
 )
 
 try:
-    from velo.connect.http_client import Lines, Requests
+    from velo.connect.http_client import Requests
 except ImportError as error:
     raise missing("`connect.sse`", "http") from error
 

@@ -1,4 +1,4 @@
-"""Requests of the connectors of HTTP, by httpx: their errors, and the lines of a response."""
+"""Requests of the connectors of HTTP, by httpx, and their errors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from velo.connect.errors import (
     Unreachable,
 )
 
-__all__ = ["Lines", "Requests"]
+__all__ = ["Requests"]
 
 _STATUS: dict[int, type[ConnectError]] = {
     401: AuthenticationFailed,
@@ -170,46 +170,3 @@ class Requests:
 
 def _said(error: Exception) -> str:
     return str(error) or type(error).__name__
-
-
-class Lines:
-    r"""Lines of bytes that come in pieces. They end with `\n` or `\r\n`.
-
-    Args:
-        longest: Longer lines than so many bytes are not kept.
-
-    """
-
-    def __init__(self, longest: int) -> None:
-        self._longest = longest
-        self._pieces: list[bytes] = []
-        self._size = 0
-
-    def feed(self, data: bytes) -> list[bytes | ValueError]:
-        """Give the lines that are complete, and a `ValueError` for one that is too long."""
-        *ends, rest = data.split(b"\n")
-        found = []
-        for end in ends:
-            self._keep(end)
-            found.append(self._line())
-        self._keep(rest)
-        return found
-
-    def last(self) -> list[bytes | ValueError]:
-        """Give what is behind the last line end."""
-        return [self._line()] if self._size else []
-
-    def _keep(self, piece: bytes) -> None:
-        self._size += len(piece)
-        if self._size > self._longest:
-            self._pieces.clear()
-        elif piece:
-            self._pieces.append(piece)
-
-    def _line(self) -> bytes | ValueError:
-        line = b"".join(self._pieces).removesuffix(b"\r")
-        size, self._size = self._size, 0
-        self._pieces.clear()
-        if size > self._longest:
-            return ValueError(f"a line has more than {self._longest:,} bytes")
-        return line

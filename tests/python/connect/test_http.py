@@ -19,11 +19,11 @@ from velo.connect.errors import (
     PermissionDenied,
     Unreachable,
 )
+from velo.connect.lines import Lines
 from velo.connect.urls import endpoint_of
 
 pytest.importorskip("httpx")
 asgi = pytest.importorskip("servers.asgi")
-from velo.connect.http_client import Lines  # noqa: E402
 
 
 class HttpPeer(Peer):
