@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from velo._api.driver import Driver, Figures, OnError, Terms
+from velo._api.patience import closed, waiting_for
 from velo.errors import StreamBusy, StreamClosed
 
 if TYPE_CHECKING:
@@ -158,8 +159,7 @@ class Connected(AsyncIterator[T], Generic[T]):
         finally:
             async with contextlib.AsyncExitStack() as closing:  # each, also when another raises
                 for endpoint in (dead_letter, sink):
-                    if (close := getattr(endpoint, "close", None)) is not None:
-                        closing.push_async_callback(close)
+                    closing.push_async_callback(closed, endpoint)
         return driver.figures
 
 
@@ -201,7 +201,8 @@ class _OneAtATime:
             call: Any = self._sink.write(results)
             if call is None:
                 raise self._not_async("write")
-            await call
+            with waiting_for("`write`", self._sink):
+                await call
 
     async def flush(self) -> None:
         """See `Sink`."""
@@ -209,7 +210,8 @@ class _OneAtATime:
             call: Any = self._sink.flush()
             if call is None:
                 raise self._not_async("flush")
-            await call
+            with waiting_for("`flush`", self._sink):
+                await call
 
     def _not_async(self, method: str) -> RuntimeError:
         return RuntimeError(f"`{method}` of {self._name} must be an `async` method")

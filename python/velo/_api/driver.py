@@ -27,6 +27,7 @@ from velo import _core
 from velo._api.dead_letter import letter
 from velo._api.gates import Gates
 from velo._api.lanes import check, tracked
+from velo._api.patience import closed, waiting_for
 from velo._diagnostics import source_figures
 from velo.connect.model import Assigned, Bad, Lost, Record, Revoked, To, record_key
 
@@ -218,10 +219,10 @@ class Driver:
             self._reading.cancel()
             for task in self._tasks:
                 task.cancel()
-            await asyncio.wait([self._reading, *self._tasks])
+            with waiting_for("the end", self.source):
+                await asyncio.wait([self._reading, *self._tasks])
             await self._results.aclose()
-            if (close := getattr(self.source, "close", None)) is not None:
-                await close()
+            await closed(self.source)
 
     def stop(self) -> None:
         """Read no more: what was read is handled, and then the run ends."""
@@ -369,7 +370,8 @@ class Driver:
                 await self._flush()
             if self.terms.dead_letter is not None:
                 await self.terms.dead_letter.flush()
-            await self.source.commit(positions)
+            with waiting_for("`commit`", self.source):
+                await self.source.commit(positions)
             self.figures.commits += 1
             self.figures.committed.update(positions)
 

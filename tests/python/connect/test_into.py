@@ -623,3 +623,40 @@ async def test_an_iteration_that_is_dropped_closes_its_source(mode):
     gc.collect()
     await asyncio.sleep(0)
     assert wrong == []
+
+
+@pytest.mark.parametrize("method", ["write", "flush", "close", "commit", "__aiter__"])
+async def test_what_is_waited_for_is_said(monkeypatch, caplog, method):
+    monkeypatch.setattr("velo._api.patience._LOOK_AFTER", 0.01)
+    source, sink = MemorySource({"a": [{"k": 1}]}), MemorySink()
+    sink.name = "the sink"
+
+    async def told():
+        while not caplog.records:
+            await asyncio.sleep(0.001)
+
+    async def waits(*_):
+        await told()
+
+    async def stubborn():
+        yield [Record({"k": 1}, position=0)]
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            await told()
+            raise
+
+    endpoint, name = (sink, "the sink") if method in ("write", "flush", "close") else (source, "")
+    if method == "__aiter__":
+        monkeypatch.setattr(MemorySource, "__aiter__", lambda _: stubborn())
+    else:
+        monkeypatch.setattr(endpoint, method, waits, raising=False)
+    running = asyncio.ensure_future(counts.keyed(source, key="k").into(sink))
+    if method == "__aiter__":
+        async with asyncio.timeout(30):
+            while not sink.results:
+                await asyncio.sleep(0.001)
+        running.cancel()
+    await asyncio.wait([running])
+    what = "the end" if method == "__aiter__" else f"`{method}`"
+    assert f"for {what} of `{name or 'memory'}`" in caplog.text

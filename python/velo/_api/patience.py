@@ -1,0 +1,44 @@
+"""Says what a run waits for, when that takes long: nothing waits in silence."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+__all__ = ["closed", "waiting_for"]
+
+_log = logging.getLogger("velo.connect")
+
+# After so many seconds, the log says what is waited for.
+_LOOK_AFTER = 10.0
+
+
+@contextlib.contextmanager
+def waiting_for(what: str, of: Any) -> Iterator[None]:
+    """Log a warning when the block takes long.
+
+    Args:
+        what: What is waited for: the name of a method, or "the end".
+        of: The source or the sink that it is of.
+
+    """
+    timer = asyncio.get_running_loop().call_later(_LOOK_AFTER, _say, what, of)
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+async def closed(endpoint: Any) -> None:
+    """Close a source or a sink, if it has `close`."""
+    if (close := getattr(endpoint, "close", None)) is not None:
+        with waiting_for("`close`", endpoint):
+            await close()
+
+
+def _say(what: str, of: Any) -> None:
+    name = getattr(of, "name", None) or type(of).__name__
+    _log.warning("has waited %g s for %s of `%s`, and goes on waiting", _LOOK_AFTER, what, name)
