@@ -29,6 +29,9 @@ _STATUS: dict[int, type[ConnectError]] = {
     410: NoSuchTopic,
     425: Unreachable,
     429: Unreachable,
+    # The server cannot do it, and does not learn it.
+    501: ConnectError,
+    505: ConnectError,
 }
 # So much of the body of an error is shown.
 _SHOWN_BYTES = 500
@@ -133,8 +136,10 @@ class Requests:
                     if len(body) >= _SHOWN_BYTES:
                         break
         status = response.status_code
-        kind = Unreachable if status >= 500 else _STATUS.get(status, ConnectError)
-        text = body[:_SHOWN_BYTES].decode(errors="replace").strip()
+        kind = _STATUS.get(status, Unreachable if status >= 500 else ConnectError)
+        # One line, and nothing that a terminal would obey.
+        words = body[:_SHOWN_BYTES].decode(errors="replace").split()
+        text = "".join(letter for letter in " ".join(words) if letter.isprintable())
         # Without its parameters, which may be secret.
         location = response.headers.get("location", "").partition("?")[0]
         where = f" to {location}" if location else ""
