@@ -31,7 +31,7 @@ VICTIMS = ("worker", "zygote", "daemon", "client")
 # A run that takes longer than this hangs; seconds.
 HANGS = 30
 # Everything of a dead process must be gone after so many seconds.
-GONE = 1.0
+GONE = 10.0
 
 
 async def undisturbed(phase, place, seed):

@@ -16,7 +16,7 @@ class Outcome:
         lost: Results that should have come and did not.
         doubled: Results that came more often than they should have.
         wrong: Results that came and that no undisturbed run gives.
-        left: Processes and files that were still there a second after all had ended.
+        left: Processes and files that were still there ten seconds after all had ended.
         failed: Runs that hung or raised, with why.
         pauses: Milliseconds from each fault to when every stream had gone on.
 

@@ -122,6 +122,7 @@ STREAM = {
     "slot": 1,
     "name": EVIL,
     "key": EVIL,
+    "keys": None,
     "function": f"{EVIL}:{EVIL}",
 }
 

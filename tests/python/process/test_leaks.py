@@ -3,12 +3,14 @@
 import asyncio
 import contextlib
 import gc
+import os
 
 import psutil
 import pytest
 
 import functions
 from helpers import fall_silent, open_fds
+from leaks import own_processes
 from velo import Stream, stream_fn
 
 pytestmark = [pytest.mark.embedded, pytest.mark.slow]
@@ -107,8 +109,7 @@ async def test_large_events_in_sequence_leave_memory(mode):
 async def test_open_streams_are_idle_for_free(mode):
     """A hundred open streams that nobody uses wake nobody up."""
     streams = [await functions.echo.options(mode=mode).open() for _ in range(100)]
-    me = psutil.Process()
-    await fall_silent([me.pid, *(child.pid for child in me.children(recursive=True))])
+    await fall_silent([os.getpid(), *(process.pid for process in own_processes())])
     for stream in streams:
         await stream.aclose()
 

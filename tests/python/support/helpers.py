@@ -43,7 +43,11 @@ def until_sync(condition, timeout=HANG, describe=lambda: ""):
 def _wake_ups(pid):
     """How often the threads of a process have gone to sleep and were woken again."""
     count = 0
-    for thread in os.listdir(f"/proc/{pid}/task"):
+    try:
+        threads = os.listdir(f"/proc/{pid}/task")
+    except FileNotFoundError:  # it has ended
+        return count
+    for thread in threads:
         with contextlib.suppress(FileNotFoundError), open(f"/proc/{pid}/task/{thread}/status") as f:
             count += int(f.read().split("\nvoluntary_ctxt_switches:")[1].split("\n")[0])
     return count
