@@ -85,6 +85,7 @@ def inside(phase, victim, how, runs, seed):
 
         before = segments()
         asyncio.run(all_runs())
+        place.mend()  # a daemon that was killed last removes no socket
         pids = [pid for pids in place.processes().values() for pid in pids]
         place.close()
         from velo._process import clients

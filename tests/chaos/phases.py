@@ -164,9 +164,12 @@ class Keyed(Phase):
         source = [(key, event) for row in rows for key, event in enumerate(row)]
         keys = iter([key for key, _ in source])
         events = [event for _, event in source]
-        began()
         results = fn.options(buffer=16).keyed(events, key=lambda _: next(keys))
         async with contextlib.aclosing(results):
+            # Where no supervisor answers yet, a lane cannot be opened.
+            key, result = await anext(results)
+            began()
+            streams[key].came(result)
             async for key, result in results:
                 streams[key].came(result)
 
