@@ -132,6 +132,8 @@ class Connected(AsyncIterator[T], Generic[T]):
         Raises:
             Exception: Exceptions of the source and of the sink, and those of the function under
                 `on_error="raise"`.
+            TypeError: When `sink` or `dead_letter` is no sink.
+            ValueError: When a setting is out of its range, or the source is the sink as well.
 
         """
         terms = Terms(
@@ -145,6 +147,8 @@ class Connected(AsyncIterator[T], Generic[T]):
             on_bad=on_bad,
         )
         terms.check()
+        if sink is self._source or dead_letter is self._source:
+            raise ValueError("the source is the sink as well: it would read what it writes")
         calls = _OneAtATime(sink, "the sink")
         if dead_letter is not None:
             terms.dead_letter = _OneAtATime(dead_letter, "`dead_letter`")
@@ -156,6 +160,7 @@ class Connected(AsyncIterator[T], Generic[T]):
                         await calls.write(batch)
                     except (TypeError, ValueError):
                         await _one_by_one(calls, batch, driver)
+            await calls.flush()  # results that no position waits for
         finally:
             async with contextlib.AsyncExitStack() as closing:  # each, also when another raises
                 for endpoint in (dead_letter, sink):

@@ -278,8 +278,14 @@ class Driver:
                         break
             await self._until(lambda: not gates.closed)
         except asyncio.CancelledError:
-            if not self._stopping:
-                raise
+            if self._stopping:
+                return
+            task = asyncio.current_task()
+            if task is not None and not task.cancelling():
+                error = RuntimeError(f"the source `{_name(self.source)}` was cancelled from within")
+                self._keys.fail(error)
+                raise error from None
+            raise
         except Exception as error:
             self._keys.fail(error)
             raise
@@ -438,6 +444,10 @@ class Driver:
         """Deal with a result that the sink refuses, as with a record that has failed."""
         value = result.value if isinstance(result, To) else result
         await self._give_up(key, error, None, self.terms.on_error, {"result": value})
+
+
+def _name(source: Source) -> str:
+    return getattr(source, "name", None) or type(source).__name__
 
 
 def _place(record: Record) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import warnings
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Hashable, Iterable
@@ -99,6 +100,8 @@ def check(max_pending: int, on_error: Any, finished_keys: str) -> None:
         raise ValueError(f"`max_pending` must be an integer of at least 1, not {max_pending!r}")
     if on_error not in ("raise", "drop") and not callable(on_error):
         raise ValueError(f"`on_error` must be `raise`, `drop` or a callable, not {on_error!r}")
+    if inspect.iscoroutinefunction(on_error):
+        raise ValueError("`on_error` must be a plain function: what is `async` is not awaited here")
     if finished_keys not in ("ignore", "restart", "raise"):
         raise ValueError(
             f"`finished_keys` must be `ignore`, `restart` or `raise`, not {finished_keys!r}"

@@ -112,9 +112,10 @@ class File:
 
     async def __aiter__(self) -> AsyncIterator[Batch]:
         """Give the lines, in batches."""
+        stopped = self._stopped
         lines = await self._call(_Lines, self._path, self._start, self._max_line)
         try:
-            while not self._stopped.is_set():
+            while not stopped.is_set():
                 batch = await self._call(self._next, lines)
                 if batch:
                     yield batch
@@ -122,7 +123,7 @@ class File:
                     return
                 else:
                     with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(self._stopped.wait(), _LOOK)
+                        await asyncio.wait_for(stopped.wait(), _LOOK)
         finally:
             await self._call(lines.close)
             if self._out is None:
@@ -155,6 +156,8 @@ class File:
     def _line(self, key: Any, result: Any) -> bytes:
         result = addressed(key, result).value
         line = self._encode({"key": _shown(key), "result": result} if self._keys else result)
+        if not isinstance(line, bytes):
+            raise TypeError(f"`encode` must give bytes, and gave {type(line).__name__}")
         if b"\n" in line:
             raise ValueError("a result with a line end in it is no line of a file")
         return line + b"\n"
@@ -180,6 +183,8 @@ class File:
 
     def _sync(self) -> None:
         with self._named():
+            if self._out is None and not self._append:
+                self._out = self._open()  # a run without results begins it anew as well
             if self._out is not None:
                 self._out.flush()
                 try:
@@ -189,8 +194,9 @@ class File:
                         raise
 
     async def close(self) -> None:
-        """Write what is left, and close the file."""
+        """Write what is left, and close the file. It may be read, or written, again."""
         self._stopped.set()
+        self._stopped = asyncio.Event()
         if self._out is not None:
             out, self._out = self._out, None
             try:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from velo import connect, stream_fn
 from velo.connect import Bad
 from velo.connect.errors import ConnectError, NoSuchTopic, PositionLost
+from velo.connect.memory import MemorySink
 
 
 @stream_fn
@@ -156,3 +157,25 @@ async def test_from_file_to_file(tmp_path, mode):
     await fn.keyed(connect.file(source), key="k").into(connect.file(target))
     written = sorted(event["n"] for event in values(await read(connect.file(target))))
     assert written == list(range(2000))
+
+
+async def test_a_file_may_be_read_again(tmp_path):
+    place = tmp_path / "in.ndjson"
+    place.write_text("1\n2\n")
+    source = connect.file(place)
+    for _ in range(2):
+        assert (await same.over(source).into(MemorySink())).read == 2
+
+
+async def test_a_run_without_results_begins_its_file_anew(tmp_path):
+    place = tmp_path / "out.ndjson"
+    place.write_text("old\n")
+    await same.over([]).into(connect.file(place))
+    assert place.read_text() == "old\n"
+    await same.over([]).into(connect.file(place, append=False))
+    assert place.read_text() == ""
+
+
+async def test_an_encoder_that_gives_no_bytes_is_named(tmp_path):
+    with pytest.raises(TypeError, match="`encode` must give bytes, and gave str"):
+        await same.over([1]).into(connect.file(tmp_path / "out", encode=str))

@@ -460,6 +460,14 @@ async def test_settings_are_checked(setting, value):
         await counts.keyed(MemorySource({}), key="k").into(MemorySink(), **{setting: value})
 
 
+def test_a_callable_that_would_not_be_awaited_is_refused():
+    async def told(key, error):
+        pass
+
+    with pytest.raises(ValueError, match="must be a plain function"):
+        counts.keyed([], key="k", on_error=told)
+
+
 def test_finished_keys_is_checked():
     with pytest.raises(ValueError, match="finished_keys"):
         counts.keyed(MemorySource({}), key="k", finished_keys="forget")
@@ -660,3 +668,30 @@ async def test_what_is_waited_for_is_said(monkeypatch, caplog, method):
     await asyncio.wait([running])
     what = "the end" if method == "__aiter__" else f"`{method}`"
     assert f"for {what} of `{name or 'memory'}`" in caplog.text
+
+
+async def test_a_source_that_is_the_sink_is_refused(tmp_path):
+    place = connect.file(tmp_path / "in.ndjson")
+    with pytest.raises(ValueError, match="the source is the sink as well"):
+        await counts.over(place).into(place)
+    with pytest.raises(ValueError, match="the source is the sink as well"):
+        await counts.over(place).into(MemorySink(), dead_letter=place)
+
+
+async def test_a_source_that_is_cancelled_from_within_fails(mode):
+    async def cancelled():
+        raise asyncio.CancelledError
+
+    source = Scripted([Record({"k": 1}, position=0)], cancelled)
+    with pytest.raises(RuntimeError, match="the source `scripted` was cancelled from within"):
+        await counts.options(mode=mode).over(source).into(MemorySink())
+
+
+async def test_results_without_a_position_are_flushed(mode):
+    @stream_fn(mode=mode)
+    async def total(events):
+        yield len([event async for event in events])
+
+    sink = MemorySink()
+    await total.over(MemorySource({"a": [1]})).into(sink)
+    assert sink.durable == len(sink.results) == 1
