@@ -402,7 +402,7 @@ class _Sender:
         await self._push(connection)
         pong = await connection.ping()
         try:
-            async with asyncio.timeout(max(self._server.keepalive, 1.0)):
+            async with asyncio.timeout(self._server.keepalive):
                 await pong
         except TimeoutError:
             connection.transport.abort()
