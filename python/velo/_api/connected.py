@@ -147,7 +147,8 @@ class Connected(AsyncIterator[T], Generic[T]):
             on_bad=on_bad,
         )
         terms.check()
-        if sink is self._source or dead_letter is self._source:
+        source: Any = self._source
+        if sink is source or dead_letter is source:
             raise ValueError("the source is the sink as well: it would read what it writes")
         calls = _OneAtATime(sink, "the sink")
         if dead_letter is not None:
