@@ -282,7 +282,8 @@ class Driver:
                 return
             task = asyncio.current_task()
             if task is not None and not task.cancelling():
-                error = RuntimeError(f"the source `{_name(self.source)}` was cancelled from within")
+                name = source_figures.name_of(self.source)
+                error = RuntimeError(f"the source `{name}` was cancelled from within")
                 self._keys.fail(error)
                 raise error from None
             raise
@@ -444,10 +445,6 @@ class Driver:
         """Deal with a result that the sink refuses, as with a record that has failed."""
         value = result.value if isinstance(result, To) else result
         await self._give_up(key, error, None, self.terms.on_error, {"result": value})
-
-
-def _name(source: Source) -> str:
-    return getattr(source, "name", None) or type(source).__name__
 
 
 def _place(record: Record) -> str:

@@ -8,6 +8,8 @@ import logging
 from collections.abc import Iterator
 from typing import Any
 
+from velo._diagnostics.source_figures import name_of
+
 __all__ = ["closed", "waiting_for"]
 
 _log = logging.getLogger("velo.connect")
@@ -40,5 +42,6 @@ async def closed(endpoint: Any) -> None:
 
 
 def _say(what: str, of: Any) -> None:
-    name = getattr(of, "name", None) or type(of).__name__
-    _log.warning("has waited %g s for %s of `%s`, and goes on waiting", _LOOK_AFTER, what, name)
+    _log.warning(
+        "has waited %g s for %s of `%s`, and goes on waiting", _LOOK_AFTER, what, name_of(of)
+    )

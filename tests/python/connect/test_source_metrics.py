@@ -84,3 +84,49 @@ async def test_opentelemetry():
     assert found["velo.source.lag"] == 7
     source.read_on.set()
     await task
+
+
+async def test_two_runs_of_one_name_are_one_series():
+    registry = CollectorRegistry()
+    velo.metrics.register(registry)
+    sources = [Measured({"p": ["a"]}), Measured({"p": ["a", "b"]})]
+    sinks = [MemorySink(), MemorySink()]
+    tasks = [
+        asyncio.create_task(picky.over(source).into(sink))
+        for source, sink in zip(sources, sinks, strict=True)
+    ]
+    while sum(len(sink.results) for sink in sinks) < 3:
+        await asyncio.sleep(0.001)
+    series = [
+        (sample.name, tuple(sample.labels.items()))
+        for family in registry.collect()
+        for sample in family.samples
+        if family.name.startswith("velo_source")
+    ]
+    labels = {"function": picky._spec.name, "source": "measured"}
+    assert registry.get_sample_value("velo_source_records_total", labels) == 3
+    assert len(series) == len(set(series))
+    for source in sources:
+        source.read_on.set()
+    await asyncio.gather(*tasks)
+
+
+async def test_a_lag_that_fails_costs_no_other_figure(caplog):
+    class Fails(Measured):
+        name = None
+
+        def lag(self):
+            raise LookupError("no lag today")
+
+    registry = CollectorRegistry()
+    velo.metrics.register(registry)
+    source, sink = Fails({"p": ["a"]}), MemorySink()
+    task = asyncio.create_task(picky.over(source).into(sink))
+    while not sink.results:
+        await asyncio.sleep(0.001)
+    labels = {"function": picky._spec.name, "source": "Fails"}
+    for _ in range(2):
+        assert registry.get_sample_value("velo_source_records_total", labels) == 1
+    assert caplog.text.count("no lag today") == 1
+    source.read_on.set()
+    await task

@@ -11,6 +11,7 @@ import click
 
 from velo import StreamFn
 from velo._api.driver import Terms
+from velo._diagnostics.source_figures import lag_of
 from velo.cli.connected.writer_sink import WriterSink
 from velo.cli.errors import Failure
 from velo.cli.progress import Progress, Tally
@@ -116,8 +117,8 @@ class ConnectedJob:
         tally.dead_letters = figures.dead_letters
         tally.events = min(tally.read, metrics.events)
         tally.streams, tally.opened = metrics.open, metrics.opened
-        if (lag := getattr(self._source, "lag", None)) is not None and self._loop is not None:
-            tally.lag = sum(lag().values())
+        if hasattr(self._source, "lag") and self._loop is not None:
+            tally.lag = sum(lag_of(self._source).values())
         from velo._process import clients
 
         if self._loop is not None:
