@@ -74,6 +74,7 @@ def _batches(job: Job) -> Iterator[list[Any]]:
             "bootstrap.servers": job.servers,
             "group.id": job.group,
             "auto.offset.reset": "earliest",
+            "fetch.queue.backoff.ms": 20,  # as velo's source has it
         }
     )
     consumer.subscribe([job.source])

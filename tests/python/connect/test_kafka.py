@@ -573,3 +573,11 @@ def test_a_missing_package_is_named(name, extra):
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert f"pip install 'velo-stream[{extra}]'" in done.stderr
+
+
+def test_a_source_fetches_again_soon_after_its_queue_was_full():
+    """librdkafka waits for a second by default, in which a fast function uses up the queue."""
+    setting = "fetch.queue.backoff.ms"
+    assert connect.kafka("localhost:1", "t")._reading.config[setting] == 20
+    own = connect.kafka("localhost:1", "t", config={setting: 1000})
+    assert own._reading.config[setting] == 1000

@@ -90,6 +90,9 @@ def consumer_config(
         "enable.auto.commit": False,
         "auto.offset.reset": "error",
         "enable.partition.eof": ends,
+        # The client fetches 100,000 records ahead, then pauses for so many milliseconds. In its
+        # default of a second a fast reader uses up all of them, and waits.
+        "fetch.queue.backoff.ms": 20,
     }
     if own.get("group.protocol") != "consumer":
         config["partition.assignment.strategy"] = "cooperative-sticky"
