@@ -393,9 +393,7 @@ class Driver:
                 self._attempts[failure.held] = record, number + 1
                 self.figures.retried += 1
                 delay = min(_FIRST_DELAY * 2**number, _LONGEST_DELAY)
-                asyncio.get_running_loop().call_later(
-                    delay, self._keys.release, failure.held, False
-                )
+                asyncio.get_running_loop().call_later(delay, self._keys.release, failure.held, None)
                 return
             self._attempts.pop(failure.held, None)
         self.figures.bad += failure.held is None
@@ -405,7 +403,7 @@ class Driver:
         more = {"undecoded": True} if undecoded else {}
         await self._give_up(failure.key, failure.error, record, on_error, more)
         if failure.held is not None:
-            self._keys.release(failure.held, record is not None)
+            self._keys.release(failure.held, record)
 
     async def _give_up(
         self,

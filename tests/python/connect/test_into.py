@@ -4,6 +4,8 @@ import asyncio
 import collections
 import gc
 import json
+import os
+import signal
 
 import pytest
 
@@ -695,3 +697,24 @@ async def test_results_without_a_position_are_flushed(mode):
     sink = MemorySink()
     await total.over(MemorySource({"a": [1]})).into(sink)
     assert sink.durable == len(sink.results) == 1
+
+
+@stream_fn(mode="process", workers=1)
+async def deadly(events):
+    async for event in events:
+        if event == "deadly":
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield event
+
+
+@pytest.mark.parametrize("how", ["dead_letter", "drop"])
+async def test_the_record_that_ends_its_worker_is_the_one_that_fails(how):
+    events = [1, 2, "deadly", 4, 5]
+    source, sink, letters = MemorySource({"a": events}), MemorySink(), MemorySink()
+    terms = {"dead_letter": letters} if how == "dead_letter" else {"on_error": "drop"}
+    figures = await deadly.over(source).into(sink, **terms)
+    assert {result for _, result in sink.results} == {1, 2, 4, 5}
+    assert source.committed == {"a": 4}
+    assert figures.dead_letters + figures.dropped == 1
+    if how == "dead_letter":
+        assert [letter.value["position"] for _, letter in letters.results] == [2]

@@ -103,7 +103,11 @@ impl Keys {
             let error = self.error_of(py, error, death, one, ran.as_ref())?;
             self.state
                 .with(py, |state| state.counts.dropped += u64::from(one.in_flight))?;
-            self.key_ended(py, one.entry, End::Died { ran: one.ran }, Err(error))?;
+            let end = End::Died {
+                ran: one.ran,
+                event: at.map_or(0, |at| at.event),
+            };
+            self.key_ended(py, one.entry, end, Err(error))?;
         }
         Ok(())
     }
@@ -148,7 +152,10 @@ impl Keys {
             match error {
                 None => self.state.with(py, |state| state.move_on(one.entry))?,
                 Some(error) => {
-                    let end = End::Died { ran: one.ran };
+                    let end = End::Died {
+                        ran: one.ran,
+                        event: 0,
+                    };
                     self.key_ended(py, one.entry, end, Err(error))?;
                 }
             }

@@ -98,7 +98,15 @@ impl Keys {
             lane.ids.abandon(name.id);
             lane.outgoing.push_back(Act::Cancel(name));
         })?;
-        self.key_ended(py, entry, End::Died { ran: true }, Err(error))
+        self.key_ended(
+            py,
+            entry,
+            End::Died {
+                ran: true,
+                event: 0,
+            },
+            Err(error),
+        )
     }
 
     /// The function of a key has made another result than the first time, or none.

@@ -24,7 +24,7 @@ pub enum End {
     /// Its table has told.
     Told(Rest),
     /// Its worker has died, which `ran` this key at the time.
-    Died { ran: bool },
+    Died { ran: bool, event: u32 },
 }
 
 impl State {
@@ -140,6 +140,7 @@ impl State {
         lane.sent -= 1;
         let known = self.index.entry(entry);
         known.in_flight = known.in_flight.saturating_sub(1);
+        known.sent = known.sent.wrapping_sub(1);
         let token = known.tokens.remove(&event);
         if let Some(token) = &token {
             tracker.done(token);
@@ -182,9 +183,20 @@ impl State {
             // A function that fails before its first event would fail for ever: each time, its next
             // record is taken for the one that failed.
             End::Told(rest) => rest.in_hand || !began,
-            End::Died { ran } => ran,
+            End::Died { ran, .. } => ran,
         };
-        let record = in_hand.then(|| known.tokens.iter().next()).flatten();
+        // Those before it were not told to be handled, and come again.
+        let before = match end {
+            End::Died { event, .. } => {
+                let handled = known.sent.wrapping_sub(known.in_flight);
+                let before = event.wrapping_sub(handled).wrapping_sub(1);
+                if before < known.in_flight { before } else { 0 }
+            }
+            End::Told(_) => 0,
+        };
+        let record = in_hand
+            .then(|| known.tokens.iter().nth(before as usize))
+            .flatten();
         let record = record.map(|token| token.record.clone_ref(py));
         self.requeue(py, entry);
         KeyFailure {
@@ -343,8 +355,10 @@ impl Keys {
 
     /// Lets a held key go on. With `skip`, the record that failed counts as handled; without it, that
     /// record comes again.
-    fn release(&self, py: Python<'_>, held: u32, skip: bool) -> PyResult<()> {
-        let gone = self.state.with(py, |state| state.release(py, held, skip))?;
+    fn release(&self, py: Python<'_>, held: u32, skip: Option<Py<PyAny>>) -> PyResult<()> {
+        let gone = self
+            .state
+            .with(py, |state| state.release(py, held, skip.as_ref()))?;
         drop(gone);
         self.nudge(py);
         Ok(())
@@ -352,12 +366,20 @@ impl Keys {
 }
 
 impl State {
-    fn release(&mut self, py: Python<'_>, entry: u32, skip: bool) -> Option<super::index::Entry> {
+    fn release(
+        &mut self,
+        py: Python<'_>,
+        entry: u32,
+        skip: Option<&Py<PyAny>>,
+    ) -> Option<super::index::Entry> {
         if self.index.entry(entry).stage != Stage::Held {
             return None;
         }
-        if skip {
-            self.tokens_done(entry, 1);
+        if let Some(record) = skip
+            && let Some(tracker) = &mut self.tracker
+            && let Some(token) = self.index.entry(entry).tokens.remove(record)
+        {
+            tracker.done(&token);
         }
         self.requeue(py, entry);
         let known = self.index.entry(entry);
