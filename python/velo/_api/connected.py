@@ -133,7 +133,7 @@ class Connected(AsyncIterator[T], Generic[T]):
             Exception: Exceptions of the source and of the sink, and those of the function under
                 `on_error="raise"`.
             TypeError: When `sink` or `dead_letter` is no sink.
-            ValueError: When a setting is out of its range, or the source is the sink as well.
+            ValueError: When a setting is out of its range.
 
         """
         terms = Terms(
@@ -147,9 +147,6 @@ class Connected(AsyncIterator[T], Generic[T]):
             on_bad=on_bad,
         )
         terms.check()
-        source: Any = self._source
-        if sink is source or dead_letter is source:
-            raise ValueError("the source is the sink as well: it would read what it writes")
         calls = _OneAtATime(sink, "the sink")
         if dead_letter is not None:
             terms.dead_letter = _OneAtATime(dead_letter, "`dead_letter`")

@@ -103,6 +103,7 @@ class File:
         self._thread: ThreadPoolExecutor | None = None
         self._out: Any = None
         self._stopped = asyncio.Event()
+        self._reads = False
 
     def __repr__(self) -> str:
         """Its path."""
@@ -112,7 +113,7 @@ class File:
 
     async def __aiter__(self) -> AsyncIterator[Batch]:
         """Give the lines, in batches."""
-        stopped = self._stopped
+        stopped, self._reads = self._stopped, True
         lines = await self._call(_Lines, self._path, self._start, self._max_line)
         try:
             while not stopped.is_set():
@@ -169,6 +170,8 @@ class File:
             self._out.write(lines)
 
     def _open(self) -> Any:
+        if self._reads:
+            raise ConnectError(f"`{self._path}` is the source: name another file for results")
         mode = "ab" if self._append else "wb"
         packer = _packer(self._path)
         raw: Any = open(self._path, mode, opener=_open_own)  # noqa: SIM115

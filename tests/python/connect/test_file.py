@@ -179,3 +179,14 @@ async def test_a_run_without_results_begins_its_file_anew(tmp_path):
 async def test_an_encoder_that_gives_no_bytes_is_named(tmp_path):
     with pytest.raises(TypeError, match="`encode` must give bytes, and gave str"):
         await same.over([1]).into(connect.file(tmp_path / "out", encode=str))
+
+
+async def test_a_file_that_is_a_source_is_not_written(tmp_path):
+    place = tmp_path / "in.ndjson"
+    place.write_text("1\n")
+    both = connect.file(place, append=False)
+    with pytest.raises(ConnectError, match="is the source"):
+        await same.over(both).into(both)
+    with pytest.raises(ConnectError, match="is the source"):
+        await same.over([]).into(both)
+    assert place.read_text() == "1\n"

@@ -672,14 +672,6 @@ async def test_what_is_waited_for_is_said(monkeypatch, caplog, method):
     assert f"for {what} of `{name or 'memory'}`" in caplog.text
 
 
-async def test_a_source_that_is_the_sink_is_refused(tmp_path):
-    place = connect.file(tmp_path / "in.ndjson")
-    with pytest.raises(ValueError, match="the source is the sink as well"):
-        await counts.over(place).into(place)
-    with pytest.raises(ValueError, match="the source is the sink as well"):
-        await counts.over(place).into(MemorySink(), dead_letter=place)
-
-
 async def test_a_source_that_is_cancelled_from_within_fails(mode):
     async def cancelled():
         raise asyncio.CancelledError
