@@ -535,7 +535,7 @@ async def test_a_source_that_fails_to_resume_ends_the_run(mode):
         await counts.options(mode=mode).keyed(source, key="k", max_pending=5).into(MemorySink())
 
 
-async def test_a_dead_letter_has_a_form_in_json_whatever_failed(tmp_path):
+async def test_a_dead_letter_has_a_form_in_json_whatever_failed(tmp_path, mode):
     class Odd:
         def __repr__(self):
             raise LookupError("nothing to show")
@@ -546,7 +546,8 @@ async def test_a_dead_letter_has_a_form_in_json_whatever_failed(tmp_path):
     bad = [Bad(Record(v, None, "t", "a", n), ValueError("\udc80")) for n, v in enumerate(values)]
     place = tmp_path / "bad.ndjson"
     source = Scripted(bad)
-    figures = await counts.over(source).into(MemorySink(), dead_letter=connect.file(place))
+    run = counts.options(mode=mode).over(source)
+    figures = await run.into(MemorySink(), dead_letter=connect.file(place))
     assert figures.dead_letters == len(values) == len(place.read_bytes().splitlines())
     assert source.committed == {"a": len(values) - 1}
     first = json.loads(place.read_bytes().splitlines()[0])
@@ -636,7 +637,7 @@ async def test_an_iteration_that_is_dropped_closes_its_source(mode):
 
 
 @pytest.mark.parametrize("method", ["write", "flush", "close", "commit", "__aiter__"])
-async def test_what_is_waited_for_is_said(monkeypatch, caplog, method):
+async def test_what_is_waited_for_is_said(monkeypatch, caplog, mode, method):
     monkeypatch.setattr("velo._api.patience._LOOK_AFTER", 0.01)
     source, sink = MemorySource({"a": [{"k": 1}]}), MemorySink()
     sink.name = "the sink"
@@ -661,7 +662,8 @@ async def test_what_is_waited_for_is_said(monkeypatch, caplog, method):
         monkeypatch.setattr(MemorySource, "__aiter__", lambda _: stubborn())
     else:
         monkeypatch.setattr(endpoint, method, waits, raising=False)
-    running = asyncio.ensure_future(counts.keyed(source, key="k").into(sink))
+    fn = counts.options(mode=mode)
+    running = asyncio.ensure_future(fn.keyed(source, key="k").into(sink))
     if method == "__aiter__":
         async with asyncio.timeout(30):
             while not sink.results:
