@@ -70,7 +70,7 @@ class Record:
     A stream function receives `value` alone; `events.record` is the record of the event that it
     received last.
 
-    Args:
+    Attributes:
         value: The event.
         key: The key that the broker keeps for it, or None.
         topic: The topic, stream, subject, queue, table or file that it comes from.
