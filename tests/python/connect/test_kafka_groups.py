@@ -267,7 +267,8 @@ class TestOutages:
         await commit
         await until(lambda: member.source.reconnects == 1)
         assert broker.address in caplog.text
-        assert caplog.text.count(f"kafka {topic}: lost the server") == 1
+        # An attempt to connect that was begun while the broker was away may fail behind that.
+        assert caplog.text.count(f"kafka {topic}: lost the server") in (1, 2)
         await member.commit()
         await member.close()
         if group is not None:
