@@ -126,7 +126,9 @@ def configure(folder: Path, port: int, more: str = "") -> Path:
             f"controller.quorum.voters=1@127.0.0.1:{controller}\n"
         )
     if not (data / "meta.properties").exists():
-        cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        name = bytearray(uuid.uuid4().bytes)
+        name[0] &= 0x7F  # an id that begins with `-` is taken for an option
+        cluster = urlsafe_b64encode(name).decode().rstrip("=")
         subprocess.run(
             java("kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(properties)),
             check=True, stdout=subprocess.DEVNULL,
