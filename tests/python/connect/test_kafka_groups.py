@@ -265,7 +265,7 @@ class TestOutages:
         await produce(broker, topic, range(10, 20))
         await member.until(lambda: set(member.values) == set(range(20)))
         await commit
-        await until(lambda: member.source.reconnects == 1)
+        await until(lambda: member.source.reconnects >= 1)
         assert broker.address in caplog.text
         # An attempt to connect that was begun while the broker was away may fail behind that.
         assert caplog.text.count(f"kafka {topic}: lost the server") in (1, 2)

@@ -3,15 +3,35 @@
 import asyncio
 import contextlib
 import gc
-import os
+import sys
+from asyncio.subprocess import PIPE
 
 import psutil
 import pytest
 
 import functions
-from helpers import fall_silent, open_fds
-from leaks import own_processes
+from helpers import HANG, fall_silent, open_fds
 from velo import Stream, stream_fn
+
+# Opens streams, and leaves them alone until its input ends.
+IDLE = """
+import asyncio, sys
+from velo import stream_fn
+
+@stream_fn(mode=sys.argv[1])
+async def echo(events):
+    async for event in events:
+        yield event
+
+async def main():
+    streams = [await echo.open() for _ in range(100)]
+    print("open", flush=True)
+    await asyncio.to_thread(sys.stdin.read)
+    for stream in streams:
+        await stream.aclose()
+
+asyncio.run(main())
+"""
 
 pytestmark = [pytest.mark.embedded, pytest.mark.slow]
 
@@ -107,11 +127,17 @@ async def test_large_events_in_sequence_leave_memory(mode):
 
 
 async def test_open_streams_are_idle_for_free(mode):
-    """A hundred open streams that nobody uses wake nobody up."""
-    streams = [await functions.echo.options(mode=mode).open() for _ in range(100)]
-    await fall_silent([os.getpid(), *(process.pid for process in own_processes())])
-    for stream in streams:
-        await stream.aclose()
+    """A hundred open streams that nobody uses wake nobody up, in a program of their own."""
+    program = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", IDLE, mode), stdin=PIPE, stdout=PIPE
+    )
+    async with asyncio.timeout(HANG):
+        assert await program.stdout.readline() == b"open\n"
+    below = psutil.Process(program.pid).children(recursive=True)
+    assert mode == "inline" or below
+    await fall_silent([program.pid, *(process.pid for process in below)])
+    program.stdin.close()
+    assert await program.wait() == 0
 
 
 async def test_keys_in_sequence_leave_nothing(mode):

@@ -13,13 +13,13 @@ from helpers import open_fds, until_sync
 from velo._api import key_claims, sync
 from velo._process import clients
 
-__all__ = ["LASTING", "Belongings", "own_processes"]
+__all__ = ["LASTING", "Belongings"]
 
 # Processes and descriptors that stay for the whole session, on purpose.
 LASTING = {"pids": set(), "fds": set()}
 
 
-def own_processes():
+def _processes():
     """The processes below this one, without those that last."""
     found = []
     for child in psutil.Process().children():
@@ -49,7 +49,7 @@ class Belongings:
 
     def __init__(self):
         """Look."""
-        self.processes = {process.pid for process in own_processes()}
+        self.processes = {process.pid for process in _processes()}
         self.descriptors = _descriptors()
         self.segments = _segments()
         self.mapped = _mapped()
@@ -71,7 +71,7 @@ class Belongings:
 
     def _more(self):
         """What there is more than before, by its kind."""
-        processes = [p for p in own_processes() if p.pid not in self.processes]
+        processes = [p for p in _processes() if p.pid not in self.processes]
         descriptors = _descriptors()
         more = {
             "processes": [f"{process.pid}: {_command(process)}" for process in processes],
