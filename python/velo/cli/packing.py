@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
 import click
+
+from velo._packing import zstd_module
 
 __all__ = ["open_zstd", "zstd_of"]
 
@@ -17,12 +18,10 @@ def zstd_of(path: str) -> Any:
         click.UsageError: When there is none.
 
     """
-    for name in ("compression.zstd", "backports.zstd"):  # the first one from Python 3.14 on
-        try:
-            return importlib.import_module(name)
-        except ImportError:
-            continue
-    raise click.UsageError(f"`{path}` needs zstd: pip install 'velo-stream[zstd]'")
+    zstd = zstd_module()
+    if zstd is None:
+        raise click.UsageError(f"`{path}` needs zstd: pip install 'velo-stream[zstd]'")
+    return zstd
 
 
 class _Zstd:

@@ -16,9 +16,9 @@ from typing import Any
 
 import click
 
+from velo._files import open_own
 from velo.cli import jsonlines, streams
 from velo.cli.errors import Failure
-from velo.cli.files import open_own
 from velo.cli.keys import Written as WrittenKey
 from velo.cli.keys import form
 from velo.cli.outlet import Outlet

@@ -7,7 +7,6 @@ import bz2
 import contextlib
 import errno
 import gzip
-import importlib
 import lzma
 import os
 import stat
@@ -18,6 +17,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal
 from urllib.parse import SplitResult, unquote
 
+from velo._files import open_own
+from velo._packing import zstd_module
 from velo.connect.errors import ConnectError, NoSuchTopic, PositionLost, missing
 from velo.connect.formats import Decode, Encode, decoder, encoder
 from velo.connect.model import Bad, Batch, Partition, Position, Record, addressed
@@ -174,7 +175,7 @@ class File:
             raise ConnectError(f"`{self._path}` is the source: name another file for results")
         mode = "ab" if self._append else "wb"
         packer = _packer(self._path)
-        raw: Any = open(self._path, mode, opener=_open_own)  # noqa: SIM115
+        raw: Any = open(self._path, mode, opener=open_own)  # noqa: SIM115
         if packer is None:
             _cut_torn_line(raw)
             return raw
@@ -250,6 +251,9 @@ class _Lines:
             why = (error.strerror or str(error)).lower()
             raise ConnectError(f"cannot read `{path}`: {why}") from error
         self._packed = packer is not None
+        self._damaged: tuple[type[Exception], ...] = (*_DAMAGED, OSError)
+        if path.suffix.lower() == ".zst":
+            self._damaged += (_zstd(path).ZstdError,)
         if start and not self._packed and start > size:
             self._file.close()
             raise PositionLost(
@@ -265,7 +269,7 @@ class _Lines:
         while len(found) < _MANY:
             try:
                 data = self._file.read(64 * 1024) if self._packed else self._grown()
-            except (*_DAMAGED, OSError) as error:
+            except self._damaged as error:
                 raise ConnectError(
                     f"cannot read `{self._path}` any further: {error or 'it breaks off'}"
                 ) from error
@@ -326,13 +330,17 @@ class _Packed:
             self._packed.close()
 
 
+def _zstd(path: Path) -> Any:
+    zstd = zstd_module()
+    if zstd is None:
+        raise missing(f"`{path}`", "zstd")
+    return zstd
+
+
 def _packer(path: Path) -> Any:
     suffix = path.suffix.lower()
     if suffix == ".zst":
-        for name in ("compression.zstd", "backports.zstd"):  # the first one from Python 3.14 on
-            with contextlib.suppress(ImportError):
-                return importlib.import_module(name).ZstdFile
-        raise missing(f"`{path}`", "zstd")
+        return _zstd(path).ZstdFile
     packers: dict[str, Any] = {".gz": gzip.GzipFile, ".bz2": bz2.BZ2File, ".xz": lzma.LZMAFile}
     packer = packers.get(suffix)
     if packer is gzip.GzipFile:
@@ -344,19 +352,6 @@ def _gzip(file: Any, mode: str) -> Any:
     if isinstance(file, Path):
         return gzip.open(file, mode)
     return gzip.GzipFile("", mode, 6, file)
-
-
-def _open_own(path: str, flags: int) -> int:
-    """Open a file to write to, but none of another user in a folder that all can write to."""
-    fd: int = os.open(path, flags | os.O_CLOEXEC, 0o666)
-    status, folder = os.fstat(fd), os.stat(os.path.dirname(path) or ".")
-    shared = folder.st_mode & stat.S_IWOTH and folder.st_mode & stat.S_ISVTX
-    if shared and status.st_uid != os.geteuid() and stat.S_ISREG(status.st_mode):
-        os.close(fd)
-        raise PermissionError(
-            errno.EPERM, "it is another user's, in a folder that all can write to"
-        )
-    return fd
 
 
 def _cut_torn_line(out: Any) -> None:

@@ -190,3 +190,24 @@ async def test_a_file_that_is_a_source_is_not_written(tmp_path):
     with pytest.raises(ConnectError, match="is the source"):
         await same.over([]).into(both)
     assert place.read_text() == "1\n"
+
+
+async def test_a_damaged_zst_file_is_named(tmp_path):
+    zstd = pytest.importorskip("backports.zstd")
+    broken = tmp_path / "broken.zst"
+    broken.write_bytes(zstd.compress(b"1\n" * 1000)[:12] + b"no zstd at all")
+    with pytest.raises(ConnectError, match=r"broken\.zst.*any further"):
+        await read(connect.file(broken))
+
+
+async def test_a_link_in_a_shared_folder_is_not_followed(tmp_path):
+    shared, target = tmp_path / "shared", tmp_path / "target"
+    shared.mkdir()
+    shared.chmod(0o1777)
+    target.write_text("keep")
+    (shared / "out.ndjson").symlink_to(target)
+    sink = connect.file(shared / "out.ndjson", append=False)
+    with pytest.raises(ConnectError, match="it is a link in a folder that everybody may write to"):
+        await sink.write([(None, 1)])
+    await sink.close()
+    assert target.read_text() == "keep"

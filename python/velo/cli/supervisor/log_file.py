@@ -13,7 +13,7 @@ import os
 import stat
 from pathlib import Path
 
-from velo.cli.files import create_own
+from velo._files import create_own
 
 __all__ = ["LONGEST_FIRST", "beside", "open_log", "remove"]
 
