@@ -11,18 +11,18 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Se
 from typing import Any
 from urllib.parse import SplitResult
 
-from velo.connect.errors import Disconnected, Unreachable, missing
+from velo.connect.errors import Unreachable, missing
 from velo.connect.formats import Decode, Encode, decoder, encoder
 from velo.connect.lines import Lines
 from velo.connect.model import Bad, Batch, Partition, Position, Record, addressed
 from velo.connect.settings import Outages, boolean, decoded
 from velo.connect.web import (
-    Interrupted,
     Interrupts,
     address_of,
     login_headers,
     next_of,
     parts_of,
+    read_on,
 )
 
 try:
@@ -146,27 +146,9 @@ class Http:
 
     # The source.
 
-    async def __aiter__(self) -> AsyncIterator[Batch]:
+    def __aiter__(self) -> AsyncIterator[Batch]:
         """Give the lines of the response as they come, until it ends."""
-        answered = False
-        while True:
-            try:
-                async with contextlib.aclosing(self._response()) as batches:
-                    async for records in batches:
-                        answered = True
-                        if records:
-                            yield records
-                return
-            except Interrupted:
-                return
-            except Unreachable as error:
-                if not answered:
-                    raise
-                if not self._reconnect:
-                    raise Disconnected(str(error)) from error
-                wait = self._outages.wait(error)
-                with contextlib.suppress(Interrupted):
-                    await self._interrupts.wait(asyncio.sleep(wait))
+        return read_on(self._response, self._interrupts, self._outages, reconnect=self._reconnect)
 
     async def _response(self) -> AsyncGenerator[list[Record | Bad], None]:
         lines = Lines(self._max_line)

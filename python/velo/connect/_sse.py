@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from typing import Any
 from urllib.parse import SplitResult
 
-from velo.connect.errors import ConnectError, Disconnected, Unreachable, missing
+from velo.connect.errors import ConnectError, missing
 from velo.connect.formats import Decode, decoder
 from velo.connect.lines import Lines
 from velo.connect.model import Bad, Batch, Partition, Position, Record
@@ -21,6 +20,7 @@ from velo.connect.web import (
     login_headers,
     next_of,
     parts_of,
+    read_on,
 )
 
 try:
@@ -131,29 +131,16 @@ class Sse:
         """How often a lost server was reached again."""
         return self._outages.count
 
-    async def __aiter__(self) -> AsyncIterator[Batch]:
+    def __aiter__(self) -> AsyncIterator[Batch]:
         """Give the events as they come."""
-        answered = False
-        while True:
-            try:
-                async with contextlib.aclosing(self._response()) as batches:
-                    async for records in batches:
-                        answered = True
-                        if records:
-                            yield records
-                if not self._reconnect:
-                    return
-                await self._interrupts.wait(asyncio.sleep(self._pause))
-            except (Interrupted, _NoContent):
-                return
-            except Unreachable as error:
-                if not answered:
-                    raise
-                if not self._reconnect:
-                    raise Disconnected(str(error)) from error
-                wait = self._outages.wait(error)
-                with contextlib.suppress(Interrupted):
-                    await self._interrupts.wait(asyncio.sleep(wait))
+        pause = (lambda: self._pause) if self._reconnect else None
+        return read_on(
+            self._response,
+            self._interrupts,
+            self._outages,
+            reconnect=self._reconnect,
+            pause=pause,
+        )
 
     async def _response(self) -> AsyncGenerator[list[Record | Bad], None]:
         headers: dict[str, Any] = {"Accept": "text/event-stream", "Cache-Control": "no-store"}
@@ -202,7 +189,7 @@ class Sse:
         await self._requests.close()
 
 
-class _NoContent(Exception):
+class _NoContent(Interrupted):
     """The server says that there is nothing more, and that no client shall ask again."""
 
 

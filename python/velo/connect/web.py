@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping
 from typing import Any, TypeVar
 from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
 
+from velo.connect.errors import Disconnected, Unreachable
 from velo.connect.formats import Encode, encoder
-from velo.connect.settings import secret, settings_of
+from velo.connect.model import Bad, Record
+from velo.connect.settings import Outages, secret, settings_of
 
 __all__ = [
     "Interrupted",
@@ -19,6 +22,7 @@ __all__ = [
     "login_headers",
     "next_of",
     "parts_of",
+    "read_on",
 ]
 
 T = TypeVar("T")
@@ -67,6 +71,53 @@ class Interrupts:
 async def next_of(items: AsyncIterator[T]) -> T | None:
     """Give the next item, or None at the end: `StopAsyncIteration` cannot leave a task."""
     return await anext(items, None)
+
+
+async def read_on(
+    response: Callable[[], AsyncGenerator[list[Record | Bad], None]],
+    interrupts: Interrupts,
+    outages: Outages,
+    *,
+    reconnect: bool,
+    pause: Callable[[], float] | None = None,
+) -> AsyncGenerator[list[Record | Bad], None]:
+    """Give the records of a response, and of further ones where the server was lost.
+
+    Args:
+        response: Asks for a response, and gives its records in batches; first an empty one, once
+            the server has answered.
+        interrupts: The waits of the source. An interrupted one ends the records.
+        outages: The outages of the server.
+        reconnect: Whether to ask again where the server was lost.
+        pause: After how many seconds to ask again behind the end of a response. None: that is the
+            end.
+
+    Raises:
+        Unreachable: When there is no first answer.
+        Disconnected: When the server is lost, and nothing is asked again.
+
+    """
+    answered = False
+    while True:
+        try:
+            async with contextlib.aclosing(response()) as batches:
+                async for records in batches:
+                    answered = True
+                    if records:
+                        yield records
+            if pause is None:
+                return
+            await interrupts.wait(asyncio.sleep(pause()))
+        except Interrupted:
+            return
+        except Unreachable as error:
+            if not answered:
+                raise
+            if not reconnect:
+                raise Disconnected(str(error)) from error
+            wait = outages.wait(error)
+            with contextlib.suppress(Interrupted):
+                await interrupts.wait(asyncio.sleep(wait))
 
 
 def address_of(url: str, schemes: tuple[str, ...]) -> tuple[str, str, str | None, str | None]:
