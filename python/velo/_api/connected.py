@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from velo._api.driver import Driver, Figures, OnError, Terms
@@ -136,10 +137,9 @@ class Connected(AsyncIterator[T], Generic[T]):
             ValueError: When a setting is out of its range.
 
         """
-        terms = Terms(
-            max_pending=self._terms.max_pending,
+        terms = replace(
+            self._terms,
             on_error=self._terms.on_error if on_error is None else on_error,
-            finished_keys=self._terms.finished_keys,
             retries=retries,
             dead_letter=dead_letter,
             commit_every=commit_every,

@@ -29,7 +29,7 @@ from velo._api.gates import Gates
 from velo._api.lanes import check, tracked
 from velo._api.patience import closed, waiting_for
 from velo._diagnostics import source_figures
-from velo.connect.model import Assigned, Bad, Lost, Record, Revoked, To, record_key
+from velo.connect.model import Assigned, Bad, Lost, Record, Revoked, To, record_key, record_of
 
 if TYPE_CHECKING:
     from velo._function.spec import FunctionSpec
@@ -54,7 +54,7 @@ OnError = Literal["raise", "drop"] | Callable[[Any, Exception], None]
 
 @dataclass
 class Terms:
-    """How a driver deals with what fails, and when it commits; see `Keyed.into`."""
+    """How a driver deals with what fails, and when it commits; see `Connected.into`."""
 
     max_pending: int = 10_000
     on_error: OnError = "raise"
@@ -129,7 +129,7 @@ class _Feed:
 
     def discard(self, partitions: set[Hashable]) -> None:
         """Drop the records of partitions."""
-        kept = [item for item in self._items if _record(item).partition not in partitions]
+        kept = [item for item in self._items if record_of(item).partition not in partitions]
         self._items = collections.deque(kept)
 
     async def put(self, items: Sequence[Record | Bad], nudge: Callable[[], None]) -> None:
@@ -451,10 +451,6 @@ def _place(record: Record) -> str:
 
 def _listed(partitions: Any) -> str:
     return ", ".join(sorted(map(repr, partitions))) or "no partitions"
-
-
-def _record(item: Record | Bad) -> Record:
-    return item.record if isinstance(item, Bad) else item
 
 
 class _Closable:

@@ -6,7 +6,7 @@ import collections
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
-from velo.connect.model import Bad, Record
+from velo.connect.model import Bad, Record, record_of
 
 __all__ = ["Gates"]
 
@@ -90,8 +90,7 @@ class Gates:
 
 
 def _partition(item: Record | Bad) -> Hashable:
-    record = item.record if isinstance(item, Bad) else item
-    return record.partition
+    return record_of(item).partition
 
 
 def _misfit(items: Any, error: Exception) -> TypeError:
@@ -100,8 +99,7 @@ def _misfit(items: Any, error: Exception) -> TypeError:
     if not isinstance(items, Sequence) or isinstance(items, Bad | str | bytes):
         return TypeError(f"{rule}, and has given {_short(items)}: {error}")
     for item in items:
-        record = item.record if isinstance(item, Bad) else item
-        if not isinstance(record, Record):
+        if not isinstance(record_of(item), Record):
             return TypeError(f"{rule}, and has given a list with {_short(item)}")
     return TypeError(f"the partition of a record is a value that can be hashed: {error}")
 

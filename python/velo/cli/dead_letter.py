@@ -16,7 +16,7 @@ from velo.cli.connected.options import check_apart, endpoint
 from velo.cli.errors import Failure
 from velo.cli.text import echo, inline
 from velo.connect.errors import ConnectError
-from velo.connect.model import Bad, To
+from velo.connect.model import Bad, To, record_of
 from velo.connect.urls import is_url
 
 __all__ = ["dead_letter"]
@@ -39,7 +39,7 @@ def show(place: str) -> None:
         async for letter in _letters(place):
             counts[f"{letter.get('function')}: {letter.get('error')}"] += 1
 
-    _run(main())
+    asyncio.run(_as_refused(main()))
     for what, count in counts.most_common():
         echo(f"{count:>8,}  {inline(what)}")
     echo(f"{counts.total():>8,}  in all")
@@ -101,7 +101,7 @@ async def _letters(place: str) -> AsyncIterator[dict[str, Any]]:
             async for batch in batches:
                 for item in batch if isinstance(batch, list | tuple) else ():
                     if isinstance(item, Bad) or not isinstance(item.value, dict):
-                        where = (item.record if isinstance(item, Bad) else item).position
+                        where = record_of(item).position
                         raise Failure(f"{inline(place)}: no dead letter at position {where}")
                     yield item.value
     finally:
@@ -136,10 +136,6 @@ def _event(letter: dict[str, Any]) -> To:
         for name, text in letter.get("headers") or ()
     )
     return To(data, None, key, headers)
-
-
-def _run(work: Any) -> None:
-    asyncio.run(_as_refused(work))
 
 
 async def _as_refused(work: Any) -> Any:

@@ -23,6 +23,7 @@ __all__ = [
     "To",
     "addressed",
     "record_key",
+    "record_of",
     "to",
 ]
 
@@ -47,6 +48,11 @@ class Bad(NamedTuple):
 
     record: Record
     error: Exception
+
+
+def record_of(item: Record | Bad) -> Record:
+    """Give the record of an item of a batch, also of what is no event."""
+    return item.record if isinstance(item, Bad) else item
 
 
 @dataclass(frozen=True)

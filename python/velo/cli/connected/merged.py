@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 from velo.connect.errors import ConnectError
-from velo.connect.model import Assigned, Bad, Batch, Lost, Revoked
+from velo.connect.model import Assigned, Batch, Lost, Revoked, record_of
 
 __all__ = ["Merged"]
 
@@ -72,7 +72,7 @@ class Merged:
         if isinstance(item, Assigned | Revoked | Lost):
             partitions: Iterable[Hashable] = item.partitions
         else:
-            partitions = {(i.record if isinstance(i, Bad) else i).partition for i in item}
+            partitions = {record_of(each).partition for each in item}
         for partition in partitions:
             if self._owners.setdefault(partition, number) != number:
                 raise ConnectError(

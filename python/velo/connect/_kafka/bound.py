@@ -8,9 +8,10 @@ from typing import Any
 from confluent_kafka import Consumer
 
 from velo.connect._kafka.assignment import Assignment
-from velo.connect._kafka.handover import Handover, Records, origin
+from velo.connect._kafka.handover import Handover, Records
 from velo.connect._kafka.places import Ask, Name, ends
 from velo.connect._kafka.reading import Reading
+from velo.connect.model import record_of
 
 __all__ = ["Bound"]
 
@@ -38,7 +39,7 @@ class Bound:
         until: Any = self._reading.until
         found = []
         for item in records:
-            record = origin(item)
+            record = record_of(item)
             name: Any = record.partition
             self._reached[name] = record.position + 1
             if self._ends is not None:

@@ -12,19 +12,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from velo.connect._kafka.places import Name
-from velo.connect.model import Assigned, Bad, Lost, Record, Revoked
+from velo.connect.model import Assigned, Bad, Lost, Record, Revoked, record_of
 
-__all__ = ["Commit", "Handover", "Item", "origin"]
+__all__ = ["Commit", "Handover", "Item"]
 
 Records = list[Record | Bad]
 Item = Records | Assigned | Revoked | Lost
 
 _AHEAD = 4  # batches that wait to be asked for
-
-
-def origin(item: Record | Bad) -> Record:
-    """Give the record, also of what is no event."""
-    return item.record if isinstance(item, Bad) else item
 
 
 @dataclass
@@ -241,7 +236,7 @@ class Handover:
     def _hold(self, records: Records) -> Records:
         others = []
         for item in records:
-            name: Any = origin(item).partition
+            name: Any = record_of(item).partition
             if name in self._paused:
                 self._held.setdefault(name, []).append(item)
             else:
