@@ -55,6 +55,9 @@ class Line:
 
     """
 
+    # Whether the supervisor has hung up.
+    _lost = False
+
     def __init__(self, socket: str | None) -> None:
         path = socket_of(socket) or str(_core.default_socket())
         try:
@@ -95,9 +98,12 @@ class Line:
         if not select.select([self.supervisor.fileno()], [], [], bound)[0]:
             return []
         try:
-            return self.supervisor.poll()
+            reports = self.supervisor.poll()
         except PoolError as error:
             raise Failure(str(error)) from None
+        # It is told once, and may come with the answer to an order, or instead of it.
+        self._lost |= any(isinstance(report, _core.Report.Lost) for report in reports)
+        return reports
 
     def answer(self) -> Any:
         """Wait for the answer to an order."""
@@ -147,8 +153,6 @@ class Line:
     def end(self, bound: float | None) -> bool:
         """Wait until the supervisor has ended; whether it has."""
         deadline = None if bound is None else time.monotonic() + bound
-        while deadline is None or time.monotonic() < deadline:
-            left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            if any(isinstance(report, _core.Report.Lost) for report in self.hear(left)):
-                return True
-        return False
+        while not self._lost and (deadline is None or time.monotonic() < deadline):
+            self.hear(None if deadline is None else max(0.0, deadline - time.monotonic()))
+        return self._lost
