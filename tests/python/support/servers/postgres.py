@@ -52,6 +52,8 @@ class Postgres(Server):
             "port": self.port, "listen_addresses": "127.0.0.1", "unix_socket_directories": "",
             "ssl": "on", "ssl_cert_file": self.certificate, "ssl_key_file": key,
             "max_connections": 30, "shared_buffers": "16MB", "fsync": "off",
+            # In its folder, and not in /dev/shm: a killed server leaves nothing there.
+            "dynamic_shared_memory_type": "mmap",
         }  # fmt: skip
 
     def started_as(self):
