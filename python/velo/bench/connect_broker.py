@@ -1,4 +1,4 @@
-"""The Kafka broker of `connect`: one that is there, or one of this checkout's tools."""
+"""The Kafka broker of `connect`: a running one, or one that the tools of this checkout start."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TOOL = Path(__file__).parents[3] / "tools" / "kafka_broker.py"
 
 
 class NoBroker(Exception):
-    """There is no broker; the message says how to have one."""
+    """There is no broker; the message says how to get one."""
 
 
 @contextlib.contextmanager

@@ -65,7 +65,7 @@ class Checked:
 
     @property
     def left(self) -> int:
-        """How many results are still to come."""
+        """The number of results that are still to come."""
         return self._left
 
     def take(self, data: bytes) -> None:

@@ -106,7 +106,7 @@ def _end(servers: str, topic: str, checked: Checked) -> float:
                 deadline = time.monotonic() + PATIENCE
             elif time.monotonic() > deadline:
                 raise RuntimeError(f"{checked.left} results are missing")
-        # A result too many would lie behind the others.
+        # A surplus result would come after the others.
         for message in consumer.consume(1, 0.2):
             if message.error() is None:
                 checked.take(message.value())

@@ -153,7 +153,7 @@ async def _answer(mine: int, theirs: int) -> None:
 
 
 class SeparateProcesses:
-    """Processes that compute, and have nothing to say to each other.
+    """Processes that compute, without any IPC between them.
 
     Forks, so it has to be made before this process has threads.
     """
@@ -190,9 +190,9 @@ class SeparateProcesses:
 
 
 def cores_given(processes: int, seconds: float) -> Measured:
-    """Return how many cores the machine gives: the work of all processes over that of one.
+    """Return the number of cores that the machine gives: the work of all processes over one's work.
 
-    On a machine that is shared with others it may be less than it has.
+    A shared machine may give less than its number of cores.
     """
     one = several = 0
     for _ in range(4):

@@ -35,13 +35,13 @@ KINDS: dict[str, Callable[[int, int], Any]] = {
 """Makes an event of its key and its number, by the name of its kind."""
 
 FIELD: dict[str, Any] = {"tuples": 0, "four-field dicts": "user"}
-"""Where the key of such an event is."""
+"""The place of the key in such an event."""
 
 SPREADS = ("even", "Zipf")
 
 # The exponent of the Zipf distribution.
 SKEW = 1.1
-# One key in so many is slow where there are slow ones.
+# One key in this number is slow, where a scenario has slow keys.
 SLOW = 100
 
 
@@ -62,7 +62,7 @@ def events_of_keys(kind: str, keys: int, count: int, spread: str = "even") -> li
     make = KINDS[kind]
     events = [make(key, number) for number, key in enumerate(owners)]
     gc.collect()
-    gc.freeze()  # the collector would go through all of them again and again
+    gc.freeze()  # otherwise the garbage collector goes through all events repeatedly
     return events
 
 

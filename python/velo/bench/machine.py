@@ -1,4 +1,4 @@
-"""Where the figures come from."""
+"""Describes the machine and the software that the figures come from."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from velo import _core
 __all__ = ["describe"]
 
 
-# What else takes part, if it is there.
+# The packages of peers whose versions are listed, if they are installed.
 PACKAGES = ["numpy", "uvloop", "faster-fifo", "pyzmq", "iceoryx2", "ray", "bytewax"]
 
 

@@ -79,7 +79,7 @@ class Plan:
         peers: The names of the peers to measure; None: all that are installed.
         say: Called with the name of each subject before it is measured.
         warn: Called with each subject that could not be measured, and the reason.
-        most: How many times everything is measured, unless it is quick.
+        most: The number of rounds, unless the run is quick.
 
     """
 
@@ -91,7 +91,7 @@ class Plan:
 
     @property
     def rounds(self) -> int:
-        """How many times everything is measured."""
+        """The number of rounds."""
         return 1 if self.quick else self.most
 
     @property
@@ -104,7 +104,7 @@ class Plan:
         return max(count // 20, 20) if self.quick else count
 
     def cores(self) -> float:
-        """Measure how many cores the machine gives to processes that only compute."""
+        """Measure the number of cores that the machine gives to processes that only compute."""
         self.say("the machine's cores")
         subject = Subject("velo.bench.floors:cores_given", (_core.usable_cores(), self.seconds / 5))
         return subject.measure()["cores"]
@@ -144,8 +144,8 @@ class Row:
         other: The figure of the other subject.
         ratio: The median over the rounds of velo's figure divided by the other.
         target: The ratio, or without another subject the figure, that velo aims for.
-        series: The line of a chart to which it belongs, with what it is compared with.
-        at: Where it is on that line.
+        series: The line of a chart to which the figure and the compared one belong.
+        at: The position on that line.
 
     """
 

@@ -1,4 +1,4 @@
-"""What velo is measured by. Each gives figures by name."""
+"""The measurements of velo. Each function returns figures by name."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def round_trips(mode: Mode, event: str, count: int) -> Measured:
 
 
 def round_trips_after_a_pause(event: str, count: int, pause: float) -> Measured:
-    """Do so when both sides have slept for `pause` seconds, in turn with a ping-pong."""
+    """Send one event after both sides have slept for `pause` seconds, in turn with a ping-pong."""
 
     async def run(floor: PingPong) -> Measured:
         async with passthrough.options(mode="process").open() as stream:
@@ -136,7 +136,7 @@ async def _in_turn(
 
 
 def new_worker() -> Measured:
-    """Open a stream that needs another worker, with a zygote that is there."""
+    """Open a stream that needs another worker, while the zygote runs already."""
 
     async def run() -> Measured:
         async with passthrough.options(mode="process", workers=1).open() as first:
@@ -163,7 +163,7 @@ print(time.perf_counter() - begin)
 
 
 def fresh_process() -> Measured:
-    """Import velo and have a first result, in an interpreter that just started."""
+    """Import velo and get a first result, in an interpreter that has just started."""
     return {"ms": float(_python(FIRST)) * 1e3}
 
 
@@ -196,7 +196,7 @@ def cpu_bound(mode: Mode, workers: int | None, streams: int, count: int) -> Meas
 
 
 def cpu_bound_in_turn(workers: int, streams: int, count: int, turns: int) -> Measured:
-    """Do so in worker processes, in turn with as many processes that have nothing else to do."""
+    """Compute the same in worker processes, in turn with as many processes without any IPC."""
 
     async def run(floor: SeparateProcesses) -> Measured:
         opened = await _burning("process", workers, streams)
@@ -217,7 +217,7 @@ def cpu_bound_in_turn(workers: int, streams: int, count: int, turns: int) -> Mea
 
 
 async def _burning(mode: Mode, workers: int | None, streams: int) -> list[Stream[Any, Any]]:
-    """Open streams whose workers are there."""
+    """Open streams on workers that run already."""
     fn = burn.options(mode=mode, workers=workers)
     opened = [await fn.open() for _ in range(streams)]
     for stream in opened:
@@ -258,7 +258,7 @@ def frames_in_turn(shape: list[int], ahead: int, streams: int, count: int, turns
 def corners(shape: list[int], ahead: int, lent: bool, count: int) -> Measured:
     """Write one number to every frame, in memory on loan or in the client's own, and read it there.
 
-    What else the two sides do with a frame takes the same time wherever it lies.
+    All other work of the two sides on a frame takes the same time in either memory.
     """
 
     async def run() -> Measured:
@@ -357,7 +357,7 @@ async def _bursts(streams: list[Stream[object, object]], burst: list[object], tu
 
 
 def idle_streams(count: int, seconds: float) -> Measured:
-    """Leave streams open that nothing goes through."""
+    """Keep streams open without sending any event."""
 
     async def run() -> Measured:
         fn = passthrough.options(mode="process", workers=2)

@@ -25,7 +25,7 @@ __all__ = ["burn_in_turn", "memory", "opening", "requests", "slow_keys", "throug
 async def _ready(
     fn: StreamFn[Any, Any], mode: Mode, workers: int | None, field: Any = 0
 ) -> StreamFn[Any, Any]:
-    """Return the function with its workers there, each of which has run it."""
+    """Return the function once each of its workers has run it."""
     fn = fn.options(mode=mode, workers=workers)
     kind = next(kind for kind, where in FIELD.items() if where == field)
     warm = events_of_keys(kind, 64, 1_000)
@@ -53,10 +53,10 @@ def throughput(
 
 
 def slow_keys(mode: Mode, workers: int | None, keys: int, count: int, slow: bool) -> Measured:
-    """Count the events of keys that are not slow, beside some that are, or would be."""
+    """Count the events of the keys that are not slow, with slow keys beside them or without."""
     items = events_of_keys("tuples", keys, count)
     others = sum(not is_slow(key) for key, _ in items)
-    pending = 10_000 + count - others  # what waits for slow keys must not be all that may wait
+    pending = 10_000 + count - others  # the events of slow keys must not fill `max_pending`
 
     async def run() -> Measured:
         fn = await _ready(count_and_wait if slow else count_events, mode, workers)
@@ -71,7 +71,7 @@ def slow_keys(mode: Mode, workers: int | None, keys: int, count: int, slow: bool
 
 
 def burn_in_turn(workers: int, keys: int, count: int, turns: int) -> Measured:
-    """Compute for each event, in turn with as many processes that have nothing else to do."""
+    """Compute for each event, in turn with as many processes without any IPC."""
     items = events_of_keys("tuples", keys, count)
 
     async def run(floor: SeparateProcesses) -> Measured:
@@ -132,7 +132,7 @@ def memory(mode: Mode, workers: int | None, keys: int) -> Measured:
 
 
 def requests(mode: Mode, workers: int | None, keys: int, tasks: int, each: int) -> Measured:
-    """Ask in many tasks at once, each of them for the answer before it asks again."""
+    """Request answers from many tasks at once, each of which has one request open at a time."""
 
     async def run() -> Measured:
         fn = await _ready(count_events, mode, workers)

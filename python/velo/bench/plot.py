@@ -54,7 +54,7 @@ def draw(results: Results, folder: Path) -> list[Path]:
 
 
 def _lines(scenario: str, rows: Sequence[Row], folder: Path, dark: bool) -> Path:
-    """Draw figures over what they depend on: velo's, and those it is compared with."""
+    """Draw the figures of velo, its floors and its peers over the quantity that they depend on."""
     from matplotlib import pyplot
 
     lines: dict[str, dict[float, float]] = {}
@@ -65,7 +65,7 @@ def _lines(scenario: str, rows: Sequence[Row], folder: Path, dark: bool) -> Path
                 lines.setdefault(row.compared_with, {})[row.at] = row.other
     ink, faint = ("#e6edf3", "#6e7681") if dark else ("#1f2328", "#8c959f")
     style = {
-        "svg.hashsalt": scenario,  # the same picture each time
+        "svg.hashsalt": scenario,  # no random ids: the same figures give the same file
         "svg.fonttype": "none",
         "font.family": "sans-serif",
         "text.color": ink,

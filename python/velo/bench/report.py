@@ -16,7 +16,7 @@ Results = Mapping[str, Sequence[Row]]
 """The rows of every scenario, by its name."""
 
 Cores = Mapping[str, Sequence[float]]
-"""How many cores the machine gave before and after every scenario, by its name."""
+"""The cores that the machine gave before and after every scenario, by its name."""
 
 
 def cells(row: Row) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
 """The process of one subject: `python -m velo.bench.subject MODULE:FUNCTION ARGUMENTS`.
 
-Prints the figures of that call, as JSON, in its last line.
+Prints the figures that the function returns as JSON, in the last line of its output.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What it takes from streams to be watched. Gives figures by name."""
+"""The cost of watching streams, for the streams. Returns figures by name."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ def watched(event: str, streams: int, spells: int, spell: float) -> Measured:
     that a look takes from the worker.
 
     Args:
-        event: What goes through the stream.
-        streams: How many are open, all but one of them idle.
-        spells: How many spells there are of each kind.
-        spell: Seconds that one lasts.
+        event: The event that is sent through the stream.
+        streams: The number of open streams, all but one of them idle.
+        spells: The number of spells of each kind.
+        spell: The seconds that a spell lasts.
 
     """
 
@@ -55,7 +55,7 @@ def watched(event: str, streams: int, spells: int, spell: float) -> Measured:
             rates: dict[bool, list[float]] = {False: [], True: []}
             work: dict[bool, list[float]] = {False: [], True: []}
             for number in range(2 * spells):
-                # Which one of a pair is first changes: a machine that gets slower favours none.
+                # The order alternates, so that a machine that gets slower favours neither kind.
                 looked_at = number % 4 in (1, 2)
                 if looked_at:
                     watcher.look()
@@ -106,7 +106,7 @@ def _processor_time(pid: int) -> int:
 
 
 async def _feed(stream: Stream[object, object], event: str, seconds: float) -> tuple[int, float]:
-    """Feed for so long; return how many results came, and how many in a second."""
+    """Feed for the given seconds; return the number of results, and the results per second."""
     batch = events(event, 10_000)
     begin = time.perf_counter()
     end = begin + seconds
@@ -141,7 +141,7 @@ def _supervisor(path: Path) -> Iterator[str]:
 
 
 class _Watcher:
-    """A program that looks at all streams whenever it is told to, as `velo top` does."""
+    """A program that looks at all streams on request, as `velo top` does."""
 
     def __init__(self, path: str) -> None:
         self._process = subprocess.Popen(
@@ -152,15 +152,15 @@ class _Watcher:
         )
 
     def look(self) -> None:
-        """Have it look; it does so at once, and on its own."""
+        """Ask the program for one look, without waiting for it."""
         assert self._process.stdin is not None
         self._process.stdin.write("look\n")
         self._process.stdin.flush()
 
     def seen(self) -> dict[str, int]:
-        """Wait until it has looked; return the status that it got.
+        """Wait until the program has looked; return the status that it got.
 
-        That is the pid of the `worker`, how many `streams` there are, and whether the worker has
+        The status has the pid of the `worker`, the number of `streams`, and whether the worker has
         named all of them: `complete`.
         """
         assert self._process.stdout is not None

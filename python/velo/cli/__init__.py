@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def _unread() -> int:
-    """Write nothing more to a pipe that nobody reads any more, and return the exit code."""
+    """Write nothing more to a pipe without a reader, and return the exit code."""
     import os
     import signal
 

@@ -1,4 +1,4 @@
-"""Processes that functions have started in workers. They are the functions' own: velo ends none."""
+"""Processes that functions have started in workers. The functions own them: velo ends none."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from typing import NamedTuple
 
 __all__ = ["Child", "children"]
 
-# What a worker has in its environment, and with it whatever program a function runs there.
+# The variable in a worker's environment, which every program that a function runs there inherits.
 _MARK = b"VELO_WORKER="
-# How the title of a process begins that a function has forked, and has given no other one.
+# The begin of a forked child's title, unless the function has given the child another one.
 _FORKED = "velo: child of worker "
-# So much of a command is shown.
+# The longest part of a command that is shown, in characters.
 _LONGEST = 100
 
 
 class Child(NamedTuple):
-    """A process that was started in a worker, or by such a process.
+    """A process that a function has started in a worker, or a descendant of one.
 
     Attributes:
-        pid: Its process id.
-        worker: That of the worker.
-        served: That of the supervisor that the worker is of, or of the program that has it.
-        alive: Whether the worker is still there.
-        command: What it runs.
+        pid: The id of the process.
+        worker: The process id of the worker.
+        served: The process id of the worker's supervisor, or of the program that embeds it.
+        alive: Whether the worker still runs.
+        command: The command line, shortened.
 
     """
 
@@ -38,7 +38,7 @@ class Child(NamedTuple):
 
 
 def children() -> Iterator[Child]:
-    """Find them, among the processes of this user."""
+    """Find the children of workers among the processes of this user."""
     for entry in os.scandir("/proc"):
         if entry.name.isdecimal():
             with contextlib.suppress(OSError, ValueError):

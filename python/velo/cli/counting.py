@@ -1,4 +1,4 @@
-"""A stream function that knows its streams: how many there are, and what they have worked on."""
+"""A stream function that counts its streams, its keys and the events that they have handled."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from velo.cli.keys import Keys
 
 __all__ = ["MOST_PENDING", "Counted", "CountingOpener"]
 
-# So many events may have been taken from the input that no function has handled.
+# The bound on events that were taken from the input and that no function has handled.
 MOST_PENDING = 10_000
 
 
@@ -20,8 +20,8 @@ class Counted(StreamFn[Any, Any]):
     """A stream function whose streams, or keys, are counted.
 
     Attributes:
-        streams: The streams that were opened.
-        table: The keys, once there are some.
+        streams: The opener, which counts the streams.
+        table: The keys, once `by_key` was called.
 
     """
 
@@ -54,10 +54,10 @@ class CountingOpener(StreamOpener[Any, Any]):
     """Opens streams, and counts them.
 
     Attributes:
-        opened: How many were opened so far.
-        live: Those that are open.
-        worked: How many events the others have taken.
-        taken: Which event the function of the stream that has ended last took last.
+        opened: The number of streams that were opened so far.
+        live: The open streams, by number.
+        worked: The number of events that the ended streams have taken.
+        taken: The number of events that the stream that ended last has taken.
 
     """
 
@@ -89,7 +89,7 @@ class CountingOpener(StreamOpener[Any, Any]):
 
 
 def _taken(stream: Stream[Any, Any]) -> int:
-    """Return how many events the function of a stream that is over has taken."""
+    """Return the number of events that the function of an ended stream has taken."""
     sent, handled = stream._progress()
-    # Inline, the event that it was at when it ended does not count as handled.
+    # Inline, the event at which the function ended does not count as handled.
     return handled + (stream._config.mode == "inline" and handled < sent)

@@ -1,4 +1,4 @@
-"""`velo dead-letter`: what a run has put aside, and how it is fed again."""
+"""`velo dead-letter`: shows the records that a run has put aside, and feeds them again."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def _file_or_url(place: str, option: str, role: str, **settings: str) -> Any:
 
 
 def _event(letter: dict[str, Any]) -> To:
-    """Give a letter's event as the bytes that it was, or else as JSON."""
+    """Return the original bytes of a letter's event, or the event as JSON if there are none."""
     import orjson
 
     value = letter.get("value")

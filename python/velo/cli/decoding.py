@@ -1,8 +1,6 @@
-r"""Bytes of a file as people have them, made into what parsers take.
+r"""Turns the bytes of a file in any encoding into UTF-8 whose lines end in \n, for the parsers.
 
-That is UTF-8 whose lines end in \n.
-
-A BOM says which Unicode encoding a file has; any other one, `--encoding` does.
+A BOM names the Unicode encoding of a file; `--encoding` names any other encoding.
 """
 
 from __future__ import annotations
@@ -16,7 +14,7 @@ import click
 __all__ = ["Decoder", "check_encoding"]
 
 _UTF8 = codecs.BOM_UTF8
-# The longer ones first: the one of UTF-32 begins as that of UTF-16 does.
+# The longer BOMs come first: the BOM of UTF-32 begins with the BOM of UTF-16.
 _BOMS = (
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
@@ -28,7 +26,7 @@ _ENDS_OR_QUOTES = re.compile(rb'["\r\n]')
 
 
 def _as_bad(error: UnicodeError) -> tuple[str, int]:
-    """Stand for bytes that cannot be decoded by one that no UTF-8 has: their line is told."""
+    """Replace bytes that cannot be decoded by an invalid byte, so that their line is reported."""
     if not isinstance(error, UnicodeDecodeError):
         raise error
     return "\udcff", error.end
@@ -41,7 +39,7 @@ def check_encoding(name: str) -> str:
     """Return the name of an encoding.
 
     Raises:
-        click.UsageError: When Python does not know it, or it is none of text.
+        click.UsageError: When Python does not know the encoding, or it does not encode text.
 
     """
     try:
@@ -58,11 +56,11 @@ class Decoder:
     """Decodes one file as its bytes come.
 
     Args:
-        encoding: The file's, if it is said; else UTF-8, or what a BOM says.
-        quotes: Whether line ends within quotes are none, as in CSV.
+        encoding: The encoding of the file; None: the one that a BOM names, or UTF-8.
+        quotes: Whether a line end within quotes is part of a value, as in CSV.
 
     Attributes:
-        encoding: As it has turned out.
+        encoding: The encoding in use, once the first bytes have shown it.
 
     """
 
@@ -71,7 +69,7 @@ class Decoder:
         self._decode: Any = None
         self._head: bytes | None = b""
         self._pattern = _ENDS_OR_QUOTES if quotes else _ENDS
-        # What ends lines; None until the first end is there.
+        # The line end of the file; None before the first one.
         self._end: bytes | None = None
         self._quoted = False
         self._held = b""
@@ -84,7 +82,7 @@ class Decoder:
         self._decode = codecs.getincrementaldecoder(encoding)(errors="velo-bad")
 
     def feed(self, data: bytes, *, last: bool = False) -> bytes:
-        """Take the next bytes, and return what a parser can have of them."""
+        """Take the next bytes, and return those that are ready for the parser."""
         if self._head is not None:
             data = self._begin(data, last)
         if self._decode is not None:
@@ -107,7 +105,7 @@ class Decoder:
         return data
 
     def _ends(self, data: bytes, last: bool) -> bytes:
-        r"""Find out what ends lines, and make that \n where it is \r."""
+        r"""Find the line end of the file, and replace it by \n if it is \r."""
         data, self._held = self._held + data, b""
         if self._end is None:
             for found in self._pattern.finditer(data):
@@ -119,7 +117,7 @@ class Decoder:
                         self._end = b"\n"
                         return data
                     if at + 1 == len(data) and not last:
-                        # What comes next says it; what is before is needed now.
+                        # The next byte decides; the parser needs the bytes before it now.
                         self._held = b"\r"
                         return data[:at]
                     self._end = b"\r"

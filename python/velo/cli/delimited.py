@@ -1,4 +1,4 @@
-"""Turns bytes of CSV into events. Raises for a header that is none, never for other lines."""
+"""Turns bytes of CSV into events. Raises for an unusable header, never for other lines."""
 
 from __future__ import annotations
 
@@ -18,19 +18,20 @@ _BOM = b"\xef\xbb\xbf"
 _DELIMITERS = (",", ";", "\t", "|")
 _QUOTED = re.compile(rb'"[^"]*"?')
 _SEPARATOR = re.compile(rb'"?sep=([ -~\t])"?\r?')
-# A first line without an end is a header all the same from so many bytes on.
+# A first line without an end is taken for the header from this length on, in bytes.
 _LONGEST_HEAD = 16 << 20
 
 
 class Csv:
     """Delimited values with a header: an event is a dict of its fields.
 
-    Numbers are what reads back as the same number. `007`, `+49`, `1_000` and `12E4` stay text,
-    because they are codes more often than numbers; so do whole numbers beyond 64 bits.
+    A value becomes a number only if the number is written back as the same text. `007`, `+49`,
+    `1_000` and `12E4` stay text, because they are codes more often than numbers; so do whole
+    numbers beyond 64 bits.
 
     Args:
-        name: What to call the file in messages; empty if there is no need to.
-        rules: What makes an event.
+        name: The name of the file in messages; empty if messages need none.
+        rules: How a line becomes an event.
 
     """
 
@@ -44,17 +45,17 @@ class Csv:
         self._before = 0
 
     def feed(self, data: bytes) -> Burst:
-        """Take the next bytes, and return what is complete.
+        """Take the next bytes, and return the complete events.
 
         Raises:
-            click.UsageError: When the header is none, has a field twice, or lacks one that is
-                needed.
+            click.UsageError: When the header is no header, has a field twice, or lacks a field
+                that an option names.
 
         """
         return self._burst(data, last=False)
 
     def end(self) -> Burst:
-        """Return what the file ends with.
+        """Return the events at the end of the file.
 
         Raises:
             click.UsageError: As `feed`.
@@ -63,10 +64,10 @@ class Csv:
         return self._burst(b"", last=True)
 
     def restart(self) -> None:
-        """Another file begins under the same name, or the same one anew.
+        """Begin another file of the same name, or the same file from its beginning.
 
-        Its header may be the same again, another one, or missing: what is left of a file that was
-        cut has none.
+        Its header may be the same, another one, or missing: a file that was truncated may go on
+        without a header.
         """
         self._head = b""
         self._before = 0
@@ -76,7 +77,7 @@ class Csv:
 
     def _burst(self, data: bytes, *, last: bool) -> Burst:
         if self._parser is None:
-            # The first line says what is between fields.
+            # The delimiter is found in the first line.
             data = self._head = self._head + data
             if b"\n" not in data and len(data) < _LONGEST_HEAD and not last:
                 return Burst()
@@ -102,7 +103,7 @@ class Csv:
         )
 
     def _begin(self, data: bytes) -> bytes:
-        """Make the parser, and return what it gets."""
+        """Make the parser, and return the bytes that it parses."""
         delimiter = self._rules.delimiter
         line, _, rest = data.partition(b"\n")
         said = _SEPARATOR.fullmatch(line)
@@ -133,7 +134,7 @@ class Csv:
             self._rules.say(f"{name} begins anew with another header")
 
     def _start(self, header: list[str]) -> _Fields:
-        """Look at the header. Return the fields that are read in their own way."""
+        """Check the header. Return the fields that have a conversion of their own."""
         places: dict[str, int] = {}
         for place, name in enumerate(header):
             if places.setdefault(name, place) != place:
@@ -160,7 +161,7 @@ class Csv:
 
 
 class _Fields(NamedTuple):
-    """The places of the fields that are read in their own way."""
+    """The columns of the fields that have a conversion of their own."""
 
     key: int | None
     text: list[int]
@@ -181,14 +182,14 @@ class _Lines(Sequence[int]):
 
 
 def sniff(data: bytes) -> str:
-    """Return what is between the fields of a file that begins so.
+    """Return the delimiter of a file, from its first bytes.
 
-    A comma, unless the header has none of them, or the next line has another number of them, and
-    something else fits both.
+    It is a comma, unless the header has no comma, or the next line has another number of commas,
+    and another delimiter fits both lines.
     """
     lines = [_QUOTED.sub(b"", line) for line in data.split(b"\n")[:2]]
     counts = {other: [line.count(other.encode()) for line in lines] for other in _DELIMITERS}
-    # The second line may not be whole yet; one that is too short says nothing.
+    # The second line may be incomplete: a line that is too short decides nothing.
     whole = len(lines) == 2 and lines[1] and data.count(b"\n") > 1
     found = [other for other in _DELIMITERS if counts[other][0]]
     if whole:

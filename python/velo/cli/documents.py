@@ -1,7 +1,7 @@
-"""Turns JSON that is not one value a line into events: an array, or values of several lines.
+"""Turns JSON that is not one value per line into events: an array, or values of several lines.
 
-What `json.dump` writes of a list is such an array. It is read as it comes: no more of it is held
-than one element.
+`json.dump` writes a list as such an array. The array is read as it comes: memory holds only one
+of its elements.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from velo.cli.parsing import BadLine, Burst, Ndjson, Parser, Rules, key_problem,
 __all__ = ["Json"]
 
 _SPACE = re.compile(r"[ \t\n\r]*")
-# Text that breaks off makes an error so near to its end; elsewhere it is wrong.
+# An incomplete text has its error within this distance of its end; an earlier error is a real one.
 _NEAR = 64
 _AFTER_NUMBER = frozenset(" \t\n\r,]")
 _LARGE = 64 * 1024
-# From so many bytes on a first line is none of many.
+# From this length on, in bytes, the parser is chosen before the first line has ended.
 _LONG_LINE = 1 << 20
 
 
@@ -30,10 +30,10 @@ class Json:
     """A file of JSON: an array of events, values that take several lines, or NDJSON.
 
     Args:
-        name: What to call the file in messages; empty if there is no need to.
-        rules: What makes an event.
-        whole: Whether a first line that is an array by itself may be the whole file. Of a pipe
-            whose format was not said, such a line is an event, which does not wait for the next.
+        name: The name of the file in messages; empty if messages need none.
+        rules: How a value becomes an event.
+        whole: Whether a first line that is an array may be the whole file. In a pipe without
+            `--format`, such a line is an event, which does not wait for the next line.
 
     """
 
@@ -45,10 +45,10 @@ class Json:
         self._head = b""
 
     def feed(self, data: bytes) -> Burst:
-        """Take the next bytes, and return what is complete.
+        """Take the next bytes, and return the complete events.
 
         Raises:
-            Failure: When it is not JSON: where the next value begins cannot be found.
+            Failure: When they are not JSON: the begin of the next value cannot be found.
 
         """
         if self._parser is None:
@@ -60,7 +60,7 @@ class Json:
         return self._parser.feed(data)
 
     def end(self) -> Burst:
-        """Return what the file ends with.
+        """Return the events at the end of the file.
 
         Raises:
             Failure: As `feed`.
@@ -84,7 +84,7 @@ class Json:
         self._head = b""
 
     def _choose(self, *, last: bool) -> Parser | None:
-        """Return what reads a file that begins as this one; None while that is not known."""
+        """Return the parser for a file with these first bytes; None while they do not decide."""
         head = self._head.removeprefix(codecs.BOM_UTF8).lstrip()
         if not head or (codecs.BOM_UTF8.startswith(head) and not last):
             return None
@@ -119,7 +119,7 @@ def _joined(first: Burst, then: Burst) -> Burst:
 
 
 class _Documents:
-    """Values one after the other, or those of an array."""
+    """Values one after the other, or the elements of an array."""
 
     def __init__(self, name: str, rules: Rules) -> None:
         self._name = name
@@ -130,17 +130,17 @@ class _Documents:
         self._line = 1
         self._array: bool | None = None
         self._over = False
-        # Of an array: whether a comma comes next, and whether one was there.
+        # In an array: whether a comma comes next, and whether the last token was one.
         self._comma = self._begun = False
-        # A large value that is not whole is looked at again when there is more by a half.
+        # An incomplete large value is parsed again only once its text has grown by a half.
         self._enough = 0
 
     def feed(self, data: bytes) -> Burst:
-        """Take the next bytes, and return what is complete."""
+        """Take the next bytes, and return the complete events."""
         return self._take(data, last=False)
 
     def end(self) -> Burst:
-        """Return what the file ends with."""
+        """Return the events at the end of the file."""
         return self._take(b"", last=True)
 
     def restart(self) -> None:
@@ -210,7 +210,7 @@ class _Documents:
         except (ValueError, RecursionError) as error:
             raise self._wrong(str(error)) from None
         if text[end - 1] not in '"}]' and text[end : end + 1] not in _AFTER_NUMBER:
-            # A number may go on: what is behind it is not all of what it will be.
+            # A number at the end of the text may go on in the next bytes.
             if not last and len(text) - end < _NEAR:
                 return self._wait(start)
             if end < len(text):

@@ -1,4 +1,4 @@
-"""What the command tells its user when it cannot go on. Never leaves `velo.cli`."""
+"""The errors that end the command. They never leave `velo.cli`."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ _OURS = (
 
 
 class Failure(click.ClickException):
-    """Something that was asked for rightly did not work: exit code 1."""
+    """A valid command failed: exit code 1."""
 
     exit_code = 1
 
 
 def describe(error: BaseException, name: str, place: str | None = None) -> str:
-    """Return what to print for an error that came out of a run of the function `name`.
+    """Return the text to print for an error of a run of the function `name`.
 
-    Velo's own errors are written for people. Anything else is the function's: its traceback is what
-    helps, without the frames of velo around it.
+    Velo's own errors are written for users. Any other error is the function's: its traceback is
+    printed, without the frames of velo around it.
 
     Args:
         error: The error.
-        name: The function.
-        place: Which event the function took last, if that is known.
+        name: The name of the function.
+        place: The event that the function took last, in words; empty if it is not known.
 
     """
     where = "" if place is None else f" at {place}"
@@ -49,7 +49,7 @@ def describe(error: BaseException, name: str, place: str | None = None) -> str:
 
 
 def without_ours(frames: TracebackType | None) -> TracebackType | None:
-    """Drop the outer frames that are velo's, the event loop's or the import system's."""
+    """Drop the outer frames that belong to velo, the event loop or the import system."""
     inner = frames
     while inner is not None and inner.tb_frame.f_code.co_filename.startswith(_OURS):
         inner = inner.tb_next

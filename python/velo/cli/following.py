@@ -11,12 +11,12 @@ __all__ = ["Followed"]
 
 
 class Followed:
-    """A file that others append to, from its beginning on.
+    """A file to which other programs append, read from its beginning.
 
-    It need not be there yet. When another file takes its name (rotation), the rest of the old one
-    is read first, then the new one. When it becomes shorter than what was read (truncation), it is
-    read anew; a file that was cut and has already grown beyond that point again cannot be told
-    from one that was not.
+    The file need not exist yet. When another file takes its name (rotation), the rest of the old
+    file is read first, then the new file. When the file becomes shorter than the part that was read
+    (truncation), it is read from its beginning. A file that was truncated and has already grown
+    beyond that part again cannot be told from a file that was not truncated.
     """
 
     def __init__(self, path: str) -> None:
@@ -25,7 +25,7 @@ class Followed:
         self._position = 0
 
     def read(self) -> bytes | None:
-        """Return what is new, empty if nothing is; None where another file begins.
+        """Return the new bytes, which may be none; None where another file begins.
 
         Raises:
             OSError: When the file cannot be read.
@@ -46,12 +46,12 @@ class Followed:
         try:
             named = os.stat(self._path)
         except FileNotFoundError:
-            return b""  # moved away; who writes to it may go on doing so
-        # Until something is in the new file, its writer may not have let go of the old one.
+            return b""  # moved away; its writer may still write to it
+        # While the new file is empty, its writer may still have the old one open.
         if (named.st_dev, named.st_ino) == (mine.st_dev, mine.st_ino) or named.st_size == 0:
             return b""
         if data := self._more():
-            return data  # written between the two looks
+            return data  # written between the read and the check
         self.close()
         return None
 
@@ -62,7 +62,7 @@ class Followed:
         return data
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         if self._file is not None:
             self._file.close()
         self._file = None

@@ -1,8 +1,8 @@
-"""The seed of hashes: with another one, a set of texts has another order.
+"""The hash seed, on which the order of a set of texts depends.
 
-A run that is resumed, and a recording that is replayed, must do what was done before, to the order
-of a set. So `velo run`, `velo record` and `velo replay` always have the same seed, unless
-`PYTHONHASHSEED` says which. Only an interpreter that starts can be given one.
+A resumed run and a replayed recording must repeat the earlier steps exactly, including the order of
+sets. So `velo run`, `velo record` and `velo replay` always use the same seed, unless
+`PYTHONHASHSEED` gives another one. Python reads the seed only when an interpreter starts.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _FIXED = "0"
 
 
 def fix(arguments: Sequence[str]) -> None:
-    """Have the interpreter start again with the seed, if it has none and the command needs it."""
+    """Start the interpreter again with the seed, if the command needs a seed and has none."""
     wanted = (
         len(arguments) > 1 and arguments[1] in _COMMANDS and not {"-h", "--help"} & {*arguments}
     )
@@ -28,7 +28,7 @@ def fix(arguments: Sequence[str]) -> None:
 
 
 def restart(seed: str) -> None:
-    """Start this program again, with another seed. Returns if that cannot be done."""
+    """Start this program again with another seed. Returns only if that is impossible."""
     frozen = getattr(sys, "frozen", False) or not sys.executable
     if frozen or sys.flags.ignore_environment or not sys.orig_argv:
         return

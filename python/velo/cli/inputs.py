@@ -1,4 +1,4 @@
-"""What `velo run` reads: which files there are, what format each has, and how one is opened."""
+"""The inputs of `velo run`: finds the files, their formats, and opens them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _FORMATS = {
 }
 _PACKED = (".gz", ".zst", ".bz2", ".xz", ".zip")
 CHUNK = 64 * 1024
-# What is raised by files that cannot be read any further, and by packed ones that are damaged.
+# The exceptions of files that cannot be read any further, and of damaged compressed files.
 DAMAGED = (OSError, EOFError, zlib.error, zipfile.BadZipFile, lzma.LZMAError)
 
 
@@ -54,10 +54,10 @@ class Opened:
     """An input that is being read.
 
     Attributes:
-        read: Returns the next bytes as soon as there are some, empty ones at the end; None when a
-            pipe has none after all.
-        position: How much was read, in the measure of the input's `size`.
-        close: Lets go of it.
+        read: Returns the next bytes as soon as there are some, and no bytes at the end; None when
+            a pipe that was ready has no bytes.
+        position: Returns how far the input was read, in the unit of its `size`.
+        close: Closes the input.
 
     """
 
@@ -71,13 +71,13 @@ class Input:
     """One file, or standard input.
 
     Attributes:
-        path: Where it is; `-` is standard input.
+        path: The path of the file; `-` is standard input.
         format: `"ndjson"`, `"json"`, `"csv"` or `"tsv"`.
-        open: Opens it for reading.
-        size: How far its position will get, or None for a pipe.
-        pipe: The descriptor to wait on before reading, of a pipe that may have nothing for a while.
-        encoding: How its text is encoded; None: as a BOM says, or UTF-8.
-        said: Whether the format was said by `--format`.
+        open: Opens the file for reading.
+        size: The position of the file's end, or None for a pipe.
+        pipe: The descriptor of a pipe, to wait on before reading; None for a file.
+        encoding: The encoding of the text; None: the one that a BOM names, or UTF-8.
+        said: Whether `--format` gave the format.
 
     """
 
@@ -91,11 +91,11 @@ class Input:
 
     @property
     def name(self) -> str:
-        """What to call it in messages."""
+        """The name of the input in messages."""
         return "standard input" if self.path == "-" else f"`{self.path}`"
 
     def parser(self, rules: Rules, *, follow: bool = False) -> Parser:
-        """Return what makes events of its bytes."""
+        """Return the parser of its bytes."""
         name = "" if self.path == "-" else inline(self.path)
         if self.format in ("csv", "tsv"):
             if self.format == "tsv" and rules.delimiter is None:
@@ -106,7 +106,7 @@ class Input:
         return Json(name, rules, whole=self.said or self.size is not None)
 
     def decoder(self) -> Decoder:
-        """Return what makes its bytes UTF-8."""
+        """Return the decoder that turns its bytes into UTF-8."""
         return Decoder(self.encoding, quotes=self.format in ("csv", "tsv"))
 
 
@@ -117,13 +117,13 @@ def find_inputs(
     follow: bool = False,
     encoding: str | None = None,
 ) -> list[Input]:
-    """Return the inputs that paths and patterns name, in order; those of a pattern by name.
+    """Return the inputs that paths and patterns name, in order; the files of a pattern by name.
 
-    Files that are to be followed need not be there yet.
+    With `--follow`, a file need not exist yet.
 
     Raises:
-        click.UsageError: When one cannot be read, when nothing matches a pattern, or when nothing
-            says which format a file has.
+        click.UsageError: When an input cannot be read, no file matches a pattern, or neither the
+            name of a file nor an option gives its format.
 
     """
     if paths.count("-") > 1:
@@ -142,7 +142,7 @@ def find_inputs(
 
 
 def reason(error: Exception) -> str:
-    """Return why something could not be read, in a few words."""
+    """Return the reason of an error, in a few words."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
     return str(error) or type(error).__name__
@@ -179,7 +179,7 @@ def _input(path: str, format: str | None) -> Input:
     status = os.stat(path)
     if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
         format = format or _format_of(path, name.name)
-        # A named pipe is opened once: whoever writes to it would take a second time for its end.
+        # A named pipe is opened once: closing it for a second opening would end its writer.
         pipe = io.FileIO(path, "rb")
         return Input(path, format, lambda: _counted(pipe), None, pipe.fileno())
     suffix = name.suffix.lower()
@@ -188,7 +188,7 @@ def _input(path: str, format: str | None) -> Input:
         if PurePath(name.stem).suffix.lower() in _FORMATS:
             member = name.stem
         return Input(path, format or _format_of(path, member), partial(_open_zip, path), size)
-    io.FileIO(path, "rb").close()  # whether it can be read is said at once
+    io.FileIO(path, "rb").close()  # an unreadable file is reported at once
     if suffix in _PACKED:
         format = format or _format_of(path, name.stem)
         unpack = _unpacker(path, suffix)
@@ -202,7 +202,7 @@ def _open_plain(path: str) -> Opened:
 
 
 def _unpacker(path: str, suffix: str) -> Callable[[Any], Any]:
-    """Return what makes a file of the unpacked bytes of another."""
+    """Return the function that opens a compressed file as a file of its uncompressed bytes."""
     if suffix == ".zst":
         return partial(open_zstd, zstd_of(path))
     unpackers: dict[str, Callable[[Any], Any]] = {

@@ -25,11 +25,11 @@ from velo.errors import EventTooLarge, JournalFull, StreamClosed
 
 __all__ = ["Job"]
 
-# How many seconds `finally` blocks may take once the streams are cancelled.
+# The seconds that `finally` blocks may take once the streams are cancelled.
 _LAST = 1.0
-# How many, when there was a second signal.
+# The same after a second signal.
 _AT_ONCE = 0.25
-# How many results are taken at a time.
+# The most results that are taken at a time.
 _MANY = 1024
 
 
@@ -38,18 +38,19 @@ class Job:
 
     Args:
         fn: The function.
-        keys: What gives the stream that an event belongs to; None: there is one.
-        writer: What takes the results.
-        written: What an earlier run has written. Then the input has to be read to its end for the
-            streams to end: whatever stops the run before that cancels them, so that they yield
-            nothing which an uninterrupted run would not have.
+        keys: Gives the key of each event; None: all events belong to one stream.
+        writer: Writes the results.
+        written: The results of an earlier run. With them, the streams end only at the end of the
+            input. Anything that stops the run before that cancels the streams, so that they yield
+            only the results of an uninterrupted run.
         strict: Whether the first bad line, or result that cannot be written, ends the run.
-        drain: How many seconds the streams may go on with what they have, after a signal.
+        drain: The seconds that the streams may take to handle the events they have, after a
+            signal.
 
     Attributes:
-        signal: The signal that ended it, if one did.
-        place: Which event the function took last that failed, in words; None if none has, or it
-            is not known.
+        signal: The signal that ended the run, if one did.
+        place: The event that a failed function took last, in words; None if no function has
+            failed, or the event is not known.
 
     """
 
@@ -79,11 +80,11 @@ class Job:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._work_task: asyncio.Task[None] | None = None
         self._progress: Progress | None = None
-        # Which event could not be sent, from 0.
+        # The number of the event that could not be sent, from 0.
         self._unsent: int | None = None
 
     def tally(self) -> Tally:
-        """Return the counts as they stand."""
+        """Return the current counts."""
         tally = self._tally
         tally.results = self._writer.count
         tally.events = self.fn.handled()
@@ -94,7 +95,7 @@ class Job:
     async def run(self, reader: Reader, progress: Progress, signals: Signals) -> None:
         """Work until the input ends, a signal comes, or something fails.
 
-        What was done until then has been written in each case, unless the output takes no more.
+        The results until then are written in each case, unless the output takes no more.
 
         Raises:
             click.ClickException: When the input or the output fails, or, if strict, a line is bad.
@@ -134,7 +135,7 @@ class Job:
             self._written.check_end()
 
     async def _finish(self) -> None:
-        """Write what is left: for as long as it takes, but after a signal."""
+        """Write the remaining results; after a signal, within a bounded time."""
         assert self._loop is not None
         self._work_task = work = self._loop.create_task(self._writer.close(), name="velo run end")
         try:
@@ -175,8 +176,8 @@ class Job:
     async def _bursts(self, reader: Reader, progress: Progress) -> AsyncGenerator[list[Any], None]:
         """Yield events; end, rather than raise, when no more can be had.
 
-        An exception here would cancel the streams, and lose the results that are on their way. A
-        run that can be resumed wants just that.
+        An exception here would cancel the streams, and lose the results that they have not yielded
+        yet. Only a run that can be resumed wants that.
         """
         tally = self._tally
         try:
@@ -253,7 +254,7 @@ class Job:
         except asyncio.CancelledError:
             raise
         except BaseException:
-            # Whoever waits for results would wait for ever: no event comes any more, and no end.
+            # No further event comes, and no end: the task that receives would wait for ever.
             self._unsent = stream._progress()[0]
             stream._cancel()
             raise
@@ -272,7 +273,7 @@ class Job:
             self._progress.lost(inline(why))
 
     def _find_place(self, error: Exception) -> None:
-        """Note which event could not be sent, or was the last that the failed function took."""
+        """Note the event that could not be sent, or that the failed function took last."""
         if self._keys is not None:
             found = self._find_place_of_key(self._keys, error)
         elif self._unsent is not None:
@@ -291,12 +292,12 @@ class Job:
         key, number, behind = failed
         event, line = self._places.of_key(keys, key, behind)
         if isinstance(error, EventTooLarge | JournalFull):
-            number = event or 0  # it is one of the input, that has not come to the function
+            number = event or 0  # an event of the input that has not reached the function
         return (number, line) if number else None
 
 
 class _Unfinished(Exception):
-    """The input ended before its end."""
+    """Ends the iteration over events before the end of the input."""
 
 
 def _workers(loop: asyncio.AbstractEventLoop | None) -> int:

@@ -1,7 +1,7 @@
 """Lines of JSON, read and written so that numbers keep their value.
 
-orjson does the work. It knows whole numbers of 64 bits: longer ones it reads as floats, and does
-not write. Those lines, and values that it has no form for, take a slower way.
+orjson does the work. It knows whole numbers of 64 bits: it reads longer ones as floats, and refuses
+to write them. Lines with such numbers, and values that orjson does not know, take a slower way.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from velo import _core
 
 __all__ = ["dumps", "loads", "loads_exactly", "refuse"]
 
-# Names that are no texts take the slower way, where two of them could become one.
+# Keys of a dict that are not texts take the slower way, because two of them could have one text.
 _OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE
 _PARTS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
 _DEEPEST = 200
@@ -38,7 +38,7 @@ def loads(line: bytes) -> Any:
 
 
 def loads_exactly(line: bytes) -> Any:
-    """Do what `loads` does for a line with a number that may need more than 64 bits."""
+    """Parse a line with a number that may need more than 64 bits."""
     try:
         return json.loads(line.decode(), parse_constant=refuse, parse_float=_finite)
     except json.JSONDecodeError:
@@ -49,7 +49,7 @@ def loads_exactly(line: bytes) -> Any:
 
 
 def refuse(name: str) -> Any:
-    """Refuse what Python takes for a number, and JSON has not."""
+    """Refuse the constants that Python's parser takes for numbers and JSON does not have."""
     raise ValueError(f"`{name}` is no number")
 
 
@@ -61,9 +61,9 @@ def _finite(text: str) -> float:
 
 
 def dumps(value: Any) -> bytes:
-    """Return a line of JSON, with its end.
+    """Return a value as a line of JSON, with its line end.
 
-    What has no form of its own in JSON is written so:
+    Values that JSON has no form for are written in these forms:
 
     - `nan` and infinities are null; sets are lists, sorted; tuples, deques and other sequences are
       lists, mappings objects;
@@ -71,13 +71,13 @@ def dumps(value: Any) -> bytes:
       value, a data class an object, an array of NumPy a list.
 
     Raises:
-        TypeError: When a part of it has none of these forms; the message says which.
+        TypeError: When a part of the value has none of these forms; the message names the part.
 
     """
     try:
         return orjson.dumps(value, _plain, _OPTIONS)
     except TypeError:
-        # A part of it says no: an integer beyond 64 bits, or something that must be named.
+        # A part of it is an integer beyond 64 bits, or a value that the error has to name.
         try:
             text = json.dumps(_simple(value, 0), ensure_ascii=False, separators=(",", ":"))
             return text.encode() + b"\n"
@@ -91,9 +91,9 @@ def dumps(value: Any) -> bytes:
 
 
 def _plain(value: Any) -> Any:
-    """Return something that orjson knows for a value that it does not."""
+    """Return a replacement that orjson knows, for a value that it does not know."""
     if isinstance(value, set | frozenset):
-        # In an order that is the same in every process, which that of hashes is not.
+        # Sorted, because the order of hashes differs between processes.
         try:
             return sorted(value)
         except TypeError:
@@ -130,7 +130,7 @@ def _plain(value: Any) -> Any:
 
 
 def _simple(value: Any, depth: int) -> Any:
-    """Return the same of dicts, lists, texts, numbers, booleans and None."""
+    """Return the value built of dicts, lists, texts, numbers, booleans and None alone."""
     if depth > _DEEPEST:
         raise TypeError(f"a value that is nested more than {_DEEPEST} deep has no form in JSON")
     if value is None or value is True or value is False:
@@ -163,7 +163,7 @@ def _simple(value: Any, depth: int) -> Any:
 
 
 def _name(name: Any) -> str:
-    """Return what a key of a dict is as the name of a member."""
+    """Return a key of a dict as the name of a member of a JSON object."""
     if isinstance(name, str):
         return str(name)
     if isinstance(name, int) and not isinstance(name, bool | enum.Enum):

@@ -20,7 +20,7 @@ _value = json.JSONDecoder().raw_decode
 
 
 class Written:
-    """A key that is neither a text nor a whole number: what stands in the input for it."""
+    """A key that is neither a text nor a whole number, as it is written in the input."""
 
     __slots__ = ("text",)
 
@@ -45,12 +45,12 @@ class Written:
 class Keys:
     """Gives the key of each event.
 
-    Events are plain values, which cannot hold how their key was written. So whoever parses them
-    notes that here, for the few whose key is no text and no whole number.
+    An event is a plain value, which does not know how its key was written. So the parser notes
+    the written form here, for the few events whose key is neither a text nor a whole number.
 
     Attributes:
-        written: The keys of such events by the `id` of the event, until they are asked for.
-        asked: How many events were asked for their key.
+        written: The keys of such events by the `id` of the event, until `keyed` asks for them.
+        asked: The number of events whose key `keyed` has asked for.
 
     """
 
@@ -70,12 +70,12 @@ class Keys:
 
 
 def form(key: Any) -> Any:
-    """Return what a key is in the output, where a line's key is compared with it again."""
+    """Return the JSON value of a key in the output; `--resume` compares keys in this form."""
     return key.text if isinstance(key, Written) and not key.is_json else key
 
 
 def raw_member(line: str, name: str) -> str | None:
-    """Return a member's value as it stands in a JSON object; of several, the last one."""
+    """Return the text of a member's value in a JSON object; of equal names, the last one counts."""
     found = None
     at = _skip(line, _skip(line, 0) + 1)
     while line[at] != "}":

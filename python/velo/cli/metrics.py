@@ -1,4 +1,4 @@
-"""`--metrics HOST:PORT`: figures for Prometheus to come and take, and those of a run."""
+"""`--metrics HOST:PORT`: serves the figures of a run to Prometheus."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ __all__ = ["add_run", "serving"]
 
 @contextlib.contextmanager
 def serving(where: str | None, add: Callable[[CollectorRegistry], object]) -> Iterator[None]:
-    """Serve figures at `HOST:PORT` while the block runs, those of this process among them.
+    """Serve figures at `HOST:PORT` while the block runs, with the figures of this process.
 
-    Port 0 is any free one. Where it listens is said on stderr.
+    Port 0 takes any free port. A message on stderr gives the address.
 
     Args:
         where: `HOST:PORT`; None: nothing is served.
-        add: Registers what else there is.
+        add: Registers further metrics.
 
     Raises:
-        click.UsageError: When it is no `HOST:PORT`, when nothing can listen there, or when
+        click.UsageError: When `where` is no `HOST:PORT`, the address cannot be listened on, or
             `prometheus_client` is not installed.
 
     """
@@ -65,13 +65,13 @@ def serving(where: str | None, add: Callable[[CollectorRegistry], object]) -> It
 
 
 def add_run(registry: CollectorRegistry, tally: Callable[[], Tally]) -> None:
-    """Register the figures of a run, and those of its functions."""
+    """Register the figures of a run and of its functions."""
     registry.register(_Figures(tally))
     velo.metrics.register(registry)
 
 
 class _Figures:
-    """Makes metrics of the counts as they stand, whenever they are asked for."""
+    """Makes metrics of the current counts at each scrape."""
 
     def __init__(self, tally: Callable[[], Tally]) -> None:
         self._tally = tally

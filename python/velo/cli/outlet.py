@@ -1,4 +1,4 @@
-"""Writes to a file in a thread: whoever reads it may be slow, and the event loop never waits."""
+"""Writes to a file in a thread, so that a slow reader of the file never blocks the event loop."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from typing import Any, Protocol
 
 __all__ = ["Outlet"]
 
-# So many bytes may wait before whoever makes them should.
+# From this number of waiting bytes on, callers of `put` should wait for `room`.
 _ROOM = 1024 * 1024
-# So many are written at a time: what is behind them can then still be dropped.
+# The bytes of one write: the bytes behind them can still be dropped.
 _PIECE = 256 * 1024
 
 
@@ -30,18 +30,18 @@ class _Writable(Protocol):
 class Outlet:
     """A file, and the thread that writes to it.
 
-    The thread is a daemon: one that is blocked in a pipe does not keep the program from ending.
-    `put` may be called in any thread; what is awaited, in the event loop that waits first.
+    The thread is a daemon: while it is blocked in a pipe, the program can still end. Any thread may
+    call `put`. The coroutines belong to the event loop that awaits one of them first.
 
     Args:
         file: The file.
-        fd: Its descriptor, where it may be a pipe: one whose reader is gone is noticed at once, and
-            one that does not block is waited for.
+        fd: The descriptor of a file that may be a pipe. The thread notices at once when the
+            pipe's reader leaves, and waits for a pipe that does not block.
 
     Attributes:
-        error: Why the file takes no more, once that has turned out.
-        on_error: Called in the event loop when that turns out.
-        cut: Called in the thread, with how many bytes were written of a line that has no end.
+        error: The reason why the file takes no more; None before that.
+        on_error: Called in the event loop when `error` is set.
+        cut: Called in the thread with the number of bytes of an incomplete line that were written.
 
     """
 
@@ -64,16 +64,16 @@ class Outlet:
 
     @property
     def size(self) -> int:
-        """How many bytes wait to be written."""
+        """The number of bytes that wait to be written."""
         return self._size
 
     @property
     def full(self) -> bool:
-        """Whether whoever has more should wait for `room`."""
+        """Whether callers of `put` should wait for `room`."""
         return self._size > _ROOM and self.error is None
 
     def put(self, data: bytes) -> None:
-        """Have bytes written."""
+        """Queue bytes to be written."""
         with self._lock:
             self._pieces.append(data)
             self._size += len(data)
@@ -86,7 +86,7 @@ class Outlet:
         os.eventfd_write(self._wake, 1)
 
     def watch(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Have an event loop told, by `on_error`; from now on a reader that leaves is noticed."""
+        """Call `on_error` in this event loop from now on, also when the reader leaves."""
         self._loop = loop
         if self._fd is not None:
             self._start()
@@ -110,12 +110,12 @@ class Outlet:
         while True:
             waiter = self._loop.create_future()
             self._waiters.append(waiter)
-            if condition():  # behind the waiter: the thread may change it at any moment
+            if condition():  # after the waiter was added: the thread may set it at any moment
                 return
             await waiter
 
     def flush(self, seconds: float) -> None:
-        """Wait, outside of an event loop, until all is written, for so long at most."""
+        """Wait, outside of an event loop, until all is written, for at most the given seconds."""
         deadline = time.monotonic() + seconds
         while self._size and self.error is None and time.monotonic() < deadline:
             time.sleep(0.002)
@@ -148,7 +148,7 @@ class Outlet:
             self._tell(self._changed)
 
     def _next(self) -> bytes | None:
-        """Return what is to be written next; None when all is, or the reader is gone."""
+        """Return the bytes to write next; None when all are written, or the reader is gone."""
         while True:
             with self._lock:
                 taken: list[bytes] = []
@@ -165,7 +165,7 @@ class Outlet:
                 return None
 
     def _wait(self, events: int) -> bool:
-        """Wait for something to write, or for the file to take it; False when nobody reads it."""
+        """Wait for bytes, or for room in the file; False when the file has lost its reader."""
         poll = select.poll()
         if not events:
             poll.register(self._wake, select.POLLIN)

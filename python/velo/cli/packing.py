@@ -1,4 +1,4 @@
-"""Files that are packed: what Python does not have itself."""
+"""Compressed files in formats that Python's own library lacks."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ __all__ = ["open_zstd", "zstd_of"]
 
 
 def zstd_of(path: str) -> Any:
-    """Return the module that packs and unpacks `.zst`, in order to open a file.
+    """Return the module that compresses and decompresses `.zst` files.
 
     Raises:
-        click.UsageError: When there is none.
+        click.UsageError: When no such module is installed.
 
     """
     zstd = zstd_module()
@@ -25,7 +25,7 @@ def zstd_of(path: str) -> Any:
 
 
 class _Zstd:
-    """A `.zst` that is read; what is wrong with it is an `OSError`, as in other packed files."""
+    """A `.zst` file for reading. Damage raises an `OSError`, as in other compressed files."""
 
     def __init__(self, zstd: Any, file: Any) -> None:
         self._file = zstd.ZstdFile(file)
@@ -40,5 +40,5 @@ class _Zstd:
 
 
 def open_zstd(zstd: Any, file: Any) -> Any:
-    """Return a file of the unpacked bytes of another."""
+    """Open a compressed file as a file of its uncompressed bytes."""
     return _Zstd(zstd, file)

@@ -1,4 +1,4 @@
-"""Turns bytes into events: what all formats share, and NDJSON. Raises for no line."""
+"""Turns bytes into events: the parts that all formats share, and NDJSON. No line raises."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 _BOM = b"\xef\xbb\xbf"
-# So many names are listed at most where one is missed.
+# The most field names that a message lists when a field is missing.
 _MOST_NAMED = 20
 
 
@@ -36,10 +36,10 @@ def _nothing(message: str) -> None:
 
 @dataclass(frozen=True)
 class BadLine:
-    """A line that holds no event, and why.
+    """A line that holds no event, and the reason.
 
     Attributes:
-        after: How many events of the same burst came before it.
+        after: The number of events of the same burst before the line.
 
     """
 
@@ -55,11 +55,11 @@ class BadLine:
 
 @dataclass
 class Burst:
-    """Events in order, the bad lines that lay between them, and how far the input was read.
+    """Events in order, the bad lines between them, and the position in the input.
 
     Attributes:
-        lines: The line of each event; a range where none lies between them.
-        where: What to call the input in messages; empty if there is no need to.
+        lines: The line number of each event; a range where no line was skipped.
+        where: The name of the input in messages; empty if messages need none.
 
     """
 
@@ -70,32 +70,32 @@ class Burst:
     where: str = ""
 
     def line(self, at: int) -> str:
-        """Return what to call the line of an event in messages."""
+        """Return the name of an event's line in messages."""
         return f"{self.where}:{self.lines[at]}" if self.where else f"line {self.lines[at]}"
 
     def cut(self, events: int) -> None:
-        """Keep so many events, and the bad lines before the last of them."""
+        """Keep the first `most` events, and the bad lines before the last of them."""
         del self.events[events:]
         self.bad = [line for line in self.bad if line.after < events]
 
     def cut_at_bad(self) -> None:
-        """Keep what came up to the first bad line."""
+        """Keep the events before the first bad line, and that line."""
         del self.events[self.bad[0].after :]
         del self.bad[1:]
 
 
 @dataclass(frozen=True)
 class Rules:
-    """What makes an event of a line, in any input.
+    """How a line becomes an event, in any input.
 
     Attributes:
-        keys: Of a field that every event must have, and not empty: it names the event's stream.
-        numbers: CSV: whether fields that look like numbers become some. Without it every value is
-            text as it stands.
-        text: CSV: fields that stay text whatever they look like.
-        null: CSV: values that mean None, besides the empty one.
-        delimiter: CSV: what is between fields; None: what the header says.
-        say: Tells the user something about an input.
+        keys: The field with the key, which every event must have, and not empty; None: no key.
+        numbers: CSV: whether a value that looks like a number becomes one. Otherwise every value
+            stays text as it is written.
+        text: CSV: the fields that always stay text.
+        null: CSV: the values that mean None, besides the empty one.
+        delimiter: CSV: the delimiter; None: it is found in the header.
+        say: Prints a message about an input.
 
     """
 
@@ -108,10 +108,10 @@ class Rules:
 
 
 class Parser(Protocol):
-    """Makes events of the bytes of one file, as they come."""
+    """Turns the bytes of one file into events, as they come."""
 
     def feed(self, data: bytes) -> Burst:
-        """Take the next bytes, and return what is complete."""
+        """Take the next bytes, and return the complete events."""
         ...
 
     def end(self) -> Burst:
@@ -124,11 +124,11 @@ class Parser(Protocol):
 
 
 class Ndjson:
-    """One JSON value a line.
+    """One JSON value per line.
 
     Args:
-        name: What to call the file in messages; empty if there is no need to.
-        rules: What makes an event.
+        name: The name of the file in messages; empty if messages need none.
+        rules: How a line becomes an event.
 
     """
 
@@ -186,7 +186,7 @@ class Ndjson:
         return Burst(events, lines=range(first, first + len(events)), where=self._name)
 
     def _need_keys(self, events: list[Any], lines: list[bytes], text: bytes) -> None:
-        """Raise something if any of the events has no usable key."""
+        """Raise an exception if any of the events has no usable key."""
         keys = self._keys
         assert keys is not None
         name = keys.name
@@ -208,7 +208,7 @@ class Ndjson:
             except orjson.JSONDecodeError as error:
                 if not line.strip():
                     continue
-                # The parser's own message counts lines too; each line is a document of its own.
+                # The parser counts lines as well, but each line is a document of its own.
                 why = f"not JSON: {error.msg.partition(':')[0]} at column {error.colno}"
             except ValueError as error:
                 why = f"not JSON: {error}"
@@ -225,12 +225,12 @@ class Ndjson:
 
 _WORDS = {str, int}
 _WRITTEN = {float, bool}
-# The one whole number that is written otherwise than its value.
+# The only whole number whose value is not written as in the input.
 _MINUS_ZERO = re.compile(rb":\s*-0\s*[,}]")
 
 
 def note_key(event: Any, text: bytes | str, keys: Keys) -> None:
-    """Note how the key of an event is written, where its value does not say."""
+    """Note how the key of an event is written, if its value does not show it."""
     key = event[keys.name]
     if type(key) in _WRITTEN or (type(key) is int and key == 0):
         raw = raw_member(text if isinstance(text, str) else text.decode(), keys.name)
@@ -239,7 +239,7 @@ def note_key(event: Any, text: bytes | str, keys: Keys) -> None:
 
 
 def key_problem(event: Any, name: str) -> str | None:
-    """Return why an event has no usable key, if it has none."""
+    """Return the reason why an event has no usable key; None if it has one."""
     try:
         key = event[name]
     except KeyError:
@@ -259,7 +259,7 @@ def key_problem(event: Any, name: str) -> str | None:
 
 
 def names_of(names: Sequence[str], missed: str) -> str:
-    """Return names for a message: those that are like the one that is missed, if there are many."""
+    """Return names for a message; of many names, those that resemble the missing one."""
     if not names:
         return "none"
     if len(names) > _MOST_NAMED:

@@ -1,4 +1,4 @@
-"""Which line of the input an event comes from: asked once, when a function has failed at it."""
+"""Finds the line of an event in the input, once, for the message when a function has failed."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from velo.cli.parsing import Burst
 
 __all__ = ["Places"]
 
-# So many events are known at the least; a stream has no more of them than its buffer ahead.
+# The least number of events that are known: at most `buffer` of a stream's events are unhandled.
 _LEAST = 8192
 
 
 class Places:
-    """The events that were read last, with their lines: nothing is done for each of them.
+    """The events that were read last, with their lines. It costs nothing per event.
 
     Args:
-        least: How many events to know at the least.
+        least: The least number of events to know.
 
     """
 
@@ -29,7 +29,7 @@ class Places:
         self._read = 0
 
     def add(self, burst: Burst) -> None:
-        """Know the events that come next."""
+        """Add the next events."""
         count = len(burst.events)
         self._bursts.append(burst)
         self._known += count
@@ -38,7 +38,7 @@ class Places:
             self._known -= len(self._bursts.popleft().events)
 
     def of_event(self, number: int) -> str | None:
-        """Return the line of an event, by its number from 0; None if it is not known any more."""
+        """Return the line of an event, by its number from 0; None if it is too old to be known."""
         at = number - (self._read - self._known)
         if at < 0:
             return None
@@ -49,12 +49,12 @@ class Places:
         return None
 
     def of_key(self, keys: Keys, key: object, behind: int) -> tuple[int | None, str | None]:
-        """Return the number, from 1, and the line of an event of a key, as far as they are known.
+        """Return the number, from 1, and the line of an event of a key, if they are known.
 
         Args:
-            keys: What has given the keys.
+            keys: The keys of the run.
             key: The key.
-            behind: How many events of this key were asked for their key after the event.
+            behind: The number of this key's events after the wanted one.
 
         """
         number = self._read

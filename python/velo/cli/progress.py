@@ -1,4 +1,4 @@
-"""Shows how a run goes: a live line on a terminal, bad lines, a summary. Writes only to stderr."""
+"""Shows the progress of a run: a live line on a terminal, bad lines, a summary; all on stderr."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ if TYPE_CHECKING:
 
 __all__ = ["Progress", "Tally"]
 
-# The rate that is shown is that of so many seconds.
+# The rate on the live line is the rate of these last seconds.
 _WINDOW = 2.0
 _PER_SECOND = 8
-# After so many seconds it is told how long the rest may take.
+# The seconds after which the live line estimates the remaining time.
 _SOON = 1.0
-# So many bytes of messages wait for somebody to read them; more are dropped.
+# The most bytes of messages that wait for a reader of stderr; more are dropped.
 _MOST = 256 * 1024
-# So many seconds the end waits for them.
+# The seconds that the end of the run waits for that reader.
 _LAST = 1.0
 
 
 @dataclass
 class Tally:
-    """What a run has done so far.
+    """The counts of a run so far.
 
     Attributes:
         read: Events that were read.
-        events: Those that a function is done with.
+        events: Events that a function has handled.
         lost: Results that could not be written.
         dead_letters: Records that went to the dead letters.
-        lag: How many records the sources have beyond those that were read; None: not known.
+        lag: Records of the sources that were not read yet; None: not known.
 
     """
 
@@ -60,12 +60,12 @@ class Tally:
 
 
 class Progress:
-    """What the person at the terminal sees.
+    """The messages and the live line for the user at the terminal.
 
     Args:
-        tally: The counts to show. They are looked at, never changed, from another thread.
-        size: What `tally.position` will get to; None if nobody knows.
-        reports: How many bad lines to report one by one.
+        tally: The counts to show. Another thread reads them and never changes them.
+        size: The value of `tally.position` at the end of the input; None if it is not known.
+        reports: The number of bad lines to report one by one.
         live: Whether to show the live line, where stderr is a terminal.
 
     """
@@ -84,7 +84,7 @@ class Progress:
         self._reported = self._lost = 0
         self._live = live and sys.stderr.isatty()
         self._console: Console | None = None
-        # Whoever reads stderr may be slow, and the event loop does not wait for them.
+        # The reader of stderr may be slow, and the event loop does not wait for it.
         self._outlet = Outlet(io.FileIO(2, "wb", closefd=False), 2, name="velo run messages")
         self._started = time.monotonic()
         self._samples: deque[tuple[float, int]] = deque([(self._started, 0)])
@@ -115,7 +115,7 @@ class Progress:
             self._console = None
 
     def say(self, message: str) -> None:
-        """Print a line above the live one. Any thread may."""
+        """Print a line above the live one. Any thread may call it."""
         message = f"velo: {block(message)}"
         if (console := self._console) is not None:
             console.print(message, markup=False, soft_wrap=True)
@@ -123,7 +123,7 @@ class Progress:
             self._print(message)
 
     def bad(self, line: object) -> None:
-        """Report a bad line, unless there were many."""
+        """Report a bad line, up to the number of reports."""
         self._reported += 1
         if self._reported <= self._reports:
             self.say(f"{line}; skipped")
@@ -131,7 +131,7 @@ class Progress:
             self.say("more lines were skipped; they are counted (`--reports N` shows more)")
 
     def lost(self, why: str) -> None:
-        """Report a result that cannot be written, unless there were many."""
+        """Report a result that cannot be written, up to the number of reports."""
         self._lost += 1
         if self._lost <= self._reports:
             self.say(f"{why}; left out")
@@ -139,7 +139,7 @@ class Progress:
             self.say("more results were left out; they are counted (`--reports N` shows more)")
 
     def summary(self, how: str | None = None) -> None:
-        """Print the one line that tells what was done, and how it ended unless at its end."""
+        """Print the summary, with the reason of the end if the input did not end."""
         tally, seconds = self._tally(), time.monotonic() - self._started
         rate = round(tally.events / seconds) if seconds else 0
         parts = [
@@ -168,7 +168,7 @@ class Progress:
         self._outlet.flush(0.1)
 
     def _print(self, line: str) -> None:
-        # The work goes on, and ends well, when nobody reads stderr any more.
+        # A run whose stderr has lost its reader goes on, and ends well.
         if self._outlet.size < _MOST:
             self._outlet.put(f"{line}\n".encode(errors="backslashreplace"))
 
@@ -203,7 +203,7 @@ class Progress:
         clock = _clock(spent)
         if self._size:
             row.insert(0, ProgressBar(total=self._size, completed=tally.position, width=6))
-            # What was read and waits to be worked on is not done yet.
+            # Events that were read and are not handled yet count as not done.
             done = tally.position / self._size * (tally.events / tally.read if tally.read else 0)
             done = min(done, 1.0)
             if spent > _SOON and done > 0:
@@ -224,7 +224,7 @@ class Progress:
 
 
 class _Screen(io.TextIOBase, IO[str]):
-    """What rich writes to."""
+    """The file that rich writes to."""
 
     def __init__(self, outlet: Outlet) -> None:
         self._outlet = outlet

@@ -24,31 +24,31 @@ from velo.cli.parsing import Burst, Rules
 
 __all__ = ["Reader"]
 
-# So many bursts wait for the loop at most: enough to keep it busy, little to throw away at the end.
+# The most bursts that wait for the loop: enough to keep it busy, and few to drop at the end.
 _AHEAD = 4
-# How long, in seconds, files that are followed are left alone when they had nothing new: short
-# after something came, longer and longer while nothing does. A look at one is two system calls.
+# The pause, in seconds, before a followed file without new bytes is read again. It is short after
+# new bytes, and grows while there are none. One read takes two system calls.
 _SHORTEST, _LONGEST = 0.005, 0.1
 
 
 class _Stopped(Exception):
-    """Nobody wants more events."""
+    """The run takes no more events."""
 
 
 class Reader:
     """A thread that reads and parses, and the event loop's end of it.
 
-    The thread is a daemon: one that is blocked in a file does not keep the program from ending.
+    The thread is a daemon: while it is blocked in a file, the program can still end.
 
     Args:
-        inputs: What to read, one after the other; all of them at once if they are followed.
-        rules: What makes an event.
-        follow: Whether to go on at the end of a file, and wait for more.
-        limit: Take only the first so many events.
-        strict: Read no further than the first bad line.
+        inputs: The inputs to read, one after the other; side by side if they are followed.
+        rules: How a line becomes an event.
+        follow: Whether to wait for more at the end of a file.
+        limit: The most events to take; None: all.
+        strict: Whether to read no further than the first bad line.
 
     Attributes:
-        counts: How many events and bad lines each input had, by its name.
+        counts: The numbers of events and of bad lines of each input, by its name.
 
     """
 
@@ -66,7 +66,7 @@ class Reader:
         self._follow = follow
         self._left = limit
         self._strict = strict
-        # Of each input, by name: how many events and bad lines it had.
+        # The numbers of events and of bad lines of each input, by its name.
         self.counts: dict[str, list[int]] = {}
         self._loop = asyncio.get_running_loop()
         self._queue: asyncio.Queue[Burst | click.ClickException | None] = asyncio.Queue()
@@ -76,11 +76,11 @@ class Reader:
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
 
     async def bursts(self) -> AsyncGenerator[Burst, None]:
-        """Yield what was read, until the end of the inputs or `stop`.
+        """Yield the bursts that were read, until the end of the inputs or `stop`.
 
         Raises:
             Failure: When an input cannot be read any further.
-            click.UsageError: When a CSV header is none.
+            click.UsageError: When a CSV header is unusable.
 
         """
         threading.Thread(target=self._work, name="velo run reader", daemon=True).start()
@@ -96,8 +96,8 @@ class Reader:
     def stop(self) -> None:
         """Read no further.
 
-        What was read from a pipe still comes, because nobody else will ever get it. What was read
-        from files and not taken yet is dropped.
+        Events that were read from a pipe still come, because no other program can read them again.
+        Events of files that were not taken yet are dropped.
         """
         self._stopped = True
         os.eventfd_write(self._wake, 1)
@@ -121,7 +121,7 @@ class Reader:
             end = error
         except _Stopped:
             pass
-        except Exception as error:  # whoever waits for events must know that none will come
+        except Exception as error:  # a task that waits for events has to learn that none will come
             end = Failure(f"reading the input failed: {type(error).__name__}: {error}")
         with contextlib.suppress(_Stopped):
             self._hand_over(end)
@@ -163,7 +163,7 @@ class Reader:
             self._wait(0 if news else pause, None)
 
     def _wait(self, seconds: float | None, pipe: int | None) -> None:
-        """Wait for a while, or until a pipe has something; a file always has."""
+        """Wait for a while, or until a pipe has bytes; a file is always ready."""
         if pipe is not None or seconds:
             poll = select.poll()
             poll.register(self._wake, select.POLLIN)
@@ -195,7 +195,7 @@ class Reader:
             raise _Stopped
 
     def _hint(self, burst: Burst) -> None:
-        """Say once how to read what is not UTF-8."""
+        """Print once how to read an input that is not UTF-8."""
         for at, line in enumerate(burst.bad):
             if line.why.startswith("not UTF-8"):
                 self._hinted = True
@@ -215,7 +215,7 @@ class Reader:
 
 
 class _Following:
-    """A file that is followed, and what makes events of it."""
+    """A followed file and its parser."""
 
     def __init__(self, input: Input, rules: Rules) -> None:
         self.input = input
@@ -224,7 +224,7 @@ class _Following:
         self._parser = input.parser(rules, follow=True)
 
     def news(self) -> Iterator[Burst]:
-        """Give what is new, at most one piece of it.
+        """Return the new events, of at most one read.
 
         Raises:
             Failure: When the file cannot be read.

@@ -20,7 +20,7 @@ from velo.testing._replay import again
 
 __all__ = ["replay"]
 
-# Of more streams than that, only those that are different are shown one by one.
+# With more streams than that, only the streams with a difference are shown one by one.
 _FEW = 20
 
 
@@ -51,12 +51,12 @@ def replay(
     """Run recorded streams again, as the function is now, and show the first difference of each.
 
     Recordings are made by `velo record`, and by `fn.options(record=FOLDER)`. The function runs in
-    this process, and waits for nothing. The exit code is 1 if any stream did something else than
-    what was recorded.
+    this process, and waits for nothing. The exit code is 1 if any stream differs from its
+    recording.
 
-    Recordings are read without running anything that is in them. One that holds pickled values,
-    or whose function is in a file outside of the working directory, needs --trust: give that only
-    for what comes from somebody you trust. The hash seed is that of the recordings.
+    Reading a recording runs no code of it. A recording that holds pickled values, or whose function
+    is in a file outside of the working directory, needs --trust: give it only for recordings from a
+    source that you trust. The hash seed is that of the recordings.
     """
     fn = None if target is None else load_target(target)
     found = recordings(*paths)
@@ -80,10 +80,10 @@ def replay(
 
 
 def _have_seed_of(found: list[Path], trust: bool) -> None:
-    """Start again with the hash seed that all recordings have, if it is another one."""
+    """Start again with the hash seed of the recordings, if this process has another one."""
     seeds = set()
     for path in found:
-        with contextlib.suppress(OSError, ValueError):  # it is told when its turn comes
+        with contextlib.suppress(OSError, ValueError):  # reported when its turn comes
             head = load_recording(path, trust=trust).head
             seeds.add(head.get("hash_seed"))
     if len(seeds) == 1:

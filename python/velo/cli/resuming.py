@@ -1,9 +1,9 @@
-"""`--resume`: what an earlier run has written, and is not to be written once more.
+"""`--resume`: the results that an earlier run has written, which are not written again.
 
-A stream's state is local variables, which are gone with the run that was stopped. So the input is
-read from its beginning again and every function works again, which makes the state anew; what it
-yields and the output holds already is compared with it, by key and in order, and left out. The
-output itself is all that is remembered: there is nothing that could disagree with it.
+A stream's state is in local variables, which are lost with the stopped run. So the input is read
+from its beginning and every function runs again, which rebuilds its state. A result that the output
+already holds is compared with the output, by key and in order, and left out. The output is the only
+memory of the earlier run, so no other file can disagree with it.
 """
 
 from __future__ import annotations
@@ -28,22 +28,21 @@ _PIECE = 1024 * 1024
 
 
 class Written:
-    """The results that a file holds, by key.
+    """The results of a file, by key.
 
-    A last line that was not written to its end does not count; nor do bytes behind it that a disk
-    has not kept.
+    An incomplete last line does not count; nor do the zeros that a disk leaves after a power cut.
 
     Args:
         file: The output, at its beginning.
-        name: What to call it in messages.
-        keyed: Whether its lines are those of streams by key.
+        name: The name of the output in messages.
+        keyed: Whether its lines have keys.
 
     Attributes:
-        count: How many results it holds.
-        length: How many bytes they take.
+        count: The number of results.
+        length: The number of their bytes.
 
     Raises:
-        click.UsageError: When it holds anything but results.
+        click.UsageError: When the file holds anything but results.
 
     """
 
@@ -60,13 +59,13 @@ class Written:
                 if not self._enter(line):
                     self._refuse_unless_lost(b"\n".join([*lines[at:], partial]), file)
                     return
-        # What is left in `partial` is a line that was not written to its end.
+        # The rest in `partial` is an incomplete line.
 
     def has(self, key: Any, line: bytes) -> bool:
         """Return whether the file holds this result, which must be the next one of its key.
 
         Raises:
-            Failure: When it holds another one in this place.
+            Failure: When the file holds another result in this place.
 
         """
         sums = self._left.get(key)
@@ -82,10 +81,10 @@ class Written:
         return True
 
     def check_end(self) -> None:
-        """Check that all that the file holds came again.
+        """Check that every result of the file came again.
 
         Raises:
-            Failure: When something did not.
+            Failure: When a result did not.
 
         """
         for key, sums in self._left.items():
@@ -112,7 +111,7 @@ class Written:
         return True
 
     def _refuse_unless_lost(self, rest: bytes, file: io.FileIO) -> None:
-        """After a power cut a file may be longer than what the disk has kept of it."""
+        """Check for the zeros of a power cut: a file may be longer than its bytes on the disk."""
         while not rest.strip(b"\0\n"):
             rest = file.read(_PIECE)
             if not rest:
@@ -125,7 +124,7 @@ class Written:
 
 
 class _Sums:
-    """A checksum of each result of one key, and how many of them came again."""
+    """A checksum of each result of one key, and the number of those that came again."""
 
     __slots__ = ("all", "at")
 
@@ -140,11 +139,11 @@ class _Sums:
 
 
 def open_resumed(path: str, *, keyed: bool) -> tuple[io.FileIO, Written]:
-    """Open an output for what it does not hold yet, behind what it does; create it if need be.
+    """Open an output to append the missing results; create it if need be.
 
     Raises:
-        OSError: When it cannot be opened.
-        click.UsageError: When it holds anything but results.
+        OSError: When the output cannot be opened.
+        click.UsageError: When the output holds anything but results.
 
     """
     if (

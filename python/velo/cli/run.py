@@ -1,4 +1,4 @@
-"""`velo run`: its options, and what they make of a run."""
+"""`velo run`: its options, and the run that they describe."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ _POSITIVE = click.IntRange(min=1)
     type=click.Choice(["json", "msgpack", "text", "bytes"]),
     help="URLs: what records hold. [default: json]",
 )
-@click.option("--dead-letter", metavar="FILE|URL", help="Where records go that fail.")
+@click.option("--dead-letter", metavar="FILE|URL", help="Put failed records there.")
 @click.option("--retries", type=click.IntRange(min=0), default=0, help="URLs: of a failed record.")
 @click.option(
     "--max-pending",
@@ -70,12 +70,12 @@ _POSITIVE = click.IntRange(min=1)
     "--timeout",
     type=click.FloatRange(min=0, min_open=True),
     metavar="SECONDS",
-    help="End a stream that was idle for so long.",
+    help="End a stream that was idle for this time.",
 )
 @click.option("--max-concurrent", type=_POSITIVE, help="Streams that are open at a time.")
-@click.option("--limit", type=_POSITIVE, help="Take only the first so many events.")
-@click.option("--follow", is_flag=True, help="Go on as the files grow, as `tail -F` does.")
-@click.option("--resume", is_flag=True, help="Go on where an earlier run has stopped writing.")
+@click.option("--limit", type=_POSITIVE, help="Take only the first N events.")
+@click.option("--follow", is_flag=True, help="Wait for more at the end of files, as `tail -F`.")
+@click.option("--resume", is_flag=True, help="Complete the output of an earlier run.")
 @click.option(
     "--drain",
     type=click.FloatRange(min=0),
@@ -88,10 +88,10 @@ _POSITIVE = click.IntRange(min=1)
 @click.option("--metrics", metavar="HOST:PORT", help="Serve figures of the run to Prometheus.")
 @click.option("--format", type=click.Choice(["ndjson", "json", "csv", "tsv"]), help="Of the input.")
 @click.option("--encoding", metavar="NAME", help="Of the input: latin-1, utf-16. [default: utf-8]")
-@click.option("--delimiter", metavar="C", help="CSV: what is between fields: `;`, `tab`.")
+@click.option("--delimiter", metavar="C", help="CSV: between fields, as `;` or `tab`.")
 @click.option("--no-convert", is_flag=True, help="CSV: keep all fields as text.")
 @click.option("--text", multiple=True, metavar="FIELD", help="CSV: keep this field as text.")
-@click.option("--null", multiple=True, metavar="VALUE", help="CSV: what means nothing, as NA.")
+@click.option("--null", multiple=True, metavar="VALUE", help="CSV: a value that means null, as NA.")
 @click.option("--strict", is_flag=True, help="Stop at the first bad line.")
 @click.option(
     "--reports",
@@ -132,7 +132,7 @@ def run(
     progress: bool,
     **settings: Any,
 ) -> None:
-    """Run a stream function over the events of files or a pipe, and write what it yields.
+    """Run a stream function over the events of files or a pipe, and write its results.
 
     \b
       velo run flights.py:turnarounds -i flights.csv -k tailnum --mode process -o out.ndjson
@@ -140,27 +140,27 @@ def run(
       velo run shop.funnel:steps -i /var/log/clicks.ndjson -k user --follow
 
     The input is NDJSON (.ndjson, .jsonl), an array of JSON (.json), or CSV or TSV with a header
-    (.csv, .tsv), either of them also as .gz, .zst, .bz2 or .xz, or as a .zip of one file. Standard
-    input is NDJSON unless --format says otherwise. Several inputs are read one after the other,
-    those of a pattern in the order of their names.
+    (.csv, .tsv), each of them also as .gz, .zst, .bz2 or .xz, or as a .zip of one file. Standard
+    input is NDJSON unless --format says otherwise. Several inputs are read one after the other, and
+    the files of a pattern in the order of their names.
 
     Each result is a line of JSON: as it is, or {"key": ..., "result": ...} with --key. Order holds
     within a key. The output of one key does not depend on the mode or on the number of workers.
-    Keys are compared as they are written: 3.1 and 3.10 are two.
+    Keys are compared as they are written: 3.1 and 3.10 are two keys.
 
-    CSV fields that are numbers become numbers, empty ones null. What looks like a code stays text:
-    007, +49, 1_000. What is between fields is found out from the header.
+    CSV fields that are numbers become numbers, empty fields null. Values that look like codes stay
+    text: 007, +49, 1_000. The delimiter is found in the header.
 
     A line that is no event, or has no key, is reported and skipped, and so is a result that has no
-    form in JSON. The exit code is 1 when something failed, when an input gave no event at all, or
-    when results were left out. Ctrl-C and SIGTERM end the input, and write what was done so far;
-    the exit code is 130 or 143. A second one stops at once.
+    form in JSON. The exit code is 1 if the run failed, an input gave no event at all, or results
+    were left out. Ctrl-C and SIGTERM end the input, and the results so far are written; the exit
+    code is 130 or 143. A second signal stops the run at once.
 
-    With --resume, the same command goes on after whatever stopped it, kill -9 included: what the
-    output file has is kept, and only what it lacks is written. The input is read from its beginning
-    again, because the state of the streams is made anew from it.
+    With --resume, the same command completes the output of a run that was stopped in any way, kill
+    -9 included: the results in the output file stay, and only the missing ones are written. The
+    input is read from its beginning again, which rebuilds the state of the streams.
 
-    Settings that are not given are the function's own.
+    Other settings are those of the function itself.
     """  # noqa: D301
     # (Click leaves lines alone that stand below a backspace: the docstring has to hold one.)
     fn = _configured(load_target(target), settings)
@@ -261,7 +261,7 @@ def run(
 
 
 def _as_record() -> click.Command:
-    """Make `velo record` of `velo run`: it is that, and records."""
+    """Make the command `velo record` from `velo run`: the same run, with recordings."""
     params = [param for param in run.params if param.name != "record"]
     folder = click.Option(
         ["--record"],
@@ -308,7 +308,7 @@ def _delimiter(text: str) -> str:
 
 
 def _run(job: Job | ConnectedJob, reader: Callable[[], Reader], shown: Progress) -> int:
-    """Do the work, say how it went, and return the exit code."""
+    """Run the job, print the summary, and return the exit code."""
     signals = Signals(shown.abandon)
 
     async def main() -> None:

@@ -1,9 +1,9 @@
-"""SIGINT and SIGTERM of a run: the first asks it to stop, the next one ends it, whatever it does.
+"""SIGINT and SIGTERM of a run: the first signal asks it to stop, the second one ends it.
 
-The event loop cannot be relied on: a function that runs inline may hold it. So a thread hears of
-signals as they come (by the descriptor that Python's own handler writes to), hands them to the
-loop, and ends the process where the loop does not. Code that keeps the interpreter's lock keeps the
-thread from running as well; where it looks for signals, the handler does the same.
+The event loop may not run: an inline function may hold it. So a thread reads signals from the
+descriptor that Python's own handler writes to, hands them to the loop, and ends the process if the
+loop does not. Code that holds the interpreter's lock stops that thread as well; if such code checks
+for signals, the handler does the thread's work.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from velo import _core
 __all__ = ["Signals"]
 
 _NUMBERS = (signal.SIGINT, signal.SIGTERM)
-# A signal so many seconds after the first one is the same: `timeout` sends it to the program, and
-# again to its group.
+# Signals within these seconds count as one: `timeout` sends a signal to the program, and again to
+# its process group.
 _SAME = 0.05
-# So many seconds after the second signal the process is ended.
+# The seconds after the second signal until the process is ended by force.
 _BOUND = 2.0
-# So many seconds after the time that streams have, if the first signal was the only one.
+# The same after the end of `drain`, if there was only one signal.
 _SLACK = 10.0
 
 _Hear = Callable[[signal.Signals], object]
 
 
 class Signals:
-    """Takes the signals of this process over, for as long as it runs.
+    """Handles the signals of this process until its end.
 
     Args:
-        last: Called before the process is ended by force: to tell what can be told at once.
+        last: Called before the process is ended by force. It must not wait.
 
     """
 
@@ -47,7 +47,7 @@ class Signals:
         self._lock = threading.RLock()  # the handler may interrupt its holder
         self._hear: _Hear | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        # How many signals the thread and the handler have heard of: each hears of all that it can.
+        # The signals that the thread and the handler have seen; either of them may miss some.
         self._counts = [0, 0]
         self._total = 0
         self._first = 0.0

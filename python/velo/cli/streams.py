@@ -8,14 +8,14 @@ import sys
 __all__ = ["closed", "fill"]
 
 closed: set[int] = set()
-"""The descriptors 0, 1 and 2 that nobody has opened for this process."""
+"""The descriptors 0, 1 and 2 that were closed when this process started."""
 
 
 def fill() -> None:
-    """Open what is closed at nothing.
+    """Open closed standard streams at `/dev/null`.
 
-    Otherwise the first file that is opened would be a standard stream to everything that knows them
-    by their numbers, and Python has None for them.
+    Otherwise the first file that the process opens would get the number of a standard stream, and
+    code that uses standard streams by number would write into that file. Python has None for them.
     """
     for fd, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         where: int | str = os.devnull  # should the number be another file's by now
@@ -23,9 +23,9 @@ def fill() -> None:
             os.fstat(fd)
         except OSError:
             where = fd
-            # The lowest one that is free: those below are open by now.
+            # The lowest free descriptor: the lower ones are open by now.
             null = os.open(os.devnull, os.O_RDONLY if fd == 0 else os.O_WRONLY)
-            if null != fd:  # pragma: no cover - somebody else was faster
+            if null != fd:  # pragma: no cover - another thread was faster
                 os.dup2(null, fd)
                 os.close(null)
             os.set_inheritable(fd, True)

@@ -1,7 +1,7 @@
-"""Text that others have made, as it is safe to show: names, keys, values, errors, log lines.
+"""Escapes text from outside before it is printed: names, keys, values, errors, log lines.
 
-A terminal obeys what it is sent. So control characters, line ends within a line, marks that turn
-the direction of writing around, and characters that cannot be seen are shown as escapes.
+A terminal obeys control characters. So control characters, line ends within a line, marks that
+change the direction of writing, and invisible characters are shown as escapes.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ _HIDDEN = (
 )
 _IN_LINE = re.compile(f"[\x00-\x1f\x7f-\x9f{_HIDDEN}]")
 _IN_BLOCK = re.compile(f"[\x00-\x08\x0b-\x1f\x7f-\x9f{_HIDDEN}]")
-# What JSON's own escapes leave.
+# The characters that JSON's own escapes leave.
 _IN_JSON = re.compile(f"[\x7f-\x9f{_HIDDEN}]")
 _NAMED = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
 def inline(text: object) -> str:
-    """Return what may stand within a line."""
+    """Return the text, escaped for use within a line."""
     return _IN_LINE.sub(_escape, str(text))
 
 
 def block(text: object) -> str:
-    """Return what may stand on lines of its own: line ends and tabs stay."""
+    """Return the text, escaped for lines of its own: line ends and tabs stay."""
     return _IN_BLOCK.sub(_escape, str(text))
 
 
 def safe_json(lines: bytes) -> bytes:
-    """Return JSON that means the same, and that a terminal may be sent."""
+    """Return equivalent JSON that is safe to print on a terminal."""
     if lines.isascii() and b"\x7f" not in lines:
         return lines
     return _IN_JSON.sub(_json_escape, lines.decode()).encode()

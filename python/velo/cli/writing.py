@@ -29,9 +29,9 @@ from velo.cli.text import inline, safe_json
 __all__ = ["Unread", "Writer", "open_output", "resume_output"]
 
 _PIECE = 64 * 1024
-# How many seconds a result may wait for others to be written with it.
+# The longest time, in seconds, that a result waits for others to be written with it.
 _PATIENCE = 0.05
-# What a file that takes no more says, and what to do about it.
+# The errors of a file that takes no more, and what to do about each.
 _ROOM = {
     errno.ENOSPC: "make room on its disk",
     errno.EDQUOT: "make room in its disk quota",
@@ -40,15 +40,15 @@ _ROOM = {
 
 
 class Unread(Failure):
-    """Whoever read the output has left: nothing went wrong."""
+    """The reader of the output has left, which is no failure of the run."""
 
 
 def open_output(path: str, inputs: Sequence[str]) -> Output:
     """Create a file, or take standard output for `-`.
 
     Raises:
-        click.UsageError: When it cannot be created, is one of the inputs, or is somebody else's in
-            a folder that all can write to.
+        click.UsageError: When the file cannot be created, is one of the inputs, or belongs to
+            another user in a folder that all users can write to.
 
     """
     if path == "-":
@@ -68,7 +68,7 @@ def open_output(path: str, inputs: Sequence[str]) -> Output:
 
 
 class _Packed:
-    """What packs what is written to it, and the file below."""
+    """The compressor to write to, and the file below it."""
 
     def __init__(self, packed: Any, file: io.FileIO) -> None:
         self.name = file.name
@@ -85,10 +85,11 @@ class _Packed:
 
 
 def resume_output(path: str, inputs: Sequence[str], *, keyed: bool) -> tuple[Output, Written]:
-    """Open a file behind the results that an earlier run has written to it, and return them too.
+    """Open a file at the end of the results of an earlier run, and return those results too.
 
     Raises:
-        click.UsageError: When it cannot be opened, is one of the inputs, or holds something else.
+        click.UsageError: When the file cannot be opened, is one of the inputs, or holds anything
+            but results.
 
     """
     with _said(path, inputs):
@@ -114,18 +115,18 @@ Output = io.FileIO | _Packed
 
 
 class Writer:
-    """Collects lines and has them written.
+    """Collects lines, and writes them in a thread.
 
     Args:
-        file: Where to.
-        name: What to call that in messages; `-` is standard output.
-        keyed: Whether each line says the key of its stream.
-        written: What an earlier run has written; it is not written again.
+        file: The file to write to.
+        name: The name of the file in messages; `-` is standard output.
+        keyed: Whether each line has the key of its stream.
+        written: The results of an earlier run, which are not written again.
 
     Attributes:
-        count: How many results there were, those included that an earlier run has written.
-        failed: Why the file takes no more, once that has turned out.
-        on_failure: Called in the event loop when that turns out.
+        count: The number of results, with those of an earlier run.
+        failed: The reason why the file takes no more; None before that.
+        on_failure: Called in the event loop when `failed` is set.
 
     """
 
@@ -142,14 +143,14 @@ class Writer:
         self._outlet = Outlet(file, file.fileno() if isinstance(file, io.FileIO) else None)
         self._outlet.on_error = self._failed
         self._outlet.cut = self._cut
-        # A terminal obeys what it is sent.
+        # A terminal obeys control characters.
         self._shown = isinstance(file, io.FileIO) and file.isatty()
         self._lines: list[bytes] = []
         self._size = 0
         self._timer: asyncio.TimerHandle | None = None
 
     def watch(self) -> None:
-        """Notice from now on when nobody reads the output any more."""
+        """Notice from now on when the reader of the output leaves."""
         self._outlet.watch(asyncio.get_running_loop())
 
     @property
@@ -163,16 +164,16 @@ class Writer:
 
     @property
     def left(self) -> int:
-        """How many bytes were not written yet."""
+        """The number of bytes that were not written yet."""
         return self._size + self._outlet.size
 
     def write(self, result: Any, key: Any = None) -> None:
         """Add one result.
 
         Raises:
-            TypeError: When it cannot be written as JSON; the message says why.
-            Failure: When an earlier one could not be written, or an earlier run has written another
-                one in its place.
+            TypeError: When the result has no form in JSON; the message names the reason.
+            Failure: When an earlier result could not be written, or an earlier run has written
+                another result in its place.
 
         """
         if self.failed is not None:
@@ -189,7 +190,7 @@ class Writer:
             self._timer = asyncio.get_running_loop().call_later(_PATIENCE, self.flush)
 
     async def emptied(self) -> None:
-        """Wait until all that was added is in the file.
+        """Wait until every added result is in the file.
 
         Raises:
             Failure: When the file takes no more.
@@ -211,7 +212,7 @@ class Writer:
         return jsonlines.dumps({"key": form(key), "result": result})
 
     def flush(self) -> None:
-        """Have written what there is."""
+        """Hand the collected lines to the thread."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -222,10 +223,10 @@ class Writer:
             self._outlet.put(safe_json(data) if self._shown else data)
 
     async def close(self) -> None:
-        """Write what is left, and close the file.
+        """Write the remaining lines, and close the file.
 
         Raises:
-            Failure: When anything could not be written.
+            Failure: When a line could not be written.
 
         """
         if self.failed is None:
@@ -236,7 +237,7 @@ class Writer:
             raise self.failed
 
     def give_up(self) -> Failure:
-        """Wait no longer, and say what that means."""
+        """Give up waiting for the file, and return the failure with its consequence."""
         self._outlet.on_error = None
         if self.failed is None:
             self.failed = Failure(
@@ -252,7 +253,7 @@ class Writer:
             self.on_failure()
 
     def _cut(self, torn: int) -> None:
-        """Take back what was written of a line that has no end."""
+        """Remove the written part of an incomplete line from the file."""
         if self._is_file() and isinstance(self._file, io.FileIO):
             with contextlib.suppress(OSError):  # a disk that is worse than full
                 self._file.truncate(self._file.seek(-torn, os.SEEK_CUR))
@@ -272,6 +273,6 @@ class Writer:
         )
 
     def _is_file(self) -> bool:
-        """Whether it is one that has a name and is no device."""
+        """Whether the file is a regular file with a name."""
         name = self._file.name
         return isinstance(name, str | bytes) and os.path.isfile(name)

@@ -1,4 +1,4 @@
-"""Bytewax: `stateful_map` in this very process; there is no other one."""
+"""Bytewax: `stateful_map` in this process, without a worker process."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ __all__ = ["CONNECTORS", "Connector", "Refused", "kafka", "made", "python_of"]
 LIMIT = 100.0  # seconds of a run
 INSTALL_LIMIT = 600.0
 
-READY = "ready"  # a file in an environment that is complete
+READY = "ready"  # the name of the file that marks a complete environment
 
 
 class Connector(NamedTuple):

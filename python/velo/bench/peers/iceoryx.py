@@ -17,7 +17,7 @@ from velo.bench.peers.stdlib import FORK
 
 AHEAD = 1024
 
-# Everybody who subscribes to a service gets all of it: each worker has services of its own.
+# Every subscriber of a service gets all samples, so each worker has services of its own.
 _NUMBERS = itertools.count()
 
 

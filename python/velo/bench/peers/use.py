@@ -1,4 +1,4 @@
-"""What peers are measured by. Each gives figures by name."""
+"""The measurements of peers. Each function returns figures by name."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from velo.bench.measure import percentiles
 from velo.bench.peers import PEERS, Connection, Work
 
 BATCH = 256
-# Batches that may be on their way: more do not make any peer faster.
+# The most batches in flight: more make no peer faster.
 BATCHES_AHEAD = 4
 
 

@@ -1,4 +1,4 @@
-"""velo-stream 0.2.0, run by an interpreter that has it; this file imports nothing else of ours.
+"""velo-stream 0.2.0, run by an interpreter that has it; this file imports no other file of velo.
 
 Called as `python velo_stream.py ARGUMENTS`: the measurement and its arguments, as JSON.
 """
@@ -31,7 +31,7 @@ def passthrough() -> Any:
 
 
 async def throughput(event: str, seconds: float) -> dict[str, float]:
-    """Have up to 64 events on their way; its queues drop more."""
+    """Keep up to 64 events in flight; its queues drop more."""
     async with passthrough().open() as stream:
         begin, sent, got = time.perf_counter(), 0, 0
         while time.perf_counter() < begin + seconds or got < sent:

@@ -17,7 +17,7 @@ zmq: Any = _zmq  # its type hints are incomplete
 
 
 class _Sockets:
-    """Objects by pickle 5; large buffers inside them as parts of their own, not copied."""
+    """Sends objects by pickle 5, and large buffers inside them as message parts, without a copy."""
 
     def __init__(self, out: str, back: str, *, bind: bool) -> None:
         self._context = zmq.Context()

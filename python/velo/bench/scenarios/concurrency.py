@@ -30,7 +30,7 @@ def measure(plan: Plan) -> Iterator[Row]:
         target=0.4,
     )
     measurement = f"CPU of {IDLE:,} idle streams"
-    # What cannot be told from a clock tick of the measurement itself.
+    # A cost below this cannot be told from a clock tick of the measurement itself.
     yield from bounded(
         figures, "idle", measurement=measurement, unit="% of a core", figure="percent", target=0.5
     )

@@ -35,7 +35,7 @@ def measure(plan: Plan) -> Iterator[Row]:
     if _core.usable_cores() >= 2:
         subjects["two"] = _in_turn(2, count)
     for size, shape in SIZES.items():
-        # Those that are copied take long enough with a quarter of them.
+        # A quarter of the frames is enough where frames are copied.
         lent, copied = (shape, AHEAD, True, count), (shape, AHEAD, False, count // 4)
         subjects[f"{size} frames on loan"] = Subject("velo.bench.ours:corners", lent)
         subjects[f"{size} frames, copied"] = Subject("velo.bench.ours:corners", copied)

@@ -17,7 +17,7 @@ QUEUES = "asyncio.Queue pair, in process"
 BATCHED = ", lists of 256 by hand"
 SINGLY = ", one by one"
 COUNT = 2_000_000
-# So many times as many rounds, so much shorter.
+# The factor by which there are more rounds, each of them shorter by it.
 OFTEN = 4
 
 # Of the floor; of the best peer that batches by hand; of the best one that is used one by one.

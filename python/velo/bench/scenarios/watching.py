@@ -9,13 +9,13 @@ from velo.bench.measure import Plan, Row, Subject, bounded
 
 EVENT = "64 bytes"
 STREAMS = 100
-# Spells of each kind in a round, and how many seconds one lasts: a look at 4 Hz is four times what
-# `velo top` does.
+# Spells of each kind in a round, and the seconds that one lasts. Looks at 4 Hz are four times as
+# frequent as those of `velo top`.
 SPELLS = 40
 SPELL = 0.25
 
-# What is measured, per second and per second of what client and worker compute: the latter shows
-# little of what else goes on, and of the processor time of those who look.
+# The measurements: events per second, and per second of processor time of client and worker. The
+# latter depends little on other processes, and on the processor time of the viewer.
 PER = {
     "": ("rate", "alone", "ratio"),
     ", by processor time": ("work", "work_alone", "work_ratio"),

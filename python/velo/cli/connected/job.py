@@ -27,7 +27,7 @@ from velo.connect.errors import (
 
 __all__ = ["ConnectedJob", "Refused"]
 
-# How many seconds `finally` blocks may take once the streams are cancelled.
+# The seconds that `finally` blocks may take once the streams are cancelled.
 _LAST = 1.0
 _AT_ONCE = 0.25
 # The exit codes of sysexits.h.
@@ -41,7 +41,7 @@ _CODES = (
 
 
 class Refused(Failure):
-    """A server or a file is not there, or refuses what is asked of it."""
+    """A server or a file is missing, or refuses the run."""
 
     def __init__(self, error: ConnectError) -> None:
         super().__init__("\n".join([str(error), *getattr(error, "__notes__", ())]))
@@ -51,7 +51,7 @@ class Refused(Failure):
 
 
 class _Heard(logging.Handler):
-    """Shows what connectors log beside the live line."""
+    """Shows log records of connectors beside the live line."""
 
     def __init__(self, progress: Progress) -> None:
         super().__init__(logging.WARNING)
@@ -69,9 +69,9 @@ class ConnectedJob:
         source: The source.
         key: As for `keyed`; None: there is one stream.
         sink: The sink.
-        dead_letter: Where records go that fail; None: the first one ends the run.
+        dead_letter: The sink of failed records; None: the first failed record ends the run.
         terms: `max_pending` and `retries`.
-        drain: How many seconds what was read may take, after a signal.
+        drain: The seconds that the records that were read may take, after a signal.
         strict: Whether a record that cannot be decoded, or has no key, ends the run.
 
     Attributes:
@@ -109,7 +109,7 @@ class ConnectedJob:
         self._progress: Progress | None = None
 
     def tally(self) -> Tally:
-        """Return the counts as they stand."""
+        """Return the current counts."""
         tally, figures, metrics = self._tally, self._run.figures, self.fn.metrics
         tally.read = figures.read - figures.bad
         tally.results = figures.results

@@ -1,4 +1,4 @@
-"""Makes the run of a source into a sink of what the options of `velo run` say."""
+"""Makes the run from a source to a sink that the options of `velo run` describe."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ def connected_job(
     Args:
         fn: The function.
         urls: The sources.
-        reader: Makes the reader of the files that are read beside them; None: there are none.
-        keys: What gives an event's key.
-        record_key: Whether that is the record's own.
+        reader: Makes the reader of the input files; None: all inputs are URLs.
+        keys: Gives the key of an event.
+        record_key: Whether the key is the record's own.
         output: The URL of the sink, if there is no writer.
         writer: The writer of the output file.
-        group: The setting of this name, for all sources.
-        decode: The same.
+        group: The setting `group` of all sources.
+        decode: The setting `decode` of all sources.
         dead_letter: A file or a URL.
         retries: See `Connected.into`.
         max_pending: See `StreamFn.keyed`.

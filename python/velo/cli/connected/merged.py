@@ -1,4 +1,4 @@
-"""Several sources as one: records come as each of them has some."""
+"""Several sources as one: it gives each source's records as they come."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from velo.connect.model import Assigned, Batch, Lost, Revoked, record_of
 
 __all__ = ["Merged"]
 
-# So many items of each source wait to be taken.
+# The most items of one source that wait to be taken.
 _AHEAD = 2
 
 
@@ -61,7 +61,7 @@ class Merged:
             async for item in items:
                 taken.clear()
                 await queue.put((number, item))
-                await taken.wait()  # a partition goes only once what was read of it is handled
+                await taken.wait()  # a partition is released only once its records are handled
         finally:
             if (close := getattr(items, "aclose", None)) is not None:
                 await close()
@@ -87,13 +87,13 @@ class Merged:
         return found
 
     def pause(self, partitions: Iterable[Hashable]) -> None:
-        """Read no more of these, where their source can do that."""
+        """Stop reading these partitions, if their source can do that."""
         for number, some in self._by_source(partitions).items():
             if (pause := getattr(self._sources[number], "pause", None)) is not None:
                 pause(some)
 
     def resume(self, partitions: Iterable[Hashable]) -> None:
-        """Read these again."""
+        """Read these partitions again."""
         for number, some in self._by_source(partitions).items():
             if (resume := getattr(self._sources[number], "resume", None)) is not None:
                 resume(some)

@@ -1,4 +1,4 @@
-"""What the options of `velo run` make of URLs: sources, a sink, dead letters."""
+"""Makes sources, a sink and dead letters from the URLs in the options of `velo run`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["check_apart", "dead_letters", "endpoint", "has_url"]
 
 
 def has_url(*paths: str) -> bool:
-    """Whether one of them is a URL."""
+    """Whether one of the names is a URL."""
     return any(is_url(path) for path in paths)
 
 
@@ -65,10 +65,10 @@ def check_apart(read: Iterable[str], output: str, dead_letter: str | None) -> No
     Args:
         read: The inputs: files and URLs.
         output: The output.
-        dead_letter: Where records go that fail.
+        dead_letter: The file or URL of the dead letters.
 
     Raises:
-        click.UsageError: When one is.
+        click.UsageError: When a file is.
 
     """
     for option, place in (("--output", output), ("--dead-letter", dead_letter)):
@@ -92,7 +92,7 @@ def _same(one: str | None, other: str) -> bool:
 
 
 def _path(place: str | None) -> str | None:
-    """Give the path of a file or of the URL of one; None for all else."""
+    """Return the path of a file, also from a `file:` URL; None for any other URL."""
     if place is None or place == "-":
         return None
     if not is_url(place):

@@ -28,7 +28,7 @@ class ReaderSource:
         self._reader: Reader | None = None
 
     async def __aiter__(self) -> AsyncIterator[Batch]:
-        """Give what the reader gives."""
+        """Give the reader's events as records."""
         self._reader = reader = self._make()
         number = 0
         async with contextlib.aclosing(reader.bursts()) as bursts:

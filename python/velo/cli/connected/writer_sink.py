@@ -21,7 +21,7 @@ class WriterSink:
 
     @property
     def failed(self) -> Failure | None:
-        """Why the file takes no more, once that has turned out."""
+        """The reason why the file takes no more; None before that."""
         return self._writer.failed
 
     def watch(self, on_failure: Callable[[], object]) -> None:

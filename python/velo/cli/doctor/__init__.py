@@ -46,8 +46,8 @@ _MARKS = {OK: "[green]ok[/]", WARN: "[yellow]look[/]", FAIL: "[red bold]fails[/]
 def doctor(as_json: bool) -> None:
     """Check the limits, the kernel and the leftovers of this machine, and run a stream on it.
 
-    What is marked `fails` keeps velo from working, and makes the exit code 1; `look` works, with
-    less than the machine could give.
+    A check marked `fails` keeps velo from working, and makes the exit code 1. With one marked
+    `look`, velo works with less than the machine could give.
     """
     console = Console()
     if as_json or not console.is_terminal:
@@ -71,7 +71,7 @@ def doctor(as_json: bool) -> None:
 
 
 def examine() -> Iterator[Check]:
-    """Run every check; one that cannot be run says so instead of ending the others."""
+    """Run every check; a check that raises is reported, and the others run all the same."""
     for check in CHECKS:
         try:
             yield check()
@@ -82,7 +82,7 @@ def examine() -> Iterator[Check]:
 
 
 def show(console: Console, checks: list[Check]) -> None:
-    """Print one table, with what to change below what was found."""
+    """Print one table, with the advice below each finding."""
     system = f"{platform.system()} {platform.release()}"
     console.print(
         f"velo {__version__}, Python {platform.python_version()}, {system}", highlight=False

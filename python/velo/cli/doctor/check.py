@@ -1,4 +1,4 @@
-"""What one check found."""
+"""The result of one check of `velo doctor`."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ FAIL = "fail"
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """One thing that was looked at.
+    """The result of one check.
 
     Attributes:
-        name: What.
-        verdict: `OK`; `WARN`, where velo works with less than it could have; `FAIL`, where
-            something will not work.
-        found: What is there, with its figures.
-        advice: What to change; empty when nothing is to be.
+        name: The name of the check.
+        verdict: `OK`; `WARN`, if velo works with less than it could have; `FAIL`, if a part of
+            velo will not work.
+        found: The finding, with its figures.
+        advice: The change to make; empty if none is needed.
 
     """
 
@@ -35,12 +35,12 @@ class Check:
             raise ValueError(f"`{self.name}` finds a fault and does not say what to change")
 
     def as_dict(self) -> dict[str, str]:
-        """Return it for JSON."""
+        """Return the result for JSON."""
         return dataclasses.asdict(self)
 
 
 def read(path: str | Path) -> str | None:
-    """Return what a small file says, or None where it does not exist or cannot be read."""
+    """Return the content of a small file, or None if it does not exist or cannot be read."""
     try:
         return Path(path).read_text().strip()
     except OSError:

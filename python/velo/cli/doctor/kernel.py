@@ -1,4 +1,4 @@
-"""What velo asks of the kernel, tried: old kernels lack some of it, and sandboxes forbid it."""
+"""Tries the system calls that velo needs: old kernels lack some, and sandboxes forbid some."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def passed_descriptors() -> Check:
 
 
 def socket_options() -> Check:
-    """Ask what a socket is."""
+    """Ask for the kind of a socket."""
     here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     with here, there:
         try:
@@ -107,7 +107,7 @@ def socket_options() -> Check:
 
 
 def signal_stacks() -> Check:
-    """Ask for the stack that signals are handled on, which tells where a worker is stuck."""
+    """Ask for an alternate signal stack, which death reports need for the stack of a worker."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.sigaltstack(None, None) == 0:
         return Check("signal stacks", OK, "sigaltstack")

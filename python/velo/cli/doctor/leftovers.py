@@ -1,4 +1,4 @@
-"""What earlier processes may have left behind, and the folder that sockets go into."""
+"""Looks for leftovers of earlier processes, and checks the folder of the sockets."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _MAGIC = b"velolink"
 
 
 def shared_memory() -> Check:
-    """Look for named segments that nobody uses any more.
+    """Look for named segments that no process uses.
 
-    Velo for Python uses memory without a name, of which nothing can be left. The named backend of
-    the Rust crate leaves its segment when its creator is killed.
+    Velo for Python uses memory without a name, which the kernel releases. The named backend of the
+    Rust crate leaves its segment when its creator is killed.
     """
     name = "shared memory"
     if not _SHM.is_dir():
@@ -40,7 +40,7 @@ def shared_memory() -> Check:
 
 
 def runtime_folder() -> Check:
-    """Look at the folder of the standalone supervisor's socket: who may enter, what is stale."""
+    """Check the folder of the standalone supervisor's socket: its permissions, stale sockets."""
     folder = runtime_path()
     try:
         status = folder.lstat()
@@ -66,7 +66,7 @@ def runtime_folder() -> Check:
 
 
 def processes() -> Check:
-    """Look for processes that functions have started, and that have outlived their worker."""
+    """Look for processes of functions that have outlived their worker."""
     found = list(children())
     gone = [child for child in found if not child.alive]
     name = "processes of functions"

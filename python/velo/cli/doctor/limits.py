@@ -15,7 +15,7 @@ __all__ = ["address_space", "file_size", "open_files", "processes"]
 # Descriptors of a client: Python and its event loop, the supervisor, and each worker.
 _BASE_FDS = 40
 _WORKER_FDS = 12
-# What a web server or a test suite has besides.
+# The descriptors that suffice for a web server or a test suite as well.
 _COMFORTABLE_FDS = 1024
 # Address space of a link with the smallest heaps, and with the usual ones.
 _SMALLEST_LINK = 192 << 20
@@ -24,7 +24,7 @@ _UNLIMITED = resource.RLIM_INFINITY
 
 
 def open_files() -> Check:
-    """Compare the limit of open files with what the workers take."""
+    """Compare the limit of open files with the need of the workers."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     need = len(os.listdir("/proc/self/fd")) + _BASE_FDS + _WORKER_FDS * _core.usable_cores()
     found = f"at most {_count(soft)}; velo takes about {need} with a worker on each core"
@@ -39,7 +39,7 @@ def open_files() -> Check:
 
 
 def processes() -> Check:
-    """Compare the limits of processes with what the workers take."""
+    """Compare the limits of processes with the need of the workers."""
     cores = _core.usable_cores()
     need = 2 * cores + 2  # each worker has a watchdog thread; the supervisor; the zygote
     left, found = [], []

@@ -1,4 +1,4 @@
-"""Cores and memory: what the machine has, and what this process may use of it."""
+"""Cores and memory: those of the machine, and the share that this process may use."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from velo.cli.doctor.check import OK, WARN, Check, bytes_of, read
 
 __all__ = ["cgroups", "cores", "memory", "overcommit"]
 
-# A worker is a fork of a Python that has imported velo: so much of its own once it works.
+# The memory of a working worker beyond that which it shares with its zygote.
 _WORKER_BYTES = 32 << 20
 _ROOT = Path("/sys/fs/cgroup")
 
@@ -39,7 +39,7 @@ def cores() -> Check:
 
 
 def memory() -> Check:
-    """Compare what is free with what the workers need."""
+    """Compare the free memory with the need of the workers."""
     lines = (line.split(":") for line in (read("/proc/meminfo") or "").splitlines())
     meminfo = {name: int(rest.split()[0]) << 10 for name, rest in lines}
     available = meminfo.get("MemAvailable", 0)
@@ -60,7 +60,7 @@ def memory() -> Check:
 
 
 def overcommit() -> Check:
-    """Look at how the system promises memory that it may not have."""
+    """Check the system's policy on promising more memory than it has."""
     mode = read("/proc/sys/vm/overcommit_memory")
     meaning = {"0": "heuristic", "1": "always", "2": "never"}.get(mode or "", "unknown")
     found = f"vm.overcommit_memory is {mode} ({meaning})"
@@ -85,7 +85,7 @@ def cgroups() -> list[tuple[str, Path]]:
 
 
 def cpu_quota() -> float | None:
-    """Return how many cores the cgroups allow; None where they do not say."""
+    """Return the number of cores that the cgroups allow; None if they have no quota."""
     quotas = []
     for _, folder in cgroups():
         two = (read(folder / "cpu.max") or "max").split()
@@ -99,7 +99,7 @@ def cpu_quota() -> float | None:
 
 
 def memory_limit() -> tuple[int, int] | None:
-    """Return the tightest limit of the cgroups, and what is used of it."""
+    """Return the tightest limit of the cgroups, and the memory in use under it."""
     limits = []
     for _, folder in cgroups():
         for most, used in (

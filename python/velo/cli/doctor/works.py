@@ -1,4 +1,4 @@
-"""Velo itself: which it is, and whether a stream really runs."""
+"""Velo itself: its version, and whether a stream runs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from velo.cli.doctor.check import FAIL, OK, WARN, Check
 
 __all__ = ["python", "stream"]
 
-# Seconds. A cold start of a Python on a slow disk takes some; more than this is no start at all.
+# Seconds. A cold start of Python on a slow disk takes a few; a longer start has failed.
 _BOUND = 30.0
 _SLOW_START = 5.0
 _EVENTS = 200

@@ -1,4 +1,4 @@
-"""The commands that speak to a supervisor that runs."""
+"""The commands that control a running supervisor."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from velo.cli.text import inline
 
 __all__ = ["drain", "logs", "restart", "stop"]
 
-# What the supervisor may take to end beyond the bound that streams have.
+# The seconds that the supervisor may take to end, beyond the time limit of the streams.
 _SLACK = 10.0
 
 _SECONDS = click.FloatRange(min=0)
@@ -51,7 +51,7 @@ def stop(socket: str | None, timeout: float) -> None:
 def _end(socket: str | None, bound: float | None, *, wait: bool) -> None:
     line = Line(socket)
     line.supervisor.drain(bound)
-    with contextlib.suppress(Failure):  # one without streams may end before it answers
+    with contextlib.suppress(Failure):  # a supervisor without streams may end before it answers
         line.answer()
     if wait and not line.end(None if bound is None else bound + _SLACK):
         raise Failure(f"the supervisor at `{line.path}` has not ended within {bound:g} s")

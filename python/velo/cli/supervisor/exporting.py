@@ -1,4 +1,4 @@
-"""The figures of a supervisor, its workers and their functions, for Prometheus to come and take."""
+"""The figures of a supervisor, its workers and their functions, for Prometheus to scrape."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _WHOLE: dict[str, tuple[str, Callable[[_State], float]]] = {
         lambda state: sum(client["pid"] != os.getpid() for client in state["clients"]),
     ),
 }
-# What is told of each worker; what only goes up is a counter.
+# The figures of each worker: the help text, whether it is a counter, and the value.
 _WORKER: dict[str, tuple[str, bool, Callable[[_State], float]]] = {
     "cpu_seconds": ("Processor time that it has used.", True, lambda w: w["cpu_ms"] / 1e3),
     "events": ("Events that were sent to it.", True, lambda w: w["events"]),
@@ -69,7 +69,7 @@ _WORKER: dict[str, tuple[str, bool, Callable[[_State], float]]] = {
 
 
 class SupervisorFigures:
-    """Makes metrics of what a supervisor and its workers say, whenever they are asked for."""
+    """Makes metrics of the state of a supervisor and its workers at each scrape."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -77,11 +77,11 @@ class SupervisorFigures:
         self._watcher: Watcher | None = None
 
     def watch(self, socket: str) -> None:
-        """Say where the supervisor listens; before that there is nothing to tell."""
+        """Set the socket of the supervisor; before that there are no metrics."""
         self._socket = socket
 
     def describe(self) -> Iterable[Metric]:
-        """Name what there will be, since nothing is there yet when it is registered."""
+        """Name the metrics to come, because the registration precedes the supervisor."""
         return ()
 
     def collect(self) -> Iterable[Metric]:

@@ -1,7 +1,7 @@
-"""What is to be seen of a supervisor.
+"""The figures of a supervisor for `velo top`, `velo status` and the metrics.
 
-What it says itself, what shared memory shows of its streams, and what the workers say of them, put
-together.
+They join the supervisor's own answer, the figures of streams in shared memory, and the answers of
+the workers.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from velo.cli.supervisor.line import Line
 
 __all__ = ["Watcher", "joined", "with_lanes"]
 
-# What a stream is shown as whose worker did not say.
+# The attributes of a stream about which its worker has not answered.
 _UNKNOWN: dict[str, Any] = {
     "name": None,
     "function": None,
@@ -45,17 +45,17 @@ _NOT_COUNTED: dict[str, Any] = dict.fromkeys(
 
 
 class Watcher:
-    """Looks at a supervisor again and again; rates are those between two looks.
+    """Looks at a supervisor repeatedly; rates are those between two looks.
 
-    Workers name each stream once: what they have said is kept for the next look.
+    A worker names each stream once, so its answers are kept for the next look.
     """
 
     def __init__(self, line: Line) -> None:
         self._line = line
         self._state: dict[str, Any] = {}
         self._before: dict[Any, tuple[float, ...]] = {}
-        # Up to which moment the streams of a worker are known, and what is known of them, by
-        # worker and link, and then by slot.
+        # The moment up to which the streams of each worker are known, and the known attributes of
+        # the streams, by worker and link, and then by slot.
         self._known: dict[int, int] = {}
         self._named: dict[tuple[int, int], dict[int, dict[str, Any]]] = {}
         # The detached sessions of each worker, by the number of their detachment.
@@ -72,14 +72,14 @@ class Watcher:
         return self.finish()
 
     def begin(self, state: dict[str, Any]) -> None:
-        """Ask the workers, once the supervisor has said its state."""
+        """Ask the workers, once the supervisor has sent its state."""
         self._state = state
         known = list(self._known.items())
         detached = [(worker, max(there)) for worker, there in self._detached.items() if there]
         self._line.supervisor.look(known, detached)
 
     def finish(self) -> dict[str, Any]:
-        """Return what `look` does, once `begin` was called."""
+        """Return the state as `look` does, once `begin` was called."""
         state = self._state
         looks = {look["worker"]: look for look in self._line.look()}
         now = time.monotonic()
@@ -119,7 +119,7 @@ class Watcher:
         return state
 
     def _take_names(self, looks: Iterable[dict[str, Any]], now: float) -> None:
-        """Note what workers say, and forget what is open no more."""
+        """Keep the answers of the workers, and drop the streams that have ended."""
         before, self._named, self.complete = self._named, {}, True
         known: dict[int, int] = {}
         for look in looks:
@@ -164,7 +164,7 @@ class Watcher:
         self.complete &= not said["more"]
 
     def _told(self, look: dict[str, Any], now: float) -> dict[tuple[int, int], dict[str, Any]]:
-        """Return what is known of the streams of a worker, by link and slot."""
+        """Return the known attributes of a worker's streams, by link and slot."""
         return {
             (link["link"], slot): {
                 "name": one["name"],
@@ -180,11 +180,11 @@ class Watcher:
 def joined(
     look: dict[str, Any], told: dict[tuple[int, int], dict[str, Any]]
 ) -> list[dict[str, Any]]:
-    """Return the streams of a worker: the figures of each, and what is known of it.
+    """Return the streams of a worker, each with its figures and its known attributes.
 
     Args:
-        look: What was seen of the worker.
-        told: What it said of its streams, by link and slot.
+        look: The supervisor's record of the worker.
+        told: The worker's own answer about its streams, by link and slot.
 
     """
     place = {"worker": look["worker"], "pid": look["pid"]}
@@ -214,7 +214,7 @@ def joined(
 def with_lanes(
     streams: list[dict[str, Any]], said: Iterable[Sequence[Any]]
 ) -> list[dict[str, Any]]:
-    """Add to the streams of a worker that are lanes what it said of their keys."""
+    """Add the figures of their keys to those streams of a worker that are lanes."""
     lanes = {(link, slot): figures for link, slot, *figures in said}
     for stream in streams:
         stream["keys"] = None
@@ -222,7 +222,7 @@ def with_lanes(
         if (figures := lanes.get((stream["link"], stream["slot"]))) is None:
             continue
         live, opened, handled, slowest = figures
-        # A lane's worker empties the ring at once: what waits, waits for its keys.
+        # A lane's worker empties the ring at once: waiting events wait for their keys.
         stream["in_ring"] = stream["queued"]
         stream["queued"] = max(stream["queued"], stream["events"] - handled)
         stream["keys"] = {

@@ -1,4 +1,4 @@
-"""`velo inspect`: where the function of a stream stands, and with what."""
+"""`velo inspect`: the stack and the local variables of a stream's function."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def _found(look: dict[str, Any]) -> list[dict[str, Any]]:
         stream.pop("in_ring", None)
     seen = {(one["link"], one["slot"]): one for one in streams}
     place = {"worker": look["worker"], "pid": look["pid"]}
-    # What has ended has no figures any more.
+    # A stream that has ended since has no figures any more.
     return [seen.get((one.get("link"), one.get("slot")), {**one, **place}) for one in said]
 
 

@@ -1,4 +1,4 @@
-"""A connection to a supervisor that runs, for the commands that speak to it."""
+"""A connection to a running supervisor, for the commands that ask or control it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from velo.errors import PoolError
 
 __all__ = ["Line", "NotThere", "socket_of", "socket_option"]
 
-# How many seconds a supervisor may take to answer.
+# The seconds that a supervisor may take to answer.
 _BOUND = 10.0
 
 socket_option = click.option(
@@ -25,11 +25,11 @@ socket_option = click.option(
 
 
 class NotThere(Failure):
-    """No supervisor listens there."""
+    """No supervisor listens at the socket."""
 
 
 def socket_of(option: str | None) -> str | None:
-    """Return the path that is meant; None for the default one."""
+    """Return the path of the socket that an option or the environment names; None: the default."""
     if option is not None:
         return option
     try:
@@ -48,10 +48,10 @@ class Line:
     Attributes:
         supervisor: The connection itself.
         path: Where the supervisor listens.
-        label: What messages call the supervisor.
+        label: The name of the supervisor in messages.
 
     Raises:
-        Failure: When none listens there, or this user may not connect.
+        Failure: When no supervisor listens there, or this user may not connect.
 
     """
 
@@ -74,7 +74,7 @@ class Line:
 
     @classmethod
     def to_program(cls, pid: int, path: str) -> Self:
-        """Connect to the supervisor that is a part of a program.
+        """Connect to the supervisor that is embedded in a program.
 
         Raises:
             NotThere: When the program has ended.
@@ -94,14 +94,14 @@ class Line:
         return line
 
     def hear(self, bound: float | None) -> list[_core.Report]:
-        """Wait for what the supervisor says next; nothing when the bound, in seconds, is over."""
+        """Wait for the supervisor's next messages; none if the bound, in seconds, runs out."""
         if not select.select([self.supervisor.fileno()], [], [], bound)[0]:
             return []
         try:
             reports = self.supervisor.poll()
         except PoolError as error:
             raise Failure(str(error)) from None
-        # It is told once, and may come with the answer to an order, or instead of it.
+        # The supervisor's end comes once: with the answer to an order, or instead of it.
         self._lost |= any(isinstance(report, _core.Report.Lost) for report in reports)
         return reports
 
@@ -124,7 +124,7 @@ class Line:
         raise Failure(f"{self.label} did not answer within {_BOUND:g} s")
 
     def look(self) -> list[dict[str, Any]]:
-        """Return what the workers said, after an order that has them looked at."""
+        """Return the workers' answers, after an order to look at them."""
         looks = []
         deadline = time.monotonic() + _BOUND
         while (left := deadline - time.monotonic()) > 0:
@@ -141,7 +141,7 @@ class Line:
         raise Failure(f"{self.label} did not answer within {_BOUND:g} s")
 
     def state(self) -> dict[str, Any]:
-        """Return what the supervisor says of itself."""
+        """Return the state of the supervisor."""
         self.supervisor.status()
         return self.said()
 
@@ -151,7 +151,7 @@ class Line:
         return state
 
     def end(self, bound: float | None) -> bool:
-        """Wait until the supervisor has ended; whether it has."""
+        """Wait until the supervisor has ended; return whether it has."""
         deadline = None if bound is None else time.monotonic() + bound
         while not self._lost and (deadline is None or time.monotonic() < deadline):
             self.hear(None if deadline is None else max(0.0, deadline - time.monotonic()))

@@ -1,7 +1,7 @@
-"""The log of a detached supervisor: a file that velo has made, and that nobody else can read.
+"""The log of a detached supervisor: a file of velo's that no other user can read.
 
-What is there already may be the user's own, or put there by somebody else. So a file is only used
-again, and only removed, if it is this user's alone and begins as velo begins one.
+A file that exists already may be a document of this user, or planted by another user. So a file is
+used again, and removed, only if it belongs to this user alone and begins as velo's logs do.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["LONGEST_FIRST", "beside", "open_log", "remove"]
 _FIRST = {"text": b"velo supervisor log\n", "json": b'{"message":"velo supervisor log"}\n'}
 LONGEST_FIRST = max(map(len, _FIRST.values()))
 LONGEST_FIRST = max(map(len, _FIRST.values()))
-# So many names are tried.
+# The number of names to try.
 _NAMES = 100
 
 
@@ -30,13 +30,12 @@ def beside(socket: Path) -> Path:
 
 
 def open_log(usual: Path, log_format: str) -> tuple[Path, int]:
-    """Open a log to append to, locked for as long as somebody has it open.
+    """Open a log to append to, and lock it for as long as a process has it open.
 
-    Returns its path, which is another one than `usual` where something else has that name, and its
-    descriptor.
+    Returns its path, which differs from `usual` if another file has that name, and its descriptor.
 
     Raises:
-        OSError: When it cannot be made.
+        OSError: When no log can be made.
 
     """
     for number in itertools.islice(itertools.count(1), _NAMES):
@@ -48,14 +47,14 @@ def open_log(usual: Path, log_format: str) -> tuple[Path, int]:
             try:
                 fd = os.open(path, os.O_RDWR | os.O_APPEND | _SAFE)
             except OSError:
-                continue  # a link, or somebody else's
+                continue  # a link, or another user's
             if not _is_ours(fd):
                 os.close(fd)
                 continue
         with contextlib.suppress(OSError):
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return path, fd
-        os.close(fd)  # that of another one that runs
+        os.close(fd)  # the log of another running supervisor
     raise FileExistsError(17, f"{_NAMES} files of such a name are there already", str(usual))
 
 

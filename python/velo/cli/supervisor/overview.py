@@ -1,7 +1,7 @@
 """The supervisors that `velo top`, `velo status` and `velo inspect` look at.
 
-That is one, if an option names it. Otherwise it is the standalone one that programs of this
-environment would use, and those of all programs of this user that have one of their own.
+An option names one of them. Without it, they are the standalone supervisor that programs of this
+environment would use, and the embedded supervisors of all programs of this user.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from velo.errors import PoolError
 
 __all__ = ["Overview", "command_of", "which_supervisors"]
 
-# So much of a program's command line is shown.
+# The longest part of a program's command line that is shown, in characters.
 _LONGEST = 100
 
 
@@ -39,17 +39,17 @@ def which_supervisors(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class Overview:
-    """The supervisors that are there, found anew with each look.
+    """The running supervisors, found anew with each look.
 
     Args:
-        socket: Of the one standalone supervisor to look at; None: all.
-        pid: Of the one program to look at; None: all.
+        socket: The socket of the one standalone supervisor to look at; None: all.
+        pid: The process id of the one program to look at; None: all.
 
     Attributes:
-        refused: Why a program that is there cannot be looked at, by its process id.
+        refused: The reasons why running programs cannot be looked at, by process id.
 
     Raises:
-        Failure: When an option names one that is not there.
+        Failure: When an option names a supervisor that does not run.
 
     """
 
@@ -59,7 +59,7 @@ class Overview:
         self.refused: dict[int, str] = {}
         self._pid = pid
         self._watchers: dict[str, tuple[Line, Watcher]] = {}
-        # The one that is named by its socket, whose end is the end of the command.
+        # The supervisor that an option names by its socket; the command ends with it.
         self._only: Line | None = None
         if socket is not None:
             self._only = Line(socket)
@@ -73,14 +73,14 @@ class Overview:
 
     @property
     def single(self) -> bool:
-        """Whether an option names the one supervisor that is looked at."""
+        """Whether an option names the supervisor."""
         return self._only is not None or self._pid is not None
 
     def _add(self, line: Line) -> None:
         self._watchers[line.path] = (line, Watcher(line))
 
     def _find(self) -> None:
-        """Connect to those that are new."""
+        """Connect to new supervisors."""
         if self._only is not None:
             return
         known = set(self._watchers)
@@ -105,15 +105,16 @@ class Overview:
             self._add(line)
 
     def ask(self, *steps: Callable[[Line, Watcher], Any]) -> list[tuple[Line, Any]]:
-        """Take steps with each of them, the next one when all have taken the one before.
+        """Take each step with all supervisors before the next step.
 
-        So a first step that asks, and a second one that waits, takes no longer than the slowest.
+        With a first step that asks and a second one that waits, the whole takes no longer than the
+        slowest supervisor.
 
         Returns:
-            What the last step has returned for each. Those that have ended meanwhile are left out.
+            The results of the last step. Supervisors that have ended meanwhile are left out.
 
         Raises:
-            Failure: When the one that an option names has ended.
+            Failure: When the supervisor that an option names has ended.
 
         """
         self._find()
@@ -138,7 +139,7 @@ class Overview:
             self.refused[pid] = str(error)
 
     def look(self) -> list[dict[str, Any]]:
-        """Return the state of each, with its socket and the program that it is a part of."""
+        """Return the state of each supervisor, with its socket and its program."""
         looked = self.ask(
             lambda line, _: line.supervisor.status(),
             lambda line, watcher: watcher.begin(line.said()),
@@ -159,7 +160,7 @@ class Overview:
         return all(watcher.complete for _, watcher in self._watchers.values())
 
     def end(self, socket: str, stream: str, why: str) -> bool:
-        """End a stream of one of the supervisors; whether it was there to be ended."""
+        """End a stream of one of the supervisors; return whether it was still open."""
         if socket not in self._watchers:
             return False
         line, _ = self._watchers[socket]
@@ -167,7 +168,7 @@ class Overview:
         return any('"slot"' in (look["answer"] or "") for look in line.look())
 
     def nothing(self) -> str:
-        """Say why there is nothing to look at, and what to do."""
+        """Return why there is no supervisor to look at, and what to do."""
         if self.refused:
             return "; ".join(f"process {pid}: {why}" for pid, why in self.refused.items())
         return (
@@ -183,7 +184,7 @@ def _pid_of(line: Line) -> int | None:
 
 
 def command_of(pid: int) -> str:
-    """Return what a program is called: its command line without the interpreter."""
+    """Return the name of a program: its command line without the interpreter."""
     try:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").split(b"\0")
     except OSError:
@@ -196,7 +197,7 @@ def command_of(pid: int) -> str:
 
 
 def _without_options(words: list[str]) -> list[str]:
-    """Drop what the interpreter is told, up to what it runs."""
+    """Drop the interpreter's options, up to the script or module that it runs."""
     while words and words[0].startswith("-"):
         option = words.pop(0)
         if option == "-m":

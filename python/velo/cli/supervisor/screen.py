@@ -1,4 +1,4 @@
-"""What `velo top` shows, and what keys do to it."""
+"""The screen of `velo top`, and the commands of its keys."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from velo.cli.text import inline
 
 __all__ = ["Screen"]
 
-# By what streams are sorted, and the key that says so; numbers go downwards.
+# The columns that streams can be sorted by, with their keys; numbers go downwards.
 _ORDERS = {
     "r": "events_per_second",
     "e": "events",
@@ -27,7 +27,7 @@ _ORDERS = {
 }
 _HELP = (("r e b l a n", "sort"), ("/", "filter"), ("↑ ↓", "choose"), ("x", "end"), ("q", "quit"))
 _WHY = "the stream was ended by hand (`velo top`)"
-# From so many characters on there is room for more columns.
+# The width, in characters, from which there is room for more columns.
 _WIDE = 120
 
 
@@ -67,7 +67,7 @@ _MORE = [
 
 
 class Screen:
-    """The view of all supervisors that are looked at."""
+    """The view of the supervisors."""
 
     def __init__(self, overview: Overview) -> None:
         self._overview = overview
@@ -81,14 +81,14 @@ class Screen:
         self._said = ""
         self._page = 10
         self.left = False
-        """Whether the user has had enough."""
+        """Whether the user has asked to end."""
 
     def look(self) -> None:
         """Look at the supervisors again."""
         self._states = self._overview.look()
 
     def press(self, key: str) -> None:
-        """Do what a key asks for."""
+        """Carry out the command of a key."""
         moves = {
             "up": -1,
             "k": -1,
@@ -174,7 +174,7 @@ class Screen:
             which = stream["place"]  # a new attachment changes it
         else:
             which = f"{stream['link']}:{stream['slot']}"
-            # Its name is not unique, and its place may be another one's by now.
+            # A stream's name is not unique, and its slot may belong to another stream by now.
             which += "" if stream["name"] is None else f":{stream['name']}"
         ended = self._overview.end(stream["socket"], which, _WHY)
         why = "it has an attachment, " if stream["state"] == "detached" else ""
@@ -182,16 +182,16 @@ class Screen:
         self._said = f"{what} {_name(stream)}"
 
     def render(self, width: int, height: int) -> RenderableType:
-        """Return what fills a terminal of this size."""
+        """Return the text for a terminal of this size."""
         workers, wide = self._workers(), width >= _WIDE
         if not self._states:
             return Group(_line(self._overview.nothing(), "bold"), _gap(), *self._foot_lines(height))
         shown = workers[: max(2, (height - 8) // 3)]
         hidden = len(workers) - len(shown)
-        # Beside them: a line about the supervisor, one about the keys, two heads, two gaps.
+        # The other lines: one about the supervisor, one about the keys, two heads, two gaps.
         rows = max(1, height - 6 - len(shown) - (hidden > 0))
         self._page = max(1, rows - 1)
-        # Workers of a standalone supervisor are no program's.
+        # Workers of a standalone supervisor belong to no single program.
         owned = any(state["embedded"] for state in self._states)
         table = _table([*_WORKERS, _Column("program" if owned else "", None)])
         for worker in shown:
@@ -211,7 +211,7 @@ class Screen:
         return Group(*parts, self._foot())
 
     def _window(self, rows: int) -> list[dict[str, Any]]:
-        """Return as many streams as there are rows for, with the chosen one among them."""
+        """Return the streams for the available rows, with the chosen one among them."""
         streams = self._streams()
         places = [_place(stream) for stream in streams]
         at = places.index(self._chosen) if self._chosen in places else 0
@@ -236,7 +236,7 @@ class Screen:
         if detached:
             facts.insert(5, f"{detached} detached")
         if len(states) > 1 or (detached and not wide):
-            del facts[1]  # of different ones, or they do not all fit
+            del facts[1]  # of different programs, or not all fit
         if any(state["draining"] for state in states):
             facts.append("draining")
         return _line(" · ".join(facts), "bold")
@@ -287,7 +287,7 @@ def _stream_cells(stream: dict[str, Any], wide: bool) -> list[str | Text]:
         "" if stream["age"] is None else duration(stream["age"]),
     ]
     if stream["state"] == "detached":
-        # It has no figures: in their place is its state, and for how long it has been in it.
+        # A detached session has no figures: its state and the time since then are in their place.
         cells += ["detached", duration(stream["detached"]), "-", "-", "-"]
         return [*cells, *"----", str(stream["worker"]), "-"] if wide else cells
     cells += [
@@ -345,15 +345,15 @@ def _name(stream: dict[str, Any]) -> str:
 
 
 def _shown_name(stream: dict[str, Any], wide: bool) -> str:
-    """Return the name, with the number of its keys where they have no column."""
+    """Return the name, with the number of keys if there is no column for it."""
     if wide or stream["keys"] is None:
         return _name(stream)
-    # The name may be cut: the function has a column of its own.
+    # The name may be shortened: the function has a column of its own.
     return f"{_number(stream['keys']['live'])} keys, {_name(stream)}"
 
 
 def _natural(stream: dict[str, Any]) -> list[str | int]:
-    """Return what puts names in order, with numbers in theirs."""
+    """Return the sort key of a name, in which digits compare as numbers."""
     parts = re.split(r"(\d+)", _name(stream))
     return [int(part) if number % 2 else part for number, part in enumerate(parts)]
 

@@ -29,12 +29,12 @@ __all__ = ["start"]
 
 _SECONDS = click.FloatRange(min=0)
 _POSITIVE = click.IntRange(min=1)
-# How many lines of its log are shown when a detached supervisor does not start.
+# The lines of the log that are shown when a detached supervisor does not start.
 _SHOWN = 20
 
 
 class _Workers(click.ParamType[tuple[int, int | None]]):
-    """`N`: up to so many; `MIN:MAX`: at least `MIN` of them stay when nothing is to do."""
+    """`N`: at most `N` workers; `MIN:MAX`: at least `MIN` of them stay when they are idle."""
 
     name = "N|MIN:MAX"
 
@@ -144,7 +144,7 @@ def start(
         figures.watch(str(path))
         tell(path)
 
-    # Those who serve figures leave signals to the supervisor, which has its own way with them.
+    # The server of the metrics leaves signals to the supervisor, which handles them itself.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM])
     try:
         with serving(metrics, lambda registry: registry.register(figures)):
@@ -167,7 +167,7 @@ def start(
 
 
 def _ready(ready_fd: int | None) -> Callable[[Path], object]:
-    """Return what tells whoever has detached this process that it is ready."""
+    """Return the function that tells the parent that this detached process is ready."""
     if ready_fd is None:
         return lambda path: None
     os.set_inheritable(ready_fd, False)
@@ -210,7 +210,7 @@ def _detach(socket: str | None, log_format: str) -> None:
         process.wait()
         said = _read_from(kept, before).decode(errors="replace").splitlines()
         if before <= log_files.LONGEST_FIRST:
-            log_files.remove(log, kept)  # there is nothing in it but why it did not start
+            log_files.remove(log, kept)  # it holds only the reason why the supervisor did not start
         reason = next((line for line in reversed(said) if line.startswith("velo: ")), None)
         text = reason.removeprefix("velo: ") if reason else "\n".join(said[-_SHOWN:])
         raise Failure(text or f"it did not start (exit code {process.returncode})")
@@ -223,7 +223,7 @@ def _read_from(fd: int, start: int) -> bytes:
 
 
 def _make_private(folder: Path) -> None:
-    """Make the runtime directory, or check that nobody else can use the one that is there."""
+    """Make the runtime directory, or check that no other user can use the existing one."""
     with contextlib.suppress(FileExistsError):
         folder.mkdir(mode=0o700)
     found = folder.lstat()

@@ -30,16 +30,16 @@ __all__ = [
     "supervisor_status",
 ]
 
-# For so many seconds it is watched, for what is told per second.
+# The seconds between the two looks that rates are computed from.
 _WATCHED = 0.25
-# So many characters a line may have where there is no terminal.
+# The width of lines, in characters, if the output is no terminal.
 _WIDE = 200
-# Columns of words; the others are of numbers.
+# The columns with words; the other columns have numbers.
 _WORDS = (
     *("stream", "lane", "key", "state", "function", "started by functions"),
     *("slowest key", ""),
 )
-# So many streams are shown to people.
+# The most streams in the tables; `--json` has all of them.
 _MOST_SHOWN = 50
 
 
@@ -117,7 +117,7 @@ def _head(state: dict[str, Any]) -> str:
 
 
 def _show(state: dict[str, Any]) -> None:
-    # What goes into a file or a pipe is not cut to the width of a terminal.
+    # Output to a file or a pipe is not cut to the width of a terminal.
     console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDE)
     console.print(_head(state), markup=False)
     workers = _table(
@@ -186,13 +186,13 @@ def _lane_tables(state: dict[str, Any]) -> list[Table]:
 
 
 def slow_key(slow: dict[str, Any]) -> str:
-    """Say which key is slow, for how long, and with what."""
+    """Return the text about a slow key: the key, the time, the event."""
     what = "at its event" if slow["awaits"] else "in one step"
     return inline(f"{slow['key']}: {latency(1e6 * slow['seconds'])} {what}")
 
 
 def lane_lines(keys: dict[str, Any]) -> list[str]:
-    """Return what is known of the keys of a lane."""
+    """Return the figures of the keys of a lane, as text."""
     counts = ", ".join(f"{keys[name]} {name}" for name in ("live", "opened", "ended", "evicted"))
     slow = [f"slow      {slow_key(one)}" for one in keys["slowest"]]
     return [f"keys      {counts}", *slow]
@@ -240,7 +240,7 @@ def _table(*columns: str) -> Table:
 
 
 def condition(worker: dict[str, Any]) -> str:
-    """Say in a word what is special about a worker."""
+    """Return the special state of a worker in a word."""
     if worker["stopping"]:
         return "stopping"
     if worker["retiring"]:
@@ -256,7 +256,7 @@ def duration(seconds: float) -> str:
 
 
 def latency(microseconds: float | None) -> str:
-    """Return how long something takes, in three or four characters and a unit."""
+    """Return a duration in three or four characters and a unit."""
     if microseconds is None:
         return ""
     for most, unit in ((1e3, "µs"), (1e6, "ms")):

@@ -22,7 +22,7 @@ from velo.cli.supervisor.screen import Screen
 
 __all__ = ["top"]
 
-# What a terminal sends for keys that are not characters.
+# The sequences that a terminal sends for keys that are not characters.
 _SEQUENCE = re.compile(r"\x1b(?:\[[0-9;]*[A-Za-z~]|O[A-Za-z])|.", re.DOTALL)
 _KEYS = {
     "\x1b[A": "up",
@@ -91,17 +91,17 @@ def _watch(screen: Screen, console: Console, interval: float) -> None:
 
 @contextlib.contextmanager
 def _keys() -> Iterator[None]:
-    """Have keys come as they are pressed."""
+    """Deliver keys as they are pressed, without a wait for the end of the line."""
     before = termios.tcgetattr(sys.stdin)
     try:
-        tty.setcbreak(sys.stdin, termios.TCSADRAIN)  # what was typed already counts
+        tty.setcbreak(sys.stdin, termios.TCSADRAIN)  # keys that were typed before count as well
         yield
     finally:
         termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
 
 
 def _pressed(bound: float) -> list[str]:
-    """Wait for keys, for so many seconds at most."""
+    """Wait for keys, at most the given seconds."""
     if not select.select([sys.stdin], [], [], bound)[0]:
         return []
     data = os.read(sys.stdin.fileno(), 256)
