@@ -1,6 +1,6 @@
 //! NumPy arrays and scalars.
 //!
-//! What follows `c1 04`, numbers little-endian:
+//! The bytes after `c1 04`, with little-endian numbers:
 //!
 //! | part | bytes |
 //! | --- | --- |
@@ -10,9 +10,9 @@
 //! | items | a buffer, see `pickle.rs` |
 //!
 //! A scalar is the length of a dtype's name as `u8`,
-//! the name, and the item. Exactly `numpy.ndarray` is written so, and only without object items; an
-//! array that is not contiguous is written in C order. An array comes out read-only when its items
-//! are a view of shared memory; a copy is its receiver's alone, to be written to.
+//! the name, and the item. Only arrays of exactly `numpy.ndarray` without object items have this
+//! form; an array that is not contiguous is written in C order. A decoded array is read-only if its
+//! items are a view of shared memory; if they are a copy, its receiver may write to it.
 
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -52,7 +52,7 @@ pub fn size_hint(lookups: &Lookups, obj: &Bound<'_, PyAny>) -> Option<usize> {
     Some(head + bytes_of(&array.shape(), form.item))
 }
 
-/// Where the items of an array that is written natively lie, if one after the other.
+/// The memory of the items of an array that is written natively, if they lie one after the other.
 pub fn items(lookups: &Lookups, obj: &Bound<'_, PyAny>) -> Option<(*const u8, usize)> {
     let numpy = numpy_of(lookups, obj).ok()??;
     let array = numpy.open(obj)?;
@@ -61,7 +61,7 @@ pub fn items(lookups: &Lookups, obj: &Bound<'_, PyAny>) -> Option<(*const u8, us
     (!matches!(form.known, Known::No)).then(|| (start, bytes_of(&array.shape(), form.item)))
 }
 
-/// The size of all items together, which NumPy made sure fits.
+/// The size of all items together; NumPy has made sure that it does not overflow.
 fn bytes_of(shape: &[isize], item: usize) -> usize {
     shape.iter().product::<isize>() as usize * item
 }

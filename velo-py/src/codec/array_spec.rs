@@ -16,7 +16,7 @@ pub struct ArraySpec {
 }
 
 impl ArraySpec {
-    /// As `numpy.empty` understands it; a dtype whose items are not plain bytes is refused.
+    /// Takes the arguments of `numpy.empty`, and refuses a dtype whose items are not plain bytes.
     pub fn new(
         codec: &Codec,
         shape: &Bound<'_, PyAny>,
@@ -53,7 +53,7 @@ impl ArraySpec {
         })
     }
 
-    /// How many bytes its items take.
+    /// The size of its items, in bytes.
     pub fn len(&self) -> usize {
         self.len
     }

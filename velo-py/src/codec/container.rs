@@ -1,7 +1,7 @@
 //! `list`, `dict`, `tuple`, `set` and `frozenset`.
 //!
-//! A container may change while it is written, as pickling one of its items runs Python code. Every
-//! loop here then ends with an error, never with a count that differs from what was written.
+//! A container may change while it is written, because pickling one of its items runs Python code.
+//! Every loop here then ends with an error, never with a count that differs from the written items.
 
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyFrozenSet, PyList, PySet, PyTuple};

@@ -1,4 +1,4 @@
-//! Which byte begins what: the dispatch from markers to the types.
+//! The dispatch from the first byte of a value to the file that reads its type.
 
 use std::convert::Infallible;
 
@@ -12,7 +12,7 @@ use super::memory::Memory;
 use super::reader::{Decode, Reader};
 use super::{array, container, pickle, record, scalar, text, time, utf8};
 
-/// Makes the one value that all of `payload` stands for.
+/// Decodes the one value of which `payload` consists.
 pub fn decode<'py>(
     lookups: &Lookups,
     py: Python<'py>,

@@ -12,20 +12,20 @@ use super::error::{Fault, fault, judge};
 use super::pickler::Pickle;
 use crate::ffi::objects::{Array, ArrayLayout, id};
 
-/// Dtypes kept for either direction before all are forgotten and looked up anew.
+/// The most dtypes that are kept for either direction; beyond it, all are dropped.
 const KEPT: usize = 256;
 
 /// The longest name of a dtype that is written as one.
 const NAME_MAX: usize = 64;
 
-/// The highest type number that NumPy gave out before types could be added; the memory of all of
-/// these is nothing but their value, except of object arrays.
+/// The highest number of NumPy's built-in types. The memory of their items is their value alone, except
+/// in object arrays.
 const LAST_CLASSIC: i64 = 23;
 
-/// NumPy once it is known; never imported for the sake of encoding.
+/// NumPy, once the process has imported it: encoding never imports it.
 pub struct LazyNumpy(PyOnceLock<Numpy>);
 
-/// What the codec needs of NumPy.
+/// The functions and types of NumPy that the codec needs.
 pub struct Numpy {
     layout: Option<ArrayLayout>,
     pub ndarray: Py<PyAny>,
@@ -49,7 +49,7 @@ pub struct Form {
     pub known: Known,
 }
 
-/// How a dtype is written.
+/// The written form of a dtype.
 pub enum Known {
     /// By a name that NumPy turns into an equal dtype.
     Name(Box<[u8]>),
@@ -151,7 +151,7 @@ impl Numpy {
         let name = if is_plain { self.name(dtype)? } else { None };
         form.known = match name {
             Some(name) => Known::Name(name),
-            // What pickle refuses here it will refuse again for the array, and that refusal is
+            // Pickle will refuse the array for the same reason, and that error is
             // explained.
             None => match pickle.dump(dtype) {
                 Ok(pickled) => pickled
@@ -163,7 +163,7 @@ impl Numpy {
         Ok(form)
     }
 
-    /// All of a form but how it is written.
+    /// The other fields of a form.
     fn describe(&self, dtype: &Bound<'_, PyAny>) -> PyResult<Form> {
         let py = dtype.py();
         let kind: char = dtype.getattr(intern!(py, "kind"))?.extract()?;

@@ -1,4 +1,4 @@
-//! Which type goes which way: the dispatch from types to the files that write them.
+//! The dispatch from the type of a value to the file that writes it.
 
 use pyo3::prelude::*;
 
@@ -9,7 +9,7 @@ use super::writer::{Encode, Writer};
 use super::{array, container, path, pickle, record, scalar, text, time};
 use crate::ffi::objects::{Exact, exact};
 
-/// Appends `obj`: natively where that keeps everything, else by one pickle.
+/// Appends `obj`: natively where the native form loses nothing, else by one pickle.
 pub fn encode<'py, O: Out>(
     lookups: &Lookups,
     obj: &Bound<'py, PyAny>,

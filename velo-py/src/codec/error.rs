@@ -1,4 +1,4 @@
-//! What can go wrong in either direction, one type per operation.
+//! The errors of encoding and decoding, one type per operation.
 
 use pyo3::exceptions::{PyException, PyImportError, PyMemoryError, PyRuntimeError};
 use pyo3::prelude::*;
@@ -8,12 +8,12 @@ use thiserror::Error;
 #[derive(Debug, Error, Clone, Copy, PartialEq, Eq)]
 #[error("the value needs at least `{at_least}` bytes")]
 pub struct Overflow {
-    /// How many bytes are needed at the least, counted from the start of the value. The value may
-    /// turn out larger, so room that is tried next had better grow by a factor as well.
+    /// A lower bound of the needed bytes, counted from the start of the value. The value may be
+    /// larger, so the next attempt should grow the room by a factor as well.
     pub at_least: usize,
 }
 
-/// Why a value was not encoded.
+/// The reason why a value was not encoded.
 #[derive(Debug, Error)]
 pub enum EncodeError {
     /// The value does not fit; encode it again into more room.
@@ -22,8 +22,8 @@ pub enum EncodeError {
         /// See [`Overflow::at_least`].
         at_least: usize,
     },
-    /// The exception to raise: a `TypeError` that names the path to what cannot be pickled, or
-    /// whatever the value's own methods raised.
+    /// The exception to raise: a `TypeError` that names the path to the part that cannot be pickled,
+    /// or an exception of the value's own methods.
     #[error("{0}")]
     Python(PyErr),
 }
@@ -36,15 +36,15 @@ impl From<Overflow> for EncodeError {
     }
 }
 
-/// Why bytes were not decoded.
+/// The reason why bytes were not decoded.
 #[derive(Debug, Error)]
 pub enum DecodeError {
     /// The bytes are no encoded value: their writer is broken.
     #[error("not an encoded value: {what} at byte `{at}`")]
     Malformed {
-        /// What is wrong.
+        /// The fault, in words.
         what: &'static str,
-        /// Where, counted from the start of the payload.
+        /// The place of the fault, counted from the start of the payload.
         at: usize,
     },
     /// The bytes are in order, but the object cannot be made in this process: its class is not
@@ -60,11 +60,11 @@ impl From<PyErr> for DecodeError {
     }
 }
 
-/// Why the native form of a value was given up while it was being written.
+/// The reason to give up the native form of a value while it is written.
 pub enum Stop {
     /// No more room.
     Full(Overflow),
-    /// The value holds something whose meaning only one pickle of the whole keeps.
+    /// The value holds identities that only one pickle of the whole value keeps.
     Whole,
     /// An exception to pass on; boxed, as it is large and rare.
     Raised(Box<PyErr>),
@@ -108,7 +108,7 @@ impl From<PyErr> for Fault {
     }
 }
 
-/// The bytes are wrong: `what`.
+/// A fault of the bytes.
 #[cold]
 pub fn fault<T>(what: &'static str) -> Result<T, Fault> {
     Err(Fault::Malformed(what))

@@ -1,16 +1,16 @@
-//! Telling whether two encoded values are the same, without making them.
+//! Compares encoded values by a hash, without decoding them.
 
 use xxhash_rust::xxh3::{Xxh3Default, xxh3_64};
 
 use super::array::PICKLED_DTYPE;
 use super::marker::{self, ext, own};
 
-/// A hash of what `payload` stands for. None where equal values may be encoded in different bytes,
-/// or the bytes are no value at all.
+/// A hash of the value in `payload`. None if equal values may have different bytes, or the bytes are no
+/// value.
 ///
-/// Sets have no order of their own, pickles depend on which objects are one and the same, and some
-/// dtypes leave bytes between their numbers. The padding before array data, which depends on where
-/// the bytes lie, is left out of the hash.
+/// Sets have no order of their own, pickles depend on the identity of objects, and some dtypes leave
+/// gaps between their numbers. The hash leaves out the padding before array data, because it depends on
+/// the address of the bytes.
 pub fn fingerprint(payload: &[u8]) -> Option<u64> {
     let mut walk = Walk {
         payload,
@@ -38,7 +38,7 @@ struct Walk<'a> {
 }
 
 impl<'a> Walk<'a> {
-    /// Goes over one value and to the end.
+    /// Skips one value, which must be the whole payload.
     fn values(&mut self) -> Option<()> {
         if self.payload.is_empty() {
             return Some(()); // how `None` may travel
@@ -50,7 +50,7 @@ impl<'a> Walk<'a> {
         (self.at == self.payload.len()).then_some(())
     }
 
-    /// Goes over a value, but for those in it: how many.
+    /// Skips the head of a value; returns the number of values in it.
     fn value(&mut self) -> Option<u64> {
         let head = self.u8()?;
         let skipped = match head {
@@ -145,7 +145,7 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// Whether items of this dtype hold bytes that mean nothing: those of C's `long double`.
+/// Whether items of this dtype hold meaningless bytes, as C's `long double` does.
 fn has_gaps(dtype: &[u8]) -> bool {
     [&b"f16"[..], b"f12", b"c32", b"c24"]
         .iter()

@@ -1,7 +1,7 @@
-//! Short dict keys seen lately, so that the same key becomes the same `str` object again.
+//! Recent short dict keys, so that an equal key becomes the same `str` object again.
 //!
-//! A stream's events mostly have the same few keys. Reusing the object saves making it and hashing
-//! it.
+//! Most events of a stream have the same few keys. Reusing an object saves the time to make it and to
+//! hash it.
 
 use pyo3::prelude::*;
 use pyo3::types::PyString;
@@ -13,7 +13,7 @@ use crate::ffi::objects;
 /// Keys longer than this in UTF-8 are not kept.
 pub const MAX_LEN: usize = 31;
 
-/// A power of two; a key has one place it may lie in.
+/// The size of the table, a power of two. A key has exactly one slot.
 const SLOTS: usize = 256;
 
 struct Slot {
@@ -53,7 +53,7 @@ impl Keys {
             return Ok(slot.text.bind(py).clone());
         }
         let text = utf8::text(py, bytes)?;
-        // Judged by the text itself: `bytes` may have changed since it was looked at.
+        // Computed from the text itself: another process may have changed `bytes` since the lookup.
         if let Some(kept) = objects::utf8(&text) {
             *slot = Some(Slot {
                 len: kept.len() as u8,
@@ -70,7 +70,7 @@ impl Keys {
 struct Ends(u64, u64);
 
 impl Ends {
-    /// A key of at most this many bytes is known by its ends and its length. Comparing them costs less
+    /// Its ends and its length identify a key of at most this many bytes. Comparing them costs less
     /// than a call that compares bytes.
     const COVER: usize = 16;
 

@@ -1,4 +1,4 @@
-//! What the codec has looked up and remembers, for every value of the process.
+//! The lookups of the codec, made once for all values of the process.
 
 use pyo3::prelude::*;
 
@@ -17,7 +17,7 @@ pub struct Lookups {
 }
 
 impl Lookups {
-    /// Looks up what is needed for every value. NumPy and cloudpickle are left until a value needs
+    /// Looks up the types and functions of every value. NumPy and cloudpickle wait until a value needs
     /// them.
     pub fn new(py: Python<'_>) -> PyResult<Self> {
         Ok(Self {

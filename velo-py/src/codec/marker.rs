@@ -65,7 +65,7 @@ pub const MAP32: u8 = 0xdf;
 /// MessagePack: `0xe0..=0xff` are the integers -32 to -1.
 pub const NEGATIVE_FIXINT: u8 = 0xe0;
 
-/// What follows [`OWN`].
+/// The byte after [`OWN`].
 pub mod own {
     /// A tuple: a MessagePack array follows.
     pub const TUPLE: u8 = 1;
@@ -103,5 +103,5 @@ pub mod ext {
     pub const NUMPY_SCALAR: u8 = 9;
 }
 
-/// How deep lists, dicts, tuples and sets may be nested in the native format.
+/// The maximum depth of nested lists, dicts, tuples and sets in the native format.
 pub const MAX_DEPTH: usize = 64;

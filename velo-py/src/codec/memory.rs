@@ -1,9 +1,8 @@
-//! How large buffers come out of a payload.
+//! The memory of large buffers in a payload: views or copies.
 
 use pyo3::prelude::*;
 
-/// How large buffers come out of a payload: copied, or as a read-only view of the memory they lie
-/// in.
+/// Decides how large buffers are decoded: as copies, or as read-only views of the payload's memory.
 pub trait Memory {
     /// An object that exports `bytes`, a part of the payload, as a read-only buffer and keeps the
     /// memory in place as long as it lives; `None` to have the bytes copied. It is asked for every
@@ -20,14 +19,14 @@ pub trait Memory {
         Ok(None)
     }
 
-    /// Whether what comes out is its receiver's alone, to be written to. `view` gives objects that
-    /// export writable buffers then.
+    /// Whether the receiver may write to decoded buffers. Then `view` gives objects that export
+    /// writable buffers.
     fn is_private(&self) -> bool {
         false
     }
 }
 
-/// Memory that is about to go: everything is copied.
+/// Memory that does not outlive the call: every buffer is copied.
 pub struct CopyMemory;
 
 impl Memory for CopyMemory {

@@ -2,9 +2,9 @@
 //!
 //! [`Codec::encode`] writes straight into the memory that the bytes are meant for,
 //! [`Codec::decode`] reads straight out of it and can hand out large buffers as views of it.
-//! Neither keeps any part of the other side's memory, and `decode` takes no byte of it on trust,
-//! except that what a pickle asks for is done: both sides must belong to one user. What reaches
-//! `decode` from a network is a mistake of the caller.
+//! Neither keeps any part of the other side's memory, and `decode` checks every byte. But it executes
+//! pickles, so both sides must belong to one user, and a caller must not pass bytes from a network to
+//! it.
 //!
 //! # Format
 //!
@@ -23,18 +23,18 @@
 //! | `velo.connect.Record` | `c1 06`, then its seven values |
 //! | everything else | `c1 05`, a pickle with its buffers, see `pickle.rs` |
 //!
-//! `c1` is the byte that MessagePack leaves unused. What follows it is not wrapped in an extension,
-//! as the length that an extension begins with is only known at its end.
+//! `c1` is the byte that MessagePack leaves unused. The value after it is not wrapped in an extension,
+//! because an extension begins with its length, which is only known at its end.
 //!
 //! # When one pickle carries the whole value
 //!
 //! Only pickle keeps identities, so a value goes by one pickle from top to bottom when it is nested
 //! deeper than [`marker::MAX_DEPTH`], contains itself, holds one mutable object in two places, or holds
-//! more than one object that has to be pickled. A single such object is pickled where it stands.
+//! more than one object that has to be pickled. A single such object is pickled at its place.
 //! Immutable values made of plain values only (`("a", 1)`) have no identity worth keeping.
 //!
 //! Arrays, and other buffers that pickle hands over out of band, arrive as read-only views of shared
-//! memory, or, where they are small, as copies that may be written to.
+//! memory, or, if they are small, as copies that the receiver may write to.
 
 mod array;
 mod array_spec;
@@ -78,18 +78,18 @@ pub use path::say_result;
 pub use python::codec;
 pub use record::Record;
 
-/// What [`Codec::size_hint`] says of objects whose size only encoding tells.
+/// The result of [`Codec::size_hint`] for objects whose size is only known after encoding.
 const UNKNOWN_SIZE: usize = 64;
 
-/// The codec with what it looked up and remembers: types, pickle's functions, dtypes, recent keys.
+/// The codec, with its lookups: types, pickle's functions, dtypes, recent keys.
 ///
 /// One per process is enough. It holds no state of any value, so encoding and decoding may be
 /// entered again from the Python code that they run (`__reduce__`, `__setstate__`).
 pub struct Codec(Lookups);
 
 impl Codec {
-    /// Looks up what is needed for every value. NumPy and cloudpickle are left until a value needs
-    /// them.
+    /// Looks up the types and functions that every value needs. NumPy and cloudpickle wait until a
+    /// value needs them.
     pub fn new(py: Python<'_>) -> PyResult<Self> {
         Ok(Self(Lookups::new(py)?))
     }
@@ -98,10 +98,10 @@ impl Codec {
         &self.0
     }
 
-    /// Appends `obj` to `out`. After an error, what `out` holds beyond its old position means
-    /// nothing.
+    /// Appends `obj` to `out`. After an error, the bytes of `out` beyond its old position are
+    /// meaningless.
     ///
-    /// Python code may run meanwhile: the methods that pickle calls, and with them anything.
+    /// Any Python code may run meanwhile, because pickle calls methods of objects.
     pub fn encode<O: Out>(
         &self,
         _py: Python<'_>,
@@ -111,8 +111,8 @@ impl Codec {
         encode::encode(&self.0, obj, out)
     }
 
-    /// How much room to have ready for `obj`, found cheaply: enough for text, bytes, numbers and
-    /// arrays, whose padding is counted at its worst; for containers a lower bound, for others a
+    /// An estimate of the encoded size of `obj`, found cheaply. It suffices for text, bytes, numbers
+    /// and arrays, with the most padding; for containers it is a lower bound, for other objects a
     /// small constant.
     pub fn size_hint(&self, obj: &Bound<'_, PyAny>) -> usize {
         match exact(obj) {
@@ -127,12 +127,12 @@ impl Codec {
         }
     }
 
-    /// Where the items of `obj` lie one after the other, if it is an array that is written natively.
+    /// The contiguous memory of the items of `obj`, if it is an array that is written natively.
     pub fn items_of(&self, obj: &Bound<'_, PyAny>) -> Option<(*const u8, usize)> {
         array::items(&self.0, obj)
     }
 
-    /// Makes the object that all of `payload` stands for.
+    /// Decodes the one object of which `payload` consists.
     ///
     /// Python code may run meanwhile: imports, and the methods that pickle calls.
     pub fn decode<'py>(
@@ -144,8 +144,8 @@ impl Codec {
         decode::decode(&self.0, py, payload, memory, true)
     }
 
-    /// Does the same for a payload that anybody may have written: nothing in it is unpickled, and a
-    /// `ValueError` says that there was something to unpickle.
+    /// Decodes a payload from an untrusted writer. It executes no pickle: a pickle in the payload
+    /// raises `ValueError`.
     pub fn decode_untrusted<'py>(
         &self,
         py: Python<'py>,

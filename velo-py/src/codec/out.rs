@@ -1,17 +1,17 @@
-//! Where encoded bytes go: memory of a fixed size, or a vector that grows.
+//! The destination of encoded bytes: memory of a fixed size, or a vector that grows.
 
 use super::error::{Overflow, Stop};
 use super::marker;
 
-/// What the alignment of array data is asked to be.
+/// The alignment of array data, in bytes.
 pub const ALIGN: usize = 64;
 
 /// A place that bytes are appended to.
 pub trait Out {
-    /// How many bytes were written so far.
+    /// The number of bytes that were written so far.
     fn position(&self) -> usize;
 
-    /// Forgets what was written after `position`.
+    /// Forgets the bytes that were written after `position`.
     ///
     /// # Panics
     /// May panic when `position` lies ahead.
@@ -20,12 +20,12 @@ pub trait Out {
     /// Appends `len` bytes for the caller to fill; their content is unspecified until then.
     fn reserve(&mut self, len: usize) -> Result<&mut [u8], Overflow>;
 
-    /// How many bytes to skip so that the byte `ahead` of the position lies at a multiple of
+    /// The number of bytes to skip so that the byte `ahead` of the position lies at a multiple of
     /// [`ALIGN`].
     fn padding(&self, ahead: usize) -> usize;
 
-    /// The number by which the reader finds these bytes where they are, if it does: then they are
-    /// not written. Given up by [`rewind`](Self::rewind).
+    /// The number by which the reader finds these bytes in memory that it shares, if they lie there:
+    /// then they are not written. [`rewind`](Self::rewind) gives the number up.
     fn lend(&mut self, _start: *const u8, _len: usize) -> Option<u32> {
         None
     }
@@ -96,7 +96,7 @@ impl<'a> SliceOut<'a> {
         Self { room, position: 0 }
     }
 
-    /// How many bytes were written.
+    /// The number of bytes that were written.
     pub fn len(&self) -> usize {
         self.position
     }
@@ -140,12 +140,12 @@ impl Out for SliceOut<'_> {
 pub struct VecOut(Vec<u8>);
 
 impl VecOut {
-    /// An empty one that has room for `capacity` bytes.
+    /// An empty vector that has room for `capacity` bytes.
     pub fn with_capacity(capacity: usize) -> Self {
         Self(Vec::with_capacity(capacity))
     }
 
-    /// An empty one in memory that was used before.
+    /// An empty vector in memory that was used before.
     pub fn reusing(mut memory: Vec<u8>) -> Self {
         memory.clear();
         Self(memory)

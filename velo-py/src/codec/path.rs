@@ -1,6 +1,6 @@
-//! Finding what in a value cannot be pickled, so that the message can name it.
+//! Finds the part of a value that cannot be pickled, so that the message can name it.
 //!
-//! Runs only after pickle refused. It pickles parts of the value again, with a bound on how many.
+//! The search runs only after pickle has refused the value. It pickles a bounded number of parts.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
@@ -15,7 +15,7 @@ use super::error::Stop;
 use super::pickler::Pickle;
 use crate::ffi::objects::{Exact, exact, id};
 
-/// What the whole value is called.
+/// The name of the whole value in the message.
 static IN_WORKER: AtomicBool = AtomicBool::new(false);
 
 /// This process is a worker: what it encodes are results.
@@ -32,13 +32,13 @@ fn root() -> &'static str {
     }
 }
 
-/// How many parts are tried before the search settles for what it has.
+/// The number of parts that are tried before the search gives its best result so far.
 const TRIES: usize = 2_000;
 
-/// How long a path grows.
+/// The longest path.
 const STEPS: usize = 32;
 
-/// How much of a key or a reason is quoted.
+/// The longest quotation of a key or a reason.
 const QUOTED: usize = 200;
 
 /// A `TypeError` that names the part of `obj` that pickle refused, caused by pickle's own `error`.
@@ -69,7 +69,7 @@ pub fn explain(pickle: &Pickle, obj: &Bound<'_, PyAny>, error: PyErr) -> PyErr {
 struct Search<'a> {
     pickle: &'a Pickle,
     tries: usize,
-    /// Objects that were refused, each looked into once.
+    /// The refused objects, each of which is searched once.
     failing: HashSet<usize>,
 }
 
@@ -188,8 +188,7 @@ fn parts<'py>(obj: &Bound<'py, PyAny>) -> Parts<'py> {
     parts
 }
 
-/// Adds what pickle would take for the object's state: attributes and slots, or `__getstate__`'s
-/// choice.
+/// Adds the object's state as pickle takes it: attributes and slots, or the result of `__getstate__`.
 fn add_state<'py>(obj: &Bound<'py, PyAny>, parts: &mut Parts<'py>) -> PyResult<()> {
     let state = match obj.getattr("__getstate__") {
         Ok(getstate) => getstate.call0()?,
@@ -214,7 +213,7 @@ fn add_state<'py>(obj: &Bound<'py, PyAny>, parts: &mut Parts<'py>) -> PyResult<(
     Ok(())
 }
 
-/// Adds what a function, a method or a partial drags along.
+/// Adds the objects that a function, a method or a partial refers to.
 fn add_function<'py>(obj: &Bound<'py, PyAny>, parts: &mut Parts<'py>) -> PyResult<()> {
     for name in ["__self__", "func", "args", "keywords"] {
         if let Ok(part) = obj.getattr(name) {

@@ -1,7 +1,6 @@
-//! Everything that has no form of its own: pickle protocol 5, or cloudpickle where that does not
-//! do.
+//! Values without a native form: pickle protocol 5, or cloudpickle for objects that pickle refuses.
 //!
-//! What follows `c1 05`, numbers little-endian:
+//! The bytes after `c1 05`, with little-endian numbers:
 //!
 //! | part | bytes |
 //! | --- | --- |
@@ -11,8 +10,8 @@
 //! | for each out-of-band buffer | length `u64`, padding length `u8`, padding, data |
 //! | or, when it lies in a loan | length `u64`, 255, its number `u32` |
 //!
-//! Padding brings the data to a multiple of 64. A pickle that refers to `__main__` by name would
-//! find something else there in another process, so such a value goes by cloudpickle, by value.
+//! Padding brings the data to a multiple of 64. In another process `__main__` is another module, so a
+//! value that refers to `__main__` by name goes by cloudpickle, by value.
 
 use pyo3::exceptions::PyTypeError;
 use pyo3::intern;
@@ -26,7 +25,7 @@ use super::out::Out;
 use super::pickler::Pickled;
 use super::reader::{Decode, Reader};
 
-/// Length and padding length of one buffer: what each takes at the least.
+/// The least bytes of one buffer: its length and its padding length.
 const BUFFER_HEAD: usize = 9;
 
 /// Stands for a padding length where a number follows instead of data.
@@ -52,7 +51,8 @@ pub fn put<O: Out>(pickled: &Pickled<'_>, out: &mut O) -> Result<(), Stop> {
     Ok(())
 }
 
-/// Writes a buffer of `len` bytes, by `fill` unless it is lent; `start` is where it lies in one piece.
+/// Writes a buffer of `len` bytes, by `fill` unless it is lent; `start` is its address if it is
+/// contiguous.
 pub fn put_buffer<O: Out>(
     out: &mut O,
     start: Option<*const u8>,
@@ -79,10 +79,10 @@ fn put_aligned<O: Out>(out: &mut O, len: usize) -> Result<&mut [u8], Stop> {
 
 /// A buffer that came out of a payload.
 pub struct Buffer<'py> {
-    /// The object that exports it: a view or a copy.
+    /// The object that exports the buffer: a view or a copy.
     pub object: Bound<'py, PyAny>,
     pub len: usize,
-    /// Others see the same memory, so it must not be written to.
+    /// The memory is shared, so it must not be written to.
     pub shared: bool,
 }
 
@@ -127,7 +127,7 @@ pub fn load<'py, D: Decode>(decoder: &mut Reader<'_, 'py, D>) -> Result<Bound<'p
     let py = decoder.py;
     let count = u32::from_le_bytes(*decoder.bytes()?) as usize;
     let len = decoder.len64()?;
-    // Copied, as what unpickling leaves behind must not point into memory that is given back.
+    // Copied, because unpickled objects must not point into memory that is released.
     let bytes = decoder.slice(len)?;
     decoder.may_unpickle(bytes)?;
     let bytes = PyBytes::new(py, bytes);

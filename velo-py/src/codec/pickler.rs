@@ -1,4 +1,4 @@
-//! Calling pickle: protocol 5, or cloudpickle where that does not do.
+//! Calls pickle with protocol 5, or cloudpickle for objects that pickle refuses.
 
 use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::{PyAttributeError, PyRecursionError, PyTypeError};
@@ -27,7 +27,7 @@ pub struct Pickle {
 pub struct Pickled<'py> {
     pub bytes: Bound<'py, PyBytes>,
     pub buffers: Vec<PyBuffer<u8>>,
-    /// The ids of all objects in it whose identity it keeps; empty unless asked for.
+    /// The ids of all objects whose identity the pickle keeps; empty unless requested.
     pub reached: Vec<usize>,
 }
 
@@ -50,7 +50,7 @@ impl Pickle {
         self.dump_somehow(obj, false)
     }
 
-    /// Pickles a part of a value and tells which objects went into it.
+    /// Pickles a part of a value, and collects the ids of its objects.
     pub fn dump_part<'py>(&self, obj: &Bound<'py, PyAny>) -> Result<Pickled<'py>, Stop> {
         self.dump_somehow(obj, true)
     }
@@ -140,7 +140,7 @@ impl Pickle {
         pickler.ok().map(|pickler| pickler.bind(py))
     }
 
-    /// Whether pickle means that the object is of a kind that it cannot pickle.
+    /// Whether pickle's error says that it cannot pickle objects of this kind.
     fn is_refusal(&self, py: Python<'_>, error: &PyErr) -> bool {
         error.is_instance(py, self.refusal.bind(py))
             || error.is_instance_of::<PyTypeError>(py)
@@ -172,7 +172,7 @@ impl Pickle {
     }
 }
 
-/// Keyword arguments for a pickler, and the list that its out-of-band buffers are collected in.
+/// Keyword arguments for a pickler, and the list that collects its out-of-band buffers.
 fn options(py: Python<'_>) -> PyResult<(Bound<'_, PyDict>, Bound<'_, PyList>)> {
     let buffers = PyList::empty(py);
     let options = PyDict::new(py);
@@ -192,7 +192,7 @@ fn raw(buffers: &Bound<'_, PyList>) -> PyResult<Vec<PyBuffer<u8>>> {
 }
 
 impl Pickled<'_> {
-    /// The pickle, if it has all of the object in it.
+    /// The pickle, if it holds the whole object.
     pub fn in_one(&self) -> Option<&[u8]> {
         self.buffers.is_empty().then(|| self.bytes.as_bytes())
     }

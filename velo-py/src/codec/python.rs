@@ -1,4 +1,4 @@
-//! The process's one codec, and the two functions that show it to Python.
+//! The one codec of the process, and the functions that offer it to Python.
 
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -39,7 +39,7 @@ impl From<DecodeError> for Thrown {
     }
 }
 
-/// `obj` as bytes, of which there may be `limit` at most.
+/// Encodes `obj` into at most `limit` bytes.
 #[pyfunction]
 #[pyo3(signature = (obj, limit=None))]
 pub fn dumps<'py>(
@@ -60,8 +60,8 @@ pub fn dumps<'py>(
     Ok(PyBytes::new(py, &room[..len]))
 }
 
-/// The object that `payload` stands for, with copies of its buffers. Unless its writer is `trusted`,
-/// nothing is unpickled.
+/// Decodes the object in `payload`, with copies of its buffers. Unless its writer is `trusted`, a pickle
+/// in it is an error.
 #[pyfunction]
 #[pyo3(signature = (payload, trusted=true))]
 pub fn loads<'py>(
@@ -78,7 +78,7 @@ pub fn loads<'py>(
     })
 }
 
-/// What tells encoded values apart; None where equal ones may differ.
+/// A hash that tells encoded values apart; None if equal values may have different bytes.
 #[pyfunction]
 #[pyo3(name = "fingerprint")]
 pub fn fingerprint_of(payload: &Bound<'_, PyBytes>) -> Option<u64> {

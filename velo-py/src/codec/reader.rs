@@ -1,8 +1,8 @@
 //! Reading a payload: bounds and budgets.
 //!
-//! Every length is compared with what is left before anything is allocated for it, and containers
-//! may not promise more items, all together, than bytes are left to hold them. So a payload costs
-//! memory in proportion to its size, whatever it claims.
+//! The reader compares every length with the rest of the payload before it allocates memory, and all
+//! containers together may not announce more items than there are bytes left. So a payload costs
+//! memory in proportion to its real size, whatever lengths it announces.
 
 use std::marker::PhantomData;
 
@@ -18,8 +18,8 @@ use super::memory::Memory;
 use super::utf8;
 use crate::cell::Busy;
 
-/// Reads one value of any type: what the types that hold other values need of the dispatch above them.
-/// It is a type parameter, not an object, so that the compiler sees through it.
+/// Reads one value of any type: the dispatch above, as containers use it. It is a type parameter, not
+/// an object, so that the compiler can inline it.
 pub trait Decode: Sized {
     /// The next value.
     fn value<'py>(reader: &mut Reader<'_, 'py, Self>) -> Result<Bound<'py, PyAny>, Fault>;
@@ -32,9 +32,9 @@ pub struct Reader<'a, 'py, D> {
     payload: &'a [u8],
     at: usize,
     depth: usize,
-    /// Values that containers begun so far still wait for; each takes a byte at the least.
+    /// The values that open containers still wait for; each takes at least one byte.
     owed: usize,
-    /// Set by the first pickle, whose objects may raise what they like from then on.
+    /// Set by the first pickle, whose objects may raise any exception from then on.
     pub unpickled: bool,
     /// Whether pickles are read at all: they run code.
     trusted: bool,
@@ -76,12 +76,12 @@ impl<'a, 'py, D: Decode> Reader<'a, 'py, D> {
         Err(PyValueError::new_err(("it holds a pickle, which runs code", pickle)).into())
     }
 
-    /// How many bytes were read.
+    /// The number of bytes that were read.
     pub fn position(&self) -> usize {
         self.at
     }
 
-    /// How many bytes are left.
+    /// The number of bytes that are left.
     #[inline(always)]
     pub fn left(&self) -> usize {
         self.payload.len() - self.at
@@ -131,8 +131,8 @@ impl<'a, 'py, D: Decode> Reader<'a, 'py, D> {
         }
     }
 
-    /// The next `len` bytes as an object that exports them, and whether it is a view of memory that
-    /// others see as well. A copy is its receiver's alone, to be written to.
+    /// The next `len` bytes as an object that exports them, and whether it is a view of shared memory.
+    /// The receiver of a copy may write to it.
     pub fn buffer(&mut self, len: usize) -> Result<(Bound<'py, PyAny>, bool), Fault> {
         let bytes = self.slice(len)?;
         if (!bytes.is_empty() || self.memory.is_private())
@@ -157,7 +157,7 @@ impl<'a, 'py, D: Decode> Reader<'a, 'py, D> {
         Ok(())
     }
 
-    /// Ends what [`Reader::enter`] began.
+    /// Ends the container that [`Reader::enter`] began.
     #[inline]
     pub fn leave(&mut self) {
         self.depth -= 1;
@@ -193,7 +193,7 @@ impl<'a, 'py, D: Decode> Reader<'a, 'py, D> {
         kept.unwrap_or_else(|Busy| utf8::text(self.py, bytes))
     }
 
-    /// An exception for an object that its container refused, which pickled objects may do for any
+    /// The error for an object that its container refused. Pickled objects may cause that for any
     /// reason.
     #[cold]
     pub fn unusable(&self, error: PyErr, what: &'static str) -> Fault {

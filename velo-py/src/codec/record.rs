@@ -9,7 +9,7 @@ use super::out::Out;
 use super::reader::{Decode, Reader};
 use super::writer::{Encode, Writer};
 
-/// How many values a record holds.
+/// The number of values in a record.
 const FIELDS: usize = 7;
 
 /// An event of a source, with its origin.
@@ -105,7 +105,7 @@ impl Record {
     }
 }
 
-/// Writes a record. False: it is none.
+/// Writes a record. False: the object is no record.
 pub fn put<'py, O: Out, E: Encode>(
     writer: &mut Writer<'_, 'py, O, E>,
     obj: &Bound<'py, PyAny>,

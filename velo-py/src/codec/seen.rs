@@ -1,9 +1,9 @@
-//! The objects met so far that could be met again, so that sharing is noticed.
+//! The objects of a value so far that may occur again, so that sharing is noticed.
 
 use std::collections::HashSet;
 use std::hash::{BuildHasherDefault, Hasher};
 
-/// How many ids are searched one by one before a table is made.
+/// The most ids that are searched one by one; beyond it, they are put into a table.
 const FEW: usize = 8;
 
 /// A set of object ids.

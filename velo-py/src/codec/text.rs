@@ -73,7 +73,7 @@ pub fn put_bytes<'py, O: Out, E: Encode>(
     put_plain_bytes(encoder.out, bytes.as_bytes())
 }
 
-/// Writes bytes that are met once.
+/// Writes bytes that occur once in the value.
 #[inline(always)]
 pub fn put_plain_bytes<O: Out>(out: &mut O, bytes: &[u8]) -> Result<(), Stop> {
     let room = match bytes.len() {

@@ -1,4 +1,4 @@
-//! Text from bytes that came.
+//! Text from the bytes of a payload.
 
 use pyo3::prelude::*;
 use pyo3::types::PyString;

@@ -1,4 +1,4 @@
-//! Writing a value: which objects were met, how deep it goes, and when to give up the native form.
+//! Writing a value: it tracks the objects and the depth so far, and gives up the native form if need be.
 
 use std::marker::PhantomData;
 
@@ -12,11 +12,11 @@ use super::pickler::Pickled;
 use super::seen::Seen;
 use crate::ffi::objects::{id, is_shared};
 
-/// From this size on, text or bytes that are held in several places are sent once, as pickle does.
+/// From this size on, text or bytes that occur several times are sent once, as pickle does.
 const LARGE_LEAF: usize = 4096;
 
-/// Writes one value of any type: what the types that hold other values need of the dispatch above
-/// them. It is a type parameter, not an object, so that the compiler sees through it.
+/// Writes one value of any type: the dispatch above, as containers use it. It is a type parameter, not
+/// an object, so that the compiler can inline it.
 pub trait Encode: Sized {
     /// Writes `obj`.
     fn value<'py, O: Out>(
@@ -32,8 +32,8 @@ pub struct Writer<'a, 'py, O, E> {
     pub out: &'a mut O,
     seen: Seen,
     depth: usize,
-    /// Grows with every object whose identity may matter; unchanged means that only plain leaves
-    /// were met.
+    /// Counts the objects whose identity may matter; unchanged means that there were only plain
+    /// leaves.
     marks: usize,
     pickled: bool,
     dispatch: PhantomData<E>,
@@ -79,7 +79,7 @@ impl<'a, 'py, O: Out, E: Encode> Writer<'a, 'py, O, E> {
         Ok(pickle)
     }
 
-    /// Begins a container; `Whole` when it is too deep or was met before.
+    /// Begins a container; `Whole` when it is too deep or occurs a second time.
     #[inline]
     pub fn enter(&mut self, obj: &Bound<'py, PyAny>) -> Result<(), Stop> {
         if self.depth == MAX_DEPTH {
@@ -90,7 +90,7 @@ impl<'a, 'py, O: Out, E: Encode> Writer<'a, 'py, O, E> {
         Ok(())
     }
 
-    /// Ends what [`Writer::enter`] began.
+    /// Ends the container that [`Writer::enter`] began.
     #[inline]
     pub fn leave(&mut self) {
         self.depth -= 1;
@@ -107,7 +107,7 @@ impl<'a, 'py, O: Out, E: Encode> Writer<'a, 'py, O, E> {
         Ok(())
     }
 
-    /// Notes text or bytes, which are worth it only when they are large.
+    /// Notes text or bytes, if they are large enough to be worth it.
     #[inline(always)]
     pub fn note_leaf(&mut self, obj: &Bound<'py, PyAny>, len: usize) -> Result<(), Stop> {
         if len >= LARGE_LEAF && self.depth > 0 && is_shared(obj) {
