@@ -21,20 +21,20 @@ use crate::ffi::send_slot::{Awaitable, Step, coroutine_methods, install, itself}
 
 /// An async iterator whose next item needs no awaitable of its own.
 pub trait AsyncIterate: PyClass<Frozen = True> + Sync {
-    /// What one of its items is called in errors.
+    /// The name of one of its items in errors.
     const ITEM: &'static str;
 
     /// Its awaitables.
     fn lending(&self) -> &Lending;
 
-    /// The next item or something to wait for; `StopAsyncIteration` at the end.
+    /// The next item or a future to wait for; `StopAsyncIteration` at the end.
     fn next_item(&self, py: Python<'_>) -> Result<Step, Thrown>;
 
     /// Gives up the wait.
     fn give_up(&self, py: Python<'_>) -> PyResult<()>;
 }
 
-/// Which awaitables of an iterator are in use. Guarded by the GIL.
+/// The state of an iterator's awaitables. Guarded by the GIL.
 #[derive(Default)]
 pub struct Lending {
     /// The iterator is the awaitable of its next item, which is not there yet.

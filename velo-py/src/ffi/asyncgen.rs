@@ -18,27 +18,27 @@ use pyo3::types::{PyCFunction, PyModule};
 
 use crate::errors::Thrown;
 
-/// How a resumed generator came back.
+/// The outcome of a step of a generator.
 pub enum Resumed {
     /// With a result.
     Yielded(Py<PyAny>),
-    /// Waiting for something that the running task has to see.
+    /// It waits for a future that the running task has to see.
     Awaiting(Py<PyAny>),
     /// It returned.
     Finished,
 }
 
-/// One user generator and where it stands.
+/// One generator of a user, and its open awaitable.
 pub struct AsyncGen {
     generator: Py<PyAny>,
-    /// The awaitable of the public protocol that is under way, if any.
+    /// The unfinished awaitable of the public protocol, if any.
     pending: Option<Py<PyAny>>,
     direct: bool,
     started: bool,
 }
 
 impl AsyncGen {
-    /// `generator` is what calling the user's function returned.
+    /// `generator` is the return value of the user's function.
     pub fn new(py: Python<'_>, generator: Py<PyAny>) -> Self {
         // SAFETY: only the type pointer of a live object is read.
         let plain = unsafe { ffi::PyAsyncGen_CheckExact(generator.as_ptr()) } != 0;
@@ -51,8 +51,8 @@ impl AsyncGen {
         }
     }
 
-    /// As `new`, for a generator that the event loop is not to close: its owner does so. That saves a
-    /// weak reference for each of them.
+    /// As `new`, for a generator that its owner closes, and not the event loop. That saves a weak
+    /// reference for each generator.
     pub fn of_owner(py: Python<'_>, generator: Py<PyAny>) -> Self {
         let mut made = Self::new(py, generator);
         made.started = made.direct;
@@ -82,7 +82,7 @@ impl AsyncGen {
         self.resume_pending(py, value)
     }
 
-    /// Throws `error` in where the generator stands.
+    /// Throws `error` into the generator at the place where it waits.
     pub fn throw(&mut self, py: Python<'_>, error: PyErr) -> Result<Resumed, Thrown> {
         let none = py.None();
         if let Some(pending) = self.pending.take() {
@@ -105,8 +105,8 @@ impl AsyncGen {
         self.resume_pending(py, none.bind(py))
     }
 
-    /// Closes it: `GeneratorExit` where it stands, its `finally` blocks run. It comes out again, at once
-    /// or after what they wait for.
+    /// Closes the generator: throws `GeneratorExit` at the place where it waits, so that its `finally`
+    /// blocks run. The exception comes out again, at once or after the waits of those blocks.
     pub fn close(&mut self, py: Python<'_>) -> Result<Resumed, Thrown> {
         self.throw(py, PyGeneratorExit::new_err(()))
     }
@@ -147,7 +147,7 @@ impl AsyncGen {
     }
 }
 
-/// What an exception out of `__anext__` or `athrow` means.
+/// The outcome that an exception of `__anext__` or `athrow` stands for.
 fn stopped(py: Python<'_>, error: Thrown) -> Result<Resumed, Thrown> {
     if error.is_instance_of::<PyStopAsyncIteration>(py) {
         return Ok(Resumed::Finished);
@@ -191,7 +191,7 @@ fn send<'py>(iterator: &Bound<'py, PyAny>, value: &Bound<'py, PyAny>) -> Result<
     }
 }
 
-/// What is known of this interpreter's private wrapper of yielded values.
+/// The layout of this interpreter's private wrapper of yielded values, if it is known.
 struct Direct {
     wrapper: *mut ffi::PyTypeObject,
 }
@@ -201,7 +201,7 @@ unsafe impl Send for Direct {}
 // SAFETY: as above.
 unsafe impl Sync for Direct {}
 
-/// Finds out now how this interpreter does it.
+/// Probes this interpreter.
 pub fn warm_up(py: Python<'_>) {
     Direct::get(py);
 }
@@ -214,8 +214,8 @@ impl Direct {
             .as_ref()
     }
 
-    /// Resumes a small generator directly and looks at what comes out. Anything unexpected means
-    /// that this interpreter does it another way, and that the public protocol is used.
+    /// Resumes a small generator directly and checks the outcome. If it is unexpected, this interpreter
+    /// works in another way, and the public protocol is used.
     fn probe(py: Python<'_>) -> PyResult<Option<Direct>> {
         let code = c"async def probe(marker):\n    yield marker\n";
         let module = PyModule::from_code(py, code, c"<velo>", c"_velo_probe")?;

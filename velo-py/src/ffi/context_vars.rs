@@ -1,7 +1,8 @@
-//! Whether anything was set in a context: cheaper than looking at its variables.
+//! Detects whether a variable was set in a context, without looking at the variables.
 //!
-//! A context holds its variables as one immutable map, and every change gives it another one. CPython
-//! has no function that says which; the garbage collector can ask every object what it refers to.
+//! A context holds its variables as one immutable map, and every change gives it another map. CPython
+//! has no function that returns the map, but the garbage collector can visit all references of an
+//! object.
 
 use std::ffi::{c_int, c_void};
 use std::ptr;
@@ -12,8 +13,8 @@ use pyo3::sync::PyOnceLock;
 
 use super::turn;
 
-/// What a context's variables are at some moment. Equal ones are the same variables, as long as both
-/// contexts live; `None` where this interpreter does not tell.
+/// The identity of a context's variables at one moment. Equal identities mean equal variables, as long
+/// as both contexts live; `None` if this interpreter has no identity to give.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Variables(*mut ffi::PyObject);
 
@@ -31,8 +32,8 @@ pub fn variables(py: Python<'_>, context: &Py<PyAny>) -> Option<Variables> {
     Some(last_reference(context))
 }
 
-/// The last object that a context refers to: behind the context that was current before it come its
-/// variables.
+/// The last object that a context refers to. The first is the context that was current before it, the
+/// last its variables.
 #[inline]
 fn last_reference(context: &Py<PyAny>) -> Variables {
     let mut last: *mut ffi::PyObject = ptr::null_mut();
@@ -53,8 +54,8 @@ extern "C" fn note(object: *mut ffi::PyObject, place: *mut c_void) -> c_int {
     0
 }
 
-/// Tries it once: a copy has the same variables, one in which something was set has others, entered
-/// or not.
+/// Probes this interpreter once: a copy of a context has the same variables, and a context in which a
+/// variable was set has others, entered or not.
 fn tells(py: Python<'_>) -> bool {
     static TELLS: PyOnceLock<bool> = PyOnceLock::new();
     *TELLS.get_or_init(py, || probe(py).unwrap_or(false))

@@ -1,15 +1,15 @@
-//! What destructors have to do with Python.
+//! Python calls of destructors.
 
 use std::ptr;
 
 use pyo3::ffi;
 use pyo3::prelude::*;
 
-/// Runs what a destructor has to do with Python, unless the interpreter is at its end.
+/// Runs the Python calls of a destructor, unless the interpreter is at its end.
 ///
-/// An object may be destroyed by an exception that unwinds the stack. Python code that ran meanwhile
-/// would take that exception for its own, or lose it, and the interpreter would go on with none. So it
-/// is put aside.
+/// An exception that unwinds the stack may destroy an object. Python code that ran then would take that
+/// exception for its own, or lose it, and the interpreter would continue without it. So the exception is
+/// put aside.
 pub fn destroy(f: impl FnOnce(Python<'_>)) {
     Python::try_attach(|py| {
         let _aside = Aside::put(py);
@@ -25,7 +25,7 @@ struct Aside<'py> {
     traceback: *mut ffi::PyObject,
 }
 
-// `PyErr_Fetch` is deprecated from Python 3.12 on; what replaces it is not in 3.11.
+// `PyErr_Fetch` is deprecated from Python 3.12 on; its replacement is missing in 3.11.
 #[allow(deprecated)]
 impl<'py> Aside<'py> {
     fn put(py: Python<'py>) -> Self {

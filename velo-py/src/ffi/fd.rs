@@ -18,8 +18,8 @@ pub fn duplicate(number: i32) -> io::Result<OwnedFd> {
     unsafe { BorrowedFd::borrow_raw(number) }.try_clone_to_owned()
 }
 
-/// Has forked children of this process get a dead descriptor in place of one that stays open as long as
-/// this process lives.
+/// Gives forked children of this process a dead descriptor in place of this one, which stays open as
+/// long as this process lives.
 pub fn keep_from_children(number: i32) {
     if number >= 0 {
         // SAFETY: the number is not -1, and nothing is done with the descriptor here; a child replaces

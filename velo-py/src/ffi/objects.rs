@@ -1,8 +1,8 @@
-//! Safe wrappers for the few raw CPython calls that the codec's speed rests on.
+//! Safe wrappers for the few raw CPython calls on which the codec's speed depends.
 //!
-//! Everything here takes and returns references that own what they point to, so that Python code
-//! which runs in between (a `__reduce__`, a finalizer) cannot pull an object away. Nothing here
-//! knows the wire format, and no raw pointer leaves this folder.
+//! The functions take and return owned references, so that Python code which runs between two calls (a
+//! `__reduce__`, a finalizer) cannot free an object. No file here knows the wire format, and no raw
+//! pointer leaves this folder.
 
 mod builder;
 mod ndarray;
@@ -101,7 +101,7 @@ pub fn id(obj: &Bound<'_, PyAny>) -> usize {
     obj.as_ptr() as usize
 }
 
-/// Whether anyone but `obj` itself and one container may hold the object.
+/// Whether there may be references to the object besides `obj` itself and one container.
 #[inline(always)]
 pub fn is_shared(obj: &Bound<'_, PyAny>) -> bool {
     // SAFETY: a `Bound` points to a live object, and the interpreter is attached.
@@ -142,8 +142,8 @@ pub fn utf8<'a>(text: &'a Bound<'_, PyString>) -> Option<&'a [u8]> {
     Some(unsafe { std::slice::from_raw_parts(data.cast(), len as usize) })
 }
 
-/// A `str` from UTF-8. The bytes are copied before they are judged, so that memory which another
-/// process writes to at the same time cannot smuggle bad text past the check.
+/// A `str` from UTF-8. The bytes are copied before they are checked, so that another process that
+/// writes to them at the same time cannot get bad text past the check.
 #[inline]
 pub fn str_from_utf8<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, PyString>> {
     let len = bytes.len() as ffi::Py_ssize_t;

@@ -17,7 +17,7 @@ use pyo3::types::PyType;
 
 use crate::errors::Thrown;
 
-/// What one step of an awaitable came to.
+/// The outcome of one step of an awaitable.
 pub enum Step {
     /// It has its result.
     Return(Py<PyAny>),
@@ -27,11 +27,11 @@ pub enum Step {
 
 /// A class whose instances can be awaited, stepped by [`Awaitable::step`].
 pub trait Awaitable: PyClass + Sync {
-    /// Runs until there is a result or something to wait for. `value` is what the task sent.
+    /// Runs until there is a result or a future to wait for. The task sent `value`.
     fn step(slf: &Bound<'_, Self>, value: &Bound<'_, PyAny>) -> Result<Step, Thrown>;
 
-    /// The task was cancelled, or something else was thrown in, while this waited. Gives up the
-    /// wait and says what to raise, or goes on.
+    /// The task was cancelled, or another exception was thrown in, during the wait. Gives up the wait
+    /// and returns the exception to raise, or goes on.
     fn throw(slf: &Bound<'_, Self>, error: PyErr) -> PyResult<Step>;
 }
 

@@ -1,5 +1,5 @@
-//! Running a step of one task in the turn of another, or of the loop itself: the task counts as the
-//! current one, and its context is the current one, for as long as the step takes.
+//! Runs a step of one task in the turn of another task, or of the loop itself. During the step, the task
+//! is the current task, and its context the current context.
 
 use pyo3::ffi;
 use pyo3::prelude::*;
@@ -21,7 +21,7 @@ pub fn copy_of(context: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
     }
 }
 
-/// Runs `step` as if `task` did, in the middle of whatever is running.
+/// Runs `step` as a step of `task`, in the turn of another task or of the loop.
 ///
 /// # Errors
 /// When `context` is in use already. `step` has not run then.
@@ -49,7 +49,7 @@ pub fn entered<R>(context: &Bound<'_, PyAny>, step: impl FnOnce() -> R) -> PyRes
     Ok(step())
 }
 
-/// The turn of one task in the middle of whatever is running, until it is [left](Self::leave).
+/// The turn of one task within that of another task or of the loop, until it is [left](Self::leave).
 pub struct TaskTurn {
     event_loop: Py<PyAny>,
     task: Py<PyAny>,
@@ -82,7 +82,7 @@ impl TaskTurn {
     /// Makes the task that was current before the current one again.
     ///
     /// # Errors
-    /// When something else has become current meanwhile.
+    /// When another task has become the current one meanwhile.
     pub fn leave(self, py: Python<'_>) -> PyResult<()> {
         let _context = Entered(self.context.bind(py));
         let (event_loop, task) = (self.event_loop.bind(py), self.task.bind(py));
@@ -113,7 +113,7 @@ impl Drop for Entered<'_, '_> {
     }
 }
 
-/// asyncio's functions for other implementations of tasks, which say whose turn it is.
+/// asyncio's functions for other implementations of tasks, which set the current task.
 enum Switch {
     /// From Python 3.12: one call.
     Swap(Py<PyAny>),
@@ -124,7 +124,7 @@ enum Switch {
     },
 }
 
-/// Finds out now how this interpreter does it.
+/// Looks up the functions of this interpreter.
 pub fn warm_up(py: Python<'_>) -> PyResult<()> {
     Switch::get(py).map(drop)
 }
@@ -145,7 +145,7 @@ impl Switch {
         })
     }
 
-    /// Makes `task` the current one; whose turn it was, or None.
+    /// Makes `task` the current one; returns the task that was current, or None.
     fn to<'py>(
         &self,
         event_loop: &Bound<'py, PyAny>,

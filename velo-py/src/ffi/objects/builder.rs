@@ -1,7 +1,7 @@
 //! Lists and tuples of a known length, filled item by item.
 //!
-//! While one is being filled the garbage collector does not know it, so code that runs in between
-//! cannot come across a container with holes.
+//! The garbage collector does not know a container while it is filled, so Python code that runs
+//! meanwhile cannot find a container with holes.
 
 use pyo3::ffi;
 use pyo3::prelude::*;

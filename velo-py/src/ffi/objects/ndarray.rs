@@ -1,8 +1,7 @@
 //! Reading a NumPy array's fields without a Python call, and copying its items in C order.
 //!
-//! The struct behind `numpy.ndarray` is part of NumPy's stable binary interface. It is still
-//! compared with what Python sees once, before it is trusted; an interpreter where they differ gets
-//! no [`ArrayLayout`].
+//! The struct behind `numpy.ndarray` is part of NumPy's stable binary interface. It is still compared
+//! once with the attributes that Python sees; if they differ, there is no [`ArrayLayout`].
 
 use std::ffi::c_int;
 
@@ -36,8 +35,8 @@ pub struct ArrayLayout {
 }
 
 /// The fields of one `numpy.ndarray`. Python code may reshape the array or give it another dtype,
-/// so each call reads them anew, and what two calls say belongs together only if no Python code ran
-/// in between.
+/// so each call reads them anew, and two results belong together only if no Python code ran between
+/// the calls.
 pub struct Array<'a, 'py> {
     object: &'a Bound<'py, PyAny>,
 }
@@ -138,7 +137,7 @@ impl<'py> Array<'_, 'py> {
         self.fields().flags & WRITEABLE != 0
     }
 
-    /// Where the items begin that lie one after the other in either order.
+    /// The address of the first item, if the items are contiguous in either order.
     #[inline]
     pub fn contiguous(&self) -> Option<*const u8> {
         let whole = self.is_c_contiguous() || self.is_f_contiguous();
