@@ -8,11 +8,11 @@ use velo_shm::ticks;
 use crate::user::channel::Channel;
 use crate::user::state::StreamCore;
 
-/// To flush each event costs more than to send it. But the next event may take long to come: the source
-/// has to make it, and a large one is copied. So no event waits for longer than this and one more event.
+/// Flushing an event costs more than sending it. But the next event may take long: the source has to
+/// make it, and a large event is copied. So no event waits for longer than this plus one more event.
 const FLUSH_EVERY: Duration = Duration::from_micros(10);
 
-/// Events of one stream. Call [`flush`](Self::flush) at the end, whatever has happened.
+/// Events of one stream. Call [`flush`](Self::flush) at the end, also after an error.
 pub struct Batch<'a> {
     core: &'a StreamCore,
     sent: u64,
@@ -33,7 +33,7 @@ impl<'a> Batch<'a> {
         }
     }
 
-    /// How many events it has.
+    /// The number of its events.
     pub fn sent(&self) -> u64 {
         self.sent
     }

@@ -1,4 +1,4 @@
-//! Where the events of a `feed` come from: an iterator, or one that a thread reads.
+//! The source of a `feed`: an iterator, read in place or in a thread.
 
 use std::sync::{Arc, Weak};
 
@@ -8,15 +8,15 @@ use crate::ffi::iterate::next_of;
 use crate::user::read_ahead::{Ahead, ReadAhead};
 use crate::user::state::StreamCore;
 
-/// Where the events of a `feed` come from.
+/// The source of a `feed`.
 pub enum FeedSource {
     /// An iterator that always has the next event at once.
     Plain(Py<PyAny>),
-    /// One that a thread reads.
+    /// An iterator that a thread reads.
     Ahead(Py<ReadAhead>),
 }
 
-/// Why no more events went into the stream.
+/// The reason why no more events went into the stream.
 #[derive(PartialEq)]
 pub enum Filled {
     /// There is no room for more.
@@ -49,7 +49,8 @@ impl FeedSource {
         }
     }
 
-    /// The next event, without waiting where a thread reads the source. `room` events may be taken.
+    /// The next event; it never waits for a source that a thread reads. At most `room` events may be
+    /// taken.
     #[inline]
     pub fn next(&self, py: Python<'_>, room: usize) -> PyResult<Ahead> {
         match self {
@@ -62,7 +63,7 @@ impl FeedSource {
     }
 }
 
-/// What the thread that reads a source calls. It does not keep the stream alive.
+/// The callbacks of the thread that reads a source. They do not keep the stream alive.
 #[pyclass(frozen)]
 struct FromThread(Weak<StreamCore>, Event);
 
@@ -70,7 +71,7 @@ struct FromThread(Weak<StreamCore>, Event);
 enum Event {
     /// There is an event again.
     Ready,
-    /// An event was read while the reading was given up: it goes before what is sent next.
+    /// An event was read while the reading was given up: it goes before the next event that is sent.
     Left,
 }
 

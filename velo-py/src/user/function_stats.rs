@@ -1,4 +1,4 @@
-//! Statistics of one function: what all of its streams have done, open ones and those that are gone.
+//! Statistics of one function: totals over its open and its ended streams.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
@@ -23,18 +23,18 @@ pub struct Streams(GilCell<Totals>);
 struct Totals {
     opened: u64,
     open: HashMap<u64, Weak<dyn Counted>>,
-    /// What those have done that have many keys, until they are gone.
+    /// The counts of the open users of many keys.
     keys: Vec<Arc<SharedCounts>>,
     gone: Sums,
 }
 
 /// A stream that a function's statistics count.
 pub trait Counted: Send + Sync {
-    /// Adds what the stream has done so far.
+    /// Adds the counts of the stream so far.
     fn add_to(&self, py: Python<'_>, sums: &mut Sums) -> PyResult<()>;
 }
 
-/// What one stream has done so far.
+/// The counts of one stream so far.
 pub struct StreamCounts<'a> {
     pub accepted: u64,
     pub handled: u64,
@@ -59,12 +59,12 @@ pub struct Sums {
     dropped: u64,
     /// Streams whose last result was not taken yet.
     open: u64,
-    /// Of those that are keys of `keyed` or `keys`.
+    /// The same for keys of `keyed` or `keys`.
     keys: KeySums,
     latencies: Option<Box<Histogram<u32>>>,
 }
 
-/// Counts of keys, over all who have them.
+/// Counts of keys, over all users of many keys.
 #[derive(Clone, Copy, Default)]
 struct KeySums {
     live: u64,
@@ -83,7 +83,7 @@ impl KeySums {
 }
 
 impl Sums {
-    /// Adds what one stream has done.
+    /// Adds the counts of one stream.
     pub fn add(&mut self, stream: &StreamCounts<'_>) {
         let (here, beyond) = stream.dropped;
         self.events += stream.accepted + here;
@@ -99,7 +99,7 @@ impl Sums {
         }
     }
 
-    /// Adds what many keys have done.
+    /// Adds the counts of a user of many keys.
     fn add_keys(&mut self, py: Python<'_>, keys: &SharedCounts) -> PyResult<()> {
         keys.0.wait_with(py, |shared| {
             let counts = shared.counts;
@@ -139,7 +139,8 @@ impl Sums {
 }
 
 impl Streams {
-    /// Counts a stream that was opened just now. Its number here; None if it is counted elsewhere.
+    /// Counts a stream that was opened just now. Returns its number here; None if another object counts
+    /// it.
     pub fn enter(
         &self,
         py: Python<'_>,
@@ -154,7 +155,7 @@ impl Streams {
         })?)
     }
 
-    /// The stream of this number is gone: its counts stay.
+    /// Removes the stream of this number, and keeps its counts.
     pub fn retire(&self, py: Python<'_>, number: u64, stream: &dyn Counted) {
         let _ = self.0.with(py, |totals| {
             totals.open.remove(&number);
@@ -209,8 +210,8 @@ impl FunctionStats {
         FunctionStats::default()
     }
 
-    /// Adds other statistics, as they stand. With `past`, their streams are over: none is open, and no
-    /// event is queued any more.
+    /// Adds the current values of other statistics. With `past`, their streams have ended: none is open,
+    /// and no event is queued.
     #[pyo3(signature = (other, *, past = false))]
     fn absorb(&self, other: &FunctionStats, py: Python<'_>, past: bool) -> PyResult<()> {
         let (opened, mut sums) = other.sums(py)?;
@@ -274,10 +275,10 @@ impl FunctionStats {
 }
 
 impl FunctionStats {
-    /// Enters what has many keys, each of which counts as a stream.
+    /// Adds a user of many keys, each of which counts as a stream.
     pub fn enter_keys(&self, py: Python<'_>, keys: &Arc<SharedCounts>) -> PyResult<()> {
         Ok(self.0.0.with(py, |totals| {
-            // Those that only this refers to any more are gone.
+            // An entry without another reference has ended.
             let gone = |keys: &Arc<SharedCounts>| Arc::strong_count(keys) == 1;
             for keys in totals.keys.extract_if(.., |keys| gone(keys)) {
                 let _ = totals.gone.add_keys(py, &keys);
@@ -289,7 +290,7 @@ impl FunctionStats {
         })?)
     }
 
-    /// How many streams were opened, and what all of them have done.
+    /// The number of streams that were opened, and their totals.
     fn sums(&self, py: Python<'_>) -> PyResult<(u64, Sums)> {
         let (mut opened, mut sums, open, keys) = self.0.0.with(py, |totals| {
             let open: Vec<_> = totals.open.values().filter_map(Weak::upgrade).collect();

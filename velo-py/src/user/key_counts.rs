@@ -10,14 +10,14 @@ use crate::user::meter::Meter;
 #[derive(Default)]
 pub struct SharedCounts(pub GilCell<Shared>);
 
-/// As they were told last.
+/// The last published counts.
 #[derive(Default)]
 pub struct Shared {
     pub counts: Counts,
     pub meter: Meter,
 }
 
-/// What has happened to keys and events.
+/// The counts of keys and events.
 #[derive(Clone, Copy, Default)]
 pub struct Counts {
     /// Keys that are open.
@@ -28,14 +28,14 @@ pub struct Counts {
     pub evicted: u64,
     pub events: u64,
     pub results: u64,
-    /// Events that functions have handled, or are at, as far as that was told.
+    /// Events that functions have handled or handle now, as far as the workers have said.
     pub worked: u64,
-    /// Events that were taken and are not known to be waiting: an estimate of `worked`, which is ahead
-    /// of it while keys run.
+    /// Events that were taken and are not known to wait: an estimate of `worked`, which exceeds it while
+    /// keys run.
     pub taken: u64,
     /// All keys have ended, so that `worked` is exact.
     pub exact: bool,
-    /// Events that no function saw.
+    /// Events that were dropped before any function received them.
     pub dropped: u64,
     /// Events that were taken and not handled.
     pub pending: u64,
@@ -47,7 +47,7 @@ impl SharedCounts {
         Ok(self.0.with(py, |shared| shared.meter.unpublished())?)
     }
 
-    /// Tells what they are now.
+    /// Publishes the counts.
     pub fn tell(&self, py: Python<'_>, counts: Counts) {
         let _ = self.0.with(py, |shared| {
             let events = counts.events - shared.counts.events;

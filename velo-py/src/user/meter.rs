@@ -1,4 +1,4 @@
-//! The figures of one stream: how many events and results, and how long events take.
+//! The figures of one stream: the numbers of events and results, and the latency of events.
 
 use std::sync::LazyLock;
 
@@ -8,8 +8,8 @@ use velo_shm::ticks;
 /// While one event is being timed, the meter looks for its end once per this many results.
 const LOOK_EVERY: u64 = 16;
 
-/// How often, in nanoseconds, the percentiles of a stream are published for `velo top` at most; but
-/// whenever the number of events that were timed has doubled.
+/// The least time, in nanoseconds, between two publications of a stream's percentiles for `velo top`.
+/// They are published earlier when the number of timed events has doubled.
 const PUBLISH_EVERY: u128 = 100_000_000;
 
 /// The meter looks for the end of an event that was accepted this many nanoseconds ago when the next
@@ -22,7 +22,7 @@ const DIGITS: u8 = 1;
 /// Longer latencies count as this one, in nanoseconds.
 const HOUR: u64 = 3_600_000_000_000;
 
-/// Whether streams time their events: `VELO_METRICS=0` says no, which is for measuring what it costs.
+/// Whether streams time their events. `VELO_METRICS=0` turns that off, to measure its cost.
 static TIMED: LazyLock<bool> =
     LazyLock::new(|| std::env::var_os("VELO_METRICS").is_none_or(|value| value != "0"));
 
@@ -35,15 +35,15 @@ pub struct Meter {
     received: u64,
     /// A result was taken since the last event was accepted.
     answered: bool,
-    /// The event that is being followed: how many events are handled once it is, and when it was
-    /// accepted.
+    /// The followed event: the number of handled events once it is handled, and the time of its
+    /// acceptance.
     followed: Option<(u64, u64)>,
     /// Whether any event is followed.
     timed: bool,
     latencies: Option<Box<Histogram<u32>>>,
-    /// When percentiles were published last, in ticks.
+    /// The time of the last publication of percentiles, in ticks.
     published: u64,
-    /// Whether they are to be published.
+    /// Whether percentiles are published.
     unpublished: bool,
     opened: u64,
     ended: Option<u64>,
@@ -77,7 +77,7 @@ pub struct Figures {
 }
 
 impl Figures {
-    /// The percentiles of what was seen.
+    /// The percentiles of the measured latencies.
     pub fn of(latencies: Option<&Histogram<u32>>) -> Self {
         let quantile = |q: f64| latencies.map(|seen| seen.value_at_quantile(q) as f64 / 1_000.0);
         Figures {
@@ -114,7 +114,7 @@ impl Meter {
         }
     }
 
-    /// `count` results were taken. True when it is time to say how many events are handled.
+    /// `count` results were taken. True if the number of handled events is needed now.
     #[inline]
     pub fn received(&mut self, count: u64) -> bool {
         self.received += count;
@@ -123,16 +123,16 @@ impl Meter {
             && (self.received.is_multiple_of(LOOK_EVERY) || self.received >= self.sent)
     }
 
-    /// Whether the event that is followed was accepted long ago. Its end may be known by now: where
-    /// events are rare, nothing else looks for it before the next one.
+    /// Whether the followed event was accepted long ago. Its end may be known by now: if events are
+    /// rare, no other call looks for it before the next event.
     #[inline]
     pub fn is_overdue(&self, now: u64) -> bool {
         self.followed
             .is_some_and(|(_, accepted)| ticks::to_ns(now.saturating_sub(accepted)) > OVERDUE)
     }
 
-    /// The function has handled this many events, the last of them at `at`, in ticks; 0 where that is
-    /// unknown. Another process may have written `at`, so a moment that cannot be is ignored.
+    /// The function has handled this many events, the last of them at `at`, in ticks; 0 if that is
+    /// unknown. Another process may have written `at`, so an impossible time is ignored.
     #[inline]
     pub fn observe(&mut self, handled: u64, at: u64) {
         let Some((event, accepted)) = self.followed else {
@@ -150,7 +150,7 @@ impl Meter {
         };
         let elapsed = ticks::to_ns(end.saturating_sub(accepted));
         let latencies = self.latencies.get_or_insert_with(no_latencies);
-        // An hour is far beyond what is worth telling apart.
+        // Latencies beyond an hour need not be told apart.
         let _ = latencies.record(elapsed.clamp(1, HOUR));
         let since = ticks::to_duration(now.saturating_sub(self.published)).as_nanos();
         if latencies.len().is_power_of_two() || since >= PUBLISH_EVERY {
@@ -169,7 +169,7 @@ impl Meter {
         Some((seen.value_at_quantile(0.50), seen.value_at_quantile(0.99)))
     }
 
-    /// The stream is over.
+    /// The stream has ended.
     pub fn ended(&mut self) {
         self.ended.get_or_insert_with(ticks::now);
     }
@@ -179,12 +179,12 @@ impl Meter {
         self.answered
     }
 
-    /// How many results were taken.
+    /// The number of results that were taken.
     pub fn results(&self) -> u64 {
         self.received
     }
 
-    /// How long events took, in nanoseconds; None before the first one was handled.
+    /// The latencies of events, in nanoseconds; None before the first event was handled.
     pub fn latencies(&self) -> Option<&Histogram<u32>> {
         self.latencies.as_deref()
     }

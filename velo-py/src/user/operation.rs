@@ -1,7 +1,7 @@
-//! `send`, `recv` and their relatives: awaitables that are done at once whenever they can be.
+//! `send`, `recv` and their relatives: awaitables that complete at once whenever they can.
 //!
-//! Nothing happens before the first step, so an operation that is never awaited does nothing. A
-//! cancelled one has done nothing either, but for `send_batch`, which may have sent a part.
+//! An operation begins with its first step, so one that is never awaited does nothing. A cancelled
+//! operation has done nothing either, except `send_batch`, which may have sent a part.
 
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ use crate::wait::complete;
 pub enum What {
     /// Send one event.
     Send(Py<PyAny>),
-    /// Send all that this iterator gives.
+    /// Send all events of this iterator.
     SendBatch(Py<PyAny>),
     /// Send the events that were put back.
     SendPutBack,
@@ -37,15 +37,15 @@ pub enum What {
     Loan(ArraySpec),
     /// End the input, for this reason.
     End(String),
-    /// Wait, while closing, until the stream may be over, or a result is there that no other task
-    /// will take. Ends after one wake-up, whatever for.
+    /// Wait, while closing, until the stream may have ended, or there is a result that no other task
+    /// will take. Ends after any wake-up.
     Closing,
-    /// Wait, while another task receives, until every event may be handled. Ends after one wake-up.
+    /// Wait, while another task receives, until every event may be handled. Ends after any wake-up.
     Handled,
 }
 
 impl What {
-    /// The method of `Stream` that makes it. None for what velo makes itself.
+    /// The method of `Stream` that makes the operation. None for an operation of velo itself.
     fn method(&self) -> Option<&'static str> {
         match self {
             What::Send(_) => Some("send(...)"),
@@ -69,9 +69,9 @@ pub struct Operation {
 struct Progress {
     /// None once done.
     what: Option<What>,
-    /// It was awaited, or given up.
+    /// The operation was awaited, or given up.
     begun: bool,
-    /// The future that the task sleeps on, and where it waits.
+    /// The future that the task sleeps on, and the place where it waits.
     asleep: Option<(Place, Py<PyAny>)>,
 }
 
@@ -97,7 +97,7 @@ impl Operation {
         }
     }
 
-    /// Goes on until it is done or has something to wait for.
+    /// Runs until the operation is done or has to wait.
     #[inline]
     pub fn next(&self, py: Python<'_>) -> PyResult<Step> {
         self.progress
@@ -407,8 +407,8 @@ impl Operation {
 }
 
 impl Drop for Operation {
-    /// A task that is gone waits for nothing. An operation that was never awaited has done nothing,
-    /// which is a mistake of its caller: it says so, as a coroutine does.
+    /// Ends the wait of a task that is gone. An operation that was never awaited has done nothing, which
+    /// is a mistake of its caller: it warns, as a coroutine does.
     fn drop(&mut self) {
         destroy(|py| {
             let forgotten = self.progress.with(py, |progress| {
@@ -443,7 +443,7 @@ impl Operation {
         self.stop(py)
     }
 
-    /// While its task sleeps: leaves the place where it waits to others. It sleeps until `_resume`.
+    /// While its task sleeps: frees the place where it waits. The task sleeps until `_resume`.
     fn _pause(&self, py: Python<'_>) -> PyResult<()> {
         let future = self.sleeps_on(py)?;
         if let Some(future) = future {
@@ -452,7 +452,7 @@ impl Operation {
         Ok(())
     }
 
-    /// Has its task look again.
+    /// Wakes its task.
     fn _resume(&self, py: Python<'_>) -> PyResult<()> {
         let future = self.sleeps_on(py)?;
         if let Some(future) = future {

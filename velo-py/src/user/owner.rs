@@ -1,4 +1,4 @@
-//! The thread, the event loop and the process that own a stream: others may not use it.
+//! The thread, the event loop and the process that own a stream, and the refusal of all others.
 
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -33,8 +33,8 @@ impl StreamCore {
         ))
     }
 
-    /// Why it cannot be used in a process that was forked since: its worker serves the parent. An
-    /// inline stream was forked with its function, and goes on in both.
+    /// The reason why a process that was forked since cannot use the stream: its worker serves the
+    /// parent. An inline stream was forked with its function, and continues in both processes.
     pub fn is_of_parent(&self) -> Option<String> {
         let inherited = self.born != fork::generation() && matches!(self.channel, Channel::Ring(_));
         inherited.then(|| {

@@ -1,10 +1,10 @@
-//! A plain iterator that may wait, read in a thread: the event loop goes on meanwhile, and each event
-//! travels as it comes.
+//! Reads a plain iterator that may wait, in a thread: the event loop continues meanwhile, and each event
+//! is sent as soon as it is read.
 //!
-//! The thread reads on demand, as many events as there is room for, and tells a caller that has found
-//! nothing as soon as there is something. Its loop is Python (`velo._api.source`): where a program ends
-//! while the thread waits, the interpreter ends the thread, which must not happen below a frame of Rust.
-//! Everything is guarded by the GIL.
+//! The thread reads on demand, up to the number of events that there is room for, and wakes a caller
+//! that has found no event. Its loop is Python (`velo._api.source`): when a program ends while the thread
+//! waits, the interpreter ends the thread, which must not happen below a frame of Rust. The GIL guards
+//! all state.
 
 use std::collections::VecDeque;
 
@@ -15,14 +15,14 @@ use crate::cell::GilCell;
 
 /// The thread reads on.
 const GO_ON: u8 = 1;
-/// The thread calls `wake`: a caller has found nothing.
+/// The thread calls `wake`: a caller has found no event.
 const WAKE: u8 = 2;
 /// The thread calls `left` with the event: the reading was given up.
 const LEFT: u8 = 4;
 
 /// Events of a plain iterator, which a thread pushes here.
 ///
-/// As an iterator it stops where no event is there yet, and goes on once there is one.
+/// As an iterator it stops when no event was read yet, and continues once there is one.
 #[pyclass(frozen, module = "velo._core")]
 pub struct ReadAhead {
     shared: GilCell<Shared>,
@@ -33,37 +33,37 @@ pub struct ReadAhead {
 
 struct Shared {
     ready: VecDeque<Py<PyAny>>,
-    /// How the source has ended, if it has. The error is raised once.
+    /// The end of the source, with its error, if it has ended. The error is raised once.
     ended: Option<Result<(), PyErr>>,
     /// Starts the thread; None once it runs.
     start: Option<Py<PyAny>>,
-    /// What the thread calls when there is something again.
+    /// The thread calls this when there is an event again.
     wake: Option<Py<PyAny>>,
     /// Takes the event that the thread has in hand when the reading is given up.
     left: Option<Py<PyAny>>,
-    /// A caller has found nothing.
+    /// A caller has found no event.
     missed: bool,
     /// The thread was asked for events and has not stopped reading them.
     wanted: bool,
-    /// How many events may lie here.
+    /// The most events that may lie here.
     room: usize,
-    /// Nothing is read any more.
+    /// Reading has stopped.
     closed: bool,
 }
 
-/// What asking for an event came to.
+/// The answer to a request for an event.
 pub enum Ahead {
     /// The next event.
     Event(Py<PyAny>),
-    /// None is there yet.
+    /// The next event was not read yet.
     Nothing,
     /// There are no more.
     Ended,
 }
 
 impl ReadAhead {
-    /// The next event, if it is there; otherwise the thread reads events, at most `room` of them. Raises
-    /// what the source has raised, after its last event.
+    /// The next event, if it was read; otherwise the thread reads at most `room` events. After the last
+    /// event it raises the error of the source.
     pub fn take(&self, py: Python<'_>, room: usize) -> PyResult<Ahead> {
         let (event, ended, start, asks) = self.shared.with(py, |shared| {
             let event = shared.ready.pop_front();
@@ -92,8 +92,8 @@ impl ReadAhead {
         Ok(event.map_or(Ahead::Nothing, Ahead::Event))
     }
 
-    /// Has the thread call `wake` when there is something again, and give what it has in hand at the end
-    /// to `left`.
+    /// Sets the callbacks of the thread: `wake` when there is an event again, and `left` for the event
+    /// that it holds at the end.
     pub fn connect(&self, py: Python<'_>, wake: Py<PyAny>, left: Py<PyAny>) -> PyResult<()> {
         Ok(self.shared.with(py, |shared| {
             shared.wake = Some(wake);
@@ -110,7 +110,7 @@ impl ReadAhead {
         ready.unwrap_or_default()
     }
 
-    /// Reads no more. Gives the events that were read and not taken.
+    /// Stops reading. Returns the events that were read and not taken.
     pub fn close(&self, py: Python<'_>) -> VecDeque<Py<PyAny>> {
         let gone = self.shared.with(py, |shared| {
             shared.closed = true;
@@ -153,18 +153,18 @@ impl ReadAhead {
         }
     }
 
-    /// Has `start` called with the first demand.
+    /// Sets `start`, which is called with the first demand.
     fn start_by(&self, py: Python<'_>, start: Py<PyAny>) -> PyResult<()> {
         Ok(self.shared.with(py, |shared| shared.start = Some(start))?)
     }
 
-    /// Has `wake` called, in the thread, when there is something again.
+    /// Sets `wake`, which the thread calls when there is an event again.
     fn wake_by(&self, py: Python<'_>, wake: Py<PyAny>) -> PyResult<()> {
         Ok(self.shared.with(py, |shared| shared.wake = Some(wake))?)
     }
 
-    /// Takes an event that the thread has read. Returns what the thread does next: a sum of 1 (reads on),
-    /// 2 (calls `wake`) and 4 (calls `left` with the event).
+    /// Takes an event that the thread has read. Returns the next steps of the thread, as a sum of 1 (reads
+    /// on), 2 (calls `wake`) and 4 (calls `left` with the event).
     fn push(&self, py: Python<'_>, event: Py<PyAny>) -> PyResult<u8> {
         Ok(self.shared.with(py, |shared| {
             if shared.closed {
@@ -208,7 +208,7 @@ impl ReadAhead {
         })?)
     }
 
-    /// What takes the event that the thread has in hand when the reading is given up.
+    /// The callback for the event that the thread holds when the reading stops.
     #[getter]
     fn left(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
         Ok(self.shared.with(py, |shared| {
@@ -216,7 +216,7 @@ impl ReadAhead {
         })?)
     }
 
-    /// Whether nothing is read any more.
+    /// Whether reading has stopped.
     #[getter]
     fn closed(&self, py: Python<'_>) -> PyResult<bool> {
         Ok(self.shared.with(py, |shared| shared.closed)?)
@@ -239,7 +239,7 @@ impl ReadAhead {
         })?
     }
 
-    /// Reads no more.
+    /// Stops reading.
     #[pyo3(name = "close")]
     fn give_up(&self, py: Python<'_>) {
         drop(self.close(py));

@@ -18,7 +18,7 @@ impl StreamCore {
         self.take_as(py, false)
     }
 
-    /// As `take`; a `private` result is the receiver's alone.
+    /// As `take`; the receiver of a `private` result may write to it.
     #[inline]
     pub fn take_as(&self, py: Python<'_>, private: bool) -> Result<Take, Thrown> {
         if let Some(error) = self.state.with(py, |state| state.deferred.take())? {
@@ -51,8 +51,8 @@ impl StreamCore {
         }
     }
 
-    /// Takes the results that are there, at most `max`: how many, and whether the stream is over. An
-    /// error comes after the results before it, with the next call.
+    /// Takes the available results, at most `max`. Returns their number, and whether the stream has
+    /// ended. An error comes after the results before it, with the next call.
     pub fn drain(
         &self,
         py: Python<'_>,
@@ -99,7 +99,7 @@ impl StreamCore {
         Ok(())
     }
 
-    /// The running task begins an iteration over the results. Returns what names it.
+    /// The running task begins an iteration over the results. Returns the iteration's number.
     pub fn iteration_begins(&self, py: Python<'_>) -> PyResult<u64> {
         static LAST: AtomicU64 = AtomicU64::new(0);
         let number = LAST.fetch_add(1, Relaxed);
@@ -122,7 +122,7 @@ impl StreamCore {
         self.waits.closing.wake(py);
     }
 
-    /// Whether some other task is going to take the results.
+    /// Whether another task is going to take the results.
     pub fn has_receiver(&self, py: Python<'_>) -> PyResult<bool> {
         if self.waits.recv.is_waiting(py) {
             return Ok(true);
@@ -144,7 +144,7 @@ impl StreamCore {
         Ok(false)
     }
 
-    /// Why there are no more results.
+    /// The reason why there are no more results.
     pub fn why_over(&self, py: Python<'_>) -> PyErr {
         let why = self
             .state

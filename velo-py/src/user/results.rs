@@ -1,4 +1,4 @@
-//! `async for result in stream` and `stream.feed(...)`: results one by one, moved in bursts.
+//! `async for result in stream` and `stream.feed(...)`: results one by one, taken in batches.
 
 use std::sync::Arc;
 
@@ -16,12 +16,12 @@ use crate::user::feed_source::{FeedSource, Filled};
 use crate::user::read_ahead::Ahead;
 use crate::user::state::StreamCore;
 
-/// While results keep coming, the source is asked for more after each this many of them.
+/// While results keep coming, the source is asked for events after this many results.
 const FEED_EVERY: u32 = 64;
-/// The room of results is given back after each this many of them.
+/// The room of results is returned to the function after this many of them.
 const FLUSH_EVERY: u32 = 32;
 
-/// When an iteration ends, at the latest with the stream.
+/// The end of an iteration; each iteration ends at the latest with the stream.
 #[derive(Clone, Copy, PartialEq)]
 enum Until {
     /// With the stream.
@@ -39,17 +39,17 @@ pub struct Results {
 }
 
 struct State {
-    /// Where events come from; None once it is exhausted, or if there never was one.
+    /// The source; None once it is exhausted, or for an iteration without a source.
     source: Option<FeedSource>,
     /// A thread reads the source, which has no event at the moment.
     starved: bool,
     until: Until,
-    /// What the stream knows this iteration by, from its first step to its end.
+    /// The number of this iteration in its stream, from its first step to its end.
     number: Option<u64>,
     begun: bool,
     until_feed: u32,
     until_flush: u32,
-    /// What the task sleeps on.
+    /// The future that the task sleeps on.
     asleep: Option<Py<PyAny>>,
     over: bool,
 }
@@ -71,7 +71,7 @@ impl Results {
         Results::new(core, None, Until::End)
     }
 
-    /// Sends what `source` gives while it receives; ends when all of it is handled.
+    /// Sends the events of `source` while it receives; ends when all of them are handled.
     pub fn feed(core: Arc<StreamCore>, source: &Bound<'_, PyAny>) -> PyResult<Self> {
         let source = FeedSource::new(&core, source)?;
         Ok(Results::new(core, Some(source), Until::Handled))
@@ -96,7 +96,7 @@ impl Results {
         }
     }
 
-    /// The next result, or what to wait for; None at the end.
+    /// The next result, or a future to wait for; None at the end.
     #[inline]
     pub fn next(&self, py: Python<'_>) -> Result<Option<Step>, Thrown> {
         self.state.with(py, |state| self.advance(py, state))?
@@ -124,7 +124,7 @@ impl Results {
         if state.until_flush == FLUSH_EVERY && self.core.turn.is_over() {
             state.until_flush = FLUSH_EVERY - 1;
             if state.source.is_some() {
-                self.fill(py, state)?; // the function has work while others have their turn
+                self.fill(py, state)?; // the function has work while other tasks have their turn
             }
             return Ok(Some(Step::Yield(py.None())));
         }
@@ -199,11 +199,11 @@ impl Results {
         }
     }
 
-    /// Nothing more comes of this iteration.
+    /// Ends this iteration.
     fn over(&self, py: Python<'_>, state: &mut State) {
         state.over = true;
         if let Some(FeedSource::Ahead(_)) = state.source.take() {
-            let _ = self.core.reads(py, None); // what it has left goes before what is sent next
+            let _ = self.core.reads(py, None); // its remaining events go before the next event that is sent
         }
         if let Some(number) = state.number.take() {
             self.core.iteration_ends(py, number);
@@ -216,7 +216,7 @@ impl Results {
         }
     }
 
-    /// Moves events from the source into the stream while there is room; how many.
+    /// Moves events from the source into the stream while there is room. Returns their number.
     fn fill(&self, py: Python<'_>, state: &mut State) -> PyResult<u64> {
         let Some(source) = state.source.as_ref().map(|source| source.clone_ref(py)) else {
             return Ok(0);

@@ -12,7 +12,7 @@ use crate::user::operation::{Operation, What};
 use crate::user::results::Results;
 use crate::user::state::StreamCore;
 
-/// Sends what a source gives, ends the input, and returns all results as a list.
+/// Sends the events of a source, ends the input, and returns all results as a list.
 #[pyclass(frozen, module = "velo._core")]
 pub struct Run {
     core: Arc<StreamCore>,

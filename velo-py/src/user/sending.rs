@@ -8,7 +8,7 @@ use crate::user::read_ahead::ReadAhead;
 use crate::user::state::StreamCore;
 
 impl StreamCore {
-    /// Refuses to send where nothing can be sent any more.
+    /// Refuses to send once the stream takes no more events.
     #[inline]
     pub fn check_open(&self, py: Python<'_>) -> PyResult<()> {
         self.check_thread()?;
@@ -39,7 +39,7 @@ impl StreamCore {
         }
     }
 
-    /// Sends an event, for which the oldest one is dropped if need be.
+    /// Sends an event, and drops the oldest ones if there is no room.
     pub fn send_newest(&self, py: Python<'_>, event: &Bound<'_, PyAny>) -> PyResult<()> {
         if self.channel.is_finished(py)? {
             return Err(self.ended_early(py));
@@ -54,7 +54,7 @@ impl StreamCore {
         Ok(self.state.with(py, |state| state.stash.push_back(event))?)
     }
 
-    /// The stream's events come from this source, until None takes its place.
+    /// Sets the source that the stream's events come from; None at its end.
     pub fn reads(&self, py: Python<'_>, ahead: Option<Py<ReadAhead>>) -> PyResult<()> {
         let before = self
             .ahead
@@ -65,8 +65,8 @@ impl StreamCore {
         Ok(())
     }
 
-    /// Puts back the events of a source that were read and not sent: they go before what is sent beside
-    /// it.
+    /// Puts back the events of a source that were read and not sent: they go before the events that other
+    /// tasks send.
     #[inline]
     pub fn put_back_what_was_read(&self, py: Python<'_>) -> PyResult<()> {
         let ahead = self
@@ -100,8 +100,7 @@ impl StreamCore {
         })?)
     }
 
-    /// Ends the input, behind the events that were put back. False when there is no
-    /// room for that now.
+    /// Ends the input after the events that were put back. False if there is no room for that now.
     pub fn try_end(&self, py: Python<'_>, why: &str) -> PyResult<bool> {
         self.check_thread()?;
         if self.close_input(py, why)? {
@@ -118,8 +117,8 @@ impl StreamCore {
         Ok(told)
     }
 
-    /// Detaches the stream from its session, behind the events that were put back; or waits for
-    /// its end, if its input was ended. False when there is no room for that now.
+    /// Detaches the stream from its session after the events that were put back; or waits for its end,
+    /// if its input was ended. False if there is no room for that now.
     pub fn try_detach(&self, py: Python<'_>, why: &str) -> PyResult<bool> {
         self.check_thread()?;
         if self.close_input(py, why)? {

@@ -1,4 +1,4 @@
-//! Sources that would give something else than their events.
+//! Refuses sources whose iteration gives keys or columns instead of events.
 
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;

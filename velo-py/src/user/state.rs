@@ -1,4 +1,4 @@
-//! The state that all operations on one stream share: its channel, its figures, and its places to wait.
+//! The state that all operations on one stream share: its channel, its figures, and its waiting tasks.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, OnceLock};
@@ -28,7 +28,7 @@ pub struct StreamCore {
     pub name: String,
     pub(super) event_loop: Py<PyAny>,
     pub(super) thread: usize,
-    /// In which generation of forks it was opened.
+    /// The generation of forks in which the stream was opened.
     pub(super) born: u32,
     pub state: GilCell<State>,
     /// Cancels the function.
@@ -37,7 +37,7 @@ pub struct StreamCore {
     pub(super) iterations: GilCell<Vec<(u64, Py<PyAny>)>>,
     /// A source of the stream that is read in a thread.
     pub(super) ahead: GilCell<Option<Py<ReadAhead>>>,
-    /// Of the task that uses the stream.
+    /// The turn budget of the task that uses the stream.
     pub turn: TurnBudget,
     /// The statistics that count this stream, and its number there.
     pub(crate) counted_in: OnceLock<(Arc<Streams>, u64)>,
@@ -76,27 +76,27 @@ impl Counted for StreamCore {
 /// The part of a stream that changes.
 #[derive(Default)]
 pub struct State {
-    /// Why no more events may be sent.
+    /// The reason why no more events may be sent.
     pub(crate) closed: Option<String>,
-    /// The function was told that its input has ended.
+    /// The end of the input was sent to the function.
     pub(crate) told_end: bool,
     /// The stream was cancelled from this side.
     pub(crate) cancelled: bool,
-    /// Why there are no more results.
+    /// The reason why there are no more results.
     pub(crate) over: Option<String>,
     /// Events that were taken from a source and did not fit yet. They go first.
     pub(crate) stash: VecDeque<Py<PyAny>>,
     pub meter: Meter,
-    /// The function's exception, while results that came before it are being handed out.
+    /// The function's exception, while the results before it are taken.
     pub(crate) deferred: Option<Thrown>,
-    /// A timer looks at the task that waits to send.
+    /// A timer watches the task that waits to send.
     pub(crate) sender_watched: bool,
-    /// When the stream was last used, in ticks.
+    /// The time of the last use, in ticks.
     touched: u64,
-    /// How many results were taken by then.
+    /// The number of results that were taken by then.
     taken: u64,
-    /// By how many seconds a clock of tests was moved since. Not taken off `touched`, which is less
-    /// where the machine has only just started.
+    /// The seconds by which a test has moved the clock since. They are not subtracted from `touched`,
+    /// which may be less soon after the machine has started.
     aged: f64,
 }
 
@@ -109,13 +109,13 @@ impl State {
         self.aged = 0.0;
     }
 
-    /// Notes that it was last used earlier, by this many seconds.
+    /// Moves the time of the last use back by this many seconds.
     pub(crate) fn age(&mut self, seconds: f64) {
         self.aged += seconds;
     }
 
-    /// Seconds since the stream was last used. A caller that takes its time for each result of a batch
-    /// uses the stream too, although an iteration notes the time only once per batch.
+    /// The seconds since the last use. A caller that takes long for each result of a batch uses the
+    /// stream too, although an iteration notes the time only once per batch.
     pub(crate) fn idle(&mut self) -> f64 {
         if self.meter.results() != self.taken {
             self.touch(ticks::now());
@@ -124,12 +124,12 @@ impl State {
         real.as_secs_f64() + self.aged
     }
 
-    /// Whether the function was told that its input has ended.
+    /// Whether the end of the input was sent to the function.
     pub fn has_told_end(&self) -> bool {
         self.told_end || self.cancelled
     }
 
-    /// The function was told that its input has ended.
+    /// The end of the input was sent to the function.
     pub fn told_end(&mut self) {
         self.told_end = true;
     }
@@ -139,7 +139,7 @@ impl State {
         self.over.is_some()
     }
 
-    /// Why nothing can be sent, if so.
+    /// The reason why nothing can be sent; None while sending is possible.
     pub fn closed(&self) -> Option<String> {
         self.closed.as_ref().or(self.over.as_ref()).cloned()
     }
@@ -181,7 +181,7 @@ impl StreamCore {
         &self.event_loop
     }
 
-    /// A callable that has `callback` called in the stream's event loop, from any thread.
+    /// A callable for any thread, which calls `callback` in the stream's event loop.
     pub fn thread_safe(&self, py: Python<'_>, callback: Py<PyAny>) -> PyResult<Py<PyAny>> {
         static PARTIAL: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
         let name = intern!(py, "call_soon_threadsafe");
@@ -217,9 +217,9 @@ impl StreamCore {
         })?)
     }
 
-    /// Has the meter know how many events the function has handled, and since when.
+    /// Updates the meter with the number of handled events, and the time of the last one.
     pub(crate) fn observe(&self, py: Python<'_>, meter: &mut Meter) {
-        // A channel that is busy is looked at another time.
+        // A busy channel is observed at a later time.
         if let Ok((_, handled)) = self.channel.progress(py) {
             meter.observe(handled, self.channel.handled_at(py).unwrap_or(0));
         }
@@ -240,7 +240,7 @@ impl StreamCore {
         Ok(self.state.with(py, |state| state.touch(ticks::now()))?)
     }
 
-    /// Has the running task sleep until the thing that it waits for may be there. None: it is there.
+    /// Lets the running task sleep until the awaited thing may be there. None: it is there already.
     pub fn sleep(&self, py: Python<'_>, wait: &Wait, interest: Interest) -> PyResult<Option<Step>> {
         if wait.is_waiting(py) {
             let (what, how) = match interest {
@@ -264,7 +264,7 @@ impl StreamCore {
     }
 }
 
-/// Something that is different in every thread.
+/// A number that differs between threads.
 #[inline]
 pub fn this_thread() -> usize {
     thread_local!(static HERE: u8 = const { 0 });

@@ -32,7 +32,7 @@ pub struct Opened {
 }
 
 impl Opened {
-    /// What the stream's user shares with the code that opened it.
+    /// The state that the stream's user shares with the code that opened it.
     pub fn core(&self) -> &Arc<StreamCore> {
         &self.core
     }
@@ -205,7 +205,7 @@ impl StreamBase {
         self.core.try_end(py, why)
     }
 
-    /// Lets go of a stream that is kept, without waiting; false when there is no room for that now.
+    /// Detaches from a session, without waiting; false if there is no room for that now.
     fn _try_detach(&self, py: Python<'_>, why: &str) -> PyResult<bool> {
         self.core.try_detach(py, why)
     }
@@ -229,7 +229,7 @@ impl StreamBase {
         Results::drain(self.core.clone())
     }
 
-    /// Waits, while closing, until the stream may be over; one wake-up.
+    /// Waits, while closing, until the stream may have ended; one wake-up.
     fn _wait_for_end(&self) -> Operation {
         Operation::new(self.core.clone(), What::Closing)
     }
@@ -245,14 +245,14 @@ impl StreamBase {
         Ok(self.core.state.with(py, |state| state.cancelled)?)
     }
 
-    /// Whether some task is going to take the results.
+    /// Whether a task is going to take the results.
     #[getter]
     fn _has_receiver(&self, py: Python<'_>) -> PyResult<bool> {
         self.core.has_receiver(py)
     }
 
-    /// Sends an event that was taken from a source: it goes before anything that any task sends from
-    /// now on. Waits for room, whatever `full` says.
+    /// Sends an event that was taken from a source: it goes before all events that tasks send from now
+    /// on. Waits for room with any setting of `full`.
     fn _send_taken(&self, py: Python<'_>, event: Py<PyAny>) -> PyResult<Operation> {
         self.core.put_back(py, event)?;
         Ok(Operation::new(self.core.clone(), What::SendPutBack))
@@ -264,7 +264,7 @@ impl StreamBase {
         Ok(self.core.state.with(py, |state| state.closed.is_some())?)
     }
 
-    /// The results that are there, without waiting, and whether the stream is over.
+    /// The available results, without waiting, and whether the stream has ended.
     fn _drain<'py>(&self, py: Python<'py>, max: usize) -> PyResult<(Bound<'py, PyList>, bool)> {
         let results = PyList::empty(py);
         let (_, over) = self.core.drain(py, max, |result| results.append(result))?;
@@ -286,7 +286,7 @@ impl StreamBase {
         Ok(self.core.state.with(py, |state| state.idle())?)
     }
 
-    /// Why nothing can be sent any more, or None.
+    /// The reason why nothing can be sent any more, or None.
     #[getter]
     fn _closed(&self, py: Python<'_>) -> PyResult<Option<String>> {
         let here = self.core.state.with(py, |state| state.closed())?;
@@ -305,7 +305,7 @@ impl StreamBase {
         self.core.abandon(py)
     }
 
-    /// What cancels the function, without a reference to this stream.
+    /// A callable that cancels the function, without a reference to this stream.
     #[getter]
     fn _canceller(&self) -> Canceller {
         Canceller(self.core.cancel.clone())

@@ -1,5 +1,5 @@
-//! A task that sends and never receives: once the results that no task receives fill their queue, it
-//! waits for ever. A warning says so.
+//! Warns of a task that sends and never receives: it waits for ever once results that no task receives
+//! have filled their queue.
 
 use std::sync::{Arc, Weak};
 
@@ -9,7 +9,7 @@ use pyo3::prelude::*;
 
 use crate::user::state::StreamCore;
 
-/// How many seconds a task waits to send before velo looks why.
+/// The seconds that a task waits to send before velo looks for the reason.
 const LOOK_AFTER: f64 = 5.0;
 
 /// Watches a stream on which a task has begun to wait to send.
@@ -33,7 +33,7 @@ pub fn watch(py: Python<'_>, core: &Arc<StreamCore>) -> PyResult<()> {
 #[pyclass(frozen)]
 struct Look {
     core: Weak<StreamCore>,
-    /// How many events the stream had accepted when the wait began.
+    /// The number of events that the stream had accepted when the wait began.
     sent: u64,
 }
 
@@ -48,7 +48,7 @@ impl Look {
             && core.channel.has_results(py)?
             && !core.has_receiver(py)?;
         if !stuck {
-            // The next wait is looked at again.
+            // The next wait is watched again.
             core.state.with(py, |state| state.sender_watched = false)?;
             return Ok(());
         }

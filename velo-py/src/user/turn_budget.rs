@@ -1,5 +1,5 @@
-//! How long a task uses a stream before the other tasks of its event loop have their turn. Without it
-//! a task whose stream is always ready, or worth spinning for, would never wait.
+//! Bounds the time for which a task uses a stream before the other tasks of its event loop have their
+//! turn. Without it a task whose stream is always ready, or worth spinning for, would never wait.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -8,8 +8,8 @@ use velo_shm::ticks;
 
 /// After this long the other tasks of the loop have their turn.
 const TURN: Duration = Duration::from_micros(500);
-/// A turn that is spent spinning is shorter by this factor: the function works meanwhile, but so could
-/// the other tasks of the loop.
+/// A turn of spinning is shorter by this factor: the function works meanwhile, but the other tasks of
+/// the loop could work too.
 const SPIN_COUNTS: u64 = 5;
 
 /// The time of one task's turn. Atomics stand in for cells: only its own thread writes.
@@ -34,7 +34,7 @@ impl TurnBudget {
         }
     }
 
-    /// Whether the turn has lasted for long enough. The next one begins then.
+    /// Whether the turn has lasted long enough. If so, the next turn begins.
     #[inline]
     pub fn is_over(&self) -> bool {
         self.is_over_at(ticks::now())
@@ -54,7 +54,7 @@ impl TurnBudget {
         over
     }
 
-    /// The task waits, or lets others run.
+    /// The task waits, or lets other tasks run.
     #[inline]
     pub fn ended(&self) {
         self.began.store(0, Relaxed);
