@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import select
+import socket as sockets
+import stat
+import struct
 import time
 from typing import Any, Self
 
@@ -151,8 +156,32 @@ class Line:
         return state
 
     def end(self, bound: float | None) -> bool:
-        """Wait until the supervisor has ended; return whether it has."""
+        """Wait until the process of the supervisor has ended; return whether it has."""
         deadline = None if bound is None else time.monotonic() + bound
-        while not self._lost and (deadline is None or time.monotonic() < deadline):
-            self.hear(None if deadline is None else max(0.0, deadline - time.monotonic()))
-        return self._lost
+
+        def left() -> float | None:
+            return None if deadline is None else max(0.0, deadline - time.monotonic())
+
+        with contextlib.ExitStack() as closing:
+            process = self._process()
+            if process is not None:
+                closing.callback(os.close, process)
+            while not self._lost and left() != 0.0:
+                self.hear(left())
+            # It hangs up before it removes its log.
+            ended = process is None or bool(select.select([process], [], [], left())[0])
+        return self._lost and ended
+
+    def _process(self) -> int | None:
+        """Open the process that listens at the other end; None where it has ended or is hidden."""
+        fd = self.supervisor.fileno()
+        if not stat.S_ISSOCK(os.fstat(fd).st_mode):
+            return None
+        with sockets.socket(fileno=os.dup(fd)) as connection:
+            size = struct.calcsize("3i")
+            credentials = connection.getsockopt(sockets.SOL_SOCKET, sockets.SO_PEERCRED, size)
+        pid, _, _ = struct.unpack("3i", credentials)
+        with contextlib.suppress(OSError):
+            if pid > 0:  # 0: it runs in another namespace
+                return os.pidfd_open(pid)
+        return None
