@@ -11,6 +11,7 @@ __all__ = [
     "NoSuchTopic",
     "PermissionDenied",
     "PositionLost",
+    "Superseded",
     "Unreachable",
     "missing",
 ]
@@ -43,8 +44,13 @@ class NoSuchTopic(ConnectError, LookupError):
 class PositionLost(ConnectError):
     """A committed position is no longer there: the source has deleted what follows it.
 
-    Going on would skip events in silence. Choose where to begin with `start=`.
+    Going on would skip events in silence. Choose where to begin with `start=`. Of a sink: it does
+    not have the results that a checkpoint tells of.
     """
+
+
+class Superseded(ConnectError):
+    """Another program has taken this one's place: it goes on with the same checkpoint."""
 
 
 def missing(what: str, extra: str) -> ImportError:

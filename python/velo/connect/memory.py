@@ -54,6 +54,10 @@ class MemorySource:
         self._paused.difference_update(partitions)
         self._changed.set()
 
+    def seek(self, positions: Mapping[Partition, Position]) -> None:
+        """Begin behind these."""
+        self.committed.update(positions)
+
     async def commit(self, positions: Mapping[Partition, Position]) -> None:
         """Keep the positions."""
         self.committed.update(positions)
@@ -81,3 +85,12 @@ class MemorySink:
     async def flush(self) -> None:
         """Count them as durable."""
         self.durable = len(self.results)
+
+    async def mark(self) -> int:
+        """Give the number of results."""
+        return self.durable
+
+    async def rewind(self, mark: int | None) -> None:
+        """Take back those that came after a mark."""
+        if mark is not None:
+            del self.results[mark:]

@@ -101,6 +101,22 @@ class Source(Protocol):
     - `stop()`: read no more; the iteration ends soon. Called at the first signal. Without it, the
       iteration is closed instead.
     - `name`: a short name for messages and metrics, without secrets: `kafka payments`.
+
+    For checkpoints (partitions and positions come back equal, and with the same types):
+
+    - `seek(positions)`: begin behind these positions. Partitions that are not named begin where
+      `start` says. Called once, before the iteration, at each start with a checkpoint; at the first
+      one with no positions. The source reads all its partitions, also those that are added later,
+      and shares them with no other program. A position that is no longer there raises
+      `PositionLost` while reading. A source that gives every record again, in the same order and at
+      the same position, has this method.
+    - `remember(positions)`: give the records at these positions, several for each partition, the
+      same positions again. They lie behind those of `seek`; the checkpoint has absorbed them, and
+      velo leaves them out. Called once, after `seek`. Only a source whose positions depend on when
+      it reads needs it.
+    - `stable`: for a source without `seek`: True where a record that comes again has the position
+      that it had, and no other record ever has it. Then what a checkpoint has absorbed is left out
+      when it comes again. Otherwise each delivery counts as an event of its own.
     """
 
     def __aiter__(self) -> AsyncIterable[Batch | Assigned | Revoked | Lost]:
@@ -119,6 +135,27 @@ class Sink(Protocol):
     """What takes results. Its methods are called one at a time, in one event loop.
 
     A sink may have `async close()`, and a `name`, as a source.
+
+    For checkpoints, one that can take back what it was given has these two:
+
+    - `async mark() -> Any`: how far it has durable results: a value of velo's codec. None: it
+      cannot say, and takes nothing back. Called after `flush`, with no `write` in between; at a
+      first start also before the first `write`, so that a crash before the first tick leaves
+      nothing behind.
+    - `async rewind(mark)`: take back all that came after `mark`. Called once, before the first
+      `write`; with None at a first start, when there is nothing to take back. Raises `PositionLost`
+      where the sink does not have what the mark tells of.
+
+    One with a commit point of its own has these two instead:
+
+    - `async begin(name, epoch) -> int`: from here on, results show at `commit` only. Drops what an
+      earlier program of this name has written and not committed, and shuts that program out, so
+      that its next `commit` raises `Superseded`. Returns the last epoch that was committed under
+      this name; 0: none. `epoch` is the last one that the checkpoint has, or 0 at a first start.
+      Raises `PositionLost` where the sink has forgotten the name.
+    - `async commit(epoch, positions)`: show the results that were written since the last `commit`,
+      and keep `epoch`, all or nothing. `positions` are those of the source, for people to look at.
+      Called after `flush`, also without results.
     """
 
     async def write(self, results: Sequence[tuple[Any, Any]]) -> None:

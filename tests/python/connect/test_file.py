@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import os
+import shutil
 
 import pytest
 from hypothesis import given
@@ -51,6 +52,59 @@ async def test_a_position_says_where_to_go_on(tmp_path):
     for number, item in enumerate(items):
         rest = await read(connect.file(path, start=item.position))
         assert values(rest) == values(items)[number + 1 :]
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz", ".zst"])
+async def test_a_source_seeks_and_gives_the_rest(tmp_path, suffix):
+    path = tmp_path / f"in.ndjson{suffix}"
+    sink = connect.file(path)
+    await sink.write([(None, n) for n in range(1200)])
+    await sink.flush()
+    await sink.close()
+    items = await read(connect.file(path))
+    for count in (1, 600, 1200):
+        source = connect.file(path)
+        source.seek({items[0].partition: items[count - 1].position, "another": 10_000_000})
+        rest = await read(source)
+        assert [(item.partition, item.position, item.value) for item in rest] == [
+            (item.partition, item.position, item.value) for item in items[count:]
+        ]
+    source = connect.file(path, start=items[9].position)
+    source.seek({})
+    assert values(await read(source)) == list(range(10, 1200))
+    source = connect.file(path)
+    source.seek({items[0].partition: items[-1].position + 1000})
+    with pytest.raises(PositionLost, match=r"in\.ndjson.* has .* bytes"):
+        await read(source)
+
+
+async def test_a_file_that_was_moved_goes_on_under_its_old_name(tmp_path):
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.mkdir()
+    (old / "in.ndjson").write_text("1\n2\n3\n")
+    items = await read(connect.file(old / "in.ndjson"))
+    old.rename(new)
+    source = connect.file(new / "in.ndjson")
+    source.seek({items[1].partition: items[1].position})
+    (rest,) = await read(source)
+    assert (rest.value, rest.partition) == (3, items[1].partition)
+    with pytest.raises(PositionLost, match="several files of its name"):
+        connect.file(new / "in.ndjson").seek({"a/in.ndjson": 2, "b/in.ndjson": 4})
+
+
+async def test_a_position_between_two_ends_of_lines_is_one_of_another_file(tmp_path):
+    path = tmp_path / "in.ndjson"
+    path.write_text("1234\n5\n6")
+    last = (await read(connect.file(path)))[-1].position
+    source = connect.file(path)
+    source.seek({str(path): 2})
+    with pytest.raises(PositionLost, match="no end of a line there"):
+        await read(source)
+    with open(path, "a") as file:
+        file.write("\r\n7\n")
+    source = connect.file(path)
+    source.seek({str(path): last})
+    assert values(await read(source)) == [7]
 
 
 @given(st.lists(st.binary(max_size=40).map(lambda line: line.replace(b"\n", b"")), max_size=30))
@@ -148,6 +202,80 @@ async def test_a_torn_line_of_a_killed_program_is_ended(tmp_path):
     await sink.flush()
     await sink.close()
     assert path.read_bytes() == b'{"n":1}\n{"key":"k","result":2}\n'
+
+
+async def written_to(sink, *numbers):
+    await sink.write([(None, number) for number in numbers])
+    await sink.flush()
+
+
+@pytest.mark.parametrize("append", [True, False])
+async def test_a_sink_is_cut_back_to_its_mark(tmp_path, append):
+    path = tmp_path / "out.ndjson"
+    path.write_text("0\n")
+    before = "0\n" if append else ""
+    sink = connect.file(path, append=append)
+    await sink.rewind(None)
+    marks, contents = [await sink.mark()], [path.read_text()]
+    assert contents == [before]
+    for number in range(1, 4):
+        await written_to(sink, *range(2000 * number))
+        marks.append(await sink.mark())
+        contents.append(path.read_text())
+    await sink.close()
+    for mark, content in zip(reversed(marks), reversed(contents), strict=True):
+        sink = connect.file(path, append=append)
+        await sink.rewind(mark)
+        assert path.read_text() == content
+        assert await sink.mark() == mark
+        await written_to(sink, 7)
+        await sink.close()
+        assert path.read_text() == content + "7\n"
+
+
+async def test_a_mark_is_of_the_file_and_not_of_its_folder(tmp_path):
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.mkdir()
+    sink = connect.file(old / "out.ndjson")
+    await written_to(sink, 1, 2)
+    mark = await sink.mark()
+    await written_to(sink, 3)
+    await sink.close()
+    shutil.copytree(old, new)
+    await connect.file(new / "out.ndjson").rewind(mark)
+    assert (new / "out.ndjson").read_text() == "1\n2\n"
+
+
+async def test_a_file_that_is_not_the_marked_one_is_refused_and_left_alone(tmp_path):
+    path = tmp_path / "out.ndjson"
+    sink = connect.file(path)
+    first = await sink.mark()
+    await written_to(sink, 10, 20, 30)
+    mark = await sink.mark()
+    await sink.close()
+    for content, why in (
+        ("10\n", "has 3 bytes"),
+        ("10\n20\n40\n", "other bytes"),
+        (None, "not there"),
+    ):
+        path.unlink() if content is None else path.write_text(content)
+        sink = connect.file(path)
+        with pytest.raises(PositionLost, match=rf"out\.ndjson.* byte 9.*{why}"):
+            await sink.rewind(mark)
+        await sink.close()
+        assert (path.read_text() if path.exists() else None) == content
+    sink = connect.file(path)
+    await sink.rewind(first)
+    await sink.close()
+
+
+async def test_packed_files_pipes_and_devices_have_no_mark(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "out.gz", tmp_path / "pipe", "/dev/null"):
+        sink = connect.file(path)
+        await sink.rewind(None)
+        assert await sink.mark() is None
+        await sink.close()
 
 
 async def test_from_file_to_file(tmp_path, mode):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Hashable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 from velo.connect.errors import ConnectError
@@ -102,6 +102,38 @@ class Merged:
         """Commit each position to its source."""
         for number, some in self._by_source(positions).items():
             await self._sources[number].commit({p: positions[p] for p in some})
+
+    @property
+    def seek(self) -> Callable[[Mapping[Hashable, Any]], None]:
+        """Begin behind positions; each source takes its own. Not there where no source can."""
+        able = [hasattr(source, "seek") for source in self._sources]
+        if not any(able):
+            raise AttributeError("none of the sources can seek")
+        return self._seek if all(able) else self._refuse
+
+    def _seek(self, positions: Mapping[Hashable, Any]) -> None:
+        for source in self._sources:
+            source.seek(positions)
+
+    def _refuse(self, _positions: Mapping[Hashable, Any]) -> None:
+        kinds: dict[bool, list[str]] = {True: [], False: []}
+        for source in self._sources:
+            kinds[hasattr(source, "seek")].append(source.name)
+        raise ConnectError(
+            f"one checkpoint cannot hold {', '.join(kinds[True])}, which can go back to a "
+            f"position, beside {', '.join(kinds[False])}, which cannot: read them in two runs"
+        )
+
+    def remember(self, positions: Mapping[Hashable, Sequence[Any]]) -> None:
+        """Have the records at these positions keep them, where their source wants to know."""
+        for source in self._sources:
+            if (remember := getattr(source, "remember", None)) is not None:
+                remember(positions)
+
+    @property
+    def stable(self) -> bool:
+        """Whether the positions of all sources are stable."""
+        return all(getattr(source, "stable", False) for source in self._sources)
 
     def lag(self) -> Mapping[Hashable, int]:
         """Give the lag of all partitions that have one."""

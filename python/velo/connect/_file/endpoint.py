@@ -3,35 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-import bz2
 import contextlib
 import errno
-import gzip
-import lzma
 import os
-import stat
-import zlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal
 from urllib.parse import SplitResult, unquote
 
 from velo._files import open_own
-from velo._packing import zstd_module
-from velo.connect.errors import ConnectError, NoSuchTopic, PositionLost, missing
+from velo.connect._file.ends import Mark, cut, cut_torn_line, mark_of, sync_folder
+from velo.connect._file.lines import Lines
+from velo.connect._file.packing import Packed, packer
+from velo.connect.errors import ConnectError, PositionLost
 from velo.connect.formats import Decode, Encode, decoder, encoder
 from velo.connect.model import Bad, Batch, Partition, Position, Record, addressed
 from velo.connect.settings import boolean, decoded, settings_of
 
 __all__ = ["File", "file", "of_url"]
 
-_MANY = 500
 # A line is no longer than this, unless `max_line` says otherwise; bytes.
 _LONGEST = 16 * 1024 * 1024
 # How often a file that grows is looked at; seconds.
 _LOOK = 0.1
-_DAMAGED = (EOFError, zlib.error, lzma.LZMAError)
 
 
 def file(
@@ -88,18 +83,20 @@ class File:
         append: bool,
         max_line: int,
     ) -> None:
-        if follow and _packer(path) is not None:
+        if follow and packer(path) is not None:
             raise ValueError(f"`{path}` is packed: it cannot be followed")
         if start != "earliest" and not (isinstance(start, int) and start >= 0):
             raise ValueError(f'`start` of a file is "earliest" or a position, not {start!r}')
         self.name = f"file {path}"
         self._path = path
+        self._partition = str(path)
         self._decode = decoder(decode)
         self._encode = encoder(encode)
         self._start = 0 if start == "earliest" else start
         self._follow = follow
         self._keys = keys
         self._append = append
+        self._rewound = False
         self._max_line = max_line
         self._thread: ThreadPoolExecutor | None = None
         self._out: Any = None
@@ -115,7 +112,7 @@ class File:
     async def __aiter__(self) -> AsyncIterator[Batch]:
         """Give the lines, in batches."""
         stopped, self._reads = self._stopped, True
-        lines = await self._call(_Lines, self._path, self._start, self._max_line)
+        lines = await self._call(Lines, self._path, self._start, self._max_line)
         try:
             while not stopped.is_set():
                 batch = await self._call(self._next, lines)
@@ -131,8 +128,8 @@ class File:
             if self._out is None:
                 self._end_thread()
 
-    def _next(self, lines: _Lines) -> list[Record | Bad]:
-        origin = (None, str(self._path), str(self._path))
+    def _next(self, lines: Lines) -> list[Record | Bad]:
+        origin = (None, str(self._path), self._partition)
         batch: list[Record | Bad] = []
         for line, position in lines.some(last=not self._follow):
             if isinstance(line, ValueError):
@@ -140,6 +137,24 @@ class File:
             elif line:
                 batch.append(decoded(self._decode, line, *origin, position))
         return batch
+
+    def seek(self, positions: Mapping[Partition, Position]) -> None:
+        """Begin behind the position of this file, also when it was moved to another folder.
+
+        Raises:
+            PositionLost: When several files of this name were read, and none in this folder.
+
+        """
+        name = self._path.name
+        moved = [each for each in positions if isinstance(each, str) and Path(each).name == name]
+        if self._partition not in positions and moved:
+            if len(moved) > 1:
+                raise PositionLost(
+                    f"`{self._path}` was not read before, but several files of its name were: "
+                    f"{', '.join(sorted(moved))}. Give it the path that it had"
+                )
+            self._partition = moved[0]
+        self._start = positions.get(self._partition, self._start)
 
     def stop(self) -> None:
         """Read no more."""
@@ -173,13 +188,13 @@ class File:
     def _open(self) -> Any:
         if self._reads:
             raise ConnectError(f"`{self._path}` is the source: name another file for results")
-        mode = "ab" if self._append else "wb"
-        packer = _packer(self._path)
+        mode = "ab" if self._append or self._rewound else "wb"
+        packs = packer(self._path)
         raw: Any = open(self._path, mode, opener=open_own)  # noqa: SIM115
-        if packer is None:
-            _cut_torn_line(raw)
+        if packs is None:
+            cut_torn_line(raw)
             return raw
-        return _Packed(packer(raw, "wb"), raw)
+        return Packed(packs(raw, "wb"), raw)
 
     async def flush(self) -> None:
         """Return once all lines are on the disk."""
@@ -187,7 +202,7 @@ class File:
 
     def _sync(self) -> None:
         with self._named():
-            if self._out is None and not self._append:
+            if self._out is None and not (self._append or self._rewound):
                 self._out = self._open()  # a run without results begins it anew as well
             if self._out is not None:
                 self._out.flush()
@@ -197,10 +212,45 @@ class File:
                     if error.errno not in (errno.EINVAL, errno.EROFS):  # a pipe, a device
                         raise
 
+    async def mark(self) -> Mark | None:
+        """Tell how long the file is, with a checksum of its end.
+
+        None: it is packed, a pipe or a device, and cannot be cut.
+        """
+        mark: Mark | None = await self._call(self._mark)
+        return mark
+
+    def _mark(self) -> Mark | None:
+        with self._named():
+            is_new = not self._path.exists()
+            if packer(self._path) is not None or not (is_new or self._path.is_file()):
+                return None
+            if self._out is None:
+                self._out = self._open()
+            if is_new:
+                sync_folder(self._path.parent)
+            return mark_of(self._path, os.fstat(self._out.fileno()).st_size)
+
+    async def rewind(self, mark: Mark | None) -> None:
+        """Cut off what was written behind a mark; nothing, where that is None.
+
+        Raises:
+            PositionLost: When the file is shorter than that, or another one.
+
+        """
+        if mark is not None:
+            await self._call(self._rewind, mark)
+
+    def _rewind(self, mark: Mark) -> None:
+        with self._named():
+            cut(self._path, mark)
+        self._rewound = True
+
     async def close(self) -> None:
         """Write what is left, and close the file. It may be read, or written, again."""
         self._stopped.set()
         self._stopped = asyncio.Event()
+        self._rewound = False
         if self._out is not None:
             out, self._out = self._out, None
             try:
@@ -230,146 +280,6 @@ class File:
         if self._thread is not None:
             self._thread.shutdown(wait=False)
             self._thread = None
-
-
-class _Lines:
-    """The lines of a file from a position on."""
-
-    def __init__(self, path: Path, start: int, max_line: int) -> None:
-        self._path = path
-        self._max_line = max_line
-        self._at = start
-        self._rest = b""
-        self._skipping = False
-        packer = _packer(path)
-        try:
-            self._file: BinaryIO = path.open("rb") if packer is None else packer(path, "rb")
-            size = os.stat(path).st_size
-        except FileNotFoundError:
-            raise NoSuchTopic(f"there is no file `{path}`") from None
-        except OSError as error:
-            why = (error.strerror or str(error)).lower()
-            raise ConnectError(f"cannot read `{path}`: {why}") from error
-        self._packed = packer is not None
-        self._damaged: tuple[type[Exception], ...] = (*_DAMAGED, OSError)
-        if path.suffix.lower() == ".zst":
-            self._damaged += (_zstd(path).ZstdError,)
-        if start and not self._packed and start > size:
-            self._file.close()
-            raise PositionLost(
-                f"`{path}` has {size:,} bytes, and was read up to byte {start:,}: it is another "
-                "file, or was cut"
-            )
-        if start:
-            self._file.seek(start)
-
-    def some(self, *, last: bool) -> list[tuple[bytes | ValueError, int]]:
-        """Give lines with their positions, a few hundred; none at the end."""
-        found: list[tuple[bytes | ValueError, int]] = []
-        while len(found) < _MANY:
-            try:
-                data = self._file.read(64 * 1024) if self._packed else self._grown()
-            except self._damaged as error:
-                raise ConnectError(
-                    f"cannot read `{self._path}` any further: {error or 'it breaks off'}"
-                ) from error
-            if not data:
-                if last and self._rest:
-                    found.append(self._line(self._rest))
-                    self._rest = b""
-                return found
-            pieces = (self._rest + data).split(b"\n")
-            self._rest = pieces.pop()
-            found.extend(self._line(piece + b"\n") for piece in pieces)
-            if len(self._rest) > self._max_line and not self._skipping:
-                self._skipping = True
-            if self._skipping:
-                self._at += len(self._rest)
-                self._rest = b""
-        return found
-
-    def _grown(self) -> bytes:
-        if os.fstat(self._file.fileno()).st_size < self._at:
-            raise PositionLost(
-                f"`{self._path}` was cut while it was read, at byte {self._at:,}: start again with "
-                "`start=0`"
-            )
-        return self._file.read(64 * 1024)
-
-    def _line(self, line: bytes) -> tuple[bytes | ValueError, int]:
-        self._at += len(line)
-        if self._skipping or len(line) > self._max_line:
-            self._skipping = False
-            return ValueError(f"a line has more than {self._max_line:,} bytes"), self._at
-        return line.rstrip(b"\r\n"), self._at
-
-    def close(self) -> None:
-        self._file.close()
-
-
-class _Packed:
-    """What packs what is written to it, and the file below."""
-
-    def __init__(self, packed: Any, raw: Any) -> None:
-        self._packed = packed
-        self._raw = raw
-
-    def write(self, data: bytes) -> None:
-        self._packed.write(data)
-
-    def flush(self) -> None:
-        self._packed.flush()
-        self._raw.flush()
-
-    def fileno(self) -> int:
-        number: int = self._raw.fileno()
-        return number
-
-    def close(self) -> None:
-        with contextlib.closing(self._raw):
-            self._packed.close()
-
-
-def _zstd(path: Path) -> Any:
-    zstd = zstd_module()
-    if zstd is None:
-        raise missing(f"`{path}`", "zstd")
-    return zstd
-
-
-def _packer(path: Path) -> Any:
-    suffix = path.suffix.lower()
-    if suffix == ".zst":
-        return _zstd(path).ZstdFile
-    packers: dict[str, Any] = {".gz": gzip.GzipFile, ".bz2": bz2.BZ2File, ".xz": lzma.LZMAFile}
-    packer = packers.get(suffix)
-    if packer is gzip.GzipFile:
-        return _gzip
-    return packer
-
-
-def _gzip(file: Any, mode: str) -> Any:
-    if isinstance(file, Path):
-        return gzip.open(file, mode)
-    return gzip.GzipFile("", mode, 6, file)
-
-
-def _cut_torn_line(out: Any) -> None:
-    """End the last line, if a program was killed while it wrote that."""
-    if not stat.S_ISREG(os.fstat(out.fileno()).st_mode) or not (end := out.seek(0, os.SEEK_END)):
-        return
-    with open(out.name, "rb") as written:
-        at = end
-        while at > 0:
-            begin = max(0, at - 64 * 1024)
-            written.seek(begin)
-            if (found := written.read(at - begin).rfind(b"\n")) >= 0:
-                at = begin + found + 1
-                break
-            at = begin
-    if at < end:
-        out.truncate(at)
-        out.seek(0, os.SEEK_END)
 
 
 def _shown(key: Any) -> Any:
