@@ -8,6 +8,7 @@ from __future__ import annotations
 
 __all__ = [
     "BufferFull",
+    "CheckpointError",
     "EventTimeout",
     "EventTooLarge",
     "JournalFull",
@@ -58,6 +59,13 @@ class BufferFull(VeloError):
             f"stream `{self.stream}` has as many events queued as its `buffer` allows; receive its "
             'results, raise `buffer`, or choose another `full` than "error"'
         )
+
+
+class CheckpointError(VeloError):
+    """A checkpoint cannot be opened, read or written; the message says why, and what to do.
+
+    What the checkpoint held before is still there.
+    """
 
 
 class EventTimeout(VeloError, TimeoutError):

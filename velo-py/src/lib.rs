@@ -37,7 +37,7 @@ mod core {
     #[pymodule_export]
     use super::codec::Record;
     #[pymodule_export]
-    use super::codec::python::{dumps, fingerprint_of, loads};
+    use super::codec::python::{dumps, fingerprint_of, loads, pickle_in_payload};
     #[pymodule_export]
     use super::csv::{CsvParser, CsvRows, FloatKey, NoEvent, has_long_number};
     #[pymodule_export]

@@ -6,6 +6,7 @@ import click
 
 from velo import __version__
 from velo.cli.bench import bench
+from velo.cli.checkpoint import checkpoint
 from velo.cli.dead_letter import dead_letter
 from velo.cli.doctor import doctor
 from velo.cli.replay import replay
@@ -28,6 +29,7 @@ velo.add_command(run)
 velo.add_command(record)
 velo.add_command(replay)
 velo.add_command(dead_letter)
+velo.add_command(checkpoint)
 velo.add_command(bench)
 velo.add_command(supervisor)
 velo.add_command(status)

@@ -7,7 +7,6 @@ import importlib
 import importlib.util
 import inspect
 import os
-import pickletools
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,14 +14,13 @@ from types import ModuleType
 from typing import Any
 
 from velo import StreamFn, _core
+from velo._function.pickle_imports import imports_of
 from velo._function.recording import SUFFIX, frames
 from velo.errors import RingCorrupted
 
 __all__ = ["Recording", "Step", "load_recording", "recordings"]
 
 _KINDS = ("event", "tick", "end", "result", "returned", "raised", "cancelled")
-# So many names of what a pickle imports are told.
-_MOST_NAMED = 5
 
 
 class Step:
@@ -165,7 +163,7 @@ def _pair(payload: bytes, trust: bool) -> tuple[Any, Any]:
     except ValueError as error:
         if trust or len(error.args) != 2:
             raise
-        names = ", ".join(f"`{name}`" for name in _imports(error.args[1])) or "nothing"
+        names = imports_of(error.args[1])
         raise ValueError(
             f"it holds pickled values (they import {names}), which run code as they are read; "
             "`--trust`, or `trust=True`, reads them all the same"
@@ -185,21 +183,6 @@ def _check_head(head: Any) -> None:
         and isinstance(head.get("state"), tuple)
     ):
         raise ValueError("its beginning is none of a recording")
-
-
-def _imports(pickled: bytes) -> list[str]:
-    """Return what a pickle imports, without running it; a few names, for a message."""
-    names: dict[str, None] = {}
-    texts: list[str] = []
-    with contextlib.suppress(Exception):  # it may be anything
-        for operation, argument, _ in pickletools.genops(pickled):
-            if operation.name in ("GLOBAL", "INST"):
-                names[str(argument).replace(" ", ".")] = None
-            elif operation.name == "STACK_GLOBAL":
-                names[".".join(texts[-2:])] = None
-            elif isinstance(argument, str):
-                texts.append(argument)
-    return [name if name.isprintable() else ascii(name) for name in names][:_MOST_NAMED]
 
 
 def recordings(*paths: str | os.PathLike[str]) -> list[Path]:

@@ -52,6 +52,7 @@ mod memory;
 mod out;
 mod path;
 mod pickle;
+mod pickle_in;
 mod pickler;
 pub mod python;
 mod reader;
@@ -61,6 +62,7 @@ mod seen;
 mod text;
 mod time;
 mod utf8;
+mod walk;
 mod writer;
 
 use pyo3::prelude::*;
@@ -75,6 +77,7 @@ pub use fingerprint::fingerprint;
 pub use memory::{CopyMemory, Memory};
 pub use out::{Out, SliceOut, VecOut};
 pub use path::say_result;
+pub use pickle_in::pickle_in;
 pub use python::codec;
 pub use record::Record;
 

@@ -1,10 +1,13 @@
 //! The one codec of the process, and the functions that offer it to Python.
 
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyBytes;
 
-use super::{Codec, CopyMemory, DecodeError, EncodeError, SliceOut, VecOut, fingerprint};
+use super::{
+    Codec, CopyMemory, DecodeError, EncodeError, SliceOut, VecOut, fingerprint, pickle_in,
+};
 use crate::errors::{self, Thrown};
 
 /// The codec of this process.
@@ -83,4 +86,17 @@ pub fn loads<'py>(
 #[pyo3(name = "fingerprint")]
 pub fn fingerprint_of(payload: &Bound<'_, PyBytes>) -> Option<u64> {
     fingerprint(payload.as_bytes())
+}
+
+/// The first pickle in an encoded value, which `loads` would run; None if the value holds none.
+#[pyfunction]
+#[pyo3(name = "pickle_in")]
+pub fn pickle_in_payload<'py>(
+    py: Python<'py>,
+    payload: &Bound<'py, PyBytes>,
+) -> PyResult<Option<Bound<'py, PyBytes>>> {
+    match pickle_in(payload.as_bytes()) {
+        Ok(found) => Ok(found.map(|pickle| PyBytes::new(py, &pickle))),
+        Err(_) => Err(PyValueError::new_err("not an encoded value")),
+    }
 }

@@ -1,0 +1,1 @@
+"""Checkpoints: the states of keys and the positions of a source, kept on disk."""

@@ -1,0 +1,352 @@
+"""A checkpoint as a driver has it: what a run goes on from, and where each of its ticks is kept."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Literal
+
+from velo import _core
+from velo._checkpoint.failing import torn
+from velo._checkpoint.folder import Claim, claim
+from velo._checkpoint.keys import pack, unpack
+from velo._checkpoint.store import Row, Store, Tick
+from velo._function.key_text import shown
+from velo._function.pickle_imports import imports_of
+from velo.errors import CheckpointError
+
+__all__ = ["Change", "Checkpoint", "Migrate", "cut_of"]
+
+Migrate = Callable[[dict[Any, Any], int], dict[Any, Any]]
+"""Makes the state of this version of a function from one of an earlier version, and its number."""
+
+Change = bytes | Literal[False] | None
+"""A key's state, encoded; False: its function has returned; None: there is no such key."""
+
+_UNKNOWN: Any = object()
+# So many keys whose functions have returned are remembered, as a run remembers them.
+_MOST_FINISHED = 65_536
+
+
+class Checkpoint:
+    """An open checkpoint: of one function, for one process.
+
+    Attributes:
+        path: The folder.
+        function: The name of the function.
+        epoch: The number of the last tick; 0 before the first one.
+        made: When that was, in seconds since the epoch of Unix; None before the first one.
+        undoable: Whether `undo` can go back to the epoch before it.
+        positions: By partition: the position that all keys have absorbed.
+        ahead: By partition: the positions behind it that are absorbed as well.
+        mark: What the sink has given; None: nothing.
+
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        claimed: Claim,
+        *,
+        state_version: int,
+        migrate: Migrate | None,
+        trusted: bool,
+        ttl: float | None,
+    ) -> None:
+        self.path = store.path
+        self._store = store
+        self._claim = claimed
+        self._state_version = state_version
+        self._migrate = migrate
+        self._trusted = trusted
+        self._ttl = ttl
+        self._thread = ThreadPoolExecutor(1, "velo checkpoint")
+        # Changes of which nobody knows yet whether they are in the file.
+        self._pending: Mapping[Hashable, Change] = {}
+
+    @classmethod
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        function: str,
+        *,
+        state_version: int = 1,
+        migrate: Migrate | None = None,
+        trusted: bool = False,
+        ttl: float | None = None,
+    ) -> Checkpoint:
+        """Open the checkpoint in a folder, or create it.
+
+        Args:
+            path: The folder.
+            function: The name of the function.
+            state_version: The version of the function's states.
+            migrate: Makes a state of this version from one of an earlier version.
+            trusted: Whether states may hold pickles, which run code when they are loaded.
+            ttl: After so many seconds without a change a key is unknown; None: never.
+
+        Raises:
+            CheckpointError: When another process has it, it cannot be written to, is torn, foreign
+                or of a newer velo, or belongs to another function or version of its states.
+
+        """
+        folder = Path(path)
+        claimed = claim(folder)
+        try:
+            store = Store(folder, writes=True)
+            try:
+                checkpoint = cls(
+                    store,
+                    claimed,
+                    state_version=state_version,
+                    migrate=migrate,
+                    trusted=trusted,
+                    ttl=ttl,
+                )
+                with store.errors():
+                    checkpoint._begin(function)
+            except BaseException:
+                store.close()
+                raise
+        except BaseException:
+            claimed.release()
+            raise
+        return checkpoint
+
+    def _begin(self, function: str) -> None:
+        store = self._store
+        about = store.about()
+        if not about:
+            about = {
+                "function": function,
+                "state_version": self._state_version,
+                "created": time.time(),
+            }
+            store.note(about)
+        if about["function"] != function:
+            raise CheckpointError(
+                f"the checkpoint `{self.path}` belongs to the function `{about['function']}`, and "
+                f"this one is `{function}`; if it was renamed, `velo checkpoint rename {self.path} "
+                f"{function}` says so, and otherwise name another folder"
+            )
+        self.function = function
+        self._known_version: int = about["state_version"]
+        if self._known_version > self._state_version:
+            raise CheckpointError(
+                f"the checkpoint `{self.path}` has states of version {self._known_version}, and "
+                f"`{function}` has `state_version={self._state_version}`: run the newer code, or "
+                "restore a copy of the folder from before it"
+            )
+        if self._known_version < self._state_version and self._migrate is None:
+            row = store.other_version(self._state_version)
+            if row is not None:
+                raise self._no_migration(unpack(row.key), row.version)
+        self._empty = store.is_empty()
+        self._read_last()
+
+    def _read_last(self) -> None:
+        last = self._store.last()
+        self.epoch = 0 if last is None else last.epoch
+        self.made = None if last is None else last.made
+        self.undoable = last is not None and last.undoable
+        cut = ({}, {}, None) if last is None else cut_of(last, self.path, trusted=self._trusted)
+        self.positions: dict[Hashable, Any] = cut[0]
+        self.ahead: dict[Hashable, list[Any]] = cut[1]
+        self.mark: Any = cut[2]
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it holds no key, so that there is nothing to load."""
+        return self._empty
+
+    def load(self, keys: Sequence[Hashable]) -> list[Change]:
+        """Give what is known of keys: also what a commit is about to write.
+
+        Returns:
+            For each key: its state, encoded; None: it is unknown; False: its function has returned.
+
+        Raises:
+            CheckpointError: When a state is torn, holds a pickle and is not trusted, or is of
+                another version without `migrate`; when a key cannot be stored.
+
+        """
+        pending = self._pending
+        found = [pending.get(key, _UNKNOWN) for key in keys]
+        packed = {
+            number: pack(keys[number]) for number, state in enumerate(found) if state is _UNKNOWN
+        }
+        if not packed:
+            return found
+        with self._store.errors():
+            rows = self._store.rows(list(packed.values()))
+        oldest = -1.0 if self._ttl is None else time.time() - self._ttl
+        for number, key in packed.items():
+            row = rows.get(key)
+            known = row is not None and row.changed >= oldest
+            found[number] = self._state(keys[number], row) if row is not None and known else None
+        return found
+
+    def _state(self, key: Hashable, row: Row) -> Change:
+        if row.is_torn:
+            raise torn(self.path, f"the state of the key {shown(key)} is not what was written")
+        if row.state is None:
+            return False
+        if not self._trusted:
+            self._refuse_pickle(key, row.state)
+        if row.version == self._state_version:
+            return row.state
+        if self._migrate is None:
+            raise self._no_migration(key, row.version)
+        try:
+            migrated = self._migrate(_core.loads(row.state, self._trusted), row.version)
+        except Exception as error:
+            raise CheckpointError(
+                f"`migrate` of `{self.function}` has raised for the state of the key {shown(key)}, "
+                f"which is of version {row.version}: {type(error).__name__}: {error}"
+            ) from error
+        if not isinstance(migrated, dict):
+            raise CheckpointError(
+                f"`migrate` of `{self.function}` has to return a dict, and gave "
+                f"{type(migrated).__name__} for the key {shown(key)}"
+            )
+        return _core.dumps(migrated)
+
+    def _no_migration(self, key: Hashable, version: int) -> CheckpointError:
+        return CheckpointError(
+            f"the state of the key {shown(key)} in the checkpoint `{self.path}` is of version "
+            f"{version}, and `{self.function}` has `state_version={self._state_version}`: give it "
+            "`migrate=`, which makes the one from the other"
+        )
+
+    def _refuse_pickle(self, key: Hashable, state: bytes) -> None:
+        if (pickled := _core.pickle_in(state)) is not None:
+            raise CheckpointError(
+                f"the state of the key {shown(key)} of `{self.function}` holds a pickle, which "
+                f"runs code when it is loaded (it imports {imports_of(pickled)}); make it of plain "
+                "values, or say that nobody else writes to the checkpoint, by `trusted=True` or "
+                "`--trust`"
+            )
+
+    async def commit(
+        self,
+        epoch: int,
+        changes: Mapping[Hashable, Change],
+        positions: Mapping[Hashable, Any],
+        ahead: Mapping[Hashable, Sequence[Any]],
+        mark: Any = None,
+        *,
+        undoable: bool = False,
+    ) -> None:
+        """Make an epoch, in one transaction; return once it is on the disk.
+
+        Args:
+            epoch: Its number, one above the last one.
+            changes: By key: its new state, encoded; None: it has ended, and is forgotten; False:
+                its function has returned. It is not to be changed until the next call.
+            positions: The positions of partitions that have advanced.
+            ahead: All positions that are absorbed behind those.
+            mark: What the sink has given.
+            undoable: Whether to keep what it replaces, for `undo`.
+
+        Raises:
+            CheckpointError: When it cannot be written, for example to a full disk: then the epoch
+                before is as it was, and the call may be made again. When a key cannot be stored, or
+                a state holds a pickle and is not trusted.
+
+        """
+        if epoch != self.epoch + 1:
+            raise ValueError(f"epoch {epoch} does not follow epoch {self.epoch}")
+        if any(state is not None for state in changes.values()):
+            self._empty = False
+        self._pending = changes
+        cut = ({**self.positions, **positions}, dict(ahead), mark)
+        await asyncio.get_running_loop().run_in_executor(
+            self._thread, self._commit, epoch, changes, cut, undoable
+        )
+
+    def _commit(
+        self,
+        epoch: int,
+        changes: Mapping[Hashable, Change],
+        cut: tuple[dict[Hashable, Any], dict[Hashable, Any], Any],
+        undoable: bool,
+    ) -> None:
+        made = time.time()
+        rows, gone = self._rows(changes, int(made))
+        tick = Tick(epoch, made, undoable, self._encoded(cut))
+        if self._known_version != self._state_version:
+            self._store.note({"state_version": self._state_version})
+            self._known_version = self._state_version
+        oldest = None if self._ttl is None else int(made - self._ttl)
+        self._store.put(tick, rows, gone, most_finished=_MOST_FINISHED, oldest=oldest)
+        self.epoch, self.made, self.undoable = epoch, made, undoable
+        self.positions, self.ahead, self.mark = cut
+        self._pending = {}
+        self._store.give_back()
+
+    def _rows(
+        self, changes: Mapping[Hashable, Change], changed: int
+    ) -> tuple[list[Row], list[bytes]]:
+        rows: list[Row] = []
+        gone: list[bytes] = []
+        for key, state in changes.items():
+            packed = pack(key)
+            if state is None:
+                gone.append(packed)
+            elif state is False:
+                rows.append(Row.of(packed, None, self._state_version, changed))
+            else:
+                if not self._trusted:
+                    self._refuse_pickle(key, state)
+                rows.append(Row.of(packed, state, self._state_version, changed))
+        return rows, gone
+
+    def _encoded(self, cut: tuple[dict[Hashable, Any], dict[Hashable, Any], Any]) -> bytes:
+        packed = _core.dumps(cut)
+        if not self._trusted and (pickled := _core.pickle_in(packed)) is not None:
+            raise CheckpointError(
+                f"a position of the source or the mark of the sink of `{self.function}` is no "
+                f"plain value (it imports {imports_of(pickled)}), and cannot be kept in the "
+                f"checkpoint `{self.path}`"
+            )
+        return packed
+
+    def undo(self) -> None:
+        """Go back to the epoch before the last one, which was made with `undoable`.
+
+        Raises:
+            ValueError: When it was not.
+
+        """
+        if not self.undoable:
+            raise ValueError(f"epoch {self.epoch} cannot be undone")
+        with self._store.errors():
+            self._store.undo(self.epoch)
+            self._empty = self._store.is_empty()
+            self._read_last()
+
+    def close(self) -> None:
+        """Finish what is being written, and let the next process have it."""
+        self._thread.shutdown()
+        self._store.close()
+        self._claim.release()
+
+
+def cut_of(
+    tick: Tick, path: Path, *, trusted: bool
+) -> tuple[dict[Hashable, Any], dict[Hashable, list[Any]], Any]:
+    """Give positions, positions ahead, and the mark of an epoch.
+
+    Raises:
+        CheckpointError: When they are torn, or hold a pickle and are not trusted.
+
+    """
+    try:
+        positions, ahead, mark = _core.loads(tick.cut, trusted)
+    except ValueError as error:
+        raise torn(path, f"the positions of epoch {tick.epoch}: {error}") from None
+    return positions, ahead, mark

@@ -1,0 +1,154 @@
+"""The folder of a checkpoint: one process at a time, and nothing but a checkpoint in it."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import socket
+import struct
+from pathlib import Path
+
+from velo.errors import CheckpointError
+
+__all__ = ["STATE", "Claim", "claim", "exists", "holder"]
+
+STATE = "state.sqlite"
+"""The file that holds everything; SQLite adds two more while a process has it open."""
+
+_LOCK = "lock"
+# `struct flock` of C: type, where offsets begin, start, length, process.
+_FLOCK = "hhqqi4x"
+# What a process leaves behind that was killed while it made a checkpoint counts as nothing.
+_OWN = (_LOCK, STATE, f"{STATE}-", f"{STATE}.new")
+# What this process has claimed: a lock of `fcntl` does not keep out the process that holds it.
+_claimed: set[tuple[int, int, int]] = set()
+
+
+class Claim:
+    """The right to write to the checkpoint in a folder, until `release` or the process's death.
+
+    Locks of `fcntl`, unlike those of `flock`, are no child's: neither a worker nor a process that
+    was forked keeps a folder locked whose owner is dead.
+    """
+
+    def __init__(self, fd: int, name: tuple[int, int, int]) -> None:
+        self._fd = fd
+        self._name = name
+
+    def release(self) -> None:
+        """Give it back."""
+        if self._name in _claimed and self._name[0] == os.getpid():
+            _claimed.discard(self._name)
+            os.close(self._fd)
+
+
+def exists(path: Path) -> bool:
+    """Whether a folder holds a checkpoint."""
+    return (path / STATE).exists()
+
+
+def claim(path: Path) -> Claim:
+    """Lock the folder of a checkpoint, and create it where there is none.
+
+    Raises:
+        CheckpointError: When another process has it, it cannot be written to, or it holds something
+            else.
+
+    """
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _refuse_foreign(path)
+        _refuse_own(path)
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        fd = os.open(path / _LOCK, flags, 0o600)
+    except (FileExistsError, NotADirectoryError):
+        raise CheckpointError(
+            f"`{path}` is no folder; a checkpoint is a folder: name another"
+        ) from None
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise CheckpointError(f"there is no room for a checkpoint at `{path}`") from error
+        why = (error.strerror or str(error)).lower()
+        raise CheckpointError(
+            f"cannot write a checkpoint to `{path}`: {why}; name a folder that this user may "
+            "write to"
+        ) from error
+    try:
+        return _lock(path, fd)
+    except BaseException:
+        os.close(fd)
+        raise
+
+
+def _refuse_foreign(path: Path) -> None:
+    names = set(os.listdir(path))
+    if STATE in names:
+        return
+    if f"{STATE}-wal" in names:
+        raise CheckpointError(
+            f"the checkpoint `{path}` is torn: `{STATE}` is missing, and `{STATE}-wal` is there; "
+            "restore the folder from a copy, or remove it to begin anew"
+        )
+    if foreign := sorted(name for name in names if not name.startswith(_OWN)):
+        more = "" if len(foreign) == 1 else f" and {len(foreign) - 1:,} more"
+        raise CheckpointError(
+            f"`{path}` holds no checkpoint, and other files: `{foreign[0]}`{more}; name a new or "
+            "an empty folder"
+        )
+
+
+def _refuse_own(path: Path) -> None:
+    """Refuse what this process has locked: to open and close it once more would end that lock."""
+    with contextlib.suppress(FileNotFoundError):
+        if _name(os.stat(path / _LOCK)) in _claimed:
+            raise CheckpointError(f"the checkpoint `{path}` is in use by this process already")
+
+
+def _name(file: os.stat_result) -> tuple[int, int, int]:
+    return os.getpid(), file.st_dev, file.st_ino
+
+
+def _lock(path: Path, fd: int) -> Claim:
+    try:
+        fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EAGAIN):
+            raise CheckpointError(
+                f"cannot lock the checkpoint `{path}`: {(error.strerror or str(error)).lower()}; "
+                "it has to be on a disk of this machine"
+            ) from error
+        raise CheckpointError(
+            f"the checkpoint `{path}` is in use by {_holder(fd)}; one process at a time can write "
+            "to it: stop that one, or name another folder"
+        ) from None
+    name = _name(os.fstat(fd))
+    _claimed.add(name)
+    with contextlib.suppress(OSError):  # a full disk: only a message is poorer for it
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()} {socket.gethostname()}\n".encode(), 0)
+    return Claim(fd, name)
+
+
+def holder(path: Path) -> str | None:
+    """Name the process that has claimed a folder; None when none has."""
+    try:
+        if _name(os.stat(path / _LOCK)) in _claimed:
+            return f"process {os.getpid()}"
+        fd = os.open(path / _LOCK, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        asked = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+        kind = struct.unpack(_FLOCK, fcntl.fcntl(fd, fcntl.F_GETLK, asked))[0]
+        return None if kind == fcntl.F_UNLCK else _holder(fd)
+    finally:
+        os.close(fd)
+
+
+def _holder(fd: int) -> str:
+    pid, _, host = os.pread(fd, 300, 0).decode(errors="replace").strip().partition(" ")
+    if not pid.isdecimal():
+        return "another process"
+    return f"process {pid}" if host == socket.gethostname() else f"process {pid} on {host}"

@@ -1,0 +1,27 @@
+"""What a pickle would import, without running it."""
+
+from __future__ import annotations
+
+import contextlib
+import pickletools
+
+__all__ = ["imports_of"]
+
+# So many names are told.
+_MOST = 5
+
+
+def imports_of(pickled: bytes) -> str:
+    """Return what a pickle imports, as a message lists it: a few names, or `nothing`."""
+    names: dict[str, None] = {}
+    texts: list[str] = []
+    with contextlib.suppress(Exception):  # it may be anything
+        for operation, argument, _ in pickletools.genops(pickled):
+            if operation.name in ("GLOBAL", "INST"):
+                names[str(argument).replace(" ", ".")] = None
+            elif operation.name == "STACK_GLOBAL":
+                names[".".join(texts[-2:])] = None
+            elif isinstance(argument, str):
+                texts.append(argument)
+    shown = [name if name.isprintable() else ascii(name) for name in names]
+    return ", ".join(f"`{name}`" for name in shown[:_MOST]) or "nothing"

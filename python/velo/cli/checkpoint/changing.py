@@ -1,0 +1,115 @@
+"""`velo checkpoint set`, `delete`, `reset`, `compact` and `rename`: between two runs."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import click
+
+from velo import _core
+from velo._checkpoint.store import Row
+from velo.cli.checkpoint.access import changing, find, key_option, path_argument, reading
+from velo.cli.checkpoint.forms import value_of
+from velo.cli.errors import Failure
+from velo.cli.supervisor.status import size
+from velo.cli.text import echo, inline
+
+__all__ = ["compact", "delete", "rename", "reset", "set_state"]
+
+
+@click.command("set", short_help="Give a key another state.")
+@path_argument
+@click.option("--key", required=True, metavar="JSON", help="The key: '\"card-1\"', 7.")
+@click.argument("state", metavar="JSON|-")
+def set_state(path: Path, key: str, state: str) -> None:
+    r"""Give a key the state that JSON describes, as `get` and `export` print it; `-`: from stdin.
+
+    \b
+      velo checkpoint set fraud --key '"card-1"' '{"spent": 12.5}'
+
+    The key begins with it when its next event comes.
+    """
+    text = sys.stdin.read() if state == "-" else state
+    try:
+        value = value_of(json.loads(text))
+    except ValueError as error:
+        raise click.UsageError(f"the state: {error}") from None
+    if not isinstance(value, dict):
+        raise click.UsageError("the state is a dict: '{\"spent\": 12.5}'")
+    _, packed = find(key)
+    with changing(path) as store:
+        version = store.about().get("state_version", 1)
+        row = Row.of(packed, _core.dumps(value), version, int(time.time()))
+        store.change([row], [])
+    echo(f"the key {inline(key)} is set")
+
+
+@click.command(short_help="Forget keys.")
+@path_argument
+@key_option
+def delete(path: Path, keys: tuple[str, ...]) -> None:
+    """Forget keys: with its next event each begins anew. Exit code 1: a key is not there."""
+    found = {text: find(text)[1] for text in keys}
+    with changing(path) as store:
+        known = store.rows(list(found.values()))
+        missing = [text for text, packed in found.items() if packed not in known]
+        store.change([], list(known))
+    echo(f"{len(known):,} keys are forgotten")
+    if missing:
+        raise Failure(f"`{path}` has no key {', '.join(map(inline, missing))}")
+
+
+@click.command(short_help="Forget everything: the next run begins anew.")
+@path_argument
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def reset(path: Path, yes: bool) -> None:
+    """Forget all keys, positions and epochs: the next run begins as the first one did.
+
+    What a sink has, it keeps.
+    """
+    with reading(path) as store:
+        keys, finished = store.counts()
+        function = store.about().get("function")
+    if not yes:
+        click.confirm(
+            f"forget {keys + finished:,} keys and all positions of `{inline(function)}`?",
+            abort=True,
+        )
+    with changing(path) as store:
+        store.clear()
+        store.compact(None)
+    echo(f"{inline(path)} is empty")
+
+
+@click.command(short_help="Make the file small, and forget old keys.")
+@path_argument
+@click.option(
+    "--ttl",
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    help="Forget keys that have not changed for so long.",
+)
+def compact(path: Path, ttl: float | None) -> None:
+    """Write the file anew, without gaps. It takes as much room again while it works."""
+    before = _bytes(path)
+    with changing(path) as store:
+        store.compact(None if ttl is None else int(time.time() - ttl))
+    echo(f"{inline(path)}: {size(before)} before, {size(_bytes(path))} now")
+
+
+def _bytes(path: Path) -> int:
+    return sum(file.stat().st_size for file in path.glob("state.sqlite*"))
+
+
+@click.command(short_help="Say that its function has another name now.")
+@path_argument
+@click.argument("function", metavar="NAME")
+def rename(path: Path, function: str) -> None:
+    """Say that the function of a checkpoint has another name now: its states and positions stay."""
+    with changing(path) as store:
+        before = store.about().get("function")
+        store.note({"function": function})
+    echo(f"{inline(path)} belongs to `{inline(function)}` now, and not to `{inline(before)}`")

@@ -1,0 +1,200 @@
+"""`velo checkpoint inspect`, `get`, `export`, `copy` and `verify`: they change nothing."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from velo._checkpoint.checkpoint import cut_of
+from velo._checkpoint.folder import claim, exists, holder
+from velo._checkpoint.store import FORMAT, Row, Store
+from velo.cli.checkpoint.access import (
+    find,
+    key_option,
+    path_argument,
+    reading,
+    shown_key,
+    state_form,
+)
+from velo.cli.checkpoint.forms import key_form, value_form
+from velo.cli.errors import Failure
+from velo.cli.supervisor.status import duration, size
+from velo.cli.text import echo, inline
+from velo.errors import CheckpointError
+
+__all__ = ["copy", "export", "get", "inspect", "verify"]
+
+# So many torn keys, and partitions, are told one by one.
+_MOST_TOLD = 20
+
+
+@click.command(short_help="Show what a checkpoint holds.")
+@path_argument
+@click.option("--json", "as_json", is_flag=True, help="All of it, for programs.")
+def inspect(path: Path, as_json: bool) -> None:
+    """Show whose checkpoint it is, its last tick, how many keys it has, and the positions."""
+    with reading(path) as store:
+        found = _look(store)
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+    else:
+        _show(found)
+
+
+def _look(store: Store) -> dict[str, Any]:
+    about, last = store.about(), store.last()
+    keys, finished = store.counts()
+    found: dict[str, Any] = {
+        "path": str(store.path),
+        "function": about.get("function"),
+        "format": FORMAT,
+        "state_version": about.get("state_version"),
+        "created": about.get("created"),
+        "epoch": 0 if last is None else last.epoch,
+        "made": None if last is None else last.made,
+        "keys": keys,
+        "finished": finished,
+        "bytes": sum(file.stat().st_size for file in store.path.glob("state.sqlite*")),
+        "used_by": holder(store.path),
+        "positions": [],
+        "mark": None,
+    }
+    if last is not None:
+        positions, ahead, mark = cut_of(last, store.path, trusted=False)
+        found["positions"] = [
+            {
+                "partition": key_form(partition),
+                "position": value_form(positions.get(partition)),
+                "ahead": len(ahead.get(partition, ())),
+            }
+            for partition in positions | ahead
+        ]
+        found["mark"] = value_form(mark)
+    return found
+
+
+def _show(found: dict[str, Any]) -> None:
+    made, created = found["made"], found["created"]
+    if created is None:
+        return echo(f"{found['path']} is empty")
+    began = datetime.fromtimestamp(created, UTC).astimezone().isoformat(" ", "seconds")
+    age = "" if made is None else f", made {duration(max(0.0, time.time() - made))} ago"
+    finished = found["finished"]
+    over = f", and {finished:,} whose functions have returned" if finished else ""
+    echo(f"function   {inline(found['function'])}, states of version {found['state_version']}")
+    echo(f"created    {began}, format {found['format']}")
+    echo(f"used by    {inline(found['used_by'] or 'no process')}")
+    echo(f"epoch      {found['epoch']:,}{age}")
+    echo(f"keys       {found['keys']:,}{over}")
+    echo(f"size       {size(found['bytes'])}")
+    if found["mark"] is not None:
+        echo(f"mark       {inline(json.dumps(found['mark']))}")
+    positions = found["positions"]
+    for place in positions[:_MOST_TOLD]:
+        beyond = f", and {place['ahead']:,} records beyond it" if place["ahead"] else ""
+        where = f"{json.dumps(place['partition'])}: {json.dumps(place['position'])}"
+        echo(f"position   {inline(where)}{beyond}")
+    if len(positions) > _MOST_TOLD:
+        echo(f"           and {len(positions) - _MOST_TOLD:,} more partitions; `--json` shows all")
+
+
+@click.command(short_help="Print the state of keys.")
+@path_argument
+@key_option
+def get(path: Path, keys: tuple[str, ...]) -> None:
+    """Print the state of each key, as `export` does. Exit code 1: a key is not there."""
+    with reading(path) as store:
+        missing = []
+        for text in keys:
+            _, packed = find(text)
+            row = store.rows([packed]).get(packed)
+            if row is None:
+                missing.append(text)
+            else:
+                _write(row, store)
+    if missing:
+        raise Failure(f"`{path}` has no key {', '.join(map(inline, missing))}")
+
+
+@click.command(short_help="Print all keys and states, as NDJSON.")
+@path_argument
+def export(path: Path) -> None:
+    """Print a line of JSON for each key: {"key": ..., "state": ..., "changed": ...}.
+
+    `state` is null when the function has returned; `changed` is in seconds since the epoch. It may
+    be called while a run has the checkpoint, and shows one of its ticks as a whole. What JSON lacks
+    is written as {"$tuple": [...]}, {"$bytes": "base64"}, and so on, which `set` understands.
+    """
+    with reading(path) as store:
+        for row in store.all_rows():
+            _write(row, store)
+
+
+def _write(row: Row, store: Store) -> None:
+    key = shown_key(row, store.path)
+    if row.is_torn:
+        raise CheckpointError(f"the state of the key {json.dumps(key)} is torn; see `verify`")
+    state = None if row.state is None else state_form(row.state)
+    line = json.dumps({"key": key, "state": state, "changed": row.changed})
+    sys.stdout.write(f"{line}\n")
+
+
+@click.command(short_help="Copy a checkpoint, also while a run has it.")
+@path_argument
+@click.argument("folder", type=click.Path(path_type=Path))
+def copy(path: Path, folder: Path) -> None:
+    """Copy the last tick to a new folder: a backup, or to go on from on another machine."""
+    with reading(path) as store:
+        if exists(folder):
+            raise Failure(f"`{folder}` holds a checkpoint already; name a new folder")
+        claimed = claim(folder)
+        try:
+            store.copy_to(folder)
+        finally:
+            claimed.release()
+    with reading(folder) as copied:
+        last = copied.last()
+    epoch = 0 if last is None else last.epoch
+    echo(f"epoch {epoch:,} copied to {inline(folder)}")
+
+
+def _name(row: Row, path: Path) -> str:
+    try:
+        return json.dumps(shown_key(row, path))
+    except CheckpointError:
+        return f"of the bytes {row.key.hex()}"
+
+
+@click.command(short_help="Read all of a checkpoint, and name what is torn.")
+@path_argument
+def verify(path: Path) -> None:
+    """Read all of a checkpoint. Exit code 1: something is not what was written; it is named."""
+    torn: list[str] = []
+    with reading(path) as store:
+        problems = store.problems()
+        last = store.last()
+        if last is not None:
+            cut_of(last, path, trusted=True)
+        count = 0
+        for row in store.all_rows():
+            count += 1
+            if row.is_torn:
+                torn.append(_name(row, path))
+    for problem in problems[:_MOST_TOLD]:
+        echo(f"torn: {inline(problem)}")
+    for key in torn[:_MOST_TOLD]:
+        echo(f"torn: the state of the key {inline(key)}")
+    if torn or problems:
+        raise Failure(
+            f"`{path}` is torn: {len(torn):,} of {count:,} keys, and {len(problems):,} places in "
+            "the file; restore it from a copy, or `velo checkpoint delete` the keys, which begin "
+            "anew"
+        )
+    epoch = 0 if last is None else last.epoch
+    echo(f"epoch {epoch:,} is whole, with {count:,} keys")
