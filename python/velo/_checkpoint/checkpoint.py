@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
+import secrets
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -38,6 +40,7 @@ class Checkpoint:
     Attributes:
         path: The folder.
         function: The name of the function.
+        name: A name that no other checkpoint has. It stays when the folder is moved or copied.
         epoch: The number of the last tick; 0 before the first one.
         made: When that was, in seconds since the epoch of Unix; None before the first one.
         undoable: Whether `undo` can go back to the epoch before it.
@@ -123,6 +126,7 @@ class Checkpoint:
         if not about:
             about = {
                 "function": function,
+                "name": _new_name(function),
                 "state_version": self._state_version,
                 "created": time.time(),
             }
@@ -134,6 +138,7 @@ class Checkpoint:
                 f"{function}` says so, and otherwise name another folder"
             )
         self.function = function
+        self.name: str = about["name"]
         self._known_version: int = about["state_version"]
         if self._known_version > self._state_version:
             raise CheckpointError(
@@ -183,12 +188,21 @@ class Checkpoint:
             return found
         with self._store.errors():
             rows = self._store.rows(list(packed.values()))
-        oldest = -1.0 if self._ttl is None else time.time() - self._ttl
+        oldest = self._oldest()
         for number, key in packed.items():
             row = rows.get(key)
             known = row is not None and row.changed >= oldest
             found[number] = self._state(keys[number], row) if row is not None and known else None
         return found
+
+    def some_live(self, most: int) -> list[Hashable]:
+        """Give some of the keys that have a state, as the last commit has left them."""
+        with self._store.errors():
+            return [unpack(key) for key in self._store.some_live(most, self._oldest())]
+
+    def _oldest(self) -> float:
+        """Return the time before which a change is too old to count."""
+        return -1.0 if self._ttl is None else time.time() - self._ttl
 
     def _state(self, key: Hashable, row: Row) -> Change:
         if row.is_torn:
@@ -334,6 +348,10 @@ class Checkpoint:
         self._thread.shutdown()
         self._store.close()
         self._claim.release()
+
+
+def _new_name(function: str) -> str:
+    return f"{re.sub('[^A-Za-z0-9_.]+', '-', function)}-{secrets.token_hex(4)}"
 
 
 def cut_of(

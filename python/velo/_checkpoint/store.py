@@ -43,6 +43,11 @@ CREATE TABLE before (key BLOB, known INTEGER, state BLOB, version INTEGER, chang
     crc INTEGER);
 """
 _COLUMNS = "key, state, version, changed, crc"
+# Cheaper than `INSERT OR REPLACE`, which removes the row first.
+_OR_UPDATE = (
+    "ON CONFLICT (key) DO UPDATE SET state = excluded.state, version = excluded.version, "
+    "changed = excluded.changed, crc = excluded.crc"
+)
 # A statement has rows by the thousand, and what is left over by the hundred, by ten, one by one:
 # so four statements of each kind are prepared once.
 _SIZES = (1000, 100, 10, 1)
@@ -249,6 +254,13 @@ class Store:
         """Whether it holds no key."""
         return self._reader.execute("SELECT 1 FROM keys LIMIT 1").fetchone() is None
 
+    def some_live(self, most: int, oldest: float) -> list[bytes]:
+        """Give some keys that have a state, and have changed since `oldest`."""
+        found = self._reader.execute(
+            "SELECT key FROM keys WHERE state NOT NULL AND changed >= ? LIMIT ?", [oldest, most]
+        )
+        return [key for (key,) in found]
+
     def other_version(self, version: int) -> Row | None:
         """Give a key whose state is of another version than this."""
         found = self._reader.execute(
@@ -341,7 +353,7 @@ class Store:
         for some in _parts(list(rows)):
             marks = ",".join(["(?,?,?,?,?)"] * len(some))
             values = list(chain.from_iterable(some))
-            writer.execute(f"INSERT OR REPLACE INTO keys VALUES {marks}", values)
+            writer.execute(f"INSERT INTO keys VALUES {marks} {_OR_UPDATE}", values)
         for keys in _parts(list(gone)):
             marks = ",".join("?" * len(keys))
             writer.execute(f"DELETE FROM keys WHERE key IN ({marks})", keys)

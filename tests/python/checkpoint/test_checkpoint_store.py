@@ -71,6 +71,29 @@ async def test_each_tick_adds_to_the_one_before(opened):
     assert (again.epoch, again.mark) == (3, "mark")
 
 
+async def test_it_keeps_its_name(opened, tmp_path):
+    name = opened().name
+    assert name.startswith("fraud-")
+    assert opened().name == name
+    other = Checkpoint.open(tmp_path / "other", "fraud")
+    assert other.name != name
+    other.close()
+
+
+async def test_some_keys_that_have_a_state(opened, monkeypatch):
+    now = 1_000_000.0
+    monkeypatch.setattr(module.time, "time", lambda: now)
+    checkpoint = opened(ttl=60)
+    assert checkpoint.some_live(10) == []
+    await checkpoint.commit(1, {"old": state(n=1), 0: False}, {}, {})
+    now += 61
+    await checkpoint.commit(2, {("a", 1): state(n=1), "b": state(n=1), "c": False}, {}, {})
+    assert set(checkpoint.some_live(10)) == {("a", 1), "b"}
+    assert len(checkpoint.some_live(1)) == 1
+    await checkpoint.commit(3, {("a", 1): None, "b": None}, {}, {})
+    assert checkpoint.some_live(10) == []
+
+
 async def test_keys_that_are_equal_are_one(opened):
     checkpoint = opened()
     await checkpoint.commit(1, {1: state(n=1)}, {}, {})
