@@ -249,6 +249,10 @@ class Objects:
         elif line:
             records.append(decoded(self._decode, line, *origin))
 
+    def seek(self, positions: Mapping[Partition, Position]) -> None:
+        """Begin behind a position, as `start` does."""
+        self._start = positions.get(self._shown, self._start)
+
     async def commit(self, positions: Mapping[Partition, Position]) -> None:
         """Keep nothing: a store has no place for positions."""
 

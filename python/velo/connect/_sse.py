@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import ssl
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from typing import Any
 from urllib.parse import SplitResult
@@ -39,7 +41,7 @@ _PAUSE = 1.0
 def sse(
     url: str,
     *,
-    start: str | None = None,
+    start: str | tuple[str, int] | None = None,
     decode: Decode = "json",
     reconnect: bool = True,
     max_size: int = 1024 * 1024,
@@ -57,8 +59,9 @@ def sse(
 
     Args:
         url: The address: `https://host/path`; `sses` and `sse` stand for `https` and `http`.
-        start: The position of a record, behind which to begin: the id of its event. The server gets
-            it as `Last-Event-ID`.
+        start: The position of a record, behind which to begin: the id of its event, or `(id, n)`
+            for the n-th event without an id of its own behind it. The server gets the id as
+            `Last-Event-ID`.
         decode: The format of the data: "json", "text", "bytes", or a function of bytes.
         reconnect: Request again behind the last event when the response ends or breaks off.
             Otherwise the end of the response is the end of the source.
@@ -108,14 +111,16 @@ class Sse:
         self,
         requests: Requests,
         decode: Callable[[bytes], Any],
-        start: str,
+        start: str | tuple[str, int],
         reconnect: bool,
         max_size: int,
     ) -> None:
         self.name = f"sse {requests.shown}"
         self._requests = requests
         self._decode = decode
-        self._last_id = start
+        self._last: tuple[str, int] = _place(start)
+        # Events without any id have positions that no other run gives.
+        self._numbers = itertools.count(time.time_ns())
         self._reconnect = reconnect
         self._max_size = max_size
         self._pause = _PAUSE
@@ -144,8 +149,8 @@ class Sse:
 
     async def _response(self) -> AsyncGenerator[list[Record | Bad], None]:
         headers: dict[str, Any] = {"Accept": "text/event-stream", "Cache-Control": "no-store"}
-        if self._last_id:
-            headers["Last-Event-ID"] = self._last_id.encode()
+        if self._last[0]:
+            headers["Last-Event-ID"] = self._last[0].encode()
         response = await self._interrupts.wait(self._requests.open("GET", headers))
         try:
             if response.status_code == _NO_CONTENT:
@@ -157,7 +162,7 @@ class Sse:
                     "text/event-stream"
                 )
             yield []
-            parser = _Parser(self._max_size, self._last_id)
+            parser = _Parser(self._max_size, *self._last)
             async with contextlib.aclosing(self._requests.chunks(response)) as chunks:
                 while (chunk := await self._interrupts.wait(next_of(chunks))) is not None:
                     self._outages.over()
@@ -166,15 +171,24 @@ class Sse:
                         self._pause = parser.retry
                     yield records
                     # What was not given yet is asked for again.
-                    self._last_id = parser.last_id
+                    self._last = parser.last
         finally:
             await response.aclose()
 
-    def _record(self, name: str, data: bytes | ValueError, last_id: str) -> Record | Bad:
-        origin = (None, name, self._requests.shown, last_id)
+    def _record(self, name: str, data: bytes | ValueError, place: tuple[str, int]) -> Record | Bad:
+        event_id, behind = place
+        position: Position = place if behind else event_id
+        if not event_id:
+            position = ("", next(self._numbers))
+        origin = (None, name, self._requests.shown, position)
         if isinstance(data, ValueError):
             return Bad(Record(b"", *origin), data)
         return decoded(self._decode, data, *origin)
+
+    def seek(self, positions: Mapping[Partition, Position]) -> None:
+        """Begin behind a position, as `start` does; without ids, with what the server sends."""
+        if self._requests.shown in positions:
+            self._last = _place(positions[self._requests.shown])
 
     async def commit(self, positions: Mapping[Partition, Position]) -> None:
         """Keep nothing: the protocol has no acknowledgements."""
@@ -193,50 +207,74 @@ class _NoContent(Interrupted):
     """The server says that there is nothing more, and that no client shall ask again."""
 
 
+def _place(position: str | tuple[str, int]) -> tuple[str, int]:
+    """Give the id of a position, and how many events without one of their own follow it."""
+    event_id, behind = position if isinstance(position, tuple) else (position, 0)
+    return event_id, behind if event_id else 0
+
+
 class _Parser:
     """Makes events of the bytes of a response.
 
+    Args:
+        max_size: Larger events are no events.
+        last_id: The id behind which the response begins.
+        behind: How many events behind that, without an id of their own, are known already. They
+            are left out.
+
     Attributes:
-        last_id: The id of the last event, which holds until another event has one.
+        last: The last id, and how many events without one have followed it.
         retry: The seconds that a client waits before it connects again, if the server has said so.
 
     """
 
-    def __init__(self, max_size: int, last_id: str) -> None:
-        self.last_id = last_id
+    def __init__(self, max_size: int, last_id: str = "", behind: int = 0) -> None:
+        self.last = (last_id, behind if last_id else 0)
+        self._behind = 0
         self.retry: float | None = None
         self._max_size = max_size
         self._lines = Lines(max_size + len("data: "))
         self._after_return = False
         self._first = True
-        self._clear(last_id)
+        self._clear()
 
-    def _clear(self, last_id: str) -> None:
+    def _clear(self) -> None:
         self._data: list[bytes] = []
         self._size = 0
         self._error: ValueError | None = None
         self._name = ""
-        self._id = last_id
+        self._id: str | None = None
 
-    def feed(self, data: bytes) -> list[tuple[str, bytes | ValueError, str]]:
-        """Give the events that are complete: name, data and id of each."""
+    def feed(self, data: bytes) -> list[tuple[str, bytes | ValueError, tuple[str, int]]]:
+        """Give the events that are complete: name, data, and the id with what is behind it."""
         if self._after_return:
             data = data.removeprefix(b"\n")
         self._after_return = data.endswith(b"\r")
         events = []
         for line in self._lines.feed(data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")):
             if line == b"":
+                if self._id is not None:
+                    self.last, self._behind = (self._id, 0), 0
                 if self._data or self._error:
                     value = b"\n".join(self._data) if self._error is None else self._error
-                    events.append((self._name or "message", value, self._id))
-                self.last_id = self._id
-                self._clear(self._id)
+                    if self._is_new():
+                        events.append((self._name or "message", value, self.last))
+                self._clear()
             elif isinstance(line, ValueError):
                 self._error = line
             else:
                 self._field(line.removeprefix(b"\xef\xbb\xbf") if self._first else line)
             self._first = False
         return events
+
+    def _is_new(self) -> bool:
+        """Count an event without an id of its own, and say whether it was not given before."""
+        if self._id is None:
+            self._behind += 1
+            if self._behind <= self.last[1]:
+                return False
+            self.last = (self.last[0], self._behind)
+        return True
 
     def _field(self, line: bytes) -> None:
         field, _, value = line.partition(b":")

@@ -22,11 +22,15 @@ class Peer:
     """One system with a fresh topic (stream, queue, table) for a test.
 
     `ordered` says that one partition keeps the order of `produce`; `commits`, that a new source
-    goes on behind what was committed; `carries`, which of `key`, `headers` and `timestamp` survive.
+    goes on behind what was committed; `seeks`, that a source goes back to a position; `stable`,
+    that what comes again has its old position; `carries`, which of `key`, `headers` and `timestamp`
+    survive.
     """
 
     ordered = True
     commits = True
+    seeks = False
+    stable = False
     carries = frozenset({"key", "headers", "timestamp"})
 
     async def produce(self, values, key=None, headers=()):
@@ -75,6 +79,10 @@ def last_positions(items):
     return {record_of(item).partition: record_of(item).position for item in items}
 
 
+def places(item):
+    return item.partition, item.position, item.value
+
+
 class SourceConformance:
     async def test_every_value_arrives_once_and_in_order(self, peer):
         await peer.produce([b"%d" % number for number in range(500)], key="k")
@@ -115,6 +123,38 @@ class SourceConformance:
             items, iteration = await take(source, 2)
             assert sorted(item.value for item in items) == [1, 2]
             await close(source, iteration)
+
+    async def test_a_source_seeks_and_the_rest_is_exactly_the_rest(self, peer):
+        assert hasattr(peer.source(), "seek") == peer.seeks
+        if not peer.seeks:
+            pytest.skip("it cannot go back to a position")
+        await peer.produce([b"%d" % number for number in range(40)], key="k")
+        source = peer.source()
+        source.seek({})
+        items, iteration = await take(source, 40)
+        assert [item.value for item in items] == list(range(40))
+        await source.commit(last_positions(items[:30]))
+        await close(source, iteration)
+        for count in (1, 20, 39):
+            source = peer.source()
+            positions = last_positions(items[:count]) | {"of another source": ("x", 1)}
+            source.seek(positions)
+            rest, iteration = await take(source, 40 - count)
+            assert [places(item) for item in rest] == [places(item) for item in items[count:]]
+            await close(source, iteration)
+
+    async def test_a_stable_position_is_kept_by_what_comes_again(self, peer):
+        assert getattr(peer.source(), "stable", False) == peer.stable
+        if not peer.stable:
+            pytest.skip("its positions are of one run")
+        await peer.produce([b"%d" % number for number in range(10)], key="k")
+        runs = []
+        for _ in range(2):
+            source = peer.source()
+            items, iteration = await take(source, 10)
+            runs.append(sorted((places(item) for item in items), key=lambda place: place[2]))
+            await close(source, iteration)
+        assert runs[0] == runs[1]
 
     async def test_what_cannot_be_decoded_keeps_its_bytes_and_its_place(self, peer):
         await peer.produce([b"1", b"{broken", b"3"], key="k")

@@ -39,6 +39,8 @@ FAST = {"reconnect.backoff.ms": 10, "reconnect.backoff.max.ms": 100}
 
 
 class KafkaPeer(Peer):
+    seeks = True
+
     def __init__(self, server, partitions=1, **config):
         self.server = server
         self.topic = server.topic(partitions, **config)

@@ -30,12 +30,15 @@ from velo.connect.model import Assigned
 class NatsPeer(Peer):
     """A stream of its own, which has the subjects `NAME.>`."""
 
+    stable = True
+
     def __init__(self, server, durable="d", stream=None):
         self.server = server
         self.stream = stream or f"s{uuid.uuid4().hex}"
         self.subject = f"{self.stream}.a"
         self.durable = durable
         self.commits = durable is not None
+        self.seeks = durable is None
         self.client = None
 
     async def open(self, **settings):

@@ -58,6 +58,7 @@ def place(request, tmp_path):
 
 
 class ObjectsPeer(Peer):
+    seeks = True
     commits = False
     carries = frozenset()
 

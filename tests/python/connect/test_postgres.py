@@ -16,6 +16,7 @@ from velo.connect.errors import (
     NoSuchTopic,
     PermissionDenied,
     PositionLost,
+    Superseded,
     Unreachable,
 )
 
@@ -29,6 +30,8 @@ create index on {0} (xid, id)"""
 
 class PostgresPeer(Peer):
     """An outbox, and a table with a column `number`."""
+
+    seeks = True
 
     def __init__(self, server):
         self.server = server
@@ -409,19 +412,125 @@ async def test_a_row_that_does_not_fit_is_told_and_none_is_stored(peer):
         await peer.sink().write([("k", connect.to({"a": 1}, topic="missing"))])
 
 
-async def test_rows_and_positions_are_committed_together(peer):
+async def put(sink, *numbers):
+    await sink.write([("k", {"number": number}) for number in numbers])
+    await sink.flush()
+
+
+async def test_rows_show_together_with_their_epoch(peer):
     sink = peer.sink()
-    assert await sink.last() is None
-    await sink.write([("k", {"number": 1})])
-    await sink.commit(1, {("payments", 3): 17})
-    await sink.write([("k", {"number": 2})])
+    assert await sink.begin("a") == 0
+    await put(sink, *range(700))  # some are sent before the flush
+    assert await peer.written(0) == []
+    await sink.commit(1, {("payments", 3): 17, b"\0": [1]})
+    await sink.commit(2, {("payments", 3): 18})  # a tick without results
+    await put(sink, 1000)
     await sink.close()  # what was not committed is gone
+    assert len(await peer.written(700)) == 700
     sink = peer.sink()
-    assert await sink.last() == (1, {("payments", 3): 17})
-    await sink.commit(2, {("payments", 3): [18, 19]})
-    assert await sink.last() == (2, {("payments", 3): (18, 19)})
-    assert await peer.written(1) == [b'{"number":1}']
+    assert await sink.begin("a", 3) == 2
+    await put(sink, 700)
+    await sink.commit(3, {("payments", 3): 19})
     await sink.close()
+    assert (await peer.written(701))[-1] == b'{"number":700}'
+    query = f"select sink, epoch, positions from velo_commits where sink = 'a {peer.out}'"
+    assert await peer.rows(query) == [(f"a {peer.out}", 3, "{('payments', 3): 19}")]
+    other = peer.sink()
+    assert await other.begin("b") == 0
+    await other.close()
+
+
+async def test_a_program_whose_checkpoint_goes_on_elsewhere_commits_nothing(peer):
+    old, new = peer.sink(), peer.sink()
+    await old.begin("a")
+    await put(old, 1)
+    assert await new.begin("a") == 0
+    await put(new, 2)
+    with pytest.raises(Superseded, match=f"another program.*a {peer.out}"):
+        await old.commit(1, {})
+    await new.commit(1, {})
+    with pytest.raises(Superseded):
+        await old.commit(1, {})
+    await put(new, 3)
+    await new.commit(2, {})
+    await old.close()
+    await new.close()
+    assert await peer.written(2) == [b'{"number":2}', b'{"number":3}']
+
+
+async def test_a_connection_that_is_lost_before_the_commit_loses_no_row(peer):
+    sink = peer.sink()
+    await sink.begin("a")
+    await put(sink, 1, 2)
+    ended = await peer.rows(
+        "select pg_terminate_backend(pid) from pg_stat_activity "
+        f"where application_name = 'velo: postgres {peer.out}'"
+    )
+    assert ended == [(True,)]
+    await sink.commit(1, {})
+    assert await peer.written(2) == [b'{"number":1}', b'{"number":2}']
+    await sink.close()
+    sink = peer.sink()
+    assert await sink.begin("a", 1) == 1
+    await sink.close()
+
+
+async def test_a_database_that_does_not_know_the_checkpoint_is_named(peer):
+    sink = peer.sink()
+    with pytest.raises(PositionLost, match=f"'b {peer.out}'.*new checkpoint"):
+        await sink.begin("b", 1)
+    with pytest.raises(ValueError, match="`begin` first"):
+        await peer.sink().commit(1, {})
+    await sink.close()
+
+
+async def test_what_a_checkpoint_has_absorbed_keeps_its_position(peer):
+    """The rows come in three windows at first, and would come in one after a restart."""
+    source, items = peer.source(), []
+    source.seek({})
+    iteration = aiter(source)
+    for number in range(3):
+        await peer.produce([b"%d" % (2 * number), b"%d" % (2 * number + 1)])
+        async with asyncio.timeout(30):
+            while len(items) < 2 * number + 2:
+                items += await anext(iteration)
+    await close(source, iteration)
+    assert len({item.position[:2] for item in items}) == 3
+    for first, absorbed in ((0, items[3:4]), (1, items[5:]), (2, items[4:5]), (0, items[2:])):
+        source = peer.source()
+        source.seek({peer.table: items[first].position})
+        source.remember({peer.table: [item.position for item in absorbed]})
+        again, iteration = await take(source, 5 - first)
+        await close(source, iteration)
+        assert [item.value for item in again] == [item.value for item in items[first + 1 :]]
+        assert {item.position for item in again} >= {item.position for item in absorbed}
+        positions = [item.position for item in again]
+        assert positions == sorted(positions)
+
+
+async def test_rows_that_were_handled_before_a_crash_are_deleted_after_it(peer):
+    await peer.produce([b"%d" % number for number in range(6)])
+    source = peer.source(delete=True)
+    source.seek({})
+    items, iteration = await take(source, 6)
+    await source.commit(last_positions(items[:1]))
+    await close(source, iteration)
+    source = peer.source(delete=True)
+    source.seek(last_positions(items[:3]))
+    rest, iteration = await take(source, 3)
+    assert [item.value for item in rest] == [3, 4, 5]
+    assert await peer.rows(f"select count(*) from {peer.table}") == [(3,)]
+    await source.commit(last_positions(rest))
+    assert await peer.rows(f"select count(*) from {peer.table}") == [(0,)]
+    await close(source, iteration)
+
+
+async def test_a_checkpoint_of_another_database_is_refused(peer):
+    source = peer.source()
+    source.seek({peer.table: (0, 2**60, 7)})
+    with pytest.raises(PositionLost, match=r"checkpoint.*has not reached.*new checkpoint"):
+        await take(source, 1)
+    await source.close()
 
 
 async def test_a_login_is_checked_and_never_shown(peer, postgres, tmp_path):

@@ -36,11 +36,14 @@ def _close_clients():
 class RedisPeer(Peer):
     """A stream of its own on the server of the session; by id without a group."""
 
+    stable = True
+
     def __init__(self, server, group="g"):
         self.server = server
         self.stream = f"s-{uuid.uuid4().hex}"
         self.group = group
         self.commits = group is not None
+        self.seeks = group is None
         self.client = server.client()
         CLIENTS.append(self.client)
 

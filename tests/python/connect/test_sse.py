@@ -29,11 +29,12 @@ class SsePeer(Peer):
     """Gives the events behind `Last-Event-ID`; ids are numbers from 1 on."""
 
     commits = False
+    seeks = True
     carries = frozenset()
 
     def __init__(self):
         self.values = []
-        self.ids = True
+        self.ids = 1  # each which event has an id: 0 for none
         self.requests = []
         self.answers = []
         self.type = b"text/event-stream; charset=utf-8"
@@ -58,7 +59,7 @@ class SsePeer(Peer):
         most = self.breaks_after.pop(0) if self.breaks_after else None
         await send({"type": "http.response.body", "body": self.first, "more_body": True})
         for number, value in list(enumerate(self.values, 1))[after:][:most]:
-            text = b"id: %d\n" % number if self.ids else b""
+            text = b"id: %d\n" % number if self.ids and number % self.ids == 0 else b""
             for line in value.split(b"\n"):
                 text += b"data: " + line + b"\n"
             await send({"type": "http.response.body", "body": text + b"\n", "more_body": True})
@@ -199,7 +200,36 @@ async def total(numbers):
     yield sum
 
 
-@pytest.mark.parametrize("ids", [True, False])
+async def test_a_source_goes_on_behind_events_without_an_id_of_their_own(peer):
+    await peer.produce([b"%d" % number for number in range(1, 11)])
+    peer.ids = 4
+    peer.breaks_after = [6, 1]  # behind the second event without an id behind 4, then behind 5
+    source = peer.source()
+    items, iteration = await take(source, 10)
+    assert [item.value for item in items] == list(range(1, 11))
+    positions = [item.position for item in items]
+    assert positions[3:] == ["4", ("4", 1), ("4", 2), ("4", 3), "8", ("8", 1), ("8", 2)]
+    await close(source, iteration)
+    for count in range(3, 10):
+        source = peer.source()
+        source.seek({items[0].partition: positions[count]})
+        rest, iteration = await take(source, 9 - count) if count < 9 else ([], aiter(source))
+        assert [item.position for item in rest] == positions[count + 1 :]
+        await close(source, iteration)
+
+
+async def test_positions_without_any_id_are_of_one_run(peer):
+    await peer.produce([b"1", b"2"])
+    peer.ids, peer.open = 0, False
+    first = await read(peer.source(reconnect=False))
+    source = peer.source(reconnect=False)
+    source.seek({first[0].partition: first[0].position})
+    again = await read(source)
+    assert [item.value for item in again] == [1, 2]  # what the server sends, whatever that is
+    assert len({item.position for item in [*first, *again]}) == 4
+
+
+@pytest.mark.parametrize("ids", [1, 0])
 async def test_a_function_reads_events_with_and_without_ids(peer, ids):
     await peer.produce([b"%d" % number for number in range(100)])
     peer.ids, peer.open = ids, False
@@ -230,17 +260,23 @@ def events(data, size=1000):
 @pytest.mark.parametrize(
     ("data", "expected"),
     [
-        (b"data: a\n\n", [("message", b"a", "")]),
-        (b"\xef\xbb\xbfdata:a\n\n", [("message", b"a", "")]),
-        (b"data:  a\r\n\r\n", [("message", b" a", "")]),
-        (b"data: a\rdata\rdata: c\r\r", [("message", b"a\n\nc", "")]),
+        (b"data: a\n\n", [("message", b"a", ("", 1))]),
+        (b"\xef\xbb\xbfdata:a\n\n", [("message", b"a", ("", 1))]),
+        (b"data:  a\r\n\r\n", [("message", b" a", ("", 1))]),
+        (b"data: a\rdata\rdata: c\r\r", [("message", b"a\n\nc", ("", 1))]),
         (b": comment\n\nid: 1\n\n: ping\n\n", []),
-        (b"data\n\n", [("message", b"", "")]),
-        (b"event: x\ndata: a\n\ndata: b\n\n", [("x", b"a", ""), ("message", b"b", "")]),
-        (b"id: 1\ndata: a\n\ndata: b\n\n", [("message", b"a", "1"), ("message", b"b", "1")]),
-        (b"id: 1\ndata: a\n\nid\ndata: b\n\n", [("message", b"a", "1"), ("message", b"b", "")]),
-        (b"id: 1\0\ndata: a\n\n", [("message", b"a", "")]),
-        (b"data: a\nunknown: x\n\ndata: torn\n", [("message", b"a", "")]),
+        (b"data\n\n", [("message", b"", ("", 1))]),
+        (b"event: x\ndata: a\n\ndata: b\n\n", [("x", b"a", ("", 1)), ("message", b"b", ("", 2))]),
+        (
+            b"id: 1\ndata: a\n\ndata: b\n\n",
+            [("message", b"a", ("1", 0)), ("message", b"b", ("1", 1))],
+        ),
+        (
+            b"id: 1\ndata: a\n\nid\ndata: b\n\n",
+            [("message", b"a", ("1", 0)), ("message", b"b", ("", 0))],
+        ),
+        (b"id: 1\0\ndata: a\n\n", [("message", b"a", ("", 1))]),
+        (b"data: a\nunknown: x\n\ndata: torn\n", [("message", b"a", ("", 1))]),
     ],
 )
 def test_the_format_of_events(data, expected):
@@ -259,15 +295,15 @@ def test_events_are_the_same_however_they_are_cut(pieces, size):
     cut = _Parser(1000, "")
     found = [e for at in range(0, len(data), size) for e in cut.feed(data[at : at + size])]
     assert found == whole
-    assert cut.last_id == parser.last_id
+    assert cut.last == parser.last
 
 
 @pytest.mark.parametrize("data", [b"data: " + b"x" * 2000, b"data: xxxx\n" * 300])
 def test_an_event_that_is_too_large_is_no_event(data):
     found, _ = events(b"id: 1\n" + data + b"\n\nid: 2\ndata: 5\n\n")
     assert isinstance(found[0][1], ValueError)
-    assert found[0][2] == "1"
-    assert found[1] == ("message", b"5", "2")
+    assert found[0][2] == ("1", 0)
+    assert found[1] == ("message", b"5", ("2", 0))
 
 
 async def test_a_large_event_is_a_bad_record(peer):

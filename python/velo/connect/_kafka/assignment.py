@@ -5,16 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping
 
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from velo.connect._kafka.handover import Handover
-from velo.connect._kafka.link import Link
+from velo.connect._kafka.link import Link, cause
 from velo.connect._kafka.places import Ask, Name, begins
 from velo.connect._kafka.reading import Reading
 from velo.connect.model import Assigned, Lost, Revoked
 from velo.connect.settings import log
 
-__all__ = ["Assignment", "places"]
+__all__ = ["GIVEN_AWAY", "Assignment", "places"]
+
+GIVEN_AWAY = {KafkaError.ILLEGAL_GENERATION, KafkaError.UNKNOWN_MEMBER_ID}
+"""How the group refuses to commit for a partition that is another member's."""
 
 _WAIT = 0.1  # seconds between looks at requests
 
@@ -64,6 +67,7 @@ class Assignment:
         self._serve = serve
         self._first: dict[Name, int] = {}
         self._rewound: set[Name] = set()
+        self._warned = False
 
     def subscribe(self) -> None:
         """Join the group."""
@@ -83,7 +87,7 @@ class Assignment:
         latest = {name: at for name, at in first.items() if at >= 0}
         if latest and reading.group is not None and reading.start == "latest":
             # Otherwise a member that takes over before the first commit begins later than this one.
-            self._ask(lambda: consumer.commit(offsets=places(latest), asynchronous=False))
+            self._commit(latest)
         first |= committed
         self._first |= first
         self.names.update(names)
@@ -95,6 +99,25 @@ class Assignment:
         else:
             consumer.assign(places(first))
         self._handover.put(Assigned(tuple(names)))
+
+    def add_by_hand(self, names: list[Name]) -> None:
+        """Read these, from the positions of a checkpoint, else as `add`."""
+        sought = self._reading.sought or {}
+        begin = {name: sought[name] + 1 for name in names if name in sought}
+        if self._reading.group is not None:
+            begin |= self._committed([name for name in names if name not in begin])
+        self.add(names, begin)
+
+    def warn_of_members(self) -> None:
+        """Say, once, that the group stores no positions of others while it has members."""
+        if not self._warned:
+            self._warned = True
+            log.warning(
+                "%s: nothing is committed for the group %r, because it has members, which read "
+                "the same records: end them, or choose another `group` beside a checkpoint",
+                self._link.name,
+                self._reading.group,
+            )
 
     def lag(self) -> dict[Name, int]:
         """Give the records behind the last one read, as the last answers of the brokers tell."""
@@ -111,6 +134,14 @@ class Assignment:
     def _give(self, names: list[Name]) -> None:
         self.names.difference_update(names)
         self.given.update(names)
+
+    def _commit(self, offsets: dict[Name, int]) -> None:
+        try:
+            self._ask(lambda: self._consumer.commit(offsets=places(offsets), asynchronous=False))
+        except KafkaException as error:
+            if not self._reading.by_hand or cause(error).code() not in GIVEN_AWAY:
+                raise
+            self.warn_of_members()
 
     def _committed(self, names: list[Name]) -> dict[Name, int]:
         """Ask for the committed offsets."""

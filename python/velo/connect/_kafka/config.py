@@ -20,7 +20,7 @@ _OURS = {
     "error_cb": "errors are raised and logged",
     "on_delivery": "`flush` raises failed deliveries",
     "delivery.report.only.error": "`flush` raises failed deliveries",
-    "transactional.id": "results are written without transactions",
+    "transactional.id": "a checkpoint names its transactions",
     "sasl.username": "`user`",
     "sasl.password": "`password`, `password_file` or KAFKA_PASSWORD",
     "topic.metadata.refresh.interval.ms": "`refresh`",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, overload
 from urllib.parse import SplitResult, unquote
 
 from velo.connect._kafka.config import (
@@ -16,6 +16,7 @@ from velo.connect._kafka.link import Link
 from velo.connect._kafka.places import Name, Start, Until, check_start, check_until
 from velo.connect._kafka.reader import Reader
 from velo.connect._kafka.reading import Reading
+from velo.connect._kafka.transactions import Transactions
 from velo.connect._kafka.writer import Writer, Writing
 from velo.connect.formats import Decode, Encode, decoder, encoder
 from velo.connect.model import Assigned, Batch, Lost, Revoked
@@ -74,13 +75,41 @@ class Kafka:
         finally:
             reader.stop()
 
-    async def commit(self, positions: Mapping[Any, int]) -> None:
-        """Commit the positions for the group; without a group, do nothing.
+    @overload
+    async def commit(self, first: Mapping[Any, int], /) -> None: ...
 
-        Positions of partitions that the source has lost are left out.
+    @overload
+    async def commit(self, first: int, positions: Mapping[Any, Any], /) -> None: ...
+
+    async def commit(self, first: Any, positions: Any = None, /) -> None:
+        """Commit as a source, or as a sink.
+
+        With positions: commit them for the group; without a group, do nothing. Positions of
+        partitions that the source has lost are left out. With an epoch and positions: show the
+        results of the transaction, and keep the epoch.
+
+        Raises:
+            Superseded: When another program has begun under the same name.
+            ConnectError: When the brokers refuse.
+
         """
-        if self._reader is not None and self._reading.group is not None and positions:
-            await self._reader.commit({name: at + 1 for name, at in positions.items()})
+        if positions is not None:
+            if not isinstance(self._writer, Transactions):
+                raise ValueError(f"{self.name}: `commit` of an epoch wants `begin` first")
+            await self._writer.commit(first)
+        elif self._reader is not None and self._reading.group is not None and first:
+            await self._reader.commit({name: at + 1 for name, at in first.items()})
+
+    def seek(self, positions: Mapping[Any, int]) -> None:
+        """Begin behind these positions, and read all partitions, without the help of the group.
+
+        The group only stores what is committed, so that others see the lag.
+        """
+        self._reading = self._reading.behind(positions)
+        self._source_link.remedy = (
+            "Keep records for longer than a checkpoint may be out of use (`retention.ms`). To go "
+            "on without them, begin with a new checkpoint"
+        )
 
     def pause(self, partitions: Iterable[Name]) -> None:
         """Hand on no more records of these. A partition that is assigned anew is not paused."""
@@ -117,13 +146,30 @@ class Kafka:
 
         """
         if self._writer is None:
-            if self._writing is None:
-                raise ValueError(f"{self.name}: name one topic to write to")
-            self._writer = Writer(self._writing, self._sink_link)
+            self._writer = Writer(self._how_to_write(), self._sink_link)
         await self._writer.write(results)
 
+    def _how_to_write(self) -> Writing:
+        if self._writing is None:
+            raise ValueError(f"{self.name}: name one topic to write to")
+        return self._writing
+
+    async def begin(self, name: str, epoch: int = 0) -> int:
+        """Write in transactions, and give the last epoch that was committed under this name.
+
+        A transaction that an earlier program of this name has left open is aborted, and that
+        program can commit no more.
+
+        Raises:
+            PositionLost: When the brokers have forgotten the epoch of the checkpoint.
+            ConnectError: As of iterating.
+
+        """
+        writer = self._writer = Transactions(self._how_to_write(), self._sink_link, name)
+        return await writer.begin(epoch)
+
     async def flush(self) -> None:
-        """Wait until the brokers have all results (`acks=all`).
+        """Wait until the brokers have all results (`acks=all`), also those that do not show yet.
 
         Raises:
             ConnectError: The first result that was not delivered, with its topic and the reason.

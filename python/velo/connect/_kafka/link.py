@@ -13,6 +13,7 @@ from velo.connect.errors import (
     NoSuchTopic,
     PermissionDenied,
     PositionLost,
+    Superseded,
     Unreachable,
     missing,
 )
@@ -47,7 +48,11 @@ _NO_TOPIC = {
     KafkaError._UNKNOWN_TOPIC,
     KafkaError._UNKNOWN_PARTITION,
 }
-_FENCED = {KafkaError.FENCED_INSTANCE_ID, KafkaError._FENCED}
+_SUPERSEDED = {
+    KafkaError._FENCED,
+    KafkaError.PRODUCER_FENCED,
+    KafkaError.INVALID_PRODUCER_EPOCH,
+}
 _GONE = {KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE}
 # The client library tries again after these.
 _DOWN = {
@@ -70,8 +75,13 @@ _DOWN = {
 }
 
 
-def cause(error: KafkaException) -> KafkaError:
+def cause(error: BaseException) -> KafkaError:
     """Give the error within the exception."""
+    if isinstance(error, SystemError) and error.__cause__ is not None:
+        # The client has called for a delivery with the exception of a fatal error set already.
+        error = error.__cause__
+    if not isinstance(error, KafkaException):
+        raise error
     found: KafkaError = error.args[0]
     return found
 
@@ -99,6 +109,7 @@ class Link:
         servers: The addresses, for messages.
         outages: How often all brokers were away.
         down: Whether they are away now.
+        remedy: What to do where a position is no longer there.
 
     """
 
@@ -107,6 +118,7 @@ class Link:
         self.servers = servers
         self.outages = Outages(name, servers)
         self.down = False
+        self.remedy = "Choose where to go on: `rewind=True` with `start=`, once"
         self._connected = False
         self._lost_at = 0.0
         self._connect_timeout = connect_timeout
@@ -238,9 +250,15 @@ class Link:
         if code in _GONE:
             return PositionLost(
                 f"{at}: a position is no longer there: {reason}. Its records were deleted "
-                "before they were read. Choose where to go on: `rewind=True` with `start=`, once"
+                f"before they were read. {self.remedy}"
             )
-        if code in _FENCED or "group.instance.id" in reason:
+        if code in _SUPERSEDED:
+            return Superseded(
+                f"{at}: {reason}: another program goes on with the same checkpoint, or a tick took "
+                "longer than `transaction.timeout.ms`. Run one program: it begins behind the last "
+                "tick that was committed"
+            )
+        if code == KafkaError.FENCED_INSTANCE_ID or "group.instance.id" in reason:
             return ConnectError(f"{at}: another program has the same `instance_id`: {reason}")
         if code in _DOWN:
             return Unreachable(f"{at}: {reason}")

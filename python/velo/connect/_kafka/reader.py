@@ -6,19 +6,19 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message
 
-from velo.connect._kafka.assignment import Assignment, places
+from velo.connect._kafka.assignment import GIVEN_AWAY, Assignment, places
 from velo.connect._kafka.bound import Bound
 from velo.connect._kafka.handover import Commit, Handover, Item
 from velo.connect._kafka.link import ClientLog, Link, cause, transient
 from velo.connect._kafka.places import Name, partitions
 from velo.connect._kafka.reading import Reading
 from velo.connect._kafka.records import records_of
-from velo.connect.errors import ConnectError, NoSuchTopic, Unreachable
+from velo.connect.errors import ConnectError, NoSuchTopic, PositionLost, Unreachable
 from velo.connect.settings import log
 
 __all__ = ["Reader"]
@@ -27,7 +27,6 @@ _WAIT = 0.1  # seconds: how long the thread waits for a record, and so for a req
 _ALIVE = 0.5  # seconds between the polls that keep a group's member alive while nobody asks
 _LOOK = 1.0  # seconds between looks at lag and at an outage
 
-_GIVEN_AWAY = {KafkaError.ILLEGAL_GENERATION, KafkaError.UNKNOWN_MEMBER_ID}
 _UNKNOWN = KafkaError.UNKNOWN_TOPIC_OR_PART
 _NO_GROUP = KafkaError.GROUP_AUTHORIZATION_FAILED
 
@@ -149,10 +148,21 @@ class Reader:
             self._consumer, reading, self._link, self._handover, known, self._ask, self._serve
         )
         self._refresh_at = time.monotonic() + reading.refresh
-        if reading.group is None:
-            self._assignment.add(known)
+        if reading.by_hand:
+            self._check_sought(known)
+            self._assignment.add_by_hand(known)
         else:
             self._assignment.subscribe()
+
+    def _check_sought(self, known: Collection[Name]) -> None:
+        sought, plain = self._reading.sought or {}, self._reading.plain
+        mine = [name for name in sought if isinstance(name, tuple) and name[0] in plain]
+        if gone := [name for name in mine if name not in known]:
+            raise PositionLost(
+                f"{self._link.name} at {self._link.servers}: the checkpoint has positions of "
+                f"partitions that are not there: {', '.join(map(str, sorted(gone)))}. Their topic "
+                "was made anew: begin with a new checkpoint"
+            )
 
     def _ask(self, call: Callable[[], list[Any]]) -> list[Any]:
         return self._link.ask(call, lambda: self._handover.stopping)
@@ -258,13 +268,17 @@ class Reader:
 
     def _on_commit_error(self, commit: Commit, error: KafkaError) -> None:
         again = transient(error) or error.code() == KafkaError.REBALANCE_IN_PROGRESS
-        if error.code() in _GIVEN_AWAY:
-            log.warning(
-                "%s: nothing is committed for %s: the group has given them away, and their records "
-                "come again",
-                self._link.name,
-                sorted(commit.offsets),
-            )
+        if error.code() in GIVEN_AWAY:
+            if self._reading.by_hand:
+                assert self._assignment is not None
+                self._assignment.warn_of_members()
+            else:
+                log.warning(
+                    "%s: nothing is committed for %s: the group has given them away, and their "
+                    "records come again",
+                    self._link.name,
+                    sorted(commit.offsets),
+                )
             self._handover.answer(commit)
         elif again and not self._handover.closing:
             self._link.lost(error.str())
@@ -286,7 +300,7 @@ class Reader:
                 self._link.answered()
         if assignment.names:
             self.lag = assignment.lag()
-        if self._reading.group is None and now >= self._refresh_at:
+        if self._reading.by_hand and now >= self._refresh_at:
             self._refresh_at = now + self._reading.refresh
             self._find_new_partitions(assignment)
 
@@ -298,4 +312,4 @@ class Reader:
             log.info("%s: no look for new partitions: %s", self._link.name, error)
             return
         if new := [name for name in found if name not in assignment.names]:
-            assignment.add(new)
+            assignment.add_by_hand(new)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from velo.connect._kafka.places import Start, Until
@@ -13,7 +13,12 @@ __all__ = ["Reading"]
 
 @dataclass(frozen=True)
 class Reading:
-    """The settings of a source; `kafka` describes them."""
+    """The settings of a source; `kafka` describes them.
+
+    Attributes:
+        sought: The positions of a checkpoint, behind which to begin. None: there is no checkpoint.
+
+    """
 
     topics: tuple[str, ...]
     group: str | None
@@ -28,6 +33,7 @@ class Reading:
     revoke_timeout: float
     close_timeout: float
     config: Mapping[str, Any] = field(repr=False)  # it has the password
+    sought: Mapping[Any, int] | None = None
 
     @property
     def pattern(self) -> bool:
@@ -40,10 +46,20 @@ class Reading:
         return [topic for topic in self.topics if not topic.startswith("^")]
 
     @property
+    def by_hand(self) -> bool:
+        """Whether this source reads all partitions, instead of those that a group gives it."""
+        return self.group is None or self.sought is not None
+
+    def behind(self, positions: Mapping[Any, int]) -> Reading:
+        """Give the settings of a source that begins behind these positions."""
+        config = {name: of for name, of in self.config.items() if name != "group.instance.id"}
+        return replace(self, config=config, sought=positions)
+
+    @property
     def cooperative(self) -> bool:
         """Whether partitions come and go one by one, instead of all at once."""
         return (
-            self.group is None
+            self.by_hand
             or self.config.get("group.protocol") == "consumer"
             or "cooperative" in str(self.config.get("partition.assignment.strategy"))
         )

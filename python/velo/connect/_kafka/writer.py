@@ -56,7 +56,7 @@ class Writer:
             self._link.check()
             if begin == len(results):
                 return
-            await self._in_thread(self._producer.poll, 0.1)
+            await self._in_thread(self._called, "poll", 0.1)
 
     async def flush(self) -> None:
         """Wait until the brokers have all of it.
@@ -123,11 +123,26 @@ class Writer:
             pass
         except KafkaException as error:
             raise self._link.named(cause(error), target) from None
-        self._producer.poll(0)
+        self._called("poll", 0)
         return index
 
+    def _called(self, name: str, timeout: float) -> int:
+        """Make a call of the producer that calls for deliveries.
+
+        Raises:
+            ConnectError: The error that makes the producer useless.
+
+        """
+        try:
+            # By its name: the client keeps this frame when an error comes beside another, and must
+            # not keep itself.
+            left: int = getattr(self._producer, name)(timeout)
+            return left
+        except (KafkaException, SystemError) as error:
+            raise self._link.named(cause(error)) from None
+
     def _flush(self) -> None:
-        while self._producer.flush(0.5) and not self._closing:
+        while self._called("flush", 0.5) and not self._closing:
             self._link.check()
         self._link.check()
         if self._link.down and self._failure is None:
@@ -138,7 +153,11 @@ class Writer:
             self._failure = self._link.named(error, message.topic(), "a result was not delivered")
 
     def _close(self) -> None:
-        left = self._producer.flush(self._writing.close_timeout)
+        try:
+            left = self._called("flush", self._writing.close_timeout)
+        except ConnectError as error:
+            log.info("%s: closed with an error: %s", self._link.name, error)
+            left = 0
         if left:
             log.warning(
                 "%s: closed with %d results that no broker has taken", self._link.name, left

@@ -46,6 +46,10 @@ class Consumer:
         self._pull: Pull | None = None
         self._outages = link.outages.count
 
+    def seek(self, position: int) -> None:
+        """Begin behind this message."""
+        self._start = {self.stream: position}
+
     def waiting(self) -> int:
         """Count the messages that came and were not taken."""
         return len(self._pull.messages) if self._pull else 0

@@ -75,6 +75,18 @@ class Nats:
         """How many messages of core NATS were dropped, because too many waited."""
         return self._reader.dropped if isinstance(self._reader, Core) else 0
 
+    @property
+    def seek(self) -> Callable[[Mapping[Partition, Position]], None]:
+        """Begin behind these positions. There for an ordered consumer alone."""
+        if isinstance(self._reader, Core) or not self._reader.seeks:
+            raise AttributeError("an ordered consumer alone goes back to a position")
+        return self._reader.seek
+
+    @property
+    def stable(self) -> bool:
+        """Whether a message that is delivered again has the position that it had."""
+        return isinstance(self._reader, JetStream)
+
     async def __aiter__(self) -> AsyncIterator[Batch | Assigned]:
         """Give the messages in batches."""
         partitions = await self._reader.begin()
@@ -310,6 +322,7 @@ def nats(
         until=until,
         batch=batch,
         connect_timeout=connect_timeout,
+        seeks=durable is None,
     )
     writer = Acknowledged(link, name, subjects, layout, limit=write_timeout, in_flight=in_flight)
     return Nats(link, reader, writer, name=name, tend_every=min(5.0, ack_wait / 4))

@@ -31,7 +31,12 @@ def no_stream(link: Link, subjects: Sequence[str]) -> NoSuchTopic:
 
 
 class JetStream:
-    """Reads several streams in turns; each is a partition."""
+    """Reads several streams in turns; each is a partition.
+
+    Attributes:
+        seeks: Whether the messages are read by sequence, so that it can go back.
+
+    """
 
     def __init__(
         self,
@@ -44,7 +49,9 @@ class JetStream:
         until: Any,
         batch: int,
         connect_timeout: float,
+        seeks: bool,
     ) -> None:
+        self.seeks = seeks
         self._link = link
         self._subjects = subjects
         self._streams = streams
@@ -54,12 +61,17 @@ class JetStream:
         self._batch = batch
         self._connect_timeout = connect_timeout
         self._consumers: dict[str, Durable | Ordered] = {}
+        self._sought: Mapping[Any, int] = {}
         self._finished: set[str] = set()
 
     @property
     def redelivered(self) -> int:
         """How many messages had been delivered before."""
         return sum(consumer.redelivered for consumer in self._consumers.values())
+
+    def seek(self, positions: Mapping[Any, int]) -> None:
+        """Begin behind these messages."""
+        self._sought = positions
 
     async def begin(self) -> list[str]:
         """Find the streams and their consumers; give the names of the streams."""
@@ -77,6 +89,8 @@ class JetStream:
                     f"{stream} --subjects '{','.join(subjects)}' --defaults` makes it"
                 ) from error
             consumer = self._make(stream, subjects)
+            if stream in self._sought:
+                consumer.seek(self._sought[stream])
             try:
                 await consumer.begin(self._until, info)
             except nats.js.errors.APIError as error:

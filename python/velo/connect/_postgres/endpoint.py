@@ -7,7 +7,7 @@ import contextlib
 import json
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, overload
 from urllib.parse import SplitResult, unquote
 
@@ -149,6 +149,7 @@ class Postgres:
         self._table = table
         self._outbox = Outbox(self.name, str(server), table, f"{group} {table}", start)
         self._fresh = start != "committed"
+        self._checkpointed = False
         self._until_end = until_end
         self._delete = delete
         self._create = create
@@ -249,7 +250,9 @@ class Postgres:
                     self.name,
                     outbox.source,
                 )
-            self._said, outbox.window = True, None  # the other one moves the position
+            self._said = True
+            if not self._checkpointed:
+                outbox.window = None  # the other one moves the position
             return False
         await self._asked(connection, self._prepare(connection))
         self._said = False
@@ -267,8 +270,10 @@ class Postgres:
         if outbox.window is None:
             if self._fresh and not self._delete:
                 await outbox.forget(connection)
-            self._fresh = False
             await outbox.begin(connection)
+            if self._delete and not self._fresh:
+                await outbox.delete_behind(connection)
+            self._fresh = False
 
     async def _next(self, connection: Connection) -> tuple[list[Record | Bad], bool]:
         """Read the next rows, and say whether there can be no more."""
@@ -330,6 +335,16 @@ class Postgres:
         async for _ in connection.notifies(timeout=self._poll, stop_after=1):
             pass
 
+    def seek(self, positions: Mapping[Partition, Position]) -> None:
+        """Begin behind the position of a checkpoint, whatever is stored in the database."""
+        self._checkpointed = True
+        if self._table in positions:
+            self._outbox.seek(positions[self._table])
+
+    def remember(self, positions: Mapping[Partition, Iterable[Position]]) -> None:
+        """Give the rows at these positions the same ones again."""
+        self._outbox.remember(positions.get(self._table, ()))
+
     @overload
     async def commit(self, first: Mapping[Partition, Position], /) -> None: ...
 
@@ -339,8 +354,13 @@ class Postgres:
     async def commit(self, first: Any, positions: Any = None, /) -> None:
         """Commit as a source, or as a sink.
 
-        With positions: store them, or delete the rows up to them. With an epoch and positions of
-        another source: commit the rows that were written together with them, all or nothing.
+        With positions: store them, or delete the rows up to them. With an epoch and the positions
+        of another source: commit the rows that were written together with them, all or nothing.
+
+        Raises:
+            Superseded: When another program has begun under the same name.
+            ConnectError: When the server refuses a row.
+
         """
         if positions is None:
             await self._commit_positions(first)
@@ -408,7 +428,7 @@ class Postgres:
             await self._rows.write(rows)
 
     async def flush(self) -> None:
-        """Commit the rows.
+        """Commit the rows; behind `begin`, only have the server take them.
 
         Raises:
             ConnectError: When the server refuses one of them.
@@ -417,9 +437,15 @@ class Postgres:
         async with self._writing:
             await self._rows.flush()
 
-    async def last(self) -> tuple[int, dict[Hashable, Any]] | None:
-        """Give the epoch and the positions of the last `commit` as a sink."""
-        return await self._rows.last()
+    async def begin(self, name: str, epoch: int = 0) -> int:
+        """Have rows show with `commit` alone, and give the last epoch of this name.
+
+        Raises:
+            PositionLost: When the checkpoint has an epoch, and the database knows nothing of it.
+
+        """
+        async with self._writing:
+            return await self._rows.begin(name, epoch)
 
     async def close(self) -> None:
         """Disconnect. Rows that were not flushed are not stored."""

@@ -12,6 +12,7 @@ A position is the window and the id in it: `(from, to, id)`.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 from velo.connect._postgres.link import (
@@ -64,6 +65,17 @@ class Outbox:
         self._since = start if isinstance(start, float) else None
         self._highest = 0
         self._query: sql.Composed | None = None
+        self._sought: Window | None = None
+        # Where windows of an earlier run began and ended, so that they do again.
+        self._bounds: list[int] = []
+
+    def seek(self, position: Window) -> None:
+        """Begin behind the position of a checkpoint."""
+        self._sought = position
+
+    def remember(self, positions: Iterable[Window]) -> None:
+        """Read the rows at these positions in the same windows again."""
+        self._bounds = sorted({bound for begin, end, _ in positions for bound in (begin, end)})
 
     @property
     def beyond(self) -> int:
@@ -147,23 +159,31 @@ class Outbox:
         """
         oldest, next_one = await self.snapshot(connection)
         start, self._start = self._start, "committed"  # when another program was in between
-        if start == "committed":
-            await ensure(connection, "velo_positions", _POSITIONS)
-            cursor = await connection.execute(
-                "select position from velo_positions where source = %s", [self.source]
+        if self._sought is not None:
+            self._begin_behind(self._sought, next_one, "a checkpoint", "a new checkpoint")
+        elif start == "committed" and (stored := await self._stored(connection)) is not None:
+            of = f"{self.source!r} in `velo_positions`"
+            self._begin_behind(stored, next_one, of, "`start`")
+        else:
+            self.window = (oldest, oldest, 0) if start == "latest" else (0, oldest, 0)
+
+    def _begin_behind(self, window: Window, next_one: int, of: str, remedy: str) -> None:
+        _, end, last = window
+        if end > next_one:
+            raise PositionLost(
+                f"{self._name}: the position of {of} at {self._at} is of transaction {end}, which "
+                "this database has not reached: it was restored from a copy. Choose where to begin "
+                f"with {remedy}"
             )
-            if (row := await cursor.fetchone()) is not None:
-                begin, end, last = row[0]
-                if end > next_one:
-                    raise PositionLost(
-                        f"{self._name}: the position of {self.source!r} in `velo_positions` at "
-                        f"{self._at} is of transaction {end}, which this database has not reached: "
-                        "it was restored from a copy. Choose where to begin with `start`"
-                    )
-                self.window = (begin, end, last)
-                self._highest = last
-                return
-        self.window = (oldest, oldest, 0) if start == "latest" else (0, oldest, 0)
+        self.window, self._highest = window, last
+
+    async def _stored(self, connection: Connection) -> Window | None:
+        await ensure(connection, "velo_positions", _POSITIONS)
+        cursor = await connection.execute(
+            "select position from velo_positions where source = %s", [self.source]
+        )
+        row = await cursor.fetchone()
+        return None if row is None else (row[0][0], row[0][1], row[0][2])
 
     async def forget(self, connection: Connection) -> None:
         """Drop the stored position: the source begins elsewhere."""
@@ -189,6 +209,7 @@ class Outbox:
         """Go on to the window up to the oldest transaction in flight; False when it is empty."""
         assert self.window is not None
         _, end, _ = self.window
+        oldest = min([oldest, *(bound for bound in self._bounds if bound > end)])
         if oldest <= end:
             return False
         self.window = (end, oldest, 0)
@@ -203,6 +224,17 @@ class Outbox:
             "where velo_positions.position < excluded.position",
             [self.source, json.dumps(position)],
         )
+
+    async def delete_behind(self, connection: Connection) -> None:
+        """Delete the rows that were handled before the checkpoint's position was stored."""
+        if self._sought is not None:
+            begin, end, last = self._sought
+            await connection.execute(
+                sql.SQL(
+                    "delete from {} where xid < %s::text::xid8 or xid < %s::text::xid8 and id <= %s"
+                ).format(named(self._table)),
+                [str(begin), str(end), last],
+            )
 
     async def delete(self, connection: Connection, ids: list[int]) -> None:
         """Delete rows that are handled."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import json
+import secrets
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
@@ -20,7 +20,13 @@ from velo.connect._postgres.link import (
     sql,
     told,
 )
-from velo.connect.errors import ConnectError, NoSuchTopic, Unreachable
+from velo.connect.errors import (
+    ConnectError,
+    NoSuchTopic,
+    PositionLost,
+    Superseded,
+    Unreachable,
+)
 from velo.connect.formats import encoder
 from velo.connect.model import To
 from velo.connect.settings import Outages
@@ -29,7 +35,10 @@ __all__ = ["Rows"]
 
 _BATCH = 500
 _TO_JSON = encoder("json")
-_COMMITS = sql.SQL("(sink text primary key, epoch bigint not null, positions jsonb not null)")
+# `writer` is who may commit the next epoch; `positions` are for people to look at.
+_COMMITS = sql.SQL(
+    "(sink text primary key, epoch bigint not null, positions text not null, writer text not null)"
+)
 
 
 class Rows:
@@ -53,6 +62,10 @@ class Rows:
         # Rows since the last commit: their table and values; so many of them were sent.
         self._rows: list[tuple[str, dict[str, Any]]] = []
         self._sent = 0
+        # The row of `velo_commits`. None: rows are committed by `flush`.
+        self._sink: str | None = None
+        self._writer = ""
+        self._epoch = 0
 
     async def write(self, results: Sequence[To]) -> None:
         """Take rows; full batches are sent."""
@@ -63,59 +76,87 @@ class Rows:
             if len(self._rows) - self._sent >= _BATCH:
                 await self._safely(self._send)
 
+    async def begin(self, name: str, epoch: int) -> int:
+        """Commit rows with epochs alone, under a name, and shut out an earlier program of it.
+
+        Raises:
+            PositionLost: When there is no epoch of this name, and the checkpoint has one.
+
+        """
+        self._sink, self._writer = f"{name} {self._table}", secrets.token_hex(8)
+        await self._safely(lambda: self._take_over(epoch))
+        return self._epoch
+
+    async def _take_over(self, epoch: int) -> None:
+        connection = await self._open()
+        await ensure(connection, "velo_commits", _COMMITS)
+        if epoch and await self._last(connection) is None:
+            raise PositionLost(
+                f"{self._name}: the checkpoint has written {epoch} ticks of results, and the "
+                f"database at {self._server} has no row {self._sink!r} in `velo_commits`: it is "
+                "another database, or an older copy. Begin with a new checkpoint"
+            )
+        cursor = await connection.execute(
+            "insert into velo_commits values (%s, 0, '{}', %s) on conflict (sink) "
+            "do update set writer = excluded.writer returning epoch",
+            [self._sink, self._writer],
+        )
+        row = await cursor.fetchone()
+        assert row is not None
+        self._epoch = row[0]
+
     async def flush(self) -> None:
-        """Commit the rows."""
-        if self._rows:
+        """Commit the rows, or, behind `begin`, have the server take them."""
+        if self._rows and self._sink is not None:
+            await self._safely(self._send)
+        elif self._rows:
             await self._safely(self._commit_rows)
             self._forget()
 
     async def commit(self, epoch: int, positions: Mapping[Hashable, Any]) -> None:
-        """Commit the rows with an epoch and positions, all or nothing."""
+        """Commit the rows with an epoch and positions, all or nothing.
+
+        Raises:
+            Superseded: When another program has begun under the same name.
+
+        """
+        if self._sink is None:
+            raise ValueError(f"{self._name}: `commit` of an epoch wants `begin` first")
         told_before = False
 
         async def all_of_it() -> None:
             nonlocal told_before
-            # A connection that is lost in the middle of a commit may have committed.
-            done = await self._last() if told_before else None
-            told_before = True
-            if done is not None and done[0] == epoch:
-                return
             connection = await self._open()
-            await ensure(connection, "velo_commits", _COMMITS)
+            # A connection that is lost in the middle of a commit may have committed.
+            if told_before and await self._last(connection) == (epoch, self._writer):
+                return
+            told_before = True
             await self._send()
             if self._idle(connection):
                 await connection.execute("begin")
-            await connection.execute(
-                "insert into velo_commits values (%s, %s, %s::jsonb) on conflict (sink) "
-                "do update set epoch = excluded.epoch, positions = excluded.positions",
-                [self._table, epoch, json.dumps(list(positions.items()))],
+            cursor = await connection.execute(
+                "update velo_commits set epoch = %s, positions = %s "
+                "where sink = %s and writer = %s",
+                [epoch, repr(dict(positions)), self._sink, self._writer],
             )
+            if cursor.rowcount != 1:
+                await connection.execute("rollback")
+                raise Superseded(
+                    f"{self._name}: another program goes on with the checkpoint {self._sink!r} at "
+                    f"{self._server}, and this one stores nothing more: run one of them"
+                )
             await connection.execute("commit")
 
         await self._safely(all_of_it)
         self._forget()
 
-    async def last(self) -> tuple[int, dict[Hashable, Any]] | None:
-        """Give the epoch and the positions of the last `commit`."""
-        found: list[tuple[int, dict[Hashable, Any]] | None] = []
-
-        async def ask() -> None:
-            found.append(await self._last())
-
-        await self._safely(ask)
-        return found[-1]
-
-    async def _last(self) -> tuple[int, dict[Hashable, Any]] | None:
-        connection = await self._open()
-        if not await columns_of(connection, "velo_commits"):
-            return None
+    async def _last(self, connection: Connection) -> tuple[int, str] | None:
+        """Give the last epoch, and who may commit the next one."""
         cursor = await connection.execute(
-            "select epoch, positions from velo_commits where sink = %s", [self._table]
+            "select epoch, writer from velo_commits where sink = %s", [self._sink]
         )
         row = await cursor.fetchone()
-        if row is None:
-            return None
-        return row[0], {_hashable(name): _hashable(position) for name, position in row[1]}
+        return None if row is None else (row[0], row[1])
 
     @staticmethod
     def _idle(connection: Connection) -> bool:
@@ -265,7 +306,3 @@ class Rows:
     async def close(self) -> None:
         """Disconnect. Rows that were not flushed are not stored."""
         await self._lose()
-
-
-def _hashable(value: Any) -> Any:
-    return tuple(map(_hashable, value)) if isinstance(value, list) else value

@@ -31,6 +31,12 @@ class ById:
         # How many entries were ever added to a stream up to `_behind`, where that is known.
         self._added: dict[str, int] = {}
 
+    def seek(self, positions: Mapping[Any, Any]) -> None:
+        """Begin behind these entries."""
+        mine = {stream: positions[stream] for stream in self._behind if stream in positions}
+        self._behind |= mine
+        self._handled |= mine.keys()
+
     async def begin(self, bound: Bound) -> None:
         """Find where each stream begins and ends."""
         self._bound = bound

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import SplitResult, unquote
 
@@ -76,6 +76,16 @@ class Redis:
     def redelivered(self) -> int:
         """How many entries had been delivered before."""
         return self._reader.redelivered
+
+    stable = True
+    """The ids of entries are positions, also where an entry is delivered again."""
+
+    @property
+    def seek(self) -> Callable[[Mapping[Partition, Position]], None]:
+        """Begin behind these positions. Not there in a group, which keeps positions itself."""
+        if isinstance(self._reader, InGroup):
+            raise AttributeError("a group keeps the positions itself")
+        return self._reader.seek
 
     async def __aiter__(self) -> AsyncIterator[Batch | Assigned]:
         """Give the entries in batches."""

@@ -58,6 +58,7 @@ class Kafka(Server):
             "group.min.session.timeout.ms=500\n"
             "group.consumer.min.heartbeat.interval.ms=100\n"
             "group.consumer.heartbeat.interval.ms=200\n"
+            "transaction.abort.timed.out.transaction.cleanup.interval.ms=500\n"
             # After a kill, the broker waits until its old self counts as dead.
             "broker.heartbeat.interval.ms=200\nbroker.session.timeout.ms=2000\n"
         )

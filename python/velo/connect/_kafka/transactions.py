@@ -1,0 +1,168 @@
+"""Results to Kafka that show when they are committed, together with the epoch of a checkpoint.
+
+The epoch is an offset of a group of its own, which is committed in the same transaction as the
+results. So the brokers alone say which epoch is the last one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+
+from velo.connect._kafka.link import ClientLog, Link, cause, transient
+from velo.connect._kafka.writer import Writer, Writing
+from velo.connect.errors import ConnectError, PositionLost, Unreachable
+
+__all__ = ["Transactions"]
+
+_TRY = 1.0  # seconds for one attempt of a call
+_AGAIN = 0.1  # seconds until the next one
+_BEGIN = 60.0  # seconds until a coordinator that does not answer at the start is an error
+
+_EPOCH = "epoch="
+
+
+class Transactions(Writer):
+    """A transactional producer, with the group that has its epochs.
+
+    Args:
+        writing: How to write.
+        link: What the client hears of its brokers.
+        name: The name of the checkpoint. Its transactions and its group are called `velo-NAME`.
+
+    """
+
+    def __init__(self, writing: Writing, link: Link, name: str) -> None:
+        config = {**writing.config, "transactional.id": f"velo-{name}"}
+        super().__init__(replace(writing, config=config), link)
+        self._group = f"velo-{name}"
+        self._consumer: Any = None
+        self._is_open = False
+
+    async def begin(self, epoch: int) -> int:
+        """Abort what an earlier program has left open, shut it out, and give the last epoch.
+
+        Raises:
+            PositionLost: When the brokers have forgotten the epoch of the checkpoint.
+
+        """
+        last: int = await self._in_thread(self._begin, epoch)
+        return last
+
+    async def commit(self, epoch: int) -> None:
+        """Show the results since the last commit, and keep the epoch.
+
+        Raises:
+            Superseded: When another program has begun under the same name.
+
+        """
+        await self._in_thread(self._commit, epoch)
+
+    # In the thread.
+
+    def _begin(self, epoch: int) -> int:
+        self._open()
+        deadline = time.monotonic() + _BEGIN
+        self._ask(lambda: self._producer.init_transactions(_TRY), deadline)
+        config = {n: v for n, v in self._writing.config.items() if n != "transactional.id"}
+        config |= {"group.id": self._group, "enable.auto.commit": False}
+        self._consumer = Consumer(config, logger=ClientLog())
+        places = self._ask(
+            lambda: self._consumer.committed([self._place()], timeout=_TRY), deadline
+        )
+        last = self._epoch_of(places[0])
+        if last is not None:
+            return last
+        if epoch:
+            raise PositionLost(
+                f"{self._link.name} at {self._link.servers}: the checkpoint has written {epoch} "
+                f"ticks of results, and the group `{self._group}`, which knows the last one that "
+                "was committed, is not there: its offsets have expired "
+                "(`offsets.retention.minutes`), or this is another cluster. Begin with a new "
+                "checkpoint"
+            )
+        # From now on, a group that is not there has expired.
+        self._commit(0)
+        return 0
+
+    def _place(self, epoch: int | None = None) -> TopicPartition:
+        topic = self._writing.topic
+        if epoch is None:
+            return TopicPartition(topic, 0)
+        return TopicPartition(topic, 0, epoch, metadata=f"{_EPOCH}{epoch}")
+
+    def _epoch_of(self, place: TopicPartition) -> int | None:
+        if place.error is not None:
+            raise self._link.named(place.error, place.topic)
+        if place.offset < 0:
+            return None
+        name, _, number = (place.metadata or "").partition("=")
+        if name + "=" != _EPOCH or not number.isdigit():
+            raise ConnectError(
+                f"{self._link.name} at {self._link.servers}: the offset of the group "
+                f"`{self._group}` was not stored by a checkpoint: something else commits for it"
+            )
+        return int(number)
+
+    def _produce(self, results: Sequence[tuple[Any, Any]], begin: int) -> int:
+        self._begin_transaction()
+        return super()._produce(results, begin)
+
+    def _begin_transaction(self) -> None:
+        if not self._is_open:
+            try:
+                self._producer.begin_transaction()
+            except KafkaException as error:
+                raise self._named(cause(error)) from None
+            self._is_open = True
+
+    def _commit(self, epoch: int) -> None:
+        self._begin_transaction()
+        group, place = self._consumer.consumer_group_metadata(), self._place(epoch)
+        self._ask(lambda: self._producer.send_offsets_to_transaction([place], group, _TRY))
+        self._ask(lambda: self._producer.commit_transaction(_TRY))
+        self._is_open = False
+        self._link.answered()
+
+    def _ask(self, call: Callable[[], Any], deadline: float | None = None) -> Any:
+        """Make a call, again while brokers are away.
+
+        Raises:
+            Superseded: When another program has taken over.
+            Unreachable: When there is no answer until the deadline.
+            ConnectError: When the brokers refuse.
+
+        """
+        while True:
+            try:
+                return call()
+            except KafkaException as error:
+                why = cause(error)
+            if not transient(why) or why.fatal() or why.txn_requires_abort() or self._closing:
+                raise self._named(why)
+            if deadline is not None and time.monotonic() > deadline:
+                raise Unreachable(
+                    f"{self._link.name}: the transaction coordinator at {self._link.servers} does "
+                    f"not answer within {_BEGIN:g} s: {why.str()}"
+                )
+            time.sleep(_AGAIN)
+
+    def _named(self, error: KafkaError) -> ConnectError:
+        return self._link.named(error, self._writing.topic, "the transaction was not committed")
+
+    def _close(self) -> None:
+        if self._is_open:
+            self._producer.purge()
+            try:
+                self._producer.abort_transaction(self._writing.close_timeout)
+            except KafkaException:
+                # The next program of this name aborts it. To close the client would try it again.
+                self._producer = None
+        if self._consumer is not None:
+            self._consumer.close()
+        if self._producer is not None:
+            super()._close()
