@@ -289,9 +289,36 @@ class Objects:
             if self._lines:
                 await self._put()
 
+    def _path(self, number: int) -> str:
+        name = f"{self._run}-{number:08}.ndjson"
+        return f"{self._prefix}/{name}" if self._prefix else name
+
+    async def mark(self) -> tuple[str, int]:
+        """Tell which objects there are: those of a run, up to a number."""
+        return self._run, self._written
+
+    async def rewind(self, mark: tuple[str, int] | None) -> None:
+        """Delete the objects that were written behind a mark, and go on with their numbers.
+
+        Raises:
+            ConnectError: When the store does not delete them.
+
+        """
+        if mark is not None:
+            self._run, self._written = mark
+            with self._named("delete objects of"):
+                await self._call(self._delete_behind)
+
+    def _delete_behind(self) -> None:
+        first = self._path(self._written)
+        found = obstore.list(self._store, prefix=self._prefix or None)
+        names = [each["path"] for some in found for each in some]
+        own = self._path(0).rpartition("-")[0]
+        if behind := [name for name in names if name >= first and name.startswith(own)]:
+            obstore.delete(self._store, behind)
+
     async def _put(self) -> None:
-        name = f"{self._run}-{self._written:08}.ndjson"
-        path = f"{self._prefix}/{name}" if self._prefix else name
+        path = self._path(self._written)
         with self._named(f"write `{path}` to"):
             await self._call(obstore.put, self._store, path, b"".join(self._lines))
         self._written += 1

@@ -128,6 +128,34 @@ async def test_objects_of_one_prefix_go_to_another(peer):
     assert await peer.written(1234) == [b"%d" % (2 * number) for number in range(1234)]
 
 
+async def test_objects_behind_a_mark_are_taken_back(peer):
+    sink = peer.sink()
+    marks, seen = [await sink.mark()], [[]]
+    for number in range(3):
+        await sink.write([("k", number)])
+        await sink.flush()
+        marks.append(await sink.mark())
+        seen.append(await peer.objects())
+    await sink.close()
+    another = peer.sink()
+    await another.rewind(None)
+    await another.write([("k", "of another run")])
+    await another.flush()
+    await another.close()
+    for mark, objects in zip(reversed(marks), reversed(seen), strict=True):
+        sink = peer.sink()
+        await sink.rewind(mark)
+        assert sorted(await peer.objects()) == sorted([*objects, b'"of another run"\n'])
+        assert await sink.mark() == mark
+        await sink.close()
+    sink = peer.sink()
+    await sink.rewind(marks[1])
+    await sink.write([("k", 7)])
+    await sink.flush()
+    assert await sink.mark() == marks[2]
+    await sink.close()
+
+
 async def test_objects_are_read_in_the_order_of_their_names(peer):
     for name in ("in/b", "in/a/z", "in/a.ndjson", "in/c", "inside", "other"):
         await peer.put(name, f'"{name}"\n'.encode())
