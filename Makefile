@@ -6,7 +6,8 @@ BIN := $(VENV)/bin
 SOURCES := $(shell find velo-*/src python -name '*.rs' -o -name '*.py' -o -name '*.pyi') \
            $(wildcard velo-*/Cargo.toml) Cargo.toml Cargo.lock pyproject.toml
 
-.PHONY: demo test test-fast test-busy test-rust test-python test-loom test-long fuzz lint bench docs clean
+.PHONY: demo test test-fast test-busy test-rust test-python test-inline test-loom test-long fuzz lint bench \
+        docs wheels clean
 
 # Installs velo as for a user, in a virtual environment of its own.
 $(VENV)/.ready: $(SOURCES)
@@ -50,6 +51,20 @@ test-long: $(VENV)/.ready
 	$(BIN)/python -m pytest --quiet --long
 	$(MAKE) fuzz FUZZ_SECONDS=1800
 
+# Inline mode alone, as it is built for systems without process mode. The build is in a folder of its
+# own, with a copy of the Python files that comes before what is installed.
+INLINE := target/inline
+test-inline: $(VENV)/.ready
+	PYO3_BUILD_EXTENSION_MODULE=1 PYO3_PYTHON=$(abspath $(BIN)/python) CARGO_PROFILE_DEV_OPT_LEVEL=1 \
+		cargo build --quiet -p velo-py --no-default-features --target-dir $(INLINE)
+	rm -rf $(INLINE)/python
+	mkdir -p $(INLINE)/python
+	cp -r python/velo $(INLINE)/python
+	rm -f $(INLINE)/python/velo/_core.*.so
+	cp $(INLINE)/debug/lib_core.so $(INLINE)/python/velo/_core.so
+	PYTHONPATH=$(abspath $(INLINE)/python) $(BIN)/python -m pytest --quiet --fast --inline \
+		$(PYTEST_ARGS) tests/python
+
 # Every interleaving of the atomics of ring and doorbell, within the limits of the models.
 test-loom:
 	RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=target/loom \
@@ -64,6 +79,7 @@ fuzz: $(VENV)/.ready
 	$(BIN)/python fuzz/run.py --seconds $(FUZZ_SECONDS) $(FUZZ_TARGETS) \
 		$(if $(FUZZ_CORPUS),--corpus $(FUZZ_CORPUS))
 
+ACTIONLINT := go run github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
 lint: $(VENV)/.ready
 	cargo fmt --all --check
 	cargo fmt --manifest-path fuzz/Cargo.toml --all --check
@@ -75,15 +91,21 @@ lint: $(VENV)/.ready
 	$(BIN)/mypy python/velo examples
 	$(BIN)/mypy benches/run.py
 	PYTHONPATH=python $(BIN)/lint-imports --no-cache
+	if command -v go > /dev/null; then $(ACTIONLINT); else echo 'no go: workflows are not linted'; fi
 
 # velo, its floors and the installed peers: `.venv/bin/pip install '.[bench]'` installs those on PyPI.
 # benches/README.md describes how each figure is made, and the other benchmarks.
 bench: $(VENV)/.ready
 	$(BIN)/velo bench
 
+# A wheel for each CPython of this machine, into dist/, checked and tried.
+wheels: $(VENV)/.ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check '.[wheels]'
+	$(BIN)/python tools/wheels.py
+
 # The site, into site/. A broken link is an error; neither the build nor the pages fetch anything.
 docs: $(VENV)/.ready
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 clean:
-	rm -rf $(VENV) target fuzz/target fuzz/artifacts site examples/data examples/out
+	rm -rf $(VENV) dist target fuzz/target fuzz/artifacts site examples/data examples/out

@@ -88,8 +88,10 @@ def follow_dependencies() -> None:
     whole = tomllib.loads((HERE.parent / "Cargo.toml").read_text())["workspace"]["dependencies"]
     module = tomllib.loads((HERE.parent / "velo-py" / "Cargo.toml").read_text())
     lines = []
-    for name, wanted in module["dependencies"].items():
+    linux = module["target"]['cfg(target_os = "linux")']["dependencies"]
+    for name, wanted in (module["dependencies"] | linux).items():
         wanted = {"version": wanted} if isinstance(wanted, str) else dict(wanted)
+        wanted.pop("optional", None)
         if wanted.pop("workspace", False):
             common = whole[name]
             wanted = ({"version": common} if isinstance(common, str) else dict(common)) | wanted

@@ -19,9 +19,12 @@ PYTEST_DONT_REWRITE: because of the plugin for `velo.testing`, pytest would rewr
 and warn if it was imported before.
 """
 
+# First, because it says why velo cannot be imported, if it cannot.
+from velo._load import __version__
+
+# isort: split
 from velo._api.function import StreamFn, stream_fn
 from velo._config import StreamConfig
-from velo._core import __version__
 from velo._types import TYPE_CHECKING
 
 if TYPE_CHECKING:

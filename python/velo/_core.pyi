@@ -26,6 +26,9 @@ Out = TypeVar("Out", covariant=True)
 
 __version__: str
 
+PROCESS_MODE: bool
+"""Whether this build has process mode."""
+
 class Operation(Awaitable[T], Generic[T]):
     """A stream operation that happens when it is awaited, and once."""
 

@@ -6,6 +6,8 @@ import errno
 import os
 import stat
 
+from velo._system import OWN_FILE
+
 __all__ = ["SharedFile", "create_own", "open_own"]
 
 
@@ -24,7 +26,7 @@ def open_own(path: str, flags: int, mode: int = 0o666) -> int:
 
     """
     folder = os.stat(os.path.dirname(path) or ".")
-    if not folder.st_mode & stat.S_IWOTH:
+    if not folder.st_mode & stat.S_IWOTH or not hasattr(os, "geteuid"):
         return os.open(path, flags, mode)
     try:
         fd = os.open(path, flags & ~os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK, mode)
@@ -54,7 +56,7 @@ def create_own(path: str, flags: int = os.O_WRONLY | os.O_APPEND) -> int:
         FileExistsError: When there is something, a link included.
 
     """
-    return os.open(path, flags | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    return os.open(path, flags | os.O_CREAT | os.O_EXCL | OWN_FILE, 0o600)
 
 
 def _in_the_way(what: str) -> SharedFile:

@@ -326,7 +326,7 @@ def _collector() -> Collector:
 
         def collect(self) -> Iterable[Metric]:
             yield from self._families(tuple(function_stats.totals()))
-            status = _core.status()
+            status = _core.status() if _core.PROCESS_MODE else None
             workers = 0 if status is None else len(status.workers)
             yield GaugeMetricFamily(
                 "velo_workers", "Worker processes of this program's own supervisor.", workers

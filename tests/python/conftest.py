@@ -2,27 +2,43 @@
 
 Tests with the fixture `mode` or `way` run inline and in process mode. Modules that are marked
 `every_backend` run in the workers of a standalone supervisor too; with `--daemon`, everything in
-process mode does, except what is marked `embedded`.
+process mode does, except what is marked `embedded`. With `--inline`, only the tests of both modes
+run, and inline: for a build without process mode.
 """
+
+import re
 
 import pytest
 
 from helpers import open_fds
 from leaks import LASTING
 from standalone import Daemon
-from velo._process import clients
 from ways import OWN, WAYS
+from workers import clients
+
+PROCESS_MODE = re.compile(
+    r"^(from velo\.(_process|_worker|cli\.supervisor)|import corrupting_worker)", re.MULTILINE
+)
 
 
 def pytest_addoption(parser):
     parser.addoption(
         "--daemon", action="store_true", help="run process mode with a standalone supervisor"
     )
+    parser.addoption("--inline", action="store_true", help="run tests of both modes inline alone")
 
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "every_backend: runs with a standalone supervisor too")
     config.addinivalue_line("markers", "embedded: is about the supervisor of the process itself")
+    config.addinivalue_line("markers", "workers: needs process mode, in whatever mode it runs")
+
+
+def pytest_ignore_collect(collection_path, config):
+    """With `--inline`: what cannot be imported without process mode."""
+    if config.getoption("--inline") and collection_path.suffix == ".py":
+        return bool(PROCESS_MODE.search(collection_path.read_text())) or None
+    return None
 
 
 def pytest_generate_tests(metafunc):
@@ -32,6 +48,8 @@ def pytest_generate_tests(metafunc):
         ways = WAYS if every else OWN
         if "mode" in metafunc.fixturenames:
             ways = [way for way in ways if way.through_mode]
+        if metafunc.config.getoption("--inline"):
+            ways = [way for way in ways if way.mode == "inline"]
         if daemon:
             ways = [way for way in ways if way.mode == "process" and not way.standalone]
         metafunc.parametrize("way", ways, indirect=True, ids=lambda way: way.name)
@@ -39,10 +57,20 @@ def pytest_generate_tests(metafunc):
         metafunc.parametrize("backend", ("embedded", "daemon"), indirect=True)
 
 
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("--inline"):
+        other = [item for item in items if not runs_inline(item)]
+        config.hook.pytest_deselected(items=other)
+        items[:] = [item for item in items if runs_inline(item)]
     for item in items:
         if item.config.getoption("--daemon") and item.get_closest_marker("embedded"):
             item.add_marker(pytest.mark.skip(reason="about the supervisor of the process itself"))
+
+
+def runs_inline(item):
+    """Whether a test of both modes runs inline, and needs no worker for that."""
+    both = "way" in getattr(item, "fixturenames", ())
+    return both and not item.get_closest_marker("workers")
 
 
 @pytest.fixture

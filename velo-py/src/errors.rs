@@ -6,6 +6,7 @@ use pyo3::call::PyCallArgs;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyType;
+#[cfg(process_mode)]
 use velo_shm::RingCorrupted;
 
 /// An exception in one word. It keeps small the results that every event passes on: moving the room of a
@@ -63,6 +64,7 @@ pub fn pool_error(error: impl std::fmt::Display) -> PyErr {
 
 /// A `velo.errors.RingCorrupted`: another process wrote over a ring.
 #[cold]
+#[cfg(process_mode)]
 pub fn ring_corrupted(found: &RingCorrupted) -> PyErr {
     corrupted(format!(
         "{found}; another process wrote over this stream's memory, its events are lost"

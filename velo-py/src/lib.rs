@@ -5,6 +5,12 @@
 //! pump runs the user's async generator on it. [`inline`] joins the two by queues in one event loop;
 //! [`process`] joins them by rings in shared memory, through the [`codec`]. [`module`] holds the
 //! functions and classes of the Python module that open streams and start processes.
+//!
+//! Process mode is in builds for Linux with the feature `process` (`cfg(process_mode)`, by `build.rs`).
+//! Without it, nothing here needs more of the system than Python does.
+
+// What serves process mode in files that serve both has no use without it.
+#![cfg_attr(not(process_mode), allow(dead_code, unused_imports))]
 
 mod cell;
 mod codec;
@@ -58,53 +64,67 @@ mod core {
     use super::keys::live_results::LiveResults;
     #[pymodule_export]
     use super::keys::results::KeyedResults;
+    #[cfg(process_mode)]
     #[pymodule_export]
     use super::keys::runner::LaneRunner;
     #[pymodule_export]
     use super::keys::tracker::KeyFailure;
+    #[pymodule_export]
+    use super::module::cores::usable_cores;
+    #[cfg(process_mode)]
     #[pymodule_export]
     use super::module::daemon::{default_socket, forget_program, programs, serve_daemon};
     #[pymodule_export]
     use super::module::inline_session::open_inline_session;
     #[pymodule_export]
     use super::module::inline_stream::open_inline;
+    #[cfg(process_mode)]
     #[pymodule_export]
     use super::module::messages::{ClientMessage, Report, WorkerDeath, WorkerOrder};
+    #[cfg(process_mode)]
     #[pymodule_export]
     use super::module::placement::{
         choose_link, count_usable, least_loaded_link, link_below_share,
     };
+    #[cfg(process_mode)]
     #[pymodule_export]
     use super::module::process_stream::{RecoveryTerms, SessionGrant, StreamLimits};
     #[pymodule_export]
     use super::module::session::Session;
     #[pymodule_export]
     use super::module::standstill::{RunningLimit, stood_still};
+    #[cfg(process_mode)]
     #[pymodule_export]
     use super::module::supervisor::{
         PoolStatus, PoolWorker, SupervisorClient, after_fork_child, after_fork_parent, before_fork,
         default_in_children, keep_from_children, serve_zygote, set_title, shutdown, status,
-        usable_cores,
     };
+    #[cfg(process_mode)]
     #[pymodule_export]
     use super::module::warm::warm_up;
+    #[cfg(process_mode)]
     #[pymodule_export]
     use super::module::watch::LinkWatch;
+    #[cfg(process_mode)]
     #[pymodule_export]
     use super::module::worker_control::WorkerControlHandle;
+    #[cfg(process_mode)]
     #[pymodule_export]
     use super::module::worker_link::{SessionRequest, WorkerLink};
+    #[cfg(process_mode)]
     #[pymodule_export]
     use super::process::client::handle::{ClientLinkHandle, Culprit};
+    #[cfg(process_mode)]
     #[pymodule_export]
     use super::process::client::ring_stream::{Poison, Recovery};
+    #[cfg(process_mode)]
     #[pymodule_export]
     use super::process::loan::LoanMemory;
+    #[cfg(process_mode)]
     #[pymodule_export]
     use super::process::view::View;
     #[pymodule_export]
     use super::user::function_stats::{FunctionStats, Latencies};
-    #[pymodule_export]
     #[pymodule_export]
     use super::user::operation::Operation;
     #[pymodule_export]
@@ -128,6 +148,7 @@ mod core {
         install_iterator::<LiveResults>(py)?;
         install::<KeyOperation>(py)?;
         install::<KeyTask>(py)?;
+        #[cfg(process_mode)]
         install::<LaneRunner>(py)?;
         install::<NextItem>(py)?;
         install::<Operation>(py)?;
@@ -135,6 +156,7 @@ mod core {
         install_iterator::<Results>(py)?;
         install::<Run>(py)?;
         install_iterator::<Ticks>(py)?;
-        module.add("__version__", env!("CARGO_PKG_VERSION"))
+        module.add("PROCESS_MODE", cfg!(process_mode))?;
+        module.add("__version__", velo_shm::VERSION)
     }
 }

@@ -9,26 +9,9 @@
 
 use std::time::Duration;
 
+use crate::allowance::{Allowance, Setting};
 use crate::layout::ActivityLine;
 use crate::sync::{Ordering, fence};
-
-/// Which setting bounds a step.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Setting {
-    /// How long a function may hold the worker.
-    Stall,
-    /// How long a function may spend on one event.
-    Event,
-}
-
-/// How long a step may take.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Allowance {
-    /// The bound.
-    pub time: Duration,
-    /// By this setting.
-    pub setting: Setting,
-}
 
 const BY_EVENT: u32 = 1 << 31;
 

@@ -11,7 +11,7 @@
 //! [`RingCorrupted`] for its stream.
 //!
 //! ```
-//! # #[cfg(target_os = "linux")] {
+//! # #[cfg(all(feature = "links", target_os = "linux"))] {
 //! # use std::sync::Arc;
 //! # use velo_shm::{Bells, Doorbell, Limits, Link, LinkSpec, MemfdSegment, Side, initialise};
 //! # let spec = LinkSpec { slots: 8, heap_bytes: 1 << 20, ..LinkSpec::default() };
@@ -33,11 +33,14 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! Without the feature `links`, which is there by default, this crate has the parts that share nothing and
+//! need nothing of Linux: [`ticks`], [`standstill`], and the count of forks.
+//!
 //! How the two ends are made: one process creates a segment and initialises the link in it, and
 //! passes the descriptors of the segment and of the doorbells to both sides.
 //!
 //! ```
-//! # #[cfg(target_os = "linux")] {
+//! # #[cfg(all(feature = "links", target_os = "linux"))] {
 //! use std::sync::Arc;
 //! use velo_shm::{Bells, Doorbell, Limits, Link, LinkSpec, MemfdSegment, Side, initialise};
 //!
@@ -59,43 +62,80 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+#[cfg(feature = "links")]
 mod activity;
+mod allowance;
 mod cpu;
+#[cfg(feature = "links")]
 mod doorbell;
+#[cfg(feature = "links")]
 mod error;
-#[cfg(all(target_os = "linux", not(loom)))]
+#[cfg(not(loom))]
 pub mod fork;
+mod lane_activity;
+#[cfg(feature = "links")]
 mod layout;
+#[cfg(feature = "links")]
 mod link;
+#[cfg(feature = "links")]
 mod region;
+#[cfg(feature = "links")]
 mod ring;
+#[cfg(feature = "links")]
 mod segment;
+#[cfg(feature = "links")]
 mod side;
+#[cfg(feature = "links")]
 mod spec;
 #[cfg(not(loom))]
 pub mod standstill;
+#[cfg(feature = "links")]
 mod sync;
 pub mod ticks;
+#[cfg(feature = "links")]
 mod wait;
 
-pub use activity::{Allowance, Progress, Running, Setting};
+#[cfg(feature = "links")]
+pub use activity::{Progress, Running};
+pub use allowance::{Allowance, Setting};
+pub use cpu::cores;
+#[cfg(feature = "links")]
 pub use doorbell::{Bells, Doorbell};
-#[cfg(not(loom))]
+#[cfg(all(feature = "links", not(loom)))]
 pub use doorbell::{Woken, wait_any};
+#[cfg(feature = "links")]
 pub use error::{LinkError, RingCorrupted};
+pub use lane_activity::LaneActivity;
+#[cfg(feature = "links")]
 pub use link::{Counters, Link, LinkCounters, SlotFigures};
+#[cfg(feature = "links")]
 pub use region::initialise;
+#[cfg(feature = "links")]
 pub use ring::{
     Consumer, FIRST_KIND, Frame, Full, Lease, Limits, Loan, Part, Producer, Reservation,
     ReserveError, lending_len,
 };
-#[cfg(target_os = "linux")]
+#[cfg(all(feature = "links", target_os = "linux"))]
 pub use segment::MemfdSegment;
 #[cfg(feature = "named")]
 pub use segment::NamedSegment;
+#[cfg(feature = "links")]
 pub use segment::{Segment, SegmentError};
+#[cfg(feature = "links")]
 pub use side::Side;
+#[cfg(feature = "links")]
 pub use spec::{LinkSpec, MAX_SLOTS};
-#[cfg(all(target_os = "linux", not(loom)))]
+#[cfg(all(feature = "links", target_os = "linux", not(loom)))]
 pub use wait::Alarm;
-pub use wait::{Coalesce, LinkLoad, Sleepers, Spin, SpinPlan, cores, cores_are_free, woke_worker};
+#[cfg(feature = "links")]
+pub use wait::{Coalesce, LinkLoad, Sleepers, Spin, SpinPlan, cores_are_free, woke_worker};
+
+/// The version of this build, as Python writes it: `1.0.0rc1`.
+pub const VERSION: &str = concat!(
+    env!("CARGO_PKG_VERSION_MAJOR"),
+    ".",
+    env!("CARGO_PKG_VERSION_MINOR"),
+    ".",
+    env!("CARGO_PKG_VERSION_PATCH"),
+    env!("CARGO_PKG_VERSION_PRE"),
+);

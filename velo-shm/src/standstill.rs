@@ -9,6 +9,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::fork;
+
 /// How many looks are taken within the shortest limit, and the bounds of the time between two of them.
 const LOOKS_PER_LIMIT: u32 = 16;
 const SHORTEST: Duration = Duration::from_millis(50);
@@ -97,15 +99,9 @@ fn monitor() -> Option<(&'static Monitor, usize)> {
     Some((monitor, generation))
 }
 
-#[cfg(target_os = "linux")]
 fn generation() -> usize {
-    crate::fork::watch(); // the thread that is started here has no copy in a child
-    crate::fork::generation() as usize
-}
-
-#[cfg(not(target_os = "linux"))]
-fn generation() -> usize {
-    0
+    fork::watch(); // the thread that is started here has no copy in a child
+    fork::generation() as usize
 }
 
 fn clock() -> Duration {
@@ -142,21 +138,8 @@ impl Monitor {
 
     /// Starts the thread, which gets no signals. False if there cannot be one more.
     fn start(&'static self) -> bool {
-        use nix::sys::signal::{SigSet, SigmaskHow, pthread_sigmask};
-
-        let mut mask = SigSet::empty();
-        let blocked = pthread_sigmask(
-            SigmaskHow::SIG_SETMASK,
-            Some(&SigSet::all()),
-            Some(&mut mask),
-        );
-        let thread = std::thread::Builder::new()
-            .name("velo-clock".into())
-            .spawn(move || self.run());
-        if blocked.is_ok() {
-            let _ = pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&mask), None);
-        }
-        thread.is_ok()
+        let thread = std::thread::Builder::new().name("velo-clock".into());
+        without_signals(|| thread.spawn(move || self.run())).is_ok()
     }
 
     fn run(&self) {
@@ -176,6 +159,30 @@ impl Monitor {
             inner.looks.look(clock(), interval);
         }
     }
+}
+
+/// Starts something that no signal is to come to.
+#[cfg(unix)]
+fn without_signals<R>(start: impl FnOnce() -> R) -> R {
+    use nix::sys::signal::{SigSet, SigmaskHow, pthread_sigmask};
+
+    let mut mask = SigSet::empty();
+    let blocked = pthread_sigmask(
+        SigmaskHow::SIG_SETMASK,
+        Some(&SigSet::all()),
+        Some(&mut mask),
+    );
+    let started = start();
+    if blocked.is_ok() {
+        let _ = pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&mask), None);
+    }
+    started
+}
+
+/// Python handles signals in its own thread.
+#[cfg(not(unix))]
+fn without_signals<R>(start: impl FnOnce() -> R) -> R {
+    start()
 }
 
 /// How often to look while a limit of this length runs. There are few different intervals, so that one limit

@@ -73,8 +73,6 @@ pub use os::title::set_title;
 pub use rust_client as stream;
 #[doc(hidden)] // for the two halves of a stream alone
 pub use wire::control;
-#[doc(hidden)] // for the two halves of a lane alone
-pub use wire::lane_activity::LaneActivity;
 pub use wire::protocol::{
     ClientStatus, Key, KeyRefusal, Killed, LinkId, LinkLook, Order, PROTOCOL_VERSION, Question,
     Ran, Refusal, RequestId, RunningLook, Status, StreamLook, Welcome, WorkerInfo, WorkerLook,

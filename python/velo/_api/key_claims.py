@@ -6,7 +6,10 @@ import contextlib
 import hashlib
 import os
 import socket
+import sys
 import warnings
+
+from velo._system import after_fork
 
 __all__ = ["claim", "give_back"]
 
@@ -19,7 +22,7 @@ def claim(origin: str, function: str, *, inline: bool) -> None:
     """Warn once if another process of this server has sessions of this function, too.
 
     The processes of a server are those of one process group. A claim is a name that the system
-    lets one process have, and gives back with the end of that process.
+    lets one process have, and gives back with the end of that process. Only Linux has such names.
 
     Args:
         origin: Where the function is defined.
@@ -27,6 +30,8 @@ def claim(origin: str, function: str, *, inline: bool) -> None:
         inline: Whether its sessions are in the event loop, and not in workers of this process.
 
     """
+    if sys.platform != "linux":
+        return
     text = f"{os.getuid()}:{os.getpgrp()}:{origin}".encode(errors="surrogateescape")
     name = hashlib.sha256(text).hexdigest()[:32].encode()
     if name in _claims:
@@ -62,4 +67,4 @@ def give_back() -> None:
 
 
 # The name stays with the parent, which closes its own descriptor.
-os.register_at_fork(after_in_child=give_back)
+after_fork(give_back)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import os
 import sys
 import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
+from velo._system import after_fork
 from velo.errors import VeloError
 
 __all__ = ["run"]
@@ -17,19 +17,21 @@ __all__ = ["run"]
 T = TypeVar("T")
 
 
-def run(start: Callable[[], Coroutine[Any, Any, T]], function: str) -> T:
+def run(start: Callable[[], Coroutine[Any, Any, T]], function: str, method: str) -> T:
     """Run a coroutine in this thread's own event loop.
 
     Args:
         start: Creates the coroutine.
         function: The name of the stream function, for the error.
+        method: What is called on it where an event loop runs, for the error.
 
     Raises:
         VeloError: When an event loop runs in this thread already.
 
     """
     if asyncio._get_running_loop() is not None:
-        raise VeloError(f"an event loop is running: use `await {function}.run(...)` here")
+        how = "await" if method == "run" else "async for ... in"
+        raise VeloError(f"an event loop is running: use `{how} {function}.{method}(...)` here")
     return _runner().run(start())
 
 
@@ -75,5 +77,5 @@ def _forget_runners() -> None:
     _local = threading.local()
 
 
-os.register_at_fork(after_in_child=_forget_runners)
+after_fork(_forget_runners)
 atexit.register(_close_runner)

@@ -36,6 +36,7 @@ from typing import Any, ClassVar
 
 from velo import _core
 from velo._function.context import stream_name
+from velo._system import OWN_FILE
 from velo.events import TICK
 
 __all__ = ["MAGIC", "Recorded", "frames"]
@@ -210,7 +211,7 @@ class _File:
         name = _NOT_IN_NAMES.sub("_", name)
         self._path = os.path.join(folder, f"{name}.{now:%Y%m%d-%H%M%S}-{os.getpid()}{SUFFIX}")
         # Others may be able to write to the folder: links are not followed.
-        self._flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+        self._flags = os.O_WRONLY | os.O_APPEND | OWN_FILE
         self._identity: tuple[int, int] | None = None
         with self._errors():
             os.makedirs(folder, mode=0o700, exist_ok=True)

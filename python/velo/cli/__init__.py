@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import sys
 
+import velo
+from velo._load import reason
 from velo.cli import hash_seed, streams
 
 __all__ = ["main"]
@@ -14,6 +16,10 @@ __all__ = ["main"]
 
 def main() -> None:
     """Run the command that `sys.argv` names, and exit."""
+    if not hasattr(velo, "StreamFn"):
+        sys.exit(f"velo: `import velo` finds another package: {reason()}")
+    if sys.platform == "win32":
+        sys.exit("velo: the command needs Linux or macOS; the library works on Windows, inline")
     hash_seed.fix(sys.argv)
     streams.fill()  # behind it: started again, this would find none that is closed
     # Here, because a process that starts itself again needs none of it.
@@ -21,11 +27,11 @@ def main() -> None:
 
     import click
 
-    from velo.cli.command import velo
+    from velo.cli.command import velo as command
     from velo.cli.text import echo
 
     try:
-        code = velo.main(prog_name="velo", standalone_mode=False)
+        code = command.main(prog_name="velo", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())
         code = 2
@@ -58,4 +64,4 @@ def _unread() -> int:
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
     os.close(null)
-    return 128 + signal.SIGPIPE
+    return 128 + getattr(signal, "SIGPIPE", 13)

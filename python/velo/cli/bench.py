@@ -10,6 +10,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from velo import _core
+from velo.cli.errors import Failure
+
 if TYPE_CHECKING:
     from velo.bench.report import Cores, Results
 
@@ -29,6 +32,8 @@ NAMES = [
     "watching",
     "connect",
 ]
+# What can be measured without process mode.
+_INLINE = ("codec",)
 
 
 @click.command(short_help="Measure velo, its floors and its peers.")
@@ -70,6 +75,8 @@ def bench(
 
     Compare the ratios. In a unit per second more is better, in any other less.
     """
+    if not _core.PROCESS_MODE and scenario not in ("all", *_INLINE):
+        raise Failure(f"`{scenario}` measures worker processes, which this build does not have")
     # Imported here, because `velo run` does not need it.
     from velo.bench.measure import Plan
     from velo.bench.peers import PEERS, choose
@@ -95,7 +102,7 @@ def bench(
         )
         results, cores = {}, {}
         for name, measure in SCENARIOS.items():
-            if scenario in ("all", name):
+            if scenario in ("all", name) and (_core.PROCESS_MODE or name in _INLINE):
                 before = plan.cores()
                 results[name] = list(measure(plan))
                 cores[name] = (before, plan.cores())

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from velo import Stream, StreamFn
+from velo import Stream, StreamFn, _core
 from velo.cli.counting import MOST_PENDING, Counted
 from velo.cli.errors import Failure
 from velo.cli.keys import Keys
@@ -301,6 +301,8 @@ class _Unfinished(Exception):
 
 
 def _workers(loop: asyncio.AbstractEventLoop | None) -> int:
+    if loop is None or not _core.PROCESS_MODE:
+        return 0
     from velo._process import clients
 
-    return clients.workers_of(loop) if loop is not None else 0
+    return clients.workers_of(loop)

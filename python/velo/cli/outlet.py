@@ -14,6 +14,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from velo.cli.wake import Wake
+
 __all__ = ["Outlet"]
 
 # From this number of waiting bytes on, callers of `put` should wait for `room`.
@@ -60,7 +62,7 @@ class Outlet:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiters: list[asyncio.Future[None]] = []
         # Never closed: the thread may outlive everything else.
-        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._wake = Wake()
 
     @property
     def size(self) -> int:
@@ -83,7 +85,7 @@ class Outlet:
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name=self._name, daemon=True)
             self._thread.start()
-        os.eventfd_write(self._wake, 1)
+        self._wake.ring()
 
     def watch(self, loop: asyncio.AbstractEventLoop) -> None:
         """Call `on_error` in this event loop from now on, also when the reader leaves."""
@@ -172,8 +174,8 @@ class Outlet:
         if self._fd is not None:
             poll.register(self._fd, events)
         for fd, what in poll.poll():
-            if fd == self._wake:
-                os.eventfd_read(self._wake)
+            if fd == self._wake.fileno():
+                self._wake.hush()
             elif what & (select.POLLERR | select.POLLNVAL):
                 return False
             elif what & select.POLLHUP and not events:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import select
 import threading
 from collections.abc import AsyncGenerator, Iterator, Sequence
@@ -21,6 +20,7 @@ from velo.cli.errors import Failure
 from velo.cli.following import Followed
 from velo.cli.inputs import DAMAGED, Input, reason
 from velo.cli.parsing import Burst, Rules
+from velo.cli.wake import Wake
 
 __all__ = ["Reader"]
 
@@ -73,7 +73,7 @@ class Reader:
         self._room = threading.Semaphore(_AHEAD)
         self._stopped = self._abandoned = self._hinted = False
         # Interrupts the thread's waits. Never closed: the thread may outlive everything else.
-        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._wake = Wake()
 
     async def bursts(self) -> AsyncGenerator[Burst, None]:
         """Yield the bursts that were read, until the end of the inputs or `stop`.
@@ -100,13 +100,13 @@ class Reader:
         Events of files that were not taken yet are dropped.
         """
         self._stopped = True
-        os.eventfd_write(self._wake, 1)
+        self._wake.ring()
         if all(input.pipe is None for input in self._inputs):
             self._abandon()
 
     def _abandon(self) -> None:
         self._stopped = self._abandoned = True
-        os.eventfd_write(self._wake, 1)
+        self._wake.ring()
         self._queue.put_nowait(None)
         self._room.release()
 

@@ -327,7 +327,7 @@ def _run(job: Job | ConnectedJob, reader: Callable[[], Reader], shown: Progress)
         failure = Failure(describe(error, job.fn._spec.name, getattr(job, "place", None)))
     if isinstance(failure, Unread) and job.signal is None:
         shown.summary("stopped")
-        return 128 + signal.SIGPIPE
+        return 128 + getattr(signal, "SIGPIPE", 13)
     lost = job.tally().lost
     if failure is None and lost:
         failure = Failure(f"{lost:,} results could not be written")

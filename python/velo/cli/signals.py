@@ -19,6 +19,8 @@ from collections.abc import Callable
 from types import FrameType
 
 from velo import _core
+from velo._system import after_fork
+from velo.cli.wake import Wake
 
 __all__ = ["Signals"]
 
@@ -55,8 +57,10 @@ class Signals:
         self._number = signal.SIGINT
         self._drain = 0.0
         self._deadline: float | None = None
-        self._read, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._read, write = os.pipe()
+        for fd in (self._read, write):
+            os.set_blocking(fd, False)
+        self._wake = Wake()
         for number in _NUMBERS:
             signal.signal(number, self._handle)
         signal.set_wakeup_fd(write, warn_on_full_buffer=False)
@@ -103,7 +107,7 @@ class Signals:
 
     def _end_within(self, seconds: float) -> None:
         self._deadline = time.monotonic() + seconds
-        os.eventfd_write(self._wake, 1)
+        self._wake.ring()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self._heard(0, number)
@@ -119,8 +123,8 @@ class Signals:
             ready = [fd for fd, _ in poll.poll(left)]
             if not ready:
                 self._leave(self._number)
-            if self._wake in ready:
-                os.eventfd_read(self._wake)
+            if self._wake.fileno() in ready:
+                self._wake.hush()
             if self._read in ready:
                 for number in os.read(self._read, 64):
                     if number in _NUMBERS:
@@ -138,7 +142,8 @@ def _leave_to_children() -> None:
     It would have the handlers of this one, and wake its event loop: `terminate()` on the child
     would end the command instead.
     """
-    _core.default_in_children(list(_NUMBERS))
+    if _core.PROCESS_MODE:
+        _core.default_in_children(list(_NUMBERS))  # before any code of Python runs there
 
     def in_child() -> None:
         with contextlib.suppress(ValueError):
@@ -147,4 +152,4 @@ def _leave_to_children() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         asyncio._set_running_loop(None)
 
-    os.register_at_fork(after_in_child=in_child)
+    after_fork(in_child)

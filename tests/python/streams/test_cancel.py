@@ -291,6 +291,7 @@ async def open_it(fn):
     return await fn.open()
 
 
+@pytest.mark.workers
 async def test_cancelled_first_open_of_a_loop(way):
     """While the first worker is being started."""
     from velo._process import clients

@@ -11,7 +11,7 @@ import psutil
 
 from helpers import open_fds, until_sync
 from velo._api import key_claims, sync
-from velo._process import clients
+from workers import clients
 
 __all__ = ["LASTING", "Belongings"]
 

@@ -16,8 +16,8 @@ import sys
 from helpers import ROOT
 from velo import _core, stream_fn
 from velo._function.recording import MAGIC, _frame, frames
-from velo._process import clients
 from velo.events import TICK
+from workers import clients
 
 FOLDER = ROOT / "tests" / "recordings"
 

@@ -9,7 +9,7 @@ import pytest
 
 from helpers import until
 from velo import stream_fn
-from velo._process import clients
+from workers import clients
 
 
 @pytest.fixture(autouse=True)

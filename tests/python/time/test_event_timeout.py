@@ -10,9 +10,9 @@ import pytest
 import functions
 from helpers import HANG, until
 from velo import stream_fn
-from velo._process import clients
 from velo.errors import EventTimeout, StallWarning, WorkerDied
 from velo.testing import run_virtual
+from workers import clients
 
 LIMIT = 0.5
 NEVER = 1000

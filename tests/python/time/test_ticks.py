@@ -142,6 +142,7 @@ async def test_ticks_of_a_later_part(mode):
         assert await drain(stream) == [("left", [])]
 
 
+@pytest.mark.workers
 async def test_a_tick_goes_through_a_chain_as_itself(mode):
     chain = ticking.options(mode=mode) | passes.options(mode="process")
     async with chain.open() as stream:

@@ -1,6 +1,7 @@
 //! The memory of large buffers in a payload: views or copies.
 
 use pyo3::prelude::*;
+use pyo3::types::PyByteArray;
 
 /// Decides how large buffers are decoded: as copies, or as read-only views of the payload's memory.
 pub trait Memory {
@@ -36,5 +37,18 @@ impl Memory for CopyMemory {
         _bytes: &[u8],
     ) -> PyResult<Option<Bound<'py, PyAny>>> {
         Ok(None)
+    }
+}
+
+/// Everything is copied, to be written to.
+pub struct OwnMemory;
+
+impl Memory for OwnMemory {
+    fn view<'py>(&mut self, py: Python<'py>, bytes: &[u8]) -> PyResult<Option<Bound<'py, PyAny>>> {
+        Ok(Some(PyByteArray::new(py, bytes).into_any()))
+    }
+
+    fn is_private(&self) -> bool {
+        true
     }
 }

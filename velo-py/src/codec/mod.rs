@@ -74,7 +74,7 @@ pub use array::seal;
 pub use array_spec::ArraySpec;
 pub use error::{DecodeError, EncodeError, Overflow};
 pub use fingerprint::fingerprint;
-pub use memory::{CopyMemory, Memory};
+pub use memory::{CopyMemory, Memory, OwnMemory};
 pub use out::{Out, SliceOut, VecOut};
 pub use path::say_result;
 pub use pickle_in::pickle_in;

@@ -10,6 +10,7 @@ pub mod asyncgen;
 pub mod buffer;
 pub mod context_vars;
 pub mod destroy;
+#[cfg(process_mode)]
 pub mod fd;
 pub mod iterate;
 pub mod objects;

@@ -4,8 +4,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use pyo3::prelude::*;
-use velo_shm::{Allowance, Setting};
-use velo_supervisor::LaneActivity;
+use velo_shm::{Allowance, LaneActivity, Setting};
 
 use super::outlet::Outlet;
 use super::table::KeyTable;

@@ -4,7 +4,7 @@
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
-use velo_supervisor::LaneActivity;
+use velo_shm::LaneActivity;
 
 use super::index::Stage;
 use super::journal::Keep;

@@ -12,7 +12,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use velo_supervisor::LaneActivity;
+use velo_shm::LaneActivity;
 
 use crate::process::client::blame::{Blame, Death, DiedIn, Place, Reached};
 use crate::process::client::left_out::LeftOut;

@@ -3,7 +3,7 @@
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
-use crate::process::worker::snapshot::Due;
+use crate::process::worker::due::Due;
 
 /// The state of one key.
 pub struct KeyState {

@@ -24,7 +24,7 @@ use crate::ffi::send_slot::Step;
 use crate::ffi::turn;
 use crate::function::eager::note_name;
 use crate::lane_frames::Terms;
-use crate::process::client::lane::Told;
+use crate::process::client::told::Told;
 use crate::user::function_stats::FunctionStats;
 use crate::user::key_counts::{Counts, SharedCounts};
 use crate::user::stream::Opened;

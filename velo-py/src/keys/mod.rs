@@ -103,6 +103,7 @@ mod key_state;
 pub mod key_task;
 pub mod keyed;
 mod lane;
+#[cfg(process_mode)]
 mod lane_view;
 mod live;
 pub mod live_results;
@@ -113,6 +114,7 @@ mod receiving;
 mod requests;
 pub mod results;
 mod routing;
+#[cfg(process_mode)]
 pub mod runner;
 mod sending;
 mod showing;

@@ -10,7 +10,9 @@ use super::index::Stage;
 use super::keyed::Keys;
 use super::lane::Way;
 use super::routing::State;
+#[cfg(process_mode)]
 use crate::process::client::handle::ClientLinkHandle;
+#[cfg(process_mode)]
 use crate::user::stream::Opened;
 
 impl Keys {
@@ -60,6 +62,7 @@ impl State {
     }
 }
 
+#[cfg(process_mode)]
 #[pymethods]
 impl Keys {
     /// Whether a lane is on this link.

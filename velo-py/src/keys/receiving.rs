@@ -13,7 +13,7 @@ use super::tracking::End;
 use crate::errors;
 use crate::lane_frames::{Message, Name};
 use crate::process::client::blame::Death;
-use crate::process::client::lane::Told;
+use crate::process::client::told::Told;
 
 /// So many messages of a lane are read before it is another's turn.
 const BATCH: usize = 128;

@@ -12,11 +12,10 @@ use velo_shm::ticks;
 use super::key_state::KeyState;
 use super::slot::{AT_WORK, WAITS, size};
 use super::table::KeyTable;
-use crate::codec::{EncodeError, Out, VecOut, codec};
+use crate::codec::{EncodeError, Out, OwnMemory, VecOut, codec};
 use crate::errors;
 use crate::lane_frames::Name;
-use crate::process::ring_pair::OwnMemory;
-use crate::process::worker::snapshot::cannot_travel;
+use crate::process::worker::due::cannot_travel;
 
 impl KeyTable {
     /// The `state` that the function of a key begins with: that of its last snapshot, if another

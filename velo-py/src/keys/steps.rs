@@ -15,7 +15,7 @@ use super::table::{BUDGET, Inner, KeyTable};
 use crate::errors;
 use crate::ffi::asyncgen::{AsyncGen, Resumed};
 use crate::lane_frames::{Name, Rest};
-use crate::process::worker::snapshot::RESULT;
+use crate::process::worker::due::RESULT;
 
 /// Why a key does not run.
 pub enum Pause {

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
-use std::sync::{Mutex, OnceLock};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use pyo3::exceptions::{PyConnectionError, PyOSError, PyValueError};
@@ -254,14 +254,6 @@ pub fn status(py: Python<'_>) -> Option<PoolStatus> {
         workers: workers.collect(),
         zygote: status.zygote,
     })
-}
-
-/// The number of cores that this process may use, within its affinity and cgroup quota. Read once,
-/// because the system calls are slow.
-#[pyfunction]
-pub fn usable_cores() -> usize {
-    static CORES: OnceLock<usize> = OnceLock::new();
-    *CORES.get_or_init(velo_shm::cores)
 }
 
 /// Has processes that this one forks begin with the default action of these signals.

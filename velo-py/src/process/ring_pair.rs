@@ -9,7 +9,7 @@ use velo_shm::{
 };
 pub use velo_supervisor::control::{END, ERROR, ITEM, STATE};
 
-use crate::codec::{Codec, EncodeError, Memory, SliceOut};
+use crate::codec::{Codec, EncodeError, Memory, OwnMemory, SliceOut};
 use crate::errors::{self, Thrown};
 use crate::flow::{Interest, Offer};
 use crate::process::hold::{Hold, Sweep};
@@ -354,19 +354,6 @@ pub fn too_large(len: usize, limit: u64) -> String {
         "{len} bytes cannot be sent at once: the limit is {limit} bytes, half of `max_bytes`; \
          raise it with `StreamConfig(max_bytes=...)`"
     )
-}
-
-/// Everything is copied, to be written to.
-pub struct OwnMemory;
-
-impl Memory for OwnMemory {
-    fn view<'py>(&mut self, py: Python<'py>, bytes: &[u8]) -> PyResult<Option<Bound<'py, PyAny>>> {
-        Ok(Some(PyByteArray::new(py, bytes).into_any()))
-    }
-
-    fn is_private(&self) -> bool {
-        true
-    }
 }
 
 /// Whether anything here spins: `VELO_SPIN=0` says no, which is for measuring what spinning gives.

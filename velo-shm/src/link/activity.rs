@@ -1,7 +1,8 @@
 //! What the worker of a link does now, written by it and read by others.
 
 use super::end::Link;
-use crate::activity::{Allowance, Progress, Running};
+use crate::activity::{Progress, Running};
+use crate::allowance::Allowance;
 
 impl Link {
     /// The worker: a function begins a step. It is written to the activity, to be read after the

@@ -10,5 +10,5 @@ mod spin;
 #[cfg(all(target_os = "linux", not(loom)))]
 pub use alarm::Alarm;
 pub use coalesce::{Coalesce, Sleepers};
-pub use oversubscription::{LinkLoad, cores, cores_are_free, woke_worker};
+pub use oversubscription::{LinkLoad, cores_are_free, woke_worker};
 pub use spin::{Spin, SpinPlan};

@@ -10,22 +10,16 @@
 //!   client's. The client looks each time it wakes one ([`woke_worker`]), and says so on each link
 //!   ([`Link::is_oversubscribed`]).
 
-use std::num::NonZero;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use crate::cpu::cores;
 use crate::link::{Link, WeakLink};
 use crate::ticks;
 
 /// How long an oversubscription reading stays valid.
 const LASTS: Duration = Duration::from_millis(2);
-
-/// How many cores this process may use. Asked once, since the system takes a while to answer.
-pub fn cores() -> usize {
-    static CORES: OnceLock<usize> = OnceLock::new();
-    *CORES.get_or_init(|| std::thread::available_parallelism().map_or(1, NonZero::get))
-}
 
 /// Decides from counts and ticks whether workers are oversubscribed.
 #[derive(Debug)]

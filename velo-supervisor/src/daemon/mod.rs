@@ -83,7 +83,7 @@ async fn run(
     tracing::info!(
         pid = std::process::id(),
         socket = %socket.path().display(),
-        velo = env!("CARGO_PKG_VERSION"),
+        velo = velo_shm::VERSION,
         runtime = standalone.runtime,
         "supervisor ready"
     );

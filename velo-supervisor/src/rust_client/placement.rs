@@ -34,7 +34,7 @@ impl Hub {
                 (None, None) => Err(state.refused.take().unwrap_or(SupervisorError::Lost).into()),
             }
         })?;
-        let ours = env!("CARGO_PKG_VERSION");
+        let ours = velo_shm::VERSION;
         if welcome.velo != ours {
             return Err(StreamError::Pool(format!(
                 "the supervisor at `{}` runs velo {}, this program velo {ours}; run the same version \

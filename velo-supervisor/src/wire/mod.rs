@@ -2,8 +2,6 @@
 
 #[doc(hidden)] // for the two halves of a stream alone
 pub mod control;
-#[doc(hidden)] // the same
-pub mod lane_activity;
 pub(crate) mod link;
 pub(crate) mod protocol;
 pub(crate) mod transport;

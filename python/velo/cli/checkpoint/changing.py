@@ -14,8 +14,8 @@ from velo._checkpoint.store import Row
 from velo.cli.checkpoint.access import changing, find, key_option, path_argument, reading
 from velo.cli.checkpoint.forms import value_of
 from velo.cli.errors import Failure
-from velo.cli.supervisor.status import size
 from velo.cli.text import echo, inline
+from velo.cli.units import size
 
 __all__ = ["compact", "delete", "rename", "reset", "set_state"]
 

@@ -24,8 +24,8 @@ from velo.cli.checkpoint.access import (
 )
 from velo.cli.checkpoint.forms import key_form, value_form
 from velo.cli.errors import Failure
-from velo.cli.supervisor.status import duration, size
 from velo.cli.text import echo, inline
+from velo.cli.units import duration, size
 from velo.errors import CheckpointError
 
 __all__ = ["copy", "export", "get", "inspect", "verify"]

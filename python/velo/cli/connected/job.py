@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from velo import StreamFn
+from velo import StreamFn, _core
 from velo._api.driver import Terms
 from velo._diagnostics.source_figures import lag_of
 from velo.cli.connected.writer_sink import WriterSink
@@ -119,9 +119,9 @@ class ConnectedJob:
         tally.streams, tally.opened = metrics.open, metrics.opened
         if hasattr(self._source, "lag") and self._loop is not None:
             tally.lag = sum(lag_of(self._source).values())
-        from velo._process import clients
+        if self._loop is not None and _core.PROCESS_MODE:
+            from velo._process import clients
 
-        if self._loop is not None:
             tally.workers = max(tally.workers, clients.workers_of(self._loop))
         return tally
 

@@ -11,32 +11,39 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from velo import __version__
-from velo.cli.doctor import kernel, leftovers, limits, machine, works
+from velo import __version__, _core
+from velo.cli.doctor import owners, works
 from velo.cli.doctor.check import FAIL, OK, WARN, Check
 
 __all__ = ["doctor"]
 
-CHECKS: tuple[Callable[[], Check], ...] = (
-    works.python,
-    works.stream,
-    machine.cores,
-    machine.memory,
-    machine.overcommit,
-    limits.open_files,
-    limits.processes,
-    limits.address_space,
-    limits.file_size,
-    kernel.sealed_memory,
-    kernel.doorbells,
-    kernel.process_handles,
-    kernel.passed_descriptors,
-    kernel.socket_options,
-    kernel.signal_stacks,
-    leftovers.shared_memory,
-    leftovers.runtime_folder,
-    leftovers.processes,
-)
+CHECKS: tuple[Callable[[], Check], ...]
+if _core.PROCESS_MODE:
+    from velo.cli.doctor import kernel, leftovers, limits, machine
+
+    CHECKS = (
+        works.python,
+        owners.package,
+        works.stream,
+        machine.cores,
+        machine.memory,
+        machine.overcommit,
+        limits.open_files,
+        limits.processes,
+        limits.address_space,
+        limits.file_size,
+        kernel.sealed_memory,
+        kernel.doorbells,
+        kernel.process_handles,
+        kernel.passed_descriptors,
+        kernel.socket_options,
+        kernel.signal_stacks,
+        leftovers.shared_memory,
+        leftovers.runtime_folder,
+        leftovers.processes,
+    )
+else:
+    CHECKS = (works.python, owners.package, works.modes, works.inline_stream)
 
 _MARKS = {OK: "[green]ok[/]", WARN: "[yellow]look[/]", FAIL: "[red bold]fails[/]"}
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncIterator
 
 import velo
-from velo import _core, stream_fn
+from velo import StreamFn, _core, stream_fn
 from velo.cli.doctor.check import FAIL, OK, WARN, Check
 
 __all__ = ["python", "stream"]
@@ -34,17 +34,35 @@ def python() -> Check:
     return Check("python", OK, found)
 
 
+def modes() -> Check:
+    """Say which modes this build has."""
+    advice = "use Linux for worker processes; everything else works as it does there"
+    return Check("modes", WARN, f"inline; process mode is not in builds for {sys.platform}", advice)
+
+
 @stream_fn(mode="process", workers=1)
-async def _echo(events: AsyncIterator[object]) -> AsyncIterator[object]:
+async def _echo(events: AsyncIterator[int]) -> AsyncIterator[int]:
     async for event in events:
         yield event
 
 
 def stream() -> Check:
     """Run a stream in a worker process, and time it."""
+    try:
+        return _stream(_echo)
+    finally:
+        _core.shutdown(2.0)
+
+
+def inline_stream() -> Check:
+    """Run a stream in this process, and time it."""
+    return _stream(_echo.options(mode="inline", workers=None))
+
+
+def _stream(fn: StreamFn[int, int]) -> Check:
     name = "a stream"
     try:
-        started, trips = asyncio.run(asyncio.wait_for(_try(), _BOUND))
+        started, trips = asyncio.run(asyncio.wait_for(_try(fn), _BOUND))
     except TimeoutError:
         advice = "see what the checks below find"
         return Check(name, FAIL, f"nothing came of it within {_BOUND:.0f} s", advice)
@@ -52,8 +70,6 @@ def stream() -> Check:
         notes = " ".join(getattr(error, "__notes__", ()))
         advice = "do what it says, and what the checks below find"
         return Check(name, FAIL, f"{type(error).__name__}: {error} {notes}".rstrip(), advice)
-    finally:
-        _core.shutdown(2.0)
     middle = statistics.median(trips) * 1e6
     found = f"started in {started * 1000:.0f} ms, one event there and back in {middle:.0f} µs"
     if started > _SLOW_START:
@@ -62,10 +78,10 @@ def stream() -> Check:
     return Check(name, OK, found)
 
 
-async def _try() -> tuple[float, list[float]]:
+async def _try(fn: StreamFn[int, int]) -> tuple[float, list[float]]:
     began = time.perf_counter()
     trips = []
-    async with _echo.open() as opened:
+    async with fn.open() as opened:
         await opened.send(os.getpid())
         if await opened.recv() != os.getpid():
             raise RuntimeError("another event came back than was sent")

@@ -11,8 +11,9 @@ import orjson
 from velo.cli.errors import Failure
 from velo.cli.supervisor.figures import joined, with_lanes
 from velo.cli.supervisor.overview import Overview, which_supervisors
-from velo.cli.supervisor.status import duration, lane_lines
+from velo.cli.supervisor.status import lane_lines
 from velo.cli.text import echo, inline
+from velo.cli.units import duration
 
 __all__ = ["inspect"]
 

@@ -11,8 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from velo.cli.supervisor.overview import Overview
-from velo.cli.supervisor.status import condition, duration, lane_lines, latency, size
+from velo.cli.supervisor.status import condition, lane_lines
 from velo.cli.text import inline
+from velo.cli.units import duration, latency, size
 
 __all__ = ["Screen"]
 

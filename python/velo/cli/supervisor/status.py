@@ -18,13 +18,11 @@ from velo.cli.errors import Failure
 from velo.cli.supervisor.line import Line, socket_option
 from velo.cli.supervisor.overview import Overview, which_supervisors
 from velo.cli.text import echo, inline
+from velo.cli.units import duration, latency, size
 
 __all__ = [
     "condition",
-    "duration",
     "lane_lines",
-    "latency",
-    "size",
     "slow_key",
     "status",
     "supervisor_status",
@@ -246,26 +244,3 @@ def condition(worker: dict[str, Any]) -> str:
     if worker["retiring"]:
         return "retiring"
     return "" if worker["answers"] else "busy"
-
-
-def duration(seconds: float) -> str:
-    """Return hours, minutes and seconds."""
-    minutes, whole = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{whole:02}"
-
-
-def latency(microseconds: float | None) -> str:
-    """Return a duration in three or four characters and a unit."""
-    if microseconds is None:
-        return ""
-    for most, unit in ((1e3, "µs"), (1e6, "ms")):
-        if microseconds < 0.9995 * most:
-            value = microseconds / most * 1e3
-            return f"{value:.3g} {unit}"
-    return f"{microseconds / 1e6:.1f} s"
-
-
-def size(count: int) -> str:
-    """Return bytes in MiB."""
-    return f"{count / 2**20:.0f} MiB"

@@ -5,11 +5,11 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use pyo3::prelude::*;
 
-use super::blame::Death;
 use super::channel::RingChannel;
 use super::journal::hash_of;
 use super::link::ClientLink;
 use super::ring_stream::StreamState;
+use super::told::Told;
 use crate::codec::{CopyMemory, codec};
 use crate::errors;
 use crate::flow::Offer;
@@ -19,15 +19,6 @@ use crate::lane_frames::{
     SAVED, read_count,
 };
 use crate::process::ring_pair::{END, ERROR};
-
-/// What reading a lane came to.
-pub enum Told {
-    Message(Message),
-    /// Nothing is there yet.
-    Nothing,
-    /// The lane is over, for this reason; and how its worker has died, if it has.
-    Over(Option<PyErr>, Option<Death>),
-}
 
 impl RingChannel {
     /// Whether the lane is to leave its worker, if it can.

@@ -6,8 +6,7 @@ use std::sync::{Arc, Weak};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyDict;
-use velo_shm::{Allowance, ticks};
-use velo_supervisor::LaneActivity;
+use velo_shm::{Allowance, LaneActivity, ticks};
 
 use super::control_line::ControlLine;
 use super::slow_steps::SlowSteps;

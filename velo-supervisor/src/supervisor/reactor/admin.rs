@@ -93,7 +93,7 @@ impl Reactor {
         let own = self.standalone.as_ref();
         Status {
             pid: nix::unistd::getpid().as_raw(),
-            velo: env!("CARGO_PKG_VERSION").into(),
+            velo: velo_shm::VERSION.into(),
             runtime: own.map(|own| own.runtime.clone()).unwrap_or_default(),
             embedded: own.is_none(),
             viewers: u32::try_from(viewers).unwrap_or(u32::MAX),

@@ -177,7 +177,7 @@ impl Reactor {
         let ceilings = [self.pool.ceiling(), own.and_then(|own| own.client_workers)];
         Welcome {
             pid: nix::unistd::getpid().as_raw(),
-            velo: env!("CARGO_PKG_VERSION").into(),
+            velo: velo_shm::VERSION.into(),
             runtime: own.map(|own| own.runtime.clone()).unwrap_or_default(),
             max_workers: ceilings.into_iter().flatten().min().unwrap_or(0),
             max_streams: own.and_then(|own| own.client_streams).unwrap_or(0),

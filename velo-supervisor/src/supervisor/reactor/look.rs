@@ -6,11 +6,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use velo_shm::LaneActivity;
+
 use super::Reactor;
 use crate::os;
 use crate::pool::{ClientId, WorkerId};
 use crate::supervisor::looks::Look;
-use crate::wire::lane_activity::LaneActivity;
 use crate::wire::protocol::{
     LinkId, LinkLook, Question, RunningLook, StreamLook, ToClient, ToWorker, WorkerLook,
     WorkerStatus,

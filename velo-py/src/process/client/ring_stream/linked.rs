@@ -4,8 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use pyo3::prelude::*;
-use velo_shm::Running;
-use velo_supervisor::LaneActivity;
+use velo_shm::{LaneActivity, Running};
 
 use super::{RingStream, StreamState};
 use crate::process::client::blame::{Death, DiedIn};

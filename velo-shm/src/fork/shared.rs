@@ -7,18 +7,20 @@
 //! before any of its own code runs: nothing that it does with them is seen elsewhere. What it reads
 //! is what the parent had, so that arrays in shared memory can still be read.
 //!
-//! [`generation`] tells those who want to say so that they live in another process than before.
+//! [`generation`](super::generation) tells those who want to say so that they live in another process than
+//! before.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 
 use nix::libc;
 
-static GENERATION: AtomicU32 = AtomicU32::new(0);
+use super::generation;
+
 /// A bit for each signal that children begin with the default action of.
 static DEFAULTED: AtomicU64 = AtomicU64::new(0);
 static REGISTRY: Mutex<Registry> = Mutex::new(Registry {
@@ -40,13 +42,6 @@ struct Registry {
     maps: BTreeMap<usize, (usize, RawFd)>,
     /// Descriptors that wake, with how many of their kind are registered under the number.
     bells: BTreeMap<RawFd, u32>,
-}
-
-/// How often this process was forked off since velo was loaded: what was made at another generation
-/// belongs to an ancestor.
-#[inline]
-pub fn generation() -> u32 {
-    GENERATION.load(Relaxed)
 }
 
 /// Has children of this process begin with the default action of this signal, whatever it does here.
@@ -110,7 +105,7 @@ impl Drop for SharedFd {
     }
 }
 
-/// Has forks of this process watched, and counted by [`generation`].
+/// Has forks of this process watched, and counted by [`generation`](super::generation()).
 pub(crate) fn watch() {
     HANDLERS.call_once(|| {
         // SAFETY: the handlers are functions of this library, which is never unloaded: a Python
@@ -145,7 +140,7 @@ unsafe extern "C" fn in_parent() {
 }
 
 unsafe extern "C" fn in_child() {
-    GENERATION.fetch_add(1, Relaxed);
+    generation::forked();
     let held = HELD.try_with(Cell::take).ok().flatten();
     let (registry, mask) = held.unzip();
     // Unlocked: what another thread of the parent held would be locked here for good.

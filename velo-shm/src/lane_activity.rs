@@ -1,5 +1,5 @@
 //! Where a worker is in a lane: it runs the functions of many keys as one stream, so that the number of
-//! the event in its [activity](velo_shm::Running) has to tell the key as well.
+//! the event in its activity has to tell the key as well.
 
 /// Marks the activity of a lane, which no count of events reaches.
 const LANE: u64 = 1 << 63;
