@@ -30,7 +30,7 @@ class VeloError(Exception):
     """The base class of all errors of velo."""
 
 
-class StreamClosed(VeloError):
+class StreamClosed(VeloError, RuntimeError):
     """A stream takes no more events, or has no more results; the message says why."""
 
 

@@ -162,6 +162,12 @@ class StreamFn(Generic[In, Out]):
             Exception: See `run`.
 
         """
+        self._prepare_sync()
+        from velo._api.sync import run
+
+        return run(lambda: self.run(events), self._spec.name, "run")
+
+    def _prepare_sync(self) -> None:
         from velo._function.reference import refuse_while_importing
 
         refuse_while_importing()
@@ -170,9 +176,6 @@ class StreamFn(Generic[In, Out]):
             from velo._process import supervisors
 
             supervisors.expect(self.config.supervisor)
-        from velo._api.sync import run
-
-        return run(lambda: self.run(events), self._spec.name)
 
     @overload
     def keyed(
@@ -253,6 +256,33 @@ class StreamFn(Generic[In, Out]):
         from velo._api.keyed_results import keyed_results
 
         return keyed_results(self._spec, events, key, max_pending, on_error, finished_keys)
+
+    def keyed_sync(
+        self,
+        events: Iterable[In] | AsyncIterable[In],
+        key: Callable[[In], Hashable] | Hashable,
+        *,
+        max_pending: int = 10_000,
+        on_error: Literal["raise", "drop"] | Callable[[Any, Exception], None] = "raise",
+        finished_keys: Literal["ignore", "restart", "raise"] = "ignore",
+    ) -> list[tuple[Any, Out]]:
+        """Return what `keyed` yields, as a list, from code without an event loop.
+
+        Raises:
+            VeloError: When an event loop runs in this thread; use `async for ... in fn.keyed(...)`
+                there.
+            Exception: See `keyed`.
+
+        """
+        self._prepare_sync()
+        from velo._api.keyed_results import keyed_results
+        from velo._api.sync import run
+
+        async def collect() -> list[tuple[Any, Out]]:
+            settings = (key, max_pending, on_error, finished_keys)
+            return [pair async for pair in keyed_results(self._spec, events, *settings)]
+
+        return run(collect, self._spec.name, "keyed")
 
     def over(
         self,

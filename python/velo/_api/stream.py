@@ -126,6 +126,11 @@ class Stream(_core.StreamBase[In, Out], Generic[In, Out]):
         return StreamMetrics(**self._metrics())
 
     @property
+    def stream_id(self) -> str:
+        """The same as `name`, as velo-stream 0.x called it."""
+        return self.name
+
+    @property
     def closed(self) -> bool:
         """Whether the stream takes no more events."""
         return self._closed is not None
@@ -177,6 +182,10 @@ class Stream(_core.StreamBase[In, Out], Generic[In, Out]):
             raise
         finally:
             self._give_back()
+
+    async def close(self) -> None:
+        """Do the same as `aclose`."""
+        await self.aclose()
 
     async def _discard(self) -> None:
         """End the input and drop results up to the end.

@@ -15,26 +15,58 @@ class StreamMetrics(NamedTuple):
     for the next one, or ended). Percentiles are within 6 % of the true ones.
     """
 
-    events: int
+    events: int = 0
     """Events that were accepted."""
-    results: int
+    results: int = 0
     """Results that were received."""
-    bytes_in: int
+    bytes_in: int = 0
     """Bytes of encoded events that went to another process; 0 in inline mode."""
-    bytes_out: int
+    bytes_out: int = 0
     """Bytes of encoded results that came from another process; 0 in inline mode."""
-    queued: int
+    queued: int = 0
     """Events that were accepted and that the function has not finished."""
-    dropped: int
+    dropped: int = 0
     """Events that were accepted and then dropped for newer ones, with `full="drop_oldest"`."""
-    latency_p50: float | None
+    latency_p50: float | None = None
     """Median latency in microseconds; None before the first event was handled."""
-    latency_p95: float | None
+    latency_p95: float | None = None
     """95th percentile of latency in microseconds, or None."""
-    latency_p99: float | None
+    latency_p99: float | None = None
     """99th percentile of latency in microseconds, or None."""
-    duration: float
+    duration: float = 0.0
     """How many seconds the stream has been, or was, open."""
+
+    # The names of velo-stream 0.x.
+
+    @property
+    def events_in(self) -> int:
+        """The same as `events`."""
+        return self.events
+
+    @property
+    def events_out(self) -> int:
+        """The same as `results`."""
+        return self.results
+
+    @property
+    def latency_p50_us(self) -> float:
+        """The same as `latency_p50`, with 0.0 in place of None."""
+        return self.latency_p50 or 0.0
+
+    @property
+    def latency_p95_us(self) -> float:
+        """The same as `latency_p95`, with 0.0 in place of None."""
+        return self.latency_p95 or 0.0
+
+    @property
+    def latency_p99_us(self) -> float:
+        """The same as `latency_p99`, with 0.0 in place of None."""
+        return self.latency_p99 or 0.0
+
+    @property
+    def duration_ms(self) -> float:
+        """`duration` in milliseconds."""
+        return self.duration * 1000
 
 
 class KeysMetrics(NamedTuple):
