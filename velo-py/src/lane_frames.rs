@@ -95,26 +95,30 @@ pub struct Terms {
     pub tells_all: bool,
     /// A function that returns while events wait for it is run anew, on those.
     pub restarts: bool,
-    /// Another lane takes over the keys when the worker dies: the state of their functions is saved.
+    /// The state of functions is saved: from time to time, so that another lane can take over the keys when
+    /// the worker dies; or whenever the caller asks for it, and then only.
     pub recovers: bool,
+    pub on_request: bool,
 }
 
 impl Terms {
     /// As they travel.
-    pub fn bytes(self) -> [u8; 7] {
+    pub fn bytes(self) -> [u8; 8] {
         let [a, b, c, d] = self.window.to_le_bytes();
         let (all, restarts) = (u8::from(self.tells_all), u8::from(self.restarts));
-        [a, b, c, d, all, restarts, u8::from(self.recovers)]
+        let (recovers, on_request) = (u8::from(self.recovers), u8::from(self.on_request));
+        [a, b, c, d, all, restarts, recovers, on_request]
     }
 
     /// Reads them.
     pub fn read(payload: &[u8]) -> PyResult<Terms> {
         match *payload {
-            [a, b, c, d, all, restarts, recovers] => Ok(Terms {
+            [a, b, c, d, all, restarts, recovers, on_request] => Ok(Terms {
                 window: u32::from_le_bytes([a, b, c, d]),
                 tells_all: all != 0,
                 restarts: restarts != 0,
                 recovers: recovers != 0,
+                on_request: on_request != 0,
             }),
             _ => Err(errors::corrupted("the terms of a lane make no sense")),
         }
@@ -214,4 +218,14 @@ pub enum Message {
     AtFault(Name),
     /// The function has returned after so many events, and is run anew with the next one.
     Returned(Name, u32),
+}
+
+/// Reads a snapshot.
+pub fn read_saved(payload: &[u8]) -> PyResult<Message> {
+    let (name, saved) = Name::read(payload)?;
+    let Some((count, state)) = saved.split_first_chunk::<8>() else {
+        return Err(errors::corrupted("a snapshot of no events at all"));
+    };
+    let count = u64::from_le_bytes(*count);
+    Ok(Message::Saved(name, count, state.into()))
 }

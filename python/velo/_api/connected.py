@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+import os
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
-from velo._api.driver import Driver, Figures, OnError, Terms
-from velo._api.patience import closed, waiting_for
+from velo._api.driver import Driver
+from velo._api.patience import closed
+from velo._api.sink_calls import SinkCalls, kind_of
+from velo._api.terms import Checkpointing, Figures, OnError, Terms
+from velo._api.ticks import Ticks
+from velo._checkpoint.checkpoint import Checkpoint
 from velo.errors import StreamBusy, StreamClosed
 
 if TYPE_CHECKING:
@@ -39,7 +43,7 @@ class Connected(AsyncIterator[T], Generic[T]):
         if isinstance(source, type) or not hasattr(source, "__aiter__"):
             raise TypeError(
                 "a source has `__aiter__`, which gives lists of records, and `commit`; "
-                f"{_kind(source)} is none"
+                f"{kind_of(source)} is none"
             )
         self._spec = spec
         self._source = source
@@ -87,10 +91,22 @@ class Connected(AsyncIterator[T], Generic[T]):
         if self._results is not None:
             await self._results.aclose()
 
-    def _begin(self, terms: Terms, flush: Callable[[], Any] | None) -> Driver:
+    def _check_unused(self) -> None:
         if self._driver is not None:
             raise StreamClosed("this source is run already; call `keyed` or `over` again")
-        self._driver = Driver(self._spec, self._source, self._key, terms, flush)
+
+    def _begin(
+        self,
+        terms: Terms,
+        flush: Callable[[], Any] | None,
+        ticks: Ticks | None = None,
+        *,
+        unloads: bool = False,
+    ) -> Driver:
+        self._check_unused()
+        self._driver = Driver(
+            self._spec, self._source, self._key, terms, flush, ticks=ticks, unloads=unloads
+        )
         return self._driver
 
     # Driving.
@@ -105,11 +121,21 @@ class Connected(AsyncIterator[T], Generic[T]):
         retries: int = 0,
         commit_every: float = 1.0,
         drain: float = 30.0,
+        checkpoint: str | os.PathLike[str] | None = None,
+        checkpoint_every: float = 1.0,
+        keys: Literal["end", "unload"] = "end",
+        ttl: float | None = None,
+        trusted: bool = False,
     ) -> Figures:
         """Write all results to a sink, until the source ends or `stop` is called.
 
         A position is committed once every record up to it is handled, and the results of those are
         durable in the sink: each record is handled at least once.
+
+        With `checkpoint`, the `state` of each key is kept with the positions, and a run that is
+        started again goes on where the last one has stopped or died: each key sees every record
+        once. Results are written once as well where the sink can take back what it was given, or
+        has a commit point of its own; they are then written at ticks.
 
         Args:
             sink: What takes the results.
@@ -126,6 +152,17 @@ class Connected(AsyncIterator[T], Generic[T]):
             commit_every: Seconds between commits.
             drain: At most so many seconds are spent on records of a partition that another program
                 takes over.
+            checkpoint: The folder of a checkpoint, for this program alone. It is made if it is not
+                there. The function has to take `state`.
+            checkpoint_every: Seconds between two ticks of the checkpoint, which also commit
+                positions. More pass where a tick takes long.
+            keys: What happens to a key that is idle for `timeout`, or makes room under
+                `max_concurrent`: `"end"`, or with a checkpoint `"unload"`: it leaves the memory
+                without noticing, and comes back with its next record.
+            ttl: A key that has not changed for so many seconds is forgotten by the checkpoint.
+                None: never.
+            trusted: Whether states may hold pickles: whoever can write to the folder can then run
+                code.
 
         Returns:
             What was done.
@@ -133,8 +170,10 @@ class Connected(AsyncIterator[T], Generic[T]):
         Raises:
             Exception: Exceptions of the source and of the sink, and those of the function under
                 `on_error="raise"`.
+            CheckpointError: When the checkpoint cannot be opened, read or written.
             TypeError: When `sink` or `dead_letter` is no sink.
-            ValueError: When a setting is out of its range.
+            ValueError: When a setting is out of its range, or the function has no `state` for a
+                checkpoint.
 
         """
         terms = replace(
@@ -147,23 +186,35 @@ class Connected(AsyncIterator[T], Generic[T]):
             on_bad=on_bad,
         )
         terms.check()
-        calls = _OneAtATime(sink, "the sink")
+        kept = Checkpointing(checkpoint, checkpoint_every, keys, ttl, trusted)
+        kept.check(self._spec)
+        calls = SinkCalls(sink, "the sink")
         if dead_letter is not None:
-            terms.dead_letter = _OneAtATime(dead_letter, "`dead_letter`")
-        driver = self._begin(terms, calls.flush)
-        try:
+            terms.dead_letter = SinkCalls(dead_letter, "`dead_letter`")
+        self._check_unused()
+        async with contextlib.AsyncExitStack() as closing:  # each, also when another raises
+            for endpoint in (dead_letter, sink):
+                closing.push_async_callback(closed, endpoint)
+            ticks = None
+            if kept.path is not None:
+                store = await self._opened(kept)
+                closing.callback(store.close)
+                ticks = Ticks(store, self._source, calls, kept.every, terms.dead_letter)
+            driver = self._begin(terms, calls.flush, ticks, unloads=kept.keys == "unload")
             async with contextlib.aclosing(driver.batches()) as batches:
                 async for batch in batches:
-                    try:
-                        await calls.write(batch)
-                    except (TypeError, ValueError):
-                        await _one_by_one(calls, batch, driver)
-            await calls.flush()  # results that no position waits for
-        finally:
-            async with contextlib.AsyncExitStack() as closing:  # each, also when another raises
-                for endpoint in (dead_letter, sink):
-                    closing.push_async_callback(closed, endpoint)
+                    await calls.write_each(batch, driver.refused)
+            if ticks is None:
+                await calls.flush()  # results that no position waits for
         return driver.figures
+
+    async def _opened(self, kept: Checkpointing) -> Checkpoint:
+        assert kept.path is not None
+        try:
+            return Checkpoint.open(kept.path, self._spec.name, trusted=kept.trusted, ttl=kept.ttl)
+        except BaseException:
+            await closed(self._source)
+            raise
 
 
 # No method, as it must not hold the object that holds it: a cycle would have the garbage collector
@@ -173,64 +224,3 @@ async def _results(driver: Driver, *, with_keys: bool) -> AsyncGenerator[Any, No
         async for batch in batches:
             for item in batch:
                 yield item if with_keys else item[1]
-
-
-class _OneAtATime:
-    """A sink whose calls wait for each other: results are written while others are flushed.
-
-    Args:
-        sink: The sink.
-        name: What messages call it.
-
-    Raises:
-        TypeError: When it is no sink.
-
-    """
-
-    def __init__(self, sink: Sink, name: str) -> None:
-        missing = [method for method in ("write", "flush") if not hasattr(sink, method)]
-        if isinstance(sink, type) or missing:
-            raise TypeError(
-                f"{name} has the methods `write` and `flush`, as `connect.file(PATH)` has; "
-                f"{_kind(sink)} is none"
-            )
-        self._sink = sink
-        self._name = name
-        self._lock = asyncio.Lock()
-
-    async def write(self, results: Sequence[tuple[Any, Any]]) -> None:
-        """See `Sink`."""
-        async with self._lock:
-            call: Any = self._sink.write(results)
-            if call is None:
-                raise self._not_async("write")
-            with waiting_for("`write`", self._sink):
-                await call
-
-    async def flush(self) -> None:
-        """See `Sink`."""
-        async with self._lock:
-            call: Any = self._sink.flush()
-            if call is None:
-                raise self._not_async("flush")
-            with waiting_for("`flush`", self._sink):
-                await call
-
-    def _not_async(self, method: str) -> RuntimeError:
-        return RuntimeError(f"`{method}` of {self._name} must be an `async` method")
-
-
-def _kind(thing: Any) -> str:
-    """Name a thing that is of the wrong kind."""
-    if isinstance(thing, type):
-        return f"the class `{thing.__name__}` itself"
-    return "None" if thing is None else f"an object of `{type(thing).__name__}`"
-
-
-async def _one_by_one(sink: Sink, batch: list[tuple[Any, Any]], driver: Driver) -> None:
-    """Write results of which the sink refuses one: the others are written."""
-    for key, result in batch:
-        try:
-            await sink.write([(key, result)])
-        except (TypeError, ValueError) as error:
-            await driver.refused(key, result, error)

@@ -20,22 +20,23 @@ import logging
 import math
 import time
 from collections.abc import AsyncGenerator, Callable, Hashable, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from velo import _core
 from velo._api.dead_letter import letter
 from velo._api.gates import Gates
-from velo._api.lanes import check, tracked
+from velo._api.lanes import tracked
 from velo._api.patience import closed, waiting_for
+from velo._api.terms import Figures, OnError, Terms
 from velo._diagnostics import source_figures
 from velo.connect.model import Assigned, Bad, Lost, Record, Revoked, To, record_key, record_of
 
 if TYPE_CHECKING:
+    from velo._api.ticks import Ticks
     from velo._function.spec import FunctionSpec
-    from velo.connect.model import Sink, Source
+    from velo.connect.model import Source
 
-__all__ = ["Driver", "Figures", "Terms"]
+__all__ = ["Driver"]
 
 _log = logging.getLogger("velo.connect")
 
@@ -47,66 +48,12 @@ _FIRST_DELAY, _LONGEST_DELAY = 0.1, 30.0
 _TOLD = 5
 # How often a partition that is given away is looked at; seconds.
 _LOOK = 0.005
+# So many keys of a checkpoint that nobody has open are opened at a time, when the source has ended.
+_KEYS = 10_000
 
 
-OnError = Literal["raise", "drop"] | Callable[[Any, Exception], None]
-
-
-@dataclass
-class Terms:
-    """How a driver deals with what fails, and when it commits; see `Connected.into`."""
-
-    max_pending: int = 10_000
-    on_error: OnError = "raise"
-    finished_keys: str = "ignore"
-    retries: int = 0
-    dead_letter: Sink | None = None
-    commit_every: float = 1.0
-    drain: float = 30.0
-    # For records that reach no function; None: as `on_error`.
-    on_bad: OnError | None = None
-
-    def check(self) -> None:
-        """Raise for a setting out of its range."""
-        check(self.max_pending, self.on_error, self.finished_keys)
-        if self.on_bad not in (None, "raise", "drop") and not callable(self.on_bad):
-            raise ValueError(f"`on_bad` must be `raise`, `drop` or a callable, not {self.on_bad!r}")
-        if not isinstance(self.retries, int) or self.retries < 0:
-            raise ValueError(f"`retries` must be an integer of at least 0, not {self.retries!r}")
-        if not isinstance(self.commit_every, int | float) or not self.commit_every > 0:
-            raise ValueError(
-                f"`commit_every` must be a number of seconds above 0, not {self.commit_every!r}"
-            )
-        if not isinstance(self.drain, int | float) or not self.drain >= 0:
-            raise ValueError(
-                f"`drain` must be a number of seconds of at least 0, not {self.drain!r}"
-            )
-
-
-@dataclass
-class Figures:
-    """What a driver has done so far.
-
-    Attributes:
-        read: The records that were read, with those that cannot be decoded.
-        results: The results.
-        dead_letters: The records that went to the dead letters.
-        bad: The records that could not be decoded or had no key, whatever became of them.
-        dropped: Those that failed and were dropped, as `on_error` asks.
-        retried: How often a record was tried again.
-        commits: How often positions were committed.
-        committed: The last committed position of each partition.
-
-    """
-
-    read: int = 0
-    results: int = 0
-    dead_letters: int = 0
-    bad: int = 0
-    dropped: int = 0
-    retried: int = 0
-    commits: int = 0
-    committed: dict[Hashable, Any] = field(default_factory=dict)
+class _Stopped(Exception):
+    """Ends the iteration over the results of keys that a checkpoint has: they are cancelled."""
 
 
 class _Feed:
@@ -157,6 +104,8 @@ class Driver:
         terms: How it deals with what fails.
         flush: Called before a commit: returns when all results that `batches` has yielded, before
             it was asked for more, are durable.
+        ticks: What keeps a checkpoint, in place of commits.
+        unloads: Whether keys that make room for others, or are idle, are unloaded.
 
     """
 
@@ -167,6 +116,9 @@ class Driver:
         key: Any,
         terms: Terms,
         flush: Callable[[], Any] | None = None,
+        *,
+        ticks: Ticks | None = None,
+        unloads: bool = False,
     ) -> None:
         self.figures = Figures()
         self.terms = terms
@@ -175,7 +127,13 @@ class Driver:
         self._flush = flush
         self._feed = _Feed()
         self._results, self._keys = tracked(
-            spec, self._feed, key, terms.finished_keys, by_record_key=key is record_key
+            spec,
+            self._feed,
+            key,
+            terms.finished_keys,
+            by_record_key=key is record_key,
+            restore=None if ticks is None else ticks.restore,
+            unloads=unloads,
         )
         self._gates = Gates(source, self._keys.distance, terms.max_pending)
         # Handled, with results that were yielded; not committed yet.
@@ -191,6 +149,9 @@ class Driver:
         self._feeding = asyncio.Lock()
         self._stopping = False
         self._reading: asyncio.Task[None] | None = None
+        self._ticks = ticks
+        if ticks is not None:
+            ticks.attach(self, self._keys, self._feeding)
 
     async def batches(self) -> AsyncGenerator[list[tuple[Any, Any]], None]:
         """Yield results with their keys, and commit what was handled.
@@ -203,24 +164,33 @@ class Driver:
         """
         loop = asyncio.get_running_loop()
         source_figures.note(self)
-        self._reading = loop.create_task(self._read(), name=f"{self.name} source")
-        self._tasks = [
-            loop.create_task(self._commit_now_and_then(), name=f"{self.name} commits"),
-            loop.create_task(self._open_gates(), name=f"{self.name} gates"),
-        ]
         try:
-            async for results in self._batches():
-                yield results
+            if self._ticks is not None:
+                await self._ticks.begin()
+            self._reading = loop.create_task(self._read(), name=f"{self.name} source")
+            self._tasks = [
+                self._reading,
+                loop.create_task(self._commit_now_and_then(), name=f"{self.name} commits"),
+                loop.create_task(self._open_gates(), name=f"{self.name} gates"),
+            ]
+            try:
+                async for results in self._batches():
+                    yield results
+            except _Stopped:
+                return
             await self._reading  # raises what has ended it
-            self._positions.update(self._keys.handled())
-            await self._commit()
+            if self._ticks is not None:
+                await self._ticks.last_tick()
+            else:
+                self._positions.update(self._keys.handled())
+                await self._commit()
         finally:
             source_figures.forget(self)
-            self._reading.cancel()
             for task in self._tasks:
                 task.cancel()
-            with waiting_for("the end", self.source):
-                await asyncio.wait([self._reading, *self._tasks])
+            if self._tasks:
+                with waiting_for("the end", self.source):
+                    await asyncio.wait(self._tasks)
             await self._results.aclose()
             await closed(self.source)
 
@@ -242,44 +212,29 @@ class Driver:
                 return
             finally:
                 self._waits = False
-            results, failures, drained = keys.take(_MANY)
+            results, failures, marks, drained = keys.take(_MANY)
             if first is not None:
                 results.insert(0, first)
+            figures.results += len(results)
+            if self._ticks is not None:
+                results = self._ticks.took(results, marks, int(first is not None))
             if results:
-                figures.results += len(results)
                 yield results
             for failure in failures:
                 await self._failed(failure)
-            if drained:
+            if drained and self._ticks is not None:
+                self._ticks.look()
+            elif drained:
                 self._positions.update(keys.handled())
 
     # Reading.
 
     async def _read(self) -> None:
-        gates, nudge = self._gates, self._keys.nudge
         try:
-            async with contextlib.aclosing(_Closable(self.source)) as items:
-                async for item in items:
-                    if isinstance(item, Assigned):
-                        _log.info("%s: reads %s", self.name, _listed(item.partitions))
-                    elif isinstance(item, Revoked):
-                        await self._give_away(item.partitions)
-                    elif isinstance(item, Lost):
-                        self._drop(item.partitions)
-                    elif item:
-                        async with self._feeding:
-                            passed = gates.pass_on(item)
-                            self.figures.read += len(item)
-                            await self._feed.put(passed, nudge)
-                        self._opens.set()
-                        if gates.held_up:
-                            await self._until(lambda: not gates.held_up)
-                    if self._stopping:
-                        break
-            await self._until(lambda: not gates.closed)
+            await self._read_all()
+            if self._ticks is not None:
+                await self._settle(self._ticks)
         except asyncio.CancelledError:
-            if self._stopping:
-                return
             task = asyncio.current_task()
             if task is not None and not task.cancelling():
                 name = source_figures.name_of(self.source)
@@ -292,7 +247,58 @@ class Driver:
             raise
         finally:
             self._feed.exhausted = True
-            nudge()
+            self._keys.nudge()
+
+    async def _read_all(self) -> None:
+        gates = self._gates
+        try:
+            async with contextlib.aclosing(_Closable(self.source)) as items:
+                async for item in items:
+                    if isinstance(item, Assigned):
+                        _log.info("%s: reads %s", self.name, _listed(item.partitions))
+                    elif isinstance(item, Revoked):
+                        await self._give_away(item.partitions)
+                    elif isinstance(item, Lost):
+                        self._drop(item.partitions)
+                    elif item:
+                        await self._pass_on(item)
+                        self._opens.set()
+                        if gates.held_up:
+                            await self._until(lambda: not gates.held_up)
+                    if self._stopping:
+                        break
+            await self._until(lambda: not gates.closed)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if not self._stopping or task is None:
+                raise
+            task.uncancel()  # `stop` has done that
+
+    async def _pass_on(self, items: Sequence[Record | Bad]) -> None:
+        if self._ticks is not None:
+            await self._ticks.room()
+            items = self._ticks.leave_out(items)
+        async with self._feeding:
+            passed = self._gates.pass_on(items)
+            self.figures.read += len(items)
+            await self._feed.put(passed, self._keys.nudge)
+
+    async def _settle(self, ticks: Ticks) -> None:
+        """Nothing more is read: store the last tick. At the source's end, all keys end before."""
+        keys = self._keys
+        if self._stopping:
+            await self._until(lambda: keys.unhandled == 0)
+            await ticks.tick()
+            keys.fail(_Stopped())
+            return
+        keys.end_keys()
+        await self._until(lambda: keys.unended == 0)
+        await ticks.tick()
+        keys.may_restore()
+        while some := ticks.live_keys(_KEYS):
+            keys.recall(some)
+            await self._until(lambda: keys.unended == 0)
+            await ticks.tick()
 
     async def _until(self, true: Callable[[], bool], deadline: float = math.inf) -> bool:
         """Look again and again; false at the deadline. What is handled tells nobody."""
@@ -309,6 +315,8 @@ class Driver:
                 self._opens.clear()
                 await self._opens.wait()
                 while self._gates.closed:
+                    if self._ticks is not None:
+                        await self._ticks.room()
                     async with self._feeding:
                         await self._feed.put(self._gates.open(), self._keys.nudge)
                     await asyncio.sleep(_LOOK)
@@ -333,7 +341,7 @@ class Driver:
                 "takes over, which gets them again: %s",
                 *(self.name, self.terms.drain, left()),
             )
-        await self._commit()
+        await (self._commit() if self._ticks is None else self._ticks.tick())
         self._leave(going)
 
     def _drop(self, partitions: Sequence[Hashable]) -> None:
@@ -348,25 +356,34 @@ class Driver:
         for partition in partitions:
             self._keys.leave(partition)
             self._positions.pop(partition, None)
+        if self._ticks is not None:
+            self._ticks.forget(partitions)
 
     # Committing.
 
+    def is_at_rest(self) -> bool:
+        """Whether all results were yielded, and asked beyond."""
+        return self._waits and self._keys.drained()
+
     def _is_drained(self) -> bool:
         """Whether results of all that is handled were yielded, and asked beyond."""
-        if self._waits and self._keys.drained():
+        if not self.is_at_rest():
+            return False
+        if self._ticks is None:
             self._positions.update(self._keys.handled())
-            return True
-        return False
+        return True
 
     async def _commit_now_and_then(self) -> None:
-        while True:
-            await asyncio.sleep(self.terms.commit_every)
-            self._is_drained()
-            try:
+        try:
+            if self._ticks is not None:
+                await self._ticks.run()
+            while True:
+                await asyncio.sleep(self.terms.commit_every)
+                self._is_drained()
                 await self._commit()
-            except Exception as error:
-                self._keys.fail(error)
-                raise
+        except Exception as error:
+            self._keys.fail(error)
+            raise
 
     async def _commit(self) -> None:
         async with self._committing:

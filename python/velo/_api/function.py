@@ -248,7 +248,7 @@ class StreamFn(Generic[In, Out]):
         """
         if hasattr(events, "commit"):
             from velo._api.connected import Connected
-            from velo._api.driver import Terms
+            from velo._api.terms import Terms
 
             terms = Terms(max_pending, on_error, finished_keys)
             source: Source = events  # type: ignore[assignment]
@@ -304,7 +304,7 @@ class StreamFn(Generic[In, Out]):
 
         """
         from velo._api.connected import Connected
-        from velo._api.driver import Terms
+        from velo._api.terms import Terms
 
         terms = Terms(max_pending=max_pending)
         return Connected(self._spec, _source_of(source), _no_key, terms, with_keys=False)
@@ -395,9 +395,9 @@ class StreamFn(Generic[In, Out]):
 def _source_of(source: Any) -> Source:
     if hasattr(source, "commit"):
         return source  # type: ignore[no-any-return]
-    from velo._api.plain_source import PlainSource
+    from velo._api.plain_source import plain_source
 
-    return PlainSource(source)
+    return plain_source(source)
 
 
 def _no_key(_event: object) -> None:

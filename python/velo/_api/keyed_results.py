@@ -9,7 +9,7 @@ from velo import _core
 from velo._api.lanes import keyed
 
 if TYPE_CHECKING:
-    from velo._api.driver import Figures
+    from velo._api.terms import Figures
     from velo._function.spec import FunctionSpec
     from velo.connect.model import Sink
 
@@ -26,15 +26,17 @@ class KeyedResults(_core.KeyedResults[T]):
     async def into(self, sink: Sink, **settings: Any) -> Figures:
         """Write all results to a sink; see `Connected.into`.
 
-        The events have no position to go back to: nothing is committed.
+        Nothing is committed. With a checkpoint, a collection is read again from its start, and the
+        events that were handled are left out; an iterator and an async iterable go on with whatever
+        they give next.
         """
         from velo._api.connected import Connected
-        from velo._api.driver import Terms
-        from velo._api.plain_source import PlainSource
+        from velo._api.plain_source import plain_source
+        from velo._api.terms import Terms
 
         spec, events, key, *terms = self._made_of
         connected: Connected[Any] = Connected(
-            spec, PlainSource(events), key, Terms(*terms), with_keys=True
+            spec, plain_source(events), key, Terms(*terms), with_keys=True
         )
         return await connected.into(sink, **settings)
 

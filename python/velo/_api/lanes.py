@@ -8,7 +8,7 @@ import inspect
 import warnings
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Hashable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from velo import _core
 from velo._api import idle
@@ -32,6 +32,8 @@ MOST_FINISHED = 65_536
 # What a lane of records has room for; the driver bounds what is pending, partition by partition.
 _RING_EVENTS = 10_000
 _NO_LIMIT = 1 << 40
+
+Restore = Callable[[list[Hashable]], "list[bytes | Literal[False] | None]"]
 
 
 def keyed(
@@ -67,21 +69,32 @@ def keyed(
 
 
 def tracked(
-    spec: FunctionSpec, feed: Any, key: Any, finished_keys: str, *, by_record_key: bool
+    spec: FunctionSpec,
+    feed: Any,
+    key: Any,
+    finished_keys: str,
+    *,
+    by_record_key: bool,
+    restore: Restore | None = None,
+    unloads: bool = False,
 ) -> tuple[_core.KeyedResults[Any], _core.Keys]:
     """Run a function for each key of the records that `feed` gives, and track those.
 
     `feed` is an iterator that stops while it has nothing, with an attribute `exhausted`. The first
     result is what iterating gives, or None where something else is to be had from `Keys.take`.
+
+    With `restore`, states are saved when `Keys.save_dirty` asks for it, and `restore` gives those
+    of keys that open; with `unloads`, keys that make room for others or are idle are unloaded.
     """
     host = Host(spec, _RING_EVENTS)
+    host.restore = restore
     config = spec.config
     settings = (
         *(config.buffer, _NO_LIMIT, config.max_bytes, config.max_concurrent),
         *(config.timeout is not None, finished_keys, MOST_FINISHED, "raise"),
     )
     host.keys = keys = _core.Keys(host, feed, True, key, host.most_lanes, settings)
-    keys.track(by_record_key)
+    keys.track(by_record_key, restore is not None, unloads)
     keys.enter(spec.stats)
     guard = guarding(host)
     host.guard = weakref.ref(guard)
@@ -122,6 +135,7 @@ class Host:
     def __init__(self, spec: FunctionSpec, max_pending: int) -> None:
         self.keys: _core.Keys
         self.source: Source | None = None
+        self.restore: Restore | None = None
         self._inline = spec.config.mode == "inline"
         self.most_lanes = 1 if self._inline else spec.config.workers or _core.usable_cores()
         self._spec = spec

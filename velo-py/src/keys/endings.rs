@@ -7,6 +7,7 @@ use super::index::Stage;
 use super::keyed::Keys;
 use super::lane::Act;
 use super::routing::{AfterEnd, OnError, Out};
+use super::saved_run::Mark;
 use super::tracking::End;
 use crate::errors;
 use crate::lane_frames::Name;
@@ -25,10 +26,11 @@ impl Keys {
         let (limited, gone, failed) = self.state.with(py, |state| {
             state.counts.ended += 1;
             let known = state.index.entry(entry);
-            let asked = known.is_ending();
+            let mut asked = known.is_ending();
             if asked {
                 state.ending -= 1;
             }
+            asked &= !state.forestalls_unloading(entry);
             let outcome = match state.end_tracked(py, entry, end, outcome) {
                 Some(outcome) => outcome,
                 None => return (state.limited, None, None),
@@ -43,6 +45,15 @@ impl Keys {
             let waits = !known.waiting.is_empty();
             let again = waits && (ended || failed.is_some());
             let restarts = waits && !asked && state.after_end == AfterEnd::Restart;
+            let finishes = !asked && failed.is_none() && state.after_end != AfterEnd::Restart;
+            if !known.cancelled {
+                let mark = match finishes && !(again || restarts) {
+                    true => Mark::Finished,
+                    false => Mark::Ended,
+                };
+                state.mark(py, entry, mark);
+            }
+            let known = state.index.entry(entry);
             let gone = if again || restarts {
                 // What came since opens it anew.
                 if !ended {
@@ -52,21 +63,14 @@ impl Keys {
                 known.ends = false;
                 state.unopened.push_back(entry);
                 None
-            } else if asked || failed.is_some() || state.after_end == AfterEnd::Restart {
+            } else if !finishes {
                 Some(state.forget(entry))
             } else {
                 let known = state.index.entry(entry);
                 let waiting = std::mem::take(&mut known.waiting);
                 state.waiting -= waiting.len() as u64;
                 state.counts.dropped += waiting.len() as u64;
-                state.index.finish(entry, now);
-                if state.index.finished() > state.most_finished
-                    && let Some(oldest) = state.index.oldest_finished()
-                {
-                    Some(state.index.remove(oldest))
-                } else {
-                    None
-                }
+                state.finish_key(entry, now)
             };
             if again || restarts {
                 state.tell_end_to(entry);

@@ -5,6 +5,7 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 
 use super::journal::KeyJournal;
+use super::saved_run::SavedRun;
 use super::tracker::{NO_PARTITION, Tokens};
 use super::waiting::Waiting;
 
@@ -62,6 +63,8 @@ pub struct Entry {
     /// The partition of its last record, and its records that are not handled; see `tracking.rs`.
     pub partition: u32,
     pub tokens: Tokens,
+    /// Its present run, where states are saved.
+    pub run: Option<Box<SavedRun>>,
     /// That is because another key needs its place.
     pub evicted: bool,
 }
@@ -262,6 +265,11 @@ impl Index {
     #[inline]
     pub fn entry(&mut self, entry: u32) -> &mut Entry {
         &mut self.entries[entry as usize]
+    }
+
+    /// The same of a number that may be nobody's.
+    pub fn get(&mut self, entry: u32) -> Option<&mut Entry> {
+        self.entries.get_mut(entry as usize)
     }
 
     /// The one that was used least recently.

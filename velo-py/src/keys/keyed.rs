@@ -358,7 +358,7 @@ impl Keys {
                 if idle < limit {
                     break;
                 }
-                state.end(py, entry);
+                state.make_leave(py, entry);
             }
         })?;
         self.nudge(py);
@@ -384,7 +384,8 @@ impl Keys {
             window: state.window,
             tells_all: state.timed || state.tracker.is_some() || state.keep.is_some(),
             restarts: state.after_end == AfterEnd::Restart,
-            recovers: state.keep.is_some(),
+            recovers: state.keep.is_some() || state.saving().is_some(),
+            on_request: state.saving().is_some(),
         })?)
     }
 
@@ -415,12 +416,12 @@ impl Keys {
         })?)
     }
 
-    /// Whether something that has failed is next among the results.
+    /// Whether something else is next among the results: what has failed, or a mark.
     #[inline]
     pub(super) fn holds(&self, py: Python<'_>) -> PyResult<bool> {
-        Ok(self
-            .state
-            .with(py, |state| matches!(state.out.front(), Some(Out::Held(_))))?)
+        Ok(self.state.with(py, |state| {
+            matches!(state.out.front(), Some(Out::Held(_) | Out::Mark(..)))
+        })?)
     }
 
     /// Calls `on_error` for a key whose function has raised, if one is next.
@@ -452,7 +453,7 @@ impl Keys {
                 return Ok(Some(Step::Return(item)));
             }
             if self.holds(py)? {
-                return Ok(Some(Step::Return(py.None()))); // `take` has what failed
+                return Ok(Some(Step::Return(py.None()))); // `take` has it
             }
             self.tell_failure(py)?;
             if self.stint.is_over() {
@@ -461,7 +462,8 @@ impl Keys {
             if self.state.with(py, |state| state.over)? {
                 return Ok(None);
             }
-            let mut progress = self.read(py)?;
+            let mut progress = self.restore_some(py)?;
+            progress |= self.read(py)?;
             if !self.has_failed(py)? {
                 self.leave_workers(py)?;
                 progress |= self.fill(py)?;

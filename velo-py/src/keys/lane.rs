@@ -157,6 +157,7 @@ impl Way {
             done.acts += 1;
             match act {
                 Act::Open(name, _) => table.open(py, name, &[])?,
+                Act::Restore(name, state, _) => table.open(py, name, &state)?,
                 Act::Event(name, event, request) => {
                     if request {
                         table.note_request(py, name)?;
@@ -165,7 +166,8 @@ impl Way {
                 }
                 Act::Last(name) => table.last(&mut turn, name)?,
                 Act::Cancel(name) => table.cancel(py, name)?,
-                Act::Restore(..) | Act::Encoded(..) | Act::Save(_) => {} // for other processes
+                Act::Save(name) => table.save_soon(py, name)?,
+                Act::Encoded(..) => {} // for other processes
             }
         }
         if table.has_runnable(py)? {

@@ -320,7 +320,7 @@ impl Keys {
             let paused = state.is_paused();
             let item = match state.out.pop_front()? {
                 Out::Item(item) => item,
-                Out::Failed(..) | Out::Held(_) => return None, // never in the live form
+                Out::Failed(..) | Out::Held(_) | Out::Mark(..) => return None, // never in the live form
             };
             let form = state.live_form.as_mut()?;
             form.taken += 1;

@@ -112,10 +112,13 @@ pub mod outlet;
 mod progress;
 mod receiving;
 mod requests;
+mod restoring;
 pub mod results;
 mod routing;
 #[cfg(process_mode)]
 pub mod runner;
+mod saved_run;
+mod saving;
 mod sending;
 mod showing;
 mod slot;

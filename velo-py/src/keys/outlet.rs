@@ -8,7 +8,7 @@ use pyo3::prelude::*;
 use crate::cell::GilCell;
 use crate::lane_frames::{
     ANSWER, ANSWERED, AT_FAULT, ENDED, FAILED, HANDLED, Handled, Message, Name, RESULT, RETURNED,
-    Rest, SAVED, with_count,
+    Rest, SAVED, read_saved, with_count,
 };
 use crate::process::worker::ring_port::RingPort;
 use crate::wait::Group;
@@ -151,7 +151,11 @@ impl Outlet {
     /// Sends a snapshot, as it travels; false when there is no room for it now.
     pub fn saved(&self, py: Python<'_>, frame: &[u8]) -> PyResult<bool> {
         match self {
-            Outlet::Inline(_) => Ok(true), // there is no worker that could die
+            Outlet::Inline(outlet) => {
+                let message = read_saved(frame)?;
+                outlet.queue.with(py, |queue| queue.push_back(message))?;
+                Ok(true)
+            }
             Outlet::Ring(port) => port.push_bytes(py, SAVED, frame),
         }
     }

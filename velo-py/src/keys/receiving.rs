@@ -120,6 +120,7 @@ impl Keys {
                     };
                     let item = PyTuple::new(py, [key.bind(py), result.bind(py)])?;
                     state.out.push_back(Out::Item(item.into_any().unbind()));
+                    state.soil_by_result(entry);
                     state.counts.results += 1;
                     Ok(None)
                 })??;
@@ -133,6 +134,9 @@ impl Keys {
                 let Some(entry) = ids.entry(name.id, name.generation) else {
                     return state.lanes[number].unknown(name);
                 };
+                if state.saving().is_some() {
+                    return state.run_saved(py, entry, count, &saved);
+                }
                 let known = state.index.entry(entry);
                 let journal = known.journal.as_mut();
                 if !journal.is_some_and(|journal| journal.saved(count, &saved)) {
@@ -158,6 +162,7 @@ impl Keys {
                         if known.unsent() > 0 && known.stage == Stage::Open {
                             state.send_waiting(py, entry);
                         }
+                        state.unload(entry);
                     }
                 }
             })?),

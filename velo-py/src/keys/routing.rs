@@ -10,6 +10,7 @@ use super::index::{Entry, Index, Stage};
 use super::journal::{Accept, Keep, Next};
 use super::lane::{Act, Lane, Way};
 use super::requests::LiveForm;
+use super::saved_run::Mark;
 use super::tracker::{KeyFailure, Tracker};
 use crate::errors;
 use crate::lane_frames::Name;
@@ -113,6 +114,8 @@ pub enum Out {
     Failed(Py<PyAny>, PyErr),
     /// A record or a key has failed, which the caller decides about.
     Held(KeyFailure),
+    /// What has become of a key.
+    Mark(Py<PyAny>, Mark),
 }
 
 impl State {
@@ -161,8 +164,7 @@ impl State {
         let Some(number) = self.choose() else {
             return Err(errors::velo("there is no lane"));
         };
-        let lane = &mut self.lanes[number];
-        let (id, generation) = lane.ids.take(entry);
+        let (id, generation) = self.lanes[number].ids.take(entry);
         let known = self.index.entry(entry);
         known.lane = number as u16;
         (known.id, known.generation) = (id, generation);
@@ -177,6 +179,9 @@ impl State {
             again = journal.was_open;
             state = journal.begin();
         }
+        let state = state.or_else(|| self.begin_run(py, entry));
+        let known = self.index.entry(entry);
+        let lane = &mut self.lanes[number];
         let shown = match lane.way {
             Way::Inline(_) | Way::Gone => None,
             Way::Ring(_) => known.key.as_ref().map(|key| key.clone_ref(py)),
@@ -201,6 +206,7 @@ impl State {
             id: known.id,
             generation: known.generation,
         };
+        let unsent = known.waiting.len();
         while known.in_flight < self.window
             && let Some((event, request)) = known.waiting.pop()
         {
@@ -217,8 +223,15 @@ impl State {
                 .evicted
                 .saturating_add(std::mem::take(&mut known.evicted).into());
             known.stage = Stage::Ending;
-            lane.outgoing.push_back(Act::Last(name));
+            match &known.run {
+                Some(run) if run.unloads => {}
+                _ => lane.outgoing.push_back(Act::Last(name)),
+            }
         }
+        if unsent > known.waiting.len() {
+            self.soil(entry);
+        }
+        self.unload(entry);
     }
 
     /// The same for a key with a journal: events that another worker had go first.
@@ -333,9 +346,10 @@ impl State {
             .push_back(Act::Cancel(name));
     }
 
-    /// A key opens anew: if the source is exhausted, it is told that no more events come as well.
+    /// A key opens anew: if all keys have been told that no more events come, it is told so as well.
     pub(super) fn tell_end_to(&mut self, entry: u32) {
-        if self.source.is_none() {
+        let told = self.saving().is_some_and(|saving| saving.ends);
+        if told || self.source.is_none() {
             self.told_end = Some(self.told_end.map_or(entry, |from| from.min(entry)));
         }
     }
@@ -352,7 +366,7 @@ impl State {
             if !leaves && self.unopened.back() != Some(&entry) {
                 self.counts.evicted += 1;
                 known.evicted = true;
-                self.end(py, entry);
+                self.make_leave(py, entry);
             }
         }
     }
@@ -374,9 +388,11 @@ impl State {
         if lanes == 0 || lanes < self.wanted_lanes() || self.limited && self.reserved == 0 {
             return Ok(false);
         }
-        let Some(entry) = self.unopened.pop_front() else {
+        let next = self.unopened.front().copied();
+        let Some(entry) = next.filter(|&entry| self.may_begin(entry)) else {
             return Ok(false);
         };
+        self.unopened.pop_front();
         self.reserved = self.reserved.saturating_sub(1);
         self.open(py, entry)?;
         Ok(true)

@@ -1,4 +1,5 @@
-//! Snapshots of the `state` of a key, for the worker that takes the key over when this one dies.
+//! Snapshots of the `state` of a key, for the worker that takes the key over when this one dies, or for a
+//! checkpoint, whose caller asks for each of them.
 //!
 //! They are made as those of a stream are (`process/worker/snapshot.rs`): when the function asks for its
 //! next event, from time to time, and when the caller waits for one.
@@ -10,12 +11,21 @@ use pyo3::types::PyDict;
 use velo_shm::ticks;
 
 use super::key_state::KeyState;
-use super::slot::{AT_WORK, WAITS, size};
+use super::slot::{AT_WORK, DORMANT, WAITS, size};
 use super::table::KeyTable;
 use crate::codec::{EncodeError, Out, OwnMemory, VecOut, codec};
 use crate::errors;
 use crate::lane_frames::Name;
 use crate::process::worker::due::cannot_travel;
+
+/// When a snapshot that is wanted can be made.
+enum Soon {
+    Now,
+    /// As soon as the function asks for its next event.
+    Later,
+    /// The function has returned after so many events, and nothing of it is left.
+    Anew(u32),
+}
 
 impl KeyTable {
     /// The `state` that the function of a key begins with: that of its last snapshot, if another
@@ -49,6 +59,7 @@ impl KeyTable {
     #[inline]
     pub(super) fn save_if_due(&self, py: Python<'_>, name: Name) -> PyResult<()> {
         let due = self.inner.with(py, |inner| {
+            let on_request = inner.terms.on_request;
             let slot = inner.slot(name)?;
             let at_work = slot.take(AT_WORK);
             if at_work {
@@ -64,9 +75,14 @@ impl KeyTable {
             if let Some(failure) = kept.failure.take() {
                 return Some(Err(failure));
             }
-            let news = taken != kept.covered;
-            let due = kept.wanted || kept.due.is_due(kept.passed);
-            (news && due).then_some(Ok(()))
+            let due = match on_request {
+                true => kept.wanted,
+                false => {
+                    let due = kept.wanted || kept.due.is_due(kept.passed);
+                    taken != kept.covered && due
+                }
+            };
+            due.then_some(Ok(()))
         })?;
         match due {
             None => Ok(()),
@@ -78,18 +94,30 @@ impl KeyTable {
     /// The caller waits for a snapshot of a key: now, if its function waits for an event.
     pub fn save_soon(&self, py: Python<'_>, name: Name) -> PyResult<()> {
         let now = self.inner.with(py, |inner| {
+            let on_request = inner.terms.on_request;
             let Some(slot) = inner.slot(name) else {
-                return false;
+                return Soon::Later;
             };
+            if slot.has(DORMANT) {
+                return Soon::Anew(slot.taken);
+            }
             let asks = slot.has(WAITS) || slot.waits_elsewhere(py).is_some();
             let taken = slot.taken;
             let Some(kept) = slot.state.as_deref_mut() else {
-                return false;
+                return Soon::Later;
             };
             kept.wanted = true;
-            asks && taken != kept.covered
+            match asks && (on_request || taken != kept.covered) {
+                true => Soon::Now,
+                false => Soon::Later,
+            }
         })?;
-        if now && let Err(error) = self.save(py, name) {
+        if let Soon::Anew(taken) = now {
+            self.save_anew(py, name, taken);
+        }
+        if matches!(now, Soon::Now)
+            && let Err(error) = self.save(py, name)
+        {
             // The function, which waits for its next event, gets the reason instead.
             self.inner.with(py, |inner| {
                 if let Some(slot) = inner.slot(name) {
@@ -107,7 +135,7 @@ impl KeyTable {
         Ok(())
     }
 
-    /// There is room again for kept that had none.
+    /// There is room again for snapshots that had none.
     pub(super) fn save_unsaved(&self, py: Python<'_>) -> PyResult<()> {
         let unsaved = self
             .inner
@@ -117,14 +145,20 @@ impl KeyTable {
             .try_for_each(|name| self.save_soon(py, name))
     }
 
-    /// The function of a key is run anew: the events before that are not needed any more. They are kept
-    /// where there is no room to say so.
+    /// The function of a key is run anew: the events before that are not needed any more.
     pub(super) fn save_anew(&self, py: Python<'_>, name: Name, taken: u32) {
         if self.recovers.load(Relaxed) {
             let mut frame = name.bytes().to_vec();
             frame.extend_from_slice(&u64::from(taken).to_le_bytes());
-            if let Err(error) = self.outlet.saved(py, &frame) {
-                error.write_unraisable(py, None);
+            match self.outlet.saved(py, &frame) {
+                Ok(true) => {}
+                Ok(false) => {
+                    let _ = self.inner.with(py, |inner| {
+                        inner.blocked = true;
+                        inner.unsaved.push(name);
+                    });
+                }
+                Err(error) => error.write_unraisable(py, None),
             }
         }
     }

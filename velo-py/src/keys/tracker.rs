@@ -1,10 +1,12 @@
-//! Partitions of a source of `velo.connect`, and the records of them that are not handled.
+//! Partitions of a source of `velo.connect`, and the records of them that are not handled, or, where
+//! states are saved, not in a snapshot yet.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
+use super::saved_run::{Saving, beyond};
 use crate::codec::Record;
 
 /// In place of a partition: the key has had no record.
@@ -27,17 +29,123 @@ pub struct Tracker {
     last: Option<(Py<PyAny>, u32)>,
     /// The key is the record's own, not one of its value.
     pub by_record_key: bool,
+    /// The state of keys is saved.
+    pub saving: Option<Saving>,
 }
 
 /// What of a partition is handled.
 pub struct Partition {
     pub name: Py<PyAny>,
-    /// The number of the first record in `window`.
-    pub first: u64,
-    /// Positions, and whether they are handled.
-    pub window: VecDeque<(Py<PyAny>, bool)>,
+    /// The number of the first record in `window`, and of the first one that is not handled.
+    first: u64,
+    unhandled: u64,
+    window: VecDeque<Cell>,
     /// The highest position below the window, if the caller has not been told of it.
     pub handled: Option<Py<PyAny>>,
+}
+
+/// A record in the window of its partition.
+struct Cell {
+    position: Py<PyAny>,
+    stage: Handled,
+}
+
+/// What is known of a record.
+#[derive(Clone, Copy)]
+enum Handled {
+    Not,
+    /// Handled, and not known to be in a snapshot.
+    By(By),
+    /// Nothing will ever need it again.
+    Absorbed,
+}
+
+/// Which run of the function of a key has handled a record, as which of its events.
+#[derive(Clone, Copy)]
+pub struct By {
+    pub entry: u32,
+    pub run: u32,
+    pub number: u32,
+}
+
+/// Keys that are late: by entry, their run, and how many of its events their snapshot covers.
+pub type Late = HashMap<u32, (u32, u32)>;
+
+/// Positions of one partition: the highest one below the window, and those that are absorbed in it.
+pub type Absorbed = (Option<Py<PyAny>>, Vec<Py<PyAny>>);
+
+impl Handled {
+    fn is_absorbed(self, late: &Late) -> bool {
+        match self {
+            Handled::Not => false,
+            Handled::Absorbed => true,
+            Handled::By(by) => match late.get(&by.entry) {
+                Some(&(run, covered)) => run != by.run || beyond(by.number, covered) == 0,
+                None => true,
+            },
+        }
+    }
+}
+
+impl Partition {
+    /// Records from the first that is not handled to the last one.
+    pub fn distance(&self) -> usize {
+        let known = self.unhandled - self.first;
+        self.window.len() - known as usize
+    }
+
+    /// Nothing that was taken so far is of interest.
+    pub fn leave(&mut self) {
+        self.first += self.window.len() as u64;
+        self.unhandled = self.first;
+        self.window.clear();
+        self.handled = None;
+    }
+
+    fn note(&mut self, number: u64, by: Option<By>) {
+        let Some(at) = number.checked_sub(self.first) else {
+            return; // the partition was left meanwhile
+        };
+        if let Some(cell) = self.window.get_mut(at as usize) {
+            cell.stage = by.map_or(Handled::Absorbed, Handled::By);
+        }
+        while let Some(cell) = self.window.get((self.unhandled - self.first) as usize)
+            && !matches!(cell.stage, Handled::Not)
+        {
+            self.unhandled += 1;
+        }
+    }
+
+    /// Moves the window to the first record that is not handled.
+    fn pass_handled(&mut self) {
+        while self.first < self.unhandled {
+            self.handled = self.window.pop_front().map(|cell| cell.position);
+            self.first += 1;
+        }
+    }
+
+    /// Moves the window to the first record that is not absorbed. With `all`, the positions that it
+    /// passes are among those that are given.
+    pub fn cut(&mut self, py: Python<'_>, late: &Late, all: bool) -> Absorbed {
+        let (mut last, mut ahead) = (None, Vec::new());
+        while let Some(cell) = self.window.front()
+            && cell.stage.is_absorbed(late)
+        {
+            let passed = self.window.pop_front().map(|cell| cell.position);
+            self.first += 1;
+            if all {
+                ahead.extend(passed.as_ref().map(|position| position.clone_ref(py)));
+            }
+            last = passed;
+        }
+        for cell in &mut self.window {
+            if cell.stage.is_absorbed(late) {
+                cell.stage = Handled::Absorbed;
+                ahead.push(cell.position.clone_ref(py));
+            }
+        }
+        (last, ahead)
+    }
 }
 
 /// The function of a key has raised, or the key of a record could not be found.
@@ -57,12 +165,13 @@ pub struct KeyFailure {
 
 impl Tracker {
     /// For the records of one source.
-    pub fn new(py: Python<'_>, by_record_key: bool) -> Self {
+    pub fn new(py: Python<'_>, by_record_key: bool, saving: Option<Saving>) -> Self {
         Tracker {
             places: PyDict::new(py).unbind(),
             partitions: Vec::new(),
             last: None,
             by_record_key,
+            saving,
         }
     }
 
@@ -82,8 +191,10 @@ impl Tracker {
         };
         let partition = &mut self.partitions[place as usize];
         let number = partition.first + partition.window.len() as u64;
-        let position = record.position.clone_ref(py);
-        partition.window.push_back((position, false));
+        partition.window.push_back(Cell {
+            position: record.position.clone_ref(py),
+            stage: Handled::Not,
+        });
         Ok(Some(Token {
             record: event.clone().unbind(),
             partition: place,
@@ -101,24 +212,19 @@ impl Tracker {
         self.partitions.push(Partition {
             name: name.clone_ref(py),
             first: 0,
+            unhandled: 0,
             window: VecDeque::new(),
             handled: None,
         });
         Ok(place)
     }
 
-    /// A record is handled.
-    pub fn done(&mut self, token: &Token) {
+    /// A record is handled, by a run whose state is saved or by none.
+    pub fn done(&mut self, token: &Token, by: Option<By>) {
         let partition = &mut self.partitions[token.partition as usize];
-        let Some(at) = token.number.checked_sub(partition.first) else {
-            return; // the partition was forgotten meanwhile
-        };
-        if let Some((_, done)) = partition.window.get_mut(at as usize) {
-            *done = true;
-        }
-        while let Some((_, true)) = partition.window.front() {
-            partition.handled = partition.window.pop_front().map(|(position, _)| position);
-            partition.first += 1;
+        partition.note(token.number, by);
+        if self.saving.is_none() {
+            partition.pass_handled();
         }
     }
 }

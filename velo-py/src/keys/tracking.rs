@@ -14,6 +14,7 @@ use super::index::Stage;
 use super::keyed::Keys;
 use super::lane::Act;
 use super::routing::{AfterEnd, OnError, Out, State};
+use super::saved_run::{Mark, Saving};
 use super::tracker::{KeyFailure, Tokens, Tracker};
 use crate::codec::Record;
 use crate::lane_frames::Rest;
@@ -42,6 +43,7 @@ impl State {
             let known = self.index.entry(entry);
             known.partition = token.partition;
             known.tokens.push(token);
+            self.soil(entry);
         }
         Ok(())
     }
@@ -51,20 +53,23 @@ impl State {
         if let Some(tracker) = &mut self.tracker
             && let Some(token) = tracker.take(py, event)?
         {
-            tracker.done(&token);
+            tracker.done(&token, None);
         }
         Ok(())
     }
 
     /// So many records of a key are handled, the oldest ones.
     pub(super) fn tokens_done(&mut self, entry: u32, count: u64) {
-        if let Some(tracker) = &mut self.tracker {
-            let known = self.index.entry(entry);
-            for _ in 0..count {
-                match known.tokens.pop() {
-                    Some(token) => tracker.done(&token),
-                    None => break,
-                }
+        if self.tracker.is_none() {
+            return;
+        }
+        for _ in 0..count {
+            let Some(token) = self.index.entry(entry).tokens.pop() else {
+                break;
+            };
+            let by = self.handled_as(entry);
+            if let Some(tracker) = &mut self.tracker {
+                tracker.done(&token, by);
             }
         }
     }
@@ -74,7 +79,8 @@ impl State {
         let known = self.index.entry(entry);
         if !known.cancelled && count > 0 {
             known.began = true;
-            self.tokens_done(entry, count.into());
+            let news = known.run.as_mut().map_or(count, |run| run.told(count));
+            self.tokens_done(entry, news.into());
         }
     }
 
@@ -94,10 +100,13 @@ impl State {
         }
         let known = self.index.entry(entry);
         if known.cancelled {
+            self.end_run(entry);
             return Some(Ok(()));
         }
         match outcome {
             Err(error) if !self.closing => {
+                self.end_run(entry);
+                self.mark(py, entry, Mark::Ended);
                 let failure = self.hold(py, entry, end, error);
                 self.out.push_back(Out::Held(failure));
                 None
@@ -111,6 +120,7 @@ impl State {
                 {
                     self.tokens_done(entry, u64::MAX);
                 }
+                self.end_run(entry);
                 Some(outcome)
             }
         }
@@ -143,7 +153,7 @@ impl State {
         known.sent = known.sent.wrapping_sub(1);
         let token = known.tokens.remove(&event);
         if let Some(token) = &token {
-            tracker.done(token);
+            tracker.done(token, None);
         }
         self.out.push_back(Out::Held(KeyFailure {
             key: known.key.as_ref().map(|key| key.clone_ref(py)),
@@ -220,7 +230,8 @@ pub enum Tracked<'py> {
 }
 
 impl Keys {
-    /// The key of a record. What is no record is a pair of one and why it cannot be decoded.
+    /// The key of a record. What is no record is a pair of one and why it cannot be decoded; None: it was
+    /// handled before, and counts as that.
     #[inline]
     pub(super) fn tracked_key<'py>(
         &self,
@@ -255,6 +266,9 @@ impl Keys {
         let (record, error): (Bound<'py, PyAny>, Py<PyAny>) = failed;
         self.state.with(py, |state| -> PyResult<()> {
             state.pass(py, &record)?;
+            if error.is_none(py) {
+                return Ok(()); // a checkpoint has absorbed it
+            }
             state.out.push_back(Out::Held(KeyFailure {
                 key: None,
                 error,
@@ -268,34 +282,52 @@ impl Keys {
     }
 }
 
+/// Results, failures, marks, and whether that was all.
+type Taken = (
+    Vec<Py<PyAny>>,
+    Vec<KeyFailure>,
+    Vec<(usize, Py<PyAny>, Py<PyAny>)>,
+    bool,
+);
+
 #[pymethods]
 impl Keys {
-    /// Tracks the records of the source. What fails is told as a `KeyFailure`, among the results.
-    fn track(&self, py: Python<'_>, by_record_key: bool) -> PyResult<()> {
+    /// Tracks the records of the source. What fails is told as a `KeyFailure`, among the results. With
+    /// `saves`, states are saved when `save_dirty` asks for it; with `unloads`, keys that make room for
+    /// others or are idle are unloaded, and not ended.
+    fn track(
+        &self,
+        py: Python<'_>,
+        by_record_key: bool,
+        saves: bool,
+        unloads: bool,
+    ) -> PyResult<()> {
+        let saving = saves.then(|| Saving::new(unloads));
         Ok(self.state.with(py, |state| {
-            state.tracker = Some(Tracker::new(py, by_record_key));
+            state.tracker = Some(Tracker::new(py, by_record_key, saving));
             state.on_error = OnError::Hold;
         })?)
     }
 
-    /// Takes results with their keys, `most` of them, and what has failed. The last one tells whether
-    /// that was all: what `handled` then says has its results among those that were taken.
-    fn take(
-        &self,
-        py: Python<'_>,
-        most: usize,
-    ) -> PyResult<(Vec<Py<PyAny>>, Vec<KeyFailure>, bool)> {
+    /// Takes results with their keys, `most` of them, what has failed, and what has become of keys: before
+    /// which result, the key, and a snapshot, None for one that has ended, or False for one whose function
+    /// has returned. The last one tells whether that was all: what `handled` then says has its results among
+    /// those that were taken.
+    fn take(&self, py: Python<'_>, most: usize) -> PyResult<Taken> {
         Ok(self.state.with(py, |state| {
-            let (mut items, mut failures) = (Vec::new(), Vec::new());
+            let (mut items, mut failures, mut marks) = (Vec::new(), Vec::new(), Vec::new());
             while items.len() < most {
                 match state.out.pop_front() {
                     Some(Out::Item(item)) => items.push(item),
                     Some(Out::Held(failure)) => failures.push(failure),
+                    Some(Out::Mark(key, mark)) => {
+                        marks.push((items.len(), key, mark.into_object(py)));
+                    }
                     Some(Out::Failed(..)) => {}
-                    None => return (items, failures, true),
+                    None => break,
                 }
             }
-            (items, failures, state.out.is_empty())
+            (items, failures, marks, state.out.is_empty())
         })?)
     }
 
@@ -332,7 +364,7 @@ impl Keys {
         let place: usize = place?.extract()?;
         Ok(self.state.with(py, |state| {
             let tracker = state.tracker.as_ref();
-            tracker.map_or(0, |tracker| tracker.partitions[place].window.len())
+            tracker.map_or(0, |tracker| tracker.partitions[place].distance())
         })?)
     }
 
@@ -379,7 +411,7 @@ impl State {
             && let Some(tracker) = &mut self.tracker
             && let Some(token) = self.index.entry(entry).tokens.remove(record)
         {
-            tracker.done(&token);
+            tracker.done(&token, None);
         }
         self.requeue(py, entry);
         let known = self.index.entry(entry);
@@ -399,10 +431,7 @@ impl State {
     /// Returns what is to be dropped once the state is left: that may run Python code.
     fn leave(&mut self, place: u32) -> Vec<super::index::Entry> {
         if let Some(tracker) = &mut self.tracker {
-            let partition = &mut tracker.partitions[place as usize];
-            partition.first += partition.window.len() as u64;
-            partition.window.clear();
-            partition.handled = None;
+            tracker.partitions[place as usize].leave();
         }
         let of_it = |(entry, known): (u32, &super::index::Entry)| {
             let live = !matches!(known.stage, Stage::Finished | Stage::Free);
@@ -418,12 +447,7 @@ impl State {
             match known.stage {
                 Stage::Held => dropped.push(self.forget(entry)),
                 Stage::Unopened => {
-                    if let Some(at) = self.unopened.iter().position(|&other| other == entry) {
-                        self.unopened.remove(at);
-                        if at >= self.reserved {
-                            self.wanting -= 1;
-                        }
-                    }
+                    self.unqueue(entry);
                     dropped.push(self.forget(entry));
                 }
                 _ => self.cancel_key(entry),

@@ -244,6 +244,7 @@ impl Served {
             tells_all: false,
             restarts: false,
             recovers: false,
+            on_request: false,
         };
         let table = KeyTable::new(
             self.event_loop.clone_ref(py),

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from velo import StreamFn, _core
-from velo._api.driver import Terms
+from velo._api.terms import Terms
 from velo._diagnostics.source_figures import lag_of
 from velo.cli.connected.writer_sink import WriterSink
 from velo.cli.errors import Failure

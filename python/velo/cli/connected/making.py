@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from velo import StreamFn
-from velo._api.driver import Terms
+from velo._api.terms import Terms
 from velo.cli.connected.job import ConnectedJob
 from velo.cli.connected.merged import Merged
 from velo.cli.connected.options import dead_letters, endpoint

@@ -16,7 +16,7 @@ use crate::flow::Offer;
 use crate::lane_frames::Message;
 use crate::lane_frames::{
     ANSWER, ANSWERED, AT_FAULT, ENDED, FAILED, HANDLED, Handled, Name, RESULT, RETURNED, Rest,
-    SAVED, read_count,
+    SAVED, read_count, read_saved,
 };
 use crate::process::ring_pair::{END, ERROR};
 
@@ -114,13 +114,7 @@ impl RingChannel {
                         };
                         Ok(Ok(Told::Message(message)))
                     }),
-                    SAVED => Name::read(payload).and_then(|(name, saved)| {
-                        let Some((count, state)) = saved.split_first_chunk::<8>() else {
-                            return Err(errors::corrupted("a snapshot of no events at all"));
-                        };
-                        let count = u64::from_le_bytes(*count);
-                        Ok(Ok(Told::Message(Message::Saved(name, count, state.into()))))
-                    }),
+                    SAVED => read_saved(payload).map(|saved| Ok(Told::Message(saved))),
                     ANSWERED => Name::read(payload)
                         .map(|(name, _)| Ok(Told::Message(Message::Answered(name)))),
                     AT_FAULT => Name::read(payload)

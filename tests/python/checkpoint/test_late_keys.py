@@ -1,0 +1,149 @@
+"""The two rules of the cut: what becomes of records and results of a key that gives no snapshot."""
+
+import asyncio
+import os
+
+import pytest
+
+from replayed import Again, TakingBack, by_key
+from velo import stream_fn
+from velo._checkpoint.checkpoint import Checkpoint
+from velo._diagnostics import failpoints
+
+
+class Crash(Exception):
+    """The process dies here."""
+
+
+@stream_fn
+async def gated(events, state):
+    """Awaits the file that an event names, after a result, and counts events."""
+    async for event in events:
+        yield "begins", event["v"]
+        while "gate" in event and not os.path.exists(event["gate"]):
+            await asyncio.sleep(0.001)
+        state["n"] = state.get("n", 0) + 1
+        yield state["n"], event["v"]
+
+
+def results(*values):
+    """What `gated` gives for the values of one key."""
+    pairs = ([("begins", value), (n, value)] for n, value in enumerate(values, 1))
+    return [result for pair in pairs for result in pair]
+
+
+class Until:
+    """A run whose source dies, after it has given all its records, once `dies` is set."""
+
+    def __init__(self, mode, events, sink, path):
+        self.dies = asyncio.Event()
+        self.stored = []  # what the sink had at the last tick that was stored
+        self._sink = sink
+        failpoints.hook = self._reached
+        self.source = Again({"p": [*events, {"k": "never", "v": 0}]}, len(events), self._pauses)
+        run = gated.options(mode=mode).keyed(self.source, key="k")
+        self.task = asyncio.ensure_future(run.into(sink, checkpoint=path, checkpoint_every=0.01))
+
+    def _reached(self, _area, step):
+        if step == 4:
+            self.stored = list(self._sink.kept)
+
+    async def _pauses(self, number):
+        if number == 1:
+            await self.dies.wait()
+            raise Crash
+
+    async def until(self, true):
+        while not true():
+            assert not self.task.done(), self.task.result()
+            await asyncio.sleep(0.001)
+
+    async def die(self):
+        self.dies.set()
+        with pytest.raises(Crash):
+            await self.task
+        failpoints.hook = None
+
+
+def stored(path):
+    """Positions and positions ahead, as the checkpoint has them."""
+    store = Checkpoint.open(path, "gated")
+    try:
+        return store.positions, {p: sorted(ahead) for p, ahead in store.ahead.items()}
+    finally:
+        store.close()
+
+
+async def test_the_stored_position_is_one_that_all_keys_have_absorbed(mode, tmp_path):
+    path, sink = tmp_path / "checkpoint", TakingBack()
+    gate = {"gate": str(tmp_path / "gate")}
+    events = [{"k": 1, "v": 1}, {"k": 0, "v": 2, **gate}, {"k": 1, "v": 3}, {"k": 0, "v": 4}]
+    events += [{"k": 2, "v": 5}]
+    run = Until(mode, events, sink, path)
+    await run.until(lambda: {(1, (2, 3)), (2, (1, 5))} <= set(run.stored))
+    await run.die()
+    assert stored(path) == ({"p": 0}, {"p": [2, 4]})
+    assert 0 not in by_key(sink.kept)
+    (tmp_path / "gate").touch()
+    sink = TakingBack(sink.kept)
+    await gated.options(mode=mode).keyed(Again({"p": events}), key="k").into(sink, checkpoint=path)
+    assert by_key(sink.kept) == {0: results(2, 4), 1: results(1, 3), 2: results(5)}
+
+
+async def test_a_record_that_was_handled_without_a_snapshot_comes_again(mode, tmp_path):
+    path, sink = tmp_path / "checkpoint", TakingBack()
+    gate = {"gate": str(tmp_path / "gate")}
+    # Key 0 handles its first record and goes on to the second one at once, before any tick.
+    events = [{"k": 0, "v": 1}, {"k": 0, "v": 2, **gate}, {"k": 1, "v": 3}]
+    run = Until(mode, events, sink, path)
+    await run.until(lambda: (1, (1, 3)) in run.stored)
+    await run.die()
+    positions, ahead = stored(path)
+    has = by_key(sink.kept).get(0, [])
+    if positions:  # a tick came between the two records
+        assert (positions, has) == ({"p": 0}, results(1))
+    else:
+        assert has == []
+    assert ahead == {"p": [2]}
+    (tmp_path / "gate").touch()
+    sink = TakingBack(sink.kept)
+    await gated.options(mode=mode).keyed(Again({"p": events}), key="k").into(sink, checkpoint=path)
+    assert by_key(sink.kept) == {0: results(1, 2), 1: results(3)}
+
+
+async def test_results_behind_a_snapshot_between_two_events_are_held_back(mode, tmp_path):
+    path, sink = tmp_path / "checkpoint", TakingBack()
+    first, second = tmp_path / "first", tmp_path / "second"
+    events = [{"k": 0, "v": 1, "gate": str(first)}, {"k": 0, "v": 2, "gate": str(second)}]
+    events += [{"k": 1, "v": 3}]
+    run = Until(mode, events, sink, path)
+    await run.until(lambda: (1, (1, 3)) in run.stored)  # a tick, to which key 0 is late
+    first.touch()
+    await run.until(lambda: (0, (1, 1)) in run.stored)
+    await run.die()
+    assert by_key(sink.kept)[0] == results(1), "not what the second event has begun with"
+    assert stored(path) == ({"p": 0}, {"p": [2]})
+    second.touch()
+    sink = TakingBack(sink.kept)
+    await gated.options(mode=mode).keyed(Again({"p": events}), key="k").into(sink, checkpoint=path)
+    assert by_key(sink.kept) == {0: results(1, 2), 1: results(3)}
+
+
+async def test_positions_ahead_outlive_a_run_that_does_not_come_to_them(mode, tmp_path):
+    path, sink = tmp_path / "checkpoint", TakingBack()
+    gate = {"gate": str(tmp_path / "gate")}
+    events = [{"k": 0, "v": 1, **gate}, {"k": 1, "v": 2}, {"k": 1, "v": 3}]
+    run = Until(mode, events, sink, path)
+    await run.until(lambda: (1, (2, 3)) in run.stored)
+    await run.die()
+    (tmp_path / "gate").touch()
+    # The second run gives the first record, and dies after a tick.
+    sink = TakingBack(sink.kept)
+    run = Until(mode, events[:1], sink, path)
+    run.source.partitions["p"] = events
+    await run.until(lambda: (0, (1, 1)) in run.stored)
+    await run.die()
+    assert stored(path) == ({"p": 0}, {"p": [1, 2]})
+    sink = TakingBack(sink.kept)
+    await gated.options(mode=mode).keyed(Again({"p": events}), key="k").into(sink, checkpoint=path)
+    assert by_key(sink.kept) == {0: results(1), 1: results(2, 3)}

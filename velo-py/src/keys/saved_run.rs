@@ -1,0 +1,157 @@
+//! What is known of one run of the function of a key whose state is saved: from its opening to its end.
+
+use pyo3::prelude::*;
+use pyo3::types::{PyBool, PyBytes};
+
+/// What has become of a key, behind its results so far.
+pub enum Mark {
+    /// A snapshot of its state.
+    Saved(Py<PyBytes>),
+    /// Its run is over, and the next one begins without a state.
+    Ended,
+    /// Its function has returned by itself, and gets no more events.
+    Finished,
+}
+
+impl Mark {
+    /// As the caller has it: bytes, None or False.
+    pub fn into_object(self, py: Python<'_>) -> Py<PyAny> {
+        match self {
+            Mark::Saved(state) => state.into_any(),
+            Mark::Ended => py.None(),
+            Mark::Finished => PyBool::new(py, false).to_owned().into_any().unbind(),
+        }
+    }
+}
+
+/// What is known of all runs.
+#[derive(Default)]
+pub struct Saving {
+    /// Keys that make room for others, or that are idle, are unloaded, and their functions see no end.
+    pub unloads: bool,
+    /// All keys are told that no more events come, although the source is not exhausted.
+    pub ends: bool,
+    /// The caller may have the state of a key that opens.
+    pub restores: bool,
+    /// Entries, with their runs, that something has happened to since their last snapshots; and others.
+    pub dirty: Vec<(u32, u32)>,
+    /// The number of the last run.
+    runs: u32,
+}
+
+impl Saving {
+    /// Of no keys yet.
+    pub fn new(unloads: bool) -> Self {
+        Saving {
+            unloads,
+            ..Saving::default()
+        }
+    }
+
+    /// The number of the run that begins.
+    pub fn next_run(&mut self) -> u32 {
+        self.runs = self.runs.wrapping_add(1).max(1);
+        self.runs
+    }
+}
+
+/// The present run of a key.
+#[derive(Default)]
+pub struct SavedRun {
+    /// Which one of all runs of all keys; 0 while the key has none.
+    pub number: u32,
+    /// How many of its events its table has told to be handled, and how many are known to be.
+    told: u32,
+    done: u32,
+    /// How many events its last snapshot covers.
+    pub covered: u32,
+    /// It is among the dirty ones.
+    pub listed: bool,
+    /// Results have come since its last snapshot.
+    pub behind: bool,
+    /// There is a snapshot of it.
+    pub kept: bool,
+    /// A snapshot was asked for, and has not come.
+    pub asked: bool,
+    /// It ends with a snapshot, and its function sees no end of its input.
+    pub unloads: bool,
+    /// It is known whether the caller has its state, and `restored` is what it has.
+    pub found: bool,
+    pub restored: Option<Py<PyBytes>>,
+}
+
+impl SavedRun {
+    /// It begins.
+    pub fn begin(&mut self, number: u32) -> Option<Py<PyBytes>> {
+        let restored = self.restored.take();
+        *self = SavedRun {
+            number,
+            kept: restored.is_some(),
+            found: true,
+            unloads: self.unloads,
+            ..SavedRun::default()
+        };
+        restored
+    }
+
+    /// The number of the next event that is handled.
+    pub fn next(&mut self) -> u32 {
+        self.done = self.done.wrapping_add(1);
+        self.done
+    }
+
+    /// The table has told of so many handled events more. How many of them are news.
+    pub fn told(&mut self, count: u32) -> u32 {
+        self.told = self.told.wrapping_add(count);
+        beyond(self.told, self.done)
+    }
+
+    /// A snapshot has come that covers so many events. How many of them were not known to be handled.
+    pub fn saved(&mut self, count: u32) -> u32 {
+        self.covered = count;
+        (self.asked, self.behind, self.kept) = (false, false, true);
+        beyond(count, self.done)
+    }
+
+    /// Whether something has happened since the last snapshot, after it was sent so many events.
+    pub fn is_dirty(&self, sent: u32) -> bool {
+        self.number != 0 && (sent != self.covered || self.behind)
+    }
+}
+
+/// By how much one count is beyond another; both begin anew after the highest number.
+pub fn beyond(count: u32, other: u32) -> u32 {
+    let by = count.wrapping_sub(other);
+    if by > u32::MAX / 2 { 0 } else { by }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_is_counted_once_whoever_tells_first() {
+        let mut run = SavedRun::default();
+        run.begin(1);
+        assert_eq!(run.told(2), 2);
+        assert_eq!((run.next(), run.next()), (1, 2));
+        assert_eq!(run.saved(3), 1, "the table tells of the third one later");
+        assert_eq!(run.next(), 3);
+        assert_eq!(run.told(1), 0);
+        assert_eq!(run.told(2), 2);
+    }
+
+    #[test]
+    fn a_run_is_dirty_until_a_snapshot_covers_all_of_it() {
+        let mut run = SavedRun::default();
+        assert!(!run.is_dirty(1), "it has not begun");
+        run.begin(1);
+        assert!(run.is_dirty(2));
+        run.saved(1);
+        assert!(run.is_dirty(2));
+        run.saved(2);
+        assert!(!run.is_dirty(2));
+        run.behind = true;
+        assert!(run.is_dirty(2), "a result came after it");
+    }
+}
