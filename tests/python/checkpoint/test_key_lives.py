@@ -163,8 +163,8 @@ async def test_over_keeps_its_state(mode, tmp_path):
     assert by_key(sink.kept) == expected(events)
 
 
-async def test_a_function_without_state_is_refused(tmp_path):
-    @stream_fn
+async def test_a_function_without_state_is_refused(mode, tmp_path):
+    @stream_fn(mode=mode)
     async def stateless(events):
         async for event in events:
             yield event
