@@ -18,6 +18,7 @@ from velo._process import recovery, supervisors, worker_death, worker_logs
 from velo._process.connection import Connection
 from velo._process.key_requests import KeyRequests
 from velo._process.links import Link, attach
+from velo._process.placement import Placement
 from velo._process.surroundings import here
 from velo.errors import PoolError, RingCorrupted
 
@@ -68,17 +69,14 @@ class Client:
         self._connection = Connection(loop, address, self)
         self.links: dict[int, Link] = {}
         self.key_requests = KeyRequests(self._connection, self)
-        self._requests: dict[int, asyncio.Future[Link | None]] = {}
-        self._changed: asyncio.Future[None] | None = None
-        # How many streams wait for the choice of a worker.
-        self._placing = 0
+        self._placement = Placement(self._connection, self.links)
         self._checking = False
         self._tasks: set[asyncio.Task[None]] = set()
         # The link that streams are leaving, during `send_away`.
         self.left: Link | None = None
 
     def close(self) -> None:
-        """Let go of the supervisor and of all links."""
+        """Disconnect from the supervisor, and give back all links."""
         for task in self._tasks:
             task.cancel()
         for link in list(self.links.values()):
@@ -88,7 +86,7 @@ class Client:
     # Streams.
 
     async def open(self, function: Reference, config: StreamConfig, name: str) -> _core.Opened:
-        """Open a stream on the worker that has the fewest.
+        """Open a stream on a worker.
 
         Raises:
             PoolError: When there is no worker, and none could be started.
@@ -110,7 +108,7 @@ class Client:
         most: int,
         avoid: Link | None = None,
     ) -> _core.Opened:
-        """Open a lane for many keys, at most `most` of whose events are on their way.
+        """Open a lane for many keys, with at most `most` of their events in flight.
 
         It is opened on another link than `avoid`, if possible.
 
@@ -178,11 +176,7 @@ class Client:
         definition = function.definition
         if function.preload:
             connection.preload(function.preload)
-        self._placing += 1
-        try:
-            link = await self._place(config.workers or _core.usable_cores(), avoid)
-        finally:
-            self._placing -= 1
+        link = await self._placement.choose(config.workers or _core.usable_cores(), avoid)
         link.define(function, definition)
         return link
 
@@ -199,10 +193,7 @@ class Client:
         """
         if self._connection.supervisor is None or self._connection.most_streams:
             return None
-        workers = config.workers or _core.usable_cores()
-        if self._connection.most_workers:
-            workers = min(workers, self._connection.most_workers)
-        link = _core.choose_link(self.links.values(), workers)
+        link = self._placement.choose_free(config.workers or _core.usable_cores())
         if link is None or function.number not in link.functions:
             return None
         return self.open_on(link, loop, function, config, name)
@@ -221,13 +212,13 @@ class Client:
         Args:
             link: The link.
             loop: The event loop.
-            function: What the stream runs.
-            config: How.
+            function: The function that the stream runs.
+            config: Its settings.
             name: The stream's name.
             session: The grant of the session's key. None: the stream is no attachment.
 
         Returns:
-            The stream. None: the link takes no more.
+            The stream. None: the link takes no more streams.
 
         """
         self._tell_news(link)
@@ -285,7 +276,7 @@ class Client:
             self._check_up_later(loop)
 
     def _watch(self, link: Link, config: StreamConfig) -> None:
-        """Have the supervisor watch a worker whose streams have limits."""
+        """Let the supervisor watch a worker whose streams have limits."""
         stall = _least_of(link.stall, config.stall_timeout, config.event_timeout)
         memory = _least_of(link.memory, config.max_worker_memory)
         unwatched = link.end.take_unwatched()
@@ -297,7 +288,7 @@ class Client:
                 self._connection.supervisor.watch(link.number, stall, memory)
 
     def _tell_news(self, link: Link) -> None:
-        """Have a worker know what has changed here since the last stream was opened there."""
+        """Send a worker the changes of this process since the last stream was opened there."""
         if link.gone:
             link.forget()
         surroundings = here.packed(shared=self._address is not None)
@@ -326,7 +317,7 @@ class Client:
             streams: The names of the streams. None: all; then the worker takes no more streams.
 
         Returns:
-            How many streams will move, unless there is no better worker for them.
+            The number of streams that will move, if there is a better worker for them.
 
         """
         link = self.links[number]
@@ -341,13 +332,13 @@ class Client:
             self.left = None
 
     def check_quota(self) -> None:
-        """Refuse a stream over what the supervisor allows one process.
+        """Refuse a stream beyond the supervisor's quota for one process.
 
         The quota is a promise between programs that trust each other: the supervisor sets it, and
         every client keeps to it.
 
         Raises:
-            PoolError: When this process has as many streams open as it may.
+            PoolError: When this process has reached the quota.
 
         """
         quota = self._connection.most_streams
@@ -357,61 +348,6 @@ class Client:
                 f"supervisor at `{self._address}` (`--client-streams {quota}`)"
             )
 
-    # Workers.
-
-    async def _place(self, workers: int, avoid: Link | None = None) -> Link:
-        """Choose a worker: an idle one, else a new one, else the one with the fewest streams."""
-        links = self.links.values()  # a live view
-        while True:
-            if self._connection.most_workers:
-                workers = min(workers, self._connection.most_workers)
-            if (free := _core.choose_link(links, workers, avoid)) is not None:
-                return free
-            had_links = bool(links)
-            if _core.count_usable(links, workers, avoid) + len(self._requests) < workers:
-                try:
-                    link = await self._acquire(workers)
-                except supervisors.NoSupervisor:
-                    if (least := _core.least_loaded_link(links, workers)) is None:
-                        raise
-                    return least
-                if link is not None:
-                    return link
-            if self._requests:
-                below = _core.link_below_share(links, workers, avoid, self._placing)
-                if below is not None:
-                    return below  # the new worker is for other streams
-            least = _core.least_loaded_link(links, workers, avoid)
-            least = least or _core.least_loaded_link(links, workers)
-            if self._requests or (least is None and links):
-                await self._change()  # a worker is about to start, or to end
-            elif least is not None:
-                return least
-            elif not links and not had_links:
-                raise PoolError("all workers are taken, and no more may be started")
-
-    async def _change(self) -> None:
-        """Wait for reports of the supervisor."""
-        if self._changed is None:
-            self._changed = asyncio.get_running_loop().create_future()
-        await asyncio.shield(self._changed)
-
-    async def _acquire(self, workers: int) -> Link | None:
-        """Ask for a link to one more worker. None: there are as many as allowed.
-
-        If a standalone supervisor ends meanwhile, it connects again.
-        """
-        while True:
-            supervisor = self._connection.connect()
-            await self._connection.greet()
-            if supervisor is not self._connection.supervisor:
-                continue
-            number = supervisor.acquire(workers)
-            request = self._requests[number] = asyncio.get_running_loop().create_future()
-            link: Link | None = await asyncio.shield(request)
-            if link is not None or supervisor is self._connection.supervisor:
-                return link
-
     # Reports of the supervisor.
 
     def on_connected(self) -> None:
@@ -420,10 +356,8 @@ class Client:
             link.leaving = True
 
     def on_heard(self) -> None:
-        """Let streams that wait for a worker look again."""
-        changed, self._changed = self._changed, None
-        if changed is not None and not changed.done():
-            changed.set_result(None)
+        """Let streams that wait for a worker choose again."""
+        self._placement.on_heard()
 
     def on_report(self, report: _core.Report) -> None:
         """Act on a report of the supervisor."""
@@ -432,7 +366,7 @@ class Client:
                 self._on_link(report)
             case _core.Report.Refused(request=request, why=why):
                 error = None if why is None else PoolError(f"no worker process: {why}")
-                self._answer(request, error)
+                self._placement.on_answer(request, error)
             case _core.Report.KeyGranted():
                 self.key_requests.on_granted(report)
             case _core.Report.KeyRefused(request=request, why=why):
@@ -456,7 +390,7 @@ class Client:
         loop = self._loop()
         if loop is not None:
             attach(link, loop, self)
-        self._answer(report.request, link)
+        self._placement.on_answer(report.request, link)
 
     def _on_retired(self, number: int) -> None:
         if (link := self.links.get(number)) is not None:
@@ -517,8 +451,7 @@ class Client:
             return self._on_left(why)
         for link in list(self.links.values()):
             self._on_died(link.number, _core.WorkerDeath.unexplained("nothing"))
-        for request in list(self._requests):
-            self._answer(request, PoolError(why))
+        self._placement.on_lost(PoolError(why))
         self.key_requests.on_lost(PoolError(why))
 
     def _on_left(self, why: str) -> None:
@@ -531,8 +464,7 @@ class Client:
                 link.number = -next(_numbers)
                 self._watch_process(link)
             self.links[link.number] = link
-        for request in list(self._requests):
-            self._answer(request, None)
+        self._placement.on_lost(None)
         self.key_requests.on_lost(None)
 
     def _watch_process(self, link: Link) -> None:
@@ -547,16 +479,6 @@ class Client:
         ran = "here" if link.end.culprit() is not None else "nothing"
         self._on_died(link.number, _core.WorkerDeath.unexplained(ran))
         self.on_heard()
-
-    def _answer(self, request: int, answer: Link | PoolError | None) -> None:
-        future = self._requests.pop(request, None)
-        if future is None or future.done():
-            return
-        if isinstance(answer, PoolError):
-            future.set_exception(answer)
-            future.exception()  # the task that waits for it may have been cancelled
-        else:
-            future.set_result(answer)
 
     def _drop(self, link: Link) -> None:
         if self.links.pop(link.number, None) is not None:

@@ -40,7 +40,7 @@ class Link:
         self.functions: set[int] = set()
         self.levels = b""
         self.surroundings = b""
-        # Functions that the worker knows, and nobody has any more: told as the next stream opens.
+        # Functions that the worker knows and this process has dropped; sent as a stream opens.
         self.gone: list[int] = []
         self.leaving = False
         self.outgrown = False
@@ -53,14 +53,17 @@ class Link:
         self.memory: int | None = None
 
     def define(self, function: Reference, definition: bytes) -> None:
-        """Send a function to the worker, if it does not know it yet; it forgets it in the end."""
+        """Send a function to the worker, if it does not know it yet.
+
+        The worker forgets the function once this process has dropped it.
+        """
         if function.number not in self.functions:
             self.end.define(function.number, definition)
             self.functions.add(function.number)
             function.known_by.append(weakref.ref(self))
 
     def forget(self) -> None:
-        """Have the worker forget the functions that nobody has any more."""
+        """Let the worker forget the functions that this process has dropped."""
         while self.gone:
             number = self.gone.pop()
             self.functions.discard(number)
@@ -71,7 +74,7 @@ class LinkOwner(Protocol):
     """The client, as far as its links call it."""
 
     def give_up(self, link: Link) -> None:
-        """Give a link back whose memory makes no sense."""
+        """Give back a link with invalid data."""
 
     def on_slow_step(
         self, link: Link, stream: str, seconds: float, held_up: bool, habit: bool
