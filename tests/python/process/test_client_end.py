@@ -224,7 +224,7 @@ def test_the_thread_that_opened_the_first_stream_may_end(tmp_path):
     code, output, errors = run_script(
         tmp_path,
         """
-        import asyncio, threading, time
+        import asyncio, os, threading, time
         from velo import _core, stream_fn
 
         @stream_fn(mode="process", workers=1)
@@ -236,7 +236,8 @@ def test_the_thread_that_opened_the_first_stream_may_end(tmp_path):
         thread.start()
         thread.join()
         before = _core.status()
-        time.sleep(0.3)  # a signal would have come by now
+        while os.path.exists(f"/proc/self/task/{thread.native_id}"):
+            time.sleep(0.001)  # the system sends the signal before the thread is gone
         assert echo.run_sync([2]) == [2]
         after = _core.status()
         assert after.zygote == before.zygote

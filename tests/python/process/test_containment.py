@@ -7,6 +7,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 import warnings
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from recovering import fresh_pool  # noqa: F401
 from standalone import Daemon
 from velo import stream_fn
 from velo._process import clients
-from velo.errors import SlowStepWarning, StreamClosed, WorkerDied
+from velo.errors import SlowStepWarning, WorkerDied
 
 pytestmark = [pytest.mark.every_backend, pytest.mark.slow]
 
@@ -147,20 +149,32 @@ async def test_a_stream_that_outgrows_the_next_worker_too_is_not_moved_for_ever(
         await until(lambda: links()[second].leaving)
         for _ in range(20):
             assert await counted.pid() == second
-            await asyncio.sleep(0.01)
 
 
-async def test_a_worker_with_twice_its_limit_is_killed_and_says_so():
+@stream_fn(mode="process", workers=1)
+async def hoards_in_a_thread(events):
+    """Keeps memory outside of its steps: once there is a file of the event's name."""
+    kept = []
+
+    def keep(path, size):
+        while not os.path.exists(path):
+            time.sleep(0.001)
+        kept.append(b"x" * (size * MIB))
+
+    async for path, size in events:
+        threading.Thread(target=keep, args=(path, size), daemon=True).start()
+        yield os.getpid()
+
+
+async def test_a_worker_with_twice_its_limit_is_killed_and_says_so(tmp_path):
     _, base = await pid_and_memory()
     limit = base + 20 * MIB
-    limited = hoards.options(max_worker_memory=limit)
-    async with limited.open() as stream:
+    path = str(tmp_path / "gate")
+    async with hoards_in_a_thread.options(max_worker_memory=limit).open() as stream:
+        await ask(stream, (path, 2 * limit // MIB))
+        functions.mark(path)
         with pytest.raises(WorkerDied) as info:
-            for _ in range(200):
-                with contextlib.suppress(StreamClosed):  # killed between two events
-                    await stream.send(2 * limit // MIB)
-                await asyncio.wait_for(stream.recv(), HANG)
-                await asyncio.sleep(0.1)
+            await asyncio.wait_for(stream.recv(), HANG)
     error = info.value
     assert (error.signal, error.culprit) == (signal.SIGKILL, None)
     assert "`max_worker_memory`" in error.why
@@ -182,13 +196,19 @@ async def test_shared_memory_is_not_the_workers():
             yield os.getpid()
 
     frame = np.zeros(10 * MIB, np.uint8)
+    _, small = await pid_and_memory()
     async with keeps.open() as stream:
         pid = await ask(stream, frame)  # imports numpy
         base = own_memory(pid)
     async with keeps.options(max_worker_memory=base + 50 * MIB).open() as stream:
         for _ in range(20):
             assert await ask(stream, frame) == pid
-            await asyncio.sleep(0.1)
+        # Once another worker is found to have outgrown its limit, this one was looked at too.
+        hoarding = hoards.options(workers=2, max_worker_memory=small + 50 * MIB)
+        async with hoarding.open() as hoard:
+            other = await ask(hoard, 80)
+            assert other != pid
+            await until(lambda: links()[other].leaving)
         assert psutil.Process(pid).memory_info().rss > base + 150 * MIB
         assert not links()[pid].leaving
 

@@ -6,7 +6,6 @@ import ctypes
 import os
 import signal
 import time
-import warnings
 
 import pytest
 
@@ -52,6 +51,25 @@ async def awaits(events):
         yield os.getpid()
 
 
+@stream_fn(mode="process", workers=1, stall_timeout=LIMIT)
+async def short_steps(events):
+    """Takes short steps until there is a file of the event's name."""
+    async for path in events:
+        while not os.path.exists(path):
+            time.sleep(0.001)
+            await asyncio.sleep(0)
+        yield path
+
+
+@stream_fn(mode="process", workers=1)
+async def one_long_step(events):
+    """Holds its worker until there is a file of the event's name."""
+    async for path in events:
+        while not os.path.exists(path):
+            time.sleep(0.001)
+        yield path
+
+
 async def died_with(stream):
     with pytest.raises(WorkerDied) as info:
         await asyncio.wait_for(stream.recv(), HANG)
@@ -63,6 +81,18 @@ def named_once():
     with pytest.warns(StallWarning) as caught:
         yield caught
     assert len([w for w in caught if w.category is StallWarning]) == 1
+
+
+async def another_stalls():
+    """Waits until the supervisor has found another worker stalled, and no other.
+
+    So it has looked at all workers for longer than the limit.
+    """
+    with named_once() as caught:
+        async with holds.options(workers=2).open() as stream:
+            await stream.send("a loop")
+            await died_with(stream)
+    assert f"`{stream.name}`" in str(caught[0].message)
 
 
 @pytest.mark.parametrize("what", HOLDS)
@@ -95,35 +125,37 @@ async def test_the_pool_goes_on():
     assert await holds.run(["x"]) == ["x"]
 
 
-async def test_waiting_is_no_stall():
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        pids = await asyncio.wait_for(awaits.run([3 * LIMIT, 0]), HANG)
-    assert pids[0] == pids[1]
+async def test_waiting_is_no_stall(tmp_path):
+    path = str(tmp_path / "gate")
+    gate = functions.gate.options(mode="process", workers=1, stall_timeout=LIMIT)
+    async with gate.open() as stream:
+        await stream.send(path)
+        await stream.send("event")
+        await another_stalls()
+        functions.mark(path)
+        assert await asyncio.wait_for(stream.recv(), HANG) == "event"
 
 
-async def test_many_short_steps_are_no_stall():
-    @stream_fn(mode="process", stall_timeout=LIMIT)
-    async def busy(events):
-        async for seconds in events:
-            end = time.monotonic() + seconds
-            while time.monotonic() < end:
-                time.sleep(LIMIT / 20)
-                await asyncio.sleep(0)
-            yield "done"
-
-    assert await busy.run([3 * LIMIT]) == ["done"]
+async def test_many_short_steps_are_no_stall(tmp_path):
+    path = str(tmp_path / "gate")
+    async with short_steps.open() as stream:
+        await stream.send(path)
+        await another_stalls()
+        functions.mark(path)
+        assert await asyncio.wait_for(stream.recv(), HANG) == path
 
 
-async def test_a_neighbour_without_a_limit_may_take_its_time():
-    """The limit is a stream's own: who has none may hold the worker, also when others wait."""
-    nap = functions.nap.options(mode="process", workers=1)
-    async with awaits.open() as limited, nap.open() as stream:
+async def test_a_neighbour_without_a_limit_may_take_its_time(tmp_path):
+    """A stream without a limit may hold its worker, also while events of others wait."""
+    path = str(tmp_path / "gate")
+    async with awaits.open() as limited, one_long_step.open() as stream:
         await limited.send(0)
         pid = await limited.recv()
-        await stream.send(4 * LIMIT)
+        await stream.send(path)
         await limited.send(0)
-        assert await stream.recv() == 4 * LIMIT
+        await another_stalls()
+        functions.mark(path)
+        assert await asyncio.wait_for(stream.recv(), HANG) == path
         assert await limited.recv() == pid
 
 
@@ -158,7 +190,7 @@ async def test_a_stopped_worker_for_which_nothing_waits_is_let_be():
         pid = await stream.recv()
         await until(lambda: not link_of(stream).culprit())
         os.kill(pid, signal.SIGSTOP)
-        await asyncio.sleep(3 * LIMIT)
+        await another_stalls()
         os.kill(pid, signal.SIGCONT)
         await stream.send(0)
         assert await stream.recv() == pid
@@ -201,12 +233,20 @@ async def test_what_is_not_a_function_but_holds_the_loop():
     assert "in block" in str(caught[0].message)
 
 
-async def test_steps_below_the_limit_are_no_stall():
-    """However many they are."""
+async def test_many_events_are_no_stall():
+    """One short step for each event, without a wait between them."""
     nap = functions.nap.options(mode="process", workers=1, stall_timeout=LIMIT)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", StallWarning)
-        assert await nap.run([LIMIT * 0.2] * 8) == [LIMIT * 0.2] * 8
+    stalling = asyncio.create_task(another_stalls())
+
+    async def source():
+        while not stalling.done():
+            yield 0.001
+            await asyncio.sleep(0)
+
+    async with nap.open() as stream:
+        async for seconds in stream.feed(source()):
+            assert seconds == 0.001
+    await stalling
 
 
 def link_of(stream):
