@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import time
 from collections.abc import AsyncIterator
 from typing import Any
 
-from velo import StreamFn
+from velo import StreamFn, _core
 from velo.bench.floors import Measured, SeparateProcesses
 from velo.bench.keyed_events import (
     FIELD,
@@ -19,7 +21,15 @@ from velo.bench.keyed_events import (
 )
 from velo.bench.ours import Mode, memory_everywhere
 
-__all__ = ["burn_in_turn", "memory", "opening", "requests", "slow_keys", "throughput"]
+__all__ = [
+    "burn_in_turn",
+    "memory",
+    "opening",
+    "recovery",
+    "requests",
+    "slow_keys",
+    "throughput",
+]
 
 
 async def _ready(
@@ -147,5 +157,35 @@ def requests(mode: Mode, workers: int | None, keys: int, tasks: int, each: int) 
             begin = time.perf_counter()
             await asyncio.gather(*map(user, range(tasks)))
             return {"rate": tasks * each / (time.perf_counter() - begin)}
+
+    return asyncio.run(run())
+
+
+def recovery(keys: int) -> Measured:
+    """Kill the worker of open keys: milliseconds until every key has its next result.
+
+    `undisturbed` is the time until every key has its next result without that.
+    """
+
+    async def run() -> Measured:
+        fn = await _ready(count_events.options(recover="replay"), "process", 1)
+        async with fn.keys(max_pending=2 * keys + 10_000) as users:
+            results = aiter(users)
+
+            async def one_each() -> float:
+                begin = time.perf_counter()
+                for key in range(keys):
+                    await users.send(key, (key, 0))
+                for _ in range(keys):
+                    await anext(results)
+                return (time.perf_counter() - begin) * 1e3
+
+            await one_each()  # the keys are open
+            undisturbed = await one_each()
+            status = _core.status()
+            assert status is not None
+            (worker,) = status.workers
+            os.kill(worker.pid, signal.SIGKILL)
+            return {"ms": await one_each(), "undisturbed": undisturbed}
 
     return asyncio.run(run())

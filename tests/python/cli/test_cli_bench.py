@@ -155,6 +155,7 @@ KEYED = {
     "ours_keyed:opening": ("process", 1, 200),
     "ours_keyed:memory": ("process", 1, 5_000),
     "ours_keyed:requests": ("process", 1, 20, 10, 5),
+    "ours_keyed:recovery": (20,),
     "peers.use:batched_by_key": ("multiprocessing.Pipe", "tuples", 20, 2_000, "even"),
 }
 
@@ -191,7 +192,7 @@ def test_every_row_of_many_keys_has_its_subjects(monkeypatch):
 
     def in_turn(self, subjects):
         asked.extend(subjects.values())
-        figures = {"rate": 2.0, "floor": 1.0, "us": 1.0, "KiB": 1.0}
+        figures = {"rate": 2.0, "floor": 1.0, "us": 1.0, "KiB": 1.0, "ms": 2.0, "undisturbed": 1.0}
         return {name: [figures] for name in subjects}
 
     monkeypatch.setattr(Plan, "in_turn", in_turn)

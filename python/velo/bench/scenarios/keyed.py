@@ -44,6 +44,7 @@ def measure(plan: Plan) -> Iterator[Row]:
     yield from _burn(plan)
     yield from _memory_and_opening(plan)
     yield from _requests(plan)
+    yield from _recovery(plan)
 
 
 def _workers() -> tuple[int, ...]:
@@ -198,6 +199,20 @@ def _requests(plan: Plan) -> Iterator[Row]:
                 unit="requests/s",
                 figure="rate",
             )
+
+
+def _recovery(plan: Plan) -> Iterator[Row]:
+    """Measure how long keys take to go on after the death of their worker."""
+    for keys in (1, FEW, plan.scaled(100_000)):
+        yield from paired(
+            plan.in_turn({"recovery": _ours(keys, function="recovery")}),
+            "recovery",
+            "the same, no worker dies",
+            measurement=f"a killed worker, to the next result of every key, {keys:,} keys",
+            unit="ms",
+            figure="ms",
+            of="undisturbed",
+        )
 
 
 def _ratio(
