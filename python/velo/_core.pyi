@@ -848,10 +848,24 @@ class FloatKey:
 class CsvRows:
     """The complete records of one piece of a CSV file."""
 
-    events: list[dict[str, Any]]
+    events: list[Any]
     bad: list[NoEvent]
     keys: list[FloatKey]
     lines: bytes
+
+class Line:
+    """A line of a file, which arrives in another process as the event that it holds."""
+
+    @property
+    def key(self) -> Any: ...
+
+class LineKeys:
+    """Gives the key of an event: that of a `Line`, or what a function finds in another event."""
+
+    def __new__(cls, other: Callable[[Any], Any]) -> LineKeys: ...
+    def __call__(self, event: Any) -> Any: ...
+    @property
+    def asked(self) -> int: ...
 
 class CsvParser:
     """Makes events of the bytes of one CSV file, as they come."""
@@ -862,6 +876,7 @@ class CsvParser:
         numbers: bool,
         null: Sequence[str],
         delimiter: int = ...,
+        lines: Callable[[str], Any] | None = None,
     ) -> CsvParser: ...
     @property
     def judged(self) -> str | None: ...
@@ -877,6 +892,9 @@ class View:
 def dumps(obj: Any, limit: int | None = None) -> bytes: ...
 def loads(payload: bytes, trusted: bool = True) -> Any: ...
 def has_long_number(text: bytes) -> bool: ...
+def json_lines(
+    text: bytes, key: str | None, written: Callable[[str], Any]
+) -> list[Line | None]: ...
 def fingerprint(payload: bytes) -> int | None: ...
 def pickle_in(payload: bytes) -> bytes | None: ...
 def serve_zygote(

@@ -26,6 +26,7 @@ mod inline;
 mod key_text;
 mod keys;
 mod lane_frames;
+mod lines;
 mod module;
 mod process;
 mod user;
@@ -69,6 +70,12 @@ mod core {
     use super::keys::runner::LaneRunner;
     #[pymodule_export]
     use super::keys::tracker::KeyFailure;
+    #[pymodule_export]
+    use super::lines::Line;
+    #[pymodule_export]
+    use super::lines::json::json_lines;
+    #[pymodule_export]
+    use super::lines::keys::LineKeys;
     #[pymodule_export]
     use super::module::cores::usable_cores;
     #[cfg(process_mode)]

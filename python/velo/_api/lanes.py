@@ -381,6 +381,7 @@ class _LateSource:
     def __init__(self, events: AsyncIterable[Any] | _core.ReadAhead[Any], host: Host) -> None:
         self._events = events
         self._host = host
+        self._next: Callable[[], Any] | None = None
 
     def _reader(self) -> Source:
         if self._host.source is None:
@@ -396,4 +397,6 @@ class _LateSource:
         return self
 
     def __next__(self) -> Any:
-        return next(self._reader().events)
+        if self._next is None:
+            self._next = self._reader().events.__next__
+        return self._next()

@@ -13,13 +13,13 @@ import threading
 import time
 import types
 import warnings
-from collections.abc import AsyncIterable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
 from velo import _core
 from velo.errors import SlowStepWarning
 
-__all__ = ["Source", "live", "plain"]
+__all__ = ["Batches", "Source", "live", "plain"]
 
 T = TypeVar("T")
 
@@ -118,6 +118,21 @@ def _call(wake: Callable[[], object] | None) -> bool:
     return True
 
 
+class Batches(AsyncIterable[Sequence[T]]):
+    """An async source of `keyed` that gives many events at a time, in lists.
+
+    Args:
+        lists: Gives the lists.
+
+    """
+
+    def __init__(self, lists: AsyncIterable[Sequence[T]]) -> None:
+        self._lists = lists
+
+    def __aiter__(self) -> AsyncIterator[Sequence[T]]:
+        return aiter(self._lists)
+
+
 class Source(Protocol):
     """A source of `keyed`."""
 
@@ -173,18 +188,21 @@ class _Async:
         self._nudge = nudge
         self._queue: collections.deque[Any] = collections.deque()
         self._room = asyncio.Event()
+        self._full = False
         reading = self._read(events)
         # None once it was closed: the traceback of its end would keep the source alive, and open.
         self._task: asyncio.Task[None] | None
         self._task = asyncio.get_running_loop().create_task(reading, name="keyed source")
 
     async def _read(self, events: AsyncIterable[Any]) -> None:
+        add = self._queue.extend if isinstance(events, Batches) else self._queue.append
         try:
             async for event in events:
-                self._queue.append(event)
+                add(event)
                 self._nudge()
                 while len(self._queue) >= self._limit:
                     self._room.clear()
+                    self._full = True
                     await self._room.wait()
         finally:
             self._nudge()
@@ -208,8 +226,11 @@ class _Async:
     def __next__(self) -> Any:
         if not self._queue:
             raise StopIteration
-        self._room.set()
-        return self._queue.popleft()
+        event = self._queue.popleft()
+        if self._full and len(self._queue) < self._limit:
+            self._full = False
+            self._room.set()
+        return event
 
     async def close(self) -> None:
         task, self._task = self._task, None

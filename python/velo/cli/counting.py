@@ -32,7 +32,7 @@ class Counted(StreamFn[Any, Any]):
 
     def by_key(self, events: AsyncIterable[Any], key: Keys) -> _core.KeyedResults[Any]:
         """Run the function for each key: the results with their keys."""
-        self.table, guard = keyed(self._spec, events, key, MOST_PENDING, "raise", "ignore")
+        self.table, guard = keyed(self._spec, events, key.find, MOST_PENDING, "raise", "ignore")
         return _core.KeyedResults(self.table, guard)
 
     def handled(self) -> int:

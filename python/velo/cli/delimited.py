@@ -119,7 +119,10 @@ class Csv:
                     "(`--delimiter` says what it is)"
                 )
         rules = self._rules
-        self._parser = _core.CsvParser(self._start, rules.numbers, list(rules.null), ord(delimiter))
+        self._parser = _core.CsvParser(
+            *(self._start, rules.numbers, list(rules.null), ord(delimiter)),
+            lines=Written if rules.lines else None,
+        )
         self._head = b""
         return data
 

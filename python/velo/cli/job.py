@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from velo import Stream, StreamFn, _core
+from velo._api.source import Batches
 from velo.cli.counting import MOST_PENDING, Counted
 from velo.cli.errors import Failure
 from velo.cli.keys import Keys
@@ -209,16 +210,8 @@ class Job:
                 await self._by_key(bursts, self._keys)
 
     async def _by_key(self, bursts: AsyncIterator[list[Any]], keys: Keys) -> None:
-        async def events() -> AsyncGenerator[Any, None]:
-            async for burst in bursts:
-                for event in burst:
-                    yield event
-
         writer = self._writer
-        async with (
-            contextlib.aclosing(events()) as source,
-            contextlib.aclosing(self.fn.by_key(source, keys)) as keyed,
-        ):
+        async with contextlib.aclosing(self.fn.by_key(Batches(bursts), keys)) as keyed:
             async for key, result in keyed:
                 self._write(result, key)
                 if writer.full:

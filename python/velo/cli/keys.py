@@ -12,6 +12,8 @@ from typing import Any
 
 import orjson
 
+from velo import _core
+
 __all__ = ["Keys", "Written", "form", "raw_member"]
 
 _JSON_NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?")
@@ -49,23 +51,26 @@ class Keys:
     the written form here, for the few events whose key is neither a text nor a whole number.
 
     Attributes:
+        find: Returns the key of the next event.
         written: The keys of such events by the `id` of the event, until `keyed` asks for them.
-        asked: The number of events whose key `keyed` has asked for.
 
     """
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.written: dict[int, Written] = {}
-        self.asked = 0
+        self.find = _core.LineKeys(self._find)
 
-    def __call__(self, event: Any) -> Any:
-        """Return the key of the next event."""
+    @property
+    def asked(self) -> int:
+        """The number of events whose key `keyed` has asked for."""
+        return self.find.asked
+
+    def _find(self, event: Any) -> Any:
         key = event[self.name]
         kind = type(key)
         if kind is not str and (kind is not int or (key == 0 and id(event) in self.written)):
             key = self.written.pop(id(event), None) or Written(orjson.dumps(key).decode())
-        self.asked += 1
         return key
 
 

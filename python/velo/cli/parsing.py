@@ -6,6 +6,7 @@ import difflib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any, Protocol
 
 import orjson
@@ -95,6 +96,7 @@ class Rules:
         text: CSV: the fields that always stay text.
         null: CSV: the values that mean None, besides the empty one.
         delimiter: CSV: the delimiter; None: it is found in the header.
+        lines: Whether an event may be a `Line`, which the worker parses.
         say: Prints a message about an input.
 
     """
@@ -104,6 +106,7 @@ class Rules:
     text: Sequence[str] = ()
     null: Sequence[str] = ()
     delimiter: str | None = None
+    lines: bool = False
     say: Callable[[str], object] = _nothing
 
 
@@ -135,6 +138,7 @@ class Ndjson:
     def __init__(self, name: str, rules: Rules) -> None:
         self._name = name
         self._keys = rules.keys
+        self._lines = rules.lines
         self._say = rules.say
         self._number = 0
         # The first line is an array.
@@ -171,8 +175,15 @@ class Ndjson:
     def _take(self, text: bytes) -> Burst:
         if self._number == 0:
             text = text.removeprefix(_BOM)
-        lines = text.split(b"\n")
         first = self._number + 1
+        if self._lines:
+            name = None if self._keys is None else self._keys.name
+            found = _core.json_lines(text, name, Written)
+            self._number += len(found)
+            if None in found:
+                return self._one_by_one(text.split(b"\n"), first, found)
+            return Burst(found, lines=range(first, first + len(found)), where=self._name)
+        lines = text.split(b"\n")
         self._number += len(lines)
         try:
             load = jsonlines.loads if _core.has_long_number(text) else orjson.loads
@@ -198,10 +209,16 @@ class Ndjson:
         for event, line in zip(events, lines, strict=True):
             note_key(event, line, keys)
 
-    def _one_by_one(self, lines: list[bytes], first: int) -> Burst:
+    def _one_by_one(
+        self, lines: list[bytes], first: int, found: Sequence[_core.Line | None] = ()
+    ) -> Burst:
         burst = Burst(where=self._name)
         numbers: list[int] = []
-        for number, line in enumerate(lines, first):
+        for number, (line, known) in enumerate(zip_longest(lines, found), first):
+            if known is not None:
+                burst.events.append(known)
+                numbers.append(number)
+                continue
             try:
                 event = jsonlines.loads(line)
                 why = None if self._keys is None else key_problem(event, self._keys.name)
@@ -220,6 +237,8 @@ class Ndjson:
             else:
                 burst.bad.append(BadLine(self._name, number, why, len(burst.events)))
         burst.lines = numbers
+        if first == 1 and numbers[:1] == [1]:
+            self._array = type(burst.events[0]) is list
         return burst
 
 

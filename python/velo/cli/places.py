@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Any
 
+from velo import _core
 from velo.cli.keys import Keys
 from velo.cli.parsing import Burst
 
@@ -70,7 +71,7 @@ class Places:
 
 def _is_of(event: Any, name: str, key: object) -> bool:
     try:
-        found = event[name]
+        found = event.key if type(event) is _core.Line else event[name]
     except (TypeError, LookupError):
         return False  # the function has changed it
     return type(found) is type(key) and bool(found == key)

@@ -224,6 +224,7 @@ def run(
         text=text,
         null=null,
         delimiter=None if delimiter is None else _delimiter(delimiter),
+        lines=fn.config.mode == "process" and not connected,
         say=shown.say,
     )
 

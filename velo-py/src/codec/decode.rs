@@ -10,7 +10,7 @@ use super::lookups::Lookups;
 use super::marker::{self, ext, own};
 use super::memory::Memory;
 use super::reader::{Decode, Reader};
-use super::{array, container, pickle, record, scalar, text, time, utf8};
+use super::{array, container, line, pickle, record, scalar, text, time, utf8};
 
 /// Decodes the one value of which `payload` consists.
 pub fn decode<'py>(
@@ -125,6 +125,7 @@ fn own<'py>(reader: &mut Reader<'_, 'py, Values>) -> Result<Bound<'py, PyAny>, F
         own::ARRAY => array::array(reader),
         own::PICKLE => pickle::load(reader),
         own::RECORD => record::record(reader),
+        own::LINE => line::event(reader),
         _ => fault("an unknown kind"),
     }
 }

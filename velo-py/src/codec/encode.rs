@@ -6,7 +6,7 @@ use super::error::{EncodeError, Stop};
 use super::lookups::Lookups;
 use super::out::Out;
 use super::writer::{Encode, Writer};
-use super::{array, container, path, pickle, record, scalar, text, time};
+use super::{array, container, line, path, pickle, record, scalar, text, time};
 use crate::ffi::objects::{Exact, exact};
 
 /// Appends `obj`: natively where the native form loses nothing, else by one pickle.
@@ -76,7 +76,11 @@ fn other<'py, O: Out>(
     writer: &mut Writer<'_, 'py, O, Values>,
     obj: &Bound<'py, PyAny>,
 ) -> Result<(), Stop> {
-    if record::put(writer, obj)? || time::put(writer, obj)? || array::put(writer, obj)? {
+    if line::put(writer, obj)?
+        || record::put(writer, obj)?
+        || time::put(writer, obj)?
+        || array::put(writer, obj)?
+    {
         return Ok(());
     }
     let pickled = writer.pickle_part(obj)?;

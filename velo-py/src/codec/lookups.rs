@@ -7,6 +7,7 @@ use super::dtype::LazyNumpy;
 use super::keys::Keys;
 use super::pickler::Pickle;
 use crate::cell::GilCell;
+use crate::csv::Form;
 
 /// Types, pickle's functions, dtypes, recent keys.
 pub struct Lookups {
@@ -14,6 +15,8 @@ pub struct Lookups {
     pub times: Types,
     pub numpy: LazyNumpy,
     pub keys: GilCell<Keys>,
+    /// The form of the last record of CSV.
+    pub form: GilCell<Option<Form>>,
 }
 
 impl Lookups {
@@ -25,6 +28,7 @@ impl Lookups {
             times: Types::new(py)?,
             numpy: LazyNumpy::new(),
             keys: GilCell::default(),
+            form: GilCell::default(),
         })
     }
 }

@@ -79,6 +79,8 @@ pub mod own {
     pub const PICKLE: u8 = 5;
     /// A record of a source: its seven values follow.
     pub const RECORD: u8 = 6;
+    /// A line of a file, and the columns of its records.
+    pub const LINE: u8 = 7;
 }
 
 /// The type numbers of MessagePack extensions.

@@ -21,6 +21,7 @@
 //! | `tuple`, `set`, `frozenset` | `c1`, then 1, 2 or 3, then a MessagePack array |
 //! | `numpy.ndarray` | `c1 04`, see `array.rs` |
 //! | `velo.connect.Record` | `c1 06`, then its seven values |
+//! | a line of a file, as the event that it holds | `c1 07`, see `line.rs` |
 //! | everything else | `c1 05`, a pickle with its buffers, see `pickle.rs` |
 //!
 //! `c1` is the byte that MessagePack leaves unused. The value after it is not wrapped in an extension,
@@ -46,6 +47,7 @@ mod encode;
 mod error;
 mod fingerprint;
 mod keys;
+mod line;
 mod lookups;
 mod marker;
 mod memory;
@@ -125,7 +127,9 @@ impl Codec {
             Exact::List(list) => list.len() + UNKNOWN_SIZE,
             Exact::Tuple(tuple) => tuple.len() + UNKNOWN_SIZE,
             Exact::Dict(dict) => 2 * dict.len() + UNKNOWN_SIZE,
-            Exact::Other => array::size_hint(&self.0, obj).unwrap_or(UNKNOWN_SIZE),
+            Exact::Other => line::size_hint(obj)
+                .or_else(|| array::size_hint(&self.0, obj))
+                .unwrap_or(UNKNOWN_SIZE),
             _ => UNKNOWN_SIZE,
         }
     }

@@ -1,8 +1,11 @@
 //! CSV for `velo run`: bytes in, events out, without Python objects in between.
 //!
-//! [`record`] finds records and their fields, [`value`] decides which fields are numbers. Only an invalid
+//! [`record`] finds records and their fields, [`columns`] makes events of them, [`value`] decides which
+//! fields are numbers, and [`form`] makes the event of one record in another process. Only an invalid
 //! header raises an exception; the parser returns other invalid records with their line numbers.
 
+mod columns;
+mod form;
 mod record;
 mod value;
 
@@ -10,10 +13,13 @@ use std::collections::HashSet;
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyList, PyString};
+use pyo3::types::{PyBytes, PyList, PyString};
 
+use crate::lines::Line;
+use columns::{Columns, Value, as_text};
 use record::{Record, Splitter};
-use value::Number;
+
+pub use form::Form;
 
 /// A record that is no event.
 #[pyclass(frozen, get_all, module = "velo._core")]
@@ -66,7 +72,9 @@ pub struct CsvParser {
     numbers: bool,
     null: HashSet<Vec<u8>>,
     delimiter: u8,
-    columns: Option<Columns>,
+    /// Makes a key of the text of a float, where events are lines; None: events are dicts.
+    lines: Option<Py<PyAny>>,
+    header: Option<Header>,
     splitter: Splitter,
     buffer: Vec<u8>,
     line: u64,
@@ -76,13 +84,13 @@ pub struct CsvParser {
     judged: Option<&'static str>,
 }
 
-/// The columns, as the header names them.
-struct Columns {
-    names: Vec<Py<PyString>>,
-    // An event of no values: a copy of it has room for all of them at once.
-    spec: Py<PyDict>,
-    text: Vec<bool>,
+/// The columns of a file that has begun.
+struct Header {
+    columns: Columns,
+    /// The index of the field that must not be empty, if there is one.
     key: Option<usize>,
+    /// The columns as lines carry them.
+    packed: Py<PyBytes>,
 }
 
 #[pymethods]
@@ -90,13 +98,20 @@ impl CsvParser {
     /// `start` is called with the header, and returns the fields that are read in their own way: see
     /// [`Fields`].
     #[new]
-    #[pyo3(signature = (start, numbers, null, delimiter=b','))]
-    fn new(start: Py<PyAny>, numbers: bool, null: Vec<String>, delimiter: u8) -> CsvParser {
+    #[pyo3(signature = (start, numbers, null, delimiter=b',', lines=None))]
+    fn new(
+        start: Py<PyAny>,
+        numbers: bool,
+        null: Vec<String>,
+        delimiter: u8,
+        lines: Option<Py<PyAny>>,
+    ) -> CsvParser {
         CsvParser {
             start,
             numbers,
             null: null.into_iter().map(String::into_bytes).collect(),
-            columns: None,
+            lines,
+            header: None,
             splitter: Splitter::new(delimiter),
             delimiter,
             buffer: Vec::new(),
@@ -114,7 +129,7 @@ impl CsvParser {
         self.buffer.clear();
         self.line = 0;
         self.begun = false;
-        self.judging = self.columns.is_some();
+        self.judging = self.header.is_some();
         self.judged = None;
     }
 
@@ -165,7 +180,7 @@ impl CsvParser {
                 Record::Blank => None,
                 Record::Bad(why) => Some(why),
                 Record::Fields => match std::str::from_utf8(&rest[..found.len]) {
-                    Ok(_) => self.take(py, rest, &mut events, &mut keys)?,
+                    Ok(_) => self.take(py, rest, found.len, &mut events, &mut keys)?,
                     Err(error) => {
                         let place = error.valid_up_to();
                         Some(format!("not UTF-8: byte {:#04x} at {place}", rest[place]))
@@ -179,7 +194,7 @@ impl CsvParser {
                 if found.lines > 1 {
                     why = format!("{why} (up to line {})", self.line);
                 }
-                if self.columns.is_none() {
+                if self.header.is_none() {
                     return Err(PyValueError::new_err(why));
                 }
                 let after = events.len();
@@ -199,60 +214,72 @@ impl CsvParser {
 }
 
 impl CsvParser {
-    /// Makes an event of the fields that were split last. Some: the reason why they are no event.
+    /// Makes an event of the fields that were split last, a record of `len` bytes. Some: the reason why
+    /// they are no event.
     fn take<'py>(
         &mut self,
         py: Python<'py>,
         bytes: &[u8],
-        events: &mut Vec<Bound<'py, PyDict>>,
+        len: usize,
+        events: &mut Vec<Bound<'py, PyAny>>,
         keys: &mut Vec<Py<FloatKey>>,
     ) -> PyResult<Option<String>> {
         if std::mem::take(&mut self.judging) && self.judge(py, bytes)? {
             return Ok(None);
         }
         let fields = self.splitter.count();
-        let Some(columns) = &self.columns else {
-            self.columns = Some(self.begin(py, bytes)?);
+        let Some(Header {
+            columns,
+            key,
+            packed,
+        }) = &self.header
+        else {
+            self.header = Some(self.begin(py, bytes)?);
             return Ok(None);
         };
-        let beyond = columns.names.len()..fields;
-        if fields < columns.names.len() || self.any_value(beyond, bytes) {
+        if fields < columns.count() || self.any_value(columns.count()..fields, bytes) {
             let s = if fields == 1 { "" } else { "s" };
-            let header = columns.names.len();
+            let header = columns.count();
             return Ok(Some(format!(
                 "{fields} field{s}, where the header has {header}"
             )));
         }
-        let event = columns.spec.bind(py).copy()?;
-        for (index, name) in columns.names.iter().enumerate() {
+        let key = key.map(|index| {
             let text = self.splitter.field(index, bytes);
-            let name = name.bind(py);
-            if !self.numbers || columns.text[index] {
-                event.set_item(name, as_text(py, text))?;
-            } else if text.is_empty() || (!self.null.is_empty() && self.null.contains(text)) {
-                if columns.key == Some(index) {
-                    return Ok(Some(format!("`{name}` is empty")));
-                }
-                // It is None already.
-            } else {
-                match value::number(text) {
-                    Some(Number::Whole(whole)) => {
-                        if columns.key == Some(index) && text == b"-0" {
-                            keys.push(float_key(py, events.len(), text)?);
-                        }
-                        event.set_item(name, whole)?;
-                    }
-                    Some(Number::Real(real)) => {
-                        if columns.key == Some(index) {
-                            keys.push(float_key(py, events.len(), text)?);
-                        }
-                        event.set_item(name, real)?;
-                    }
-                    None => event.set_item(name, as_text(py, text))?,
-                }
-            }
+            (index, text, columns.value(index, text))
+        });
+        if let Some((index, _, Value::Null)) = key {
+            let name = columns.names(py).nth(index).map(ToString::to_string);
+            return Ok(Some(format!("`{}` is empty", name.unwrap_or_default())));
         }
-        events.push(event);
+        let written = match key {
+            Some((_, text @ b"-0", Value::Whole(_)) | (_, text, Value::Real(_))) => {
+                Some(as_text(py, text))
+            }
+            _ => None,
+        };
+        let Some(lines) = &self.lines else {
+            if let Some(text) = written {
+                let (place, text) = (events.len(), text.unbind());
+                keys.push(Py::new(py, FloatKey { place, text })?);
+            }
+            events.push(columns.event(py, &self.splitter, bytes)?.into_any());
+            return Ok(None);
+        };
+        let key = match (written, key) {
+            (Some(text), _) => lines.call1(py, (text,))?,
+            (None, Some((_, _, Value::Whole(whole)))) => {
+                whole.into_pyobject(py)?.into_any().unbind()
+            }
+            (None, Some((_, text, _))) => as_text(py, text).into_any().unbind(),
+            (None, None) => py.None(),
+        };
+        let line = Line {
+            key,
+            text: bytes[..len].into(),
+            form: Some(packed.clone_ref(py)),
+        };
+        events.push(Bound::new(py, line)?.into_any());
         Ok(None)
     }
 
@@ -272,26 +299,26 @@ impl CsvParser {
     /// which it is when it is the same one again. Otherwise it must look like one (texts, all
     /// different, no numbers) and have another number of fields, or some of the same names.
     fn judge(&mut self, py: Python<'_>, bytes: &[u8]) -> PyResult<bool> {
-        let Some(columns) = &self.columns else {
+        let Some(Header { columns, .. }) = &self.header else {
             return Ok(false);
         };
         let width = self.width(bytes);
         let mut names = HashSet::new();
-        for name in &columns.names {
-            names.insert(name.bind(py).to_str()?.as_bytes());
+        for name in columns.names(py) {
+            names.insert(name.to_str()?.as_bytes());
         }
         let fields = (0..width).map(|index| self.splitter.field(index, bytes));
         let known = fields.clone().filter(|field| names.contains(field)).count();
         let distinct: HashSet<_> = fields.clone().collect();
-        let same = width == columns.names.len() && known == width && distinct.len() == width;
+        let same = width == columns.count() && known == width && distinct.len() == width;
         let is_name = |text: &[u8]| !text.is_empty() && value::number(text).is_none();
         let header = same
             || distinct.len() == width
                 && fields.clone().all(is_name)
-                && (width != columns.names.len() || known > 0);
+                && (width != columns.count() || known > 0);
         // Its columns may have changed places.
         if header {
-            self.columns = Some(self.begin(py, bytes)?);
+            self.header = Some(self.begin(py, bytes)?);
         }
         self.judged = Some(match (same, header) {
             (true, _) => "same",
@@ -302,40 +329,17 @@ impl CsvParser {
     }
 
     /// Takes the fields that were split last as the header.
-    fn begin(&self, py: Python<'_>, bytes: &[u8]) -> PyResult<Columns> {
+    fn begin(&self, py: Python<'_>, bytes: &[u8]) -> PyResult<Header> {
         let names: Vec<_> = (0..self.width(bytes))
             .map(|index| as_text(py, self.splitter.field(index, bytes)))
             .collect();
         let fields: Fields = self.start.call1(py, (names.clone(),))?.extract(py)?;
-        let spec = PyDict::new(py);
-        let mut text = vec![false; names.len()];
-        for name in &names {
-            spec.set_item(name, py.None())?;
-        }
-        for index in fields.text {
-            if let Some(field) = text.get_mut(index) {
-                *field = true;
-            }
-        }
-        let names = names.into_iter().map(Bound::unbind).collect();
-        Ok(Columns {
-            names,
-            spec: spec.unbind(),
-            text,
+        let columns = Columns::new(py, names, &fields.text, self.numbers, self.null.clone())?;
+        let packed = columns.packed(py, self.delimiter)?;
+        Ok(Header {
+            columns,
             key: fields.key,
+            packed: PyBytes::new(py, &packed).unbind(),
         })
-    }
-}
-
-fn float_key(py: Python<'_>, place: usize, text: &[u8]) -> PyResult<Py<FloatKey>> {
-    let text = as_text(py, text).unbind();
-    Py::new(py, FloatKey { place, text })
-}
-
-/// Text of a record whose UTF-8 was checked: its fields lie between ASCII characters.
-fn as_text<'py>(py: Python<'py>, text: &[u8]) -> Bound<'py, PyString> {
-    match std::str::from_utf8(text) {
-        Ok(text) => PyString::new(py, text),
-        Err(_) => PyString::new(py, &String::from_utf8_lossy(text)),
     }
 }

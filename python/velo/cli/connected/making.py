@@ -66,7 +66,7 @@ def connected_job(
     return ConnectedJob(
         fn,
         sources[0] if len(sources) == 1 else Merged(sources),
-        key_of_record if record_key else keys,
+        key_of_record if record_key else None if keys is None else keys.find,
         sink,
         dead_letter=dead_letters(dead_letter),
         terms=Terms(max_pending=max_pending, retries=retries),
