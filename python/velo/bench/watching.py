@@ -177,10 +177,10 @@ class _Watcher:
 
 def main() -> None:
     """Ask the supervisor at a path for its status at each line of input, and print it."""
+    from velo.cli.supervisor.admin_connection import AdminConnection
     from velo.cli.supervisor.figures import Watcher
-    from velo.cli.supervisor.line import Line
 
-    watcher = Watcher(Line(sys.argv[1]))
+    watcher = Watcher(AdminConnection(sys.argv[1]))
     for _ in sys.stdin:
         state = watcher.look()
         seen = {

@@ -9,7 +9,7 @@ import sys
 
 import velo
 from velo._load import reason
-from velo.cli import hash_seed, streams
+from velo.cli import hash_seed, standard_streams
 
 __all__ = ["main"]
 
@@ -21,7 +21,7 @@ def main() -> None:
     if sys.platform == "win32":
         sys.exit("velo: the command needs Linux or macOS; the library works on Windows, inline")
     hash_seed.fix(sys.argv)
-    streams.fill()  # behind it: started again, this would find none that is closed
+    standard_streams.fill()  # after it: a process that starts again has no closed stream left
     # Here, because a process that starts itself again needs none of it.
     import signal
 

@@ -19,12 +19,12 @@ from typing import Any, Protocol
 
 import click
 
-from velo.cli import streams
+from velo.cli import standard_streams
+from velo.cli.compression import open_zstd, zstd_of
 from velo.cli.decoding import Decoder
 from velo.cli.delimited import Csv
 from velo.cli.documents import Json
 from velo.cli.errors import Failure
-from velo.cli.packing import open_zstd, zstd_of
 from velo.cli.parsing import Ndjson, Parser, Rules
 from velo.cli.text import inline
 
@@ -170,7 +170,7 @@ def _followed(path: str, format: str | None) -> Input:
 
 def _input(path: str, format: str | None) -> Input:
     if path == "-":
-        if 0 in streams.closed:
+        if 0 in standard_streams.closed:
             raise Failure("standard input is closed: name a file with `--input`")
         # Unbuffered, by descriptor: a thread that is blocked in it holds no lock at exit.
         raw = io.FileIO(0, "rb", closefd=False)

@@ -14,8 +14,8 @@ from velo import Stream, StreamFn, _core
 from velo._api.source import Batches
 from velo.cli.counting import MOST_PENDING, Counted
 from velo.cli.errors import Failure
+from velo.cli.event_lines import EventLines
 from velo.cli.keys import Keys
-from velo.cli.places import Places
 from velo.cli.progress import Progress, Tally
 from velo.cli.reading import Reader
 from velo.cli.resuming import Written
@@ -75,7 +75,7 @@ class Job:
         self._drain = drain
         self._tally = Tally()
         ahead = 4 * fn.config.buffer
-        self._places = Places(ahead if keys is None else max(ahead, 2 * MOST_PENDING))
+        self._event_lines = EventLines(ahead if keys is None else max(ahead, 2 * MOST_PENDING))
         self._reader: Reader | None = None
         self._failed: click.ClickException | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -186,7 +186,7 @@ class Job:
                 async for burst in bursts:
                     tally.position = burst.position
                     tally.read += len(burst.events)
-                    self._places.add(burst)
+                    self._event_lines.add(burst)
                     yield burst.events
                     for line in burst.bad:
                         tally.bad += 1
@@ -270,10 +270,10 @@ class Job:
         if self._keys is not None:
             found = self._find_place_of_key(self._keys, error)
         elif self._unsent is not None:
-            found = self._unsent + 1, self._places.of_event(self._unsent)
+            found = self._unsent + 1, self._event_lines.of_event(self._unsent)
         else:
             number = self.fn.streams.taken
-            found = (number, self._places.of_event(number - 1)) if number else None
+            found = (number, self._event_lines.of_event(number - 1)) if number else None
         if found is not None:
             number, line = found
             self.place = f"event {number:,}" + ("" if line is None else f", {line}")
@@ -283,7 +283,7 @@ class Job:
         if failed is None:
             return None
         key, number, behind = failed
-        event, line = self._places.of_key(keys, key, behind)
+        event, line = self._event_lines.of_key(keys, key, behind)
         if isinstance(error, EventTooLarge | JournalFull):
             number = event or 0  # an event of the input that has not reached the function
         return (number, line) if number else None

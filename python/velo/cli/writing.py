@@ -17,12 +17,12 @@ from typing import Any
 import click
 
 from velo._files import open_own
-from velo.cli import jsonlines, streams
+from velo.cli import jsonlines, standard_streams
+from velo.cli.compression import zstd_of
 from velo.cli.errors import Failure
 from velo.cli.keys import Written as WrittenKey
 from velo.cli.keys import form
 from velo.cli.outlet import Outlet
-from velo.cli.packing import zstd_of
 from velo.cli.resuming import Written, open_resumed
 from velo.cli.text import inline, safe_json
 
@@ -52,7 +52,7 @@ def open_output(path: str, inputs: Sequence[str]) -> Output:
 
     """
     if path == "-":
-        if 1 in streams.closed:
+        if 1 in standard_streams.closed:
             raise Failure("standard output is closed: name a file with `--output`")
         # Python's own buffer would be written to a closed pipe once more at exit.
         return io.FileIO(1, "wb", closefd=False)

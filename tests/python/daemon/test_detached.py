@@ -12,9 +12,9 @@ from standalone import velo
 from terminal import top
 from velo._api import session
 from velo._worker.detached import DetachedSessions
+from velo.cli.supervisor.admin_connection import AdminConnection
 from velo.cli.supervisor.exporting import SupervisorFigures
 from velo.cli.supervisor.figures import Watcher
-from velo.cli.supervisor.line import Line
 
 counting = functions.numbered.options(mode="process", workers=2, timeout=None)
 
@@ -36,7 +36,7 @@ def keys_of(state):
 async def test_status_shows_what_nobody_is_attached_to(daemon):
     assert await ask(counting, "user-42", "a") == (1, "a")
     assert await ask(counting, 7, "a") == (1, "a")
-    await seen(Watcher(Line(str(daemon.path))), lambda state: state["detached"] == 2)
+    await seen(Watcher(AdminConnection(str(daemon.path))), lambda state: state["detached"] == 2)
     async with counting.open(key="attached") as stream:
         told = await velo(daemon, "status", "--json")
         state = json.loads(told.out)
@@ -63,7 +63,7 @@ async def test_status_shows_what_nobody_is_attached_to(daemon):
 async def test_who_waits_for_a_key_is_counted(daemon):
     async with counting.open(key="k"):
         waiting = [asyncio.create_task(ask(counting, "k", "a")) for _ in range(3)]
-        watcher = Watcher(Line(str(daemon.path)))
+        watcher = Watcher(AdminConnection(str(daemon.path)))
         state = await seen(watcher, lambda state: state["waiting"] == 3)
         assert sum(worker["waiting"] for worker in state["workers"]) == 3
         told = await velo(daemon, "status")
@@ -100,7 +100,7 @@ async def test_a_scrape_counts_both(daemon):
 
 
 async def test_what_was_told_is_not_told_again_and_what_is_attached_goes(daemon):
-    line = Line(str(daemon.path))
+    line = AdminConnection(str(daemon.path))
     told = []
 
     class Spy:
@@ -154,7 +154,7 @@ async def test_thousands_are_told_in_parts(daemon):
             await ask(one, key, "a")
 
     await asyncio.gather(*[some() for _ in range(8)])
-    await seen(Watcher(Line(str(daemon.path))), lambda state: state["detached"] == total)
+    await seen(Watcher(AdminConnection(str(daemon.path))), lambda state: state["detached"] == total)
     told = await velo(daemon, "status", "--json")
     state = json.loads(told.out)
     assert state["detached"] == total
@@ -228,7 +228,7 @@ async def test_top_shows_them_and_ends_one(daemon, tmp_path, columns, rows):
 async def test_what_is_attached_by_now_is_not_ended(daemon):
     """A place means one parking only."""
     await ask(counting, "k", "a")
-    watcher, line = Watcher(Line(str(daemon.path))), Line(str(daemon.path))
+    watcher, line = Watcher(AdminConnection(str(daemon.path))), AdminConnection(str(daemon.path))
     state = await seen(watcher, lambda state: len(state["detached_sessions"]) == 1)
     (one,) = state["detached_sessions"]
 

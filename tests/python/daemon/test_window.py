@@ -14,8 +14,8 @@ from standalone import velo
 from velo import stream_fn
 from velo._worker import introspection
 from velo._worker.client import OpenStream
+from velo.cli.supervisor.admin_connection import AdminConnection
 from velo.cli.supervisor.figures import Watcher
-from velo.cli.supervisor.line import Line
 from velo.errors import StreamClosed
 
 
@@ -74,7 +74,7 @@ async def test_status_shows_streams_with_their_figures(daemon):
 
 async def test_latencies_are_those_that_the_program_has_measured(daemon):
     """They are shown ten times a second at most: what was shown last may be older."""
-    watcher = Watcher(Line(str(daemon.path)))
+    watcher = Watcher(AdminConnection(str(daemon.path)))
     async with counting.open() as stream, asyncio.timeout(HANG):
         while True:
             await stream.send(1)
@@ -88,13 +88,13 @@ async def test_counts_of_a_worker_outlive_links(daemon):
     async with counting.open() as stream:
         await stream.send(1)
         assert await stream.recv() == 1
-    line = Line(str(daemon.path))
+    line = AdminConnection(str(daemon.path))
     assert [worker["events"] for worker in Watcher(line).look()["workers"]] == [1]
 
 
 async def test_streams_are_named_once(daemon):
     """What a worker has said is not asked again, and what it opens later is told."""
-    line = Line(str(daemon.path))
+    line = AdminConnection(str(daemon.path))
     asked = []
 
     class Spy:
@@ -102,7 +102,7 @@ async def test_streams_are_named_once(daemon):
             asked.append(dict(known))
             line.supervisor.look(known, detached)
 
-    watched = Line(str(daemon.path))
+    watched = AdminConnection(str(daemon.path))
     watched.supervisor, watched.hear = Spy(), line.hear
     watched.state = line.state
     watcher = Watcher(watched)
@@ -212,7 +212,7 @@ async def test_a_stream_that_is_ended_from_outside_says_why(daemon, first):
             await inspected(
                 daemon, stream.name, lambda said: "sleep" in str(said["streams"][0]["locals"])
             )
-        line = Line(str(daemon.path))
+        line = AdminConnection(str(daemon.path))
         line.supervisor.end(stream.name, "ended by a person")
         await asyncio.to_thread(line.look)
         with pytest.raises(StreamClosed, match="ended by a person"):

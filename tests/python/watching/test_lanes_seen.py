@@ -10,8 +10,8 @@ from helpers import HANG, until
 from standalone import Daemon, velo
 from terminal import Terminal
 from velo import stream_fn
+from velo.cli.supervisor.admin_connection import AdminConnection
 from velo.cli.supervisor.figures import Watcher
-from velo.cli.supervisor.line import Line
 
 
 @stream_fn(workers=1)
@@ -71,7 +71,7 @@ def daemon(tmp_path, monkeypatch):
 
 async def lane_of(daemon, wanted):
     """The only lane, once what is seen of it satisfies."""
-    watcher = Watcher(Line(str(daemon.path)))
+    watcher = Watcher(AdminConnection(str(daemon.path)))
     async with asyncio.timeout(HANG):
         while True:
             state = await asyncio.to_thread(watcher.look)

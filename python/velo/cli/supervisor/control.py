@@ -8,7 +8,7 @@ import click
 
 from velo import _core
 from velo.cli.errors import Failure
-from velo.cli.supervisor.line import Line, socket_option
+from velo.cli.supervisor.admin_connection import AdminConnection, socket_option
 from velo.cli.text import inline
 
 __all__ = ["drain", "logs", "restart", "stop"]
@@ -49,12 +49,12 @@ def stop(socket: str | None, timeout: float) -> None:
 
 
 def _end(socket: str | None, bound: float | None, *, wait: bool) -> None:
-    line = Line(socket)
-    line.supervisor.drain(bound)
+    connection = AdminConnection(socket)
+    connection.supervisor.drain(bound)
     with contextlib.suppress(Failure):  # a supervisor without streams may end before it answers
-        line.answer()
-    if wait and not line.end(None if bound is None else bound + _SLACK):
-        raise Failure(f"the supervisor at `{line.path}` has not ended within {bound:g} s")
+        connection.answer()
+    if wait and not connection.end(None if bound is None else bound + _SLACK):
+        raise Failure(f"the supervisor at `{connection.path}` has not ended within {bound:g} s")
 
 
 @click.command(short_help="Replace its workers, without cutting a stream.")
@@ -65,9 +65,9 @@ def restart(socket: str | None) -> None:
     New streams go to new workers, which import modules anew; old workers end with their last
     stream. The supervisor itself goes on.
     """
-    line = Line(socket)
-    line.supervisor.restart()
-    line.answer()
+    connection = AdminConnection(socket)
+    connection.supervisor.restart()
+    connection.answer()
 
 
 @click.command(short_help="Show its log.")
@@ -75,12 +75,12 @@ def restart(socket: str | None) -> None:
 @click.option("-f", "--follow", is_flag=True, help="Go on with new lines, until Ctrl-C.")
 def logs(socket: str | None, follow: bool) -> None:
     """Show the last lines of the supervisor's log, wherever else that goes."""
-    line = Line(socket)
-    line.supervisor.logs(follow)
-    for text in line.answer():
+    connection = AdminConnection(socket)
+    connection.supervisor.logs(follow)
+    for text in connection.answer():
         click.echo(inline(text))
     while follow:
-        for report in line.hear(None):
+        for report in connection.hear(None):
             match report:
                 case _core.Report.Log(lines=lines):
                     for text in lines:

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from velo.cli.errors import Failure
+from velo.cli.supervisor.admin_connection import AdminConnection
 from velo.cli.supervisor.figures import Watcher
-from velo.cli.supervisor.line import Line
 from velo.errors import PoolError
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class SupervisorFigures:
             return None
         try:
             if self._watcher is None:
-                self._watcher = Watcher(Line(self._socket))
+                self._watcher = Watcher(AdminConnection(self._socket))
             state = self._watcher.look()
             while not self._watcher.complete:
                 state = self._watcher.look()

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from velo.cli.supervisor.line import Line
+from velo.cli.supervisor.admin_connection import AdminConnection
 
 __all__ = ["Watcher", "joined", "with_lanes"]
 
@@ -50,8 +50,8 @@ class Watcher:
     A worker names each stream once, so its answers are kept for the next look.
     """
 
-    def __init__(self, line: Line) -> None:
-        self._line = line
+    def __init__(self, connection: AdminConnection) -> None:
+        self._connection = connection
         self._state: dict[str, Any] = {}
         self._before: dict[Any, tuple[float, ...]] = {}
         # The moment up to which the streams of each worker are known, and the known attributes of
@@ -68,7 +68,7 @@ class Watcher:
 
         Rates are None in the first look, and for what is new.
         """
-        self.begin(self._line.state())
+        self.begin(self._connection.state())
         return self.finish()
 
     def begin(self, state: dict[str, Any]) -> None:
@@ -76,12 +76,12 @@ class Watcher:
         self._state = state
         known = list(self._known.items())
         detached = [(worker, max(there)) for worker, there in self._detached.items() if there]
-        self._line.supervisor.look(known, detached)
+        self._connection.supervisor.look(known, detached)
 
     def finish(self) -> dict[str, Any]:
         """Return the state as `look` does, once `begin` was called."""
         state = self._state
-        looks = {look["worker"]: look for look in self._line.look()}
+        looks = {look["worker"]: look for look in self._connection.look()}
         now = time.monotonic()
         self._take_names(looks.values(), now)
         seen: dict[Any, tuple[float, ...]] = {}

@@ -44,7 +44,8 @@ def inspect(
     overview = Overview(socket, pid)
 
     asked = overview.ask(
-        lambda line, _: line.supervisor.inspect(stream, key), lambda line, _: line.look()
+        lambda connection, _: connection.supervisor.inspect(stream, key),
+        lambda connection, _: connection.look(),
     )
     if not asked:
         raise Failure(overview.nothing())
@@ -69,7 +70,7 @@ def inspect(
             for worker in stuck:
                 _show_stuck(worker)
     if not found and not stuck:
-        labels = [line.label for line, _ in asked]
+        labels = [connection.label for connection, _ in asked]
         where = labels[0] if len(labels) == 1 else f"any of {len(labels)} supervisors"
         what = f"stream `{stream}`" if key is None else f"key `{key}` of `{stream}`"
         raise Failure(f"no {what} is open at {where}; `velo status` shows what is open")

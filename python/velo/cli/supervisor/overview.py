@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ import click
 
 from velo import _core
 from velo.cli.errors import Failure
+from velo.cli.supervisor.admin_connection import AdminConnection, NotThere, socket_of
 from velo.cli.supervisor.figures import Watcher
-from velo.cli.supervisor.line import Line, NotThere, socket_of
 from velo.errors import PoolError
 
 __all__ = ["Overview", "command_of", "which_supervisors"]
@@ -58,11 +59,11 @@ class Overview:
             raise click.UsageError("`--socket` and `--pid` name two supervisors: give one of them")
         self.refused: dict[int, str] = {}
         self._pid = pid
-        self._watchers: dict[str, tuple[Line, Watcher]] = {}
+        self._watchers: dict[str, tuple[AdminConnection, Watcher]] = {}
         # The supervisor that an option names by its socket; the command ends with it.
-        self._only: Line | None = None
+        self._only: AdminConnection | None = None
         if socket is not None:
-            self._only = Line(socket)
+            self._only = AdminConnection(socket)
             self._add(self._only)
         self._find()
         if pid is not None and not self._watchers:
@@ -76,8 +77,8 @@ class Overview:
         """Whether an option names the supervisor."""
         return self._only is not None or self._pid is not None
 
-    def _add(self, line: Line) -> None:
-        self._watchers[line.path] = (line, Watcher(line))
+    def _add(self, connection: AdminConnection) -> None:
+        self._watchers[connection.path] = (connection, Watcher(connection))
 
     def _find(self) -> None:
         """Connect to new supervisors."""
@@ -86,14 +87,14 @@ class Overview:
         known = set(self._watchers)
         default = socket_of(None) or str(_core.default_socket())
         if self._pid is None and default not in known:
-            self._try(lambda: Line(default), None)
+            self._try(lambda: AdminConnection(default), None)
         for pid, path in _core.programs():
             if pid != os.getpid() and str(path) not in known and self._pid in (None, pid):
-                self._try(lambda pid=pid, path=str(path): Line.to_program(pid, path), pid)  # type: ignore[misc]
+                self._try(partial(AdminConnection.to_program, pid, str(path)), pid)
 
-    def _try(self, connect: Callable[[], Line], pid: int | None) -> None:
+    def _try(self, connect: Callable[[], AdminConnection], pid: int | None) -> None:
         try:
-            line = connect()
+            connection = connect()
         except NotThere:
             return
         except Failure as error:
@@ -101,10 +102,12 @@ class Overview:
                 raise
             self.refused[pid] = str(error)
             return
-        if line.path not in self._watchers:
-            self._add(line)
+        if connection.path not in self._watchers:
+            self._add(connection)
 
-    def ask(self, *steps: Callable[[Line, Watcher], Any]) -> list[tuple[Line, Any]]:
+    def ask(
+        self, *steps: Callable[[AdminConnection, Watcher], Any]
+    ) -> list[tuple[AdminConnection, Any]]:
         """Take each step with all supervisors before the next step.
 
         With a first step that asks and a second one that waits, the whole takes no longer than the
@@ -118,40 +121,42 @@ class Overview:
 
         """
         self._find()
-        asked: dict[str, tuple[Line, Any]] = {}
+        asked: dict[str, tuple[AdminConnection, Any]] = {}
         for number, step in enumerate(steps):
-            for path, (line, watcher) in list(self._watchers.items()):
+            for path, (connection, watcher) in list(self._watchers.items()):
                 if number and path not in asked:
                     continue
                 try:
-                    asked[path] = (line, step(line, watcher))
+                    asked[path] = (connection, step(connection, watcher))
                 except (Failure, PoolError) as error:
                     asked.pop(path, None)
-                    self._drop(line, error)
+                    self._drop(connection, error)
         return list(asked.values())
 
-    def _drop(self, line: Line, error: Exception) -> None:
+    def _drop(self, connection: AdminConnection, error: Exception) -> None:
         if self.single:
             why = str(error)
-            raise Failure(why if line.label in why else f"{line.label}: {why}") from None
-        del self._watchers[line.path]
-        if (pid := _pid_of(line)) is not None and Path(f"/proc/{pid}").exists():
+            raise Failure(
+                why if connection.label in why else f"{connection.label}: {why}"
+            ) from None
+        del self._watchers[connection.path]
+        if (pid := _pid_of(connection)) is not None and Path(f"/proc/{pid}").exists():
             self.refused[pid] = str(error)
 
     def look(self) -> list[dict[str, Any]]:
         """Return the state of each supervisor, with its socket and its program."""
         looked = self.ask(
-            lambda line, _: line.supervisor.status(),
-            lambda line, watcher: watcher.begin(line.said()),
+            lambda connection, _: connection.supervisor.status(),
+            lambda connection, watcher: watcher.begin(connection.said()),
             lambda _, watcher: watcher.finish(),
         )
         return [
             {
-                "socket": line.path,
+                "socket": connection.path,
                 "program": command_of(state["pid"]) if state["embedded"] else None,
                 **state,
             }
-            for line, state in looked
+            for connection, state in looked
         ]
 
     @property
@@ -163,9 +168,9 @@ class Overview:
         """End a stream of one of the supervisors; return whether it was still open."""
         if socket not in self._watchers:
             return False
-        line, _ = self._watchers[socket]
-        line.supervisor.end(stream, why)
-        return any('"slot"' in (look["answer"] or "") for look in line.look())
+        connection, _ = self._watchers[socket]
+        connection.supervisor.end(stream, why)
+        return any('"slot"' in (look["answer"] or "") for look in connection.look())
 
     def nothing(self) -> str:
         """Return why there is no supervisor to look at, and what to do."""
@@ -178,9 +183,9 @@ class Overview:
         )
 
 
-def _pid_of(line: Line) -> int | None:
+def _pid_of(connection: AdminConnection) -> int | None:
     paths = {str(path): pid for pid, path in _core.programs()}
-    return paths.get(line.path)
+    return paths.get(connection.path)
 
 
 def command_of(pid: int) -> str:

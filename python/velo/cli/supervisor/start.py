@@ -20,8 +20,8 @@ from velo._process import supervisors
 from velo.cli.errors import Failure
 from velo.cli.metrics import serving
 from velo.cli.supervisor import log_file as log_files
+from velo.cli.supervisor.admin_connection import socket_of
 from velo.cli.supervisor.exporting import SupervisorFigures
-from velo.cli.supervisor.line import socket_of
 from velo.cli.text import echo
 from velo.errors import PoolError
 

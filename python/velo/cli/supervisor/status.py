@@ -15,7 +15,7 @@ from rich.text import Text
 
 from velo.cli.children import children
 from velo.cli.errors import Failure
-from velo.cli.supervisor.line import Line, socket_option
+from velo.cli.supervisor.admin_connection import AdminConnection, socket_option
 from velo.cli.supervisor.overview import Overview, which_supervisors
 from velo.cli.text import echo, inline
 from velo.cli.units import duration, latency, size
@@ -81,7 +81,7 @@ def supervisor_status(socket: str | None, as_json: bool) -> None:
     Rates are those of a quarter of a second. `velo status` shows programs with a supervisor of
     their own as well.
     """
-    (state,) = _look(Overview(Line(socket).path, None))
+    (state,) = _look(Overview(AdminConnection(socket).path, None))
     if as_json:
         click.echo(orjson.dumps(state, option=orjson.OPT_INDENT_2))
     else:

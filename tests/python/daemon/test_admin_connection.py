@@ -6,7 +6,7 @@ import pytest
 
 from velo import _core
 from velo.cli.errors import Failure
-from velo.cli.supervisor.line import Line
+from velo.cli.supervisor.admin_connection import AdminConnection
 
 
 class Supervisor:
@@ -32,7 +32,7 @@ def line_of():
     made = []
 
     def make(*said):
-        line = Line.__new__(Line)
+        line = AdminConnection.__new__(AdminConnection)
         line.supervisor = Supervisor(*said)
         line.path, line.label = "s.sock", "the supervisor"
         made.append(line.supervisor)

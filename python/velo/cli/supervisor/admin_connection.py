@@ -19,7 +19,7 @@ from velo._process import supervisors
 from velo.cli.errors import Failure
 from velo.errors import PoolError
 
-__all__ = ["Line", "NotThere", "socket_of", "socket_option"]
+__all__ = ["AdminConnection", "NotThere", "socket_of", "socket_option"]
 
 # The seconds that a supervisor may take to answer.
 _BOUND = 10.0
@@ -44,7 +44,7 @@ def socket_of(option: str | None) -> str | None:
     return None if path == str(_core.default_socket()) else path
 
 
-class Line:
+class AdminConnection:
     """A connection to a supervisor, one order at a time.
 
     Args:
@@ -86,17 +86,17 @@ class Line:
             Failure: When this user may not connect.
 
         """
-        line = cls.__new__(cls)
+        connection = cls.__new__(cls)
         try:
-            line.supervisor = _core.SupervisorClient.connect(path)
+            connection.supervisor = _core.SupervisorClient.connect(path)
         except ConnectionError:
             _core.forget_program(path)
             raise NotThere(f"process {pid} has no supervisor of its own any more") from None
         except PoolError as error:
             raise Failure(str(error)) from None
-        line.path = path
-        line.label = f"the supervisor of process {pid}"
-        return line
+        connection.path = path
+        connection.label = f"the supervisor of process {pid}"
+        return connection
 
     def hear(self, bound: float | None) -> list[_core.Report]:
         """Wait for the supervisor's next messages; none if the bound, in seconds, runs out."""

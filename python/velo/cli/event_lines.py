@@ -9,13 +9,13 @@ from velo import _core
 from velo.cli.keys import Keys
 from velo.cli.parsing import Burst
 
-__all__ = ["Places"]
+__all__ = ["EventLines"]
 
 # The least number of events that are known: at most `buffer` of a stream's events are unhandled.
 _LEAST = 8192
 
 
-class Places:
+class EventLines:
     """The events that were read last, with their lines. It costs nothing per event.
 
     Args:
