@@ -1,4 +1,4 @@
-//! What lanes say of requests, and of keys that end before all of theirs were handled.
+//! Messages of lanes about requests, and about keys that end before all of their requests were handled.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -16,14 +16,14 @@ use super::sending::has_returned;
 use crate::errors;
 use crate::lane_frames::Name;
 
-/// What is left to do for a key that has ended, once the index knows that it has.
+/// The remaining work for a key that has ended, once the index knows its end.
 #[derive(Default)]
 pub struct Ended {
     entry: Option<u32>,
     key: Option<Py<PyAny>>,
     /// The exception of its function was the answer to a request.
     told: bool,
-    /// What becomes of requests that it will not take: None if they are answered with nothing.
+    /// The error of requests that the key will not take; None if their answers are empty.
     refused: Option<PyErr>,
     behind: VecDeque<Behind>,
 }
@@ -38,11 +38,11 @@ impl Ended {
 /// The oldest request of a key.
 enum Oldest {
     Is(Arc<Request>),
-    /// It came before, from a worker that has died.
+    /// A result that came before, from a worker that has died.
     Repeated,
-    /// It is another result than before, which had this number.
+    /// A result that differs from the earlier one of this number.
     Differs(u32, u64),
-    /// There is none.
+    /// There is no request.
     Unknown,
 }
 
@@ -231,7 +231,7 @@ impl Keys {
             return Ok(());
         };
         let left = self.state.with(py, |state| {
-            // What waits opens the key anew, or is dropped with it.
+            // The waiting events open the key again, or are dropped with it.
             let again = state.index.entry(entry).stage == Stage::Unopened;
             let form = state.live_form.as_mut();
             form.filter(|_| !again)?.requests.remove(&entry)

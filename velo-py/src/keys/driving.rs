@@ -1,4 +1,4 @@
-//! Driving a table: keys whose turn it is, what was handled, and the end.
+//! Drives a table: steps runnable keys, reports handled events, and ends.
 
 use pyo3::prelude::*;
 use velo_shm::ticks;
@@ -36,14 +36,14 @@ impl KeyTable {
         Ok(self.inner.with(py, |inner| inner.blocked)?)
     }
 
-    /// How many keys are open.
+    /// The number of open keys.
     pub fn live(&self, py: Python<'_>) -> PyResult<usize> {
         Ok(self
             .inner
             .with(py, |inner| inner.live + inner.unsent.len())?)
     }
 
-    /// Steps keys whose turn it is, `most` of them.
+    /// Steps at most `most` runnable keys.
     pub fn drive(&self, turn: &mut Turn<'_, '_>, most: usize) -> PyResult<()> {
         let py = turn.py();
         for _ in 0..most {
@@ -65,7 +65,7 @@ impl KeyTable {
         self.tell_handled(py, false)
     }
 
-    /// Tells the caller what was handled: all of it, or if there is much.
+    /// Reports handled events to the caller: all of them, or only once they are many.
     pub fn tell_handled(&self, py: Python<'_>, all: bool) -> PyResult<()> {
         let told = self.inner.with(py, |inner| {
             let much = inner.events - inner.told;
@@ -113,7 +113,7 @@ impl KeyTable {
         Ok(())
     }
 
-    /// A key has run for so many ticks.
+    /// A key has run for this number of ticks.
     #[inline]
     pub(super) fn ran(&self, py: Python<'_>, id: u32, began: u64, took: u64) {
         if took > slow_steps::limit() {
@@ -136,7 +136,7 @@ impl KeyTable {
         }
     }
 
-    /// Runs a step of a key's own task where it can be seen who does it, and for how long.
+    /// Runs a step of a key's own task, and notes the key and the duration.
     pub(super) fn watched<R>(&self, py: Python<'_>, id: u32, step: impl FnOnce() -> R) -> R {
         let began = ticks::now();
         let came = match &self.outlet {
@@ -159,7 +159,7 @@ impl KeyTable {
         }
     }
 
-    /// Nobody is left who could have use of it: generators are closed, tasks end.
+    /// The table has lost its caller: generators are closed, tasks end.
     pub fn clear(&self, py: Python<'_>) {
         let left = self.inner.with(py, |inner| {
             inner.live = 0;

@@ -18,8 +18,8 @@ use crate::function::source::Source;
 use crate::lane_frames::Name;
 
 impl KeyTable {
-    /// A key opens: its function is called, and runs with its first event. `state` is what its function
-    /// has saved in another worker.
+    /// A key opens: its function is called, and runs with its first event. `state` is the snapshot that
+    /// its function has left in another worker.
     pub fn open(&self, py: Python<'_>, name: Name, state: &[u8]) -> PyResult<()> {
         let wrong = self.inner.with(py, |inner| {
             let id = name.id as usize;
@@ -123,7 +123,7 @@ impl KeyTable {
         let goes = self.inner.with(py, |inner| {
             let blocked = inner.blocked;
             let Some(slot) = inner.slot(name) else {
-                // Its function has ended, which the caller did not know yet.
+                // Its function has ended, and the caller has not read that yet.
                 inner.events += 1;
                 inner.bytes += size(len);
                 return (false, Some(event));
@@ -174,7 +174,7 @@ impl KeyTable {
         Ok(())
     }
 
-    /// A key is not wanted any more: its function is cancelled.
+    /// The caller cancels a key: its function is cancelled.
     pub fn cancel(&self, py: Python<'_>, name: Name) -> PyResult<()> {
         let task = self.inner.with(py, |inner| {
             let slot = inner.slot(name)?;

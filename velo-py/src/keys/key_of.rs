@@ -1,4 +1,4 @@
-//! What gives an event's key.
+//! Finds the key of an event.
 
 use pyo3::exceptions::PyTypeError;
 use pyo3::intern;
@@ -11,13 +11,13 @@ pub enum KeyOf {
     Field {
         name: Py<PyAny>,
         attribute: Py<PyString>,
-        /// Where it is in a tuple.
+        /// Its index in a tuple.
         index: Option<usize>,
     },
 }
 
 impl KeyOf {
-    /// By what a user has given as `key`.
+    /// From the argument `key` of a user.
     pub fn new(key: &Bound<'_, PyAny>) -> PyResult<Self> {
         if key.is_callable() {
             return Ok(KeyOf::Call(key.clone().unbind()));
@@ -32,7 +32,7 @@ impl KeyOf {
     /// The key of an event, and its hash.
     ///
     /// # Errors
-    /// What finding it has raised, with a note that names the field or the function, and the event.
+    /// The exception of the search, with a note that names the field or the function, and the event.
     #[inline]
     pub fn key<'py>(&self, event: &Bound<'py, PyAny>) -> PyResult<(Bound<'py, PyAny>, u64)> {
         let found = self
@@ -66,7 +66,7 @@ impl KeyOf {
         }
     }
 
-    /// Notes which event it was, and what was to give its key.
+    /// Adds a note that names the event, and the field or the function.
     #[cold]
     fn named(&self, event: &Bound<'_, PyAny>, error: PyErr) -> PyErr {
         let py = event.py();

@@ -1,7 +1,7 @@
-//! `send`, `request` and `end` of keys: awaitables that are done at once whenever they can be.
+//! `send`, `request` and `end` of keys: awaitables that complete at once whenever they can.
 //!
-//! Nothing happens before the first step. One that is cancelled while it waits for room has sent
-//! nothing; a request that is cancelled later has sent its event, and its results are dropped.
+//! An operation begins with its first step. An operation that is cancelled while it waits for room has
+//! sent nothing; a request that is cancelled later has sent its event, and its results are dropped.
 
 use std::sync::Arc;
 
@@ -20,11 +20,11 @@ use crate::ffi::send_slot::{Awaitable, Step, coroutine_methods};
 
 /// The kinds of operations.
 pub enum What {
-    /// Send an event to a key; and whether its results are waited for.
+    /// Send an event to a key; true: wait for its results.
     Send(Py<PyAny>, Py<PyAny>, bool),
     /// End the input of a key.
     End(Py<PyAny>),
-    /// End that of all keys.
+    /// End the input of all keys.
     EndAll,
 }
 
@@ -45,7 +45,7 @@ enum Progress {
 }
 
 impl KeyOperation {
-    /// One that has not begun.
+    /// An operation that has not begun.
     pub fn new(keys: Py<Keys>, what: What) -> Self {
         KeyOperation {
             keys,
@@ -189,8 +189,8 @@ fn not_a_key(key: &Bound<'_, PyAny>, error: &PyErr) {
 }
 
 impl Drop for KeyOperation {
-    /// A task that is gone waits for nothing. An operation that was never awaited has done nothing,
-    /// which is a mistake of its caller: it says so, as a coroutine does.
+    /// Ends the wait of a task that is gone. An operation that was never awaited has done nothing, which
+    /// is a mistake of its caller: it warns, as a coroutine does.
     fn drop(&mut self) {
         destroy(|py| {
             let method = match self.stop(py) {

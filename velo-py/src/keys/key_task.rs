@@ -1,8 +1,8 @@
-//! The tasks as which keys are stepped.
+//! The tasks that step keys.
 //!
-//! A task that steps nobody sleeps on a future of its own. A key that comes to await something is
-//! handed to the task that it was stepped as: the task wakes up, is told what to wait for, and steps
-//! the key from then on whenever that is done.
+//! A task without a key sleeps on a future of its own. A key that begins to await a future is handed to
+//! the task that stepped it: the task wakes up, awaits that future, and from then on steps the key
+//! whenever the awaited future is done.
 
 use std::sync::Weak;
 
@@ -44,14 +44,14 @@ pub trait PinnedKeys: Send + Sync {
     fn forget(&self, task: &Bound<'_, KeyTask>) -> PyResult<()>;
 }
 
-/// What such a task runs.
+/// The coroutine of such a task.
 #[pyclass(frozen, module = "velo._core")]
 pub struct KeyTask {
     table: Weak<dyn PinnedKeys>,
     event_loop: Py<PyAny>,
     context: Py<PyAny>,
     state: GilCell<State>,
-    /// Where the task sleeps while it has nothing to wait for.
+    /// The future that the task sleeps on while it has no key.
     asleep: Wait,
 }
 
@@ -59,15 +59,15 @@ struct State {
     task: Option<Py<PyAny>>,
     /// The key that is pinned to it.
     key: u32,
-    /// What the key has come to await, which the task has yet to see.
+    /// The future that the key has begun to await, which the task has yet to see.
     handed: Option<Py<PyAny>>,
-    /// The task waits for what the key awaits.
+    /// The task awaits the future of its key.
     waits: bool,
-    /// How many references to the task its key has made and not dropped, as far as that was seen.
+    /// The number of references to the task that its key has made and not dropped, as last seen.
     held: isize,
-    /// What its context's variables are while no key has set one.
+    /// The identity of its context's variables while no key has set one.
     variables: Option<Variables>,
-    /// It was cancelled, or somebody knows it: it is no other key's any more.
+    /// It was cancelled, or other code knows it: no other key may use it.
     spoiled: bool,
     /// It is to end.
     leaves: bool,
@@ -135,7 +135,7 @@ impl KeyTask {
         TaskTurn::enter(py, &self.event_loop, &self.task(py)?, &self.context)
     }
 
-    /// How many references there are to the task.
+    /// The number of references to the task.
     #[inline]
     pub fn references(&self, py: Python<'_>) -> isize {
         let count = |state: &mut State| match &state.task {
@@ -169,7 +169,7 @@ impl KeyTask {
         }
     }
 
-    /// It is this key's from now on. The key has made so many references to the task.
+    /// The task belongs to this key from now on. The key has made `held` references to it.
     pub fn pin(&self, py: Python<'_>, id: u32, held: isize) -> PyResult<()> {
         Ok(self.state.with(py, |state| {
             state.key = id;
@@ -177,7 +177,7 @@ impl KeyTask {
         })?)
     }
 
-    /// Its key has made, or dropped, so many references to the task.
+    /// Its key has made `more` references to the task, or dropped some if that is negative.
     pub fn hold(&self, py: Python<'_>, more: isize) {
         let _ = self.state.with(py, |state| state.held += more);
     }
@@ -204,7 +204,7 @@ impl KeyTask {
         })?)
     }
 
-    /// Cancels the task, and with it what its key awaits.
+    /// Cancels the task, and with it the future that its key awaits.
     pub fn cancel(&self, py: Python<'_>) -> PyResult<()> {
         self.task(py)?
             .call_method0(py, intern!(py, "cancel"))
@@ -237,7 +237,7 @@ impl KeyTask {
         Ok(future)
     }
 
-    /// Sleeps until there is something to do, or ends.
+    /// Sleeps until there is work, or ends.
     fn sleep(&self, py: Python<'_>) -> PyResult<Step> {
         let task = self.state.with(py, |state| match state.leaves {
             true => state.task.take(),

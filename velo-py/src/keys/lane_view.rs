@@ -1,4 +1,4 @@
-//! What a worker's Python code asks of a lane, for `velo top`, `velo status` and `velo inspect`.
+//! The view of a lane for a worker's Python code: `velo top`, `velo status` and `velo inspect`.
 
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -8,8 +8,8 @@ use super::watching::SlowKeys;
 
 #[pymethods]
 impl LaneRunner {
-    /// Of its keys: how many are open, how many were opened, how many events were handled, and the
-    /// slowest ones, as `(text, seconds, whether it awaits something)`.
+    /// The numbers of open keys, of opened keys and of handled events, and the slowest keys, as `(text,
+    /// seconds, whether it awaits a future)`.
     fn figures(&self, py: Python<'_>) -> PyResult<(usize, u64, u64, SlowKeys)> {
         let table = &self.table;
         let (live, handled) = table.inner.with(py, |inner| (inner.live, inner.events))?;
@@ -17,7 +17,7 @@ impl LaneRunner {
         Ok((live, opened, handled, table.slowest(py)?))
     }
 
-    /// What is known of the keys of this text.
+    /// The data of the keys of this text.
     fn find<'py>(&self, py: Python<'py>, text: &str) -> PyResult<Vec<Bound<'py, PyDict>>> {
         let named = self.table.named(py, text)?;
         named

@@ -16,7 +16,7 @@ pub struct LiveResults {
 }
 
 impl LiveResults {
-    /// Those of `keys`.
+    /// The results of `keys`.
     pub fn new(keys: Py<Keys>) -> Self {
         LiveResults {
             keys,

@@ -1,4 +1,4 @@
-//! How much the functions of keys have done, and at which event one has failed.
+//! The progress of the functions of keys, and the event at which a function has failed.
 
 use pyo3::prelude::*;
 
@@ -9,7 +9,7 @@ use super::routing::State;
 use crate::lane_frames::{Message, Rest};
 
 impl State {
-    /// The function of a key has handled so many events more, as its worker counts them.
+    /// The function of a key has handled further events, as its worker counts them.
     pub(super) fn works(&mut self, entry: u32, count: u32) {
         let known = self.index.entry(entry);
         self.counts.worked += match &mut known.journal {
@@ -18,7 +18,7 @@ impl State {
         };
     }
 
-    /// The function of a key has ended, and has come so far.
+    /// The function of a key has ended with this progress.
     pub(super) fn ends_at(&mut self, py: Python<'_>, entry: u32, rest: Rest, failed: bool) {
         self.works(entry, rest.handled + u32::from(rest.in_hand));
         if failed && self.failed_at.is_none() {
@@ -76,7 +76,7 @@ impl State {
 }
 
 impl Keys {
-    /// Counts what a lane tells that is being closed.
+    /// Counts the messages of a lane that is closing.
     pub(super) fn count_last(
         &self,
         py: Python<'_>,
@@ -108,8 +108,8 @@ impl Keys {
 
 #[pymethods]
 impl Keys {
-    /// How many events functions have handled or are at, how many keys are open, and how many were
-    /// opened. Any thread may ask.
+    /// The numbers of events that functions have handled or handle now, of open keys, and of keys that
+    /// were opened. Any thread may ask.
     fn figures(&self, py: Python<'_>) -> PyResult<(u64, u64, u64)> {
         Ok(self.counts.0.wait_with(py, |shared| {
             let counts = shared.counts;
@@ -121,8 +121,8 @@ impl Keys {
         })?)
     }
 
-    /// The key that has failed first, at which of its events, from 1, and how many of its events were
-    /// taken from the source after that one. The number is 0 for an event that could not be sent.
+    /// The key that has failed first, the number of its event, from 1, and the number of its events that
+    /// were taken from the source after it. The number is 0 for an event that could not be sent.
     #[getter]
     fn failed_at(&self, py: Python<'_>) -> PyResult<Option<(Py<PyAny>, u64, u64)>> {
         Ok(self.state.with(py, |state| {

@@ -1,4 +1,4 @@
-//! What the live form of keys keeps: requests, tasks in line for room, who may use it.
+//! The data of live keys: requests, tasks in line for room, the owner.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -17,14 +17,14 @@ use crate::wait::Wait;
 #[derive(Default)]
 pub struct Request {
     answer: GilCell<Answer>,
-    /// Where that task waits.
+    /// The place where that task waits.
     wait: Wait,
 }
 
 #[derive(Default)]
 struct Answer {
     results: Vec<Py<PyAny>>,
-    /// How it ended.
+    /// The outcome of the request.
     outcome: Option<Result<(), PyErr>>,
     /// The function raises at it, as the end of the key tells next.
     at_fault: bool,
@@ -67,7 +67,7 @@ impl Request {
         Ok(())
     }
 
-    /// The results, or what it ended with; None while it goes on.
+    /// The results or the error of the request; None before its end.
     pub fn take(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
         let done = self.answer.with(py, |answer| {
             let outcome = answer.outcome.take()?;
@@ -80,7 +80,7 @@ impl Request {
         }
     }
 
-    /// Its task does not want it any more.
+    /// Its task has given it up.
     pub fn abandon(&self, py: Python<'_>) {
         self.wait.clear(py);
         let results = self.answer.with(py, |answer| {
@@ -99,13 +99,13 @@ impl Request {
 /// A task in line for room.
 #[derive(Default)]
 pub struct Ticket {
-    /// It has its room; and it does not want it any more.
+    /// Whether the task has its room, and whether it has given up.
     state: GilCell<(bool, bool)>,
     wait: Wait,
 }
 
 impl Ticket {
-    /// Gives it its room, if it is still wanted.
+    /// Gives the task its room, unless it has given up.
     pub fn grant(&self, py: Python<'_>) -> PyResult<bool> {
         let wanted = self.state.with(py, |(granted, gone)| {
             *granted = !*gone;
@@ -115,12 +115,12 @@ impl Ticket {
         Ok(wanted)
     }
 
-    /// Whether it has its room.
+    /// Whether the task has its room.
     pub fn is_granted(&self, py: Python<'_>) -> PyResult<bool> {
         Ok(self.state.with(py, |(granted, _)| *granted)?)
     }
 
-    /// Leaves the line. Whether it had its room.
+    /// Leaves the line. Returns whether the task had its room.
     pub fn leave(&self, py: Python<'_>) -> bool {
         self.wait.clear(py);
         let left = self.state.with(py, |(granted, gone)| {
@@ -130,7 +130,7 @@ impl Ticket {
         left.unwrap_or(false)
     }
 
-    /// Has its task look again.
+    /// Wakes its task.
     pub fn wake(&self, py: Python<'_>) {
         self.wait.wake(py);
     }
@@ -144,46 +144,46 @@ impl Ticket {
 /// An event that opens its key anew once that has ended.
 pub type Behind = (Py<PyAny>, Option<Arc<Request>>);
 
-/// What keys have beside the rest whose events come from tasks, and not from a source.
+/// The additional data of keys whose events come from tasks, and not from a source.
 pub struct LiveForm {
     pub event_loop: Py<PyAny>,
     thread: usize,
-    /// In which generation of forks it was opened.
+    /// The generation of forks in which it was opened.
     born: u32,
     /// Keys run in this process.
     inline: bool,
-    /// The function's.
+    /// The name of the function.
     pub name: String,
-    /// There is an error instead of a wait for room.
+    /// `send` raises an error instead of waiting for room.
     pub refuses: bool,
-    /// Of each entry, in the order of their events.
+    /// The requests of each entry, in the order of their events.
     pub requests: HashMap<u32, VecDeque<Arc<Request>>>,
-    /// Events for keys whose input ends, by entry; and how many.
+    /// Events for keys whose input ends, by entry; and their number.
     pub behind: HashMap<u32, VecDeque<Behind>>,
     pub held: u64,
-    /// Tasks that wait for room, and how many of them have it and have not taken it yet.
+    /// Tasks that wait for room, and the number of those that have room and have not taken it yet.
     pub line: VecDeque<Arc<Ticket>>,
     pub granted: u64,
-    /// The event that a task is about to send, which hears what is wrong with it; and what that is.
+    /// The event that a task is about to send, and the error that the task gets for it.
     pub sending: Option<Py<PyAny>>,
     pub unsent: Option<PyErr>,
-    /// Where the task waits that iterates.
+    /// The place where the iterating task waits.
     pub reader: Wait,
-    /// Where the task waits that closes.
+    /// The place where the closing task waits.
     pub closer: Wait,
-    /// How many results were taken.
+    /// The number of results that were taken.
     pub taken: u64,
-    /// Why nothing can be sent any more.
+    /// The reason why no more events may be sent.
     pub closed: Option<String>,
-    /// Results are dropped, and not kept, where there are too many.
+    /// Too many unread results are dropped instead of kept.
     pub drops: bool,
-    /// A task has seen what everything failed with.
+    /// A task has received the error that all keys failed with.
     pub told: bool,
-    /// All has ended, or is about to.
+    /// All keys have ended, or are about to.
     pub finished: bool,
-    /// The lanes are being seen to, further up the stack.
+    /// A caller further up the stack moves events and results.
     pub driving: bool,
-    /// A timer looks at tasks that wait.
+    /// A timer watches waiting tasks.
     pub watched: bool,
 }
 

@@ -21,7 +21,7 @@ pub struct KeyedResults {
 }
 
 impl Drop for KeyedResults {
-    /// What never began has nobody who closes it.
+    /// Closes keys whose iteration never began: the event loop does not know their guard.
     fn drop(&mut self) {
         destroy(|py| {
             if let Err(error) = self.keys.get().clear_unused(py) {

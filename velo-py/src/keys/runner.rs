@@ -16,18 +16,19 @@ use crate::function::flush_timer::FlushTimer;
 use crate::process::worker::lane::Frame;
 use crate::process::worker::ring_port::RingPort;
 
-/// After so long the other tasks of the loop have their turn.
+/// The time after which the other tasks of the loop have their turn.
 const TURN: Duration = Duration::from_micros(500);
-/// So many frames are read, and so many runnable keys are stepped, before the other ones are.
+/// The most frames that are read before runnable keys are stepped, and the most keys that are stepped
+/// before frames are read.
 const BATCH: usize = 64;
 
-/// What the task of a lane runs.
+/// The coroutine of a lane's task.
 #[pyclass(frozen, module = "velo._core")]
 pub struct LaneRunner {
     port: Arc<RingPort>,
     pub(super) table: Arc<KeyTable>,
     pace: FlushTimer,
-    /// The lane was cancelled; why it ends.
+    /// The lane was cancelled. `failure` has the reason of its end.
     cancelled: AtomicBool,
     finished: AtomicBool,
     failure: GilCell<Option<PyErr>>,
@@ -35,14 +36,14 @@ pub struct LaneRunner {
 }
 
 enum Work {
-    /// Others have their turn.
+    /// Other tasks have their turn.
     Yield,
     Wait(Py<PyAny>),
     Done,
 }
 
 impl LaneRunner {
-    /// Runs the keys of `table` by what comes through `port`.
+    /// Runs the keys of `table` with the frames that come through `port`.
     pub fn new(port: Arc<RingPort>, table: Arc<KeyTable>) -> Self {
         LaneRunner {
             port,
@@ -81,7 +82,7 @@ impl LaneRunner {
         }
     }
 
-    /// The lane makes no sense any more: its keys are cancelled, and it ends with this.
+    /// The lane has read invalid data: its keys are cancelled, and it ends with this error.
     fn fail(&self, py: Python<'_>, error: PyErr) -> PyResult<()> {
         let first = self.failure.with(py, |failure| {
             let first = failure.is_none();
@@ -187,7 +188,7 @@ impl Awaitable for LaneRunner {
         Ok(Python::attach(|py| this.advance(py))?)
     }
 
-    /// It was cancelled: so are its keys, and it ends when the last of them has.
+    /// The lane was cancelled: its keys are cancelled, and it ends with the last of them.
     fn throw(slf: &Bound<'_, Self>, _error: PyErr) -> PyResult<Step> {
         let (py, this) = (slf.py(), slf.get());
         this.port.stop_waiting(py);

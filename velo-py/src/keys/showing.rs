@@ -1,4 +1,4 @@
-//! What the caller's side of keys publishes for `velo top` and `velo status`.
+//! The figures that the caller's side of keys publishes for `velo top` and `velo status`.
 
 use pyo3::prelude::*;
 
@@ -7,7 +7,7 @@ use super::lane::Way;
 use crate::user::channel::Channel;
 
 impl Keys {
-    /// Tells the statistics of the function how things stand, and shows what is new to those who look at
+    /// Updates the statistics of the function, and publishes evictions and latencies for those who look at
     /// the workers.
     pub(super) fn show(&self, py: Python<'_>) -> PyResult<()> {
         let (counts, news) = self.state.with(py, |state| {

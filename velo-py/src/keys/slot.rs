@@ -1,4 +1,4 @@
-//! What a table keeps of one key.
+//! The slot of one key in a table.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::ffi::asyncgen::AsyncGen;
 use crate::function::deadline::Deadline;
 use crate::wait::Wait;
 
-/// In place of an event's length: the object is the exception that reading it has raised.
+/// In place of an event's length: the object is the exception of reading the event.
 pub const UNREADABLE: u32 = u32::MAX;
 
 /// One key.
@@ -22,62 +22,62 @@ pub struct Slot {
     pub(super) flags: u16,
     /// Its first event, while it has one that it has not taken.
     pub(super) event: Option<Py<PyAny>>,
-    /// How long that was.
+    /// The length of that event.
     pub(super) len: u32,
-    /// Those behind it.
+    /// The events after it.
     pub(super) more: Waiting,
-    /// None while it runs, and when it is over.
+    /// None while the key runs, and after its end.
     pub(super) generator: Option<AsyncGen>,
-    /// A result that had no room. The generator stands at its `yield`.
+    /// A result that had no room. The generator waits at its `yield`.
     pub(super) result: Option<Py<PyAny>>,
-    /// The task that it is pinned to.
+    /// The task that is the key's own.
     pub(super) task: Option<Py<KeyTask>>,
-    /// How many events it has taken.
+    /// The number of events that the key has taken.
     pub(super) taken: u32,
-    /// The length of the event that it has at present.
+    /// The length of the event that it handles now.
     pub(super) current: u32,
-    /// Events that it has handled and that the caller was not told of.
+    /// Events that it has handled and that were not reported to the caller yet.
     pub(super) untold: u32,
     /// Where another task than its own waits for an event.
     pub(super) elsewhere: Option<Box<Wait>>,
-    /// Which of its events are requests, by the numbers under which it will take them.
+    /// The numbers of those of its events that are requests.
     #[expect(clippy::box_collection, reason = "one word a key instead of four")]
     pub(super) requests: Option<Box<VecDeque<u32>>>,
-    /// The state of its function, where that is saved.
+    /// The state of its function, if that is saved.
     pub(super) state: Option<Box<KeyState>>,
-    /// How long it may take for an event.
+    /// The time limit of one event.
     pub(super) deadline: Option<Arc<Deadline>>,
 }
 
 /// It is open.
 pub const LIVE: u16 = 1;
-/// It waits for an event, and for nothing else.
+/// It waits for an event, and for no other future.
 pub const WAITS: u16 = 2;
-/// It is one of the runnable ones.
+/// It is in the queue of runnable keys.
 pub const QUEUED: u16 = 4;
 /// It gets no more events.
 pub const LAST: u16 = 8;
-/// The caller wants nothing of it any more.
+/// The caller has cancelled it.
 pub const CANCELLED: u16 = 16;
 /// `GeneratorExit` was thrown in.
 pub const CLOSING: u16 = 32;
 /// It has an event, until it asks for the next one.
 pub const AT_WORK: u16 = 64;
-/// It is to go on, but it is the turn of others first.
+/// It can go on, but other keys have their turn first.
 pub const ITS_TURN_IS_OVER: u16 = 128;
 /// It has begun to run.
 pub const STARTED: u16 = 256;
-/// It has to be told that it was cancelled.
+/// The cancellation has yet to be thrown in.
 pub const CANCEL_DUE: u16 = 512;
 /// It awaits a future, in a task.
 pub const SUSPENDED: u16 = 1024;
-/// It is one of those in `shares`.
+/// It is in `shares`.
 pub const SHARES: u16 = 2048;
 /// The event that it took last is a request, whose answer is not complete.
 pub const ANSWERS: u16 = 4096;
 /// Its function has returned, and is run anew with its next event.
 pub const DORMANT: u16 = 8192;
-/// It is known that it awaits something, while it has this event.
+/// The watched data know that it awaits a future at this event.
 pub const NOTED: u16 = 16384;
 /// Its function has taken an event since it began, or began anew.
 pub const TOOK: u16 = 32768;
@@ -101,7 +101,7 @@ impl Slot {
         had
     }
 
-    /// Where another task than its own waits for an event, if one does.
+    /// The place where a task other than its own waits for an event, if one does.
     #[inline]
     pub(super) fn waits_elsewhere(&self, py: Python<'_>) -> Option<&Wait> {
         let wait = self.elsewhere.as_deref()?;
@@ -150,7 +150,7 @@ impl Slot {
     }
 }
 
-/// How many bytes an event of this length counts for.
+/// The number of bytes that an event of this length counts for.
 pub fn size(len: u32) -> u64 {
     if len == UNREADABLE { 0 } else { len.into() }
 }

@@ -1,5 +1,5 @@
-//! Tasks that wait for room, or for an answer, while results that no task receives fill all the room
-//! there is: they wait for ever. A warning says so.
+//! Warns of tasks that wait for room, or for an answer, while results that no task receives fill all of
+//! the room: they wait for ever.
 
 use pyo3::exceptions::PyRuntimeWarning;
 use pyo3::intern;
@@ -8,7 +8,7 @@ use pyo3::prelude::*;
 use super::keyed::Keys;
 use super::routing::State;
 
-/// How many seconds a task waits before velo looks why.
+/// The seconds that a task waits before velo looks for the reason.
 const LOOK_AFTER: f64 = 5.0;
 
 /// Has somebody look at keys, a task of which has begun to wait.
@@ -35,7 +35,7 @@ pub fn watch(py: Python<'_>, keys: &Py<Keys>) -> PyResult<()> {
 #[pyclass(frozen)]
 struct Look {
     keys: Py<Keys>,
-    /// How many events were accepted, and how many results were taken, when the wait began.
+    /// The numbers of accepted events and of taken results when the wait began.
     events: u64,
     taken: u64,
 }
@@ -43,9 +43,9 @@ struct Look {
 enum Seen {
     /// No task waits.
     Nothing,
-    /// Tasks wait, and things go on.
+    /// Tasks wait, and events are accepted or results taken.
     Progress,
-    /// They wait for a reader that is not there.
+    /// Tasks wait, and no task reads the results.
     Stuck(String),
 }
 

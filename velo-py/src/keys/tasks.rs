@@ -66,7 +66,7 @@ impl KeyTable {
         if loose || matches!(pause, Pause::Over) {
             let unpinned = self.inner.with(py, |inner| {
                 let slot = inner.at(id);
-                // The slot may be another key's by now, which has a task of its own.
+                // The slot may belong to another key by now, which has a task of its own.
                 match &slot.task {
                     Some(pinned) if pinned.is(task) => slot.task.take(),
                     _ => None,

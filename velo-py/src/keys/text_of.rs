@@ -5,8 +5,8 @@ use pyo3::types::PyString;
 
 use crate::key_text::{LONGEST, quoted, shorten};
 
-/// Adds the text of a key to `out`, behind its length, and cut where it is long: its `repr`, which is
-/// written here for the usual kind of key.
+/// Adds the text of a key to `out`, after its length, and shortened if it is long. The text is the key's
+/// `repr`; for usual kinds of keys it is written here.
 pub fn put(key: Option<&Bound<'_, PyAny>>, out: &mut Vec<u8>) {
     const { assert!(LONGEST <= u8::MAX as usize) };
     let text = key.map(text).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Stepping keys one after the other, each as a task.
+//! Steps keys one after the other, each of them as a task.
 
 use pyo3::prelude::*;
 
@@ -10,18 +10,18 @@ use super::steps::{How, Pause};
 use super::table::KeyTable;
 use crate::ffi::turn::TaskTurn;
 
-/// A turn of a table: the task as which its keys are stepped is the current one from the first step
-/// on, and whoever was current before is so again when it is dropped.
+/// A turn of a table. From its first step on, the task that steps its keys is the current task; when
+/// the turn is dropped, the task that was current before is current again.
 pub struct Turn<'a, 'py> {
     py: Python<'py>,
     table: &'a KeyTable,
     as_task: Option<(Py<KeyTask>, TaskTurn)>,
-    /// When the last step ended, in ticks.
+    /// The end of the last step, in ticks.
     now: u64,
 }
 
 impl<'a, 'py> Turn<'a, 'py> {
-    /// Begins one, which costs nothing before its first step.
+    /// Begins a turn, which costs nothing before its first step.
     pub fn of(py: Python<'py>, table: &'a KeyTable) -> Self {
         Turn {
             py,
@@ -64,7 +64,7 @@ impl<'a, 'py> Turn<'a, 'py> {
         }
     }
 
-    /// Steps a key that is no task's, as whichever one is current.
+    /// Steps a key without a task of its own, as the current task.
     #[inline]
     fn step_loose(&mut self, id: u32) -> PyResult<()> {
         let (py, table) = (self.py, self.table);
@@ -94,7 +94,7 @@ impl<'a, 'py> Turn<'a, 'py> {
         self.keep(id, pause, held)
     }
 
-    /// The key that was stepped last has use of the task that it was stepped as.
+    /// The key that was stepped last keeps the task that stepped it.
     #[cold]
     fn keep(&mut self, id: u32, pause: Pause, held: isize) -> PyResult<()> {
         let (py, table) = (self.py, self.table);

@@ -7,23 +7,23 @@ use pyo3::prelude::*;
 /// An object, and a number: its length in bytes, or whether it is a request.
 type Item = (Py<PyAny>, u32);
 
-/// Objects in order. Most keys have none, so that the queue takes one word until there is one.
+/// Objects in order. Most keys have no object, so the queue takes one word until there is one.
 #[derive(Default)]
 #[expect(clippy::box_collection, reason = "one word a key instead of four")]
 pub struct Waiting(Option<Box<VecDeque<Item>>>);
 
 impl Waiting {
-    /// Adds one at the end.
+    /// Adds an object at the end.
     pub fn push(&mut self, object: Py<PyAny>, len: u32) {
         self.0.get_or_insert_default().push_back((object, len));
     }
 
-    /// The first one.
+    /// The first object.
     pub fn first(&self) -> Option<&Item> {
         self.0.as_ref()?.front()
     }
 
-    /// Takes the first one.
+    /// Takes the first object.
     #[inline]
     pub fn pop(&mut self) -> Option<Item> {
         let queue = self.0.as_mut()?;
@@ -34,7 +34,7 @@ impl Waiting {
         first
     }
 
-    /// How many of them have a number that is not 0.
+    /// The count of objects whose number is not 0.
     pub fn numbered(&self) -> usize {
         let queue = self.0.as_ref();
         queue.map_or(0, |queue| {
@@ -42,12 +42,12 @@ impl Waiting {
         })
     }
 
-    /// How many there are.
+    /// The count of objects.
     pub fn len(&self) -> usize {
         self.0.as_ref().map_or(0, |queue| queue.len())
     }
 
-    /// Whether there is none.
+    /// Whether there is no object.
     #[inline]
     pub fn is_empty(&self) -> bool {
         self.0.is_none()

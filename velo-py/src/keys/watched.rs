@@ -1,4 +1,4 @@
-//! What a key table keeps for people who look at its worker.
+//! The data that a key table keeps for `velo top`, `velo status` and `velo inspect`.
 
 use std::collections::VecDeque;
 use std::sync::atomic::AtomicU64;
@@ -11,10 +11,10 @@ use crate::cell::GilCell;
 use crate::key_text::KeyText;
 use crate::lane_frames::Name;
 
-/// Steps that take less are not worth telling.
+/// Shorter steps are not reported.
 pub(super) const SHORT: Duration = Duration::from_millis(1);
 
-/// What a table keeps for those who look.
+/// The watched data of a table.
 pub struct Watching {
     pub(super) seen: GilCell<Seen>,
     /// A step is noted that takes more ticks than this.
@@ -24,11 +24,11 @@ pub struct Watching {
 #[derive(Default)]
 pub(super) struct Seen {
     pub(super) opened: u64,
-    /// By the key's number.
+    /// The texts of keys, by the key's number.
     pub(super) texts: Vec<KeyText>,
-    /// Keys that await something other than an event, the one that has for longest first.
+    /// Keys that await a future other than an event, the longest wait first.
     pub(super) suspended: VecDeque<Suspended>,
-    /// When `suspended` is looked through for keys that go on by now.
+    /// The length at which keys that run again are removed from `suspended`.
     pub(super) many: usize,
     /// The slowest step of this window, and of the one before.
     pub(super) slowest: [Option<Slow>; 2],
@@ -39,7 +39,7 @@ pub(super) struct Seen {
 #[derive(Clone, Copy)]
 pub(super) struct Suspended {
     pub(super) name: Name,
-    /// Which of its events it had.
+    /// The number of the event at which it waits.
     pub(super) taken: u32,
     pub(super) since: u64,
 }

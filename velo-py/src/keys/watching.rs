@@ -1,9 +1,9 @@
-//! What people see of a lane who look at its worker: how many keys there are, which ones are slow, and
-//! where the function of one key stands.
+//! The answers about a lane for those who look at its worker: the number of keys, the slow ones, and the
+//! place where the function of one key waits.
 //!
-//! Nothing here happens for each event. A key that opens leaves its text; one that comes to await
-//! something leaves when that began; and a step is noted if it took longer than all before it. The rest
-//! is found out when somebody asks.
+//! No event costs anything here. A key that opens leaves its text; a key that begins to await a future
+//! leaves the time; and a step is noted if it took longer than all steps before it. Everything else is
+//! computed for an answer.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -18,22 +18,22 @@ use super::watched::{SHORT, Slow, Suspended};
 use crate::key_text::{KeyText, quoted, shorten};
 use crate::lane_frames::Name;
 
-/// So many slow keys are told.
+/// The most slow keys in an answer.
 const SLOWEST: usize = 5;
-/// So many keys that await something are looked at for those.
+/// The most keys with a wait that are considered for them.
 const MOST_LOOKED_AT: usize = 10_000;
-/// So many of them are remembered before those are dropped that go on by now.
+/// The most waits that are kept before those of running keys are dropped.
 const FEW: usize = 1024;
-/// The slowest step is that of the last such time, or of the one before.
+/// The window of the slowest step: it is the slowest of this window and of the one before.
 const WINDOW: Duration = Duration::from_secs(10);
-/// So many keys of one text are told.
+/// The most keys of one text in an answer.
 const MOST_FOUND: usize = 16;
 
-/// Slow keys: the text of each, for how many seconds, and whether it awaits something.
+/// Slow keys: the text of each, the seconds, and whether it awaits a future.
 pub(super) type SlowKeys = Vec<(String, f64, bool)>;
 
 impl Suspended {
-    /// Whether the key is still at the event that it had.
+    /// Whether the key is still at the same event.
     fn holds(&self, inner: &Inner) -> bool {
         let slot = &inner.slots[self.name.id as usize];
         slot.generation == self.name.generation
@@ -44,7 +44,7 @@ impl Suspended {
 }
 
 impl KeyTable {
-    /// A key awaits something other than an event.
+    /// A key awaits a future other than an event.
     pub(super) fn suspends(&self, py: Python<'_>, id: u32) -> PyResult<()> {
         let news = self.inner.with(py, |inner| {
             let name = inner.name(id);
@@ -80,7 +80,7 @@ impl KeyTable {
         })?
     }
 
-    /// A step has taken so many ticks.
+    /// Notes the duration of a step, in ticks.
     #[inline]
     pub(super) fn note_step(&self, py: Python<'_>, id: u32, took: u64) {
         if took > self.watching.longest.load(Relaxed) {
@@ -98,8 +98,8 @@ impl KeyTable {
         });
     }
 
-    /// The keys that hold an event for longest, and the slowest step of late: `(text, seconds, whether it
-    /// awaits something)`, the slowest first.
+    /// The keys that hold an event for longest, and the slowest recent step: `(text, seconds, whether it
+    /// awaits a future)`, the slowest first.
     pub(super) fn slowest(&self, py: Python<'_>) -> PyResult<SlowKeys> {
         let now = ticks::now();
         let seconds = |ticks: u64| ticks::to_duration(ticks).as_secs_f64();
@@ -155,7 +155,7 @@ impl KeyTable {
             .map_err(PyErr::from)
     }
 
-    /// What is known of one key.
+    /// The data of one key.
     pub(super) fn describe<'py>(&self, py: Python<'py>, id: u32) -> PyResult<Bound<'py, PyDict>> {
         let (generator, taken, waiting, flags, task) = self.inner.with(py, |inner| {
             let slot = inner.at(id);
