@@ -1,0 +1,81 @@
+"""A program that moves records from a file to a file, and is killed at each step of a tick."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from helpers import HANG
+from replayed import by_key, expected
+
+PROGRAM = """
+import asyncio
+import sys
+
+from velo import connect, stream_fn
+
+
+@stream_fn(mode=sys.argv[1])
+async def sequence(events, state):
+    async for event in events:
+        state["n"] = state.get("n", 0) + 1
+        state["hash"] = (state.get("hash", 7) * 31 + event["v"]) % 1_000_003
+        yield {"k": event["k"], "result": [state["n"], state["hash"]]}
+        state["k"] = event["k"]
+    yield {"k": state["k"], "result": ["end", state["n"]]}
+
+
+class Paced:
+    # Waits for a tick now and then, so that there are several.
+    def __init__(self, source):
+        self.source = source
+        self.ticks = asyncio.Event()
+
+    def __getattr__(self, name):
+        return getattr(self.source, name)
+
+    async def __aiter__(self):
+        async for batch in self.source:
+            for first in range(0, len(batch), 50):
+                self.ticks.clear()
+                yield batch[first : first + 50]
+                await self.ticks.wait()
+
+    async def commit(self, positions):
+        await self.source.commit(positions)
+        self.ticks.set()
+
+
+async def main():
+    _, _, source, sink, checkpoint = sys.argv
+    await sequence.keyed(Paced(connect.file(source)), key="k").into(
+        connect.file(sink), checkpoint=checkpoint, checkpoint_every=0.01
+    )
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("step", range(1, 7))
+def test_from_file_to_file(mode, step, tmp_path):
+    events = [{"k": (5 * n + n // 3) % 7, "v": n} for n in range(400)]
+    source, sink, program = (tmp_path / name for name in ("in.ndjson", "out.ndjson", "program.py"))
+    source.write_text("".join(json.dumps(event) + "\n" for event in events))
+    program.write_text(PROGRAM)
+    command = [sys.executable, program, mode, source, sink, tmp_path / "checkpoint"]
+
+    def run(failpoint=""):
+        environment = {**os.environ, "VELO_FAILPOINT": failpoint}
+        return subprocess.run(command, env=environment, timeout=HANG).returncode
+
+    assert run(f"tick:{step}:3") == -signal.SIGKILL
+    assert run(f"tick:{step}") == -signal.SIGKILL
+    assert run() == 0
+    results = [json.loads(line) for line in sink.read_text().splitlines()]
+    pairs = [(result["k"], tuple(result["result"])) for result in results]
+    assert by_key(pairs) == expected(events)
