@@ -38,7 +38,7 @@ _PATIENCE, _LEAST_PATIENCE = 0.25, 0.01
 # After a tick that cost this much time, so many times as much passes until the next one.
 _TIMES_COST = 9
 # So many results are held, and so many keys change, until the next tick begins early.
-_MOST_HELD, _MOST_DIRTY = 100_000, 100_000
+_MOST_HELD, _MOST_DIRTY = 500_000, 100_000
 # So many results that one key has made without asking for its next event are too many.
 _MOST_BEHIND = 1_000_000
 # So many results are written at a time.
