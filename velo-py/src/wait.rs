@@ -116,7 +116,7 @@ pub fn complete(future: &Bound<'_, PyAny>) {
     }
 }
 
-/// Many streams that one task waits for. Those that have something note their tokens here.
+/// Many streams that one task waits for. A stream with an event or a result notes its token here.
 #[derive(Default)]
 pub struct Group {
     ready: GilCell<Vec<Py<PyAny>>>,
@@ -124,14 +124,14 @@ pub struct Group {
 }
 
 impl Group {
-    /// The member `token` has something.
+    /// The member `token` is ready.
     pub fn tell(&self, py: Python<'_>, token: Py<PyAny>) {
         if self.ready.with(py, |ready| ready.push(token)).is_ok() {
             self.wait.wake(py);
         }
     }
 
-    /// The members that have something, each once per `join`.
+    /// The ready members, each once per `join`.
     pub fn take(&self, py: Python<'_>) -> PyResult<Vec<Py<PyAny>>> {
         Ok(self.ready.with(py, std::mem::take)?)
     }
@@ -141,7 +141,7 @@ impl Group {
         &self.wait
     }
 
-    /// Whether no member has something.
+    /// Whether no member is ready.
     pub fn is_empty(&self, py: Python<'_>) -> PyResult<bool> {
         Ok(self.ready.with(py, |ready| ready.is_empty())?)
     }
@@ -161,7 +161,7 @@ pub struct Waits {
 }
 
 impl Waits {
-    /// Something changed: all look again.
+    /// The state has changed: wakes all.
     pub fn wake(&self, py: Python<'_>) {
         self.wake_receivers(py);
         self.send.wake(py);

@@ -15,9 +15,9 @@ use crate::fork;
 const LOOKS_PER_LIMIT: u32 = 16;
 const SHORTEST: Duration = Duration::from_millis(50);
 const LONGEST: Duration = Duration::from_secs(1);
-/// A look may be so much late because the machine is busy.
+/// The delay of a look that a busy machine may cause.
 const SLACK: Duration = Duration::from_millis(100);
-/// So many standstills are told apart; older ones count as time that has passed.
+/// The number of standstills that are kept; older ones count as time that has passed.
 const MOST: usize = 64;
 
 /// The decision: which of the time between looks was a standstill. Times are durations since any moment.

@@ -1,4 +1,4 @@
-//! Time that is cheap to read, for measuring how long something took. Not a clock: it has no
+//! Time that is cheap to read, for measuring durations. Not a clock: it has no
 //! beginning that means anything. Two processes' ticks are compared only where both read one steady
 //! counter: see [`shared_now`].
 

@@ -1,4 +1,4 @@
-"""Many keys of one function: what their iteration asks of Python."""
+"""Many keys of one function: the calls of their iteration to Python."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 __all__ = ["MOST_FINISHED", "Host", "check", "guarding", "keyed", "tracked"]
 
-# Cancelled functions have at least so many seconds for their `finally` blocks.
+# The least seconds that cancelled functions have for their `finally` blocks.
 _LEAST_GRACE = 1.0
-# How many events of a plain source a thread reads ahead, and of an async source a task.
+# The most events that a thread reads ahead from a plain source, and a task from an async source.
 _AHEAD = 256
 _AHEAD_ASYNC = 64
-# So many keys whose functions have returned are remembered.
+# The most keys whose functions have returned that are remembered.
 MOST_FINISHED = 65_536
-# What a lane of records has room for; the driver bounds what is pending, partition by partition.
+# The events that a lane of records has room for; the driver bounds pending ones for each partition.
 _RING_EVENTS = 10_000
 _NO_LIMIT = 1 << 40
 
@@ -147,7 +147,7 @@ class Host:
         self.guard: weakref.ref[AsyncGenerator[None, None]]
 
     def begin(self, loop: asyncio.AbstractEventLoop) -> None:
-        """From here on there is something to close."""
+        """Begin: from here on, lanes or a source have to be closed."""
         if self._begun:
             return
         self._begun = True
@@ -290,7 +290,7 @@ class Host:
             self._spec.limiter.release()
 
     def await_place(self) -> None:
-        """Stand in line for a place: all of them are somebody else's."""
+        """Stand in line for a place: other streams have all of them."""
         self._start(self._await_place())
 
     async def _await_place(self) -> None:
@@ -356,7 +356,7 @@ class Host:
 
 
 class _Idle:
-    """What ends keys that nobody uses, as the timer of idle streams has it."""
+    """Ends idle keys, in the form that the timer of idle streams takes."""
 
     def __init__(self, keys: _core.Keys, loop: asyncio.AbstractEventLoop) -> None:
         self.closed = False

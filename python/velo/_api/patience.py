@@ -14,7 +14,7 @@ __all__ = ["closed", "waiting_for"]
 
 _log = logging.getLogger("velo.connect")
 
-# After so many seconds, the log says what is waited for.
+# The seconds after which the log names the reason of a wait.
 _LOOK_AFTER = 10.0
 
 

@@ -39,7 +39,7 @@ _Opened = tuple[_core.Opened, Callable[[], None]]
 
 # How many characters of a key are shown.
 _LONGEST = 200
-# After so many seconds in line, the log says for what an attachment waits.
+# The seconds in line after which the log names the holder of the key.
 _LOOK_AFTER = 5.0
 
 In = TypeVar("In")

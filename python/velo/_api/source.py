@@ -28,7 +28,7 @@ _SAMPLES: tuple[Iterable[Any], ...] = (
     *("", "\u20ac", b"", bytearray(), memoryview(b""), collections.deque(), reversed([])),
     *(itertools.repeat(0), itertools.count()),
 )
-# Iterators over what is in memory: they have the next item at once. All others may wait.
+# Iterators over objects in memory: they have the next item at once. All others may wait.
 _IN_MEMORY = frozenset(type(iter(sample)) for sample in _SAMPLES)
 
 # A source that is read in the event loop is warned of when one item takes longer; seconds.

@@ -1,4 +1,4 @@
-"""A bound on how many may hold something at a time, with a fair queue for the others."""
+"""A bound on the permits that are held at a time, with a fair queue of those who wait."""
 
 from __future__ import annotations
 

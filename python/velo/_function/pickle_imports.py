@@ -7,7 +7,7 @@ import pickletools
 
 __all__ = ["imports_of"]
 
-# So many names are told.
+# The most names in a message.
 _MOST = 5
 
 

@@ -19,12 +19,12 @@ __all__ = ["FunctionSpec"]
 
 
 class FunctionSpec:
-    """What is known of a stream function before any of its streams opens.
+    """A stream function and its settings, before any of its streams opens.
 
     Attributes:
         function: The function itself.
-        runs: What its streams run: the function, recorded if `config.record` says so.
-        name: What errors, logs and warnings call it.
+        runs: The callable that its streams run: the function, recorded with `config.record`.
+        name: Its name in errors, logs and warnings.
         config: Its settings.
         has_state: Whether it is called with a state besides its events.
         limiter: Bounds its open streams, if `config.max_concurrent` does.

@@ -11,7 +11,7 @@ from typing import Any
 
 __all__ = ["Snapshot", "name_of_unpicklable"]
 
-# So many functions that use one another are looked into.
+# The most functions that use one another and are searched.
 _DEEPEST = 8
 _GONE = object()
 

@@ -28,7 +28,7 @@ _IGNORED = {
 
 
 class _Reloads:
-    """Notes which modules are reloaded, whoever does it: only then is a finder given the module."""
+    """Notes the modules that are reloaded: only a reload passes the module to a finder."""
 
     def __init__(self) -> None:
         self.counts: dict[str, int] = {}
@@ -109,7 +109,7 @@ class Surroundings:
         return self._packed
 
     def _of_shared(self) -> bytes:
-        """Return what a worker of several programs needs; warn of what it does not take over."""
+        """Return the surroundings for a shared worker; warn of parts that it ignores."""
         if not self._packed:
             self._packed = _core.dumps({"pid": os.getpid()})
         environment = getattr(os.environ, "_data", os.environ)

@@ -14,7 +14,7 @@ __all__ = ["Client", "OpenStream"]
 
 
 class OpenStream(NamedTuple):
-    """What is known of the stream in a slot, for those who ask.
+    """The data of the stream in a slot, for introspection.
 
     Attributes:
         function: The number of its function.

@@ -146,7 +146,7 @@ def describe(stream: StreamInfo) -> dict[str, Any]:
 
 
 def inspect(stream: StreamInfo) -> dict[str, Any]:
-    """Return where its function stands, with its local variables, and what it waits for."""
+    """Return the place of its function, its local variables, and the awaits from there."""
     known = {**describe(stream), "error": error_of(stream.task.get_name())}
     stands = where(getattr(stream.task.get_coro(), "generator", None))
     if stream.detached is not None and "file" in stands:

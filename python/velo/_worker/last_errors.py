@@ -1,4 +1,4 @@
-"""The last errors of streams, for `velo inspect`: what they logged, and what they failed with."""
+"""The last errors of streams, for `velo inspect`: those that were logged, or ended the stream."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ __all__ = ["ForwardingHandler", "Line", "apply_levels", "line_of_stream", "take_
 
 
 class Line:
-    """Where one client's records go, and what it would handle.
+    """The destination of one client's records, and the levels that the client handles.
 
     Attributes:
         program: What tells its program from the others: those of one program get a record once.
@@ -48,7 +48,7 @@ class Line:
 
     @property
     def said(self) -> bool:
-        """Whether it has told its levels."""
+        """Whether the client has sent its levels."""
         return self._levels is not None
 
     @property
@@ -82,7 +82,7 @@ class Line:
         )
 
     def log(self, record: bytes) -> bool:
-        """Send a record; false when nobody reads them."""
+        """Send a record; false when the client reads none."""
         return self._link.log(record)
 
 

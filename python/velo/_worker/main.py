@@ -30,9 +30,9 @@ from velo._worker.surroundings import Surroundings
 _GRACE = 1.5
 # How long async generators that are left over may take to be closed then.
 _LAST_GRACE = 0.5
-# So many functions are named in a process's title.
+# The most functions that a process's title names.
 _MOST_NAMED = 3
-# And so many are told apart.
+# The most functions that are counted for it.
 _MOST_KNOWN = 100
 # The shortest time, in seconds, between two searches for streams after the supervisor has died.
 _SHORTEST_LOOK = 0.05

@@ -239,5 +239,5 @@ class _LogTarget:
         return self._line().wants(record)
 
     def log(self, record: bytes) -> bool:
-        """Send a log record; false when nobody reads them."""
+        """Send a log record; false when the client reads none."""
         return self._line().log(record)

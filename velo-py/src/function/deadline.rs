@@ -23,7 +23,7 @@ use crate::function::port::Port;
 /// A function whose time is up has so much for its `finally` blocks, or as much as it had for the
 /// event if that is less.
 const GRACE: Duration = Duration::from_secs(1);
-/// It has at least so much.
+/// The least of that time.
 const LEAST_GRACE: Duration = Duration::from_millis(100);
 /// A timer that is this late is late because a task held the loop.
 const LATE: Duration = Duration::from_millis(20);
@@ -60,7 +60,7 @@ struct State {
     due: Option<f64>,
     /// While the timer runs: time in which this process stands still is not the function's.
     limit: Option<RunningLimit>,
-    /// It has waited once for those who held the loop.
+    /// It has waited once for other tasks that held the loop.
     waited: bool,
     /// A weak reference to the function's task.
     task: Option<Py<PyAny>>,

@@ -102,7 +102,7 @@ impl Port {
         }
     }
 
-    /// Makes what was done so far visible to the other half.
+    /// Makes results and handled events so far visible to the other half.
     #[inline]
     pub fn flush(&self, py: Python<'_>) {
         either!(self, side => side.flush(py));

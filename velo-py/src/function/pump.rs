@@ -53,7 +53,7 @@ enum Pause {
     Fresh,
     /// It waits for this future of its own stream. Once that is done, its task is going to run.
     Stream(Py<PyAny>),
-    /// It waits for something else, or for its next turn.
+    /// It waits for another future, or for its next turn.
     Other,
 }
 

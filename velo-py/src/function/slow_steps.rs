@@ -47,7 +47,7 @@ pub fn without_standstill(took: u64) -> Option<u64> {
     (ran > limit()).then_some(ran)
 }
 
-/// Warns of a step that took so many ticks.
+/// Warns of a step that took this number of ticks.
 #[cold]
 pub fn report(py: Python<'_>, name: &str, began: u64, took: u64) {
     // A function that ran in this one's turn was slow: it has been named.

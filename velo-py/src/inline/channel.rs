@@ -11,7 +11,7 @@ use crate::function_side::Runner;
 
 /// Detaches an inline stream from the session that it is attached to.
 pub trait LeaveSession: Send + Sync {
-    /// Lets the function handle what was sent, and drops what it yields for it.
+    /// Lets the function handle the sent events, and drops their results.
     fn leave(&self, py: Python<'_>) -> PyResult<()>;
 }
 

@@ -141,7 +141,7 @@ impl InlineStream {
         Ok((self.queues.with(py, |queues| queues.dropped)?, 0))
     }
 
-    /// Lets the function see what was queued.
+    /// Lets the function see the queued events.
     pub fn flush_events(&self, py: Python<'_>) -> PyResult<()> {
         self.function.event.wake(py);
         Ok(())
@@ -197,7 +197,7 @@ impl InlineStream {
             .with(py, |queues| queues.is_settled() || queues.finished)?)
     }
 
-    /// Accepted events, and those that the function is done with.
+    /// The numbers of accepted and of handled events.
     pub fn progress(&self, py: Python<'_>) -> PyResult<(u64, u64)> {
         Ok(self
             .queues
@@ -238,7 +238,7 @@ impl InlineStream {
         Ok(Offer::Sent)
     }
 
-    /// Neither events nor results are wanted any more: what is queued is not handled.
+    /// The stream is cancelled: queued events are not handled, and results are dropped.
     pub fn cancel(&self, py: Python<'_>) -> PyResult<()> {
         let left = self.queues.with(py, |queues| {
             queues.cancelled = true;

@@ -9,7 +9,7 @@ use velo_supervisor::{DaemonOptions, LogFormat, daemon, published};
 use crate::errors::pool_error;
 use crate::module::supervisor::seconds;
 
-/// Runs a standalone supervisor in this process until it is told to stop. `ready` is called with the
+/// Runs a standalone supervisor in this process until it gets the order to stop. `ready` is called with the
 /// path of its socket once clients can connect.
 #[pyfunction]
 #[pyo3(signature = (

@@ -196,7 +196,7 @@ impl Report {
 pub enum WorkerOrder {
     /// Serve this link.
     Attach { link: u64, end: Py<WorkerLink> },
-    /// Cancel what is left on this link, and say so with `detached`.
+    /// Cancel the remaining streams of this link, and confirm it with `detached`.
     Detach { link: u64 },
     /// Tell which streams were opened after the moment `since`, and which sessions were detached under
     /// numbers above `detached`.
@@ -236,7 +236,7 @@ impl WorkerOrder {
             WorkerControlEvent::Detach { link } => WorkerOrder::Detach { link: link.0 },
             WorkerControlEvent::Ask { ask, question } => match question {
                 Question::Streams { known, detached } => {
-                    // The supervisor has left out what is known of other workers.
+                    // The supervisor has left out the known streams of other workers.
                     let own = |of: &[(u32, u64)]| of.first().map_or(0, |(_, known)| *known);
                     let (since, detached) = (own(&known), own(&detached));
                     WorkerOrder::Streams {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use pyo3::prelude::*;
 use velo_shm::standstill;
 
-/// A time limit of so many seconds that runs until this is dropped.
+/// A time limit in seconds that runs until this is dropped.
 #[pyclass(frozen, module = "velo._core")]
 pub struct RunningLimit(#[allow(dead_code)] standstill::RunningLimit);
 

@@ -94,7 +94,7 @@ impl SupervisorClient {
         }
     }
 
-    /// Readable when `poll` has something to say.
+    /// Readable when `poll` has reports.
     fn fileno(&self) -> i32 {
         self.fd
     }

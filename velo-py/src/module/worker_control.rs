@@ -34,7 +34,7 @@ impl WorkerControlHandle {
 
 #[pymethods]
 impl WorkerControlHandle {
-    /// Readable when `poll` has something to say.
+    /// Readable when `poll` has orders.
     fn fileno(&self) -> i32 {
         self.fd
     }

@@ -24,7 +24,7 @@ pub struct LoanMemory {
     loan: Arc<Loan>,
 }
 
-/// What is found again from a part of a loan: who filled it.
+/// The lent array, which is found again from a part of it.
 struct Borrower {
     array: Py<PyWeakrefReference>,
     sent: AtomicBool,

@@ -1,4 +1,4 @@
-//! Which side has something to do, and how a side that sleeps learns of it.
+//! Marks the side that has work, and wakes a side that sleeps.
 
 use std::sync::atomic::AtomicBool as LocalBool;
 

@@ -28,7 +28,7 @@ pub(crate) struct Block {
     class: u32,
 }
 
-/// What has to happen before a block that its producer has left can be used again.
+/// The condition under which a block that its producer has left can be used again.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Until {
     /// The consumer has retired the ring in it.

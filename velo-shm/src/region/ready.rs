@@ -1,4 +1,4 @@
-//! Which slots have something to do: one bit per slot, and one per word of those bits.
+//! The slots with work: one bit per slot, and one per word of those bits.
 //!
 //! A bit is a hint that is never missing: it may be set for a slot that has nothing new.
 //!

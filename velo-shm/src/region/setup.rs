@@ -1,4 +1,4 @@
-//! What a link is made of: how large it is, how it is begun, and what is checked before it is
+//! The setup of a link: its size, its first contents, and the checks before it is
 //! believed. Nothing here is on the way of an event.
 
 use crate::error::LinkError;

@@ -53,7 +53,7 @@ pub struct Consumer {
     peeked: Option<Peeked>,
     /// The loans that the peeked frame names and that were not borrowed.
     lent: Vec<Borrowed>,
-    /// What the producer was told: space and counted events.
+    /// The space and the counted events that were published to the producer.
     head: u64,
     told: u64,
     /// Counted events released.
@@ -281,7 +281,7 @@ impl Consumer {
         }
     }
 
-    /// Whether there is something to peek at; cheap. It can be true of a ring that only has moved.
+    /// Whether there may be a frame to peek at; cheap. It can be true of a ring that has only moved.
     #[inline]
     pub fn has_data(&mut self) -> bool {
         self.peeked.is_some()

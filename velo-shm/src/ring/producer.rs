@@ -49,7 +49,7 @@ pub struct Producer {
     released: u64,
     /// Payload bytes committed.
     bytes: u64,
-    /// Frames were published along with a move, and no one was told yet.
+    /// Frames were published along with a move, and the other side was not notified yet.
     untold: bool,
     /// The last attempt to grow found no memory; more room only comes from the consumer.
     stuck: bool,
@@ -62,7 +62,7 @@ pub struct Producer {
     block: Option<Block>,
     /// Blocks that the ring has left and that the consumer may still read.
     left: Vec<Block>,
-    /// What was lent, from the first loan on.
+    /// The loans, from the first one on.
     shelf: Option<LocalArc<Shelf>>,
     hold: LocalArc<SlotHold>,
 }
@@ -248,13 +248,13 @@ impl Producer {
         self.longest - HEADER
     }
 
-    /// Asks to be told when there is space for a counted event; true if there is none now, and the
+    /// Asks for a wake-up when there is space for a counted event; true if there is none now, and the
     /// caller may sleep. Publish before, or there may never be any.
     pub fn wait_for_space(&mut self) -> Result<bool, RingCorrupted> {
         self.wait_until(|producer| producer.events_left() > 0 && producer.has_room(MINIMAL))
     }
 
-    /// Asks to be told when there is room for `min` bytes; true if there is none now, and the
+    /// Asks for a wake-up when there is room for `min` bytes; true if there is none now, and the
     /// caller may sleep. For a reservation that failed with [`Full::Bytes`].
     pub fn wait_for_bytes(&mut self, min: usize) -> Result<bool, RingCorrupted> {
         let need = frame_len(min as u64);
@@ -281,8 +281,8 @@ impl Producer {
         shelf.lend(len, &self.hold)
     }
 
-    /// Asks to be told when memory of `len` bytes can be lent; true if it cannot be now, and the
-    /// caller may sleep. It is told through its own side's ready slots, as for space.
+    /// Asks for a wake-up when memory of `len` bytes can be lent; true if it cannot be now, and the
+    /// caller may sleep. The wake-up comes through its own side's ready slots, as for space.
     pub fn wait_for_loan(&self, len: usize) -> bool {
         self.shelf.as_ref().is_some_and(|shelf| shelf.wait_for(len))
     }
@@ -299,7 +299,7 @@ impl Producer {
         self.shelf.as_ref()?.part(start.addr(), len)
     }
 
-    /// Asks to be told when the consumer releases anything, whether there is space or not.
+    /// Asks for a wake-up when the consumer releases any space, whether there is space or not.
     pub fn watch_releases(&mut self) -> Result<(), RingCorrupted> {
         self.base.header().waiting.store(1, Ordering::Relaxed);
         // As in `wait_until`.
@@ -307,7 +307,7 @@ impl Producer {
         self.refresh_released()
     }
 
-    /// Takes back the request to be told.
+    /// Takes back the request for a wake-up.
     pub fn stop_waiting(&mut self) {
         self.base.header().waiting.store(0, Ordering::Relaxed);
     }

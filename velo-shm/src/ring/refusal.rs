@@ -6,7 +6,7 @@ use thiserror::Error;
 
 use crate::error::RingCorrupted;
 
-/// What there is no room for.
+/// The thing that there is no room for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Full {
     /// As many counted events are in flight as may be.
@@ -27,7 +27,7 @@ pub enum ReserveError {
         "a message of `{len}` bytes is longer than the `{limit}` that the limit allows; raise it"
     )]
     TooLarge {
-        /// What was asked for.
+        /// The requested size.
         len: usize,
         /// The longest message that can ever be reserved.
         limit: u64,

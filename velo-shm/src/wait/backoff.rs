@@ -1,4 +1,4 @@
-//! Spinning without a look at what is waited for, while a worker works off a batch.
+//! Spinning without a look at the results, while a worker works off a batch.
 //!
 //! A client that polls faster than its worker bounces the ring's cache line once per result: the
 //! worker has to fetch the line back to write the next one. So the client looks only at how much is

@@ -8,9 +8,9 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-/// A shorter wait was no sleep: something had come already.
+/// A shorter wait was no sleep: a result had come already.
 const NO_SLEEP: Duration = Duration::from_micros(20);
-/// About what it costs to sleep and to be woken: a shorter sleep gains nothing.
+/// The approximate cost of sleeping and being woken: a shorter sleep gains nothing.
 const SHORTEST: Duration = Duration::from_micros(100);
 
 /// The bounds of a sleep, which depend on whether workers need the cores.

@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::backoff::back_off;
 use crate::ticks;
 
-/// About what it costs to sleep in an event loop and to be woken.
+/// The approximate cost of sleeping in an event loop and being woken.
 const LONG: Duration = Duration::from_micros(100);
 /// How sure a place can be that spinning pays. A spin that finds something makes it surer by
 /// [`GAIN`], one that does not less sure by 1: one in three has to find something.
@@ -23,10 +23,10 @@ const PROBE_EVERY: u32 = 32;
 /// process where its waker runs when the other cores seem no better. Then yielding brings it.
 const YIELD_AFTER: Duration = Duration::from_micros(3);
 const YIELD_EVERY: Duration = Duration::from_micros(10);
-/// Looks at what is waited for between two looks at the clock.
+/// The number of checks between two looks at the clock.
 const LOOKS: u32 = 32;
 
-/// Learns whether to spin in one place where something is waited for.
+/// Learns whether to spin in one place that waits.
 #[derive(Clone, Debug)]
 pub struct Spin {
     /// Zero while spinning does not pay.

@@ -22,7 +22,7 @@ use crate::errors;
 use crate::flow::{Interest, Offer};
 use crate::process::ring_pair::{END, ITEM, RingPair, STATE, too_large};
 
-/// Hashes of results may take so much of the journal's limit; older results are not compared.
+/// The share of the journal's limit for hashes of results; older results are not compared.
 const HASHES: usize = 8;
 
 /// How a stream is kept.
@@ -129,7 +129,7 @@ impl Journal {
 
     // Events.
 
-    /// Events accepted, and those that some worker was done with.
+    /// The numbers of accepted events, and of events that a worker has handled.
     pub fn progress(&mut self, rings: Option<&mut RingPair>) -> (u64, u64) {
         if let Some(rings) = rings {
             let released = rings.producer.released();
@@ -217,7 +217,7 @@ impl Journal {
         self.ended = true;
     }
 
-    /// Whether the worker has yet to be sent something.
+    /// Whether there are events that the worker has yet to get.
     pub fn is_behind(&self) -> bool {
         self.run.sent < self.accepted || self.ended && !self.run.end_sent
     }
@@ -250,7 +250,7 @@ impl Journal {
 
     // Results.
 
-    /// Whether the worker is still to yield what was taken before.
+    /// Whether the worker has yet to repeat results that were taken before.
     pub fn is_replaying(&self) -> bool {
         self.next_result() <= self.taken
     }

@@ -89,7 +89,7 @@ pub struct ClientLink {
     pub(super) on_log: GilCell<Option<Py<PyAny>>>,
     /// The alarm is set: until it goes off, nothing wakes the streams.
     pub(super) coalescing: AtomicBool,
-    /// Has `wake` called at the loop's next turn.
+    /// Schedules `wake` for the loop's next turn.
     pub(super) wake_soon: GilCell<Option<Py<PyAny>>>,
     /// `wake` is going to be called.
     pub(super) waking: AtomicBool,

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-/// Pieces hold this many bytes; what is longer than a part of it has one of its own.
+/// The size of a piece in bytes; an entry that is longer than a part of it has a piece of its own.
 const PIECE: usize = 64 << 10;
 const LONG: usize = 4 << 10;
 
@@ -27,7 +27,7 @@ struct Piece {
     state: Vec<u32>,
 }
 
-/// A place between two events of a [`Log`], which stays what it is while others are added and cut.
+/// A place between two events of a [`Log`], which stays valid while events are added and cut.
 #[derive(Clone, Copy, Default)]
 pub struct Cursor {
     piece: u64,

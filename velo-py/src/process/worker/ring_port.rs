@@ -389,7 +389,7 @@ impl RingPort {
         }
     }
 
-    /// The client did something: the function looks again.
+    /// The client has changed a ring: wakes the function.
     pub fn wake(&self, py: Python<'_>) {
         let _ = self.state.with(py, |state| {
             state.send_end();
@@ -559,7 +559,7 @@ impl State {
             rings.push_bytes(&payload, &[], kind, false),
             Ok(Offer::Sent)
         ) {
-            let _ = rings.has_space(); // asks to be told when there is room
+            let _ = rings.has_space(); // asks for a wake-up when there is room
             self.unsent_end = Some((kind, payload));
         }
     }

@@ -18,12 +18,12 @@ pub struct SlowSteps {
     since: u64,
     steps: u32,
     ticks: u64,
-    /// What was reported in this window.
+    /// The reports of this window.
     held_up: bool,
     habit: bool,
 }
 
-/// What the client is to be told of a slow step.
+/// The report of a slow step for the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SlowReport {
     /// Other streams had to wait for this step.

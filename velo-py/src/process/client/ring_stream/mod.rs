@@ -181,7 +181,7 @@ impl StreamState {
         if let Store::Journal(journal) = &mut self.store {
             let there = journal.is_there(rings, interest, self.asked, stream);
             if rings.consumer.publish() {
-                self.at.notify(); // it may wait for the room of what was dropped
+                self.at.notify(); // it may wait for the room of dropped events
             }
             return Ok(match there {
                 Ok(there) => there,
@@ -292,7 +292,7 @@ impl RingStream {
         sleeps
     }
 
-    /// Has the waits woken when the worker does something. False: the thing waited for is there already.
+    /// Asks for a wake-up of the waits when the worker makes progress. False: the awaited thing is there.
     pub(super) fn sleep_unless(
         &self,
         py: Python<'_>,

@@ -15,10 +15,10 @@ use crate::flow::Offer;
 use crate::process::client::link::ClientLink;
 use crate::process::ring_pair::RingPair;
 
-/// So many workers may die before one opens the stream. More than that is no coincidence.
+/// The number of workers that may die before one opens the stream. More deaths are no coincidence.
 const MOST_FALSE_STARTS: u32 = 5;
 
-/// What every worker is told to open a stream, and what finds another worker.
+/// The data with which any worker opens the stream, and the call that finds another worker.
 pub struct Origin {
     /// How many events may be accepted and not handled.
     pub buffer: u32,
@@ -110,7 +110,7 @@ impl RingStream {
 }
 
 impl RingPair {
-    /// Sends again what was sent through a pair of rings from which nothing was read.
+    /// Sends the events again that were sent through a pair of rings which no worker has read.
     fn resend(&mut self, old: &mut RingPair) -> PyResult<()> {
         old.producer.publish();
         let mut unread = old.producer.unread();
