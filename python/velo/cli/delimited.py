@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import click
 
 from velo import _core
+from velo._csv import BOM, Fields, places_of, sniff
 from velo.cli.keys import Written
 from velo.cli.parsing import BadLine, Burst, Rules, names_of
 
-__all__ = ["Csv", "sniff"]
+__all__ = ["Csv"]
 
-_BOM = b"\xef\xbb\xbf"
-_DELIMITERS = (",", ";", "\t", "|")
-_QUOTED = re.compile(rb'"[^"]*"?')
 _SEPARATOR = re.compile(rb'"?sep=([ -~\t])"?\r?')
 # A first line without an end is taken for the header from this length on, in bytes.
 _LONGEST_HEAD = 16 << 20
@@ -81,7 +79,7 @@ class Csv:
             data = self._head = self._head + data
             if b"\n" not in data and len(data) < _LONGEST_HEAD and not last:
                 return Burst()
-            data = self._begin(data.removeprefix(_BOM))
+            data = self._begin(data.removeprefix(BOM))
         assert self._parser is not None
         try:
             rows = self._parser.feed(data, last)
@@ -136,14 +134,12 @@ class Csv:
         elif judged == "header":
             self._rules.say(f"{name} begins anew with another header")
 
-    def _start(self, header: list[str]) -> _Fields:
+    def _start(self, header: list[str]) -> Fields:
         """Check the header. Return the fields that have a conversion of their own."""
-        places: dict[str, int] = {}
-        for place, name in enumerate(header):
-            if places.setdefault(name, place) != place:
-                raise click.UsageError(
-                    f"{self._header()} has `{name}` twice; name its fields apart"
-                )
+        try:
+            places = places_of(header)
+        except ValueError as error:
+            raise click.UsageError(f"{self._header()} {error}") from None
 
         def index(option: str, name: str) -> int:
             if name not in places:
@@ -154,20 +150,13 @@ class Csv:
             return places[name]
 
         keys = self._rules.keys
-        return _Fields(
+        return Fields(
             key=None if keys is None else index("--key", keys.name),
             text=[index("--text", name) for name in self._rules.text],
         )
 
     def _header(self) -> str:
         return f"the CSV header of `{self._name}`" if self._name else "the CSV header"
-
-
-class _Fields(NamedTuple):
-    """The columns of the fields that have a conversion of their own."""
-
-    key: int | None
-    text: list[int]
 
 
 class _Lines(Sequence[int]):
@@ -182,22 +171,3 @@ class _Lines(Sequence[int]):
 
     def __getitem__(self, at: Any) -> Any:
         return self._lines[at] + self._before
-
-
-def sniff(data: bytes) -> str:
-    """Return the delimiter of a file, from its first bytes.
-
-    It is a comma, unless the header has no comma, or the next line has another number of commas,
-    and another delimiter fits both lines.
-    """
-    lines = [_QUOTED.sub(b"", line) for line in data.split(b"\n")[:2]]
-    counts = {other: [line.count(other.encode()) for line in lines] for other in _DELIMITERS}
-    # The second line may be incomplete: a line that is too short decides nothing.
-    whole = len(lines) == 2 and lines[1] and data.count(b"\n") > 1
-    found = [other for other in _DELIMITERS if counts[other][0]]
-    if whole:
-        fits = [other for other in found if counts[other][0] == counts[other][1]]
-        found = fits or found
-    if "," in found or not found:
-        return ","
-    return max(found, key=lambda other: counts[other][0])

@@ -51,8 +51,8 @@ _POSITIVE = click.IntRange(min=1)
 @click.option("--group", metavar="NAME", help="URLs: the group that shares the input.")
 @click.option(
     "--decode",
-    type=click.Choice(["json", "msgpack", "text", "bytes"]),
-    help="URLs: what records hold. [default: json]",
+    metavar="FORMAT",
+    help="URLs: what records hold: json, msgpack, text, bytes, csv, csv:FIELD,... [default: json]",
 )
 @click.option("--dead-letter", metavar="FILE|URL", help="Put failed records there.")
 @click.option("--retries", type=click.IntRange(min=0), default=0, help="URLs: of a failed record.")
@@ -149,7 +149,9 @@ def run(
     Keys are compared as they are written: 3.1 and 3.10 are two keys.
 
     CSV fields that are numbers become numbers, empty fields null. Values that look like codes stay
-    text: 007, +49, 1_000. The delimiter is found in the header.
+    text: 007, +49, 1_000. The delimiter is found in the header. --decode csv reads the lines of a
+    URL by these rules, the first line being the header; csv:user,amount names the fields of rows
+    without a header, such as messages.
 
     A line that is no event, or has no key, is reported and skipped, and so is a result that has no
     form in JSON. The exit code is 1 if the run failed, an input gave no event at all, or results
@@ -188,7 +190,8 @@ def run(
         raise click.UsageError(
             "`--resume` with `--follow` takes one file: events of several come in no fixed order"
         )
-    if all(input.format not in ("csv", "tsv") for input in inputs) and (
+    csv = decode if decode is not None and decode.partition(":")[0] == "csv" else None
+    if not (csv or any(input.format in ("csv", "tsv") for input in inputs)) and (
         no_convert or text or null or delimiter
     ):
         raise click.UsageError(
@@ -235,7 +238,7 @@ def run(
     if connected:
         if limit is not None and urls:
             raise click.UsageError("`--limit` is for files: a URL has `until=` to end at")
-        from velo.cli.connected.making import connected_job
+        from velo.cli.connected.making import connected_job, csv_of
 
         job = connected_job(
             fn,
@@ -246,7 +249,7 @@ def run(
             output=output,
             writer=writer,
             group=group,
-            decode=decode,
+            decode=decode if csv is None else csv_of(csv, rules),
             dead_letter=dead_letter,
             retries=retries,
             max_pending=max_pending,

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from velo.connect._registry import schema_registry as schema_registry
     from velo.connect._sse import sse as sse
     from velo.connect._websocket import websocket as websocket
+    from velo.connect.rows import csv as csv
 
 __all__ = [
     "Assigned",
@@ -75,8 +76,8 @@ _CONNECTORS: dict[str, str] = {
     "websocket": "_websocket",
 }
 
-# What is no connector, and needs packages too.
-_OTHERS = {"schema_registry": "_registry"}
+# What is no connector, and is imported when it is used too.
+_OTHERS = {"csv": "rows", "schema_registry": "_registry"}
 
 
 def __getattr__(name: str) -> Any:

@@ -12,10 +12,10 @@ from typing import Any
 from urllib.parse import SplitResult
 
 from velo.connect.errors import Unreachable, missing
-from velo.connect.formats import Decode, Encode, decoder, encoder
+from velo.connect.formats import Decode, Encode, encoder, line_decoder
 from velo.connect.lines import Lines
 from velo.connect.model import Bad, Batch, Partition, Position, Record, addressed
-from velo.connect.settings import Outages, boolean, decoded
+from velo.connect.settings import Outages, add_line, boolean
 from velo.connect.web import (
     Interrupts,
     address_of,
@@ -63,8 +63,8 @@ def http(
 
     Args:
         url: The address: `https://host/path`. A source gets it, a sink posts to it.
-        decode: The format of a line: "json", "text", "bytes", or a function of bytes. Empty lines
-            are skipped.
+        decode: The format of a line: "json", "text", "bytes", "csv" (the first line of a response
+            is the header; see `velo.connect.csv`), or a function of bytes. Empty lines are skipped.
         encode: The format of a result, likewise.
         reconnect: Request again when a response breaks off. What the server sends meanwhile may be
             lost.
@@ -103,7 +103,7 @@ def http(
     )
     requests = Requests(url, shown, login, tls, connect_timeout, read_timeout)
     poster = _Poster(f"http {shown}", requests, batch, retries, content_type)
-    return Http(requests, decoder(decode), encoder(encode), reconnect, max_line, poster)
+    return Http(requests, line_decoder(decode), encoder(encode), reconnect, max_line, poster)
 
 
 class Http:
@@ -118,7 +118,7 @@ class Http:
     def __init__(
         self,
         requests: Requests,
-        decode: Callable[[bytes], Any],
+        new_decoder: Callable[[], Callable[[bytes], Any]],
         encode: Callable[[Any], bytes],
         reconnect: bool,
         max_line: int,
@@ -126,7 +126,7 @@ class Http:
     ) -> None:
         self.name = f"http {requests.shown}"
         self._requests = requests
-        self._decode = decode
+        self._new_decoder = new_decoder
         self._encode = encode
         self._reconnect = reconnect
         self._max_line = max_line
@@ -151,7 +151,7 @@ class Http:
         return read_on(self._response, self._interrupts, self._outages, reconnect=self._reconnect)
 
     async def _response(self) -> AsyncGenerator[list[Record | Bad], None]:
-        lines = Lines(self._max_line)
+        lines, decode = Lines(self._max_line), self._new_decoder()
         response = await self._interrupts.wait(self._requests.open("GET", {}))
         try:
             yield []
@@ -160,22 +160,19 @@ class Http:
                     self._outages.over()
                     found = lines.feed(chunk)
                     for begin in range(0, len(found), _MANY):
-                        yield self._records(found[begin : begin + _MANY])
-            yield self._records(lines.last())
+                        yield self._records(decode, found[begin : begin + _MANY])
+            yield self._records(decode, lines.last())
         finally:
             await response.aclose()
 
-    def _records(self, lines: Sequence[bytes | ValueError]) -> list[Record | Bad]:
+    def _records(
+        self, decode: Callable[[bytes], Any], lines: Sequence[bytes | ValueError]
+    ) -> list[Record | Bad]:
         shown = self._requests.shown
         records: list[Record | Bad] = []
         for line in lines:
-            if not line:
-                continue
-            origin = (None, shown, shown, next(self._positions))
-            if isinstance(line, ValueError):
-                records.append(Bad(Record(b"", *origin), line))
-            else:
-                records.append(decoded(self._decode, line, *origin))
+            if line:
+                add_line(records, decode, line, None, shown, shown, next(self._positions))
         return records
 
     async def commit(self, positions: Mapping[Partition, Position]) -> None:

@@ -38,7 +38,8 @@ def messages(
     Args:
         websocket: A WebSocket of FastAPI or Starlette that was accepted, a connection of
             `websockets`, or another object with `send` and `async for`. It is not closed.
-        decode: The format of events: "json", "msgpack", "text", "bytes", or a function of bytes.
+        decode: The format of events: "json", "msgpack", "text", "bytes", `connect.csv(FIELDS)`, or
+            a function of bytes.
         encode: The format of results, likewise.
         binary: Whether results are binary messages. None: unless they are "json" or "text".
 

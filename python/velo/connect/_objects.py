@@ -22,10 +22,11 @@ from velo.connect.errors import (
     Unreachable,
     missing,
 )
-from velo.connect.formats import Decode, Encode, decoder, encoder
+from velo.connect.formats import Decode, Encode, encoder, line_decoder
 from velo.connect.lines import Lines
 from velo.connect.model import Bad, Batch, Partition, Position, Record, addressed
-from velo.connect.settings import decoded
+from velo.connect.rows import Rows
+from velo.connect.settings import add_line
 from velo.connect.web import parts_of
 
 try:
@@ -67,8 +68,8 @@ def objects(
         start: The position of a record, behind which to begin: the object, and the number of bytes
             up to the end of the line.
         suffix: Read objects alone whose names end with it.
-        decode: The format of a line: "json", "text", "bytes", or a function of bytes. Empty lines
-            are skipped.
+        decode: The format of a line: "json", "text", "bytes", "csv" (the first line of an object is
+            the header; see `velo.connect.csv`), or a function of bytes. Empty lines are skipped.
         encode: The format of a result, likewise.
         max_line: Longer lines than so many bytes are no events.
         object_bytes: An object of results is written when it has so many bytes, and at each flush.
@@ -122,7 +123,7 @@ def objects(
         shown,
         start,
         suffix,
-        decoder(decode),
+        line_decoder(decode),
         encoder(encode),
         max_line,
         object_bytes,
@@ -144,7 +145,7 @@ class Objects:
         shown: str,
         start: tuple[str, int] | None,
         suffix: str,
-        decode: Callable[[bytes], Any],
+        new_decoder: Callable[[], Callable[[bytes], Any]],
         encode: Callable[[Any], bytes],
         max_line: int,
         object_bytes: int,
@@ -155,7 +156,7 @@ class Objects:
         self._shown = shown
         self._start = start
         self._suffix = suffix
-        self._decode = decode
+        self._new_decoder = new_decoder
         self._encode = encode
         self._max_line = max_line
         self._stopped = False
@@ -222,32 +223,33 @@ class Objects:
                 f"the object `{path}` of {self._shown} is packed, which `connect.objects` does not "
                 "read: unpack it, or choose others by `suffix`"
             )
-        lines, at = Lines(self._max_line), begin
+        lines, at, decode = Lines(self._max_line), begin, self._new_decoder()
         with self._named(f"read `{path}` of"):
+            if begin and isinstance(decode, Rows) and not decode.begun:
+                self._read_header(path, decode)
             range: Any = {"range": {"offset": begin}} if begin else None
             got = obstore.get(self._store, path, options=range)
             for chunk in got.stream(min_chunk_size=_CHUNK_BYTES):
                 records: list[Record | Bad] = []
                 for line, size in lines.sized(bytes(chunk)):
                     at += size
-                    self._add(records, line, path, at)
+                    add_line(records, decode, line, None, path, self._shown, (path, at))
                     if len(records) == _MANY:
                         yield records
                         records = []
                 yield records
         records = []
         for line in lines.last():
-            self._add(records, line, path, got.range[1])
+            add_line(records, decode, line, None, path, self._shown, (path, got.range[1]))
         yield records
 
-    def _add(
-        self, records: list[Record | Bad], line: bytes | ValueError, path: str, at: int
-    ) -> None:
-        origin = (None, path, self._shown, (path, at))
-        if isinstance(line, ValueError):
-            records.append(Bad(Record(b"", *origin), line))
-        elif line:
-            records.append(decoded(self._decode, line, *origin))
+    def _read_header(self, path: str, rows: Rows) -> None:
+        lines = Lines(self._max_line)
+        for chunk in obstore.get(self._store, path).stream(min_chunk_size=_CHUNK_BYTES):
+            for line in lines.feed(bytes(chunk)):
+                if line and isinstance(line, bytes):
+                    rows(line)
+                    return
 
     def seek(self, positions: Mapping[Partition, Position]) -> None:
         """Begin behind a position, as `start` does."""

@@ -62,7 +62,8 @@ def sse(
         start: The position of a record, behind which to begin: the id of its event, or `(id, n)`
             for the n-th event without an id of its own behind it. The server gets the id as
             `Last-Event-ID`.
-        decode: The format of the data: "json", "text", "bytes", or a function of bytes.
+        decode: The format of the data: "json", "text", "bytes", `connect.csv(FIELDS)`, or a
+            function of bytes.
         reconnect: Request again behind the last event when the response ends or breaks off.
             Otherwise the end of the response is the end of the source.
         max_size: Events with more bytes than that are no events.

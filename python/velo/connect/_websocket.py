@@ -90,7 +90,8 @@ def websocket(
     Args:
         url: The address: `wss://host/path`.
         subscribe: Messages that are sent first on each connection, in the format of `encode`.
-        decode: The format of events: "json", "msgpack", "text", "bytes", or a function of bytes.
+        decode: The format of events: "json", "msgpack", "text", "bytes", `connect.csv(FIELDS)`, or
+            a function of bytes.
         encode: The format of results, likewise.
         binary: Whether results are binary messages. None: unless they are "json" or "text".
         reconnect: Connect again when the connection is lost, with growing pauses. What the server

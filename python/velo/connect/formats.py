@@ -8,26 +8,37 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from velo.connect.errors import missing
+from velo.connect.rows import Csv, Rows, csv
 
-__all__ = ["Decode", "Encode", "decoder", "encoder", "key_bytes"]
+__all__ = ["Decode", "Encode", "decoder", "encoder", "key_bytes", "line_decoder"]
 
-Decode = Literal["json", "msgpack", "text", "bytes"] | Callable[[bytes], Any]
-"""How the bytes of a record become an event: a format, or a function of the bytes."""
+Decode = Literal["json", "msgpack", "text", "bytes", "csv"] | Csv | Callable[[bytes], Any]
+"""How the bytes of a record become an event: a format, or a function of the bytes.
+
+`"csv"` is `csv()`, and `"csv:user,amount"` is `csv(columns=["user", "amount"])`.
+"""
 
 Encode = Literal["json", "msgpack", "text", "bytes"] | Callable[[Any], bytes]
 """How a result becomes bytes: a format, or a function of the result."""
 
 
 def decoder(decode: Decode) -> Callable[[bytes], Any]:
-    """Give the function that makes an event of bytes.
+    """Give the function that makes an event of the bytes of a record.
 
     Raises:
-        ValueError: When there is no such format.
+        ValueError: When there is no such format, or CSV has no names for its fields.
         ImportError: When its package is not installed.
 
     """
     if callable(decode):
         return decode
+    if (rules := _csv_rules(decode)) is not None:
+        if rules.columns is None:
+            raise ValueError(
+                'decode="csv": a record of this source is one row, and no header comes: name the '
+                'fields, `decode=connect.csv("user,amount")`, or `decode=csv:user,amount` in a URL'
+            )
+        return Rows(rules)
     if decode == "bytes":
         return bytes
     if decode == "text":
@@ -38,6 +49,26 @@ def decoder(decode: Decode) -> Callable[[bytes], Any]:
         loads: Callable[[bytes], Any] = _import("msgpack", "msgpack").unpackb
         return loads
     raise ValueError(_no_format("decode", decode))
+
+
+def line_decoder(decode: Decode) -> Callable[[], Callable[[bytes], Any]]:
+    """Give what makes the function for the lines of each file, which may begin with a header.
+
+    Raises:
+        ValueError, ImportError: As `decoder`.
+
+    """
+    if (rules := _csv_rules(decode)) is not None:
+        return lambda: Rows(rules)
+    decoded = decoder(decode)
+    return lambda: decoded
+
+
+def _csv_rules(decode: object) -> Csv | None:
+    if isinstance(decode, str) and decode.partition(":")[0] == "csv":
+        _, given, columns = decode.partition(":")
+        return csv(columns if given else None)
+    return decode if isinstance(decode, Csv) else None
 
 
 def encoder(encode: Encode) -> Callable[[Any], bytes]:
@@ -108,4 +139,5 @@ def _import(module: str, package: str) -> Any:
 
 
 def _no_format(setting: str, given: object) -> str:
-    return f'{setting}={given!r}: one of "json", "msgpack", "text", "bytes", or a function'
+    more = ', "csv"' if setting == "decode" else ""
+    return f'{setting}={given!r}: one of "json", "msgpack", "text", "bytes"{more}, or a function'

@@ -11,8 +11,19 @@ from urllib.parse import SplitResult, unquote
 
 from velo.connect.errors import ConnectError
 from velo.connect.model import Bad, Record
+from velo.connect.rows import NO_EVENT
 
-__all__ = ["Outages", "boolean", "decoded", "log", "login_of", "secret", "settings_of", "wait_of"]
+__all__ = [
+    "Outages",
+    "add_line",
+    "boolean",
+    "decoded",
+    "log",
+    "login_of",
+    "secret",
+    "settings_of",
+    "wait_of",
+]
 
 log = logging.getLogger("velo.connect")
 
@@ -39,9 +50,9 @@ def login_of(url: SplitResult) -> dict[str, str]:
 
 
 def settings_of(
-    settings: Mapping[str, str], kinds: Mapping[str, Callable[[str], Any]], scheme: str
+    settings: Mapping[str, Any], kinds: Mapping[str, Callable[[str], Any]], scheme: str
 ) -> dict[str, Any]:
-    """Convert the settings of a URL.
+    """Convert the settings of a URL. What is no text is a value already.
 
     Raises:
         ValueError: When there is no such setting, or its value does not fit.
@@ -54,7 +65,7 @@ def settings_of(
                 f"a {scheme} URL has no setting `{name}`; it has {', '.join(sorted(kinds))}"
             )
         try:
-            values[name] = kinds[name](text)
+            values[name] = kinds[name](text) if isinstance(text, str) else text
         except ValueError as error:
             raise ValueError(f"setting `{name}` of a {scheme} URL: {error}") from None
     return values
@@ -84,6 +95,29 @@ def decoded(decode: Callable[[bytes], Any], data: bytes, *origin: Any) -> Record
         raise  # a schema registry that is away is not the record's fault
     except Exception as error:
         return Bad(Record(data, *origin), error)
+
+
+def add_line(
+    records: list[Record | Bad],
+    decode: Callable[[bytes], Any],
+    line: bytes | ValueError,
+    *origin: Any,
+) -> None:
+    """Add the record of a line; nothing for an empty one, or a header.
+
+    Args:
+        records: What it is added to.
+        decode: Makes an event of a line; see `formats.line_decoder`.
+        line: The line, or why it is none.
+        origin: As for `decoded`.
+
+    """
+    if isinstance(line, ValueError):
+        records.append(Bad(Record(b"", *origin), line))
+    elif line:
+        record = decoded(decode, line, *origin)
+        if isinstance(record, Bad) or record.value is not NO_EVENT:
+            records.append(record)
 
 
 def wait_of(attempt: int, most: float = 10.0) -> float:

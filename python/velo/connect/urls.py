@@ -46,7 +46,7 @@ def is_url(text: str) -> bool:
     return scheme_of(text) is not None
 
 
-def endpoint_of(url: str, **settings: str) -> Any:
+def endpoint_of(url: str, **settings: Any) -> Any:
     """Make the endpoint of a URL: a source, a sink, or both.
 
     Args:

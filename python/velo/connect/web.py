@@ -184,7 +184,7 @@ def framed(encode: Encode, binary: bool | None) -> Callable[[Any], str | bytes]:
 
 
 def parts_of(
-    url: SplitResult, settings: Mapping[str, str], kinds: Mapping[str, Callable[[str], Any]]
+    url: SplitResult, settings: Mapping[str, Any], kinds: Mapping[str, Callable[[str], Any]]
 ) -> tuple[str, dict[str, Any]]:
     """Tell the settings in the query of a URL from the parameters of the server.
 

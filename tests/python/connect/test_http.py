@@ -185,6 +185,13 @@ async def test_a_response_that_breaks_off_is_requested_again(peer, caplog):
     assert caplog.text.count("lost the server") == 2
 
 
+async def test_each_response_has_its_own_csv_header(peer):
+    peer.values = [b"a,b\n", b"1,x\n"]
+    peer.breaks = 1
+    items = await read(peer.source(reconnect=True, decode="csv"))
+    assert [item.value for item in items] == [{"a": 1, "b": "x"}] * 2
+
+
 async def test_stop_ends_a_source_that_waits(peer):
     await peer.produce([b"1"])
     peer.open = True

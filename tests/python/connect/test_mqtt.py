@@ -4,6 +4,8 @@ import asyncio
 import queue
 import ssl
 import threading
+import time
+import types
 import uuid
 from urllib.parse import urlsplit
 
@@ -22,6 +24,8 @@ from velo.connect.errors import (
 mqtt_client = pytest.importorskip("paho.mqtt.client")
 from paho.mqtt.packettypes import PacketTypes  # noqa: E402
 from paho.mqtt.properties import Properties  # noqa: E402
+
+from velo.connect._mqtt import endpoint  # noqa: E402
 
 
 def client_of(server, client_id="", expiry=0):
@@ -220,6 +224,39 @@ async def test_a_new_start_drops_what_the_session_has_kept(peer):
     await peer.produce([b"2"])
     assert [item.value for item in await first] == [2]
     await close(source, iteration)
+
+
+async def test_until_leaves_later_messages_to_the_session(peer, monkeypatch):
+    now = 0.0
+    monkeypatch.setattr(endpoint, "time", types.SimpleNamespace(time=lambda: now))
+    await peer.produce([b"1", b"2"])
+    source = peer.source(until=100.0)
+    items, iteration = await take(source, 2)
+    now = 100.0
+    await peer.produce([b"3"])
+    async with asyncio.timeout(30):
+        assert await anext(iteration, None) is None
+    await source.commit(last_positions(items))
+    await close(source, iteration)
+    again = peer.source()
+    (third,), iteration = await take(again, 1)
+    assert third.value == 3
+    await close(again, iteration)
+
+
+async def test_until_ends_a_source_without_messages(peer):
+    end = time.time() + 0.1
+    source = peer.source(until=end)
+    async with asyncio.timeout(30):
+        assert [batch async for batch in source] == []
+    assert time.time() >= end
+    await source.close()
+
+
+@pytest.mark.parametrize("until", ["end", True])
+def test_until_is_a_time(until):
+    with pytest.raises(ValueError, match="seconds since the epoch"):
+        connect.mqtt("localhost", "t", until=until)
 
 
 async def test_a_group_shares_messages(peer, mosquitto):

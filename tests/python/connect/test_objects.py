@@ -165,6 +165,15 @@ async def test_objects_are_read_in_the_order_of_their_names(peer):
     assert values(await read(peer.source(suffix=".ndjson"))) == ["in/a.ndjson"]
 
 
+async def test_each_object_has_its_own_csv_header(peer):
+    await peer.put("in/a", b"\na,b\n1,x\n2,y\n")
+    await peer.put("in/b", b"b,a\nz,3")
+    first, *rest = items = await read(peer.source(decode="csv"))
+    assert values(items) == [{"a": 1, "b": "x"}, {"a": 2, "b": "y"}, {"b": "z", "a": 3}]
+    behind = await read(peer.source(decode="csv", start=first.position))
+    assert values(behind) == values(rest)
+
+
 async def test_a_position_says_where_to_go_on(peer):
     await peer.put("in/a", b"1\n2\r\n\n3\n4")
     await peer.put("in/b", b"5\n6\n")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import click
+
 from velo import StreamFn
 from velo._api.terms import Terms
 from velo.cli.connected.job import ConnectedJob
@@ -13,11 +15,13 @@ from velo.cli.connected.options import dead_letters, endpoint
 from velo.cli.connected.reader_source import ReaderSource
 from velo.cli.connected.writer_sink import WriterSink
 from velo.cli.keys import Keys
+from velo.cli.parsing import Rules
 from velo.cli.reading import Reader
 from velo.cli.writing import Writer
 from velo.connect.model import record_key as key_of_record
+from velo.connect.rows import Csv, csv
 
-__all__ = ["connected_job"]
+__all__ = ["connected_job", "csv_of"]
 
 
 def connected_job(
@@ -30,7 +34,7 @@ def connected_job(
     output: str,
     writer: Writer | None,
     group: str | None,
-    decode: str | None,
+    decode: Any,
     dead_letter: str | None,
     retries: int,
     max_pending: int,
@@ -48,7 +52,7 @@ def connected_job(
         output: The URL of the sink, if there is no writer.
         writer: The writer of the output file.
         group: The setting `group` of all sources.
-        decode: The setting `decode` of all sources.
+        decode: The setting `decode` of all sources: the name of a format, or rules of CSV.
         dead_letter: A file or a URL.
         retries: See `Connected.into`.
         max_pending: See `StreamFn.keyed`.
@@ -73,3 +77,23 @@ def connected_job(
         drain=drain,
         strict=strict,
     )
+
+
+def csv_of(decode: str, rules: Rules) -> Csv:
+    """Make the setting `decode` of `csv` or `csv:FIELD,...` and the options about CSV.
+
+    Raises:
+        click.UsageError: When they do not fit.
+
+    """
+    _, given, columns = decode.partition(":")
+    try:
+        return csv(
+            columns if given else None,
+            delimiter=rules.delimiter,
+            numbers=rules.numbers,
+            text=rules.text,
+            null=rules.null,
+        )
+    except ValueError as error:
+        raise click.UsageError(f"`--decode {decode}`: {error}") from None

@@ -19,7 +19,7 @@ def has_url(*paths: str) -> bool:
     return any(is_url(path) for path in paths)
 
 
-def endpoint(url: str, option: str, role: str, **settings: str | None) -> Any:
+def endpoint(url: str, option: str, role: str, **settings: Any) -> Any:
     """Make the endpoint of a URL.
 
     Args:

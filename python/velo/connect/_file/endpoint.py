@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import errno
 import os
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
@@ -17,9 +17,10 @@ from velo.connect._file.ends import Mark, cut, cut_torn_line, mark_of, sync_fold
 from velo.connect._file.lines import Lines
 from velo.connect._file.packing import Packed, packer
 from velo.connect.errors import ConnectError, PositionLost
-from velo.connect.formats import Decode, Encode, decoder, encoder
+from velo.connect.formats import Decode, Encode, encoder, line_decoder
 from velo.connect.model import Bad, Batch, Partition, Position, Record, addressed
-from velo.connect.settings import boolean, decoded, settings_of
+from velo.connect.rows import Rows
+from velo.connect.settings import add_line, boolean, settings_of
 
 __all__ = ["File", "file", "of_url"]
 
@@ -44,8 +45,9 @@ def file(
 
     Args:
         path: The file. `.gz`, `.zst`, `.bz2` and `.xz` are packed.
-        decode: How a line becomes an event; see `velo.connect.formats`. Lines end with `\n` or
-            `\r\n`, which are left out; empty lines are skipped.
+        decode: How a line becomes an event: "json", "text", "bytes", "csv" (the first line is the
+            header; see `velo.connect.csv`), or a function of bytes. Lines end with `\n` or `\r\n`,
+            which are left out; empty lines are skipped.
         encode: How a result becomes a line.
         start: The position to read from: 0, or one that a record had, behind which to begin. A
             position is the number of bytes up to the end of its line, in unpacked form.
@@ -90,7 +92,7 @@ class File:
         self.name = f"file {path}"
         self._path = path
         self._partition = str(path)
-        self._decode = decoder(decode)
+        self._decoder = line_decoder(decode)
         self._encode = encoder(encode)
         self._start = 0 if start == "earliest" else start
         self._follow = follow
@@ -112,10 +114,10 @@ class File:
     async def __aiter__(self) -> AsyncIterator[Batch]:
         """Give the lines, in batches."""
         stopped, self._reads = self._stopped, True
-        lines = await self._call(Lines, self._path, self._start, self._max_line)
+        lines, decode = await self._call(self._begin)
         try:
             while not stopped.is_set():
-                batch = await self._call(self._next, lines)
+                batch = await self._call(self._next, lines, decode)
                 if batch:
                     yield batch
                 elif not self._follow:
@@ -128,14 +130,21 @@ class File:
             if self._out is None:
                 self._end_thread()
 
-    def _next(self, lines: Lines) -> list[Record | Bad]:
+    def _begin(self) -> tuple[Lines, Callable[[bytes], Any]]:
+        decode = self._decoder()
+        if self._start and isinstance(decode, Rows) and not decode.begun:
+            with contextlib.closing(Lines(self._path, 0, self._max_line)) as lines:
+                for line, _ in lines.some(last=True):
+                    if line and isinstance(line, bytes):
+                        decode(line)
+                        break
+        return Lines(self._path, self._start, self._max_line), decode
+
+    def _next(self, lines: Lines, decode: Callable[[bytes], Any]) -> list[Record | Bad]:
         origin = (None, str(self._path), self._partition)
         batch: list[Record | Bad] = []
         for line, position in lines.some(last=not self._follow):
-            if isinstance(line, ValueError):
-                batch.append(Bad(Record(b"", *origin, position), line))
-            elif line:
-                batch.append(decoded(self._decode, line, *origin, position))
+            add_line(batch, decode, line, *origin, position)
         return batch
 
     def seek(self, positions: Mapping[Partition, Position]) -> None:

@@ -238,8 +238,8 @@ def kafka(
             partition.
         until: Where the source ends: None for never, "end" for the records that are there at the
             start, or seconds since the epoch (records from then on are left out).
-        decode: How bytes become events: "json", "msgpack", "text", "bytes" or a function, which
-            runs in the thread of the source.
+        decode: How bytes become events: "json", "msgpack", "text", "bytes", `connect.csv(FIELDS)`
+            or a function, which runs in the thread of the source.
         decode_key: How the key of a record is read; as `decode`.
         encode: How results become bytes; as `decode`.
         batch: The largest number of records that come at once.

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import ssl
+import time
 import uuid
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
@@ -30,6 +32,7 @@ def mqtt(
     group: str | None = None,
     qos: int = 1,
     start: Literal["committed", "latest"] = "committed",
+    until: float | None = None,
     prefetch: int = 1000,
     session_expiry: int = 86_400,
     in_flight: int = 1000,
@@ -55,11 +58,14 @@ def mqtt(
         group: Share the messages with all sources of the group, by a shared subscription.
         qos: 1, or 0, with which messages may be lost. Messages of QoS 2 come as QoS 1.
         start: "latest" drops the session that the broker has kept.
+        until: Where to end: None for never, or seconds since the epoch. Messages carry no time, so
+            the time of their receipt counts. Those that come later stay with the session.
         prefetch: How many messages may wait for their acknowledgement, at most 65,535.
         session_expiry: For how many seconds the broker keeps the session of a closed connection.
         in_flight: How many results may wait for the broker's acknowledgement.
         retain: Whether the broker keeps the last result of a topic for new subscribers.
-        decode: The format of events: "json", "msgpack", "text", "bytes", or a function of bytes.
+        decode: The format of events: "json", "msgpack", "text", "bytes", `connect.csv(FIELDS)`, or
+            a function of bytes.
         encode: The format of results, likewise.
         user: The user name.
         password: The password; or `password_file`, a file that holds it.
@@ -85,6 +91,11 @@ def mqtt(
         )
     if start not in ("committed", "latest"):
         raise ValueError(f'start={start!r}: "committed" or "latest"; a broker keeps no history')
+    if until is not None and (isinstance(until, bool) or not isinstance(until, int | float)):
+        raise ValueError(
+            f"until={until!r}: None or seconds since the epoch; a broker does not say where the "
+            "messages end that it has kept"
+        )
     if not 1 <= prefetch <= 65_535:
         raise ValueError(f"prefetch={prefetch}: between 1 and 65,535")
     if in_flight < 1 or keepalive < 1 or session_expiry < 0:
@@ -94,8 +105,8 @@ def mqtt(
         host, port, user, secret(password, password_file), context, keepalive, connect_timeout
     )
     return Mqtt(
-        broker, topics, client_id, group, qos, start == "latest", prefetch, session_expiry,
-        in_flight, retain, decode, encode,
+        broker, topics, client_id, group, qos, start == "latest", until, prefetch,
+        session_expiry, in_flight, retain, decode, encode,
     )  # fmt: skip
 
 
@@ -128,6 +139,7 @@ class Mqtt:
         group: str | None,
         qos: int,
         clean_start: bool,
+        until: float | None,
         prefetch: int,
         session_expiry: int,
         in_flight: int,
@@ -144,6 +156,7 @@ class Mqtt:
         self._filters = [f"$share/{group}/{topic}" if group else topic for topic in topics]
         self._qos = qos
         self._clean_start = clean_start or not self._lasting
+        self._until = until
         self._prefetch = prefetch
         self._session_expiry = session_expiry
         self._decode = decoder(decode)
@@ -182,13 +195,20 @@ class Mqtt:
                 batch = [self._record(*self._read.popleft()) for _ in range(count)]
                 link.read(len(self._read) <= self._prefetch)
                 yield batch
-            elif self._stopped:
+            elif self._stopped or (self._is_over() and not self._read):
                 return
             elif link.error is not None:
                 raise link.error
             else:
                 self._changed.clear()
-                await self._changed.wait()
+                seconds = None
+                if self._until is not None and not self._read:
+                    seconds = self._until - time.time()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._changed.wait(), seconds)
+
+    def _is_over(self) -> bool:
+        return self._until is not None and time.time() >= self._until
 
     async def _open_source(self) -> Link:
         if self._source is not None and self._source.error is None:
@@ -217,6 +237,9 @@ class Mqtt:
     def _on_message(self, _client: Any, _data: Any, message: MQTTMessage) -> None:
         assert self._source is not None
         self._source.count()
+        if self._is_over():
+            self._changed.set()
+            return  # not acknowledged: it stays with the session
         position = next(self._positions)
         self._read.append((position, message))
         if message.qos:
@@ -310,6 +333,7 @@ _SETTINGS: dict[str, Callable[[str], Any]] = {
     "group": str,
     "qos": int,
     "start": str,
+    "until": float,
     "prefetch": int,
     "session_expiry": int,
     "in_flight": int,

@@ -77,7 +77,8 @@ def postgres(
         upsert: Replace a row with the same values in these columns, which have a unique index;
             True stands for the primary key. Otherwise each result is a new row.
         key: The column that takes the key of a result, where the result has no such entry.
-        decode: The format of payloads: "json", "msgpack", "text", "bytes", or a function of bytes.
+        decode: The format of payloads: "json", "msgpack", "text", "bytes", `connect.csv(FIELDS)`,
+            or a function of bytes.
         user: The user name.
         password: The password; or `password_file`, a file that holds it.
         password_file: See `password`.

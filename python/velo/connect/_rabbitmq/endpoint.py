@@ -66,7 +66,8 @@ def rabbitmq(
         until: "end" finishes when what lay in the queues at the start was read.
         prefetch: How many messages of a queue may wait for their acknowledgement.
         in_flight: How many results may wait for the server's confirmation.
-        decode: The format of events: "json", "msgpack", "text", "bytes", or a function of bytes.
+        decode: The format of events: "json", "msgpack", "text", "bytes", `connect.csv(FIELDS)`, or
+            a function of bytes.
         encode: The format of results, likewise.
         user: The user name.
         password: The password, by default "guest"; or `password_file`, a file that holds it.
