@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from velo.bench.connect_job import Checked, events
 from velo.bench.floors import Measured
 from velo.connect.formats import encoder
 
-__all__ = ["Job", "measured", "source"]
+__all__ = ["CLOCK", "PARTITIONS", "Job", "measured", "read", "source", "topic"]
 
 PARTITIONS = 4
+# The broker says when it has stored a result.
+CLOCK = {"message.timestamp.type": "LogAppendTime"}
 PATIENCE = 30.0  # seconds without a result
 
 
@@ -44,7 +48,7 @@ def source(servers: str, count: int) -> Iterator[str]:
     """Make a topic with `count` events, each with its user as key; delete it in the end."""
     from confluent_kafka import Producer
 
-    with _topic(servers, "events") as topic:
+    with topic(servers, "events") as events_topic:
         encode = encoder("json")
         producer = Producer(
             {"bootstrap.servers": servers, "enable.idempotence": True, "log_level": 0}
@@ -52,13 +56,13 @@ def source(servers: str, count: int) -> Iterator[str]:
         for event in events(count):
             while True:
                 try:
-                    producer.produce(topic, encode(event), event["user"])
+                    producer.produce(events_topic, encode(event), event["user"])
                     break
                 except BufferError:
                     producer.poll(0.1)
         if left := producer.flush(60):
             raise RuntimeError(f"no broker at {servers} has taken {left} of {count} events")
-        yield topic
+        yield events_topic
 
 
 def measured(
@@ -75,10 +79,10 @@ def measured(
         RuntimeError: Results are missing or wrong.
 
     """
-    with _topic(servers, "results", **{"message.timestamp.type": "LogAppendTime"}) as results:
+    with topic(servers, "results", config=CLOCK) as results:
         began = run(Job(servers, source, results, f"velo-bench-{uuid.uuid4().hex}", count))
         checked = Checked(count, copied=copied)
-        ended = _end(servers, results, checked)
+        _, ended = read(servers, results, checked)
     if not copied:
         began = checked.began
     if not began < ended:
@@ -86,14 +90,38 @@ def measured(
     return {"rate": count / (ended - began)}
 
 
-def _end(servers: str, topic: str, checked: Checked) -> float:
-    """Read all results, and give the time at which the broker has stored the last one."""
+def read(
+    servers: str,
+    topic: str,
+    checked: Checked,
+    *,
+    partitions: int = PARTITIONS,
+    patience: float = PATIENCE,
+    alive: Callable[[], object] = lambda: None,
+) -> tuple[float, float]:
+    """Read and check all results.
+
+    Args:
+        servers: The brokers' addresses.
+        topic: The topic, whose timestamps are of the broker.
+        checked: Checks them.
+        partitions: How many the topic has.
+        patience: The seconds without a result after which they are missing.
+        alive: Called now and then; raises when no more results will come.
+
+    Returns:
+        The times at which the broker has stored the first and the last one.
+
+    Raises:
+        RuntimeError: Results are missing or wrong.
+
+    """
     from confluent_kafka import Consumer, TopicPartition
 
     consumer: Any = Consumer({"bootstrap.servers": servers, "group.id": "velo-bench"})
-    consumer.assign([TopicPartition(topic, number, 0) for number in range(PARTITIONS)])
-    last = 0.0
-    deadline = time.monotonic() + PATIENCE
+    consumer.assign([TopicPartition(topic, number, 0) for number in range(partitions)])
+    first, last = math.inf, 0.0
+    deadline = time.monotonic() + patience
     try:
         while checked.left:
             messages = consumer.consume(10_000, 0.1)
@@ -101,9 +129,11 @@ def _end(servers: str, topic: str, checked: Checked) -> float:
                 if message.error() is not None:
                     raise RuntimeError(message.error().str())
                 checked.take(message.value())
-                last = max(last, message.timestamp()[1] / 1000)
+                stored = message.timestamp()[1] / 1000
+                first, last = min(first, stored), max(last, stored)
+            alive()
             if messages:
-                deadline = time.monotonic() + PATIENCE
+                deadline = time.monotonic() + patience
             elif time.monotonic() > deadline:
                 raise RuntimeError(f"{checked.left} results are missing")
         # A surplus result would come after the others.
@@ -112,18 +142,25 @@ def _end(servers: str, topic: str, checked: Checked) -> float:
                 checked.take(message.value())
     finally:
         consumer.close()
-    return last
+    return first, last
 
 
 @contextlib.contextmanager
-def _topic(servers: str, name: str, **config: str) -> Iterator[str]:
+def topic(
+    servers: str,
+    name: str,
+    *,
+    partitions: int = PARTITIONS,
+    config: Mapping[str, str] = MappingProxyType({}),
+) -> Iterator[str]:
+    """Make a topic of a name that nothing else has; delete it in the end."""
     from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
     admin: Any = AdminClient({"bootstrap.servers": servers})
-    topic = f"velo-bench-{name}-{uuid.uuid4().hex}"
-    new = NewTopic(topic, PARTITIONS, 1, config=config)
-    admin.create_topics([new])[topic].result(30)
+    full = f"velo-bench-{name}-{uuid.uuid4().hex}"
+    new = NewTopic(full, partitions, 1, config=dict(config))
+    admin.create_topics([new])[full].result(30)
     try:
-        yield topic
+        yield full
     finally:
-        admin.delete_topics([topic])[topic].result(30)
+        admin.delete_topics([full])[full].result(30)

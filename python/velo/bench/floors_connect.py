@@ -1,4 +1,4 @@
-"""The floors of `connect`: confluent-kafka alone, and with bare generators by hand."""
+"""The floors of `connect`: the client libraries alone, and with bare generators by hand."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
+from velo.bench import connect_redis
 from velo.bench.connect_job import spending
 from velo.bench.connect_kafka import Job, measured
+from velo.bench.connect_redis import StreamJob
 from velo.bench.floors import Measured
 from velo.connect.formats import decoder, encoder
 
-__all__ = ["kafka", "kafka_with_generators"]
+__all__ = ["kafka", "kafka_with_generators", "redis"]
 
 BATCH = 500
 
@@ -58,6 +60,28 @@ def kafka_with_generators(servers: str, source: str, count: int) -> Measured:
         producer.flush()
 
     return measured(servers, source, count, lambda job: asyncio.run(run(job)))
+
+
+def redis(server: str, source: str, count: int) -> Measured:
+    """Copy keys and values from stream to stream in pipelines, without a look at them."""
+
+    def run(job: StreamJob) -> float:
+        began, left = 0.0, job.count
+        with connect_redis.client_of(job.server) as client:
+            client.xgroup_create(job.source, job.group, "0")
+            while left:
+                streams = {job.source: ">"}
+                ((_, entries),) = client.xreadgroup(job.group, "floor", streams, count=BATCH)
+                began = began or time.time()
+                pipe = client.pipeline(transaction=False)
+                for _, fields in entries:
+                    pipe.xadd(job.results, fields)
+                pipe.xack(job.source, job.group, *(entry_id for entry_id, _ in entries))
+                pipe.execute()
+                left -= len(entries)
+        return began
+
+    return connect_redis.measured(server, source, count, run, copied=True)
 
 
 async def _source(queue: list[Any]) -> AsyncIterator[Any]:

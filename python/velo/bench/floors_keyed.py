@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 from velo.bench.floors import Measured
 from velo.bench.keyed_events import FIELD, count_events, events_of_keys
+from velo.bench.processes import memory
 
 __all__ = ["memory_of_generators", "opening_generators", "throughput_of_generators"]
 
@@ -85,17 +86,10 @@ def memory_of_generators(keys: int) -> Measured:
 
     async def run() -> Measured:
         running: dict[int, AsyncIterator[Any]] = {}
-        before = _resident()
+        before = memory(os.getpid())
         for key in range(keys):
             generator = running[key] = _bare(_OnePlace(None))
             await anext(generator)
-        return {"KiB": (_resident() - before) / keys / 1024}
+        return {"KiB": (memory(os.getpid()) - before) / keys / 1024}
 
     return asyncio.run(run())
-
-
-def _resident() -> int:
-    for line in Path("/proc/self/smaps_rollup").read_text().splitlines():
-        if line.startswith("Pss:"):
-            return int(line.split()[1]) * 1024
-    raise OSError("/proc/self/smaps_rollup has no Pss")

@@ -15,6 +15,7 @@ from velo import Stream, _core
 from velo.bench.floors import Measured, PingPong, SeparateProcesses, frame_of, mean_alone
 from velo.bench.functions import burn, corner, events, mean, passthrough
 from velo.bench.measure import percentiles
+from velo.bench.processes import memory
 
 Mode = Literal["inline", "process"]
 
@@ -383,12 +384,7 @@ def _workers() -> list[int]:
 
 def memory_everywhere() -> float:
     """Bytes of this process and its workers; shared memory counts once."""
-    total = 0
-    for pid in [os.getpid(), *_workers()]:
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
-                total += int(line.split()[1]) * 1024
-    return float(total)
+    return float(sum(map(memory, [os.getpid(), *_workers()])))
 
 
 def _ticks(pid: int) -> int:

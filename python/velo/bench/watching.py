@@ -17,6 +17,7 @@ from pathlib import Path
 from velo import Stream
 from velo.bench.floors import Measured
 from velo.bench.functions import events, passthrough
+from velo.bench.processes import processor_time
 
 __all__ = ["watched"]
 
@@ -59,9 +60,9 @@ def watched(event: str, streams: int, spells: int, spell: float) -> Measured:
                 looked_at = number % 4 in (1, 2)
                 if looked_at:
                     watcher.look()
-                began = _processor_time(os.getpid()) + _processor_time(worker)
+                began = processor_time(os.getpid()) + processor_time(worker)
                 got, rate = await _feed(opened[0], event, spell)
-                took = _processor_time(os.getpid()) + _processor_time(worker) - began
+                took = processor_time(os.getpid()) + processor_time(worker) - began
                 rates[looked_at].append(rate)
                 work[looked_at].append(got / took * 1e9)
                 if looked_at:
@@ -92,17 +93,11 @@ def _cost(watcher: _Watcher) -> tuple[float, int]:
     watcher.look()
     while not (seen := watcher.seen())["complete"]:
         watcher.look()
-    before = _processor_time(worker := seen["worker"])
+    before = processor_time(worker := seen["worker"])
     for _ in range(LOOKS):
         watcher.look()
         watcher.seen()
-    return (_processor_time(worker) - before) / LOOKS / 1e3, worker
-
-
-def _processor_time(pid: int) -> int:
-    """Return the nanoseconds that the threads of a process have run."""
-    threads = Path(f"/proc/{pid}/task").glob("*/schedstat")
-    return sum(int(thread.read_text().split()[0]) for thread in threads)
+    return (processor_time(worker) - before) / LOOKS / 1e3, worker
 
 
 async def _feed(stream: Stream[object, object], event: str, seconds: float) -> tuple[int, float]:

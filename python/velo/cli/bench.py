@@ -31,6 +31,7 @@ NAMES = [
     "codec",
     "watching",
     "connect",
+    "alternatives",
 ]
 # What can be measured without process mode.
 _INLINE = ("codec",)
@@ -78,12 +79,13 @@ def bench(
     if not _core.PROCESS_MODE and scenario not in ("all", *_INLINE):
         raise Failure(f"`{scenario}` measures worker processes, which this build does not have")
     # Imported here, because `velo run` does not need it.
+    from velo.bench.alternatives import ALTERNATIVES
     from velo.bench.measure import Plan
     from velo.bench.peers import PEERS, choose
     from velo.bench.peers.connectors import CONNECTORS
     from velo.bench.scenarios import SCENARIOS
 
-    names = list(dict.fromkeys([*PEERS, *CONNECTORS]))
+    names = list(dict.fromkeys([*PEERS, *CONNECTORS, *ALTERNATIVES]))
     if compare not in ("all", "none", *names):
         raise click.BadParameter(
             f"{compare!r} is none of all, none, {', '.join(names)}", param_hint="--compare"

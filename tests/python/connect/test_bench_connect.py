@@ -8,10 +8,10 @@ import sys
 import pytest
 from click.testing import CliRunner
 
-from velo.bench import connect_broker
+from velo.bench import connect_broker, connect_redis, redis_server
 from velo.bench.connect_job import Checked, events, spending
 from velo.bench.measure import Plan, Subject
-from velo.bench.peers import connectors
+from velo.bench.peers import connectors, environments
 from velo.bench.scenarios import connect
 from velo.cli.bench import bench as command
 
@@ -41,6 +41,21 @@ def test_a_subject_between_topics_has_a_rate(filled, where, arguments):
     assert Subject(f"velo.bench.{where}", (*arguments, *filled)).measure()["rate"] > 0
 
 
+@pytest.mark.parametrize(
+    ("where", "arguments"),
+    [
+        ("floors_connect:redis", ()),
+        ("ours_connect:redis", ("inline", None)),
+        ("ours_connect:redis", ("process", 2)),
+    ],
+)
+def test_a_subject_between_streams_has_a_rate(redis, where, arguments):
+    address = f"127.0.0.1:{redis.port}"
+    with connect_redis.source(address, COUNT) as stream:
+        at = (address, stream, COUNT)
+        assert Subject(f"velo.bench.{where}", (*arguments, *at)).measure()["rate"] > 0
+
+
 @pytest.mark.parametrize("name", connectors.CONNECTORS)
 def test_a_peer_between_topics_has_a_rate(filled, name):
     if not (python := connectors.made(name)):
@@ -49,14 +64,16 @@ def test_a_peer_between_topics_has_a_rate(filled, name):
     assert figures["rate"] > 0
 
 
-def test_the_scenario_uses_the_broker_that_is_named(kafka, monkeypatch):
+def test_the_scenario_uses_the_servers_that_are_named(kafka, redis, monkeypatch):
     monkeypatch.setenv(connect_broker.SETTING, kafka.address)
+    monkeypatch.setenv(redis_server.SETTING, f"127.0.0.1:{redis.port}")
     arguments = ["--quick", "--scenario", "connect", "--compare", "none", "--format", "json"]
     result = CliRunner().invoke(command, arguments, catch_exceptions=False)
     assert result.exit_code == 0, result.output
     rows = json.loads(result.stdout)["scenarios"]["connect"]
-    assert {row["compared_with"] for row in rows} == {connect.ALONE, connect.BARE}
-    assert len(rows) == 4
+    floors = {connect.ALONE, connect.BARE, connect.PIPELINES}
+    assert {row["compared_with"] for row in rows} == floors
+    assert len(rows) == 6
     assert all(row["value"] > 0 for row in rows)
 
 
@@ -65,7 +82,10 @@ def test_without_a_broker_the_scenario_says_how_to_have_one(monkeypatch, tmp_pat
     measuring = Plan(True, frozenset(), len, warnings.append)
     monkeypatch.delenv(connect_broker.SETTING, raising=False)
     monkeypatch.setattr(connect_broker, "TOOL", tmp_path / "nothing.py")
+    monkeypatch.delenv(redis_server.SETTING, raising=False)
+    monkeypatch.setattr(redis_server.shutil, "which", lambda _: None)
     assert list(connect.measure(measuring)) == []
+    assert "no `redis-server`" in warnings.pop()
     assert warnings.pop() == (
         "connect: no Kafka broker: set VELO_BENCH_KAFKA=HOST:PORT, or run in a checkout of velo"
     )
@@ -85,7 +105,7 @@ def test_a_peer_that_pip_refuses_is_left_out_with_the_reason(monkeypatch, tmp_pa
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     refused = connectors.Connector("kafka_faust.py", (str(tmp_path / "no-such-package"),))
     monkeypatch.setitem(connectors.CONNECTORS, "Faust", refused)
-    with pytest.raises(connectors.Refused, match="no-such-package"):
+    with pytest.raises(environments.Refused, match="no-such-package"):
         connectors.python_of("Faust")
     assert connectors.made("Faust") is None
 

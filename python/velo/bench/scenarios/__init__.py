@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 
 from velo.bench.measure import Plan, Row
 from velo.bench.scenarios import (
+    alternatives,
     codec,
     concurrency,
     connect,
@@ -33,4 +34,5 @@ SCENARIOS: dict[str, Callable[[Plan], Iterator[Row]]] = {
     "codec": codec.measure,
     "watching": watching.measure,
     "connect": connect.measure,
+    "alternatives": alternatives.measure,
 }
