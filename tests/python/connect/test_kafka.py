@@ -366,6 +366,29 @@ class TestRecords:
         await sink.close()
         assert await peer.written(1000) == [b"%d" % number for number in range(1000)]
 
+    async def test_of_results_one_of_which_has_no_form_none_is_written(self, peer):
+        sink = peer.sink()
+        with pytest.raises(TypeError):
+            await sink.write([("k", 1), ("k", object()), ("k", 2)])
+        await sink.write([("k", 3)])
+        await sink.flush()
+        await sink.close()
+        assert await peer.written(1) == [b"3"]
+
+    async def test_order_holds_where_results_name_topics_and_headers_and_the_queue_is_full(
+        self, peer
+    ):
+        sink = peer.sink(config={"queue.buffering.max.messages": 7})
+        headers = {"trace": "1"}
+        results = [
+            connect.to(number, headers=headers) if number % 5 == 0 else number
+            for number in range(200)
+        ]
+        await sink.write([("k", result) for result in results])
+        await sink.flush()
+        await sink.close()
+        assert await peer.written(200) == [b"%d" % number for number in range(200)]
+
     async def test_a_result_that_is_not_delivered_is_named(self, kafka):
         peer = KafkaPeer(kafka, **{"max.message.bytes": 1000})
         sink = peer.sink()

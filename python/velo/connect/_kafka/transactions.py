@@ -7,14 +7,14 @@ results. So the brokers alone say which epoch is the last one.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from velo.connect._kafka.link import ClientLog, Link, cause, transient
-from velo.connect._kafka.writer import Writer, Writing
+from velo.connect._kafka.writer import Results, Values, Writer, Writing
 from velo.connect.errors import ConnectError, PositionLost, Unreachable
 
 __all__ = ["Transactions"]
@@ -108,9 +108,9 @@ class Transactions(Writer):
             )
         return int(number)
 
-    def _produce(self, results: Sequence[tuple[Any, Any]], begin: int) -> int:
+    def _produce(self, results: Results, values: Values, begin: int) -> int:
         self._begin_transaction()
-        return super()._produce(results, begin)
+        return super()._produce(results, values, begin)
 
     def _begin_transaction(self) -> None:
         if not self._is_open:

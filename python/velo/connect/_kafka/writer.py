@@ -16,7 +16,11 @@ from velo.connect.formats import key_bytes
 from velo.connect.model import To, addressed
 from velo.connect.settings import log
 
-__all__ = ["Writer", "Writing"]
+__all__ = ["Results", "Values", "Writer", "Writing"]
+
+Results = Sequence[tuple[Any, Any]]
+Values = Sequence[bytes | None]
+"""Encoded results; None for a tombstone."""
 
 
 @dataclass(frozen=True)
@@ -42,17 +46,18 @@ class Writer:
         self._failure: ConnectError | None = None
         self._closing = False
 
-    async def write(self, results: Sequence[tuple[Any, Any]]) -> None:
+    async def write(self, results: Results) -> None:
         """Give results to the producer; waits while its queue is full."""
         if self._producer is None:
             await self._in_thread(self._open)
+        # A function of the user may wait, so it runs in the thread.
+        if self._writing.encode_blocks:
+            values = await self._in_thread(self._encoded, results)
+        else:
+            values = self._encoded(results)
         begin = 0
         while True:
-            # A function of the user may wait, so it runs in the thread.
-            if self._writing.encode_blocks:
-                begin = await self._in_thread(self._produce, results, begin)
-            else:
-                begin = self._produce(results, begin)
+            begin = self._produce(results, values, begin)
             self._link.check()
             if begin == len(results):
                 return
@@ -98,26 +103,27 @@ class Writer:
         self._link.metadata(producer, self._writing.topic, lambda: self._closing)
         self._producer = producer
 
-    def _produce(self, results: Sequence[tuple[Any, Any]], begin: int) -> int:
+    def _encoded(self, results: Results) -> Values:
+        """Encode results: all of them, before the first is queued."""
+        encode = self._writing.encode
+        plain = (result.value if type(result) is To else result for _, result in results)
+        return [None if value is None else encode(value) for value in plain]
+
+    def _produce(self, results: Results, values: Values, begin: int) -> int:
         """Queue results from an index on; the index of the first one that has no room."""
-        produce, encode, topic = self._producer.produce, self._writing.encode, self._writing.topic
+        produce, topic = self._producer.produce, self._writing.topic
         index, target = begin, topic
         try:
             for index in range(begin, len(results)):
                 key, result = results[index]
                 if type(result) is To:
                     to = addressed(key, result)
-                    target, result = to.topic or topic, to.value
-                    produce(
-                        target,
-                        None if result is None else encode(result),
-                        key_bytes(to.key),
-                        headers=list(to.headers) or None,
-                    )
+                    target = to.topic or topic
+                    headers = list(to.headers) or None
+                    produce(target, values[index], key_bytes(to.key), headers=headers)
                 else:
                     target = topic
-                    value = None if result is None else encode(result)
-                    produce(topic, value, key if type(key) is str else key_bytes(key))
+                    produce(topic, values[index], key if type(key) is str else key_bytes(key))
             index = len(results)
         except BufferError:
             pass
