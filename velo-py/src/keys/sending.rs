@@ -18,6 +18,8 @@ use crate::lane_frames::Name;
 const BATCH: usize = 128;
 /// Of keys that run in this thread, so many events are taken before their functions have their turn.
 const INLINE_BATCH: usize = 32;
+/// The same of records, whose results go to a sink: each time it is asked costs as much as some events.
+const RECORDS: usize = 256;
 /// So many keys are told at a time that no more events come.
 const ENDS: usize = 256;
 
@@ -33,14 +35,14 @@ impl Keys {
     /// Takes events from the source, as many as may be. Whether there was any.
     pub(super) fn fill(&self, py: Python<'_>) -> PyResult<bool> {
         let mut took = false;
-        let inline = |state: &mut State| {
-            let lanes = state.lanes.first();
-            lanes.is_some_and(|lane| matches!(lane.way, Way::Inline(_)))
+        let most = |state: &mut State| match state.lanes.first() {
+            Some(lane) if matches!(lane.way, Way::Inline(_)) => match state.tracker {
+                Some(_) => RECORDS,
+                None => INLINE_BATCH,
+            },
+            _ => BATCH,
         };
-        let most = match self.state.with(py, inline)? {
-            true => INLINE_BATCH,
-            false => BATCH,
-        };
+        let most = self.state.with(py, most)?;
         for _ in 0..most {
             let (source, held) = self.state.with(py, |state| {
                 let room = state.pending() < state.max_pending;
