@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers import until_sync
+from velo._csv import sniff
 from velo.cli.decoding import Decoder
-from velo.cli.delimited import Csv, sniff
+from velo.cli.delimited import Csv
 from velo.cli.documents import Json
 from velo.cli.errors import Failure
 from velo.cli.parsing import Rules
