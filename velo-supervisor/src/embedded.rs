@@ -110,7 +110,7 @@ fn slot_for(options: &EmbeddedOptions) -> Result<Slot, SupervisorError> {
     }
 }
 
-/// Tells this process's supervisor something; it is started if it does not run.
+/// Sends a message to this process's supervisor; it is started if it does not run.
 fn tell(
     embedded: &mut Option<Embedded>,
     options: &EmbeddedOptions,
@@ -198,7 +198,7 @@ pub fn after_fork_child() {
 /// In a forked child: forgets the parent's supervisor.
 fn forget(slot: &mut Option<Embedded>) {
     fds::abandon_parents();
-    // Its thread does not exist here: there is nobody to join, and nothing to drop but memory that
+    // Its thread does not exist here: there is no thread to join, and nothing to drop but memory that
     // other threads may have been about to change.
     mem::forget(slot.take());
 }

@@ -58,7 +58,7 @@ pub enum SupervisorError {
 
 impl SupervisorError {
     /// A supervisor that has closed its end is gone, which callers want to know apart from the rest.
-    /// What it had said before can still be read.
+    /// Its earlier messages can still be read.
     pub(crate) fn from_send(error: TransportError) -> Self {
         match error {
             TransportError::Closed => Self::Lost,
@@ -87,10 +87,10 @@ pub enum DaemonError {
     Folder {
         /// The folder.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The fault of the folder.
         why: &'static str,
     },
-    /// There is something at the socket's path that is no socket.
+    /// The socket's path names a file that is no socket.
     #[error("`{}` is no socket; choose another `--socket`", path.display())]
     NotASocket {
         /// The path.
@@ -104,7 +104,7 @@ pub enum DaemonError {
         /// What the system said.
         source: io::Error,
     },
-    /// The system refused something else.
+    /// The system refused another call.
     #[error("could not start the supervisor: {0}")]
     Start(#[from] io::Error),
 }
@@ -123,7 +123,7 @@ pub enum ZygoteError {
     /// A system call failed.
     #[error("the zygote could not {what}: {source}")]
     Io {
-        /// What it was about to do.
+        /// The step that failed.
         what: &'static str,
         /// What the system said.
         source: io::Error,
@@ -145,7 +145,7 @@ pub enum ZygoteError {
         /// This program's version.
         ours: u32,
     },
-    /// The supervisor said something that does not belong here.
+    /// The supervisor sent a message that does not belong here.
     #[error("the supervisor broke the protocol: {0}")]
     Protocol(&'static str),
     /// The control socket failed.

@@ -10,7 +10,7 @@ use std::time::Duration;
 pub struct EmbeddedOptions {
     /// The program that calls [`zygote::serve`](crate::zygote::serve), and its arguments.
     pub zygote_command: Vec<OsString>,
-    /// What is added to the zygote's environment.
+    /// Variables that are added to the zygote's environment.
     pub env: Vec<(OsString, OsString)>,
     /// The ceiling of the number of workers. `None` leaves it to each request; a request that does
     /// not say (0) gets as many as there are cores this process may use.
@@ -19,7 +19,7 @@ pub struct EmbeddedOptions {
     pub min_workers: u32,
     /// How long a link, and after it a worker, may be idle before it is let go.
     pub idle_timeout: Duration,
-    /// How long a worker may take to finish its streams when it is told to stop, before `SIGTERM`.
+    /// The time that a worker has to finish its streams when it has to stop, before `SIGTERM`.
     pub drain_bound: Duration,
     /// How long a worker may live after `SIGTERM`, before `SIGKILL`.
     pub terminate_bound: Duration,
@@ -72,7 +72,7 @@ pub struct DaemonOptions {
     pub max_clients: usize,
     /// How many links, which is how many workers, one client process may have.
     pub client_workers: Option<u32>,
-    /// How many streams one client process may have open. Clients are told, and keep to it.
+    /// The most open streams of one client process. Clients get this number, and keep to it.
     pub client_streams: Option<u32>,
     /// How long open streams may go on when a signal ends the supervisor.
     pub stop_bound: Duration,

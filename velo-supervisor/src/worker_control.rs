@@ -73,7 +73,7 @@ pub enum WorkerControlEvent {
     Ask {
         /// The number of the question.
         ask: u64,
-        /// What is asked.
+        /// The question.
         question: Question,
     },
     /// Finish or cancel all streams, then exit with 0. There is a bound, and then a signal.
@@ -81,7 +81,7 @@ pub enum WorkerControlEvent {
     /// The attachment with this number has ended: say with [`WorkerControl::key_free`] when it is
     /// over, or at once if there is none.
     ReleaseKey {
-        /// What it is attached to.
+        /// The session that it is attached to.
         key: Key,
         /// Its number.
         grant: u64,
@@ -118,7 +118,7 @@ impl WorkerControl {
         })
     }
 
-    /// Readable when [`WorkerControl::poll`] has something to say.
+    /// Readable when [`WorkerControl::poll`] has messages.
     pub fn as_fd(&self) -> BorrowedFd<'_> {
         self.channel.as_fd()
     }

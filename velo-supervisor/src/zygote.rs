@@ -131,7 +131,7 @@ struct Zygote {
     /// Workers go on without the supervisor, for as long as they have clients that have had a stream
     /// open within this time.
     outlive: Option<Duration>,
-    /// Something that was preloaded has started threads: nothing is forked any more.
+    /// A preloaded module has started threads: no worker is forked any more.
     tainted: bool,
 }
 
@@ -267,7 +267,7 @@ impl Zygote {
         }
     }
 
-    /// Tells what became of importing a module.
+    /// Reports the outcome of importing a module.
     fn preloaded(
         &mut self,
         module: String,
@@ -352,7 +352,7 @@ impl Zygote {
         }
     }
 
-    /// Waits until the socket, the owner or a child has something to say.
+    /// Waits for the socket, the owner or a child.
     fn wait(&self, timeout: PollTimeout) -> io::Result<()> {
         let mut wanted = PollFlags::POLLIN;
         wanted.set(PollFlags::POLLOUT, self.channel.has_output());
@@ -421,7 +421,7 @@ fn try_wait(pid: Pid) -> Option<Exit> {
         Ok(WaitStatus::Exited(_, code)) => Some(Exit::Code(code)),
         Ok(WaitStatus::Signaled(_, signal, _)) => Some(Exit::Signal(signal as i32)),
         Ok(_) | Err(Errno::EINTR) => None,
-        // Somebody else has collected it.
+        // Other code has reaped it.
         Err(_) => Some(Exit::Unknown),
     }
 }

@@ -97,7 +97,7 @@ pub enum ClientEvent {
         /// Why not.
         reason: KeyRefusal,
     },
-    /// What was begun by a request for a key, which was `fresh`, has ended.
+    /// The session that a `fresh` request for a key has begun has ended.
     KeyGone {
         /// The request.
         request: RequestId,

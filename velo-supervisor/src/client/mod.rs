@@ -1,5 +1,5 @@
 //! A client's end of the control connection: it asks the supervisor for links, and reads the answers. It
-//! never waits; its descriptor is readable when there is something to read.
+//! never waits; its descriptor is readable when there are messages.
 
 use std::ffi::OsString;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
@@ -79,7 +79,7 @@ impl Client {
         }
     }
 
-    /// Readable when [`Client::poll`] has something to say.
+    /// Readable when [`Client::poll`] has events.
     pub fn as_fd(&self) -> BorrowedFd<'_> {
         self.channel.as_fd()
     }
@@ -215,7 +215,7 @@ impl Client {
         self.send(&FromClient::Admin(order))
     }
 
-    /// What has happened since the last call. Never waits.
+    /// The events since the last call. Never waits.
     ///
     /// # Errors
     ///
@@ -245,7 +245,7 @@ impl Client {
     }
 
     fn poll_into(&mut self, events: &mut Vec<ClientEvent>) -> Result<(), SupervisorError> {
-        // What is to be read comes before a failing write, which would hide it.
+        // Messages are read before a failing write, which would hide them.
         let flushed = self.channel.flush();
         loop {
             match self.channel.receive::<ToClient>()? {
@@ -334,7 +334,7 @@ impl Client {
         }
     }
 
-    /// Whether this is a copy in a forked process: what it read would be missing in the parent.
+    /// Whether this is a copy in a forked process: messages that it read would be missing in the parent.
     fn is_foreign(&self) -> bool {
         self.pid != std::process::id()
     }

@@ -9,7 +9,7 @@ use crate::wire::control;
 /// How many freed slots are looked at before a fresh one is taken.
 const LOOKS: usize = 4;
 
-/// What is in which slot of a link, and which slot comes next.
+/// The streams in the slots of a link, and the slot that comes next.
 #[derive(Debug)]
 pub struct SlotTable<S> {
     open: HashMap<u32, S>,
@@ -47,7 +47,7 @@ impl<S> Default for SlotTable<S> {
 }
 
 impl<S> SlotTable<S> {
-    /// A slot that nobody uses, made as good as new; `None` when the link is full.
+    /// A free slot, reset for a new stream; `None` when the link is full.
     ///
     /// # Errors
     ///

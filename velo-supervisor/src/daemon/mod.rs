@@ -32,9 +32,9 @@ mod socket;
 /// How long the daemon accepts no client after the system has refused one.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Runs a standalone supervisor in this process until it is told to stop, by a signal (`SIGTERM`,
+/// Runs a standalone supervisor in this process until it is stopped, by a signal (`SIGTERM`,
 /// `SIGINT`) or by a client's order. `ready` is called, with where it listens, once clients can
-/// connect; a service manager that has asked for it is told too.
+/// connect; a service manager that has asked for it is notified too.
 ///
 /// A first signal drains: no new streams, and those that are open may end within
 /// [`DaemonOptions::stop_bound`]. A second one ends everything at once.

@@ -107,7 +107,7 @@ impl Drop for Turn {
     }
 }
 
-/// Opens a file that only this user can open; one that is there already must be such a one.
+/// Opens a file that only this user can open. An existing file must be one that only this user can open.
 fn open_own(path: &Path) -> io::Result<File> {
     let flags = OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
     let file = OpenOptions::new()

@@ -135,7 +135,7 @@ pub(crate) fn is_readable(fd: BorrowedFd<'_>) -> bool {
     matches!(poll(&mut fds, PollTimeout::ZERO), Ok(n) if n > 0)
 }
 
-/// Ignores a signal from now on, in this process and in what it forks.
+/// Ignores a signal from now on, in this process and in its forks.
 pub(crate) fn ignore_signal(which: Signal) -> io::Result<()> {
     // SAFETY: `SigIgn` runs no code of ours in a handler.
     unsafe { signal(which, SigHandler::SigIgn) }

@@ -1,4 +1,4 @@
-//! What systemd, or another service manager that has asked for it, is told.
+//! Notifications to systemd, or to another service manager that asks for them.
 
 /// Tells the service manager that clients can connect.
 pub(crate) fn say_ready() {

@@ -90,7 +90,7 @@ impl Pool {
         }
     }
 
-    /// A worker is dead: its clients are told, its requests wait again.
+    /// A worker is dead: reports it to its clients, and lets its requests wait again.
     pub(super) fn reap(&mut self, now: Instant, worker: WorkerId, exit: Exit) {
         self.requeue(worker);
         let Some(dead) = self.workers.remove(&worker) else {

@@ -17,7 +17,7 @@ pub(crate) trait Gauges {
     fn running(&self, link: LinkId) -> Option<Running>;
     /// How far its worker has come.
     fn progress(&self, link: LinkId) -> Progress;
-    /// Whether its awake worker has something to look at.
+    /// Whether its awake worker has input to look at.
     fn input_waits(&self, link: LinkId) -> bool;
     /// Stops watching it, unless streams are open that ask for it; true if so.
     fn stop_watching(&self, link: LinkId) -> bool;

@@ -21,7 +21,7 @@ pub(super) struct KeyRequest {
 #[derive(Debug)]
 pub(super) struct Holder {
     pub(super) request: KeyRequest,
-    /// Whether the client was told of its grant.
+    /// Whether the grant was sent to the client.
     pub(super) told: bool,
     /// Whether the client has detached.
     pub(super) left: bool,
@@ -49,7 +49,7 @@ pub(super) struct Entry {
 pub(super) struct Keys {
     pub(super) entries: BTreeMap<Key, Entry>,
     pub(super) last_grant: u64,
-    /// Keys whose holder was not told of its grant.
+    /// Keys whose grant was not sent to their holder yet.
     pub(super) pending: BTreeSet<Key>,
     /// Number of keys of each worker.
     counts: BTreeMap<WorkerId, usize>,

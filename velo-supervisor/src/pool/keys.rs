@@ -171,7 +171,7 @@ impl Pool {
         }
     }
 
-    /// Puts a holder that was not told of its grant back in line, as the first.
+    /// Puts a holder that its grant was not sent to back in line, as the first.
     fn put_back(&mut self, key: Key) {
         self.keys.pending.remove(&key);
         if let Some(entry) = self.keys.entries.get_mut(&key)

@@ -125,7 +125,7 @@ impl Worker {
         self.is_left_alone() && !self.retiring
     }
 
-    /// Whether it lives and has not been told to stop.
+    /// Whether it lives and has no order to stop.
     fn is_left_alone(&self) -> bool {
         self.ended.is_none() && !matches!(self.stage, Stage::Stopping { .. })
     }

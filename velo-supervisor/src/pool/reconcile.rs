@@ -193,7 +193,7 @@ impl Pool {
         (workers.len() >= quota as usize).then_some(workers)
     }
 
-    /// Why a client gets no link to a worker beside those that its process has.
+    /// The reason why a client gets no link to another worker than those of its process.
     pub(super) fn over_quota(&self, client: ClientId, workers: &BTreeSet<WorkerId>) -> Refusal {
         if self.links.values().any(|link| link.client == client) {
             return Refusal::AtLimit; // it goes on with those that it has

@@ -58,7 +58,7 @@ pub enum StreamError {
     /// There is no shared memory for the event. The stream goes on.
     #[error("no shared memory for an event: {0}")]
     NoMemory(#[source] io::Error),
-    /// The system refused something.
+    /// The system refused a call.
     #[error("could not wait for a stream: {0}")]
     System(#[source] io::Error),
 }
@@ -76,7 +76,7 @@ pub struct FunctionError {
     /// The type of the exception, with its module unless it is a builtin: `ValueError`,
     /// `decimal.Overflow`.
     pub kind: String,
-    /// What it says.
+    /// The message of the exception.
     pub message: String,
     /// The traceback in the worker, as Python prints it.
     pub traceback: String,

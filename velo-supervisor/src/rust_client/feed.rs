@@ -88,7 +88,7 @@ where
         }
     }
 
-    /// Sends what there is room for. What to wait for then; none if there is a result.
+    /// Sends events while there is room. Returns the interest to wait for; none if there is a result.
     fn fill(&mut self) -> Result<Option<Interest>, StreamError> {
         let began = Instant::now();
         for sent in 1.. {

@@ -47,16 +47,16 @@ pub(super) struct Hub {
 pub(super) struct State {
     /// None when the supervisor is gone.
     pub(super) client: Option<Client>,
-    /// What it has said of itself, once it has.
+    /// The supervisor's own description, once it has come.
     pub(super) welcome: Option<Welcome>,
     /// Why it does not serve us, if it does not.
     pub(super) refused: Option<SupervisorError>,
     pub(super) requests: Vec<Request>,
     pub(super) links: Vec<ClientLink>,
-    /// How often the supervisor has said something.
+    /// The number of messages of the supervisor.
     pub(super) changes: u64,
     pub(super) next_key: u64,
-    /// Streams that were told something while their owners did not wait.
+    /// Streams that got news while their owners did not wait.
     news: BTreeSet<Name>,
     /// When the links were last checked.
     checked: Option<Instant>,
@@ -98,7 +98,7 @@ impl Hub {
         self.links.load(Relaxed)
     }
 
-    /// Looks at what workers have told, and has the other threads look too.
+    /// Reads the messages of workers, and wakes the other threads to look too.
     pub(super) fn look(&self, state: &mut State) {
         let mut told = false;
         let mut broken = Vec::new();
@@ -153,7 +153,7 @@ impl Hub {
         }
     }
 
-    /// Waits until `ready` gives something. `who` is the stream for which it looks.
+    /// Waits until `ready` gives a value. `who` is the stream that waits.
     ///
     /// After [`StreamError::TimedOut`] this side stays armed: the descriptor becomes readable when
     /// it is worth another try.
@@ -207,7 +207,7 @@ impl Hub {
         }
     }
 
-    /// Hears what was said while no thread waited.
+    /// Reads the messages that came while no thread waited.
     pub(super) fn catch_up(&self, state: &mut State) -> Result<(), StreamError> {
         if state.led {
             return Ok(()); // the thread that sleeps there hears it
@@ -229,7 +229,7 @@ impl Hub {
         Ok(())
     }
 
-    /// Sleeps until the leader has something to tell, or goes.
+    /// Sleeps until the leader has news, or leaves.
     fn follow<'a>(&self, state: Guard<'a>, left: Option<Duration>) -> Guard<'a> {
         match left {
             None => self

@@ -17,7 +17,7 @@ use crate::os::limits::explain;
 use crate::wire::control::{self, Control, END, ERROR};
 use crate::wire::protocol::{Killed, LinkId, Ran, WorkerInfo};
 
-/// What a stream is told by others.
+/// The news of a stream from other threads.
 #[derive(Debug, Default)]
 pub(super) struct Told {
     /// The function takes no more events; results may still be queued.
@@ -95,7 +95,7 @@ pub(super) struct ClientLink {
     pub(super) process: Option<OwnedFd>,
     /// It takes no more streams.
     pub(super) leaving: bool,
-    /// The strictest limits that the supervisor was told of.
+    /// The strictest limits that were sent to the supervisor.
     pub(super) limits: Watched,
     out: Producer,
     inward: Consumer,

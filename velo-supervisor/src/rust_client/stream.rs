@@ -235,7 +235,7 @@ impl Stream {
         }
     }
 
-    /// Shows the worker what was written.
+    /// Publishes the written events, and notifies the worker.
     pub(super) fn show(&mut self) {
         if let Some(rings) = &mut self.rings
             && rings.producer.publish()
@@ -310,7 +310,7 @@ impl Stream {
         }
     }
 
-    /// Waits until something that is wanted may be there.
+    /// Waits until the wanted thing may be there.
     pub(super) fn wait(
         &mut self,
         interest: Interest,
@@ -418,7 +418,7 @@ fn has_room(producer: &mut Producer, bytes: Option<usize>) -> Result<bool, RingC
     .map(|full| !full)
 }
 
-/// What it means that there is no room.
+/// The outcome of a refused reservation: a full ring, or an error.
 fn refuse(refused: ReserveError, len: usize) -> Result<Offered, StreamError> {
     match refused {
         ReserveError::Full(Full::Events) => Ok(Offered::Full(None)),

@@ -42,7 +42,7 @@ pub(super) fn encode_alone<E: Serialize + ?Sized>(event: &E) -> Result<Vec<u8>, 
     rmp_serde::to_vec_named(event).map_err(|error| StreamError::Encode(error.to_string()))
 }
 
-/// Reads a result. `bytes` are a copy that nobody else can write to.
+/// Reads a result. `bytes` are a copy that no other process can write to.
 pub(super) fn decode<R: DeserializeOwned>(bytes: &mut Vec<u8>) -> Result<R, StreamError> {
     make_plain(bytes).map_err(StreamError::Decode)?;
     rmp_serde::from_slice(bytes).map_err(|error| StreamError::Decode(error.to_string()))

@@ -29,7 +29,7 @@ pub(super) struct ClientConnection {
     pub(super) process: Option<Process>,
     /// When it connected.
     pub(super) since: Instant,
-    /// What it may ask for.
+    /// The orders that it may send.
     pub(super) access: Access,
     /// Whether it has sent a `Hello` of this version.
     pub(super) greeted: bool,

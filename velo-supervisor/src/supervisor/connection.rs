@@ -42,7 +42,7 @@ pub(crate) struct Connection {
 #[derive(Debug)]
 struct Line {
     socket: AsyncFd<Socket>,
-    /// Something was queued that the socket did not take.
+    /// Messages are queued that the socket did not take.
     queued: Notify,
 }
 
@@ -106,7 +106,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Takes what has already arrived, without waiting for the task's turn.
+    /// Takes the messages that have arrived, without waiting for the task's turn.
     pub(crate) fn receive_now<M: DeserializeOwned>(&self) -> Option<(M, Vec<OwnedFd>)> {
         match self.line.channel().borrow_mut().receive() {
             Ok(Received::Message(message, fds)) => Some((message, fds)),

@@ -54,7 +54,7 @@ impl Tail {
         self.lock().kept.iter().cloned().collect()
     }
 
-    /// Has a client told of each line from now on.
+    /// Sends each line to a client from now on.
     pub(crate) fn follow(&self, client: ClientId, tell: impl Fn(&str) + Send + 'static) {
         self.lock().followers.insert(client, Box::new(tell));
     }

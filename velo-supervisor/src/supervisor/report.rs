@@ -36,7 +36,7 @@ impl Report {
         Ok((Self { file }, theirs))
     }
 
-    /// Takes away what is written there.
+    /// Removes the written report.
     pub(crate) fn clear(&self) {
         // One that cannot be emptied has more in it than it should, which does no harm.
         let _ = ftruncate(&self.file, 0);

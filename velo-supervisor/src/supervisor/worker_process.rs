@@ -1,5 +1,5 @@
-//! One worker process as the supervisor sees it: its control socket, its pidfd, and how it is told
-//! to stop. When it is told is the pool's affair.
+//! One worker process as the supervisor sees it: its control socket, its pidfd, and the means to stop
+//! it. The pool decides when it stops.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -25,7 +25,7 @@ pub(crate) struct WorkerProcess {
     thread: u64,
     /// Which zygote has forked it.
     zygote: u64,
-    /// How far it was told to stop before it was forked.
+    /// The last step of stopping that was ordered before it was forked.
     stopped: Option<Step>,
     /// Events and results of links that are gone.
     counted: (u64, u64),
@@ -86,7 +86,7 @@ impl WorkerProcess {
         self.counted
     }
 
-    /// Takes what it has written away again.
+    /// Removes its written report.
     pub(crate) fn clear_stacks(&self) {
         self.report.clear();
     }

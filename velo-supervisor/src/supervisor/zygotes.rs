@@ -24,7 +24,7 @@ use crate::supervisor::connection::{Connection, Delivery};
 use crate::wire::protocol::{FromZygote, PROTOCOL_VERSION, ToZygote, ZYGOTE_FD_ENV};
 use crate::wire::transport;
 
-/// How long a zygote may take to import what it preloads.
+/// The time that a zygote has to import its preloaded modules.
 const READY_BOUND: Duration = Duration::from_secs(60);
 /// How long a zygote that is ready may take to fork.
 const FORK_BOUND: Duration = Duration::from_secs(30);
@@ -48,10 +48,10 @@ struct Zygote {
     number: u64,
     child: Child,
     process: Process,
-    /// None once it was told to leave.
+    /// None once it got the order to leave.
     connection: Option<Connection>,
     threads: Option<u32>,
-    /// Modules that it has been told to import and has not answered about.
+    /// Modules that it has the order to import and has not answered about.
     importing: usize,
     /// It is killed then.
     kill_at: Option<Instant>,
@@ -93,7 +93,7 @@ pub(crate) struct ZygoteManager {
     restarts: Restarts,
     /// Workers that are to be forked by the next zygote.
     unsent: VecDeque<(WorkerId, Vec<OwnedFd>)>,
-    /// Workers that the zygote was told to fork, and since when it could.
+    /// Workers that the zygote has the order to fork, and the time since when it could.
     awaited: HashMap<WorkerId, Instant>,
     idle_since: Option<Instant>,
     preload: Preload,

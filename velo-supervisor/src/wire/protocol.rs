@@ -55,7 +55,7 @@ pub struct WorkerInfo {
 /// Which stream function a worker ran when it died.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Ran {
-    /// None that is to blame: it waited, or something else than a function was the cause.
+    /// No function is to blame: all of them waited, or the cause was no function.
     Nothing,
     /// One of a stream on this link.
     Here,
@@ -153,7 +153,7 @@ impl fmt::Display for Refusal {
     }
 }
 
-/// A look at a supervisor. What is added later has a default, so that any client can read it.
+/// A look at a supervisor. Fields that are added later have a default, so that any client can read it.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Status {
@@ -205,11 +205,11 @@ pub struct WorkerStatus {
     pub links: u32,
     /// Whether it takes no new streams and ends with those that are open.
     pub retiring: bool,
-    /// Whether it has been told to stop.
+    /// Whether it has the order to stop.
     pub stopping: bool,
     /// Processor time that it has used, in milliseconds.
     pub cpu_ms: u64,
-    /// Memory that it has resident, in bytes, what it shares with others included.
+    /// Its resident memory in bytes, with the memory that it shares with other processes.
     pub memory: u64,
     /// Events that were sent to it so far.
     pub events: u64,
@@ -260,11 +260,11 @@ pub enum Question {
         #[serde(default)]
         key: Option<String>,
     },
-    /// End this stream; what is queued is not handled. The input of a detached session is ended.
+    /// End this stream; queued events are not handled. The input of a detached session is ended.
     End {
         /// As in `Inspect`.
         stream: String,
-        /// What its client is told.
+        /// The reason for its client.
         why: String,
     },
 }
@@ -296,7 +296,7 @@ pub struct WorkerLook {
     pub worker: u32,
     /// Its process id.
     pub pid: i32,
-    /// What it says, as JSON; none if it did not answer in time.
+    /// Its answer as JSON; none if it did not answer in time.
     pub answer: Option<String>,
     /// The stacks of its threads, if it was asked where a function stands and did not answer.
     pub stack: String,
@@ -356,7 +356,7 @@ pub struct StreamLook {
     pub evicted: u32,
 }
 
-/// Who a supervisor is and what it allows, as it tells a new client.
+/// The description of a supervisor and its limits, for a new client.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Welcome {
@@ -413,7 +413,7 @@ pub(crate) enum FromClient {
     },
     /// What an `AcquireKey` has asked for is not wanted any more, and was not used.
     ReleaseKey { request: RequestId, key: Key },
-    /// The attachment with this number has ended, as its worker has told the client.
+    /// The attachment with this number has ended, as its worker has reported to the client.
     LeftKey { key: Key, grant: u64 },
 }
 
@@ -433,14 +433,14 @@ pub enum Order {
     Restart,
     /// Ask the workers. Answered by a look at each one, and then that it is done.
     Look(Question),
-    /// Tell what was logged lately; with `follow`, also what will be.
+    /// Send the last lines of the log; with `follow`, also the next ones.
     Logs {
         /// Until the connection ends.
         follow: bool,
     },
 }
 
-/// What a client is told.
+/// Messages to a client.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum ToClient {
     /// The answer to `Hello`, whatever the version was.
@@ -473,7 +473,7 @@ pub(crate) enum ToClient {
         worker: WorkerInfo,
         exit: Exit,
         ran: Ran,
-        /// What it was killed for, if the supervisor did it.
+        /// The reason for killing it, if the supervisor did.
         why: Option<Killed>,
         /// The stacks of its threads, if it could still write them.
         stack: String,
@@ -506,7 +506,7 @@ pub(crate) enum ToClient {
     KeyGone { request: RequestId },
 }
 
-/// What the zygote is told.
+/// Messages to the zygote.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum ToZygote {
     /// The first message. File descriptor: a pidfd of the supervisor's process, whose death ends
@@ -554,7 +554,7 @@ pub enum PreloadFailure {
     Threads(u32),
 }
 
-/// What a worker is told.
+/// Messages to a worker.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum ToWorker {
     /// Serve this link. File descriptors: segment, the worker's bell, the client's bell; from a

@@ -1,4 +1,4 @@
-//! Clients as the reactor sees them: how they come, what they say, and when they are turned away.
+//! Clients as the reactor sees them: their arrival, their messages, their refusal.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -201,7 +201,7 @@ impl Reactor {
     }
 }
 
-/// Tells why nobody is served here. The connection ends when it is dropped.
+/// Sends the reason why no client is served. The connection ends when it is dropped.
 fn turn_away(connection: &Connection, why: String) {
     // One who does not hear it sees at least that it is over.
     let _ = connection.send(&ToClient::TurnedAway { why }, Vec::new());

@@ -57,7 +57,7 @@ pub(crate) enum Command {
 enum Event {
     Client(ClientId, Delivery<FromClient>),
     ClientEnded(ClientId),
-    /// What a client that follows the log is to be told of it.
+    /// The log lines for a client that follows the log.
     Logged(ClientId, String),
     Worker(WorkerId, Delivery<FromWorker>),
     WorkerEnded(WorkerId),
@@ -143,7 +143,7 @@ pub(crate) struct Reactor {
     events: UnboundedSender<Event>,
 }
 
-/// Runs a supervisor until it is shut down or nobody can reach it any more. Call it on a `LocalSet`.
+/// Runs a supervisor until it is shut down or no process can reach it any more. Call it on a `LocalSet`.
 pub(crate) async fn run(
     options: EmbeddedOptions,
     owner: OwnedFd,
@@ -240,7 +240,7 @@ impl Reactor {
         }
     }
 
-    /// Does all that follows from what was heard.
+    /// Carries out the consequences of the messages.
     fn advance(&mut self, now: Instant) {
         self.turn_the_silent_away(now);
         self.look(now);

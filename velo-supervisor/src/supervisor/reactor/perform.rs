@@ -162,7 +162,7 @@ impl Reactor {
         }
     }
 
-    /// Lets go of a link, and keeps what was counted on it.
+    /// Releases a link, and keeps its counts.
     fn let_go(&mut self, worker: WorkerId, link: LinkId) {
         if let (Some(held), Some(known)) = (self.links.remove(&link), self.workers.get_mut(&worker))
         {

@@ -68,7 +68,7 @@ pub enum TransportError {
     /// The peer began a message and did not go on.
     #[error("the other side has left a message unfinished for `{}` s", .0.as_secs_f64())]
     Unfinished(Duration),
-    /// The peer does not read what it is sent.
+    /// The peer does not read its messages.
     #[error("the other side does not read; `{0}` bytes are waiting for it")]
     Stalled(usize),
 }
@@ -163,7 +163,7 @@ impl<F: AsFd> Channel<F> {
         self.flush()
     }
 
-    /// Whether something waits for the socket to take it.
+    /// Whether a message waits for the socket to take it.
     pub(crate) fn has_output(&self) -> bool {
         !self.output.is_empty()
     }
