@@ -277,11 +277,16 @@ class Driver:
     async def _pass_on(self, items: Sequence[Record | Bad]) -> None:
         if self._ticks is not None:
             await self._ticks.room()
-            items = self._ticks.leave_out(items)
         async with self._feeding:
             passed = self._gates.pass_on(items)
             self.figures.read += len(items)
-            await self._feed.put(passed, self._keys.nudge)
+            await self._put(passed)
+
+    async def _put(self, items: Sequence[Record | Bad]) -> None:
+        # Behind the gates: what these hold is unknown to the keys, and so to the next cut.
+        if self._ticks is not None:
+            items = self._ticks.leave_out(items)
+        await self._feed.put(items, self._keys.nudge)
 
     async def _settle(self, ticks: Ticks) -> None:
         """Nothing more is read: store the last tick. At the source's end, all keys end before."""
@@ -318,7 +323,7 @@ class Driver:
                     if self._ticks is not None:
                         await self._ticks.room()
                     async with self._feeding:
-                        await self._feed.put(self._gates.open(), self._keys.nudge)
+                        await self._put(self._gates.open())
                     await asyncio.sleep(_LOOK)
         except Exception as error:  # of the source's `resume`
             self._keys.fail(error)

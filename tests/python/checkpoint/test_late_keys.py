@@ -35,16 +35,18 @@ def results(*values):
 class Until:
     """A run whose source dies, after it has given all its records, once `dies` is set."""
 
-    def __init__(self, mode, events, sink, path):
+    def __init__(self, mode, events, sink, path, **settings):
+        self.ticks = 0
         self.dies = asyncio.Event()
         self.stored = []  # what the sink had at the last tick that was stored
         self._sink = sink
         failpoints.hook = self._reached
         self.source = Again({"p": [*events, {"k": "never", "v": 0}]}, len(events), self._pauses)
-        run = gated.options(mode=mode).keyed(self.source, key="k")
+        run = gated.options(mode=mode).keyed(self.source, key="k", **settings)
         self.task = asyncio.ensure_future(run.into(sink, checkpoint=path, checkpoint_every=0.01))
 
     def _reached(self, _area, step):
+        self.ticks += step == 1
         if step == 4:
             self.stored = list(self._sink.kept)
 
@@ -147,3 +149,27 @@ async def test_positions_ahead_outlive_a_run_that_does_not_come_to_them(mode, tm
     sink = TakingBack(sink.kept)
     await gated.options(mode=mode).keyed(Again({"p": events}), key="k").into(sink, checkpoint=path)
     assert by_key(sink.kept) == {0: results(1), 1: results(2, 3)}
+
+
+async def test_positions_ahead_of_records_that_wait_outlive_ticks(mode, tmp_path):
+    path, sink = tmp_path / "checkpoint", TakingBack()
+    gate = {"gate": str(tmp_path / "gate")}
+    events = [{"k": 0, "v": 1, **gate}, *({"k": 1, "v": value} for value in (2, 3, 4))]
+    run = Until(mode, events, sink, path)
+    await run.until(lambda: (1, (3, 4)) in run.stored)
+    await run.die()
+    # They come again, and wait behind the first one while ticks are made.
+    sink = TakingBack(sink.kept)
+    run = Until(mode, events, sink, path, max_pending=1)
+    await run.until(lambda: run.source.given == 4)
+    ticks = run.ticks
+    await run.until(lambda: run.ticks > ticks + 1)
+    run.task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await run.task
+    failpoints.hook = None
+    assert stored(path) == ({}, {"p": [1, 2, 3]})
+    (tmp_path / "gate").touch()
+    sink = TakingBack(sink.kept)
+    await gated.options(mode=mode).keyed(Again({"p": events}), key="k").into(sink, checkpoint=path)
+    assert by_key(sink.kept) == {0: results(1), 1: results(2, 3, 4)}
