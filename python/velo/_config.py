@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     Full = Literal["wait", "drop_oldest", "error"]
     Recover = Literal["none", "replay"]
     OnPoison = Literal["fail", "skip"] | Callable[[str, Any], object]
+    Migrate = Callable[[dict[str, Any], int], dict[str, Any]]
 
     class Settings(TypedDict, total=False):
         """The settings by name, so that editors complete them and type checkers refuse others."""
@@ -38,10 +39,13 @@ if TYPE_CHECKING:
         journal_limit: int
         max_restarts: int
         on_poison: OnPoison
+        state_version: int
+        migrate: Migrate | None
 
 else:
     Mode = Overflow = Full = Recover = str
     OnPoison = str | Callable
+    Migrate = Callable
 
 __all__ = ["StreamConfig"]
 
@@ -121,6 +125,12 @@ class StreamConfig:
             stream fails with `PoisonEvent` (`"fail"`), or goes on without the event (`"skip"`). A
             callable gets the name of the stream and the event, in this process; then the stream
             goes on without the event.
+        state_version: The version of the function's `state`. A checkpoint keeps it with the state
+            of each key. Raise it when the function expects a state of another form.
+        migrate: Makes a state of this version from one of an earlier version:
+            `migrate(state, version)` returns it. It is called in this process when a key is loaded
+            from a checkpoint that has its state in an earlier version. None: such a checkpoint
+            raises `CheckpointError`.
 
     Raises:
         TypeError: When a setting is of the wrong type.
@@ -148,6 +158,8 @@ class StreamConfig:
     journal_limit: int
     max_restarts: int
     on_poison: OnPoison
+    state_version: int
+    migrate: Migrate | None
 
     def __init__(
         self,
@@ -171,6 +183,8 @@ class StreamConfig:
         journal_limit: int = 64 * 1024 * 1024,
         max_restarts: int = 3,
         on_poison: OnPoison = "fail",
+        state_version: int = 1,
+        migrate: Migrate | None = None,
     ) -> None:
         _choice("mode", mode, ("inline", "process"))
         _whole("buffer", buffer, 1, 2**31)
@@ -192,6 +206,11 @@ class StreamConfig:
         _whole("max_restarts", max_restarts, 0, 2**31)
         if not callable(on_poison):
             _choice("on_poison", on_poison, ("fail", "skip"))
+        _whole("state_version", state_version, 1, 2**31)
+        if migrate is not None and not callable(migrate):
+            raise TypeError(
+                f"`migrate` must be a function of a state and its version, not {migrate!r}"
+            )
         if recover == "replay" and full == "drop_oldest":
             raise ValueError(
                 '`recover="replay"` does not go together with `full="drop_oldest"`: a stream '

@@ -66,6 +66,8 @@ def _strictest(a: StreamConfig, b: StreamConfig) -> StreamConfig:
         record=record,
         recover=recover,
         on_poison=on_poison,
+        state_version=1,  # the state of a chain holds those of its parts
+        migrate=None,
         **settings,
     )
 

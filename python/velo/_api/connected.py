@@ -211,7 +211,14 @@ class Connected(AsyncIterator[T], Generic[T]):
     async def _opened(self, kept: Checkpointing) -> Checkpoint:
         assert kept.path is not None
         try:
-            return Checkpoint.open(kept.path, self._spec.name, trusted=kept.trusted, ttl=kept.ttl)
+            return Checkpoint.open(
+                kept.path,
+                self._spec.name,
+                state_version=self._spec.config.state_version,
+                migrate=self._spec.config.migrate,
+                trusted=kept.trusted,
+                ttl=kept.ttl,
+            )
         except BaseException:
             await closed(self._source)
             raise

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -21,19 +21,13 @@ _SPACE = re.compile(r"[ \t\n\r]*")
 _value = json.JSONDecoder().raw_decode
 
 
-class Written:
-    """A key that is neither a text nor a whole number, as it is written in the input."""
+class Written(NamedTuple):
+    """A key that is neither a text nor a whole number: what stands in the input for it.
 
-    __slots__ = ("text",)
+    A tuple, so that a checkpoint can store it; no key that stands in an input is one.
+    """
 
-    def __init__(self, text: str) -> None:
-        self.text = text
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Written) and self.text == other.text
-
-    def __hash__(self) -> int:
-        return hash((Written, self.text))
+    text: str
 
     def __repr__(self) -> str:
         return self.text

@@ -61,6 +61,7 @@ class Burst:
     Attributes:
         lines: The line number of each event; a range where no line was skipped.
         where: The name of the input in messages; empty if messages need none.
+        path: The path of the input.
 
     """
 
@@ -69,6 +70,7 @@ class Burst:
     position: int = 0
     lines: Sequence[int] = ()
     where: str = ""
+    path: str = ""
 
     def line(self, at: int) -> str:
         """Return the name of an event's line in messages."""

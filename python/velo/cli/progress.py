@@ -43,6 +43,8 @@ class Tally:
         lost: Results that could not be written.
         dead_letters: Records that went to the dead letters.
         lag: Records of the sources that were not read yet; None: not known.
+        epoch: The number of the last tick of the checkpoint; None without a checkpoint.
+        age: The seconds since that tick.
 
     """
 
@@ -57,6 +59,8 @@ class Tally:
     position: int = 0
     dead_letters: int = 0
     lag: int | None = None
+    epoch: int | None = None
+    age: float = 0.0
 
 
 class Progress:
@@ -153,6 +157,8 @@ class Progress:
             parts.append(_count(tally.dead_letters, "dead letter"))
         if tally.lag is not None:
             parts.append(f"lag {tally.lag:,}")
+        if tally.epoch is not None:
+            parts.append(f"epoch {tally.epoch:,}")
         if tally.lost:
             parts.append(f"{_count(tally.lost, 'result')} left out")
         if (unused := tally.read - tally.events) > 0:
@@ -195,6 +201,8 @@ class Progress:
             figures.append((f"{tally.workers}", "worker" if tally.workers == 1 else "workers"))
         if tally.lag is not None:
             figures.append((f"{tally.lag:,}", "behind"))
+        if tally.epoch is not None:
+            figures.append((f"{tally.epoch:,}", f"epoch, {tally.age:.0f} s old"))
         text = Text(no_wrap=True, overflow="ellipsis")
         for number, (value, unit) in enumerate(figures):
             text.append("  " if number else "").append(value, "bold").append(f" {unit}", "dim")

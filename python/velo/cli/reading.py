@@ -186,6 +186,7 @@ class Reader:
             burst.cut(self._left)
             self._left -= len(burst.events)
         burst.position = position
+        burst.path = input.path
         counts = self.counts.setdefault(input.name, [0, 0])
         counts[0] += len(burst.events)
         counts[1] += len(burst.bad)

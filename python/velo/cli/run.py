@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from velo import StreamFn
+from velo.cli.connected.keeping import check_kept, is_plain, kept_settings
 from velo.cli.decoding import check_encoding
 from velo.cli.errors import Failure, describe
 from velo.cli.inputs import find_inputs
@@ -75,6 +76,21 @@ _POSITIVE = click.IntRange(min=1)
 @click.option("--max-concurrent", type=_POSITIVE, help="Streams that are open at a time.")
 @click.option("--limit", type=_POSITIVE, help="Take only the first N events.")
 @click.option("--follow", is_flag=True, help="Wait for more at the end of files, as `tail -F`.")
+@click.option("--checkpoint", metavar="FOLDER", help="Keep states and positions there.")
+@click.option(
+    "--checkpoint-every",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="Between two ticks of the checkpoint. [default: 1]",
+)
+@click.option("--unload", is_flag=True, help="Checkpoint: keep streams that are idle on disk only.")
+@click.option(
+    "--ttl",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="Checkpoint: forget a key that has not changed for so long.",
+)
+@click.option("--trust", is_flag=True, help="Checkpoint: keep pickled states, which run code.")
 @click.option("--resume", is_flag=True, help="Complete the output of an earlier run.")
 @click.option(
     "--drain",
@@ -118,6 +134,11 @@ def run(
     max_pending: int,
     limit: int | None,
     follow: bool,
+    checkpoint: str | None,
+    checkpoint_every: float | None,
+    unload: bool,
+    ttl: float | None,
+    trust: bool,
     resume: bool,
     drain: float,
     metrics: str | None,
@@ -174,9 +195,18 @@ def run(
         encoding = check_encoding(encoding)
     urls = [path for path in paths if is_url(path)]
     files = [path for path in paths if not is_url(path)]
-    connected = bool(urls) or is_url(output) or dead_letter is not None or retries > 0
+    connected = (
+        bool(urls)
+        or is_url(output)
+        or dead_letter is not None
+        or retries > 0
+        or checkpoint is not None
+    )
+    kept = kept_settings(checkpoint, checkpoint_every, unload, ttl, trust)
     if not connected and (record_key or group is not None or decode is not None):
         raise click.UsageError("`--record-key`, `--group` and `--decode` are for URLs")
+    if checkpoint is not None:
+        check_kept(paths, follow=follow, resume=resume)
     if connected and resume:
         raise click.UsageError(
             "`--resume` is for files alone: a group or a position of the source says where to go on"
@@ -206,7 +236,7 @@ def run(
         check_apart([*urls, *read], output, dead_letter)
     written: Written | None = None
     writer: Writer | None = None
-    if not is_url(output):
+    if not is_url(output) and not (kept and is_plain(output)):
         if resume:
             file, written = resume_output(output, read, keyed=keyed)
         else:
@@ -255,6 +285,7 @@ def run(
             max_pending=max_pending,
             drain=drain,
             strict=strict,
+            checkpoint=kept,
         )
     else:
         assert writer is not None

@@ -26,7 +26,7 @@ from velo.cli.outlet import Outlet
 from velo.cli.resuming import Written, open_resumed
 from velo.cli.text import inline, safe_json
 
-__all__ = ["Unread", "Writer", "open_output", "resume_output"]
+__all__ = ["Unread", "Writer", "line_of", "open_output", "resume_output"]
 
 _PIECE = 64 * 1024
 # The longest time, in seconds, that a result waits for others to be written with it.
@@ -111,6 +111,23 @@ def _said(path: str, inputs: Sequence[str]) -> Iterator[None]:
         raise click.UsageError(f"cannot write `{path}`: {reason}") from None
 
 
+def line_of(result: Any, key: Any, *, keyed: bool) -> bytes:
+    """Return the line of a result, with its end.
+
+    Raises:
+        TypeError: When the result has no form in JSON; the message names the reason.
+
+    """
+    if not keyed:
+        return jsonlines.dumps(result)
+    if isinstance(key, WrittenKey) and key.is_json:
+        return b'{"key":%b,"result":%b}\n' % (
+            key.text.encode(),
+            jsonlines.dumps(result).removesuffix(b"\n"),
+        )
+    return jsonlines.dumps({"key": form(key), "result": result})
+
+
 Output = io.FileIO | _Packed
 
 
@@ -178,7 +195,7 @@ class Writer:
         """
         if self.failed is not None:
             raise self.failed
-        line = self._line(result, key)
+        line = line_of(result, key, keyed=self._keyed)
         self.count += 1
         if self._written is not None and self._written.has(form(key), line):
             return
@@ -200,16 +217,6 @@ class Writer:
         await self._outlet.emptied()
         if self.failed is not None:
             raise self.failed
-
-    def _line(self, result: Any, key: Any) -> bytes:
-        if not self._keyed:
-            return jsonlines.dumps(result)
-        if isinstance(key, WrittenKey) and key.is_json:
-            return b'{"key":%b,"result":%b}\n' % (
-                key.text.encode(),
-                jsonlines.dumps(result).removesuffix(b"\n"),
-            )
-        return jsonlines.dumps({"key": form(key), "result": result})
 
     def flush(self) -> None:
         """Hand the collected lines to the thread."""

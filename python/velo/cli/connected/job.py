@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import time
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -12,6 +14,7 @@ import click
 from velo import StreamFn, _core
 from velo._api.terms import Terms
 from velo._diagnostics.source_figures import lag_of
+from velo.cli.connected.reader_source import LineError
 from velo.cli.connected.writer_sink import WriterSink
 from velo.cli.errors import Failure
 from velo.cli.progress import Progress, Tally
@@ -73,6 +76,7 @@ class ConnectedJob:
         terms: `max_pending` and `retries`.
         drain: The seconds that the records that were read may take, after a signal.
         strict: Whether a record that cannot be decoded, or has no key, ends the run.
+        checkpoint: The settings of `Connected.into` about the checkpoint; none without one.
 
     Attributes:
         signal: The signal that ended it, if one did.
@@ -90,6 +94,7 @@ class ConnectedJob:
         terms: Terms,
         drain: float,
         strict: bool = False,
+        checkpoint: Mapping[str, Any],
     ) -> None:
         self.signal: signal.Signals | None = None
         self.fn = fn
@@ -99,6 +104,9 @@ class ConnectedJob:
         self._terms = terms
         self._drain = drain
         self._strict = strict
+        self._checkpoint = checkpoint
+        # When the last tick was seen.
+        self._ticked = 0.0
         if key is None:
             self._run = fn.over(source, max_pending=terms.max_pending)
         else:
@@ -115,6 +123,10 @@ class ConnectedJob:
         tally.results = figures.results
         tally.bad = figures.dropped
         tally.dead_letters = figures.dead_letters
+        if self._checkpoint:
+            if tally.epoch != figures.epoch:
+                self._ticked = time.monotonic()
+            tally.epoch, tally.age = figures.epoch, time.monotonic() - self._ticked
         tally.events = min(tally.read, metrics.events)
         tally.streams, tally.opened = metrics.open, metrics.opened
         if hasattr(self._source, "lag") and self._loop is not None:
@@ -143,6 +155,7 @@ class ConnectedJob:
                 on_bad=self._on_bad,
                 retries=terms.retries,
                 drain=self._drain,
+                **self._checkpoint,
             ),
             name="velo run",
         )
@@ -178,8 +191,8 @@ class ConnectedJob:
         assert self._progress is not None
         what = f"there is no field {error}" if isinstance(error, KeyError) else str(error)
         notes = [note for note in getattr(error, "__notes__", ()) if not note.startswith("`key`")]
-        if not isinstance(error, ValueError) or "files" not in str(notes):
-            what = ", ".join([what, *notes])  # lines of files name themselves
+        if not isinstance(error, LineError):
+            what = ", ".join([what, *notes])
         if self._strict:
             raise Failure(f"{what}; stopped, as `--strict` asks")
         self._progress.bad(what)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import click
@@ -10,6 +10,7 @@ import click
 from velo import StreamFn
 from velo._api.terms import Terms
 from velo.cli.connected.job import ConnectedJob
+from velo.cli.connected.kept_file import KeptFile
 from velo.cli.connected.merged import Merged
 from velo.cli.connected.options import dead_letters, endpoint
 from velo.cli.connected.reader_source import ReaderSource
@@ -20,6 +21,7 @@ from velo.cli.reading import Reader
 from velo.cli.writing import Writer
 from velo.connect.model import record_key as key_of_record
 from velo.connect.rows import Csv, csv
+from velo.connect.urls import is_url
 
 __all__ = ["connected_job", "csv_of"]
 
@@ -40,6 +42,7 @@ def connected_job(
     max_pending: int,
     drain: float,
     strict: bool,
+    checkpoint: Mapping[str, Any],
 ) -> ConnectedJob:
     """Make the run.
 
@@ -49,8 +52,8 @@ def connected_job(
         reader: Makes the reader of the input files; None: all inputs are URLs.
         keys: Gives the key of an event.
         record_key: Whether the key is the record's own.
-        output: The URL of the sink, if there is no writer.
-        writer: The writer of the output file.
+        output: The output: a URL, a file, or `-`.
+        writer: The writer of the output; None: it is a URL, or a file with a checkpoint.
         group: The setting `group` of all sources.
         decode: The setting `decode` of all sources: the name of a format, or rules of CSV.
         dead_letter: A file or a URL.
@@ -58,6 +61,7 @@ def connected_job(
         max_pending: See `StreamFn.keyed`.
         drain: See `ConnectedJob`.
         strict: See `ConnectedJob`.
+        checkpoint: See `ConnectedJob`.
 
     Raises:
         click.UsageError: When a URL makes no source or no sink.
@@ -65,8 +69,14 @@ def connected_job(
     """
     sources = [endpoint(url, "--input", "read", group=group, decode=decode) for url in urls]
     if reader is not None:
-        sources.append(ReaderSource(reader))
-    sink = endpoint(output, "--output", "written") if writer is None else WriterSink(writer, output)
+        sources.append(ReaderSource(reader, keys))
+    sink: Any
+    if writer is not None:
+        sink = WriterSink(writer, output)
+    elif is_url(output):
+        sink = endpoint(output, "--output", "written")
+    else:
+        sink = KeptFile(output, keyed=record_key or keys is not None)
     return ConnectedJob(
         fn,
         sources[0] if len(sources) == 1 else Merged(sources),
@@ -76,6 +86,7 @@ def connected_job(
         terms=Terms(max_pending=max_pending, retries=retries),
         drain=drain,
         strict=strict,
+        checkpoint=checkpoint,
     )
 
 

@@ -1,0 +1,81 @@
+"""What `velo run --checkpoint` and the options beside it mean."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from velo.connect.urls import is_url
+
+__all__ = ["check_kept", "is_plain", "kept_settings"]
+
+
+def kept_settings(
+    folder: str | None, every: float | None, unload: bool, ttl: float | None, trust: bool
+) -> dict[str, Any]:
+    """Return the settings of `Connected.into`; none without a folder.
+
+    Raises:
+        click.UsageError: When an option needs `--checkpoint`.
+
+    """
+    settings: dict[str, Any] = {}
+    if every is not None:
+        settings["checkpoint_every"] = every
+    if unload:
+        settings["keys"] = "unload"
+    if ttl is not None:
+        settings["ttl"] = ttl
+    if trust:
+        settings["trusted"] = True
+    if folder is None and settings:
+        raise click.UsageError(
+            "`--checkpoint-every`, `--unload`, `--ttl` and `--trust` need `--checkpoint`"
+        )
+    return settings if folder is None else {"checkpoint": folder, **settings}
+
+
+def check_kept(paths: Sequence[str], *, follow: bool, resume: bool) -> None:
+    """Check that a run with a checkpoint can go back to a position of its inputs.
+
+    Args:
+        paths: The inputs: files and URLs.
+        follow: Whether files are followed.
+        resume: Whether the run is to go on by `--resume`.
+
+    Raises:
+        click.UsageError: When it cannot.
+
+    """
+    if resume:
+        raise click.UsageError(
+            "`--resume` makes the state anew from the whole input, and `--checkpoint` keeps it: "
+            "drop one of them"
+        )
+    files = [path for path in paths if not is_url(path)]
+    for path in files:
+        if path == "-" or (os.path.exists(path) and not os.path.isfile(path)):
+            what = "standard input" if path == "-" else f"`{path}`"
+            raise click.UsageError(
+                f"`--checkpoint` reads from where it stopped, and {what} cannot be read again: "
+                "name a file or a URL"
+            )
+    if files and follow:
+        raise click.UsageError(
+            "`--checkpoint` follows a file by its URL: "
+            "`--input 'file:///var/log/clicks.ndjson?follow=true'`, without `--follow`"
+        )
+
+
+def is_plain(path: str) -> bool:
+    """Whether an output is a file, or can become one: no pipe, no device, no URL."""
+    if path == "-" or is_url(path):
+        return False
+    try:
+        return stat.S_ISREG(os.stat(path).st_mode)
+    except OSError:
+        return True
