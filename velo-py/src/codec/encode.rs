@@ -6,7 +6,7 @@ use super::error::{EncodeError, Stop};
 use super::lookups::Lookups;
 use super::out::Out;
 use super::writer::{Encode, Writer};
-use super::{array, container, line, path, pickle, record, scalar, text, time};
+use super::{array, container, line, pickle, record, scalar, text, time, unpicklable};
 use crate::ffi::objects::{Exact, exact};
 
 /// Appends `obj`: natively where the native form loses nothing, else by one pickle.
@@ -34,7 +34,7 @@ pub fn encode<'py, O: Out>(
             at_least: full.at_least - start,
         }),
         Err(Stop::Raised(error)) => Err(EncodeError::Python(*error)),
-        Err(Stop::Refused(error)) => Err(EncodeError::Python(path::explain(
+        Err(Stop::Refused(error)) => Err(EncodeError::Python(unpicklable::explain(
             &lookups.pickle,
             obj,
             *error,

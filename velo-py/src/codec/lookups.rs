@@ -4,8 +4,8 @@ use pyo3::prelude::*;
 
 use super::datetime_types::Types;
 use super::dtype::LazyNumpy;
-use super::keys::Keys;
 use super::pickler::Pickle;
+use super::recent_keys::RecentKeys;
 use crate::cell::GilCell;
 use crate::csv::Form;
 
@@ -14,7 +14,7 @@ pub struct Lookups {
     pub pickle: Pickle,
     pub times: Types,
     pub numpy: LazyNumpy,
-    pub keys: GilCell<Keys>,
+    pub keys: GilCell<RecentKeys>,
     /// The form of the last record of CSV.
     pub form: GilCell<Option<Form>>,
 }

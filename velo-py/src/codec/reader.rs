@@ -11,10 +11,10 @@ use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes, PyString};
 
 use super::error::{Fault, fault, judge};
-use super::keys;
 use super::lookups::Lookups;
 use super::marker::MAX_DEPTH;
 use super::memory::Memory;
+use super::recent_keys;
 use super::utf8;
 use crate::cell::Busy;
 
@@ -185,7 +185,7 @@ impl<'a, 'py, D: Decode> Reader<'a, 'py, D> {
     }
 
     fn short_key(&mut self, bytes: &[u8]) -> Result<Bound<'py, PyString>, Fault> {
-        const { assert!(keys::MAX_LEN >= 0x1f) };
+        const { assert!(recent_keys::MAX_LEN >= 0x1f) };
         let kept = self
             .lookups
             .keys

@@ -23,11 +23,11 @@ struct Slot {
 }
 
 /// A table of recent keys.
-pub struct Keys {
+pub struct RecentKeys {
     slots: Box<[Option<Slot>; SLOTS]>,
 }
 
-impl Default for Keys {
+impl Default for RecentKeys {
     fn default() -> Self {
         Self {
             slots: Box::new([const { None }; SLOTS]),
@@ -35,7 +35,7 @@ impl Default for Keys {
     }
 }
 
-impl Keys {
+impl RecentKeys {
     /// The `str` for `bytes`, of at most [`MAX_LEN`], kept or new.
     #[inline]
     pub fn get<'py>(
