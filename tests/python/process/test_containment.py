@@ -236,13 +236,14 @@ async def test_one_that_holds_its_neighbours_up_is_named_and_avoided():
             warnings.simplefilter("always")
             for _ in range(3):
                 await ask(stream, 0.1)
-            await until(lambda: any(link.end.slow for link in links().values()))
+            slow = links()[crowded]
+            await until(lambda: slow.end.slow)
             await until(lambda: named(caught, stream))
         assert len(named(caught, stream)) == 1, "once in a while"
-        (slow,) = [link for link in links().values() if link.end.slow]
         for _ in range(6):
             new = await stack.enter_async_context(pids.open())
-            assert await ask(new, 0) != slow.pid
+            # On a busy machine, a stream of the other worker may have had slow steps as well.
+            assert await ask(new, 0) != slow.pid or links()[away].end.slow
         await stream.aclose()
         assert not slow.end.slow
         new = await stack.enter_async_context(pids.open())
