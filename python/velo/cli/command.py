@@ -31,6 +31,7 @@ velo.add_command(bench)
 velo.add_command(doctor)
 
 if _core.PROCESS_MODE:
+    from velo.cli.dashboard import dashboard
     from velo.cli.supervisor import supervisor
     from velo.cli.supervisor.inspect import inspect
     from velo.cli.supervisor.status import status
@@ -40,6 +41,7 @@ if _core.PROCESS_MODE:
     velo.add_command(status)
     velo.add_command(inspect)
     velo.add_command(top)
+    velo.add_command(dashboard)
 else:
     _takes_anything = {"ignore_unknown_options": True, "allow_extra_args": True}
 
@@ -50,7 +52,7 @@ else:
             "needs Linux"
         )
 
-    for _name in ("supervisor", "status", "inspect", "top"):
+    for _name in ("supervisor", "status", "inspect", "top", "dashboard"):
         velo.add_command(
             click.Command(
                 _name,

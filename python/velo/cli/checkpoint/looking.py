@@ -28,7 +28,7 @@ from velo.cli.text import echo, inline
 from velo.cli.units import duration, size
 from velo.errors import CheckpointError
 
-__all__ = ["copy", "export", "get", "inspect", "verify"]
+__all__ = ["copy", "export", "get", "inspect", "summary", "verify"]
 
 # So many torn keys, and partitions, are told one by one.
 _MOST_TOLD = 20
@@ -40,14 +40,15 @@ _MOST_TOLD = 20
 def inspect(path: Path, as_json: bool) -> None:
     """Show whose checkpoint it is, its last tick, how many keys it has, and the positions."""
     with reading(path) as store:
-        found = _look(store)
+        found = summary(store)
     if as_json:
         click.echo(json.dumps(found, indent=2))
     else:
         _show(found)
 
 
-def _look(store: Store) -> dict[str, Any]:
+def summary(store: Store) -> dict[str, Any]:
+    """Return what a checkpoint holds, without its states."""
     about, last = store.about(), store.last()
     keys, finished = store.counts()
     found: dict[str, Any] = {

@@ -15,7 +15,7 @@ from velo.cli.supervisor.status import lane_lines
 from velo.cli.text import echo, inline
 from velo.cli.units import duration
 
-__all__ = ["inspect"]
+__all__ = ["inspect", "looked_up"]
 
 
 @click.command(short_help="Show one stream or key: where its function is, and its variables.")
@@ -43,13 +43,46 @@ def inspect(
     # (Click leaves lines alone that stand below a backspace: the docstring has to hold one.)
     overview = Overview(socket, pid)
 
+    found, stuck, labels = looked_up(overview, stream, key)
+    if as_json:
+        click.echo(orjson.dumps({"streams": found, "stuck": stuck}, option=orjson.OPT_INDENT_2))
+    else:
+        for one in found:
+            _show(one)
+        if not found:
+            for worker in stuck:
+                _show_stuck(worker)
+    if not found and not stuck:
+        where = labels[0] if len(labels) == 1 else f"any of {len(labels)} supervisors"
+        what = f"stream `{stream}`" if key is None else f"key `{key}` of `{stream}`"
+        raise Failure(f"no {what} is open at {where}; `velo status` shows what is open")
+
+
+def looked_up(
+    overview: Overview, stream: str, key: str | None, socket: str | None = None
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[str]]:
+    """Ask for a stream or a key.
+
+    Args:
+        overview: The supervisors.
+        stream: The name or address of a stream, a key, or the function of `key`.
+        key: A key of the function.
+        socket: The only supervisor whose answer counts; None: all.
+
+    Returns:
+        The streams; the workers that do not answer, with their stacks; the supervisors' names.
+
+    Raises:
+        Failure: When there is no supervisor to ask.
+
+    """
     asked = overview.ask(
         lambda connection, _: connection.supervisor.inspect(stream, key),
         lambda connection, _: connection.look(),
     )
     if not asked:
         raise Failure(overview.nothing())
-    looks = [one for _, said in asked for one in said]
+    looks = [one for there, said in asked if socket in (None, there.path) for one in said]
     found = [one for look in looks for one in _found(look)]
     stuck = [
         {
@@ -61,19 +94,7 @@ def inspect(
         for look in looks
         if look["answer"] is None
     ]
-    if as_json:
-        click.echo(orjson.dumps({"streams": found, "stuck": stuck}, option=orjson.OPT_INDENT_2))
-    else:
-        for one in found:
-            _show(one)
-        if not found:
-            for worker in stuck:
-                _show_stuck(worker)
-    if not found and not stuck:
-        labels = [connection.label for connection, _ in asked]
-        where = labels[0] if len(labels) == 1 else f"any of {len(labels)} supervisors"
-        what = f"stream `{stream}`" if key is None else f"key `{key}` of `{stream}`"
-        raise Failure(f"no {what} is open at {where}; `velo status` shows what is open")
+    return found, stuck, [there.label for there, _ in asked]
 
 
 def _found(look: dict[str, Any]) -> list[dict[str, Any]]:

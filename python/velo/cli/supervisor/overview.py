@@ -20,7 +20,7 @@ from velo.cli.supervisor.admin_connection import AdminConnection, NotThere, sock
 from velo.cli.supervisor.figures import Watcher
 from velo.errors import PoolError
 
-__all__ = ["Overview", "command_of", "which_supervisors"]
+__all__ = ["Overview", "address_of", "command_of", "which_supervisors"]
 
 # The longest part of a program's command line that is shown, in characters.
 _LONGEST = 100
@@ -181,6 +181,16 @@ class Overview:
             "supervisor runs. Streams are seen in process mode alone: `@stream_fn(mode="
             '"process")`, or `velo run --mode process`'
         )
+
+
+def address_of(stream: dict[str, Any]) -> str:
+    """Return the address of a stream at its supervisor, for `end` and for `velo inspect`."""
+    if stream["state"] == "detached":
+        place: str = stream["place"]  # a new attachment changes it
+        return place
+    # A stream's name is not unique, and its slot may belong to another stream by now.
+    name = "" if stream["name"] is None else f":{stream['name']}"
+    return f"{stream['link']}:{stream['slot']}{name}"
 
 
 def _pid_of(connection: AdminConnection) -> int | None:

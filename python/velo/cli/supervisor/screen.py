@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from velo.cli.supervisor.overview import Overview
+from velo.cli.supervisor.overview import Overview, address_of
 from velo.cli.supervisor.status import condition, lane_lines
 from velo.cli.text import inline
 from velo.cli.units import duration, latency, size
@@ -171,13 +171,7 @@ class Screen:
         if (stream := self._stream()) is None:
             self._said = "it is over"
             return
-        if stream["state"] == "detached":
-            which = stream["place"]  # a new attachment changes it
-        else:
-            which = f"{stream['link']}:{stream['slot']}"
-            # A stream's name is not unique, and its slot may belong to another stream by now.
-            which += "" if stream["name"] is None else f":{stream['name']}"
-        ended = self._overview.end(stream["socket"], which, _WHY)
+        ended = self._overview.end(stream["socket"], address_of(stream), _WHY)
         why = "it has an attachment, " if stream["state"] == "detached" else ""
         what = "ended" if ended else f"not ended, since {why}it is over, or its worker is busy:"
         self._said = f"{what} {_name(stream)}"
