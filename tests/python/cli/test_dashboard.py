@@ -16,6 +16,7 @@ from browsing import how, needs_chromium
 from functions import running_sum
 from helpers import HANG, environment, until
 from standalone import Daemon
+from velo._checkpoint.store import Store
 from velo.errors import StreamClosed
 
 pytest.importorskip("starlette", reason="needs velo-stream[dashboard]")
@@ -296,10 +297,14 @@ async def test_published_sources_are_shown(daemon):
         assert [one["error"] is None for one in look["published"]] == [True, False]
 
 
-async def test_a_folder_without_a_checkpoint_is_told(daemon, tmp_path):
-    async with served("--socket", daemon.path, "--checkpoint", tmp_path / "no") as dashboard:
-        (shown,) = (await dashboard.look())["checkpoints"]
-        assert "no" in shown["error"]
+async def test_a_checkpoint_is_shown(daemon, tmp_path):
+    (tmp_path / "there").mkdir()
+    Store(tmp_path / "there", writes=True).close()
+    words = ["--checkpoint", tmp_path / "there", "--checkpoint", tmp_path / "no"]
+    async with served("--socket", daemon.path, *words) as dashboard:
+        there, none = (await dashboard.look())["checkpoints"]
+        assert (there["path"], there["epoch"], there["keys"]) == (str(tmp_path / "there"), 0, 0)
+        assert str(tmp_path / "no") in none["error"]
 
 
 async def test_a_supervisor_that_ends_is_told(daemon):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import secrets
 import socket as sockets
 import webbrowser
@@ -70,7 +71,7 @@ def dashboard(
     try:
         listener = sockets.create_server((host, port), family=family)
     except OSError as error:
-        why = (error.strerror or str(error)).lower()
+        why = (os.strerror(error.errno) if error.errno else str(error)).lower()
         raise click.UsageError(
             f"cannot listen at {host}:{port}: {why}; `--port 0` takes a free port"
         ) from None
