@@ -447,11 +447,13 @@ def _new(file: Path) -> Path:
 def _rename(new: Path, file: Path) -> None:
     """Put a file that is whole in its place, also for the time after a power cut."""
     os.rename(new, file)
-    folder = os.open(file.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    for path in (file.parent, file.parent.parent):
+        with contextlib.suppress(PermissionError):  # a folder that may be passed through only
+            folder = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
 
 
 def _connect(file: Path, mode: str) -> sqlite3.Connection:

@@ -87,9 +87,15 @@ class _Figures:
             ("streams_opened", "Streams that were opened.", now.opened),
         ):
             yield CounterMetricFamily(f"velo_run_{name}", what, value)
-        for name, what, value in (
+        gauges: list[tuple[str, str, float]] = [
             ("streams", "Streams that are open.", now.streams),
             ("workers", "Worker processes that streams have run in.", now.workers),
             ("input_bytes", "Bytes of the input that were read.", now.position),
-        ):
-            yield GaugeMetricFamily(f"velo_run_{name}", what, value)
+        ]
+        if now.epoch is not None:
+            gauges += [
+                ("epoch", "The number of the last tick of the checkpoint.", now.epoch),
+                ("epoch_age_seconds", "The time since the last tick.", now.age),
+            ]
+        for name, what, gauge in gauges:
+            yield GaugeMetricFamily(f"velo_run_{name}", what, gauge)

@@ -380,3 +380,32 @@ def test_a_process_that_is_killed_leaves_a_whole_epoch(path):
             assert checkpoint.mark == epoch
             state = dumps({"epoch": epoch, "text": "x" * 300})
             assert checkpoint.load(list(range(200))) == [state] * 200
+
+
+def test_a_log_that_breaks_off_anywhere_leaves_a_whole_epoch(path, tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-c", WRITE, str(path)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment(),
+    )
+    while process.stdout.readline() != "3\n":
+        pass
+    process.kill()
+    process.communicate()
+    size = (path / "state.sqlite-wal").stat().st_size
+    assert size
+    epochs = set()
+    for part in range(11):
+        copied = tmp_path / f"copy-{part}"
+        shutil.copytree(path, copied)
+        os.truncate(copied / "state.sqlite-wal", size * part // 10)
+        with opened(copied) as checkpoint:
+            epoch = checkpoint.epoch
+            epochs.add(epoch)
+            assert (checkpoint.positions, checkpoint.mark) == (
+                ({0: epoch}, epoch) if epoch else ({}, None)
+            )
+            state = dumps({"epoch": epoch, "text": "x" * 300}) if epoch else None
+            assert checkpoint.load(list(range(200))) == [state] * 200
+    assert len(epochs) > 1

@@ -33,6 +33,28 @@ def test_figures_while_it_runs(velo, mode):
     assert process.returncode == 0
 
 
+def test_the_last_tick_of_a_checkpoint(velo):
+    velo.file(
+        "kept.py",
+        "from velo import stream_fn\n"
+        "@stream_fn\n"
+        "async def count(events, state):\n"
+        "    async for event in events:\n"
+        "        state['n'] = state.get('n', 0) + 1\n"
+        "        yield state['n']\n",
+    )
+    velo.file("in.ndjson", '{"k":1}\n')
+    url = f"file://{velo.folder}/in.ndjson?follow=true"
+    run = ("run", "kept.py:count", "-i", url, "-k", "k", "-o", "out", "--checkpoint", "kept")
+    process = velo.start(*run, "--checkpoint-every", "0.05", "--metrics", "127.0.0.1:0")
+    line = process.stderr.readline().decode()
+    (url,) = re.findall(r"velo: metrics at (http://127\.0\.0\.1:\d+/metrics)", line)
+    until_sync(lambda: scrape(url).get("velo_run_epoch", 0) > 1)
+    assert scrape(url)["velo_run_epoch_age_seconds"] >= 0
+    process.terminate()
+    process.communicate(timeout=HANG)
+
+
 def test_where_it_cannot_listen(velo):
     for where, message in {
         "9464": "must be HOST:PORT",
