@@ -149,6 +149,7 @@ class Driver:
         self._feeding = asyncio.Lock()
         self._stopping = False
         self._reading: asyncio.Task[None] | None = None
+        self._reads = False
         self._ticks = ticks
         if ticks is not None:
             ticks.attach(self, self._keys, self._feeding)
@@ -199,7 +200,8 @@ class Driver:
         self._stopping = True
         if (stop := getattr(self.source, "stop", None)) is not None:
             stop()
-        elif self._reading is not None:
+        elif self._reading is not None and self._reads:
+            self._reads = False
             self._reading.cancel()
 
     async def _batches(self) -> AsyncGenerator[list[tuple[Any, Any]], None]:
@@ -251,6 +253,9 @@ class Driver:
 
     async def _read_all(self) -> None:
         gates = self._gates
+        self._reads = not self._stopping
+        if self._stopping:
+            return
         try:
             async with contextlib.aclosing(_Closable(self.source)) as items:
                 async for item in items:
@@ -268,6 +273,9 @@ class Driver:
                     if self._stopping:
                         break
             await self._until(lambda: not gates.closed)
+            self._reads = False
+            if self._stopping:
+                await asyncio.sleep(0)  # where the source itself has called `stop`
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if not self._stopping or task is None:

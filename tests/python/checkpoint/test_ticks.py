@@ -6,6 +6,7 @@ import pytest
 
 from replayed import Again, Committing, TakingBack, by_key, expected, sequence
 from velo._diagnostics import failpoints
+from velo.connect import Record
 from velo.connect.memory import MemorySink
 
 # Steps at which `reached` is called in a tick.
@@ -158,4 +159,44 @@ async def test_a_key_without_new_records_ends_after_a_restart_too(mode, sink, tm
     assert all(result[0] != "end" for _, result in sink.kept)
     sink = remake(sink)
     await run(mode, {"a": events}, sink, tmp_path)
+    assert by_key(sink.kept) == expected(events)
+
+
+class Short:
+    """A source of one batch that cannot stop."""
+
+    name = "short"
+
+    def __init__(self, events, ends=lambda: None):
+        self.events = events
+        self.ends = ends
+
+    def seek(self, positions):
+        self.events = self.events[positions.get("p", -1) + 1 :]
+
+    async def __aiter__(self):
+        yield [Record(value, partition="p", position=n) for n, value in enumerate(self.events)]
+        self.ends()
+
+    async def commit(self, positions):
+        pass
+
+
+async def test_a_source_may_stop_its_run_with_its_last_words(mode, sink, tmp_path):
+    events = events_of(50)
+    connected = sequence.options(mode=mode).keyed(source := Short(events), key="k")
+    source.ends = connected.stop
+    await connected.into(sink, checkpoint=tmp_path)
+    assert len(sink.kept) == 50, "no key has ended"
+    sink = remake(sink)
+    await sequence.options(mode=mode).keyed(Short(events), key="k").into(sink, checkpoint=tmp_path)
+    assert by_key(sink.kept) == expected(events)
+
+
+async def test_a_run_that_is_at_its_end_cannot_be_stopped_any_more(mode, sink, tmp_path):
+    events = events_of(50)
+    connected = sequence.options(mode=mode).keyed(Short(events), key="k")
+    failpoints.hook = lambda _area, _step: connected.stop()
+    await connected.into(sink, checkpoint=tmp_path, checkpoint_every=60)
+    failpoints.hook = None
     assert by_key(sink.kept) == expected(events)
