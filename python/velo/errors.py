@@ -29,6 +29,13 @@ __all__ = [
 class VeloError(Exception):
     """The base class of all errors of velo."""
 
+    def _repr_html_(self) -> str:
+        from velo._html import table
+
+        notes = [("note", note) for note in getattr(self, "__notes__", ())]
+        known = [(name, repr(value)) for name, value in vars(self).items() if name[0] != "_"]
+        return table(type(self).__name__, [("says", self), *known, *notes])
+
 
 class StreamClosed(VeloError, RuntimeError):
     """A stream takes no more events, or has no more results; the message says why."""

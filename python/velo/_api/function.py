@@ -132,17 +132,26 @@ class StreamFn(Generic[In, Out]):
         """
         return Opening(self._opener, key)
 
-    async def run(self, events: Iterable[In] | AsyncIterable[In]) -> list[Out]:
+    async def run(
+        self, events: Iterable[In] | AsyncIterable[In], *, progress: bool = False
+    ) -> list[Out]:
         """Send all events through a new stream, end its input, and return all results.
 
         They include results that the function yields after its loop. Events are taken from the
         source when the function has room for them.
+
+        Args:
+            events: The source.
+            progress: Whether to show how many events were taken from the source, in a terminal (on
+                stderr) or a notebook.
 
         Raises:
             Exception: Exceptions of the source and of the function, and those of `open` and
                 `Stream.send`. Results before it are lost.
 
         """
+        if progress:
+            events = self._shown(events)
         async with self.open() as stream:
             if not isinstance(events, AsyncIterable):
                 return await stream._run_plain(events)
@@ -151,7 +160,9 @@ class StreamFn(Generic[In, Out]):
             results.extend([result async for result in stream])
         return results
 
-    def run_sync(self, events: Iterable[In] | AsyncIterable[In]) -> list[Out]:
+    def run_sync(
+        self, events: Iterable[In] | AsyncIterable[In], *, progress: bool = False
+    ) -> list[Out]:
         """Do the same as `run`, from code without an event loop.
 
         velo keeps an event loop for each thread that calls this, so that workers stay warm from one
@@ -165,7 +176,12 @@ class StreamFn(Generic[In, Out]):
         self._prepare_sync()
         from velo._api.sync import run
 
-        return run(lambda: self.run(events), self._spec.name, "run")
+        return run(lambda: self.run(events, progress=progress), self._spec.name, "run")
+
+    def _shown(self, events: Iterable[In] | AsyncIterable[In]) -> Any:
+        from velo._api.progress import shown
+
+        return shown(events, self._spec.name)
 
     def _prepare_sync(self) -> None:
         from velo._function.reference import refuse_while_importing
@@ -196,6 +212,7 @@ class StreamFn(Generic[In, Out]):
         max_pending: int = ...,
         on_error: Literal["raise", "drop"] | Callable[[Any, Exception], None] = ...,
         finished_keys: Literal["ignore", "restart", "raise"] = ...,
+        progress: bool = ...,
     ) -> KeyedResults[tuple[Any, Out]]: ...
     def keyed(
         self,
@@ -205,6 +222,7 @@ class StreamFn(Generic[In, Out]):
         max_pending: int = 10_000,
         on_error: Literal["raise", "drop"] | Callable[[Any, Exception], None] = "raise",
         finished_keys: Literal["ignore", "restart", "raise"] = "ignore",
+        progress: bool = False,
     ) -> Connected[tuple[Any, Out]] | KeyedResults[tuple[Any, Out]]:
         """Run the function for each key: `async for key, result in fn.keyed(events, key=...)`.
 
@@ -231,6 +249,8 @@ class StreamFn(Generic[In, Out]):
                 drops and counts them, `"restart"` runs the function anew, `"raise"` raises
                 `StreamClosed`. velo remembers the last 65,536 such keys; one that was forgotten
                 begins anew.
+            progress: Whether to show how many events were taken from the source, in a terminal (on
+                stderr) or a notebook. A source of `velo.connect` does not take it.
 
         A key begins with its first event. It ends after `timeout` idle seconds, or when another key
         needs its place under `max_concurrent` and it was used least recently: its input ends, and
@@ -243,10 +263,16 @@ class StreamFn(Generic[In, Out]):
         Raises:
             Exception: Exceptions of the source, of `key` and of the function. Those of `key` have a
                 note with the event, those of the function one with the key. All keys are cancelled.
-            ValueError: When `max_pending` is less than 1, or another argument has no such value.
+            ValueError: When `max_pending` is less than 1, or another argument has no such value;
+                for `progress` with a source of `velo.connect`.
 
         """
         if hasattr(events, "commit"):
+            if progress:
+                raise ValueError(
+                    "`progress=True` counts the events of an iterable; `velo run`, "
+                    "`velo.metrics` and `velo dashboard --metrics` show the progress of a source"
+                )
             from velo._api.connected import Connected
             from velo._api.terms import Terms
 
@@ -255,7 +281,8 @@ class StreamFn(Generic[In, Out]):
             return Connected(self._spec, source, key, terms, with_keys=True)
         from velo._api.keyed_results import keyed_results
 
-        return keyed_results(self._spec, events, key, max_pending, on_error, finished_keys)
+        shown = self._shown(events) if progress else events
+        return keyed_results(self._spec, shown, key, max_pending, on_error, finished_keys)
 
     def keyed_sync(
         self,
@@ -265,6 +292,7 @@ class StreamFn(Generic[In, Out]):
         max_pending: int = 10_000,
         on_error: Literal["raise", "drop"] | Callable[[Any, Exception], None] = "raise",
         finished_keys: Literal["ignore", "restart", "raise"] = "ignore",
+        progress: bool = False,
     ) -> list[tuple[Any, Out]]:
         """Return what `keyed` yields, as a list, from code without an event loop.
 
@@ -278,9 +306,11 @@ class StreamFn(Generic[In, Out]):
         from velo._api.keyed_results import keyed_results
         from velo._api.sync import run
 
+        source = self._shown(events) if progress else events
+
         async def collect() -> list[tuple[Any, Out]]:
             settings = (key, max_pending, on_error, finished_keys)
-            return [pair async for pair in keyed_results(self._spec, events, *settings)]
+            return [pair async for pair in keyed_results(self._spec, source, *settings)]
 
         return run(collect, self._spec.name, "keyed")
 
@@ -390,6 +420,11 @@ class StreamFn(Generic[In, Out]):
     def __repr__(self) -> str:
         """Name and mode."""
         return f"<StreamFn `{self._spec.name}` {self.config.mode}>"
+
+    def _repr_html_(self) -> str:
+        from velo._api.notebook import function_html
+
+        return function_html(self._spec)
 
 
 def _source_of(source: Any) -> Source:

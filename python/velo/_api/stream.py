@@ -91,7 +91,9 @@ class Stream(_core.StreamBase[In, Out], Generic[In, Out]):
         """
         return self._end("the input was ended by `end()`")
 
-    def feed(self, events: Iterable[In] | AsyncIterable[In]) -> AsyncIterator[Out]:
+    def feed(
+        self, events: Iterable[In] | AsyncIterable[In], *, progress: bool = False
+    ) -> AsyncIterator[Out]:
         """Send all events while receiving: `async for result in stream.feed(events)`.
 
         Events are taken from the source when the function has room for them; results arrive in
@@ -103,6 +105,11 @@ class Stream(_core.StreamBase[In, Out], Generic[In, Out]):
         After a `break`, the function still handles the events that were sent, and you can receive
         their results. A cancelled wait loses nothing.
 
+        Args:
+            events: The source.
+            progress: Whether to show how many events were taken from the source, in a terminal (on
+                stderr) or a notebook.
+
         Raises:
             StreamClosed: When the input has ended already.
             StreamBusy: When another task sends or receives, or from another thread or event loop.
@@ -110,6 +117,10 @@ class Stream(_core.StreamBase[In, Out], Generic[In, Out]):
                 results before them; and of `send`, about an event.
 
         """
+        if progress:
+            from velo._api.progress import shown
+
+            events = shown(events, self.name)
         if isinstance(events, AsyncIterable):
             return self._feed_async(events)
         return self._feed(source.plain(events, self._config.buffer, self._loop))
@@ -134,6 +145,11 @@ class Stream(_core.StreamBase[In, Out], Generic[In, Out]):
     def closed(self) -> bool:
         """Whether the stream takes no more events."""
         return self._closed is not None
+
+    def _repr_html_(self) -> str:
+        from velo._api.notebook import stream_html
+
+        return stream_html(self)
 
     async def aclose(self) -> None:
         """Close the stream: end its input, and drop its remaining results.

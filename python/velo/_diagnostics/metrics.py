@@ -68,6 +68,11 @@ class StreamMetrics(NamedTuple):
         """`duration` in milliseconds."""
         return self.duration * 1000
 
+    def _repr_html_(self) -> str:
+        from velo._html import counters
+
+        return counters(type(self).__name__, self._asdict())
+
 
 class KeysMetrics(NamedTuple):
     """A snapshot of the counters of the keys that `fn.keys()` has opened."""
@@ -90,6 +95,11 @@ class KeysMetrics(NamedTuple):
     """Results that the iteration has not received. They count for `max_pending`."""
     dropped: int
     """Events that were dropped because the function of their key has returned."""
+
+    def _repr_html_(self) -> str:
+        from velo._html import counters
+
+        return counters(type(self).__name__, self._asdict())
 
 
 class FunctionMetrics(NamedTuple):
@@ -129,3 +139,8 @@ class FunctionMetrics(NamedTuple):
     """Keys that have ended."""
     keys_evicted: int = 0
     """Keys whose input was ended because another key needed their place under `max_concurrent`."""
+
+    def _repr_html_(self) -> str:
+        from velo._html import counters
+
+        return counters(type(self).__name__, self._asdict())
