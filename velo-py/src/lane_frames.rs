@@ -99,26 +99,30 @@ pub struct Terms {
     /// the worker dies; or whenever the caller asks for it, and then only.
     pub recovers: bool,
     pub on_request: bool,
+    /// Results get the trace context of the records that they are made from.
+    pub traces: bool,
 }
 
 impl Terms {
     /// As they travel.
-    pub fn bytes(self) -> [u8; 8] {
+    pub fn bytes(self) -> [u8; 9] {
         let [a, b, c, d] = self.window.to_le_bytes();
         let (all, restarts) = (u8::from(self.tells_all), u8::from(self.restarts));
         let (recovers, on_request) = (u8::from(self.recovers), u8::from(self.on_request));
-        [a, b, c, d, all, restarts, recovers, on_request]
+        let traces = u8::from(self.traces);
+        [a, b, c, d, all, restarts, recovers, on_request, traces]
     }
 
     /// Reads them.
     pub fn read(payload: &[u8]) -> PyResult<Terms> {
         match *payload {
-            [a, b, c, d, all, restarts, recovers, on_request] => Ok(Terms {
+            [a, b, c, d, all, restarts, recovers, on_request, traces] => Ok(Terms {
                 window: u32::from_le_bytes([a, b, c, d]),
                 tells_all: all != 0,
                 restarts: restarts != 0,
                 recovers: recovers != 0,
                 on_request: on_request != 0,
+                traces: traces != 0,
             }),
             _ => Err(errors::corrupted("the terms of a lane make no sense")),
         }

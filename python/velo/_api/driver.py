@@ -135,6 +135,8 @@ class Driver:
             restore=None if ticks is None else ticks.restore,
             unloads=unloads,
         )
+        if flush is not None:
+            self._keys.trace()
         self._gates = Gates(source, self._keys.distance, terms.max_pending)
         # Handled, with results that were yielded; not committed yet.
         self._positions: dict[Hashable, Any] = {}

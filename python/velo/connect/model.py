@@ -25,6 +25,7 @@ __all__ = [
     "record_key",
     "record_of",
     "to",
+    "traced",
 ]
 
 Partition = Hashable
@@ -245,6 +246,18 @@ def addressed(key: Any, result: Any) -> To:
     if result.key is None:
         return To(result.value, result.topic, key, result.headers)
     return result
+
+
+_TRACE = frozenset(("traceparent", "tracestate"))
+
+
+def traced(result: Any, trace: Headers) -> To:
+    """Give a result the trace context of its record, unless it has one of its own."""
+    if type(result) is not To:
+        return To(result, None, None, trace)
+    if any(name.lower() in _TRACE for name, _ in result.headers):
+        return result
+    return To(result.value, result.topic, result.key, (*result.headers, *trace))
 
 
 def record_key(_event: Any) -> Any:

@@ -133,6 +133,7 @@ impl KeyEvents for KeyTable {
             if len == UNREADABLE {
                 return Err(event);
             }
+            inner.note_trace(py, name.id, &event);
             Ok(Next::Event(event))
         })?;
         next.map_err(|error| PyErr::from_value(error.into_bound(py)).into())

@@ -118,6 +118,7 @@ impl Keys {
             aged: 0,
             counts: Counts::default(),
             tracker: None,
+            traces: false,
             live_form: None,
             keep: recovery.map(|(limit, has_state, max_restarts)| Keep {
                 limit,
@@ -386,6 +387,7 @@ impl Keys {
             restarts: state.after_end == AfterEnd::Restart,
             recovers: state.keep.is_some() || state.saving().is_some(),
             on_request: state.saving().is_some(),
+            traces: state.traces,
         })?)
     }
 

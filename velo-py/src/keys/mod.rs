@@ -128,6 +128,7 @@ mod stuck_tasks;
 pub mod table;
 mod tasks;
 mod text_of;
+mod trace;
 pub mod tracker;
 mod tracking;
 mod turn;

@@ -82,6 +82,8 @@ pub struct State {
     pub(super) counts: Counts,
     /// For a source of `velo.connect`.
     pub(super) tracker: Option<Tracker>,
+    /// Results get the trace context of their records.
+    pub(super) traces: bool,
     /// Events come from tasks, and not from a source.
     pub(super) live_form: Option<Box<LiveForm>>,
     /// How keys are kept that outlive their workers.

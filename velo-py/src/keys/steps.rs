@@ -154,7 +154,7 @@ impl KeyTable {
                         came = Some(generator.close(py));
                         continue;
                     }
-                    result = Some(made);
+                    result = Some(self.traced(py, name, made));
                 }
                 Ok(Resumed::Awaiting(waiting)) => {
                     if waiting.is_none(py) {
@@ -256,6 +256,7 @@ impl KeyTable {
             inner.events += left.len() as u64 + u64::from(at_work);
             inner.bytes += bytes;
             inner.live -= 1;
+            inner.forget_trace(id);
             (name, answers, rest, (over, left))
         });
         let Ok((name, answers, rest, over)) = ended else {
@@ -314,6 +315,7 @@ impl KeyTable {
                 return None;
             }
             let name = inner.name(id);
+            inner.forget_trace(id);
             if inner.slots[id as usize].take(AT_WORK) {
                 inner.handled(id, 1, size(inner.slots[id as usize].current));
             }

@@ -1,10 +1,11 @@
 //! A key table: a slot for each key of one function, and the queue of keys that can run.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 
 use pyo3::prelude::*;
+use pyo3::types::PyTuple;
 
 use super::index::NONE;
 use super::key_task::KeyTask;
@@ -68,6 +69,8 @@ pub struct Inner {
     pub(super) live: usize,
     /// What is left of the running key's budget.
     pub(super) budget: u32,
+    /// The trace context of the records in hand that have one.
+    pub(super) traces: HashMap<u32, Py<PyTuple>>,
 }
 
 impl Inner {
@@ -136,6 +139,7 @@ impl KeyTable {
             shares: Vec::new(),
             live: 0,
             budget: BUDGET,
+            traces: HashMap::new(),
         };
         Arc::new_cyclic(|this| KeyTable {
             event_loop,

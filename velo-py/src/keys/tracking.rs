@@ -292,6 +292,11 @@ type Taken = (
 
 #[pymethods]
 impl Keys {
+    /// Gives results the trace context of the records that they are made from.
+    fn trace(&self, py: Python<'_>) -> PyResult<()> {
+        Ok(self.state.with(py, |state| state.traces = true)?)
+    }
+
     /// Tracks the records of the source. What fails is told as a `KeyFailure`, among the results. With
     /// `saves`, states are saved when `save_dirty` asks for it; with `unloads`, keys that make room for
     /// others or are idle are unloaded, and not ended.

@@ -245,6 +245,7 @@ impl Served {
             restarts: false,
             recovers: false,
             on_request: false,
+            traces: false,
         };
         let table = KeyTable::new(
             self.event_loop.clone_ref(py),
