@@ -304,6 +304,44 @@ class TestOutages:
         messages = await asyncio.to_thread(broker.read, topic, 200)
         assert [int(message.value()) for message in messages] == list(range(200))
 
+    async def test_a_tick_is_committed_through_a_restart(self, broker):
+        """The second one: the client knows then who coordinates the group, and must ask again."""
+        topic = broker.topic()
+        sink = connect.kafka(broker.address, topic, config=QUICK_SINK)
+        await sink.begin(topic)
+        for epoch in (1, 2, 3):
+            await sink.write([("k", epoch)])
+            await sink.flush()
+            if epoch == 2:
+                await asyncio.to_thread(broker.kill)
+            commit = asyncio.create_task(sink.commit(epoch, {}))
+            if epoch == 2:
+                await asyncio.to_thread(broker.start)
+                broker.disconnect()
+            await commit
+        await sink.close()
+        sink = connect.kafka(broker.address, topic, config=QUICK_SINK)
+        assert await sink.begin(topic, 3) == 3
+        await sink.close()
+        messages = await asyncio.to_thread(broker.read, topic, 3)
+        assert [int(message.value()) for message in messages] == [1, 2, 3]
+
+    async def test_a_commit_that_is_not_answered_in_time_is_an_error(self, broker):
+        topic = broker.topic()
+        config = {**QUICK_SINK, "transaction.timeout.ms": 1500}
+        sink = connect.kafka(broker.address, topic, config=config)
+        await sink.begin(topic)
+        await sink.write([("k", 1)])
+        await sink.flush()
+        broker.freeze()
+        try:
+            async with asyncio.timeout(HANG / 2):
+                with pytest.raises(Unreachable, match=r"1\.5 s.*at the next start"):
+                    await sink.commit(1, {})
+                await sink.close()
+        finally:
+            broker.thaw()
+
     async def test_results_that_no_broker_takes_in_time_are_an_error(self, broker):
         topic = broker.topic()
         sink = connect.kafka(

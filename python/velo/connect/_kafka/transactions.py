@@ -6,6 +6,9 @@ results. So the brokers alone say which epoch is the last one.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -25,6 +28,17 @@ _BEGIN = 60.0  # seconds until a coordinator that does not answer at the start i
 
 _EPOCH = "epoch="
 
+# librdkafka (2.16) drops its brokers when all of them are away, or when one is missing in the
+# metadata, and may then wait for one of these for ever, because it still counts as the coordinator
+# of the group. So none is dropped when all are away, and what it knows of coordinators lasts for a
+# few seconds only.
+_LASTING = {
+    "metadata.recovery.strategy": "none",
+    "topic.metadata.refresh.interval.ms": 3_000,
+    "metadata.max.age.ms": 10_000,
+}
+_TIMEOUT = "transaction.timeout.ms"
+
 
 class Transactions(Writer):
     """A transactional producer, with the group that has its epochs.
@@ -37,20 +51,24 @@ class Transactions(Writer):
     """
 
     def __init__(self, writing: Writing, link: Link, name: str) -> None:
-        config = {**writing.config, "transactional.id": f"velo-{name}"}
+        config = {_TIMEOUT: 60_000, **writing.config, **_LASTING}
+        config["transactional.id"] = f"velo-{name}"
         super().__init__(replace(writing, config=config), link)
         self._group = f"velo-{name}"
+        self._limit = int(config[_TIMEOUT]) / 1000
         self._consumer: Any = None
         self._is_open = False
+        self._is_stuck = False
 
     async def begin(self, epoch: int) -> int:
         """Abort what an earlier program has left open, shut it out, and give the last epoch.
 
         Raises:
             PositionLost: When the brokers have forgotten the epoch of the checkpoint.
+            Unreachable: When there is no answer in time.
 
         """
-        last: int = await self._in_thread(self._begin, epoch)
+        last: int = await self._within(2 * _BEGIN, self._begin, epoch)
         return last
 
     async def commit(self, epoch: int) -> None:
@@ -58,9 +76,55 @@ class Transactions(Writer):
 
         Raises:
             Superseded: When another program has begun under the same name.
+            Unreachable: When there is no answer in the time that a transaction may take.
 
         """
-        await self._in_thread(self._commit, epoch)
+        await self._within(self._limit, self._commit, epoch)
+
+    async def _within(self, seconds: float, call: Callable[[int], Any], epoch: int) -> Any:
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._in_thread(call, epoch)
+        except TimeoutError:
+            self._is_stuck = self._closing = True
+            raise Unreachable(
+                f"{self._link.name}: no answer of the brokers at {self._link.servers} to a "
+                f"transaction within {seconds:g} s (`{_TIMEOUT}`). Whether its results show is "
+                "found out at the next start"
+            ) from None
+
+    async def close(self) -> None:
+        """Close the producer; what was not committed does not show."""
+        if not self._is_stuck:
+            await super().close()
+
+    async def _in_thread(self, call: Callable[..., Any], *arguments: Any) -> Any:
+        """Make a call in a thread that holds up no end of the program: it may never return."""
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[Any] = loop.create_future()
+
+        def tell(result: Any, error: BaseException | None) -> None:
+            if done.done():
+                return
+            if error is None:
+                done.set_result(result)
+            else:
+                done.set_exception(error)
+
+        def run() -> None:
+            result, failure = None, None
+            try:
+                result = call(*arguments)
+            except BaseException as error:
+                failure = error
+            if self._is_stuck:
+                self._close()  # late, as nobody waits for it
+                return
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(tell, result, failure)
+
+        threading.Thread(target=run, name=f"velo {self._link.name}", daemon=True).start()
+        return await done
 
     # In the thread.
 
@@ -137,12 +201,12 @@ class Transactions(Writer):
             ConnectError: When the brokers refuse.
 
         """
-        while True:
+        while not self._closing:
             try:
                 return call()
             except KafkaException as error:
                 why = cause(error)
-            if not transient(why) or why.fatal() or why.txn_requires_abort() or self._closing:
+            if not transient(why) or why.fatal() or why.txn_requires_abort():
                 raise self._named(why)
             if deadline is not None and time.monotonic() > deadline:
                 raise Unreachable(
@@ -150,6 +214,7 @@ class Transactions(Writer):
                     f"not answer within {_BEGIN:g} s: {why.str()}"
                 )
             time.sleep(_AGAIN)
+        raise Unreachable(f"{self._link.name}: closed before the transaction was committed")
 
     def _named(self, error: KafkaError) -> ConnectError:
         return self._link.named(error, self._writing.topic, "the transaction was not committed")
