@@ -33,6 +33,7 @@ class Job:
         results: The topic of the results, which is empty.
         group: The consumer group, which nothing else uses.
         count: The number of events.
+        lasts: Whether a peer keeps its states on the disk.
 
     """
 
@@ -41,6 +42,7 @@ class Job:
     results: str
     group: str
     count: int
+    lasts: bool = False
 
 
 @contextlib.contextmanager

@@ -31,6 +31,7 @@ class Subject:
         arguments: Its arguments, as far as JSON carries them.
         environment: Environment variables for its process, added to those of this one.
         python: The interpreter for the module's file alone; None: this one.
+        limit: It hangs when it takes longer than so many seconds.
 
     """
 
@@ -38,6 +39,7 @@ class Subject:
     arguments: tuple[Any, ...] = ()
     environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
     python: str | None = None
+    limit: float = LIMIT
 
     def measure(self) -> dict[str, float]:
         """Run it.
@@ -57,12 +59,12 @@ class Subject:
                 command,
                 capture_output=True,
                 text=True,
-                timeout=LIMIT,
+                timeout=self.limit,
                 check=False,
                 env={**os.environ, **self.environment},
             )
         except subprocess.TimeoutExpired:
-            raise RuntimeError(f"not done after {LIMIT:g} s") from None
+            raise RuntimeError(f"not done after {self.limit:g} s") from None
         if run.returncode != 0:
             lines = run.stderr.strip().splitlines() or [f"exit code {run.returncode}"]
             raise RuntimeError(lines[-1])

@@ -31,6 +31,7 @@ NAMES = [
     "codec",
     "watching",
     "connect",
+    "checkpoint",
     "alternatives",
 ]
 # What can be measured without process mode.

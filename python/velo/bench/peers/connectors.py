@@ -12,7 +12,7 @@ from velo.bench.connect_kafka import Job, measured
 from velo.bench.floors import Measured
 from velo.bench.peers import environments
 
-__all__ = ["CONNECTORS", "Connector", "kafka", "made", "python_of"]
+__all__ = ["CONNECTORS", "LASTING", "Connector", "kafka", "made", "python_of"]
 
 LIMIT = 100.0  # seconds of a run
 
@@ -37,6 +37,9 @@ CONNECTORS = {
     "Bytewax": Connector("kafka_bytewax.py", ("bytewax[kafka]==0.21.1", "orjson")),
 }
 
+LASTING = {"Quix Streams": "RocksDB", "Bytewax": "its recovery in SQLite"}
+"""Those that can keep states on the disk, and where."""
+
 
 def made(name: str) -> str | None:
     """Give the interpreter of a peer; None where its environment is not made."""
@@ -53,10 +56,13 @@ def python_of(name: str) -> str:
     return environments.python_of(CONNECTORS[name].requirements)
 
 
-def kafka(name: str, python: str, servers: str, source: str, count: int) -> Measured:
-    """Run a peer between two topics."""
+def kafka(
+    name: str, python: str, servers: str, source: str, count: int, lasts: bool = False
+) -> Measured:
+    """Run a peer between two topics; with `lasts`, its states are kept each second."""
 
     def run(job: Job) -> None:
+        job = dataclasses.replace(job, lasts=lasts)
         script = Path(__file__).parent / CONNECTORS[name].script
         try:
             done = subprocess.run(

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 import time
+from datetime import timedelta
 from typing import Any
 
 import bytewax.operators as op
 import orjson
 from bytewax.connectors.kafka import KafkaSink, KafkaSinkMessage, KafkaSource
 from bytewax.dataflow import Dataflow
+from bytewax.recovery import RecoveryConfig, init_db_dir
 from bytewax.testing import run_main
 
 job = json.loads(sys.argv[1])
@@ -43,4 +46,11 @@ if __name__ == "__main__":
     users = op.map("keyed", source, keyed)
     results = op.map("message", op.stateful_map("spending", users, spending), message)
     op.output("out", results, KafkaSink([job["servers"]], job["results"]))
-    run_main(flow)
+    if job["lasts"]:
+        with tempfile.TemporaryDirectory(prefix="velo-bench-bytewax-") as folder:
+            init_db_dir(folder, 1)
+            run_main(
+                flow, epoch_interval=timedelta(seconds=1), recovery_config=RecoveryConfig(folder)
+            )
+    else:
+        run_main(flow)

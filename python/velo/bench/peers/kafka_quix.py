@@ -1,4 +1,4 @@
-"""Quix Streams: a function with a dict. A program for an environment that has no velo."""
+"""Quix Streams: a function with a dict, or a state. A program for an environment without velo."""
 
 from __future__ import annotations
 
@@ -25,6 +25,18 @@ def spending(payment: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
+def lasting(payment: dict[str, Any], state: Any) -> dict[str, Any]:
+    """Do the same with a state on the disk."""
+    user = payment["user"]
+    count, total = state.get("count", 0) + 1, state.get("total", 0.0) + payment["amount"]
+    state.set("count", count)
+    state.set("total", total)
+    result = {"user": user, "count": count, "total": total}
+    if count == 1:
+        result["began"] = time.time()
+    return result
+
+
 if __name__ == "__main__":
     app = Application(
         broker_address=job["servers"],
@@ -32,10 +44,15 @@ if __name__ == "__main__":
         auto_offset_reset="earliest",
         auto_create_topics=False,
         use_changelog_topics=False,
+        commit_interval=1.0 if job["lasts"] else 5.0,
         state_dir=tempfile.mkdtemp(prefix="velo-bench-quix-"),
         loglevel="ERROR",
     )
     payments = app.topic(job["source"], key_deserializer="str", value_deserializer="json")
     results = app.topic(job["results"], key_serializer="str", value_serializer="json")
-    app.dataframe(payments).apply(spending).to_topic(results)
+    events = app.dataframe(payments)
+    if job["lasts"]:
+        events.apply(lasting, stateful=True).to_topic(results)
+    else:
+        events.apply(spending).to_topic(results)
     app.run(count=job["count"], collect=False)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from velo.bench.measure import Plan, Row
 from velo.bench.scenarios import (
     alternatives,
+    checkpoint,
     codec,
     concurrency,
     connect,
@@ -34,5 +35,6 @@ SCENARIOS: dict[str, Callable[[Plan], Iterator[Row]]] = {
     "codec": codec.measure,
     "watching": watching.measure,
     "connect": connect.measure,
+    "checkpoint": checkpoint.measure,
     "alternatives": alternatives.measure,
 }

@@ -1,0 +1,139 @@
+"""What a checkpoint costs: rates, a restart, more keys than memory holds, and the disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from velo import _core
+from velo.bench.connect_broker import NoBroker, broker
+from velo.bench.connect_job import KEYS
+from velo.bench.connect_kafka import source
+from velo.bench.measure import Plan, Row, Subject, bounded, compare
+from velo.bench.peers.connectors import LASTING, python_of
+from velo.bench.peers.environments import Refused
+
+COUNT = 1_000_000
+FEW, MANY, TOUCHED = 1_000, 1_000_000, 50_000
+RESTARTED = 2_000_000
+STORED, IN_MEMORY, UNLOADING = 10_000_000, 100_000, 200_000
+TICKS, FIRST_TICKS = 500, 20
+KAFKA_COUNT = 100_000
+# Seconds: a checkpoint of 10,000,000 keys is made first.
+LIMIT = 900.0
+
+# Of the rate without a checkpoint.
+FEW_TARGET, MANY_TARGET = 0.9, 0.7
+RESTART_TARGET = 5.0  # seconds
+SIZE_TARGET = 2.0  # of the size after the first ticks
+
+WITHOUT = "the same without a checkpoint"
+
+
+def measure(plan: Plan) -> Iterator[Row]:
+    """Measure velo with a checkpoint every second, alone and between topics of Kafka."""
+    modes = (("inline", None), ("process", min(2, _core.usable_cores())))
+    for mode, workers in modes:
+        yield from _rates(plan, mode, workers)
+        yield from _restart(plan, mode, workers)
+        yield from _unloading(plan, mode, workers)
+    yield from _size(plan)
+    yield from _kafka(plan, modes)
+
+
+def _ours(function: str, *arguments: object) -> Subject:
+    return Subject(f"velo.bench.ours_checkpoint:{function}", arguments, limit=LIMIT)
+
+
+def _rates(plan: Plan, mode: str, workers: int | None) -> Iterator[Row]:
+    count, many = plan.scaled(COUNT), plan.scaled(MANY)
+    touched = plan.scaled(TOUCHED)
+    for keys, each, target in ((FEW, FEW, FEW_TARGET), (many, touched, MANY_TARGET)):
+        of = (mode, workers, keys, each, count)
+        figures = plan.in_turn(
+            {"with": _ours("throughput", *of, True), WITHOUT: _ours("throughput", *of, False)}
+        )
+        some = "" if keys == each else f", {each:,} of them each second"
+        measurement = f"a checkpoint every second, {mode}, dicts of {keys:,} keys{some}"
+        yield from compare(
+            figures, "with", WITHOUT, measurement=measurement, unit="events/s", target=target
+        )
+
+
+def _restart(plan: Plan, mode: str, workers: int | None) -> Iterator[Row]:
+    keys = plan.scaled(RESTARTED)
+    yield from bounded(
+        plan.in_turn({"restart": _ours("restart", mode, workers, keys)}),
+        "restart",
+        measurement=f"a restart with {keys:,} keys, {mode}, until 1,000 of them had an event",
+        unit="s",
+        figure="s",
+        target=RESTART_TARGET,
+    )
+
+
+def _unloading(plan: Plan, mode: str, workers: int | None) -> Iterator[Row]:
+    keys, most, count = (plan.scaled(number) for number in (STORED, IN_MEMORY, UNLOADING))
+    of = (mode, workers, keys, most, count)
+    figures = plan.in_turn(
+        {"unloads": _ours("unloading", *of, True), "all": _ours("unloading", *of, False)}
+    )
+    measurement = f"`keys=unload`, {mode}: {most:,} of {keys:,} keys in memory"
+    rows = compare(figures, "unloads", "all", measurement=measurement, unit="events/s")
+    for row in rows:
+        yield row.named("the same, no key is unloaded")
+
+
+def _size(plan: Plan) -> Iterator[Row]:
+    ticks = max(plan.scaled(TICKS), FIRST_TICKS + 5)
+    figures = plan.in_turn(
+        {"later": _ours("size", FEW, ticks), "first": _ours("size", FEW, FIRST_TICKS)}
+    )
+    rows = compare(
+        figures,
+        "later",
+        "first",
+        measurement=f"the folder after {ticks} ticks of {FEW:,} keys",
+        unit="KiB",
+        figure="KiB",
+        target=SIZE_TARGET,
+    )
+    for row in rows:
+        yield row.named(f"after {FIRST_TICKS} ticks")
+
+
+def _kafka(plan: Plan, modes: tuple[tuple[str, int | None], ...]) -> Iterator[Row]:
+    count = plan.scaled(KAFKA_COUNT)
+    try:
+        with broker() as servers, source(servers, count) as topic:
+            yield from _between_topics(plan, modes, (servers, topic, count))
+    except NoBroker as error:
+        plan.warn(f"checkpoint: {error}")
+
+
+def _between_topics(
+    plan: Plan, modes: tuple[tuple[str, int | None], ...], at: tuple[str, str, int]
+) -> Iterator[Row]:
+    subjects: dict[str, Subject] = {}
+    for mode, workers in modes:
+        where = "velo.bench.ours_connect:kafka"
+        subjects[f"{mode}, without"] = Subject(where, (mode, workers, *at))
+        subjects[mode] = _ours("kafka", mode, workers, *at)
+    others = {}
+    for name, kept in LASTING.items():
+        if plan.peers is None or name in plan.peers:
+            plan.say(f"an environment for {name}")
+            try:
+                python = python_of(name)
+            except Refused as error:
+                plan.warn(f"{name}: {error}")
+            else:
+                others[name] = f"{name} with {kept}, at least once"
+                where = "velo.bench.peers.connectors:kafka"
+                subjects[name] = Subject(where, (name, python, *at, True))
+    figures = plan.in_turn(subjects)
+    for mode, _ in modes:
+        measurement = f"Kafka to Kafka, {KEYS:,} keys, exactly once, {mode}"
+        for other, name in {f"{mode}, without": WITHOUT, **others}.items():
+            rows = compare(figures, mode, other, measurement=measurement, unit="events/s")
+            for row in rows:
+                yield row.named(name)
