@@ -13,10 +13,10 @@ from velo._api.patience import closed
 from velo._api.sink_calls import SinkCalls, kind_of
 from velo._api.terms import Checkpointing, Figures, OnError, Terms
 from velo._api.ticks import Ticks
-from velo._checkpoint.checkpoint import Checkpoint
 from velo.errors import StreamBusy, StreamClosed
 
 if TYPE_CHECKING:
+    from velo._checkpoint.checkpoint import Checkpoint
     from velo._function.spec import FunctionSpec
     from velo.connect.model import Sink, Source
 
@@ -209,6 +209,8 @@ class Connected(AsyncIterator[T], Generic[T]):
         return driver.figures
 
     async def _opened(self, kept: Checkpointing) -> Checkpoint:
+        from velo._checkpoint.checkpoint import Checkpoint  # SQLite only where it is needed
+
         assert kept.path is not None
         try:
             return Checkpoint.open(
