@@ -17,7 +17,7 @@ from collections.abc import (
 from contextvars import Context
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, Generic, Literal, Protocol, Self, SupportsIndex, TypeVar
+from typing import Any, Generic, Protocol, Self, SupportsIndex, TypeVar
 
 T = TypeVar("T")
 _Link = TypeVar("_Link")
@@ -292,13 +292,15 @@ class Keys:
     def idle(self) -> float: ...
     def expire(self, seconds: float) -> None: ...
     def age(self, seconds: float) -> None: ...
-    def track(self, by_record_key: bool, saves: bool, unloads: bool) -> None: ...
+    def track(
+        self, by_record_key: bool, saves: bool, unloads: bool, max_restarts: int | None
+    ) -> None: ...
     def take(
         self, most: int
     ) -> tuple[
         list[tuple[Any, Any]],
         list[KeyFailure],
-        list[tuple[int, Hashable, bytes | Literal[False] | None]],
+        list[tuple[int, Hashable, bytes | bool | None]],
         bool,
     ]: ...
     def save_dirty(self, once: bool) -> int: ...

@@ -84,7 +84,8 @@ def tracked(
     result is what iterating gives, or None where something else is to be had from `Keys.take`.
 
     With `restore`, states are saved when `Keys.save_dirty` asks for it, and `restore` gives those
-    of keys that open; with `unloads`, keys that make room for others or are idle are unloaded.
+    of keys that open; with `unloads`, keys that make room for others or are idle are unloaded. With
+    `recover="replay"`, keys whose worker dies go on from their last snapshots.
     """
     host = Host(spec, _RING_EVENTS)
     host.restore = restore
@@ -94,7 +95,9 @@ def tracked(
         *(config.timeout is not None, finished_keys, MOST_FINISHED, "raise"),
     )
     host.keys = keys = _core.Keys(host, feed, True, key, host.most_lanes, settings)
-    keys.track(by_record_key, restore is not None, unloads)
+    recovers = config.mode == "process" and config.recover == "replay"
+    max_restarts = config.max_restarts if recovers else None
+    keys.track(by_record_key, restore is not None, unloads, max_restarts)
     keys.enter(spec.stats)
     guard = guarding(host)
     host.guard = weakref.ref(guard)

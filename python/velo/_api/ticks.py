@@ -114,7 +114,9 @@ class Ticks:
         self._feeding: asyncio.Lock
         # Results are written at ticks, and not as they come.
         self._holds = False
-        self._held: list[tuple[Any, Any]] = []
+        # None: it will come again, since the worker has died.
+        self._has_dropped = False
+        self._held: list[tuple[Any, Any] | None] = []
         # By key: how many of the results that are held lie before its last mark.
         self._marks: dict[Hashable, int] = {}
         self._changes: dict[Hashable, Change] = {}
@@ -229,13 +231,17 @@ class Ticks:
     # Between ticks.
 
     def took(
-        self, results: list[tuple[Any, Any]], marks: list[tuple[int, Hashable, Change]], first: int
+        self,
+        results: list[tuple[Any, Any]],
+        marks: list[tuple[int, Hashable, bytes | bool | None]],
+        first: int,
     ) -> list[tuple[Any, Any]]:
         """Note results, and what has become of keys; return the results that are not held.
 
         Args:
             results: Results with their keys.
-            marks: Before which result, the key, and its change.
+            marks: Before which result, the key, and its change; True: what lies behind its last
+                mark comes again.
             first: Which of the results is the one that marks count from.
 
         """
@@ -245,15 +251,29 @@ class Ticks:
             results = []
             if len(self._held) >= _MOST_HELD:
                 self._due.set()
+        rolled_back: dict[Hashable, list[range]] = {}
         for index, key, change in marks:
-            self._changes[key] = change
-            self._marks[key] = before + index
+            if change is True:
+                behind = range(self._marks.get(key, 0), before + index)
+                rolled_back.setdefault(key, []).append(behind)
+            else:
+                self._changes[key] = change
+                self._marks[key] = before + index
+        if rolled_back:
+            self._roll_back(rolled_back)
         if (
             self._keys.dirty >= _MOST_DIRTY
             and time.monotonic() > self._last + _TIMES_COST * self._cost
         ):
             self._due.set()
         return results
+
+    def _roll_back(self, places: dict[Hashable, list[range]]) -> None:
+        """Drop the results of keys at these places."""
+        self._has_dropped = True
+        for number, item in enumerate(self._held):
+            if item is not None and any(number in some for some in places.get(item[0], ())):
+                self._held[number] = None
 
     async def room(self) -> None:
         """Wait while so many results are held that no more records are to be fed."""
@@ -345,20 +365,28 @@ class Ticks:
 
     def _release(self, late: list[Hashable]) -> list[tuple[Any, Any]]:
         """Give the results up to the cut; those of late keys behind their last snapshot stay."""
-        held, self._held = self._held, []
+        held: list[Any] = self._held
+        self._held = []
         marks, self._marks = self._marks, {}
         self._freed.set()
-        if not late or not held:
+        if not late and not self._has_dropped:
             return held
-        behind, free = set(late), []
+        self._has_dropped = False
+        behind = set(late)
+        free: list[tuple[Any, Any]] = []
+        kept: list[tuple[Any, Any] | None] = []
         for number, item in enumerate(held):
+            if item is None:
+                continue
             if item[0] not in behind or number < marks.get(item[0], 0):
                 free.append(item)
             else:
-                self._held.append(item)
-        if len(self._held) > _MOST_BEHIND:
+                kept.append(item)
+        self._held = kept
+        if len(kept) > _MOST_BEHIND:
+            key = next(iter(behind))
             raise CheckpointError(
-                f"the key {self._held[0][0]!r} makes more and more results without asking for its "
+                f"the key {key!r} makes more and more results without asking for its "
                 "next event, so that no tick can store them: its function has to ask for events, "
                 "also where it makes results by the clock"
             )

@@ -10,6 +10,7 @@ use super::index::Stage;
 use super::journal::Keep;
 use super::keyed::Keys;
 use super::lane::Way;
+use super::rolling_back::{At, Rolled};
 use super::routing::{OnError, State};
 use super::tracking::End;
 use crate::process::client::blame::{Death, DiedIn, Place, enough};
@@ -86,14 +87,17 @@ impl Keys {
             key: lost.key.clone_ref(py),
             event: at.map_or(0, |at| at.event),
         });
+        let lane = Gone {
+            number,
+            error,
+            death,
+            at,
+        };
         if let Some(keep) = self.state.with(py, |state| state.keep)? {
-            let lane = Gone {
-                number,
-                error,
-                death,
-                at,
-            };
             return self.recover(py, &lane, &lost, ran.as_ref(), keep);
+        }
+        if let Some(max_restarts) = self.state.with(py, |state| state.rolls_back())? {
+            return self.roll_back(py, &lane, &lost, ran.as_ref(), max_restarts);
         }
         let raises = |state: &mut State| matches!(state.on_error, OnError::Raise);
         if self.state.with(py, raises)? {
@@ -121,22 +125,8 @@ impl Keys {
         ran: Option<&Ran>,
         keep: Keep,
     ) -> PyResult<()> {
-        let stillborn = self.state.with(py, |state| {
-            let silent = !state.lanes[lane.number].heard;
-            let of_lane = matches!(lane.death.function, DiedIn::This(_)) && lane.at.is_none();
-            if silent && of_lane {
-                state.stillborn = state.stillborn.saturating_add(lane.death.guilt());
-            }
-            state.stillborn
-        })?;
-        if stillborn >= enough(keep.max_restarts) {
-            let error = lane.error.clone_ref(py);
-            let note = format!(
-                "its keys are given up after {} restarts: the worker dies before one of them begins",
-                keep.max_restarts
-            );
-            error.value(py).call_method1("add_note", (note,))?;
-            return self.set_error(py, error);
+        if self.is_stillborn(py, lane, keep.max_restarts)? {
+            return Ok(());
         }
         for one in lost {
             let place = self.state.with(py, |state| {
@@ -157,6 +147,76 @@ impl Keys {
                         event: 0,
                     };
                     self.key_ended(py, one.entry, end, Err(error))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether too many lanes in a row have died before they said anything, which is an error.
+    fn is_stillborn(&self, py: Python<'_>, lane: &Gone<'_>, max_restarts: u32) -> PyResult<bool> {
+        let stillborn = self.state.with(py, |state| {
+            let silent = !state.lanes[lane.number].heard;
+            let of_lane = matches!(lane.death.function, DiedIn::This(_)) && lane.at.is_none();
+            if silent && of_lane {
+                state.stillborn = state.stillborn.saturating_add(lane.death.guilt());
+            }
+            state.stillborn
+        })?;
+        if stillborn < enough(max_restarts) {
+            return Ok(false);
+        }
+        let error = lane.error.clone_ref(py);
+        let note = format!(
+            "its keys are given up after {max_restarts} restarts: the worker dies before one of them \
+             begins"
+        );
+        error.value(py).call_method1("add_note", (note,))?;
+        self.set_error(py, error)?;
+        Ok(true)
+    }
+
+    /// The keys of a lane go on from their last snapshots, but for one that ends its worker again and again.
+    fn roll_back(
+        &self,
+        py: Python<'_>,
+        lane: &Gone<'_>,
+        lost: &[Lost],
+        ran: Option<&Ran>,
+        max_restarts: u32,
+    ) -> PyResult<()> {
+        if self.is_stillborn(py, lane, max_restarts)? {
+            return Ok(());
+        }
+        for one in lost {
+            let unknown = ran.is_none() && matches!(lane.death.function, DiedIn::Unknown);
+            let blamed = one.ran || unknown && one.in_flight > 0;
+            let guilt = if blamed { lane.death.guilt() } else { 0 };
+            let at = lane.at.filter(|_| one.ran).map(|at| At {
+                event: at.event,
+                at_work: at.at_work,
+            });
+            let rolled = self.state.with(py, |state| {
+                state.roll_back(py, one.entry, at, (guilt, enough(max_restarts)))
+            })?;
+            match rolled {
+                Rolled::GoesOn => {}
+                Rolled::Over => {
+                    let end = End::Died {
+                        ran: one.ran,
+                        event: 0,
+                    };
+                    self.key_ended(py, one.entry, end, Ok(()))?;
+                }
+                Rolled::Fails(record) => {
+                    let error = self.error_of(py, lane.error, lane.death, one, ran)?;
+                    let limited = self.state.with(py, |state| {
+                        state.fail_rolled_back(py, one.entry, record, error);
+                        state.limited
+                    })?;
+                    if limited && let Some(host) = self.state.with(py, |state| state.host(py))? {
+                        host.call_method0(py, intern!(py, "give_place"))?;
+                    }
                 }
             }
         }

@@ -114,9 +114,11 @@ mod receiving;
 mod requests;
 mod restoring;
 pub mod results;
+mod rolling_back;
 mod routing;
 #[cfg(process_mode)]
 pub mod runner;
+mod runs;
 mod saved_run;
 mod saving;
 mod sending;

@@ -3,6 +3,9 @@
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyBytes};
 
+use super::runs::beyond;
+use super::tracker::Tokens;
+
 /// What has become of a key, behind its results so far.
 pub enum Mark {
     /// A snapshot of its state.
@@ -11,47 +14,19 @@ pub enum Mark {
     Ended,
     /// Its function has returned by itself, and gets no more events.
     Finished,
+    /// Its worker has died: what lies behind its last mark comes again.
+    RolledBack,
 }
 
 impl Mark {
-    /// As the caller has it: bytes, None or False.
+    /// As the caller has it: bytes, None, False or True.
     pub fn into_object(self, py: Python<'_>) -> Py<PyAny> {
         match self {
             Mark::Saved(state) => state.into_any(),
             Mark::Ended => py.None(),
             Mark::Finished => PyBool::new(py, false).to_owned().into_any().unbind(),
+            Mark::RolledBack => PyBool::new(py, true).to_owned().into_any().unbind(),
         }
-    }
-}
-
-/// What is known of all runs.
-#[derive(Default)]
-pub struct Saving {
-    /// Keys that make room for others, or that are idle, are unloaded, and their functions see no end.
-    pub unloads: bool,
-    /// All keys are told that no more events come, although the source is not exhausted.
-    pub ends: bool,
-    /// The caller may have the state of a key that opens.
-    pub restores: bool,
-    /// Entries, with their runs, that something has happened to since their last snapshots; and others.
-    pub dirty: Vec<(u32, u32)>,
-    /// The number of the last run.
-    runs: u32,
-}
-
-impl Saving {
-    /// Of no keys yet.
-    pub fn new(unloads: bool) -> Self {
-        Saving {
-            unloads,
-            ..Saving::default()
-        }
-    }
-
-    /// The number of the run that begins.
-    pub fn next_run(&mut self) -> u32 {
-        self.runs = self.runs.wrapping_add(1).max(1);
-        self.runs
     }
 }
 
@@ -63,8 +38,12 @@ pub struct SavedRun {
     /// How many of its events its table has told to be handled, and how many are known to be.
     told: u32,
     done: u32,
-    /// How many events its last snapshot covers.
+    /// How many events its last snapshot covers, and the records of those behind it that are handled, where
+    /// they may have to come again.
     pub covered: u32,
+    pub handled: Tokens,
+    /// What the deaths of its workers count since a snapshot has covered an event.
+    pub deaths: u32,
     /// It is among the dirty ones.
     pub listed: bool,
     /// Results have come since its last snapshot.
@@ -89,9 +68,27 @@ impl SavedRun {
             kept: restored.is_some(),
             found: true,
             unloads: self.unloads,
+            deaths: self.deaths,
             ..SavedRun::default()
         };
         restored
+    }
+
+    /// It is over, and goes on in another one from its last snapshot. The records behind that which were
+    /// handled.
+    pub fn roll_back(&mut self) -> Tokens {
+        let handled = std::mem::take(&mut self.handled);
+        *self = SavedRun {
+            unloads: self.unloads,
+            deaths: self.deaths,
+            ..SavedRun::default()
+        };
+        handled
+    }
+
+    /// How many of its events are known to be handled.
+    pub fn done(&self) -> u32 {
+        self.done
     }
 
     /// The number of the next event that is handled.
@@ -106,23 +103,28 @@ impl SavedRun {
         beyond(self.told, self.done)
     }
 
-    /// A snapshot has come that covers so many events. How many of them were not known to be handled.
-    pub fn saved(&mut self, count: u32) -> u32 {
+    /// A snapshot is about to be noted that covers so many events. How many of them are not known to be
+    /// handled.
+    pub fn news(&self, count: u32) -> u32 {
+        beyond(count, self.done)
+    }
+
+    /// A snapshot has come that covers so many events, all of which are known to be handled.
+    pub fn saved(&mut self, count: u32) {
+        for _ in 0..beyond(count, self.covered) {
+            drop(self.handled.pop());
+        }
+        if count > 0 {
+            self.deaths = 0;
+        }
         self.covered = count;
         (self.asked, self.behind, self.kept) = (false, false, true);
-        beyond(count, self.done)
     }
 
     /// Whether something has happened since the last snapshot, after it was sent so many events.
     pub fn is_dirty(&self, sent: u32) -> bool {
         self.number != 0 && (sent != self.covered || self.behind)
     }
-}
-
-/// By how much one count is beyond another; both begin anew after the highest number.
-pub fn beyond(count: u32, other: u32) -> u32 {
-    let by = count.wrapping_sub(other);
-    if by > u32::MAX / 2 { 0 } else { by }
 }
 
 #[cfg(test)]
@@ -135,8 +137,9 @@ mod tests {
         run.begin(1);
         assert_eq!(run.told(2), 2);
         assert_eq!((run.next(), run.next()), (1, 2));
-        assert_eq!(run.saved(3), 1, "the table tells of the third one later");
+        assert_eq!(run.news(3), 1, "the table tells of the third one later");
         assert_eq!(run.next(), 3);
+        run.saved(3);
         assert_eq!(run.told(1), 0);
         assert_eq!(run.told(2), 2);
     }

@@ -19,7 +19,8 @@ use super::index::Stage;
 use super::keyed::Keys;
 use super::lane::Act;
 use super::routing::{Out, State};
-use super::saved_run::{Mark, SavedRun, Saving, beyond};
+use super::runs::{Saving, beyond};
+use super::saved_run::{Mark, SavedRun};
 use super::tracker::{By, Late};
 use crate::errors;
 use crate::lane_frames::Name;
@@ -105,12 +106,15 @@ impl State {
         let (Some(run), Some(covered)) = (&mut known.run, covered) else {
             return Err(errors::corrupted("a snapshot of events that were not sent"));
         };
-        let news = run.saved(covered);
+        let news = run.news(covered);
         let mark = match state {
             [] => Mark::Ended, // the function is run anew
             state => Mark::Saved(PyBytes::new(py, state).unbind()),
         };
         self.tokens_done(entry, news.into());
+        if let Some(run) = &mut self.index.entry(entry).run {
+            run.saved(covered);
+        }
         self.mark(py, entry, mark);
         self.unload(entry);
         Ok(())

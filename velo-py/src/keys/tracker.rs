@@ -6,7 +6,7 @@ use std::collections::{HashMap, VecDeque};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
-use super::saved_run::{Saving, beyond};
+use super::runs::{Saving, beyond};
 use crate::codec::Record;
 
 /// In place of a partition: the key has had no record.
@@ -116,6 +116,15 @@ impl Partition {
         }
     }
 
+    /// A record that was handled, and is not absorbed, is to be handled again.
+    fn undo(&mut self, number: u64) {
+        let at = number.checked_sub(self.first);
+        if let Some(cell) = at.and_then(|at| self.window.get_mut(at as usize)) {
+            cell.stage = Handled::Not;
+            self.unhandled = self.unhandled.min(number);
+        }
+    }
+
     /// Moves the window to the first record that is not handled.
     fn pass_handled(&mut self) {
         while self.first < self.unhandled {
@@ -219,6 +228,11 @@ impl Tracker {
         Ok(place)
     }
 
+    /// A record is to be handled again.
+    pub fn undo(&mut self, token: &Token) {
+        self.partitions[token.partition as usize].undo(token.number);
+    }
+
     /// A record is handled, by a run whose state is saved or by none.
     pub fn done(&mut self, token: &Token, by: Option<By>) {
         let partition = &mut self.partitions[token.partition as usize];
@@ -229,7 +243,7 @@ impl Tracker {
     }
 }
 
-/// The records of one key that are not handled, in order. Takes one word while there is none.
+/// Records of one key, in order. Takes one word while there is none.
 #[derive(Default)]
 #[expect(clippy::box_collection, reason = "one word a key instead of four")]
 pub struct Tokens(Option<Box<VecDeque<Token>>>);
@@ -259,6 +273,13 @@ impl Tokens {
             self.0 = None;
         }
         token
+    }
+
+    /// Adds those of another one at the end.
+    pub fn append(&mut self, other: Tokens) {
+        if let Some(mut other) = other.0 {
+            self.0.get_or_insert_default().append(&mut other);
+        }
     }
 
     /// In order.

@@ -14,7 +14,8 @@ use super::index::Stage;
 use super::keyed::Keys;
 use super::lane::Act;
 use super::routing::{AfterEnd, OnError, Out, State};
-use super::saved_run::{Mark, Saving};
+use super::runs::Saving;
+use super::saved_run::Mark;
 use super::tracker::{KeyFailure, Tokens, Tracker};
 use crate::codec::Record;
 use crate::lane_frames::Rest;
@@ -68,8 +69,17 @@ impl State {
                 break;
             };
             let by = self.handled_as(entry);
-            if let Some(tracker) = &mut self.tracker {
-                tracker.done(&token, by);
+            let Some(tracker) = &mut self.tracker else {
+                break;
+            };
+            tracker.done(&token, by);
+            if tracker
+                .saving
+                .as_ref()
+                .is_some_and(|saving| saving.max_restarts.is_some())
+                && let Some(run) = &mut self.index.entry(entry).run
+            {
+                run.handled.push(token);
             }
         }
     }
@@ -105,9 +115,9 @@ impl State {
         }
         match outcome {
             Err(error) if !self.closing => {
+                let failure = self.hold(py, entry, end, error);
                 self.end_run(entry);
                 self.mark(py, entry, Mark::Ended);
-                let failure = self.hold(py, entry, end, error);
                 self.out.push_back(Out::Held(failure));
                 None
             }
@@ -166,7 +176,7 @@ impl State {
     }
 
     /// All events of a key that wait are those that are not handled, from the oldest one on.
-    fn requeue(&mut self, py: Python<'_>, entry: u32) {
+    pub(super) fn requeue(&mut self, py: Python<'_>, entry: u32) {
         let known = self.index.entry(entry);
         self.waiting -= known.waiting.len() as u64;
         known.waiting = super::waiting::Waiting::default();
@@ -185,10 +195,7 @@ impl State {
         error: PyErr,
     ) -> KeyFailure {
         let known = self.index.entry(entry);
-        known.stage = Stage::Held;
-        known.ends = false;
         let began = known.began;
-        let key = known.key.as_ref().map(|key| key.clone_ref(py));
         let in_hand = match end {
             // A function that fails before its first event would fail for ever: each time, its next
             // record is taken for the one that failed.
@@ -198,7 +205,8 @@ impl State {
         // Those before it were not told to be handled, and come again.
         let before = match end {
             End::Died { event, .. } => {
-                let handled = known.sent.wrapping_sub(known.in_flight);
+                let told = known.sent.wrapping_sub(known.in_flight);
+                let handled = known.run.as_ref().map_or(told, |run| run.done());
                 let before = event.wrapping_sub(handled).wrapping_sub(1);
                 if before < known.in_flight { before } else { 0 }
             }
@@ -208,6 +216,21 @@ impl State {
             .then(|| known.tokens.iter().nth(before as usize))
             .flatten();
         let record = record.map(|token| token.record.clone_ref(py));
+        self.hold_for(py, entry, record, error)
+    }
+
+    /// A key is held for the caller to decide about this record of it. Gives what the caller is told.
+    pub(super) fn hold_for(
+        &mut self,
+        py: Python<'_>,
+        entry: u32,
+        record: Option<Py<PyAny>>,
+        error: PyErr,
+    ) -> KeyFailure {
+        let known = self.index.entry(entry);
+        known.stage = Stage::Held;
+        known.ends = false;
+        let key = known.key.as_ref().map(|key| key.clone_ref(py));
         self.requeue(py, entry);
         KeyFailure {
             key,
@@ -299,15 +322,17 @@ impl Keys {
 
     /// Tracks the records of the source. What fails is told as a `KeyFailure`, among the results. With
     /// `saves`, states are saved when `save_dirty` asks for it; with `unloads`, keys that make room for
-    /// others or are idle are unloaded, and not ended.
+    /// others or are idle are unloaded, and not ended; with `max_restarts`, keys whose worker dies go on from
+    /// their last snapshots, so often in a row.
     fn track(
         &self,
         py: Python<'_>,
         by_record_key: bool,
         saves: bool,
         unloads: bool,
+        max_restarts: Option<u32>,
     ) -> PyResult<()> {
-        let saving = saves.then(|| Saving::new(unloads));
+        let saving = saves.then(|| Saving::new(unloads, max_restarts));
         Ok(self.state.with(py, |state| {
             state.tracker = Some(Tracker::new(py, by_record_key, saving));
             state.on_error = OnError::Hold;

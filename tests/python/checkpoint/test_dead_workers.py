@@ -1,0 +1,79 @@
+"""Process mode: workers that die while a run keeps a checkpoint."""
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from replayed import Again, Committing, TakingBack, by_key, expected
+from velo import stream_fn
+from velo.connect.memory import MemorySink
+from velo.errors import WorkerDied
+
+
+@stream_fn(mode="process", recover="replay", max_restarts=1)
+async def fatal(events, state):
+    """As `sequence`; an event may end the worker: always, or until a file is there."""
+    async for event in events:
+        if (once := event.get("once")) and not os.path.exists(once):
+            Path(once).touch()
+            os.kill(os.getpid(), signal.SIGSEGV)
+        if event.get("always"):
+            os.kill(os.getpid(), signal.SIGSEGV)
+        state["n"] = state.get("n", 0) + 1
+        state["hash"] = (state.get("hash", 7) * 31 + event["v"]) % 1_000_003
+        yield state["n"], state["hash"]
+    yield "end", state.get("n", 0)
+
+
+def source_of(events):
+    """Waits at every fourth batch until a tick has absorbed all before it, or three fourths."""
+    source = Again({"p": events}, batch=10)
+
+    async def pauses(number):
+        while number % 4 == 3 and source.committed.get("p", -1) + 10 < source.at["p"]:
+            await asyncio.sleep(0.001)
+
+    source.pauses = pauses
+    return source
+
+
+@pytest.mark.parametrize("kind", [TakingBack, Committing], ids=["takes-back", "commits"])
+@pytest.mark.parametrize("settings", [{}, {"max_concurrent": 3}], ids=["all", "unloaded"])
+async def test_keys_go_on_from_their_snapshots(kind, settings, tmp_path):
+    events = [{"k": n * 3 % 8, "v": n} for n in range(400)]
+    for n in (5, 57, 133, 399):
+        events[n]["once"] = str(tmp_path / f"once-{n}")
+    fn = fatal.options(workers=2, **settings)
+    sink, keys = kind(), "unload" if settings else "end"
+    await fn.keyed(source_of(events), key="k").into(
+        sink, checkpoint=tmp_path / "checkpoint", checkpoint_every=0.01, keys=keys
+    )
+    assert by_key(sink.kept) == expected(events)
+
+
+async def test_a_record_that_always_ends_its_worker_fails_alone(tmp_path):
+    events = [{"k": n % 4, "v": n} for n in range(200)]
+    poison = {**events[101], "always": True}
+    sink, letters = TakingBack(), MemorySink()
+    figures = await fatal.keyed(source_of([*events[:101], poison, *events[102:]]), key="k").into(
+        sink, checkpoint=tmp_path, checkpoint_every=0.01, dead_letter=letters
+    )
+    assert by_key(sink.kept) == expected(events[:101] + events[102:])
+    assert figures.dead_letters == 1
+    assert letters.results[0][1].value["position"] == 101
+
+
+async def test_without_recovery_a_death_ends_the_run_and_the_next_one_goes_on(tmp_path):
+    events = [{"k": n % 4, "v": n} for n in range(100)]
+    events[60]["once"] = str(tmp_path / "once")
+    sink = TakingBack()
+    fn = fatal.options(recover="none")
+    path = tmp_path / "checkpoint"
+    with pytest.raises(WorkerDied):
+        await fn.keyed(source_of(events), key="k").into(sink, checkpoint=path)
+    sink = TakingBack(sink.kept)
+    await fn.keyed(Again({"p": events}), key="k").into(sink, checkpoint=path)
+    assert by_key(sink.kept) == expected(events)
