@@ -122,7 +122,7 @@ def measured(
         results = stack.enter_context(topic(servers, "results", partitions=1, config=CLOCK))
         job = Job(servers, source, results, f"velo-bench-{uuid.uuid4().hex}", count)
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="velo-bench-"))
-        environment = _environment(job, name) | dict([mark.split("=")])
+        environment = _environment(job, name, python) | dict([mark.split("=")])
         checked = Checked(count, copied=False)
         stack.callback(_stop_all, mark)
         if name == REDIS:
@@ -166,10 +166,11 @@ def _command(name: str, python: str, job: Job) -> list[str]:
     ]
 
 
-def _environment(job: Job, name: str) -> dict[str, str]:
+def _environment(job: Job, name: str, python: str) -> dict[str, str]:
     environment = dict(os.environ)
     if name in ALTERNATIVES:
-        # For Bytewax, and the Python processes of Flink.
+        # As in an activated environment: Flink starts its own Python processes.
+        environment["PATH"] = f"{Path(python).parent}{os.pathsep}{environment.get('PATH', '')}"
         environment["PYTHONPATH"] = str(PROGRAMS)
         environment["JAR"] = environments.jar(ALTERNATIVES[name].requirements)
     return environment | {

@@ -12,7 +12,7 @@ from velo.bench.connect_kafka import source
 from velo.bench.measure import Figures, Plan, Row, Subject, bounded, compare
 from velo.bench.peers import environments
 
-COUNT = 50_000
+COUNT = 30_000
 IDLE = 5.0  # seconds
 
 FIGURES = {
