@@ -37,6 +37,7 @@ class Writing:
         self._limit = limit
         # Commands, with the bytes of each; and how many there were, and were answered.
         self._results: list[tuple[list[Any], int]] = []
+        self._bytes = 0
         self._taken = 0
         self._answered = 0
         # One pipeline at a time, as results are flushed while others are written.
@@ -47,11 +48,9 @@ class Writing:
         commands = [self._command(key, result) for key, result in results]
         self._results += commands
         self._taken += len(commands)
-        while len(self._results) >= self._batch or self._size() >= _BYTES:
+        self._bytes += sum(size for _, size in commands)
+        while len(self._results) >= self._batch or self._bytes >= _BYTES:
             await self._send(self._answered + 1)
-
-    def _size(self) -> int:
-        return sum(size for _, size in self._results)
 
     def _command(self, key: Any, result: Any) -> tuple[list[Any], int]:
         to = addressed(key, result)
@@ -85,20 +84,14 @@ class Writing:
             size += command[1]
             if size >= _BYTES:
                 break
-
-        async def send(client: Any) -> list[Any]:
-            async with client.pipeline(transaction=False) as pipe:
-                for words, _ in batch:
-                    pipe.execute_command(*words)
-                return await pipe.execute(raise_on_error=False)  # type: ignore[no-any-return]
-
-        replies = await self._link.call(send, limit=self._limit)
+        replies = await self._link.pipeline([words for words, _ in batch], limit=self._limit)
         refused = [
             (command, reply)
             for command, reply in zip(batch, replies, strict=True)
             if isinstance(reply, Exception)
         ]
         self._results[: len(batch)] = [command for command, _ in refused]
+        self._bytes -= size - sum(size for (_, size), _ in refused)
         self._answered += len(batch) - len(refused)
         if refused:
             raise self._link.refusal(refused[0][1]) from refused[0][1]
