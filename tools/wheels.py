@@ -48,7 +48,10 @@ def build(interpreters: list[str], out: Path) -> list[Path]:
     """Build a wheel for each interpreter."""
     command = [sys.executable, "-m", "maturin", "build", "--release", "--zig", "--quiet"]
     command += ["--compatibility", f"manylinux_{GLIBC}", "--out", str(out), "--interpreter"]
-    subprocess.run([*command, *interpreters], cwd=ROOT, check=True)
+    # maturin looks for zig in the first `python3` of the path.
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    environment = os.environ | {"PATH": path}
+    subprocess.run([*command, *interpreters], cwd=ROOT, env=environment, check=True)
     return sorted(out.glob("*.whl"))
 
 
