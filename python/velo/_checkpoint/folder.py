@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import socket
 import struct
+import sys
 from pathlib import Path
 
 from velo.errors import CheckpointError
+
+with contextlib.suppress(ImportError):  # Windows has none, and no checkpoints
+    import fcntl
 
 __all__ = ["STATE", "Claim", "claim", "exists", "holder"]
 
@@ -54,9 +57,11 @@ def claim(path: Path) -> Claim:
 
     Raises:
         CheckpointError: When another process has it, it cannot be written to, or it holds something
-            else.
+            else; and on another system than Linux.
 
     """
+    if sys.platform != "linux":
+        raise CheckpointError(f"checkpoints need the locks of Linux, and this is {sys.platform}")
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         _refuse_foreign(path)
