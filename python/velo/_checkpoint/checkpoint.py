@@ -1,4 +1,4 @@
-"""A checkpoint as a driver has it: what a run goes on from, and where each of its ticks is kept."""
+"""The checkpoint of a driver: a run begins with its last epoch, and adds one at each tick."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Change = bytes | Literal[False] | None
 """A key's state, encoded; False: its function has returned; None: there is no such key."""
 
 _UNKNOWN: Any = object()
-# So many keys whose functions have returned are remembered, as a run remembers them.
+# The most keys whose functions have returned that are remembered, as in a run.
 _MOST_FINISHED = 65_536
 
 
@@ -46,7 +46,7 @@ class Checkpoint:
         undoable: Whether `undo` can go back to the epoch before it.
         positions: By partition: the position that all keys have absorbed.
         ahead: By partition: the positions behind it that are absorbed as well.
-        mark: What the sink has given; None: nothing.
+        mark: The mark of the sink; None: it has given none.
 
     """
 
@@ -68,7 +68,7 @@ class Checkpoint:
         self._trusted = trusted
         self._ttl = ttl
         self._thread = ThreadPoolExecutor(1, "velo checkpoint")
-        # Changes of which nobody knows yet whether they are in the file.
+        # The changes of a commit that has not returned yet, or has failed.
         self._pending: Mapping[Hashable, Change] = {}
 
     @classmethod
@@ -90,7 +90,7 @@ class Checkpoint:
             state_version: The version of the function's states.
             migrate: Makes a state of this version from one of an earlier version.
             trusted: Whether states may hold pickles, which run code when they are loaded.
-            ttl: After so many seconds without a change a key is unknown; None: never.
+            ttl: The seconds without a change after which a key is unknown; None: never.
 
         Raises:
             CheckpointError: When another process has it, it cannot be written to, is torn, foreign
@@ -169,7 +169,7 @@ class Checkpoint:
         return self._empty
 
     def load(self, keys: Sequence[Hashable]) -> list[Change]:
-        """Give what is known of keys: also what a commit is about to write.
+        """Return the states of keys, with those that a commit is about to write.
 
         Returns:
             For each key: its state, encoded; None: it is unknown; False: its function has returned.
@@ -196,7 +196,7 @@ class Checkpoint:
         return found
 
     def some_live(self, most: int) -> list[Hashable]:
-        """Give some of the keys that have a state, as the last commit has left them."""
+        """Return some of the keys that have a state after the last commit."""
         with self._store.errors():
             return [unpack(key) for key in self._store.some_live(most, self._oldest())]
 
@@ -263,8 +263,8 @@ class Checkpoint:
                 its function has returned. It is not to be changed until the next call.
             positions: The positions of partitions that have advanced.
             ahead: All positions that are absorbed behind those.
-            mark: What the sink has given.
-            undoable: Whether to keep what it replaces, for `undo`.
+            mark: The mark of the sink.
+            undoable: Whether to keep the rows that it replaces, for `undo`.
 
         Raises:
             CheckpointError: When it cannot be written, for example to a full disk: then the epoch
@@ -344,7 +344,7 @@ class Checkpoint:
             self._read_last()
 
     def close(self) -> None:
-        """Finish what is being written, and let the next process have it."""
+        """Wait for the commit that is under way, close the file, and unlock the folder."""
         self._thread.shutdown()
         self._store.close()
         self._claim.release()

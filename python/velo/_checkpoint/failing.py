@@ -1,4 +1,4 @@
-"""What is wrong with the file of a checkpoint, as an error that says what to do."""
+"""The errors of the file of a checkpoint. Each message says what to do."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["file_errors", "foreign", "sqlite_errors", "torn"]
 
 @contextlib.contextmanager
 def sqlite_errors(path: Path) -> Iterator[None]:
-    """Give what SQLite raises about the checkpoint in this folder as a `CheckpointError`."""
+    """Turn an error of SQLite about the checkpoint in this folder into a `CheckpointError`."""
     try:
         yield
     except sqlite3.Error as error:
@@ -25,7 +25,7 @@ def sqlite_errors(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def file_errors(path: Path) -> Iterator[None]:
-    """Give what the system raises about its files as a `CheckpointError`."""
+    """Turn an error of the system about its files into a `CheckpointError`."""
     try:
         yield
     except OSError as error:
@@ -36,7 +36,7 @@ def file_errors(path: Path) -> Iterator[None]:
 
 
 def torn(path: Path, why: str) -> CheckpointError:
-    """Give the error of a checkpoint that is not what was written."""
+    """Return the error of a file that differs from the one that velo has written."""
     return CheckpointError(
         f"the checkpoint `{path}` is torn: {why}; restore the folder from a copy, or remove it to "
         "begin anew"
@@ -44,7 +44,7 @@ def torn(path: Path, why: str) -> CheckpointError:
 
 
 def foreign(path: Path) -> CheckpointError:
-    """Give the error of a file that another program has written."""
+    """Return the error of a file that another program has written."""
     return CheckpointError(f"`{path / STATE}` is no checkpoint of velo; name another folder")
 
 

@@ -23,9 +23,9 @@ STATE = "state.sqlite"
 _LOCK = "lock"
 # `struct flock` of C: type, where offsets begin, start, length, process.
 _FLOCK = "hhqqi4x"
-# What a process leaves behind that was killed while it made a checkpoint counts as nothing.
+# The files of a checkpoint, and those of one that a killed process has not finished.
 _OWN = (_LOCK, STATE, f"{STATE}-", f"{STATE}.new")
-# What this process has claimed: a lock of `fcntl` does not keep out the process that holds it.
+# The folders that this process has claimed: a lock of `fcntl` does not exclude its own process.
 _claimed: set[tuple[int, int, int]] = set()
 
 
@@ -105,7 +105,7 @@ def _refuse_foreign(path: Path) -> None:
 
 
 def _refuse_own(path: Path) -> None:
-    """Refuse what this process has locked: to open and close it once more would end that lock."""
+    """Refuse a folder that this process has: opening and closing its lock would unlock it."""
     with contextlib.suppress(FileNotFoundError):
         if _name(os.stat(path / _LOCK)) in _claimed:
             raise CheckpointError(f"the checkpoint `{path}` is in use by this process already")

@@ -31,7 +31,7 @@ from velo.errors import CheckpointError
 
 __all__ = ["pack", "unpack"]
 
-# From this depth on the codec pickles what is nested.
+# The deepest nesting of a key. The codec pickles a value that is nested twice as deeply.
 _DEEPEST = 32
 
 

@@ -5,7 +5,7 @@
 | `about` | the function, the version of its states, when the checkpoint was created |
 | `epochs` | positions and mark of the last epoch, and of the one before where it can be undone |
 | `keys` | each key's state, NULL once its function has returned; when it changed last |
-| `before` | what the last epoch has replaced, where it can be undone |
+| `before` | the rows that the last epoch has replaced, if it can be undone |
 
 One transaction makes an epoch. Rows are written a thousand at a time: between two steps of SQLite a
 thread gives up the GIL, and gets it back from a busy event loop only after milliseconds.
@@ -48,14 +48,14 @@ _OR_UPDATE = (
     "ON CONFLICT (key) DO UPDATE SET state = excluded.state, version = excluded.version, "
     "changed = excluded.changed, crc = excluded.crc"
 )
-# A statement has rows by the thousand, and what is left over by the hundred, by ten, one by one:
-# so four statements of each kind are prepared once.
+# A statement takes 1,000 rows, and the rest of them 100, 10 or 1: so SQLite prepares four
+# statements of each kind, once.
 _SIZES = (1000, 100, 10, 1)
 # The log of changes is cut to this size when it was moved to the file; bytes.
 _LOG = 64 << 20
-# Free pages are given back when they are so many, and so great a part of the file.
+# Free pages are given back if they are more than this number, and than one page in four.
 _FREE_PAGES, _FREE_PART = 4096, 4
-# At most so many pages are given back, and so many keys looked at for their age, in one tick.
+# The most pages that are given back, and keys whose age is checked, in one tick.
 _PAGES_AT_A_TIME, _KEYS_AT_A_TIME = 1024, 4096
 
 
@@ -84,7 +84,7 @@ class Row(NamedTuple):
 
     @property
     def is_torn(self) -> bool:
-        """Whether this is not what was written."""
+        """Whether it differs from the row that was written."""
         return _checksum(self.key, self.state) != self.crc
 
 
@@ -94,12 +94,12 @@ def _checksum(key: bytes, state: bytes | None) -> int:
 
 @dataclass(frozen=True)
 class Tick:
-    """What an epoch holds besides keys.
+    """An epoch without its keys.
 
     Attributes:
         epoch: Its number, from 1.
         made: When it was made, in seconds since the epoch of Unix.
-        undoable: Whether what it replaced was kept.
+        undoable: Whether the rows that it has replaced are kept.
         cut: Positions and mark, encoded.
 
     """
@@ -115,7 +115,7 @@ class Store:
 
     Args:
         path: The folder.
-        writes: Whether it is written to. Who writes has claimed the folder.
+        writes: Whether to write to it; the caller has claimed the folder.
 
     Raises:
         CheckpointError: When there is none, or it is torn, foreign or of a newer velo.
@@ -206,13 +206,13 @@ class Store:
                 connection.close()
 
     def errors(self) -> contextlib.AbstractContextManager[None]:
-        """Give what SQLite raises as a `CheckpointError` that says what to do."""
+        """Turn errors of SQLite into a `CheckpointError` that says what to do."""
         return sqlite_errors(self.path)
 
     # Reading.
 
     def about(self) -> dict[str, Any]:
-        """Give what the checkpoint is of."""
+        """Return the function, its state version, the name and the time of creation."""
         return dict(self._reader.execute("SELECT name, value FROM about"))
 
     def last(self) -> Tick | None:
@@ -269,11 +269,11 @@ class Store:
         return None if found is None else Row(*found)
 
     def problems(self) -> list[str]:
-        """Read everything, and give what SQLite finds wrong with it."""
+        """Read the whole file, and return the faults that SQLite finds."""
         return [text for (text,) in self._reader.execute("PRAGMA integrity_check") if text != "ok"]
 
     def copy_to(self, path: Path) -> None:
-        """Write what the last tick has left to another folder, also while this one is in use."""
+        """Copy the last epoch to another folder, also while a run uses this one."""
         file = path / STATE
         with file_errors(path), sqlite_errors(path):
             new = _new(file)
@@ -301,7 +301,7 @@ class Store:
                 raise
 
     def note(self, about: dict[str, Any]) -> None:
-        """Write what the checkpoint is of."""
+        """Write some of the values that `about` returns."""
         with self.transaction() as writer:
             writer.executemany("INSERT OR REPLACE INTO about VALUES (?, ?)", list(about.items()))
 
@@ -398,7 +398,7 @@ class Store:
             writer.execute("DELETE FROM epochs WHERE epoch = ?", [epoch])
 
     def change(self, rows: list[Row], gone: list[bytes]) -> None:
-        """Change keys by hand, between two runs: also in what the last epoch may be undone to."""
+        """Change keys by hand, between two runs: also in the epoch that `undo` goes back to."""
         with self.transaction() as writer:
             self._write(writer, rows, gone)
             keys = [(key,) for key in (*(row.key for row in rows), *gone)]

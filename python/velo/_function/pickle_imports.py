@@ -1,4 +1,4 @@
-"""What a pickle would import, without running it."""
+"""Finds the names that a pickle would import, without running it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _MOST = 5
 
 
 def imports_of(pickled: bytes) -> str:
-    """Return what a pickle imports, as a message lists it: a few names, or `nothing`."""
+    """Return the names that a pickle imports, as in a message; `nothing` if there are none."""
     names: dict[str, None] = {}
     texts: list[str] = []
     with contextlib.suppress(Exception):  # it may be anything

@@ -48,7 +48,7 @@ def reading(path: Path) -> Iterator[Store]:
 
 @contextlib.contextmanager
 def changing(path: Path) -> Iterator[Store]:
-    """Open a checkpoint that nobody else has, to change it.
+    """Open a checkpoint that no other process has, to change it.
 
     Raises:
         Failure: When that fails.

@@ -68,7 +68,7 @@ def delete(path: Path, keys: tuple[str, ...]) -> None:
 def reset(path: Path, yes: bool) -> None:
     """Forget all keys, positions and epochs: the next run begins as the first one did.
 
-    What a sink has, it keeps.
+    The results in the sink stay.
     """
     with reading(path) as store:
         keys, finished = store.counts()

@@ -1,4 +1,4 @@
-"""Keys and states as JSON, and back: what JSON lacks has a name with `$`.
+"""Keys and states as JSON, and back: types that JSON lacks have a name with `$`.
 
 | value | JSON |
 | --- | --- |

@@ -30,11 +30,11 @@ from velo.errors import CheckpointError
 
 __all__ = ["copy", "export", "get", "inspect", "summary", "verify"]
 
-# So many torn keys, and partitions, are told one by one.
+# The most torn keys, and partitions, that are listed.
 _MOST_TOLD = 20
 
 
-@click.command(short_help="Show what a checkpoint holds.")
+@click.command(short_help="Show the last tick, keys and positions.")
 @path_argument
 @click.option("--json", "as_json", is_flag=True, help="All of it, for programs.")
 def inspect(path: Path, as_json: bool) -> None:
@@ -129,8 +129,8 @@ def export(path: Path) -> None:
     """Print a line of JSON for each key: {"key": ..., "state": ..., "changed": ...}.
 
     `state` is null when the function has returned; `changed` is in seconds since the epoch. It may
-    be called while a run has the checkpoint, and shows one of its ticks as a whole. What JSON lacks
-    is written as {"$tuple": [...]}, {"$bytes": "base64"}, and so on, which `set` understands.
+    be called while a run has the checkpoint, and shows one of its ticks as a whole. Types that JSON
+    lacks are written as {"$tuple": [...]}, {"$bytes": "base64"}, and so on, which `set` reads.
     """
     with reading(path) as store:
         for row in store.all_rows():
@@ -172,10 +172,10 @@ def _name(row: Row, path: Path) -> str:
         return f"of the bytes {row.key.hex()}"
 
 
-@click.command(short_help="Read all of a checkpoint, and name what is torn.")
+@click.command(short_help="Read all of a checkpoint, and name torn keys.")
 @path_argument
 def verify(path: Path) -> None:
-    """Read all of a checkpoint. Exit code 1: something is not what was written; it is named."""
+    """Read all of a checkpoint. Exit code 1: it is torn; the keys and places are named."""
     torn: list[str] = []
     with reading(path) as store:
         problems = store.problems()

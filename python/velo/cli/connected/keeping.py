@@ -1,4 +1,4 @@
-"""What `velo run --checkpoint` and the options beside it mean."""
+"""`velo run --checkpoint` and the options beside it: checks, and the settings of `into`."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ class ReaderSource:
         self._read: dict[str, int] = {}
 
     def seek(self, positions: Mapping[Any, Any]) -> None:
-        """Begin behind these positions: what is before them is read, and left out."""
+        """Begin behind these positions: events up to them are read, and left out."""
         self._handled = {path: position + 1 for path, position in positions.items()}
 
     async def __aiter__(self) -> AsyncIterator[Batch]:
@@ -71,7 +71,7 @@ class ReaderSource:
         return batch[first:]
 
     def _check_read(self) -> None:
-        """Check that the files have what was handled of them."""
+        """Check that each file has the events that were handled of it."""
         for path, read in self._read.items():
             if read < (handled := self._handled.get(path, 0)):
                 raise PositionLost(
