@@ -277,15 +277,17 @@ velo_streams{function="shop:spent",mode="process"} 9
 
 async def test_published_sources_are_shown(daemon):
     async def answer(reader, writer):
-        await reader.readuntil(b"\r\n\r\n")
-        head = f"HTTP/1.0 200 OK\r\nContent-Length: {len(METRICS)}\r\n\r\n"
-        writer.write((head + METRICS).encode())
+        asked = await reader.readuntil(b"\r\n\r\n")
+        text = METRICS if b"/metrics" in asked else "velo_source_records_total 3\n"
+        head = f"HTTP/1.0 200 OK\r\nContent-Length: {len(text)}\r\n\r\n"
+        writer.write((head + text).encode())
         await writer.drain()
         writer.close()
 
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     words = ["--metrics", f"127.0.0.1:{port}/metrics", "--metrics", "127.0.0.1:9/none"]
+    words += ["--metrics", f"127.0.0.1:{port}/other", "--metrics", "file:///etc/passwd"]
     async with server, served("--socket", daemon.path, *words) as dashboard:
         look = await dashboard.look()
         (source,) = look["sources"]
@@ -294,7 +296,7 @@ async def test_published_sources_are_shown(daemon):
         assert look["point"]["lag"] == 12
         inline = [one for one in look["functions"] if one["mode"] == "inline"]
         assert [(one["function"], one["streams"]) for one in inline] == [("shop:cart", 2)]
-        assert [one["error"] is None for one in look["published"]] == [True, False]
+        assert [one["error"] is None for one in look["published"]] == [True, False, False, False]
 
 
 async def test_a_checkpoint_is_shown(daemon, tmp_path):

@@ -132,6 +132,11 @@ def test_a_browser_finds_a_name_and_asks_no_other_host(address, tmp_path):
         page.keyboard.type("recv_batch")
         page.click(".md-search-result__item a:has-text('recv_batch')")
         page.wait_for_url("**/streams.html*#velo.Stream.recv_batch")
+        page.goto(f"{address}semantics.html")
+        folded = page.locator("details.promise-tests").first
+        assert not folded.locator("code").first.is_visible()
+        folded.locator("summary").click()
+        assert folded.locator("code").first.inner_text().startswith("test_")
         browser.close()
     assert len(asked) > 5
     assert [url for url in asked if not url.startswith((address, "data:", "blob:"))] == []

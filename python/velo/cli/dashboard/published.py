@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 import urllib.request
 from collections import defaultdict
+from http.client import HTTPException
 from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -57,8 +58,8 @@ class Published:
             with urllib.request.urlopen(self._address, timeout=_BOUND) as answer:
                 text = answer.read(_MOST).decode()
             sources, functions = _tables(text)
-        except (OSError, ValueError) as error:
-            return self._nothing(str(getattr(error, "reason", error)))
+        except (OSError, HTTPException, ValueError, KeyError) as error:
+            return self._nothing(str(getattr(error, "reason", error)) or type(error).__name__)
         for row in sources:
             row["lag_total"] = sum(row["lag"].values()) if row["lag"] else None
             self._add_rate(row, (row["function"], row["source"]), row["records"])

@@ -89,13 +89,21 @@ class Watch:
         try:
             while self._readers:
                 begun = time.monotonic()
-                look = await self._look()
-                if self._next is not None:
-                    self._next.set_result(look)
-                    self._next = None
+                try:
+                    look = await self._look()
+                except Exception as error:
+                    # The pages lose their connection, and make another.
+                    self._waited_for().set_exception(error)
+                    return
+                self._waited_for().set_result(look)
                 await asyncio.sleep(max(0.0, begun + _EVERY - time.monotonic()))
         finally:
             self._task = None
+
+    def _waited_for(self) -> asyncio.Future[dict[str, Any]]:
+        """Return what the pages wait for, which is about to come."""
+        waited, self._next = self._next, None
+        return waited or asyncio.get_running_loop().create_future()
 
     async def _look(self) -> dict[str, Any]:
         asked = [asyncio.to_thread(published.look) for published in self._published]
