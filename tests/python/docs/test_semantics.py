@@ -29,6 +29,11 @@ def known_tests():
 TESTS_THERE = known_tests()
 
 
+def test_a_file_name_names_one_file():
+    names = [path.name for path in TESTS.rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names)), "pytest imports only one of them"
+
+
 def test_there_are_promises():
     assert len(PROMISES) > 80
 
