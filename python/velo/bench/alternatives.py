@@ -29,7 +29,7 @@ __all__ = ["ALTERNATIVES", "INLINE", "PROCESS", "REDIS", "Alternative", "lines",
 INLINE, PROCESS, REDIS = "velo, inline", "velo, process mode", "Redis and a function"
 
 PROGRAMS = Path(__file__).parent / "programs"
-PATIENCE = 60.0  # seconds without a result, a start among them
+PATIENCE = 120.0  # seconds without a result: as long as a cluster may take to start
 SETTLE = 2.0  # seconds from the last result until the program is idle
 TICK = 0.001  # seconds: the broker's clock
 STOP = 5.0  # seconds that a program may take to end

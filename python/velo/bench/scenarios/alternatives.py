@@ -14,6 +14,8 @@ from velo.bench.peers import environments
 
 COUNT = 30_000
 IDLE = 5.0  # seconds
+# Seconds: a run gives up by itself before, and stops its program.
+LIMIT = 900.0
 
 FIGURES = {
     "start": ("from the start of the program to the first result", "s"),
@@ -54,7 +56,9 @@ def _subjects(plan: Plan, servers: str, topic: str, count: int) -> dict[str, Sub
     idle = IDLE / 20 if plan.quick else IDLE
     return {
         name: Subject(
-            "velo.bench.alternatives:measured", (name, python, servers, topic, count, idle)
+            "velo.bench.alternatives:measured",
+            (name, python, servers, topic, count, idle),
+            limit=LIMIT,
         )
         for name, python in pythons.items()
     }
