@@ -32,9 +32,12 @@ def cells(monkeypatch, tmp_path):
         )
         asyncio.run(client.async_execute())
         return [
-            "".join(out.get("text", "") for out in cell.outputs if out.output_type == "stream")
+            "".join(out.get("text", "") or html_of(out) for out in cell.outputs)
             for cell in notebook.cells
         ]
+
+    def html_of(out):
+        return out.get("data", {}).get("text/html", "")
 
     return run
 
@@ -115,3 +118,15 @@ def test_an_error_in_a_cell_shows_its_line(cells, mode):
         "    print(''.join(traceback.format_exception(error)))",
     )
     assert "yield 1 / event  # the line" in out[1]
+
+
+def test_what_a_cell_shows(cells, mode):
+    out = cells(
+        FUNCTION.format(mode=mode, factor=2),
+        "results = await scale.run([1, 2], progress=True)",
+        "scale",
+    )
+    assert "<progress" in out[1]
+    assert "2 of 2 events" in out[1]
+    assert "stream function scale" in out[2]
+    assert "<svg" in out[2]
