@@ -8,6 +8,7 @@ run, and inline: for a build without process mode.
 
 import re
 
+import hypothesis
 import pytest
 
 from helpers import open_fds
@@ -29,6 +30,11 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
+    # No example fails because the machine is busy.
+    hypothesis.settings.register_profile(
+        "velo", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+    )
+    hypothesis.settings.load_profile("velo")
     config.addinivalue_line("markers", "every_backend: runs with a standalone supervisor too")
     config.addinivalue_line("markers", "embedded: is about the supervisor of the process itself")
     config.addinivalue_line("markers", "workers: needs process mode, in whatever mode it runs")
