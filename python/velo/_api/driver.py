@@ -30,6 +30,7 @@ from velo._api.patience import closed, waiting_for
 from velo._api.terms import Figures, OnError, Terms
 from velo._diagnostics import source_figures
 from velo.connect.model import Assigned, Bad, Lost, Record, Revoked, To, record_key, record_of
+from velo.errors import WorkerDied
 
 if TYPE_CHECKING:
     from velo._api.ticks import Ticks
@@ -153,6 +154,8 @@ class Driver:
         self._reading: asyncio.Task[None] | None = None
         self._reads = False
         self._ticks = ticks
+        # The keys of a dead worker would begin anew, and the next tick would forget their states.
+        self._needs_workers = ticks is not None and spec.config.recover == "none"
         if ticks is not None:
             ticks.attach(self, self._keys, self._feeding)
 
@@ -417,6 +420,8 @@ class Driver:
     # What fails.
 
     async def _failed(self, failure: _core.KeyFailure) -> None:
+        if self._needs_workers and isinstance(failure.error, WorkerDied):
+            raise failure.error
         record = failure.record
         if record is not None and failure.held is not None:
             before, number = self._attempts.get(failure.held, (None, 0))

@@ -66,14 +66,15 @@ async def test_a_record_that_always_ends_its_worker_fails_alone(tmp_path):
     assert letters.results[0][1].value["position"] == 101
 
 
-async def test_without_recovery_a_death_ends_the_run_and_the_next_one_goes_on(tmp_path):
+@pytest.mark.parametrize("settings", [{}, {"on_error": "drop"}, {"dead_letter": MemorySink()}])
+async def test_without_recovery_a_death_ends_the_run_and_the_next_one_goes_on(settings, tmp_path):
     events = [{"k": n % 4, "v": n} for n in range(100)]
     events[60]["once"] = str(tmp_path / "once")
     sink = TakingBack()
     fn = fatal.options(recover="none")
     path = tmp_path / "checkpoint"
     with pytest.raises(WorkerDied):
-        await fn.keyed(source_of(events), key="k").into(sink, checkpoint=path)
+        await fn.keyed(source_of(events), key="k").into(sink, checkpoint=path, **settings)
     sink = TakingBack(sink.kept)
     await fn.keyed(Again({"p": events}), key="k").into(sink, checkpoint=path)
     assert by_key(sink.kept) == expected(events)
