@@ -303,8 +303,8 @@ class Ticks:
 
         """
         async with self._ticking:
-            began = time.monotonic()
             async with self._feeding:
+                began = time.monotonic()
                 cut = await self._cut()
             await self._keep(cut, began, time.monotonic() - began)
 
