@@ -110,7 +110,7 @@ def measured(
 
     Returns:
         `start`: seconds from the start of the program until the broker has its first result;
-        `rate`: events per second from the first result to the last one; `cpu`: per cent of one core
+        `rate`: events per second behind the first results; `cpu`: per cent of one core
         while it is idle; `memory`: MiB then, of all of its processes.
 
     Raises:
@@ -130,9 +130,7 @@ def measured(
             environment["REDIS_PORT"] = address.rpartition(":")[2]
         began = time.time()
         with _program(_command(name, python, job), environment, folder) as program:
-            first, last = read(
-                servers, results, checked, partitions=1, patience=PATIENCE, alive=program
-            )
+            times = read(servers, results, checked, partitions=1, patience=PATIENCE, alive=program)
             time.sleep(min(SETTLE, idle))
             pids = marked(mark)
             before, began_idle = sum(map(processor_time, pids)), time.perf_counter()
@@ -141,11 +139,18 @@ def measured(
             took = time.perf_counter() - began_idle
             program()
             return {
-                "start": first - began,
-                "rate": count / max(last - first, TICK),
+                "start": times[0] - began,
+                "rate": _rate(times),
                 "cpu": used / 1e9 / took * 100,
                 "memory": sum(map(memory, pids)) / 2**20,
             }
+
+
+def _rate(times: list[float]) -> float:
+    """Give the results per second behind the first ones, which are stored in one go."""
+    first, last = times[0], times[-1]
+    later = sum(stored > first for stored in times)
+    return later / (last - first) if later else len(times) / TICK
 
 
 def _command(name: str, python: str, job: Job) -> list[str]:

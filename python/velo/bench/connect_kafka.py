@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import math
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -84,7 +83,7 @@ def measured(
     with topic(servers, "results", config=CLOCK) as results:
         began = run(Job(servers, source, results, f"velo-bench-{uuid.uuid4().hex}", count))
         checked = Checked(count, copied=copied)
-        _, ended = read(servers, results, checked)
+        ended = read(servers, results, checked)[-1]
     if not copied:
         began = checked.began
     if not began < ended:
@@ -100,8 +99,8 @@ def read(
     partitions: int = PARTITIONS,
     patience: float = PATIENCE,
     alive: Callable[[], object] = lambda: None,
-) -> tuple[float, float]:
-    """Read and check all results.
+) -> list[float]:
+    """Read and check all results, and give the times at which the broker has stored them, in order.
 
     Args:
         servers: The brokers' addresses.
@@ -111,9 +110,6 @@ def read(
         patience: The seconds without a result after which they are missing.
         alive: Called now and then; raises when no more results will come.
 
-    Returns:
-        The times at which the broker has stored the first and the last one.
-
     Raises:
         RuntimeError: Results are missing or wrong.
 
@@ -122,7 +118,7 @@ def read(
 
     consumer: Any = Consumer({"bootstrap.servers": servers, "group.id": "velo-bench"})
     consumer.assign([TopicPartition(topic, number, 0) for number in range(partitions)])
-    first, last = math.inf, 0.0
+    times: list[float] = []
     deadline = time.monotonic() + patience
     try:
         while checked.left:
@@ -131,8 +127,7 @@ def read(
                 if message.error() is not None:
                     raise RuntimeError(message.error().str())
                 checked.take(message.value())
-                stored = message.timestamp()[1] / 1000
-                first, last = min(first, stored), max(last, stored)
+                times.append(message.timestamp()[1] / 1000)
             alive()
             if messages:
                 deadline = time.monotonic() + patience
@@ -144,7 +139,7 @@ def read(
                 checked.take(message.value())
     finally:
         consumer.close()
-    return first, last
+    return sorted(times)
 
 
 @contextlib.contextmanager

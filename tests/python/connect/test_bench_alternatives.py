@@ -67,6 +67,11 @@ def test_a_row_compares_velo_with_each_alternative():
     assert code.other == alternatives.lines("Faust")
 
 
+def test_the_rate_leaves_out_what_was_stored_first():
+    assert alternatives._rate([1.0, 1.0, 1.5, 2.0, 3.0]) == pytest.approx(1.5)
+    assert alternatives._rate([1.0, 1.0]) == 2 / alternatives.TICK
+
+
 def test_lines_are_counted_without_comments_docstrings_and_empty_lines():
     function = 'def f(x):\n    """It."""\n    return """a\nb"""\n'
     program = '"""What\nit is."""\n\nx = 1  # one\n# two\ny = f(\n    x,\n)\n\n\n' + function
