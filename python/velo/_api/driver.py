@@ -14,7 +14,6 @@ paused by its gate, and holds up no other.
 from __future__ import annotations
 
 import asyncio
-import collections
 import contextlib
 import logging
 import math
@@ -27,9 +26,10 @@ from velo._api.dead_letter import letter
 from velo._api.gates import Gates
 from velo._api.lanes import tracked
 from velo._api.patience import closed, waiting_for
+from velo._api.record_feed import RecordFeed
 from velo._api.terms import Figures, OnError, Terms
 from velo._diagnostics import source_figures
-from velo.connect.model import Assigned, Bad, Lost, Record, Revoked, To, record_key, record_of
+from velo.connect.model import Assigned, Bad, Lost, Record, Revoked, To, record_key
 from velo.errors import WorkerDied
 
 if TYPE_CHECKING:
@@ -55,39 +55,6 @@ _KEYS = 10_000
 
 class _Stopped(Exception):
     """Ends the iteration over the results of keys that a checkpoint has: they are cancelled."""
-
-
-class _Feed:
-    """Records that the keys have yet to take: an iterator that stops while there are none."""
-
-    def __init__(self) -> None:
-        self.exhausted = False
-        self._items: collections.deque[Record | Bad] = collections.deque()
-        self._taken = asyncio.Event()
-
-    def __iter__(self) -> _Feed:
-        return self
-
-    def __next__(self) -> Record | Bad:
-        try:
-            return self._items.popleft()
-        except IndexError:
-            self._taken.set()
-            raise StopIteration from None
-
-    def discard(self, partitions: set[Hashable]) -> None:
-        """Drop the records of partitions."""
-        kept = [item for item in self._items if record_of(item).partition not in partitions]
-        self._items = collections.deque(kept)
-
-    async def put(self, items: Sequence[Record | Bad], nudge: Callable[[], None]) -> None:
-        """Have records taken, and wait until they are."""
-        if not items:
-            return
-        self._items.extend(items)
-        self._taken.clear()
-        nudge()
-        await self._taken.wait()
 
 
 class Driver:
@@ -126,7 +93,7 @@ class Driver:
         self.name = spec.name
         self.source = source
         self._flush = flush
-        self._feed = _Feed()
+        self._feed = RecordFeed()
         self._results, self._keys = tracked(
             spec,
             self._feed,
