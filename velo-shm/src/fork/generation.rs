@@ -12,6 +12,7 @@ pub fn generation() -> u32 {
 }
 
 /// This process was forked off: called in the child.
+#[cfg(unix)]
 pub(super) fn forked() {
     GENERATION.fetch_add(1, Relaxed);
 }
