@@ -30,7 +30,7 @@ from velo._api.record_feed import RecordFeed
 from velo._api.terms import Figures, OnError, Terms
 from velo._diagnostics import source_figures
 from velo.connect.model import Assigned, Bad, Lost, Record, Revoked, To, record_key
-from velo.errors import WorkerDied
+from velo.errors import StreamClosed, WorkerDied
 
 if TYPE_CHECKING:
     from velo._api.ticks import Ticks
@@ -119,10 +119,14 @@ class Driver:
         self._feeding = asyncio.Lock()
         self._stopping = False
         self._reading: asyncio.Task[None] | None = None
-        self._reads = False
+        self._reads = self._interrupted = False
         self._ticks = ticks
-        # The keys of a dead worker would begin anew, and the next tick would forget their states.
-        self._needs_workers = ticks is not None and spec.config.recover == "none"
+        # No record is to blame for these, and no tick is to forget the states of keys for them: a
+        # worker is told to stop, or has died and nobody recovers its keys.
+        self._ends_for: tuple[type[Exception], ...] = ()
+        if ticks is not None:
+            recovers = spec.config.recover == "replay"
+            self._ends_for = (StreamClosed,) if recovers else (StreamClosed, WorkerDied)
         if ticks is not None:
             ticks.attach(self, self._keys, self._feeding)
 
@@ -173,7 +177,7 @@ class Driver:
         if (stop := getattr(self.source, "stop", None)) is not None:
             stop()
         elif self._reading is not None and self._reads:
-            self._reads = False
+            self._reads, self._interrupted = False, True
             self._reading.cancel()
 
     async def _batches(self) -> AsyncGenerator[list[tuple[Any, Any]], None]:
@@ -246,13 +250,12 @@ class Driver:
                         break
             await self._until(lambda: not gates.closed)
             self._reads = False
-            if self._stopping:
+            if self._interrupted:
                 await asyncio.sleep(0)  # where the source itself has called `stop`
         except asyncio.CancelledError:
             task = asyncio.current_task()
-            if not self._stopping or task is None:
-                raise
-            task.uncancel()  # `stop` has done that
+            if not self._interrupted or task is None or task.uncancel():
+                raise  # it was not `stop` alone
 
     async def _pass_on(self, items: Sequence[Record | Bad]) -> None:
         if self._ticks is not None:
@@ -387,7 +390,7 @@ class Driver:
     # What fails.
 
     async def _failed(self, failure: _core.KeyFailure) -> None:
-        if self._needs_workers and isinstance(failure.error, WorkerDied):
+        if isinstance(failure.error, self._ends_for):
             raise failure.error
         record = failure.record
         if record is not None and failure.held is not None:

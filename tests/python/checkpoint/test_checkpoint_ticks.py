@@ -1,10 +1,12 @@
 """Checkpoints: a run that is stopped, or dies at any step of a tick, and is started again."""
 
 import asyncio
+import os
 
 import pytest
 
 from replayed import Again, Committing, TakingBack, by_key, expected, sequence
+from velo import stream_fn
 from velo._diagnostics import failpoints
 from velo.connect import Record
 from velo.connect.memory import MemorySink
@@ -200,3 +202,34 @@ async def test_a_run_that_is_at_its_end_cannot_be_stopped_any_more(mode, sink, t
     await connected.into(sink, checkpoint=tmp_path, checkpoint_every=60)
     failpoints.hook = None
     assert by_key(sink.kept) == expected(events)
+
+
+async def test_a_run_that_is_stopped_ends_with_what_fails_then(mode, sink, tmp_path):
+    class Waiting(Short):
+        def stop(self):
+            pass
+
+        async def __aiter__(self):
+            async for batch in super().__aiter__():
+                yield batch
+            await asyncio.Event().wait()
+
+    @stream_fn
+    async def fails_late(events, state):
+        async for event in events:
+            while not os.path.exists(event["gate"]):
+                await asyncio.sleep(0.001)
+            raise ValueError("late")
+            yield
+
+    gate = tmp_path / "gate"
+    source = Waiting([{"k": 0, "gate": str(gate)}])
+    connected = fails_late.options(mode=mode).keyed(source, key="k")
+
+    def ends():
+        connected.stop()
+        gate.touch()
+
+    source.ends = ends
+    with pytest.raises(ValueError, match="late"):
+        await connected.into(sink, checkpoint=tmp_path / "checkpoint")

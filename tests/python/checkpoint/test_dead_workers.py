@@ -10,7 +10,7 @@ import pytest
 from replayed import Again, Committing, TakingBack, by_key, expected
 from velo import stream_fn
 from velo.connect.memory import MemorySink
-from velo.errors import WorkerDied
+from velo.errors import StreamClosed, WorkerDied
 
 
 @stream_fn(mode="process", recover="replay", max_restarts=1)
@@ -20,6 +20,9 @@ async def fatal(events, state):
         if (once := event.get("once")) and not os.path.exists(once):
             Path(once).touch()
             os.kill(os.getpid(), signal.SIGSEGV)
+        if (told := event.get("told")) and not os.path.exists(told):
+            Path(told).touch()
+            os.kill(os.getpid(), signal.SIGTERM)
         if event.get("always"):
             os.kill(os.getpid(), signal.SIGSEGV)
         state["n"] = state.get("n", 0) + 1
@@ -75,6 +78,23 @@ async def test_without_recovery_a_death_ends_the_run_and_the_next_one_goes_on(se
     path = tmp_path / "checkpoint"
     with pytest.raises(WorkerDied):
         await fn.keyed(source_of(events), key="k").into(sink, checkpoint=path, **settings)
+    sink = TakingBack(sink.kept)
+    await fn.keyed(Again({"p": events}), key="k").into(sink, checkpoint=path)
+    assert by_key(sink.kept) == expected(events)
+
+
+@pytest.mark.parametrize("recover", ["none", "replay"])
+async def test_a_worker_that_is_told_to_stop_costs_no_state(recover, tmp_path):
+    """As by a service manager that signals all processes of a service."""
+    events = [{"k": n % 4, "v": n} for n in range(200)]
+    sink, path, letters = TakingBack(), tmp_path / "checkpoint", MemorySink()
+    fn = fatal.options(recover=recover, workers=1)
+    events[90]["told"] = str(tmp_path / "told")
+    with pytest.raises(StreamClosed):
+        await fn.keyed(source_of(events), key="k").into(
+            sink, checkpoint=path, checkpoint_every=0.01, dead_letter=letters
+        )
+    assert not letters.results
     sink = TakingBack(sink.kept)
     await fn.keyed(Again({"p": events}), key="k").into(sink, checkpoint=path)
     assert by_key(sink.kept) == expected(events)
