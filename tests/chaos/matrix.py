@@ -67,6 +67,7 @@ async def one_run(outcome, phase, place, victim, how, seed, seconds):
         return
     for stream in streams:
         outcome.compare(stream.results, await expected(account, stream))
+    outcome.hits += fault.at is not None
     outcome.pause(fault.at, streams)
 
 
@@ -120,6 +121,7 @@ def _one_client(outcome, phase, how, runs, seed):
             return
         family = [pid for pids in Embedded(client.pid).processes().values() for pid in pids]
         time.sleep(rng.uniform(0, phase.seconds))
+        outcome.hits += 1
         if how == "kill":
             client.kill()
             client.wait()

@@ -13,6 +13,7 @@ class Outcome:
 
     Attributes:
         runs: How many there were.
+        hits: In how many of them there was a process to hit.
         lost: Results that should have come and did not.
         doubled: Results that came more often than they should have.
         wrong: Results that came and that no undisturbed run gives.
@@ -23,6 +24,7 @@ class Outcome:
     """
 
     runs: int = 0
+    hits: int = 0
     lost: int = 0
     doubled: int = 0
     wrong: int = 0

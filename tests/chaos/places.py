@@ -15,7 +15,9 @@ __all__ = ["Daemon", "Embedded", "gone", "segments", "still_there"]
 
 def _is_zygote(process):
     with contextlib.suppress(psutil.Error):
-        return any("velo._worker.zygote" in word for word in process.cmdline())
+        command = " ".join(process.cmdline())
+        # By its title; until it has that, by what it was started with.
+        return command.startswith("velo: zygote") or "velo._worker.zygote" in command
     return False
 
 

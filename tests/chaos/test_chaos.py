@@ -22,6 +22,7 @@ SAMPLE = 2
 def test_nothing_is_lost(victim, how, phase, long):
     outcome = matrix.cell(victim, how, phase, 200 if long else SAMPLE, seed=20)
     assert outcome.clean, outcome
+    assert outcome.hits, "there was nothing to hit"
 
 
 def test_soak(long):

@@ -1,0 +1,236 @@
+"""Where the records of a killed program come from, and where its results go.
+
+An end has a `url`. A source has `put`; a sink has `found`, the results that readers see, in their
+order. `kill` and `restart` are about the server.
+"""
+
+import contextlib
+import importlib
+import json
+import secrets
+
+__all__ = ["SINKS", "SOURCES", "Servers"]
+
+
+class Servers:
+    """The servers that were asked for, one of each kind, in a folder."""
+
+    _KINDS = {"kafka": "Kafka", "postgres": "Postgres", "redis": "Redis", "nats": "Nats"}
+
+    def __init__(self, folder):
+        self._folder = folder
+        self._started = {}
+
+    def __getitem__(self, name):
+        """The server, which is started when it is asked for first."""
+        if name not in self._started:
+            kind = getattr(importlib.import_module(f"servers.{name}"), self._KINDS[name])
+            self._started[name] = kind(self._folder / name).start()
+        return self._started[name]
+
+    def stop(self):
+        """Stop them all."""
+        while self._started:
+            self._started.popitem()[1].stop()
+
+
+class End:
+    """One end of a run.
+
+    Attributes:
+        title: What tables call it.
+        url: What `endpoint_of` makes it of.
+        server: Its server; None for a file.
+
+    """
+
+    server = None
+
+    def close(self):
+        """Let go of the server."""
+
+
+class FileSource(End):
+    """A file with one line for each event."""
+
+    title = "a file"
+
+    def __init__(self, _servers, folder):
+        self._path = folder / "in.ndjson"
+        self.url = self._path.as_uri()
+
+    def put(self, events):
+        """Have these events read."""
+        self._path.write_bytes(b"".join(_line(event) + b"\n" for event in events))
+
+
+class FileSink(End):
+    """A file, which is cut where the checkpoint has known it last."""
+
+    title = "a file"
+
+    def __init__(self, _servers, folder):
+        self._path = folder / "out.ndjson"
+        self.url = self._path.as_uri()
+
+    def found(self):
+        """The results."""
+        return [json.loads(line) for line in self._path.read_bytes().splitlines()]
+
+
+class KafkaEnd(End):
+    """A topic of three partitions; a key stays in one."""
+
+    def __init__(self, servers, _folder):
+        self.server = servers["kafka"]
+        self._topic = self.server.topic(3, f"survival-{secrets.token_hex(6)}")
+        place = f"kafka://{self.server.address}/{self._topic}"
+        self.url = f"{place}?config.reconnect.backoff.max.ms=200"
+
+    def close(self):
+        """Close the clients."""
+        self.server.disconnect()
+
+
+class KafkaSource(KafkaEnd):
+    """A topic that is read up to its end."""
+
+    title = "Kafka"
+
+    def __init__(self, servers, folder):
+        super().__init__(servers, folder)
+        self.url += f"&group={self._topic}&until=end"
+
+    def put(self, events):
+        """Have these events read."""
+        for key in {event["k"] for event in events}:
+            mine = [_line(event) for event in events if event["k"] == key]
+            self.server.produce(self._topic, mine, str(key))
+
+
+class KafkaSink(KafkaEnd):
+    """A topic of which readers see what is committed."""
+
+    title = "Kafka, in transactions"
+
+    def found(self):
+        """The results."""
+        from confluent_kafka import Consumer, TopicPartition
+
+        consumer = Consumer(
+            {
+                "bootstrap.servers": self.server.address,
+                "group.id": "any",
+                "isolation.level": "read_committed",
+                "enable.partition.eof": True,
+            }
+        )
+        consumer.assign([TopicPartition(self._topic, number, 0) for number in range(3)])
+        found, ends = [], 0
+        with contextlib.closing(consumer):
+            while ends < 3:
+                message = consumer.poll(30)
+                if message.error() is None:
+                    found.append(json.loads(message.value()))
+                else:
+                    ends += 1
+        return found
+
+
+class PostgresSink(End):
+    """A table with a row for each result."""
+
+    title = "PostgreSQL"
+
+    def __init__(self, servers, _folder):
+        self.server = servers["postgres"]
+        self._table = f"survival_{secrets.token_hex(6)}"
+        with self._connect() as connection:
+            connection.execute(
+                f"create table {self._table} "
+                "(id bigserial primary key, k int, v int, what text, n int, fold int)"
+            )
+        login = f"{self.server.admin}:{self.server.admin_password}"
+        self.url = f"postgres://{login}@127.0.0.1:{self.server.port}/postgres/{self._table}"
+
+    def _connect(self):
+        import psycopg
+
+        return psycopg.connect(self.server.dsn(), autocommit=True)
+
+    def found(self):
+        """The results."""
+        names = ("k", "v", "what", "n", "fold")
+        with self._connect() as connection:
+            rows = connection.execute(f"select {', '.join(names)} from {self._table} order by id")
+            return [dict(zip(names, row, strict=True)) for row in rows]
+
+
+class RedisSource(End):
+    """A stream that a consumer group reads: entries come again until they are acknowledged."""
+
+    title = "a group of Redis"
+
+    def __init__(self, servers, _folder):
+        self.server = servers["redis"]
+        self._stream = f"survival-{secrets.token_hex(6)}"
+        self.url = f"{self.server.url}/{self._stream}?group=g&consumer=c&until=end"
+
+    def put(self, events):
+        """Have these events read."""
+        with contextlib.closing(self.server.client()) as client:
+            pipe = client.pipeline(transaction=False)
+            for event in events:
+                pipe.xadd(self._stream, {"value": _line(event)})
+            pipe.execute()
+
+
+class RedisSink(End):
+    """A stream that takes back nothing."""
+
+    title = "a Redis stream, which takes back nothing"
+
+    def __init__(self, servers, _folder):
+        self.server = servers["redis"]
+        self._stream = f"survival-{secrets.token_hex(6)}"
+        self.url = f"{self.server.url}/{self._stream}"
+
+    def found(self):
+        """The results."""
+        with contextlib.closing(self.server.client()) as client:
+            return [json.loads(fields[b"value"]) for _, fields in client.xrange(self._stream)]
+
+
+class NatsSource(End):
+    """A stream that a durable consumer reads: messages come again until they are acknowledged."""
+
+    title = "a durable consumer of NATS"
+
+    def __init__(self, servers, _folder):
+        self.server = servers["nats"]
+        self._subject = f"survival-{secrets.token_hex(6)}"
+        self.url = f"{self.server.url}/{self._subject}?durable=d&ack_wait=1&until=end"
+
+    def put(self, events):
+        """Have these events read."""
+        import asyncio
+
+        asyncio.run(self._publish([_line(event) for event in events]))
+
+    async def _publish(self, lines):
+        import nats
+
+        client = await nats.connect(self.server.url)
+        stream = client.jetstream()
+        await stream.add_stream(name=self._subject, subjects=[self._subject])
+        for line in lines:
+            await stream.publish(self._subject, line)
+        await client.close()
+
+
+SOURCES = {"file": FileSource, "kafka": KafkaSource, "redis": RedisSource, "nats": NatsSource}
+SINKS = {"file": FileSink, "kafka": KafkaSink, "postgres": PostgresSink, "redis": RedisSink}
+
+
+def _line(event):
+    return json.dumps(event).encode()

@@ -1,0 +1,286 @@
+"""Exactly once, by SIGKILL: a program with a checkpoint is hit until its source is at the end.
+
+Then what readers of its sink see is held against what the same events give when nobody disturbs
+them. `guarantees.py` does that for all pairs of source and sink.
+"""
+
+import collections
+import contextlib
+import dataclasses
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+from click.testing import CliRunner
+
+from ends import SINKS, SOURCES
+from outcome import Outcome
+from places import Embedded, gone, segments
+from sequences import events, expected, refused
+from survivor import STOPPED
+from velo.cli.checkpoint.looking import inspect, verify
+
+__all__ = ["HOW", "PAIRS", "Pair", "Survival", "survive"]
+
+PROGRAM = Path(__file__).with_name("survivor.py")
+COUNT, KEYS = 700, 12
+# Steps at which the program kills itself, in one of its first ticks.
+STEPS, FIRST_TICKS = range(1, 7), 4
+# So many kills hit one program until it is left alone.
+MOST = 10
+# A start that takes longer hangs; seconds.
+HANGS = 90
+# Everything of a dead process must be gone after so many seconds.
+GONE = 10.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """A source, a sink, and what is promised.
+
+    Attributes:
+        source: Its name in `SOURCES`.
+        sink: Its name in `SINKS`.
+        exact: Whether each result is there once; otherwise at least once.
+        ordered: Whether records come again in the order in which they came first.
+        seconds: A random kill comes within so many seconds from the beginning.
+
+    """
+
+    source: str
+    sink: str
+    exact: bool = True
+    ordered: bool = True
+    seconds: float = 1.0
+
+    @property
+    def name(self):
+        """Source and sink."""
+        return f"{self.source}-{self.sink}"
+
+
+@dataclasses.dataclass
+class Survival(Outcome):
+    """All kills of one cell; `runs` counts them.
+
+    Attributes:
+        again: Results that came more than once where that is promised to nobody.
+
+    """
+
+    again: int = 0
+
+
+PAIRS = {
+    pair.name: pair
+    for pair in (
+        Pair("file", "file"),
+        Pair("kafka", "kafka", seconds=2.0),
+        Pair("file", "postgres"),
+        Pair("kafka", "postgres", seconds=2.0),
+        Pair("file", "redis", exact=False),
+        Pair("redis", "file"),
+        Pair("nats", "file", ordered=False, seconds=2.0),
+    )
+}
+
+
+class Round:
+    """A program from the first start to the end of its source.
+
+    Args:
+        pair: Source and sink.
+        mode: "inline" or "process".
+        servers: The servers.
+        folder: An empty folder.
+        rng: Decides on events and instants.
+
+    """
+
+    def __init__(self, pair, mode, servers, folder, rng):
+        self._pair = pair
+        self._rng = rng
+        self._events = events(COUNT, KEYS, rng.random())
+        self._source = SOURCES[pair.source](servers, folder)
+        self._sink = SINKS[pair.sink](servers, folder)
+        self._source.put(self._events)
+        self._letters = folder / "letters.ndjson"
+        self._checkpoint = folder / "checkpoint"
+        self._log = folder / "log"
+        self._command = [
+            *(sys.executable, str(PROGRAM), mode, self._source.url, self._sink.url),
+            self._letters.as_uri(),
+            str(self._checkpoint),
+            rng.choice(("end", "unload")),
+            rng.choice(("none", "replay")),
+        ]
+        self._token = f"VELO_SURVIVOR={folder}"
+
+    def run(self, how, most, outcome):
+        """Hit it up to `most` times, let it come to its end, and look at what it has done."""
+        before, kills = segments(), 0
+        try:
+            while kills < most:
+                code, hit = HOW[how](self)
+                kills += hit
+                outcome.runs += hit
+                if code == 0 or not hit or code not in (-signal.SIGKILL, STOPPED):
+                    break
+            else:
+                with self._started() as program:
+                    code = self._end_of(program)
+            if code:
+                outcome.failed.append(f"the program ended with {code}: {self._told()}")
+                return
+            self._compare(outcome)
+            outcome.left += len(gone(self._family(), GONE)) + len(segments() - before)
+        finally:
+            self._source.close()
+            self._sink.close()
+
+    # The program.
+
+    @contextlib.contextmanager
+    def _started(self, failpoint=""):
+        """Start the program; go on once it begins."""
+        name, _, value = self._token.partition("=")
+        environment = {**os.environ, "VELO_FAILPOINT": failpoint, name: value}
+        with self._log.open("ab") as log:
+            self._begun = log.tell()
+            program = subprocess.Popen(
+                self._command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment
+            )
+        try:
+            program.stdout.readline()
+            yield program
+        finally:
+            program.kill()
+            program.wait()
+            program.stdout.close()
+
+    def _end_of(self, program):
+        try:
+            return program.wait(HANGS)
+        except subprocess.TimeoutExpired:
+            return "a standstill"
+
+    def _told(self):
+        """What the last program has printed."""
+        return self._log.read_bytes()[self._begun :].decode(errors="replace")[-1500:]
+
+    def _family(self):
+        """What the programs of this round have left running."""
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error, OSError):
+                environment = Path(f"/proc/{process.pid}/environ").read_bytes()
+                if self._token.encode() in environment.split(b"\0"):
+                    found.append(process.pid)
+        return found
+
+    # Ways to hit it: each returns the exit code, or -SIGKILL where it has ended for that, and
+    # whether it was hit.
+
+    def step(self):
+        """At a step of a tick, by itself."""
+        tick = self._rng.randint(1, FIRST_TICKS)
+        with self._started(f"tick:{self._rng.choice(STEPS)}:{tick}") as program:
+            code = self._end_of(program)
+        return code, code == -signal.SIGKILL
+
+    def instant(self):
+        """At any time."""
+        with self._started() as program:
+            time.sleep(self._rng.uniform(0, self._pair.seconds))
+            program.kill()
+            code = program.wait()
+        return code, code == -signal.SIGKILL
+
+    def worker(self):
+        """A worker: its keys go on in another one, or the program ends with an error."""
+        with self._started() as program:
+            while program.poll() is None and not Embedded(program.pid).processes()["worker"]:
+                time.sleep(0.005)
+            time.sleep(self._rng.uniform(0, self._pair.seconds))
+            workers = Embedded(program.pid).processes()["worker"]
+            if workers:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(self._rng.choice(workers), signal.SIGKILL)
+            code = self._end_of(program)
+        ended = code == 1 and "WorkerDied" in self._told()
+        return -signal.SIGKILL if ended else code, bool(workers)
+
+    def stop(self):
+        """The program by SIGTERM: it makes a last tick, and goes on when it is started again."""
+        with self._started() as program:
+            time.sleep(self._rng.uniform(0, self._pair.seconds))
+            program.send_signal(signal.SIGTERM)
+            code = self._end_of(program)
+        # Behind its end it does not listen any more.
+        code = STOPPED if code == -signal.SIGTERM else code
+        return code, code == STOPPED
+
+    def server(self):
+        """The server, which is started again; the program goes on, or is started again too."""
+        server = self._sink.server or self._source.server
+        with self._started() as program:
+            time.sleep(self._rng.uniform(0, self._pair.seconds))
+            hit = program.poll() is None
+            server.kill()
+            server.start()
+            code = self._end_of(program)
+        return -signal.SIGKILL if code == 1 else code, hit
+
+    # What came of it.
+
+    def _compare(self, outcome):
+        found = self._sink.found()
+        should = expected(self._in_order(found))
+        came = collections.defaultdict(list)
+        for result in found:
+            came[result["k"]].append(tuple(sorted(result.items())))
+        for key in came.keys() | should.keys():
+            results = came[key]
+            if not self._pair.exact:
+                once = list(dict.fromkeys(results))
+                outcome.again += len(results) - len(once)
+                results = once
+            wanted = [tuple(sorted(result.items())) for result in should.get(key, ())]
+            outcome.compare(results, wanted)
+        letters = self._letters.read_bytes().splitlines() if self._letters.exists() else ()
+        values = {json.loads(letter)["value"]["v"] for letter in letters}
+        outcome.lost += len(refused(self._events) - values)
+        outcome.wrong += len(values - refused(self._events))
+        looked = CliRunner().invoke(inspect, [str(self._checkpoint), "--json"])
+        outcome.left += json.loads(looked.stdout)["keys"]
+        outcome.wrong += CliRunner().invoke(verify, [str(self._checkpoint)]).exit_code != 0
+
+    def _in_order(self, found):
+        """The events in the order in which they were seen, where that is not the first one."""
+        if self._pair.ordered:
+            return self._events
+        seen = {result["v"]: number for number, result in reversed(list(enumerate(found)))}
+        return sorted(self._events, key=lambda event: seen.get(event["v"], len(found)))
+
+
+HOW = {
+    how.__name__: how for how in (Round.step, Round.instant, Round.worker, Round.stop, Round.server)
+}
+
+
+def survive(pair, mode, how, kills, servers, seed):
+    """Kill so often, and tell what came of it."""
+    outcome, rng = Survival(), random.Random(seed)
+    while outcome.runs < kills and not outcome.failed:
+        with tempfile.TemporaryDirectory(prefix="velo-survival-") as folder:
+            Round(pair, mode, servers, Path(folder), rng).run(
+                how, min(kills - outcome.runs, MOST), outcome
+            )
+    return outcome
