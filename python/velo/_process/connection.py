@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import warnings
 import weakref
 from typing import Protocol
@@ -119,7 +120,9 @@ class Connection:
         if new:
             self._preloaded.update(new)
             if self.supervisor is not None:
-                self.supervisor.preload(new, import_paths())
+                # One that has ended, which was not noticed yet, has a successor: that is told.
+                with contextlib.suppress(PoolError):
+                    self.supervisor.preload(new, import_paths())
 
     def poll(self) -> None:
         """Act on all that the supervisor has reported."""

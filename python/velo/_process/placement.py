@@ -105,7 +105,13 @@ class Placement:
             await self._connection.greet()
             if supervisor is not self._connection.supervisor:
                 continue
-            number = supervisor.acquire(workers)
+            try:
+                number = supervisor.acquire(workers)
+            except PoolError:
+                self._connection.poll()  # it has ended, which was not noticed yet
+                if supervisor is self._connection.supervisor:
+                    raise
+                continue
             request = self._requests[number] = asyncio.get_running_loop().create_future()
             link: Link | None = await asyncio.shield(request)
             if link is not None or supervisor is self._connection.supervisor:

@@ -72,6 +72,20 @@ async def test_a_stream_that_recovers_says_when_no_supervisor_is_left(daemon):
         assert isinstance(info.value.__cause__, PoolError)
 
 
+async def test_the_next_supervisor_is_found_before_the_end_of_the_last_is_noticed(daemon_at):
+    daemon = daemon_at("--workers", 2, "--idle-timeout", 1)
+    async with add.open() as stream:
+        await stream.send(1)
+        assert await stream.recv() == 1
+        daemon.kill()
+        daemon_at("--workers", 2)  # the event loop has not run since
+        fn = pids.options(workers=2, preload=["colorsys"])
+        async with fn.open() as first, fn.open() as second:
+            assert await pid_of(first) != await pid_of(second)
+    # The old worker has nothing left to do for this program.
+    assert await pids.run([0])
+
+
 async def test_the_next_supervisor_is_found(daemon_at):
     daemon = daemon_at("--workers", 2, "--idle-timeout", 1)
     async with pids.open() as stream:

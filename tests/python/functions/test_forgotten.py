@@ -23,11 +23,11 @@ async def counts(events):
 
 
 def make(number, mode):
-    async def made(events):
+    async def short_lived(events):
         async for event in events:
             yield event + number
 
-    return stream_fn(mode=mode, **({"workers": 1} if mode == "process" else {}))(made)
+    return stream_fn(mode=mode, **({"workers": 1} if mode == "process" else {}))(short_lived)
 
 
 async def test_closures_are_forgotten(mode, long):
@@ -41,9 +41,9 @@ async def test_closures_are_forgotten(mode, long):
             assert await fn.run([1]) == [number + 1]
         del fn
         await counting.run([""])  # the last ones are told as the next stream opens
-        await stream.send("made")
+        await stream.send("short_lived")
         there = await stream.recv()
-    assert count_of("made") <= 1
+    assert count_of("short_lived") <= 1
     assert there <= 3
     assert len(function_stats._gone) <= 2 * function_stats._EVERY
 
