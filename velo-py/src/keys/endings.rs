@@ -10,7 +10,6 @@ use super::routing::{AfterEnd, OnError, Out};
 use super::saved_run::Mark;
 use super::tracking::End;
 use crate::errors;
-use crate::lane_frames::Name;
 
 impl Keys {
     /// A key has ended, and no lane knows it any more.
@@ -94,10 +93,7 @@ impl Keys {
     pub(super) fn drop_key(&self, py: Python<'_>, entry: u32, error: PyErr) -> PyResult<()> {
         self.state.with(py, |state| {
             let known = state.index.entry(entry);
-            let name = Name {
-                id: known.id,
-                generation: known.generation,
-            };
+            let name = known.name();
             let lane = &mut state.lanes[known.lane as usize];
             lane.ids.abandon(name.id);
             lane.outgoing.push_back(Act::Cancel(name));

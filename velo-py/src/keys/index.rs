@@ -8,6 +8,7 @@ use super::journal::KeyJournal;
 use super::saved_run::SavedRun;
 use super::tracker::{NO_PARTITION, Tokens};
 use super::waiting::Waiting;
+use crate::lane_frames::Name;
 
 /// No entry.
 pub const NONE: u32 = u32::MAX;
@@ -70,6 +71,15 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// The name under which its lane knows the key.
+    #[inline]
+    pub fn name(&self) -> Name {
+        Name {
+            id: self.id,
+            generation: self.generation,
+        }
+    }
+
     /// Events that have yet to be sent, the first time or again.
     pub fn unsent(&self) -> u64 {
         let again = self.journal.as_ref().map_or(0, |journal| journal.unsent());

@@ -204,10 +204,7 @@ impl State {
         }
         let known = self.index.entry(entry);
         let lane = &mut self.lanes[known.lane as usize];
-        let name = Name {
-            id: known.id,
-            generation: known.generation,
-        };
+        let name = known.name();
         let unsent = known.waiting.len();
         while known.in_flight < self.window
             && let Some((event, request)) = known.waiting.pop()
@@ -240,10 +237,7 @@ impl State {
     fn send_kept(&mut self, py: Python<'_>, entry: u32, keep: Keep) {
         let known = self.index.entry(entry);
         let lane = &mut self.lanes[known.lane as usize];
-        let name = Name {
-            id: known.id,
-            generation: known.generation,
-        };
+        let name = known.name();
         let Some(journal) = &mut known.journal else {
             return;
         };
@@ -339,10 +333,7 @@ impl State {
         known.ends = false;
         known.cancelled = true;
         known.stage = Stage::Ending;
-        let name = Name {
-            id: known.id,
-            generation: known.generation,
-        };
+        let name = known.name();
         self.lanes[known.lane as usize]
             .outgoing
             .push_back(Act::Cancel(name));

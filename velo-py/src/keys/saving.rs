@@ -23,7 +23,6 @@ use super::runs::{Saving, beyond};
 use super::saved_run::{Mark, SavedRun};
 use super::tracker::{By, Late};
 use crate::errors;
-use crate::lane_frames::Name;
 
 impl State {
     pub(super) fn saving(&mut self) -> Option<&mut Saving> {
@@ -124,10 +123,7 @@ impl State {
         let known = self.index.entry(entry);
         if let Some(run) = &mut known.run {
             run.asked = true;
-            let name = Name {
-                id: known.id,
-                generation: known.generation,
-            };
+            let name = known.name();
             let lane = &mut self.lanes[known.lane as usize];
             lane.outgoing.push_back(Act::Save(name));
         }
@@ -156,10 +152,7 @@ impl State {
         }
         if run.kept && !run.is_dirty(known.sent) {
             known.cancelled = true;
-            let name = Name {
-                id: known.id,
-                generation: known.generation,
-            };
+            let name = known.name();
             let lane = &mut self.lanes[known.lane as usize];
             lane.outgoing.push_back(Act::Cancel(name));
             if let Some(saving) = self.saving() {

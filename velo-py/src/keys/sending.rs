@@ -12,7 +12,6 @@ use super::tracking::Tracked;
 use crate::codec::{VecOut, codec};
 use crate::errors;
 use crate::ffi::iterate::next_of;
-use crate::lane_frames::Name;
 
 /// So many events are taken from a source before results are looked at.
 const BATCH: usize = 128;
@@ -182,10 +181,7 @@ impl Keys {
                 Stage::Open if known.in_flight < window && known.waiting.is_empty() => {
                     known.in_flight += 1;
                     known.sent = known.sent.wrapping_add(1);
-                    let name = Name {
-                        id: known.id,
-                        generation: known.generation,
-                    };
+                    let name = known.name();
                     let lane = &mut state.lanes[known.lane as usize];
                     lane.sent += 1;
                     let act = Act::Event(name, event.clone().unbind(), request);
