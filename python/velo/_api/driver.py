@@ -127,7 +127,6 @@ class Driver:
         if ticks is not None:
             recovers = spec.config.recover == "replay"
             self._ends_for = (StreamClosed,) if recovers else (StreamClosed, WorkerDied)
-        if ticks is not None:
             ticks.attach(self, self._keys, self._feeding)
 
     async def batches(self) -> AsyncGenerator[list[tuple[Any, Any]], None]:

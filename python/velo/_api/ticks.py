@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -115,13 +115,11 @@ class Ticks:
         # Results are written at ticks, and not as they come.
         self._holds = False
         # None: it will come again, since the worker has died.
-        self._has_dropped = False
         self._held: list[tuple[Any, Any] | None] = []
+        self._has_dropped = False
         # By key: how many of the results that are held lie before its last mark.
         self._marks: dict[Hashable, int] = {}
         self._changes: dict[Hashable, Change] = {}
-        # Those of the cut that is being stored.
-        self._storing: Mapping[Hashable, Change] = {}
         # Absorbed by earlier runs, ahead of positions, and not come again yet.
         self._unmet: dict[Hashable, set[Any]] = {}
         self._tells_all = False
@@ -197,8 +195,7 @@ class Ticks:
 
     def restore(self, keys: list[Hashable]) -> list[Change]:
         """Give what is known of keys that open: from this run, or from the store."""
-        now, then = self._changes, self._storing
-        found: list[Change] = [now.get(key, then.get(key, _UNKNOWN)) for key in keys]
+        found: list[Change] = [self._changes.get(key, _UNKNOWN) for key in keys]
         lacking = [number for number, state in enumerate(found) if state is _UNKNOWN]
         if lacking:
             loaded = self._store.load([keys[number] for number in lacking])
@@ -357,7 +354,7 @@ class Ticks:
             return None
         positions, absorbed, late = closed
         changes, self._changes = self._changes, {}
-        self._storing = changes  # from here on: keys may open before it is stored
+        self._store.expect(changes)  # from here on: keys may open before they are stored
         ahead = dict(absorbed)
         for partition, unmet in self._unmet.items():
             ahead[partition] = [*ahead.get(partition, ()), *unmet]
@@ -413,7 +410,6 @@ class Ticks:
         await store.commit(
             epoch, cut.changes, cut.positions, cut.ahead, mark, undoable=sink.commits
         )
-        self._storing = {}
         self._ahead = cut.ahead
         self._last = time.monotonic()
         self._cost = paused + self._last - stores

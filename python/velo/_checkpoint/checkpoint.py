@@ -68,7 +68,7 @@ class Checkpoint:
         self._trusted = trusted
         self._ttl = ttl
         self._thread = ThreadPoolExecutor(1, "velo checkpoint")
-        # The changes of a commit that has not returned yet, or has failed.
+        # The changes of the next commit, until that has written them.
         self._pending: Mapping[Hashable, Change] = {}
 
     @classmethod
@@ -169,7 +169,7 @@ class Checkpoint:
         return self._empty
 
     def load(self, keys: Sequence[Hashable]) -> list[Change]:
-        """Return the states of keys, with those that a commit is about to write.
+        """Return the states of keys, with those that the next commit writes.
 
         Returns:
             For each key: its state, encoded; None: it is unknown; False: its function has returned.
@@ -245,6 +245,10 @@ class Checkpoint:
                 "`--trust`"
             )
 
+    def expect(self, changes: Mapping[Hashable, Change]) -> None:
+        """Have `load` give these changes, which are those of the next commit."""
+        self._pending = changes
+
     async def commit(
         self,
         epoch: int,
@@ -276,7 +280,7 @@ class Checkpoint:
             raise ValueError(f"epoch {epoch} does not follow epoch {self.epoch}")
         if any(state is not None for state in changes.values()):
             self._empty = False
-        self._pending = changes
+        self.expect(changes)
         cut = ({**self.positions, **positions}, dict(ahead), mark)
         await asyncio.get_running_loop().run_in_executor(
             self._thread, self._commit, epoch, changes, cut, undoable
