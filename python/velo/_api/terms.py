@@ -18,6 +18,11 @@ __all__ = ["Checkpointing", "Figures", "OnError", "Terms"]
 OnError = Literal["raise", "drop"] | Callable[[Any, Exception], None]
 
 
+def _check_interval(name: str, seconds: Any) -> None:
+    if not isinstance(seconds, int | float) or not seconds > 0:
+        raise ValueError(f"`{name}` must be a number of seconds above 0, not {seconds!r}")
+
+
 @dataclass
 class Terms:
     """How a driver deals with what fails, and when it commits; see `Connected.into`."""
@@ -39,10 +44,7 @@ class Terms:
             raise ValueError(f"`on_bad` must be `raise`, `drop` or a callable, not {self.on_bad!r}")
         if not isinstance(self.retries, int) or self.retries < 0:
             raise ValueError(f"`retries` must be an integer of at least 0, not {self.retries!r}")
-        if not isinstance(self.commit_every, int | float) or not self.commit_every > 0:
-            raise ValueError(
-                f"`commit_every` must be a number of seconds above 0, not {self.commit_every!r}"
-            )
+        _check_interval("commit_every", self.commit_every)
         if not isinstance(self.drain, int | float) or not self.drain >= 0:
             raise ValueError(
                 f"`drain` must be a number of seconds of at least 0, not {self.drain!r}"
@@ -67,10 +69,7 @@ class Checkpointing:
             raise ValueError(
                 f"`ttl` must be a number of seconds above 0, or None, not {self.ttl!r}"
             )
-        if not isinstance(self.every, int | float) or not self.every > 0:
-            raise ValueError(
-                f"`checkpoint_every` must be a number of seconds above 0, not {self.every!r}"
-            )
+        _check_interval("checkpoint_every", self.every)
         if self.path is None:
             for name, value in (("keys", self.keys != "end"), ("ttl", self.ttl is not None)):
                 if value:
