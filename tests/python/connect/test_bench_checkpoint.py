@@ -66,7 +66,7 @@ def test_every_row_has_its_subjects(monkeypatch):
     monkeypatch.setattr(Plan, "in_turn", in_turn)
     monkeypatch.setattr(checkpoint, "broker", Broker)
     monkeypatch.setattr(checkpoint, "source", lambda servers, count: Broker())
-    monkeypatch.setattr(checkpoint, "python_of", lambda name: "python")
+    monkeypatch.setattr(connectors, "python_of", lambda name: "python")
     rows = list(checkpoint.measure(Plan(False, None, len, warnings.append)))
     assert not warnings
     # Of each mode: two rates, a restart, unloading, and Kafka against three others; and the size.

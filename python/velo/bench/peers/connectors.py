@@ -5,14 +5,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import subprocess
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from velo.bench.connect_kafka import Job, measured
 from velo.bench.floors import Measured
+from velo.bench.measure import Plan
 from velo.bench.peers import environments
 
-__all__ = ["CONNECTORS", "LASTING", "Connector", "kafka", "made", "python_of"]
+__all__ = ["CONNECTORS", "LASTING", "Connector", "kafka", "made", "python_of", "pythons"]
 
 LIMIT = 100.0  # seconds of a run
 
@@ -54,6 +56,22 @@ def python_of(name: str) -> str:
 
     """
     return environments.python_of(CONNECTORS[name].requirements)
+
+
+def pythons(plan: Plan, names: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Give those of these peers that take part, with their interpreters.
+
+    A peer that pip does not install is reported and left out.
+    """
+    for name in names:
+        if plan.peers is None or name in plan.peers:
+            plan.say(f"an environment for {name}")
+            try:
+                python = python_of(name)
+            except environments.Refused as error:
+                plan.warn(f"{name}: {error}")
+            else:
+                yield name, python
 
 
 def kafka(

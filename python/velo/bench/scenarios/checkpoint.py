@@ -9,8 +9,7 @@ from velo.bench.connect_broker import NoBroker, broker
 from velo.bench.connect_job import KEYS
 from velo.bench.connect_kafka import source
 from velo.bench.measure import Plan, Row, Subject, bounded, compare
-from velo.bench.peers.connectors import LASTING, python_of
-from velo.bench.peers.environments import Refused
+from velo.bench.peers.connectors import LASTING, pythons
 
 COUNT = 1_000_000
 FEW, MANY, TOUCHED = 1_000, 1_000_000, 50_000
@@ -119,17 +118,9 @@ def _between_topics(
         subjects[f"{mode}, without"] = Subject(where, (mode, workers, *at))
         subjects[mode] = _ours("kafka", mode, workers, *at)
     others = {}
-    for name, kept in LASTING.items():
-        if plan.peers is None or name in plan.peers:
-            plan.say(f"an environment for {name}")
-            try:
-                python = python_of(name)
-            except Refused as error:
-                plan.warn(f"{name}: {error}")
-            else:
-                others[name] = f"{name} with {kept}, at least once"
-                where = "velo.bench.peers.connectors:kafka"
-                subjects[name] = Subject(where, (name, python, *at, True))
+    for name, python in pythons(plan, LASTING):
+        others[name] = f"{name} with {LASTING[name]}, at least once"
+        subjects[name] = Subject("velo.bench.peers.connectors:kafka", (name, python, *at, True))
     figures = plan.in_turn(subjects)
     for mode, _ in modes:
         measurement = f"Kafka to Kafka, {KEYS:,} keys, exactly once, {mode}"

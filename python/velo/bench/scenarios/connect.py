@@ -11,8 +11,7 @@ from velo.bench.connect_broker import NoBroker, broker
 from velo.bench.connect_job import KEYS
 from velo.bench.connect_kafka import source
 from velo.bench.measure import Plan, Row, Subject, compare
-from velo.bench.peers.connectors import CONNECTORS, python_of
-from velo.bench.peers.environments import Refused
+from velo.bench.peers.connectors import CONNECTORS, pythons
 from velo.bench.redis_server import NoRedis, server
 
 COUNT = 100_000
@@ -59,16 +58,8 @@ def _kafka(plan: Plan, at: tuple[str, str, int]) -> Iterator[Row]:
         BARE: Subject("velo.bench.floors_connect:kafka_with_generators", at),
         **ours,
     }
-    for name in CONNECTORS:
-        if plan.peers is None or name in plan.peers:
-            plan.say(f"an environment for {name}")
-            try:
-                python = python_of(name)
-            except Refused as error:
-                plan.warn(f"{name}: {error}")
-            else:
-                where = "velo.bench.peers.connectors:kafka"
-                subjects[name] = Subject(where, (name, python, *at))
+    for name, python in pythons(plan, CONNECTORS):
+        subjects[name] = Subject("velo.bench.peers.connectors:kafka", (name, python, *at))
     figures = plan.in_turn(subjects)
     for mode in ours:
         for name, target in {**FLOOR_TARGETS, **PEER_TARGETS}.items():
