@@ -1,6 +1,5 @@
 """`velo checkpoint`: what it shows, and what it changes."""
 
-import contextlib
 import datetime as dt
 import json
 import os
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from velo._checkpoint.checkpoint import Checkpoint
+from checkpoints import opened
 from velo._core import dumps, loads
 from velo.cli.command import velo
 
@@ -19,15 +18,6 @@ from velo.cli.command import velo
 @pytest.fixture
 def path(tmp_path):
     return tmp_path / "fraud"
-
-
-@contextlib.contextmanager
-def opened(path, function="fraud", **settings):
-    checkpoint = Checkpoint.open(path, function, **settings)
-    try:
-        yield checkpoint
-    finally:
-        checkpoint.close()
 
 
 @pytest.fixture

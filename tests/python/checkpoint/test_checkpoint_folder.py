@@ -9,7 +9,9 @@ import sys
 
 import pytest
 
+from checkpoints import opened
 from helpers import environment
+from small_disk import mounted
 from velo._checkpoint.checkpoint import Checkpoint
 from velo._checkpoint.store import FORMAT
 from velo._core import dumps
@@ -21,15 +23,6 @@ root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become anothe
 @pytest.fixture
 def path(tmp_path):
     return tmp_path / "fraud"
-
-
-@contextlib.contextmanager
-def opened(path, function="fraud", **settings):
-    checkpoint = Checkpoint.open(path, function, **settings)
-    try:
-        yield checkpoint
-    finally:
-        checkpoint.close()
 
 
 def states(count, length=200):
@@ -314,15 +307,8 @@ async def test_with_room_again_the_same_commit_goes_through(written):
 @pytest.fixture
 def small_disk(tmp_path):
     """A disk of one megabyte."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]
-    if subprocess.run(command, capture_output=True).returncode:
-        pytest.skip("no disk can be mounted here")
-    try:
+    with mounted(tmp_path / "disk", "1m") as disk:
         yield disk
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
 
 
 async def test_a_disk_that_is_really_full(small_disk):

@@ -3,11 +3,11 @@
 import json
 import os
 import resource
-import subprocess
 
 import pytest
 
 from helpers import HANG, until_sync
+from small_disk import enlarge, mounted
 
 COUNT = 3000
 
@@ -111,14 +111,7 @@ def test_what_resume_cannot_go_on_with(velo, name):
 @pytest.mark.skipif(os.getuid() != 0, reason="mounts a small disk")
 def test_a_small_disk(velo, whole):
     """A real one, of 64 KiB."""
-    disk = velo.folder / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk], capture_output=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip("this machine allows no mounts")
-    try:
+    with mounted(velo.folder / "disk", "64k") as disk:
         run = ("run", "slow.py:sums", "-i", "in.ndjson", "-o", "disk/out.ndjson")
         done = velo(*run)
         assert done.code == 1
@@ -127,8 +120,6 @@ def test_a_small_disk(velo, whole):
         left = (disk / "out.ndjson").read_bytes()
         assert whole.startswith(left)
         assert left.endswith(b"\n")
-        subprocess.run(["mount", "-o", "remount,size=4m", disk], check=True)
+        enlarge(disk, "4m")
         assert velo(*run, "--resume").code == 0
         assert (disk / "out.ndjson").read_bytes() == whole
-    finally:
-        subprocess.run(["umount", disk], check=True)
