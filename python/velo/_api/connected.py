@@ -159,8 +159,8 @@ class Connected(AsyncIterator[T], Generic[T]):
             keys: What happens to a key that is idle for `timeout`, or makes room under
                 `max_concurrent`: `"end"`, or with a checkpoint `"unload"`: it leaves the memory
                 without noticing, and comes back with its next record.
-            ttl: A key that has not changed for so many seconds is forgotten by the checkpoint.
-                None: never.
+            ttl: The seconds without a change after which the checkpoint forgets a key. None: it
+                forgets none.
             trusted: Whether states may hold pickles: whoever can write to the folder can then run
                 code.
 

@@ -88,7 +88,7 @@ _POSITIVE = click.IntRange(min=1)
     "--ttl",
     type=click.FloatRange(min=0, min_open=True),
     metavar="SECONDS",
-    help="Checkpoint: forget a key that has not changed for so long.",
+    help="Checkpoint: forget a key whose state has not changed for this time.",
 )
 @click.option("--trust", is_flag=True, help="Checkpoint: keep pickled states, which run code.")
 @click.option("--resume", is_flag=True, help="Complete the output of an earlier run.")

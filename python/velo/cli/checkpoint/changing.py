@@ -90,7 +90,7 @@ def reset(path: Path, yes: bool) -> None:
     "--ttl",
     type=click.FloatRange(min=0),
     metavar="SECONDS",
-    help="Forget keys that have not changed for so long.",
+    help="Forget keys whose states have not changed for this time.",
 )
 def compact(path: Path, ttl: float | None) -> None:
     """Write the file anew, without gaps. It takes as much room again while it works."""
