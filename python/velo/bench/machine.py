@@ -13,7 +13,19 @@ __all__ = ["describe"]
 
 
 # The packages of peers whose versions are listed, if they are installed.
-PACKAGES = ["numpy", "uvloop", "faster-fifo", "pyzmq", "iceoryx2", "ray", "bytewax"]
+PACKAGES = [
+    "numpy",
+    "uvloop",
+    "faster-fifo",
+    "pyzmq",
+    "iceoryx2",
+    "ray",
+    "bytewax",
+    "ormsgpack",
+    "msgpack",
+    "confluent-kafka",
+    "redis",
+]
 
 
 def describe() -> dict[str, str]:

@@ -8,12 +8,22 @@ import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from velo import _core
 
-__all__ = ["Figures", "Plan", "Row", "Subject", "bounded", "compare", "paired", "percentiles"]
+__all__ = [
+    "Figures",
+    "Plan",
+    "Row",
+    "Subject",
+    "bounded",
+    "compare",
+    "noise_of",
+    "paired",
+    "percentiles",
+]
 
 # Seconds. No subject needs that long unless it hangs.
 LIMIT = 120.0
@@ -48,11 +58,11 @@ class Subject:
             RuntimeError: The subject fails, or does not end in time.
 
         """
-        # `-P`: a script's own folder is not where `velo` is looked for.
+        # `-I`: neither a script's own folder nor PYTHONPATH is where `velo` is looked for.
         if self.python is None:
             command = [sys.executable, "-m", "velo.bench.subject", self.where]
         else:
-            command = [self.python, "-P", self.where]
+            command = [self.python, "-I", self.where]
         command.append(json.dumps(self.arguments))
         try:
             run = subprocess.run(
@@ -148,6 +158,7 @@ class Row:
         target: The ratio, or without another subject the figure, that velo aims for.
         series: The line of a chart to which the figure and the compared one belong.
         at: The position on that line.
+        noise: The noise of the ratio; None if it is not known.
 
     """
 
@@ -160,6 +171,7 @@ class Row:
     target: float | None = None
     series: str | None = None
     at: float | None = None
+    noise: float | None = None
 
     @property
     def met(self) -> bool | None:
@@ -167,7 +179,12 @@ class Row:
         if self.target is None:
             return None
         reached = self.value if self.ratio is None else self.ratio
-        return reached >= self.target if self.unit.endswith("/s") else reached <= self.target
+        return reached >= self.target if self.more_is_better else reached <= self.target
+
+    @property
+    def more_is_better(self) -> bool:
+        """Whether a higher figure is the better one."""
+        return self.unit.endswith("/s")
 
     def named(self, compared_with: str) -> Row:
         """Return the row with another name for the other subject."""
@@ -188,7 +205,7 @@ def compare(
     if one not in figures or other not in figures:
         return []
     ours, theirs = ([round[figure] for round in figures[name]] for name in (one, other))
-    ratio = statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
+    ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
     return [
         Row(
             measurement,
@@ -196,10 +213,16 @@ def compare(
             unit,
             other,
             statistics.median(theirs),
-            ratio,
+            statistics.median(ratios),
             target,
+            noise=noise_of(ratios),
         )
     ]
+
+
+def noise_of(ratios: Sequence[float]) -> float | None:
+    """Return the noise of a ratio: its range over the rounds; None where there is one round."""
+    return max(ratios) - min(ratios) if len(ratios) > 1 else None
 
 
 def paired(

@@ -35,7 +35,7 @@ def cells(row: Row) -> tuple[str, ...]:
 def _target(row: Row) -> str:
     if row.target is None:
         return ""
-    sign = "≥" if row.unit.endswith("/s") else "≤"
+    sign = "≥" if row.more_is_better else "≤"
     return f"{sign} {row.target:g}"
 
 

@@ -14,6 +14,9 @@ from velo import _core
 from velo.cli.errors import Failure
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from velo.bench.baseline import Baseline
     from velo.bench.report import Cores, Results
 
 __all__ = ["bench"]
@@ -41,10 +44,12 @@ _INLINE = ("codec",)
 @click.command(short_help="Measure velo, its floors and its peers.")
 @click.option(
     "--scenario",
+    "scenarios",
     type=click.Choice(["all", *NAMES]),
-    default="all",
+    multiple=True,
+    default=["all"],
     show_default=True,
-    help="The scenario to measure.",
+    help="A scenario to measure; may be given several times.",
 )
 @click.option(
     "--compare",
@@ -61,6 +66,17 @@ _INLINE = ("codec",)
     show_default=True,
     help="The output format.",
 )
+@click.option(
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write all figures into this file as JSON, with the machine and the versions.",
+)
+@click.option(
+    "--baseline",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Compare the ratios with those of an earlier `--output`; the exit code is 1 where one "
+    "fell by more than its noise, the range of its ratios over the rounds.",
+)
 @click.option("--plot", metavar="DIR", help="Draw charts into this folder.")
 @click.option(
     "--rounds",
@@ -71,14 +87,22 @@ _INLINE = ("codec",)
 )
 @click.option("--quick", is_flag=True, help="One short round, to test the benchmarks themselves.")
 def bench(
-    scenario: str, compare: str, style: str, plot: str | None, rounds: int, quick: bool
+    scenarios: Sequence[str],
+    compare: str,
+    style: str,
+    output: Path | None,
+    baseline: Path | None,
+    plot: str | None,
+    rounds: int,
+    quick: bool,
 ) -> None:
     """Measure velo, its floors and its peers, in turn and over several rounds.
 
     Compare the ratios. In a unit per second more is better, in any other less.
     """
-    if not _core.PROCESS_MODE and scenario not in ("all", *_INLINE):
-        raise Failure(f"`{scenario}` measures worker processes, which this build does not have")
+    for scenario in scenarios:
+        if not _core.PROCESS_MODE and scenario not in ("all", *_INLINE):
+            raise Failure(f"`{scenario}` measures worker processes, which this build does not have")
     # Imported here, because `velo run` does not need it.
     from velo.bench.alternatives import ALTERNATIVES
     from velo.bench.measure import Plan
@@ -91,6 +115,9 @@ def bench(
         raise click.BadParameter(
             f"{compare!r} is none of all, none, {', '.join(names)}", param_hint="--compare"
         )
+    earlier = None if baseline is None else _read(baseline)
+    if output is not None:
+        _try_to_write(output)
     console = Console(stderr=True)
 
     def warn(text: str) -> None:
@@ -105,13 +132,74 @@ def bench(
         )
         results, cores = {}, {}
         for name, measure in SCENARIOS.items():
-            if scenario in ("all", name) and (_core.PROCESS_MODE or name in _INLINE):
+            chosen = name in scenarios or "all" in scenarios
+            if chosen and (_core.PROCESS_MODE or name in _INLINE):
                 before = plan.cores()
                 results[name] = list(measure(plan))
                 cores[name] = (before, plan.cores())
     _show(results, cores, style)
+    if output is not None:
+        _write(output, results, cores)
     if plot is not None:
         _draw(results, Path(plot))
+    if earlier is not None:
+        _compare(earlier, results)
+
+
+def _read(path: Path) -> Baseline:
+    from velo.bench.baseline import BadBaseline, read
+
+    try:
+        return read(path)
+    except (BadBaseline, OSError) as error:
+        raise Failure(f"`--baseline {path}`: {error}") from None
+
+
+def _try_to_write(path: Path) -> None:
+    """Fail before the measurement and not after it."""
+    try:
+        new = not path.exists()
+        path.open("a").close()
+        if new:
+            path.unlink()
+    except OSError as error:
+        raise Failure(f"`--output {path}`: {error.strerror}") from None
+
+
+def _write(path: Path, results: Results, cores: Cores) -> None:
+    from velo.bench import machine, report
+
+    try:
+        path.write_text(report.as_json(results, cores, machine.describe()) + "\n")
+    except OSError as error:
+        raise Failure(f"`--output {path}`: {error.strerror}") from None
+
+
+def _compare(earlier: Baseline, results: Results) -> None:
+    """Print the ratios that fell; they are the failure of the command."""
+    from velo.bench.baseline import changes, missing
+
+    for scenario, measurement, other in missing(earlier, results):
+        click.echo(f"only in the baseline: {scenario}, {measurement}, {other}", err=True)
+    found = list(changes(earlier, results))
+    judged = [change for change in found if change.noise is not None]
+    if not judged:
+        raise Failure(
+            "no ratio can be compared with the baseline: it takes the same scenarios and peers, "
+            "and two rounds or more"
+        )
+    fallen = [change for change in judged if change.fell]
+    for change in fallen:
+        scenario, measurement, other = change.name
+        click.echo(
+            f"fell: {scenario}, {measurement}, compared with {other}: {change.before:.3g} before, "
+            f"{change.now:.3g} now, noise {change.noise:.2g}",
+            err=True,
+        )
+    said = f"{len(fallen)} of {len(judged)} ratios fell by more than their noise"
+    if fallen:
+        raise Failure(said)
+    click.echo(said, err=True)
 
 
 def _show(results: Results, cores: Cores, style: str) -> None:

@@ -8,8 +8,9 @@ import pytest
 from click.testing import CliRunner
 
 from helpers import HANG
-from velo.bench import machine, report
+from velo.bench import baseline, machine, report
 from velo.bench.measure import Plan, Row, Subject, bounded, compare
+from velo.bench.peers import PEERS, environments, predecessor
 from velo.cli.bench import NAMES
 from velo.cli.bench import bench as command
 
@@ -94,6 +95,13 @@ def test_ratios_are_made_round_by_round():
     (row,) = compare(figures, "one", "other", measurement="w", unit="events/s", target=3.5)
     assert (row.value, row.other, row.ratio) == (4.0, 1.0, 3.0)
     assert row.met is False
+    assert row.noise == 2.0, "from 2.0 to 4.0"
+
+
+def test_one_round_has_no_noise():
+    figures = {"one": [{"rate": 2.0}], "other": [{"rate": 1.0}]}
+    (row,) = compare(figures, "one", "other", measurement="w", unit="events/s")
+    assert row.noise is None
 
 
 @pytest.mark.parametrize(
@@ -185,7 +193,6 @@ def test_every_row_of_many_keys_has_its_subjects(monkeypatch):
     import importlib
     import inspect
 
-    from velo.bench.peers import PEERS
     from velo.bench.scenarios import keyed
 
     asked = []
@@ -231,3 +238,150 @@ print(*[path.name for path in draw({"keyed": rows}, Path(sys.argv[1]))])
         picture = (tmp_path / f"keyed-{theme}.svg").read_text()
         assert "a floor" in picture
         assert "velo, inline" in picture
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """Scenarios that measure nothing: they give the rows that the test puts here."""
+    from velo.bench import scenarios
+
+    rows = {name: [] for name in NAMES}
+    monkeypatch.setattr(
+        scenarios,
+        "SCENARIOS",
+        {name: lambda plan, name=name: iter(rows[name]) for name in NAMES},
+    )
+    monkeypatch.setattr(Plan, "cores", lambda self: 2.0)
+    return rows
+
+
+def row(measurement, ratio, noise, unit="events/s"):
+    return Row(measurement, 2.0, unit, "a peer", 1.0, ratio, noise=noise)
+
+
+def test_several_scenarios_are_measured_and_written_to_a_file(measured, tmp_path):
+    measured["latency"] = [row("one", 2.0, 0.5)]
+    measured["memory"] = [Row("two", 3.0, "KiB")]
+    measured["codec"] = [row("three", 2.0, 0.5)]
+    file = tmp_path / "figures.json"
+    chosen = ("--scenario", "memory", "--scenario", "latency")
+    result = bench(*chosen, "--compare", "none", "--output", str(file))
+    assert result.exit_code == 0, result.output
+    assert "a peer" in result.stdout
+    written = json.loads(file.read_text())
+    assert written["machine"] == machine.describe()
+    assert list(written["scenarios"]) == ["latency", "memory"]
+    (one,) = written["scenarios"]["latency"]
+    assert (one["ratio"], one["noise"]) == (2.0, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("unit", "now", "noise", "fell"),
+    [
+        ("events/s", 1.75, 0.125, False),  # by as much as the noise of the earlier run
+        ("events/s", 1.5, 0.125, True),
+        ("events/s", 1.5, 0.5, False),  # the larger noise counts
+        ("events/s", 9.0, 0.125, False),
+        ("µs", 2.25, 0.125, False),
+        ("µs", 2.5, 0.125, True),  # in a time less is better
+        ("µs", 0.125, 0.125, False),
+    ],
+)
+def test_a_ratio_that_fell_by_more_than_its_noise_is_the_exit_code(
+    measured, tmp_path, unit, now, noise, fell
+):
+    file = str(tmp_path / "figures.json")
+    measured["latency"] = [row("falls", 2.0, 0.25, unit), row("stays", 5.0, 0.25)]
+    assert bench("--scenario", "latency", "--compare", "none", "--output", file).exit_code == 0
+    measured["latency"] = [row("falls", now, noise, unit), row("stays", 5.0, 0.25)]
+    result = bench("--scenario", "latency", "--compare", "none", "--baseline", file)
+    assert result.exit_code == int(fell), result.output
+    assert ("fell: latency, falls, compared with a peer: 2 before, " in result.stderr) is fell
+    assert f"{int(fell)} of 2 ratios fell by more than their noise" in result.stderr
+    assert "stays, compared" not in result.stderr
+
+
+def test_a_file_may_be_baseline_and_output_in_one(measured, tmp_path):
+    file = tmp_path / "figures.json"
+    measured["latency"] = [row("falls", 2.0, 0.1)]
+    both = ("--scenario", "latency", "--compare", "none", "--output", str(file))
+    assert bench(*both).exit_code == 0
+    measured["latency"] = [row("falls", 1.0, 0.1)]
+    assert bench(*both, "--baseline", str(file)).exit_code == 1
+    assert bench(*both, "--baseline", str(file)).exit_code == 0, "it has the new figures"
+
+
+def test_ratios_that_only_the_baseline_has_are_named(measured, tmp_path):
+    file = str(tmp_path / "figures.json")
+    measured["latency"] = [row("gone", 2.0, 0.1), row("stays", 2.0, 0.1)]
+    measured["memory"] = [row("not asked for", 2.0, 0.1)]
+    assert bench("--compare", "none", "--output", file).exit_code == 0
+    measured["latency"] = [row("stays", 2.0, 0.1), row("new", 2.0, 0.1)]
+    result = bench("--scenario", "latency", "--compare", "none", "--baseline", file)
+    assert result.exit_code == 0
+    assert "only in the baseline: latency, gone, a peer" in result.stderr
+    assert "not asked for" not in result.stderr
+    assert "0 of 1 ratios fell" in result.stderr
+
+
+def test_a_baseline_that_compares_nothing_is_no_success(measured, tmp_path):
+    file = str(tmp_path / "figures.json")
+    measured["latency"] = [row("one round", 2.0, None)]
+    assert bench("--scenario", "latency", "--compare", "none", "--output", file).exit_code == 0
+    result = bench("--scenario", "latency", "--compare", "none", "--baseline", file)
+    assert result.exit_code == 1
+    assert "two rounds or more" in result.stderr
+
+
+@pytest.mark.parametrize("content", ["", "[1]", '{"scenarios": {"latency": [{}]}}'])
+def test_a_baseline_that_is_something_else_is_refused_before_measuring(
+    monkeypatch, tmp_path, content
+):
+    monkeypatch.setattr(Plan, "cores", lambda self: pytest.fail("it measures"))
+    file = tmp_path / "figures.json"
+    file.write_text(content)
+    result = bench("--baseline", str(file), "--compare", "none")
+    assert result.exit_code == 1
+    assert f"`--baseline {file}`: it is no output of `velo bench`" in result.stderr
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_measuring(monkeypatch, tmp_path):
+    monkeypatch.setattr(Plan, "cores", lambda self: pytest.fail("it measures"))
+    result = bench("--output", str(tmp_path / "no folder" / "figures.json"))
+    assert result.exit_code == 1
+    assert "No such file or directory" in result.stderr
+
+
+def test_a_baseline_without_a_ratio_is_refused(tmp_path):
+    file = tmp_path / "figures.json"
+    results = {"memory": [Row("two", 3.0, "KiB")]}
+    file.write_text(report.as_json(results, {}, machine.describe()))
+    with pytest.raises(baseline.BadBaseline, match="it has no ratio"):
+        baseline.read(file)
+
+
+def test_velo_stream_is_measured_by_an_interpreter_of_its_own(monkeypatch, tmp_path):
+    asked = []
+
+    def python_of(requirements):
+        asked.extend(requirements)
+        return sys.executable
+
+    monkeypatch.setattr(environments, "python_of", python_of)
+    measuring, warnings = plan(peers=None)
+    subjects = predecessor.subjects(measuring, ", one by one", "throughput", "64 bytes", 0.1)
+    ((name, subject),) = subjects.items()
+    assert name == f"velo-stream {machine.describe()['velo']}, one by one"
+    assert asked == ["velo-stream<1"]
+    assert (subject.python, subject.arguments) == (sys.executable, ("throughput", "64 bytes", 0.1))
+    # What is here has the same names.
+    assert subject.measure()["rate"] > 0
+    assert Subject(subject.where, ("round_trips", 0.1), python=subject.python).measure()["p50"] > 0
+    assert predecessor.subjects(plan()[0], "", "throughput") == {}
+
+    def refused(requirements):
+        raise environments.Refused("no wheel")
+
+    monkeypatch.setattr(environments, "python_of", refused)
+    assert predecessor.subjects(measuring, "", "throughput") == {}
+    assert warnings == ["velo-stream: no wheel"]

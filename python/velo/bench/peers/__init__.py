@@ -10,12 +10,10 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
-import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-__all__ = ["PEERS", "Connection", "Peer", "Work", "choose", "connected", "velo_stream_python"]
+__all__ = ["PEERS", "Connection", "Peer", "Work", "choose", "connected"]
 
 Work = Callable[[Any], Any]
 
@@ -64,30 +62,13 @@ PEERS = {
 }
 
 
-def velo_stream_python() -> str | None:
-    """Return the interpreter that has velo-stream 0.2.0, which is imported as `velo` as well.
-
-    It is `VELO_STREAM_PYTHON`, or that of a virtual environment at `~/.cache/velo/velo-stream`.
-    """
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    python = os.environ.get("VELO_STREAM_PYTHON") or str(cache / "velo/velo-stream/bin/python")
-    return python if os.access(python, os.X_OK) else None
-
-
 def choose(wanted: frozenset[str] | None) -> tuple[dict[str, Peer], dict[str, str]]:
     """Return the peers that can be measured, and the commands that install the missing ones."""
     there, missing = {}, {}
     for name, peer in PEERS.items():
         if wanted is not None and name not in wanted:
             continue
-        if name == "velo-stream":
-            if velo_stream_python() is None:
-                missing[name] = (
-                    "python -m venv ~/.cache/velo/velo-stream && "
-                    "~/.cache/velo/velo-stream/bin/pip install velo-stream==0.2.0"
-                )
-                continue
-        elif peer.module is not None and importlib.util.find_spec(peer.module) is None:
+        if peer.module is not None and importlib.util.find_spec(peer.module) is None:
             missing[name] = "pip install 'velo-stream[bench]'"
             continue
         there[name] = peer

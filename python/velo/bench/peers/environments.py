@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["Refused", "jar", "made", "python_of"]
+__all__ = ["Refused", "jar", "made", "python_of", "version_of"]
 
 INSTALL_LIMIT = 900.0
 
@@ -55,6 +55,17 @@ def jar(requirements: Sequence[str]) -> str:
     return next(map(str, (_folder(requirements) / "jars").glob("*.jar")), "")
 
 
+def version_of(python: str, package: str) -> str:
+    """Ask an interpreter for the version of a package that it has.
+
+    Raises:
+        Refused: It does not have it.
+
+    """
+    ask = "import importlib.metadata, sys; print(importlib.metadata.version(sys.argv[1]))"
+    return _call([python, "-I", "-c", ask, package]).strip()
+
+
 def _folder(requirements: Sequence[str]) -> Path:
     """Give the place of an environment: one for each version of the peer and of Python."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
@@ -63,7 +74,7 @@ def _folder(requirements: Sequence[str]) -> Path:
     return cache / "velo" / "bench" / f"{package}-python{version}"
 
 
-def _call(command: list[str]) -> None:
+def _call(command: list[str]) -> str:
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=INSTALL_LIMIT, check=False
@@ -77,3 +88,4 @@ def _call(command: list[str]) -> None:
         lines = [line for line in output if line.strip() and not line.startswith("[notice]")]
         reason = next((line for line in lines if line.startswith("ERROR")), lines[-1:] or "")
         raise Refused(f"`{' '.join(command)}` fails: {reason}")
+    return done.stdout

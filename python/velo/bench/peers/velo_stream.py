@@ -1,4 +1,4 @@
-"""velo-stream 0.2.0, run by an interpreter that has it; this file imports no other file of velo.
+"""velo-stream 0.x, run by an interpreter that has it; this file imports no other file of velo.
 
 Called as `python velo_stream.py ARGUMENTS`: the measurement and its arguments, as JSON.
 """

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from velo.bench.measure import Plan, Row, Subject, bounded, compare, paired
-from velo.bench.peers import choose
-from velo.bench.scenarios.throughput import velo_stream_subject
+from velo.bench.peers import choose, predecessor
 
 EVENT = "64 bytes"
 PAUSE = 0.005
@@ -24,13 +23,13 @@ def measure(plan: Plan) -> Iterator[Row]:
         "cold": Subject(f"{ours}_after_a_pause", (EVENT, cold, PAUSE)),
         BLOCKING: Subject("velo.bench.floors:ping_pong_blocking", (cold, PAUSE)),
     }
-    peers, _ = choose(plan.peers)
-    for name, peer in peers.items():
+    peers = {}
+    for name, peer in choose(plan.peers)[0].items():
         if peer.opener is not None:
-            subjects[name] = Subject("velo.bench.peers.use:round_trips", (name, plan.seconds))
-        elif name == "velo-stream":
-            subjects[name] = velo_stream_subject("round_trips", plan.seconds)
-    figures = plan.in_turn(subjects)
+            peers[name] = Subject("velo.bench.peers.use:round_trips", (name, plan.seconds))
+        elif name == predecessor.NAME:
+            peers |= predecessor.subjects(plan, ", in process", "round_trips", plan.seconds)
+    figures = plan.in_turn(subjects | peers)
 
     for figure, hot_target, inline_target in (("p50", 5.0, 4.0), ("p99", 60.0, None)):
         measurement = f"`send` + `recv` while traffic flows, {figure}"

@@ -6,11 +6,10 @@ import dataclasses
 import functools
 import statistics
 from collections.abc import Iterator
-from pathlib import Path
 
 from velo.bench.functions import EVENTS
 from velo.bench.measure import Figures, Plan, Row, Subject, compare
-from velo.bench.peers import choose, velo_stream, velo_stream_python
+from velo.bench.peers import choose, predecessor
 
 FLOOR = "the bare async generator"
 QUEUES = "asyncio.Queue pair, in process"
@@ -52,16 +51,10 @@ def _subjects(plan: Plan, event: str) -> dict[str, Subject]:
             subjects["Bytewax, batches of 256, no other process"] = Subject(
                 where, (event, count // 4)
             )
-        else:
-            subjects["velo-stream 0.2.0, in process" + SINGLY] = velo_stream_subject(
-                "throughput", event, plan.seconds
-            )
+        elif name == predecessor.NAME:
+            use = ", in process" + SINGLY
+            subjects |= predecessor.subjects(plan, use, "throughput", event, plan.seconds)
     return subjects
-
-
-def velo_stream_subject(*arguments: object) -> Subject:
-    """Return a subject that needs velo-stream's own interpreter."""
-    return Subject(str(Path(velo_stream.__file__)), arguments, python=velo_stream_python())
 
 
 def _rows(event: str, figures: Figures) -> Iterator[Row]:

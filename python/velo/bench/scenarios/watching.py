@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterator
 
-from velo.bench.measure import Plan, Row, Subject, bounded
+from velo.bench.measure import Plan, Row, Subject, bounded, noise_of
 
 EVENT = "64 bytes"
 STREAMS = 100
@@ -39,7 +39,17 @@ def measure(plan: Plan) -> Iterator[Row]:
                 statistics.median(figures[name] for figures in rounds) for name in names
             )
             measurement = f"`feed`, {EVENT}, while {often}{per}"
-            yield Row(measurement, ours, "events/s", "without a look", alone, ratio, RATE_TARGET)
+            noise = noise_of([figures[names[2]] for figures in rounds])
+            yield Row(
+                measurement,
+                ours,
+                "events/s",
+                "without a look",
+                alone,
+                ratio,
+                RATE_TARGET,
+                noise=noise,
+            )
     measurement = f"processor time of a worker for one look at {STREAMS} streams"
     yield from bounded(
         figures, name, measurement=measurement, unit="µs", figure="cost", target=COST_TARGET
