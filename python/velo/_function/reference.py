@@ -45,6 +45,8 @@ _MAIN = ("__main__", "__mp_main__")
 _PICKLED = b"\x80"
 # Characters of source that travel with a function.
 _LONGEST_SOURCE = 1 << 20
+# The type of functions under `functools.cache` and `functools.lru_cache`.
+_CACHE = type(functools.cache(len))
 # The placeholder of cloudpickle for the file name of code.
 _NO_FILE = "<dynamic-code>"
 
@@ -200,6 +202,9 @@ def _pickled(function: Any, files: set[str]) -> bytes:
         def reducer_override(self, value: Any) -> Any:
             if (reduce := getattr(type(value), "_reduce_in_place", None)) is not None:
                 return reduce(value)
+            if type(value) is _CACHE and import_path(value) is None:
+                # Pickle knows it by its name alone, which a worker does not have.
+                return _cached, (value.__wrapped__, value.cache_parameters())
             if type(value) is not types.CodeType:
                 return super().reducer_override(value)
             files.add(value.co_filename)
@@ -213,6 +218,11 @@ def _pickled(function: Any, files: set[str]) -> bytes:
     buffer = io.BytesIO()
     Pickler(buffer, protocol=5).dump(function)
     return buffer.getvalue()
+
+
+def _cached(function: Callable[..., Any], parameters: dict[str, Any]) -> Any:
+    """Give a function a cache of its own, as `functools.lru_cache` does."""
+    return functools.lru_cache(**parameters)(function)
 
 
 def _travels_by_value(described: tuple[str, Any]) -> bool:

@@ -155,6 +155,36 @@ async def test_redefined_function_is_the_new_one(mode):
         assert await namespace["cell"].run([1]) == [factor]
 
 
+CACHED = """
+    import functools
+    from velo import stream_fn
+
+    @functools.cache
+    def model():
+        return object()
+
+    @functools.lru_cache(maxsize=2, typed=True)
+    def power(number):
+        return 1 if number == 0 else 2 * power(number - 1)
+
+    @stream_fn(mode="MODE", workers=1)
+    async def work(events):
+        async for event in events:
+            yield id(model()), power(event), power.cache_parameters()["maxsize"]
+
+    results = [result for _, result in work.keyed_sync([3, 4, 3], key=str)]
+    assert len({model for model, _, _ in results}) == 1, "all keys share one"
+    assert sorted(rest for _, *rest in results) == [[8, 2], [8, 2], [16, 2]], results
+    print("fine")
+"""
+
+
+def test_cached_functions_of_a_script(mode, tmp_path):
+    """Each worker has a cache of its own: a way to share a client or a model."""
+    code, output, errors = run_script(tmp_path, CACHED.replace("MODE", mode))
+    assert (code, output) == (0, "fine\n"), errors
+
+
 async def test_redefined_module_function_is_the_new_one(mode, monkeypatch):
     """A function that was replaced in its module is not found there, and goes by value."""
 
