@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 SOURCES := $(shell find velo-*/src python -name '*.rs' -o -name '*.py' -o -name '*.pyi') \
            $(wildcard velo-*/Cargo.toml) Cargo.toml Cargo.lock pyproject.toml
 
-.PHONY: demo test test-fast test-busy test-rust test-python test-inline test-loom test-long fuzz lint bench \
+.PHONY: demo test test-fast test-busy test-rust test-python test-inline test-pythons test-loom test-long fuzz lint bench \
         docs wheels clean
 
 # Installs velo as for a user, in a virtual environment of its own.
@@ -42,13 +42,18 @@ PYTEST_ARGS ?= -n 2 --dist loadfile
 test-python: $(VENV)/.ready
 	$(BIN)/python -m pytest --quiet $(PYTEST_ARGS)
 
-# All tests at their full length, and the Rust tests of shared memory and of the pool under
+# The fast tests with each other CPython of this machine that velo supports: one build for each.
+test-pythons: $(VENV)/.ready
+	$(BIN)/python tools/pythons.py test -- --fast $(PYTEST_ARGS)
+
+# All tests at their full length, those of usual length with each other CPython, and the Rust tests of shared memory and of the pool under
 # AddressSanitizer, whose runtime comes with the stable toolchain.
 HOST = $(shell rustc -vV | sed -n 's/^host: //p')
 test-long: $(VENV)/.ready
 	RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address CARGO_TARGET_DIR=target/asan \
 		cargo test --quiet --target $(HOST) -p velo-shm -p velo-supervisor --all-features --lib --tests
 	$(BIN)/python -m pytest --quiet --long
+	$(BIN)/python tools/pythons.py test -- $(PYTEST_ARGS)
 	$(MAKE) fuzz FUZZ_SECONDS=1800
 
 # Inline mode alone, as it is built for systems without process mode. The build is in a folder of its

@@ -20,28 +20,11 @@ import tempfile
 import venv
 from pathlib import Path
 
+from pythons import pythons
+
 ROOT = Path(__file__).resolve().parent.parent
-OLDEST, NEWEST = (3, 11), (3, 15)
 # The oldest glibc that wheels run with.
 GLIBC = "2_17"
-
-
-def pythons() -> dict[str, str]:
-    """Return an interpreter of each version that velo supports: those on the path, and pyenv's."""
-    names = [f"python3.{minor}" for minor in range(OLDEST[1], NEWEST[1] + 1)]
-    found = [path for name in names if (path := shutil.which(name))]
-    root = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
-    found += [str(path) for path in sorted(root.glob("versions/3.*/bin/python"))]
-    versions: dict[str, str] = {}
-    for path in [sys.executable, *found]:
-        shown = "import sys; print('%d.%d' % sys.version_info[:2], sys.implementation.name)"
-        asked = subprocess.run([path, "-c", shown], capture_output=True, text=True)
-        if asked.returncode != 0:
-            continue  # pyenv leaves a file for each version, whether it is chosen or not
-        version, name = asked.stdout.split()
-        if name == "cpython" and OLDEST <= tuple(map(int, version.split("."))) <= NEWEST:
-            versions.setdefault(version, path)
-    return dict(sorted(versions.items(), key=lambda item: [int(n) for n in item[0].split(".")]))
 
 
 def build(interpreters: list[str], out: Path) -> list[Path]:
