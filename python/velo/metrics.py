@@ -267,12 +267,7 @@ def _lag_observer(options: CallbackOptions) -> Iterable[Observation]:
     for function, source, figures in source_figures.sources():
         for partition, lag in figures.lag.items():
             labels = {"velo.function": function, "velo.source": source}
-            yield Observation(lag, {**labels, "velo.partition": _shown(partition)})
-
-
-def _shown(partition: object) -> str:
-    """Give the label of a partition: `payments/3` for a tuple."""
-    return "/".join(map(str, partition)) if isinstance(partition, tuple) else str(partition)
+            yield Observation(lag, {**labels, "velo.partition": source_figures.label_of(partition)})
 
 
 def _observer(field: str, scale: float = 1) -> Callable[[CallbackOptions], Iterable[Observation]]:
@@ -303,9 +298,9 @@ def _source_families() -> Iterable[Metric]:
     )
     for function, source, figures in known:
         for partition, count in figures.lag.items():
-            lag.add_metric([function, source, _shown(partition)], count)
+            lag.add_metric([function, source, source_figures.label_of(partition)], count)
         for partition, position in figures.committed.items():
-            committed.add_metric([function, source, _shown(partition)], position)
+            committed.add_metric([function, source, source_figures.label_of(partition)], position)
     yield lag
     yield committed
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Hashable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
@@ -16,6 +16,7 @@ from velo._api.ticks import Ticks
 from velo.errors import StreamBusy, StreamClosed
 
 if TYPE_CHECKING:
+    from velo._api.gates import Flow
     from velo._checkpoint.checkpoint import Checkpoint
     from velo._function.spec import FunctionSpec
     from velo.connect.model import Sink, Source
@@ -57,6 +58,15 @@ class Connected(AsyncIterator[T], Generic[T]):
     def figures(self) -> Figures:
         """What it has done so far."""
         return Figures() if self._driver is None else self._driver.figures
+
+    @property
+    def _is_reading(self) -> bool:
+        """Whether the source is read now."""
+        return self._driver is not None and self._driver.is_reading
+
+    def _flows(self) -> dict[Hashable, Flow]:
+        """Give how the records of each partition go."""
+        return {} if self._driver is None else self._driver.flows()
 
     def stop(self) -> None:
         """Read no more from the source: what was read is handled and committed, and then it ends.

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from velo import _core
 from velo._api.dead_letter import letter
-from velo._api.gates import Gates
+from velo._api.gates import Flow, Gates
 from velo._api.lanes import tracked
 from velo._api.patience import closed, waiting_for
 from velo._api.record_feed import RecordFeed
@@ -169,6 +169,15 @@ class Driver:
                     await asyncio.wait(self._tasks)
             await self._results.aclose()
             await closed(self.source)
+
+    @property
+    def is_reading(self) -> bool:
+        """Whether the source is read: not before the checkpoint is opened, nor behind the end."""
+        return self._reads
+
+    def flows(self) -> dict[Hashable, Flow]:
+        """Give how the records of each partition go."""
+        return self._gates.flows()
 
     def stop(self) -> None:
         """Read no more: what was read is handled, and then the run ends."""
@@ -341,6 +350,7 @@ class Driver:
 
     def _leave(self, partitions: set[Hashable]) -> None:
         for partition in partitions:
+            self._gates.forget(partition)
             self._keys.leave(partition)
             self._positions.pop(partition, None)
         if self._ticks is not None:

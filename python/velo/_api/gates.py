@@ -4,11 +4,26 @@ from __future__ import annotations
 
 import collections
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from velo.connect.model import Bad, Record, record_of
 
-__all__ = ["Gates"]
+__all__ = ["Flow", "Gates"]
+
+
+class Flow(NamedTuple):
+    """How the records of one partition go.
+
+    Attributes:
+        read: How many were read.
+        handled: How many of those are handled, up to the first that is not.
+        full: Whether so many are on their way that no more may be.
+
+    """
+
+    read: int
+    handled: int
+    full: bool
 
 
 class Gates:
@@ -27,6 +42,7 @@ class Gates:
         self._distance = distance
         self._limit = limit
         self._held: dict[Hashable, collections.deque[Record | Bad]] = {}
+        self._read: collections.Counter[Hashable] = collections.Counter()
 
     @property
     def closed(self) -> bool:
@@ -49,6 +65,7 @@ class Gates:
             counts = collections.Counter(map(_partition, items))
         except (AttributeError, TypeError) as error:
             raise _misfit(items, error) from None
+        self._read.update(counts)
         room = {p: self._room(p) for p in counts}
         if all(room[p] >= count for p, count in counts.items()):
             return items
@@ -87,6 +104,19 @@ class Gates:
         """Drop the records of partitions."""
         for partition in partitions:
             self._held.pop(partition, None)
+
+    def forget(self, partition: Hashable) -> None:
+        """Count a partition no more: another program has it."""
+        self._read.pop(partition, None)
+
+    def flows(self) -> dict[Hashable, Flow]:
+        """Give how the records of each partition go that some were read of."""
+        found = {}
+        for partition, read in self._read.items():
+            held = len(self._held.get(partition, ()))
+            on_their_way = self._distance(partition)
+            found[partition] = Flow(read, read - held - on_their_way, held > 0)
+        return found
 
 
 def _partition(item: Record | Bad) -> Hashable:

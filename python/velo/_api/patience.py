@@ -1,4 +1,4 @@
-"""Says what a run waits for, when that takes long: nothing waits in silence."""
+"""Notes what a run waits for, and says so when that takes long: nothing waits in silence."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import logging
 from collections.abc import Iterator
 from typing import Any
 
+from velo._diagnostics import waits
 from velo._diagnostics.source_figures import name_of
 
 __all__ = ["closed", "waiting_for"]
@@ -20,18 +21,21 @@ _LOOK_AFTER = 10.0
 
 @contextlib.contextmanager
 def waiting_for(what: str, of: Any) -> Iterator[None]:
-    """Log a warning when the block takes long.
+    """Note a wait while the block runs, and log a warning when that takes long.
 
     Args:
         what: What is waited for: the name of a method, or "the end".
-        of: The source or the sink that it is of.
+        of: The source or the sink that it is of, or its name.
 
     """
-    timer = asyncio.get_running_loop().call_later(_LOOK_AFTER, _say, what, of)
+    name = of if isinstance(of, str) else name_of(of)
+    timer = asyncio.get_running_loop().call_later(_LOOK_AFTER, _say, what, name)
+    wait = waits.begin(name, what)
     try:
         yield
     finally:
         timer.cancel()
+        waits.end(wait)
 
 
 async def closed(endpoint: Any) -> None:
@@ -41,7 +45,5 @@ async def closed(endpoint: Any) -> None:
             await close()
 
 
-def _say(what: str, of: Any) -> None:
-    _log.warning(
-        "has waited %g s for %s of `%s`, and goes on waiting", _LOOK_AFTER, what, name_of(of)
-    )
+def _say(what: str, name: str) -> None:
+    _log.warning("has waited %g s for %s of `%s`, and goes on waiting", _LOOK_AFTER, what, name)

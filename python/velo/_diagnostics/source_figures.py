@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Hashable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
-__all__ = ["SourceFigures", "forget", "lag_of", "name_of", "note", "sources"]
+__all__ = ["SourceFigures", "forget", "label_of", "lag_of", "name_of", "note", "sources"]
 
 _log = logging.getLogger("velo.connect")
 
@@ -77,6 +77,11 @@ def sources() -> Iterator[tuple[str, str, SourceFigures]]:
 def name_of(endpoint: Any) -> str:
     """Give the name of a source or a sink, for messages and metrics."""
     return getattr(endpoint, "name", None) or type(endpoint).__name__
+
+
+def label_of(partition: object) -> str:
+    """Give the label of a partition: `payments/3` for a tuple."""
+    return "/".join(map(str, partition)) if isinstance(partition, tuple) else str(partition)
 
 
 def lag_of(source: Any) -> Mapping[Hashable, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
@@ -15,6 +16,7 @@ from velo._api.source import Batches
 from velo.cli.counting import MOST_PENDING, Counted
 from velo.cli.errors import Failure
 from velo.cli.event_lines import EventLines
+from velo.cli.health import Sample
 from velo.cli.keys import Keys
 from velo.cli.progress import Progress, Tally
 from velo.cli.reading import Reader
@@ -92,6 +94,17 @@ class Job:
         tally.streams, tally.opened = self.fn.count()
         tally.workers = max(tally.workers, _workers(self._loop))
         return tally
+
+    def sample(self) -> Sample:
+        """Say how far the run is, for probes."""
+        tally = self.tally()
+        return Sample(
+            time.monotonic(),
+            reading=self._reader is not None and self._failed is None,
+            stopping=self.signal is not None,
+            pending=tally.read - tally.events,
+            moved=(tally.read, tally.events, tally.results),
+        )
 
     async def run(self, reader: Reader, progress: Progress, signals: Signals) -> None:
         """Work until the input ends, a signal comes, or something fails.

@@ -1,4 +1,4 @@
-"""`--metrics HOST:PORT`: serves the figures of a run to Prometheus."""
+"""`--metrics HOST:PORT`: serves the figures of a run to Prometheus, and answers probes."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 import velo.metrics
+from velo.cli.probes import Probes
 from velo.cli.progress import Tally
 
 if TYPE_CHECKING:
@@ -19,7 +20,9 @@ __all__ = ["add_run", "serving"]
 
 
 @contextlib.contextmanager
-def serving(where: str | None, add: Callable[[CollectorRegistry], object]) -> Iterator[None]:
+def serving(
+    where: str | None, add: Callable[[CollectorRegistry], object], probes: Probes | None = None
+) -> Iterator[None]:
     """Serve figures at `HOST:PORT` while the block runs, with the figures of this process.
 
     Port 0 takes any free port. A message on stderr gives the address.
@@ -27,6 +30,7 @@ def serving(where: str | None, add: Callable[[CollectorRegistry], object]) -> It
     Args:
         where: `HOST:PORT`; None: nothing is served.
         add: Registers further metrics.
+        probes: Answers probes at the same address.
 
     Raises:
         click.UsageError: When `where` is no `HOST:PORT`, the address cannot be listened on, or
@@ -54,6 +58,8 @@ def serving(where: str | None, add: Callable[[CollectorRegistry], object]) -> It
     except OSError as error:
         why = (error.strerror or str(error)).lower()
         raise click.UsageError(f"cannot serve metrics at {where}: {why}") from None
+    if probes is not None and (app := server.get_app()) is not None:
+        server.set_app(probes.beside(app))
     try:
         shown = f"[{host}]" if ":" in host else host
         click.echo(f"velo: metrics at http://{shown}:{server.server_port}/metrics", err=True)

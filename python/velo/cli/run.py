@@ -19,6 +19,7 @@ from velo.cli.job import Job
 from velo.cli.keys import Keys
 from velo.cli.metrics import add_run, serving
 from velo.cli.parsing import Rules
+from velo.cli.probes import Probes
 from velo.cli.progress import Progress
 from velo.cli.reading import Reader
 from velo.cli.resuming import Written
@@ -290,8 +291,9 @@ def run(
     else:
         assert writer is not None
         job = Job(fn, keys, writer, written=written, strict=strict, drain=drain)
-    with serving(metrics, lambda registry: add_run(registry, job.tally)):
-        code = _run(job, reader, shown)
+    probes = Probes()
+    with serving(metrics, lambda registry: add_run(registry, job.tally), probes):
+        code = _run(job, reader, shown, probes)
     context.exit(code)
 
 
@@ -342,15 +344,18 @@ def _delimiter(text: str) -> str:
     return found
 
 
-def _run(job: Job | ConnectedJob, reader: Callable[[], Reader], shown: Progress) -> int:
+def _run(
+    job: Job | ConnectedJob, reader: Callable[[], Reader], shown: Progress, probes: Probes
+) -> int:
     """Run the job, print the summary, and return the exit code."""
     signals = Signals(shown.abandon)
 
     async def main() -> None:
-        if isinstance(job, Job):
-            await job.run(reader(), shown, signals)
-        else:
-            await job.run(shown, signals)
+        with probes.sampling(job.sample):
+            if isinstance(job, Job):
+                await job.run(reader(), shown, signals)
+            else:
+                await job.run(shown, signals)
 
     failure: click.ClickException | None = None
     try:

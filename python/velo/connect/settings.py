@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, unquote
 
+from velo._diagnostics import waits
 from velo.connect.errors import ConnectError
 from velo.connect.model import Bad, Record
 from velo.connect.rows import NO_EVENT
@@ -138,11 +139,13 @@ class Outages:
         self._name = name
         self._server = server
         self._attempts = 0
+        self._wait: waits.Wait | None = None
 
     def wait(self, error: object) -> float:
         """Note that the connection is lost or not made; the seconds before the next attempt."""
         if self._attempts == 0:
             log.warning("%s: lost the server %s: %s; reconnecting", self._name, self._server, error)
+            self._wait = waits.begin(self._name, str(error), self._server)
         self._attempts += 1
         return wait_of(self._attempts - 1)
 
@@ -151,4 +154,5 @@ class Outages:
         if self._attempts:
             self.count += 1
             log.warning("%s: connected to %s again", self._name, self._server)
+            waits.end(self._wait)
         self._attempts = 0

@@ -13,10 +13,12 @@ import click
 
 from velo import StreamFn, _core
 from velo._api.terms import Terms
-from velo._diagnostics.source_figures import lag_of
+from velo._diagnostics.source_figures import label_of, lag_of
+from velo._diagnostics.waits import waits
 from velo.cli.connected.reader_source import LineError
 from velo.cli.connected.writer_sink import WriterSink
 from velo.cli.errors import Failure
+from velo.cli.health import Part, Sample
 from velo.cli.progress import Progress, Tally
 from velo.cli.signals import Signals
 from velo.connect.errors import (
@@ -29,6 +31,9 @@ from velo.connect.errors import (
 )
 
 __all__ = ["ConnectedJob", "Refused"]
+
+# Of a partition of which no record was read yet.
+_NOTHING = (0, 0, False)
 
 # The seconds that `finally` blocks may take once the streams are cancelled.
 _LAST = 1.0
@@ -136,6 +141,24 @@ class ConnectedJob:
 
             tally.workers = max(tally.workers, clients.workers_of(self._loop))
         return tally
+
+    def sample(self) -> Sample:
+        """Say how far the run is, for probes."""
+        figures, flows = self._run.figures, self._run._flows()
+        lags = lag_of(self._source)
+        parts = {
+            label_of(partition): Part(*flows.get(partition, _NOTHING), lags.get(partition))
+            for partition in {**flows, **lags}
+        }
+        return Sample(
+            time.monotonic(),
+            reading=self._run._is_reading,
+            stopping=self.signal is not None,
+            pending=sum(part.read - part.handled for part in parts.values()),
+            moved=(figures.results, *((part.read, part.handled) for part in parts.values())),
+            parts=parts,
+            waits=waits(),
+        )
 
     async def run(self, progress: Progress, signals: Signals) -> None:
         """Work until the source ends, a signal comes, or something fails.
