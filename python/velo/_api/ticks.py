@@ -19,6 +19,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from velo._api.held_results import HeldResults
 from velo._api.patience import waiting_for
 from velo._diagnostics.failpoints import reached
 from velo.connect.model import Bad, record_of
@@ -78,7 +79,7 @@ class _Cut:
 
     """
 
-    results: list[tuple[Any, Any]]
+    results: HeldResults
     changes: dict[Hashable, Change]
     positions: dict[Hashable, Any]
     ahead: dict[Hashable, list[Any]]
@@ -114,9 +115,7 @@ class Ticks:
         self._feeding: asyncio.Lock
         # Results are written at ticks, and not as they come.
         self._holds = False
-        # None: it will come again, since the worker has died.
-        self._held: list[tuple[Any, Any] | None] = []
-        self._has_dropped = False
+        self._held = HeldResults()
         # By key: how many of the results that are held lie before its last mark.
         self._marks: dict[Hashable, int] = {}
         self._changes: dict[Hashable, Change] = {}
@@ -244,7 +243,7 @@ class Ticks:
         """
         before = len(self._held) + first
         if self._holds:
-            self._held += results
+            self._held.add(results)
             results = []
             if len(self._held) >= _MOST_HELD:
                 self._due.set()
@@ -257,20 +256,13 @@ class Ticks:
                 self._changes[key] = change
                 self._marks[key] = before + index
         if rolled_back:
-            self._roll_back(rolled_back)
+            self._held.drop(rolled_back)
         if (
             self._keys.dirty >= _MOST_DIRTY
             and time.monotonic() > self._last + _TIMES_COST * self._cost
         ):
             self._due.set()
         return results
-
-    def _roll_back(self, places: dict[Hashable, list[range]]) -> None:
-        """Drop the results of keys at these places."""
-        self._has_dropped = True
-        for number, item in enumerate(self._held):
-            if item is not None and any(number in some for some in places.get(item[0], ())):
-                self._held[number] = None
 
     async def room(self) -> None:
         """Wait while so many results are held that no more records are to be fed."""
@@ -360,27 +352,14 @@ class Ticks:
             ahead[partition] = [*ahead.get(partition, ()), *unmet]
         return _Cut(self._release(late), changes, dict(positions), ahead)
 
-    def _release(self, late: list[Hashable]) -> list[tuple[Any, Any]]:
+    def _release(self, late: list[Hashable]) -> HeldResults:
         """Give the results up to the cut; those of late keys behind their last snapshot stay."""
-        held: list[Any] = self._held
-        self._held = []
-        marks, self._marks = self._marks, {}
+        free, marks = self._held, self._marks
+        self._marks = {}
         self._freed.set()
-        if not late and not self._has_dropped:
-            return held
-        self._has_dropped = False
         behind = set(late)
-        free: list[tuple[Any, Any]] = []
-        kept: list[tuple[Any, Any] | None] = []
-        for number, item in enumerate(held):
-            if item is None:
-                continue
-            if item[0] not in behind or number < marks.get(item[0], 0):
-                free.append(item)
-            else:
-                kept.append(item)
-        self._held = kept
-        if len(kept) > _MOST_BEHIND:
+        self._held = free.split(behind, marks)
+        if len(self._held) > _MOST_BEHIND:
             key = next(iter(behind))
             raise CheckpointError(
                 f"the key {key!r} makes more and more results without asking for its "
@@ -396,8 +375,8 @@ class Ticks:
         if nothing and cut.ahead == self._ahead:
             self._last = time.monotonic()
             return
-        for start in range(0, len(cut.results), _MANY):
-            await sink.write_each(cut.results[start : start + _MANY], self._run.refused)
+        for results in cut.results.batches(_MANY):
+            await sink.write_each(results, self._run.refused)
         reached("tick", 2)
         await sink.flush()
         if self._letters is not None:
