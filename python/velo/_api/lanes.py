@@ -24,6 +24,8 @@ __all__ = ["MOST_FINISHED", "Host", "check", "guarding", "keyed", "tracked"]
 
 # The least seconds that cancelled functions have for their `finally` blocks.
 _LEAST_GRACE = 1.0
+# So many more for each key that is open: keys end one after the other.
+_GRACE_OF_KEY = 1e-4
 # The most events that a thread reads ahead from a plain source, and a task from an async source.
 _AHEAD = 256
 _AHEAD_ASYNC = 64
@@ -337,11 +339,11 @@ class Host:
             await asyncio.wait(self._tasks)
         if self.source is not None:
             await self.source.close()
+        grace = max(self._spec.config.close_timeout, _LEAST_GRACE) + _GRACE_OF_KEY * keys.unended
         if cancel:
             keys.cancel()
         else:
             keys.end_lanes()
-        grace = max(self._spec.config.close_timeout, _LEAST_GRACE)
         try:
             async with time_limit(grace):
                 while not keys.discard():
@@ -349,7 +351,7 @@ class Host:
                     await asyncio.sleep(0)  # the loop has to hear of a worker's death
         except TimeoutError:
             warnings.warn(
-                f"keys of `{self._spec.name}` did not end within {grace} s of being cancelled; "
+                f"keys of `{self._spec.name}` did not end within {grace:g} s of being cancelled; "
                 "they are left behind",
                 RuntimeWarning,
                 stacklevel=2,

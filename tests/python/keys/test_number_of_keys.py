@@ -1,9 +1,12 @@
 """As many keys as memory holds, and nothing that grows with keys that are gone."""
 
+import time
+
 import psutil
 import pytest
 
 from velo import stream_fn
+from velo._api import lanes
 
 # What 10,000,000 keys take, with room to spare.
 GIB = 14
@@ -69,3 +72,27 @@ def memory():
     """Bytes of this process and those that it has started."""
     processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
     return sum(process.memory_info().rss for process in processes)
+
+
+async def test_many_keys_have_time_for_their_finally_blocks(mode, monkeypatch, recwarn):
+    """Keys end one after the other: more of them have more time than the function alone has."""
+    monkeypatch.setattr(lanes, "_GRACE_OF_KEY", 1.0)
+    ended = 0
+
+    @stream_fn(mode=mode, close_timeout=0)
+    async def slow_to_end(events):
+        nonlocal ended
+        try:
+            async for event in events:
+                yield event
+        finally:
+            time.sleep(0.002)
+            ended += 1
+
+    keyed = slow_to_end.keyed(range(1000), key=lambda event: event)
+    for _ in range(1000):
+        await anext(keyed)
+    await keyed.aclose()
+    assert not [warning for warning in recwarn if "did not end" in str(warning.message)]
+    if mode == "inline":
+        assert ended == 1000
