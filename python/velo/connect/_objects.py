@@ -4,24 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
 from typing import Any
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import SplitResult
 
-from velo.connect.errors import (
-    AuthenticationFailed,
-    ConnectError,
-    NoSuchTopic,
-    PermissionDenied,
-    PositionLost,
-    Unreachable,
-    missing,
-)
+from velo.connect.errors import ConnectError, NoSuchTopic, PositionLost, missing
 from velo.connect.formats import Decode, Encode, encoder, line_decoder
 from velo.connect.lines import Lines
 from velo.connect.model import Bad, Batch, Partition, Position, Record, addressed
@@ -32,19 +22,16 @@ from velo.connect.web import parts_of
 try:
     import obstore
     from obstore import exceptions as theirs
-    from obstore.store import from_url
 except ImportError as error:
     raise missing("`connect.objects`", "objects") from error
+
+from velo.connect.object_store import OPTIONS, kind_of, opened, said
 
 __all__ = ["Objects", "objects", "of_url"]
 
 _MANY = 500
 _CHUNK_BYTES = 256 * 1024
-_SCHEMES = ("s3", "gs", "az", "file")
-_SHOWN = 500  # letters of a message of the store
 _PACKED = (".gz", ".zst", ".bz2", ".xz")
-# The parameters of an address may hold a signature.
-_PARAMETERS = re.compile(r"\?\S*")
 
 
 def objects(
@@ -83,44 +70,13 @@ def objects(
         ImportError: When obstore is not installed.
 
     """
-    parts = urlsplit(url)
-    if parts.scheme not in _SCHEMES or bool(parts.netloc) == (parts.scheme == "file"):
-        raise ValueError(
-            "`url` is s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, az://CONTAINER/PREFIX or "
-            "file:///FOLDER"
-        )
-    if "@" in parts.netloc or parts.query:
-        # The URL may hold a secret, so the message does not repeat it.
-        raise ValueError(
-            f"a {parts.scheme} URL has no login and no parameters: give `options`, or "
-            "the variables of the environment that the store knows"
-        )
     if "msgpack" in (decode, encode):
         raise ValueError('"msgpack" is no format of lines: it may have line ends in it')
     if max_line < 1 or object_bytes < 1 or retries < 0:
         raise ValueError("`max_line` and `object_bytes` are at least 1, `retries` at least 0")
-    if parts.scheme == "file":
-        store: Any = from_url("file:///")
-    else:
-        given = dict(options or {})
-        client: dict[str, Any] = {"connect_timeout": timedelta(seconds=connect_timeout)}
-        if str(given.get("endpoint", "")).startswith("http://"):
-            client["allow_http"] = True
-        try:
-            store = from_url(
-                f"{parts.scheme}://{parts.netloc}",
-                config=given,  # type: ignore[call-overload]
-                client_options=client,
-                retry_config={"max_retries": retries},
-            )
-        except theirs.BaseError as error:
-            raise ValueError(f"`options` do not fit: {_said(error)}") from None
-    prefix = unquote(parts.path).strip("/")
-    shown = f"{parts.scheme}://{parts.netloc}/{prefix}"
+    place = opened(url, options, retries=retries, connect_timeout=connect_timeout)
     return Objects(
-        store,
-        prefix,
-        shown,
+        *place,
         start,
         suffix,
         line_decoder(decode),
@@ -349,28 +305,7 @@ class Objects:
         try:
             yield
         except (theirs.BaseError, OSError) as error:
-            raise _kind(error)(f"cannot {action} {self._shown}: {_said(error)}") from None
-
-
-def _kind(error: Exception) -> type[ConnectError]:
-    if isinstance(error, theirs.UnauthenticatedError):
-        return AuthenticationFailed
-    if isinstance(error, (theirs.PermissionDeniedError, PermissionError)):
-        return PermissionDenied
-    if isinstance(error, (theirs.NotFoundError, FileNotFoundError)):
-        return NoSuchTopic
-    text = str(error)
-    if "NoSuchBucket" in text:
-        return NoSuchTopic
-    if "HTTP error" in text or "Server returned" in text:
-        return Unreachable
-    return ConnectError
-
-
-def _said(error: Exception) -> str:
-    """Give the message of the store, without its causes in the form of Rust."""
-    text = _PARAMETERS.sub("", str(error).partition("\n\nDebug source")[0])
-    return " ".join(text.split())[:_SHOWN]
+            raise kind_of(error)(f"cannot {action} {self._shown}: {said(error)}") from None
 
 
 def _position(text: str) -> tuple[str, int]:
@@ -390,11 +325,10 @@ _SETTINGS: dict[str, Callable[[str], Any]] = {
     "retries": int,
     "connect_timeout": float,
 }
-_OPTIONS = {"endpoint": str, "region": str}
 
 
 def of_url(url: SplitResult, settings: dict[str, str]) -> Objects:
     """Make the endpoint of `s3://bucket/prefix?suffix=.ndjson&region=eu-central-1`."""
-    address, values = parts_of(url._replace(query=""), settings, _SETTINGS | _OPTIONS)
-    options = {name: values.pop(name) for name in _OPTIONS if name in values}
+    address, values = parts_of(url._replace(query=""), settings, _SETTINGS | OPTIONS)
+    options = {name: values.pop(name) for name in OPTIONS if name in values}
     return objects(address, options=options, **values)
