@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Hashable
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from velo._api.driver import Driver
-from velo._api.patience import closed
+from velo._api.patience import closed, waiting_for
 from velo._api.sink_calls import SinkCalls, kind_of
 from velo._api.terms import Checkpointing, Figures, OnError, Terms
 from velo._api.ticks import Ticks
@@ -162,8 +164,10 @@ class Connected(AsyncIterator[T], Generic[T]):
             commit_every: Seconds between commits.
             drain: At most so many seconds are spent on records of a partition that another program
                 takes over.
-            checkpoint: The folder of a checkpoint, for this program alone. It is made if it is not
-                there. The function has to take `state`.
+            checkpoint: The folder of a checkpoint, for this program alone, or its URL in an object
+                store: `s3://BUCKET/PREFIX`, `gs://`, `az://` or `file:///FOLDER`. It is made if it
+                is not there; one in an object store is taken over from the program that has it.
+                The function has to take `state`.
             checkpoint_every: Seconds between two ticks of the checkpoint, which also commit
                 positions. More pass where a tick takes long.
             keys: What happens to a key that is idle for `timeout`, or makes room under
@@ -181,6 +185,7 @@ class Connected(AsyncIterator[T], Generic[T]):
             Exception: Exceptions of the source and of the sink, and those of the function under
                 `on_error="raise"`.
             CheckpointError: When the checkpoint cannot be opened, read or written.
+            Superseded: When another program has taken over the checkpoint.
             TypeError: When `sink` or `dead_letter` is no sink.
             ValueError: When a setting is out of its range, or the function has no `state` for a
                 checkpoint.
@@ -208,7 +213,7 @@ class Connected(AsyncIterator[T], Generic[T]):
             ticks = None
             if kept.path is not None:
                 store = await self._opened(kept)
-                closing.callback(store.close)
+                closing.push_async_callback(_ended, store)
                 ticks = Ticks(store, self._source, calls, kept.every, terms.dead_letter)
             driver = self._begin(terms, calls.flush, ticks, unloads=kept.keys == "unload")
             async with contextlib.aclosing(driver.batches()) as batches:
@@ -219,21 +224,52 @@ class Connected(AsyncIterator[T], Generic[T]):
         return driver.figures
 
     async def _opened(self, kept: Checkpointing) -> Checkpoint:
-        from velo._checkpoint.checkpoint import Checkpoint  # SQLite only where it is needed
-
-        assert kept.path is not None
         try:
-            return Checkpoint.open(
-                kept.path,
-                self._spec.name,
-                state_version=self._spec.config.state_version,
-                migrate=self._spec.config.migrate,
-                trusted=kept.trusted,
-                ttl=kept.ttl,
-            )
+            return await self._open(kept)
         except BaseException:
             await closed(self._source)
             raise
+
+    async def _open(self, kept: Checkpointing) -> Checkpoint:
+        from velo._checkpoint.address import is_address
+        from velo._checkpoint.checkpoint import Checkpoint  # SQLite only where it is needed
+
+        assert kept.path is not None
+        opening = partial(
+            Checkpoint.open,
+            kept.path,
+            self._spec.name,
+            state_version=self._spec.config.state_version,
+            migrate=self._spec.config.migrate,
+            trusted=kept.trusted,
+            ttl=kept.ttl,
+        )
+        if not is_address(kept.path):
+            return opening()
+        with waiting_for("the last tick", os.fspath(kept.path)):
+            return await _in_thread(opening)
+
+
+async def _in_thread(opening: Callable[[], Checkpoint]) -> Checkpoint:
+    """Open a checkpoint that takes long; where nobody waits for it any more, it is closed."""
+    future = asyncio.get_running_loop().run_in_executor(None, opening)
+    try:
+        return await asyncio.shield(future)
+    except asyncio.CancelledError:
+        future.add_done_callback(_close_opened)
+        raise
+
+
+def _close_opened(opening: asyncio.Future[Checkpoint]) -> None:
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result().close()
+
+
+async def _ended(store: Checkpoint) -> None:
+    if not store.is_remote:
+        return store.close()
+    with waiting_for("the end", store.path):
+        await asyncio.to_thread(store.close)
 
 
 # No method, as it must not hold the object that holds it: a cycle would have the garbage collector

@@ -172,7 +172,8 @@ class Ticks:
             await sink.rewind(mark)
             if mark is None and (mark := await sink.mark()) is not None:
                 # From here on there is something to rewind to.
-                await store.commit(store.epoch + 1, {}, {}, store.ahead, mark)
+                with waiting_for("a tick", store.path):
+                    await store.commit(store.epoch + 1, {}, {}, store.ahead, mark)
             self._holds = mark is not None
         self._begin_source()
         if not store.is_empty:
@@ -375,6 +376,10 @@ class Ticks:
         if nothing and cut.ahead == self._ahead:
             self._last = time.monotonic()
             return
+        if cut.results and not sink.commits:
+            # Such a sink does not know that another program has taken over.
+            with waiting_for("the newest commit", store.path):
+                await store.check()
         for results in cut.results.batches(_MANY):
             await sink.write_each(results, self._run.refused)
         reached("tick", 2)
@@ -386,9 +391,10 @@ class Ticks:
         mark = await sink.mark() if takes_back else None
         stores = time.monotonic()
         epoch = store.epoch + 1
-        await store.commit(
-            epoch, cut.changes, cut.positions, cut.ahead, mark, undoable=sink.commits
-        )
+        with waiting_for("a tick", store.path):
+            await store.commit(
+                epoch, cut.changes, cut.positions, cut.ahead, mark, undoable=sink.commits
+            )
         self._ahead = cut.ahead
         self._last = time.monotonic()
         self._cost = paused + self._last - stores

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 import secrets
@@ -10,9 +11,11 @@ import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from velo import _core
+from velo._checkpoint.address import address_of, is_address
+from velo._checkpoint.changes import Changes
 from velo._checkpoint.failing import torn
 from velo._checkpoint.folder import Claim, claim
 from velo._checkpoint.keys import pack, unpack
@@ -21,7 +24,10 @@ from velo._function.key_text import shown
 from velo._function.pickle_imports import imports_of
 from velo.errors import CheckpointError
 
-__all__ = ["Change", "Checkpoint", "Migrate", "cut_of"]
+if TYPE_CHECKING:
+    from velo._checkpoint.remote import Remote
+
+__all__ = ["MOST_FINISHED", "Change", "Checkpoint", "Migrate", "cut_of"]
 
 Migrate = Callable[[dict[Any, Any], int], dict[Any, Any]]
 """Makes the state of this version of a function from one of an earlier version, and its number."""
@@ -30,15 +36,15 @@ Change = bytes | Literal[False] | None
 """A key's state, encoded; False: its function has returned; None: there is no such key."""
 
 _UNKNOWN: Any = object()
-# The most keys whose functions have returned that are remembered, as in a run.
-_MOST_FINISHED = 65_536
+MOST_FINISHED = 65_536
+"""The most keys whose functions have returned that are remembered, as in a run."""
 
 
 class Checkpoint:
     """An open checkpoint: of one function, for one process.
 
     Attributes:
-        path: The folder.
+        path: The folder, or the URL.
         function: The name of the function.
         name: A name that no other checkpoint has. It stays when the folder is moved or copied.
         epoch: The number of the last tick; 0 before the first one.
@@ -59,9 +65,11 @@ class Checkpoint:
         migrate: Migrate | None,
         trusted: bool,
         ttl: float | None,
+        remote: Remote | None = None,
     ) -> None:
-        self.path = store.path
+        self.path = str(store.path) if remote is None else remote.url
         self._store = store
+        self._remote = remote
         self._claim = claimed
         self._state_version = state_version
         self._migrate = migrate
@@ -82,10 +90,12 @@ class Checkpoint:
         trusted: bool = False,
         ttl: float | None = None,
     ) -> Checkpoint:
-        """Open the checkpoint in a folder, or create it.
+        """Open the checkpoint in a folder or an object store, or create it.
+
+        The one in an object store is taken over from the program that has it. This may take long.
 
         Args:
-            path: The folder.
+            path: The folder, or the URL.
             function: The name of the function.
             state_version: The version of the function's states.
             migrate: Makes a state of this version from one of an earlier version.
@@ -95,47 +105,68 @@ class Checkpoint:
         Raises:
             CheckpointError: When another process has it, it cannot be written to, is torn, foreign
                 or of a newer velo, or belongs to another function or version of its states.
+            ValueError: When a URL, or a setting in it, does not fit.
 
         """
-        folder = Path(path)
-        claimed = claim(folder)
-        try:
+        remote = None
+        if is_address(path):
+            from velo._checkpoint.remote import Remote  # obstore only where it is needed
+
+            remote = Remote(address_of(os.fspath(path)), most_finished=MOST_FINISHED)
+        folder = Path(path) if remote is None else remote.folder
+        with contextlib.ExitStack() as undoing:
+            if remote is not None:
+                undoing.callback(remote.close)
+            claimed = claim(folder)
+            undoing.callback(claimed.release)
+            found = None if remote is None else remote.bring(folder)
             store = Store(folder, writes=True)
-            try:
-                checkpoint = cls(
-                    store,
-                    claimed,
-                    state_version=state_version,
-                    migrate=migrate,
-                    trusted=trusted,
-                    ttl=ttl,
-                )
-                with store.errors():
-                    checkpoint._begin(function)
-            except BaseException:
+            undoing.callback(lambda: checkpoint._store.close())
+            checkpoint = cls(
+                store,
+                claimed,
+                state_version=state_version,
+                migrate=migrate,
+                trusted=trusted,
+                ttl=ttl,
+                remote=remote,
+            )
+            checkpoint._begin(function)
+            if remote is not None and not remote.take_over(found, checkpoint._about):
                 store.close()
-                raise
-        except BaseException:
-            claimed.release()
-            raise
+                remote.bring_claimed(folder)
+                checkpoint._store = Store(folder, writes=True)
+                checkpoint._begin(function)
+            undoing.pop_all()
         return checkpoint
 
     def _begin(self, function: str) -> None:
+        with self._store.errors():
+            self._check(function)
+            self._empty = self._store.is_empty()
+            self._read_last()
+
+    def _check(self, function: str) -> None:
+        """Check that the checkpoint belongs to this function and these states."""
         store = self._store
-        about = store.about()
+        self._about = about = store.about()
         if not about:
-            about = {
-                "function": function,
-                "name": _new_name(function),
-                "state_version": self._state_version,
-                "created": time.time(),
-            }
+            about.update(
+                function=function,
+                name=_new_name(function),
+                state_version=self._state_version,
+                created=time.time(),
+            )
             store.note(about)
         if about["function"] != function:
+            place = self.path if self._remote is None else "FOLDER"
+            rename = f"`velo checkpoint rename {place} {function}` says so"
+            if self._remote is not None:
+                rename += ", of a copy in a folder, from which you copy it to a new prefix"
             raise CheckpointError(
                 f"the checkpoint `{self.path}` belongs to the function `{about['function']}`, and "
-                f"this one is `{function}`; if it was renamed, `velo checkpoint rename {self.path} "
-                f"{function}` says so, and otherwise name another folder"
+                f"this one is `{function}`; if it was renamed, {rename}, and otherwise name "
+                "another place"
             )
         self.function = function
         self.name: str = about["name"]
@@ -150,15 +181,17 @@ class Checkpoint:
             row = store.other_version(self._state_version)
             if row is not None:
                 raise self._no_migration(unpack(row.key), row.version)
-        self._empty = store.is_empty()
-        self._read_last()
 
     def _read_last(self) -> None:
         last = self._store.last()
         self.epoch = 0 if last is None else last.epoch
         self.made = None if last is None else last.made
         self.undoable = last is not None and last.undoable
-        cut = ({}, {}, None) if last is None else cut_of(last, self.path, trusted=self._trusted)
+        cut = (
+            ({}, {}, None)
+            if last is None
+            else cut_of(last, self._store.path, trusted=self._trusted)
+        )
         self.positions: dict[Hashable, Any] = cut[0]
         self.ahead: dict[Hashable, list[Any]] = cut[1]
         self.mark: Any = cut[2]
@@ -167,6 +200,11 @@ class Checkpoint:
     def is_empty(self) -> bool:
         """Whether it holds no key, so that there is nothing to load."""
         return self._empty
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether it is in an object store, so that calls may take long."""
+        return self._remote is not None
 
     def load(self, keys: Sequence[Hashable]) -> list[Change]:
         """Return the states of keys, with those that the next commit writes.
@@ -206,7 +244,9 @@ class Checkpoint:
 
     def _state(self, key: Hashable, row: Row) -> Change:
         if row.is_torn:
-            raise torn(self.path, f"the state of the key {shown(key)} is not what was written")
+            raise torn(
+                self._store.path, f"the state of the key {shown(key)} is not what was written"
+            )
         if row.state is None:
             return False
         if not self._trusted:
@@ -273,7 +313,8 @@ class Checkpoint:
         Raises:
             CheckpointError: When it cannot be written, for example to a full disk: then the epoch
                 before is as it was, and the call may be made again. When a key cannot be stored, or
-                a state holds a pickle and is not trusted.
+                a state holds a pickle and is not trusted. When an object store does not take it.
+            Superseded: When another program has taken the checkpoint over.
 
         """
         if epoch != self.epoch + 1:
@@ -298,9 +339,14 @@ class Checkpoint:
         tick = Tick(epoch, made, undoable, self._encoded(cut))
         if self._known_version != self._state_version:
             self._store.note({"state_version": self._state_version})
-            self._known_version = self._state_version
+            self._known_version = self._about["state_version"] = self._state_version
         oldest = None if self._ttl is None else int(made - self._ttl)
-        self._store.put(tick, rows, gone, most_finished=_MOST_FINISHED, oldest=oldest)
+        state = None
+        if self._remote is not None:  # first, so that the working copy is never ahead
+            state = self._remote.add(Changes(tick, rows, gone), self._about)
+        self._store.put(tick, rows, gone, most_finished=MOST_FINISHED, oldest=oldest, state=state)
+        if self._remote is not None:
+            self._remote.put_was_made()
         self.epoch, self.made, self.undoable = epoch, made, undoable
         self.positions, self.ahead, self.mark = cut
         self._pending = {}
@@ -333,6 +379,18 @@ class Checkpoint:
             )
         return packed
 
+    async def check(self) -> None:
+        """Raise if another program has taken the checkpoint over.
+
+        Raises:
+            Superseded: When one has.
+            CheckpointError: When the object store does not tell.
+
+        """
+        if self._remote is not None:
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(self._thread, self._remote.check)
+
     def undo(self) -> None:
         """Go back to the epoch before the last one, which was made with `undoable`.
 
@@ -349,7 +407,11 @@ class Checkpoint:
 
     def close(self) -> None:
         """Wait for the commit that is under way, close the file, and unlock the folder."""
+        if self._remote is not None:
+            self._remote.give_up()
         self._thread.shutdown()
+        if self._remote is not None:
+            self._remote.close()
         self._store.close()
         self._claim.release()
 
@@ -359,7 +421,7 @@ def _new_name(function: str) -> str:
 
 
 def cut_of(
-    tick: Tick, path: Path, *, trusted: bool
+    tick: Tick, path: str | Path, *, trusted: bool
 ) -> tuple[dict[Hashable, Any], dict[Hashable, list[Any]], Any]:
     """Give positions, positions ahead, and the mark of an epoch.
 

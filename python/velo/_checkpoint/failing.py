@@ -15,7 +15,7 @@ __all__ = ["file_errors", "foreign", "sqlite_errors", "torn"]
 
 
 @contextlib.contextmanager
-def sqlite_errors(path: Path) -> Iterator[None]:
+def sqlite_errors(path: str | Path) -> Iterator[None]:
     """Turn an error of SQLite about the checkpoint in this folder into a `CheckpointError`."""
     try:
         yield
@@ -24,7 +24,7 @@ def sqlite_errors(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def file_errors(path: Path) -> Iterator[None]:
+def file_errors(path: str | Path) -> Iterator[None]:
     """Turn an error of the system about its files into a `CheckpointError`."""
     try:
         yield
@@ -35,7 +35,7 @@ def file_errors(path: Path) -> Iterator[None]:
         raise CheckpointError(f"the checkpoint `{path}` cannot be written: {why}") from error
 
 
-def torn(path: Path, why: str) -> CheckpointError:
+def torn(path: str | Path, why: str) -> CheckpointError:
     """Return the error of a file that differs from the one that velo has written."""
     return CheckpointError(
         f"the checkpoint `{path}` is torn: {why}; restore the folder from a copy, or remove it to "
@@ -43,19 +43,19 @@ def torn(path: Path, why: str) -> CheckpointError:
     )
 
 
-def foreign(path: Path) -> CheckpointError:
+def foreign(path: str | Path) -> CheckpointError:
     """Return the error of a file that another program has written."""
-    return CheckpointError(f"`{path / STATE}` is no checkpoint of velo; name another folder")
+    return CheckpointError(f"`{path}/{STATE}` is no checkpoint of velo; name another folder")
 
 
-def _full(path: Path) -> CheckpointError:
+def _full(path: str | Path) -> CheckpointError:
     return CheckpointError(
         f"the disk of the checkpoint `{path}` is full; free some of it and start again: the last "
         "tick is there as it was"
     )
 
 
-def _of_sqlite(path: Path, error: sqlite3.Error) -> CheckpointError:
+def _of_sqlite(path: str | Path, error: sqlite3.Error) -> CheckpointError:
     name = f"the checkpoint `{path}`"
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # without the details
     if code == sqlite3.SQLITE_NOTADB:

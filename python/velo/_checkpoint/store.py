@@ -2,7 +2,7 @@
 
 | table | holds |
 | --- | --- |
-| `about` | the function, the version of its states, when the checkpoint was created |
+| `about` | the function, the version of its states, the creation; of a working copy: its commit |
 | `epochs` | positions and mark of the last epoch, and of the one before where it can be undone |
 | `keys` | each key's state, NULL once its function has returned; when it changed last |
 | `before` | the rows that the last epoch has replaced, if it can be undone |
@@ -18,7 +18,7 @@ import os
 import sqlite3
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -55,6 +55,8 @@ _SIZES = (1000, 100, 10, 1)
 _LOG = 64 << 20
 # Free pages are given back if they are more than this number, and than one page in four.
 _FREE_PAGES, _FREE_PART = 4096, 4
+# The name in `about` of the commit whose state a working copy has. Other changes remove it.
+_STATE = "commit"
 # The most pages that are given back, and keys whose age is checked, in one tick.
 _PAGES_AT_A_TIME, _KEYS_AT_A_TIME = 1024, 4096
 
@@ -109,6 +111,10 @@ class Tick:
     undoable: bool
     cut: bytes
 
+    def plain(self) -> Tick:
+        """Return the same without a way back."""
+        return replace(self, undoable=False)
+
 
 class Store:
     """An open file: one connection that writes, from one thread at a time, and one that reads.
@@ -116,14 +122,16 @@ class Store:
     Args:
         path: The folder.
         writes: Whether to write to it; the caller has claimed the folder.
+        shown: What messages call it; None: by its folder.
 
     Raises:
         CheckpointError: When there is none, or it is torn, foreign or of a newer velo.
 
     """
 
-    def __init__(self, path: Path, *, writes: bool) -> None:
+    def __init__(self, path: Path, *, writes: bool, shown: str | None = None) -> None:
         self.path = path
+        self.shown = shown or str(path)
         self._swept = b""  # keys up to this one were looked at for their age
         self._writer: sqlite3.Connection | None = None
         with self.errors():
@@ -168,7 +176,7 @@ class Store:
     def _open_reader(self) -> sqlite3.Connection:
         file = self.path / STATE
         if not file.exists():
-            raise CheckpointError(f"there is no checkpoint at `{self.path}`")
+            raise CheckpointError(f"there is no checkpoint at `{self.shown}`")
         connection = _connect(file, "ro")
         try:
             connection.execute("SELECT 1 FROM sqlite_master").fetchall()
@@ -188,16 +196,16 @@ class Store:
         (application,) = reader.execute("PRAGMA application_id").fetchone()
         (format,) = reader.execute("PRAGMA user_version").fetchone()
         if application != _APPLICATION:
-            raise foreign(self.path)
+            raise foreign(self.shown)
         if format > FORMAT:
             raise CheckpointError(
-                f"the checkpoint `{self.path}` was written by a newer velo, in format {format}; "
+                f"the checkpoint `{self.shown}` was written by a newer velo, in format {format}; "
                 f"this one reads up to format {FORMAT}: update velo"
             )
         tables = reader.execute("SELECT sql FROM sqlite_master WHERE sql NOT NULL").fetchall()
         made = {" ".join(sql.split()) for (sql,) in tables}
         if made != {" ".join(sql.split()) for sql in _TABLES.split(";") if sql.strip()}:
-            raise foreign(self.path)
+            raise foreign(self.shown)
 
     def close(self) -> None:
         """Close the file. Further use raises."""
@@ -207,13 +215,25 @@ class Store:
 
     def errors(self) -> contextlib.AbstractContextManager[None]:
         """Turn errors of SQLite into a `CheckpointError` that says what to do."""
-        return sqlite_errors(self.path)
+        return sqlite_errors(self.shown)
 
     # Reading.
 
     def about(self) -> dict[str, Any]:
         """Return the function, its state version, the name and the time of creation."""
-        return dict(self._reader.execute("SELECT name, value FROM about"))
+        about = dict(self._reader.execute("SELECT name, value FROM about"))
+        about.pop(_STATE, None)
+        return about
+
+    def state(self) -> str | None:
+        """Tell of which commit of an object store it has the state; None: of none."""
+        return _state_in(self._reader)
+
+    @staticmethod
+    def state_in(copy: Path) -> str | None:
+        """Tell the same of a file that `copy_into` has made."""
+        with contextlib.closing(_connect(copy, "ro&immutable=1")) as connection:
+            return _state_in(connection)
 
     def last(self) -> Tick | None:
         """Give the last epoch; None when there was no tick yet."""
@@ -224,7 +244,7 @@ class Store:
             return None
         epoch, made, undoable, cut, crc = found
         if zlib.crc32(cut) != crc:
-            raise torn(self.path, f"the positions of epoch {epoch} are not what was written")
+            raise torn(self.shown, f"the positions of epoch {epoch} are not what was written")
         return Tick(epoch, made, bool(undoable), cut)
 
     def rows(self, keys: Sequence[bytes]) -> dict[bytes, Row]:
@@ -274,11 +294,23 @@ class Store:
 
     def copy_to(self, path: Path) -> None:
         """Copy the last epoch to another folder, also while a run uses this one."""
-        file = path / STATE
-        with file_errors(path), sqlite_errors(path):
+        self.copy_into(path / STATE)
+
+    def copy_into(self, file: Path, state: str | None = None) -> None:
+        """Copy the last epoch to a file, also while a run uses this one.
+
+        Args:
+            file: The file.
+            state: Of which commit of an object store the copy has the state; None: as this one.
+
+        """
+        with file_errors(file.parent), sqlite_errors(file.parent):
             new = _new(file)
             with contextlib.closing(sqlite3.connect(new)) as copy:
                 self._reader.backup(copy)
+                if state is not None:
+                    _stamp(copy, state)
+                    copy.commit()
             with open(new, "rb") as written:
                 os.fsync(written.fileno())
             _rename(new, file)
@@ -300,6 +332,17 @@ class Store:
                     writer.execute("ROLLBACK")
                 raise
 
+    @contextlib.contextmanager
+    def hurried(self) -> Iterator[None]:
+        """Have transactions outlive a power cut only in the end, all up to some one of them."""
+        assert self._writer is not None
+        with self.errors():
+            self._writer.execute("PRAGMA synchronous = NORMAL")
+            try:
+                yield
+            finally:
+                self._writer.execute("PRAGMA synchronous = FULL")
+
     def note(self, about: dict[str, Any]) -> None:
         """Write some of the values that `about` returns."""
         with self.transaction() as writer:
@@ -313,6 +356,7 @@ class Store:
         *,
         most_finished: int,
         oldest: int | None = None,
+        state: str | None = None,
     ) -> None:
         """Make an epoch.
 
@@ -324,6 +368,7 @@ class Store:
                 earlier epochs have, the oldest ones beyond it are forgotten.
             oldest: Keys that have not changed since then are removed, of the few that are looked at
                 in one tick.
+            state: Of which commit of an object store it is the state then.
 
         Raises:
             CheckpointError: When that fails; then everything is as before.
@@ -342,6 +387,7 @@ class Store:
             if oldest is not None:
                 self._sweep(writer, oldest)
             self._write(writer, rows, gone)
+            _stamp(writer, state)
             writer.execute(
                 "INSERT INTO epochs VALUES (?, ?, ?, ?, ?)",
                 [tick.epoch, tick.made, tick.undoable, tick.cut, zlib.crc32(tick.cut)],
@@ -396,11 +442,13 @@ class Store:
             writer.execute(f"INSERT INTO keys SELECT {_COLUMNS} FROM before WHERE known")
             writer.execute("DELETE FROM before")
             writer.execute("DELETE FROM epochs WHERE epoch = ?", [epoch])
+            _stamp(writer, None)
 
     def change(self, rows: list[Row], gone: list[bytes]) -> None:
         """Change keys by hand, between two runs: also in the epoch that `undo` goes back to."""
         with self.transaction() as writer:
             self._write(writer, rows, gone)
+            _stamp(writer, None)
             keys = [(key,) for key in (*(row.key for row in rows), *gone)]
             writer.executemany("DELETE FROM before WHERE key = ?", keys)
             if writer.execute("SELECT 1 FROM epochs WHERE undoable").fetchone() is not None:
@@ -433,6 +481,18 @@ class Store:
         with self.transaction() as writer:
             for table in ("keys", "before", "epochs", "about"):
                 writer.execute(f"DELETE FROM {table}")
+
+
+def _state_in(connection: sqlite3.Connection) -> str | None:
+    found = connection.execute("SELECT value FROM about WHERE name = ?", [_STATE]).fetchone()
+    return None if found is None else found[0]
+
+
+def _stamp(writer: sqlite3.Connection, state: str | None) -> None:
+    if state is None:
+        writer.execute("DELETE FROM about WHERE name = ?", [_STATE])
+    else:
+        writer.execute("INSERT OR REPLACE INTO about VALUES (?, ?)", [_STATE, state])
 
 
 def _new(file: Path) -> Path:

@@ -77,7 +77,11 @@ _POSITIVE = click.IntRange(min=1)
 @click.option("--max-concurrent", type=_POSITIVE, help="Streams that are open at a time.")
 @click.option("--limit", type=_POSITIVE, help="Take only the first N events.")
 @click.option("--follow", is_flag=True, help="Wait for more at the end of files, as `tail -F`.")
-@click.option("--checkpoint", metavar="FOLDER", help="Keep states and positions there.")
+@click.option(
+    "--checkpoint",
+    metavar="FOLDER|URL",
+    help="Keep states and positions there: in a folder, or at s3://BUCKET/PREFIX, gs:// or az://.",
+)
 @click.option(
     "--checkpoint-every",
     type=click.FloatRange(min=0, min_open=True),

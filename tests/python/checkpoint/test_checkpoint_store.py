@@ -218,7 +218,7 @@ async def test_a_key_without_a_change_for_its_ttl_is_unknown_and_removed(opened,
 
 
 async def test_keys_whose_functions_have_returned_are_bounded(opened, monkeypatch):
-    monkeypatch.setattr(module, "_MOST_FINISHED", 3)
+    monkeypatch.setattr(module, "MOST_FINISHED", 3)
     now = 1_000_000.0
     monkeypatch.setattr(module.time, "time", lambda: now)
     checkpoint = opened()

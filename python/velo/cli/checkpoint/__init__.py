@@ -12,10 +12,10 @@ __all__ = ["checkpoint"]
 
 @click.group(short_help="Look at the checkpoint of a run, and mend it.")
 def checkpoint() -> None:
-    """Work with the folder that `checkpoint=` or `velo run --checkpoint` names.
+    """Work with the folder or URL that `checkpoint=` or `velo run --checkpoint` names.
 
     `inspect`, `get`, `export`, `copy` and `verify` may be called while a run has it; the others
-    need it for themselves.
+    need a folder for themselves.
     """
 
 

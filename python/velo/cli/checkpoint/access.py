@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import json
+import tempfile
 from collections.abc import Hashable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from velo import _core
+from velo._checkpoint.address import address_of, is_address
+from velo._checkpoint.checkpoint import MOST_FINISHED
 from velo._checkpoint.failing import torn
 from velo._checkpoint.folder import claim, exists
 from velo._checkpoint.keys import pack, unpack
@@ -21,40 +24,117 @@ from velo.cli.errors import Failure
 from velo.cli.text import inline
 from velo.errors import CheckpointError
 
-__all__ = ["changing", "find", "key_option", "path_argument", "reading", "shown_key", "state_form"]
+if TYPE_CHECKING:
+    from velo._checkpoint.commits import Commit
+    from velo._checkpoint.remote import Remote
 
-path_argument = click.argument("path", type=click.Path(path_type=Path))
+__all__ = [
+    "Fetched",
+    "Place",
+    "changing",
+    "failing",
+    "find",
+    "key_option",
+    "path_argument",
+    "reading",
+    "remote_of",
+    "shown_key",
+    "state_form",
+]
+
+
+class Place(click.Path):
+    """A folder, as a `Path`, or the URL of an object store, as a text."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Tell the one from the other."""
+        return value if is_address(value) else super().convert(value, param, ctx)
+
+
+path_argument = click.argument("path", type=Place(path_type=Path))
 key_option = click.option(
     "--key", "keys", required=True, multiple=True, metavar="JSON", help="The key: '\"card-1\"', 7."
 )
 
 
+class Fetched(Store):
+    """A checkpoint of an object store, whose last tick was fetched to a temporary folder.
+
+    Attributes:
+        newest: Its newest commit.
+        size: The bytes of all its objects.
+
+    """
+
+    newest: Commit
+    size: int
+
+
 @contextlib.contextmanager
-def reading(path: Path) -> Iterator[Store]:
+def reading(path: Path | str) -> Iterator[Store]:
     """Open a checkpoint to read from it; a run may have it.
 
     Raises:
         Failure: When that fails.
 
     """
-    with _failing():
-        store = Store(path, writes=False)
-        try:
-            with store.errors():
-                yield store
-        finally:
-            store.close()
+    with failing(), _opened(path) as store, store.errors():
+        yield store
+
+
+def _opened(path: Path | str) -> contextlib.AbstractContextManager[Store]:
+    if isinstance(path, Path):
+        return contextlib.closing(Store(path, writes=False))
+    return _fetched(path)
 
 
 @contextlib.contextmanager
-def changing(path: Path) -> Iterator[Store]:
+def _fetched(url: str) -> Iterator[Store]:
+    with remote_of(url) as remote, tempfile.TemporaryDirectory(prefix="velo-checkpoint-") as folder:
+        newest = remote.bring(Path(folder))
+        if newest is None:
+            raise CheckpointError(f"there is no checkpoint at `{remote.url}`")
+        with contextlib.closing(Fetched(Path(folder), writes=False, shown=remote.url)) as store:
+            store.newest, store.size = newest, remote.commits.size()
+            yield store
+
+
+@contextlib.contextmanager
+def remote_of(url: str) -> Iterator[Remote]:
+    """Reach a checkpoint in an object store.
+
+    Raises:
+        Failure: When obstore is not installed.
+        click.UsageError: When the URL does not fit.
+
+    """
+    try:
+        from velo._checkpoint.remote import Remote
+
+        remote = Remote(address_of(url), most_finished=MOST_FINISHED)
+    except ImportError as error:
+        raise Failure(str(error)) from error
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    with contextlib.closing(remote):
+        yield remote
+
+
+@contextlib.contextmanager
+def changing(path: Path | str) -> Iterator[Store]:
     """Open a checkpoint that no other process has, to change it.
 
     Raises:
         Failure: When that fails.
+        click.UsageError: When it is in an object store.
 
     """
-    with _failing():
+    if not isinstance(path, Path):
+        raise click.UsageError(
+            f"`{path}` is in an object store: `velo checkpoint copy` it to a folder, change that "
+            "one, and copy it to a new prefix"
+        )
+    with failing():
         if not exists(path):
             raise CheckpointError(f"there is no checkpoint at `{path}`")
         claimed = claim(path)
@@ -70,7 +150,13 @@ def changing(path: Path) -> Iterator[Store]:
 
 
 @contextlib.contextmanager
-def _failing() -> Iterator[None]:
+def failing() -> Iterator[None]:
+    """Have errors of a checkpoint end the command.
+
+    Raises:
+        Failure: In place of them.
+
+    """
     try:
         yield
     except CheckpointError as error:
@@ -98,7 +184,7 @@ def find(text: str) -> tuple[Hashable, bytes]:
         raise click.UsageError(f"`--key {inline(text)}`: {error}") from None
 
 
-def shown_key(row: Row, path: Path) -> Any:
+def shown_key(row: Row, path: str | Path) -> Any:
     """Return the JSON of the key of a row.
 
     Raises:

@@ -24,7 +24,7 @@ __all__ = ["compact", "delete", "rename", "reset", "set_state"]
 @path_argument
 @click.option("--key", required=True, metavar="JSON", help="The key: '\"card-1\"', 7.")
 @click.argument("state", metavar="JSON|-")
-def set_state(path: Path, key: str, state: str) -> None:
+def set_state(path: Path | str, key: str, state: str) -> None:
     r"""Give a key the state that JSON describes, as `get` and `export` print it; `-`: from stdin.
 
     \b
@@ -50,7 +50,7 @@ def set_state(path: Path, key: str, state: str) -> None:
 @click.command(short_help="Forget keys.")
 @path_argument
 @key_option
-def delete(path: Path, keys: tuple[str, ...]) -> None:
+def delete(path: Path | str, keys: tuple[str, ...]) -> None:
     """Forget keys: with its next event each begins anew. Exit code 1: a key is not there."""
     found = {text: find(text)[1] for text in keys}
     with changing(path) as store:
@@ -65,7 +65,7 @@ def delete(path: Path, keys: tuple[str, ...]) -> None:
 @click.command(short_help="Forget everything: the next run begins anew.")
 @path_argument
 @click.option("--yes", is_flag=True, help="Do not ask.")
-def reset(path: Path, yes: bool) -> None:
+def reset(path: Path | str, yes: bool) -> None:
     """Forget all keys, positions and epochs: the next run begins as the first one did.
 
     The results in the sink stay.
@@ -92,12 +92,12 @@ def reset(path: Path, yes: bool) -> None:
     metavar="SECONDS",
     help="Forget keys whose states have not changed for this time.",
 )
-def compact(path: Path, ttl: float | None) -> None:
+def compact(path: Path | str, ttl: float | None) -> None:
     """Write the file anew, without gaps. It takes as much room again while it works."""
-    before = _bytes(path)
     with changing(path) as store:
+        before = _bytes(store.path)
         store.compact(None if ttl is None else int(time.time() - ttl))
-    echo(f"{inline(path)}: {size(before)} before, {size(_bytes(path))} now")
+    echo(f"{inline(path)}: {size(before)} before, {size(_bytes(store.path))} now")
 
 
 def _bytes(path: Path) -> int:
@@ -107,7 +107,7 @@ def _bytes(path: Path) -> int:
 @click.command(short_help="Say that its function has another name now.")
 @path_argument
 @click.argument("function", metavar="NAME")
-def rename(path: Path, function: str) -> None:
+def rename(path: Path | str, function: str) -> None:
     """Say that the function of a checkpoint has another name now: its states and positions stay."""
     with changing(path) as store:
         before = store.about().get("function")

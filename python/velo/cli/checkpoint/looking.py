@@ -15,10 +15,13 @@ from velo._checkpoint.checkpoint import cut_of
 from velo._checkpoint.folder import claim, exists, holder
 from velo._checkpoint.store import FORMAT, Row, Store
 from velo.cli.checkpoint.access import (
+    Fetched,
+    Place,
     find,
     key_option,
     path_argument,
     reading,
+    remote_of,
     shown_key,
     state_form,
 )
@@ -37,7 +40,7 @@ _MOST_TOLD = 20
 @click.command(short_help="Show the last tick, keys and positions.")
 @path_argument
 @click.option("--json", "as_json", is_flag=True, help="All of it, for programs.")
-def inspect(path: Path, as_json: bool) -> None:
+def inspect(path: Path | str, as_json: bool) -> None:
     """Show whose checkpoint it is, its last tick, how many keys it has, and the positions."""
     with reading(path) as store:
         found = summary(store)
@@ -52,7 +55,7 @@ def summary(store: Store) -> dict[str, Any]:
     about, last = store.about(), store.last()
     keys, finished = store.counts()
     found: dict[str, Any] = {
-        "path": str(store.path),
+        "path": store.shown,
         "function": about.get("function"),
         "format": FORMAT,
         "state_version": about.get("state_version"),
@@ -66,8 +69,10 @@ def summary(store: Store) -> dict[str, Any]:
         "positions": [],
         "mark": None,
     }
+    if isinstance(store, Fetched):
+        found |= {"bytes": store.size, "used_by": store.newest.by, "commit": store.newest.number}
     if last is not None:
-        positions, ahead, mark = cut_of(last, store.path, trusted=False)
+        positions, ahead, mark = cut_of(last, store.shown, trusted=False)
         found["positions"] = [
             {
                 "partition": key_form(partition),
@@ -90,7 +95,10 @@ def _show(found: dict[str, Any]) -> None:
     over = f", and {finished:,} whose functions have returned" if finished else ""
     echo(f"function   {inline(found['function'])}, states of version {found['state_version']}")
     echo(f"created    {began}, format {found['format']}")
-    echo(f"used by    {inline(found['used_by'] or 'no process')}")
+    if "commit" in found:
+        echo(f"last had   {inline(found['used_by'])}, which has made commit {found['commit']:,}")
+    else:
+        echo(f"used by    {inline(found['used_by'] or 'no process')}")
     echo(f"epoch      {found['epoch']:,}{age}")
     echo(f"keys       {found['keys']:,}{over}")
     echo(f"size       {size(found['bytes'])}")
@@ -108,7 +116,7 @@ def _show(found: dict[str, Any]) -> None:
 @click.command(short_help="Print the state of keys.")
 @path_argument
 @key_option
-def get(path: Path, keys: tuple[str, ...]) -> None:
+def get(path: Path | str, keys: tuple[str, ...]) -> None:
     """Print the state of each key, as `export` does. Exit code 1: a key is not there."""
     with reading(path) as store:
         missing = []
@@ -125,7 +133,7 @@ def get(path: Path, keys: tuple[str, ...]) -> None:
 
 @click.command(short_help="Print all keys and states, as NDJSON.")
 @path_argument
-def export(path: Path) -> None:
+def export(path: Path | str) -> None:
     """Print a line of JSON for each key: {"key": ..., "state": ..., "changed": ...}.
 
     `state` is null when the function has returned; `changed` is in seconds since the epoch. It may
@@ -138,7 +146,7 @@ def export(path: Path) -> None:
 
 
 def _write(row: Row, store: Store) -> None:
-    key = shown_key(row, store.path)
+    key = shown_key(row, store.shown)
     if row.is_torn:
         raise CheckpointError(f"the state of the key {json.dumps(key)} is torn; see `verify`")
     state = None if row.state is None else state_form(row.state)
@@ -148,24 +156,31 @@ def _write(row: Row, store: Store) -> None:
 
 @click.command(short_help="Copy a checkpoint, also while a run has it.")
 @path_argument
-@click.argument("folder", type=click.Path(path_type=Path))
-def copy(path: Path, folder: Path) -> None:
-    """Copy the last tick to a new folder: a backup, or to go on from on another machine."""
+@click.argument("place", type=Place(path_type=Path), metavar="FOLDER|URL")
+def copy(path: Path | str, place: Path | str) -> None:
+    """Copy the last tick to a new folder or prefix: a backup, or to go on from elsewhere."""
     with reading(path) as store:
-        if exists(folder):
-            raise Failure(f"`{folder}` holds a checkpoint already; name a new folder")
-        claimed = claim(folder)
-        try:
-            store.copy_to(folder)
-        finally:
-            claimed.release()
-    with reading(folder) as copied:
-        last = copied.last()
+        if isinstance(place, Path):
+            _copy_to_folder(store, place)
+        else:
+            with remote_of(place) as remote:
+                remote.begin_with(store)
+        last = store.last()
     epoch = 0 if last is None else last.epoch
-    echo(f"epoch {epoch:,} copied to {inline(folder)}")
+    echo(f"epoch {epoch:,} copied to {inline(str(place))}")
 
 
-def _name(row: Row, path: Path) -> str:
+def _copy_to_folder(store: Store, folder: Path) -> None:
+    if exists(folder):
+        raise Failure(f"`{folder}` holds a checkpoint already; name a new folder")
+    claimed = claim(folder)
+    try:
+        store.copy_to(folder)
+    finally:
+        claimed.release()
+
+
+def _name(row: Row, path: str) -> str:
     try:
         return json.dumps(shown_key(row, path))
     except CheckpointError:
@@ -174,19 +189,19 @@ def _name(row: Row, path: Path) -> str:
 
 @click.command(short_help="Read all of a checkpoint, and name torn keys.")
 @path_argument
-def verify(path: Path) -> None:
+def verify(path: Path | str) -> None:
     """Read all of a checkpoint. Exit code 1: it is torn; the keys and places are named."""
     torn: list[str] = []
     with reading(path) as store:
         problems = store.problems()
         last = store.last()
         if last is not None:
-            cut_of(last, path, trusted=True)
+            cut_of(last, store.shown, trusted=True)
         count = 0
         for row in store.all_rows():
             count += 1
             if row.is_torn:
-                torn.append(_name(row, path))
+                torn.append(_name(row, store.shown))
     for problem in problems[:_MOST_TOLD]:
         echo(f"torn: {inline(problem)}")
     for key in torn[:_MOST_TOLD]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import stat
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ from typing import Any
 
 import click
 
+from velo.cli.errors import Failure
 from velo.connect.urls import is_url
 
 __all__ = ["check_kept", "is_plain", "kept_settings"]
@@ -20,7 +22,8 @@ def kept_settings(
     """Return the settings of `Connected.into`; none without a folder.
 
     Raises:
-        click.UsageError: When an option needs `--checkpoint`.
+        click.UsageError: When an option needs `--checkpoint`, or its URL does not fit.
+        Failure: When obstore is not installed.
 
     """
     settings: dict[str, Any] = {}
@@ -36,7 +39,23 @@ def kept_settings(
         raise click.UsageError(
             "`--checkpoint-every`, `--unload`, `--ttl` and `--trust` need `--checkpoint`"
         )
-    return settings if folder is None else {"checkpoint": folder, **settings}
+    if folder is None:
+        return settings
+    if is_url(folder):
+        _check_address(folder)
+    return {"checkpoint": folder, **settings}
+
+
+def _check_address(url: str) -> None:
+    from velo._checkpoint.address import address_of
+
+    try:
+        address_of(url)
+        importlib.import_module("velo._checkpoint.bucket")
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    except ImportError as error:
+        raise Failure(str(error)) from None
 
 
 def check_kept(paths: Sequence[str], *, follow: bool, resume: bool) -> None:

@@ -1,0 +1,245 @@
+"""The objects of one checkpoint: those right under a prefix of an object store.
+
+Calls block. A store that does not answer is tried again, with growing pauses, up to a limit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
+
+from velo._checkpoint.address import Address
+from velo.connect.errors import missing
+from velo.connect.settings import wait_of
+from velo.errors import CheckpointError
+
+try:
+    import obstore
+    from obstore import exceptions as theirs
+except ImportError as error:
+    raise missing("a checkpoint in an object store", "objects") from error
+
+from velo.connect.object_store import opened, said
+
+__all__ = ["Absent", "Bucket"]
+
+T = TypeVar("T")
+
+_log = logging.getLogger("velo.checkpoint")
+
+_CHUNK_BYTES = 1024 * 1024
+_LONGEST_PAUSE = 5.0
+# Errors that another try does not mend.
+_LASTING = (
+    theirs.UnauthenticatedError,
+    theirs.PermissionDeniedError,
+    theirs.NotSupportedError,
+    theirs.InvalidPathError,
+    PermissionError,
+)
+_ABSENT = (theirs.NotFoundError, FileNotFoundError)
+_THERE = (theirs.AlreadyExistsError, theirs.PreconditionError, FileExistsError)
+
+
+class Absent(Exception):
+    """There is no object of this name."""
+
+
+class Bucket:
+    """The objects under a prefix.
+
+    Attributes:
+        url: The store and the prefix, for messages.
+
+    Args:
+        address: Where they are.
+
+    """
+
+    def __init__(self, address: Address) -> None:
+        self._store, self._prefix, self.url = opened(
+            address.url,
+            address.options,
+            what="checkpoint",
+            retries=0,
+            connect_timeout=address.connect_timeout,
+        )
+        self._is_folder = self.url.startswith("file:")
+        self._patience = address.patience
+        self._closing = threading.Event()
+
+    def close(self) -> None:
+        """Give up what does not succeed at once, from now on."""
+        self._closing.set()
+
+    def sizes(self) -> dict[str, int]:
+        """Give the names of all objects, in order, with their sizes.
+
+        Raises:
+            CheckpointError: When they cannot be listed.
+
+        """
+        cut = len(self._path(""))
+
+        def list_them() -> dict[str, int]:
+            listed = obstore.list_with_delimiter(self._store, prefix=self._prefix or None)
+            found = {each["path"][cut:]: each["size"] for each in listed["objects"]}
+            return {name: found[name] for name in sorted(found)}
+
+        try:
+            return self._again("list", list_them)
+        except Absent:  # no folder yet
+            return {}
+
+    def get(self, name: str) -> bytes:
+        """Give an object.
+
+        Raises:
+            Absent: When there is none.
+            CheckpointError: When it cannot be read.
+
+        """
+        return self._again(
+            f"read `{name}` of", lambda: bytes(obstore.get(self._store, self._path(name)).bytes())
+        )
+
+    def read(self, name: str, take: Callable[[Iterator[bytes]], T]) -> T:
+        """Have an object taken in pieces; from its beginning again, where one does not come.
+
+        Raises:
+            Absent: When there is none.
+            CheckpointError: When it cannot be read.
+
+        """
+
+        def pieces() -> Iterator[bytes]:
+            got = obstore.get(self._store, self._path(name))
+            for piece in got.stream(min_chunk_size=_CHUNK_BYTES):
+                yield bytes(piece)
+
+        return self._again(f"read `{name}` of", lambda: take(pieces()))
+
+    def put(self, name: str, pieces: Callable[[], Iterable[bytes]]) -> None:
+        """Write an object, whose name no other one has had.
+
+        Raises:
+            CheckpointError: When that fails.
+
+        """
+
+        def write() -> None:
+            obstore.put(self._store, self._path(name), pieces())
+            self._sync(name)
+
+        self._again(f"write `{name}` to", write)
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Write an object if there is none of this name; false: there is another one.
+
+        Where the answer to a try was lost, the object says whose it is: no other program writes the
+        same data.
+
+        Raises:
+            CheckpointError: When that fails; then it may be there.
+
+        """
+
+        def write() -> bool:
+            if self.excludes(name, data):
+                there = obstore.get(self._store, self._path(name)).bytes()
+                return bytes(there) == data
+            return True
+
+        return self._again(f"write `{name}` to", write, absent_again=True)
+
+    def excludes(self, name: str, data: bytes) -> bool:
+        """Write an object once, if there is none of this name; true: there is one."""
+        try:
+            obstore.put(self._store, self._path(name), data, mode="create", use_multipart=False)
+        except _THERE:
+            return True
+        self._sync(name)
+        return False
+
+    def exists(self, name: str) -> bool:
+        """Whether there is an object of this name.
+
+        Raises:
+            CheckpointError: When that cannot be told.
+
+        """
+        try:
+            self._again(
+                f"look for `{name}` in", lambda: obstore.head(self._store, self._path(name))
+            )
+        except Absent:
+            return False
+        return True
+
+    def delete(self, names: list[str]) -> None:
+        """Delete objects; those that are not there already count as deleted.
+
+        Raises:
+            CheckpointError: When that fails.
+
+        """
+        if names:
+            paths = [self._path(name) for name in names]
+            with contextlib.suppress(Absent):
+                self._again("delete objects of", lambda: obstore.delete(self._store, paths))
+
+    def _path(self, name: str) -> str:
+        return f"{self._prefix}/{name}" if self._prefix else name
+
+    def _sync(self, name: str) -> None:
+        """Have an object survive a power cut: a store in a folder leaves that to the system."""
+        if not self._is_folder:
+            return
+        file = f"/{self._path(name)}"
+        for path in (file, os.path.dirname(file), os.path.dirname(os.path.dirname(file))):
+            with contextlib.suppress(PermissionError):
+                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                try:
+                    os.fsync(descriptor)
+                finally:
+                    os.close(descriptor)
+
+    def _again(self, what: str, call: Callable[[], T], *, absent_again: bool = False) -> T:
+        deadline = time.monotonic() + self._patience
+        attempt = 0
+        while True:
+            try:
+                return call()
+            except (theirs.BaseError, OSError) as error:
+                if isinstance(error, _ABSENT) and not absent_again:
+                    if "NoSuchBucket" not in str(error):
+                        raise Absent from None
+                    raise self._failed(what, error) from None
+                lasts = isinstance(error, _LASTING) or "NoSuchBucket" in str(error)
+                if lasts or time.monotonic() >= deadline or self._closing.is_set():
+                    raise self._failed(what, error) from None
+                if attempt == 0:
+                    _log.warning(
+                        "cannot %s the checkpoint `%s`, and trying again for %g s: %s",
+                        *(what, self.url, self._patience, said(error)),
+                    )
+                self._closing.wait(wait_of(attempt, _LONGEST_PAUSE))
+                attempt += 1
+
+    def _failed(self, what: str, error: Any) -> CheckpointError:
+        if isinstance(error, (theirs.UnauthenticatedError, theirs.PermissionDeniedError)):
+            remedy = "give this program a login that may read, write, list and delete objects there"
+        elif isinstance(error, PermissionError):
+            remedy = "give this user the right to"
+        elif "NoSuchBucket" in str(error):
+            remedy = "make the bucket, or name another one"
+        else:
+            remedy = "start again once the store answers: the last tick is there as it was"
+        return CheckpointError(
+            f"cannot {what} the checkpoint `{self.url}`: {said(error)}; {remedy}"
+        )

@@ -1,0 +1,329 @@
+"""Checkpoints in an object store: S3's protocol, and runs that move, die and are taken over."""
+
+import asyncio
+import contextlib
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+
+import pytest
+from confluent_kafka import Consumer, TopicPartition
+
+from checkpoints import opened
+from helpers import HANG, environment, until
+from object_stores import Bucket, Folder
+from replayed import by_key, expected
+from velo import connect, stream_fn
+from velo._core import dumps
+from velo.connect.errors import Superseded
+from velo.errors import CheckpointError
+
+obstore = pytest.importorskip("obstore")
+from obstore.store import MemoryStore  # noqa: E402
+
+from velo._checkpoint import commits, remote  # noqa: E402
+from velo._checkpoint.address import address_of  # noqa: E402
+from velo._checkpoint.bucket import Absent  # noqa: E402
+from velo._checkpoint.bucket import Bucket as Objects  # noqa: E402
+from velo._checkpoint.checkpoint import Checkpoint  # noqa: E402
+
+# Its threads and their descriptors last from the first call on, so that they are no leak of a test.
+obstore.list(MemoryStore()).collect()
+
+
+@pytest.fixture(params=["folder", "s3"])
+def place(request, tmp_path, monkeypatch):
+    if request.param == "folder":
+        return Folder(tmp_path)
+    return Bucket(request.getfixturevalue("moto").port, tmp_path, monkeypatch)
+
+
+# What is asked of a store.
+
+
+def test_an_object_is_created_once(place):
+    bucket = Objects(address_of(place.on()))
+    assert bucket.sizes() == {}
+    assert bucket.create("a", b"one")
+    assert bucket.create("a", b"one")  # the same data is the same program's
+    assert not bucket.create("a", b"two")
+    assert bucket.get("a") == b"one"
+    assert (bucket.exists("a"), bucket.exists("b")) == (True, False)
+    with pytest.raises(Absent):
+        bucket.get("b")
+    pieces = [os.urandom(3_000_000) for _ in range(4)]
+    bucket.put("large", lambda: iter(pieces))
+    assert bucket.read("large", b"".join) == b"".join(pieces)
+    assert bucket.sizes() == {"a": 3, "large": 12_000_000}
+    bucket.delete(["a", "large", "none"])
+    assert bucket.sizes() == {}
+
+
+def test_objects_of_shards_below_are_not_its_own(place):
+    bucket = Objects(address_of(place.on()))
+    bucket.create("a/b", b"one")
+    bucket.create("c", b"one")
+    assert bucket.sizes() == {"c": 3}
+
+
+async def test_it_moves_between_machines_with_bases_and_large_ticks(place, monkeypatch):
+    monkeypatch.setattr(remote, "_LEAST", 1)
+    monkeypatch.setattr(commits, "_LARGE", 2000)
+    for machine in ("first", "second", "first", "third"):
+        with opened(place.on(machine)) as checkpoint:
+            for epoch in range(checkpoint.epoch + 1, checkpoint.epoch + 16):
+                many = {(epoch, n): dumps({"n": secrets.token_hex(20)}) for n in range(100)}
+                changes = {epoch: dumps({"n": epoch}), **(many if epoch % 5 == 0 else {})}
+                await checkpoint.commit(epoch, changes, {0: epoch}, {}, undoable=True)
+    with opened(place.on("last")) as checkpoint:
+        assert checkpoint.epoch == 60
+        assert checkpoint.load(list(range(1, 61))) == [dumps({"n": n}) for n in range(1, 61)]
+        assert None not in checkpoint.load([(55, n) for n in range(100)])
+        checkpoint.undo()
+        assert checkpoint.load([59, 60]) == [dumps({"n": 59}), None]
+
+
+async def test_a_program_that_was_taken_over_is_refused(place):
+    with opened(place.on("first")) as zombie:
+        await zombie.commit(1, {"a": dumps({"n": 1})}, {}, {})
+        with opened(place.on("second")) as owner:
+            with pytest.raises(Superseded):
+                await zombie.commit(2, {"a": dumps({"n": 99})}, {}, {})
+            await owner.commit(2, {"a": dumps({"n": 2})}, {}, {})
+    with opened(place.on("third")) as checkpoint:
+        assert checkpoint.load(["a"]) == [dumps({"n": 2})]
+
+
+def test_a_bucket_that_is_not_there_is_named(moto, tmp_path, monkeypatch):
+    place = Bucket(moto.port, tmp_path, monkeypatch)
+    place.url = "s3://no-such-bucket/fraud"
+    with pytest.raises(CheckpointError, match=r"`s3://no-such-bucket/fraud`: .*make the bucket"):
+        Checkpoint.open(place.on(), "fraud")
+
+
+# Programs.
+
+PROGRAM = """
+import asyncio
+import sys
+
+from velo import stream_fn
+from velo._checkpoint import remote
+from velo.connect.urls import endpoint_of
+
+remote._LEAST = 200
+
+
+@stream_fn
+async def sequence(events, state):
+    async for event in events:
+        state["n"] = state.get("n", 0) + 1
+        state["hash"] = (state.get("hash", 7) * 31 + event["v"]) % 1_000_003
+        state["k"] = event["k"]
+        yield {"k": event["k"], "result": [state["n"], state["hash"]]}
+    yield {"k": state["k"], "result": ["end", state["n"]]}
+
+
+class Paced:
+    # Waits for a tick now and then, so that there are several.
+    def __init__(self, source):
+        self.source = source
+        self.ticks = asyncio.Event()
+
+    def __getattr__(self, name):
+        return getattr(self.source, name)
+
+    async def __aiter__(self):
+        number = 0
+        async for batch in self.source:
+            if not isinstance(batch, list):
+                yield batch
+                continue
+            for first in range(0, len(batch), 25):
+                self.ticks.clear()
+                yield batch[first : first + 25]
+                await self.ticks.wait()
+                number += 1
+                print(number, flush=True)
+
+    async def commit(self, positions):
+        await self.source.commit(positions)
+        self.ticks.set()
+
+
+async def main():
+    _, source, sink, checkpoint = sys.argv
+    await sequence.keyed(Paced(endpoint_of(source)), key="k", max_pending=500).into(
+        endpoint_of(sink), checkpoint=checkpoint, checkpoint_every=0.01
+    )
+
+
+asyncio.run(main())
+"""
+
+EVENTS = [{"k": (5 * n + n // 3) % 7, "v": n} for n in range(400)]
+
+
+class Files:
+    """From a file to a file."""
+
+    def __init__(self, tmp_path):
+        self.path = tmp_path / "out.ndjson"
+        (tmp_path / "in.ndjson").write_text("".join(json.dumps(event) + "\n" for event in EVENTS))
+        self.urls = (tmp_path / "in.ndjson").as_uri(), self.path.as_uri()
+
+    def found(self):
+        return [json.loads(line) for line in self.path.read_text().splitlines()]
+
+
+class Topics:
+    """From a topic of Kafka to another one, in transactions."""
+
+    def __init__(self, kafka):
+        self.kafka = kafka
+        source, self.sink = kafka.topic(2), kafka.topic(1)
+        for key in range(7):
+            mine = [json.dumps(event).encode() for event in EVENTS if event["k"] == key]
+            kafka.produce(source, mine, str(key))
+        place = f"kafka://{kafka.address}"
+        self.urls = (
+            f"{place}/{source}?group={source}&until=end",
+            f"{place}/{self.sink}?config.transaction.timeout.ms=10000",
+        )
+
+    def found(self):
+        consumer = Consumer(
+            {
+                "bootstrap.servers": self.kafka.address,
+                "group.id": "any",
+                "isolation.level": "read_committed",
+                "enable.partition.eof": True,
+            }
+        )
+        consumer.assign([TopicPartition(self.sink, 0, 0)])
+        found = []
+        with contextlib.closing(consumer):
+            while (message := consumer.poll(HANG)).error() is None:
+                found.append(json.loads(message.value()))
+        return found
+
+
+@pytest.fixture(params=["files", "topics"])
+def ends(request, tmp_path):
+    if request.param == "files":
+        yield Files(tmp_path)
+        return
+    kafka = request.getfixturevalue("kafka")
+    yield Topics(kafka)
+    kafka.disconnect()
+
+
+@pytest.fixture
+def start(ends, tmp_path):
+    """Start the program on a machine."""
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM)
+    started = []
+
+    def start(checkpoint, failpoint=""):
+        process = subprocess.Popen(
+            [sys.executable, str(program), *ends.urls, checkpoint],
+            env={**environment(), "VELO_FAILPOINT": failpoint},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def exact(ends):
+    pairs = [(result["k"], tuple(result["result"])) for result in ends.found()]
+    assert by_key(pairs) == expected(EVENTS)
+
+
+STEPS = [("claim", 1), ("claim", 2), ("upload", 1), ("upload", 2), ("tick", 3), ("tick", 4)]
+STEPS += [("base", 1), ("base", 2), ("base", 3)]
+HERE = [("files", *step) for step in STEPS]
+HERE += [("topics", *step) for step in STEPS if step[0] in ("upload", "tick") or step[1] == 2]
+
+
+@pytest.mark.parametrize(("ends", "area", "step"), HERE, indirect=["ends"])
+def test_a_program_that_is_killed_goes_on_elsewhere_exactly(area, step, ends, start, tmp_path):
+    place, machines = Folder(tmp_path), iter(range(9))
+    times = {"claim": [1], "base": [1, 1]}.get(area, [3, 1])
+    for time in times:
+        process = start(place.on(f"machine-{next(machines)}"), f"{area}:{step}:{time}")
+        said = process.communicate(timeout=HANG)
+        assert process.returncode == -signal.SIGKILL, said
+    process = start(place.on(f"machine-{next(machines)}"))
+    assert process.wait(HANG) == 0, process.stderr.read()
+    exact(ends)
+
+
+def test_a_program_that_stood_still_is_refused_and_writes_nothing(ends, start, tmp_path):
+    place = Folder(tmp_path)
+    zombie = start(place.on("first"))
+    for _ in range(3):
+        assert zombie.stdout.readline()
+    zombie.send_signal(signal.SIGSTOP)
+    owner = start(place.on("second"))
+    assert owner.wait(HANG) == 0, owner.stderr.read()
+    zombie.send_signal(signal.SIGCONT)
+    _, said = zombie.communicate(timeout=HANG)
+    assert zombie.returncode == 1
+    assert "Superseded: " in said
+    exact(ends)
+
+
+@stream_fn
+async def count(events, state):
+    """Counts the events of its key."""
+    async for _ in events:
+        state["n"] = state.get("n", 0) + 1
+        yield state["n"]
+
+
+async def test_a_run_says_which_program_has_taken_over(place, tmp_path):
+    lines, out = tmp_path / "in.ndjson", tmp_path / "out.ndjson"
+    lines.write_text('{"k": 1}\n')
+    run = count.keyed(connect.file(lines, follow=True), key="k")
+    task = asyncio.create_task(
+        run.into(connect.file(out), checkpoint=place.on("first"), checkpoint_every=0.01)
+    )
+    await until(lambda: run.figures.epoch > 0 and run.figures.saved)
+    with await asyncio.to_thread(opened, place.on("second"), "count"):
+        with lines.open("a") as file:
+            file.write('{"k": 1}\n')
+        with pytest.raises(Superseded, match=f"process {os.getpid()} on .* has taken over"):
+            await asyncio.wait_for(task, HANG)
+    assert out.read_text() == "1\n"
+
+
+async def test_the_last_tick_of_a_run_that_is_stopped_is_uploaded(place, tmp_path):
+    lines = tmp_path / "in.ndjson"
+    for number, machine in enumerate(("first", "second", "first", "third"), 1):
+        with lines.open("a") as file:
+            file.write('{"k": 1}\n' * 10)
+        run = count.keyed(connect.file(lines, follow=True), key="k")
+        task = asyncio.create_task(
+            run.into(
+                connect.file(tmp_path / "out.ndjson"),
+                checkpoint=place.on(machine),
+                checkpoint_every=1000.0,
+            )
+        )
+        await until(lambda run=run: run.figures.results >= 10)
+        run.stop()
+        figures = await task
+        assert figures.read == 10
+        results = (tmp_path / "out.ndjson").read_text().split()
+        assert results == [str(n) for n in range(1, number * 10 + 1)]
