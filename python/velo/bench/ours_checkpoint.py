@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import random
+import statistics
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from velo import StreamFn, _core, connect, stream_fn
-from velo._checkpoint.checkpoint import Checkpoint
+from velo._checkpoint.checkpoint import Change, Checkpoint
 from velo.bench.connect_kafka import Job, measured
 from velo.bench.floors import Measured
 from velo.bench.ours import Mode
 from velo.connect import Record
 
-__all__ = ["kafka", "restart", "size", "throughput", "unloading"]
+__all__ = ["kafka", "moving", "restart", "size", "throughput", "unloading", "uploads"]
 
 EVERY = 1.0  # seconds between two ticks
 BATCH = 1_000
@@ -120,6 +121,10 @@ async def _handled(run: Any, count: int) -> float:
 
 def _size(path: str) -> int:
     return sum(file.stat().st_size for file in Path(path).iterdir())
+
+
+def _newest(store: Path) -> Path:
+    return max(store.glob("commit-*"))
 
 
 async def _stored(path: str, keys: int) -> None:
@@ -255,6 +260,72 @@ def size(keys: int, ticks: int) -> Measured:
         connected = _ready("inline", None).keyed(_Source(phases), key="user")
         await connected.into(_Sink(), checkpoint=path, checkpoint_every=LOOK)
         return {"KiB": size}
+
+    with _folder() as path:
+        return asyncio.run(run(path))
+
+
+def moving(keys: int, length: int, fetched: bool) -> Measured:
+    """Move a checkpoint of so many keys to another machine: seconds until it is open there.
+
+    Args:
+        keys: How many keys.
+        length: The bytes of each state, about.
+        fetched: Whether the other machine has an empty cache; otherwise it has the last tick.
+
+    """
+    rng = random.Random(keys)
+
+    async def run(path: str) -> Measured:
+        url = Path(path, "store").as_uri()
+        checkpoint = Checkpoint.open(f"{url}?cache={path}/first", "tally")
+        try:
+            for first in range(0, keys, STORED):
+                changes: dict[Hashable, Change] = {
+                    user: _core.dumps({"count": user, "text": rng.randbytes(length // 2).hex()})
+                    for user in range(first, min(first + STORED, keys))
+                }
+                await checkpoint.commit(checkpoint.epoch + 1, changes, {}, {})
+        finally:
+            checkpoint.close()
+        cache = f"{path}/second" if fetched else f"{path}/first"
+        began = time.perf_counter()
+        checkpoint = Checkpoint.open(f"{url}?cache={cache}", "tally")
+        took = time.perf_counter() - began
+        found = sum(state is not None for state in checkpoint.load(list(range(keys))))
+        checkpoint.close()
+        if found != keys:
+            raise RuntimeError(f"{found} of {keys} keys have moved")
+        return {"s": took, "KiB": _size(f"{path}/store") / 1024}
+
+    with _folder() as path:
+        return asyncio.run(run(path))
+
+
+def uploads(touched: int, length: int, ticks: int, remote: bool) -> Measured:
+    """Give what a tick costs that changes so many keys: seconds, and KiB that are uploaded."""
+    rng = random.Random(touched)
+
+    async def run(path: str) -> Measured:
+        store = Path(path, "store")
+        where = f"{store.as_uri()}?cache={path}/cache" if remote else f"{path}/cache"
+        checkpoint = Checkpoint.open(where, "tally")
+        times, sizes = [], []
+        try:
+            for epoch in range(1, ticks + 1):
+                changes: dict[Hashable, Change] = {
+                    user: _core.dumps({"count": epoch, "text": rng.randbytes(length // 2).hex()})
+                    for user in range(touched)
+                }
+                began = time.perf_counter()
+                await checkpoint.commit(epoch, changes, {0: epoch}, {})
+                times.append(time.perf_counter() - began)
+                if remote:
+                    sizes.append(_newest(store).stat().st_size / 1024)
+        finally:
+            checkpoint.close()
+        figures = {"ms": statistics.median(times) * 1000}
+        return figures | {"KiB": statistics.median(sizes)} if remote else figures
 
     with _folder() as path:
         return asyncio.run(run(path))

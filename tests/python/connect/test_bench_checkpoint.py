@@ -17,6 +17,10 @@ ALONE = {
     "unloading": ("unloading", "inline", None, 2_000, 100, 1_000, True),
     "all in memory": ("unloading", "inline", None, 2_000, 100, 1_000, False),
     "size": ("size", 20, 5),
+    "uploads": ("uploads", 10, 100, 5, True),
+    "no uploads": ("uploads", 10, 100, 5, False),
+    "moving": ("moving", 500, 100, True),
+    "moving nothing": ("moving", 500, 100, False),
 }
 
 
@@ -54,7 +58,7 @@ def test_every_row_has_its_subjects(monkeypatch):
 
     def in_turn(self, subjects):
         asked.extend(subjects.values())
-        return {name: [{"rate": 2.0, "s": 1.0, "KiB": 1.0}] for name in subjects}
+        return {name: [{"rate": 2.0, "s": 1.0, "ms": 1.0, "KiB": 1.0}] for name in subjects}
 
     class Broker:
         def __enter__(self):
@@ -69,8 +73,9 @@ def test_every_row_has_its_subjects(monkeypatch):
     monkeypatch.setattr(connectors, "python_of", lambda name: "python")
     rows = list(checkpoint.measure(Plan(False, None, len, warnings.append)))
     assert not warnings
-    # Of each mode: two rates, a restart, unloading, and Kafka against three others; and the size.
-    assert len(rows) == 2 * (2 + 1 + 1 + 3) + 1
+    # Of each mode: two rates, a restart, unloading, and Kafka against three others; and the size,
+    # two of uploads, and three of a move.
+    assert len(rows) == 2 * (2 + 1 + 1 + 3) + 1 + 2 + 3
     for subject in asked:
         module, _, function = subject.where.partition(":")
         found = getattr(importlib.import_module(module), function)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator
 
 from velo import _core
@@ -17,6 +18,7 @@ RESTARTED = 2_000_000
 STORED, IN_MEMORY, UNLOADING = 10_000_000, 100_000, 200_000
 TICKS, FIRST_TICKS = 500, 20
 KAFKA_COUNT = 100_000
+UPLOADED, UPLOADS, MOVED, STATE = 1_000, 50, 100_000, 100
 # Seconds: a checkpoint of 10,000,000 keys is made first.
 LIMIT = 900.0
 
@@ -36,6 +38,11 @@ def measure(plan: Plan) -> Iterator[Row]:
         yield from _restart(plan, mode, workers)
         yield from _unloading(plan, mode, workers)
     yield from _size(plan)
+    if importlib.util.find_spec("obstore") is None:
+        plan.warn("checkpoint: pip install 'velo-stream[objects]' for the rows of an object store")
+    else:
+        yield from _uploads(plan)
+        yield from _moving(plan)
     yield from _kafka(plan, modes)
 
 
@@ -98,6 +105,52 @@ def _size(plan: Plan) -> Iterator[Row]:
     )
     for row in rows:
         yield row.named(f"after {FIRST_TICKS} ticks")
+
+
+def _uploads(plan: Plan) -> Iterator[Row]:
+    touched, length = plan.scaled(UPLOADED), STATE
+    figures = plan.in_turn(
+        {
+            "store": _ours("uploads", touched, length, UPLOADS, True),
+            "folder": _ours("uploads", touched, length, UPLOADS, False),
+        }
+    )
+    of = f"{touched:,} keys of {length} bytes"
+    rows = compare(
+        figures,
+        "store",
+        "folder",
+        measurement=f"a tick of {of} with an object store in a folder",
+        unit="ms",
+        figure="ms",
+    )
+    for row in rows:
+        yield row.named("a tick without the store")
+    yield from bounded(
+        figures, "store", measurement=f"the upload of a tick of {of}", unit="KiB", figure="KiB"
+    )
+
+
+def _moving(plan: Plan) -> Iterator[Row]:
+    keys, length = plan.scaled(MOVED), STATE
+    figures = plan.in_turn(
+        {
+            "fetched": _ours("moving", keys, length, True),
+            "there": _ours("moving", keys, length, False),
+        }
+    )
+    of = f"{keys:,} keys of {length} bytes"
+    for name, what in (("fetched", "to an empty cache"), ("there", "to one that has it")):
+        yield from bounded(
+            figures,
+            name,
+            measurement=f"moving a checkpoint of {of} {what}",
+            unit="s",
+            figure="s",
+        )
+    yield from bounded(
+        figures, "fetched", measurement=f"the objects of {of}", unit="KiB", figure="KiB"
+    )
 
 
 def _kafka(plan: Plan, modes: tuple[tuple[str, int | None], ...]) -> Iterator[Row]:
