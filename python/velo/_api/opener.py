@@ -119,11 +119,25 @@ class Opening(Generic[In, Out]):
         assert self._stream is not None
         await self._stream.__aexit__(kind, error, traceback)
 
+    if not TYPE_CHECKING:  # for type checkers it has no other attributes
+
+        def __getattr__(self, name: str) -> Any:
+            if name.startswith("_"):
+                raise AttributeError(name=name, obj=self)
+            raise AttributeError(
+                f"`open()` of `{self._opener.spec.name}` is not a stream yet and has no `{name}`: "
+                "write `async with fn.open() as stream`",
+                name=name,
+                obj=self,
+            )
+
     def __del__(self) -> None:
         if self._used:
             return
-        import warnings
-
+        try:
+            import warnings
+        except ImportError:  # the interpreter ends
+            return
         name = self._opener.spec.name
         warnings.warn(
             f"`open()` of `{name}` was never awaited, so no stream was opened: write "

@@ -10,7 +10,7 @@ import warnings
 import pytest
 
 import functions
-from helpers import drain, notes, until
+from helpers import drain, notes, run_script, until
 from velo import stream_fn
 from velo.errors import StreamBusy
 
@@ -65,6 +65,32 @@ async def test_a_stream_that_is_never_opened_warns(mode):
     with pytest.warns(RuntimeWarning, match="never awaited.*async with"):
         functions.echo.options(mode=mode).open()
         gc.collect()
+
+
+@pytest.mark.filterwarnings("ignore:.*never awaited:RuntimeWarning")
+async def test_a_stream_that_is_used_without_being_opened(mode):
+    stream = functions.echo.options(mode=mode).open()
+    with pytest.raises(AttributeError, match=r"not a stream yet and has no `send`.*async with"):
+        stream.send(1)
+    assert not hasattr(stream, "_something")
+
+
+def test_a_stream_that_is_not_opened_when_the_interpreter_ends(mode, tmp_path):
+    script = """
+        from velo import stream_fn
+
+        @stream_fn(mode="MODE")
+        async def echo(events):
+            async for event in events:
+                yield event
+
+        stream = echo.open()
+        stream.send(1)
+    """
+    code, _, errors = run_script(tmp_path, script.replace("MODE", mode))
+    assert code == 1
+    assert "write `async with fn.open() as stream`" in errors
+    assert "shutting down" not in errors
 
 
 async def test_operations_that_are_given_up_do_not_warn(mode):
