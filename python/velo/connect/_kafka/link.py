@@ -109,6 +109,8 @@ class Link:
         servers: The addresses, for messages.
         outages: How often all brokers were away.
         down: Whether they are away now.
+        doubtful: Whether one of them was lost, so that another one has to be asked: where a network
+            is cut, the client waits for ever for those that it has no request to.
         remedy: What to do where a position is no longer there.
 
     """
@@ -117,7 +119,7 @@ class Link:
         self.name = name
         self.servers = servers
         self.outages = Outages(name, servers)
-        self.down = False
+        self.down = self.doubtful = False
         self.remedy = "Choose where to go on: `rewind=True` with `start=`, once"
         self._connected = False
         self._lost_at = 0.0
@@ -133,14 +135,16 @@ class Link:
             self.lost(self._reason or error.str())
         else:
             self._reason = error.str()
+            self.doubtful = True
 
     def check(self) -> None:
         """Raise what makes the client useless."""
         if self._failure is not None:
             raise self._failure
 
-    def lost(self, reason: str) -> None:
-        """Note that no broker answers."""
+    def lost(self, reason: str = "") -> None:
+        """Note that no broker answers; without a reason, it is the last error."""
+        reason = reason or self._reason
         if self._connected:
             self.down = True
             self._lost_at = time.monotonic()
@@ -153,6 +157,7 @@ class Link:
         succeed side by side, so an outage is over when a second has passed without bad news.
         """
         self._connected = True
+        self.doubtful = False
         if self.down and time.monotonic() - self._lost_at > _OUTAGE:
             self.down = False
             self.outages.over()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable
@@ -293,16 +292,23 @@ class Reader:
         if now < self._look_at:
             return
         self._look_at = now + _LOOK
-        if self._link.down:
-            # The client may ask over a connection that is not made again yet.
-            with contextlib.suppress(KafkaException):
-                self._consumer.list_topics(*self._reading.plain[:1], timeout=_ALIVE)
-                self._link.answered()
+        if self._link.down or self._link.doubtful:
+            self._ask_for_life()
         if assignment.names:
             self.lag = assignment.lag()
         if self._reading.by_hand and now >= self._refresh_at:
             self._refresh_at = now + self._reading.refresh
             self._find_new_partitions(assignment)
+
+    def _ask_for_life(self) -> None:
+        # The client may ask over a connection that is not made again yet.
+        try:
+            self._consumer.list_topics(*self._reading.plain[:1], timeout=_ALIVE)
+        except KafkaException:
+            if not self._link.down:
+                self._link.lost()
+        else:
+            self._link.answered()
 
     def _find_new_partitions(self, assignment: Assignment) -> None:
         # Without `Link.metadata`, whose poll would swallow a record.
