@@ -106,7 +106,8 @@ def tables(figures):
 
 
 def _titles(pair, between):
-    return f"{SOURCES[pair.source].title}{between}{SINKS[pair.sink].title}"
+    where = ", the checkpoint in an object store" if pair.remote else ""
+    return f"{SOURCES[pair.source].title}{between}{SINKS[pair.sink].title}{where}"
 
 
 _KEYS = ("runs", "lost", "doubled", "wrong", "left", "failed", "again")

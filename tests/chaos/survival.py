@@ -31,8 +31,10 @@ __all__ = ["HOW", "PAIRS", "Pair", "Survival", "survive"]
 
 PROGRAM = Path(__file__).with_name("survivor.py")
 COUNT, KEYS = 700, 12
-# Steps at which the program kills itself, in one of its first ticks.
-STEPS, FIRST_TICKS = range(1, 7), 4
+# Steps at which the program kills itself, in one of its first ticks; each area has so many. With a
+# checkpoint in an object store there are more.
+STEPS, FIRST_TICKS = {"tick": 6}, 4
+REMOTE_STEPS = {**STEPS, "upload": 2, "base": 3, "claim": 2}
 # So many kills hit one program until it is left alone.
 MOST = 10
 # A start that takes longer hangs; seconds.
@@ -51,6 +53,7 @@ class Pair:
         exact: Whether each result is there once; otherwise at least once.
         ordered: Whether records come again in the order in which they came first.
         seconds: A random kill comes within so many seconds from the beginning.
+        remote: Whether the checkpoint is in an object store, and each program has a new machine.
 
     """
 
@@ -59,11 +62,12 @@ class Pair:
     exact: bool = True
     ordered: bool = True
     seconds: float = 1.0
+    remote: bool = False
 
     @property
     def name(self):
         """Source and sink."""
-        return f"{self.source}-{self.sink}"
+        return f"{self.source}-{self.sink}{'-remote' * self.remote}"
 
 
 @dataclasses.dataclass
@@ -88,6 +92,8 @@ PAIRS = {
         Pair("file", "redis", exact=False),
         Pair("redis", "file"),
         Pair("nats", "file", ordered=False, seconds=2.0),
+        Pair("file", "file", remote=True),
+        Pair("kafka", "kafka", seconds=2.0, remote=True),
     )
 }
 
@@ -112,12 +118,15 @@ class Round:
         self._sink = SINKS[pair.sink](servers, folder)
         self._source.put(self._events)
         self._letters = folder / "letters.ndjson"
-        self._checkpoint = folder / "checkpoint"
+        self._checkpoint = str(folder / "checkpoint")
+        self._machines = folder / "machines"
+        if pair.remote:
+            self._checkpoint = (folder / "checkpoint").as_uri()
         self._log = folder / "log"
         self._command = [
             *(sys.executable, str(PROGRAM), mode, self._source.url, self._sink.url),
             self._letters.as_uri(),
-            str(self._checkpoint),
+            self._checkpoint,
             rng.choice(("end", "unload")),
             rng.choice(("none", "replay")),
         ]
@@ -151,7 +160,13 @@ class Round:
     def _started(self, failpoint=""):
         """Start the program; go on once it begins."""
         name, _, value = self._token.partition("=")
-        environment = {**os.environ, "VELO_FAILPOINT": failpoint, name: value}
+        environment = {
+            **os.environ,
+            "VELO_FAILPOINT": failpoint,
+            name: value,
+            # The last machine, or another one that has no working copy, or an old one.
+            "VELO_CHECKPOINT_CACHE": str(self._machines / str(self._rng.randrange(3))),
+        }
         with self._log.open("ab") as log:
             self._begun = log.tell()
             program = subprocess.Popen(
@@ -190,8 +205,11 @@ class Round:
 
     def step(self):
         """At a step of a tick, by itself."""
-        tick = self._rng.randint(1, FIRST_TICKS)
-        with self._started(f"tick:{self._rng.choice(STEPS)}:{tick}") as program:
+        areas = REMOTE_STEPS if self._pair.remote else STEPS
+        steps = [(area, step + 1) for area, count in areas.items() for step in range(count)]
+        area, step = self._rng.choice(steps)
+        number = 1 if area == "claim" else self._rng.randint(1, FIRST_TICKS)
+        with self._started(f"{area}:{step}:{number}") as program:
             code = self._end_of(program)
         return code, code == -signal.SIGKILL
 
@@ -258,9 +276,9 @@ class Round:
         values = {json.loads(letter)["value"]["v"] for letter in letters}
         outcome.lost += len(refused(self._events) - values)
         outcome.wrong += len(values - refused(self._events))
-        looked = CliRunner().invoke(inspect, [str(self._checkpoint), "--json"])
+        looked = CliRunner().invoke(inspect, [self._checkpoint, "--json"])
         outcome.left += json.loads(looked.stdout)["keys"]
-        outcome.wrong += CliRunner().invoke(verify, [str(self._checkpoint)]).exit_code != 0
+        outcome.wrong += CliRunner().invoke(verify, [self._checkpoint]).exit_code != 0
 
     def _in_order(self, found):
         """The events in the order in which they were seen, where that is not the first one."""

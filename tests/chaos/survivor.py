@@ -10,6 +10,7 @@ import signal
 import sys
 
 from sequences import HOW, sequence
+from velo._checkpoint import remote
 from velo.connect.urls import endpoint_of
 
 # Seconds; short, so that many ticks are there to be hit.
@@ -17,6 +18,8 @@ EVERY = 0.05
 # With `keys="unload"`, so many of the keys stay in memory.
 IN_MEMORY = 4
 STOPPED = 3
+# Of a checkpoint in an object store: bases are written all the time.
+remote._LEAST = 1000
 
 
 async def main(mode, source, sink, letters, checkpoint, keys, recover):
