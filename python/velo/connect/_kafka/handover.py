@@ -204,7 +204,7 @@ class Handover:
         self._in_loop(tell)
 
     def wait_for_request(self, seconds: float) -> None:
-        """Wait for a commit or the end; for so many seconds where a commit is to be tried again."""
+        """Wait for a commit or the end; for some seconds where a commit is to be tried again."""
         with self._changed:
             if not self.closing and not self._is_due():
                 self._changed.wait(seconds if self._commits else None)
@@ -244,7 +244,7 @@ class Handover:
         return others
 
     def _in_loop(self, call: Callable[[], None]) -> None:
-        # A loop that is closed has nobody who waits.
+        # In a loop that is closed, no task waits.
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(call)
 

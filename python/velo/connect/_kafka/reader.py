@@ -23,7 +23,7 @@ from velo.connect.settings import log
 __all__ = ["Reader"]
 
 _WAIT = 0.1  # seconds: how long the thread waits for a record, and so for a request
-_ALIVE = 0.5  # seconds between the polls that keep a group's member alive while nobody asks
+_ALIVE = 0.5  # seconds between polls that keep a member alive which is not asked for records
 _LOOK = 1.0  # seconds between looks at lag and at an outage
 
 _UNKNOWN = KafkaError.UNKNOWN_TOPIC_OR_PART
@@ -202,7 +202,7 @@ class Reader:
             self._look_around(assignment)
 
     def _stay_alive(self) -> None:
-        """Tell the group that this member lives, while nobody asks for records."""
+        """Tell the group that this member lives, while it is not asked for records."""
         if time.monotonic() >= self._alive_at:
             self._alive_at = time.monotonic() + _ALIVE
             if (message := self._consumer.poll(0)) is not None:

@@ -32,7 +32,7 @@ from velo.connect.settings import Outages, boolean, decoded, log, login_of, secr
 
 __all__ = ["Postgres", "of_url", "postgres"]
 
-# After so many seconds it is said which transaction holds committed rows up.
+# The seconds after which a message names the transaction that holds up committed rows.
 _HELD_UP_SECONDS = 30.0
 
 
