@@ -216,19 +216,24 @@ class Service:
         host: Where it runs.
         command: The program.
         log: What it prints.
+        folder: Where it runs.
+        once: Whether it is left alone when it fails.
 
     Attributes:
         starts: How often it was started.
 
     """
 
-    def __init__(self, host, command, log):
+    def __init__(self, host, command, log, folder, *, once=False):
         self.host = host
         self.starts = 0
         self._command = command
         self._log = log
+        self._folder = folder
         self._lock = threading.Lock()
         self._over = threading.Event()
+        if once:
+            self._over.set()
         self._start()
         self._thread = threading.Thread(target=self._tend, daemon=True)
         self._thread.start()
@@ -236,7 +241,7 @@ class Service:
     def _start(self):
         self.starts += 1
         with open(self._log, "ab") as log:
-            self._program = self.host.start(self._command, stdout=log, stderr=log)
+            self._program = self.host.start(self._command, stdout=log, stderr=log, cwd=self._folder)
 
     def _tend(self):
         while self._program.wait():
@@ -251,6 +256,10 @@ class Service:
     def log(self):
         """What it has printed."""
         return self._log.read_text(errors="replace")
+
+    def has_ended(self):
+        """Whether it has ended, and is not started again."""
+        return self._over.is_set() and self._program.poll() is not None
 
     def stop(self):
         """Stop it, as its manager does; gives its exit code."""

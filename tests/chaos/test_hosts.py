@@ -26,6 +26,8 @@ WAIT = 120
 def hosts(request):
     if request.param == "namespaces" and not namespaces():
         pytest.skip("network namespaces are not permitted here, or `ip` is not installed")
+    if request.param == "proxies" and namespaces() and not request.config.getoption("--long"):
+        pytest.skip("proxies take the place of namespaces, and run beside them with --long")
     kind = Namespace if request.param == "namespaces" else Proxied
     hosts = [kind(free_port()) for _ in range(2)]
     yield hosts
@@ -79,18 +81,31 @@ class Way:
             mine = [json.dumps(event).encode() for event in new if event["k"] == key]
             self._kafka.produce(self._in, mine, str(key))
 
-    def start(self, host, checkpoint="checkpoint", *more, of_input=""):
+    def start(self, host, checkpoint="checkpoint", *more, once=False):
+        """Start a program on a host.
+
+        Args:
+            host: The host.
+            checkpoint: A folder of the host, or the address of a store.
+            more: More arguments.
+            once: Whether it is not started again when it fails.
+
+        """
         place = f"kafka://{host.sees}"
         command = [
             *(sys.executable, "-m", "velo", "run", f"{FUNCTION}:fold", "--key", "k"),
-            *("--input", f"{place}/{self._in}?group={self._name}&{HASTY}{of_input}"),
+            *("--input", f"{place}/{self._in}?{HASTY}"),
             *("--output", f"{place}/{self._out}?{HASTY}"),
-            *("--checkpoint", self._folder / checkpoint, "--checkpoint-every", "0.1"),
+            *("--checkpoint", checkpoint, "--checkpoint-every", "0.1"),
             *("--max-pending", "300", "--no-progress", *more),
         ]
         log = self._folder / f"log-{len(self.services)}"
-        self.services.append(Service(host, command, log))
+        self.services.append(Service(host, command, log, self._folder, once=once))
         return self.services[-1]
+
+    def store(self, host):
+        """The address of a store that all hosts reach, for one with a working copy of its own."""
+        return f"{(self._folder / 'store').as_uri()}/fold?cache={self._folder}/{host.sees}"
 
     def found(self):
         """How many results readers see so far."""
@@ -156,4 +171,29 @@ def test_a_host_that_was_gone_goes_on_where_its_disk_is(way, hosts):
     way.put(COUNT)
     hosts[0].plug()
     way.start(hosts[0])
+    way.check()
+
+
+def test_another_host_takes_the_place_of_one_that_is_gone(way, hosts):
+    way.put(COUNT)
+    service = way.start(hosts[0], way.store(hosts[0]))
+    way.until(lambda: way.found() > 100)
+    service.lose()
+    way.put(COUNT)
+    way.start(hosts[1], way.store(hosts[1]))
+    way.check()
+    hosts[0].plug()
+
+
+def test_a_host_that_was_replaced_while_its_network_was_cut_commits_nothing(way, hosts):
+    way.put(COUNT)
+    replaced = way.start(hosts[0], way.store(hosts[0]), once=True)
+    way.until(lambda: way.found() > 100)
+    hosts[0].unplug()
+    way.put(COUNT)
+    way.start(hosts[1], way.store(hosts[1]))
+    way.until(lambda: way.found() > COUNT)
+    hosts[0].plug()
+    way.until(replaced.has_ended)
+    assert "another program" in replaced.log
     way.check()
