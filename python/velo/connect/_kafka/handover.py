@@ -52,6 +52,7 @@ class Handover:
         self._commits: deque[Commit] = deque()
         self._paused: set[Name] = set()
         self._held: dict[Name, Records] = {}
+        self._places: dict[Name, int | None] = {}
         self._revoked = 0  # revocations behind which the next item was not asked for yet
         self._taken_revoked = False
         self._ended = False
@@ -108,6 +109,12 @@ class Handover:
                 self._paused.discard(name)
                 if held := self._held.pop(name, None):
                     self._append(held)
+            self._changed.notify_all()
+
+    def place(self, name: Name, position: int | None) -> None:
+        """Have a partition read behind a position; None: where its group or `start` says."""
+        with self._changed:
+            self._places[name] = position
             self._changed.notify_all()
 
     def stop(self, closing: bool = False) -> None:
@@ -171,11 +178,18 @@ class Handover:
             return set(self._paused)
 
     def forget(self, names: Iterable[Name]) -> None:
-        """Drop what is held of partitions that are another member's now."""
+        """Drop what is held and asked of partitions that come, or are another member's now."""
         with self._changed:
             for name in names:
                 self._paused.discard(name)
                 self._held.pop(name, None)
+                self._places.pop(name, None)
+
+    def places(self) -> dict[Name, int | None]:
+        """Give the partitions that are to be read from now on, and behind which positions."""
+        with self._changed:
+            found, self._places = self._places, {}
+            return found
 
     # For the thread: commits.
 
