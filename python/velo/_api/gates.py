@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from velo.connect.model import Bad, Record, record_of
 
-__all__ = ["Flow", "Gates"]
+__all__ = ["Flow", "Gates", "misfit"]
 
 
 class Flow(NamedTuple):
@@ -64,7 +64,7 @@ class Gates:
         try:
             counts = collections.Counter(map(_partition, items))
         except (AttributeError, TypeError) as error:
-            raise _misfit(items, error) from None
+            raise misfit(items, error) from None
         self._read.update(counts)
         room = {p: self._room(p) for p in counts}
         if all(room[p] >= count for p, count in counts.items()):
@@ -123,8 +123,8 @@ def _partition(item: Record | Bad) -> Hashable:
     return record_of(item).partition
 
 
-def _misfit(items: Any, error: Exception) -> TypeError:
-    """Say what a source has given instead of a list of records."""
+def misfit(items: Any, error: Exception) -> TypeError:
+    """Return the error of a source that has given something else than a list of records."""
     rule = "a source gives lists of `connect.Record` and `connect.Bad`"
     if not isinstance(items, Sequence) or isinstance(items, Bad | str | bytes):
         return TypeError(f"{rule}, and has given {_short(items)}: {error}")

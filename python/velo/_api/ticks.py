@@ -14,6 +14,7 @@ cut runs beside the next records.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -42,6 +43,9 @@ _TIMES_COST = 9
 _MOST_HELD, _MOST_DIRTY = 500_000, 100_000
 # So many results that one key has made without asking for its next event are too many.
 _MOST_BEHIND = 1_000_000
+# The most positions of earlier runs that are remembered of a partition, the newest ones, where its
+# records may come again or not.
+_MOST_UNMET = 100_000
 # So many results are written at a time.
 _MANY = 1024
 
@@ -120,10 +124,11 @@ class Ticks:
         self._marks: dict[Hashable, int] = {}
         self._changes: dict[Hashable, Change] = {}
         # Absorbed by earlier runs, ahead of positions, and not come again yet.
-        self._unmet: dict[Hashable, set[Any]] = {}
+        self._unmet: dict[Hashable, dict[Any, None]] = {}
         self._tells_all = False
         self._ahead: dict[Hashable, list[Any]] = {}
         self._ticking = asyncio.Lock()
+        self._failed: Exception | None = None
         self._cutting: asyncio.Future[_Cut] | None = None
         self._is_overdue = False
         self._is_over = False
@@ -186,7 +191,7 @@ class Ticks:
         self._ahead = dict(store.ahead)
         if seek is None and not getattr(source, "stable", False):
             return  # each delivery is an event of its own
-        self._unmet = {partition: set(ahead) for partition, ahead in store.ahead.items()}
+        self._unmet = {partition: dict.fromkeys(ahead) for partition, ahead in store.ahead.items()}
         self._tells_all = seek is None
         if seek is not None:
             seek(store.positions)
@@ -214,7 +219,7 @@ class Ticks:
         unmet = self._unmet.get(record.partition)
         if unmet is None or record.position not in unmet:
             return item
-        unmet.discard(record.position)
+        del unmet[record.position]
         if not unmet:
             del self._unmet[record.partition]
         return Bad(record, _ABSORBED)
@@ -293,10 +298,16 @@ class Ticks:
 
         """
         async with self._ticking:
-            async with self._feeding:
-                began = time.monotonic()
-                cut = await self._cut()
-            await self._keep(cut, began, time.monotonic() - began)
+            if self._failed is not None:
+                raise self._failed  # behind it, the next one would have a gap
+            try:
+                async with self._feeding:
+                    began = time.monotonic()
+                    cut = await self._cut()
+                await self._keep(cut, began, time.monotonic() - began)
+            except Exception as error:
+                self._failed = error
+                raise
 
     async def last_tick(self) -> None:
         """Store what is left when all keys have ended."""
@@ -350,7 +361,9 @@ class Ticks:
         self._store.expect(changes)  # from here on: keys may open before they are stored
         ahead = dict(absorbed)
         for partition, unmet in self._unmet.items():
-            ahead[partition] = [*ahead.get(partition, ()), *unmet]
+            # Without `seek` nothing says that a record does not come any more.
+            left = itertools.islice(unmet, _MOST_UNMET if self._tells_all else None)
+            ahead[partition] = [*ahead.get(partition, ()), *left]
         return _Cut(self._release(late), changes, dict(positions), ahead)
 
     def _release(self, late: list[Hashable]) -> HeldResults:

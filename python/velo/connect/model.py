@@ -115,17 +115,12 @@ class Source(Protocol):
       same positions again. They lie behind those of `seek`; the checkpoint has absorbed them, and
       velo leaves them out. Called once, after `seek`. Only a source whose positions depend on when
       it reads needs it.
-    - `stable`: for a source without `seek`: True where a record that comes again has the position
-      that it had, and no other record ever has it. Then what a checkpoint has absorbed is left out
-      when it comes again. Otherwise each delivery counts as an event of its own.
+    A source without `seek` gets an event journal with a checkpoint: records are written to it, then
+    committed, then handled; at a restart they come from there. For such a source:
 
-    For checkpoints of which each partition has one that moves with it, as of a group of Kafka:
-
-    - `shares`: True where this program gets some of the partitions, and other programs the others.
-    - `share()`: called once, in place of `seek`: an assigned partition is read only from its call
-      of `place` on.
-    - `place(partition, position)`: read this one behind this position; with None, where `start`
-      says. It returns at once. For a partition that was taken away meanwhile it does nothing.
+    - `stable`: True where a record that comes again has the position that it had, and no other
+      record ever has it. Then what is in the journal is left out when it comes again. Otherwise
+      each delivery counts as an event of its own.
     """
 
     def __aiter__(self) -> AsyncIterable[Batch | Assigned | Revoked | Lost]:
@@ -165,11 +160,6 @@ class Sink(Protocol):
     - `async commit(epoch, positions)`: show the results that were written since the last `commit`,
       and keep `epoch`, all or nothing. `positions` are those of the source, for people to look at.
       Called after `flush`, also without results.
-
-    One that can be had several times has this method, for partitions that move with their states:
-
-    - `for_shard(name) -> Sink`: a sink with `begin` and `commit` for the results of one partition.
-      It is closed when the partition goes. `name` tells it from others, in messages.
     """
 
     async def write(self, results: Sequence[tuple[Any, Any]]) -> None:

@@ -12,7 +12,10 @@ from velo.connect import Record
 
 EVENTS = [{"k": n * n % 7, "v": n} for n in range(120)]
 # Before the transaction of the checkpoint; behind that and the sink's, before the source is told.
-STEPS = (3, 5)
+TICK = [("tick", 3), ("tick", 5)]
+# Before records are written to the journal, before they are on the disk, before they are
+# acknowledged, and behind that.
+JOURNAL = [("journal", step) for step in (1, 2, 3, 4)]
 
 
 @stream_fn
@@ -32,6 +35,8 @@ class Queue:
     def __init__(self):
         self.left = dict(enumerate(EVENTS))
         self.tags = itertools.count()
+        self.acknowledged = set()
+        self.ticked = asyncio.Event()
 
 
 class Acknowledged:
@@ -42,7 +47,6 @@ class Acknowledged:
     def __init__(self, queue):
         self.queue = queue
         self.delivered = {}
-        self.ticked = asyncio.Event()
 
     def position(self, _number):
         return next(self.queue.tags)  # of this delivery
@@ -51,15 +55,16 @@ class Acknowledged:
         for count, number in enumerate(list(self.queue.left), 1):
             position = self.position(number)
             self.delivered[position] = number
-            self.ticked.clear()
+            self.queue.ticked.clear()
             yield [Record(self.queue.left[number], partition="p", position=position)]
             if count % 20 == 0:
-                await self.ticked.wait()
+                await self.queue.ticked.wait()
 
     async def commit(self, positions):
         for position in [p for p in self.delivered if p <= positions["p"]]:
-            self.queue.left.pop(self.delivered.pop(position), None)
-        self.ticked.set()
+            number = self.delivered.pop(position)
+            self.queue.acknowledged.add(number)
+            self.queue.left.pop(number, None)
 
 
 class KeepsPositions(Acknowledged):
@@ -88,10 +93,6 @@ class Forgets(Acknowledged):
             self.queue.left.pop(self.delivered[record.position])
             yield [record]
 
-    async def commit(self, positions):
-        self.delivered = {}
-        self.ticked.set()
-
 
 class Plain:
     """A sink that neither takes results back nor has a commit point."""
@@ -111,20 +112,26 @@ class Plain:
 exact = pytest.mark.parametrize("sink", [TakingBack, Committing], ids=["takes-back", "commits"])
 plain = pytest.mark.parametrize("sink", [Plain], ids=["plain"])
 each = pytest.mark.parametrize("sink", [TakingBack, Committing, Plain])
-known = pytest.mark.parametrize("source", [GoesBack, KeepsPositions])
-steps = pytest.mark.parametrize("step", STEPS)
+KNOWN = [(GoesBack, at) for at in TICK] + [(KeepsPositions, at) for at in TICK + JOURNAL]
+known = pytest.mark.parametrize(
+    ("source", "at"),
+    [pytest.param(source, at, id=f"{source.__name__}-{at[0]}-{at[1]}") for source, at in KNOWN],
+)
+steps = pytest.mark.parametrize("at", TICK + JOURNAL, ids=lambda at: f"{at[0]}-{at[1]}")
 
 
 @pytest.fixture
 def results(mode, tmp_path):
-    """The results of a run that dies at a step of its third tick, and of the run behind it."""
+    """The results of a run that dies somewhere for the third time, and of the run behind it."""
 
-    async def run(source, sink, step):
-        queue, sink = Queue(), sink()
+    async def run(source, sink, at, queue=None):
+        queue, sink = queue or Queue(), sink()
         left = itertools.count(1)
 
         def hook(area, reached):
-            if (area, reached) == ("tick", step) and next(left) == 3:
+            if (area, reached) == ("tick", 6):
+                queue.ticked.set()
+            if (area, reached) == at and next(left) == 3:
                 raise Crash
 
         async def attempt():
@@ -134,7 +141,6 @@ def results(mode, tmp_path):
         failpoints.hook = hook
         with pytest.raises(Crash):
             await attempt()
-        failpoints.hook = None
         if isinstance(sink, Committing):
             sink = Committing(sink.kept, sink.epochs)  # what was not committed is gone
         await attempt()
@@ -165,42 +171,49 @@ def count_up(found):
     )
 
 
-@steps
 @known
 @exact
-async def test_exactly_once(mode, results, source, sink, step):
-    assert by_key(await results(source, sink, step)) == by_key(expected())
+async def test_exactly_once(mode, results, source, sink, at):
+    assert by_key(await results(source, sink, at)) == by_key(expected())
 
 
-@steps
 @known
 @plain
-async def test_states_exactly_once_and_results_at_least_once(mode, results, source, sink, step):
-    found = await results(source, sink, step)
+async def test_states_exactly_once_and_results_at_least_once(mode, results, source, sink, at):
+    found = await results(source, sink, at)
     assert set(found) == set(expected())
-    if step == 3:
+    if at == ("tick", 3):
         assert len(found) > len(EVENTS)  # those since the last tick were written again
 
 
 @steps
 @each
-async def test_a_redelivery_without_a_stable_position_is_a_second_event(mode, results, sink, step):
-    found = await results(Acknowledged, sink, step)
+async def test_what_is_in_the_journal_is_an_event_once(mode, results, sink, at):
+    found = await results(Acknowledged, sink, at)
     assert set(values(found)) == set(range(len(EVENTS)))  # nothing is lost
-    if step == 5:
-        assert len(found) > len(EVENTS)
+    if sink is not Plain:
+        assert count_up(found)
+        if at in (*TICK, ("journal", 1), ("journal", 4)):
+            assert by_key(found) == by_key(expected())
+
+
+@each
+async def test_a_redelivery_without_a_stable_position_is_a_second_event(mode, results, sink):
+    found = await results(Acknowledged, sink, ("journal", 3))  # before it is acknowledged
+    assert set(values(found)) == set(range(len(EVENTS)))
+    assert len(found) > len(EVENTS)
     if sink is not Plain:
         assert count_up(found)
 
 
 @steps
 @each
-async def test_records_that_a_source_forgets_are_lost_since_the_last_tick(
-    mode, results, sink, step
-):
-    found = await results(Forgets, sink, step)
-    assert len(set(values(found))) == len(found)  # nothing comes twice
+async def test_of_a_source_that_forgets_what_is_in_the_journal_is_not_lost(mode, results, sink, at):
+    found = await results(Forgets, sink, at, queue := Queue())
+    assert queue.acknowledged <= set(values(found))
+    assert set(values(found)) <= set(range(len(EVENTS)))
+    if at == ("journal", 1):
+        assert len(set(values(found))) < len(EVENTS)  # it was on its way
     if sink is not Plain:
+        assert len(set(values(found))) == len(found)  # nothing comes twice
         assert count_up(found)
-        if step == 3:
-            assert 0 < len(found) < len(EVENTS)

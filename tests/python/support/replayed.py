@@ -4,9 +4,18 @@ import asyncio
 import collections
 
 from velo import stream_fn
-from velo.connect import Record
+from velo.connect import Bad, Record
 
-__all__ = ["Again", "Committing", "Redelivering", "TakingBack", "by_key", "expected", "sequence"]
+__all__ = [
+    "Again",
+    "Committing",
+    "Once",
+    "Redelivering",
+    "TakingBack",
+    "by_key",
+    "expected",
+    "sequence",
+]
 
 
 @stream_fn
@@ -116,6 +125,45 @@ class Redelivering:
         for position in list(self.left):
             if position <= positions["p"]:
                 del self.left[position]
+
+
+class Once:
+    """A source that gives each of some values once, in batches, and notes what is acknowledged.
+
+    It cannot be stopped.
+
+    Args:
+        values: The values, which are taken from this list.
+        batch: How many are given at a time.
+        before: Awaited before each batch.
+
+    """
+
+    name = "once"
+
+    def __init__(self, values, batch=5, before=None):
+        self.values = values
+        self.batch = batch
+        self.before = before
+        self.given = 0
+        self.acknowledged = 0
+
+    async def __aiter__(self):
+        while self.values:
+            if self.before is not None:
+                await self.before()
+            some = [self.values.pop(0) for _ in range(min(self.batch, len(self.values)))]
+            items = []
+            for number, value in enumerate(some, self.given):
+                if isinstance(value, Exception):
+                    items.append(Bad(Record(b"{", partition="p", position=number), value))
+                else:
+                    items.append(Record(value, "key", "topic", "p", number, 1.5, (("h", b"v"),)))
+            self.given += len(some)
+            yield items
+
+    async def commit(self, positions):
+        self.acknowledged = positions["p"] + 1
 
 
 class TakingBack:

@@ -15,7 +15,7 @@ use super::routing::{OnError, State};
 use super::tracking::End;
 use crate::process::client::blame::{Death, DiedIn, Place, enough};
 
-/// How many of the other keys an error names that is raised for all keys.
+/// An error that is raised for all keys names so many of the others.
 const NAMED: usize = 5;
 
 /// A key whose worker has died.

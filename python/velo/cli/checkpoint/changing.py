@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from velo import _core
+from velo._checkpoint import event_journal
 from velo._checkpoint.store import Row
 from velo.cli.checkpoint.access import changing, find, key_option, path_argument, reading
 from velo.cli.checkpoint.forms import value_of
@@ -68,7 +69,7 @@ def delete(path: Path | str, keys: tuple[str, ...]) -> None:
 def reset(path: Path | str, yes: bool) -> None:
     """Forget all keys, positions and epochs: the next run begins as the first one did.
 
-    The results in the sink stay.
+    Records in the journal are forgotten, too. The results in the sink stay.
     """
     with reading(path) as store:
         keys, finished = store.counts()
@@ -79,6 +80,7 @@ def reset(path: Path | str, yes: bool) -> None:
             abort=True,
         )
     with changing(path) as store:
+        event_journal.clear(store.path)
         store.clear()
         store.compact(None)
     echo(f"{inline(path)} is empty")

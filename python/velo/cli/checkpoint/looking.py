@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from velo._checkpoint import event_journal
 from velo._checkpoint.checkpoint import cut_of
 from velo._checkpoint.folder import claim, exists, holder
 from velo._checkpoint.store import FORMAT, Row, Store
@@ -65,6 +66,7 @@ def summary(store: Store) -> dict[str, Any]:
         "keys": keys,
         "finished": finished,
         "bytes": sum(file.stat().st_size for file in store.path.glob("state.sqlite*")),
+        "journal": event_journal.size_of(store.path),
         "used_by": holder(store.path),
         "positions": [],
         "mark": None,
@@ -102,6 +104,8 @@ def _show(found: dict[str, Any]) -> None:
     echo(f"epoch      {found['epoch']:,}{age}")
     echo(f"keys       {found['keys']:,}{over}")
     echo(f"size       {size(found['bytes'])}")
+    if found["journal"]:
+        echo(f"journal    {size(found['journal'])}")
     if found["mark"] is not None:
         echo(f"mark       {inline(json.dumps(found['mark']))}")
     positions = found["positions"]
@@ -175,6 +179,7 @@ def _copy_to_folder(store: Store, folder: Path) -> None:
         raise Failure(f"`{folder}` holds a checkpoint already; name a new folder")
     claimed = claim(folder)
     try:
+        event_journal.copy_to(store.path, folder)  # first: states may be ahead of it, not behind
         store.copy_to(folder)
     finally:
         claimed.release()
@@ -193,7 +198,7 @@ def verify(path: Path | str) -> None:
     """Read all of a checkpoint. Exit code 1: it is torn; the keys and places are named."""
     torn: list[str] = []
     with reading(path) as store:
-        problems = store.problems()
+        problems = [*store.problems(), *event_journal.problems(store.path)]
         last = store.last()
         if last is not None:
             cut_of(last, store.shown, trusted=True)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import copy
-import functools
 import json
 import time
 from collections import deque
@@ -34,7 +32,7 @@ from velo.connect.settings import Outages, boolean, decoded, log, login_of, secr
 
 __all__ = ["Postgres", "of_url", "postgres"]
 
-# The seconds after which a message names the transaction that holds up committed rows.
+# After so many seconds it is said which transaction holds committed rows up.
 _HELD_UP_SECONDS = 30.0
 
 
@@ -159,8 +157,7 @@ class Postgres:
         self._poll = poll
         self._notify = notify
         self._decode = decoder(decode)
-        self._new_rows = functools.partial(Rows, self.name, server, table, upsert, key)
-        self._rows = self._new_rows()
+        self._rows = Rows(self.name, server, table, upsert, key)
         # Rows are flushed while others are written: one of the two uses the connection at a time.
         self._writing = asyncio.Lock()
         self._outages = Outages(self.name, str(server))
@@ -440,12 +437,6 @@ class Postgres:
         """
         async with self._writing:
             await self._rows.flush()
-
-    def for_shard(self, _name: str) -> Postgres:
-        """Give a sink with a connection, and with transactions, of its own."""
-        sink = copy.copy(self)
-        sink._rows, sink._writing = self._new_rows(), asyncio.Lock()
-        return sink
 
     async def begin(self, name: str, epoch: int = 0) -> int:
         """Have rows show with `commit` alone, and give the last epoch of this name.
