@@ -42,7 +42,7 @@ import data  # noqa: E402
 
 
 @contextlib.contextmanager
-def broker(folder: Path) -> Iterator[str]:
+def broker(folder: Path, partitions: int = PARTITIONS) -> Iterator[str]:
     """Run a broker with an empty folder; its address."""
     subprocess.run([sys.executable, BROKER, "install"], check=True)
     shutil.rmtree(folder, ignore_errors=True)
@@ -59,7 +59,7 @@ def broker(folder: Path) -> Iterator[str]:
         while not _answers(admin):
             if process.poll() is not None:
                 raise SystemExit(f"the broker does not start: see {folder / 'log'}")
-        topics = [NewTopic(name, PARTITIONS, 1) for name in ("flights", "delays")]
+        topics = [NewTopic(name, partitions, 1) for name in ("flights", "delays")]
         for made in admin.create_topics(topics).values():
             made.result(30)
         yield address
@@ -75,13 +75,13 @@ def _answers(admin: AdminClient) -> bool:
         return False
 
 
-def produce(address: str, count: int) -> int:
+def produce(address: str, count: int, begin: int = 0) -> int:
     """Write flights as JSON, keyed by aircraft; the number of those that have one."""
-    producer = Producer({"bootstrap.servers": address, "linger.ms": 20})
+    producer = Producer({"bootstrap.servers": address, "linger.ms": 20, "enable.idempotence": True})
     produced = 0
     with data.flights().open() as file:
         for number, row in enumerate(islice(csv.DictReader(file), count)):
-            if not row["tailnum"]:
+            if number < begin or not row["tailnum"]:
                 continue
             flight = {
                 "id": number,
@@ -114,12 +114,12 @@ def start(address: str) -> subprocess.Popen[bytes]:
 class Results:
     """Reads the results beside the program."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, partitions: int = PARTITIONS) -> None:
         self.found: list[dict[str, Any]] = []
         self._consumer = Consumer(
             {"bootstrap.servers": address, "group.id": "count", "enable.auto.commit": False}
         )
-        self._consumer.assign([TopicPartition("delays", n, 0) for n in range(PARTITIONS)])
+        self._consumer.assign([TopicPartition("delays", n, 0) for n in range(partitions)])
 
     def read(self) -> None:
         """Read what is there."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from velo._api.driver import Driver
+from velo._api.group_run import GroupRun
 from velo._api.journalled import Journalled
 from velo._api.patience import closed, waiting_for
 from velo._api.sink_calls import SinkCalls, kind_of
@@ -55,30 +56,30 @@ class Connected(AsyncIterator[T], Generic[T]):
         self._key = key
         self._terms = terms
         self._with_keys = with_keys
-        self._driver: Driver | None = None
+        self._running: Driver | GroupRun | None = None
         self._results: AsyncGenerator[T, None] | None = None
 
     @property
     def figures(self) -> Figures:
         """What it has done so far."""
-        return Figures() if self._driver is None else self._driver.figures
+        return Figures() if self._running is None else self._running.figures
 
     @property
     def _is_reading(self) -> bool:
         """Whether the source is read now."""
-        return self._driver is not None and self._driver.is_reading
+        return self._running is not None and self._running.is_reading
 
     def _flows(self) -> dict[Hashable, Flow]:
         """Give how the records of each partition go."""
-        return {} if self._driver is None else self._driver.flows()
+        return {} if self._running is None else self._running.flows()
 
     def stop(self) -> None:
         """Read no more from the source: what was read is handled and committed, and then it ends.
 
         Call it in the event loop, for example from a signal handler.
         """
-        if self._driver is not None:
-            self._driver.stop()
+        if self._running is not None:
+            self._running.stop()
 
     # Iterating.
 
@@ -106,7 +107,7 @@ class Connected(AsyncIterator[T], Generic[T]):
             await self._results.aclose()
 
     def _check_unused(self) -> None:
-        if self._driver is not None:
+        if self._running is not None:
             raise StreamClosed("this source is run already; call `keyed` or `over` again")
 
     def _begin(
@@ -118,10 +119,10 @@ class Connected(AsyncIterator[T], Generic[T]):
         unloads: bool = False,
     ) -> Driver:
         self._check_unused()
-        self._driver = Driver(
+        self._running = driver = Driver(
             self._spec, self._source, self._key, terms, flush, ticks=ticks, unloads=unloads
         )
-        return self._driver
+        return driver
 
     # Driving.
 
@@ -212,6 +213,8 @@ class Connected(AsyncIterator[T], Generic[T]):
         async with contextlib.AsyncExitStack() as closing:  # each, also when another raises
             for endpoint in (dead_letter, sink):
                 closing.push_async_callback(closed, endpoint)
+            if kept.is_remote and getattr(self._source, "shares", False):
+                return await self._into_group(sink, terms, kept)
             ticks = None
             if kept.path is not None:
                 store = await self._opened(kept)
@@ -228,6 +231,26 @@ class Connected(AsyncIterator[T], Generic[T]):
                 await calls.flush()  # results that no position waits for
         return driver.figures
 
+    async def _into_group(self, sink: Sink, terms: Terms, kept: Checkpointing) -> Figures:
+        from velo._checkpoint.address import below
+
+        def opened(shard: str) -> contextlib.AbstractAsyncContextManager[Checkpoint]:
+            return self._store(replace(kept, path=below(str(kept.path), shard)))
+
+        self._running = run = GroupRun(
+            self._spec, self._source, self._key, terms, kept, sink, opened
+        )
+        await run.run()
+        return run.figures
+
+    @contextlib.asynccontextmanager
+    async def _store(self, kept: Checkpointing) -> AsyncIterator[Checkpoint]:
+        store = await self._open(kept, beside=True)
+        try:
+            yield store
+        finally:
+            await _ended(store)
+
     async def _opened(self, kept: Checkpointing) -> Checkpoint:
         try:
             return await self._open(kept)
@@ -235,7 +258,7 @@ class Connected(AsyncIterator[T], Generic[T]):
             await closed(self._source)
             raise
 
-    async def _open(self, kept: Checkpointing) -> Checkpoint:
+    async def _open(self, kept: Checkpointing, *, beside: bool = False) -> Checkpoint:
         from velo._checkpoint.address import is_address
         from velo._checkpoint.checkpoint import Checkpoint  # SQLite only where it is needed
 
@@ -248,6 +271,7 @@ class Connected(AsyncIterator[T], Generic[T]):
             migrate=self._spec.config.migrate,
             trusted=kept.trusted,
             ttl=kept.ttl,
+            beside=beside,
         )
         if not is_address(kept.path):
             return opening()
@@ -262,6 +286,8 @@ async def _in_thread(opening: Callable[[], Checkpoint]) -> Checkpoint:
         return await asyncio.shield(future)
     except asyncio.CancelledError:
         future.add_done_callback(_close_opened)
+        # Its claim would shut out the next one of this process, if it came behind that.
+        await asyncio.wait([future])
         raise
 
 

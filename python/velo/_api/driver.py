@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from velo._function.spec import FunctionSpec
     from velo.connect.model import Source
 
-__all__ = ["Driver"]
+__all__ = ["Closable", "Driver"]
 
 _log = logging.getLogger("velo.connect")
 
@@ -74,6 +74,7 @@ class Driver:
             it was asked for more, are durable.
         ticks: What keeps a checkpoint, in place of commits.
         unloads: Whether keys that make room for others, or are idle, are unloaded.
+        figures: Where to count, for a driver that is a part of a run; the run is in the metrics.
 
     """
 
@@ -87,8 +88,10 @@ class Driver:
         *,
         ticks: Ticks | None = None,
         unloads: bool = False,
+        figures: Figures | None = None,
     ) -> None:
-        self.figures = Figures()
+        self.figures = Figures() if figures is None else figures
+        self._is_noted = figures is None
         self.terms = terms
         self.name = spec.name
         self.source = source
@@ -139,7 +142,8 @@ class Driver:
 
         """
         loop = asyncio.get_running_loop()
-        source_figures.note(self)
+        if self._is_noted:
+            source_figures.note(self)
         try:
             if self._ticks is not None:
                 await self._ticks.begin()
@@ -241,7 +245,7 @@ class Driver:
         if self._stopping:
             return
         try:
-            async with contextlib.aclosing(_Closable(self.source)) as items:
+            async with contextlib.aclosing(Closable(self.source)) as items:
                 async for item in items:
                     if isinstance(item, Assigned):
                         _log.info("%s: reads %s", self.name, _listed(item.partitions))
@@ -469,7 +473,7 @@ def _listed(partitions: Any) -> str:
     return ", ".join(sorted(map(repr, partitions))) or "no partitions"
 
 
-class _Closable:
+class Closable:
     """An async iterator with `aclose`, whatever a source gives."""
 
     def __init__(self, source: Any) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from velo._api.patience import waiting_for
+from velo._diagnostics.source_figures import name_of
 
 if TYPE_CHECKING:
     from velo.connect.model import Sink
@@ -22,6 +23,7 @@ class SinkCalls:
     """A sink whose calls wait for each other: results are written while others are flushed.
 
     Attributes:
+        name: The sink's name, for messages.
         takes_back: Whether it can say how far it has results, and take back what came after.
         commits: Whether it has a commit point of its own.
 
@@ -40,10 +42,11 @@ class SinkCalls:
                 f"{name} has the methods `write` and `flush`, as `connect.file(PATH)` has; "
                 f"{kind_of(sink)} is none"
             )
+        self.name = name_of(sink)
         self.takes_back = _has(sink, "mark", "rewind")
         self.commits = _has(sink, "begin", "commit")
         self._sink = sink
-        self._name = name
+        self._role = name
         self._lock = asyncio.Lock()
 
     async def write(self, results: Sequence[tuple[Any, Any]]) -> None:
@@ -86,7 +89,7 @@ class SinkCalls:
         async with self._lock:
             call: Any = getattr(self._sink, method)(*arguments)
             if not inspect.isawaitable(call):
-                raise RuntimeError(f"`{method}` of {self._name} must be an `async` method")
+                raise RuntimeError(f"`{method}` of {self._role} must be an `async` method")
             with waiting_for(f"`{method}`", self._sink):
                 return await call
 

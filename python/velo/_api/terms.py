@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from velo._api.lanes import check
+from velo.connect.urls import is_url
 
 if TYPE_CHECKING:
     from velo._function.spec import FunctionSpec
@@ -60,6 +61,11 @@ class Checkpointing:
     keys: Literal["end", "unload"] = "end"
     ttl: float | None = None
     trusted: bool = False
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether it is in a store that other machines reach too."""
+        return isinstance(self.path, str) and is_url(self.path)
 
     def check(self, spec: FunctionSpec) -> None:
         """Raise for a setting out of its range, and for a function whose state cannot be kept."""

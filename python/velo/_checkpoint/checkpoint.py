@@ -17,7 +17,7 @@ from velo import _core
 from velo._checkpoint.address import address_of, is_address
 from velo._checkpoint.changes import Changes
 from velo._checkpoint.failing import torn
-from velo._checkpoint.folder import Claim, claim
+from velo._checkpoint.folder import Claim, claim, claim_beside
 from velo._checkpoint.keys import pack, unpack
 from velo._checkpoint.store import Row, Store, Tick
 from velo._function.key_text import shown
@@ -89,6 +89,7 @@ class Checkpoint:
         migrate: Migrate | None = None,
         trusted: bool = False,
         ttl: float | None = None,
+        beside: bool = False,
     ) -> Checkpoint:
         """Open the checkpoint in a folder or an object store, or create it.
 
@@ -101,6 +102,8 @@ class Checkpoint:
             migrate: Makes a state of this version from one of an earlier version.
             trusted: Whether states may hold pickles, which run code when they are loaded.
             ttl: The seconds without a change after which a key is unknown; None: never.
+
+            beside: Whether to take a working copy beside one that is in use, of a URL.
 
         Raises:
             CheckpointError: When another process has it, it cannot be written to, is torn, foreign
@@ -117,7 +120,11 @@ class Checkpoint:
         with contextlib.ExitStack() as undoing:
             if remote is not None:
                 undoing.callback(remote.close)
-            claimed = claim(folder)
+            if remote is not None and beside:
+                folder, claimed = claim_beside(folder)
+                remote.folder = folder
+            else:
+                claimed = claim(folder)
             undoing.callback(claimed.release)
             found = None if remote is None else remote.bring(folder)
             store = Store(folder, writes=True)

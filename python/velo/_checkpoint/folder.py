@@ -15,18 +15,24 @@ from velo.errors import CheckpointError
 with contextlib.suppress(ImportError):  # Windows has none, and no checkpoints
     import fcntl
 
-__all__ = ["STATE", "Claim", "claim", "exists", "holder"]
+__all__ = ["STATE", "Claim", "claim", "claim_beside", "exists", "holder"]
 
 STATE = "state.sqlite"
 """The file that holds everything; SQLite adds two more while a process has it open."""
 
 _LOCK = "lock"
+# So many working copies of one checkpoint may be in use on a machine.
+_COPIES = 100
 # `struct flock` of C: type, where offsets begin, start, length, process.
 _FLOCK = "hhqqi4x"
 # The files of a checkpoint, and those of one that a killed process has not finished.
 _OWN = (_LOCK, STATE, f"{STATE}-", f"{STATE}.new")
 # The folders that this process has claimed: a lock of `fcntl` does not exclude its own process.
 _claimed: set[tuple[int, int, int]] = set()
+
+
+class InUse(CheckpointError):
+    """A folder is claimed already, by this process or by another one."""
 
 
 class Claim:
@@ -87,6 +93,23 @@ def claim(path: Path) -> Claim:
         raise
 
 
+def claim_beside(path: Path) -> tuple[Path, Claim]:
+    """Lock the folder of a working copy; where that is in use, one beside it.
+
+    A program that stands still keeps its working copy, and one on the same machine takes over.
+
+    Raises:
+        CheckpointError: As `claim`.
+
+    """
+    for number in range(2, _COPIES + 2):
+        try:
+            return path, claim(path)
+        except InUse:
+            path = path.with_name(f"{path.name.partition('-')[0]}-{number}")
+    return path, claim(path)
+
+
 def _refuse_foreign(path: Path) -> None:
     names = set(os.listdir(path))
     if STATE in names:
@@ -108,7 +131,7 @@ def _refuse_own(path: Path) -> None:
     """Refuse a folder that this process has: opening and closing its lock would unlock it."""
     with contextlib.suppress(FileNotFoundError):
         if _name(os.stat(path / _LOCK)) in _claimed:
-            raise CheckpointError(f"the checkpoint `{path}` is in use by this process already")
+            raise InUse(f"the checkpoint `{path}` is in use by this process already")
 
 
 def _name(file: os.stat_result) -> tuple[int, int, int]:
@@ -124,7 +147,7 @@ def _lock(path: Path, fd: int) -> Claim:
                 f"cannot lock the checkpoint `{path}`: {(error.strerror or str(error)).lower()}; "
                 "it has to be on a disk of this machine"
             ) from error
-        raise CheckpointError(
+        raise InUse(
             f"the checkpoint `{path}` is in use by {_holder(fd)}; one process at a time can write "
             "to it: stop that one, or name another folder"
         ) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import AsyncIterator, Callable
 
@@ -62,6 +63,12 @@ class FunctionSpec:
 
             reference = self._reference = Reference(self.runs, self.config)
         return reference
+
+    def apart(self) -> FunctionSpec:
+        """Give the same function with a `max_concurrent` of its own; totals stay common."""
+        other = copy.copy(self)
+        other.limiter = None if self.limiter is None else Limiter(self.config.max_concurrent or 1)
+        return other
 
     def next_name(self) -> str:
         """Return the name of the next stream: the function's, and a number."""

@@ -68,7 +68,7 @@ def http(
         encode: The format of a result, likewise.
         reconnect: Request again when a response breaks off. What the server sends meanwhile may be
             lost.
-        max_line: Longer lines than so many bytes are no events.
+        max_line: The most bytes of a line; longer lines are no events.
         read_timeout: The seconds that a response may be silent. None: for ever.
         batch: How many results a request has at most.
         retries: How often a request of results is made again, with growing pauses, when there is

@@ -58,8 +58,8 @@ def objects(
         decode: The format of a line: "json", "text", "bytes", "csv" (the first line of an object is
             the header; see `velo.connect.csv`), or a function of bytes. Empty lines are skipped.
         encode: The format of a result, likewise.
-        max_line: Longer lines than so many bytes are no events.
-        object_bytes: An object of results is written when it has so many bytes, and at each flush.
+        max_line: The most bytes of a line; longer lines are no events.
+        object_bytes: The size at which an object of results is written; it also is at each flush.
         options: Settings of the store in obstore's names: `endpoint`, `region`, `access_key_id`,
             `secret_access_key` and so on. Others come from the environment, as `AWS_REGION`.
         retries: How often a request that fails is made again, with growing pauses.

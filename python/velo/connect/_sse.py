@@ -33,7 +33,7 @@ except ImportError as error:
 __all__ = ["Sse", "of_url", "sse"]
 
 _NO_CONTENT = 204
-# After the end of a response, the next request waits for so many seconds, unless the server says
+# After the end of a response, the seconds until the next request, unless the server says
 # otherwise.
 _PAUSE = 1.0
 

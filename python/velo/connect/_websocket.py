@@ -44,7 +44,7 @@ except ImportError as error:
 __all__ = ["Websocket", "of_url", "websocket"]
 
 _NORMAL = 1000
-# For so long a server may take to answer that a connection is closed.
+# The seconds that a server has to answer that a connection is closed.
 _CLOSE_SECONDS = 2.0
 # Close codes with which another attempt ends as this one did, with the error of each: protocol
 # errors, messages that the server refuses, and the registered 3000 and 3003. Codes from 4000 on are
@@ -97,7 +97,7 @@ def websocket(
         reconnect: Connect again when the connection is lost, with growing pauses. What the server
             sends meanwhile is lost; results are sent again.
         in_flight: How many results may wait until the server is known to have them.
-        max_size: Longer messages than so many bytes end the source.
+        max_size: The most bytes of a message; a longer one ends the source.
         keepalive: The seconds of silence after which the connection is checked.
         headers: Headers of the request.
         user: The user of HTTP's basic authentication.

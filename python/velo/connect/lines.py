@@ -9,7 +9,7 @@ class Lines:
     r"""Lines of bytes that come in pieces. They end with `\n` or `\r\n`.
 
     Args:
-        longest: Longer lines than so many bytes are not kept.
+        longest: The most bytes of a line; longer lines are not kept.
 
     """
 

@@ -121,6 +121,14 @@ class Source(Protocol):
     - `stable`: True where a record that comes again has the position that it had, and no other
       record ever has it. Then what is in the journal is left out when it comes again. Otherwise
       each delivery counts as an event of its own.
+
+    For checkpoints of which each partition has one that moves with it, as of a group of Kafka:
+
+    - `shares`: True where this program gets some of the partitions, and other programs the others.
+    - `share()`: called once, in place of `seek`: an assigned partition is read only from its call
+      of `place` on.
+    - `place(partition, position)`: read this one behind this position; with None, where `start`
+      says. It returns at once. For a partition that was taken away meanwhile it does nothing.
     """
 
     def __aiter__(self) -> AsyncIterable[Batch | Assigned | Revoked | Lost]:
@@ -160,6 +168,11 @@ class Sink(Protocol):
     - `async commit(epoch, positions)`: show the results that were written since the last `commit`,
       and keep `epoch`, all or nothing. `positions` are those of the source, for people to look at.
       Called after `flush`, also without results.
+
+    One that can be had several times has this method, for partitions that move with their states:
+
+    - `for_shard(name) -> Sink`: a sink with `begin` and `commit` for the results of one partition.
+      It is closed when the partition goes. `name` tells it from others, in messages.
     """
 
     async def write(self, results: Sequence[tuple[Any, Any]]) -> None:

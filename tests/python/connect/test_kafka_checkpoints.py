@@ -8,6 +8,7 @@ import pytest
 from confluent_kafka import Consumer, TopicPartition
 from conformance import close, take
 
+from helpers import until
 from member import Member
 from velo import connect
 from velo.connect.errors import ConnectError, PositionLost, Superseded, Unreachable
@@ -66,21 +67,46 @@ class TestSeek:
         assert found == [(0, 2), (1, 1), (1, 2), (2, 0), (2, 1), (2, 2)]
         await close(source, iteration)
 
-    async def test_two_read_all_partitions_beside_each_other_and_only_store(
-        self, kafka, topic, ends
-    ):
+    async def test_one_reads_all_partitions_and_only_stores(self, kafka, topic, ends):
         kafka.produce(topic, [b"%d" % number for number in range(30)])
-        sources = [ends(topic, group="b", instance_id="one") for _ in range(2)]
-        for source in sources:
-            source.seek({})
-        members = [Member(source) for source in sources]
-        for member in members:
-            await member.read(30)
-            assert sorted(member.values) == list(range(30))
-            await member.commit()
-            await member.close()
-        last = {record.partition: record.position for record in members[0].records}
+        source = ends(topic, group="b", instance_id="one")
+        source.seek({})
+        member = Member(source)
+        await member.read(30)
+        assert sorted(member.values) == list(range(30))
+        await member.commit()
+        await member.close()
+        last = {record.partition: record.position for record in member.records}
         assert committed(kafka, "b", *last) == [position + 1 for position in last.values()]
+
+    async def test_a_second_one_that_reads_all_of_a_group_ends(self, kafka, topic, ends):
+        group = f"alone-with-{topic}"
+
+        def members():
+            name = f"velo-alone-{group}"
+            found = kafka.admin.describe_consumer_groups([name])[name].result(30)
+            return [len(member.assignment.topic_partitions) for member in found.members]
+
+        def start():
+            source = ends(topic, group=group)
+            source.seek({})
+            return Member(source)
+
+        first = start()
+        await first.until(lambda: members() == [3])
+        second = start()
+        await until(lambda: second.failure is not None)
+        assert type(second.failure) is ConnectError
+        assert "with a checkpoint of its own: each of them would handle" in str(second.failure)
+        await second.close()
+        # The first one goes on, and has all partitions to itself again.
+        await first.until(lambda: members() == [3])
+        kafka.produce(topic, [b"1"], partition=0)
+        await first.read(1)
+        await first.close()
+        third = start()
+        await third.until(lambda: members() == [3])
+        await third.close()
 
     async def test_a_partition_that_is_added_is_read_from_its_first_record(self, kafka, ends):
         topic = kafka.topic()

@@ -190,7 +190,7 @@ class Topics:
             kafka.produce(source, mine, str(key))
         place = f"kafka://{kafka.address}"
         self.urls = (
-            f"{place}/{source}?group={source}&until=end",
+            f"{place}/{source}?until=end",  # without a group: one program reads all partitions
             f"{place}/{self.sink}?config.transaction.timeout.ms=10000",
         )
 

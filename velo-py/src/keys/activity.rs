@@ -1,4 +1,4 @@
-//! Which key a lane runs, for those who look at its worker, and after the worker's death.
+//! Which key a lane runs: for `inspect`, and after the worker's death.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;

@@ -15,7 +15,7 @@ use super::routing::{OnError, State};
 use super::tracking::End;
 use crate::process::client::blame::{Death, DiedIn, Place, enough};
 
-/// An error that is raised for all keys names so many of the others.
+/// How many of the other keys an error names that is raised for all keys.
 const NAMED: usize = 5;
 
 /// A key whose worker has died.

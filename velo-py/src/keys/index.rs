@@ -18,7 +18,7 @@ const ABANDONED: u32 = NONE - 1;
 /// What is between a key's first event and its end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Stage {
-    /// The entry is nobody's.
+    /// No key has the entry.
     #[default]
     Free,
     /// It has yet to be opened: there is no place for it, or no lane.
@@ -151,7 +151,7 @@ fn same(known: &Py<PyAny>, key: &Bound<'_, PyAny>) -> PyResult<bool> {
     if known.is(key) {
         return Ok(true);
     }
-    // SAFETY: both are live objects: the caller holds the key, and the index, which nobody can change
+    // SAFETY: both are live objects: the caller holds the key, and the index, which no other code can change
     // while this is entered, holds the other one.
     match unsafe { ffi::PyObject_RichCompareBool(known.as_ptr(), key.as_ptr(), ffi::Py_EQ) } {
         -1 => Err(PyErr::fetch(key.py())),
@@ -277,7 +277,7 @@ impl Index {
         &mut self.entries[entry as usize]
     }
 
-    /// The same of a number that may be nobody's.
+    /// The same of a number that may belong to no key.
     pub fn get(&mut self, entry: u32) -> Option<&mut Entry> {
         self.entries.get_mut(entry as usize)
     }
@@ -423,7 +423,7 @@ impl Ids {
         self.keys.get(id as usize) == Some(&(ABANDONED, generation))
     }
 
-    /// The number is nobody's any more.
+    /// The number belongs to no key any more.
     pub fn give_back(&mut self, id: u32) {
         self.keys[id as usize].0 = NONE;
         self.free.push(id);

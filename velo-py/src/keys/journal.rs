@@ -89,7 +89,7 @@ pub enum Accept {
     Accepted,
     /// The limit is reached: the worker has to make a snapshot before.
     Wait,
-    /// The limit is reached, with so many bytes, and no snapshot will make room.
+    /// The limit is reached, with this number of bytes, and no snapshot will make room.
     Full(usize),
 }
 
@@ -173,7 +173,7 @@ impl KeyJournal {
         Next::Event(event, request)
     }
 
-    /// The worker has told that it has handled so many events more.
+    /// The worker has told how many more events it has handled.
     /// How many of those no worker had handled before.
     pub fn handled(&mut self, count: u32) -> u64 {
         self.run.handled += u64::from(count);
@@ -258,7 +258,7 @@ impl KeyJournal {
         Took::New
     }
 
-    /// A snapshot came, after so many events of this worker. False: it was not sent that many.
+    /// A snapshot came, after this number of events of this worker. False: it was not sent as many.
     pub fn saved(&mut self, count: u64, state: &[u8]) -> bool {
         if count > self.run.given {
             return false;

@@ -310,7 +310,7 @@ impl KeyTask {
 impl KeyTask {
     fn close(&self) {}
 
-    /// The generator of the key that is pinned to it, for those who look.
+    /// The generator of the key that is pinned to it, for the debugger and `inspect`.
     #[getter]
     fn generator(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
         let key = self.state.with(py, |state| state.key)?;

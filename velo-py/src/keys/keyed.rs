@@ -31,7 +31,7 @@ use crate::user::stream::Opened;
 use crate::user::turn_budget::TurnBudget;
 use crate::wait::{Group, running_loop};
 
-/// An inline table may have yielded so many results that the caller has not seen.
+/// The most results of an inline table that the caller has not seen.
 const RESULTS: usize = 256;
 
 /// All keys of one function, as one caller has them.
@@ -217,7 +217,7 @@ impl Keys {
         statistics.enter_keys(py, &self.counts)
     }
 
-    /// Has the one who iterates look again.
+    /// Has the task that iterates look again.
     pub(super) fn nudge(&self, py: Python<'_>) {
         self.group.tell(py, py.None());
     }
@@ -306,7 +306,7 @@ impl Keys {
                 state.ways(),
                 std::mem::take(&mut state.lanes),
                 std::mem::take(&mut state.index),
-                // Those who receive from tasks do so to the end.
+                // Tasks that receive results do so to the end.
                 match state.live_form {
                     Some(_) => VecDeque::new(),
                     None => std::mem::take(&mut state.out),
@@ -338,7 +338,7 @@ impl Keys {
         Ok(f64::from(idle) / 1000.0)
     }
 
-    /// Ends the input of keys that were not used for so many seconds.
+    /// Ends the input of keys that were not used for these seconds.
     fn expire(&self, py: Python<'_>, seconds: f64) -> PyResult<()> {
         let now = self.now();
         let limit = (seconds * 1000.0) as u32;

@@ -22,7 +22,7 @@ use crate::user::channel::Channel;
 use crate::user::state::StreamCore;
 use crate::wait::Group;
 
-/// A worker is shown what it was sent after so long.
+/// After how long a worker is shown what it was sent.
 const SHOW_EVERY: Duration = Duration::from_micros(10);
 /// So many runnable keys are stepped in a turn.
 const STEPS: usize = 128;

@@ -18,7 +18,7 @@ use super::routing::{Out, Routed, State};
 use super::sending::has_returned;
 use crate::errors;
 
-/// For so many microseconds the lanes are seen to before other tasks have their turn.
+/// For how many microseconds the lanes are seen to before other tasks have their turn.
 const TURN_US: u64 = 500;
 
 /// What seeing to the lanes came to.
@@ -94,7 +94,7 @@ impl Keys {
         Ok(())
     }
 
-    /// All is closed: who still waits for something waits in vain.
+    /// All is closed: a task that still waits for something waits in vain.
     fn stop_live(&self, py: Python<'_>) -> PyResult<()> {
         let why = self.state.with(py, |state| {
             let form = state.live_form.as_mut()?;
@@ -535,7 +535,7 @@ impl Keys {
         self.wake_all(py)
     }
 
-    /// Has those look again who wait for a result or for the end.
+    /// Has the tasks look again that wait for a result or for the end.
     pub(super) fn wake_all(&self, py: Python<'_>) -> PyResult<()> {
         if let Some(reader) = self.reader(py)? {
             reader.wake(py);

@@ -1,6 +1,6 @@
 //! One function for any number of keys: a lane a worker, and a key table at its end.
 //!
-//! # Who is who
+//! # The parts
 //!
 //! | what | where | is |
 //! | --- | --- | --- |
@@ -48,7 +48,7 @@
 //! [`TELL_EVERY`](table::TELL_EVERY) events.
 //!
 //! Results are bounded by the ring back to the caller. A table that finds no room there keeps the
-//! result, steps nobody, and goes on draining. The caller takes results in every turn, before it
+//! result, steps no key, and goes on draining. The caller takes results in every turn, before it
 //! waits for anything, so that neither side ever waits for the other to read.
 //!
 //! # Steps

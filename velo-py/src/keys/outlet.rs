@@ -27,7 +27,7 @@ pub enum News {
     Answered,
     /// It ends by an exception at its request.
     AtFault,
-    /// Its function has returned after so many events, and is run anew with the next one.
+    /// Its function has returned after this number of events, and is run anew with the next one.
     Returned(u32),
     Ended(Rest, Result<(), PyErr>),
 }
@@ -42,7 +42,7 @@ pub struct InlineOutlet {
 }
 
 impl InlineOutlet {
-    /// For so many results; `reader` is told of what comes.
+    /// For this number of results; `reader` is told of what comes.
     pub fn new(limit: usize, reader: Arc<Group>) -> Self {
         InlineOutlet {
             queue: GilCell::default(),

@@ -1,4 +1,4 @@
-//! Keys that open with the state that a checkpoint has of them, and those that it has and nobody runs.
+//! Keys that open with the state that a checkpoint has of them, and those that it has and that do not run.
 
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -9,11 +9,11 @@ use super::keyed::Keys;
 use super::routing::{AfterEnd, State};
 use super::sending::has_returned;
 
-/// The states of so many keys are asked for at a time.
+/// Of how many keys the states are asked for at a time.
 const MANY: usize = 1024;
 
 impl State {
-    /// Keys that are to open, and of which nobody has asked yet whether they have a state.
+    /// Keys that are to open, and whose states were not asked for yet.
     fn unknown_keys(&mut self, py: Python<'_>) -> Vec<(u32, Py<PyAny>)> {
         if !self.saving().is_some_and(|saving| saving.restores) {
             return Vec::new();

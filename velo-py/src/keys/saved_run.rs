@@ -97,19 +97,19 @@ impl SavedRun {
         self.done
     }
 
-    /// The table has told of so many handled events more. How many of them are news.
+    /// The table has told of more handled events. Returns how many of them were not known.
     pub fn told(&mut self, count: u32) -> u32 {
         self.told = self.told.wrapping_add(count);
         beyond(self.told, self.done)
     }
 
-    /// A snapshot is about to be noted that covers so many events. How many of them are not known to be
+    /// A snapshot is about to be noted that covers this number of events. How many of them are not known to be
     /// handled.
     pub fn news(&self, count: u32) -> u32 {
         beyond(count, self.done)
     }
 
-    /// A snapshot has come that covers so many events, all of which are known to be handled.
+    /// A snapshot has come that covers this number of events, all of which are known to be handled.
     pub fn saved(&mut self, count: u32) {
         for _ in 0..beyond(count, self.covered) {
             drop(self.handled.pop());
@@ -121,7 +121,7 @@ impl SavedRun {
         (self.asked, self.behind, self.kept) = (false, false, true);
     }
 
-    /// Whether something has happened since the last snapshot, after it was sent so many events.
+    /// Whether something has happened since the last snapshot, after it was sent this number of events.
     pub fn is_dirty(&self, sent: u32) -> bool {
         self.number != 0 && (sent != self.covered || self.behind)
     }

@@ -88,7 +88,7 @@ impl State {
         }
     }
 
-    /// A snapshot has come that covers so many events of the present run.
+    /// A snapshot has come that covers this number of events of the present run.
     pub(super) fn run_saved(
         &mut self,
         py: Python<'_>,

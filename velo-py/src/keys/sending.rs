@@ -15,7 +15,7 @@ use crate::ffi::iterate::next_of;
 
 /// So many events are taken from a source before results are looked at.
 const BATCH: usize = 128;
-/// Of keys that run in this thread, so many events are taken before their functions have their turn.
+/// How many events of keys that run in this thread are taken before their functions have their turn.
 const INLINE_BATCH: usize = 32;
 /// The same of records, whose results go to a sink: each time it is asked costs as much as some events.
 const RECORDS: usize = 256;

@@ -23,7 +23,7 @@ enum Soon {
     Now,
     /// As soon as the function asks for its next event.
     Later,
-    /// The function has returned after so many events, and nothing of it is left.
+    /// The function has returned after this number of events, and nothing of it is left.
     Anew(u32),
 }
 

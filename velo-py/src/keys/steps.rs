@@ -247,7 +247,7 @@ impl KeyTable {
             };
             slot.generation = name.generation;
             slot.set(SHARES, over.has(SHARES));
-            // What it has not taken counts as handled: nobody waits for it any more.
+            // What it has not taken counts as handled: nothing waits for it any more.
             let mut left = Vec::new();
             while let Some((event, len)) = over.pop() {
                 bytes += size(len);

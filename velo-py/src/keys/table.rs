@@ -17,9 +17,9 @@ use crate::function::deadline::Deadline;
 use crate::function::flush_timer::FlushTimer;
 use crate::lane_frames::{Name, Terms};
 
-/// What was handled is told after so many events, at the latest.
+/// After how many events, at the latest, the table tells what was handled.
 pub const TELL_EVERY: u64 = 256;
-/// A key may take so many events, and yield so many results, before it is another's turn.
+/// How many events a key may take, and how many results it may yield, before it is another's turn.
 pub const BUDGET: u32 = 64;
 /// The keys of one function.
 pub struct KeyTable {
@@ -51,13 +51,13 @@ pub struct Inner {
     pub(super) slots: Vec<Slot>,
     /// Keys that can go on, each once.
     pub(super) runnable: VecDeque<u32>,
-    /// Tasks that nobody is pinned to.
+    /// Tasks that no key is pinned to.
     pub(super) spares: Vec<Py<KeyTask>>,
     /// Keys whose snapshot found no room.
     pub(super) unsaved: Vec<Name>,
     /// Ends and the like that found no room.
     pub(super) unsent: VecDeque<(Name, News)>,
-    /// There is no room for results: nobody is stepped.
+    /// There is no room for results: no key is stepped.
     pub(super) blocked: bool,
     pub(super) terms: Terms,
     /// How much was handled, and how much of it was told.

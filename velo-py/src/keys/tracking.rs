@@ -84,7 +84,7 @@ impl State {
         }
     }
 
-    /// The table has told that so many records of a key are handled.
+    /// The table has told how many more records of a key are handled.
     pub(super) fn handled_by(&mut self, entry: u32, count: u32) {
         let known = self.index.entry(entry);
         if !known.cancelled && count > 0 {

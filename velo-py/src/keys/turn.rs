@@ -112,7 +112,7 @@ impl<'a, 'py> Turn<'a, 'py> {
             open
         })?;
         if !open {
-            // It is over, and somebody knows the task: that one is nobody else's any more.
+            // It is over, and the user's code knows the task: no other key can have it.
             task.get().retire(py);
             return Ok(());
         }

@@ -1,4 +1,4 @@
-//! The answers about a lane for those who look at its worker: the number of keys, the slow ones, and the
+//! The answers about a lane for `velo top` and `inspect`: the number of keys, the slow ones, and the
 //! place where the function of one key waits.
 //!
 //! No event costs anything here. A key that opens leaves its text; a key that begins to await a future

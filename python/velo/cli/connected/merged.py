@@ -135,6 +135,18 @@ class Merged:
         """Whether the positions of all sources are stable."""
         return all(getattr(source, "stable", False) for source in self._sources)
 
+    @property
+    def shares(self) -> bool:
+        """Whether a group gives one of them some of the partitions."""
+        return any(getattr(source, "shares", False) for source in self._sources)
+
+    def share(self) -> None:
+        """Refuse to have partitions move with their states."""
+        raise ConnectError(
+            f"partitions of {self.name} cannot move with their states together: read each input by "
+            "a run of its own, or topics of one cluster as one input: kafka://HOST/ONE,OTHER"
+        )
+
     def lag(self) -> Mapping[Hashable, int]:
         """Give the lag of all partitions that have one."""
         lags: dict[Hashable, int] = {}

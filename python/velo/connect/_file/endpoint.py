@@ -55,7 +55,7 @@ def file(
             `PositionLost`.
         keys: Write `{"key": ..., "result": ...}` instead of the result alone.
         append: Keep what the file has. Otherwise it is begun anew.
-        max_line: Longer lines than so many bytes are no events.
+        max_line: The most bytes of a line; longer lines are no events.
 
     """
     return File(

@@ -19,12 +19,12 @@ __all__ = ["Mark", "cut", "cut_torn_line", "mark_of", "sync_folder"]
 
 Mark = tuple[int, int]
 
-# A mark has a checksum of so many bytes before it.
+# How many bytes before a mark its checksum covers.
 _CHECKED = 4096
 
 
 def mark_of(path: Path, size: int) -> Mark:
-    """Give the mark of a file that has so many bytes."""
+    """Give the mark of a file of this size in bytes."""
     with path.open("rb") as written:
         return size, _checksum(written, size)
 

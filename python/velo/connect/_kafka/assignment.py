@@ -40,6 +40,7 @@ class Assignment:
         names: The partitions that are read.
         by_topic: Their names by topic and number, also of those that were given away.
         given: The partitions that were given away or lost since the reader has cleared this.
+        waiting: The partitions that the group has given, and that are not read yet.
         begun: Whether there was an assignment, also an empty one.
 
     """
@@ -56,6 +57,7 @@ class Assignment:
     ) -> None:
         self.names: set[Name] = set()
         self.given: set[Name] = set()
+        self.waiting: set[Name] = set()
         self.by_topic: dict[str, dict[int, Name]] = {}
         self.begun = False
         self._consumer = consumer
@@ -79,16 +81,28 @@ class Assignment:
         )
 
     def add(self, names: list[Name], committed: Mapping[Name, int] | None = None) -> None:
-        """Read these, from the committed offsets or from `start`."""
+        """Read these, from the committed offsets or from `start`, and say so."""
+        self._read(names, committed or {})
+        self._handover.put(Assigned(tuple(names)))
+
+    def place(self, positions: Mapping[Name, int | None]) -> None:
+        """Read partitions that wait for that behind these positions; None: as `add`."""
+        if not (names := [name for name in positions if name in self.waiting]):
+            return
+        self.waiting.difference_update(names)
+        begin = {name: at + 1 for name in names if (at := positions[name]) is not None}
+        begin |= self._committed([name for name in names if name not in begin])
+        self._read(names, begin)
+
+    def _read(self, names: list[Name], committed: Mapping[Name, int]) -> None:
         reading, consumer = self._reading, self._consumer
-        committed = committed or {}
         fresh = [name for name in names if name not in committed]
         first = begins(consumer, fresh, reading.start, self._known, self._ask)
         latest = {name: at for name, at in first.items() if at >= 0}
         if latest and reading.group is not None and reading.start == "latest":
             # Otherwise a member that takes over before the first commit begins later than this one.
             self._commit(latest)
-        first |= committed
+        first.update(committed)
         self._first |= first
         self.names.update(names)
         self.begun = True
@@ -98,7 +112,6 @@ class Assignment:
             consumer.incremental_assign(places(first))
         else:
             consumer.assign(places(first))
-        self._handover.put(Assigned(tuple(names)))
 
     def add_by_hand(self, names: list[Name]) -> None:
         """Read these, from the positions of a checkpoint, else as `add`."""
@@ -131,8 +144,20 @@ class Assignment:
                 lag[name] = max(0, high - max(low, self._first[name], place.offset))
         return lag
 
+    def _wait(self, names: list[Name]) -> None:
+        """Take partitions without reading them: only `place` says where they begin."""
+        self._handover.forget(names)
+        self.waiting.update(names)
+        self.begun = True
+        self._consumer.incremental_assign([])  # otherwise the client reads them
+        self._handover.put(Assigned(tuple(names)))
+
     def _give(self, names: list[Name]) -> None:
+        if self._reading.placed:
+            # Those alone that the client has: it refuses others.
+            self._consumer.incremental_unassign(places(self.names.intersection(names)))
         self.names.difference_update(names)
+        self.waiting.difference_update(names)
         self.given.update(names)
 
     def _commit(self, offsets: dict[Name, int]) -> None:
@@ -161,7 +186,10 @@ class Assignment:
 
     def _on_assign(self, _consumer: Consumer, found: list[TopicPartition]) -> None:
         names = _names(found)
-        self.add(names, self._committed(names))
+        if self._reading.placed:
+            self._wait(names)
+        else:
+            self.add(names, self._committed(names))
 
     def _on_revoke(self, _consumer: Consumer, found: list[TopicPartition]) -> None:
         """Hand the revocation on, and wait until the records before it are handled."""

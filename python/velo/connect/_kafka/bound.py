@@ -61,6 +61,7 @@ class Bound:
         last = self._ends or {}
         return (
             assignment.begun
+            and not assignment.waiting
             and all(self._reached.get(name, 0) >= last.get(name, 0) for name in assignment.names)
             and not handover.held()
         )

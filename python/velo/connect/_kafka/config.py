@@ -90,7 +90,7 @@ def consumer_config(
         "enable.auto.commit": False,
         "auto.offset.reset": "error",
         "enable.partition.eof": ends,
-        # The client fetches 100,000 records ahead, then pauses for so many milliseconds. In its
+        # The client fetches 100,000 records ahead, then pauses for these milliseconds. In its
         # default of a second a fast reader uses up all of them, and waits.
         "fetch.queue.backoff.ms": 20,
     }

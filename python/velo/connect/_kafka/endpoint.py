@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, overload
 from urllib.parse import SplitResult, unquote
 
@@ -23,6 +24,11 @@ from velo.connect.model import Assigned, Batch, Lost, Revoked
 from velo.connect.settings import boolean, login_of, secret, settings_of
 
 __all__ = ["Kafka", "kafka", "of_url"]
+
+_KEEP_RECORDS = (
+    "Keep records for longer than a checkpoint may be out of use (`retention.ms`). To go on "
+    "without them, begin with a new checkpoint"
+)
 
 
 class Kafka:
@@ -106,10 +112,32 @@ class Kafka:
         The group only stores what is committed, so that others see the lag.
         """
         self._reading = self._reading.behind(positions)
-        self._source_link.remedy = (
-            "Keep records for longer than a checkpoint may be out of use (`retention.ms`). To go "
-            "on without them, begin with a new checkpoint"
-        )
+        self._source_link.remedy = _KEEP_RECORDS
+
+    @property
+    def shares(self) -> bool:
+        """Whether a group gives it some of the partitions."""
+        return self._reading.group is not None
+
+    def share(self) -> None:
+        """Read the partitions that the group gives, each of them from its call of `place` on.
+
+        Raises:
+            ValueError: When partitions do not move one by one.
+
+        """
+        if not self._reading.cooperative:
+            raise ValueError(
+                f"{self.name}: partitions that move with their states move one by one: leave "
+                "`partition.assignment.strategy` out, or set `cooperative-sticky`"
+            )
+        self._reading = replace(self._reading, placed=True)
+        self._source_link.remedy = _KEEP_RECORDS
+
+    def place(self, partition: Name, position: int | None) -> None:
+        """Read a partition behind a position; None: behind what is committed, or at `start`."""
+        if self._reader is not None:
+            self._reader.place(partition, position)
 
     def pause(self, partitions: Iterable[Name]) -> None:
         """Hand on no more records of these. A partition that is assigned anew is not paused."""
@@ -167,6 +195,10 @@ class Kafka:
         """
         writer = self._writer = Transactions(self._how_to_write(), self._sink_link, name)
         return await writer.begin(epoch)
+
+    def for_shard(self, _name: str) -> Kafka:
+        """Give a sink with a producer, and with transactions, of its own."""
+        return Kafka(self._reading, self._how_to_write(), self.name, self.servers)
 
     async def flush(self) -> None:
         """Wait until the brokers have all results (`acks=all`), also those that do not show yet.

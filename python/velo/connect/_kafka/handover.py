@@ -52,6 +52,7 @@ class Handover:
         self._commits: deque[Commit] = deque()
         self._paused: set[Name] = set()
         self._held: dict[Name, Records] = {}
+        self._places: dict[Name, int | None] = {}
         self._revoked = 0  # revocations behind which the next item was not asked for yet
         self._taken_revoked = False
         self._ended = False
@@ -108,6 +109,12 @@ class Handover:
                 self._paused.discard(name)
                 if held := self._held.pop(name, None):
                     self._append(held)
+            self._changed.notify_all()
+
+    def place(self, name: Name, position: int | None) -> None:
+        """Have a partition read behind a position; None: where its group or `start` says."""
+        with self._changed:
+            self._places[name] = position
             self._changed.notify_all()
 
     def stop(self, closing: bool = False) -> None:
@@ -171,11 +178,18 @@ class Handover:
             return set(self._paused)
 
     def forget(self, names: Iterable[Name]) -> None:
-        """Drop what is held of partitions that are another member's now."""
+        """Drop what is held and asked of partitions that come, or are another member's now."""
         with self._changed:
             for name in names:
                 self._paused.discard(name)
                 self._held.pop(name, None)
+                self._places.pop(name, None)
+
+    def places(self) -> dict[Name, int | None]:
+        """Give the partitions that are to be read from now on, and behind which positions."""
+        with self._changed:
+            found, self._places = self._places, {}
+            return found
 
     # For the thread: commits.
 
@@ -204,7 +218,7 @@ class Handover:
         self._in_loop(tell)
 
     def wait_for_request(self, seconds: float) -> None:
-        """Wait for a commit or the end; for so many seconds where a commit is to be tried again."""
+        """Wait for a commit or the end; for some seconds where a commit is to be tried again."""
         with self._changed:
             if not self.closing and not self._is_due():
                 self._changed.wait(seconds if self._commits else None)
@@ -244,7 +258,7 @@ class Handover:
         return others
 
     def _in_loop(self, call: Callable[[], None]) -> None:
-        # A loop that is closed has nobody who waits.
+        # In a loop that is closed, no task waits.
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(call)
 

@@ -92,7 +92,7 @@ def transient(error: KafkaError) -> bool:
 
 
 class ClientLog:
-    """Takes the client library's own log, as a logger does: it is for those who debug it."""
+    """Takes the client library's own log, as a logger does: it helps to debug that library."""
 
     _log = logging.getLogger("velo.connect.librdkafka")
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message
 
+from velo.connect._kafka.alone import Alone
 from velo.connect._kafka.assignment import GIVEN_AWAY, Assignment, places
 from velo.connect._kafka.bound import Bound
 from velo.connect._kafka.handover import Commit, Handover, Item
@@ -23,7 +24,7 @@ from velo.connect.settings import log
 __all__ = ["Reader"]
 
 _WAIT = 0.1  # seconds: how long the thread waits for a record, and so for a request
-_ALIVE = 0.5  # seconds between the polls that keep a group's member alive while nobody asks
+_ALIVE = 0.5  # seconds between polls that keep a member alive which is not asked for records
 _LOOK = 1.0  # seconds between looks at lag and at an outage
 
 _UNKNOWN = KafkaError.UNKNOWN_TOPIC_OR_PART
@@ -45,6 +46,7 @@ class Reader:
         self._consumer: Any = None
         self._assignment: Assignment | None = None
         self._bound: Bound | None = None
+        self._alone: Alone | None = None
         self._asleep: set[Name] = set()  # partitions that are paused in the consumer too
         self._look_at = self._refresh_at = self._alive_at = 0.0
         self._thread = threading.Thread(target=self._run, name=f"velo {link.name}", daemon=True)
@@ -72,6 +74,10 @@ class Reader:
     def resume(self, names: Iterable[Name]) -> None:
         """Go on with these."""
         self._handover.resume(names)
+
+    def place(self, name: Name, position: int | None) -> None:
+        """Read a partition of the group from here on, behind this position."""
+        self._handover.place(name, position)
 
     def stop(self) -> None:
         """Read no more; commits go on until `close`."""
@@ -118,12 +124,13 @@ class Reader:
         self._close()
 
     def _close(self) -> None:
-        if self._consumer is not None:
+        for client in (self._alone, self._consumer):
             try:
-                self._consumer.close()
+                if client is not None:
+                    client.close()
             except Exception as error:  # the thread ends all the same
                 log.warning("%s: the client was closed with an error: %s", self._link.name, error)
-        self._consumer = self._assignment = self._bound = None
+        self._alone = self._consumer = self._assignment = self._bound = None
         self._handover.end_thread(self._closed())
 
     def _closed(self) -> ConnectError:
@@ -149,6 +156,8 @@ class Reader:
         self._refresh_at = time.monotonic() + reading.refresh
         if reading.by_hand:
             self._check_sought(known)
+            if reading.group is not None:
+                self._alone = Alone(reading, self._link.name, known)
             self._assignment.add_by_hand(known)
         else:
             self._assignment.subscribe()
@@ -184,6 +193,9 @@ class Reader:
             if bound is not None and bound.done(assignment, handover):
                 return
             self._serve()
+            if self._alone is not None:
+                self._alone.look()
+            assignment.place(handover.places())
             if not handover.has_room(_ALIVE):
                 self._stay_alive()
                 continue
@@ -202,7 +214,7 @@ class Reader:
             self._look_around(assignment)
 
     def _stay_alive(self) -> None:
-        """Tell the group that this member lives, while nobody asks for records."""
+        """Tell the group that this member lives, while it is not asked for records."""
         if time.monotonic() >= self._alive_at:
             self._alive_at = time.monotonic() + _ALIVE
             if (message := self._consumer.poll(0)) is not None:

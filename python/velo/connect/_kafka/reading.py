@@ -17,6 +17,7 @@ class Reading:
 
     Attributes:
         sought: The positions of a checkpoint, behind which to begin. None: there is no checkpoint.
+        placed: Whether a partition that the group gives is read only once it is said where from.
 
     """
 
@@ -34,6 +35,7 @@ class Reading:
     close_timeout: float
     config: Mapping[str, Any] = field(repr=False)  # it has the password
     sought: Mapping[Any, int] | None = None
+    placed: bool = False
 
     @property
     def pattern(self) -> bool:

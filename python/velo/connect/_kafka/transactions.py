@@ -118,7 +118,7 @@ class Transactions(Writer):
             except BaseException as error:
                 failure = error
             if self._is_stuck:
-                self._close()  # late, as nobody waits for it
+                self._close()  # late, as no task waits for it
                 return
             with contextlib.suppress(RuntimeError):  # the loop is closed
                 loop.call_soon_threadsafe(tell, result, failure)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
+import functools
 import json
 import time
 from collections import deque
@@ -32,7 +34,7 @@ from velo.connect.settings import Outages, boolean, decoded, log, login_of, secr
 
 __all__ = ["Postgres", "of_url", "postgres"]
 
-# After so many seconds it is said which transaction holds committed rows up.
+# The seconds after which a message names the transaction that holds up committed rows.
 _HELD_UP_SECONDS = 30.0
 
 
@@ -157,7 +159,8 @@ class Postgres:
         self._poll = poll
         self._notify = notify
         self._decode = decoder(decode)
-        self._rows = Rows(self.name, server, table, upsert, key)
+        self._new_rows = functools.partial(Rows, self.name, server, table, upsert, key)
+        self._rows = self._new_rows()
         # Rows are flushed while others are written: one of the two uses the connection at a time.
         self._writing = asyncio.Lock()
         self._outages = Outages(self.name, str(server))
@@ -437,6 +440,12 @@ class Postgres:
         """
         async with self._writing:
             await self._rows.flush()
+
+    def for_shard(self, _name: str) -> Postgres:
+        """Give a sink with a connection, and with transactions, of its own."""
+        sink = copy.copy(self)
+        sink._rows, sink._writing = self._new_rows(), asyncio.Lock()
+        return sink
 
     async def begin(self, name: str, epoch: int = 0) -> int:
         """Have rows show with `commit` alone, and give the last epoch of this name.

@@ -35,7 +35,7 @@ __all__ = ["Rows"]
 
 _BATCH = 500
 _TO_JSON = encoder("json")
-# `writer` is who may commit the next epoch; `positions` are for people to look at.
+# `writer` is the program that may commit the next epoch; `positions` are for people to look at.
 _COMMITS = sql.SQL(
     "(sink text primary key, epoch bigint not null, positions text not null, writer text not null)"
 )
@@ -59,7 +59,7 @@ class Rows:
         self._connection: Connection | None = None
         self._columns: dict[str, dict[str, str]] = {}
         self._conflict: dict[str, list[str]] = {}
-        # Rows since the last commit: their table and values; so many of them were sent.
+        # Rows since the last commit, their table and values, and how many of them were sent.
         self._rows: list[tuple[str, dict[str, Any]]] = []
         self._sent = 0
         # The row of `velo_commits`. None: rows are committed by `flush`.
@@ -151,7 +151,7 @@ class Rows:
         self._forget()
 
     async def _last(self, connection: Connection) -> tuple[int, str] | None:
-        """Give the last epoch, and who may commit the next one."""
+        """Give the last epoch, and the program that may commit the next one."""
         cursor = await connection.execute(
             "select epoch, writer from velo_commits where sink = %s", [self._sink]
         )

@@ -216,7 +216,7 @@ class Link:
     async def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
-            # A server that does not answer keeps nobody waiting.
+            # The end does not wait for a server that does not answer.
             with contextlib.suppress(TimeoutError, OSError, *LOST):
                 async with asyncio.timeout(self._server.connect_timeout):
                     await connection.close()

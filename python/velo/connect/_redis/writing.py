@@ -12,7 +12,7 @@ from velo.connect.model import addressed
 
 __all__ = ["Writing"]
 
-# Results are sent once they have so many bytes, or make a batch.
+# Results are sent once they have this many bytes, or make a batch.
 _BYTES = 1 << 20
 
 

@@ -1,0 +1,216 @@
+"""A shard: one partition with its keys, its checkpoint, and its sink."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Hashable
+from typing import TYPE_CHECKING, Any
+
+from velo._api.driver import Driver
+from velo._api.patience import closed
+from velo._api.shard_source import ShardSource
+from velo._api.sink_calls import SinkCalls
+from velo._api.ticks import Ticks
+from velo.connect.errors import Superseded
+from velo.connect.model import Revoked
+
+if TYPE_CHECKING:
+    from velo._api.gates import Flow
+    from velo._api.terms import Figures, Terms
+    from velo._checkpoint.checkpoint import Checkpoint
+    from velo._function.spec import FunctionSpec
+    from velo.connect.model import Batch, Sink
+
+__all__ = ["Shard", "ShardSinks", "Work", "name_of_shard"]
+
+_log = logging.getLogger("velo.connect")
+
+# A member that stood still may hear from its checkpoint that a shard has moved, before it hears so
+# from its group: for that it has so many seconds.
+_GRACE = 10.0
+
+
+def name_of_shard(partition: Hashable) -> str:
+    """Name a shard in a form for paths: topic and number, `payments-3`."""
+    parts = partition if isinstance(partition, tuple) else (partition,)
+    return "-".join(map(str, parts))
+
+
+class ShardSinks:
+    """Gives each shard its sink.
+
+    Args:
+        sink: The sink of the run.
+
+    Raises:
+        TypeError: When it is no sink.
+        ValueError: When it cannot be shared by shards that move.
+
+    """
+
+    def __init__(self, sink: Sink) -> None:
+        calls = SinkCalls(sink, "the sink")
+        self._new: Callable[[str], Sink] | None = getattr(sink, "for_shard", None)
+        if self._new is None and (calls.takes_back or calls.commits):
+            raise ValueError(
+                f"{calls.name} cannot take the results of a group: it takes back what was written "
+                "behind a mark, and so would drop results of other members. Write to Kafka or "
+                "PostgreSQL, which have the results of each partition once; or to a sink without "
+                "`mark`, which has some again after a crash"
+            )
+        self._shared = calls
+
+    @contextlib.asynccontextmanager
+    async def of(self, shard: str) -> Any:
+        """Give the calls of a shard's sink, and close that where it is the shard's own."""
+        if self._new is None:
+            yield self._shared
+            return
+        sink = self._new(shard)
+        try:
+            yield SinkCalls(sink, "the sink")
+        finally:
+            await closed(sink)
+
+
+class Work:
+    """What the shards of a run have in common.
+
+    Attributes:
+        spec: The function.
+        key: As for `Driver`.
+        terms: How drivers deal with what fails.
+        every: Seconds between two ticks.
+        unloads: As for `Driver`.
+        sinks: Gives each shard its sink.
+        opened: Opens the checkpoint of a shard.
+        figures: What all shards have done.
+
+    """
+
+    def __init__(
+        self,
+        spec: FunctionSpec,
+        key: Any,
+        terms: Terms,
+        *,
+        every: float,
+        unloads: bool,
+        sinks: ShardSinks,
+        opened: Callable[[str], contextlib.AbstractAsyncContextManager[Checkpoint]],
+        figures: Figures,
+    ) -> None:
+        self.spec = spec
+        self.key = key
+        self.terms = terms
+        self.every = every
+        self.unloads = unloads
+        self.sinks = sinks
+        self.opened = opened
+        self.figures = figures
+
+
+class Shard:
+    """A run of its own, over one partition, until that goes.
+
+    Attributes:
+        name: Its name.
+        task: What runs it.
+
+    Args:
+        work: What it has in common with other shards.
+        source: The partition.
+        partition: Its name in the whole source.
+
+    """
+
+    task: asyncio.Task[None]
+
+    def __init__(self, work: Work, source: ShardSource, partition: Hashable) -> None:
+        self.name = name_of_shard(partition)
+        self._work = work
+        self._source = source
+        self._partition = partition
+        self._driver: Driver | None = None
+        self._is_dropped = False
+
+    async def run(self) -> None:
+        """Run until the partition ends, or goes; the last cancels this.
+
+        Raises:
+            Superseded: When another program goes on with the checkpoint, and the group has not
+                given the partition away soon.
+            Exception: As of `Driver.batches`.
+
+        """
+        try:
+            await self._run()
+        except Superseded as error:
+            if self._is_dropped:
+                return
+            _log.warning("%s: %s", self.name, error)
+            await asyncio.sleep(_GRACE)
+            raise
+        except Exception as error:
+            if not self._is_dropped:
+                raise
+            # It stores nothing any more, so nothing is lost with what fails now.
+            _log.info("%s: dropped with an error: %r", self.name, error)
+
+    async def _run(self) -> None:
+        work, source = self._work, self._source
+        try:
+            async with contextlib.AsyncExitStack() as closing:
+                store = await closing.enter_async_context(work.opened(self.name))
+                sink = await closing.enter_async_context(work.sinks.of(self.name))
+                terms = work.terms
+                ticks = Ticks(store, source, sink, work.every, terms.dead_letter)
+                driver = self._driver = Driver(
+                    work.spec.apart(),
+                    source,
+                    work.key,
+                    terms,
+                    sink.flush,
+                    ticks=ticks,
+                    unloads=work.unloads,
+                    figures=work.figures,
+                )
+                async with contextlib.aclosing(driver.batches()) as batches:
+                    async for batch in batches:
+                        await sink.write_each(batch, driver.refused)
+        finally:
+            source.given_away.set()
+
+    def flows(self) -> dict[Hashable, Flow]:
+        """Give how the records of the partition go."""
+        return {} if self._driver is None else self._driver.flows()
+
+    def put(self, records: Batch) -> None:
+        """Give it records."""
+        self._source.put(records)
+
+    def end(self) -> None:
+        """Tell that no more records come."""
+        self._source.end()
+
+    def stop(self) -> None:
+        """Read no more: what was read is handled, and then it ends."""
+        if self._driver is None:
+            self.task.cancel()
+        else:
+            self._driver.stop()
+
+    async def give_away(self) -> None:
+        """Handle what was read, store it, and let go of checkpoint and sink."""
+        if self._source.is_read:
+            self._source.put(Revoked((self._partition,)))
+            await self._source.given_away.wait()
+        await self.drop()
+
+    async def drop(self) -> None:
+        """Let go of everything at once."""
+        self._is_dropped = True
+        self.task.cancel()
+        await asyncio.wait([self.task])

@@ -1,0 +1,328 @@
+"""Runs that share a source: each partition is a shard, which moves with its state."""
+
+import asyncio
+import contextlib
+import logging
+
+import pytest
+
+from helpers import until
+from shared_topic import Ledger, MemberSource, Topic
+from velo import connect, stream_fn
+from velo._api import shard as shards
+from velo.cli.connected.merged import Merged
+from velo.connect.errors import ConnectError, Superseded
+from velo.connect.memory import MemorySink
+
+obstore = pytest.importorskip("obstore")
+# Its threads and their descriptors last from the first call on, so that they are no leak of a test.
+obstore.list(obstore.store.MemoryStore()).collect()
+
+
+@stream_fn
+async def counts(events, state):
+    """Counts per key, and says when its input ends."""
+    async for event in events:
+        if event.get("fails"):
+            raise ValueError("refused")
+        while event.get("waits") and not event["waits"].exists():
+            await asyncio.sleep(0.001)
+        state["n"] = state.get("n", 0) + 1
+        yield state["n"]
+    yield "end"
+
+
+class Program:
+    """A run, as if it were a program of its own."""
+
+    def __init__(self, topic, ledger, store, fn=counts, key=connect.record_key, **settings):
+        self.source = MemberSource(topic)
+        self.run = fn.keyed(self.source, key=key, max_pending=20)
+        settings = {"checkpoint": store, "checkpoint_every": 0.01, **settings}
+        self.task = asyncio.create_task(self.run.into(ledger, **settings))
+
+    async def stop(self):
+        self.run.stop()
+        return await self.task
+
+    async def kill(self):
+        """End it without a tick."""
+        self.task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self.task
+
+
+@pytest.fixture
+def store(tmp_path):
+    return f"{(tmp_path / 'store').as_uri()}?cache={tmp_path / 'cache'}"
+
+
+@pytest.fixture
+async def topic():
+    return Topic(4)
+
+
+@pytest.fixture
+def ledger():
+    return Ledger()
+
+
+@pytest.fixture
+async def program(topic, ledger, store):
+    """Start programs, and end them."""
+    started = []
+
+    def start(sink=ledger, **settings):
+        started.append(Program(topic, sink, store, **settings))
+        return started[-1]
+
+    yield start
+    for each in started:
+        if not each.task.done():
+            await each.kill()
+    assert all(each.source.is_closed for each in started)
+    assert ledger.opened == []
+
+
+def events(key, count, **more):
+    return [{"k": key, **more}] * count
+
+
+async def shown(ledger, **counts):
+    """Wait until keys have so many results, which are the numbers from 1."""
+    found = ledger.shown
+    await until(
+        lambda: all(len(found[key.encode()]) >= n for key, n in counts.items()),
+        describe=lambda: str(found),
+    )
+    for key, count in counts.items():
+        assert found[key.encode()] == list(range(1, count + 1))
+
+
+async def test_a_partition_moves_with_the_state_of_its_keys(topic, ledger, program, mode):
+    first = program(fn=counts.options(mode=mode))
+    await topic.put(0, *events("a", 30))
+    await topic.put(1, *events("b", 30))
+    await first.source.give(0, 1)
+    await shown(ledger, a=30, b=30)
+    await topic.put(1, *events("b", 5))
+    await first.source.take(1)  # what was read is finished first
+    assert topic.committed["t", 1] >= 29
+    second = program(fn=counts.options(mode=mode))
+    await second.source.give(1)
+    await topic.put(0, *events("a", 5))
+    await topic.put(1, *events("b", 5))
+    await shown(ledger, a=35, b=40)
+    assert second.source.places[0][1] >= 29
+    await first.stop()
+    await second.source.give(0)
+    await topic.put(0, *events("a", 5))
+    await shown(ledger, a=40)
+    await second.stop()
+
+
+async def test_a_partition_comes_back(topic, ledger, program):
+    first = program()
+    for number in range(1, 4):
+        await first.source.give(0)
+        await topic.put(0, *events("a", 10))
+        await shown(ledger, a=number * 10)
+        await first.source.take(0)
+    assert [at for _, at in first.source.places] == [None, 9, 19]
+    await first.stop()
+
+
+async def test_a_member_that_dies_is_taken_over_at_its_last_tick(topic, ledger, program):
+    first = program()
+    await first.source.give(0)
+    await topic.put(0, *events("a", 30))
+    await shown(ledger, a=30)
+    await topic.put(0, *events("a", 30))
+    await first.kill()
+    second = program()
+    await second.source.give(0)
+    await shown(ledger, a=60)
+    await second.stop()
+
+
+async def test_what_is_lost_is_dropped_without_a_tick(topic, ledger, program, tmp_path):
+    gate = tmp_path / "gate"
+    first = program()
+    await first.source.give(0, 1)
+    await topic.put(0, *events("a", 30))
+    await shown(ledger, a=30)
+    await topic.put(0, *events("a", 10, waits=gate))
+    await until(lambda: first.run.figures.read == 40)
+    await first.source.lose(0)
+    second = program()
+    await second.source.give(0)
+    gate.touch()
+    await shown(ledger, a=40)
+    await topic.put(1, *events("b", 10))  # the first one goes on with what it has
+    await shown(ledger, b=10)
+    await first.stop()
+    await second.stop()
+
+
+async def test_stop_ends_no_key(topic, ledger, program, mode):
+    first = program(fn=counts.options(mode=mode))
+    await first.source.give(0, 1)
+    await topic.put(0, *events("a", 15))
+    await topic.put(1, *events("b", 15))
+    await until(lambda: first.run.figures.read == 30)
+    figures = await first.stop()
+    assert (figures.read, figures.results) == (30, 30)
+    second = program(fn=counts.options(mode=mode))
+    await second.source.give(0, 1)
+    await topic.put(0, *events("a", 5))
+    await topic.put(1, *events("b", 5))
+    await shown(ledger, a=20, b=20)
+    await second.stop()
+
+
+async def test_at_the_end_of_the_source_keys_end(topic, ledger, program):
+    await topic.put(0, *events("a", 15))
+    first = program()
+    await first.source.give(0, 1)
+    await until(lambda: first.run.figures.read == 15)
+    first.source.end()
+    await first.task
+    assert ledger.shown[b"a"] == [*range(1, 16), "end"]
+
+
+async def test_the_error_of_one_shard_ends_the_run(topic, ledger, program):
+    first = program(checkpoint_every=60)
+    await first.source.give(0, 1)
+    await topic.put(0, *events("a", 15))
+    await until(lambda: first.run.figures.read == 15)
+    await topic.put(1, *events("b", 1, fails=True))
+    with pytest.raises(ValueError, match="refused"):
+        await first.task
+    assert not ledger.shown[b"a"]  # no tick was made of what the others had in hand
+
+
+async def test_a_slow_partition_is_paused_and_no_other(topic, ledger, program, tmp_path):
+    gate = tmp_path / "gate"
+    first = program()
+    await first.source.give(0, 1)
+    await topic.put(0, *events("a", 500, waits=gate))
+    await until(lambda: first.source.paused == {("t", 0)})
+    await topic.put(1, *events("b", 500))
+    await shown(ledger, b=500)
+    gate.touch()
+    await shown(ledger, a=500)
+    await first.stop()
+
+
+async def test_each_shard_has_max_concurrent_keys(topic, ledger, program, mode):
+    first = program(fn=counts.options(mode=mode, max_concurrent=1), keys="unload")
+    await first.source.give(0, 1, 2)
+    for number, key in enumerate("abc"):
+        await topic.put(number, *events(key, 5))
+    await shown(ledger, a=5, b=5, c=5)
+    await first.stop()
+
+
+class TestZombies:
+    async def test_it_waits_for_its_group_and_goes_on_with_the_rest(
+        self, topic, ledger, program, mode, caplog
+    ):
+        zombie = program(fn=counts.options(mode=mode), checkpoint_every=60)
+        await zombie.source.give(0, 1)
+        await topic.put(0, *events("a", 10))
+        await until(lambda: zombie.run.figures.results == 10)
+        second = program(fn=counts.options(mode=mode))
+        await second.source.give(0)
+        await shown(ledger, a=10)
+        with caplog.at_level(logging.WARNING):
+            await zombie.source.take(0)  # its last tick comes too late
+        assert "t-0" in caplog.text
+        await topic.put(1, *events("b", 10))
+        await until(lambda: zombie.run.figures.results == 20)
+        await zombie.stop()
+        await shown(ledger, a=10, b=10)
+        await second.stop()
+
+    async def test_without_a_word_of_the_group_it_ends(
+        self, topic, ledger, program, monkeypatch, store
+    ):
+        monkeypatch.setattr(shards, "_GRACE", 0.01)
+        zombie = program()
+        await zombie.source.give(0)
+        await topic.put(0, *events("a", 10))
+        await shown(ledger, a=10)
+        for name in ledger.writers:
+            ledger.writers[name] = "another"
+        await topic.put(0, *events("a", 10))
+        with pytest.raises(Superseded, match="another program"):
+            await zombie.task
+
+
+class TestSinks:
+    async def test_a_plain_sink_is_shared(self, topic, program, mode):
+        class Plain:
+            name = "plain"
+
+            def __init__(self):
+                self.results = []
+                self.busy = 0
+
+            async def write(self, results):
+                self.busy += 1
+                assert self.busy == 1
+                await asyncio.sleep(0)
+                self.results += results
+                self.busy -= 1
+
+            async def flush(self):
+                await self.write([])
+
+        sink = Plain()
+        first = program(fn=counts.options(mode=mode), sink=sink)
+        await first.source.give(0, 1, 2)
+        for number, key in enumerate("abc"):
+            await topic.put(number, *events(key, 50))
+        await until(lambda: len(sink.results) == 150)
+        for key in (b"a", b"b", b"c"):
+            assert [n for k, n in sink.results if k == key] == list(range(1, 51))
+        await first.stop()
+
+    async def test_one_that_takes_back_is_refused(self, topic, store):
+        run = counts.keyed(MemberSource(topic), key=connect.record_key)
+        with pytest.raises(ValueError, match=r"memory cannot take the results of a group.*Kafka"):
+            await run.into(MemorySink(), checkpoint=store)
+
+
+class TestKeys:
+    async def test_a_key_of_the_event_is_warned_of_once(self, topic, ledger, program, mode, caplog):
+        with caplog.at_level(logging.WARNING):
+            first = program(fn=counts.options(mode=mode), key="k")
+            await first.source.give(0, 1)
+            await first.stop()
+        assert caplog.text.count("all records of a key have to be in one partition") == 1
+
+    async def test_the_records_own_key_is_not(self, topic, ledger, program, caplog):
+        with caplog.at_level(logging.WARNING):
+            first = program()
+            await first.source.give(0)
+            await first.stop()
+        assert "one partition" not in caplog.text
+
+
+async def test_over_has_a_stream_for_each_partition(topic, ledger, store):
+    source = MemberSource(topic)
+    run = counts.over(source)
+    task = asyncio.create_task(run.into(ledger, checkpoint=store, checkpoint_every=0.01))
+    await source.give(0, 1)
+    await topic.put(0, *events("a", 5), *events("b", 5))
+    await topic.put(1, *events("c", 5))
+    await until(lambda: len(ledger.shown[None]) == 15)
+    assert sorted(ledger.shown[None]) == sorted([*range(1, 11), *range(1, 6)])
+    run.stop()
+    await task
+
+
+async def test_several_inputs_are_refused(topic, ledger, store):
+    run = counts.keyed(Merged([MemberSource(topic), MemberSource(topic)]), key=connect.record_key)
+    with pytest.raises(ConnectError, match="read each input by a run of its own"):
+        await run.into(ledger, checkpoint=store)

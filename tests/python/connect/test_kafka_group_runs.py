@@ -1,0 +1,104 @@
+"""Group runs over a real broker: partitions move between programs with the state of their keys."""
+
+import asyncio
+import json
+
+import pytest
+
+from helpers import until
+from velo import connect, stream_fn
+
+obstore = pytest.importorskip("obstore")
+# Its threads and their descriptors last from the first call on, so that they are no leak of a test.
+obstore.list(obstore.store.MemoryStore()).collect()
+
+QUICK = {"session.timeout.ms": 6000, "heartbeat.interval.ms": 200, "reconnect.backoff.ms": 10}
+PARTITIONS, KEYS = 4, 12
+
+
+@stream_fn
+async def counts(events, state):
+    """Numbers the events of its key."""
+    async for event in events:
+        state["n"] = state.get("n", 0) + 1
+        yield {"key": events.record.key.decode(), "n": state["n"], "event": event}
+
+
+class Program:
+    """A run in this event loop, as if it were a program of its own."""
+
+    def __init__(self, kafka, source, sink, checkpoint, mode, **settings):
+        self.source = connect.kafka(
+            kafka.address, source, group=f"of-{source}", config=QUICK, **settings
+        )
+        self.run = counts.options(mode=mode).keyed(self.source, key=connect.record_key)
+        sink = connect.kafka(kafka.address, sink, config={"reconnect.backoff.ms": 10})
+        self.task = asyncio.create_task(
+            self.run.into(sink, checkpoint=checkpoint, checkpoint_every=0.05)
+        )
+
+    @property
+    def partitions(self):
+        return {number for _, number in self.source.lag()}
+
+    async def stop(self):
+        self.run.stop()
+        return await self.task
+
+
+@pytest.fixture
+def topics(kafka):
+    source = kafka.topic(PARTITIONS)
+    yield source, kafka.topic(PARTITIONS)
+    kafka.disconnect()
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    return f"{(tmp_path / 'store').as_uri()}?cache={tmp_path / 'cache'}"
+
+
+async def produce(kafka, topic, numbers):
+    """Each number to the topic, under a key in its turn."""
+    for key in range(KEYS):
+        values = [b"%d" % number for number in numbers if number % KEYS == key]
+        await asyncio.to_thread(kafka.produce, topic, values, str(key))
+
+
+async def read(kafka, topic, count):
+    """The results by key; there must be so many, and no more."""
+    messages = await asyncio.to_thread(kafka.read, topic, count)
+    found = {}
+    for message in messages:
+        result = json.loads(message.value())
+        found.setdefault(result["key"], []).append((result["n"], result["event"]))
+    return found
+
+
+def expected(count):
+    found = {}
+    for number in range(count):
+        of = found.setdefault(str(number % KEYS), [])
+        of.append((len(of) + 1, number))
+    return found
+
+
+async def test_members_come_and_go(kafka, topics, checkpoint, mode):
+    source, sink = topics
+    first = Program(kafka, source, sink, checkpoint, mode)
+    await produce(kafka, source, range(120))
+    await until(lambda: first.run.figures.read == 120)
+    second = Program(kafka, source, sink, checkpoint, mode)
+    await until(lambda: len(first.partitions) == len(second.partitions) == PARTITIONS // 2)
+    assert first.partitions | second.partitions == set(range(PARTITIONS))
+    await produce(kafka, source, range(120, 240))
+    await until(lambda: first.run.figures.read + second.run.figures.read >= 240)
+    await first.stop()
+    await until(lambda: len(second.partitions) == PARTITIONS)
+    await produce(kafka, source, range(240, 360))
+    await until(lambda: first.run.figures.read + second.run.figures.read >= 360)
+    await second.stop()
+    # One that ends where the topic does: it finds nothing new, and writes nothing new.
+    third = Program(kafka, source, sink, checkpoint, mode, until="end")
+    assert (await third.task).read == 0
+    assert await read(kafka, sink, 360) == expected(360)
