@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 from velo._checkpoint.address import Address
-from velo.connect.errors import missing
+from velo.connect.errors import AuthenticationFailed, PermissionDenied, missing
 from velo.connect.settings import wait_of
 from velo.errors import CheckpointError
 
@@ -24,7 +24,7 @@ try:
 except ImportError as error:
     raise missing("a checkpoint in an object store", "objects") from error
 
-from velo.connect.object_store import opened, said
+from velo.connect.object_store import kind_of, opened, said, status_of
 
 __all__ = ["Absent", "Bucket"]
 
@@ -34,7 +34,8 @@ _log = logging.getLogger("velo.checkpoint")
 
 _CHUNK_BYTES = 1024 * 1024
 _LONGEST_PAUSE = 5.0
-# Errors that another try does not mend.
+# Errors that another try does not mend; and statuses of HTTP between 400 and 499 that it may.
+_PASSING = (408, 409, 425, 429)
 _LASTING = (
     theirs.UnauthenticatedError,
     theirs.PermissionDeniedError,
@@ -201,13 +202,11 @@ class Bucket:
         if not self._is_folder:
             return
         file = f"/{self._path(name)}"
-        for path in (file, os.path.dirname(file), os.path.dirname(os.path.dirname(file))):
-            with contextlib.suppress(PermissionError):
-                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-                try:
-                    os.fsync(descriptor)
-                finally:
-                    os.close(descriptor)
+        _sync(file)
+        folder = os.path.dirname(file)
+        for path in (folder, os.path.dirname(folder)):
+            with contextlib.suppress(OSError):  # not each file system has that for folders
+                _sync(path)
 
     def _again(self, what: str, call: Callable[[], T], *, absent_again: bool = False) -> T:
         deadline = time.monotonic() + self._patience
@@ -220,8 +219,7 @@ class Bucket:
                     if "NoSuchBucket" not in str(error):
                         raise Absent from None
                     raise self._failed(what, error) from None
-                lasts = isinstance(error, _LASTING) or "NoSuchBucket" in str(error)
-                if lasts or time.monotonic() >= deadline or self._closing.is_set():
+                if _lasts(error) or time.monotonic() >= deadline or self._closing.is_set():
                     raise self._failed(what, error) from None
                 if attempt == 0:
                     _log.warning(
@@ -232,7 +230,7 @@ class Bucket:
                 attempt += 1
 
     def _failed(self, what: str, error: Any) -> CheckpointError:
-        if isinstance(error, (theirs.UnauthenticatedError, theirs.PermissionDeniedError)):
+        if kind_of(error) in (AuthenticationFailed, PermissionDenied) and not self._is_folder:
             remedy = "give this program a login that may read, write, list and delete objects there"
         elif isinstance(error, PermissionError):
             remedy = "give this user the right to"
@@ -243,3 +241,18 @@ class Bucket:
         return CheckpointError(
             f"cannot {what} the checkpoint `{self.url}`: {said(error)}; {remedy}"
         )
+
+
+def _sync(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _lasts(error: Exception) -> bool:
+    """Whether another try would fail as well."""
+    status = status_of(error)
+    refused = status is not None and 400 <= status < 500 and status not in _PASSING
+    return refused or isinstance(error, _LASTING) or "NoSuchBucket" in str(error)

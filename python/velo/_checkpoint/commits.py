@@ -150,8 +150,15 @@ class Commits:
     def _read(self, number: int) -> tuple[Commit, bytes]:
         name = _commit_name(number)
         told, payload = self._seal.opened(name, self._bucket.get(name))
-        own = {field: told[field] for field in Commit.__dataclass_fields__ if field in told}
-        return Commit(**{**own, "claims": tuple(told.get("claims", ()))}), payload
+        try:
+            own = {field: told[field] for field in Commit.__dataclass_fields__}
+            commit = Commit(**{**own, "claims": tuple(own["claims"])})
+            names = [name for name in (commit.base, commit.data) if name is not None]
+            if commit.number != number or not all(map(_NAME.fullmatch, names)):
+                raise ValueError(f"its number is {commit.number}, and it names {names}")
+        except (KeyError, TypeError, ValueError) as error:
+            raise self._seal.torn(name, f"it is no commit: {error!r}") from None
+        return commit, payload
 
     def ticks(self, newest: Commit, behind: int) -> Iterator[tuple[Commit, bytes]]:
         """Yield the ticks behind a number, with their changes, up to a commit.

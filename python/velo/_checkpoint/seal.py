@@ -100,7 +100,7 @@ class Seal:
             whole.update(piece)
             count += len(piece)
             yield piece
-        if count != about["bytes"] or whole.hexdigest() != about["sha256"]:
+        if count != about.get("bytes") or whole.hexdigest() != about.get("sha256"):
             raise self.torn(name, f"it has {count:,} bytes that are not those that were written")
 
     def _about(self, name: str, first: bytes, line: bytes) -> dict[str, Any]:
@@ -128,8 +128,8 @@ class Seal:
                 "since; give the key that it was written with"
             )
         about: dict[str, Any] = json.loads(line)
-        if about["name"] != name:
-            raise self.torn(name, f"it was written as `{about['name']}`")
+        if about.get("name") != name:
+            raise self.torn(name, f"it was written as `{about.get('name')}`")
         return about
 
     def _other_kind(self, name: str) -> CheckpointError:

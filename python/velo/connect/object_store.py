@@ -23,7 +23,7 @@ try:
 except ImportError as error:
     raise missing("an object store", "objects") from error
 
-__all__ = ["OPTIONS", "Place", "kind_of", "opened", "said"]
+__all__ = ["OPTIONS", "Place", "kind_of", "opened", "said", "status_of"]
 
 OPTIONS = {"endpoint": str, "region": str}
 """The options of a store that the query of a URL may hold: no secrets."""
@@ -32,6 +32,7 @@ _SCHEMES = ("s3", "gs", "az", "file")
 _SHOWN = 500  # letters of a message of the store
 # The parameters of an address may hold a signature.
 _PARAMETERS = re.compile(r"\?\S*")
+_STATUS = re.compile(r"status code: (\d{3})")
 
 
 class Place(NamedTuple):
@@ -105,9 +106,10 @@ def opened(
 
 def kind_of(error: Exception) -> type[ConnectError]:
     """Give the error of velo that says what a reader can do about one of the store."""
-    if isinstance(error, theirs.UnauthenticatedError):
+    status = status_of(error)
+    if isinstance(error, theirs.UnauthenticatedError) or status == 401:
         return AuthenticationFailed
-    if isinstance(error, (theirs.PermissionDeniedError, PermissionError)):
+    if isinstance(error, (theirs.PermissionDeniedError, PermissionError)) or status == 403:
         return PermissionDenied
     if isinstance(error, (theirs.NotFoundError, FileNotFoundError)):
         return NoSuchTopic
@@ -117,6 +119,12 @@ def kind_of(error: Exception) -> type[ConnectError]:
     if "HTTP error" in text or "Server returned" in text:
         return Unreachable
     return ConnectError
+
+
+def status_of(error: Exception) -> int | None:
+    """Give the status of HTTP that an error tells of; listing has no errors of its own kinds."""
+    found = _STATUS.search(str(error))
+    return None if found is None else int(found[1])
 
 
 def said(error: Exception) -> str:

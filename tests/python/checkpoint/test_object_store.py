@@ -1,10 +1,13 @@
 """A checkpoint in an object store: it moves between machines, and one program has it."""
 
 import asyncio
+import contextlib
 import os
+import random
 import shutil
 import threading
 
+import obstore
 import pytest
 from click.testing import CliRunner
 
@@ -12,22 +15,17 @@ from checkpoints import opened
 from helpers import HANG, until
 from object_stores import Folder
 from servers.server import free_port
+from velo._checkpoint import commits, remote
+from velo._checkpoint.address import address_of, below
+from velo._checkpoint.bucket import Bucket
+from velo._checkpoint.checkpoint import Checkpoint
+from velo._checkpoint.commits import Commits
+from velo._checkpoint.seal import Seal
 from velo._core import dumps
+from velo._diagnostics import failpoints
 from velo.cli.command import velo
 from velo.connect.errors import Superseded
 from velo.errors import CheckpointError
-
-obstore = pytest.importorskip("obstore")
-from obstore.store import MemoryStore  # noqa: E402
-
-from velo._checkpoint import commits, remote  # noqa: E402
-from velo._checkpoint.address import address_of, below  # noqa: E402
-from velo._checkpoint.bucket import Bucket  # noqa: E402
-from velo._checkpoint.checkpoint import Checkpoint  # noqa: E402
-from velo._checkpoint.commits import Commits  # noqa: E402
-
-# Its threads and their descriptors last from the first call on, so that they are no leak of a test.
-obstore.list(MemoryStore()).collect()
 
 KEY = "0123456789abcdef0123"
 
@@ -147,6 +145,82 @@ async def test_a_working_copy_that_is_torn_is_fetched_again(place, harm):
 async def test_one_machine_has_one_working_copy_for_one_program(place):
     with opened(place.on()), pytest.raises(CheckpointError, match="in use by this process already"):
         Checkpoint.open(place.on(), "fraud")
+
+
+# Any life.
+
+
+class Died(Exception):
+    """The program has died."""
+
+
+class Life:
+    """A checkpoint that is opened, dies and moves at random, beside what it has to hold."""
+
+    def __init__(self, place, rng, monkeypatch):
+        self.place = place
+        self.rng = rng
+        self.epochs = [{}]  # the states after each epoch
+        self.died = None
+        monkeypatch.setattr(failpoints, "hook", self.reached)
+        self.next = None
+
+    def reached(self, area, step):
+        if (area, step) == self.next:
+            self.died, self.next = (area, step), None
+            raise Died
+
+    async def run(self, steps):
+        with opened(self.place.on(f"machine-{self.rng.randrange(3)}")) as checkpoint:
+            self.check(checkpoint)
+            for _ in range(steps):
+                await self.step(checkpoint)
+                self.check(checkpoint)
+        if self.rng.random() < 0.3:
+            with pytest.raises(Died):
+                self.next = ("claim", self.rng.choice((1, 2)))
+                Checkpoint.open(self.place.on(f"machine-{self.rng.randrange(3)}"), "fraud")
+
+    async def step(self, checkpoint):
+        rng = self.rng
+        undone = None
+        if checkpoint.undoable and rng.random() < 0.2:
+            checkpoint.undo()
+            undone = self.epochs.pop()
+        now = dict(self.epochs[-1])
+        changes = {}
+        for key in rng.sample(range(12), rng.randrange(1, 5)):
+            changes[key] = rng.choice((None, False, state(rng.randrange(10**6), 200)))
+            now[key] = changes[key]
+        epoch = checkpoint.epoch + 1
+        if rng.random() < 0.1:
+            self.next = ("upload", rng.choice((1, 2)))
+        try:
+            await checkpoint.commit(epoch, changes, {0: epoch}, {}, undoable=rng.random() < 0.7)
+        except Died:
+            if self.died == ("upload", 2):  # the store has it
+                self.epochs.append(now)
+            elif undone is not None:  # it still has that one
+                self.epochs.append(undone)
+            raise
+        self.epochs.append(now)
+
+    def check(self, checkpoint):
+        now = self.epochs[-1]
+        assert checkpoint.epoch == len(self.epochs) - 1
+        assert checkpoint.load(list(range(12))) == [now.get(key) for key in range(12)]
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_whatever_becomes_of_programs_the_next_one_has_the_last_tick(
+    place, small_bases, monkeypatch, seed
+):
+    rng = random.Random(seed)
+    life = Life(place, rng, monkeypatch)
+    for _ in range(12):
+        with contextlib.suppress(Died):
+            await life.run(rng.randrange(1, 12))
+    assert len(life.epochs) > 10
 
 
 # Bases.
@@ -484,6 +558,30 @@ async def test_an_object_under_another_name_is_told(written):
     numbered = [name for name in written.names() if name.startswith("commit-")]
     shutil.copy(written.path / numbered[-1], written.path / numbered[-2])
     with pytest.raises(CheckpointError, match=f"it was written as `{numbered[-1]}`"):
+        Checkpoint.open(written.on("second"), "fraud")
+
+
+@pytest.mark.parametrize(
+    "about",
+    [
+        {},
+        {"kind": "tick"},
+        {"claims": 3},
+        {"number": 3},
+        {"base": "../other"},
+        {"data": 7},
+    ],
+)
+async def test_a_commit_that_says_what_no_commit_says_is_named(written, about):
+    name = written.file("commit-").name
+    seal = Seal(None, written.url)
+    told, payload = seal.opened(name, (written.path / name).read_bytes())
+    told = {key: told[key] for key in told if key not in ("name", "bytes", "sha256")}
+    told = {**told, **about} if about else {}
+    (written.path / name).write_bytes(seal.closed(name, told, payload))
+    if about == {"kind": "tick"}:  # as it was
+        return Checkpoint.open(written.on("second"), "fraud").close()
+    with pytest.raises(CheckpointError, match=f"is torn: `{name}`: it is no commit"):
         Checkpoint.open(written.on("second"), "fraud")
 
 

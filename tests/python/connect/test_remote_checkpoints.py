@@ -2,12 +2,14 @@
 
 import asyncio
 import contextlib
+import http.server
 import json
 import os
 import secrets
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 from confluent_kafka import Consumer, TopicPartition
@@ -17,21 +19,14 @@ from helpers import HANG, environment, until
 from object_stores import Bucket, Folder
 from replayed import by_key, expected
 from velo import connect, stream_fn
+from velo._checkpoint import commits, remote
+from velo._checkpoint.address import address_of
+from velo._checkpoint.bucket import Absent
+from velo._checkpoint.bucket import Bucket as Objects
+from velo._checkpoint.checkpoint import Checkpoint
 from velo._core import dumps
 from velo.connect.errors import Superseded
 from velo.errors import CheckpointError
-
-obstore = pytest.importorskip("obstore")
-from obstore.store import MemoryStore  # noqa: E402
-
-from velo._checkpoint import commits, remote  # noqa: E402
-from velo._checkpoint.address import address_of  # noqa: E402
-from velo._checkpoint.bucket import Absent  # noqa: E402
-from velo._checkpoint.bucket import Bucket as Objects  # noqa: E402
-from velo._checkpoint.checkpoint import Checkpoint  # noqa: E402
-
-# Its threads and their descriptors last from the first call on, so that they are no leak of a test.
-obstore.list(MemoryStore()).collect()
 
 
 @pytest.fixture(params=["folder", "s3"])
@@ -102,6 +97,57 @@ def test_a_bucket_that_is_not_there_is_named(moto, tmp_path, monkeypatch):
     place.url = "s3://no-such-bucket/fraud"
     with pytest.raises(CheckpointError, match=r"`s3://no-such-bucket/fraud`: .*make the bucket"):
         Checkpoint.open(place.on(), "fraud")
+
+
+@pytest.fixture
+def refusing(tmp_path, monkeypatch):
+    """A store that answers each request with a status."""
+    statuses = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            status = statuses.pop(0) if len(statuses) > 1 else statuses[0]
+            code = b"AccessDenied" if status == 403 else b"SlowDown"
+            body = b"<Error><Code>%s</Code><Message>no</Message></Error>" % code
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "me")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2")
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    url = f"s3://bucket/fraud?endpoint=http://127.0.0.1:{server.server_port}&region=x"
+    yield statuses, f"{url}&patience=0.5&cache={tmp_path}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_a_login_that_may_not_is_told_at_once(refusing, caplog):
+    statuses, url = refusing
+    statuses.append(403)
+    with pytest.raises(CheckpointError) as raised:
+        Checkpoint.open(url, "fraud")
+    assert "cannot list the checkpoint `s3://bucket/fraud`: " in str(raised.value)
+    assert "give this program a login that may read, write, list and delete" in str(raised.value)
+    assert "trying again" not in caplog.text
+
+
+def test_a_store_that_is_too_busy_is_tried_again(refusing, caplog):
+    statuses, url = refusing
+    statuses += [503, 503, 503, 403]
+    with pytest.raises(CheckpointError, match="give this program a login"):
+        Checkpoint.open(f"{url}&patience=60", "fraud")
+    assert caplog.text.count("trying again for 60 s") == 1
+    statuses[:] = [503]
+    with pytest.raises(CheckpointError, match="start again once the store answers"):
+        Checkpoint.open(url, "fraud")
 
 
 # Programs.
