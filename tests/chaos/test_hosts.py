@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+from confluent_kafka import KafkaException
 
 from folding import events, expected
 from helpers import until_sync
@@ -19,6 +20,7 @@ KEYS, COUNT = 12, 3000
 LONG = 30
 # What a client does not wait for: a server that is gone, and a member that is.
 HASTY = "config.socket.timeout.ms=1000&config.reconnect.backoff.max.ms=200"
+SHORT_SESSION = "config.session.timeout.ms=3000&config.heartbeat.interval.ms=500"
 WAIT = 120
 
 
@@ -81,23 +83,25 @@ class Way:
             mine = [json.dumps(event).encode() for event in new if event["k"] == key]
             self._kafka.produce(self._in, mine, str(key))
 
-    def start(self, host, checkpoint="checkpoint", *more, once=False):
+    def start(self, host, checkpoint="checkpoint", *, once=False, group=False):
         """Start a program on a host.
 
         Args:
             host: The host.
             checkpoint: A folder of the host, or the address of a store.
-            more: More arguments.
             once: Whether it is not started again when it fails.
+            group: Whether it shares the topic with the programs of other hosts.
 
         """
         place = f"kafka://{host.sees}"
+        name = f"host-{host.sees.rpartition(':')[2]}"
+        member = f"&group={self._name}&instance_id={name}&{SHORT_SESSION}" if group else ""
         command = [
             *(sys.executable, "-m", "velo", "run", f"{FUNCTION}:fold", "--key", "k"),
-            *("--input", f"{place}/{self._in}?{HASTY}"),
+            *("--input", f"{place}/{self._in}?{HASTY}{member}"),
             *("--output", f"{place}/{self._out}?{HASTY}"),
             *("--checkpoint", checkpoint, "--checkpoint-every", "0.1"),
-            *("--max-pending", "300", "--no-progress", *more),
+            *("--max-pending", "300", "--no-progress"),
         ]
         log = self._folder / f"log-{len(self.services)}"
         self.services.append(Service(host, command, log, self._folder, once=once))
@@ -106,6 +110,15 @@ class Way:
     def store(self, host):
         """The address of a store that all hosts reach, for one with a working copy of its own."""
         return f"{(self._folder / 'store').as_uri()}/fold?cache={self._folder}/{host.sees}"
+
+    def busy(self):
+        """How many programs of the group have partitions."""
+        (described,) = self._kafka.admin.describe_consumer_groups([self._name]).values()
+        try:
+            members = described.result(30).members
+        except KafkaException:  # it is not known yet
+            return 0
+        return sum(bool(each.assignment.topic_partitions) for each in members)
 
     def found(self):
         """How many results readers see so far."""
@@ -197,3 +210,34 @@ def test_a_host_that_was_replaced_while_its_network_was_cut_commits_nothing(way,
     way.until(replaced.has_ended)
     assert "another program" in replaced.log
     way.check()
+
+
+@pytest.fixture
+def members(way, hosts):
+    """Two hosts that share the work."""
+    way.put(COUNT)
+    members = [way.start(host, way.store(host), group=True) for host in hosts]
+    way.until(lambda: way.busy() == len(hosts))
+    way.until(lambda: way.found() > 100)
+    return members
+
+
+def test_a_member_whose_network_is_cut_leaves_its_work_to_the_other_one(way, hosts, members, long):
+    hosts[0].unplug()
+    way.put(COUNT)
+    way.until(lambda: way.found() >= 2 * COUNT)
+    assert way.busy() == 1
+    if long:
+        last(LONG)
+    hosts[0].plug()
+    way.until(lambda: way.busy() == 2)
+    way.put(COUNT)
+    way.check()
+
+
+def test_a_member_whose_host_is_gone_leaves_its_work_to_the_other_one(way, hosts, members):
+    members[0].lose()
+    way.put(COUNT)
+    way.check()
+    assert way.busy() == 1
+    hosts[0].plug()
