@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from helpers import HANG, ROOT
+from object_stores import Bucket
 from probing import Probed
 
 DEPLOY = ROOT / "deploy"
@@ -76,12 +77,23 @@ def deployed(kafka):
 SECRET = {"KAFKA_USER": "root", "KAFKA_PASSWORD": "hunter2-root"}
 
 
-def test_the_command_of_the_pods(deployed):
+def test_the_command_of_the_pods(deployed, moto, tmp_path, monkeypatch):
     pods = yaml.safe_load((DEPLOY / "kubernetes" / "statefulset.yaml").read_text())
     (container,) = pods["spec"]["template"]["spec"]["containers"]
-    environment = {**SECRET, "POD_NAME": "fraud-0"}
+    store = Bucket(moto.port, tmp_path, monkeypatch)
+    key = tmp_path / "key"
+    key.write_text("0123456789abcdef" * 4)
+    environment = {
+        **SECRET,
+        "POD_NAME": "fraud-0",
+        "VELO_CHECKPOINT_KEY_FILE": str(key),
+        "VELO_CHECKPOINT_CACHE": str(tmp_path / "cache"),
+    }
     assert {each["name"] for each in container["env"]} == set(environment)
     args = [re.sub(r"\$\((\w+)\)", lambda m: environment[m[1]], a) for a in container["args"]]
+    place = args.index("--checkpoint") + 1
+    assert args[place].startswith("s3://")
+    args[place] = f"{store.url}?endpoint={store.endpoint}&region=us-east-1"
     run = deployed(args, environment)
     for name in ("startupProbe", "livenessProbe", "readinessProbe"):
         run.probe.until(container[name]["httpGet"]["path"])

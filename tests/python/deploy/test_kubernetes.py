@@ -94,7 +94,7 @@ def test_pods_scale_by_the_lag_of_their_own_group():
 
 def test_a_member_of_the_group_has_the_name_of_its_pod():
     assert parse_qs(urlsplit(option("--input")).query)["instance_id"] == ["$(POD_NAME)"]
-    names = {each["name"]: each["valueFrom"] for each in container()["env"]}
+    names = {each["name"]: each.get("valueFrom") for each in container()["env"]}
     assert names["POD_NAME"] == {"fieldRef": {"fieldPath": "metadata.name"}}
 
 
@@ -103,6 +103,7 @@ def test_secrets_are_in_no_argument():
         each["name"] for each in container()["env"] if "secretKeyRef" in each.get("valueFrom", {})
     }
     assert secret == {"KAFKA_USER", "KAFKA_PASSWORD"}
+    assert [list(each) for each in container()["envFrom"]] == [["secretRef"]]
     used = set(re.findall(r"\$\((\w+)\)", " ".join(container()["args"])))
     assert used == {"POD_NAME", "KAFKA_USER"}
     assert used <= {each["name"] for each in container()["env"]}
@@ -119,6 +120,16 @@ def test_probes_ask_the_port_of_the_figures():
     for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
         assert container()[probe]["httpGet"]["port"] == "metrics"
     assert document("Service")["spec"]["ports"][0]["targetPort"] == "metrics"
+
+
+def test_what_is_written_and_read_beside_the_image_is_mounted():
+    mounts = {each["name"]: each for each in container()["volumeMounts"]}
+    assert {each["name"] for each in pod()["volumes"]} == set(mounts)
+    values = {each["name"]: each["value"] for each in container()["env"] if "value" in each}
+    assert values["VELO_CHECKPOINT_CACHE"] == mounts["cache"]["mountPath"]
+    (key,) = [each["secret"] for each in pod()["volumes"] if "secret" in each]
+    file = f"{mounts['checkpoint-key']['mountPath']}/{key['items'][0]['path']}"
+    assert values["VELO_CHECKPOINT_KEY_FILE"] == file
 
 
 def test_pods_have_no_rights():
