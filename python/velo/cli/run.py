@@ -106,7 +106,9 @@ _POSITIVE = click.IntRange(min=1)
     help="How long streams may finish their work, after Ctrl-C or SIGTERM.",
 )
 @click.option("--record", metavar="FOLDER", help="Record each stream there, for `velo replay`.")
-@click.option("--metrics", metavar="HOST:PORT", help="Serve figures of the run to Prometheus.")
+@click.option(
+    "--metrics", metavar="HOST:PORT", help="Serve figures to Prometheus, and answer probes."
+)
 @click.option("--format", type=click.Choice(["ndjson", "json", "csv", "tsv"]), help="Of the input.")
 @click.option("--encoding", metavar="NAME", help="Of the input: latin-1, utf-16. [default: utf-8]")
 @click.option("--delimiter", metavar="C", help="CSV: between fields, as `;` or `tab`.")

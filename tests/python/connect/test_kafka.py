@@ -10,7 +10,7 @@ import time
 from urllib.parse import urlsplit
 
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import KafkaError, KafkaException, Producer
 from confluent_kafka.admin import (
     AclBinding,
     AclOperation,
@@ -26,6 +26,8 @@ from servers.kafka import USERS
 from velo import connect
 from velo.connect import Bad
 from velo.connect._kafka import of_url
+from velo.connect._kafka.link import Link
+from velo.connect._kafka.reader import Reader
 from velo.connect.errors import (
     AuthenticationFailed,
     ConnectError,
@@ -598,6 +600,40 @@ def test_a_missing_package_is_named(name, extra):
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert f"pip install 'velo-stream[{extra}]'" in done.stderr
+
+
+class TestSilence:
+    """A network that is cut ends no connection, and the client waits for those that it has."""
+
+    @pytest.fixture
+    def link(self):
+        link = Link("kafka in", "localhost:1", 1.0)
+        link.answered()
+        link.on_error(KafkaError(KafkaError._TRANSPORT, "1 request timed out"))
+        return link
+
+    def asked(self, link, answer):
+        class Client:
+            def list_topics(self, *_topics, timeout):
+                if not answer:
+                    raise KafkaException(KafkaError(KafkaError._TRANSPORT))
+
+        reader = object.__new__(Reader)
+        reader._link, reader._consumer = link, Client()
+        reader._reading = connect.kafka("localhost:1", "in")._reading
+        reader._ask_for_life()
+
+    def test_when_one_broker_was_lost_and_none_answers_all_are_away(self, link, caplog):
+        assert link.doubtful
+        assert not link.down
+        self.asked(link, answer=False)
+        assert link.down
+        assert "lost the server localhost:1: 1 request timed out" in caplog.text
+
+    def test_when_another_one_answers_nothing_is_lost(self, link):
+        self.asked(link, answer=True)
+        assert not link.doubtful
+        assert not link.down
 
 
 def test_a_source_fetches_again_soon_after_its_queue_was_full():
