@@ -10,7 +10,7 @@ from velo._types import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from typing import Literal, TypedDict, Unpack
 
-    Mode = Literal["inline", "process"]
+    Mode = Literal["inline", "process", "ray"]
     Overflow = Literal["wait", "error"]
     Full = Literal["wait", "drop_oldest", "error"]
     Recover = Literal["none", "replay"]
@@ -57,8 +57,10 @@ class StreamConfig:
     seconds, sizes in bytes.
 
     Attributes:
-        mode: Where the function runs: in the caller's event loop (`"inline"`), or in a worker
-            process (`"process"`).
+        mode: Where the function runs: in the caller's event loop (`"inline"`), in a worker
+            process (`"process"`), or in worker processes of the nodes of a Ray cluster (`"ray"`,
+            with the extra `velo-stream[ray]`). What is only for `"process"` is for `"ray"` as
+            well, except `supervisor`.
         buffer: How many events may be sent before the function has finished the first of them, and
             how many results may wait to be received. At the bound, `send` or the function waits.
         full: What `send` and `send_batch` do when `buffer` events are queued: wait for room
@@ -72,7 +74,8 @@ class StreamConfig:
         overflow: What `open` does at `max_concurrent`: wait for a stream to close (`"wait"`), or
             raise (`"error"`).
         workers: The maximum number of worker processes that run streams of this function. None: as
-            many as there are cores that this process may use. Only for `"process"`.
+            many as there are cores that this process may use; in ray mode, on each node, as many
+            as Ray counts cores there. Only for `"process"`.
         supervisor: Which supervisor provides the worker processes. `"embedded"`: the one of this
             process; its workers end with the process. A path: the standalone supervisor that
             listens there (`velo supervisor start`), which several programs can share; `"daemon"`
@@ -186,7 +189,7 @@ class StreamConfig:
         state_version: int = 1,
         migrate: Migrate | None = None,
     ) -> None:
-        _choice("mode", mode, ("inline", "process"))
+        _choice("mode", mode, ("inline", "process", "ray"))
         _whole("buffer", buffer, 1, 2**31)
         _choice("full", full, ("wait", "drop_oldest", "error"))
         _seconds("timeout", timeout, none=True)

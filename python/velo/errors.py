@@ -12,6 +12,7 @@ __all__ = [
     "EventTimeout",
     "EventTooLarge",
     "JournalFull",
+    "NodeDied",
     "PoisonEvent",
     "PoolError",
     "RemoteError",
@@ -170,8 +171,11 @@ class WorkerDied(VeloError):
         stack: The stacks of the worker's threads at that moment, as text; empty if they could not
             be written, as after `SIGKILL` from outside or `os._exit`.
         why: The reason for which velo killed the worker, or None if it did not.
+        node: In ray mode, the node that is gone; see `NodeDied`. Otherwise None.
 
     """
+
+    node: str | None = None
 
     def __init__(
         self,
@@ -231,6 +235,19 @@ class WorkerDied(VeloError):
         if self.exit_code is not None:
             return f"exited with code {self.exit_code}"
         return "died"
+
+
+class NodeDied(WorkerDied):
+    """In ray mode: a node has gone, or the actor on it, with the functions that ran there.
+
+    No function is to blame: `culprit` is False, and `pid` is the process of the actor.
+    """
+
+    def __str__(self) -> str:
+        events = "1 event" if self.in_flight == 1 else f"{self.in_flight} events"
+        return (
+            f"{self.node or 'the node'} of stream `{self.stream}` is gone, with {events} in flight"
+        )
 
 
 class PoisonEvent(WorkerDied):

@@ -13,8 +13,9 @@ import pytest
 
 from helpers import open_fds
 from leaks import LASTING
+from ray_cluster import INSTALLED, RayCluster
 from standalone import Daemon
-from ways import OWN, WAYS
+from ways import OWN, RAY, WAYS
 from workers import clients
 
 PROCESS_MODE = re.compile(
@@ -36,6 +37,7 @@ def pytest_configure(config):
     )
     hypothesis.settings.load_profile("velo")
     config.addinivalue_line("markers", "every_backend: runs with a standalone supervisor too")
+    config.addinivalue_line("markers", "on_ray: runs on the nodes of a Ray cluster too")
     config.addinivalue_line("markers", "embedded: is about the supervisor of the process itself")
     config.addinivalue_line("markers", "workers: needs process mode, in whatever mode it runs")
 
@@ -54,6 +56,8 @@ def pytest_generate_tests(metafunc):
         ways = WAYS if every else OWN
         if "mode" in metafunc.fixturenames:
             ways = [way for way in ways if way.through_mode]
+        if metafunc.definition.get_closest_marker("on_ray") is not None:
+            ways = [*ways, RAY]
         if metafunc.config.getoption("--inline"):
             ways = [way for way in ways if way.mode == "inline"]
         if daemon:
@@ -82,6 +86,8 @@ def runs_inline(item):
 @pytest.fixture
 def way(request, monkeypatch):
     """How the streams of the test run, and are used; see `support/ways.py`."""
+    if request.param.mode == "ray":
+        request.getfixturevalue("ray_cluster")
     if request.param.standalone:
         monkeypatch.setenv("VELO_SUPERVISOR", request.getfixturevalue("standalone"))
     return request.param
@@ -101,6 +107,18 @@ def backend(request, monkeypatch):
     if backend == "daemon":
         monkeypatch.setenv("VELO_SUPERVISOR", request.getfixturevalue("standalone"))
     return backend
+
+
+@pytest.fixture(scope="session")
+def ray_cluster():
+    """A Ray cluster that all tests share."""
+    if not INSTALLED:
+        pytest.skip("ray is not installed: pip install 'velo-stream[ray]'")
+    before = open_fds()
+    cluster = RayCluster()
+    LASTING["fds"].update(open_fds().keys() - before.keys())
+    yield cluster
+    cluster.close()
 
 
 @pytest.fixture(scope="session")

@@ -128,3 +128,12 @@ fn make<'py>(py: Python<'py>, class: &str, args: impl PyCallArgs<'py>) -> PyErr 
         .and_then(|errors| errors.getattr(class)?.call1(args));
     made.map_or_else(|error| error, PyErr::from_value)
 }
+
+/// The exception of a function, which has travelled as `velo._function.exceptions.pack` made it.
+pub fn unpack(py: Python<'_>, packed: Py<PyAny>) -> PyErr {
+    static UNPACK: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let unpacked = UNPACK
+        .import(py, "velo._function.exceptions", "unpack")
+        .and_then(|unpack| unpack.call1((packed,)));
+    unpacked.map_or_else(|error| error, PyErr::from_value)
+}

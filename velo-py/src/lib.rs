@@ -64,6 +64,8 @@ mod core {
     #[pymodule_export]
     use super::keys::live_results::LiveResults;
     #[pymodule_export]
+    use super::keys::remote_lane::RemoteLane;
+    #[pymodule_export]
     use super::keys::results::KeyedResults;
     #[cfg(process_mode)]
     #[pymodule_export]
@@ -85,6 +87,9 @@ mod core {
     use super::module::inline_session::open_inline_session;
     #[pymodule_export]
     use super::module::inline_stream::open_inline;
+    #[cfg(process_mode)]
+    #[pymodule_export]
+    use super::module::lane_relay::LaneRelay;
     #[cfg(process_mode)]
     #[pymodule_export]
     use super::module::messages::{ClientMessage, Report, WorkerDeath, WorkerOrder};

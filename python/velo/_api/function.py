@@ -152,6 +152,8 @@ class StreamFn(Generic[In, Out]):
         """
         if progress:
             events = self._shown(events)
+        if self.config.mode == "ray":
+            return await self._run_elsewhere(events)
         async with self.open() as stream:
             if not isinstance(events, AsyncIterable):
                 return await stream._run_plain(events)
@@ -159,6 +161,14 @@ class StreamFn(Generic[In, Out]):
             await stream.end()
             results.extend([result async for result in stream])
         return results
+
+    async def _run_elsewhere(self, events: Iterable[In] | AsyncIterable[In]) -> list[Out]:
+        """Run one key, which is a stream like any other, wholly on one node."""
+        from velo._api.keyed_results import keyed_results
+
+        name = self._spec.next_name()
+        settings = (lambda _: name, self.config.buffer, "raise", "ignore")
+        return [result async for _, result in keyed_results(self._spec, events, *settings)]
 
     def run_sync(
         self, events: Iterable[In] | AsyncIterable[In], *, progress: bool = False

@@ -18,6 +18,7 @@ from velo._time_limit import time_limit
 
 if TYPE_CHECKING:
     from velo._function.spec import FunctionSpec
+    from velo._ray.lanes import Lanes
     from velo.errors import WorkerDied
 
 __all__ = ["MOST_FINISHED", "Host", "check", "guarding", "keyed", "tracked"]
@@ -61,7 +62,7 @@ def keyed(
         *(config.timeout is not None, finished_keys, MOST_FINISHED, on_error),
     )
     recovery = None
-    if config.mode == "process" and config.recover != "none":
+    if config.mode != "inline" and config.recover != "none":
         recovery = (config.journal_limit, spec.has_state, config.max_restarts)
     host.keys = keys = _core.Keys(host, source, waits, key, host.most_lanes, settings, recovery)
     keys.enter(spec.stats)
@@ -97,7 +98,7 @@ def tracked(
         *(config.timeout is not None, finished_keys, MOST_FINISHED, "raise"),
     )
     host.keys = keys = _core.Keys(host, feed, True, key, host.most_lanes, settings)
-    recovers = config.mode == "process" and config.recover == "replay"
+    recovers = config.mode != "inline" and config.recover == "replay"
     max_restarts = config.max_restarts if recovers else None
     keys.track(by_record_key, restore is not None, unloads, max_restarts)
     keys.enter(spec.stats)
@@ -141,8 +142,11 @@ class Host:
         self.keys: _core.Keys
         self.source: Source | None = None
         self.restore: Restore | None = None
-        self._inline = spec.config.mode == "inline"
-        self.most_lanes = 1 if self._inline else spec.config.workers or _core.usable_cores()
+        self._mode = spec.config.mode
+        # In ray mode, nodes are known when the first lane opens.
+        one = self._mode != "process"
+        self.most_lanes = 1 if one else spec.config.workers or _core.usable_cores()
+        self._remote: Lanes | None = None
         self._spec = spec
         self._max_pending = max_pending
         self._tasks: set[asyncio.Task[None]] = set()
@@ -169,12 +173,14 @@ class Host:
         """Open one more lane."""
         loop = asyncio.get_running_loop()
         self.begin(loop)
-        if self._inline:
+        if self._mode == "inline":
             function = (self._spec.runs, self._spec.has_state)
             deadline = self._spec.config.event_timeout
             self.keys.add_inline(loop, function, self._spec.next_name(), deadline)
-        else:
+        elif self._mode == "process":
             self._start(self._open_lane(loop))
+        else:
+            self._start(self._open_remote_lane())
 
     async def _open_lane(self, loop: asyncio.AbstractEventLoop) -> None:
         from velo._process.clients import client_of
@@ -189,6 +195,17 @@ class Host:
             self.keys.no_lane(error)
         else:
             self.keys.add_lane(opened)
+
+    async def _open_remote_lane(self) -> None:
+        try:
+            if self._remote is None:
+                from velo._ray.lanes import Lanes
+
+                self._remote = Lanes(self._spec, self._max_pending)
+                self._start(self._remote.watch(self.keys))
+            await self._remote.open(self.keys)
+        except Exception as error:
+            self.keys.no_lane(error)
 
     def replace_lane(self, number: int) -> None:
         """Open a lane in place of one that is to leave its worker, on a better one."""
@@ -235,6 +252,7 @@ class Host:
             stream, event = self.name_of(ran[0]), ran[1] or None
         about = (error.pid, error.signal, error.exit_code, in_flight, culprit, stream, event)
         own = type(error)(self.name_of(key), *about, error.stack, error.why)
+        vars(own).update(node=error.node)
         for note in getattr(error, "__notes__", ()):
             own.add_note(note)
         return own

@@ -189,7 +189,7 @@ class Keys(Generic[In, Out]):
             *(config.timeout is not None, finished_keys, MOST_FINISHED, on_error),
         )
         recovery = None
-        if config.mode == "process" and config.recover != "none":
+        if config.mode != "inline" and config.recover != "none":
             recovery = (config.journal_limit, spec.has_state, config.max_restarts)
         keys = _core.Keys(host, iter(()), True, None, host.most_lanes, settings, recovery)
         self._opened = host.keys = keys

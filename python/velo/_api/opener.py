@@ -10,6 +10,7 @@ from velo import _core
 from velo._environment import check as check_environment
 from velo._function.spec import FunctionSpec
 from velo._types import TYPE_CHECKING, Any, Generic, TypeVar
+from velo.errors import VeloError
 
 if TYPE_CHECKING:
     from velo._api.session import Key
@@ -50,6 +51,11 @@ class StreamOpener(Generic[In, Out]):
             loop = get_running_loop()
             spec = self.spec
             name, config = spec.next_name(), spec.config
+            if config.mode == "ray":
+                raise VeloError(
+                    f'`{spec.name}` has `mode="ray"`, in which a stream needs a key by which a '
+                    "node is chosen: `open(key=...)`; or use `run`, `keyed` or `keys`"
+                )
             if config.mode == "inline":
                 opened = _core.open_inline(
                     *(loop, spec.runs, spec.has_state, (config.buffer, config.full)),
@@ -85,6 +91,10 @@ class StreamOpener(Generic[In, Out]):
 
     @functools.cached_property
     def _sessions(self) -> Any:
+        if self.spec.config.mode == "ray":
+            from velo._api.remote_session import RemoteSessions
+
+            return RemoteSessions(self.spec)
         from velo._api.session import Sessions
 
         return Sessions(self.spec)

@@ -45,19 +45,20 @@ def _hint_at_input(error: BaseException) -> None:
         )
 
 
-def pack(error: BaseException, longest: int) -> Packed:
+def pack(error: BaseException, longest: int, *, again: bool = False) -> Packed:
     """Return an exception as it travels: pickled if possible, and as text in any case.
 
     Args:
         error: The exception of the function.
         longest: The maximum size in bytes. Texts are cut to fit.
+        again: It has come here from a worker, whose traceback is in its notes.
 
     """
     if note is not None:
         note(error)
     hint_at_copy(error)
     _hint_at_input(error)
-    text = "".join(traceback.format_exception(error))
+    text = "" if again else "".join(traceback.format_exception(error))
     kind = f"{type(error).__module__}.{type(error).__qualname__}".removeprefix("builtins.")
     message = _message(error)
     notes = tuple(str(note) for note in getattr(error, "__notes__", ()))
@@ -86,7 +87,8 @@ def unpack(packed: Packed | None) -> BaseException:
         error = RemoteError(kind, message, text)
         for note in notes:
             error.add_note(note)
-    error.add_note(f"in the worker:\n{text.rstrip()}")
+    if text:
+        error.add_note(f"in the worker:\n{text.rstrip()}")
     return error
 
 

@@ -98,6 +98,32 @@ class Reference:
         # What the definition has taken along, of a function that travels by value.
         self._taken: Snapshot | None = None
 
+    @classmethod
+    def received(
+        cls, definition: bytes, has_state: bool, preload: tuple[str, ...], config: StreamConfig
+    ) -> Reference:
+        """Make the reference of a function that has come from another machine.
+
+        This process looks for modules where the program does, too, as far as that is here.
+        """
+        for path in _unpacked(definition)[2]:
+            if (folder := os.fsdecode(path)) not in sys.path and os.path.isdir(folder):
+                sys.path.append(folder)
+        reference = cls.__new__(cls)
+        reference.number = next(_numbers)
+        reference.has_state = has_state
+        reference.preload = preload
+        reference.budgets = (
+            config.stall_timeout,
+            config.event_timeout,
+            config.max_worker_memory,
+        )
+        reference.limits = _limits(config, config.buffer, config.full)
+        reference.known_by = []
+        reference._taken = None
+        vars(reference)["definition"] = _at_home(definition)
+        return reference
+
     def is_outdated(self) -> bool:
         """Return whether the function uses other values than those that its definition holds.
 
@@ -140,6 +166,28 @@ class Reference:
             self._taken = Snapshot(_parts(self._function), lambda used: import_path(used) is None)
         about = {"shadows": shadowing(), "sources": _sources(files)}
         return pickle.dumps((paths, described, about), protocol=5)
+
+
+def _unpacked(definition: bytes) -> tuple[bool, Any, list[Any], dict[str, Any]]:
+    """Return whether a definition is pickled, what it describes, its paths, and the rest."""
+    if definition.startswith(_PICKLED):
+        import pickle
+
+        paths, described, about = pickle.loads(definition)
+        return True, described, paths, about
+    module, name, paths, about = _core.loads(definition)
+    return False, (module, name), paths, about
+
+
+def _at_home(definition: bytes) -> bytes:
+    """Return a definition as this machine would have made it: files lie elsewhere here."""
+    pickled, described, _, about = _unpacked(definition)
+    paths = [encoded(path) for path in import_paths()]
+    if not pickled:
+        return _core.dumps([*described, paths, {"file": None, "shadows": {}}])
+    import pickle
+
+    return pickle.dumps((paths, described, {**about, "shadows": {}}), protocol=5)
 
 
 def _sources(files: set[str]) -> dict[str, list[str]]:

@@ -17,7 +17,7 @@ from velo.bench.functions import burn, corner, events, mean, passthrough
 from velo.bench.measure import percentiles
 from velo.bench.processes import memory
 
-Mode = Literal["inline", "process"]
+Mode = Literal["inline", "process", "ray"]
 
 
 def feed(mode: Mode, event: str, count: int) -> Measured:

@@ -24,6 +24,7 @@ from velo.bench.ours import Mode, memory_everywhere
 __all__ = [
     "burn_in_turn",
     "memory",
+    "on_ray",
     "opening",
     "recovery",
     "requests",
@@ -60,6 +61,14 @@ def throughput(
         return {"rate": rate}
 
     return asyncio.run(run())
+
+
+def on_ray(kind: str, keys: int, count: int, spread: str) -> Measured:
+    """Do the same as `throughput` on a Ray cluster of this machine alone."""
+    from velo.bench.peers.ray_by_key import one_node
+
+    one_node()
+    return throughput("ray", None, kind, keys, count, spread)
 
 
 def slow_keys(mode: Mode, workers: int | None, keys: int, count: int, slow: bool) -> Measured:

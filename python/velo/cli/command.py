@@ -8,6 +8,7 @@ from velo import __version__, _core
 from velo.cli.bench import bench
 from velo.cli.checkpoint import checkpoint
 from velo.cli.dead_letter import dead_letter
+from velo.cli.deploy import deploy
 from velo.cli.doctor import doctor
 from velo.cli.errors import Failure
 from velo.cli.replay import replay
@@ -28,6 +29,7 @@ velo.add_command(replay)
 velo.add_command(dead_letter)
 velo.add_command(checkpoint)
 velo.add_command(bench)
+velo.add_command(deploy)
 velo.add_command(doctor)
 
 if _core.PROCESS_MODE:

@@ -65,7 +65,7 @@ _POSITIVE = click.IntRange(min=1)
     metavar="N",
     help="URLs: records of a partition that are read and not handled. [default: 10000]",
 )
-@click.option("--mode", type=click.Choice(["inline", "process"]), help="Where streams run.")
+@click.option("--mode", type=click.Choice(["inline", "process", "ray"]), help="Where streams run.")
 @click.option("--workers", type=_POSITIVE, help="Worker processes at most, in process mode.")
 @click.option("--buffer", type=_POSITIVE, help="Events and results that may wait in a stream.")
 @click.option(
@@ -264,7 +264,7 @@ def run(
         text=text,
         null=null,
         delimiter=None if delimiter is None else _delimiter(delimiter),
-        lines=fn.config.mode == "process" and not connected,
+        lines=fn.config.mode != "inline" and not connected,
         say=shown.say,
     )
 
@@ -335,7 +335,7 @@ record = _as_record()
 
 def _configured(fn: StreamFn[Any, Any], settings: dict[str, Any]) -> StreamFn[Any, Any]:
     given = {name: value for name, value in settings.items() if value is not None}
-    if "workers" in given and given.get("mode", fn.config.mode) != "process":
+    if "workers" in given and given.get("mode", fn.config.mode) == "inline":
         raise click.UsageError("`--workers` is for process mode: add `--mode process`")
     try:
         return fn.options(**given)

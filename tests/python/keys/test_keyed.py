@@ -14,6 +14,8 @@ from functions import OwnError
 from helpers import HANG, blocked, cancel, notes, until
 from velo import stream_fn
 
+pytestmark = pytest.mark.on_ray
+
 
 @stream_fn
 async def per_key(events):

@@ -7,7 +7,7 @@ whose streams are not opened by `fn.open()`. A new way is an entry here, and not
 
 from dataclasses import dataclass
 
-__all__ = ["OWN", "WAYS", "Way"]
+__all__ = ["OWN", "RAY", "WAYS", "Way"]
 
 
 @dataclass(frozen=True)
@@ -50,3 +50,5 @@ class Way:
 # Of every module, and of those that are marked `every_backend`.
 OWN = (Way("inline", "inline"), Way("process", "process"))
 WAYS = (*OWN, Way("daemon", "process", standalone=True))
+# Of those that are marked `on_ray`.
+RAY = Way("ray", "ray")

@@ -28,6 +28,12 @@ pub fn fingerprint(payload: &[u8]) -> Option<u64> {
     }
 }
 
+/// The hash of a result that is compared with another one; 0 if it cannot be.
+#[inline]
+pub fn hash_of(payload: &[u8]) -> u64 {
+    fingerprint(payload).map_or(0, |hash| hash.max(1))
+}
+
 struct Hash<'a> {
     payload: &'a [u8],
     /// Everything before this is in `pieces`, or left out.

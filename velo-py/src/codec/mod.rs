@@ -75,7 +75,7 @@ use lookups::Lookups;
 pub use array::seal;
 pub use array_spec::ArraySpec;
 pub use error::{DecodeError, EncodeError, Overflow};
-pub use fingerprint::fingerprint;
+pub use fingerprint::{fingerprint, hash_of};
 pub use memory::{CopyMemory, Memory, OwnMemory};
 pub use out::{Out, SliceOut, VecOut};
 pub use pickle_in::pickle_in;

@@ -16,6 +16,7 @@ use super::journal::Keep;
 use super::key_of::KeyOf;
 use super::lane::{Lane, Way};
 use super::outlet::{InlineOutlet, Outlet};
+use super::remote_lane::RemoteLane;
 use super::routing::{AfterEnd, OnError, Out, State};
 use super::table::KeyTable;
 use crate::cell::GilCell;
@@ -167,6 +168,18 @@ impl Keys {
     /// Runs keys where this stream, which is a lane, has been opened.
     fn add_lane(&self, py: Python<'_>, opened: &Opened) -> PyResult<()> {
         self.add(py, Way::Ring(opened.core().clone()))
+    }
+
+    /// Runs keys on another machine.
+    fn add_remote_lane(&self, py: Python<'_>, lane: Py<RemoteLane>) -> PyResult<()> {
+        self.add(py, Way::Remote(Arc::new(lane)))
+    }
+
+    /// From now on there may be so many lanes.
+    fn set_most_lanes(&self, py: Python<'_>, most: usize) -> PyResult<()> {
+        self.state.with(py, |state| state.most_lanes = most)?;
+        self.nudge(py);
+        Ok(())
     }
 
     /// No more lanes can be had. Without any, that is an error.
@@ -517,7 +530,7 @@ impl Keys {
             return Ok(false);
         }
         Ok(self.state.with(py, |state| {
-            let ring = |lane: &Lane| matches!(lane.way, Way::Ring(_));
+            let ring = |lane: &Lane| matches!(lane.way, Way::Ring(_) | Way::Remote(_));
             state.opening > 0 || state.lanes.iter().any(ring)
         })?)
     }

@@ -10,6 +10,7 @@ use velo_shm::ticks;
 
 use super::index::Ids;
 use super::outlet::Outlet;
+use super::remote_lane::{self, RemoteLane};
 use super::table::KeyTable;
 use super::text_of;
 use super::turn::Turn;
@@ -51,6 +52,8 @@ pub enum Way {
     Inline(Arc<KeyTable>),
     /// By a stream.
     Ring(Arc<StreamCore>),
+    /// By whoever carries frames to another machine.
+    Remote(Arc<Py<RemoteLane>>),
     /// Not at all any more.
     Gone,
 }
@@ -127,6 +130,7 @@ impl Way {
     pub fn agree(&self, py: Python<'_>, terms: Terms) -> PyResult<()> {
         match self {
             Way::Inline(table) => table.agree(py, terms),
+            Way::Remote(lane) => lane.get().send_bytes(py, TERMS, &terms.bytes()),
             Way::Gone => Ok(()),
             Way::Ring(core) => match &core.channel {
                 Channel::Ring(ring) => ring.send_bytes(py, TERMS, &terms.bytes()).map(drop),
@@ -140,7 +144,11 @@ impl Way {
         match self {
             Way::Inline(table) => Self::act_inline(py, table, acts),
             Way::Gone => Ok(Done::default()),
-            Way::Ring(core) => Self::act_ring(py, core, acts, room),
+            Way::Ring(core) => match &core.channel {
+                Channel::Ring(ring) => Self::act_remotely(py, &(ring, &**core), acts, room),
+                Channel::Inline(_) => Ok(Done::default()),
+            },
+            Way::Remote(lane) => Self::act_remotely(py, lane.get(), acts, room),
         }
     }
 
@@ -178,15 +186,12 @@ impl Way {
         Ok(done)
     }
 
-    fn act_ring(
+    fn act_remotely(
         py: Python<'_>,
-        core: &StreamCore,
+        frames: &impl Frames,
         acts: &mut VecDeque<Act>,
         room: u64,
     ) -> PyResult<Done> {
-        let Channel::Ring(ring) = &core.channel else {
-            return Ok(Done::default());
-        };
         let mut done = Done::default();
         let (mut shown, every) = (ticks::now(), ticks::from_duration(SHOW_EVERY));
         let (mut events, mut opening) = (0, Vec::new());
@@ -198,12 +203,12 @@ impl Way {
                 Act::Open(name, key) => {
                     opening.clear();
                     text_of::put(key.as_ref().map(|key| key.bind(py)), &mut opening);
-                    ring.send_encoded(py, (OPEN, false), *name, &opening)
+                    frames.encoded(py, (OPEN, false), *name, &opening)
                 }
                 Act::Event(..) | Act::Encoded(..) if done.bytes >= room => break Ok(()),
                 Act::Event(name, event, request) => {
                     let kind = if *request { REQUEST } else { EVENT };
-                    let sent = ring.send_named(py, (kind, true), *name, Some(event.bind(py)));
+                    let sent = frames.named(py, (kind, true), *name, Some(event.bind(py)));
                     if let Ok(Some(len)) = sent {
                         done.bytes += u64::from(len);
                         events += 1;
@@ -213,22 +218,22 @@ impl Way {
                 Act::Encoded(name, event, request) => {
                     let kind = if *request { REQUEST } else { EVENT };
                     let bytes = event.as_bytes(py);
-                    let sent = ring.send_encoded(py, (kind, true), *name, bytes);
+                    let sent = frames.encoded(py, (kind, true), *name, bytes);
                     if let Ok(Some(len)) = sent {
                         done.bytes += u64::from(len);
                         events += 1;
                     }
                     sent
                 }
-                Act::Last(name) => ring.send_named(py, (LAST, false), *name, None),
+                Act::Last(name) => frames.named(py, (LAST, false), *name, None),
                 Act::Restore(name, state, key) => {
                     opening.clear();
                     text_of::put(key.as_ref().map(|key| key.bind(py)), &mut opening);
                     opening.extend_from_slice(state);
-                    ring.send_encoded(py, (OPEN, false), *name, &opening)
+                    frames.encoded(py, (OPEN, false), *name, &opening)
                 }
-                Act::Save(name) => ring.send_named(py, (SAVE, false), *name, None),
-                Act::Cancel(name) => ring.send_named(py, (CANCEL, false), *name, None),
+                Act::Save(name) => frames.named(py, (SAVE, false), *name, None),
+                Act::Cancel(name) => frames.named(py, (CANCEL, false), *name, None),
             };
             match sent {
                 Ok(Some(_)) => {
@@ -241,13 +246,13 @@ impl Way {
             let now = ticks::now();
             if now.saturating_sub(shown) > every {
                 shown = now;
-                ring.flush_events(py)?;
+                frames.flush(py)?;
             }
         };
         if events > 0 {
-            core.count(py, events)?;
+            frames.count(py, events)?;
         }
-        ring.flush_events(py)?;
+        frames.flush(py)?;
         outcome.map(|()| done)
     }
 
@@ -269,6 +274,7 @@ impl Way {
                 }
                 Channel::Inline(_) => Ok(Told::Nothing),
             },
+            Way::Remote(lane) => lane.get().told(py, hashes),
             Way::Gone => Ok(Told::Nothing),
         }
     }
@@ -280,7 +286,7 @@ impl Way {
                 Channel::Ring(ring) => Some(ring),
                 Channel::Inline(_) => None,
             },
-            Way::Inline(_) | Way::Gone => None,
+            Way::Inline(_) | Way::Remote(_) | Way::Gone => None,
         }
     }
 
@@ -305,6 +311,7 @@ impl Way {
     pub fn read(&self, py: Python<'_>) -> PyResult<()> {
         match self {
             Way::Inline(_) | Way::Gone => Ok(()),
+            Way::Remote(lane) => lane.get().read(py),
             Way::Ring(core) => core.channel.flush_results(py),
         }
     }
@@ -313,7 +320,7 @@ impl Way {
     pub fn may_go_on(&self, py: Python<'_>) -> PyResult<bool> {
         match self {
             Way::Inline(table) => Ok(table.is_blocked(py)? || table.has_runnable(py)?),
-            Way::Ring(_) | Way::Gone => Ok(false),
+            Way::Ring(_) | Way::Remote(_) | Way::Gone => Ok(false),
         }
     }
 
@@ -324,8 +331,10 @@ impl Way {
         group: &Arc<Group>,
         (stuck, bulk): (bool, bool),
     ) -> PyResult<bool> {
-        let Way::Ring(core) = self else {
-            return Ok(true); // its outlet tells
+        let core = match self {
+            Way::Ring(core) => core,
+            Way::Remote(lane) => return lane.get().watch(py, group, stuck),
+            Way::Inline(_) | Way::Gone => return Ok(true), // its outlet tells
         };
         let want = Interest {
             space: stuck,
@@ -343,7 +352,7 @@ impl Way {
     /// Looks for what comes, for a short while.
     pub fn spin(&self, py: Python<'_>, stuck: bool) -> PyResult<()> {
         match self {
-            Way::Inline(_) | Way::Gone => Ok(()),
+            Way::Inline(_) | Way::Remote(_) | Way::Gone => Ok(()),
             Way::Ring(core) => core.spin(
                 py,
                 Interest {
@@ -359,6 +368,7 @@ impl Way {
     pub fn end(&self, py: Python<'_>) -> PyResult<()> {
         match self {
             Way::Inline(_) | Way::Gone => Ok(()),
+            Way::Remote(lane) => lane.get().send_bytes(py, remote_lane::END, &[]),
             Way::Ring(core) => core.try_end(py, "all keys have ended").map(drop),
         }
     }
@@ -367,6 +377,7 @@ impl Way {
     pub fn cancel(&self, py: Python<'_>) -> PyResult<()> {
         match self {
             Way::Inline(table) => table.cancel_all(py),
+            Way::Remote(lane) => lane.get().send_bytes(py, remote_lane::CANCEL, &[]),
             Way::Gone => Ok(()),
             Way::Ring(core) => core.abandon(py),
         }
@@ -385,6 +396,7 @@ impl Way {
                 Ok(table.live(py)? == 0)
             }
             Way::Ring(core) => Ok(core.state.with(py, |state| state.is_over())?),
+            Way::Remote(lane) => lane.get().over(py),
             Way::Gone => Ok(true),
         }
     }
@@ -394,5 +406,96 @@ impl Way {
         if let Way::Inline(table) = self {
             table.clear(py);
         }
+    }
+}
+
+/// Takes frames to a table in another process.
+trait Frames {
+    /// Sends a value of a key: how many bytes that took, or None when there is no room now.
+    fn named(
+        &self,
+        py: Python<'_>,
+        kind: (u8, bool),
+        name: Name,
+        value: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Option<u32>>;
+
+    /// The same with what is encoded.
+    fn encoded(
+        &self,
+        py: Python<'_>,
+        kind: (u8, bool),
+        name: Name,
+        bytes: &[u8],
+    ) -> PyResult<Option<u32>>;
+
+    /// Shows the other side what was sent.
+    fn flush(&self, py: Python<'_>) -> PyResult<()>;
+
+    /// Counts events that were sent.
+    fn count(&self, py: Python<'_>, events: u64) -> PyResult<()>;
+}
+
+impl Frames for (&RingChannel, &StreamCore) {
+    #[inline]
+    fn named(
+        &self,
+        py: Python<'_>,
+        kind: (u8, bool),
+        name: Name,
+        value: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Option<u32>> {
+        self.0.send_named(py, kind, name, value)
+    }
+
+    #[inline]
+    fn encoded(
+        &self,
+        py: Python<'_>,
+        kind: (u8, bool),
+        name: Name,
+        bytes: &[u8],
+    ) -> PyResult<Option<u32>> {
+        self.0.send_encoded(py, kind, name, bytes)
+    }
+
+    fn flush(&self, py: Python<'_>) -> PyResult<()> {
+        self.0.flush_events(py)
+    }
+
+    fn count(&self, py: Python<'_>, events: u64) -> PyResult<()> {
+        self.1.count(py, events)
+    }
+}
+
+impl Frames for RemoteLane {
+    #[inline]
+    fn named(
+        &self,
+        py: Python<'_>,
+        (kind, _): (u8, bool),
+        name: Name,
+        value: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Option<u32>> {
+        self.send_named(py, kind, name, value)
+    }
+
+    #[inline]
+    fn encoded(
+        &self,
+        py: Python<'_>,
+        (kind, _): (u8, bool),
+        name: Name,
+        bytes: &[u8],
+    ) -> PyResult<Option<u32>> {
+        self.send_encoded(py, kind, name, bytes)
+    }
+
+    fn flush(&self, py: Python<'_>) -> PyResult<()> {
+        Self::flush(self, py)
+    }
+
+    fn count(&self, _py: Python<'_>, _events: u64) -> PyResult<()> {
+        Ok(())
     }
 }

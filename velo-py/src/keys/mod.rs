@@ -6,7 +6,7 @@
 //! | --- | --- | --- |
 //! | [`KeyedResults`](keyed::KeyedResults) | the caller | the iteration: takes events from the source, gives `(key, result)` |
 //! | [`Index`](index::Index) | the caller | finds a key's entry by Python's own hash and equality; order of last use |
-//! | [`Lane`](lane::Lane) | the caller | one way to a key table: a call inline, a stream in process mode |
+//! | [`Lane`](lane::Lane) | the caller | one way to a key table: a call inline, a stream in process mode, bytes to another machine |
 //! | [`KeyTable`](table::KeyTable) | where the function runs | the generators, a queue of events each, and whose turn it is |
 //! | [`KeyTask`](key_task::KeyTask) | there | a task with its context, as which keys are stepped |
 //! | [`LaneRunner`](runner::LaneRunner) | a worker | moves frames between the rings of a lane and its table |
@@ -111,6 +111,7 @@ mod moving;
 pub mod outlet;
 mod progress;
 mod receiving;
+pub mod remote_lane;
 mod requests;
 mod restoring;
 pub mod results;

@@ -186,7 +186,7 @@ impl State {
         let lane = &mut self.lanes[number];
         let shown = match lane.way {
             Way::Inline(_) | Way::Gone => None,
-            Way::Ring(_) => known.key.as_ref().map(|key| key.clone_ref(py)),
+            Way::Ring(_) | Way::Remote(_) => known.key.as_ref().map(|key| key.clone_ref(py)),
         };
         lane.outgoing.push_back(match state {
             None => Act::Open(name, shown),

@@ -6,6 +6,8 @@ pub mod daemon;
 pub mod inline_session;
 pub mod inline_stream;
 #[cfg(process_mode)]
+pub mod lane_relay;
+#[cfg(process_mode)]
 pub mod messages;
 #[cfg(process_mode)]
 pub mod placement;

@@ -27,6 +27,7 @@ ONE_TARGETS = {FEW: 0.9}
 TWO_TARGETS = {FEW: 1.0, MANY: 0.7}
 BYTEWAX_TARGETS = {FEW: 4.0, MANY: 4.0}
 PEER_TARGET = 1.0
+RAY_TARGET = 1.5
 SPREAD_TARGET = SLOW_TARGET = 0.9
 BURN_TARGET = 0.95
 # KiB beyond the bare generator's; microseconds.
@@ -45,6 +46,7 @@ def measure(plan: Plan) -> Iterator[Row]:
     yield from _memory_and_opening(plan)
     yield from _requests(plan)
     yield from _recovery(plan)
+    yield from _on_ray(plan)
 
 
 def _workers() -> tuple[int, ...]:
@@ -213,6 +215,30 @@ def _recovery(plan: Plan) -> Iterator[Row]:
             figure="ms",
             of="undisturbed",
         )
+
+
+def _on_ray(plan: Plan) -> Iterator[Row]:
+    """Compare `mode="ray"` on one node with actors by hand, one of them or one for each core."""
+    if "Ray" not in choose(plan.peers)[0]:
+        return
+    ours = "velo, ray"
+    for kind in ("tuples", "four-field dicts"):
+        of = (kind, FEW, plan.scaled(LEAST), "even")
+        subjects = {ours: _ours(*of, function="on_ray")}
+        for actors in _workers():
+            name = f"Ray, {actors} actor{'s' if actors > 1 else ''}{BATCHED}"
+            subjects[name] = Subject("velo.bench.peers.ray_by_key:by_hand", (actors, *of))
+        figures = plan.in_turn(subjects)
+        for name in subjects:
+            if name != ours:
+                yield from compare(
+                    figures,
+                    ours,
+                    name,
+                    measurement=f'`keyed`, `mode="ray"`, one node, {FEW:,} keys, {kind}',
+                    unit="events/s",
+                    target=RAY_TARGET,
+                )
 
 
 def _ratio(

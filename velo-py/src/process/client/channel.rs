@@ -4,12 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use velo_shm::cores_are_free;
 
-use super::journal::hash_of;
 use super::ring_stream::{RingStream, Store, StreamState};
-use crate::codec::{ArraySpec, codec};
+use crate::codec::{ArraySpec, codec, hash_of};
 use crate::errors::{self, Thrown};
 use crate::ffi::destroy::destroy;
 use crate::flow::{Interest, Offer, Take};
@@ -194,7 +192,7 @@ impl RingChannel {
                     // The function has failed before it came as far as it did the first time.
                     let error = journal.diverges(&self.shared.name);
                     if let Ok(packed) = value {
-                        error.set_cause(py, Some(unpack_error(py, packed)));
+                        error.set_cause(py, Some(errors::unpack(py, packed)));
                     }
                     return Ok(Taken::Last(Some(error.into())));
                 }
@@ -209,7 +207,7 @@ impl RingChannel {
                 (ITEM, Ok(value)) => Ok(Taken::Take(Take::Item(value))),
                 (ITEM, Err(error)) => Err(error),
                 (END, _) => Ok(Taken::Last(None)),
-                (ERROR, Ok(packed)) => Ok(Taken::Last(Some(unpack_error(py, packed).into()))),
+                (ERROR, Ok(packed)) => Ok(Taken::Last(Some(errors::unpack(py, packed).into()))),
                 (ERROR, Err(error)) => Ok(Taken::Last(Some(error))),
                 (other, _) => {
                     let what = format!("the worker sent a frame of unknown kind {other}");
@@ -377,12 +375,4 @@ enum Taken {
     Take(Take),
     /// The stream is over, for this reason.
     Last(Option<Thrown>),
-}
-
-pub(super) fn unpack_error(py: Python<'_>, packed: Py<PyAny>) -> PyErr {
-    static UNPACK: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    let unpacked = UNPACK
-        .import(py, "velo._function.exceptions", "unpack")
-        .and_then(|f| f.call1((packed,)));
-    unpacked.map_or_else(|error| error, PyErr::from_value)
 }

@@ -17,7 +17,7 @@ use pyo3::prelude::*;
 use super::blame::{Blame, Death, Place, Reached};
 use super::left_out::LeftOut;
 use super::log::{Cursor, Log};
-use crate::codec::{Codec, VecOut, fingerprint};
+use crate::codec::{Codec, VecOut, hash_of};
 use crate::errors;
 use crate::flow::{Interest, Offer};
 use crate::process::ring_pair::{END, ITEM, RingPair, STATE, too_large};
@@ -460,10 +460,4 @@ impl Journal {
         }
         self.push_to(rings)
     }
-}
-
-/// The hash of a result that was taken; 0 if it cannot be compared.
-#[inline]
-pub fn hash_of(payload: &[u8]) -> u64 {
-    fingerprint(payload).map_or(0, |hash| hash.max(1))
 }

@@ -5,20 +5,26 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use pyo3::prelude::*;
 
+use super::blame::Death;
 use super::channel::RingChannel;
-use super::journal::hash_of;
+use super::lane_messages::read_message;
 use super::link::ClientLink;
 use super::ring_stream::StreamState;
 use super::told::Told;
 use crate::codec::{CopyMemory, codec};
 use crate::errors;
 use crate::flow::Offer;
-use crate::lane_frames::Message;
-use crate::lane_frames::{
-    ANSWER, ANSWERED, AT_FAULT, ENDED, FAILED, HANDLED, Handled, Name, RESULT, RETURNED, Rest,
-    SAVED, read_count, read_saved,
-};
+use crate::lane_frames::Name;
 use crate::process::ring_pair::{END, ERROR};
+
+/// What reading a frame of a lane came to.
+pub enum NextFrame<R> {
+    Frame(R),
+    /// Nothing is there yet.
+    Nothing,
+    /// The lane is over; see [`Told::Over`].
+    Over(Option<PyErr>, Option<Death>),
+}
 
 impl RingChannel {
     /// Whether the lane is to leave its worker, if it can.
@@ -88,10 +94,52 @@ impl RingChannel {
             })?
     }
 
+    /// Sends a frame as it is: false when there is no room now. One that is `counted` is an event.
+    pub fn send_frame(
+        &self,
+        py: Python<'_>,
+        (kind, counted): (u8, bool),
+        payload: &[u8],
+    ) -> PyResult<bool> {
+        self.shared
+            .state
+            .with(py, |ends| match ends.rings.as_mut() {
+                Some(rings) if !ends.ended && ends.failure.is_none() => {
+                    let sent = rings.push_bytes(payload, &[], kind, counted)?;
+                    Ok(matches!(sent, Offer::Sent))
+                }
+                _ => Ok(true), // nobody reads it any more
+            })?
+    }
+
     /// The next message of a lane. `hashes` says that the hash of each result is wanted.
     #[inline]
     pub fn next_message(&self, py: Python<'_>, hashes: bool) -> PyResult<Told> {
-        let codec = codec(py)?;
+        let read = |kind, payload: &[u8]| {
+            let message = read_message(py, kind, payload, hashes)?;
+            Ok::<_, PyErr>(message.ok_or(kind))
+        };
+        Ok(match self.next_frame(py, read)? {
+            NextFrame::Frame(message) => match message? {
+                Ok(message) => Told::Message(message),
+                Err(kind) => {
+                    self.shared.finish(py)?;
+                    let what = format!("the worker sent a frame of kind {kind} on a lane");
+                    Told::Over(Some(errors::corrupted(what)), None)
+                }
+            },
+            NextFrame::Nothing => Told::Nothing,
+            NextFrame::Over(error, death) => Told::Over(error, death),
+        })
+    }
+
+    /// Reads the next frame of a lane.
+    #[inline]
+    pub fn next_frame<R>(
+        &self,
+        py: Python<'_>,
+        read: impl FnOnce(u8, &[u8]) -> R,
+    ) -> PyResult<NextFrame<R>> {
         let last = self.shared.state.with(py, |ends: &mut StreamState| {
             let Some(rings) = ends.rings.as_mut() else {
                 return Ok(Err(ends.failure.take()));
@@ -99,62 +147,28 @@ impl RingChannel {
             let frame = match rings.consumer.peek() {
                 Ok(Some(frame)) => frame,
                 Ok(None) if ends.failure.is_some() => return Ok(Err(None)),
-                Ok(None) => return Ok(Ok(Told::Nothing)),
+                Ok(None) => return Ok(Ok(NextFrame::Nothing)),
                 Err(found) => return Ok(Err(Some(errors::ring_corrupted(&found)))),
             };
             let (kind, payload) = (frame.kind, frame.payload);
-            let told =
-                match kind {
-                    RESULT | ANSWER => Name::read(payload).and_then(|(name, result)| {
-                        let hash = if hashes { hash_of(result) } else { 0 };
-                        let result = codec.decode(py, result, &mut CopyMemory)?.unbind();
-                        let message = match kind {
-                            RESULT => Message::Result(name, result, hash),
-                            _ => Message::Answer(name, result, hash),
-                        };
-                        Ok(Ok(Told::Message(message)))
-                    }),
-                    SAVED => read_saved(payload).map(|saved| Ok(Told::Message(saved))),
-                    ANSWERED => Name::read(payload)
-                        .map(|(name, _)| Ok(Told::Message(Message::Answered(name)))),
-                    AT_FAULT => Name::read(payload)
-                        .map(|(name, _)| Ok(Told::Message(Message::AtFault(name)))),
-                    RETURNED => read_count(payload)
-                        .map(|(name, taken)| Ok(Told::Message(Message::Returned(name, taken)))),
-                    ENDED => Name::read(payload).and_then(|(name, rest)| {
-                        let (rest, _) = Rest::read(rest)?;
-                        Ok(Ok(Told::Message(Message::Ended(name, rest, Ok(())))))
-                    }),
-                    FAILED => Name::read(payload).and_then(|(name, packed)| {
-                        let (rest, packed) = Rest::read(packed)?;
-                        let packed = codec.decode(py, packed, &mut CopyMemory)?;
-                        let error = super::channel::unpack_error(py, packed.unbind());
-                        Ok(Ok(Told::Message(Message::Ended(name, rest, Err(error)))))
-                    }),
-                    HANDLED => Handled::read(payload)
-                        .map(|handled| Ok(Told::Message(Message::Handled(handled)))),
-                    END => Ok(Err(None)),
-                    ERROR => {
-                        let packed = codec.decode(py, payload, &mut CopyMemory);
-                        packed.map_err(PyErr::from).map(|packed| {
-                            Err(Some(super::channel::unpack_error(py, packed.unbind())))
-                        })
-                    }
-                    other => {
-                        let what = format!("the worker sent a frame of kind {other} on a lane");
-                        Ok(Err(Some(errors::corrupted(what))))
-                    }
-                };
+            let next = match kind {
+                END => Ok(Err(None)),
+                ERROR => codec(py)?
+                    .decode(py, payload, &mut CopyMemory)
+                    .map_err(PyErr::from)
+                    .map(|packed| Err(Some(errors::unpack(py, packed.unbind())))),
+                _ => Ok(Ok(NextFrame::Frame(read(kind, payload)))),
+            };
             rings.bytes_in += payload.len() as u64;
             rings.consumer.release();
-            told
+            next
         })??;
         match last {
-            Ok(told) => Ok(told),
+            Ok(next) => Ok(next),
             Err(error) => {
                 let failure = self.shared.finish(py)?;
                 let death = self.shared.state.with(py, |ends| ends.death.take())?;
-                Ok(Told::Over(error.or(failure), death))
+                Ok(NextFrame::Over(error.or(failure), death))
             }
         }
     }

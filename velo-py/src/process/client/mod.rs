@@ -13,6 +13,7 @@ pub mod handle;
 pub mod journal;
 #[cfg(process_mode)]
 pub mod lane;
+pub mod lane_messages;
 pub mod left_out;
 #[cfg_attr(not(process_mode), path = "absent/link.rs")]
 pub mod link;

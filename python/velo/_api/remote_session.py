@@ -1,0 +1,247 @@
+"""`open(key=...)` in ray mode: a stream here, whose function sends events to a session elsewhere.
+
+The session runs in process mode on the node of its key, and `session_node.py` has an attachment to
+it. Here is an inline stream, whose function takes events and yields what comes back. It asks for
+its next event once the session has handled all that it took before, or while more are queued: so
+that `feed`, `buffer` and closing mean the same as elsewhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import os
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import TYPE_CHECKING, Any
+
+from velo import _core
+from velo._api.session import Key, Sessions, busy, encode
+from velo._api.stream import Stream
+from velo._function import exceptions
+from velo.errors import NodeDied, PoolError
+
+if TYPE_CHECKING:
+    from velo._function.spec import FunctionSpec
+    from velo._ray.cluster import NodeInfo
+
+__all__ = ["RemoteSessions"]
+
+# The most events of one call.
+_MANY = 256
+# An actor is to answer within so many seconds.
+_START = 60.0
+
+
+class RemoteSessions(Sessions):
+    """The sessions of one stream function in ray mode."""
+
+    def __init__(self, spec: FunctionSpec) -> None:
+        super().__init__(spec)
+        if spec.config.max_concurrent is not None:
+            raise ValueError(
+                '`open(key=...)` does not take `max_concurrent` with `mode="ray"`: no process '
+                "knows all sessions"
+            )
+
+    async def attach(self, key: Key) -> _RemoteAttachment:  # type: ignore[override]
+        """Attach to the session under `key`, or begin it."""
+        spec, loop = self._spec, asyncio.get_running_loop()
+        digest = hashlib.sha256(self._identity + encode(key)).digest()
+        name = spec.next_name()
+        node, actor = await _actor_of(digest)
+        bridge = _Bridge(actor, node, name)
+        config = self.config.replace(
+            mode="process",
+            supervisor="embedded",
+            on_poison="fail",
+            migrate=None,
+            timeout=spec.config.timeout,
+        )
+        reference = spec.reference
+        definition = reference.definition
+        asked = (
+            *(bridge.id, definition, reference.has_state, list(reference.preload)),
+            *(self._identity, spec.name, key),
+        )
+        answer = await bridge.attach(_core.dumps(asked), config)
+        if answer == "taken":
+            raise busy(spec, key)
+        if answer is not None:
+            error = exceptions.unpack(answer)
+            error.add_note(f"on {node.place}")
+            raise error
+        limits = (self.config.buffer, self.config.full)
+        opened = _core.open_inline(loop, bridge.run, False, limits, name, None)
+        spec.stats.enter(opened)
+        return _RemoteAttachment(opened, name, self.config, bridge)
+
+
+class _RemoteAttachment(Stream[Any, Any]):
+    """One use of a session on a node."""
+
+    __slots__ = ("_bridge",)
+
+    def __init__(self, opened: _core.Opened, name: str, config: Any, bridge: _Bridge) -> None:
+        super().__init__(opened, name, config, asyncio.get_running_loop(), _nothing)
+        self._bridge = bridge
+        bridge.stream = self
+
+    def end(self) -> _core.Operation[None]:
+        """End the input for good: see `Stream.end`."""
+        self._bridge.ends = True
+        return super().end()
+
+
+class _Bridge:
+    """Takes events to an attachment on a node, and yields its results.
+
+    Attributes:
+        id: The name of the attachment.
+        stream: The stream whose function it is.
+        ends: The input is to end with that of the stream, and not only the attachment.
+
+    """
+
+    def __init__(self, actor: Any, node: NodeInfo, name: str) -> None:
+        self.id = os.urandom(12)
+        self.ends = False
+        self.stream: _RemoteAttachment
+        self._actor = actor
+        self._node = node
+        self._name = name
+        self._taken = 0
+
+    async def attach(self, asked: bytes, config: Any) -> Any:
+        """Attach; a cancelled wait leaves the line."""
+        try:
+            return await self._answer(self._actor.attach.remote(asked, config))
+        except asyncio.CancelledError:
+            self._actor.leave.remote(self.id, waits=False)
+            raise
+
+    async def run(self, events: AsyncIterator[Any]) -> AsyncGenerator[Any, None]:
+        """Be the function of the stream."""
+        loop = asyncio.get_running_loop()
+        sent = handled = 0
+        asking: asyncio.Future[Any] | None = None
+        receiving = loop.create_task(self._receive(handled))
+        has_ended = left = False
+        try:
+            while True:
+                if asking is None and not has_ended and (handled >= sent or self._queued()):
+                    asking = asyncio.ensure_future(anext(events))
+                waits = {receiving} if asking is None else {receiving, asking}
+                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+                if asking is not None and asking.done():
+                    batch = await self._batch(asking, events)
+                    asking = None
+                    sent += len(batch)
+                    if batch:
+                        await self._send(batch)
+                    else:
+                        has_ended = True
+                        if not self.ends:
+                            left = True
+                            await self._leave()
+                            return
+                        await self._answer(self._actor.end.remote(self.id))
+                if receiving.done():
+                    results, handled, over, error = receiving.result()
+                    for result in results:
+                        yield result
+                    if over:
+                        left = True
+                        if error is not None:
+                            raise self._unpacked(error)
+                        return
+                    receiving = loop.create_task(self._receive(handled))
+        finally:
+            receiving.cancel()
+            if asking is not None:
+                asking.cancel()
+            if not left:
+                self._actor.leave.remote(self.id, waits=False)
+
+    def _queued(self) -> bool:
+        return self.stream._progress()[0] > self._taken
+
+    async def _batch(self, first: asyncio.Future[Any], events: AsyncIterator[Any]) -> list[Any]:
+        """Take the event that has come, and those that are queued behind it; nothing at the end."""
+        batch = []
+        with contextlib.suppress(StopAsyncIteration):
+            batch.append(first.result())
+            self._taken += 1
+            while len(batch) < _MANY and self._queued():
+                batch.append(await anext(events))
+                self._taken += 1
+        return batch
+
+    async def _send(self, batch: list[Any]) -> None:
+        await self._answer(self._actor.send.remote(_core.dumps((self.id, batch))))
+
+    async def _receive(self, handled: int) -> tuple[list[Any], int, bool, Any]:
+        blob = await self._answer(self._actor.receive.remote(_core.dumps((self.id, handled))))
+        found: tuple[list[Any], int, bool, Any] = _core.loads(blob)
+        return found
+
+    async def _leave(self) -> None:
+        packed = await self._answer(self._actor.leave.remote(self.id, waits=True))
+        if packed is not None:
+            raise self._unpacked(packed)
+
+    def _unpacked(self, packed: Any) -> BaseException:
+        error = exceptions.unpack(packed)
+        error.add_note(f"on {self._node.place}")
+        return error
+
+    async def _answer(self, call: Any) -> Any:
+        from velo._ray.library import load
+
+        try:
+            return await call
+        except load().exceptions.RayActorError as error:
+            died = NodeDied(self._name, 0)
+            died.node = self._node.place
+            died.add_note(f"Ray says: {str(error).strip()}")
+            raise died from None
+
+
+async def _actor_of(digest: bytes) -> tuple[NodeInfo, Any]:
+    """Return the node of a digest, and its actor, after starting that."""
+    from velo._ray.buckets import bucket_of, node_of
+    from velo._ray.cluster import alive, connect
+    from velo._ray.library import load
+
+    await asyncio.to_thread(connect)
+    bucket = bucket_of(digest)
+    while True:
+        node = await asyncio.to_thread(node_of, bucket, alive)
+        if node is None:
+            raise PoolError("the Ray cluster has no node that lives")
+        actor = await asyncio.to_thread(_named, node)
+        try:
+            async with asyncio.timeout(_START):
+                version = await actor.hello.remote()
+        except load().exceptions.RayError:
+            await asyncio.sleep(0.1)  # until Ray knows that the node has gone, or the name is free
+            continue
+        if version != _core.__version__:
+            raise PoolError(
+                f"{node.place} has velo {version}, and this process {_core.__version__}: install "
+                "the same version on all nodes"
+            )
+        return node, actor
+
+
+def _named(node: NodeInfo) -> Any:
+    """Return the actor that all programs share, and start it if there is none."""
+    from velo._api.session_node import SessionNode
+    from velo._ray.cluster import pinned
+
+    named = {"name": f"sessions-{node.id}", "namespace": "velo", "get_if_exists": True}
+    return pinned(SessionNode, node, lifetime="detached", **named)
+
+
+def _nothing() -> None:
+    pass

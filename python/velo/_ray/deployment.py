@@ -1,0 +1,104 @@
+"""`velo run` on several nodes: a member on each, and again elsewhere when its node goes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from velo._ray.cluster import NodeInfo, alive, connect, pinned
+from velo._ray.library import load
+
+__all__ = ["Deployment"]
+
+# So often nodes are looked for, where there are too few; seconds.
+_LOOK = 1.0
+
+
+@dataclass
+class _Placed:
+    """A member: where it is, and its exit code once it has ended."""
+
+    number: int
+    node: NodeInfo
+    actor: Any
+    code: int | None = None
+
+
+@dataclass
+class Deployment:
+    """The members of one service.
+
+    Args:
+        command: The arguments of `velo` for each of them.
+        folder: Where they run.
+        count: How many there are; None: one for each node.
+        restarts: How often one is started again; None: always.
+        say: Is called with each line of output, and the member that it is of.
+        runtime_env: For Ray: how nodes get the program.
+
+    """
+
+    command: list[str]
+    folder: str
+    count: int | None
+    restarts: int | None
+    say: Callable[[int, str, str], object]
+    runtime_env: dict[str, Any] | None = None
+    _placed: dict[int, _Placed] = field(default_factory=dict)
+    _stopping: bool = False
+
+    async def run(self, address: str | None) -> int:
+        """Run all members until they have ended; return the exit code of the first that failed."""
+        await asyncio.to_thread(connect, address)
+        count = self.count or len(await asyncio.to_thread(alive))
+        codes = await asyncio.gather(*(self._keep(number) for number in range(1, count + 1)))
+        return next((code for code in codes if code), 0)
+
+    async def stop(self) -> None:
+        """Have all members drain."""
+        self._stopping = True
+        for member in self._placed.values():
+            if member.code is None:
+                member.actor.stop.remote()
+
+    async def _keep(self, number: int) -> int:
+        """Run one member, on another node when its own has gone."""
+        while True:
+            member = await self._place(number)
+            if member is None:
+                return 0
+            try:
+                while True:
+                    lines, member.code = await member.actor.news.remote()
+                    for line in lines:
+                        self.say(number, member.node.place, line)
+                    if member.code is not None:
+                        return member.code
+            except load().exceptions.RayError as error:
+                if self._stopping:
+                    return 1
+                reason = str(error).strip().splitlines()[0]
+                self.say(number, member.node.place, f"velo: has gone ({reason})")
+            finally:
+                self._placed.pop(number, None)
+
+    async def _place(self, number: int) -> _Placed | None:
+        """Start a member on the node with the fewest."""
+        while not self._stopping:
+            nodes = await asyncio.to_thread(alive)
+            if nodes:
+                used = [member.node.id for member in self._placed.values()]
+                node = min(nodes, key=lambda node: used.count(node.id))
+                actor = self._start(node)
+                member = self._placed[number] = _Placed(number, node, actor)
+                return member
+            await asyncio.sleep(_LOOK)
+        return None
+
+    def _start(self, node: NodeInfo) -> Any:
+        from velo._ray.member import Member
+
+        about = (self.command, self.folder, self.restarts)
+        return pinned(Member, node, *about, runtime_env=self.runtime_env)

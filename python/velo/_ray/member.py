@@ -1,0 +1,120 @@
+"""One `velo run` on one node, and the actor that runs it."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+import time
+
+__all__ = ["Member"]
+
+_PR_SET_PDEATHSIG = 1
+# So many lines wait to be fetched; older ones are dropped.
+_MOST_LINES = 1000
+# A call for lines waits so long for some.
+_HOLD = 5.0
+# A process that is told to stop has so many seconds for it, beyond its own `--drain`.
+_STOP = 60.0
+
+
+class Member:
+    """Runs one command on this node, and again when it fails. Its methods are called by Ray.
+
+    Args:
+        command: The arguments of `velo`.
+        folder: Where it runs, if that folder exists here.
+        restarts: How often it is started again; None: always.
+
+    """
+
+    def __init__(self, command: list[str], folder: str, restarts: int | None) -> None:
+        self._command = [sys.executable, "-m", "velo", *command]
+        self._folder = folder if os.path.isdir(folder) else None
+        self._restarts = restarts
+        self._lines: collections.deque[str] = collections.deque(maxlen=_MOST_LINES)
+        self._news = asyncio.Event()
+        self._process: asyncio.subprocess.Process | None = None
+        self._stopping = False
+        self._code: int | None = None
+        self._running = asyncio.get_running_loop().create_task(self._run())
+
+    async def _run(self) -> None:
+        failures = 0
+        try:
+            while True:
+                began = time.monotonic()
+                code = await self._once()
+                if self._stopping or code == 0:
+                    break
+                failures = 0 if time.monotonic() - began > 60 else failures + 1
+                if self._restarts is not None and failures > self._restarts:
+                    break
+                delay = min(2.0 ** (failures - 1), 30.0) if failures else 0.0
+                self._say(f"velo: `velo run` has ended with code {code}; it starts again")
+                await asyncio.sleep(delay)
+            self._code = code
+        except Exception as error:
+            self._say(f"velo: {error}")
+            self._code = 1
+        finally:
+            self._news.set()
+
+    async def _once(self) -> int:
+        self._process = process = await asyncio.create_subprocess_exec(
+            *self._command,
+            cwd=self._folder,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            preexec_fn=_ends_with_its_parent,
+        )
+        if self._stopping:
+            await self.stop()
+        assert process.stdout is not None
+        while line := await process.stdout.readline():
+            self._say(line.decode("utf-8", "replace").rstrip())
+        return await process.wait()
+
+    def _say(self, line: str) -> None:
+        self._lines.append(line)
+        self._news.set()
+
+    async def pid(self) -> int | None:
+        """Return the process id of the command."""
+        return None if self._process is None else self._process.pid
+
+    async def news(self) -> tuple[list[str], int | None]:
+        """Wait for output, a while at most: lines, and the exit code once it has ended for good."""
+        if not self._lines and self._code is None:
+            self._news.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_HOLD):
+                    await self._news.wait()
+        lines = list(self._lines)
+        self._lines.clear()
+        return lines, self._code
+
+    async def stop(self) -> None:
+        """Tell the command to drain, and do not start it again."""
+        self._stopping = True
+        process = self._process
+        if process is not None and process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(signal.SIGTERM)
+            asyncio.get_running_loop().call_later(_STOP, _kill, process)
+
+
+def _kill(process: asyncio.subprocess.Process) -> None:
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+
+
+def _ends_with_its_parent() -> None:
+    """Have the kernel kill this process when the actor dies: nobody else would end it."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -1,0 +1,64 @@
+"""Stream functions for the nodes of a cluster."""
+
+import os
+
+from velo import stream_fn
+
+__all__ = ["counted", "fails_at", "saved", "sums", "where"]
+
+
+@stream_fn(mode="ray")
+async def sums(events):
+    """Running sums of each key, and at its end their number."""
+    total = count = 0
+    async for _, number in events:
+        total, count = total + number, count + 1
+        yield total
+    yield "end", count
+
+
+@stream_fn(mode="ray")
+async def saved(events, state):
+    """The same, of which only the state survives."""
+    state.setdefault("total", 0)
+    state.setdefault("count", 0)
+    async for _, number in events:
+        state["total"] += number
+        state["count"] += 1
+        yield state["total"]
+    yield "end", state["count"]
+
+
+@stream_fn(mode="ray")
+async def where(events):
+    """The supervisor's process of the worker that runs a key: another one on each node."""
+    async for _ in events:
+        yield os.getppid()
+
+
+@stream_fn(mode="ray")
+async def fails_at(events):
+    """Raises at the event 3."""
+    async for _, number in events:
+        if number == 3:
+            raise LookupError("three")
+        yield number
+
+
+@stream_fn(mode="ray", timeout=60.0)
+async def counted(events):
+    """Which event of its session each one is."""
+    count = 0
+    async for event in events:
+        count += 1
+        yield count, event
+
+
+@stream_fn
+async def falls_once(events):
+    """Ends its program at the first event, unless a file says that it has."""
+    async for event in events:
+        if not os.path.exists(event["once"]):
+            open(event["once"], "w").close()
+            os._exit(3)
+        yield event["n"]
