@@ -486,8 +486,7 @@ async def test_places_come_back(mode):
     limited = functions.echo.options(mode=mode, max_concurrent=2, overflow="error")
     for _ in range(3):
         await collect(limited.keyed("abc", key=lambda e: e))
-    async with limited.open(), limited.open():
-        pass
+    assert await asyncio.gather(limited.run("a"), limited.run("b")) == [["a"], ["b"]]
 
 
 async def test_an_error_of_the_key_names_what_gives_it_and_the_event(mode):
