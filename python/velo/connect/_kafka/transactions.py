@@ -56,7 +56,7 @@ class Transactions(Writer):
         super().__init__(replace(writing, config=config), link)
         self._group = f"velo-{name}"
         self._limit = int(config[_TIMEOUT]) / 1000
-        self._consumer: Any = None
+        self._member: Any = None
         self._is_open = False
         self._is_stuck = False
 
@@ -134,10 +134,12 @@ class Transactions(Writer):
         self._ask(lambda: self._producer.init_transactions(_TRY), deadline)
         config = {n: v for n, v in self._writing.config.items() if n != "transactional.id"}
         config |= {"group.id": self._group, "enable.auto.commit": False}
-        self._consumer = Consumer(config, logger=ClientLog())
-        places = self._ask(
-            lambda: self._consumer.committed([self._place()], timeout=_TRY), deadline
-        )
+        consumer: Any = Consumer(config, logger=ClientLog())
+        try:
+            places = self._ask(lambda: consumer.committed([self._place()], timeout=_TRY), deadline)
+            self._member = consumer.consumer_group_metadata()
+        finally:
+            consumer.close()  # many sinks in one program would have as many clients
         last = self._epoch_of(places[0])
         if last is not None:
             return last
@@ -186,8 +188,8 @@ class Transactions(Writer):
 
     def _commit(self, epoch: int) -> None:
         self._begin_transaction()
-        group, place = self._consumer.consumer_group_metadata(), self._place(epoch)
-        self._ask(lambda: self._producer.send_offsets_to_transaction([place], group, _TRY))
+        member, place = self._member, self._place(epoch)
+        self._ask(lambda: self._producer.send_offsets_to_transaction([place], member, _TRY))
         self._ask(lambda: self._producer.commit_transaction(_TRY))
         self._is_open = False
         self._link.answered()
@@ -227,7 +229,5 @@ class Transactions(Writer):
             except KafkaException:
                 # The next program of this name aborts it. To close the client would try it again.
                 self._producer = None
-        if self._consumer is not None:
-            self._consumer.close()
         if self._producer is not None:
             super()._close()
