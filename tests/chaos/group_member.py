@@ -1,6 +1,6 @@
 """A member of a group, which is killed, frozen and started again while others come and go.
 
-    python group_member.py SOURCE SINK CHECKPOINT
+    python group_member.py MODE SOURCE SINK CHECKPOINT
 
 It runs until a SIGTERM.
 """
@@ -18,9 +18,10 @@ from velo.connect.urls import endpoint_of
 EVERY = 0.1
 
 
-async def main(source, sink, checkpoint):
+async def main(mode, source, sink, checkpoint):
     """Run until it is told to stop."""
-    run = sequence.keyed(
+    fn = sequence.options(mode=mode, workers=2 if mode == "process" else None)
+    run = fn.keyed(
         endpoint_of(source),
         key=connect.record_key,
         max_pending=48,

@@ -1,10 +1,13 @@
 """A group of programs that share a topic and a store of checkpoints, while members come and go.
 
+    python tests/chaos/groups.py --storms 8 --kills 6
+
 The topic has twelve partitions. Members are added, killed, frozen beyond the time after which the
 group gives their partitions to others, and stopped, all while records come. Then what readers of
 the results see is held against what the same records give when nobody disturbs them.
 """
 
+import argparse
 import collections
 import contextlib
 import dataclasses
@@ -21,8 +24,11 @@ from pathlib import Path
 
 from confluent_kafka import Consumer, TopicPartition
 
-from outcome import Outcome
-from sequences import events, expected
+sys.path.append(str(Path(__file__).parents[1] / "python" / "support"))
+
+from ends import Servers  # noqa: E402
+from outcome import Outcome  # noqa: E402
+from sequences import events, expected  # noqa: E402
 
 __all__ = ["PARTITIONS", "GroupOutcome", "Storm", "storm"]
 
@@ -42,9 +48,11 @@ class GroupOutcome(Outcome):
 
     Attributes:
         steps: How often each kind of step was taken.
+        results: How many results there were.
 
     """
 
+    results: int = 0
     steps: collections.Counter = dataclasses.field(default_factory=collections.Counter)
 
 
@@ -52,6 +60,7 @@ class Storm:
     """One topic, one store of checkpoints, and members.
 
     Args:
+        mode: "inline" or "process".
         server: The broker.
         store: The URL of the checkpoints.
         folder: An empty folder, for logs.
@@ -60,7 +69,8 @@ class Storm:
 
     """
 
-    def __init__(self, server, store, folder, rng, steps):
+    def __init__(self, mode, server, store, folder, rng, steps):
+        self._mode = mode
         self._server = server
         self._store = store
         self._folder = folder
@@ -120,6 +130,7 @@ class Storm:
             _, end = self._reader.get_watermark_offsets(place, timeout=HANGS)
             while self._reader.position([place])[0].offset < end > 0:
                 self._read()
+        outcome.results += len(self._results)
         came = collections.defaultdict(list)
         for result in self._results:
             came[result["k"]].append(tuple(sorted(result.items())))
@@ -138,7 +149,7 @@ class Storm:
             f"&config.session.timeout.ms={SESSION}&config.heartbeat.interval.ms=300"
         )
         sink = f"kafka://{self._server.address}/{self._sink}"
-        command = [sys.executable, str(PROGRAM), source, sink, self._store]
+        command = [sys.executable, str(PROGRAM), self._mode, source, sink, self._store]
         with (self._folder / f"member-{self._started}.log").open("wb") as log:
             cache = str(self._folder / f"cache-{self._started}")
             environment = {**os.environ, "VELO_CHECKPOINT_CACHE": cache}
@@ -192,13 +203,14 @@ def _end_of(member):
     return f"{member.log.name}:\n{member.log.read_text(errors='replace')[-3000:]}"
 
 
-def storm(server, store, kills, outcome, seed):
+def storm(mode, server, kills, outcome, seed):
     """Let a group grow from one member to four and shrink to two; kill and freeze members."""
     rng = random.Random(seed)
     steps = [Storm.start, *[Storm.kill] * kills, Storm.freeze, Storm.stop]
     with contextlib.ExitStack() as closing:
         folder = Path(closing.enter_context(tempfile.TemporaryDirectory(prefix="velo-group-")))
-        group = Storm(server, store or (folder / "store").as_uri(), folder, rng, len(steps) + 1)
+        store = (folder / "store").as_uri()
+        group = Storm(mode, server, store, folder, rng, len(steps) + 1)
         closing.callback(group.close)
         outcome.runs += 1
         try:
@@ -216,3 +228,32 @@ def storm(server, store, kills, outcome, seed):
             group.compare(outcome)
         except (RuntimeError, TimeoutError, subprocess.TimeoutExpired) as error:
             outcome.failed.append(f"seed {seed}: {error}")
+
+
+def main():
+    """Let storms come, and print what they came to."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--storms", type=int, default=8)
+    parser.add_argument("--kills", type=int, default=6)
+    parser.add_argument("--seed", type=int, default=int(time.time()))
+    options = parser.parse_args()
+    print("| mode | storms | killed | frozen | results | lost | doubled | wrong |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
+    with tempfile.TemporaryDirectory(prefix="velo-servers-") as folder:
+        servers = Servers(Path(folder))
+        try:
+            for mode in ("inline", "process"):
+                outcome = GroupOutcome()
+                for number in range(options.storms // 2):
+                    storm(mode, servers["kafka"], options.kills, outcome, options.seed + number)
+                figures = (
+                    *(outcome.runs, outcome.steps["kill"], outcome.steps["freeze"]),
+                    *(f"{outcome.results:,}", outcome.lost, outcome.doubled, outcome.wrong),
+                )
+                print(f"| {mode} | {' | '.join(map(str, figures))} |", *outcome.failed, flush=True)
+        finally:
+            servers.stop()
+
+
+if __name__ == "__main__":
+    main()

@@ -19,7 +19,8 @@ def servers(tmp_path_factory):
 
 
 def test_partitions_move_with_their_state_and_no_result_is_lost_or_doubled(servers, long):
-    outcome = GroupOutcome()
+    outcome, kills = GroupOutcome(), LONG_KILLS if long else KILLS
     for number in range(STORMS if long else 1):
-        storm(servers["kafka"], None, LONG_KILLS if long else KILLS, outcome, os.getpid() + number)
+        mode = "process" if number % 2 else "inline"
+        storm(mode, servers["kafka"], kills, outcome, os.getpid() + number)
     assert outcome.clean, outcome

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import secrets
 
 import pytest
 
@@ -30,6 +31,14 @@ async def counts(events, state):
         state["n"] = state.get("n", 0) + 1
         yield state["n"]
     yield "end"
+
+
+@stream_fn
+async def rows(events, state):
+    """Counts per key, in rows of a table."""
+    async for event in events:
+        state["n"] = state.get("n", 0) + 1
+        yield {"k": event["k"], "n": state["n"]}
 
 
 class Program:
@@ -286,6 +295,42 @@ class TestSinks:
         for key in (b"a", b"b", b"c"):
             assert [n for k, n in sink.results if k == key] == list(range(1, 51))
         await first.stop()
+
+    async def test_rows_of_each_shard_are_stored_once(self, topic, program, postgres):
+        psycopg = pytest.importorskip("psycopg")
+        table = f"shards_{secrets.token_hex(6)}"
+        login = {"user": postgres.admin, "password": postgres.admin_password}
+        async with await psycopg.AsyncConnection.connect(postgres.dsn(), autocommit=True) as read:
+            await read.execute(f"create table {table} (id bigserial, k text, n int)")
+
+            async def stored():
+                rows = await read.execute(f"select k, n from {table} order by id")
+                return await rows.fetchall()
+
+            def start(**settings):
+                sink = connect.postgres(f"127.0.0.1:{postgres.port}", "postgres", table, **login)
+                return program(fn=rows, sink=sink, **settings)
+
+            zombie = start(checkpoint_every=60)
+            await zombie.source.give(0, 1)
+            await topic.put(0, *events("a", 10))
+            await topic.put(1, *events("b", 10))
+            await until(lambda: zombie.run.figures.results == 20)
+            second = start()
+            await second.source.give(0)
+            while len(await stored()) < 10:
+                await asyncio.sleep(0.01)
+            await zombie.source.take(0)  # its last tick comes too late
+            await zombie.source.take(1)
+            await second.source.give(1)
+            await topic.put(1, *events("b", 10))
+            while len(await stored()) < 30:
+                await asyncio.sleep(0.01)
+            await zombie.stop()
+            await second.stop()
+            found = await stored()
+        assert [n for k, n in found if k == "a"] == list(range(1, 11))
+        assert [n for k, n in found if k == "b"] == list(range(1, 21))
 
     async def test_one_that_takes_back_is_refused(self, topic, store):
         run = counts.keyed(MemberSource(topic), key=connect.record_key)
