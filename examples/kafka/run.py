@@ -77,7 +77,9 @@ def _answers(admin: AdminClient) -> bool:
 
 def produce(address: str, count: int, begin: int = 0) -> int:
     """Write flights as JSON, keyed by aircraft; the number of those that have one."""
-    producer = Producer({"bootstrap.servers": address, "linger.ms": 20, "enable.idempotence": True})
+    producer = Producer(
+        {"bootstrap.servers": address, "linger.ms": 20, "enable.idempotence": True, "log_level": 3}
+    )
     produced = 0
     with data.flights().open() as file:
         for number, row in enumerate(islice(csv.DictReader(file), count)):

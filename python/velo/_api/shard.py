@@ -135,13 +135,15 @@ class Shard:
         self._partition = partition
         self._driver: Driver | None = None
         self._is_dropped = False
+        # Nothing is heard of the group any more.
+        self._hears_nothing = asyncio.Event()
 
     async def run(self) -> None:
         """Run until the partition ends, or goes; the last cancels this.
 
         Raises:
-            Superseded: When another program goes on with the checkpoint, and the group has not
-                given the partition away soon.
+            Superseded: When another program goes on with the checkpoint, and the group, which is
+                still heard, has not given the partition away soon.
             Exception: As of `Driver.batches`.
 
         """
@@ -151,7 +153,9 @@ class Shard:
             if self._is_dropped:
                 return
             _log.warning("%s: %s", self.name, error)
-            await asyncio.sleep(_GRACE)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._hears_nothing.wait(), _GRACE)
+                return  # it could not be told any more that the partition has moved
             raise
         except Exception as error:
             if not self._is_dropped:
@@ -193,10 +197,12 @@ class Shard:
 
     def end(self) -> None:
         """Tell that no more records come."""
+        self._hears_nothing.set()
         self._source.end()
 
     def stop(self) -> None:
         """Read no more: what was read is handled, and then it ends."""
+        self._hears_nothing.set()
         if self._driver is None:
             self.task.cancel()
         else:

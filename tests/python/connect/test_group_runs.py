@@ -252,6 +252,19 @@ class TestZombies:
         await shown(ledger, a=10, b=10)
         await second.stop()
 
+    async def test_one_that_is_told_to_stop_does_not_wait_for_a_word(self, topic, ledger, program):
+        zombie = program(checkpoint_every=60)
+        await zombie.source.give(0)
+        await topic.put(0, *events("a", 10))
+        await until(lambda: zombie.run.figures.results == 10)
+        second = program()
+        await second.source.give(0)
+        await shown(ledger, a=10)
+        await zombie.stop()
+        await topic.put(0, *events("a", 10))
+        await shown(ledger, a=20)
+        await second.stop()
+
     async def test_without_a_word_of_the_group_it_ends(
         self, topic, ledger, program, monkeypatch, store
     ):
