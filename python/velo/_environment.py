@@ -5,13 +5,24 @@ from __future__ import annotations
 import math
 import os
 
-__all__ = ["ADDED", "AT_FIRST", "ONE_THREAD", "ZYGOTE_FD", "check", "python", "seconds"]
+__all__ = [
+    "ADDED",
+    "AT_FIRST",
+    "KEEPER_FD",
+    "ONE_THREAD",
+    "ZYGOTE_FD",
+    "check",
+    "python",
+    "seconds",
+]
 
 # As it was when velo was imported, and not what the program has made of it since.
 AT_FIRST = dict(getattr(os.environ, "_data", os.environ))
 
 # What tells a zygote where its supervisor is.
 ZYGOTE_FD = "VELO_ZYGOTE_FD"
+# What tells it where the keeper of its supervisor's checkpoint is.
+KEEPER_FD = "VELO_KEEPER_FD"
 
 # Each worker is one of several processes that share the cores: it must not start a pool of its own.
 ONE_THREAD = (
@@ -22,7 +33,7 @@ ONE_THREAD = (
     "VECLIB_MAXIMUM_THREADS",
 )
 # Variables of workers that their program may not have.
-ADDED = (*ONE_THREAD, "PYTHONHASHSEED", "VELO_WORKER", ZYGOTE_FD)
+ADDED = (*ONE_THREAD, "PYTHONHASHSEED", "VELO_WORKER", ZYGOTE_FD, KEEPER_FD)
 
 # What is on unless it is switched off, to measure what it costs or gives.
 _SWITCHES = ("VELO_METRICS", "VELO_SPIN")

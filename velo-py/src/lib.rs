@@ -82,7 +82,9 @@ mod core {
     use super::module::cores::usable_cores;
     #[cfg(process_mode)]
     #[pymodule_export]
-    use super::module::daemon::{default_socket, forget_program, programs, serve_daemon};
+    use super::module::daemon::{
+        DaemonNotes, default_socket, forget_program, programs, serve_daemon,
+    };
     #[pymodule_export]
     use super::module::inline_session::open_inline_session;
     #[pymodule_export]

@@ -51,6 +51,7 @@ mod error;
 #[cfg(any(fuzzing, test))]
 #[doc(hidden)]
 pub mod fuzzing;
+mod notes;
 mod options;
 mod os;
 mod pool;
@@ -65,6 +66,7 @@ pub mod zygote;
 
 pub use client::{Client, ClientEvent};
 pub use error::{DaemonError, SupervisorError, WorkerControlError, ZygoteError};
+pub use notes::Notes;
 pub use options::{DaemonOptions, EmbeddedOptions, LogFormat};
 pub use os::exit::Exit;
 pub use os::limits::explain;

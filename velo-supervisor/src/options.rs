@@ -4,6 +4,8 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::notes::Notes;
+
 /// Options of an embedded supervisor. Those of the first connection hold for as long as the
 /// supervisor runs.
 #[derive(Debug, Clone)]
@@ -78,6 +80,8 @@ pub struct DaemonOptions {
     pub stop_bound: Duration,
     /// How long a client may take to greet.
     pub hello_bound: Duration,
+    /// What the program around it adds to its status.
+    pub notes: Notes,
 }
 
 impl DaemonOptions {
@@ -98,6 +102,7 @@ impl DaemonOptions {
             client_streams: None,
             stop_bound: Duration::from_secs(10),
             hello_bound: Duration::from_secs(5),
+            notes: Notes::default(),
         }
     }
 }

@@ -13,6 +13,7 @@ import time
 import weakref
 from collections.abc import Callable
 from logging import WARNING
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from velo import _core
@@ -23,7 +24,7 @@ from velo._function.chain import Chain
 from velo._function.limiter import Limiter
 from velo._function.reference import describe, import_path
 from velo._function.session import Session
-from velo.errors import StreamBusy
+from velo.errors import CheckpointError, StreamBusy
 
 if TYPE_CHECKING:
     from velo._config import StreamConfig
@@ -174,7 +175,7 @@ class Sessions:
         client = client_of(asyncio.get_running_loop(), self.config.supervisor)
         digest = hashlib.sha256(self._identity + encode(key)).digest()
         try:
-            return await client.key_requests.open(digest, shown(key), spec, name)
+            return await client.key_requests.open(digest, shown(key), spec, name, self._stored(key))
         except KeyTaken:
             raise busy(spec, key) from None
 
@@ -194,6 +195,26 @@ class Sessions:
         except BaseException:
             slot.release()
             raise
+
+    def _stored(self, key: Key) -> bytes:
+        """Return how a checkpoint knows a session, if its function has a state."""
+        spec = self._spec
+        if not spec.has_state:
+            return b""
+        from velo._checkpoint.keys import pack
+
+        packed = refusal = None
+        try:
+            packed = pack(key)
+        except CheckpointError as error:
+            refusal = str(error)
+        form = (spec.config.state_version, self._migrate, refusal)
+        return _core.dumps((_stored_name(spec.function), packed, *form))
+
+    @functools.cached_property
+    def _migrate(self) -> tuple[str, Any] | None:
+        migrate = self._spec.config.migrate
+        return None if migrate is None else describe(migrate)
 
     @functools.cached_property
     def _identity(self) -> bytes:
@@ -218,6 +239,15 @@ def _origin(function: Any) -> str:
     module, name = getattr(function, "__module__", ""), getattr(function, "__qualname__", "")
     code = getattr(function, "__code__", None)
     return f"{module}:{name}:{code.co_filename if code else ''}"
+
+
+def _stored_name(function: Any) -> str:
+    """Return the name of a function in checkpoints: the same for a script and for its import."""
+    module, name = getattr(function, "__module__", ""), getattr(function, "__qualname__", "")
+    code = getattr(function, "__code__", None)
+    if module in ("__main__", "__mp_main__") and code is not None:
+        module = Path(code.co_filename).stem
+    return f"{module}:{name}"
 
 
 class _Same:
@@ -346,7 +376,9 @@ _Slots = dict[Any, _Slot]
 _slots: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Slots] = weakref.WeakKeyDictionary()
 
 
-def _on_free(slot_of: weakref.ref[_Slot], ended: bool, error: BaseException | None) -> None:
+def _on_free(
+    slot_of: weakref.ref[_Slot], ended: bool, error: BaseException | None, _failed: bool
+) -> None:
     if (slot := slot_of()) is not None:
         slot.on_free(ended, error)
 

@@ -8,7 +8,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,15 +22,13 @@ from velo._checkpoint.keys import pack, unpack
 from velo._checkpoint.store import Row, Store, Tick
 from velo._function.key_text import shown
 from velo._function.pickle_imports import imports_of
+from velo._function.state_form import Migrate, StateForm
 from velo.errors import CheckpointError
 
 if TYPE_CHECKING:
     from velo._checkpoint.remote import Remote
 
-__all__ = ["MOST_FINISHED", "Change", "Checkpoint", "Migrate", "cut_of"]
-
-Migrate = Callable[[dict[Any, Any], int], dict[Any, Any]]
-"""Makes the state of this version of a function from one of an earlier version, and its number."""
+__all__ = ["MOST_FINISHED", "Change", "Checkpoint", "cut_of"]
 
 Change = bytes | Literal[False] | None
 """A key's state, encoded; False: its function has returned; None: there is no such key."""
@@ -176,6 +174,9 @@ class Checkpoint:
                 "another place"
             )
         self.function = function
+        self._form = StateForm(
+            function, str(self.path), self._state_version, self._migrate, self._trusted
+        )
         self.name: str = about["name"]
         self._known_version: int = about["state_version"]
         if self._known_version > self._state_version:
@@ -187,7 +188,7 @@ class Checkpoint:
         if self._known_version < self._state_version and self._migrate is None:
             row = store.other_version(self._state_version)
             if row is not None:
-                raise self._no_migration(unpack(row.key), row.version)
+                raise self._form.other_version(unpack(row.key), row.version)
 
     def _read_last(self) -> None:
         last = self._store.last()
@@ -256,41 +257,7 @@ class Checkpoint:
             )
         if row.state is None:
             return False
-        if not self._trusted:
-            self._refuse_pickle(key, row.state)
-        if row.version == self._state_version:
-            return row.state
-        if self._migrate is None:
-            raise self._no_migration(key, row.version)
-        try:
-            migrated = self._migrate(_core.loads(row.state, self._trusted), row.version)
-        except Exception as error:
-            raise CheckpointError(
-                f"`migrate` of `{self.function}` has raised for the state of the key {shown(key)}, "
-                f"which is of version {row.version}: {type(error).__name__}: {error}"
-            ) from error
-        if not isinstance(migrated, dict):
-            raise CheckpointError(
-                f"`migrate` of `{self.function}` has to return a dict, and gave "
-                f"{type(migrated).__name__} for the key {shown(key)}"
-            )
-        return _core.dumps(migrated)
-
-    def _no_migration(self, key: Hashable, version: int) -> CheckpointError:
-        return CheckpointError(
-            f"the state of the key {shown(key)} in the checkpoint `{self.path}` is of version "
-            f"{version}, and `{self.function}` has `state_version={self._state_version}`: give it "
-            "`migrate=`, which makes the one from the other"
-        )
-
-    def _refuse_pickle(self, key: Hashable, state: bytes) -> None:
-        if (pickled := _core.pickle_in(state)) is not None:
-            raise CheckpointError(
-                f"the state of the key {shown(key)} of `{self.function}` holds a pickle, which "
-                f"runs code when it is loaded (it imports {imports_of(pickled)}); make it of plain "
-                "values, or say that nobody else writes to the checkpoint, by `trusted=True` or "
-                "`--trust`"
-            )
+        return self._form.current(key, row.state, row.version)
 
     def expect(self, changes: Mapping[Hashable, Change]) -> None:
         """Have `load` give these changes, which are those of the next commit."""
@@ -371,8 +338,7 @@ class Checkpoint:
             elif state is False:
                 rows.append(Row.of(packed, None, self._state_version, changed))
             else:
-                if not self._trusted:
-                    self._refuse_pickle(key, state)
+                self._form.refuse_pickle(key, state)
                 rows.append(Row.of(packed, state, self._state_version, changed))
         return rows, gone
 

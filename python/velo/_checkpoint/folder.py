@@ -15,7 +15,15 @@ from velo.errors import CheckpointError
 with contextlib.suppress(ImportError):  # Windows has none, and no checkpoints
     import fcntl
 
-__all__ = ["STATE", "Claim", "claim", "claim_beside", "exists", "holder"]
+__all__ = [
+    "STATE",
+    "Claim",
+    "checkpoints_in",
+    "claim",
+    "claim_beside",
+    "exists",
+    "holder",
+]
 
 STATE = "state.sqlite"
 """The file that holds everything; SQLite adds two more while a process has it open."""
@@ -58,8 +66,10 @@ def exists(path: Path) -> bool:
     return (path / STATE).exists()
 
 
-def claim(path: Path) -> Claim:
+def claim(path: Path, *, of_functions: bool = False) -> Claim:
     """Lock the folder of a checkpoint, and create it where there is none.
+
+    With `of_functions`, it is a folder of checkpoints, one for each function.
 
     Raises:
         CheckpointError: When another process has it, it cannot be written to, or it holds something
@@ -70,7 +80,7 @@ def claim(path: Path) -> Claim:
         raise CheckpointError(f"checkpoints need the locks of Linux, and this is {sys.platform}")
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _refuse_foreign(path)
+        (_refuse_others if of_functions else _refuse_foreign)(path)
         _refuse_own(path)
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         fd = os.open(path / _LOCK, flags, 0o600)
@@ -125,6 +135,34 @@ def _refuse_foreign(path: Path) -> None:
             f"`{path}` holds no checkpoint, and other files: `{foreign[0]}`{more}; name a new or "
             "an empty folder"
         )
+
+
+def _refuse_others(path: Path) -> None:
+    names = sorted(os.listdir(path))
+    if STATE in names:
+        raise CheckpointError(
+            f"`{path}` is the checkpoint of one function; a supervisor keeps a folder of "
+            "checkpoints, one for each function: name another folder"
+        )
+    for name in names:
+        if name != _LOCK and not _is_own(path / name):
+            raise CheckpointError(
+                f"`{path}` holds `{name}`, which is no checkpoint of a function; name a new or an "
+                "empty folder"
+            )
+
+
+def _is_own(path: Path) -> bool:
+    """Whether a folder holds nothing but a checkpoint, which may not be finished."""
+    return path.is_dir() and all(name.startswith(_OWN) for name in os.listdir(path))
+
+
+def checkpoints_in(path: Path) -> list[Path]:
+    """Return the folders of checkpoints in a folder of a supervisor, in their order."""
+    try:
+        return sorted(one.parent for one in path.glob(f"*/{STATE}"))
+    except OSError:
+        return []
 
 
 def _refuse_own(path: Path) -> None:

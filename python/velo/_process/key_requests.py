@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import weakref
 from collections.abc import Callable, Mapping
@@ -64,7 +65,7 @@ class KeyRequests:
         self._permits: dict[int, Callable[[], None]] = {}
 
     async def open(
-        self, key: bytes, shown: str, spec: FunctionSpec, name: str
+        self, key: bytes, shown: str, spec: FunctionSpec, name: str, stored: bytes
     ) -> tuple[_core.Opened, Callable[[], None]]:
         """Attach a stream to the session under `key`, or begin it.
 
@@ -73,6 +74,7 @@ class KeyRequests:
             shown: The key itself, as `velo status` shows it.
             spec: The function. A session that is begun here takes one of its permits.
             name: The name of the stream.
+            stored: How a checkpoint knows the session; empty for a function without a state.
 
         Returns:
             The stream, and what to call when its end was received.
@@ -115,7 +117,11 @@ class KeyRequests:
                 if link is not None:
                     link.define(function, definition)
                     session = _core.SessionGrant(
-                        key=key, grant=grant.grant, timeout=config.timeout, shown=shown
+                        key=key,
+                        grant=grant.grant,
+                        timeout=config.timeout,
+                        shown=shown,
+                        stored=stored,
                     )
                     opened = client.open_on(link, loop, function, config, name, session)
                     if opened is not None:
@@ -145,11 +151,13 @@ class KeyRequests:
 
     def _withdraw(self, supervisor: _core.SupervisorClient, request: int, key: bytes) -> None:
         if self._connection.supervisor is supervisor:
-            supervisor.release_key(request, key)
+            with contextlib.suppress(PoolError):  # it has ended, which was not noticed yet
+                supervisor.release_key(request, key)
 
     def _left(self, supervisor: _core.SupervisorClient, key: bytes, grant: int) -> None:
         if self._connection.supervisor is supervisor:
-            supervisor.left_key(key, grant)
+            with contextlib.suppress(PoolError):  # it has ended, which was not noticed yet
+                supervisor.left_key(key, grant)
 
     # Reports of the supervisor.
 

@@ -38,13 +38,16 @@ _MOST_KNOWN = 100
 _SHORTEST_LOOK = 0.05
 
 
-def main(control: _core.WorkerControl, output_lock: int, served: int) -> NoReturn:
+def main(
+    control: _core.WorkerControl, output_lock: int, served: int, keeper: int | None
+) -> NoReturn:
     """Run until the supervisor says to stop, and end the process.
 
     Args:
         control: The line to the supervisor.
         output_lock: What the workers take turns by to write a line.
         served: The process that the supervisor is, or is in.
+        keeper: The socket that leads to the keeper of its checkpoint, if it has one.
 
     """
     slow_steps.in_worker = True
@@ -52,7 +55,7 @@ def main(control: _core.WorkerControl, output_lock: int, served: int) -> NoRetur
     report.write_to(control.report, control.stacks_signal)
     control.start_watchdog()
     output.unmix(output_lock)
-    worker = _Worker(control, f"velo: worker {control.worker} of {served}")
+    worker = _Worker(control, f"velo: worker {control.worker} of {served}", keeper)
     exceptions.note = last_errors.note_failure
     give_back = logs.take_over(logs.ForwardingHandler(worker.lines))
     runner = asyncio.Runner(loop_factory=worker.make_loop)
@@ -80,7 +83,7 @@ def _end(code: int) -> NoReturn:
 
 
 class _Worker:
-    def __init__(self, control: _core.WorkerControl, title: str) -> None:
+    def __init__(self, control: _core.WorkerControl, title: str, keeper: int | None) -> None:
         self._control = control
         self._title = title
         self._named: list[str] = []
@@ -92,7 +95,7 @@ class _Worker:
         self._stop: asyncio.Event
         self._leaving: set[asyncio.Task[None]] = set()
         self._looking: asyncio.TimerHandle | None = None
-        self._sessions = Sessions(control, self._function, self.lines)
+        self._sessions = Sessions(control, self._function, self.lines, keeper)
 
     def links(self) -> list[_core.WorkerLink]:
         """Return the links to all clients."""
@@ -116,6 +119,9 @@ class _Worker:
         await self._stop.wait()
         for client in self._clients.values():
             client.link.close_entry()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_GRACE):
+                await self._sessions.store()
         tasks = {task for c in self._clients.values() for task in c.tasks.values()}
         await self._cancel([*tasks.union(self._sessions.tasks())])
         if self._leaving:

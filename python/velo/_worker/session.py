@@ -10,6 +10,7 @@ from typing import Any
 from velo import _core
 from velo._function.session import Session
 from velo._worker.client import Client
+from velo._worker.kept_state import KeptState
 
 __all__ = ["Attachment", "WorkerSession"]
 
@@ -24,6 +25,7 @@ class Attachment:
         shown: The key, as `velo status` shows it.
         place: The slot, and the stream in it.
         function: The number of the function, among those of the client.
+        stored: How a checkpoint knows the session; empty for a function without a state.
         request: The request, as the link takes it.
         withdrawn: Whether the client has let go of it before it was attached.
 
@@ -42,6 +44,7 @@ class Attachment:
         self.shown = request.shown
         self.place = (request.slot, request.stream)
         self.function = request.function
+        self.stored = request.stored
         self.withdrawn = False
 
 
@@ -57,7 +60,11 @@ class WorkerSession(Session):
         function: The function, and whether it has a state.
         task: What runs the function.
         attachment: The attachment that it has.
-        waiting: Attachments that the supervisor has granted, but that this session is too late for.
+        waiting: Attachments that the supervisor has granted, but that this session is too late for,
+            or that wait until its state is loaded.
+        kept: Its state in the checkpoint of the supervisor; None where it is in none.
+        loading: Whether its function has not begun yet.
+        unload: Has it leave the memory, where its state is kept.
 
     """
 
@@ -74,7 +81,18 @@ class WorkerSession(Session):
         self.task: asyncio.Task[None] | None = None
         self.attachment: Attachment | None = None
         self.waiting: list[Attachment] = []
+        self.kept: KeptState | None = None
+        self.loading = False
+        self.unload: Callable[[WorkerSession], None]
 
     def may_expire(self) -> bool:
         """Return whether it is detached."""
-        return self.attachment is None
+        return self.attachment is None and not self.loading
+
+    def expire(self) -> None:
+        """End the input of a detached session; where its state is kept, unload it."""
+        if self.kept is None:
+            return super().expire()
+        self.on_attached()
+        if not self.ending and self.may_expire():
+            self.unload(self)

@@ -18,7 +18,10 @@ from velo._function.context import stream_name
 from velo._worker import introspection, logs
 from velo._worker.client import Client, OpenStream
 from velo._worker.detached import DetachedSessions
+from velo._worker.keeping import Keeping
+from velo._worker.kept_state import KeptState
 from velo._worker.session import Attachment, WorkerSession
+from velo.errors import CheckpointError
 
 __all__ = ["Sessions"]
 
@@ -30,6 +33,7 @@ class Sessions:
         control: The connection to the supervisor.
         function_of: Returns a client's function by its number, and whether it has a state.
         lines: Returns where the log records of all clients go.
+        keeper: The socket that leads to the keeper of the supervisor's checkpoint, if there is one.
 
     """
 
@@ -38,6 +42,7 @@ class Sessions:
         control: _core.WorkerControl,
         function_of: Callable[[Client, int], tuple[Callable[..., Any], bool]],
         lines: Callable[[], list[logs.Line]],
+        keeper: int | None,
     ) -> None:
         self._control = control
         self._function_of = function_of
@@ -47,6 +52,8 @@ class Sessions:
         self._attached: dict[tuple[int, int], WorkerSession] = {}
         self._detached = DetachedSessions()
         self._retiring = False
+        self._keeping = None if keeper is None else Keeping(keeper, self._on_keeper_lost)
+        self._loading: set[asyncio.Task[None]] = set()
 
     def tasks(self) -> list[asyncio.Task[None]]:
         """Return the tasks of all functions."""
@@ -58,8 +65,13 @@ class Sessions:
         """Attach a client's stream to its session, or begin that."""
         session = self._sessions.get(attachment.key)
         if session is None:
-            self._begin(attachment)
-        elif session.attachment is None and not session.ending:
+            loop = asyncio.get_running_loop()
+            session = self._sessions[attachment.key] = WorkerSession(loop, attachment)
+            if self._keeping is None or not attachment.stored:
+                self._begin(session, attachment)
+            else:
+                self._load(session, attachment, self._keeping)
+        elif session.attachment is None and not session.ending and not session.loading:
             self._attach(session, attachment)
         else:
             session.waiting.append(attachment)  # it has crossed with the end
@@ -106,6 +118,24 @@ class Sessions:
         for session in list(self._sessions.values()):
             session.expire()
 
+    async def store(self) -> None:
+        """Store all states: the functions are about to be cancelled."""
+        if self._keeping is not None:
+            await self._keeping.stop()
+
+    def _on_keeper_lost(self) -> None:
+        """End the sessions whose states are not stored any more: the supervisor has ended."""
+        for session in list(self._sessions.values()):
+            if session.kept is None or session.task is None:
+                continue
+            session.ending = True
+            if session.attachment is None:
+                session.task.cancel()
+            else:
+                # Its user is to know, and its function sees no end of its input.
+                session.core.when_asking(_refuse)
+                session.core.end_input()
+
     # Questions of `velo status`, `velo top` and `velo inspect`.
 
     def detached_since(self, number: int, longest: int) -> str:
@@ -125,16 +155,40 @@ class Sessions:
 
     # The sessions themselves.
 
-    def _begin(self, attachment: Attachment) -> None:
-        loop = asyncio.get_running_loop()
-        session = self._sessions[attachment.key] = WorkerSession(loop, attachment)
+    def _load(self, session: WorkerSession, attachment: Attachment, keeping: Keeping) -> None:
+        """Begin a session with the state that the checkpoint has."""
+        session.kept, session.unload = KeptState(attachment.stored), keeping.unload
+        session.loading = True
+        session.waiting.append(attachment)
+
+        task = asyncio.get_running_loop().create_task(keeping.load(session))
+        self._loading.add(task)
+        task.add_done_callback(functools.partial(self._on_loaded, session))
+
+    def _on_loaded(self, session: WorkerSession, done: asyncio.Task[None]) -> None:
+        self._loading.discard(done)
+        if done.cancelled():
+            return  # this worker ends
+        done.result()
+        (first, *others), session.waiting = session.waiting, []
+        session.loading = False
+        self._begin(session, first)
+        self._open_all(others)
+
+    def _begin(self, session: WorkerSession, attachment: Attachment) -> None:
+        loop, kept = asyncio.get_running_loop(), session.kept
         self._enter(session, attachment)
         client, link = attachment.client, attachment.client.link
         on_free = functools.partial(self._on_free, session)
-        port, session.core = link.begin_session(loop, attachment.request, on_free)
+        values = None if kept is None else kept.values
+        port, session.core = link.begin_session(loop, attachment.request, on_free, values)
+        if self._keeping is not None:
+            self._keeping.watch(session)
 
         def load() -> tuple[Callable[..., Any], bool]:
             session.function = self._function_of(client, attachment.function)
+            if kept is not None:
+                kept.restore()
             return session.function
 
         pump = port.load_and_start(load)
@@ -175,9 +229,10 @@ class Sessions:
         if attachment.withdrawn and session.attachment is attachment:
             session.core.leave()
 
-    def _on_free(self, session: WorkerSession, ended: bool, error: BaseException | None) -> None:
+    def _on_free(
+        self, session: WorkerSession, ended: bool, error: BaseException | None, failed: bool
+    ) -> None:
         """Note the end of an attachment, or of the function; in the middle of its step."""
-        loop = asyncio.get_running_loop()
         attachment, session.attachment = session.attachment, None
         if attachment is not None:
             client, (slot, _) = attachment.client, attachment.place
@@ -188,8 +243,20 @@ class Sessions:
             del self._sessions[session.key]
             self._detached.discard(session)
             session.on_ended(error)
+            if session.kept is not None and self._keeping is not None:
+                told = self._keeping.on_ended(session, failed)
+                if told is not None:
+                    # Another worker may load the state once the keeper knows its last one.
+                    return told.add_done_callback(lambda _: self._free(session, ended))
         else:
             self._detached.add(session)
+            if self._keeping is not None:
+                self._keeping.hurry()
+        self._free(session, ended)
+
+    def _free(self, session: WorkerSession, ended: bool) -> None:
+        """Have the next attachment come."""
+        loop = asyncio.get_running_loop()
         self._control.key_free(session.key, session.grant, not ended)
         if session.waiting:
             waiting, session.waiting = session.waiting, []
@@ -202,6 +269,13 @@ class Sessions:
     def _open_all(self, waiting: list[Attachment]) -> None:
         for attachment in waiting:
             self.open(attachment)
+
+
+def _refuse() -> None:
+    raise CheckpointError(
+        "the supervisor that stores the state of this session has ended; open the key again: the "
+        "next supervisor goes on from its last tick"
+    )
 
 
 class _LogTarget:

@@ -7,7 +7,7 @@ import importlib
 import os
 
 from velo import _core
-from velo._environment import ZYGOTE_FD
+from velo._environment import KEEPER_FD, ZYGOTE_FD
 from velo._function.import_paths import use_paths
 from velo._worker import main as worker
 from velo._worker import output
@@ -20,11 +20,12 @@ def main() -> None:
     gc.freeze()  # workers share these objects; collecting would copy their pages
     output_lock = output.make_lock()
     served = os.getppid()
+    keeper = _keeper()
     _core.set_title(f"velo: zygote of {served}")
     control = _core.serve_zygote(os.fork, preload)
     if control is not None:
         _be_no_zygote()
-        worker.main(control, output_lock, served)
+        worker.main(control, output_lock, served, keeper)
 
 
 def preload(module: str, paths: list[str]) -> None:
@@ -33,6 +34,16 @@ def preload(module: str, paths: list[str]) -> None:
     use_paths(paths)
     importlib.import_module(module)
     gc.freeze()
+
+
+def _keeper() -> int | None:
+    """Return the socket that leads to the keeper of the supervisor's checkpoint, if it has one."""
+    number = os.environ.pop(KEEPER_FD, None)
+    if number is None:
+        return None
+    keeper = int(number)
+    os.set_inheritable(keeper, False)
+    return keeper
 
 
 def _be_no_zygote() -> None:

@@ -86,7 +86,8 @@ impl Port {
     /// What the function's state begins as.
     pub fn state<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         match self {
-            Port::Inline(_) | Port::Session(..) | Port::Key(_) => Ok(PyDict::new(py)),
+            Port::Inline(_) | Port::Key(_) => Ok(PyDict::new(py)),
+            Port::Session(side, _) => side.state(py),
             Port::Ring(side) => side.state(py),
         }
     }

@@ -9,6 +9,7 @@
 use std::sync::Arc;
 
 use pyo3::prelude::*;
+use pyo3::types::PyDict;
 use velo_shm::Allowance;
 
 use crate::cell::GilCell;
@@ -68,8 +69,10 @@ pub struct SessionPort {
     state: GilCell<State>,
     function: Arc<FunctionSide>,
     event_loop: Py<PyAny>,
-    /// Called with `(over, error)` when an attachment has ended (`over` is false) or the function has.
-    /// The call may come in the middle of a step of the function, and before the user learns of it.
+    /// What the function's state is; None: it begins as an empty one.
+    values: Option<Py<PyDict>>,
+    /// Called with `(over, error, failed)` when an attachment has ended (`over` is false) or the function
+    /// has; it has `failed` if it did not return. The call may come in the middle of a step of the function, and before the user learns of it.
     notify_owner: GilCell<Option<Py<PyAny>>>,
 }
 
@@ -82,6 +85,8 @@ struct State {
     input_ended: bool,
     /// The function has ended.
     over: bool,
+    /// Called when the function asks for its next event.
+    on_ask: Option<Py<PyAny>>,
 }
 
 impl SessionPort {
@@ -91,17 +96,20 @@ impl SessionPort {
         function: Arc<FunctionSide>,
         event_loop: Py<PyAny>,
         notify_owner: Py<PyAny>,
+        values: Option<Py<PyDict>>,
     ) -> Self {
         let state = State {
             attachment: Some(attachment),
             leaving: false,
             input_ended: false,
             over: false,
+            on_ask: None,
         };
         SessionPort {
             state: GilCell::new(state),
             function,
             event_loop,
+            values,
             notify_owner: GilCell::new(Some(notify_owner)),
         }
     }
@@ -170,6 +178,13 @@ impl SessionPort {
         Ok(())
     }
 
+    /// Has `call` called once, when the function asks for its next event.
+    pub fn when_asking(&self, py: Python<'_>, call: Py<PyAny>) -> PyResult<()> {
+        let before = self.state.with(py, |state| state.on_ask.replace(call))?;
+        drop(before);
+        Ok(())
+    }
+
     fn attachment(&self, py: Python<'_>) -> Option<Attachment> {
         self.state
             .with(py, |state| state.attachment.clone())
@@ -192,13 +207,13 @@ impl SessionPort {
             state.attachment.take()
         })?;
         if let Some(attachment) = attachment {
-            self.notify_owner(py, false, None);
+            self.notify_owner(py, false, None, false);
             attachment.end(py, Ok(()));
         }
         Ok(())
     }
 
-    fn notify_owner(&self, py: Python<'_>, over: bool, error: Option<PyErr>) {
+    fn notify_owner(&self, py: Python<'_>, over: bool, error: Option<PyErr>, failed: bool) {
         let call = self.notify_owner.with(py, |notify_owner| match over {
             true => notify_owner.take(),
             false => notify_owner
@@ -206,15 +221,24 @@ impl SessionPort {
                 .map(|notify_owner| notify_owner.clone_ref(py)),
         });
         let Ok(Some(call)) = call else { return };
-        if let Err(error) = call.call1(py, (over, error)) {
+        if let Err(error) = call.call1(py, (over, error, failed)) {
             error.write_unraisable(py, None);
         }
     }
 
     // The function's side: see `Port`.
 
+    /// See [`Port::state`](crate::function::port::Port::state).
+    pub fn state<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let values = self.values.as_ref().map(|values| values.bind(py).clone());
+        Ok(values.unwrap_or_else(|| PyDict::new(py)))
+    }
+
     /// See [`Port::next_event`](crate::function::port::Port::next_event).
     pub fn next_event(&self, py: Python<'_>) -> Result<Next, Thrown> {
+        if let Some(call) = self.state.with(py, |state| state.on_ask.take())? {
+            call.call0(py)?;
+        }
         loop {
             let (attachment, leaving, input_ended) = self.state.with(py, |state| {
                 (state.attachment.clone(), state.leaving, state.input_ended)
@@ -328,18 +352,23 @@ impl SessionPort {
     /// See [`Port::finish`](crate::function::port::Port::finish).
     pub fn finish(&self, py: Python<'_>, outcome: Result<(), PyErr>) {
         self.function.forget_runner(py);
-        let attachment = self.state.with(py, |state| {
+        let failed = outcome.is_err();
+        let taken = self.state.with(py, |state| {
             state.over = true;
-            state.attachment.take()
+            (state.attachment.take(), state.on_ask.take())
+        });
+        let attachment = taken.map(|(attachment, on_ask)| {
+            drop(on_ask);
+            attachment
         });
         match attachment {
             Ok(Some(attachment)) => {
-                self.notify_owner(py, true, None);
+                self.notify_owner(py, true, None, failed);
                 attachment.end(py, outcome);
                 with_port!(&attachment, side => side.flush(py));
             }
             // There is no user to get the exception.
-            _ => self.notify_owner(py, true, outcome.err()),
+            _ => self.notify_owner(py, true, outcome.err(), failed),
         }
     }
 }

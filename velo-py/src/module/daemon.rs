@@ -4,10 +4,32 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use pyo3::prelude::*;
-use velo_supervisor::{DaemonOptions, LogFormat, daemon, published};
+use velo_supervisor::{DaemonOptions, LogFormat, Notes, daemon, published};
 
 use crate::errors::pool_error;
 use crate::module::supervisor::seconds;
+
+/// What the program around a standalone supervisor adds to its status and its log.
+#[pyclass(frozen, module = "velo._core", name = "DaemonNotes")]
+pub struct DaemonNotes(Notes);
+
+#[pymethods]
+impl DaemonNotes {
+    #[new]
+    fn new() -> Self {
+        DaemonNotes(Notes::default())
+    }
+
+    /// Says what is kept of sessions in a checkpoint, as JSON.
+    fn tell_checkpoint(&self, text: String) {
+        self.0.tell_checkpoint(text);
+    }
+
+    /// Writes a line to the log.
+    fn log(&self, py: Python<'_>, failure: bool, text: &str) {
+        py.detach(|| self.0.log(failure, text));
+    }
+}
 
 /// Runs a standalone supervisor in this process until it gets the order to stop. `ready` is called with the
 /// path of its socket once clients can connect.
@@ -15,7 +37,7 @@ use crate::module::supervisor::seconds;
 #[pyo3(signature = (
     command, env, ready, *, runtime, socket=None, workers=(0, None), preload=Vec::new(), json=false,
     idle_timeout=10.0, stop_timeout=10.0, hello_timeout=5.0, max_clients=1000, client_workers=None,
-    client_streams=None,
+    client_streams=None, notes=None,
 ))]
 #[allow(clippy::too_many_arguments)]
 pub fn serve_daemon(
@@ -34,6 +56,7 @@ pub fn serve_daemon(
     max_clients: usize,
     client_workers: Option<u32>,
     client_streams: Option<u32>,
+    notes: Option<&DaemonNotes>,
 ) -> PyResult<()> {
     let mut options = DaemonOptions::new(command);
     let (min, max) = workers;
@@ -50,6 +73,9 @@ pub fn serve_daemon(
     options.max_clients = max_clients;
     options.client_workers = client_workers;
     options.client_streams = client_streams;
+    if let Some(notes) = notes {
+        options.notes = notes.0.clone();
+    }
     options.stop_bound = seconds("stop_timeout", stop_timeout)?;
     options.hello_bound = seconds("hello_timeout", hello_timeout)?;
     let ready = |path: &Path| {

@@ -20,8 +20,8 @@ use crate::user::stream::Opened;
 use crate::wait::Waits;
 
 /// Begins a session in the running loop: runs `function` as `open_inline` does. Returns what the first
-/// `Stream` on it is made of, and the session. `on_end(over, error)` is called when an attachment has
-/// ended (`over` is false) or the function has.
+/// `Stream` on it is made of, and the session. `on_end(over, error, failed)` is called when an
+/// attachment has ended (`over` is false) or the function has.
 #[pyfunction]
 #[pyo3(signature = (event_loop, function, limits, name, event_timeout, on_end))]
 pub fn open_inline_session(
@@ -40,7 +40,13 @@ pub fn open_inline_session(
     let stream = InlineStream::attached(event_loop_of(), limits.0, waits.clone(), side.clone());
     let stream = Arc::new(stream);
     let attachment = Attachment::Inline(stream.clone());
-    let port = Arc::new(SessionPort::new(attachment, side, event_loop_of(), on_end));
+    let port = Arc::new(SessionPort::new(
+        attachment,
+        side,
+        event_loop_of(),
+        on_end,
+        None,
+    ));
     let port_of_function = Port::Session(port.clone(), true);
     let deadline = Deadline::new(name.to_owned(), &port_of_function, None, event_timeout);
     let eager = match StreamPort::new(port_of_function, deadline).begin(&function, has_state)? {

@@ -80,18 +80,26 @@ pub struct SessionGrant {
     grant: u64,
     timeout: Option<f64>,
     shown: String,
+    stored: Vec<u8>,
 }
 
 #[pymethods]
 impl SessionGrant {
     #[new]
-    #[pyo3(signature = (*, key, grant, timeout, shown))]
-    fn new(key: [u8; 32], grant: u64, timeout: Option<f64>, shown: String) -> Self {
+    #[pyo3(signature = (*, key, grant, timeout, shown, stored))]
+    fn new(
+        key: [u8; 32],
+        grant: u64,
+        timeout: Option<f64>,
+        shown: String,
+        stored: Vec<u8>,
+    ) -> Self {
         SessionGrant {
             key,
             grant,
             timeout,
             shown,
+            stored,
         }
     }
 }
@@ -133,6 +141,7 @@ impl ClientLinkHandle {
                 grant: session.grant,
                 timeout: session.timeout,
                 shown: session.shown.clone(),
+                stored: session.stored.clone(),
             }),
             lane,
             origin,

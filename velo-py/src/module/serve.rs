@@ -138,12 +138,14 @@ impl Served {
                 grant,
                 timeout_ms,
                 shown,
+                stored,
             } => {
                 let key = SessionKey {
                     key,
                     grant,
                     timeout: seconds(timeout_ms),
                     shown,
+                    stored,
                 };
                 return Ok(self.attaches.with(py, |next| *next = Some(key))?);
             }
@@ -295,6 +297,7 @@ impl Served {
             grant: key.grant,
             timeout: key.timeout,
             shown: key.shown,
+            stored: key.stored,
         };
         let request = Py::new(py, request)?;
         self.handle(py, ClientMessage::Attach { request })
@@ -329,6 +332,7 @@ struct SessionKey {
     grant: u64,
     timeout: Option<f64>,
     shown: String,
+    stored: Vec<u8>,
 }
 
 /// A limit as it travels: 0 for none.

@@ -28,6 +28,18 @@ impl Session {
         self.port.leave(py, None)
     }
 
+    /// Whether the function waits for an event.
+    #[getter]
+    fn waiting(&self, py: Python<'_>) -> bool {
+        self.port.event_wait().is_waiting(py)
+    }
+
+    /// Calls `call()` once, when the function asks for its next event: what that raises, is raised there.
+    /// It takes the place of an earlier call.
+    fn when_asking(&self, py: Python<'_>, call: Py<PyAny>) -> PyResult<()> {
+        self.port.when_asking(py, call)
+    }
+
     /// Ends the input of a detached session.
     fn end_input(&self, py: Python<'_>) -> PyResult<()> {
         self.port.end_input(py)

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use pyo3::prelude::*;
-use pyo3::types::PyBytes;
+use pyo3::types::{PyBytes, PyDict};
 use velo_shm::Link;
 use velo_supervisor::Key;
 
@@ -41,6 +41,7 @@ pub struct SessionRequest {
     /// The key as its user wrote it.
     #[pyo3(get)]
     pub shown: String,
+    pub stored: Vec<u8>,
 }
 
 #[pymethods]
@@ -49,6 +50,12 @@ impl SessionRequest {
     #[getter]
     fn key<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
         PyBytes::new(py, &self.key.0)
+    }
+
+    /// How a checkpoint knows the session; empty for a function without a state.
+    #[getter]
+    fn stored<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        PyBytes::new(py, &self.stored)
     }
 
     #[getter]
@@ -92,14 +99,17 @@ impl WorkerLink {
 
 #[pymethods]
 impl WorkerLink {
-    /// Begins a session. Returns the port to run its function on, and the session. `on_end(over, error)`
-    /// is called when an attachment has ended (`over` is false) or the function has.
+    /// Begins a session. Returns the port to run its function on, and the session. `on_end(over, error,
+    /// failed)` is called when an attachment has ended (`over` is false) or the function has. With
+    /// `state`, the function gets that dict, if it has a state.
+    #[pyo3(signature = (event_loop, request, on_end, state=None))]
     fn begin_session(
         &self,
         py: Python<'_>,
         event_loop: Py<PyAny>,
         request: &SessionRequest,
         on_end: Py<PyAny>,
+        state: Option<Py<PyDict>>,
     ) -> PyResult<(StreamPort, Session)> {
         let request = &request.request;
         let function: Arc<FunctionSide> = Arc::default();
@@ -109,7 +119,7 @@ impl WorkerLink {
             .ports
             .open(py, event_loop_of(), opening, function.clone(), true)?;
         let attachment = Attachment::Ring(port);
-        let session = SessionPort::new(attachment, function, event_loop_of(), on_end);
+        let session = SessionPort::new(attachment, function, event_loop_of(), on_end, state);
         let session = Arc::new(session);
         let port = Port::Session(session.clone(), false);
         let (stall, event) = (request.stall_timeout, request.event_timeout);

@@ -79,6 +79,7 @@ async fn run(
         client_streams: options.client_streams.map(|most| most.max(1)),
         hello_bound: options.hello_bound,
         log,
+        notes: options.notes,
     };
     tracing::info!(
         pid = std::process::id(),

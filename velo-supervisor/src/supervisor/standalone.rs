@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::log_tail::Tail;
+use crate::notes::Notes;
 
 /// What only a standalone supervisor has.
 #[derive(Debug)]
@@ -15,4 +16,5 @@ pub(crate) struct Standalone {
     pub(crate) client_streams: Option<u32>,
     pub(crate) hello_bound: Duration,
     pub(crate) log: Arc<Tail>,
+    pub(crate) notes: Notes,
 }

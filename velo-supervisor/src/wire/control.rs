@@ -69,6 +69,9 @@ pub enum Control {
         timeout_ms: u64,
         /// The key as its user wrote it, for people who look.
         shown: String,
+        /// How a checkpoint knows the session; what the client's Python half packed. Empty for a function
+        /// without a state.
+        stored: Vec<u8>,
     },
     /// Client: detach this stream from its session. The function still handles the events in the ring;
     /// its results are dropped. `Ended` follows when that is done.
@@ -264,10 +267,14 @@ impl Control {
                 grant,
                 timeout_ms,
                 shown,
+                stored,
             } => {
                 bytes.extend_from_slice(&key.0);
                 bytes.extend_from_slice(&grant.to_le_bytes());
                 bytes.extend_from_slice(&timeout_ms.to_le_bytes());
+                let length = u32::try_from(stored.len()).unwrap_or(0);
+                bytes.extend_from_slice(&length.to_le_bytes());
+                bytes.extend_from_slice(&stored[..length as usize]);
                 bytes.extend_from_slice(shown.as_bytes());
                 ATTACH
             }
@@ -372,6 +379,10 @@ impl Control {
                 key: Key(take(bytes)?),
                 grant: u64::from_le_bytes(take(bytes)?),
                 timeout_ms: u64::from_le_bytes(take(bytes)?),
+                stored: {
+                    let length = u32::from_le_bytes(take(bytes)?) as usize;
+                    bytes.split_off(..length)?.to_vec()
+                },
                 shown: String::from_utf8_lossy(std::mem::take(bytes)).into_owned(),
             },
             DETACH => {

@@ -189,6 +189,8 @@ pub struct Status {
     /// How many processes look at it, if it is; among the clients of a standalone one they are not
     /// told apart.
     pub viewers: u32,
+    /// What it keeps of sessions in a checkpoint, as JSON of its Python half; empty without one.
+    pub checkpoint: String,
 }
 
 /// One worker, as [`Status`] shows it.

@@ -15,7 +15,7 @@ from velo import _core
 from velo._checkpoint.address import address_of, is_address
 from velo._checkpoint.checkpoint import MOST_FINISHED
 from velo._checkpoint.failing import torn
-from velo._checkpoint.folder import claim, exists
+from velo._checkpoint.folder import checkpoints_in, claim, exists, holder
 from velo._checkpoint.keys import pack, unpack
 from velo._checkpoint.store import Row, Store
 from velo._function.pickle_imports import imports_of
@@ -32,6 +32,7 @@ __all__ = [
     "Fetched",
     "Place",
     "changing",
+    "each",
     "failing",
     "find",
     "key_option",
@@ -57,6 +58,25 @@ key_option = click.option(
 )
 
 
+def each(path: Path | str) -> list[Path] | list[str]:
+    """Return the checkpoint at a path, or those of all functions of a supervisor's folder."""
+    if not isinstance(path, Path):
+        return [path]
+    return [path] if exists(path) else checkpoints_in(path) or [path]
+
+
+def _only(path: Path) -> Path:
+    if exists(path):
+        return path
+    found = checkpoints_in(path) or [path]
+    if len(found) > 1:
+        raise CheckpointError(
+            f"`{path}` holds the checkpoints of {len(found)} functions; name one, such as "
+            f"`{found[0]}`"
+        )
+    return found[0]
+
+
 class Fetched(Store):
     """A checkpoint of an object store, whose last tick was fetched to a temporary folder.
 
@@ -72,7 +92,7 @@ class Fetched(Store):
 
 @contextlib.contextmanager
 def reading(path: Path | str) -> Iterator[Store]:
-    """Open a checkpoint to read from it; a run may have it.
+    """Open a checkpoint to read from it; a run or a supervisor may have it.
 
     Raises:
         Failure: When that fails.
@@ -84,7 +104,7 @@ def reading(path: Path | str) -> Iterator[Store]:
 
 def _opened(path: Path | str) -> contextlib.AbstractContextManager[Store]:
     if isinstance(path, Path):
-        return contextlib.closing(Store(path, writes=False))
+        return contextlib.closing(Store(_only(path), writes=False))
     return _fetched(path)
 
 
@@ -135,8 +155,13 @@ def changing(path: Path | str) -> Iterator[Store]:
             "one, and copy it to a new prefix"
         )
     with failing():
+        path = _only(path)
         if not exists(path):
             raise CheckpointError(f"there is no checkpoint at `{path}`")
+        if (supervisor := holder(path.absolute().parent)) is not None:
+            raise CheckpointError(
+                f"the checkpoint `{path}` is in use by a supervisor, {supervisor}: stop it first"
+            )
         claimed = claim(path)
         try:
             store = Store(path, writes=True)

@@ -12,7 +12,7 @@ import click
 from velo import _core
 from velo._checkpoint import event_journal
 from velo._checkpoint.store import Row
-from velo.cli.checkpoint.access import changing, find, key_option, path_argument, reading
+from velo.cli.checkpoint.access import changing, each, find, key_option, path_argument, reading
 from velo.cli.checkpoint.forms import value_of
 from velo.cli.errors import Failure
 from velo.cli.text import echo, inline
@@ -96,6 +96,11 @@ def reset(path: Path | str, yes: bool) -> None:
 )
 def compact(path: Path | str, ttl: float | None) -> None:
     """Write the file anew, without gaps. It takes as much room again while it works."""
+    for one in each(path):
+        _compact(one, ttl)
+
+
+def _compact(path: Path | str, ttl: float | None) -> None:
     with changing(path) as store:
         before = _bytes(store.path)
         store.compact(None if ttl is None else int(time.time() - ttl))

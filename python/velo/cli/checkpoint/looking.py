@@ -18,6 +18,7 @@ from velo._checkpoint.store import FORMAT, Row, Store
 from velo.cli.checkpoint.access import (
     Fetched,
     Place,
+    each,
     find,
     key_option,
     path_argument,
@@ -43,12 +44,17 @@ _MOST_TOLD = 20
 @click.option("--json", "as_json", is_flag=True, help="All of it, for programs.")
 def inspect(path: Path | str, as_json: bool) -> None:
     """Show whose checkpoint it is, its last tick, how many keys it has, and the positions."""
-    with reading(path) as store:
-        found = summary(store)
+    found = []
+    for one in each(path):
+        with reading(one) as store:
+            found.append(summary(store))
     if as_json:
-        click.echo(json.dumps(found, indent=2))
-    else:
-        _show(found)
+        click.echo(json.dumps(found if len(found) > 1 else found[0], indent=2))
+        return
+    for number, checkpoint in enumerate(found):
+        if number:
+            click.echo()
+        _show(checkpoint)
 
 
 def summary(store: Store) -> dict[str, Any]:
@@ -163,6 +169,19 @@ def _write(row: Row, store: Store) -> None:
 @click.argument("place", type=Place(path_type=Path), metavar="FOLDER|URL")
 def copy(path: Path | str, place: Path | str) -> None:
     """Copy the last tick to a new folder or prefix: a backup, or to go on from elsewhere."""
+    for one in each(path):
+        _copy(one, place if one == path else _within(place, one))
+
+
+def _within(place: Path | str, one: Path | str) -> Path | str:
+    name = Path(one).name
+    if isinstance(place, Path):
+        return place / name
+    prefix, mark, options = place.partition("?")
+    return f"{prefix.rstrip('/')}/{name}{mark}{options}"
+
+
+def _copy(path: Path | str, place: Path | str) -> None:
     with reading(path) as store:
         if isinstance(place, Path):
             _copy_to_folder(store, place)
@@ -196,6 +215,11 @@ def _name(row: Row, path: str) -> str:
 @path_argument
 def verify(path: Path | str) -> None:
     """Read all of a checkpoint. Exit code 1: it is torn; the keys and places are named."""
+    for one in each(path):
+        _verify(one)
+
+
+def _verify(path: Path | str) -> None:
     torn: list[str] = []
     with reading(path) as store:
         problems = [*store.problems(), *event_journal.problems(store.path)]

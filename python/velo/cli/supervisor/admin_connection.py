@@ -153,6 +153,7 @@ class AdminConnection:
     def said(self) -> dict[str, Any]:
         """Return the supervisor's answer, after it was asked for its status."""
         state: dict[str, Any] = json.loads(self.answer())
+        state["checkpoint"] = json.loads(state["checkpoint"] or "null")
         return state
 
     def end(self, bound: float | None) -> bool:

@@ -33,6 +33,12 @@ _WHOLE: dict[str, tuple[str, Callable[[_State], float]]] = {
         lambda state: sum(client["pid"] != os.getpid() for client in state["clients"]),
     ),
 }
+# The figures of the checkpoint of its sessions, if it has one.
+_CHECKPOINT: dict[str, tuple[str, Callable[[_State], float]]] = {
+    "tick_timestamp_seconds": ("When the last tick was stored.", lambda kept: kept["made"] or 0.0),
+    "unsaved_states": ("States of sessions that are not stored yet.", lambda kept: kept["unsaved"]),
+    "failing": ("1 while states cannot be stored.", lambda kept: kept["error"] is not None),
+}
 # The figures of each worker: the help text, whether it is a counter, and the value.
 _WORKER: dict[str, tuple[str, bool, Callable[[_State], float]]] = {
     "cpu_seconds": ("Processor time that it has used.", True, lambda w: w["cpu_ms"] / 1e3),
@@ -109,6 +115,9 @@ class SupervisorFigures:
 
         for name, (what, value) in _WHOLE.items():
             yield GaugeMetricFamily(f"velo_supervisor_{name}", what, float(value(state)))
+        if (kept := state["checkpoint"]) is not None:
+            for name, (what, value) in _CHECKPOINT.items():
+                yield GaugeMetricFamily(f"velo_checkpoint_{name}", what, float(value(kept)))
         for name, (what, total, value) in _WORKER.items():
             kind = CounterMetricFamily if total else GaugeMetricFamily
             family = kind(f"velo_worker_{name}", what, labels=["worker"])

@@ -234,7 +234,10 @@ class Screen:
             del facts[1]  # of different programs, or not all fit
         if any(state["draining"] for state in states):
             facts.append("draining")
-        return _line(" · ".join(facts), "bold")
+        failing = any((state["checkpoint"] or {}).get("error") for state in states)
+        if failing:
+            facts.append("states are not stored: see `velo status`")
+        return _line(" · ".join(facts), "bold red" if failing else "bold")
 
     def _foot_lines(self, height: int) -> list[Text]:
         return [*(_gap() for _ in range(height - 3)), self._foot()]

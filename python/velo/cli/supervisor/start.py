@@ -9,7 +9,7 @@ import signal
 import stat
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from velo.cli.supervisor import log_file as log_files
 from velo.cli.supervisor.admin_connection import socket_of
 from velo.cli.supervisor.exporting import SupervisorFigures
 from velo.cli.text import echo
-from velo.errors import PoolError
+from velo.errors import CheckpointError, PoolError
 
 __all__ = ["start"]
 
@@ -113,6 +113,26 @@ class _Workers(click.ParamType[tuple[int, int | None]]):
     metavar="HOST:PORT",
     help="Serve figures for Prometheus there; without a password, so 127.0.0.1 is a good host.",
 )
+@click.option(
+    "--checkpoint",
+    metavar="FOLDER",
+    help="Store the states of sessions (`open(key=...)`) there, so that they outlive it.",
+)
+@click.option(
+    "--checkpoint-every",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="Between two ticks of the checkpoint. [default: 1]",
+)
+@click.option(
+    "--ttl",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="Forget a key of the checkpoint whose state has not changed for this time.",
+)
+@click.option(
+    "--trust", is_flag=True, help="The checkpoint is yours alone: its states may hold pickles."
+)
 @click.option("--hello-timeout", type=_SECONDS, default=5.0, hidden=True)
 @click.option("--ready-fd", type=int, hidden=True)
 @click.option("--log-file", hidden=True)
@@ -125,6 +145,10 @@ def start(
     log_file: str | None,
     preload: tuple[str, ...],
     metrics: str | None,
+    checkpoint: str | None,
+    checkpoint_every: float | None,
+    ttl: float | None,
+    trust: bool,
     **settings: Any,
 ) -> None:
     """Run a supervisor until SIGTERM, Ctrl-C or `velo supervisor stop`.
@@ -133,37 +157,59 @@ def start(
     all of that goes to a file beside the socket, with .log for its ending (and a number before, if
     something else has that name), which is removed when the supervisor has ended as it was told to.
     """
+    if checkpoint is None and (checkpoint_every is not None or ttl is not None or trust):
+        raise click.UsageError("`--checkpoint-every`, `--ttl` and `--trust` need `--checkpoint`")
     socket = socket_of(socket)
     if detach:
         return _detach(socket, log_format)
     for pattern in (signal.SIGINT, signal.SIGTERM):
         signal.signal(pattern, signal.SIG_DFL)  # they are the supervisor's
     figures, tell = SupervisorFigures(), _ready(ready_fd)
+    notes = _core.DaemonNotes()
 
     def ready(path: Path) -> None:
         figures.watch(str(path))
         tell(path)
 
-    # The server of the metrics leaves signals to the supervisor, which handles them itself.
+    # Other threads leave signals to the supervisor, which handles them itself.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM])
     try:
-        with serving(metrics, lambda registry: registry.register(figures)):
+        with (
+            _keeping(checkpoint, checkpoint_every or 1.0, ttl, trust, notes) as keeper,
+            serving(metrics, lambda registry: registry.register(figures)),
+        ):
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
             _core.serve_daemon(
                 supervisors.zygote_command(),
-                supervisors.environment(),
+                [*supervisors.environment(), *keeper],
                 ready,
                 runtime=supervisors.runtime(),
                 socket=socket,
                 workers=workers or (0, None),
                 preload=preload,
                 json=log_format == "json",
+                notes=notes,
                 **settings,
             )
-    except PoolError as error:
+    except (CheckpointError, PoolError) as error:
         raise Failure(str(error)) from None
     if log_file is not None:
         log_files.remove(Path(log_file), 2)
+
+
+@contextlib.contextmanager
+def _keeping(
+    folder: str | None, every: float, ttl: float | None, trusted: bool, notes: _core.DaemonNotes
+) -> Iterator[list[tuple[str, str]]]:
+    """Keep states of sessions, if there is a folder; yield what the zygote's environment needs."""
+    if folder is None:
+        yield []
+        return
+    from velo._checkpoint.keeper import keeping
+
+    path = Path(folder).absolute()
+    with keeping(path, every=every, ttl=ttl, trusted=trusted, notes=notes) as variable:
+        yield [variable]
 
 
 def _ready(ready_fd: int | None) -> Callable[[Path], object]:

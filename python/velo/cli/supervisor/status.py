@@ -25,6 +25,7 @@ __all__ = [
     "lane_lines",
     "slow_key",
     "status",
+    "stored",
     "supervisor_status",
 ]
 
@@ -111,7 +112,23 @@ def _head(state: dict[str, Any]) -> str:
         f"{state['runtime']}\n"
         f"up {duration(state['uptime'])}, {state['min_workers']} to {most} workers"
         + (", draining" if state["draining"] else "")
+        + ("" if state["checkpoint"] is None else f"\n{inline(stored(state['checkpoint']))}")
     )
+
+
+def stored(checkpoint: dict[str, Any]) -> str:
+    """Return how fresh the checkpoint of a supervisor is, and what is not in it yet."""
+    made, since = checkpoint["made"], checkpoint["unsaved_since"]
+    tick = "no tick yet" if made is None else f"last tick {_ago(made)} ago"
+    text = f"checkpoint {checkpoint['path']}, {tick}"
+    if checkpoint["error"] is None or since is None:
+        return text
+    unsaved = f"{checkpoint['unsaved']:,} states are not stored, for {_ago(since)}"
+    return f"{text}; {unsaved}: {checkpoint['error']}"
+
+
+def _ago(moment: float) -> str:
+    return duration(max(0.0, time.time() - moment))
 
 
 def _show(state: dict[str, Any]) -> None:

@@ -55,6 +55,8 @@ pub struct SessionKey {
     pub timeout: Option<f64>,
     /// The key as its user wrote it.
     pub shown: String,
+    /// How a checkpoint knows the session; empty for a function without a state.
+    pub stored: Vec<u8>,
 }
 
 /// Opens a stream. None when the link has been retired: another link has to be used.
@@ -114,6 +116,7 @@ pub fn open(
                 grant: session.grant,
                 timeout_ms: milliseconds(session.timeout),
                 shown: session.shown,
+                stored: session.stored,
             },
         )?;
     }

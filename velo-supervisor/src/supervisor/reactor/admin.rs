@@ -107,6 +107,7 @@ impl Reactor {
             zygote_threads: zygote.and_then(|(_, threads)| threads),
             detached: keys.values().map(|counts| counts.detached).sum(),
             waiting: keys.values().map(|counts| counts.waiting).sum(),
+            checkpoint: own.map(|own| own.notes.checkpoint()).unwrap_or_default(),
         }
     }
 }
