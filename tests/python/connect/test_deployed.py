@@ -15,6 +15,8 @@ from helpers import HANG, ROOT
 from object_stores import Bucket
 from probing import Probed
 
+pytestmark = pytest.mark.slow  # it is about programs
+
 DEPLOY = ROOT / "deploy"
 BROKERS = re.compile(r"(?:broker[-.\w]*:9092,?)+")
 PAYMENTS = [10, 12, 11, 90]

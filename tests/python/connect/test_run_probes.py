@@ -9,6 +9,8 @@ import pytest
 from helpers import HANG
 from probing import Probed
 
+pytestmark = pytest.mark.slow  # it is about programs
+
 APP = """
 from velo import stream_fn
 
