@@ -4,10 +4,12 @@ An end has a `url`. A source has `put`; a sink has `found`, the results that rea
 order. `kill` and `restart` are about the server.
 """
 
+import asyncio
 import contextlib
 import importlib
 import json
 import secrets
+import threading
 
 __all__ = ["SINKS", "SOURCES", "Servers"]
 
@@ -15,7 +17,13 @@ __all__ = ["SINKS", "SOURCES", "Servers"]
 class Servers:
     """The servers that were asked for, one of each kind, in a folder."""
 
-    _KINDS = {"kafka": "Kafka", "postgres": "Postgres", "redis": "Redis", "nats": "Nats"}
+    _KINDS = {
+        "kafka": "Kafka",
+        "postgres": "Postgres",
+        "redis": "Redis",
+        "nats": "Nats",
+        "rabbitmq": "RabbitMQ",
+    }
 
     def __init__(self, folder):
         self._folder = folder
@@ -45,6 +53,9 @@ class End:
     """
 
     server = None
+
+    def settle(self):
+        """Wait until the server of a source has noticed the end of the last program."""
 
     def close(self):
         """Let go of the server."""
@@ -174,7 +185,7 @@ class RedisSource(End):
     def __init__(self, servers, _folder):
         self.server = servers["redis"]
         self._stream = f"survival-{secrets.token_hex(6)}"
-        self.url = f"{self.server.url}/{self._stream}?group=g&consumer=c&until=end"
+        self.url = f"{self.server.url}/{self._stream}?group=g&consumer=c&until=end&batch=20"
 
     def put(self, events):
         """Have these events read."""
@@ -209,12 +220,10 @@ class NatsSource(End):
     def __init__(self, servers, _folder):
         self.server = servers["nats"]
         self._subject = f"survival-{secrets.token_hex(6)}"
-        self.url = f"{self.server.url}/{self._subject}?durable=d&ack_wait=1&until=end"
+        self.url = f"{self.server.url}/{self._subject}?durable=d&ack_wait=1&until=end&batch=20"
 
     def put(self, events):
         """Have these events read."""
-        import asyncio
-
         asyncio.run(self._publish([_line(event) for event in events]))
 
     async def _publish(self, lines):
@@ -228,7 +237,95 @@ class NatsSource(End):
         await client.close()
 
 
-SOURCES = {"file": FileSource, "kafka": KafkaSource, "redis": RedisSource, "nats": NatsSource}
+class RabbitSource(End):
+    """A queue: messages come again, as new ones, until they are acknowledged."""
+
+    title = "a queue of RabbitMQ"
+
+    def __init__(self, servers, _folder):
+        self.server = servers["rabbitmq"]
+        self._queue = f"survival-{secrets.token_hex(6)}"
+        # Few messages at a time, so that there are many writes to the journal.
+        self.url = f"amqp://127.0.0.1:{self.server.port}/{self._queue}?until=end&prefetch=20"
+
+    @contextlib.asynccontextmanager
+    async def _channel(self):
+        import aio_pika
+
+        async with await aio_pika.connect(host="127.0.0.1", port=self.server.port) as connection:
+            yield await connection.channel()
+
+    def put(self, events):
+        """Have these events read."""
+        asyncio.run(self._publish([_line(event) for event in events]))
+
+    async def _publish(self, lines):
+        from aio_pika import Message
+
+        async with self._channel() as channel:
+            await channel.declare_queue(self._queue, durable=True)
+            for line in lines:
+                message = Message(line, delivery_mode=2)
+                await channel.default_exchange.publish(message, self._queue)
+
+    def settle(self):
+        """Wait until it has taken back what a killed program had: the next one reads to the end."""
+        asyncio.run(self._settle())
+
+    async def _settle(self):
+        async with self._channel() as channel:
+            while True:
+                queue = await channel.declare_queue(self._queue, passive=True)
+                if not queue.declaration_result.consumer_count:
+                    return
+                await asyncio.sleep(0.005)
+
+
+class WebsocketSource(End):
+    """A server that sends each event once, to the connection that there is."""
+
+    title = "a WebSocket"
+    _MANY = 10
+
+    def __init__(self, _servers, _folder):
+        from websockets.sync.server import serve
+
+        self._lines, self._sent = [], 0
+        self._sending = threading.Lock()
+        self._server = serve(self._send, "127.0.0.1", 0)
+        self._thread = threading.Thread(target=self._server.serve_forever)
+        self._thread.start()
+        self.url = f"ws://127.0.0.1:{self._server.socket.getsockname()[1]}/"
+
+    def put(self, events):
+        """Have these events read."""
+        self._lines = [_line(event).decode() for event in events]
+
+    def _send(self, connection):
+        from websockets.exceptions import ConnectionClosed
+
+        with self._sending, contextlib.suppress(ConnectionClosed):
+            while self._sent < len(self._lines):
+                some = self._lines[self._sent : self._sent + self._MANY]
+                self._sent += len(some)  # also where they do not arrive
+                for line in some:
+                    connection.send(line)
+                connection.ping(ack_on_close=True).wait()
+
+    def close(self):
+        """Stop the server."""
+        self._server.shutdown()
+        self._thread.join()
+
+
+SOURCES = {
+    "file": FileSource,
+    "kafka": KafkaSource,
+    "redis": RedisSource,
+    "nats": NatsSource,
+    "rabbitmq": RabbitSource,
+    "websocket": WebsocketSource,
+}
 SINKS = {"file": FileSink, "kafka": KafkaSink, "postgres": PostgresSink, "redis": RedisSink}
 
 

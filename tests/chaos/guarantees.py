@@ -47,6 +47,7 @@ _WHAT = {
     "worker": "a worker",
     "server": "the server",
 }
+_JOURNAL = " and of the journal"
 _TEST = "tests/chaos/test_survival.py"
 
 
@@ -81,12 +82,10 @@ def tables(figures):
     ]
     for name, found in figures.items():
         pair = PAIRS[name]
-        total = {key: sum(cell[key] for cell in found.values()) for key in _KEYS}
-        results = "exactly once" if pair.exact else "at least once"
-        doubled = total["doubled"] if pair.exact else f"{total['again']:,} again"
-        counts = (total["lost"], doubled, total["wrong"] + total["failed"], total["left"])
+        total = {key: sum(cell.get(key, 0) for cell in found.values()) for key in _KEYS}
+        counts = (*_lost_and_doubled(pair, total), total["wrong"] + total["failed"], total["left"])
         lines.append(
-            f"| {_titles(pair, ' | ')} | exactly once | {results} "
+            f"| {_titles(pair, ' | ')} | exactly once | {pair.results} "
             f"| {total['runs']} | {' | '.join(map(str, counts))} | `[{name}]` |"
         )
     lines += ["", "| source and sink | mode | hit | kills | lost | doubled | wrong | left |"]
@@ -95,14 +94,26 @@ def tables(figures):
         pair = PAIRS[name]
         for cell, figure in found.items():
             mode, _, how = cell.partition(", ")
-            doubled = figure["doubled"] if pair.exact else f"{figure['again']:,} again"
-            counts = (figure["runs"], figure["lost"], doubled)
+            counts = (figure["runs"], *_lost_and_doubled(pair, figure))
             wrong = figure["wrong"] + figure["failed"]
+            what = _WHAT[how] + (_JOURNAL if how == "step" and pair.journal else "")
             lines.append(
-                f"| {_titles(pair, ' → ')} | {mode} | {_WHAT[how]} "
+                f"| {_titles(pair, ' → ')} | {mode} | {what} "
                 f"| {' | '.join(map(str, counts))} | {wrong} | {figure['left']} |"
             )
     return "\n".join(lines) + "\n"
+
+
+def _lost_and_doubled(pair, figure):
+    """What was lost and doubled, and what nobody has promised to keep."""
+    lost, doubled = figure["lost"], figure["doubled"]
+    if pair.forgets:
+        lost = f"{lost}; {figure['gone']:,} on their way"
+    if pair.again:
+        doubled = f"{doubled}; {figure['again']:,} delivered again"
+    elif not pair.exact:
+        doubled = f"{figure['again']:,} again"
+    return lost, doubled
 
 
 def _titles(pair, between):
@@ -110,7 +121,7 @@ def _titles(pair, between):
     return f"{SOURCES[pair.source].title}{between}{SINKS[pair.sink].title}{where}"
 
 
-_KEYS = ("runs", "lost", "doubled", "wrong", "left", "failed", "again")
+_KEYS = ("runs", "lost", "doubled", "wrong", "left", "failed", "again", "gone")
 
 
 def paged(text, figures):

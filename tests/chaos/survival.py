@@ -25,16 +25,21 @@ from outcome import Outcome
 from places import Embedded, gone, segments
 from sequences import events, expected, refused
 from survivor import STOPPED
+from velo import _core
+from velo._checkpoint import journal_file
 from velo.cli.checkpoint.looking import inspect, verify
 
 __all__ = ["HOW", "PAIRS", "Pair", "Survival", "survive"]
 
 PROGRAM = Path(__file__).with_name("survivor.py")
 COUNT, KEYS = 700, 12
-# Steps at which the program kills itself, in one of its first ticks; each area has so many. With a
-# checkpoint in an object store there are more.
+# Steps at which the program kills itself, in one of its first ticks; each area has so many. There
+# are more with a checkpoint in an object store, and for a source with an event journal.
 STEPS, FIRST_TICKS = {"tick": 6}, 4
 REMOTE_STEPS = {**STEPS, "upload": 2, "base": 3, "claim": 2}
+JOURNAL_STEPS = {**STEPS, "journal": 6}
+# Those that a program comes to once: the journal's are those of a file that is removed.
+ONCE = {("claim", 1), ("claim", 2), ("journal", 5), ("journal", 6)}
 # So many kills hit one program until it is left alone.
 MOST = 10
 # A start that takes longer hangs; seconds.
@@ -52,8 +57,11 @@ class Pair:
         sink: Its name in `SINKS`.
         exact: Whether each result is there once; otherwise at least once.
         ordered: Whether records come again in the order in which they came first.
+        again: Whether a record that was not acknowledged comes again, as another one.
+        forgets: Whether records that were on their way to a program that dies are lost.
         seconds: A random kill comes within so many seconds from the beginning.
         remote: Whether the checkpoint is in an object store, and each program has a new machine.
+        journal: Whether the source has an event journal.
 
     """
 
@@ -61,13 +69,31 @@ class Pair:
     sink: str
     exact: bool = True
     ordered: bool = True
+    again: bool = False
+    forgets: bool = False
     seconds: float = 1.0
     remote: bool = False
+    journal: bool = False
 
     @property
     def name(self):
         """Source and sink."""
         return f"{self.source}-{self.sink}{'-remote' * self.remote}"
+
+    @property
+    def steps(self):
+        """Area and number of the steps at which the program kills itself."""
+        areas = REMOTE_STEPS if self.remote else JOURNAL_STEPS if self.journal else STEPS
+        return [(area, step + 1) for area, count in areas.items() for step in range(count)]
+
+    @property
+    def results(self):
+        """How often a result is there."""
+        if self.again:
+            return "exactly once for each delivery"
+        if self.forgets:
+            return "exactly once for each record in the journal"
+        return "exactly once" if self.exact else "at least once"
 
 
 @dataclasses.dataclass
@@ -75,11 +101,13 @@ class Survival(Outcome):
     """All kills of one cell; `runs` counts them.
 
     Attributes:
-        again: Results that came more than once where that is promised to nobody.
+        again: Results that came more than once, or events, where that is promised to nobody.
+        gone: Events that have not arrived, where that is promised to nobody.
 
     """
 
     again: int = 0
+    gone: int = 0
 
 
 PAIRS = {
@@ -90,8 +118,10 @@ PAIRS = {
         Pair("file", "postgres"),
         Pair("kafka", "postgres", seconds=2.0),
         Pair("file", "redis", exact=False),
-        Pair("redis", "file"),
-        Pair("nats", "file", ordered=False, seconds=2.0),
+        Pair("redis", "file", journal=True),
+        Pair("nats", "file", ordered=False, seconds=2.0, journal=True),
+        Pair("rabbitmq", "file", ordered=False, again=True, seconds=2.0, journal=True),
+        Pair("websocket", "file", ordered=False, forgets=True, journal=True),
         Pair("file", "file", remote=True),
         Pair("kafka", "kafka", seconds=2.0, remote=True),
     )
@@ -122,6 +152,7 @@ class Round:
         self._machines = folder / "machines"
         if pair.remote:
             self._checkpoint = (folder / "checkpoint").as_uri()
+        self._journalled = set()  # the values of events that were seen in the journal
         self._log = folder / "log"
         self._command = [
             *(sys.executable, str(PROGRAM), mode, self._source.url, self._sink.url),
@@ -138,6 +169,8 @@ class Round:
         try:
             while kills < most:
                 code, hit = HOW[how](self)
+                if self._pair.journal:
+                    self._journalled |= _journalled(Path(self._checkpoint))
                 kills += hit
                 outcome.runs += hit
                 if code == 0 or not hit or code not in (-signal.SIGKILL, STOPPED):
@@ -159,6 +192,7 @@ class Round:
     @contextlib.contextmanager
     def _started(self, failpoint=""):
         """Start the program; go on once it begins."""
+        self._source.settle()
         name, _, value = self._token.partition("=")
         environment = {
             **os.environ,
@@ -205,10 +239,8 @@ class Round:
 
     def step(self):
         """At a step of a tick, by itself."""
-        areas = REMOTE_STEPS if self._pair.remote else STEPS
-        steps = [(area, step + 1) for area, count in areas.items() for step in range(count)]
-        area, step = self._rng.choice(steps)
-        number = 1 if area == "claim" else self._rng.randint(1, FIRST_TICKS)
+        area, step = self._rng.choice(self._pair.steps)
+        number = 1 if (area, step) in ONCE else self._rng.randint(1, FIRST_TICKS)
         with self._started(f"{area}:{step}:{number}") as program:
             code = self._end_of(program)
         return code, code == -signal.SIGKILL
@@ -260,7 +292,8 @@ class Round:
 
     def _compare(self, outcome):
         found = self._sink.found()
-        should = expected(self._in_order(found))
+        events = self._in_order(found, outcome)
+        should = expected(events)
         came = collections.defaultdict(list)
         for result in found:
             came[result["k"]].append(tuple(sorted(result.items())))
@@ -274,18 +307,38 @@ class Round:
             outcome.compare(results, wanted)
         letters = self._letters.read_bytes().splitlines() if self._letters.exists() else ()
         values = {json.loads(letter)["value"]["v"] for letter in letters}
-        outcome.lost += len(refused(self._events) - values)
+        outcome.lost += len(refused(events) - values)
         outcome.wrong += len(values - refused(self._events))
         looked = CliRunner().invoke(inspect, [self._checkpoint, "--json"])
         outcome.left += json.loads(looked.stdout)["keys"]
         outcome.wrong += CliRunner().invoke(verify, [self._checkpoint]).exit_code != 0
 
-    def _in_order(self, found):
-        """The events in the order in which they were seen, where that is not the first one."""
+    def _in_order(self, found, outcome):
+        """The events that should have been seen, in the order in which they were."""
         if self._pair.ordered:
             return self._events
-        seen = {result["v"]: number for number, result in reversed(list(enumerate(found)))}
-        return sorted(self._events, key=lambda event: seen.get(event["v"], len(found)))
+        by_value = {event["v"]: event for event in self._events}
+        seen = [result["v"] for result in found if result["what"] == "sees"]
+        if self._pair.again:
+            outcome.again += len(seen) - len(set(seen))
+        else:
+            seen = list(dict.fromkeys(seen))
+        missing = by_value.keys() - set(seen)
+        if self._pair.forgets:
+            outcome.gone += len(missing - self._journalled)
+            missing &= self._journalled
+        return [by_value[value] for value in (*seen, *sorted(missing))]
+
+
+def _journalled(path):
+    """The values of the events in the journal of a checkpoint."""
+    values = set()
+    for file in (path / "journal").glob("*.log"):
+        with contextlib.suppress(journal_file.Damaged):  # of a write that was not finished
+            for frame in journal_file.read(file.read_bytes()):
+                _, packed = _core.loads(frame.payload, False)
+                values |= {_core.loads(item, False)[2]["v"] for item in packed}
+    return values
 
 
 HOW = {
