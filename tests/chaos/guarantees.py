@@ -148,6 +148,7 @@ def main():
         finally:
             servers.stop()
     figures = {name: figures[name] for name in PAIRS if name in figures}
+    JSON.write_text(json.dumps(figures, indent=2) + "\n")
     PAGE.write_text(paged(PAGE.read_text(), figures))
     print(tables(figures))
 
