@@ -267,6 +267,20 @@ async def test_claims_stay_when_a_base_is_written(place, small_bases):
     assert claims < set(place.names())
 
 
+async def test_the_oldest_of_very_many_claims_go(place, small_bases, monkeypatch):
+    monkeypatch.setattr(commits, "_CLAIMS", 3)
+    for _ in range(6):
+        with opened(place.on()) as checkpoint:
+            await ticks(checkpoint, checkpoint.epoch + 1, checkpoint.epoch + 1)
+    oldest, kept = "commit-0000000000000001", "commit-0000000000000011"
+    with opened(place.on()) as checkpoint:
+        async with asyncio.timeout(HANG):
+            while oldest in place.names():
+                await ticks(checkpoint, checkpoint.epoch + 1, checkpoint.epoch + 1)
+        await until(lambda: has_written(checkpoint))
+    assert kept in place.names()
+
+
 async def test_a_base_that_cannot_be_written_holds_up_no_tick(
     place, small_bases, monkeypatch, caplog
 ):
@@ -659,6 +673,26 @@ async def test_a_state_with_a_pickle_is_refused_unless_it_is_trusted(place):
         checkpoint.load(["a"])
     with opened(place.on("third"), trusted=True) as checkpoint:
         assert checkpoint.load(["a"]) == [pickled]
+
+
+# The event loop.
+
+
+async def test_a_slow_store_does_not_block_the_event_loop(place, monkeypatch):
+    inner, goes_on, waits = obstore.put, threading.Event(), threading.Event()
+
+    def slow(*args, **more):
+        waits.set()
+        assert goes_on.wait(HANG)
+        return inner(*args, **more)
+
+    with opened(place.on()) as checkpoint:
+        monkeypatch.setattr(obstore, "put", slow)
+        tick = asyncio.create_task(ticks(checkpoint, 1, 1))
+        await until(waits.is_set)
+        assert checkpoint.load(["key-1"]) == [state(1)]  # what the next tick stores is known
+        goes_on.set()
+        await tick
 
 
 # Places that cannot be used.

@@ -354,6 +354,29 @@ async def test_a_run_says_which_program_has_taken_over(place, tmp_path):
     assert out.read_text() == "1\n"
 
 
+async def test_a_run_that_is_cancelled_while_it_opens_holds_nothing(place, tmp_path, monkeypatch):
+    inner, goes_on, waits = Objects.sizes, threading.Event(), threading.Event()
+
+    def slow(self):
+        waits.set()
+        assert goes_on.wait(HANG)
+        return inner(self)
+
+    monkeypatch.setattr(Objects, "sizes", slow)
+    (tmp_path / "in.ndjson").write_text('{"k": 1}\n')
+    run = count.keyed(connect.file(tmp_path / "in.ndjson"), key="k")
+    task = asyncio.create_task(
+        run.into(connect.file(tmp_path / "out.ndjson"), checkpoint=place.on())
+    )
+    await until(waits.is_set)  # the event loop goes on
+    task.cancel()
+    await asyncio.sleep(0)
+    goes_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    Checkpoint.open(place.on(), "count").close()
+
+
 async def test_the_last_tick_of_a_run_that_is_stopped_is_uploaded(place, tmp_path):
     lines = tmp_path / "in.ndjson"
     for number, machine in enumerate(("first", "second", "first", "third"), 1):

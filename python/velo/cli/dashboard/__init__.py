@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 
 from velo.cli.supervisor.overview import which_supervisors
+from velo.connect.urls import is_url
 
 __all__ = ["dashboard"]
 
@@ -38,7 +39,7 @@ _NEEDED = ("starlette", "uvicorn", "prometheus_client")
     "--checkpoint",
     "checkpoints",
     multiple=True,
-    type=click.Path(path_type=Path),
+    metavar="FOLDER",
     help="Show the checkpoint in this folder.",
 )
 @click.option("--open", "opens", is_flag=True, help="Open the page in the default browser.")
@@ -48,7 +49,7 @@ def dashboard(
     host: str,
     port: int,
     metrics: tuple[str, ...],
-    checkpoints: tuple[Path, ...],
+    checkpoints: tuple[str, ...],
     opens: bool,
 ) -> None:
     """Serve a live page about all programs of this user that run streams in process mode.
@@ -59,6 +60,11 @@ def dashboard(
 
     `--metrics` and `--checkpoint` may be given several times. Ctrl-C ends it.
     """
+    if remote := next((path for path in checkpoints if is_url(path)), None):
+        raise click.UsageError(
+            f"`{remote}` is in an object store, which is not asked each second: "
+            "`velo checkpoint inspect` shows it"
+        )
     if missing := [name for name in _NEEDED if importlib.util.find_spec(name) is None]:
         raise click.UsageError(
             f"`velo dashboard` needs {', '.join(missing)}: pip install 'velo-stream[dashboard]'"
@@ -66,7 +72,7 @@ def dashboard(
     from velo.cli.dashboard.serving import serve
     from velo.cli.dashboard.watch import Watch
 
-    watch = Watch(socket, pid, metrics, checkpoints)
+    watch = Watch(socket, pid, metrics, [Path(path) for path in checkpoints])
     family = sockets.AF_INET6 if ":" in host else sockets.AF_INET
     try:
         listener = sockets.create_server((host, port), family=family)
