@@ -49,10 +49,13 @@ class GroupOutcome(Outcome):
     Attributes:
         steps: How often each kind of step was taken.
         results: How many results there were.
+        superseded: How many members ended because another one had taken over a shard, before their
+            group said so, and were started again.
 
     """
 
     results: int = 0
+    superseded: int = 0
     steps: collections.Counter = dataclasses.field(default_factory=collections.Counter)
 
 
@@ -81,6 +84,7 @@ class Storm:
         self._source = server.topic(PARTITIONS, name)
         self._sink = server.topic(PARTITIONS, f"{name}-results")
         self._members = []
+        self.superseded = 0
         self._started = 0
         self._results = []
         self._reader = Consumer(
@@ -159,9 +163,17 @@ class Storm:
         return member
 
     def _check_members(self):
-        for member in self._members:
+        for member in list(self._members):
             if member.poll() is not None:
-                raise RuntimeError(f"a member ended with {member.returncode}: {_end_of(member)}")
+                self._members.remove(member)
+                self._replace(member)
+
+    def _replace(self, member):
+        """Start a member anew that has ended because of others, as a service manager does."""
+        if "errors.Superseded: " not in _end_of(member).splitlines()[-1]:
+            raise RuntimeError(f"a member ended with {member.returncode}: {_end_of(member)}")
+        self.superseded += 1
+        self.start()
 
     def kill(self):
         """Kill a member at any time, and start another one in its place."""
@@ -183,7 +195,10 @@ class Storm:
         """Stop a member by SIGTERM: it gives its partitions away, and ends."""
         member = self._members.pop(self._rng.randrange(len(self._members)))
         member.send_signal(signal.SIGTERM)
-        if code := member.wait(HANGS):
+        code = member.wait(HANGS)
+        if code == 1 and "errors.Superseded: " in _end_of(member).splitlines()[-1]:
+            self.superseded += 1  # before it was stopped
+        elif code:
             raise RuntimeError(f"a member that was stopped ended with {code}: {_end_of(member)}")
 
     def close(self):
@@ -226,6 +241,7 @@ def storm(mode, server, kills, outcome, seed):
             group.stop()
             group.stop()
             group.compare(outcome)
+            outcome.superseded += group.superseded
         except (RuntimeError, TimeoutError, subprocess.TimeoutExpired) as error:
             outcome.failed.append(f"seed {seed}: {error}")
 
@@ -237,8 +253,8 @@ def main():
     parser.add_argument("--kills", type=int, default=6)
     parser.add_argument("--seed", type=int, default=int(time.time()))
     options = parser.parse_args()
-    print("| mode | storms | killed | frozen | results | lost | doubled | wrong |")
-    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
+    print("| mode | storms | killed | frozen | superseded | results | lost | doubled | wrong |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
     with tempfile.TemporaryDirectory(prefix="velo-servers-") as folder:
         servers = Servers(Path(folder))
         try:
@@ -248,6 +264,7 @@ def main():
                     storm(mode, servers["kafka"], options.kills, outcome, options.seed + number)
                 figures = (
                     *(outcome.runs, outcome.steps["kill"], outcome.steps["freeze"]),
+                    outcome.superseded,
                     *(f"{outcome.results:,}", outcome.lost, outcome.doubled, outcome.wrong),
                 )
                 print(f"| {mode} | {' | '.join(map(str, figures))} |", *outcome.failed, flush=True)

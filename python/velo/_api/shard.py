@@ -29,7 +29,7 @@ _log = logging.getLogger("velo.connect")
 
 # A member that stood still may hear from its checkpoint that a shard has moved, before it hears so
 # from its group: for that it has so many seconds.
-_GRACE = 10.0
+_GRACE = 30.0
 
 
 def name_of_shard(partition: Hashable) -> str:

@@ -27,9 +27,9 @@ async def counts(events, state):
 class Program:
     """A run in this event loop, as if it were a program of its own."""
 
-    def __init__(self, kafka, source, sink, checkpoint, mode, **settings):
+    def __init__(self, kafka, source, sink, checkpoint, mode="inline", config=QUICK, **settings):
         self.source = connect.kafka(
-            kafka.address, source, group=f"of-{source}", config=QUICK, **settings
+            kafka.address, source, group=f"of-{source}", config=config, **settings
         )
         self.run = counts.options(mode=mode).keyed(self.source, key=connect.record_key)
         sink = connect.kafka(kafka.address, sink, config={"reconnect.backoff.ms": 10})
@@ -102,3 +102,40 @@ async def test_members_come_and_go(kafka, topics, checkpoint, mode):
     third = Program(kafka, source, sink, checkpoint, mode, until="end")
     assert (await third.task).read == 0
     assert await read(kafka, sink, 360) == expected(360)
+
+
+async def test_the_newer_protocol_moves_partitions_too(kafka, topics, checkpoint):
+    source, sink = topics
+    newer = {"group.protocol": "consumer", "reconnect.backoff.ms": 10}
+    first = Program(kafka, source, sink, checkpoint, config=newer)
+    await produce(kafka, source, range(60))
+    await until(lambda: first.run.figures.read == 60)
+    second = Program(kafka, source, sink, checkpoint, config=newer)
+    await until(lambda: len(first.partitions) == len(second.partitions) == PARTITIONS // 2)
+    await produce(kafka, source, range(60, 120))
+    await until(lambda: first.run.figures.read + second.run.figures.read >= 120)
+    await first.stop()
+    await second.stop()
+    assert await read(kafka, sink, 120) == expected(120)
+
+
+async def test_a_shard_without_a_checkpoint_is_warned_of(
+    kafka, topics, checkpoint, tmp_path, caplog
+):
+    source, sink = topics
+    await produce(kafka, source, range(KEYS))
+    first = Program(kafka, source, sink, checkpoint, until="end")
+    await first.task
+    assert "no state is known" not in caplog.text
+    await produce(kafka, source, range(KEYS, 2 * KEYS))
+    another = f"{(tmp_path / 'another').as_uri()}?cache={tmp_path / 'cache'}"
+    second = Program(kafka, source, sink, another, until="end")
+    assert (await second.task).read == KEYS
+    assert "no state is known" in caplog.text
+
+
+def test_partitions_that_move_all_at_once_are_refused():
+    config = {"partition.assignment.strategy": "range"}
+    source = connect.kafka("127.0.0.1:1", "t", group="g", config=config)
+    with pytest.raises(ValueError, match="move one by one"):
+        source.share()

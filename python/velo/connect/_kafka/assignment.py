@@ -91,8 +91,14 @@ class Assignment:
             return
         self.waiting.difference_update(names)
         begin = {name: at + 1 for name in names if (at := positions[name]) is not None}
-        begin |= self._committed([name for name in names if name not in begin])
-        self._read(names, begin)
+        known = self._committed([name for name in names if name not in begin])
+        if known:
+            log.warning(
+                "%s: no state is known of %s, which begin with empty states where the group %r has "
+                "committed",
+                *(self._link.name, sorted(known), self._reading.group),
+            )
+        self._read(names, begin | known)
 
     def _read(self, names: list[Name], committed: Mapping[Name, int]) -> None:
         reading, consumer = self._reading, self._consumer

@@ -145,6 +145,11 @@ class Writer:
             left: int = getattr(self._producer, name)(timeout)
             return left
         except (KafkaException, SystemError) as error:
+            if isinstance(error, SystemError) and error.__cause__ is None:
+                # The client has lost the reason, as of a producer that was shut out meanwhile.
+                self._link.check()
+                if (failure := self._failure) is not None:
+                    raise failure from None
             raise self._link.named(cause(error)) from None
 
     def _flush(self) -> None:
