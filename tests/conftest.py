@@ -52,6 +52,14 @@ def _pipe_of_uvloop():
         uvloop.new_event_loop().close()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _working_copies(tmp_path_factory):
+    """Have checkpoints in object stores leave no working copies with the user."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VELO_CHECKPOINT_CACHE", str(tmp_path_factory.mktemp("working-copies")))
+        yield
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _leaves_nothing(request, _pipe_of_uvloop):
     """A leak is found in the module that made it."""

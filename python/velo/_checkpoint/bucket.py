@@ -6,8 +6,10 @@ Calls block. A store that does not answer is tried again, with growing pauses, u
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -41,8 +43,9 @@ _LASTING = (
     theirs.PermissionDeniedError,
     theirs.NotSupportedError,
     theirs.InvalidPathError,
-    PermissionError,
 )
+_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
+_ERROR = re.compile(r"\(os error (\d+)\)")
 _ABSENT = (theirs.NotFoundError, FileNotFoundError)
 _THERE = (theirs.AlreadyExistsError, theirs.PreconditionError, FileExistsError)
 
@@ -230,10 +233,12 @@ class Bucket:
                 attempt += 1
 
     def _failed(self, what: str, error: Any) -> CheckpointError:
-        if kind_of(error) in (AuthenticationFailed, PermissionDenied) and not self._is_folder:
+        if _number_of(error) in _REFUSED:
+            remedy = "give this user the right to, or name a folder that it may write to"
+        elif kind_of(error) in (AuthenticationFailed, PermissionDenied):
             remedy = "give this program a login that may read, write, list and delete objects there"
-        elif isinstance(error, PermissionError):
-            remedy = "give this user the right to"
+        elif _number_of(error) == errno.ENOSPC:
+            remedy = "free some of the disk and start again: the last tick is there as it was"
         elif "NoSuchBucket" in str(error):
             remedy = "make the bucket, or name another one"
         else:
@@ -251,8 +256,16 @@ def _sync(path: str) -> None:
         os.close(descriptor)
 
 
+def _number_of(error: Exception) -> int | None:
+    """Give the number of an error of the system: a store in a folder has it in its text."""
+    found = _ERROR.search(str(error))
+    return getattr(error, "errno", None) if found is None else int(found[1])
+
+
 def _lasts(error: Exception) -> bool:
     """Whether another try would fail as well."""
+    if _number_of(error) in (*_REFUSED, errno.ENOSPC):
+        return True
     status = status_of(error)
     refused = status is not None and 400 <= status < 500 and status not in _PASSING
     return refused or isinstance(error, _LASTING) or "NoSuchBucket" in str(error)

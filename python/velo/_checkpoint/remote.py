@@ -97,6 +97,12 @@ class Remote:
         """
         for tried in range(1, _TRIES + 1):
             found = self.commits.newest()
+            if found is None and _state_of(folder) is not None:
+                raise CheckpointError(
+                    f"there is no checkpoint at `{self.url}`, and this machine has a working copy "
+                    f"of one: see that the store is there as it was, for example that a folder is "
+                    f"mounted; to begin anew, remove `{folder}` too"
+                )
             try:
                 self.bring_to(folder, found)
             except Absent:  # its program has removed it, if there is another commit

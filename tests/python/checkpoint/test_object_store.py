@@ -5,16 +5,21 @@ import contextlib
 import os
 import random
 import shutil
+import subprocess
+import sys
+import tempfile
 import threading
+from pathlib import Path
 
 import obstore
 import pytest
 from click.testing import CliRunner
 
 from checkpoints import opened
-from helpers import HANG, until
+from helpers import HANG, environment, until
 from object_stores import Folder
 from servers.server import free_port
+from small_disk import mounted
 from velo._checkpoint import commits, remote
 from velo._checkpoint.address import address_of, below
 from velo._checkpoint.bucket import Bucket
@@ -714,6 +719,71 @@ def test_a_url_that_does_not_fit_is_told(url, said):
     with pytest.raises(ValueError, match=said) as raised:
         Checkpoint.open(url, "fraud")
     assert "secret" not in str(raised.value)
+
+
+AS_NOBODY = """
+import os, sys
+from velo._checkpoint import remote
+from velo._checkpoint.checkpoint import Checkpoint
+from velo.errors import CheckpointError
+os.setgid(65534)
+os.setuid(65534)
+for url in sys.argv[1:]:
+    try:
+        Checkpoint.open(url, "fraud")
+    except CheckpointError as error:
+        print(error)
+"""
+
+
+@pytest.fixture
+def open_to_all():
+    """A folder that other users may look into; pytest closes its own ones to them."""
+    with tempfile.TemporaryDirectory(prefix="velo-test-") as folder:
+        os.chmod(folder, 0o755)
+        yield Path(folder)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_a_folder_that_may_not_be_written_to_is_named_at_once(open_to_all):
+    for name, mode in (("read-only", 0o755), ("unreadable", 0o700), ("cache", 0o777)):
+        (open_to_all / name).mkdir()
+        os.chmod(open_to_all / name, mode)
+    cache = f"cache={open_to_all / 'cache'}&patience=1000"
+    places = [(open_to_all / name).as_uri() for name in ("read-only", "unreadable", "new")]
+    command = [sys.executable, "-c", AS_NOBODY, *(f"{place}?{cache}" for place in places)]
+    said = subprocess.run(
+        command, capture_output=True, text=True, env=environment(), timeout=HANG
+    ).stdout.splitlines()
+    assert len(said) == 3
+    for place, line in zip(places, said, strict=True):
+        assert f" the checkpoint `{place}`: " in line
+        assert line.endswith("give this user the right to, or name a folder that it may write to")
+
+
+async def test_a_full_disk_is_named_and_the_last_tick_is_there(tmp_path):
+    with mounted(tmp_path / "disk", "1m") as disk:
+        url = f"{(disk / 'fraud').as_uri()}?cache={tmp_path / 'cache'}&patience=1000"
+        with opened(url) as checkpoint, pytest.raises(CheckpointError, match="free some of the d"):
+            for epoch in range(1, 100):
+                text = os.urandom(25_000).hex()
+                await checkpoint.commit(epoch, {epoch: dumps({"text": text})}, {0: epoch}, {})
+        last = checkpoint.epoch
+        assert last > 2
+        shutil.copytree(disk / "fraud", tmp_path / "copy")
+    with opened(f"{(tmp_path / 'copy').as_uri()}?cache={tmp_path / 'other'}") as checkpoint:
+        assert checkpoint.epoch == last
+
+
+async def test_a_store_that_has_lost_everything_is_told(place):
+    with opened(place.on()) as checkpoint:
+        await ticks(checkpoint, 1, 2)
+    shutil.rmtree(place.path)
+    with pytest.raises(CheckpointError, match="this machine has a working copy.*mounted; to begin"):
+        Checkpoint.open(place.on(), "fraud")
+    shutil.rmtree(address_of(place.on()).folder)
+    with opened(place.on()) as checkpoint:
+        assert checkpoint.epoch == 0
 
 
 def test_a_store_that_does_not_answer_is_named_after_a_while(tmp_path, caplog, monkeypatch):
