@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import importlib
 import os
+import warnings
 
 from velo import _core
 from velo._environment import KEEPER_FD, ZYGOTE_FD
@@ -22,10 +23,21 @@ def main() -> None:
     served = os.getppid()
     keeper = _keeper()
     _core.set_title(f"velo: zygote of {served}")
-    control = _core.serve_zygote(os.fork, preload)
+    control = _core.serve_zygote(_fork, preload)
     if control is not None:
         _be_no_zygote()
         worker.main(control, output_lock, served, keeper)
+
+
+def _fork() -> int:
+    """Fork, without the warning that Python 3.12 and later give to a process with threads.
+
+    They count threads in `/proc/self/stat`, and take another field for the number behind a name
+    with spaces, as this process has one.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return os.fork()
 
 
 def preload(module: str, paths: list[str]) -> None:
