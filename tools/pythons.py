@@ -56,7 +56,7 @@ def environment(version: str, interpreter: str) -> Path:
     }
     install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     subprocess.run(
-        [*install, "--config-settings=build-args=--profile=dev", ".[test]"],
+        [*install, "--no-compile", "--config-settings=build-args=--profile=dev", ".[test]"],
         check=True,
         cwd=ROOT,
         env=os.environ | settings,
