@@ -131,9 +131,9 @@ class StreamConfig:
         state_version: The version of the function's `state`. A checkpoint keeps it with the state
             of each key. Raise it when the function expects a state of another form.
         migrate: Makes a state of this version from one of an earlier version:
-            `migrate(state, version)` returns it. It is called in this process when a key is loaded
-            from a checkpoint that has its state in an earlier version. None: such a checkpoint
-            raises `CheckpointError`.
+            `migrate(state, version)` returns it. It is called in this process, or for a session in
+            its worker, when a key is loaded from a checkpoint that has its state in an earlier
+            version. None: such a checkpoint raises `CheckpointError`.
 
     Raises:
         TypeError: When a setting is of the wrong type.

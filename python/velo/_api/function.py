@@ -118,6 +118,10 @@ class StreamFn(Generic[In, Out]):
         `stream.end()` ends it at once. The next `open` then begins a new session. A session counts
         for `max_concurrent` in the process that has begun it, until its function has ended.
 
+        A supervisor that was started with `--checkpoint` stores the `state` of sessions: an idle
+        one leaves the memory, and the next `open` begins with its state, as it does after a worker
+        or the supervisor has died. A function that returns ends its session for good.
+
         Args:
             key: A string, bytes, an integer, or a tuple of those. None: a stream without a session.
 

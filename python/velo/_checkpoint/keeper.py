@@ -133,6 +133,8 @@ class Keeper:
         self._commit: Future[None] | None = None
         self._retry = 0.0
         self._failure: str | None = None
+        # Why nothing is stored any more.
+        self._fault: str | None = None
         self._made: float | None = None
         self._closing = False
         self._said: set[str] = set()
@@ -177,6 +179,7 @@ class Keeper:
             for worker in self._workers():
                 self._receive(worker, catch_up=True)
         except Exception:
+            self._fault = "it has failed: see the log"
             self._notes.log(True, f"the keeper has failed: {traceback.format_exc()}")
         finally:
             self._end()
@@ -191,6 +194,7 @@ class Keeper:
             except CheckpointError as error:
                 count = len(self._waiting)
                 self._notes.log(True, f"the states of {count:,} sessions are lost: {error}")
+        self._tell()
         for worker in self._workers():
             self._drop(worker)
         self._folder.close()
@@ -403,7 +407,7 @@ class Keeper:
             "made": self._made,
             "unsaved": len(self._committing | self._waiting),
             "unsaved_since": self._since,
-            "error": self._failure,
+            "error": self._fault or self._failure,
         }
         self._notes.tell_checkpoint(json.dumps(state))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -234,9 +235,12 @@ class Screen:
             del facts[1]  # of different programs, or not all fit
         if any(state["draining"] for state in states):
             facts.append("draining")
-        failing = any((state["checkpoint"] or {}).get("error") for state in states)
+        kept = [state["checkpoint"] for state in states if state["checkpoint"] is not None]
+        failing = any(checkpoint["error"] for checkpoint in kept)
         if failing:
             facts.append("states are not stored: see `velo status`")
+        elif ticks := [checkpoint["made"] for checkpoint in kept if checkpoint["made"]]:
+            facts.append(f"last tick {duration(max(0.0, time.time() - min(ticks)))} ago")
         return _line(" · ".join(facts), "bold red" if failing else "bold")
 
     def _foot_lines(self, height: int) -> list[Text]:
