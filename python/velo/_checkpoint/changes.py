@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from velo import _core
-from velo._checkpoint.store import Row, Tick
+from velo._checkpoint.store import Row, Tick, Values
 
 __all__ = ["Changes", "packed", "unpacked"]
 
@@ -25,7 +26,7 @@ class Changes(NamedTuple):
     """
 
     tick: Tick
-    rows: list[Row]
+    rows: Sequence[Values]
     gone: list[bytes]
 
 

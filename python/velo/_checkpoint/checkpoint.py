@@ -12,6 +12,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+from zlib import crc32
 
 from velo import _core
 from velo._checkpoint.address import address_of, is_address
@@ -19,7 +20,8 @@ from velo._checkpoint.changes import Changes
 from velo._checkpoint.failing import torn
 from velo._checkpoint.folder import Claim, claim, claim_beside
 from velo._checkpoint.keys import pack, unpack
-from velo._checkpoint.store import Row, Store, Tick
+from velo._checkpoint.store import Row, Store, Tick, Values
+from velo._core import dumps, pickle_in
 from velo._function.key_text import shown
 from velo._function.pickle_imports import imports_of
 from velo._function.state_form import Migrate, StateForm
@@ -328,18 +330,22 @@ class Checkpoint:
 
     def _rows(
         self, changes: Mapping[Hashable, Change], changed: int
-    ) -> tuple[list[Row], list[bytes]]:
-        rows: list[Row] = []
+    ) -> tuple[list[Values], list[bytes]]:
+        rows: list[Values] = []
         gone: list[bytes] = []
+        # The event loop stands still meanwhile: so there are few steps for most keys.
+        add, version, trusted = rows.append, self._state_version, self._trusted
         for key, state in changes.items():
-            packed = pack(key)
-            if state is None:
+            kind = type(key)
+            packed = dumps(key) if kind is str or kind is int else pack(key)
+            if state:
+                if not trusted and pickle_in(state) is not None:
+                    self._form.refuse_pickle(key, state)
+                add((packed, state, version, changed, crc32(state, crc32(packed))))
+            elif state is None:
                 gone.append(packed)
-            elif state is False:
-                rows.append(Row.of(packed, None, self._state_version, changed))
             else:
-                self._form.refuse_pickle(key, state)
-                rows.append(Row.of(packed, state, self._state_version, changed))
+                add(Row.of(packed, None, version, changed))
         return rows, gone
 
     def _encoded(self, cut: tuple[dict[Hashable, Any], dict[Hashable, Any], Any]) -> bytes:

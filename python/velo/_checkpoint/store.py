@@ -27,7 +27,7 @@ from velo._checkpoint.failing import file_errors, foreign, sqlite_errors, torn
 from velo._checkpoint.folder import STATE
 from velo.errors import CheckpointError
 
-__all__ = ["FORMAT", "Row", "Store", "Tick"]
+__all__ = ["FORMAT", "Row", "Store", "Tick", "Values"]
 
 FORMAT = 1
 """The version of this format; `PRAGMA user_version` holds it."""
@@ -59,6 +59,10 @@ _FREE_PAGES, _FREE_PART = 4096, 4
 _STATE = "commit"
 # The most pages that are given back, and keys whose age is checked, in one tick.
 _PAGES_AT_A_TIME, _KEYS_AT_A_TIME = 1024, 4096
+
+
+Values = tuple[bytes, bytes | None, int, int, int]
+"""The values of a `Row`: a plain tuple is made in half the time."""
 
 
 class Row(NamedTuple):
@@ -351,7 +355,7 @@ class Store:
     def put(
         self,
         tick: Tick,
-        rows: list[Row],
+        rows: Sequence[Values],
         gone: list[bytes],
         *,
         most_finished: int,
@@ -374,7 +378,7 @@ class Store:
             CheckpointError: When that fails; then everything is as before.
 
         """
-        rows.sort()
+        rows = sorted(rows)
         gone.sort()
         with self.transaction() as writer:
             writer.execute("DELETE FROM before")
@@ -382,7 +386,7 @@ class Store:
             writer.execute("DELETE FROM epochs WHERE epoch < ?", [kept])
             writer.execute("UPDATE epochs SET undoable = 0")
             if tick.undoable:
-                self._keep(writer, sorted([*(row.key for row in rows), *gone]))
+                self._keep(writer, sorted([*(row[0] for row in rows), *gone]))
             self._forget_finished(writer, most_finished)
             if oldest is not None:
                 self._sweep(writer, oldest)
@@ -394,9 +398,9 @@ class Store:
             )
 
     def _write(
-        self, writer: sqlite3.Connection, rows: Iterable[Row], gone: Iterable[bytes]
+        self, writer: sqlite3.Connection, rows: Sequence[Values], gone: Iterable[bytes]
     ) -> None:
-        for some in _parts(list(rows)):
+        for some in _parts(rows):
             marks = ",".join(["(?,?,?,?,?)"] * len(some))
             values = list(chain.from_iterable(some))
             writer.execute(f"INSERT INTO keys VALUES {marks} {_OR_UPDATE}", values)
