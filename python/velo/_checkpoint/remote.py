@@ -43,7 +43,7 @@ _log = logging.getLogger("velo.checkpoint")
 
 # A new base is written when the ticks behind the last one are more bytes than it and than this, or
 # more than so many.
-_LEAST, _MOST_TICKS = 256 * 1024, 1000
+_LEAST, _MOST_TICKS = 64 * 1024, 1000
 _LEVEL = 1
 # After one that could not be written, so many seconds pass until the next.
 _PAUSE = 60.0
