@@ -1,6 +1,7 @@
 """Results on NATS: subjects, ids, errors, and core NATS."""
 
 import asyncio
+import json
 import uuid
 
 import pytest
@@ -8,7 +9,8 @@ from conformance import close, last_positions
 from nats_peer import NatsPeer, take_more, until, values_of
 
 from helpers import HANG
-from velo import connect
+from velo import connect, stream_fn
+from velo._diagnostics import failpoints
 from velo.connect.errors import (
     ConnectError,
 )
@@ -48,6 +50,39 @@ async def test_ids_drop_duplicates(peer):
     assert len(await peer.messages(5)) == 5
     await sink.close()
     await plain.close()
+
+
+class Crash(Exception):
+    """The process dies here."""
+
+
+async def test_a_count_in_the_state_is_an_id_that_outlives_a_crash(mode, peer, tmp_path):
+    @stream_fn(mode=mode)
+    async def numbered(events, state):
+        async for event in events:
+            state["n"] = state.get("n", 0) + 1
+            headers = {"Nats-Msg-Id": f"{event['k']}-{state['n']}"}
+            yield connect.to([event["v"], state["n"]], headers=headers)
+
+    def dies(area, step):
+        if (area, step) == ("tick", 3):  # results are written, and the tick is not stored
+            raise Crash
+
+    events = [{"k": n % 7, "v": n} for n in range(50)]
+    failpoints.hook = dies
+    try:
+        with pytest.raises(Crash):
+            await numbered.keyed(events, key="k").into(peer.sink(), checkpoint=tmp_path)
+    finally:
+        failpoints.hook = None
+    assert len(await peer.messages(50)) == 50
+    await numbered.keyed(events, key="k").into(peer.sink(), checkpoint=tmp_path)
+    sink = peer.sink()
+    await sink.write([(None, "last")])
+    await sink.close()
+    found = [json.loads(data) for data in await peer.written(51)]
+    assert sorted(found[:50]) == [[n, n // 7 + 1] for n in range(50)]
+    assert found[50] == "last"
 
 
 async def test_few_results_are_in_flight(peer):
