@@ -129,6 +129,7 @@ class GroupRun:
                 raise errors.exceptions[0] from None
             await self._commit()
         finally:
+            self._reads = False
             source_figures.forget(self)
             await closed(self.source)
 

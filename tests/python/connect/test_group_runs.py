@@ -11,6 +11,7 @@ from helpers import until
 from shared_topic import Ledger, MemberSource, Topic
 from velo import connect, stream_fn
 from velo._api import shard as shards
+from velo._diagnostics.source_figures import sources
 from velo.cli.connected.merged import Merged
 from velo.connect.errors import ConnectError, Superseded
 from velo.connect.memory import MemorySink
@@ -221,6 +222,30 @@ async def test_a_slow_partition_is_paused_and_no_other(topic, ledger, program, t
     gate.touch()
     await shown(ledger, a=500)
     await first.stop()
+
+
+async def test_figures_are_those_of_one_source(topic, ledger, program, mode):
+    first = program(fn=counts.options(mode=mode))
+    assert not first.run._is_reading
+    await first.source.give(0, 1)
+    assert first.run._is_reading
+    await topic.put(0, *events("a", 10))
+    await topic.put(1, *events("b", 20))
+    await shown(ledger, a=10, b=20)
+    (shown_source,) = [each for each in sources() if each[1] == "topic t"]
+    function, _, figures = shown_source
+    assert (function, figures.records) == ("counts", 30)
+    await until(lambda: figures.commits and topic.committed)
+    flows = first.run._flows()
+    assert {partition: flow.read for partition, flow in flows.items()} == {
+        ("t", 0): 10,
+        ("t", 1): 20,
+    }
+    await first.source.take(1)
+    assert set(first.run._flows()) == {("t", 0)}
+    await first.stop()
+    assert not first.run._is_reading
+    assert "topic t" not in {each[1] for each in sources()}
 
 
 async def test_each_shard_has_max_concurrent_keys(topic, ledger, program, mode):

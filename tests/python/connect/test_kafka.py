@@ -539,6 +539,23 @@ class TestAccess:
         source = connect.kafka(address, topic, group=group, until="end", **self.settings())
         assert len(await everything(source)) == 1
 
+    async def test_without_a_rule_for_the_group_beside_its_own_a_checkpoint_is_read_all_the_same(
+        self, peer, caplog
+    ):
+        caplog.set_level(logging.INFO)
+        await peer.produce([b"1"])
+        self.allow(peer.server, ResourceType.TOPIC, peer.topic, AclOperation.READ)
+        self.allow(peer.server, ResourceType.GROUP, peer.group, AclOperation.READ)
+        source = connect.kafka(
+            peer.server.sasl_address, peer.topic, group=peer.group, **self.settings()
+        )
+        source.seek({})
+        member = Member(source)
+        await member.until(lambda: "not known whether another program" in caplog.text)
+        await member.read(1)
+        await member.commit()
+        await member.close()
+
     async def test_tls_with_a_certificate_that_is_trusted_or_not(self, peer):
         address, ca = peer.server.tls_address, str(peer.server.certificate)
         sink = connect.kafka(address, peer.topic, tls_ca=ca)
