@@ -11,6 +11,7 @@ from helpers import until
 from shared_topic import Ledger, MemberSource, Topic
 from velo import connect, stream_fn
 from velo._api import shard as shards
+from velo._api.shard_source import ShardSource
 from velo._diagnostics.source_figures import sources
 from velo.cli.connected.merged import Merged
 from velo.connect.errors import ConnectError, Superseded
@@ -222,6 +223,26 @@ async def test_a_slow_partition_is_paused_and_no_other(topic, ledger, program, t
     gate.touch()
     await shown(ledger, a=500)
     await first.stop()
+
+
+async def test_what_waits_for_a_shard_is_bounded(topic):
+    member = MemberSource(topic)
+    source = ShardSource(member, ("t", 0), lambda positions: None)
+    items = aiter(source)
+    for _ in range(5):
+        source.put([1])
+    assert member.paused == {("t", 0)}
+    assert [await anext(items) for _ in range(2)] == [[1], [1]]
+    assert not member.paused
+    # Its driver and the records that wait both hold it, until neither does.
+    source.pause([("t", 0)])
+    source.put([1])
+    source.put([1])
+    source.resume([("t", 0)])
+    assert member.paused == {("t", 0)}
+    await anext(items)
+    await anext(items)
+    assert not member.paused
 
 
 async def test_figures_are_those_of_one_source(topic, ledger, program, mode):
