@@ -14,6 +14,9 @@ import time
 __all__ = ["Member"]
 
 _PR_SET_PDEATHSIG = 1
+# Exit codes behind which another start would do the same: done, called wrongly, a position that is
+# gone, no such topic, a refused user.
+_FINAL = (0, 2, 65, 66, 77)
 # So many lines wait to be fetched; older ones are dropped.
 _MOST_LINES = 1000
 # A call for lines waits so long for some.
@@ -49,7 +52,7 @@ class Member:
             while True:
                 began = time.monotonic()
                 code = await self._once()
-                if self._stopping or code == 0:
+                if self._stopping or code in _FINAL:
                     break
                 failures = 0 if time.monotonic() - began > 60 else failures + 1
                 if self._restarts is not None and failures > self._restarts:

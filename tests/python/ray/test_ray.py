@@ -308,6 +308,14 @@ async def test_a_member_that_fails_starts_again(cluster, tmp_path):
     assert out.read_text().split() == ["0", "1", "2", "3", "4"]
 
 
+async def test_a_member_that_was_called_wrongly_does_not_start_again(cluster):
+    member = deploy(cluster, "--nodes", "1", "ray_functions.py:falls_once", "--nonsense")
+    said, _ = await asyncio.to_thread(member.communicate, timeout=HANG)
+    assert member.returncode == 2, said
+    assert "nonsense" in said
+    assert "starts again" not in said
+
+
 async def test_sigterm_drains_the_members(cluster, tmp_path):
     source, out, once = tmp_path / "in.ndjson", tmp_path / "out.ndjson", tmp_path / "once"
     once.touch()
