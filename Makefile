@@ -103,10 +103,12 @@ lint: $(VENV)/.ready
 bench: $(VENV)/.ready
 	$(BIN)/velo bench
 
-# A wheel for each CPython of this machine, into dist/, checked and tried.
+# A wheel for each CPython of this machine, into dist/, checked and tried. `make wheels
+# WHEELS_ARGS='--targets aarch64-unknown-linux-gnu'` builds them for another target, `--sdist` the sources.
+WHEELS_ARGS ?=
 wheels: $(VENV)/.ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check '.[wheels]'
-	$(BIN)/python tools/wheels.py
+	$(BIN)/python tools/wheels.py $(WHEELS_ARGS)
 
 # The site, into site/. A broken link is an error; neither the build nor the pages fetch anything.
 docs: $(VENV)/.ready

@@ -1,11 +1,14 @@
 """Builds wheels for each Python of this machine, checks them, and tries them as a user would.
 
     python tools/wheels.py [--out dist] [--pythons python3.11 python3.12]
+    python tools/wheels.py --targets x86_64-unknown-linux-musl aarch64-unknown-linux-gnu
 
 There is one wheel for each version of Python: velo calls parts of CPython that the stable ABI
 leaves out. The linker is zig, which links against the symbols of an old glibc, so that a wheel runs
 on older systems than the one that builds it. auditwheel reads off the wheel what it needs. Each
-wheel is installed into a bare environment, in which `tools/quickstart.py` runs in both modes.
+wheel of this machine's own target is installed into a bare environment, in which
+`tools/quickstart.py` runs in both modes. Those of other targets (`rustup target add`) are built and
+checked. `--sdist` builds the source distribution too, and tries that in the same way.
 """
 
 from __future__ import annotations
@@ -23,37 +26,46 @@ from pathlib import Path
 from pythons import pythons
 
 ROOT = Path(__file__).resolve().parent.parent
-# The oldest glibc that wheels run with.
-GLIBC = "2_17"
+MATURIN = [sys.executable, "-m", "maturin"]
+# The oldest C libraries that wheels run with.
+GLIBC, MUSL = "manylinux_2_17", "musllinux_1_2"
 
 
-def build(interpreters: list[str], out: Path) -> list[Path]:
-    """Build a wheel for each interpreter."""
-    command = [sys.executable, "-m", "maturin", "build", "--release", "--zig", "--quiet"]
-    command += ["--compatibility", f"manylinux_{GLIBC}", "--out", str(out), "--interpreter"]
+def build(interpreters: list[str], target: str, out: Path) -> list[Path]:
+    """Build a wheel for each interpreter; returns them."""
+    command = [*MATURIN, "build", "--release", "--zig", "--quiet", "--target", target]
+    command += ["--compatibility", oldest(target), "--out", str(out), "--interpreter"]
     # maturin looks for zig in the first `python3` of the path.
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     environment = os.environ | {"PATH": path}
+    before = set(out.glob("*.whl"))
     subprocess.run([*command, *interpreters], cwd=ROOT, env=environment, check=True)
-    return sorted(out.glob("*.whl"))
+    return sorted(set(out.glob("*.whl")) - before)
 
 
-def audit(wheel: Path) -> None:
+def oldest(target: str) -> str:
+    """Return the oldest system that wheels of a target run on, as in the names of wheels."""
+    return MUSL if target.endswith("-musl") else GLIBC
+
+
+def audit(wheel: Path, target: str) -> None:
     """Have auditwheel find the oldest system that the wheel runs on; it must be as old as ours."""
     command = [sys.executable, "-m", "auditwheel", "show", str(wheel)]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     tag = re.search(r'consistent with\s+the following platform tag:\s+"([^"]+)"', said)
     assert tag is not None, said
-    print(f"{wheel.name}: {wheel.stat().st_size >> 10} KiB, {tag[1]}")
-    glibc = re.match(r"manylinux_(\d+)_(\d+)_", tag[1])
-    assert glibc is not None, said
-    assert [int(n) for n in glibc.groups()] <= [int(n) for n in GLIBC.split("_")], said
+    print(f"{wheel.name}: {wheel.stat().st_size >> 10} KiB, {tag[1]}", flush=True)
+    wanted, found = (
+        re.match(r"(\w+?linux)_(\d+)_(\d+)", name) for name in (oldest(target), tag[1])
+    )
+    assert wanted is not None
+    assert found is not None, said
+    assert found[1] == wanted[1], said
+    assert [int(n) for n in found.groups()[1:]] <= [int(n) for n in wanted.groups()[1:]], said
 
 
-def attempt(version: str, interpreter: str, wheels: list[Path]) -> None:
-    """Install the wheel of this version into a bare environment, and use it there."""
-    tag = f"cp{version.replace('.', '')}"
-    wheel = next(path for path in wheels if f"-{tag}-" in path.name)
+def attempt(interpreter: str, package: Path) -> None:
+    """Install a wheel or a source distribution into a bare environment, and use it there."""
     with tempfile.TemporaryDirectory(prefix="velo-wheel-") as folder:
         if interpreter == sys.executable:
             venv.create(folder, with_pip=True)
@@ -61,11 +73,24 @@ def attempt(version: str, interpreter: str, wheels: list[Path]) -> None:
             subprocess.run([interpreter, "-m", "venv", folder], check=True)
         python = Path(folder) / "bin" / "python"
         quiet = ["--quiet", "--disable-pip-version-check"]
-        subprocess.run([python, "-m", "pip", "install", *quiet, str(wheel)], check=True)
+        subprocess.run([python, "-m", "pip", "install", *quiet, str(package)], check=True)
         clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         quickstart = ROOT / "tools" / "quickstart.py"
         for command in ([python, quickstart], [python.with_name("velo"), "--version"]):
             subprocess.run(command, check=True, env=clean, cwd=folder)
+
+
+def sdist(out: Path) -> Path:
+    """Build the source distribution."""
+    subprocess.run([*MATURIN, "sdist", "--quiet", "--out", str(out)], cwd=ROOT, check=True)
+    (made,) = out.glob("*.tar.gz")
+    return made
+
+
+def own_target() -> str:
+    """Return the target of this machine."""
+    said = subprocess.run(["rustc", "-vV"], capture_output=True, text=True, check=True).stdout
+    return next(line.split()[1] for line in said.splitlines() if line.startswith("host:"))
 
 
 def main() -> None:
@@ -73,6 +98,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Build wheels, check them, and try them.")
     parser.add_argument("--out", type=Path, default=ROOT / "dist", help="default: dist")
     parser.add_argument("--pythons", nargs="*", help="interpreters (default: all that are found)")
+    parser.add_argument("--targets", nargs="*", help="of Rust (default: this machine's own)")
+    parser.add_argument("--sdist", action="store_true", help="the source distribution, too")
     args = parser.parse_args()
     found = pythons()
     if args.pythons:
@@ -82,11 +109,19 @@ def main() -> None:
         raise SystemExit("wheels: there is no CPython of a supported version")
     print(f"wheels for {', '.join(found)}", flush=True)
     shutil.rmtree(args.out, ignore_errors=True)
-    wheels = build(list(found.values()), args.out)
-    for wheel in wheels:
-        audit(wheel)
-    for version, interpreter in found.items():
-        attempt(version, interpreter, wheels)
+    args.out.mkdir(parents=True)
+    own = own_target()
+    for target in args.targets or [own]:
+        wheels = build(list(found.values()), target, args.out)
+        for wheel in wheels:
+            audit(wheel, target)
+        for version, interpreter in found.items() if target == own else ():
+            tag = f"-cp{version.replace('.', '')}-"
+            attempt(interpreter, next(wheel for wheel in wheels if tag in wheel.name))
+    if args.sdist:
+        made = sdist(args.out)
+        print(made.name, flush=True)
+        attempt(next(iter(found.values())), made)
 
 
 if __name__ == "__main__":
