@@ -48,11 +48,16 @@ class End:
     Attributes:
         title: What tables call it.
         url: What `endpoint_of` makes it of.
+        alone: The same for a program that shares it with no other one.
         server: Its server; None for a file.
 
     """
 
     server = None
+
+    @property
+    def alone(self):
+        return self.url
 
     def settle(self):
         """Wait until the server of a source has noticed the end of the last program."""
@@ -110,7 +115,12 @@ class KafkaSource(KafkaEnd):
 
     def __init__(self, servers, folder):
         super().__init__(servers, folder)
-        self.url += f"&group={self._topic}&until=end"
+        self._of_group = f"&group={self._topic}"
+        self.url += f"{self._of_group}&until=end"
+
+    @property
+    def alone(self):
+        return self.url.replace(self._of_group, "")
 
     def put(self, events):
         """Have these events read."""

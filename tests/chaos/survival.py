@@ -150,12 +150,14 @@ class Round:
         self._letters = folder / "letters.ndjson"
         self._checkpoint = str(folder / "checkpoint")
         self._machines = folder / "machines"
-        if pair.remote:
+        source = self._source.url
+        if pair.remote:  # a group would have a checkpoint for each partition: see `groups.py`
             self._checkpoint = (folder / "checkpoint").as_uri()
+            source = self._source.alone
         self._journalled = set()  # the values of events that were seen in the journal
         self._log = folder / "log"
         self._command = [
-            *(sys.executable, str(PROGRAM), mode, self._source.url, self._sink.url),
+            *(sys.executable, str(PROGRAM), mode, source, self._sink.url),
             self._letters.as_uri(),
             self._checkpoint,
             rng.choice(("end", "unload")),
