@@ -274,7 +274,7 @@ async def test_a_failure_while_nobody_is_attached_is_logged(mode, key, caplog):
 
 async def test_a_detached_function_goes_on_by_itself(mode, key, tmp_path):
     """What it yields meanwhile is nobody's."""
-    ticking = functions.counts_ticks.options(mode=mode, timeout=20)
+    ticking = functions.counts_ticks.options(mode=mode, timeout=2 * HANG)
     async with ticking.open(key=key) as stream:
         await stream.send(str(tmp_path / "ticks"))
     before = len(functions.marks(tmp_path / "ticks"))
