@@ -158,6 +158,30 @@ async def test_an_idle_session_leaves_the_memory_and_its_function_sees_no_end(ke
     assert await tell(fn, "k", path) == 3
 
 
+async def test_nothing_is_lost_where_sessions_leave_and_come_back(keeper_at):
+    """Attachments cross with the end of idle sessions, and with the change of workers."""
+    daemon = keeper_at()
+    fn = sequence.options(timeout=0.002)
+    rounds, known = 50, {key: [] for key in "abc"}
+
+    async def use(key):
+        for _ in range(rounds):
+            async with fn.open(key=key) as stream:
+                event = random.randrange(1000)
+                known[key].append(event)
+                await stream.send(event)
+                assert (await asyncio.wait_for(stream.recv(), HANG))[:2] == expected(known[key])
+            await asyncio.sleep(random.choice([0, 0.001, 0.002, 0.003]))
+
+    users = [asyncio.create_task(use(key)) for key in "abcabc"]
+    await until(lambda: len(known["a"]) > rounds)
+    daemon.restart()
+    await asyncio.gather(*users)
+    for key, events in known.items():
+        assert (await tell(fn, key, None))[:2] == expected(events)
+        assert len(events) == 2 * rounds
+
+
 async def test_a_function_that_returns_ends_it(keeper_at, folder):
     keeper_at()
     name = "stored_functions.obeys"
