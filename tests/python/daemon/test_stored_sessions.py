@@ -174,7 +174,7 @@ async def test_nothing_is_lost_where_sessions_leave_and_come_back(keeper_at):
             await asyncio.sleep(random.choice([0, 0.001, 0.002, 0.003]))
 
     users = [asyncio.create_task(use(key)) for key in "abcabc"]
-    await until(lambda: len(known["a"]) > rounds)
+    await until(lambda: len(known["a"]) > rounds or any(user.done() for user in users))
     daemon.restart()
     await asyncio.gather(*users)
     for key, events in known.items():
