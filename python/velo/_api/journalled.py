@@ -252,6 +252,7 @@ class Journalled:
         self._records -= len(read) - len(new)
         size = sum(len(packed) for _, packed in new)
         self._bytes -= sum(len(packed) for _, packed in read) - size
+        self._room.set()  # what is known is given to nobody, who would make room by taking it
         if new:
             batch = [_numbered(number, item) for number, (item, _) in enumerate(new, first)]
             self._note(batch, first + len(batch) - 1)

@@ -120,7 +120,7 @@ class Seal:
             )
         if kind != self._kind and kind in (_PLAIN, _SIGNED):
             raise self._other_kind(name)
-        if not hmac.compare_digest(digest, self._digest(line)):
+        if not hmac.compare_digest(digest.encode(), self._digest(line).encode()):
             if self._key is None:
                 raise self.torn(name, "its second line is not what was written")
             raise CheckpointError(

@@ -262,6 +262,33 @@ async def test_what_may_come_again_is_remembered_over_many_starts(tmp_path):
     assert by_key(sink.kept) == expected([{"k": 0, "v": number} for number in range(starts)])
 
 
+async def test_many_records_that_come_again_do_not_stop_the_reading(tmp_path):
+    """Nobody takes those that are known, so that nobody makes room for others by that."""
+
+    class Many:
+        name, stable = "many", True
+
+        def __init__(self, acknowledges):
+            self.acknowledges = acknowledges
+
+        async def __aiter__(self):
+            for first in (0, 5000, 5001):
+                last = 5000 if first == 0 else first + 1
+                yield [Record({"k": 0, "v": n}, "k", "t", "p", n) for n in range(first, last)]
+
+        async def commit(self, positions):
+            if not self.acknowledges:
+                raise Crash
+
+    sink = TakingBack()
+    with pytest.raises(Crash):
+        await sequence.keyed(Many(False), key="k").into(sink, checkpoint=tmp_path)
+    sink = TakingBack(sink.kept)
+    async with asyncio.timeout(HANG):
+        await sequence.keyed(Many(True), key="k").into(sink, checkpoint=tmp_path)
+    assert by_key(sink.kept) == expected([{"k": 0, "v": n} for n in range(5002)])
+
+
 async def test_positions_ahead_do_not_grow_with_starts(tmp_path):
     """A server that acknowledges after the crash gives the record to nobody again."""
 
