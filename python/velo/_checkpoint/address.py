@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,13 +17,21 @@ from velo.connect.urls import is_url
 __all__ = ["Address", "address_of", "below", "is_address"]
 
 _SCHEMES = ("s3", "gs", "az", "file")
+
+
+def _seconds(text: str) -> float:
+    if not 0 <= (seconds := float(text)) < math.inf:
+        raise ValueError(f"{text} is no number of seconds")
+    return seconds
+
+
 _OPTIONS: dict[str, Callable[[str], Any]] = {"endpoint": str, "region": str}
 _SETTINGS: dict[str, Callable[[str], Any]] = {
     **_OPTIONS,
     "cache": str,
     "key_file": str,
-    "connect_timeout": float,
-    "patience": float,
+    "connect_timeout": _seconds,
+    "patience": _seconds,
 }
 # A shorter key can be guessed; bytes.
 _SHORTEST_KEY = 16
@@ -69,8 +78,7 @@ def address_of(text: str) -> Address:
             f"gs://BUCKET/PREFIX, az://CONTAINER/PREFIX or file:///FOLDER; {parts.scheme}:// is "
             "none"
         )
-    query = dict(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
-    values = settings_of(query, _SETTINGS, parts.scheme)
+    values = settings_of(_query(parts.query), _SETTINGS, parts.scheme)
     names = set(_OPTIONS) & set(values)
     options = {name: values.pop(name) for name in names}
     url = parts._replace(query="", fragment="").geturl().rstrip("/")
@@ -82,6 +90,16 @@ def below(url: str, name: str) -> str:
     """Return the address of a checkpoint whose prefix is `name` under that of another one."""
     parts = urlsplit(url)
     return parts._replace(path=f"{parts.path.rstrip('/')}/{quote(name, safe='')}").geturl()
+
+
+def _query(text: str) -> dict[str, str]:
+    try:
+        return dict(parse_qsl(text, keep_blank_values=True, strict_parsing=bool(text)))
+    except ValueError:
+        # It may hold a secret, so the message does not repeat it.
+        raise ValueError(
+            "the settings in the URL of a checkpoint are `name=value`, with `&` between them"
+        ) from None
 
 
 def _folder(url: str, options: dict[str, Any], cache: str | None) -> Path:

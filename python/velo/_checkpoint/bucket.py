@@ -154,7 +154,7 @@ class Bucket:
         """
 
         def write() -> bool:
-            if self.excludes(name, data):
+            if self._excludes(name, data):
                 there = obstore.get(self._store, self._path(name)).bytes()
                 return bytes(there) == data
             return True
@@ -162,7 +162,17 @@ class Bucket:
         return self._again(f"write `{name}` to", write, absent_again=True)
 
     def excludes(self, name: str, data: bytes) -> bool:
-        """Write an object once, if there is none of this name; true: there is one."""
+        """Write an object if there is none of this name; true: there is one, whoever has written it.
+
+        Raises:
+            CheckpointError: When that fails.
+
+        """
+        return self._again(
+            f"write `{name}` to", lambda: self._excludes(name, data), absent_again=True
+        )
+
+    def _excludes(self, name: str, data: bytes) -> bool:
         try:
             obstore.put(self._store, self._path(name), data, mode="create", use_multipart=False)
         except _THERE:

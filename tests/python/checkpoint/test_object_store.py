@@ -470,6 +470,21 @@ async def test_a_store_that_overwrites_is_refused(place, monkeypatch):
         Checkpoint.open(place.on(), "fraud")
 
 
+async def test_a_store_that_is_away_while_it_is_tested_is_asked_again(place, monkeypatch):
+    inner, created = obstore.put, []
+
+    def failing(store, path, data, **more):
+        created.append(path)
+        if len(created) == 2:  # whether it creates the claim again
+            raise OSError("the store is away")
+        return inner(store, path, data, **more)
+
+    monkeypatch.setattr(obstore, "put", failing)
+    with opened(place.on()) as checkpoint:
+        assert created[0] == created[1] == created[2]
+        await ticks(checkpoint, 1, 1)
+
+
 async def test_an_answer_that_is_lost_does_not_double_a_tick(place, monkeypatch):
     inner, lost = obstore.put, []
 
@@ -515,6 +530,7 @@ HARM = {
     "payload": lambda data: data[:-10] + bytes([data[-10] ^ 1]) + data[-9:],
     "about": lambda data: data.replace(b'"kind"', b'"kine"', 1),
     "first line": lambda data: data.replace(b" 1 ", b" x ", 1),
+    "digest": lambda data: data.replace(b"sha256 ", b"sha256 \xff", 1),
     "foreign": lambda data: b"text of another program\n" * 20,
     "random": lambda data: bytes(range(256)) * 4,
     "newer": lambda data: data.replace(b"checkpoint 1 ", b"checkpoint 2 ", 1),
@@ -713,6 +729,9 @@ async def test_a_slow_store_does_not_block_the_event_loop(place, monkeypatch):
         ("s3://me:secret@bucket/fraud", "has no login"),
         ("s3://bucket/fraud?colour=red", "no setting `colour`"),
         ("s3://bucket/fraud?patience=long", "setting `patience`"),
+        ("s3://bucket/fraud?patience=nan", "setting `patience`"),
+        ("s3://bucket/fraud?patience=-1", "setting `patience`"),
+        ("s3://bucket/fraud?secret", "`name=value`"),
     ],
 )
 def test_a_url_that_does_not_fit_is_told(url, said):
