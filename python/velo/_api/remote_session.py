@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import hashlib
 import os
+import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import TYPE_CHECKING, Any
 
@@ -214,7 +215,7 @@ async def _actor_of(digest: bytes) -> tuple[NodeInfo, Any]:
     from velo._ray.library import load
 
     await asyncio.to_thread(connect)
-    bucket = bucket_of(digest)
+    bucket, until = bucket_of(digest), time.monotonic() + _START
     while True:
         node = await asyncio.to_thread(node_of, bucket, alive)
         if node is None:
@@ -223,7 +224,10 @@ async def _actor_of(digest: bytes) -> tuple[NodeInfo, Any]:
         try:
             async with asyncio.timeout(_START):
                 version = await actor.hello.remote()
-        except load().exceptions.RayError:
+        except (load().exceptions.RayError, TimeoutError) as error:
+            if time.monotonic() >= until:
+                reason = str(error).strip() or f"nothing for {_START:g} s"
+                raise PoolError(f"{node.place} runs no sessions; Ray says: {reason}") from None
             await asyncio.sleep(0.1)  # until Ray knows that the node has gone, or the name is free
             continue
         if version != _core.__version__:

@@ -162,7 +162,7 @@ class Bucket:
         return self._again(f"write `{name}` to", write, absent_again=True)
 
     def excludes(self, name: str, data: bytes) -> bool:
-        """Write an object if there is none of this name; true: there is one, whoever has written it.
+        """Write an object if there is none of this name; true: there is one, also of this program.
 
         Raises:
             CheckpointError: When that fails.

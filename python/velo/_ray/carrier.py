@@ -22,6 +22,8 @@ _CALL = 64 * 1024
 # So many bytes go at once, also while an earlier call is on its way: hundreds of small events.
 # Fewer wait for the answer to that call.
 _FULL = 16 * 1024
+# Without room for frames, it tells the node so often that it lives; seconds.
+_HOLD = 10.0
 # The most calls with frames on their way.
 _MOST_CALLS = 4
 
@@ -95,13 +97,13 @@ class Carrier:
             return await call
         except ray.exceptions.RayActorError as error:
             self._lose()
-            raise self._died(name, error) from None
+            raise self._died(name, _said(error)) from None
 
-    def _died(self, name: str, error: BaseException | None) -> NodeDied:
+    def _died(self, name: str, reason: str) -> NodeDied:
         died = NodeDied(name, self._pid)
         died.node = self.place
-        if error is not None:
-            died.add_note(f"Ray says: {str(error).strip()}")
+        if reason:
+            died.add_note(reason)
         return died
 
     # Frames to the node.
@@ -134,7 +136,7 @@ class Carrier:
         try:
             await call
         except load().exceptions.RayError as error:
-            self._lose(error)
+            self._lose(_said(error))
         finally:
             self._calls -= 1
         self._pump()
@@ -147,10 +149,17 @@ class Carrier:
             while self._lanes and not self.lost:
                 while any(lane.is_full for lane, _ in self._lanes.values()):
                     self._may_ask.clear()
-                    await self._may_ask.wait()
-                self._deliver(*_core.loads(await self._actor.get.remote(self._caller)))
+                    try:
+                        await asyncio.wait_for(self._may_ask.wait(), _HOLD)
+                    except TimeoutError:
+                        await self._actor.hold.remote(self._caller)
+                frames = await self._actor.get.remote(self._caller)
+                if frames is None:  # this process stood still for so long that it passed for dead
+                    self._lose("its node heard nothing of this process for too long")
+                else:
+                    self._deliver(*_core.loads(frames))
         except load().exceptions.RayError as error:
-            self._lose(error)
+            self._lose(_said(error))
         except asyncio.CancelledError:
             self._leave()
             raise
@@ -172,7 +181,7 @@ class Carrier:
 
     # The end.
 
-    def _lose(self, error: BaseException | None = None) -> None:
+    def _lose(self, reason: str = "") -> None:
         """Give up: the node has gone, or its actor has."""
         if self.lost:
             return
@@ -181,7 +190,7 @@ class Carrier:
         lanes, self._lanes = self._lanes, {}
         for lane, name in lanes.values():
             # No function of it is to blame.
-            lane.close(self._died(name, error), (False, 0, True))
+            lane.close(self._died(name, reason), (False, 0, True))
 
     def _leave(self) -> None:
         self.lost = True
@@ -192,3 +201,7 @@ class Carrier:
         task = self._loop.create_task(work, name=f"frames to {self.place}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _said(error: BaseException) -> str:
+    return f"Ray says: {str(error).strip()}"

@@ -88,7 +88,7 @@ class Deployment:
         """Start a member on the node with the fewest."""
         while not self._stopping:
             nodes = await asyncio.to_thread(alive)
-            if nodes:
+            if nodes and not self._stopping:
                 used = [member.node.id for member in self._placed.values()]
                 node = min(nodes, key=lambda node: used.count(node.id))
                 actor = self._start(node)

@@ -19,6 +19,8 @@ _PR_SET_PDEATHSIG = 1
 _FINAL = (0, 2, 65, 66, 77)
 # So many lines wait to be fetched; older ones are dropped.
 _MOST_LINES = 1000
+# A line that is longer is shown as several; bytes.
+_LONGEST_LINE = 64 * 1024
 # A call for lines waits so long for some.
 _HOLD = 5.0
 # A process that is told to stop has so many seconds for it, beyond its own `--drain`.
@@ -42,7 +44,7 @@ class Member:
         self._lines: collections.deque[str] = collections.deque(maxlen=_MOST_LINES)
         self._news = asyncio.Event()
         self._process: asyncio.subprocess.Process | None = None
-        self._stopping = False
+        self._stops = asyncio.Event()
         self._code: int | None = None
         self._running = asyncio.get_running_loop().create_task(self._run())
 
@@ -52,14 +54,16 @@ class Member:
             while True:
                 began = time.monotonic()
                 code = await self._once()
-                if self._stopping or code in _FINAL:
+                if self._stops.is_set() or code in _FINAL:
                     break
                 failures = 0 if time.monotonic() - began > 60 else failures + 1
                 if self._restarts is not None and failures > self._restarts:
                     break
                 delay = min(2.0 ** (failures - 1), 30.0) if failures else 0.0
                 self._say(f"velo: `velo run` has ended with code {code}; it starts again")
-                await asyncio.sleep(delay)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._stops.wait(), delay)
+                    break
             self._code = code
         except Exception as error:
             self._say(f"velo: {error}")
@@ -76,15 +80,24 @@ class Member:
             stderr=asyncio.subprocess.STDOUT,
             preexec_fn=_ends_with_its_parent,
         )
-        if self._stopping:
+        if self._stops.is_set():
             await self.stop()
         assert process.stdout is not None
-        while line := await process.stdout.readline():
-            self._say(line.decode("utf-8", "replace").rstrip())
+        line = b""
+        while piece := await process.stdout.read(_LONGEST_LINE):
+            *whole, line = (line + piece).split(b"\n")
+            for each in whole:
+                self._say(each)
+            if len(line) >= _LONGEST_LINE:
+                self._say(line)
+                line = b""
+        if line:
+            self._say(line)
         return await process.wait()
 
-    def _say(self, line: str) -> None:
-        self._lines.append(line)
+    def _say(self, line: str | bytes) -> None:
+        text = line if isinstance(line, str) else line.decode("utf-8", "replace").rstrip()
+        self._lines.append(text)
         self._news.set()
 
     async def pid(self) -> int | None:
@@ -104,7 +117,7 @@ class Member:
 
     async def stop(self) -> None:
         """Tell the command to drain, and do not start it again."""
-        self._stopping = True
+        self._stops.set()
         process = self._process
         if process is not None and process.returncode is None:
             with contextlib.suppress(ProcessLookupError):

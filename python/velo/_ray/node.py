@@ -75,10 +75,15 @@ class Node:
         if (relays := self._callers.get(caller)) is not None:
             await relays.put(number, segments)
 
-    async def get(self, caller: bytes) -> bytes:
-        """Give frames that come back; see `Relays.get`."""
+    async def get(self, caller: bytes) -> bytes | None:
+        """Give frames that come back; see `Relays.get`. None: nothing of this caller is here."""
         relays = self._callers.get(caller)
-        return _core.dumps(([], [])) if relays is None else await relays.get()
+        return None if relays is None else await relays.get()
+
+    async def hold(self, caller: bytes) -> None:
+        """Note that a caller lives, which has no room for frames that come back."""
+        if (relays := self._callers.get(caller)) is not None:
+            relays.hold()
 
     async def leave(self, caller: bytes) -> None:
         """Cancel what a caller has here."""

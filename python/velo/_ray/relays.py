@@ -146,6 +146,10 @@ class Relays:
                 _wake(self._waiting[0])
             await lane.taken
 
+    def hold(self) -> None:
+        """Note that its caller lives."""
+        self._called = asyncio.get_running_loop().time()
+
     @property
     def is_left(self) -> bool:
         """Whether its caller has not called for long."""

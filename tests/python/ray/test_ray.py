@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,7 +16,18 @@ from ray_cluster import INSTALLED
 from ray_functions import counted, fails_at, saved, sums, where
 from replayed import Again, TakingBack, by_key, sequence
 from velo import StreamConfig, stream_fn
-from velo.errors import NodeDied, StreamBusy, VeloError, WorkerDied
+from velo._api import remote_session
+from velo._ray import buckets
+from velo._ray import carrier as carriers
+from velo._ray import cluster as ray_cluster_of_velo
+from velo._ray import deployment as deployments
+from velo._ray import library as ray_library
+from velo._ray.carrier import Carrier
+from velo._ray.cluster import NodeInfo
+from velo._ray.deployment import Deployment
+from velo._ray.member import Member
+from velo._ray.node import Node
+from velo.errors import NodeDied, PoolError, StreamBusy, VeloError, WorkerDied
 
 pytestmark = pytest.mark.skipif(not INSTALLED, reason="ray is not installed: velo-stream[ray]")
 
@@ -337,6 +349,99 @@ async def test_members_need_a_group(cluster):
 
 
 # What is refused.
+
+
+class Local:
+    """An object in this process in place of an actor."""
+
+    def __init__(self, inner, **replaced):
+        self._inner, self._replaced = inner, replaced
+
+    def __getattr__(self, name):
+        call = self._replaced.get(name) or getattr(self._inner, name)
+        return SimpleNamespace(
+            remote=lambda *args, **more: asyncio.ensure_future(call(*args, **more))
+        )
+
+
+async def test_a_caller_that_passed_for_dead_loses_its_lanes():
+    node, lost = Node(), []
+    carrier = Carrier(Local(node), "n", "node n", (1, 1), lost.append)
+    await carrier.open(sums._spec, "sums", 10)
+    for caller in list(node._callers):
+        await node.leave(caller)
+    await until(lambda: carrier.lost)
+    assert (lost, carrier._lanes) == ([carrier], {})
+
+
+async def test_a_caller_without_room_tells_that_it_lives(monkeypatch):
+    monkeypatch.setattr(carriers, "_HOLD", 0.01)
+    held = []
+
+    async def hold(caller):
+        held.append(caller)
+
+    carrier = Carrier(Local(None, hold=hold), "n", "node n", (1, 1), lambda _: None)
+    carrier._lanes[1] = SimpleNamespace(is_full=True), "sums"
+    listening = asyncio.create_task(carrier._listen())
+    await until(lambda: len(held) > 2)
+    carrier._actor = Local(Node())
+    listening.cancel()
+
+
+async def test_sessions_on_a_node_that_runs_none_are_refused(monkeypatch):
+    async def hello():
+        raise ray_library.load().exceptions.RayError("no velo there")
+
+    monkeypatch.setattr(remote_session, "_START", 0.05)
+    monkeypatch.setattr(remote_session, "_named", lambda _: Local(None, hello=hello))
+    monkeypatch.setattr(ray_cluster_of_velo, "connect", lambda: None)
+    monkeypatch.setattr(buckets, "node_of", lambda *_: NodeInfo("n", "node n", 1))
+    async with asyncio.timeout(HANG):
+        with pytest.raises(PoolError, match="node n runs no sessions; Ray says: no velo there"):
+            await counted.open(key="a")
+
+
+LONG = "print('a' * 200_000, flush=True); print('b', end='')"
+
+
+async def test_members_may_write_long_lines(monkeypatch):
+    member = Member([], ".", 0)
+    member._command = [sys.executable, "-c", LONG]
+    lines, code = [], None
+    async with asyncio.timeout(HANG):
+        while code is None:
+            some, code = await member.news()
+            lines += some
+    assert code == 0
+    assert ("".join(lines[:-1]), lines[-1]) == ("a" * 200_000, "b")
+
+
+async def test_a_member_that_waits_for_its_next_start_can_be_stopped():
+    member = Member([], ".", None)
+    member._command = [sys.executable, "-c", "raise SystemExit(7)"]
+    async with asyncio.timeout(HANG):
+        while not (await member.news())[0]:
+            pass
+        pid = await member.pid()
+        await member.stop()
+        while (code := (await member.news())[1]) is None:
+            pass
+    assert (code, await member.pid()) == (7, pid)
+
+
+async def test_members_that_are_stopped_as_they_are_placed_do_not_start(monkeypatch):
+    started = []
+    deployment = Deployment([], ".", 1, None, print)
+    monkeypatch.setattr(deployment, "_start", started.append)
+
+    def alive():
+        deployment._stopping = True  # meanwhile
+        return [NodeInfo("n", "node n", 1)]
+
+    monkeypatch.setattr(deployments, "alive", alive)
+    assert await deployment._place(1) is None
+    assert started == []
 
 
 async def test_a_stream_without_a_key_is_refused(cluster):
