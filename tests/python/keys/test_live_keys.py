@@ -16,6 +16,8 @@ from velo.errors import (
     VeloError,
 )
 
+pytestmark = pytest.mark.on_ray
+
 # Requests.
 
 
