@@ -82,7 +82,7 @@ def attempt(interpreter: str, package: Path) -> None:
 
 def sdist(out: Path) -> Path:
     """Build the source distribution."""
-    subprocess.run([*MATURIN, "sdist", "--quiet", "--out", str(out)], cwd=ROOT, check=True)
+    subprocess.run([*MATURIN, "sdist", "--out", str(out)], cwd=ROOT, check=True)
     (made,) = out.glob("*.tar.gz")
     return made
 
