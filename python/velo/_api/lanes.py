@@ -305,24 +305,24 @@ class Host:
         """Return the name of the stream of a key."""
         return f"{self._spec.name}[{shown(key)}]"
 
-    def take_place(self) -> bool:
+    def take_permit(self) -> bool:
         return self._spec.try_acquire() is not None
 
-    def give_place(self) -> None:
+    def give_permit(self) -> None:
         if self._spec.limiter is not None:
             self._spec.limiter.release()
 
-    def await_place(self) -> None:
-        """Stand in line for a place: other streams have all of them."""
-        self._start(self._await_place())
+    def await_permit(self) -> None:
+        """Wait for a permit: other streams have all of them."""
+        self._start(self._await_permit())
 
-    async def _await_place(self) -> None:
+    async def _await_permit(self) -> None:
         try:
             await self._spec.acquire()
         except Exception as error:
             self.keys.fail(error)
         else:
-            self.keys.add_place()
+            self.keys.add_permit()
 
     def closes(self, failed: bool) -> asyncio.Future[None]:
         """Close all, to be waited for."""

@@ -215,7 +215,7 @@ impl Keys {
                         state.limited
                     })?;
                     if limited && let Some(host) = self.state.with(py, |state| state.host(py))? {
-                        host.call_method0(py, intern!(py, "give_place"))?;
+                        host.call_method0(py, intern!(py, "give_permit"))?;
                     }
                 }
             }

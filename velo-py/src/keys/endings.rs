@@ -84,7 +84,7 @@ impl Keys {
         }
         self.requests_after_end(py, requests)?;
         if limited && let Some(host) = self.state.with(py, |state| state.host(py))? {
-            host.call_method0(py, intern!(py, "give_place"))?;
+            host.call_method0(py, intern!(py, "give_permit"))?;
         }
         Ok(())
     }

@@ -21,7 +21,7 @@ pub enum Stage {
     /// No key has the entry.
     #[default]
     Free,
-    /// It has yet to be opened: there is no place for it, or no lane.
+    /// It has yet to be opened: it has no permit, or no lane.
     Unopened,
     /// It may be sent events.
     Open,
@@ -66,7 +66,7 @@ pub struct Entry {
     pub tokens: Tokens,
     /// Its present run, where states are saved.
     pub run: Option<Box<SavedRun>>,
-    /// That is because another key needs its place.
+    /// That is because another key needs its permit.
     pub evicted: bool,
 }
 

@@ -2,7 +2,7 @@
 //! come.
 //!
 //! It never waits: whoever iterates does so, on [`Keys::sleep`]. What takes Python to do (opening a
-//! lane, a place under `max_concurrent`, closing) is asked of the `host`, which says when it is done.
+//! lane, a permit of `max_concurrent`, closing) is asked of the `host`, which says when it is done.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -195,8 +195,8 @@ impl Keys {
         Ok(())
     }
 
-    /// A place was taken for a key.
-    fn add_place(&self, py: Python<'_>) -> PyResult<()> {
+    /// A permit was taken for a key.
+    fn add_permit(&self, py: Python<'_>) -> PyResult<()> {
         let unwanted = self.state.with(py, |state| {
             state.in_line = false;
             let wants = state.reserved < state.unopened.len();
@@ -208,7 +208,7 @@ impl Keys {
             state.host(py)
         })?;
         if let Some(host) = unwanted {
-            host.call_method0(py, intern!(py, "give_place"))?;
+            host.call_method0(py, intern!(py, "give_permit"))?;
         }
         self.nudge(py);
         Ok(())
@@ -313,7 +313,7 @@ impl Keys {
             (state.counts.live, state.counts.pending) = (0, 0);
             state.counts.ended = state.counts.opened;
             self.counts.tell(py, state.counts);
-            let places = state.places();
+            let permits = state.permits();
             state.reserved = 0;
             let left = (
                 state.ways(),
@@ -327,12 +327,12 @@ impl Keys {
                 state.source.take(),
                 state.host.take(),
             );
-            (left, places)
+            (left, permits)
         })?;
-        let (left, places) = left;
+        let (left, permits) = left;
         if let Some(host) = &left.5 {
-            for _ in 0..places {
-                host.call_method0(py, intern!(py, "give_place"))?;
+            for _ in 0..permits {
+                host.call_method0(py, intern!(py, "give_permit"))?;
             }
         }
         left.0.iter().for_each(|(_, way)| way.clear(py));

@@ -77,7 +77,7 @@ impl State {
         known.ends = is_ending;
         self.requeue(py, entry);
         if self.limited {
-            self.unopened.push_front(entry); // it has its place
+            self.unopened.push_front(entry); // it has its permit
             self.reserved += 1;
         } else {
             self.unopened.push_back(entry);

@@ -1,4 +1,4 @@
-//! Which key has which lane and which place, what it may be sent, and which one makes room.
+//! Which key has which lane and which permit, what it may be sent, and which one makes room.
 
 use std::collections::VecDeque;
 
@@ -49,11 +49,11 @@ pub struct State {
     pub(super) held: Option<(Py<PyAny>, Py<PyAny>, u64)>,
     /// What the caller gets next, in order.
     pub(super) out: VecDeque<Out>,
-    /// Entries that wait for a lane or for a place.
+    /// Entries that wait for a lane or for a permit.
     pub(super) unopened: VecDeque<u32>,
-    /// How many of the first of those have a place.
+    /// How many of the first of those have a permit.
     pub(super) reserved: usize,
-    /// How many keys want a place, and how many are about to give theirs back.
+    /// How many keys want a permit, and how many are about to give theirs back.
     pub(super) wanting: usize,
     pub(super) ending: usize,
     /// Events that wait in entries.
@@ -63,7 +63,7 @@ pub struct State {
     pub(super) max_bytes: u64,
     /// There is a `max_concurrent`.
     pub(super) limited: bool,
-    /// Somebody stands in line for a place.
+    /// A task of the host waits for a permit.
     pub(super) in_line: bool,
     /// The order of use is kept.
     pub(super) ordered: bool,
@@ -138,8 +138,8 @@ impl State {
         self.index.len() - self.index.finished()
     }
 
-    /// How many places the keys have.
-    pub(super) fn places(&self) -> usize {
+    /// How many permits the keys have.
+    pub(super) fn permits(&self) -> usize {
         if !self.limited {
             return 0;
         }
@@ -161,7 +161,7 @@ impl State {
             .map(|(number, _)| number)
     }
 
-    /// Opens a key that has a place.
+    /// Opens a key that has a permit.
     pub(super) fn open(&mut self, py: Python<'_>, entry: u32) -> PyResult<()> {
         let Some(number) = self.choose() else {
             return Err(errors::velo("there is no lane"));
@@ -304,7 +304,7 @@ impl State {
         }
         self.waiting += known.unsent() - before;
         if self.limited {
-            self.unopened.push_front(entry); // it has its place
+            self.unopened.push_front(entry); // it has its permit
             self.reserved += 1;
         } else {
             self.unopened.push_back(entry);
@@ -347,7 +347,7 @@ impl State {
         }
     }
 
-    /// Has keys that were used least recently end, for those that want their places.
+    /// Has keys that were used least recently end, for those that want their permits.
     pub(super) fn evict(&mut self, py: Python<'_>) {
         let mut next = self.index.oldest();
         while self.ending < self.wanting

@@ -245,8 +245,8 @@ impl Keys {
         Ok(opened)
     }
 
-    /// Takes places for keys that want one. Where there is none, one of our own keys ends, or somebody
-    /// else's place is waited for.
+    /// Takes permits for keys that want one. Where there is none, one of our own keys ends, or the permit
+    /// of another stream is waited for.
     pub(super) fn make_room(&self, py: Python<'_>) -> PyResult<()> {
         loop {
             let host = self.state.with(py, |state| {
@@ -254,8 +254,8 @@ impl Keys {
                 wants.then(|| state.host(py)).flatten()
             })?;
             let Some(host) = host else { break };
-            let place = host.call_method0(py, intern!(py, "take_place"))?;
-            if !place.is_truthy(py)? {
+            let permit = host.call_method0(py, intern!(py, "take_permit"))?;
+            if !permit.is_truthy(py)? {
                 break;
             }
             self.state.with(py, |state| {
@@ -272,7 +272,7 @@ impl Keys {
             waits.then(|| state.host(py)).flatten()
         })?;
         match waits {
-            Some(host) => host.call_method0(py, intern!(py, "await_place")).map(drop),
+            Some(host) => host.call_method0(py, intern!(py, "await_permit")).map(drop),
             None => Ok(()),
         }
     }
