@@ -30,6 +30,8 @@ __all__ = ["RemoteSessions"]
 
 # The most events of one call.
 _MANY = 256
+# So often it tells the node that it lives; seconds.
+_HOLD = 10.0
 # An actor is to answer within so many seconds.
 _START = 60.0
 
@@ -127,6 +129,7 @@ class _Bridge:
         sent = handled = 0
         asking: asyncio.Future[Any] | None = None
         receiving = loop.create_task(self._receive(handled))
+        holding = loop.create_task(self._hold())
         has_ended = left = False
         try:
             while True:
@@ -159,6 +162,7 @@ class _Bridge:
                     receiving = loop.create_task(self._receive(handled))
         finally:
             receiving.cancel()
+            holding.cancel()
             if asking is not None:
                 asking.cancel()
             if not left:
@@ -185,6 +189,12 @@ class _Bridge:
         blob = await self._answer(self._actor.receive.remote(_core.dumps((self.id, handled))))
         found: tuple[list[Any], int, bool, Any] = _core.loads(blob)
         return found
+
+    async def _hold(self) -> None:
+        """Tell the node that this program lives, also while nobody takes results."""
+        while True:
+            await asyncio.sleep(_HOLD)
+            self._actor.hold.remote(self.id)
 
     async def _leave(self) -> None:
         packed = await self._answer(self._actor.leave.remote(self.id, waits=True))

@@ -10,7 +10,7 @@ from velo import _core
 from velo._api.session import Attachment, Sessions
 from velo._function import exceptions
 from velo._function.reference import Reference
-from velo.errors import StreamBusy, StreamClosed
+from velo.errors import PoolError, StreamBusy, StreamClosed
 
 if TYPE_CHECKING:
     from velo._config import StreamConfig
@@ -93,12 +93,21 @@ class SessionNode:
         """
         name, seen = _core.loads(blob)
         if (attached := self._attached.get(name)) is None:
-            return _core.dumps(([], seen, True, None))
+            lost = PoolError(
+                f"this program has not called for {_GONE:g} s, and so it was detached from its "
+                "session: what came since is lost; open the key again"
+            )
+            return _core.dumps(([], seen, True, exceptions.pack(lost, _LONGEST, again=True)))
         results, over, error = await attached.receive(seen)
         if over:
             self._attached.pop(name, None)
         handled = attached.stream._progress()[1]
         return _core.dumps((results, handled, over, error))
+
+    async def hold(self, name: bytes) -> None:
+        """Note that the program of an attachment lives, which has no room for results."""
+        if (attached := self._attached.get(name)) is not None:
+            attached.hold()
 
     async def end(self, name: bytes) -> None:
         """End the input of the session."""
@@ -143,6 +152,9 @@ class _Attached:
     def is_left(self) -> bool:
         now = asyncio.get_running_loop().time()
         return not self._calls and now - self._called > _GONE
+
+    def hold(self) -> None:
+        self._called = asyncio.get_running_loop().time()
 
     async def receive(self, seen: int) -> tuple[list[Any], bool, Any]:
         self._calls += 1

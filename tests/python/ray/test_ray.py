@@ -17,6 +17,7 @@ from ray_functions import counted, fails_at, saved, sums, where
 from replayed import Again, TakingBack, by_key, sequence
 from velo import StreamConfig, stream_fn
 from velo._api import remote_session
+from velo._api.session_node import SessionNode
 from velo._ray import buckets
 from velo._ray import carrier as carriers
 from velo._ray import cluster as ray_cluster_of_velo
@@ -400,6 +401,41 @@ async def test_sessions_on_a_node_that_runs_none_are_refused(monkeypatch):
     async with asyncio.timeout(HANG):
         with pytest.raises(PoolError, match="node n runs no sessions; Ray says: no velo there"):
             await counted.open(key="a")
+
+
+@pytest.fixture
+def session_node(monkeypatch):
+    """A node of sessions in this process."""
+    node = SessionNode()
+    monkeypatch.setattr(remote_session, "_named", lambda _: Local(node))
+    monkeypatch.setattr(ray_cluster_of_velo, "connect", lambda: None)
+    monkeypatch.setattr(buckets, "node_of", lambda *_: NodeInfo("n", "node n", 1))
+    return node
+
+
+async def test_a_program_that_was_detached_meanwhile_is_told(session_node):
+    stream = await counted.open(key="detached")
+    await stream.send("a")
+    assert await stream.recv() == (1, "a")
+    (name,) = session_node._attached
+    await session_node.leave(name, waits=False)
+    async with asyncio.timeout(HANG):
+        with pytest.raises(PoolError, match="was detached from its session"):
+            await stream.recv()
+
+
+async def test_a_program_that_takes_no_results_tells_that_it_lives(session_node, monkeypatch):
+    monkeypatch.setattr(remote_session, "_HOLD", 0.01)
+    held = []
+
+    async def hold(name):
+        held.append(name)
+
+    monkeypatch.setattr(session_node, "hold", hold)
+    async with await counted.open(key="slow") as stream:
+        await stream.send("a")
+        await until(lambda: len(held) > 2)
+        assert await stream.recv() == (1, "a")
 
 
 LONG = "print('a' * 200_000, flush=True); print('b', end='')"
