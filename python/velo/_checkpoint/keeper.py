@@ -222,10 +222,11 @@ class Keeper:
                 return  # BlockingIOError: there is none
             if not fds:
                 return
+            line = socket.socket(fileno=fds[0])
             try:
-                worker = _Worker(socket.socket(fileno=fds[0]))
+                worker = _Worker(line)
             except OSError:
-                os.close(fds[0])  # it is dead
+                line.close()  # it is dead
                 continue
             receive = _Call(self._receive, worker)
             self._selector.register(worker.socket, selectors.EVENT_READ, receive)
