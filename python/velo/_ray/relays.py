@@ -162,6 +162,9 @@ class Relays:
             lane.task.cancel()
         self._lanes.clear()
         self._ready.clear()
+        self._room.set()  # calls that wait return
+        for waiting in self._waiting:
+            _wake(waiting)
 
 
 def _wake(waiting: asyncio.Future[None]) -> None:

@@ -28,6 +28,7 @@ from velo._ray.cluster import NodeInfo
 from velo._ray.deployment import Deployment
 from velo._ray.member import Member
 from velo._ray.node import Node
+from velo._ray.relays import Relays
 from velo.errors import NodeDied, PoolError, StreamBusy, VeloError, WorkerDied
 
 pytestmark = pytest.mark.skipif(not INSTALLED, reason="ray is not installed: velo-stream[ray]")
@@ -373,6 +374,18 @@ async def test_a_caller_that_passed_for_dead_loses_its_lanes():
         await node.leave(caller)
     await until(lambda: carrier.lost)
     assert (lost, carrier._lanes) == ([carrier], {})
+
+
+async def test_calls_of_a_caller_that_is_gone_return():
+    relays, cancelled = Relays(), []
+    nothing = SimpleNamespace(cancel=lambda: cancelled.append(1))
+    relays._lanes[1] = SimpleNamespace(behind=1 << 30, relay=nothing, task=nothing)
+    calls = asyncio.gather(relays.put(0, []), relays.get())
+    await until(lambda: relays._waiting)
+    relays.close()
+    async with asyncio.timeout(HANG):
+        await calls
+    assert len(cancelled) == 2
 
 
 async def test_a_caller_without_room_tells_that_it_lives(monkeypatch):
