@@ -7,7 +7,7 @@ import io
 import logging
 import pickle
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from velo.errors import RemoteError, StreamClosed
@@ -101,6 +101,22 @@ def _message(error: BaseException) -> str:
 
 def _dumps(error: BaseException) -> bytes | None:
     """Pickle an exception, if unpickling gives the same one, which only an attempt can show."""
+    for pickler in _picklers():
+        buffer = io.BytesIO()
+        try:
+            pickler(buffer, protocol=5).dump(error)
+            again = pickle.loads(buffer.getvalue())
+        except Exception:
+            continue
+        if type(again) is type(error) and _message(again) == _message(error):
+            return buffer.getvalue()
+    return None
+
+
+def _picklers() -> Iterator[type[pickle.Pickler]]:
+    # Most exceptions need the first one only, and an import takes time that an event may not have.
+    yield pickle.Pickler
+
     import cloudpickle
 
     class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
@@ -111,16 +127,8 @@ def _dumps(error: BaseException) -> bytes | None:
                 return _rebuild, (type(value), value.args), value.__dict__ or None
             return super().reducer_override(value)
 
-    for pickler in (cloudpickle.Pickler, Pickler):
-        buffer = io.BytesIO()
-        try:
-            pickler(buffer, protocol=5).dump(error)
-            again = pickle.loads(buffer.getvalue())
-        except Exception:
-            continue
-        if type(again) is type(error) and _message(again) == _message(error):
-            return buffer.getvalue()
-    return None
+    yield cloudpickle.Pickler
+    yield Pickler
 
 
 def _reduces_plainly(kind: type) -> bool:
