@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import secrets
 import time
@@ -81,15 +82,22 @@ class SessionFolder:
         """Store changes: those of each function in one transaction.
 
         Raises:
-            CheckpointError: When that fails; it may be called again, with later changes as well.
+            CheckpointError: When that fails for a function; those of the others are stored. It may
+                be called again, with later changes as well.
 
         """
         of_functions: dict[str, list[tuple[bytes, Change]]] = {}
         for (function, key), change in changes.items():
             of_functions.setdefault(function, []).append((key, change))
         oldest = None if self._ttl is None else int(self._oldest())
+        failed: CheckpointError | None = None
         for function, some in of_functions.items():
-            self._of(function).commit(some, oldest)
+            try:
+                self._of(function).commit(some, oldest)
+            except CheckpointError as error:
+                failed = failed or error
+        if failed is not None:
+            raise failed
 
     def _oldest(self) -> float:
         return -1.0 if self._ttl is None else time.time() - self._ttl
@@ -126,21 +134,21 @@ class _OfFunction:
     """The checkpoint of one function."""
 
     def __init__(self, folder: Path, function: str) -> None:
-        self._claim = claim(folder)
-        try:
+        with contextlib.ExitStack() as opened:
+            self._claim = claim(folder)
+            opened.callback(self._claim.release)
             self._store = Store(folder, writes=True)
-        except BaseException:
-            self._claim.release()
-            raise
-        with self._store.errors():
-            about = self._store.about()
-            self._version: int = about.get("state_version", 0)
-            if not about:
-                name = f"{folder.name}-{secrets.token_hex(4)}"
-                about = {"function": function, "name": name, "created": time.time()}
-                self._store.note(about | {"state_version": 1})
-            last = self._store.last()
-        self._epoch = 0 if last is None else last.epoch
+            opened.callback(self._store.close)
+            with self._store.errors():
+                about = self._store.about()
+                self._version: int = about.get("state_version", 0)
+                if not about:
+                    name = f"{folder.name}-{secrets.token_hex(4)}"
+                    about = {"function": function, "name": name, "created": time.time()}
+                    self._store.note(about | {"state_version": 1})
+                last = self._store.last()
+            self._epoch = 0 if last is None else last.epoch
+            self._close = opened.pop_all().close
 
     def load(self, key: bytes) -> Row | None:
         with self._store.errors():
@@ -168,8 +176,7 @@ class _OfFunction:
         self._store.give_back()
 
     def close(self) -> None:
-        self._store.close()
-        self._claim.release()
+        self._close()
 
 
 def _folders_in(path: Path) -> dict[str, Path]:
