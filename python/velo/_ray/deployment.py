@@ -52,7 +52,7 @@ class Deployment:
     async def run(self, address: str | None) -> int:
         """Run all members until they have ended; return the exit code of the first that failed."""
         await asyncio.to_thread(connect, address)
-        count = self.count or len(await asyncio.to_thread(alive))
+        count = self.count or max(1, len(await asyncio.to_thread(alive)))
         codes = await asyncio.gather(*(self._keep(number) for number in range(1, count + 1)))
         return next((code for code in codes if code), 0)
 
@@ -85,7 +85,8 @@ class Deployment:
                 self._placed.pop(number, None)
 
     async def _place(self, number: int) -> _Placed | None:
-        """Start a member on the node with the fewest."""
+        """Start a member on the node with the fewest; waits for one, and says so."""
+        waits = False
         while not self._stopping:
             nodes = await asyncio.to_thread(alive)
             if nodes and not self._stopping:
@@ -94,6 +95,9 @@ class Deployment:
                 actor = self._start(node)
                 member = self._placed[number] = _Placed(number, node, actor)
                 return member
+            if not waits:
+                waits = True
+                self.say(number, "no node", "velo: waits for a node of the cluster that is alive")
             await asyncio.sleep(_LOOK)
         return None
 

@@ -493,6 +493,22 @@ async def test_members_that_are_stopped_as_they_are_placed_do_not_start(monkeypa
     assert started == []
 
 
+async def test_a_deployment_says_that_it_waits_for_a_node(monkeypatch):
+    said = []
+    deployment = Deployment([], ".", 1, None, lambda *line: said.append(line))
+    answers = [[], [], None]
+
+    def alive():
+        answer = answers.pop(0)
+        deployment._stopping = answer is None
+        return answer or []
+
+    monkeypatch.setattr(deployments, "alive", alive)
+    monkeypatch.setattr(deployments, "_LOOK", 0)
+    assert await deployment._place(1) is None
+    assert said == [(1, "no node", "velo: waits for a node of the cluster that is alive")]
+
+
 async def test_a_stream_without_a_key_is_refused(cluster):
     with pytest.raises(VeloError, match=r"open\(key=...\)"):
         await sums.open()
