@@ -139,7 +139,7 @@ async def test_a_program_that_is_killed_loses_nothing(nats):
     await move_and_kill(source, sink, count, moved + 300)
     assert await count() < 10_000
     await move(f"{source}&until=end", sink)
-    numbers = [json.loads(value)["n"] for value in await out.written(10_000)]
+    numbers = [json.loads(value)["n"] for value in await out.written(await count())]
     assert set(numbers) == set(range(10_000))
     assert await peer.pending() == 0
     await peer.close()
