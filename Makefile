@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 SOURCES := $(shell find velo-*/src python -name '*.rs' -o -name '*.py' -o -name '*.pyi') \
            $(wildcard velo-*/Cargo.toml) Cargo.toml Cargo.lock pyproject.toml
 
-.PHONY: demo test test-fast test-busy test-rust test-python test-inline test-pythons test-loom test-long fuzz lint bench \
+.PHONY: demo test test-fast test-busy test-rust test-python test-inline test-ray test-pythons test-loom test-long fuzz lint bench \
         docs wheels clean
 
 # Installs velo as for a user, in a virtual environment of its own.
@@ -55,6 +55,10 @@ test-long: $(VENV)/.ready
 	$(BIN)/python -m pytest --quiet --long
 	$(BIN)/python tools/pythons.py test -- $(PYTEST_ARGS)
 	$(MAKE) fuzz FUZZ_SECONDS=1800
+
+# What runs on the nodes of a Ray cluster, which this machine has one of at a time.
+test-ray: $(VENV)/.ready
+	$(BIN)/python -m pytest --quiet --ray tests/python
 
 # Inline mode alone, as it is built for systems without process mode. The build is in a folder of its
 # own, with a copy of the Python files that comes before what is installed.

@@ -3,7 +3,8 @@
 Tests with the fixture `mode` or `way` run inline and in process mode. Modules that are marked
 `every_backend` run in the workers of a standalone supervisor too; with `--daemon`, everything in
 process mode does, except what is marked `embedded`. With `--inline`, only the tests of both modes
-run, and inline: for a build without process mode.
+run, and inline: for a build without process mode. With `--ray`, only the tests run that need a Ray
+cluster, which the others leave out: one cluster at a time is enough for a machine.
 """
 
 import re
@@ -28,6 +29,7 @@ def pytest_addoption(parser):
         "--daemon", action="store_true", help="run process mode with a standalone supervisor"
     )
     parser.addoption("--inline", action="store_true", help="run tests of both modes inline alone")
+    parser.addoption("--ray", action="store_true", help="run what needs a Ray cluster, alone")
 
 
 def pytest_configure(config):
@@ -72,6 +74,12 @@ def pytest_collection_modifyitems(config, items):
         other = [item for item in items if not runs_inline(item)]
         config.hook.pytest_deselected(items=other)
         items[:] = [item for item in items if runs_inline(item)]
+    if config.getoption("--ray"):
+        config.hook.pytest_deselected(items=[item for item in items if not needs_ray(item)])
+        items[:] = [item for item in items if needs_ray(item)]
+    elif not config.getoption("--long"):
+        for item in filter(needs_ray, items):
+            item.add_marker(pytest.mark.skip(reason="needs a Ray cluster: `make test-ray`"))
     for item in items:
         if item.config.getoption("--daemon") and item.get_closest_marker("embedded"):
             item.add_marker(pytest.mark.skip(reason="about the supervisor of the process itself"))
@@ -81,6 +89,13 @@ def runs_inline(item):
     """Whether a test of both modes runs inline, and needs no worker for that."""
     both = "way" in getattr(item, "fixturenames", ())
     return both and not item.get_closest_marker("workers")
+
+
+def needs_ray(item):
+    """Whether a test runs on the nodes of a Ray cluster."""
+    callspec = getattr(item, "callspec", None)
+    on_ray = callspec is not None and callspec.params.get("way") is RAY
+    return on_ray or "ray_cluster" in getattr(item, "fixturenames", ())
 
 
 @pytest.fixture
