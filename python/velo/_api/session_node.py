@@ -98,10 +98,9 @@ class SessionNode:
                 "session: what came since is lost; open the key again"
             )
             return _core.dumps(([], seen, True, exceptions.pack(lost, _LONGEST, again=True)))
-        results, over, error = await attached.receive(seen)
+        results, handled, over, error = await attached.receive(seen)
         if over:
             self._attached.pop(name, None)
-        handled = attached.stream._progress()[1]
         return _core.dumps((results, handled, over, error))
 
     async def hold(self, name: bytes) -> None:
@@ -156,19 +155,32 @@ class _Attached:
     def hold(self) -> None:
         self._called = asyncio.get_running_loop().time()
 
-    async def receive(self, seen: int) -> tuple[list[Any], bool, Any]:
+    async def receive(self, seen: int) -> tuple[list[Any], int, bool, Any]:
+        results: list[Any] = []
+        handled, over, packed = seen, False, None
         self._calls += 1
         try:
-            return await self._receive(seen)
+            results += await self._next(seen)
+            # A worker shows the results of an event before it counts it. So the count comes first,
+            # and then its results: a `feed` ends once it has the count of all its events.
+            counted = self.stream._progress()[1]
+            while not over and len(results) < _MANY:
+                more, over = self.stream._drain(_MANY)
+                results += more
+                if not more:  # nothing of them is left, and no exception behind them
+                    handled = counted
+                    break
         except StreamClosed:
-            return [], True, None
+            over = True
         except Exception as error:
-            return [], True, exceptions.pack(error, _LONGEST, again=True)
+            over, packed = True, exceptions.pack(error, _LONGEST, again=True)
         finally:
             self._calls -= 1
             self._called = asyncio.get_running_loop().time()
+        return results, handled, over, packed
 
-    async def _receive(self, seen: int) -> tuple[list[Any], bool, Any]:
+    async def _next(self, seen: int) -> list[Any]:
+        """Wait for results, or until more than `seen` events are handled, a while at most."""
         stream, loop = self.stream, asyncio.get_running_loop()
 
         async def results() -> list[Any]:
@@ -189,10 +201,9 @@ class _Attached:
             handling.cancel()
             receiving.cancel()  # a cancelled one has taken nothing
         try:
-            return await receiving, False, None
+            return await receiving
         except asyncio.CancelledError:
-            drained, over = stream._drain(_MANY)
-            return drained, over, None
+            return []
 
     async def leave(self, *, waits: bool) -> Any:
         try:

@@ -67,6 +67,7 @@ class Cluster:
 
         """
         until = time.monotonic() + patience
+        gives_up = time.monotonic() + _START
         await self._look()
         while self._starting:
             left = until - time.monotonic()
@@ -75,7 +76,7 @@ class Cluster:
             waits = asyncio.FIRST_COMPLETED
             timeout = left if self._carriers else None
             await asyncio.wait(self._starting.values(), timeout=timeout, return_when=waits)
-            if not self._carriers and not self._starting:
+            if not self._carriers and not self._starting and time.monotonic() < gives_up:
                 await self._look()
         if not self._carriers:
             raise self._error or PoolError("the Ray cluster has no node that lives")

@@ -15,8 +15,9 @@ from helpers import HANG, notes, until
 from ray_cluster import INSTALLED
 from ray_functions import counted, fails_at, saved, sums, where
 from replayed import Again, TakingBack, by_key, sequence
-from velo import StreamConfig, stream_fn
+from velo import StreamConfig, _core, stream_fn
 from velo._api import remote_session
+from velo._api import session_node as session_nodes
 from velo._api.session_node import SessionNode
 from velo._ray import buckets
 from velo._ray import carrier as carriers
@@ -414,6 +415,68 @@ async def test_sessions_on_a_node_that_runs_none_are_refused(monkeypatch):
     async with asyncio.timeout(HANG):
         with pytest.raises(PoolError, match="node n runs no sessions; Ray says: no velo there"):
             await counted.open(key="a")
+
+
+async def test_nodes_whose_actors_do_not_answer_are_told(monkeypatch):
+    async def hello():
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(ray_cluster_of_velo, "_START", 0.05)
+    monkeypatch.setattr(ray_cluster_of_velo, "_actor_on", lambda _: Local(None, hello=hello))
+    monkeypatch.setattr(ray_cluster_of_velo, "connect", lambda: None)
+    monkeypatch.setattr(ray_cluster_of_velo, "alive", lambda: [NodeInfo("n", "node n", 1)])
+    async with asyncio.timeout(HANG):
+        with pytest.raises(PoolError, match=r"node n runs no streams; .* nothing for 0\.05 s"):
+            await ray_cluster_of_velo.Cluster().ready()
+
+
+class Working:
+    """In place of an attachment: its worker handles one event more whenever somebody looks."""
+
+    def __init__(self, fails):
+        self._fails = fails
+        self.handled = 0
+        self._results = []
+
+    def _look(self):
+        if self.handled < 5:
+            self._results.append(self.handled)
+            self.handled += 1
+
+    def _progress(self):
+        self._look()
+        return 5, self.handled
+
+    def _drain(self, most):
+        self._look()
+        taken, self._results = self._results[:most], self._results[most:]
+        if self._fails and not taken:
+            raise LookupError("behind the last event")
+        return taken, False
+
+    async def recv_batch(self, most):
+        while not (taken := self._drain(most)[0]):
+            await asyncio.sleep(0)
+        return taken
+
+    async def _wait_until_handled(self):
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["", "fails"])
+@pytest.mark.parametrize("most", [1, 2, 1024])
+async def test_a_session_counts_no_event_before_its_results(monkeypatch, most, fails):
+    monkeypatch.setattr(session_nodes, "_MANY", most)
+    node, got, handled, over = SessionNode(), [], 0, False
+    node._attached[b"a"] = session_nodes._Attached(Working(fails))
+    async with asyncio.timeout(HANG):
+        while handled < 5 and not over:
+            answer = await node.receive(_core.dumps((b"a", handled)))
+            results, handled, over, error = _core.loads(answer)
+            got += results
+            assert len(got) >= handled
+    assert got == list(range(5))
+    assert (over, error is not None) == (fails, fails)
 
 
 @pytest.fixture
