@@ -2,12 +2,14 @@
 
 import ast
 import inspect
+import re
 from pathlib import Path
 
 import pytest
 
 import velo
-from velo import Stream, _core, errors, events, logs, metrics, testing
+from pages import ROOT
+from velo import Stream, _core, connect, errors, events, logs, metrics, testing
 
 STUB = Path(velo.__file__).with_name("_core.pyi")
 OF_RUST = ("send", "loan", "recv", "send_batch", "recv_batch")
@@ -50,3 +52,9 @@ def test_help_says_what_the_stub_says(name):
     assert "Raises:" in said
     assert inspect.getdoc(getattr(Stream, name)) == said
     assert issubclass(Stream, _core.StreamBase)
+
+
+def test_the_reference_shows_every_connector():
+    page = (ROOT / "docs" / "reference" / "connect.md").read_text()
+    shown = set(re.findall(r"^::: velo\.connect\.\S+\.(\w+)$", page, re.MULTILINE))
+    assert {*connect._CONNECTORS, *connect._OTHERS} - shown == set()

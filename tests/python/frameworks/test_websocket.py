@@ -3,10 +3,12 @@
 import asyncio
 import json
 import signal
+import sys
 
 import pytest
 
-from helpers import HANG, ROOT, until
+from helpers import HANG, ROOT, environment, until
+from pages import blocks
 from serving import served, status
 
 websockets = pytest.importorskip("websockets", reason="needs velo-stream[test]")
@@ -61,3 +63,24 @@ async def test_a_server_that_stops_closes_its_streams(server):
         with pytest.raises(websockets.ConnectionClosed):
             await socket.recv()
         await until(lambda: server[1].returncode is not None)
+
+
+async def test_the_guide_works_as_pasted(tmp_path):
+    """Its server and its device print what the page says, on a port that is free."""
+    page = {block.title: block for block in blocks(ROOT / "docs" / "guide" / "web.md")}
+    (tmp_path / "app.py").write_text(page["app.py"].text)
+    async with served(tmp_path, "app:app") as (address, _):
+        there = "127.0.0.1:8000"
+        assert there in page["device.py"].text
+        (tmp_path / "device.py").write_text(page["device.py"].text.replace(there, address))
+        device = await asyncio.create_subprocess_exec(
+            sys.executable,
+            tmp_path / "device.py",
+            stdout=asyncio.subprocess.PIPE,
+            env=environment(),
+        )
+        async with asyncio.timeout(HANG):
+            printed, _ = await device.communicate()
+            assert printed.decode() == page["device.py"].expected
+            while await status(address) != {"open": 0, "readings": 3}:
+                await asyncio.sleep(0.01)
