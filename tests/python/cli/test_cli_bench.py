@@ -41,8 +41,10 @@ def test_one_scenario_with_one_peer_as_json_and_as_a_chart(velo):
     assert pipe["value"] > 0
     assert pipe["other"] > 0
     assert pipe["ratio"] == pytest.approx(pipe["value"] / pipe["other"])
-    (picture,) = velo.folder.glob("charts/*.png")
-    assert picture.read_bytes().startswith(b"\x89PNG")
+    pictures = sorted(velo.folder.glob("charts/*"))
+    assert [path.name for path in pictures] == ["latency-us-dark.svg", "latency-us-light.svg"]
+    # Of the rows, those after a pause are compared with the most others: two floors.
+    assert all("eventfd ping-pong, blocking" in path.read_text() for path in pictures)
 
 
 @pytest.mark.parametrize("style", ["table", "markdown"])
@@ -216,7 +218,7 @@ def test_every_row_of_many_keys_has_its_subjects(monkeypatch):
             inspect.signature(found).bind(*subject.arguments)
 
 
-def test_figures_over_the_number_of_keys_are_lines(tmp_path):
+def test_figures_are_drawn_as_bars_and_those_over_the_number_of_keys_as_lines(tmp_path):
     script = """
 import sys
 from pathlib import Path
@@ -226,6 +228,7 @@ rows = [
     Row("m", 10.0 * at, "events/s", "a floor", 5.0, 2.0 * at, None, "velo, inline", at)
     for at in (10.0, 100.0)
 ]
+rows += [Row("`most`", 30.0, "events/s", name, 20.0, 1.5) for name in ("one", "two", "three")]
 print(*[path.name for path in draw({"keyed": rows}, Path(sys.argv[1]))])
 """
     pytest.importorskip("matplotlib")
@@ -233,11 +236,16 @@ print(*[path.name for path in draw({"keyed": rows}, Path(sys.argv[1]))])
     done = subprocess.run(
         [sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, timeout=HANG
     )
-    assert done.stdout.split() == ["keyed-light.svg", "keyed-dark.svg", "keyed-events.png"]
+    assert done.stdout.split() == [
+        "keyed-light.svg", "keyed-dark.svg", "keyed-events-light.svg", "keyed-events-dark.svg",
+    ]  # fmt: skip
     for theme in ("light", "dark"):
-        picture = (tmp_path / f"keyed-{theme}.svg").read_text()
-        assert "a floor" in picture
-        assert "velo, inline" in picture
+        lines = (tmp_path / f"keyed-{theme}.svg").read_text()
+        assert "a floor" in lines
+        assert "velo, inline" in lines
+        bars = (tmp_path / f"keyed-events-{theme}.svg").read_text()
+        assert all(f">{said}</text>" in bars for said in ("velo: most", "one", "three", "30.00"))
+        assert "a floor" not in bars  # compared with fewer others
 
 
 @pytest.fixture
