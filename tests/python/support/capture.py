@@ -1,6 +1,5 @@
-"""Pictures of `velo top` for the documentation, while the flights job runs on a supervisor:
+"""Pictures of `velo top` for the documentation, while a shop runs that the dashboard's show, too.
 
-python examples/data.py
 python tests/python/support/capture.py docs/top
 """
 
@@ -8,7 +7,6 @@ import asyncio
 import contextlib
 import io
 import re
-import subprocess
 import sys
 import tempfile
 from itertools import groupby
@@ -18,46 +16,36 @@ from rich.console import Console
 from rich.style import Style
 from rich.text import Text
 
-from helpers import ROOT, environment
-from standalone import Daemon
+from pictured import shop
 from terminal import Terminal
 
 SIZES = [(80, 24), (200, 50)]
 COLOURS = {"brown": "yellow"}
+# The seconds after which latencies are no longer those of the start.
+LONG = 20
 
 
 async def main(folder):
-    with tempfile.TemporaryDirectory() as place, contextlib.ExitStack() as stack:
-        daemon = Daemon(Path(place, "s.sock"), "--workers", 2)
-        stack.callback(daemon.close)
+    with contextlib.ExitStack() as stack:
+        place = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        program, _ = shop(stack, place)
+        await asyncio.sleep(LONG)
         for columns, rows in SIZES:
-            words = [
-                "run",
-                "examples/flights.py:turnarounds",
-                "--key",
-                "tailnum",
-                "--mode",
-                "process",
-            ]
-            words += ["--input", "examples/data/flights.csv", "--output", f"{place}/{rows}.ndjson"]
-            job = subprocess.Popen(
-                [sys.executable, "-m", "velo", *words],
-                cwd=ROOT,
-                env=environment(VELO_SUPERVISOR=str(daemon.path)),
-                stderr=subprocess.DEVNULL,
-            )
-            stack.callback(job.wait)
-            stack.callback(job.terminate)
-            terminal = Terminal(["top", "--socket", daemon.path], columns, rows)
+            terminal = Terminal(["top", "--pid", program.pid], columns, rows)
             try:
-                await terminal.shows("turnarounds", " ms ")  # latencies are known by then
+                await terminal.shows("spree", when=has_rates)
                 terminal.press("e\x1b[B")
-                await terminal.shows("↓events ", "live, ", without=["?"])
+                await terminal.shows("↓events ", "live, ", when=has_rates)
             finally:
                 terminal.close()
             path = folder / f"{columns}x{rows}.svg"
             path.write_text(picture(terminal.screen))
             print(path)
+
+
+def has_rates(lines):
+    """Rates are known from the second look on."""
+    return re.search(r"[1-9][\d,]* events/s", lines[0])
 
 
 def picture(screen):

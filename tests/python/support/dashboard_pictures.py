@@ -5,7 +5,6 @@ python tests/python/support/dashboard_pictures.py docs/dashboard
 
 import contextlib
 import re
-import socket
 import subprocess
 import sys
 import tempfile
@@ -14,10 +13,9 @@ from pathlib import Path
 from playwright.sync_api import sync_playwright
 
 from browsing import how
-from helpers import environment, until_sync
-from velo import _core
+from helpers import environment
+from pictured import shop, start
 
-PROGRAM = Path(__file__).with_name("dashboard_program.py")
 SIZES = {"desktop": (1360, 1120), "phone": (390, 844)}
 # The seconds of history in the pictures.
 LONG = 75
@@ -26,12 +24,7 @@ LONG = 75
 def main(folder):
     with contextlib.ExitStack() as stack:
         place = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        (place / "shop.py").write_text(PROGRAM.read_text())
-        port = free_port()
-        program = start(
-            stack, [place / "shop.py"], cwd=place, env=environment(METRICS_PORT=str(port))
-        )
-        until_sync(lambda: program.pid in [pid for pid, _ in _core.programs()])
+        program, port = shop(stack, place)
         words = ["-m", "velo", "dashboard", "--port", "0", "--pid", program.pid]
         server = start(
             stack,
@@ -60,18 +53,6 @@ def main(folder):
                 page.wait_for_timeout(1200)
                 page.screenshot(path=folder / f"panel-{name}-{scheme}.png")
                 page.keyboard.press("Escape")
-
-
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
-
-
-def start(stack, words, **more):
-    process = subprocess.Popen([sys.executable, *map(str, words)], **more)
-    stack.callback(process.wait)
-    stack.callback(process.terminate)
-    return process
 
 
 if __name__ == "__main__":
