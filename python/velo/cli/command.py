@@ -2,65 +2,66 @@
 
 from __future__ import annotations
 
+import importlib
+
 import click
 
 from velo import __version__, _core
-from velo.cli.bench import bench
-from velo.cli.checkpoint import checkpoint
-from velo.cli.dead_letter import dead_letter
-from velo.cli.deploy import deploy
-from velo.cli.doctor import doctor
 from velo.cli.errors import Failure
-from velo.cli.replay import replay
-from velo.cli.run import record, run
 
 __all__ = ["velo"]
 
+# Where each subcommand is: the command of its name in this module.
+_SUBCOMMANDS = {
+    "bench": "velo.cli.bench",
+    "checkpoint": "velo.cli.checkpoint",
+    "dead-letter": "velo.cli.dead_letter",
+    "deploy": "velo.cli.deploy",
+    "doctor": "velo.cli.doctor",
+    "record": "velo.cli.run",
+    "replay": "velo.cli.replay",
+    "run": "velo.cli.run",
+}
+_OF_PROCESS_MODE = {
+    "dashboard": "velo.cli.dashboard",
+    "inspect": "velo.cli.supervisor.inspect",
+    "status": "velo.cli.supervisor.status",
+    "supervisor": "velo.cli.supervisor",
+    "top": "velo.cli.supervisor.top",
+}
+_PRESENT = {**_SUBCOMMANDS, **_OF_PROCESS_MODE} if _core.PROCESS_MODE else _SUBCOMMANDS
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 88})
+
+class _Subcommands(click.Group):
+    """Imports a subcommand when it is called, because all of them take half a second."""
+
+    def list_commands(self, _context: click.Context) -> list[str]:
+        return sorted(_PRESENT)
+
+    def get_command(self, _context: click.Context, name: str) -> click.Command | None:
+        if name in _PRESENT:
+            module = importlib.import_module(_PRESENT[name])
+            command: click.Command = getattr(module, name.replace("-", "_"))
+            return command
+        return _absent(name) if name in _OF_PROCESS_MODE else None
+
+
+def _absent(name: str) -> click.Command:
+    """Make a subcommand of process mode for a build without it: it says so."""
+
+    def fail() -> None:
+        raise Failure(
+            f"`velo {name}` is about process mode, which this build does not have: it needs Linux"
+        )
+
+    takes_anything = {"ignore_unknown_options": True, "allow_extra_args": True}
+    return click.Command(name, callback=fail, add_help_option=False, context_settings=takes_anything)
+
+
+@click.group(
+    cls=_Subcommands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 88},
+)
 @click.version_option(__version__, message="velo %(version)s")
 def velo() -> None:
     """Stateful stream functions, from the command line."""
-
-
-velo.add_command(run)
-velo.add_command(record)
-velo.add_command(replay)
-velo.add_command(dead_letter)
-velo.add_command(checkpoint)
-velo.add_command(bench)
-velo.add_command(deploy)
-velo.add_command(doctor)
-
-if _core.PROCESS_MODE:
-    from velo.cli.dashboard import dashboard
-    from velo.cli.supervisor import supervisor
-    from velo.cli.supervisor.inspect import inspect
-    from velo.cli.supervisor.status import status
-    from velo.cli.supervisor.top import top
-
-    velo.add_command(supervisor)
-    velo.add_command(status)
-    velo.add_command(inspect)
-    velo.add_command(top)
-    velo.add_command(dashboard)
-else:
-    _takes_anything = {"ignore_unknown_options": True, "allow_extra_args": True}
-
-    @click.pass_context
-    def _absent(context: click.Context) -> None:
-        raise Failure(
-            f"`velo {context.info_name}` is about process mode, which this build does not have: it "
-            "needs Linux"
-        )
-
-    for _name in ("supervisor", "status", "inspect", "top", "dashboard"):
-        velo.add_command(
-            click.Command(
-                _name,
-                callback=_absent,
-                hidden=True,
-                add_help_option=False,
-                context_settings=_takes_anything,
-            )
-        )
