@@ -37,8 +37,8 @@ test-busy: $(VENV)/.ready
 test-rust: $(VENV)/.ready
 	cargo test --quiet --workspace --all-features
 
-# Most tests wait: two processes take half the time of one (`PYTEST_ARGS=`).
-PYTEST_ARGS ?= -n 2 --dist loadfile
+# Most tests wait for programs that they start: four processes keep two cores busy (`PYTEST_ARGS=`).
+PYTEST_ARGS ?= -n 4 --dist loadfile
 test-python: $(VENV)/.ready
 	$(BIN)/python -m pytest --quiet $(PYTEST_ARGS)
 

@@ -10,7 +10,7 @@ from ends import Servers
 from survival import PAIRS, survive
 
 # How often each pair is hit; others with servers take longer.
-OFTEN = {"file-file", "rabbitmq-file", "websocket-file"}
+OFTEN = {"file-file", "websocket-file"}
 KILLS, KILLS_WITH_SERVERS, LONG = 20, 6, 500
 
 
