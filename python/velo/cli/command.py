@@ -55,7 +55,9 @@ def _absent(name: str) -> click.Command:
         )
 
     takes_anything = {"ignore_unknown_options": True, "allow_extra_args": True}
-    return click.Command(name, callback=fail, add_help_option=False, context_settings=takes_anything)
+    return click.Command(
+        name, callback=fail, add_help_option=False, context_settings=takes_anything
+    )
 
 
 @click.group(
