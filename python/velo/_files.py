@@ -1,4 +1,4 @@
-"""Opening files where other users may have put something in the way."""
+"""Opening files where other users may have put something in the way, and syncing to disk."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import stat
 
 from velo._system import OWN_FILE
 
-__all__ = ["SharedFile", "create_own", "open_own"]
+__all__ = ["SharedFile", "create_own", "open_own", "sync"]
 
 
 class SharedFile(OSError):
@@ -57,6 +57,20 @@ def create_own(path: str, flags: int = os.O_WRONLY | os.O_APPEND) -> int:
 
     """
     return os.open(path, flags | os.O_CREAT | os.O_EXCL | OWN_FILE, 0o600)
+
+
+def sync(path: str | os.PathLike[str]) -> None:
+    """Return once a file, or the names in a folder, are on the disk.
+
+    Raises:
+        OSError: When it cannot be opened, or written to the disk.
+
+    """
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def _in_the_way(what: str) -> SharedFile:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 from velo._checkpoint.address import Address
+from velo._files import sync
 from velo.connect.errors import AuthenticationFailed, PermissionDenied, missing
 from velo.connect.settings import wait_of
 from velo.errors import CheckpointError
@@ -215,11 +216,11 @@ class Bucket:
         if not self._is_folder:
             return
         file = f"/{self._path(name)}"
-        _sync(file)
+        sync(file)
         folder = os.path.dirname(file)
         for path in (folder, os.path.dirname(folder)):
             with contextlib.suppress(OSError):  # not each file system has that for folders
-                _sync(path)
+                sync(path)
 
     def _again(self, what: str, call: Callable[[], T], *, absent_again: bool = False) -> T:
         deadline = time.monotonic() + self._patience
@@ -256,14 +257,6 @@ class Bucket:
         return CheckpointError(
             f"cannot {what} the checkpoint `{self.url}`: {said(error)}; {remedy}"
         )
-
-
-def _sync(path: str) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _number_of(error: Exception) -> int | None:

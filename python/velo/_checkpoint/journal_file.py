@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from velo._diagnostics.failpoints import reached
+from velo._files import sync
 
 __all__ = ["FORMAT", "Damaged", "Frame", "Header", "Writer", "read", "read_header"]
 
@@ -176,7 +177,7 @@ class Writer:
             _write(self._fd, head, 0)
             os.fsync(self._fd)
             os.rename(new, path)
-            _sync_folder(path.parent)
+            sync(path.parent)
         except BaseException:
             os.close(self._fd)
             raise
@@ -218,11 +219,3 @@ def _write(fd: int, data: bytes, at: int) -> None:
     while left:
         written = os.pwrite(fd, left, at)
         left, at = left[written:], at + written
-
-
-def _sync_folder(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 
 from velo._checkpoint.failing import file_errors, foreign, sqlite_errors, torn
 from velo._checkpoint.folder import STATE
+from velo._files import sync
 from velo.errors import CheckpointError
 
 __all__ = ["FORMAT", "Row", "Store", "Tick", "Values"]
@@ -315,8 +316,7 @@ class Store:
                 if state is not None:
                     _stamp(copy, state)
                     copy.commit()
-            with open(new, "rb") as written:
-                os.fsync(written.fileno())
+            sync(new)
             _rename(new, file)
 
     # Writing.
@@ -513,11 +513,7 @@ def _rename(new: Path, file: Path) -> None:
     os.rename(new, file)
     for path in (file.parent, file.parent.parent):
         with contextlib.suppress(PermissionError):  # a folder that may be passed through only
-            folder = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+            sync(path)
 
 
 def _connect(file: Path, mode: str) -> sqlite3.Connection:

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import SplitResult, unquote
 
-from velo._files import open_own
-from velo.connect._file.ends import Mark, cut, cut_torn_line, mark_of, sync_folder
+from velo._files import open_own, sync
+from velo.connect._file.ends import Mark, cut, cut_torn_line, mark_of
 from velo.connect._file.lines import Lines
 from velo.connect._file.packing import Packed, packer
 from velo.connect.errors import ConnectError, PositionLost
@@ -237,7 +237,7 @@ class File:
             if self._out is None:
                 self._out = self._open()
             if is_new:
-                sync_folder(self._path.parent)
+                sync(self._path.parent)  # its name, for the time after a power cut
             return mark_of(self._path, os.fstat(self._out.fileno()).st_size)
 
     async def rewind(self, mark: Mark | None) -> None:

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 from velo._files import open_own
 from velo.connect.errors import PositionLost
 
-__all__ = ["Mark", "cut", "cut_torn_line", "mark_of", "sync_folder"]
+__all__ = ["Mark", "cut", "cut_torn_line", "mark_of"]
 
 Mark = tuple[int, int]
 
@@ -66,15 +66,6 @@ def _checksum(file: BinaryIO, end: int) -> int:
     begin = max(0, end - _CHECKED)
     file.seek(begin)
     return zlib.crc32(file.read(end - begin))
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the name of a new file durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def cut_torn_line(out: Any) -> None:
