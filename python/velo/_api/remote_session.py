@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING, Any
 from velo import _core
 from velo._api.session import Key, Sessions, busy, encode
 from velo._api.stream import Stream
-from velo._function import exceptions
-from velo.errors import NodeDied, PoolError
+from velo._ray.failures import check_version, no_node, node_died, not_started, said, unpacked
 
 if TYPE_CHECKING:
     from velo._function.spec import FunctionSpec
@@ -71,9 +70,7 @@ class RemoteSessions(Sessions):
         if answer == "taken":
             raise busy(spec, key)
         if answer is not None:
-            error = exceptions.unpack(answer)
-            error.add_note(f"on {node.place}")
-            raise error
+            raise unpacked(answer, node.place)
         limits = (self.config.buffer, self.config.full)
         opened = _core.open_inline(loop, bridge.run, False, limits, name, None)
         spec.stats.enter(opened)
@@ -157,7 +154,7 @@ class _Bridge:
                     if over:
                         left = True
                         if error is not None:
-                            raise self._unpacked(error)
+                            raise unpacked(error, self._node.place)
                         return
                     receiving = loop.create_task(self._receive(handled))
         finally:
@@ -199,12 +196,7 @@ class _Bridge:
     async def _leave(self) -> None:
         packed = await self._answer(self._actor.leave.remote(self.id, waits=True))
         if packed is not None:
-            raise self._unpacked(packed)
-
-    def _unpacked(self, packed: Any) -> BaseException:
-        error = exceptions.unpack(packed)
-        error.add_note(f"on {self._node.place}")
-        return error
+            raise unpacked(packed, self._node.place)
 
     async def _answer(self, call: Any) -> Any:
         from velo._ray.library import load
@@ -212,10 +204,7 @@ class _Bridge:
         try:
             return await call
         except load().exceptions.RayActorError as error:
-            died = NodeDied(self._name, 0)
-            died.node = self._node.place
-            died.add_note(f"Ray says: {str(error).strip()}")
-            raise died from None
+            raise node_died(self._name, self._node.place, said(error)) from None
 
 
 async def _actor_of(digest: bytes) -> tuple[NodeInfo, Any]:
@@ -229,22 +218,17 @@ async def _actor_of(digest: bytes) -> tuple[NodeInfo, Any]:
     while True:
         node = await asyncio.to_thread(node_of, bucket, alive)
         if node is None:
-            raise PoolError("the Ray cluster has no node that lives")
+            raise no_node()
         actor = await asyncio.to_thread(_named, node)
         try:
             async with asyncio.timeout(_START):
                 version = await actor.hello.remote()
         except (load().exceptions.RayError, TimeoutError) as error:
             if time.monotonic() >= until:
-                reason = str(error).strip() or f"nothing for {_START:g} s"
-                raise PoolError(f"{node.place} runs no sessions; Ray says: {reason}") from None
+                raise not_started(node.place, "sessions", error, _START) from None
             await asyncio.sleep(0.1)  # until Ray knows that the node has gone, or the name is free
             continue
-        if version != _core.__version__:
-            raise PoolError(
-                f"{node.place} has velo {version}, and this process {_core.__version__}: install "
-                "the same version on all nodes"
-            )
+        check_version(version, node.place)
         return node, actor
 
 

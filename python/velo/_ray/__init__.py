@@ -6,6 +6,7 @@
 | `relays.py` | the lanes of one caller there |
 | `carrier.py` | the caller's side: carries the frames of lanes to one node and back |
 | `cluster.py` | the nodes that there are, and an actor on each |
+| `failures.py` | the errors that have to do with one node |
 | `buckets.py` | which node has the sessions of a key |
 | `deployment.py`, `member.py` | `velo run` as a service on several nodes |
 | `lanes.py` | the lanes of one `keyed` or `keys()`, spread over nodes |

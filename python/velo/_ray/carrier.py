@@ -8,9 +8,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from velo import _core
-from velo._function import exceptions
+from velo._ray.failures import located, node_died, said, unpacked
 from velo._ray.library import load
-from velo.errors import NodeDied, StreamClosed
+from velo.errors import StreamClosed
 
 if TYPE_CHECKING:
     from velo._function.spec import FunctionSpec
@@ -81,9 +81,7 @@ class Carrier:
         )
         packed = await self._answer(self._actor.open_lane.remote(_core.dumps(asked), config), name)
         if packed is not None:
-            error = exceptions.unpack(packed)
-            error.add_note(f"on {self.place}")
-            raise error
+            raise unpacked(packed, self.place)
         lane = _core.RemoteLane(self._nudge, self.place, config.max_bytes // 2)
         self._lanes[number] = (lane, name)
         if not self._listening:
@@ -97,14 +95,7 @@ class Carrier:
             return await call
         except ray.exceptions.RayActorError as error:
             self._lose()
-            raise self._died(name, _said(error)) from None
-
-    def _died(self, name: str, reason: str) -> NodeDied:
-        died = NodeDied(name, self._pid)
-        died.node = self.place
-        if reason:
-            died.add_note(reason)
-        return died
+            raise node_died(name, self.place, said(error), self._pid) from None
 
     # Frames to the node.
 
@@ -136,7 +127,7 @@ class Carrier:
         try:
             await call
         except load().exceptions.RayError as error:
-            self._lose(_said(error))
+            self._lose(said(error))
         finally:
             self._calls -= 1
         self._pump()
@@ -159,7 +150,7 @@ class Carrier:
                 else:
                     self._deliver(*_core.loads(frames))
         except load().exceptions.RayError as error:
-            self._lose(_said(error))
+            self._lose(said(error))
         except asyncio.CancelledError:
             self._leave()
             raise
@@ -176,8 +167,7 @@ class Carrier:
             lane, name = self._lanes.pop(number)
             if error is None:
                 error = StreamClosed(f"the lane `{name}` has ended")
-            error.add_note(f"on {self.place}")
-            lane.close(error, death)
+            lane.close(located(error, self.place), death)
 
     # The end.
 
@@ -190,7 +180,7 @@ class Carrier:
         lanes, self._lanes = self._lanes, {}
         for lane, name in lanes.values():
             # No function of it is to blame.
-            lane.close(self._died(name, reason), (False, 0, True))
+            lane.close(node_died(name, self.place, reason, self._pid), (False, 0, True))
 
     def _leave(self) -> None:
         self.lost = True
@@ -201,7 +191,3 @@ class Carrier:
         task = self._loop.create_task(work, name=f"frames to {self.place}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-def _said(error: BaseException) -> str:
-    return f"Ray says: {str(error).strip()}"

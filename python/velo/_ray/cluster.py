@@ -11,10 +11,9 @@ import weakref
 from dataclasses import dataclass
 from typing import Any
 
-from velo import _core
 from velo._ray.carrier import Carrier
+from velo._ray.failures import check_version, no_node, not_started
 from velo._ray.library import load
-from velo.errors import PoolError
 
 __all__ = ["Cluster", "NodeInfo", "alive", "cluster_of", "connect", "pinned"]
 
@@ -79,7 +78,7 @@ class Cluster:
             if not self._carriers and not self._starting and time.monotonic() < gives_up:
                 await self._look()
         if not self._carriers:
-            raise self._error or PoolError("the Ray cluster has no node that lives")
+            raise self._error or no_node()
         return list(self._carriers.values())
 
     async def _look(self) -> None:
@@ -120,13 +119,8 @@ class Cluster:
             async with asyncio.timeout(_START):
                 version, pid, cores = await _actor_on(node).hello.remote()
         except (ray.exceptions.RayError, TimeoutError) as error:
-            reason = str(error).strip() or f"nothing for {_START:g} s"
-            raise PoolError(f"{node.place} runs no streams; Ray says: {reason}") from None
-        if version != _core.__version__:
-            raise PoolError(
-                f"{node.place} has velo {version}, and this process {_core.__version__}: install "
-                "the same version on all nodes"
-            )
+            raise not_started(node.place, "streams", error, _START) from None
+        check_version(version, node.place)
         about = (pid, min(cores, node.cores) or 1)
         actor = _actors[node.id]
         self._carriers[node.id] = Carrier(actor, node.id, node.place, about, self._lost)
