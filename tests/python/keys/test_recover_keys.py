@@ -9,7 +9,9 @@ import threading
 
 import pytest
 
+import key_sums
 from helpers import HANG, until
+from key_sums import collect, expected
 from recovering import fresh_pool, gate, kill_workers, links  # noqa: F401
 from velo import stream_fn
 from velo.errors import JournalFull, PoisonEvent, ReplayDiverged, WorkerDied
@@ -18,54 +20,14 @@ from velo.errors import JournalFull, PoisonEvent, ReplayDiverged, WorkerDied
 pytestmark = pytest.mark.embedded
 REPLAY = {"mode": "process", "recover": "replay", "workers": 1}
 
-
-@stream_fn(mode="process", recover="replay", workers=2)
-async def sums(events):
-    """Running sums of each key, and at its end their number."""
-    total = count = 0
-    async for _, number in events:
-        total, count = total + number, count + 1
-        yield total
-    yield "end", count
+sums = key_sums.sums.options(**REPLAY | {"workers": 2})
+saved = key_sums.saved.options(**REPLAY | {"workers": 2})
 
 
-@stream_fn(mode="process", recover="replay", workers=2)
-async def saved(events, state):
-    """The same, of which only the state survives."""
-    state.setdefault("total", 0)
-    state.setdefault("count", 0)
-    async for _, number in events:
-        state["total"] += number
-        state["count"] += 1
-        yield state["total"]
-    yield "end", state["count"]
-
-
-def expected(source):
-    by_key, totals = {}, {}
-    for key, number in source:
-        totals[key] = totals.get(key, 0) + number
-        by_key.setdefault(key, []).append(totals[key])
-    for key, results in by_key.items():
-        results.append(("end", len(results)))
-    return by_key
-
-
-def kill_one():
+async def kill_one():
     if there := links():
         with contextlib.suppress(ProcessLookupError):
             os.kill(random.choice(there).pid, signal.SIGKILL)
-
-
-async def collect(results, kill_at=(), how=kill_one):
-    got, count = {}, 0
-    async with asyncio.timeout(HANG):
-        async for key, result in results:
-            got.setdefault(key, []).append(result)
-            count += 1
-            if count in kill_at:
-                how()
-    return got
 
 
 @pytest.mark.parametrize("fn", [sums, saved], ids=["replayed", "with a state"])
@@ -73,7 +35,7 @@ async def collect(results, kill_at=(), how=kill_one):
 async def test_no_result_is_lost_and_none_comes_twice(fn, buffer):
     source = [(n % 50, n) for n in range(5_000)]
     got = await collect(
-        fn.options(buffer=buffer).keyed(source, key=0), kill_at=range(300, 5_000, 900)
+        fn.options(buffer=buffer).keyed(source, key=0), at=range(300, 5_000, 900), what=kill_one
     )
     assert got == expected(source)
 
@@ -99,7 +61,7 @@ async def test_during_the_replay():
     async def killer():
         for _ in range(5):
             await until(links)
-            kill_one()
+            await kill_one()
             await asyncio.sleep(random.random() * 0.02)
 
     async def slowly():
@@ -116,7 +78,7 @@ async def test_keys_whose_input_has_ended():
     """They are forced out, and their next events begin anew."""
     fn = sums.options(max_concurrent=4)
     source = [(n % 8, 1) for n in range(400)]
-    got = await collect(fn.keyed(source, key=0), kill_at=(50, 120, 300))
+    got = await collect(fn.keyed(source, key=0), at=(50, 120, 300), what=kill_one)
     for results in got.values():
         sizes = [result[1] for result in results if isinstance(result, tuple)]
         assert sum(sizes) == 50
@@ -140,7 +102,7 @@ async def test_keys_whose_function_has_returned():
                 return
 
     source = [(n % 10, n) for n in range(1_000)]
-    got = await collect(three.keyed(source, key=0), kill_at=(5, 15, 25))
+    got = await collect(three.keyed(source, key=0), at=(5, 15, 25), what=kill_one)
     assert got == {key: [key, key + 10, key + 20, "returned"] for key in range(10)}
 
 
@@ -159,7 +121,7 @@ async def test_keys_that_begin_anew():
 
     source = [(n % 3, n) for n in range(6_000)]
     got = await collect(
-        three.keyed(source, key=0, finished_keys="restart"), kill_at=(700, 3_000, 5_000)
+        three.keyed(source, key=0, finished_keys="restart"), at=(700, 3_000, 5_000), what=kill_one
     )
     for key in range(3):
         results = []
@@ -181,7 +143,7 @@ async def test_an_exception_comes_once():
     failed = []
     source = [(key, n) for n in range(5) for key in range(10)]
     results = fails.keyed(source, key=0, on_error=lambda key, error: failed.append((key, error)))
-    got = await collect(results, kill_at=(15, 25))
+    got = await collect(results, at=(15, 25), what=kill_one)
     assert sorted(key for key, _ in failed) == list(range(10))
     assert all(type(error) is KeyError for _, error in failed)
     # The event after the failure was dropped with its key, or has begun anew.
@@ -193,7 +155,7 @@ async def test_a_state_takes_the_place_of_the_events_before_it():
     """The journal is far smaller than the events, and the function does not see them again."""
     fn = saved.options(journal_limit=4096, workers=1)
     source = [(n % 3, n) for n in range(6_000)]
-    got = await collect(fn.keyed(source, key=0), kill_at=(2_000, 4_000), how=kill_one)
+    got = await collect(fn.keyed(source, key=0), at=(2_000, 4_000), what=kill_one)
     assert got == expected(source)
 
 
@@ -425,7 +387,7 @@ async def test_leaving_while_there_is_no_worker(tmp_path):
 async def test_metrics_after_deaths_count_each_event_once():
     fn = sums.options(buffer=16)
     source = [(n % 10, n) for n in range(2_000)]
-    got = await collect(fn.keyed(source, key=0), kill_at=(500, 1_000, 1_500))
+    got = await collect(fn.keyed(source, key=0), at=(500, 1_000, 1_500), what=kill_one)
     metrics = fn.metrics
     assert got == expected(source)
     assert (metrics.events, metrics.opened, metrics.queued, metrics.open) == (2_000, 10, 0, 0)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import functions
+import key_sums
 from helpers import HANG, blocked, cancel, drain, until
 from recovering import fresh_pool, gate, kill_workers, links, sums  # noqa: F401
 from velo import StreamConfig, stream_fn
@@ -272,26 +273,13 @@ async def test_run_and_run_sync():
 
 
 async def test_keyed():
-    got = {}
-    count = 0
+    async def kill():
+        kill_now()
+
     source = [(n % 8, n) for n in range(800)]
-    async for key, result in sums_of.keyed(source, key=0):
-        got.setdefault(key, []).append(result)
-        count += 1
-        if count % 200 == 0:
-            kill_now()
-    inline = {}
-    async for key, result in sums_of.options(mode="inline").keyed(source, key=0):
-        inline.setdefault(key, []).append(result)
-    assert got == inline
-
-
-@stream_fn(mode="process", recover="replay", workers=2)
-async def sums_of(events):
-    total = 0
-    async for _, number in events:
-        total += number
-        yield total
+    fn = key_sums.sums.options(**REPLAY | {"workers": 2})
+    got = await key_sums.collect(fn.keyed(source, key=0), at=range(200, 801, 200), what=kill)
+    assert got == key_sums.expected(source)
 
 
 async def test_composed():

@@ -7,6 +7,7 @@ import psutil
 import pytest
 
 from helpers import HANG, blocked, drain, until
+from key_sums import collect
 from recovering import fresh_pool, gate, kill_workers, links  # noqa: F401
 from velo import stream_fn
 from velo.errors import JournalFull
@@ -192,9 +193,7 @@ async def test_an_event_larger_than_the_limit_goes_alone():
 async def test_keyed_at_the_limit():
     fn = tell.options(journal_limit=8192)
     source = [(n % 3, big(3_000)) for n in range(90)]
-    got = {}
-    async for key, result in fn.keyed(source, key=0):
-        got.setdefault(key, []).append(result)
+    got = await collect(fn.keyed(source, key=0))
     assert got == {key: list(range(1, 31)) for key in range(3)}
 
 

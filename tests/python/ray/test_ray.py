@@ -12,6 +12,7 @@ import pytest
 
 import replayed
 from helpers import HANG, notes, until
+from key_sums import collect, expected
 from ray_cluster import INSTALLED
 from ray_functions import counted, fails_at, saved, sums, where
 from replayed import Again, TakingBack, by_key, sequence
@@ -41,25 +42,9 @@ def cluster(ray_cluster):
     ray_cluster.restore()
 
 
-def expected(source):
-    by_key, totals = {}, {}
-    for key, number in source:
-        totals[key] = totals.get(key, 0) + number
-        by_key.setdefault(key, []).append(totals[key])
-    for key, results in by_key.items():
-        results.append(("end", len(results)))
-    return by_key
-
-
-async def collect(results, at=(), what=None):
-    got, count = {}, 0
-    async with asyncio.timeout(HANG):
-        async for key, result in results:
-            got.setdefault(key, []).append(result)
-            count += 1
-            if count in at:
-                await asyncio.to_thread(what)
-    return got
+def killing(cluster):
+    """A fault for `collect`: a node is killed."""
+    return lambda: asyncio.to_thread(cluster.kill)
 
 
 # What is the same as elsewhere.
@@ -176,7 +161,7 @@ async def test_a_node_that_dies_is_named_with_its_keys(cluster):
             number += 1
 
     with pytest.raises(NodeDied, match="is gone") as caught:
-        await collect(sums.keyed(source(), key=0), at=(2_000,), what=cluster.kill)
+        await collect(sums.keyed(source(), key=0), at=(2_000,), what=killing(cluster))
     assert "sums[" in str(caught.value)
     assert "which are lost with it" in notes(caught.value)
 
@@ -185,7 +170,7 @@ async def test_a_node_that_dies_is_named_with_its_keys(cluster):
 async def test_with_replay_keys_go_on_elsewhere(cluster, fn):
     source = [(n % 60, n) for n in range(12_000)]
     fn = fn.options(recover="replay")
-    got = await collect(fn.keyed(source, key=0), at=(2_000,), what=cluster.kill)
+    got = await collect(fn.keyed(source, key=0), at=(2_000,), what=killing(cluster))
     assert got == expected(source)
 
 

@@ -9,6 +9,7 @@ import pytest
 import functions
 from functions import OwnError
 from helpers import HANG, drain
+from key_sums import collect
 from velo import StreamConfig, stream_fn
 from velo.errors import StreamClosed
 
@@ -252,7 +253,5 @@ async def test_a_function_composed_with_itself(mode):
 async def test_chain_by_key(mix):
     parts = [functions.running_sum.options(mode=m) for m in mix]
     chain = parts[0] | parts[1] | parts[2]
-    found = {}
-    async for key, result in chain.keyed([1, 2, 1, 2], key=lambda e: e):
-        found.setdefault(key, []).append(result)
+    found = await collect(chain.keyed([1, 2, 1, 2], key=lambda e: e))
     assert found == {1: [1, 4], 2: [2, 8]}

@@ -2,31 +2,13 @@
 
 import os
 
+import key_sums
 from velo import stream_fn
 
 __all__ = ["counted", "fails_at", "saved", "sums", "where"]
 
-
-@stream_fn(mode="ray")
-async def sums(events):
-    """Running sums of each key, and at its end their number."""
-    total = count = 0
-    async for _, number in events:
-        total, count = total + number, count + 1
-        yield total
-    yield "end", count
-
-
-@stream_fn(mode="ray")
-async def saved(events, state):
-    """The same, of which only the state survives."""
-    state.setdefault("total", 0)
-    state.setdefault("count", 0)
-    async for _, number in events:
-        state["total"] += number
-        state["count"] += 1
-        yield state["total"]
-    yield "end", state["count"]
+sums = key_sums.sums.options(mode="ray")
+saved = key_sums.saved.options(mode="ray")
 
 
 @stream_fn(mode="ray")

@@ -4,16 +4,14 @@ import itertools
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
 
-from servers.server import Server, absent, free_port
+from servers.kafka_jars import BROKER, need_kafka
+from servers.server import Server, free_port
 
 __all__ = ["USERS", "Kafka"]
-
-BROKER = Path(__file__).parents[4] / "tools" / "kafka_broker.py"
 
 # `alice` may do what a test allows her by an access rule, and `root` everything.
 USERS = {"alice": "hunter2", "root": "hunter2-root"}
@@ -28,9 +26,7 @@ class Kafka(Server):
 
     def __init__(self, folder):
         super().__init__(folder)
-        check = "import kafka_broker as b; raise SystemExit(not b.installed())"
-        if subprocess.run([sys.executable, "-c", check], cwd=BROKER.parent).returncode:
-            absent("Kafka is not installed: tools/test-servers.sh kafka")
+        need_kafka()
         self.address = f"127.0.0.1:{self.port}"
         sasl, tls = free_port(), free_port()
         self.sasl_address, self.tls_address = f"127.0.0.1:{sasl}", f"127.0.0.1:{tls}"
