@@ -1,20 +1,20 @@
 """A program that moves records from a file to a file, and is killed at each step of a tick."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
 
 import pytest
 
-from helpers import HANG
+from helpers import HANG, SUPPORT, environment
 from replayed import by_key, expected
 
 PROGRAM = """
 import asyncio
 import sys
 
+from paced import Paced
 from velo import connect, stream_fn
 
 
@@ -28,30 +28,9 @@ async def sequence(events, state):
     yield {"k": state["k"], "result": ["end", state["n"]]}
 
 
-class Paced:
-    # Waits for a tick now and then, so that there are several.
-    def __init__(self, source):
-        self.source = source
-        self.ticks = asyncio.Event()
-
-    def __getattr__(self, name):
-        return getattr(self.source, name)
-
-    async def __aiter__(self):
-        async for batch in self.source:
-            for first in range(0, len(batch), 50):
-                self.ticks.clear()
-                yield batch[first : first + 50]
-                await self.ticks.wait()
-
-    async def commit(self, positions):
-        await self.source.commit(positions)
-        self.ticks.set()
-
-
 async def main():
     _, _, source, sink, checkpoint = sys.argv
-    await sequence.keyed(Paced(connect.file(source)), key="k").into(
+    await sequence.keyed(Paced(connect.file(source), 50), key="k").into(
         connect.file(sink), checkpoint=checkpoint, checkpoint_every=0.01
     )
 
@@ -70,8 +49,8 @@ def test_from_file_to_file(mode, step, tmp_path):
     command = [sys.executable, program, mode, source, sink, tmp_path / "checkpoint"]
 
     def run(failpoint=""):
-        environment = {**os.environ, "VELO_FAILPOINT": failpoint}
-        return subprocess.run(command, env=environment, timeout=HANG).returncode
+        variables = environment(SUPPORT, VELO_FAILPOINT=failpoint)
+        return subprocess.run(command, env=variables, timeout=HANG).returncode
 
     assert run(f"tick:{step}:3") == -signal.SIGKILL
     assert run(f"tick:{step}") == -signal.SIGKILL

@@ -15,7 +15,7 @@ import pytest
 from confluent_kafka import Consumer, TopicPartition
 
 from checkpoints import opened
-from helpers import HANG, environment, until
+from helpers import HANG, SUPPORT, environment, until
 from object_stores import Bucket, Folder
 from replayed import by_key, expected
 from velo import connect, stream_fn
@@ -156,6 +156,7 @@ PROGRAM = """
 import asyncio
 import sys
 
+from paced import Paced
 from velo import stream_fn
 from velo._checkpoint import remote
 from velo.connect.urls import endpoint_of
@@ -173,36 +174,9 @@ async def sequence(events, state):
     yield {"k": state["k"], "result": ["end", state["n"]]}
 
 
-class Paced:
-    # Waits for a tick now and then, so that there are several.
-    def __init__(self, source):
-        self.source = source
-        self.ticks = asyncio.Event()
-
-    def __getattr__(self, name):
-        return getattr(self.source, name)
-
-    async def __aiter__(self):
-        number = 0
-        async for batch in self.source:
-            if not isinstance(batch, list):
-                yield batch
-                continue
-            for first in range(0, len(batch), 25):
-                self.ticks.clear()
-                yield batch[first : first + 25]
-                await self.ticks.wait()
-                number += 1
-                print(number, flush=True)
-
-    async def commit(self, positions):
-        await self.source.commit(positions)
-        self.ticks.set()
-
-
 async def main():
     _, source, sink, checkpoint = sys.argv
-    await sequence.keyed(Paced(endpoint_of(source)), key="k", max_pending=500).into(
+    await sequence.keyed(Paced(endpoint_of(source), 25), key="k", max_pending=500).into(
         endpoint_of(sink), checkpoint=checkpoint, checkpoint_every=0.01
     )
 
@@ -277,7 +251,7 @@ def start(ends, tmp_path):
     def start(checkpoint, failpoint=""):
         process = subprocess.Popen(
             [sys.executable, str(program), *ends.urls, checkpoint],
-            env={**environment(), "VELO_FAILPOINT": failpoint},
+            env=environment(SUPPORT, VELO_FAILPOINT=failpoint),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

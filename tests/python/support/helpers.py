@@ -16,6 +16,9 @@ import velo
 # The repository.
 ROOT = Path(__file__).resolve().parents[3]
 
+# Helpers that scripts may import.
+SUPPORT = Path(__file__).resolve().parent
+
 # Scripts use the velo that is tested, wherever it comes from.
 PACKAGE = Path(velo.__file__).resolve().parents[1]
 
@@ -144,9 +147,9 @@ def family(pid):
         return []
 
 
-def environment(**more):
-    """The environment in which a script finds this velo."""
-    paths = [str(PACKAGE), os.environ.get("PYTHONPATH", "")]
+def environment(*folders, **more):
+    """The environment in which a script finds this velo, and modules in these folders."""
+    paths = [str(PACKAGE), *map(str, folders), os.environ.get("PYTHONPATH", "")]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), **more}
 
 
