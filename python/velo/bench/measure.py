@@ -92,6 +92,7 @@ class Plan:
         say: Called with the name of each subject before it is measured.
         warn: Called with each subject that could not be measured, and the reason.
         most: The number of rounds, unless the run is quick.
+        long: Whether to measure what takes many minutes, too.
 
     """
 
@@ -100,6 +101,7 @@ class Plan:
     say: Callable[[str], None]
     warn: Callable[[str], None]
     most: int = 5
+    long: bool = False
 
     @property
     def rounds(self) -> int:

@@ -202,36 +202,37 @@ def restart(mode: Mode, workers: int | None, keys: int) -> Measured:
         return asyncio.run(run(path))
 
 
-def unloading(
-    mode: Mode, workers: int | None, keys: int, most: int, count: int, unloads: bool
-) -> Measured:
-    """Give the rate with a checkpoint of so many keys, of which `most` are in memory, or all.
+def unloading(mode: Mode, workers: int | None, keys: int, most: int | None, count: int) -> Measured:
+    """Give the rate with a checkpoint of so many keys, of which `most` are in memory; None: all.
 
-    Of ten events, nine are of these, and one is of any key.
+    Of ten events, nine are of one key in a hundred, and one is of any key.
     """
     some = random.Random(keys)
+    busy, open_first = keys // 100, keys if most is None else most
 
     async def run(path: str) -> Measured:
         await _stored(path, keys)
         times: list[float] = []
 
         async def phases() -> AsyncIterator[_Events]:
-            yield (_payment(user, 0) for user in range(most))
-            times.append(await _handled(connected, most))
+            yield (_payment(user, 0) for user in range(open_first))
+            await _handled(connected, open_first)
+            await _until(lambda: connected.figures.saved >= open_first)
+            times.append(time.perf_counter())
             yield (
-                _payment(some.randrange(keys if number % 10 == 0 else most), number)
+                _payment(some.randrange(keys if number % 10 == 0 else busy), number)
                 for number in range(count)
             )
-            times.append(await _handled(connected, most + count))
+            times.append(await _handled(connected, open_first + count))
             connected.stop()
 
-        fn = _ready(mode, workers, max_concurrent=most if unloads else None)
+        fn = _ready(mode, workers, max_concurrent=most)
         connected = fn.keyed(_Source(phases), key="user")
         await connected.into(
             _Sink(),
             checkpoint=path,
             checkpoint_every=EVERY,
-            keys="unload" if unloads else "end",
+            keys="end" if most is None else "unload",
         )
         return {"rate": count / (times[1] - times[0])}
 
@@ -239,27 +240,30 @@ def unloading(
         return asyncio.run(run(path))
 
 
-def size(keys: int, ticks: int) -> Measured:
-    """Give the size of the folder after so many ticks, to each of which all keys have changed."""
+def size(keys: int, first: int, ticks: int) -> Measured:
+    """Give the size of the folder after so many ticks, and after the first ones of them.
+
+    All keys change between two ticks.
+    """
 
     async def run(path: str) -> Measured:
-        size = 0.0
+        sizes: Measured = {}
 
         async def phases() -> AsyncIterator[_Events]:
-            nonlocal size
             done = epoch = 0
-            while connected.figures.epoch < ticks:
-                epoch = connected.figures.epoch
+            while (epoch := connected.figures.epoch) < ticks:
+                if epoch >= first and not sizes:
+                    sizes["first KiB"] = _size(path) / 1024
                 yield (_payment(user, epoch) for user in range(keys))
                 done += keys
                 await _handled(connected, done)
                 await _until(lambda epoch=epoch: connected.figures.epoch > epoch)  # type: ignore[misc]
-            size = _size(path) / 1024
+            sizes["KiB"] = _size(path) / 1024
             connected.stop()
 
         connected = _ready("inline", None).keyed(_Source(phases), key="user")
         await connected.into(_Sink(), checkpoint=path, checkpoint_every=LOOK)
-        return {"KiB": size}
+        return sizes
 
     with _folder() as path:
         return asyncio.run(run(path))

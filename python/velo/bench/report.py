@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from velo.bench.measure import Row
 
-__all__ = ["HEAD", "Cores", "Results", "as_json", "as_markdown", "cells", "given"]
+__all__ = ["HEAD", "Cores", "Results", "as_json", "as_markdown", "cells", "given", "line"]
 
 HEAD = ("measurement", "velo", "compared with", "its figure", "ratio", "target", "met")
 
@@ -30,6 +30,14 @@ def cells(row: Row) -> tuple[str, ...]:
         _target(row),
         "" if row.met is None else "yes" if row.met else "NO",
     )
+
+
+def line(row: Row) -> str:
+    """Return a row as one line of text."""
+    measurement, ours, other, theirs, ratio, target, met = cells(row)
+    compared = f", {ratio} of {other} ({theirs})" if other else ""
+    aim = f"; target {target}: {met}" if target else ""
+    return f"{measurement}: {ours}{compared}{aim}"
 
 
 def _target(row: Row) -> str:

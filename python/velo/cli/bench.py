@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from velo.bench.baseline import Baseline
+    from velo.bench.measure import Row
     from velo.bench.report import Cores, Results
 
 __all__ = ["bench"]
@@ -86,6 +87,11 @@ _INLINE = ("codec",)
     help="How often everything is measured. One round of `keyed` takes a few minutes.",
 )
 @click.option("--quick", is_flag=True, help="One short round, to test the benchmarks themselves.")
+@click.option(
+    "--long",
+    is_flag=True,
+    help="Also what takes many minutes a round: 10,000,000 keys on the disk.",
+)
 def bench(
     scenarios: Sequence[str],
     compare: str,
@@ -95,11 +101,15 @@ def bench(
     plot: str | None,
     rounds: int,
     quick: bool,
+    long: bool,
 ) -> None:
     """Measure velo, its floors and its peers, in turn and over several rounds.
 
-    Compare the ratios. In a unit per second more is better, in any other less.
+    Compare the ratios. In a unit per second more is better, in any other less. Each row is printed
+    to stderr as soon as it is measured, and all of them in the end.
     """
+    if quick and long:
+        raise click.UsageError("`--quick` and `--long` exclude each other")
     for scenario in scenarios:
         if not _core.PROCESS_MODE and scenario not in ("all", *_INLINE):
             raise Failure(f"`{scenario}` measures worker processes, which this build does not have")
@@ -108,6 +118,7 @@ def bench(
     from velo.bench.measure import Plan
     from velo.bench.peers import PEERS, choose
     from velo.bench.peers.connectors import CONNECTORS
+    from velo.bench.report import line
     from velo.bench.scenarios import SCENARIOS
 
     names = list(dict.fromkeys([*PEERS, *CONNECTORS, *ALTERNATIVES]))
@@ -128,14 +139,23 @@ def bench(
         warn(f"{name}, which is not installed ({command})")
     with console.status("measuring") as status:
         plan = Plan(
-            quick, peers, lambda name: status.update(f"measuring {escape(name)}"), warn, rounds
+            quick,
+            peers,
+            lambda name: status.update(f"measuring {escape(name)}"),
+            warn,
+            rounds,
+            long,
         )
-        results, cores = {}, {}
+        results: dict[str, list[Row]] = {}
+        cores: dict[str, Sequence[float]] = {}
         for name, measure in SCENARIOS.items():
             chosen = name in scenarios or "all" in scenarios
             if chosen and (_core.PROCESS_MODE or name in _INLINE):
                 before = plan.cores()
-                results[name] = list(measure(plan))
+                rows = results[name] = []
+                for row in measure(plan):
+                    rows.append(row)
+                    console.print(escape(f"{name}: {line(row)}"), highlight=False, soft_wrap=True)
                 cores[name] = (before, plan.cores())
     _show(results, cores, style)
     if output is not None:

@@ -14,9 +14,9 @@ ALONE = {
     "throughput, some of many": ("throughput", "process", 1, 200, 20, 4_000, True),
     "throughput, without": ("throughput", "inline", None, 20, 20, 4_000, False),
     "restart": ("restart", "process", 1, 2_000),
-    "unloading": ("unloading", "inline", None, 2_000, 100, 1_000, True),
-    "all in memory": ("unloading", "inline", None, 2_000, 100, 1_000, False),
-    "size": ("size", 20, 5),
+    "unloading": ("unloading", "inline", None, 2_000, 100, 1_000),
+    "all in memory": ("unloading", "inline", None, 2_000, None, 1_000),
+    "size": ("size", 20, 2, 5),
     "uploads": ("uploads", 10, 100, 5, True),
     "no uploads": ("uploads", 10, 100, 5, False),
     "moving": ("moving", 500, 100, True),
@@ -53,12 +53,16 @@ def test_a_peer_with_states_on_the_disk_has_a_rate(filled, name):
     assert Subject("velo.bench.peers.connectors:kafka", arguments).measure()["rate"] > 0
 
 
-def test_every_row_has_its_subjects(monkeypatch):
+@pytest.mark.parametrize("long", [False, True])
+def test_every_row_has_its_subjects(long, monkeypatch):
     asked, warnings = [], []
 
     def in_turn(self, subjects):
         asked.extend(subjects.values())
-        return {name: [{"rate": 2.0, "s": 1.0, "ms": 1.0, "KiB": 1.0}] for name in subjects}
+        return {
+            name: [{"rate": 2.0, "s": 1.0, "ms": 1.0, "KiB": 1.0, "first KiB": 1.0}]
+            for name in subjects
+        }
 
     class Broker:
         def __enter__(self):
@@ -71,11 +75,11 @@ def test_every_row_has_its_subjects(monkeypatch):
     monkeypatch.setattr(checkpoint, "broker", Broker)
     monkeypatch.setattr(checkpoint, "source", lambda servers, count: Broker())
     monkeypatch.setattr(connectors, "python_of", lambda name: "python")
-    rows = list(checkpoint.measure(Plan(False, None, len, warnings.append)))
+    rows = list(checkpoint.measure(Plan(False, None, len, warnings.append, 1, long)))
     assert not warnings
     # Of each mode: two rates, a restart, unloading, and Kafka against three others; and the size,
     # two of uploads, and three of a move.
-    assert len(rows) == 2 * (2 + 1 + 1 + 3) + 1 + 2 + 3
+    assert len(rows) == 2 * (2 + 1 + 1 + long + 3) + 1 + 2 + 3
     for subject in asked:
         module, _, function = subject.where.partition(":")
         found = getattr(importlib.import_module(module), function)

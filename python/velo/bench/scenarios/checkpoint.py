@@ -9,14 +9,18 @@ from velo import _core
 from velo.bench.connect_broker import NoBroker, broker
 from velo.bench.connect_job import KEYS
 from velo.bench.connect_kafka import source
-from velo.bench.measure import Plan, Row, Subject, bounded, compare
+from velo.bench.measure import Plan, Row, Subject, bounded, compare, paired
 from velo.bench.peers.connectors import LASTING, pythons
 
 COUNT = 1_000_000
 FEW, MANY, TOUCHED = 1_000, 1_000_000, 50_000
 RESTARTED = 2_000_000
-STORED, IN_MEMORY, UNLOADING = 10_000_000, 100_000, 200_000
-TICKS, FIRST_TICKS = 500, 20
+# Keys on the disk, and how many of them are in memory; `--long` has more of both.
+STORED, IN_MEMORY = 1_000_000, 10_000
+MANY_STORED, MANY_IN_MEMORY = 10_000_000, 100_000
+UNLOADING = 200_000
+# SQLite's log of changes has its size after some 50 ticks.
+TICKS, FIRST_TICKS = 500, 100
 KAFKA_COUNT = 100_000
 UPLOADED, UPLOADS, MOVED, STATE = 1_000, 50, 100_000, 100
 # Seconds: a checkpoint of 10,000,000 keys is made first.
@@ -79,32 +83,33 @@ def _restart(plan: Plan, mode: str, workers: int | None) -> Iterator[Row]:
 
 def _unloading(plan: Plan, mode: str, workers: int | None) -> Iterator[Row]:
     keys, most, count = (plan.scaled(number) for number in (STORED, IN_MEMORY, UNLOADING))
-    of = (mode, workers, keys, most, count)
-    figures = plan.in_turn(
-        {"unloads": _ours("unloading", *of, True), "all": _ours("unloading", *of, False)}
-    )
-    measurement = f"`keys=unload`, {mode}: {most:,} of {keys:,} keys in memory"
-    rows = compare(figures, "unloads", "all", measurement=measurement, unit="events/s")
-    for row in rows:
-        yield row.named("the same, no key is unloaded")
+    sizes = {"unloads": (keys, most)}
+    if plan.long:
+        sizes["unloads many"] = (MANY_STORED, MANY_IN_MEMORY)
+    subjects = {
+        name: _ours("unloading", mode, workers, *size, count) for name, size in sizes.items()
+    }
+    subjects["all"] = _ours("unloading", mode, workers, keys, None, count)
+    figures = plan.in_turn(subjects)
+    for name, (keys, most) in sizes.items():
+        measurement = f"`keys=unload`, {mode}: {most:,} of {keys:,} keys in memory"
+        rows = compare(figures, name, "all", measurement=measurement, unit="events/s")
+        for row in rows:
+            yield row.named(f"all of {plan.scaled(STORED):,} keys in memory")
 
 
 def _size(plan: Plan) -> Iterator[Row]:
-    ticks = max(plan.scaled(TICKS), FIRST_TICKS + 5)
-    figures = plan.in_turn(
-        {"later": _ours("size", FEW, ticks), "first": _ours("size", FEW, FIRST_TICKS)}
-    )
-    rows = compare(
-        figures,
-        "later",
-        "first",
+    ticks, first = plan.scaled(TICKS), plan.scaled(FIRST_TICKS)
+    yield from paired(
+        plan.in_turn({"size": _ours("size", FEW, first, ticks)}),
+        "size",
+        f"after {first} ticks",
         measurement=f"the folder after {ticks} ticks of {FEW:,} keys",
         unit="KiB",
         figure="KiB",
+        of="first KiB",
         target=SIZE_TARGET,
     )
-    for row in rows:
-        yield row.named(f"after {FIRST_TICKS} ticks")
 
 
 def _uploads(plan: Plan) -> Iterator[Row]:
