@@ -1,12 +1,14 @@
 """Results between two ticks, and functions that make them in their own ways."""
 
 import asyncio
+import random
 
 import pytest
 
 from replayed import Again, Committing, TakingBack, by_key, expected, sequence
 from velo import stream_fn
 from velo._api import ticks
+from velo._api.held_results import HeldResults
 from velo._diagnostics import failpoints
 from velo.connect.memory import MemorySink
 from velo.errors import CheckpointError
@@ -32,6 +34,25 @@ def dies_at(monkeypatch):
         monkeypatch.setattr(failpoints, "hook", hook)
 
     return at
+
+
+def test_results_behind_the_marks_of_late_keys_are_split_off():
+    rng = random.Random(3)
+    for _ in range(200):
+        pairs = [(rng.randrange(9), n) for n in range(rng.randrange(60))]
+        late = set(rng.sample(range(9), rng.randrange(9)))
+        marks = {key: rng.randrange(61) for key in rng.sample(range(9), 5)}
+        dropped = {key: [range(*sorted(rng.sample(range(61), 2)))] for key in rng.sample((1, 2), 1)}
+        held = HeldResults()
+        for start in range(0, len(pairs), 7):
+            held.add(pairs[start : start + 7])
+        held.drop(dropped)
+        behind = held.split(late, marks)
+        left = [pair for pair in pairs if not any(pair[1] in d for d in dropped.get(pair[0], ()))]
+        cut = [key in late and place >= marks.get(key, 0) for key, place in left]
+        for found, is_behind in ((held, False), (behind, True)):
+            wanted = [pair for pair, is_cut in zip(left, cut, strict=True) if is_cut is is_behind]
+            assert [pair for some in found.batches(10) for pair in some] == wanted
 
 
 async def test_many_results_have_ticks_come_early(mode, monkeypatch, tmp_path):
