@@ -288,7 +288,10 @@ class Driver:
         keys = self._keys
         if self._stopping:
             await self._until(lambda: keys.unhandled == 0)
+            deadline = time.monotonic() + self.terms.drain
             await ticks.tick()
+            while ticks.has_late and time.monotonic() < deadline:  # its worker had no time yet
+                await ticks.tick()
             keys.fail(_Stopped())
             return
         keys.end_keys()

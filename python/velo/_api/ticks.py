@@ -92,6 +92,9 @@ class _Cut:
 class Ticks:
     """The ticks of one run.
 
+    Attributes:
+        has_late: Whether keys were late for the last tick.
+
     Args:
         store: What keeps them.
         source: The source.
@@ -128,6 +131,7 @@ class Ticks:
         self._tells_all = False
         self._ahead: dict[Hashable, list[Any]] = {}
         self._ticking = asyncio.Lock()
+        self.has_late = False
         self._failed: Exception | None = None
         self._cutting: asyncio.Future[_Cut] | None = None
         self._is_overdue = False
@@ -357,6 +361,7 @@ class Ticks:
         if closed is None:
             return None
         positions, absorbed, late = closed
+        self.has_late = bool(late)
         changes, self._changes = self._changes, {}
         self._store.expect(changes)  # from here on: keys may open before they are stored
         ahead = dict(absorbed)

@@ -1,12 +1,17 @@
 """What a checkpoint keeps of keys that end, finish, fail, and are unloaded."""
 
 import asyncio
+import contextlib
+import random
+import shutil
 
 import pytest
 
 from replayed import Again, Redelivering, TakingBack, by_key, expected, sequence
 from velo import stream_fn
+from velo._checkpoint.store import Store
 from velo._diagnostics import failpoints
+from velo.connect import Record
 from velo.connect.memory import MemorySink
 from velo.errors import CheckpointError
 
@@ -51,6 +56,82 @@ async def test_idle_keys_are_unloaded(mode, tmp_path):
     sink, source = TakingBack(), Again({"p": events}, batch=5, pauses=pauses)
     await fn.keyed(source, key="k").into(sink, checkpoint=tmp_path, keys="unload")
     assert by_key(sink.kept) == expected(events)
+
+
+@stream_fn
+async def counted(events, state):
+    """Counts the events of its key."""
+    async for _ in events:
+        state["n"] = state.get("n", 0) + 1
+        yield state["n"]
+
+
+class Counting:
+    """A sink that counts the results of each key, and compares them with those counts."""
+
+    name = "counting"
+
+    def __init__(self, keys):
+        self.counts = bytearray(keys)
+        self.wrong = 0
+
+    async def write(self, results):
+        for key, result in results:
+            self.counts[key] += 1
+            self.wrong += result != self.counts[key]
+
+    async def flush(self):
+        pass
+
+
+class Each:
+    """A source with an event for each of some keys, behind which it stops its run.
+
+    Args:
+        fn: Whose keys they are.
+        keys: The keys.
+        first: The position of the first one.
+
+    """
+
+    name = "each"
+
+    def __init__(self, fn, keys, first):
+        self.run = fn.keyed(self, key=lambda key: key)
+        self.most_open = 0
+        self._fn = fn
+        self._keys = keys
+        self._first = first
+
+    def seek(self, positions):
+        assert positions == ({0: self._first - 1} if self._first else {})
+
+    async def __aiter__(self):
+        for start in range(0, len(self._keys), 1000):
+            some = enumerate(self._keys[start : start + 1000], self._first + start)
+            yield [Record(key, partition=0, position=position) for position, key in some]
+            figures = self._fn.metrics
+            self.most_open = max(self.most_open, figures.keys_opened - figures.keys_ended)
+        self.run.stop()
+
+    async def commit(self, positions):
+        pass
+
+
+async def test_many_more_keys_than_are_in_memory(mode, long, tmp_path):
+    keys, most = (10_000_000, 100_000) if long else (20_000, 1_000)
+    again = random.Random(1).sample(range(keys), keys // 20)
+    fn, sink = counted.options(mode=mode, max_concurrent=most), Counting(keys)
+    for events, first in ((range(keys), 0), (again, keys)):
+        source = Each(fn, events, first)
+        figures = await source.run.into(sink, checkpoint=tmp_path, keys="unload")
+        assert figures.results == len(events)
+        assert 0 < source.most_open <= most
+        with contextlib.closing(Store(tmp_path, writes=False)) as store:
+            assert store.counts() == (keys, 0)
+    assert sink.wrong == 0
+    assert sum(sink.counts) == keys + len(again)
+    shutil.rmtree(tmp_path)  # it is large at full length
 
 
 async def test_keys_that_end_for_others_begin_anew(mode, tmp_path):

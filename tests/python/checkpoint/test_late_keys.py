@@ -7,6 +7,7 @@ import pytest
 
 from replayed import Again, TakingBack, by_key
 from velo import stream_fn
+from velo._api import ticks
 from velo._checkpoint.checkpoint import Checkpoint
 from velo._diagnostics import failpoints
 
@@ -111,6 +112,22 @@ async def test_a_record_that_was_handled_without_a_snapshot_comes_again(mode, tm
     sink = TakingBack(sink.kept)
     await gated.options(mode=mode).keyed(Again({"p": events}), key="k").into(sink, checkpoint=path)
     assert by_key(sink.kept) == {0: results(1, 2), 1: results(3)}
+
+
+async def test_a_run_that_is_stopped_stores_all_that_it_has_read(mode, monkeypatch, tmp_path):
+    for name in ("_PATIENCE", "_LEAST_PATIENCE"):  # a worker has no time for snapshots
+        monkeypatch.setattr(ticks, name, 0.0)
+    events = [{"k": n % 7, "v": n} for n in range(50)]
+
+    async def stops(number):
+        if number == 1:
+            run.stop()
+
+    run = gated.options(mode=mode).keyed(Again({"p": events * 2}, len(events), stops), key="k")
+    sink = TakingBack()
+    await run.into(sink, checkpoint=tmp_path, checkpoint_every=1000)
+    assert stored(tmp_path) == ({"p": 49}, {})
+    assert by_key(sink.kept) == {key: results(*range(key, 50, 7)) for key in range(7)}
 
 
 async def test_results_behind_a_snapshot_between_two_events_are_held_back(mode, tmp_path):
