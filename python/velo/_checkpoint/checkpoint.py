@@ -166,14 +166,10 @@ class Checkpoint:
             )
             store.note(about)
         if about["function"] != function:
-            place = self.path if self._remote is None else "FOLDER"
-            rename = f"`velo checkpoint rename {place} {function}` says so"
-            if self._remote is not None:
-                rename += ", of a copy in a folder, from which you copy it to a new prefix"
             raise CheckpointError(
                 f"the checkpoint `{self.path}` belongs to the function `{about['function']}`, and "
-                f"this one is `{function}`; if it was renamed, {rename}, and otherwise name "
-                "another place"
+                f"this one is `{function}`; if it was renamed, `velo checkpoint rename {self.path} "
+                f"{function}` says so, and otherwise name another place"
             )
         self.function = function
         self._form = StateForm(

@@ -4,6 +4,7 @@
 | --- | --- |
 | `commit-0000000000000017` | a tick: what it changes, or the name of the object that holds that |
 | `commit-0000000000000018` | a claim: another program has taken over, with the state of commit 17 |
+| `commit-0000000000000019` | a claim of `velo checkpoint`, whose base is a state changed by hand |
 | `base-0000000000000012-7b…` | the state up to tick 12, as a whole |
 | `data-0000000000000017-7b…` | the changes of tick 17, where they are large |
 
@@ -20,7 +21,7 @@ import re
 import secrets
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -32,9 +33,10 @@ from velo._diagnostics.failpoints import reached
 from velo.connect.errors import Superseded
 from velo.errors import CheckpointError
 
-__all__ = ["Commit", "Commits", "number_of"]
+__all__ = ["Commit", "Commits", "by_hand", "number_of"]
 
 _NAME = re.compile(r"(commit|base|data)-([0-9]{16})(-[0-9a-f]{16})?")
+_HOLDER = re.compile(r"process ([0-9]+) on (.+)")
 # So many claims are kept, and so often one is tried.
 _CLAIMS, _TRIES = 1000, 20
 # Larger changes are an object of their own, which is written in parts; bytes.
@@ -51,7 +53,7 @@ class Commit:
         number: Its number, from 1.
         kind: "tick" or "claim".
         nonce: What no other commit has.
-        by: The program that has made it.
+        by: The program that has made it: "process 7 on host", or "velo checkpoint" with the same.
         made: When that was, in seconds since the epoch of Unix.
         epoch: The number of the last tick; 0 before the first one.
         about: The function, the version of its states, the name and the creation.
@@ -92,6 +94,19 @@ class Commit:
     def behind(self) -> int:
         """The number behind which ticks change the base."""
         return number_of(self.base)
+
+    @property
+    def holder(self) -> str | None:
+        """The program that has the checkpoint, as far as this machine can tell.
+
+        None: it is this process, one of this machine that has ended, or `velo checkpoint`. A
+        program says nothing when it ends, so that one of another machine counts as running.
+        """
+        found = _HOLDER.fullmatch(self.by)
+        if found is None:
+            return None
+        here, pid = found[2] == socket.gethostname(), int(found[1])
+        return None if here and (pid == os.getpid() or not _runs(pid)) else self.by
 
 
 class Commits:
@@ -234,8 +249,8 @@ class Commits:
         fresh: dict[str, Any] = {"number": number, "nonce": _nonce(), "made": time.time()}
         fresh["by"] = _program()
         if found is None:
-            begun: dict[str, Any] = {"epoch": 0, "last": None, **more}
-            return Commit(kind="claim", about=about, claim=1, claims=(1,), **fresh, **begun)
+            begun: dict[str, Any] = {**fresh, "epoch": 0, "last": None, **more}
+            return Commit(kind="claim", about=about, claim=1, claims=(1,), **begun)
         before = found if found.kind == "claim" else self._claim_of(found)
         claims = (*before.claims, number)[-_CLAIMS:]
         return replace(found, kind="claim", data=None, claim=number, claims=claims, **fresh)
@@ -245,6 +260,46 @@ class Commits:
             return self._read(commit.claim)[0]
         except Absent:
             raise self._seal.torn(_commit_name(commit.claim), "it is missing") from None
+
+    def put_in_place(
+        self,
+        found: Commit,
+        epoch: int,
+        about: dict[str, Any],
+        put_base: Callable[[str], tuple[str, int]],
+    ) -> None:
+        """Put a state changed by hand in place of that of the newest commit, with one claim.
+
+        A tick would count up the epoch, which a sink may have, too. So this is a base.
+
+        Args:
+            found: The commit whose state was changed.
+            epoch: The number of the last tick.
+            about: What the checkpoint is about now.
+            put_base: Writes the base of a state of this name; returns its name and its size.
+
+        Raises:
+            CheckpointError: When there is another commit since, or something cannot be written;
+                then the checkpoint is as it was.
+
+        """
+        claim = self._next_claim(found, about, {})
+        base, base_bytes = put_base(claim.state)
+        changed: dict[str, Any] = {"by": by_hand(), "epoch": epoch, "about": about}
+        claim = replace(claim, last=claim.state, base=base, base_bytes=base_bytes, **changed)
+        data = self._seal.closed(claim.name, asdict(claim))
+        reached("claim", 1)
+        created = self._bucket.create(claim.name, data)
+        if not created:
+            self._bucket.delete([base])
+        if not created or self._highest() != claim.number:
+            raise CheckpointError(
+                f"the checkpoint `{self.url}` is in use: a program has gone on with it meanwhile, "
+                "and nothing was changed; stop the program first"
+            )
+        reached("claim", 2)
+        self._last, self._claims = claim, claim.claims
+        self.remove_useless()
 
     def add(self, epoch: int, about: dict[str, Any], changes: bytes, base: Any = None) -> Commit:
         """Add a tick.
@@ -375,6 +430,22 @@ def _commit_name(number: int) -> str:
 
 def _nonce() -> str:
     return secrets.token_hex(8)
+
+
+def by_hand() -> str:
+    """Return what commits that `velo checkpoint` makes say of the program that has made them."""
+    return f"velo checkpoint, {_program()}"
+
+
+def _runs(pid: int) -> bool:
+    """Whether a process of this machine runs, or may run."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def _program() -> str:

@@ -29,7 +29,7 @@ from typing import Any
 from velo._checkpoint.address import Address
 from velo._checkpoint.bucket import Absent, Bucket
 from velo._checkpoint.changes import Changes, packed, unpacked
-from velo._checkpoint.commits import Commit, Commits, number_of
+from velo._checkpoint.commits import Commit, Commits, by_hand, number_of
 from velo._checkpoint.failing import file_errors
 from velo._checkpoint.folder import STATE
 from velo._checkpoint.seal import Seal
@@ -259,8 +259,29 @@ class Remote:
             store.copy_into(copy, state)
             name, count = self.put_base(copy)
         epoch = 0 if last is None else last.epoch
-        first = {"epoch": epoch, "last": state, "base": name, "base_bytes": count}
+        first = {"epoch": epoch, "last": state, "base": name, "base_bytes": count, "by": by_hand()}
         self.commits.claim(None, store.about(), **first)
+
+    def put_in_place(self, found: Commit, store: Store) -> None:
+        """Put a state changed by hand in place of that of the newest commit.
+
+        Args:
+            found: The commit, as `bring` has returned it.
+            store: What `bring` has made, and was changed since.
+
+        Raises:
+            CheckpointError: When there is another commit since, or something cannot be written.
+
+        """
+
+        def put_base(state: str) -> tuple[str, int]:
+            copy = store.path / f"{STATE}.base"
+            store.copy_into(copy, state)
+            return self.put_base(copy)
+
+        last = store.last()
+        epoch = 0 if last is None else last.epoch
+        self.commits.put_in_place(found, epoch, store.about(), put_base)
 
     def add(self, changes: Changes, about: dict[str, Any]) -> str:
         """Add a tick to the store; return which state it is.

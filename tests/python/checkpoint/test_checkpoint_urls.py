@@ -1,6 +1,8 @@
 """`velo checkpoint` and `velo run --checkpoint` with the URL of an object store."""
 
 import json
+import re
+import socket
 import subprocess
 import sys
 
@@ -11,10 +13,14 @@ from click.testing import CliRunner
 from checkpoints import opened
 from helpers import HANG, environment
 from object_stores import Folder
+from velo._checkpoint import commits
+from velo._checkpoint.remote import Remote
 from velo._core import dumps
 from velo.cli.command import velo
 from velo.cli.connected.keeping import kept_settings
 from velo.cli.errors import Failure
+from velo.connect.errors import Superseded
+from velo.errors import CheckpointError
 
 
 @pytest.fixture
@@ -82,13 +88,139 @@ async def test_a_copy_in_a_folder_goes_on_and_so_does_one_of_that_in_a_store(wri
     assert "`" + other + "` holds a checkpoint already" in run("copy", written.url, other, code=1)
 
 
-CHANGES = [("set", "--key", "1", "{}"), ("delete", "--key", "1"), ("compact",), ("rename", "x")]
+async def test_keys_are_changed_in_the_store(written, tmp_path):
+    run("set", written.url, "--key", '"a"', '{"n": 5}')
+    run("set", written.url, "--key", '"d"', '{"n": 6}')
+    assert "1 keys are forgotten" in run("delete", written.url, "--key", '"b"')
+    names = written.names()
+    assert 'has no key "b"' in run("delete", written.url, "--key", '"b"', code=1)
+    assert written.names() == names
+    for machine in ("cache", "other"):  # one that has an older working copy, and one without any
+        with opened(f"{written.url}?cache={tmp_path / machine}") as checkpoint:
+            assert (checkpoint.epoch, checkpoint.positions) == (2, {"p": 9})
+            found = checkpoint.load(["a", "b", "c", "d"])
+            assert found == [dumps({"n": 5}), None, False, dumps({"n": 6})]
+    with opened(written.url) as checkpoint:
+        await checkpoint.commit(3, {"a": dumps({"n": 7})}, {"p": 11}, {})
+    with opened(f"{written.url}?cache={tmp_path / 'third'}") as checkpoint:
+        assert (checkpoint.epoch, checkpoint.positions) == (3, {"p": 11})
+        assert checkpoint.load(["a", "d"]) == [dumps({"n": 7}), dumps({"n": 6})]
 
 
-@pytest.mark.parametrize("command", CHANGES)
-def test_they_change_nothing_in_a_store(written, command):
-    said = run(command[0], written.url, *command[1:], code=2)
-    assert "is in an object store: `velo checkpoint copy` it to a folder" in said
+async def test_a_change_in_the_store_outlives_the_tick_that_is_undone(place):
+    with opened(place.url) as checkpoint:
+        await checkpoint.commit(1, {"a": dumps({"n": 1}), "b": dumps({"n": 1})}, {}, {})
+        changes = {"a": dumps({"n": 2}), "b": dumps({"n": 2})}
+        await checkpoint.commit(2, changes, {}, {}, undoable=True)
+    run("set", place.url, "--key", '"a"', '{"n": 5}')
+    with opened(place.url) as checkpoint:
+        checkpoint.undo()
+        assert checkpoint.load(["a", "b"]) == [dumps({"n": 5}), dumps({"n": 1})]
+
+
+async def test_one_is_renamed_in_the_store(written):
+    with pytest.raises(CheckpointError, match=f"`velo checkpoint rename {written.url} spree`"):
+        opened(written.url, "spree").__enter__()
+    said = run("rename", written.url, "spree")
+    assert "belongs to `spree` now, and not to `fraud`" in said
+    with opened(written.url, "spree") as checkpoint:
+        assert (checkpoint.epoch, checkpoint.load(["a"])) == (2, [dumps({"n": 3})])
+    with pytest.raises(CheckpointError, match="belongs to the function `spree`"):
+        opened(written.url, "fraud").__enter__()
+
+
+async def test_one_is_made_small_in_the_store(place, tmp_path):
+    with opened(place.url) as checkpoint:
+        for epoch in range(1, 30):
+            await checkpoint.commit(epoch, {"a": dumps({"n": epoch})}, {}, {})
+    before = len(place.names())
+    assert re.search(r" before, .* now$", run("compact", place.url).strip())
+    # The claims of the run and of the command, and a base.
+    assert (before, len(place.names())) == (30, 3)
+    with opened(f"{place.url}?cache={tmp_path / 'other'}") as checkpoint:
+        assert (checkpoint.epoch, checkpoint.load(["a"])) == (29, [dumps({"n": 29})])
+
+
+async def test_one_begins_anew_in_the_store(written):
+    run("reset", written.url, "--yes")
+    assert "is empty" in run("inspect", written.url)
+    with opened(written.url, "another") as checkpoint:
+        assert (checkpoint.epoch, checkpoint.positions, checkpoint.is_empty) == (0, {}, True)
+        await checkpoint.commit(1, {"a": dumps({"n": 1})}, {"p": 1}, {})
+    assert json.loads(run("inspect", written.url, "--json"))["function"] == "another"
+
+
+CHANGES = [
+    ("set", "--key", '"a"', "{}"),
+    ("delete", "--key", '"a"'),
+    ("compact",),
+    ("rename", "x"),
+    ("reset", "--yes"),
+]
+
+
+@pytest.fixture
+def program(monkeypatch):
+    """Another process, which stands for the one that has a checkpoint."""
+    waits = [sys.executable, "-c", "input()"]
+    with subprocess.Popen(waits, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as process:
+        said = f"process {process.pid} on {socket.gethostname()}"
+        monkeypatch.setattr(commits, "_program", lambda: said)
+        yield process
+
+
+@pytest.mark.parametrize("command", CHANGES, ids=[command[0] for command in CHANGES])
+async def test_one_that_a_program_has_is_changed_only_if_it_is_taken_over(
+    written, program, command
+):
+    with opened(written.url) as checkpoint:
+        names = written.names()
+        said = run(command[0], written.url, *command[1:], code=1)
+        assert f"may be in use by process {program.pid} on " in said
+        assert "`--take-over`" in said
+        assert written.names() == names
+        await checkpoint.commit(3, {"b": None}, {}, {})
+        run(command[0], written.url, *command[1:], "--take-over")
+        with pytest.raises(Superseded, match="velo checkpoint, process "):
+            await checkpoint.commit(4, {"a": dumps({"n": 99})}, {}, {})
+
+
+def test_one_of_a_program_that_has_died_is_changed(place, program):
+    opened(place.url).__enter__().close()
+    assert "may be in use" in run("rename", place.url, "spree", code=1)
+    program.communicate(b"\n")
+    run("rename", place.url, "spree")
+
+
+def test_one_of_another_machine_counts_as_in_use(place, monkeypatch):
+    with monkeypatch.context() as there:
+        there.setattr(commits, "_program", lambda: "process 7 on another.example")
+        opened(place.url).__enter__().close()
+    assert "in use by process 7 on another.example" in run("rename", place.url, "spree", code=1)
+    run("rename", place.url, "spree", "--take-over")
+    run("rename", place.url, "fraud")  # the command itself has nothing any more
+
+
+async def test_a_program_that_goes_on_meanwhile_comes_first(written, monkeypatch):
+    put_base = Remote.put_base
+
+    def goes_on(self, copy):
+        found = put_base(self, copy)
+        with opened(f"{written.url}?cache={copy.parent}/other"):
+            return found
+
+    monkeypatch.setattr(Remote, "put_base", goes_on)
+    said = run("set", written.url, "--key", '"a"', '{"n": 5}', code=1)
+    assert "a program has gone on with it meanwhile, and nothing was changed" in said
+    assert not [name for name in written.names() if name.startswith("base")]
+    with opened(written.url) as checkpoint:
+        assert checkpoint.load(["a"]) == [dumps({"n": 3})]
+
+
+def test_a_folder_is_not_taken_over(tmp_path):
+    opened(tmp_path / "here").__enter__().close()
+    said = run("rename", tmp_path / "here", "spree", "--take-over", code=2)
+    assert "`--take-over` is for URLs" in said
 
 
 def test_one_that_is_not_there_is_told(place):

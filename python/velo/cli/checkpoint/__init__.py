@@ -15,7 +15,7 @@ def checkpoint() -> None:
     """Work with the folder or URL that `checkpoint=` or `velo run --checkpoint` names.
 
     `inspect`, `get`, `export`, `copy` and `verify` may be called while a run has it; the others
-    need a folder for themselves. The folder of `velo supervisor start --checkpoint` has a folder
+    need it for themselves. The folder of `velo supervisor start --checkpoint` has a folder
     for each function: name that, or all of them for `inspect`, `copy`, `verify` and `compact`.
     """
 

@@ -41,6 +41,7 @@ __all__ = [
     "remote_of",
     "shown_key",
     "state_form",
+    "take_over_option",
 ]
 
 
@@ -53,6 +54,11 @@ class Place(click.Path):
 
 
 path_argument = click.argument("path", type=Place(path_type=Path))
+take_over_option = click.option(
+    "--take-over",
+    is_flag=True,
+    help="Of a URL: also if a program may have it; that one ends with `Superseded`.",
+)
 key_option = click.option(
     "--key", "keys", required=True, multiple=True, metavar="JSON", help="The key: '\"card-1\"', 7."
 )
@@ -102,21 +108,25 @@ def reading(path: Path | str) -> Iterator[Store]:
         yield store
 
 
-def _opened(path: Path | str) -> contextlib.AbstractContextManager[Store]:
+@contextlib.contextmanager
+def _opened(path: Path | str) -> Iterator[Store]:
     if isinstance(path, Path):
-        return contextlib.closing(Store(_only(path), writes=False))
-    return _fetched(path)
+        with contextlib.closing(Store(_only(path), writes=False)) as store:
+            yield store
+    else:
+        with _fetched(path, writes=False) as (_, fetched):
+            yield fetched
 
 
 @contextlib.contextmanager
-def _fetched(url: str) -> Iterator[Store]:
+def _fetched(url: str, *, writes: bool) -> Iterator[tuple[Remote, Fetched]]:
     with remote_of(url) as remote, tempfile.TemporaryDirectory(prefix="velo-checkpoint-") as folder:
         newest = remote.bring(Path(folder))
         if newest is None:
             raise CheckpointError(f"there is no checkpoint at `{remote.url}`")
-        with contextlib.closing(Fetched(Path(folder), writes=False, shown=remote.url)) as store:
+        with contextlib.closing(Fetched(Path(folder), writes=writes, shown=remote.url)) as store:
             store.newest, store.size = newest, remote.commits.size()
-            yield store
+            yield remote, store
 
 
 @contextlib.contextmanager
@@ -141,19 +151,46 @@ def remote_of(url: str) -> Iterator[Remote]:
 
 
 @contextlib.contextmanager
-def changing(path: Path | str) -> Iterator[Store]:
+def changing(path: Path | str, *, take_over: bool) -> Iterator[Store]:
     """Open a checkpoint that no other process has, to change it.
+
+    What is changed of one in an object store counts in the end, and as a whole.
+
+    Args:
+        path: The folder or the URL.
+        take_over: Whether to take one of an object store from the program that may have it.
 
     Raises:
         Failure: When that fails.
-        click.UsageError: When it is in an object store.
+        click.UsageError: When a folder is to be taken over.
 
     """
-    if not isinstance(path, Path):
-        raise click.UsageError(
-            f"`{path}` is in an object store: `velo checkpoint copy` it to a folder, change that "
-            "one, and copy it to a new prefix"
-        )
+    if isinstance(path, Path):
+        if take_over:
+            raise click.UsageError("`--take-over` is for URLs: a folder has a lock")
+        opened = _changing_here(path)
+    else:
+        opened = _changing_there(path, take_over)
+    with opened as store:
+        yield store
+
+
+@contextlib.contextmanager
+def _changing_there(url: str, take_over: bool) -> Iterator[Store]:
+    with failing(), _fetched(url, writes=True) as (remote, store):
+        if not take_over and (holder := store.newest.holder) is not None:
+            raise CheckpointError(
+                f"the checkpoint `{remote.url}` may be in use by {holder}: stop that program, or, "
+                "if it has ended, give `--take-over`"
+            )
+        with store.errors():
+            yield store
+        remote.put_in_place(store.newest, store)
+        store.size = remote.commits.size()
+
+
+@contextlib.contextmanager
+def _changing_here(path: Path) -> Iterator[Store]:
     with failing():
         path = _only(path)
         if not exists(path):
