@@ -109,10 +109,13 @@ bench: $(VENV)/.ready
 
 # A wheel for each CPython of this machine, into dist/, checked and tried. `make wheels
 # WHEELS_ARGS='--targets aarch64-unknown-linux-gnu'` builds them for another target, `--sdist` the sources.
+# The environment has the extra `wheels` without velo itself, which would be one more build.
 WHEELS_ARGS ?=
-wheels: $(VENV)/.ready
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check '.[wheels]'
-	$(BIN)/python tools/wheels.py $(WHEELS_ARGS)
+WHEELS := target/wheels-env
+wheels:
+	test -x $(WHEELS)/bin/python || $(PYTHON) -m venv $(WHEELS)
+	$(WHEELS)/bin/python -m pip install --quiet --disable-pip-version-check $$($(PYTHON) tools/wheels.py --needs)
+	$(WHEELS)/bin/python tools/wheels.py $(WHEELS_ARGS)
 
 # The site, into site/. A broken link is an error; neither the build nor the pages fetch anything.
 docs: $(VENV)/.ready

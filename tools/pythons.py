@@ -2,6 +2,7 @@
 
     python tools/pythons.py                    one line each: version, interpreter
     python tools/pythons.py test -- --fast     pytest with each one but the one that runs this
+    python tools/pythons.py test --only 3.13   with that one alone
 
 velo has one build for each version of Python, because it calls parts of CPython that the stable
 ABI leaves out. Each gets a virtual environment with a build of its own, in `target/pythons`, which
@@ -64,10 +65,14 @@ def environment(version: str, interpreter: str) -> Path:
     return python
 
 
-def test(arguments: list[str]) -> int:
+def test(arguments: list[str], only: list[str] | None) -> int:
     """Run pytest with every interpreter but this one; returns the first exit code that is not 0."""
     others = pythons()
     del others["{}.{}".format(*sys.version_info)]
+    if missing := set(only or ()) - set(others):
+        raise SystemExit(f"pythons: no other CPython {', '.join(sorted(missing))}")
+    if only:
+        others = {version: others[version] for version in only}
     if not others:
         print("pythons: this machine has no other CPython that velo supports: nothing is tested")
     for version, interpreter in others.items():
@@ -83,10 +88,11 @@ def main() -> int:
     """List them, or test."""
     parser = argparse.ArgumentParser(description="The CPythons of this machine.")
     parser.add_argument("what", nargs="?", choices=["list", "test"], default="list")
+    parser.add_argument("--only", metavar="VERSION", action="append", help="as in 3.13")
     parser.add_argument("arguments", nargs="*", help="of pytest, behind --")
     options = parser.parse_args()
     if options.what == "test":
-        return test(options.arguments)
+        return test(options.arguments, options.only)
     for version, interpreter in pythons().items():
         print(version, interpreter)
     return 0

@@ -20,6 +20,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import tomllib
 import venv
 from pathlib import Path
 
@@ -87,6 +88,13 @@ def sdist(out: Path) -> Path:
     return made
 
 
+def needs() -> list[str]:
+    """Return what this file needs, as pip takes it: the extra `wheels`."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    found: list[str] = project["optional-dependencies"]["wheels"]
+    return found
+
+
 def own_target() -> str:
     """Return the target of this machine."""
     said = subprocess.run(["rustc", "-vV"], capture_output=True, text=True, check=True).stdout
@@ -100,7 +108,11 @@ def main() -> None:
     parser.add_argument("--pythons", nargs="*", help="interpreters (default: all that are found)")
     parser.add_argument("--targets", nargs="*", help="of Rust (default: this machine's own)")
     parser.add_argument("--sdist", action="store_true", help="the source distribution, too")
+    parser.add_argument("--needs", action="store_true", help="say what has to be installed for it")
     args = parser.parse_args()
+    if args.needs:
+        print(*needs())
+        return
     found = pythons()
     if args.pythons:
         asked = {str(Path(shutil.which(name) or name).resolve()) for name in args.pythons}
