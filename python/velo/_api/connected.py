@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Hashable
 from dataclasses import replace
 from functools import partial
@@ -279,12 +280,16 @@ class Connected(AsyncIterator[T], Generic[T]):
             return await _in_thread(opening)
 
 
-async def _in_thread(opening: Callable[[], Checkpoint]) -> Checkpoint:
+async def _in_thread(opening: Callable[..., Checkpoint]) -> Checkpoint:
     """Open a checkpoint that takes long; where nobody waits for it any more, it is closed."""
-    future = asyncio.get_running_loop().run_in_executor(None, opening)
+    unwanted = threading.Event()
+    future = asyncio.get_running_loop().run_in_executor(
+        None, partial(opening, is_wanted=lambda: not unwanted.is_set())
+    )
     try:
         return await asyncio.shield(future)
     except asyncio.CancelledError:
+        unwanted.set()
         future.add_done_callback(_close_opened)
         # Its claim would shut out the next one of this process, if it came behind that.
         await asyncio.wait([future])

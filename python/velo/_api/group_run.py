@@ -14,6 +14,7 @@ on from there. One that goes ends its shard, before another program gets it.
 from __future__ import annotations
 
 import asyncio
+import collections
 import contextlib
 import itertools
 import logging
@@ -22,10 +23,11 @@ from typing import TYPE_CHECKING, Any
 
 from velo._api.driver import Closable
 from velo._api.patience import closed, waiting_for
-from velo._api.shard import Shard, ShardSinks, Work
+from velo._api.shard import Shard, ShardSinks, Work, name_of_shard
 from velo._api.shard_source import ShardSource
 from velo._api.terms import Figures
 from velo._diagnostics import source_figures
+from velo.connect.errors import ConnectError
 from velo.connect.model import Assigned, Lost, Revoked, record_key, record_of
 
 if TYPE_CHECKING:
@@ -38,6 +40,10 @@ if TYPE_CHECKING:
 __all__ = ["GroupRun"]
 
 _log = logging.getLogger("velo.connect")
+
+# A shard that other programs have taken over is begun again so often while the group gives it to
+# this one. Two groups with one checkpoint would take over from each other for ever.
+_MOST_AGAIN = 3
 
 
 class GroupRun:
@@ -87,6 +93,8 @@ class GroupRun:
             figures=self.figures,
         )
         self._shards: dict[Hashable, Shard] = {}
+        # How often each shard was begun again.
+        self._again: collections.Counter[Hashable] = collections.Counter()
         self._tasks: asyncio.TaskGroup
         self._stopping = self._reads = False
         # Handled, and stored in the checkpoints; not committed yet.
@@ -151,7 +159,7 @@ class GroupRun:
             async for item in items:
                 if isinstance(item, Assigned):
                     for partition in item.partitions:
-                        self._begin(partition)
+                        await self._begin(partition)
                 elif isinstance(item, Revoked):
                     await self._give_away(item.partitions)
                 elif isinstance(item, Lost):
@@ -180,11 +188,34 @@ class GroupRun:
 
     # Partitions that come and go.
 
-    def _begin(self, partition: Hashable) -> None:
+    async def _begin(self, partition: Hashable) -> None:
+        if (before := self._shards.get(partition)) is not None:  # it has asked for that
+            await before.drop()
         source = ShardSource(self.source, partition, self._note)
-        shard = self._shards[partition] = Shard(self._work, source, partition)
+        shard = self._shards[partition] = Shard(self._work, source, partition, self._reassign)
         shard.task = self._tasks.create_task(shard.run(), name=f"{self.name} {shard.name}")
         _log.info("%s: takes the shard %s", self.name, shard.name)
+
+    async def _reassign(self, partition: Hashable) -> bool:
+        """Have the group give a shard once more that another program has taken over."""
+        reassign = getattr(self.source, "reassign", None)
+        if reassign is None or self._again[partition] >= _MOST_AGAIN:
+            return False
+        self._again[partition] += 1
+        name = name_of_shard(partition)
+        try:
+            with waiting_for("`reassign`", self.source):
+                is_given: bool = await reassign(partition)
+        except ConnectError as error:
+            _log.info("%s: the group does not say whose the shard %s is: %s", self.name, name, error)
+            return False
+        if is_given:
+            _log.warning(
+                "%s: the group gives the shard %s to this program, which takes it over again from "
+                "one that was late",
+                *(self.name, name),
+            )
+        return is_given
 
     async def _give_away(self, partitions: Iterable[Hashable]) -> None:
         """Have shards finished that the next program gets once the next item is asked for."""
@@ -204,7 +235,10 @@ class GroupRun:
             _log.warning("%s: lost %s; records in hand are dropped", self.name, names)
 
     def _gone(self, partitions: Iterable[Hashable]) -> list[Shard]:
-        found = [self._shards.pop(partition, None) for partition in partitions]
+        found = []
+        for partition in partitions:
+            found.append(self._shards.pop(partition, None))
+            self._again.pop(partition, None)
         return [shard for shard in found if shard is not None]
 
     # Positions, for those who look at the lag: shards have their own in their checkpoints.

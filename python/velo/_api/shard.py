@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Hashable
+from collections.abc import Awaitable, Callable, Hashable
 from typing import TYPE_CHECKING, Any
 
 from velo._api.driver import Driver
@@ -123,27 +123,40 @@ class Shard:
         work: What it has in common with other shards.
         source: The partition.
         partition: Its name in the whole source.
+        reassign: Has the group give the partition once more, if it is still this program's; says
+            whether it is.
 
     """
 
     task: asyncio.Task[None]
 
-    def __init__(self, work: Work, source: ShardSource, partition: Hashable) -> None:
+    def __init__(
+        self,
+        work: Work,
+        source: ShardSource,
+        partition: Hashable,
+        reassign: Callable[[Hashable], Awaitable[bool]],
+    ) -> None:
         self.name = name_of_shard(partition)
         self._work = work
         self._source = source
         self._partition = partition
         self._driver: Driver | None = None
-        self._is_dropped = False
+        self._reassign = reassign
+        self._is_dropped = self._is_over = False
         # Nothing is heard of the group any more.
         self._hears_nothing = asyncio.Event()
 
     async def run(self) -> None:
         """Run until the partition ends, or goes; the last cancels this.
 
+        Where another program has taken over the checkpoint, and the group says that the partition
+        is still this one's, that program was late: it had lost the partition before its claim. Then
+        this returns, and the group gives the partition once more.
+
         Raises:
             Superseded: When another program goes on with the checkpoint, and the group, which is
-                still heard, has not given the partition away soon.
+                still heard, neither confirms the partition nor gives it away soon.
             Exception: As of `Driver.batches`.
 
         """
@@ -153,15 +166,33 @@ class Shard:
             if self._is_dropped:
                 return
             _log.warning("%s: %s", self.name, error)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._hears_nothing.wait(), _GRACE)
-                return  # it could not be told any more that the partition has moved
-            raise
+            if not await self._is_settled():
+                raise
         except Exception as error:
             if not self._is_dropped:
                 raise
             # It stores nothing any more, so nothing is lost with what fails now.
             _log.info("%s: dropped with an error: %r", self.name, error)
+
+    async def _is_settled(self) -> bool:
+        """Whether the partition comes once more, or it cannot be told that it has moved."""
+        asking: set[asyncio.Future[bool]] = {
+            asyncio.ensure_future(self._reassign(self._partition)),
+            asyncio.ensure_future(self._hears_nothing.wait()),
+        }
+        waits = asking
+        try:
+            async with asyncio.timeout(_GRACE):
+                while waits:
+                    done, waits = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+                    if any(task.result() for task in done):
+                        return True
+        except TimeoutError:
+            pass
+        finally:
+            for task in asking:
+                task.cancel()
+        return False
 
     async def _run(self) -> None:
         work, source = self._work, self._source
@@ -185,6 +216,7 @@ class Shard:
                     async for batch in batches:
                         await sink.write_each(batch, driver.refused)
         finally:
+            self._is_over, self._driver = True, None
             source.given_away.set()
 
     def flows(self) -> dict[Hashable, Flow]:
@@ -192,8 +224,9 @@ class Shard:
         return {} if self._driver is None else self._driver.flows()
 
     def put(self, records: Batch) -> None:
-        """Give it records."""
-        self._source.put(records)
+        """Give it records. Those that come behind its end are left to the next one."""
+        if not self._is_over:
+            self._source.put(records)
 
     def end(self) -> None:
         """Tell that no more records come."""

@@ -8,7 +8,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -90,6 +90,7 @@ class Checkpoint:
         trusted: bool = False,
         ttl: float | None = None,
         beside: bool = False,
+        is_wanted: Callable[[], bool] = lambda: True,
     ) -> Checkpoint:
         """Open the checkpoint in a folder or an object store, or create it.
 
@@ -102,12 +103,14 @@ class Checkpoint:
             migrate: Makes a state of this version from one of an earlier version.
             trusted: Whether states may hold pickles, which run code when they are loaded.
             ttl: The seconds without a change after which a key is unknown; None: never.
-
             beside: Whether to take a working copy beside one that is in use, of a URL.
+            is_wanted: Whether somebody waits for it. One that nobody waits for any more is not
+                taken over, because another program may have done so meanwhile.
 
         Raises:
             CheckpointError: When another process has it, it cannot be written to, is torn, foreign
-                or of a newer velo, or belongs to another function or version of its states.
+                or of a newer velo, or belongs to another function or version of its states. When it
+                is not wanted any more.
             ValueError: When a URL, or a setting in it, does not fit.
 
         """
@@ -139,6 +142,8 @@ class Checkpoint:
                 remote=remote,
             )
             checkpoint._begin(function)
+            if not is_wanted():
+                raise CheckpointError(f"`{checkpoint.path}` is not wanted any more")
             if remote is not None and not remote.take_over(found, checkpoint._about):
                 store.close()
                 remote.bring_claimed(folder)

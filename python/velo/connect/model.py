@@ -129,6 +129,11 @@ class Source(Protocol):
       of `place` on.
     - `place(partition, position)`: read this one behind this position; with None, where `start`
       says. It returns at once. For a partition that was taken away meanwhile it does nothing.
+    - `async reassign(partition) -> bool`: ask the group whether the partition is still this
+      program's. If so, read no more of it until the next call of `place`, give `Assigned` for it
+      once more, behind all of its records that were read, and return True. Called where another
+      program has taken over the checkpoint of the partition, which may have been late. Without it,
+      the run then ends, unless the partition is given away soon.
     """
 
     def __aiter__(self) -> AsyncIterable[Batch | Assigned | Revoked | Lost]:

@@ -4,14 +4,19 @@ import asyncio
 import contextlib
 import logging
 import secrets
+import threading
 
 import pytest
 
 from helpers import until
 from shared_topic import Ledger, MemberSource, Topic
 from velo import connect, stream_fn
+from velo._api import group_run as group_runs
 from velo._api import shard as shards
 from velo._api.shard_source import ShardSource
+from velo._checkpoint.commits import Commits
+from velo._checkpoint.remote import Remote
+from velo._diagnostics import failpoints
 from velo._diagnostics.source_figures import sources
 from velo.cli.connected.merged import Merged
 from velo.connect.errors import ConnectError, Superseded
@@ -319,11 +324,111 @@ class TestZombies:
         await zombie.source.give(0)
         await topic.put(0, *events("a", 10))
         await shown(ledger, a=10)
+        topic.owners.clear()
         for name in ledger.writers:
             ledger.writers[name] = "another"
         await topic.put(0, *events("a", 10))
         with pytest.raises(Superseded, match="another program"):
             await zombie.task
+
+
+class TestLateOpeners:
+    """A member begins to open a shard, and loses the partition before it has claimed it."""
+
+    @pytest.fixture
+    def gate(self):
+        """Hold up whoever comes first; set `open` to let it go on."""
+
+        class Gate:
+            def __init__(self):
+                self.reached, self.open = threading.Event(), threading.Event()
+
+            def __call__(self):
+                if not self.reached.is_set():
+                    self.reached.set()
+                    self.open.wait()
+
+        gate = Gate()
+        yield gate
+        gate.open.set()
+
+    async def test_it_claims_nothing_that_it_has_lost(
+        self, topic, ledger, program, gate, monkeypatch
+    ):
+        bring, claim, claims = Remote.bring, Commits.claim, []
+
+        def held_up(*arguments):
+            found = bring(*arguments)
+            gate()
+            return found
+
+        def noted(*arguments, **more):
+            claims.append(arguments)
+            return claim(*arguments, **more)
+
+        monkeypatch.setattr(Remote, "bring", held_up)
+        monkeypatch.setattr(Commits, "claim", noted)
+        late, owner = program(), program()
+        late.source.assign(0)
+        await until(gate.reached.is_set)
+        losing = asyncio.create_task(late.source.lose(0))
+        await until(lambda: not late.run._running._shards)
+        await owner.source.give(0)
+        await topic.put(0, *events("a", 10))
+        await shown(ledger, a=10)
+        gate.open.set()
+        await losing
+        assert len(claims) == 1
+        await topic.put(0, *events("a", 10))
+        await shown(ledger, a=20)
+        assert len(owner.source.places) == 1
+        await late.stop()
+        await owner.stop()
+
+    async def test_the_owner_takes_over_again_what_it_has_claimed_late(
+        self, topic, ledger, program, gate, monkeypatch, caplog, mode
+    ):
+        def hook(area, step):
+            if (area, step) == ("claim", 1):
+                gate()
+
+        monkeypatch.setattr(failpoints, "hook", hook)
+        fn = counts.options(mode=mode)
+        late, owner = program(fn=fn), program(fn=fn)
+        late.source.assign(0)
+        await until(gate.reached.is_set)
+        losing = asyncio.create_task(late.source.lose(0))
+        await owner.source.give(0)
+        await topic.put(0, *events("a", 10))
+        await shown(ledger, a=10)
+        gate.open.set()
+        await losing
+        with caplog.at_level(logging.WARNING):
+            await topic.put(0, *events("a", 10))
+            await shown(ledger, a=20)
+        assert "takes it over again" in caplog.text
+        assert [at for _, at in owner.source.places] == [None, 9]
+        await late.stop()
+        await owner.stop()
+
+    async def test_an_owner_does_not_take_over_for_ever(
+        self, topic, ledger, program, monkeypatch
+    ):
+        monkeypatch.setattr(shards, "_GRACE", 0.5)
+        first = program()
+        await first.source.give(0)
+        await topic.put(0, *events("a", 10))
+        await shown(ledger, a=10)
+
+        class Takes(dict):
+            def __getitem__(self, name):
+                return "another"
+
+        ledger.writers = Takes(ledger.writers)
+        await topic.put(0, *events("a", 10))
+        with pytest.raises(Superseded, match="another program"):
+            await first.task
+        assert len(first.source.places) == 1 + group_runs._MOST_AGAIN
 
 
 class TestSinks:

@@ -2,11 +2,14 @@
 
 import asyncio
 import json
+from functools import partial
 
 import pytest
 
 from helpers import until
 from velo import connect, stream_fn
+from velo._checkpoint.address import below
+from velo._checkpoint.checkpoint import Checkpoint
 
 obstore = pytest.importorskip("obstore")
 # Its threads and their descriptors last from the first call on, so that they are no leak of a test.
@@ -132,6 +135,24 @@ async def test_a_shard_without_a_checkpoint_is_warned_of(
     second = Program(kafka, source, sink, another, until="end")
     assert (await second.task).read == KEYS
     assert "no state is known" in caplog.text
+
+
+async def test_an_owner_takes_over_again_from_one_that_claims_late(
+    kafka, topics, checkpoint, caplog
+):
+    source, sink = topics
+    owner = Program(kafka, source, sink, checkpoint)
+    await produce(kafka, source, range(60))
+    await until(lambda: owner.run.figures.read == 60)
+    assert not await owner.source.reassign((source, PARTITIONS))
+    shard = below(checkpoint, f"{source}-1")
+    late = partial(Checkpoint.open, shard, "counts", beside=True)
+    (await asyncio.to_thread(late)).close()
+    await produce(kafka, source, range(60, 120))
+    await until(lambda: "takes it over again" in caplog.text)
+    await until(lambda: owner.run.figures.read >= 120)
+    assert await read(kafka, sink, 120) == expected(120)
+    await owner.stop()
 
 
 def test_partitions_that_move_all_at_once_are_refused():

@@ -11,11 +11,17 @@ __all__ = ["Ledger", "MemberSource", "Topic"]
 
 
 class Topic:
-    """Partitions `("t", NUMBER)` with events; members read them."""
+    """Partitions `("t", NUMBER)` with events; members read them.
+
+    Attributes:
+        owners: The member that each partition was given to last.
+
+    """
 
     def __init__(self, count):
         self.events = {("t", number): [] for number in range(count)}
         self.committed = {}
+        self.owners = {}
         self.grown = asyncio.Condition()
 
     async def put(self, number, *events):
@@ -50,9 +56,15 @@ class MemberSource:
 
     # For a test.
 
+    def assign(self, *numbers):
+        """Assign partitions."""
+        partitions = [("t", number) for number in numbers]
+        self._topic.owners.update(dict.fromkeys(partitions, self))
+        self._items.put_nowait(Assigned(partitions))
+
     async def give(self, *numbers):
         """Assign partitions, and wait until they are read."""
-        self._items.put_nowait(Assigned([("t", number) for number in numbers]))
+        self.assign(*numbers)
         async with self._topic.grown:
             await self._topic.grown.wait_for(
                 lambda: all(("t", number) in self._at for number in numbers)
@@ -84,6 +96,14 @@ class MemberSource:
         self.places.append((partition[1], position))
         self._at[partition] = 0 if position is None else position + 1
         self._tell()
+
+    async def reassign(self, partition):
+        if self._topic.owners.get(partition) is not self:
+            return False
+        self._at.pop(partition, None)
+        self.paused.discard(partition)
+        self._items.put_nowait(Assigned([partition]))
+        return True
 
     def _tell(self):
         async def tell():

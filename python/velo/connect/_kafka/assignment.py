@@ -100,6 +100,36 @@ class Assignment:
             )
         self._read(names, begin | known)
 
+    def is_given(self, name: Name) -> bool:
+        """Ask the group whether a partition is still this member's.
+
+        Raises:
+            KafkaException: When it is another member's, or the group does not answer.
+
+        """
+        if name not in self.names and name not in self.waiting:
+            return False
+        # Only a commit has the group look at the member and its generation. So what is committed is
+        # committed once more; where nothing is, the beginning of the partition.
+        timeout = self._reading.connect_timeout
+        (place,) = self._consumer.committed(places([name]), timeout=timeout)
+        if place.offset < 0:
+            place.offset = self._consumer.get_watermark_offsets(place, timeout=timeout)[0]
+        at = {name: place.offset}
+        for place in self._consumer.commit(offsets=places(at), asynchronous=False):
+            if place.error is not None:
+                raise KafkaException(place.error)
+        return True
+
+    def give_again(self, name: Name) -> None:
+        """Read no more of a partition until it is placed, and say that it was assigned."""
+        if name in self.names:
+            self._consumer.incremental_unassign(places([name]))
+            self.names.discard(name)
+        self._handover.forget([name])
+        self.waiting.add(name)
+        self._handover.put(Assigned((name,)))
+
     def _read(self, names: list[Name], committed: Mapping[Name, int]) -> None:
         reading, consumer = self._reading, self._consumer
         fresh = [name for name in names if name not in committed]

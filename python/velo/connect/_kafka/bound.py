@@ -34,6 +34,10 @@ class Bound:
         """Note that there is nothing before this offset that was not read."""
         self._reached[name] = offset
 
+    def forget(self, name: Name) -> None:
+        """Note that a partition is read again from an earlier offset on."""
+        self._reached.pop(name, None)
+
     def cut(self, records: Records) -> Records:
         """Give the records before the end."""
         until: Any = self._reading.until

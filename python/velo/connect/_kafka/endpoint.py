@@ -139,6 +139,10 @@ class Kafka:
         if self._reader is not None:
             self._reader.place(partition, position)
 
+    async def reassign(self, partition: Name) -> bool:
+        """Ask the group whether it still gives a partition; if so, give it once more."""
+        return self._reader is not None and await self._reader.reassign(partition)
+
     def pause(self, partitions: Iterable[Name]) -> None:
         """Hand on no more records of these. A partition that is assigned anew is not paused."""
         if self._reader is not None:

@@ -53,6 +53,7 @@ class Handover:
         self._paused: set[Name] = set()
         self._held: dict[Name, Records] = {}
         self._places: dict[Name, int | None] = {}
+        self._asked_again: dict[Name, asyncio.Future[bool]] = {}
         self._revoked = 0  # revocations behind which the next item was not asked for yet
         self._taken_revoked = False
         self._ended = False
@@ -116,6 +117,15 @@ class Handover:
         with self._changed:
             self._places[name] = position
             self._changed.notify_all()
+
+    async def reassign(self, name: Name) -> bool:
+        """Have the thread ask the group for a partition; false: it is not this member's."""
+        with self._changed:
+            if self.stopping or self._ended:
+                return False
+            asked = self._asked_again[name] = self._loop.create_future()
+            self._changed.notify_all()
+        return await asked
 
     def stop(self, closing: bool = False) -> None:
         """Ask the thread to read no more, and to end when `closing`."""
@@ -190,6 +200,17 @@ class Handover:
         with self._changed:
             found, self._places = self._places, {}
             return found
+
+    def asked_again(self) -> list[Name]:
+        """Give the partitions of which the loop wants to know whether they are this member's."""
+        with self._changed:
+            return list(self._asked_again)
+
+    def answer_again(self, name: Name, is_given: bool) -> None:
+        """Tell the loop whether a partition is this member's."""
+        with self._changed:
+            asked = self._asked_again.pop(name)
+        self._in_loop(lambda: asked.done() or asked.set_result(is_given))
 
     # For the thread: commits.
 

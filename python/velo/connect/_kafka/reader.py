@@ -48,7 +48,7 @@ class Reader:
         self._bound: Bound | None = None
         self._alone: Alone | None = None
         self._asleep: set[Name] = set()  # partitions that are paused in the consumer too
-        self._look_at = self._refresh_at = self._alive_at = 0.0
+        self._look_at = self._refresh_at = self._alive_at = self._ask_at = 0.0
         self._thread = threading.Thread(target=self._run, name=f"velo {link.name}", daemon=True)
         self._thread.start()
 
@@ -78,6 +78,10 @@ class Reader:
     def place(self, name: Name, position: int | None) -> None:
         """Read a partition of the group from here on, behind this position."""
         self._handover.place(name, position)
+
+    async def reassign(self, name: Name) -> bool:
+        """Ask the group whether it still gives a partition; if so, give it once more."""
+        return await self._handover.reassign(name)
 
     def stop(self) -> None:
         """Read no more; commits go on until `close`."""
@@ -195,6 +199,7 @@ class Reader:
             self._serve()
             if self._alone is not None:
                 self._alone.look()
+            self._reassign(assignment)
             assignment.place(handover.places())
             if not handover.has_room(_ALIVE):
                 self._stay_alive()
@@ -296,6 +301,30 @@ class Reader:
             self._handover.retry(commit, _ALIVE)
         else:
             self._handover.answer(commit, self._link.named(error))
+
+    def _reassign(self, assignment: Assignment) -> None:
+        """Give once more what the group still gives of the partitions that the loop asks for.
+
+        Not while a partition is given away: the client takes no other change of what it reads then.
+        """
+        names = self._handover.asked_again()
+        if not names or time.monotonic() < self._ask_at:
+            return
+        for name in names:
+            try:
+                is_given = assignment.is_given(name)
+            except KafkaException as error:
+                refusal = cause(error)
+                if transient(refusal) or refusal.code() == KafkaError.REBALANCE_IN_PROGRESS:
+                    self._ask_at = time.monotonic() + _ALIVE
+                    return
+                log.info("%s: %s is not this member's: %s", self._link.name, name, refusal.str())
+                is_given = False
+            if is_given:
+                if self._bound is not None:
+                    self._bound.forget(name)
+                assignment.give_again(name)
+            self._handover.answer_again(name, is_given)
 
     # What is looked at from time to time.
 
