@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
-import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Hashable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
+from velo._api.checkpoint_threads import CheckpointThreads
 from velo._api.driver import Driver
 from velo._api.group_run import GroupRun
 from velo._api.journalled import Journalled
@@ -59,6 +58,7 @@ class Connected(AsyncIterator[T], Generic[T]):
         self._with_keys = with_keys
         self._running: Driver | GroupRun | None = None
         self._results: AsyncGenerator[T, None] | None = None
+        self._threads: CheckpointThreads
 
     @property
     def figures(self) -> Figures:
@@ -212,6 +212,8 @@ class Connected(AsyncIterator[T], Generic[T]):
             terms.dead_letter = SinkCalls(dead_letter, "`dead_letter`")
         self._check_unused()
         async with contextlib.AsyncExitStack() as closing:  # each, also when another raises
+            self._threads = CheckpointThreads()
+            closing.callback(self._threads.end)
             for endpoint in (dead_letter, sink):
                 closing.push_async_callback(closed, endpoint)
             if kept.is_remote and getattr(self._source, "shares", False):
@@ -219,7 +221,7 @@ class Connected(AsyncIterator[T], Generic[T]):
             ticks = None
             if kept.path is not None:
                 store = await self._opened(kept)
-                closing.push_async_callback(_ended, store)
+                closing.push_async_callback(self._ended, store)
                 if not (store.is_remote or hasattr(self._source, "seek")):
                     path = Path(store.path)
                     self._source = Journalled(self._source, path, trusted=kept.trusted)
@@ -233,11 +235,17 @@ class Connected(AsyncIterator[T], Generic[T]):
         return driver.figures
 
     async def _into_group(self, sink: Sink, terms: Terms, kept: Checkpointing) -> Figures:
-        from velo._checkpoint.address import below
+        from velo._checkpoint.address import address_of, below
+        from velo._checkpoint.layout import check_is_divided
 
         def opened(shard: str) -> contextlib.AbstractAsyncContextManager[Checkpoint]:
             return self._store(replace(kept, path=below(str(kept.path), shard)))
 
+        try:
+            await self._threads.call(partial(check_is_divided, address_of(str(kept.path))))
+        except BaseException:
+            await closed(self._source)
+            raise
         self._running = run = GroupRun(
             self._spec, self._source, self._key, terms, kept, sink, opened
         )
@@ -250,7 +258,13 @@ class Connected(AsyncIterator[T], Generic[T]):
         try:
             yield store
         finally:
-            await _ended(store)
+            await self._ended(store)
+
+    async def _ended(self, store: Checkpoint) -> None:
+        if not store.is_remote:
+            return store.close()
+        with waiting_for("the end", store.path):
+            await self._threads.close(store)
 
     async def _opened(self, kept: Checkpointing) -> Checkpoint:
         try:
@@ -277,35 +291,7 @@ class Connected(AsyncIterator[T], Generic[T]):
         if not is_address(kept.path):
             return opening()
         with waiting_for("the last tick", os.fspath(kept.path)):
-            return await _in_thread(opening)
-
-
-async def _in_thread(opening: Callable[..., Checkpoint]) -> Checkpoint:
-    """Open a checkpoint that takes long; where nobody waits for it any more, it is closed."""
-    unwanted = threading.Event()
-    future = asyncio.get_running_loop().run_in_executor(
-        None, partial(opening, is_wanted=lambda: not unwanted.is_set())
-    )
-    try:
-        return await asyncio.shield(future)
-    except asyncio.CancelledError:
-        unwanted.set()
-        future.add_done_callback(_close_opened)
-        # Its claim would shut out the next one of this process, if it came behind that.
-        await asyncio.wait([future])
-        raise
-
-
-def _close_opened(opening: asyncio.Future[Checkpoint]) -> None:
-    if not opening.cancelled() and opening.exception() is None:
-        opening.result().close()
-
-
-async def _ended(store: Checkpoint) -> None:
-    if not store.is_remote:
-        return store.close()
-    with waiting_for("the end", store.path):
-        await asyncio.to_thread(store.close)
+            return await self._threads.open(opening)
 
 
 # No method, as it must not hold the object that holds it: a cycle would have the garbage collector

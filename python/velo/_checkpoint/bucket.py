@@ -101,6 +101,24 @@ class Bucket:
         except Absent:  # no folder yet
             return {}
 
+    def prefixes(self) -> list[str]:
+        """Give the names of the prefixes right under this one, in order.
+
+        Raises:
+            CheckpointError: When they cannot be listed.
+
+        """
+        cut = len(self._path(""))
+
+        def list_them() -> list[str]:
+            listed = obstore.list_with_delimiter(self._store, prefix=self._prefix or None)
+            return sorted(path[cut:].rstrip("/") for path in listed["common_prefixes"])
+
+        try:
+            return self._again("list", list_them)
+        except Absent:  # no folder yet
+            return []
+
     def get(self, name: str) -> bytes:
         """Give an object.
 

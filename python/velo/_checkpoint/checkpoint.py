@@ -130,6 +130,8 @@ class Checkpoint:
                 claimed = claim(folder)
             undoing.callback(claimed.release)
             found = None if remote is None else remote.bring(folder)
+            if remote is not None and found is None and not beside:
+                remote.check_is_whole()
             store = Store(folder, writes=True)
             undoing.callback(lambda: checkpoint._store.close())
             checkpoint = cls(

@@ -32,6 +32,7 @@ from velo._checkpoint.changes import Changes, packed, unpacked
 from velo._checkpoint.commits import Commit, Commits, by_hand, number_of
 from velo._checkpoint.failing import file_errors
 from velo._checkpoint.folder import STATE
+from velo._checkpoint.layout import check_is_whole
 from velo._checkpoint.seal import Seal
 from velo._checkpoint.store import Store
 from velo._diagnostics.failpoints import reached
@@ -69,6 +70,7 @@ class Remote:
     def __init__(self, address: Address, *, most_finished: int) -> None:
         bucket = Bucket(address)
         self.url = bucket.url
+        self._address = address
         self.folder = address.folder
         self.most_finished = most_finished
         self._bucket = bucket
@@ -206,6 +208,15 @@ class Remote:
         if not last:
             tick = tick.plain()
         store.put(tick, rows, gone, most_finished=self.most_finished, state=commit.state)
+
+    def check_is_whole(self) -> None:
+        """Check that there are no checkpoints of a group in place of this one.
+
+        Raises:
+            CheckpointError: When there are.
+
+        """
+        check_is_whole(self._address)
 
     # Its program.
 

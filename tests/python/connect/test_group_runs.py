@@ -5,10 +5,12 @@ import contextlib
 import logging
 import secrets
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from helpers import until
+from checkpoints import opened
+from helpers import HANG, until
 from shared_topic import Ledger, MemberSource, Topic
 from velo import connect, stream_fn
 from velo._api import group_run as group_runs
@@ -16,11 +18,13 @@ from velo._api import shard as shards
 from velo._api.shard_source import ShardSource
 from velo._checkpoint.commits import Commits
 from velo._checkpoint.remote import Remote
+from velo._core import dumps
 from velo._diagnostics import failpoints
 from velo._diagnostics.source_figures import sources
 from velo.cli.connected.merged import Merged
 from velo.connect.errors import ConnectError, Superseded
 from velo.connect.memory import MemorySink
+from velo.errors import CheckpointError
 
 obstore = pytest.importorskip("obstore")
 # Its threads and their descriptors last from the first call on, so that they are no leak of a test.
@@ -516,6 +520,57 @@ class TestKeys:
             await first.source.give(0)
             await first.stop()
         assert "one partition" not in caplog.text
+
+
+class TestCheckpoints:
+    @pytest.mark.parametrize("in_folder", [False, True], ids=["in a store", "in a folder"])
+    async def test_one_for_the_whole_source_is_not_begun_anew(
+        self, topic, ledger, program, store, tmp_path, in_folder
+    ):
+        whole = str(tmp_path / "store") if in_folder else store
+        with opened(whole, "counts") as checkpoint:
+            await checkpoint.commit(1, {b"a": dumps({"n": 5})}, {("t", 0): 4}, {})
+        first = program()
+        how = "the folder itself" if in_folder else "without `group`"
+        with pytest.raises(CheckpointError, match=f"one checkpoint for all partitions.*{how}"):
+            await first.task
+        assert not first.source.is_shared
+
+    async def test_those_of_a_group_are_not_begun_anew_as_one(self, topic, ledger, program, store):
+        first = program()
+        await first.source.give(0)
+        await first.stop()
+        with (
+            pytest.raises(CheckpointError, match=r"checkpoints of a group.*`t-0`"),
+            opened(store, "counts"),
+        ):
+            pass
+
+    async def test_slow_ones_hold_up_nothing_else(
+        self, topic, ledger, program, monkeypatch
+    ):
+        first = program()
+        await first.source.give(0)
+        bring, gate, waiting = Remote.bring, threading.Event(), []
+
+        def slow(*arguments):
+            waiting.append(1)
+            gate.wait()
+            return bring(*arguments)
+
+        monkeypatch.setattr(Remote, "bring", slow)
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+        try:
+            first.source.assign(1, 2, 3)
+            await until(lambda: len(waiting) == 3)
+            async with asyncio.timeout(HANG):
+                assert await asyncio.to_thread(lambda: "free") == "free"
+                await first.source.take(0)  # which closes its checkpoint
+        finally:
+            gate.set()
+        await until(lambda: len(first.source.places) == 4)
+        await first.stop()
+        assert not [t.name for t in threading.enumerate() if t.name.startswith("velo checkpoint")]
 
 
 async def test_over_has_a_stream_for_each_partition(topic, ledger, store):

@@ -10,6 +10,7 @@ from helpers import until
 from velo import connect, stream_fn
 from velo._checkpoint.address import below
 from velo._checkpoint.checkpoint import Checkpoint
+from velo.errors import CheckpointError
 
 obstore = pytest.importorskip("obstore")
 # Its threads and their descriptors last from the first call on, so that they are no leak of a test.
@@ -153,6 +154,18 @@ async def test_an_owner_takes_over_again_from_one_that_claims_late(
     await until(lambda: owner.run.figures.read >= 120)
     assert await read(kafka, sink, 120) == expected(120)
     await owner.stop()
+
+
+async def test_a_run_that_has_read_alone_is_not_begun_anew_as_a_group(kafka, topics, checkpoint):
+    source, sink = topics
+    await produce(kafka, source, range(60))
+    alone = connect.kafka(kafka.address, source, until="end", config=QUICK)
+    results = connect.kafka(kafka.address, sink, config={"reconnect.backoff.ms": 10})
+    run = counts.keyed(alone, key=connect.record_key)
+    assert (await run.into(results, checkpoint=checkpoint)).read == 60
+    with pytest.raises(CheckpointError, match="one checkpoint for all partitions"):
+        await Program(kafka, source, sink, checkpoint).task
+    assert await read(kafka, sink, 60) == expected(60)
 
 
 def test_partitions_that_move_all_at_once_are_refused():
