@@ -247,8 +247,9 @@ class Connected(AsyncIterator[T], Generic[T]):
             await closed(self._source)
             raise
         self._running = run = GroupRun(
-            self._spec, self._source, self._key, terms, kept, sink, opened
-        )
+            self._spec, self._source, self._key, terms, kept, sink, opened,
+            is_keyed=self._with_keys,
+        )  # fmt: skip
         await run.run()
         return run.figures
 

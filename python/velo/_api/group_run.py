@@ -62,6 +62,7 @@ class GroupRun:
         kept: The settings of its checkpoints.
         sink: The sink.
         opened: Opens the checkpoint of a shard.
+        is_keyed: Whether a state is that of a key, and not that of a partition.
 
     Raises:
         TypeError: When `sink` is no sink.
@@ -78,6 +79,8 @@ class GroupRun:
         kept: Checkpointing,
         sink: Sink,
         opened: Callable[[str], contextlib.AbstractAsyncContextManager[Checkpoint]],
+        *,
+        is_keyed: bool,
     ) -> None:
         self.figures = Figures()
         self.source = source
@@ -91,6 +94,7 @@ class GroupRun:
             sinks=ShardSinks(sink),
             opened=opened,
             figures=self.figures,
+            is_keyed=is_keyed,
         )
         self._shards: dict[Hashable, Shard] = {}
         # How often each shard was begun again.
@@ -142,7 +146,7 @@ class GroupRun:
             await closed(self.source)
 
     def _warn_of_keys(self) -> None:
-        if self._work.key is not record_key:
+        if self._work.is_keyed and self._work.key is not record_key:
             _log.warning(
                 "%s: the state of a key is that of its partition: all records of a key have to be "
                 "in one partition of %s, as they are where the key is the record's own "
@@ -190,6 +194,11 @@ class GroupRun:
 
     async def _begin(self, partition: Hashable) -> None:
         if (before := self._shards.get(partition)) is not None:  # it has asked for that
+            _log.warning(
+                "%s: the group gives the shard %s to this program, which takes it over again from "
+                "one that was late",
+                *(self.name, before.name),
+            )
             await before.drop()
         source = ShardSource(self.source, partition, self._note)
         shard = self._shards[partition] = Shard(self._work, source, partition, self._reassign)
@@ -207,14 +216,10 @@ class GroupRun:
             with waiting_for("`reassign`", self.source):
                 is_given: bool = await reassign(partition)
         except ConnectError as error:
-            _log.info("%s: the group does not say whose the shard %s is: %s", self.name, name, error)
-            return False
-        if is_given:
-            _log.warning(
-                "%s: the group gives the shard %s to this program, which takes it over again from "
-                "one that was late",
-                *(self.name, name),
+            _log.info(
+                "%s: the group does not say whose the shard %s is: %s", self.name, name, error
             )
+            return False
         return is_given
 
     async def _give_away(self, partitions: Iterable[Hashable]) -> None:

@@ -75,6 +75,44 @@ class ShardSinks:
             await closed(sink)
 
 
+class Topics:
+    """How many partitions topics have: those that are added take keys from the others.
+
+    Args:
+        name: The function.
+
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._counts: dict[str, int] = {}
+        self._told: set[tuple[str, int, int]] = set()
+
+    def look(self, topic: str, count: int, noted: int | None) -> None:
+        """Warn, once, where a topic has more partitions than before.
+
+        Args:
+            topic: The topic.
+            count: How many it has.
+            noted: How many it had at the last tick of a shard; None: that is not known.
+
+        """
+        known = self._counts.get(topic)
+        now = self._counts[topic] = max(count, known or 0)
+        for before in (known, noted):
+            if before is None or before >= now or (topic, before, now) in self._told:
+                continue
+            self._told.add((topic, before, now))
+            _log.warning(
+                "%s: the topic `%s` has %d partitions, and had %d when this state began: producers "
+                "that choose the partition by the key send some keys to another one now, where "
+                "they begin with an empty state, and their state stays behind. To have each key "
+                "whole again, begin with a new checkpoint, and read what the topic holds from its "
+                "start",
+                *(self._name, topic, now, before),
+            )
+
+
 class Work:
     """What the shards of a run have in common.
 
@@ -87,6 +125,8 @@ class Work:
         sinks: Gives each shard its sink.
         opened: Opens the checkpoint of a shard.
         figures: What all shards have done.
+        is_keyed: Whether a state is that of a key, and not that of a partition.
+        topics: How many partitions topics have.
 
     """
 
@@ -101,6 +141,7 @@ class Work:
         sinks: ShardSinks,
         opened: Callable[[str], contextlib.AbstractAsyncContextManager[Checkpoint]],
         figures: Figures,
+        is_keyed: bool,
     ) -> None:
         self.spec = spec
         self.key = key
@@ -110,6 +151,8 @@ class Work:
         self.sinks = sinks
         self.opened = opened
         self.figures = figures
+        self.is_keyed = is_keyed
+        self.topics = Topics(spec.name)
 
 
 class Shard:
@@ -199,6 +242,8 @@ class Shard:
         try:
             async with contextlib.AsyncExitStack() as closing:
                 store = await closing.enter_async_context(work.opened(self.name))
+                if work.is_keyed and (topic := await source.topic()) is not None:
+                    work.topics.look(*topic, store.note_partitions(topic[1]))
                 sink = await closing.enter_async_context(work.sinks.of(self.name))
                 terms = work.terms
                 ticks = Ticks(store, source, sink, work.every, terms.dead_letter)

@@ -56,6 +56,11 @@ class ShardSource:
         if len(self._items) > _AHEAD:
             self._hold("full")
 
+    async def topic(self) -> tuple[str, int] | None:
+        """Give the topic, and how many partitions it has; None: the source does not say."""
+        topic_of = getattr(self._source, "topic_of", None)
+        return None if topic_of is None else await topic_of(self._partition)
+
     def end(self) -> None:
         """Tell that nothing more comes."""
         self._ends = True

@@ -361,6 +361,18 @@ class Checkpoint:
             )
         return packed
 
+    def note_partitions(self, count: int) -> int | None:
+        """Note, from the next commit on, how many partitions the topic of a shard has.
+
+        Returns:
+            How many there were, as it was noted last; None: it was not.
+
+        """
+        before: int | None = self._about.get("partitions")
+        if before is None or before < count:
+            self._about["partitions"] = count
+        return before
+
     async def check(self) -> None:
         """Raise if another program has taken the checkpoint over.
 

@@ -37,8 +37,9 @@ def check_is_divided(address: Address) -> None:
         else:
             return
         raise CheckpointError(
-            f"`{bucket.url}` holds one checkpoint for all partitions, and a group has one for each, "
-            f"which moves with it: the states are not split. To go on with them, {how}; {_NEW}"
+            f"`{bucket.url}` holds one checkpoint for all partitions, and a group has one for "
+            f"each, which moves with it: the states are not split. To go on with them, {how}; "
+            f"{_NEW}"
         )
 
 
@@ -56,7 +57,7 @@ def check_is_whole(address: Address) -> None:
                 names = shard.sizes()
             if any(each.startswith("commit-") for each in names):
                 raise CheckpointError(
-                    f"`{bucket.url}` holds the checkpoints of a group, one for each partition, such "
-                    f"as `{name}`, and this run has one for all of them: the states are not joined. "
-                    f"To go on with them, start with the `group` of the source; {_NEW}"
+                    f"`{bucket.url}` holds the checkpoints of a group, one for each partition, "
+                    f"such as `{name}`, and this run has one for all of them: the states are not "
+                    f"joined. To go on with them, start with the `group` of the source; {_NEW}"
                 )

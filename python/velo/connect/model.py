@@ -129,6 +129,9 @@ class Source(Protocol):
       of `place` on.
     - `place(partition, position)`: read this one behind this position; with None, where `start`
       says. It returns at once. For a partition that was taken away meanwhile it does nothing.
+    - `async topic_of(partition) -> tuple[str, int]`: the topic of a partition that was assigned,
+      and how many partitions that has. With it, velo warns where partitions were added, so that
+      producers send some keys to other partitions than before.
     - `async reassign(partition) -> bool`: ask the group whether the partition is still this
       program's. If so, read no more of it until the next call of `place`, give `Assigned` for it
       once more, behind all of its records that were read, and return True. Called where another

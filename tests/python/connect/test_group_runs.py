@@ -415,9 +415,7 @@ class TestLateOpeners:
         await late.stop()
         await owner.stop()
 
-    async def test_an_owner_does_not_take_over_for_ever(
-        self, topic, ledger, program, monkeypatch
-    ):
+    async def test_an_owner_does_not_take_over_for_ever(self, topic, ledger, program, monkeypatch):
         monkeypatch.setattr(shards, "_GRACE", 0.5)
         first = program()
         await first.source.give(0)
@@ -506,6 +504,50 @@ class TestSinks:
             await run.into(MemorySink(), checkpoint=store)
 
 
+class TestPartitionsThatAreAdded:
+    WARNED = "the topic `t` has 6 partitions, and had 4"
+
+    async def test_a_running_member_warns_once(self, topic, ledger, program, mode, caplog):
+        first = program(fn=counts.options(mode=mode))
+        await first.source.give(0, 1)
+        topic.grow(6)
+        await first.source.give(4, 5)
+        await first.source.take(0)
+        await first.source.give(0)
+        await first.stop()
+        assert caplog.text.count(self.WARNED) == 1
+
+    async def test_a_member_that_starts_later_warns(self, topic, ledger, program, caplog):
+        first = program()
+        await first.source.give(0)
+        await topic.put(0, *events("a", 10))
+        await shown(ledger, a=10)
+        await first.stop()
+        topic.grow(6)
+        second = program()
+        await second.source.give(0, 5)
+        await topic.put(0, *events("a", 10))
+        await shown(ledger, a=20)
+        await second.stop()
+        assert caplog.text.count(self.WARNED) == 1
+        caplog.clear()
+        third = program()  # the next tick has noted it
+        await third.source.give(0, 5)
+        await third.stop()
+        assert "partitions" not in caplog.text
+
+    async def test_over_has_no_keys_that_could_move(self, topic, ledger, store, caplog):
+        source = MemberSource(topic)
+        run = counts.over(source)
+        task = asyncio.create_task(run.into(ledger, checkpoint=store, checkpoint_every=0.01))
+        await source.give(0)
+        topic.grow(6)
+        await source.give(5)
+        run.stop()
+        await task
+        assert "partition" not in caplog.text
+
+
 class TestKeys:
     async def test_a_key_of_the_event_is_warned_of_once(self, topic, ledger, program, mode, caplog):
         with caplog.at_level(logging.WARNING):
@@ -525,12 +567,12 @@ class TestKeys:
 class TestCheckpoints:
     @pytest.mark.parametrize("in_folder", [False, True], ids=["in a store", "in a folder"])
     async def test_one_for_the_whole_source_is_not_begun_anew(
-        self, topic, ledger, program, store, tmp_path, in_folder
+        self, topic, ledger, program, store, tmp_path, in_folder, mode
     ):
         whole = str(tmp_path / "store") if in_folder else store
         with opened(whole, "counts") as checkpoint:
             await checkpoint.commit(1, {b"a": dumps({"n": 5})}, {("t", 0): 4}, {})
-        first = program()
+        first = program(fn=counts.options(mode=mode))
         how = "the folder itself" if in_folder else "without `group`"
         with pytest.raises(CheckpointError, match=f"one checkpoint for all partitions.*{how}"):
             await first.task
@@ -546,10 +588,8 @@ class TestCheckpoints:
         ):
             pass
 
-    async def test_slow_ones_hold_up_nothing_else(
-        self, topic, ledger, program, monkeypatch
-    ):
-        first = program()
+    async def test_slow_ones_hold_up_nothing_else(self, topic, ledger, program, monkeypatch, mode):
+        first = program(fn=counts.options(mode=mode))
         await first.source.give(0)
         bring, gate, waiting = Remote.bring, threading.Event(), []
 

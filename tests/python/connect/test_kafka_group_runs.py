@@ -156,6 +156,23 @@ async def test_an_owner_takes_over_again_from_one_that_claims_late(
     await owner.stop()
 
 
+async def test_partitions_that_are_added_are_warned_of(kafka, topics, checkpoint, caplog):
+    source, sink = topics
+    first = Program(kafka, source, sink, checkpoint, refresh=0.2)
+    await produce(kafka, source, range(60))
+    await until(lambda: first.run.figures.read == 60)
+    kafka.add_partitions(source, 3 * PARTITIONS)
+    await until(lambda: len(first.partitions) == 3 * PARTITIONS)
+    assert f"the topic `{source}` has 12 partitions, and had 4" in caplog.text
+    kafka.disconnect()  # its producer learns of them late otherwise
+    await produce(kafka, source, range(60, 120))
+    await until(lambda: first.run.figures.read == 120)
+    await first.stop()
+    # What the warning says: keys that have moved have begun anew, and the others have gone on.
+    ends = [results[-1][0] for results in (await read(kafka, sink, 120)).values()]
+    assert set(ends) == {5, 10}
+
+
 async def test_a_run_that_has_read_alone_is_not_begun_anew_as_a_group(kafka, topics, checkpoint):
     source, sink = topics
     await produce(kafka, source, range(60))

@@ -15,14 +15,22 @@ class Topic:
 
     Attributes:
         owners: The member that each partition was given to last.
+        count: How many partitions there are.
 
     """
 
     def __init__(self, count):
-        self.events = {("t", number): [] for number in range(count)}
+        self.events = {}
+        self.grow(count)
         self.committed = {}
         self.owners = {}
         self.grown = asyncio.Condition()
+
+    def grow(self, count):
+        """Have so many partitions."""
+        self.count = count
+        for number in range(count):
+            self.events.setdefault(("t", number), [])
 
     async def put(self, number, *events):
         """Add events to a partition."""
@@ -96,6 +104,9 @@ class MemberSource:
         self.places.append((partition[1], position))
         self._at[partition] = 0 if position is None else position + 1
         self._tell()
+
+    async def topic_of(self, partition):
+        return "t", self._topic.count
 
     async def reassign(self, partition):
         if self._topic.owners.get(partition) is not self:

@@ -139,6 +139,12 @@ class Kafka:
         if self._reader is not None:
             self._reader.place(partition, position)
 
+    async def topic_of(self, partition: Name) -> tuple[str, int]:
+        """Give the topic of a partition, and how many partitions it has, as far as is known."""
+        topic, number = partition
+        count = 0 if self._reader is None else await self._reader.count(topic)
+        return topic, max(count, number + 1)
+
     async def reassign(self, partition: Name) -> bool:
         """Ask the group whether it still gives a partition; if so, give it once more."""
         return self._reader is not None and await self._reader.reassign(partition)

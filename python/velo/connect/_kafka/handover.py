@@ -14,7 +14,7 @@ from typing import Any
 from velo.connect._kafka.places import Name
 from velo.connect.model import Assigned, Bad, Lost, Record, Revoked, record_of
 
-__all__ = ["Commit", "Handover", "Item"]
+__all__ = ["Commit", "Handover", "Item", "Question"]
 
 Records = list[Record | Bad]
 Item = Records | Assigned | Revoked | Lost
@@ -29,6 +29,15 @@ class Commit:
     offsets: dict[Name, int]
     done: asyncio.Future[None]
     not_before: float = 0.0
+
+
+@dataclass
+class Question:
+    """A call that the thread makes for the loop; see `Handover.ask`."""
+
+    call: Callable[[], Any]
+    otherwise: Any
+    done: asyncio.Future[Any]
 
 
 class Handover:
@@ -53,7 +62,7 @@ class Handover:
         self._paused: set[Name] = set()
         self._held: dict[Name, Records] = {}
         self._places: dict[Name, int | None] = {}
-        self._asked_again: dict[Name, asyncio.Future[bool]] = {}
+        self._questions: list[Question] = []
         self._revoked = 0  # revocations behind which the next item was not asked for yet
         self._taken_revoked = False
         self._ended = False
@@ -118,14 +127,21 @@ class Handover:
             self._places[name] = position
             self._changed.notify_all()
 
-    async def reassign(self, name: Name) -> bool:
-        """Have the thread ask the group for a partition; false: it is not this member's."""
+    async def ask(self, call: Callable[[], Any], otherwise: Any) -> Any:
+        """Have the thread make a call between two reads.
+
+        Args:
+            call: Gives the answer; None: ask again soon.
+            otherwise: The answer where the thread reads no more.
+
+        """
         with self._changed:
             if self.stopping or self._ended:
-                return False
-            asked = self._asked_again[name] = self._loop.create_future()
+                return otherwise
+            question = Question(call, otherwise, self._loop.create_future())
+            self._questions.append(question)
             self._changed.notify_all()
-        return await asked
+        return await question.done
 
     def stop(self, closing: bool = False) -> None:
         """Ask the thread to read no more, and to end when `closing`."""
@@ -173,7 +189,10 @@ class Handover:
         """Hand on nothing more."""
         with self._changed:
             self._ended, self._failure = True, failure
+            questions, self._questions = self._questions, []
             self._wake()
+        for question in questions:
+            self.tell(question, question.otherwise)
 
     # For the thread: paused partitions.
 
@@ -201,16 +220,25 @@ class Handover:
             found, self._places = self._places, {}
             return found
 
-    def asked_again(self) -> list[Name]:
-        """Give the partitions of which the loop wants to know whether they are this member's."""
+    def questions(self) -> list[Question]:
+        """Give the calls that the loop waits for."""
         with self._changed:
-            return list(self._asked_again)
+            found, self._questions = self._questions, []
+            return found
 
-    def answer_again(self, name: Name, is_given: bool) -> None:
-        """Tell the loop whether a partition is this member's."""
+    def ask_again(self, question: Question) -> None:
+        """Put a call back."""
         with self._changed:
-            asked = self._asked_again.pop(name)
-        self._in_loop(lambda: asked.done() or asked.set_result(is_given))
+            self._questions.append(question)
+
+    def tell(self, question: Question, answer: Any) -> None:
+        """Give the loop the answer that it waits for."""
+
+        def tell() -> None:
+            if not question.done.done():
+                question.done.set_result(answer)
+
+        self._in_loop(tell)
 
     # For the thread: commits.
 

@@ -81,7 +81,13 @@ class Reader:
 
     async def reassign(self, name: Name) -> bool:
         """Ask the group whether it still gives a partition; if so, give it once more."""
-        return await self._handover.reassign(name)
+        is_given: bool = await self._handover.ask(lambda: self._give_again(name), False)
+        return is_given
+
+    async def count(self, topic: str) -> int:
+        """Give how many partitions a topic has; 0: the brokers do not say."""
+        count: int = await self._handover.ask(lambda: self._count(topic), 0)
+        return count
 
     def stop(self) -> None:
         """Read no more; commits go on until `close`."""
@@ -199,7 +205,7 @@ class Reader:
             self._serve()
             if self._alone is not None:
                 self._alone.look()
-            self._reassign(assignment)
+            self._answer()
             assignment.place(handover.places())
             if not handover.has_room(_ALIVE):
                 self._stay_alive()
@@ -302,29 +308,41 @@ class Reader:
         else:
             self._handover.answer(commit, self._link.named(error))
 
-    def _reassign(self, assignment: Assignment) -> None:
-        """Give once more what the group still gives of the partitions that the loop asks for.
+    def _answer(self) -> None:
+        """Make the calls that the loop has asked for.
 
-        Not while a partition is given away: the client takes no other change of what it reads then.
+        Not within a call of the client: it takes no other change of what it reads then.
         """
-        names = self._handover.asked_again()
-        if not names or time.monotonic() < self._ask_at:
+        if time.monotonic() < self._ask_at:
             return
-        for name in names:
+        for question in self._handover.questions():
             try:
-                is_given = assignment.is_given(name)
+                answer = question.call()
             except KafkaException as error:
-                refusal = cause(error)
-                if transient(refusal) or refusal.code() == KafkaError.REBALANCE_IN_PROGRESS:
-                    self._ask_at = time.monotonic() + _ALIVE
-                    return
-                log.info("%s: %s is not this member's: %s", self._link.name, name, refusal.str())
-                is_given = False
-            if is_given:
-                if self._bound is not None:
-                    self._bound.forget(name)
-                assignment.give_again(name)
-            self._handover.answer_again(name, is_given)
+                log.info("%s: %s", self._link.name, cause(error).str())
+                answer = question.otherwise
+            if answer is None:
+                self._ask_at = time.monotonic() + _ALIVE
+                self._handover.ask_again(question)
+            else:
+                self._handover.tell(question, answer)
+
+    def _give_again(self, name: Name) -> bool | None:
+        assert self._assignment is not None
+        try:
+            is_given = self._assignment.is_given(name)
+        except KafkaException as error:
+            if transient(cause(error)) or cause(error).code() == KafkaError.REBALANCE_IN_PROGRESS:
+                return None
+            raise
+        if is_given:
+            if self._bound is not None:
+                self._bound.forget(name)
+            self._assignment.give_again(name)
+        return is_given
+
+    def _count(self, topic: str) -> int:
+        return len(self._consumer.list_topics(topic, timeout=_LOOK).topics[topic].partitions)
 
     # What is looked at from time to time.
 
