@@ -3,6 +3,7 @@
 
     benches/run.py cores                 throughput on every core: velo, its floors and its peers
     benches/run.py against PYTHON        this build and the one of another interpreter, in turn
+    benches/run.py shards                moving a shard, and its ticks, in an object store
     benches/run.py rust [NAME] [FILTER]  the criterion benchmarks of ring, doorbell and codec
     benches/run.py codec                 velo's codec and the codecs of others
 
@@ -32,6 +33,9 @@ ROOT = Path(__file__).resolve().parents[1]
 # The scenarios that keep several cores busy.
 CORES = ("throughput", "keyed", "frames", "scaling")
 RUST = ("ring", "doorbell", "codec")
+# Keys of a shard that moves, and of ticks; ticks; and the bytes of each state.
+MOVED, TOUCHED, TICKS, STATE = 100_000, (100, 1_000, 10_000), 50, 100
+SHARDS = "`benches/run.py shards`, with the store in a folder"
 # The subjects of velo itself. Floors and peers do not change with a build of velo.
 VELO = (
     "velo.bench.ours:",
@@ -67,6 +71,10 @@ def _parser() -> argparse.ArgumentParser:
     part.add_argument("--quick", action="store_true", help="one short round: does it work")
     part.set_defaults(run=_against)
 
+    part = parts.add_parser("shards", help="moving a shard, and its ticks, in an object store")
+    part.add_argument("--quick", action="store_true", help="one short round: does it work")
+    part.set_defaults(run=_shards)
+
     part = parts.add_parser("rust", help="the criterion benchmarks")
     part.add_argument("name", nargs="?", choices=RUST, help="default: all")
     part.add_argument("filter", nargs="?", help="a regular expression over benchmark names")
@@ -89,6 +97,38 @@ def _interpreter(name: str) -> str:
 
 def _cores(options: argparse.Namespace) -> int:
     return max(_bench(scenario, options) for scenario in CORES)
+
+
+def _shards(options: argparse.Namespace) -> int:
+    """Print rows of the table of `docs/guide/scale-out.md`."""
+    plan = Plan(options.quick, frozenset(), _say, _warn)
+    keys, touched = plan.scaled(MOVED), [plan.scaled(count) for count in TOUCHED]
+    moving = Subject("velo.bench.ours_checkpoint:moving", (keys, STATE, True))
+    ticks = {
+        f"{count:,}": Subject("velo.bench.ours_checkpoint:uploads", (count, STATE, TICKS, True))
+        for count in touched
+    }
+    figures = plan.in_turn({"moving": moving, **ticks})
+    if figures.keys() != {"moving", *ticks}:
+        return 1
+
+    def of(subject: str, figure: str) -> str:
+        return f"{statistics.median(each[figure] for each in figures[subject]):,.3g}"
+
+    def all_of(figure: str) -> str:
+        return ", ".join(of(count, figure) for count in ticks)
+
+    print(", ".join(f"{name} {value}" for name, value in machine.describe().items()))
+    changed, states = ", ".join(ticks), f"of {STATE} bytes"
+    size = of("moving", "KiB")
+    print(
+        f"| a shard of {keys:,} keys {states} that moves to another machine | "
+        f"{of('moving', 's')} s, {of('moving', 'core s')} s of a core, {size} KiB | {SHARDS} |\n"
+        f"| upload of a tick in which {changed} keys {states} have changed | {all_of('KiB')} KiB "
+        f"| {SHARDS} |\n"
+        f"| time of a core for such a tick | {all_of('core ms')} ms | {SHARDS} |"
+    )
+    return 0
 
 
 def _codec(options: argparse.Namespace) -> int:
@@ -135,18 +175,20 @@ def _rust_codec(chosen: list[str]) -> int:
     return subprocess.run(command, env=surroundings, check=False).returncode
 
 
+def _say(what: str) -> None:
+    print(f"measuring {what}", file=sys.stderr)
+
+
+def _warn(what: str) -> None:
+    print(f"left out: {what}", file=sys.stderr)
+
+
 def _against(options: argparse.Namespace) -> int:
-    def say(what: str) -> None:
-        print(f"measuring {what}", file=sys.stderr)
-
-    def warn(what: str) -> None:
-        print(f"left out: {what}", file=sys.stderr)
-
     print(", ".join(f"{name} {value}" for name, value in machine.describe().items()))
     print("| scenario | subject | figure | this build | the other | ratio | of all rounds |")
     print("| --- | --- | --- | ---: | ---: | ---: | ---: |")
     for name in options.scenario or SCENARIOS:
-        plan = Against(options.quick, frozenset(), say, warn, other=options.python, scenario=name)
+        plan = Against(options.quick, frozenset(), _say, _warn, other=options.python, scenario=name)
         # A scenario without figures makes no rows: `in_turn` prints them as it measures.
         list(SCENARIOS[name](plan))
     return 0

@@ -60,6 +60,24 @@ def test_an_interpreter_without_velo_is_named(run, tmp_path):
         run.main(["against", str(tmp_path / "nothing")])
 
 
+def test_what_a_shard_costs_is_printed_as_rows(run, monkeypatch, capsys):
+    asked = []
+
+    def measured(subject):
+        asked.append(subject.where.rpartition(":")[2])
+        return {"s": 2.0, "core s": 1.0, "ms": 4.0, "core ms": 3.0, "KiB": len(asked)}
+
+    monkeypatch.setattr(Subject, "measure", measured)
+    assert run.main(["shards", "--quick"]) == 0
+    assert asked == ["moving", "uploads", "uploads", "uploads"]
+    rows = capsys.readouterr().out.splitlines()[1:]
+    assert [row.split(" | ")[1] for row in rows] == [
+        "2 s, 1 s of a core, 1 KiB",
+        "2, 3, 4 KiB",
+        "3, 3, 3 ms",
+    ]
+
+
 def test_the_criterion_benchmarks_are_where_cargo_looks():
     manifest = (ROOT / "velo-shm" / "Cargo.toml").read_text()
     assert (ROOT / "benches" / "run.py").exists()
