@@ -100,7 +100,8 @@ async def test_members_come_and_go(kafka, topics, checkpoint, mode):
     await first.stop()
     await until(lambda: len(second.partitions) == PARTITIONS)
     await produce(kafka, source, range(240, 360))
-    await until(lambda: first.run.figures.read + second.run.figures.read >= 360)
+    # Not so many records that were read: those of a key that was late at a tick are read again.
+    assert await read(kafka, sink, 360) == expected(360)
     await second.stop()
     # One that ends where the topic does: it finds nothing new, and writes nothing new.
     third = Program(kafka, source, sink, checkpoint, mode, until="end")
