@@ -229,7 +229,11 @@ class Connected(AsyncIterator[T], Generic[T]):
             driver = self._begin(terms, calls.flush, ticks, unloads=kept.keys == "unload")
             async with contextlib.aclosing(driver.batches()) as batches:
                 async for batch in batches:
-                    await calls.write_each(batch, driver.refused)
+                    if ticks is None:
+                        await calls.write_each(batch, driver.refused)
+                        continue
+                    async with ticks.naming_who_took_over():
+                        await calls.write_each(batch, driver.refused)
             if ticks is None:
                 await calls.flush()  # results that no position waits for
         return driver.figures

@@ -259,7 +259,8 @@ class Shard:
                 )
                 async with contextlib.aclosing(driver.batches()) as batches:
                     async for batch in batches:
-                        await sink.write_each(batch, driver.refused)
+                        async with ticks.naming_who_took_over():
+                            await sink.write_each(batch, driver.refused)
         finally:
             self._is_over, self._driver = True, None
             source.given_away.set()

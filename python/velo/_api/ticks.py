@@ -14,15 +14,18 @@ cut runs beside the next records.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
+import logging
 import time
-from collections.abc import Hashable, Sequence
+from collections.abc import AsyncIterator, Hashable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from velo._api.held_results import HeldResults
 from velo._api.patience import waiting_for
 from velo._diagnostics.failpoints import reached
+from velo.connect.errors import Superseded
 from velo.connect.model import Bad, record_of
 from velo.errors import CheckpointError
 
@@ -34,6 +37,8 @@ if TYPE_CHECKING:
     from velo.connect.model import Record, Sink, Source
 
 __all__ = ["Run", "Ticks"]
+
+_log = logging.getLogger("velo.connect")
 
 # Keys have so many seconds for their snapshots, and fewer after some were late.
 _PATIENCE, _LEAST_PATIENCE = 0.25, 0.01
@@ -308,7 +313,8 @@ class Ticks:
                 async with self._feeding:
                     began = time.monotonic()
                     cut = await self._cut()
-                await self._keep(cut, began, time.monotonic() - began)
+                async with self.naming_who_took_over():
+                    await self._keep(cut, began, time.monotonic() - began)
             except Exception as error:
                 self._failed = error
                 raise
@@ -386,6 +392,30 @@ class Ticks:
                 "also where it makes results by the clock"
             )
         return free
+
+    @contextlib.asynccontextmanager
+    async def naming_who_took_over(self) -> AsyncIterator[None]:
+        """Where a call of the sink or the source fails behind a takeover, raise `Superseded`."""
+        try:
+            yield
+        except Superseded:
+            raise
+        except Exception as error:
+            # A program that stood still may find its connections lost, or results of the other one
+            # in the way of its own.
+            if not isinstance(error, CheckpointError) and (taken := await self._superseded()):
+                raise taken from error
+            raise
+
+    async def _superseded(self) -> Superseded | None:
+        try:
+            with waiting_for("the newest commit", self._store.path):
+                await self._store.check()
+        except Superseded as taken:
+            return taken
+        except Exception as error:
+            _log.info("the checkpoint does not tell who has it: %s", error)
+        return None
 
     async def _keep(self, cut: _Cut, began: float, paused: float) -> None:
         reached("tick", 1)

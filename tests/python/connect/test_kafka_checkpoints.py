@@ -197,6 +197,11 @@ def out(kafka):
     kafka.disconnect()
 
 
+def queued(sink):
+    """How many results the client of a sink has not got rid of."""
+    return len(sink._writer._producer)
+
+
 async def write(sink, *numbers):
     await sink.write([("k", number) for number in numbers])
     await sink.flush()
@@ -242,6 +247,62 @@ class TestTransactions:
         await new.commit(2, {})
         await new.close()
         assert topic.values() == [2, 3]
+
+    async def test_results_that_are_queued_when_it_is_shut_out_are_not_the_reason(
+        self, kafka, ends
+    ):
+        # One request at a time: the first one is refused while results of other partitions wait.
+        many = kafka.topic(8)
+        config = FAST | {"linger.ms": 30_000, "max.in.flight.requests.per.connection": 1}
+        old = connect.kafka(kafka.address, many, config=config)
+        await old.begin(many)
+        await old.write([(str(number), number) for number in range(200)])
+        new = ends(many)
+        await new.begin(many)
+        with pytest.raises(Superseded, match="another program"):
+            await old.flush()
+        with pytest.raises(Superseded, match="another program"):
+            await write(old, 1)
+        with pytest.raises(Superseded, match="another program"):
+            await old.commit(1, {})
+        await old.close()
+        await new.close()
+        kafka.disconnect()
+
+    async def test_results_that_expire_while_it_is_shut_out_are_not_the_reason(
+        self, kafka, out, ends
+    ):
+        # As for a program that stood still: its client only knows that nobody has answered.
+        config = FAST | {"transaction.timeout.ms": 1000}
+        old = connect.kafka(kafka.address, out, config=config)
+        await old.begin(out)
+        kafka.freeze()
+        try:
+            await old.write([("k", number) for number in range(10)])
+            await until(lambda: old._writer._called("poll", 0) == queued(old) == 0)
+        finally:
+            kafka.thaw()
+        new = ends(out)
+        await new.begin(out)
+        with pytest.raises(Superseded, match="another program"):
+            await old.flush()
+        with pytest.raises(Superseded, match="another program"):
+            await old.commit(1, {})
+        await old.close()
+        await new.close()
+
+    async def test_a_result_that_is_refused_is_the_reason(self, kafka, ends):
+        # The transaction is given up for it, and what is queued behind it is purged.
+        many = kafka.topic(8, **{"max.message.bytes": 1000})
+        sink = ends(many)
+        await sink.begin(many)
+        results = [(str(number), "x" * 2000 * (number == 50)) for number in range(100)]
+        await sink.write(results)
+        with pytest.raises(ConnectError, match=f"{many}.*too large") as raised:
+            await sink.flush()
+        assert not isinstance(raised.value, Superseded)
+        await sink.close()
+        kafka.disconnect()
 
     async def test_a_tick_that_takes_too_long_is_named(self, kafka, out):
         config = FAST | {"transaction.timeout.ms": 1000}

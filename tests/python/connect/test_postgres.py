@@ -458,6 +458,29 @@ async def test_a_program_whose_checkpoint_goes_on_elsewhere_commits_nothing(peer
     assert await peer.written(2) == [b'{"number":2}', b'{"number":3}']
 
 
+async def test_rows_that_are_in_the_way_of_a_program_that_goes_on_elsewhere_are_not_the_reason(
+    peer,
+):
+    async def row(sink):
+        await sink.write([("k", {"n": 7, "number": 1})])
+        await sink.flush()
+
+    old, new = peer.sink(), peer.sink()
+    await old.begin("a")
+    await new.begin("a")
+    await row(new)
+    await new.commit(1, {})
+    with pytest.raises(Superseded, match=f"another program.*a {peer.out}") as raised:
+        await row(old)
+    assert isinstance(raised.value.__cause__, psycopg.errors.UniqueViolation)
+    await old.close()
+    # The own rows of a program are the reason.
+    with pytest.raises(ConnectError, match="duplicate key") as raised:
+        await row(new)
+    assert not isinstance(raised.value, Superseded)
+    await new.close()
+
+
 async def test_a_connection_that_is_lost_before_the_commit_loses_no_row(peer):
     sink = peer.sink()
     await sink.begin("a")

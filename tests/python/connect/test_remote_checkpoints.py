@@ -12,7 +12,7 @@ import sys
 import threading
 
 import pytest
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, TopicPartition
 
 from checkpoints import opened
 from helpers import HANG, SUPPORT, environment, until
@@ -25,7 +25,7 @@ from velo._checkpoint.bucket import Absent
 from velo._checkpoint.bucket import Bucket as Objects
 from velo._checkpoint.checkpoint import Checkpoint
 from velo._core import dumps
-from velo.connect.errors import Superseded
+from velo.connect.errors import ConnectError, Superseded
 from velo.errors import CheckpointError
 
 
@@ -226,8 +226,10 @@ class Topics:
         consumer.assign([TopicPartition(self.sink, 0, 0)])
         found = []
         with contextlib.closing(consumer):
-            while (message := consumer.poll(HANG)).error() is None:
+            while (message := consumer.poll(HANG)) and message.error() is None:
                 found.append(json.loads(message.value()))
+        assert message is not None, f"topic {self.sink} has no end within {HANG} s"
+        assert message.error().code() == KafkaError._PARTITION_EOF, message.error()
         return found
 
 
@@ -326,6 +328,46 @@ async def test_a_run_says_which_program_has_taken_over(place, tmp_path):
         with pytest.raises(Superseded, match=f"process {os.getpid()} on .* has taken over"):
             await asyncio.wait_for(task, HANG)
     assert out.read_text() == "1\n"
+
+
+class Failing:
+    """A sink whose connection is lost: with a commit point of its own, or without."""
+
+    def __init__(self, *, commits):
+        self.error = None
+        if commits:
+            self.begin = self._begin
+            self.commit = self._flush
+
+    async def _begin(self, name, epoch):
+        return epoch
+
+    async def _flush(self, *_):
+        if self.error is not None:
+            raise self.error
+
+    write = flush = _flush
+
+
+@pytest.mark.parametrize("commits", [True, False])
+@pytest.mark.parametrize("taken", [True, False])
+async def test_a_sink_that_fails_is_the_reason_unless_another_program_has_taken_over(
+    commits, taken, tmp_path
+):
+    place, lines, sink = Folder(tmp_path), tmp_path / "in.ndjson", Failing(commits=commits)
+    lines.write_text('{"k": 1}\n')
+    run = count.keyed(connect.file(lines, follow=True), key="k")
+    task = asyncio.create_task(run.into(sink, checkpoint=place.on("first"), checkpoint_every=0.01))
+    await until(lambda: run.figures.epoch > 0 and run.figures.saved)
+    if taken:
+        with await asyncio.to_thread(opened, place.on("second"), "count"):
+            pass
+    sink.error = ConnectError("the connection is lost")
+    with lines.open("a") as file:
+        file.write('{"k": 1}\n')
+    with pytest.raises(Superseded if taken else ConnectError) as raised:
+        await asyncio.wait_for(task, HANG)
+    assert (raised.value.__cause__ if taken else raised.value) is sink.error
 
 
 async def test_a_run_that_is_cancelled_while_it_opens_holds_nothing(place, tmp_path, monkeypatch):

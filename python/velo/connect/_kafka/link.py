@@ -24,7 +24,7 @@ try:
 except ImportError as error:
     raise missing("`connect.kafka`", "kafka") from error
 
-__all__ = ["ClientLog", "Link", "cause", "transient"]
+__all__ = ["ClientLog", "Link", "cause", "follows", "transient"]
 
 _AGAIN = 0.1  # seconds until a call is made again
 _CREATED = 2.0  # seconds until a topic that was just made is known
@@ -52,6 +52,13 @@ _SUPERSEDED = {
     KafkaError._FENCED,
     KafkaError.PRODUCER_FENCED,
     KafkaError.INVALID_PRODUCER_EPOCH,
+}
+# What becomes of results and calls once the client has given up: another error says why it has.
+_FOLLOWING = {
+    KafkaError._PURGE_QUEUE,
+    KafkaError._PURGE_INFLIGHT,
+    KafkaError._FATAL,
+    KafkaError._STATE,
 }
 _GONE = {KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE}
 # The client library tries again after these.
@@ -91,6 +98,11 @@ def transient(error: KafkaError) -> bool:
     return error.code() in _DOWN or bool(error.retriable())
 
 
+def follows(error: KafkaError) -> bool:
+    """Say whether the error only follows from another one, which is the reason."""
+    return error.code() in _FOLLOWING
+
+
 class ClientLog:
     """Takes the client library's own log, as a logger does: it helps to debug that library."""
 
@@ -112,6 +124,7 @@ class Link:
         doubtful: Whether one of them was lost, so that another one has to be asked: where a network
             is cut, the client waits for ever for those that it has no request to.
         remedy: What to do where a position is no longer there.
+        failure: What makes the client useless, once it has told so.
 
     """
 
@@ -124,13 +137,13 @@ class Link:
         self._connected = False
         self._lost_at = 0.0
         self._connect_timeout = connect_timeout
-        self._failure: ConnectError | None = None
+        self.failure: ConnectError | None = None
         self._reason = ""
 
     def on_error(self, error: KafkaError) -> None:
         """Hear of an error that belongs to no record: the `error_cb` of a client."""
         if error.fatal() or error.code() in _REFUSED:
-            self._failure = self._failure or self.named(error)
+            self.failure = self.failure or self.named(error)
         elif error.code() == KafkaError._ALL_BROKERS_DOWN:
             self.lost(self._reason or error.str())
         else:
@@ -139,8 +152,8 @@ class Link:
 
     def check(self) -> None:
         """Raise what makes the client useless."""
-        if self._failure is not None:
-            raise self._failure
+        if self.failure is not None:
+            raise self.failure
 
     def lost(self, reason: str = "") -> None:
         """Note that no broker answers; without a reason, it is the last error."""

@@ -14,7 +14,7 @@ from velo.connect._kafka.alone import Alone
 from velo.connect._kafka.assignment import GIVEN_AWAY, Assignment, places
 from velo.connect._kafka.bound import Bound
 from velo.connect._kafka.handover import Commit, Handover, Item
-from velo.connect._kafka.link import ClientLog, Link, cause, transient
+from velo.connect._kafka.link import ClientLog, Link, cause, follows, transient
 from velo.connect._kafka.places import Name, partitions
 from velo.connect._kafka.reading import Reading
 from velo.connect._kafka.records import records_of
@@ -47,6 +47,7 @@ class Reader:
         self._assignment: Assignment | None = None
         self._bound: Bound | None = None
         self._alone: Alone | None = None
+        self._failure: BaseException | None = None
         self._asleep: set[Name] = set()  # partitions that are paused in the consumer too
         self._look_at = self._refresh_at = self._alive_at = self._ask_at = 0.0
         self._thread = threading.Thread(target=self._run, name=f"velo {link.name}", daemon=True)
@@ -124,6 +125,7 @@ class Reader:
             failure = self._link.named(cause(error))
         except BaseException as error:
             failure = error
+        self._failure = failure
         self._handover.end(failure)
         del failure
         if self._assignment is not None and self._assignment.names:
@@ -306,7 +308,8 @@ class Reader:
             self._link.lost(error.str())
             self._handover.retry(commit, _ALIVE)
         else:
-            self._handover.answer(commit, self._link.named(error))
+            reason = self._failure if follows(error) else None
+            self._handover.answer(commit, reason or self._link.named(error))
 
     def _answer(self) -> None:
         """Make the calls that the loop has asked for.

@@ -58,6 +58,7 @@ class Transactions(Writer):
         self._limit = int(config[_TIMEOUT]) / 1000
         self._member: Any = None
         self._is_open = False
+        self._ended: ConnectError | None = None
         self._is_stuck = False
 
     async def begin(self, epoch: int) -> int:
@@ -179,6 +180,8 @@ class Transactions(Writer):
         return super()._produce(results, values, begin)
 
     def _begin_transaction(self) -> None:
+        if self._ended is not None:
+            raise self._ended  # what was written before it is lost
         if not self._is_open:
             try:
                 self._producer.begin_transaction()
@@ -208,7 +211,9 @@ class Transactions(Writer):
                 return call()
             except KafkaException as error:
                 why = cause(error)
-            if not transient(why) or why.fatal() or why.txn_requires_abort():
+            if why.txn_requires_abort():
+                raise self._aborted(why)
+            if not transient(why) or why.fatal():
                 raise self._named(why)
             if deadline is not None and time.monotonic() > deadline:
                 raise Unreachable(
@@ -217,6 +222,34 @@ class Transactions(Writer):
                 )
             time.sleep(_AGAIN)
         raise Unreachable(f"{self._link.name}: closed before the transaction was committed")
+
+    def _reason(self, error: KafkaError) -> ConnectError | None:
+        if self._is_open and self._ended is None:
+            try:
+                # Within a transaction it is refused: with the error of that, where it has one.
+                self._producer.begin_transaction()
+            except KafkaException as refusal:
+                why = cause(refusal)
+                if why.fatal():
+                    return self._named(why)
+                if why.txn_requires_abort():
+                    return self._aborted(why)
+        return self._ended or super()._reason(error)
+
+    def _aborted(self, why: KafkaError) -> ConnectError:
+        """Abort a transaction that can only be aborted, and give the reason.
+
+        The client itself may know no more than that brokers did not answer in time, as behind a
+        halt of the program. Whether another one has taken over meanwhile, their answer tells.
+        """
+        try:
+            self._producer.abort_transaction(_TRY)
+            self._is_open = False
+        except KafkaException as error:
+            if cause(error).fatal():
+                why = cause(error)
+        self._ended = self._named(why)
+        return self._ended
 
     def _named(self, error: KafkaError) -> ConnectError:
         return self._link.named(error, self._writing.topic, "the transaction was not committed")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -10,13 +12,15 @@ from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
-from velo.connect._kafka.link import ClientLog, Link, cause
+from velo.connect._kafka.link import ClientLog, Link, cause, follows, transient
 from velo.connect.errors import ConnectError
 from velo.connect.formats import key_bytes
 from velo.connect.model import To, addressed
 from velo.connect.settings import log
 
 __all__ = ["Results", "Values", "Writer", "Writing"]
+
+_TOLD = 5.0  # seconds until a client that has failed must have told why
 
 Results = Sequence[tuple[Any, Any]]
 Values = Sequence[bytes | None]
@@ -43,7 +47,9 @@ class Writer:
         self._link = link
         self._thread = ThreadPoolExecutor(1, f"velo {link.name}")
         self._producer: Any = None
-        self._failure: ConnectError | None = None
+        # The first result that was not delivered since the last flush: why, and its topic. The
+        # reason of the others replaces an error that only follows from it.
+        self._undelivered: tuple[KafkaError, str | None] | None = None
         self._closing = False
 
     async def write(self, results: Results) -> None:
@@ -72,9 +78,6 @@ class Writer:
         """
         if self._producer is not None:
             await self._in_thread(self._flush)
-        if (failure := self._failure) is not None:
-            self._failure = None
-            raise failure
 
     async def close(self) -> None:
         """Close the producer; what was not flushed may be lost."""
@@ -128,7 +131,8 @@ class Writer:
         except BufferError:
             pass
         except KafkaException as error:
-            raise self._link.named(cause(error), target) from None
+            del produce  # as in `_called`
+            raise self._failed(cause(error), target) from None
         self._called("poll", 0)
         return index
 
@@ -148,20 +152,43 @@ class Writer:
             if isinstance(error, SystemError) and error.__cause__ is None:
                 # The client has lost the reason, as of a producer that was shut out meanwhile.
                 self._link.check()
-                if (failure := self._failure) is not None:
-                    raise failure from None
-            raise self._link.named(cause(error)) from None
+                self._check_deliveries()
+            raise self._failed(cause(error)) from None
 
     def _flush(self) -> None:
         while self._called("flush", 0.5) and not self._closing:
             self._link.check()
         self._link.check()
-        if self._link.down and self._failure is None:
+        self._check_deliveries()
+        if self._link.down:
             self._link.answered()
 
     def _on_delivery(self, error: KafkaError | None, message: Message) -> None:
-        if error is not None and self._failure is None:
-            self._failure = self._link.named(error, message.topic(), "a result was not delivered")
+        if error is not None and (
+            self._undelivered is None or (follows(self._undelivered[0]) and not follows(error))
+        ):
+            self._undelivered = error, message.topic()
+
+    def _check_deliveries(self) -> None:
+        if self._undelivered is not None:
+            (error, topic), self._undelivered = self._undelivered, None
+            raise self._failed(error, topic, "a result was not delivered")
+
+    def _failed(
+        self, error: KafkaError, topic: str | None = None, doing: str | None = None
+    ) -> ConnectError:
+        """Make an error of velo: of the reason, where the client knows one behind its error."""
+        reason = self._reason(error) if follows(error) or transient(error) else None
+        return reason or self._link.named(error, topic, doing)
+
+    def _reason(self, error: KafkaError) -> ConnectError | None:
+        """Give what has made the client useless, if that is why there is this error."""
+        deadline = time.monotonic() + _TOLD
+        while self._link.failure is None and follows(error) and time.monotonic() < deadline:
+            # The client tells it by `on_error`, which this poll calls.
+            with contextlib.suppress(KafkaException, SystemError):
+                self._producer.poll(0.1)
+        return self._link.failure
 
     def _close(self) -> None:
         try:

@@ -65,6 +65,7 @@ class Rows:
         # The row of `velo_commits`. None: rows are committed by `flush`.
         self._sink: str | None = None
         self._writer = ""
+        self._has_begun = False
         self._epoch = 0
 
     async def write(self, results: Sequence[To]) -> None:
@@ -85,6 +86,7 @@ class Rows:
         """
         self._sink, self._writer = f"{name} {self._table}", secrets.token_hex(8)
         await self._safely(lambda: self._take_over(epoch))
+        self._has_begun = True
         return self._epoch
 
     async def _take_over(self, epoch: int) -> None:
@@ -141,14 +143,28 @@ class Rows:
             )
             if cursor.rowcount != 1:
                 await connection.execute("rollback")
-                raise Superseded(
-                    f"{self._name}: another program goes on with the checkpoint {self._sink!r} at "
-                    f"{self._server}, and this one stores nothing more: run one of them"
-                )
+                raise self._superseded()
             await connection.execute("commit")
 
         await self._safely(all_of_it)
         self._forget()
+
+    def _superseded(self) -> Superseded:
+        return Superseded(
+            f"{self._name}: another program goes on with the checkpoint {self._sink!r} at "
+            f"{self._server}, and this one stores nothing more: run one of them"
+        )
+
+    async def _is_superseded(self) -> bool:
+        """Say whether another program has begun under the same name since this one has."""
+        if not self._has_begun:
+            return False
+        try:
+            connection = await self._open()
+            last = await bounded(connection, self._last(connection), self._server.request_timeout)
+        except (ConnectError, psycopg.Error):
+            return False  # the server does not tell
+        return last is not None and last[1] != self._writer
 
     async def _last(self, connection: Connection) -> tuple[int, str] | None:
         """Give the last epoch, and the program that may commit the next one."""
@@ -292,6 +308,9 @@ class Rows:
                 await asyncio.sleep(self.outages.wait(error))
             except psycopg.Error as error:
                 await self._lose()
+                # The rows of the other program may be what refuses those of this one.
+                if await self._is_superseded():
+                    raise self._superseded() from error
                 raise told(self._name, self._server, self._table, error) from error
             else:
                 self.outages.over()
