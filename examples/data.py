@@ -11,6 +11,7 @@ clips. A second run does nothing.
 import csv
 import importlib.util
 import io
+import tempfile
 import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -54,12 +55,14 @@ def _prepared(name: str, read: Callable[[], str], order: Callable[[Row], Order])
     rows = csv.DictReader(io.StringIO(read()))
     assert rows.fieldnames
     target.parent.mkdir(parents=True, exist_ok=True)
-    draft = target.with_suffix(".part")
-    with draft.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(rows.fieldnames)
-        writer.writerows(_without_na(row) for row in sorted(rows, key=order))
-    draft.rename(target)  # the whole file, or none
+    # A draft of its own, as another example may prepare the same file at the same time.
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        draft = Path(folder) / name
+        with draft.open("w", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(rows.fieldnames)
+            writer.writerows(_without_na(row) for row in sorted(rows, key=order))
+        draft.replace(target)  # the whole file, or none
     return target
 
 

@@ -23,6 +23,7 @@ from pathlib import Path
 
 KAFKA = "4.3.1"
 SLF4J = "1.7.36"
+STARTS = 120  # seconds that a start may take
 
 POM = f"""<project xmlns="http://maven.apache.org/POM/4.0.0">
   <modelVersion>4.0.0</modelVersion>
@@ -51,6 +52,7 @@ listener.security.protocol.map=\
 PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SASL:SASL_PLAINTEXT,TLS:SSL
 auto.create.topics.enable=false
 group.initial.rebalance.delay.ms=0
+group.min.session.timeout.ms=500
 offsets.topic.replication.factor=1
 offsets.topic.num.partitions=1
 transaction.state.log.replication.factor=1
@@ -154,6 +156,7 @@ def _free_port() -> int:
 
 
 def _wait_for(port: int, broker: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + STARTS
     while True:
         try:
             socket.create_connection(("127.0.0.1", port), 1).close()
@@ -161,6 +164,11 @@ def _wait_for(port: int, broker: subprocess.Popen[bytes]) -> None:
         except OSError:
             if broker.poll() is not None:
                 raise SystemExit("kafka_broker: the broker does not start") from None
+            if time.monotonic() > deadline:
+                broker.kill()
+                raise SystemExit(
+                    f"kafka_broker: the broker does not listen on port {port} after {STARTS} s"
+                ) from None
             time.sleep(0.1)
 
 

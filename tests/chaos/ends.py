@@ -13,6 +13,8 @@ import threading
 
 __all__ = ["SINKS", "SOURCES", "Servers"]
 
+HANGS = 60
+
 
 class Servers:
     """The servers that were asked for, one of each kind, in a folder."""
@@ -136,7 +138,7 @@ class KafkaSink(KafkaEnd):
 
     def found(self):
         """The results."""
-        from confluent_kafka import Consumer, TopicPartition
+        from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
         consumer = Consumer(
             {
@@ -150,11 +152,15 @@ class KafkaSink(KafkaEnd):
         found, ends = [], 0
         with contextlib.closing(consumer):
             while ends < 3:
-                message = consumer.poll(30)
+                message = consumer.poll(HANGS)
+                if message is None:
+                    raise TimeoutError(f"topic {self._topic}: {ends} of 3 ends in {HANGS} s")
                 if message.error() is None:
                     found.append(json.loads(message.value()))
-                else:
+                elif message.error().code() == KafkaError._PARTITION_EOF:
                     ends += 1
+                elif message.error().fatal():
+                    raise KafkaException(message.error())
         return found
 
 
@@ -283,8 +289,8 @@ class RabbitSource(End):
         asyncio.run(self._settle())
 
     async def _settle(self):
-        async with self._channel() as channel:
-            while True:
+        async with self._channel() as channel, asyncio.timeout(HANGS):
+            while True:  # until the server has noticed that the connection of the program is gone
                 queue = await channel.declare_queue(self._queue, passive=True)
                 if not queue.declaration_result.consumer_count:
                     return
@@ -320,7 +326,8 @@ class WebsocketSource(End):
                 self._sent += len(some)  # also where they do not arrive
                 for line in some:
                     connection.send(line)
-                connection.ping(ack_on_close=True).wait()
+                if not connection.ping(ack_on_close=True).wait(HANGS):
+                    raise TimeoutError(f"the program has not answered a ping within {HANGS} s")
 
     def close(self):
         """Stop the server."""

@@ -132,8 +132,11 @@ class Storm:
         """Hold what readers see against what an undisturbed run gives."""
         for place in self._reader.assignment():
             _, end = self._reader.get_watermark_offsets(place, timeout=HANGS)
-            while self._reader.position([place])[0].offset < end > 0:
+            deadline = time.monotonic() + HANGS
+            while (at := self._reader.position([place])[0].offset) < end > 0:
                 self._read()
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"{place.topic} {place.partition}: {at} of {end} records")
         outcome.results += len(self._results)
         came = collections.defaultdict(list)
         for result in self._results:

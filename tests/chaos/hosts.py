@@ -22,6 +22,7 @@ __all__ = ["Namespace", "Proxied", "Service", "namespaces"]
 _numbers = itertools.count()
 # Addresses that are set aside for tests of networks: 198.18.0.0/15.
 _BLOCK = "198.18"
+_HANGS = 30  # seconds until a network that is not there is an error
 # Seconds until a program that has failed is started again, and that one may take to stop.
 _PAUSE, _STOPS = 0.2, 60
 
@@ -85,9 +86,12 @@ class Namespace(Host):
         # Network and cable end with this process, which ends when the tests close its input.
         self._holder = subprocess.Popen(["unshare", "--net", "cat"], stdin=subprocess.PIPE)
         own = os.readlink("/proc/self/ns/net")
+        deadline = time.monotonic() + _HANGS
         while os.readlink(f"/proc/{self._holder.pid}/ns/net") == own:
             if self._holder.poll() is not None:
                 raise PermissionError("`unshare --net` is not permitted")
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"`unshare --net` has made no network within {_HANGS} s")
             time.sleep(0.005)
         holder = str(self._holder.pid)
         _ip("link", "add", self._cable, "type", "veth", "peer", "name", "eth0", "netns", holder)

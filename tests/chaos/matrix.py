@@ -23,7 +23,7 @@ from pathlib import Path
 from fault_injection import FaultInjection
 from outcome import Outcome, table
 from phases import PHASES, expected
-from places import Daemon, Embedded, gone, segments, still_there
+from places import Daemon, Embedded, gone, line_of, segments, still_there
 from work import account
 
 HOW = ("kill", "stop")
@@ -116,7 +116,7 @@ def _one_client(outcome, phase, how, runs, seed):
     )
     for _ in range(runs):
         outcome.runs += 1
-        if not client.stdout.readline():
+        if not line_of(client, HANGS, f"that {phase.name} has come"):
             outcome.failed.append(f"seed {seed}: the client ended with {client.wait()}")
             return
         family = [pid for pids in Embedded(client.pid).processes().values() for pid in pids]
@@ -129,7 +129,7 @@ def _one_client(outcome, phase, how, runs, seed):
             client.send_signal(signal.SIGSTOP)
             time.sleep(rng.uniform(0.001, 0.03))
             client.send_signal(signal.SIGCONT)
-            said = json.loads(client.stdout.readline() or "{}")
+            said = json.loads(line_of(client, HANGS, "what has come of it") or "{}")
             if not said:
                 outcome.failed.append(f"seed {seed}: the client ended with {client.wait()}")
                 return

@@ -6,11 +6,41 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import psutil
 
 __all__ = ["Daemon", "Embedded", "gone", "segments", "still_there"]
+
+
+def line_of(program, seconds, awaited):
+    """The next line of a program; one that prints none in time is killed, and `awaited` named."""
+    late = threading.Event()
+
+    def end():
+        late.set()
+        program.kill()
+
+    timer = threading.Timer(seconds, end)
+    timer.start()
+    try:
+        line = program.stdout.readline()
+    finally:
+        timer.cancel()
+        timer.join()
+    if late.is_set() and not line:
+        raise TimeoutError(f"process {program.pid} has not told {awaited} within {seconds} s")
+    return line
+
+
+def until(condition, seconds, awaited):
+    """Wait for a condition, which messages call `awaited`."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{awaited} did not come within {seconds} s")
+        time.sleep(0.005)
 
 
 def _is_zygote(process):

@@ -22,7 +22,7 @@ from click.testing import CliRunner
 
 from ends import SINKS, SOURCES
 from outcome import Outcome
-from places import Embedded, gone, segments
+from places import Embedded, gone, line_of, segments, until
 from sequences import events, expected, refused
 from survivor import STOPPED
 from velo import _core
@@ -209,7 +209,7 @@ class Round:
                 self._command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment
             )
         try:
-            program.stdout.readline()
+            line_of(program, HANGS, "that it begins")
             yield program
         finally:
             program.kill()
@@ -258,8 +258,10 @@ class Round:
     def worker(self):
         """A worker: its keys go on in another one, or the program ends with an error."""
         with self._started() as program:
-            while program.poll() is None and not Embedded(program.pid).processes()["worker"]:
-                time.sleep(0.005)
+            until(
+                lambda: program.poll() is not None or Embedded(program.pid).processes()["worker"],
+                *(HANGS, f"a worker of the program {program.pid}"),
+            )
             time.sleep(self._rng.uniform(0, self._pair.seconds))
             workers = Embedded(program.pid).processes()["worker"]
             if workers:

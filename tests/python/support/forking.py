@@ -18,6 +18,7 @@ import time
 from velo import stream_fn
 from velo.errors import StreamClosed
 
+LONGEST = 40  # seconds until a child that does not end is an error
 METHODS = ("fork", "spawn", "forkserver")
 FAST = ("os.fork", "thread", "posix_spawn", "subprocess", "Process:fork", "Pool:fork")
 FAST = (*FAST, "Executor:fork")
@@ -113,11 +114,13 @@ async def wait(pid, ends):
     if ends in ("terminated", "killed"):
         await asyncio.sleep(0.01)
         os.kill(pid, signal.SIGTERM if ends == "terminated" else signal.SIGKILL)
-    while True:
+    deadline = time.monotonic() + LONGEST
+    while time.monotonic() < deadline:
         ended, status = os.waitpid(pid, os.WNOHANG)
         if ended:
             return os.waitstatus_to_exitcode(status)
         await asyncio.sleep(0.005)
+    raise TimeoutError(f"the child {pid}, which was to be {ends}, has not ended in {LONGEST} s")
 
 
 async def in_thread(_method, does, ends):
@@ -157,7 +160,10 @@ async def process(method, does, ends):
         started.terminate()  # at once
     elif ends == "killed":
         started.kill()
+    deadline = time.monotonic() + LONGEST
     while started.is_alive():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{started} has not ended in {LONGEST} s")
         await asyncio.sleep(0.005)
     return started.exitcode
 

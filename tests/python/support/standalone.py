@@ -46,10 +46,12 @@ class Daemon:
 
     def hear(self):
         """What it tells its service manager next."""
+        deadline = time.monotonic() + HANG
         while True:
             if select.select([self.news], [], [], 0.05)[0]:
                 return self.news.recv(4096).decode()
             assert self.process.poll() is None, self.said()
+            assert time.monotonic() < deadline, f"no word to NOTIFY_SOCKET: {self.said()}"
 
     def said(self):
         """Its log."""

@@ -51,7 +51,6 @@ class Kafka(Server):
             f"ssl.keystore.type=PEM\nssl.keystore.location={store}\n"
             "authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer\n"
             "super.users=User:ANONYMOUS;User:root\n"
-            "group.min.session.timeout.ms=500\n"
             "group.consumer.min.heartbeat.interval.ms=100\n"
             "group.consumer.heartbeat.interval.ms=200\n"
             "transaction.abort.timed.out.transaction.cleanup.interval.ms=500\n"
