@@ -5,7 +5,7 @@ import os
 import key_sums
 from velo import stream_fn
 
-__all__ = ["counted", "fails_at", "saved", "sums", "where"]
+__all__ = ["counted", "fails_at", "falls_once", "numbered", "saved", "sums", "where"]
 
 sums = key_sums.sums.options(mode="ray")
 saved = key_sums.saved.options(mode="ray")
@@ -34,6 +34,14 @@ async def counted(events):
     async for event in events:
         count += 1
         yield count, event
+
+
+@stream_fn
+async def numbered(events, state):
+    """Numbers the records of each key."""
+    async for event in events:
+        state["n"] = state.get("n", 0) + 1
+        yield {"key": events.record.key.decode(), "n": state["n"], "event": event}
 
 
 @stream_fn
