@@ -7,10 +7,11 @@ import subprocess
 import sys
 import threading
 import time
+import types
 from urllib.parse import urlsplit
 
 import pytest
-from confluent_kafka import KafkaError, KafkaException, Producer
+from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import (
     AclBinding,
     AclOperation,
@@ -651,6 +652,41 @@ class TestSilence:
         self.asked(link, answer=True)
         assert not link.doubtful
         assert not link.down
+
+
+class TestLeaders:
+    """While a partition changes its leader, brokers and client disagree about that for a moment."""
+
+    @pytest.mark.parametrize(
+        "code",
+        [
+            KafkaError.UNKNOWN_LEADER_EPOCH,
+            KafkaError.FENCED_LEADER_EPOCH,
+            KafkaError.OFFSET_NOT_AVAILABLE,
+            KafkaError._UNKNOWN_PARTITION,
+            KafkaError._DESTROY_BROKER,
+        ],
+    )
+    def test_what_is_asked_of_it_is_asked_again(self, code):
+        link = Link("kafka in", "localhost:1", 1.0)
+        refused = types.SimpleNamespace(error=KafkaError(code))
+        answers = iter([KafkaException(KafkaError(code)), [refused], [TopicPartition("in", 0, 7)]])
+
+        def call():
+            if isinstance(answer := next(answers), KafkaException):
+                raise answer
+            return answer
+
+        assert [place.offset for place in link.ask(call, lambda: False)] == [7]
+
+    def test_a_topic_that_is_not_there_is_not(self):
+        link = Link("kafka in", "localhost:1", 1.0)
+
+        def call():
+            raise KafkaException(KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART))
+
+        with pytest.raises(KafkaException):
+            link.ask(call, lambda: False)
 
 
 def test_a_source_fetches_again_soon_after_its_queue_was_full():

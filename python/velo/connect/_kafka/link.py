@@ -76,7 +76,12 @@ _DOWN = {
     KafkaError.NOT_COORDINATOR,
     KafkaError.LEADER_NOT_AVAILABLE,
     KafkaError.NOT_LEADER_FOR_PARTITION,
+    # A broker, or this client, has yet to hear of a new leader.
+    KafkaError.UNKNOWN_LEADER_EPOCH,
+    KafkaError.FENCED_LEADER_EPOCH,
+    KafkaError.OFFSET_NOT_AVAILABLE,
     KafkaError.BROKER_NOT_AVAILABLE,
+    KafkaError._DESTROY_BROKER,
     KafkaError.REQUEST_TIMED_OUT,
     KafkaError.NETWORK_EXCEPTION,
 }
@@ -190,7 +195,9 @@ class Link:
                     if place.error is not None:
                         raise KafkaException(place.error)
             except KafkaException as error:
-                if not transient(cause(error)) or given_up():
+                # This is how the client calls a partition, too, that has no leader for a moment.
+                leaderless = cause(error).code() == KafkaError._UNKNOWN_PARTITION
+                if not (leaderless or transient(cause(error))) or given_up():
                     raise
                 # The leader of a new partition answers after a moment: that is no outage.
                 if time.monotonic() - begin > _OUTAGE:
