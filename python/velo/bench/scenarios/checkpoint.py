@@ -20,7 +20,7 @@ STORED, IN_MEMORY = 1_000_000, 10_000
 MANY_STORED, MANY_IN_MEMORY = 10_000_000, 100_000
 UNLOADING = 200_000
 # SQLite's log of changes has its size after some 50 ticks.
-TICKS, FIRST_TICKS = 500, 100
+TICKS, FIRST_TICKS = 300, 100
 KAFKA_COUNT = 100_000
 UPLOADED, UPLOADS, MOVED, STATE = 1_000, 50, 100_000, 100
 # Seconds: a checkpoint of 10,000,000 keys is made first.
