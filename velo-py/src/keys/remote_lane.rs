@@ -19,7 +19,7 @@ use crate::cell::GilCell;
 use crate::codec::{VecOut, codec};
 use crate::errors;
 use crate::lane_frames::{Message, Name};
-use crate::process::client::blame::{Death, DiedIn};
+use crate::process::client::blame::{Death, PlainDeath};
 use crate::process::client::lane_messages::read_message;
 use crate::process::client::told::Told;
 use crate::wait::{Group, Wait};
@@ -30,6 +30,29 @@ pub const END: u8 = 0xfe;
 pub const CANCEL: u8 = 0xff;
 /// How many bytes come before a payload.
 pub const FRAME_HEAD: usize = 5;
+
+/// The kind and the payload of the first frame, if all of it is there.
+pub fn first_frame(bytes: &[u8]) -> Option<(u8, &[u8])> {
+    let (&[kind, a, b, c, d], rest) = bytes.split_first_chunk::<FRAME_HEAD>()?;
+    let len = u32::from_le_bytes([a, b, c, d]) as usize;
+    Some((kind, rest.get(..len)?))
+}
+
+/// Appends a frame, whose payload is in parts. The length of the payload.
+pub fn put_frame(bytes: &mut Vec<u8>, kind: u8, payload: &[&[u8]]) -> PyResult<u32> {
+    let len: usize = payload.iter().map(|part| part.len()).sum();
+    let Ok(short) = u32::try_from(len) else {
+        return Err(errors::too_large(format!(
+            "{len} bytes cannot be sent at once"
+        )));
+    };
+    bytes.push(kind);
+    bytes.extend_from_slice(&short.to_le_bytes());
+    payload
+        .iter()
+        .for_each(|part| bytes.extend_from_slice(part));
+    Ok(short)
+}
 
 /// So many bytes may wait to be carried; then there is no room.
 const OUT_LIMIT: usize = 1 << 20;
@@ -77,35 +100,16 @@ impl Ends {
     /// The kind and the payload of the next frame, if all of it is there.
     fn next(&mut self) -> Option<(u8, Range<usize>)> {
         self.partial = self.unread();
-        let rest = &self.input[self.read..];
-        let (&[kind, a, b, c, d], rest) = rest.split_first_chunk::<FRAME_HEAD>()?;
-        let len = u32::from_le_bytes([a, b, c, d]) as usize;
-        if rest.len() < len {
-            return None;
-        }
+        let (kind, payload) = first_frame(&self.input[self.read..])?;
         let start = self.read + FRAME_HEAD;
-        (self.read, self.partial) = (start + len, 0);
-        Some((kind, start..start + len))
+        let end = start + payload.len();
+        (self.read, self.partial) = (end, 0);
+        Some((kind, start..end))
     }
 
     /// Whether there is something to read, or was not seen yet.
     fn has_news(&self) -> bool {
         self.unread() > self.partial || self.end.is_some()
-    }
-
-    fn put(&mut self, kind: u8, payload: &[&[u8]]) -> PyResult<usize> {
-        let len: usize = payload.iter().map(|part| part.len()).sum();
-        let Ok(short) = u32::try_from(len) else {
-            return Err(errors::too_large(format!(
-                "{len} bytes cannot be sent at once"
-            )));
-        };
-        self.out.push(kind);
-        self.out.extend_from_slice(&short.to_le_bytes());
-        payload
-            .iter()
-            .for_each(|part| self.out.extend_from_slice(part));
-        Ok(len)
     }
 }
 
@@ -183,19 +187,11 @@ impl RemoteLane {
         &self,
         py: Python<'_>,
         error: &Bound<'_, PyAny>,
-        death: Option<(Option<bool>, u64, bool)>,
+        death: Option<PlainDeath>,
     ) -> PyResult<()> {
-        let death = death.map(|(this, event, killed)| Death {
-            function: match this {
-                Some(true) => DiedIn::This(event),
-                Some(false) => DiedIn::Another,
-                None => DiedIn::Unknown,
-            },
-            killed,
-        });
         self.ends.with(py, |ends| {
             ends.end
-                .get_or_insert_with(|| (PyErr::from_value(error.clone()), death));
+                .get_or_insert_with(|| (PyErr::from_value(error.clone()), death.map(Death::from)));
         })?;
         self.reader.wake(py);
         Ok(())
@@ -241,15 +237,16 @@ impl RemoteLane {
                 self.longest
             )));
         }
-        let sent = self
-            .ends
-            .with(py, |ends| ends.put(kind, &[&name.bytes(), bytes]))??;
-        Ok(Some(sent as u32))
+        let sent = self.ends.with(py, |ends| {
+            put_frame(&mut ends.out, kind, &[&name.bytes(), bytes])
+        })??;
+        Ok(Some(sent))
     }
 
     /// Sends bytes, whether there is room or not.
     pub fn send_bytes(&self, py: Python<'_>, kind: u8, bytes: &[u8]) -> PyResult<()> {
-        self.ends.with(py, |ends| ends.put(kind, &[bytes]))??;
+        self.ends
+            .with(py, |ends| put_frame(&mut ends.out, kind, &[bytes]))??;
         self.flush(py)
     }
 

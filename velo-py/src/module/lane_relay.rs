@@ -9,9 +9,9 @@ use crate::cell::GilCell;
 use crate::errors;
 use crate::ffi::send_slot::Step;
 use crate::flow::Interest;
-use crate::keys::remote_lane::{CANCEL, END, FRAME_HEAD};
+use crate::keys::remote_lane::{CANCEL, END, FRAME_HEAD, first_frame, put_frame};
 use crate::lane_frames::{EVENT, REQUEST};
-use crate::process::client::blame::{Death, DiedIn};
+use crate::process::client::blame::{Death, PlainDeath};
 use crate::process::client::channel::RingChannel;
 use crate::process::client::lane::NextFrame;
 use crate::user::channel::Channel;
@@ -35,10 +35,6 @@ struct State {
     output: Vec<u8>,
     over: Option<(Option<PyErr>, Option<Death>)>,
 }
-
-/// How the worker of a lane has died: whether it ran this lane (None: unknown), the event that it was at, and
-/// whether it was killed.
-type Died = (Option<bool>, u64, bool);
 
 #[pymethods]
 impl LaneRelay {
@@ -67,16 +63,8 @@ impl LaneRelay {
         let mut events = 0;
         let left = self.state.with(py, |state| -> PyResult<usize> {
             state.stuck = false;
-            loop {
-                let rest = &state.input[state.done..];
-                let Some((&[kind, a, b, c, d], payload)) = rest.split_first_chunk::<FRAME_HEAD>()
-                else {
-                    break;
-                };
-                let len = u32::from_le_bytes([a, b, c, d]) as usize;
-                let Some(payload) = payload.get(..len) else {
-                    break; // the rest of it comes later
-                };
+            // The rest of a frame that is not whole comes later.
+            while let Some((kind, payload)) = first_frame(&state.input[state.done..]) {
                 let sent = match kind {
                     END => core.try_end(py, "all keys have ended")?,
                     CANCEL => core.abandon(py).map(|()| true)?,
@@ -90,7 +78,7 @@ impl LaneRelay {
                     state.stuck = true;
                     return Ok(state.input.len() - state.done);
                 }
-                state.done += FRAME_HEAD + len;
+                state.done += FRAME_HEAD + payload.len();
             }
             Ok(0)
         })??;
@@ -107,13 +95,11 @@ impl LaneRelay {
             .state
             .with(py, |state| std::mem::take(&mut state.output))?;
         while bytes.len() < most && !self.is_over(py)? {
-            let put = |kind: u8, payload: &[u8]| {
-                bytes.push(kind);
-                bytes.extend_from_slice(&(payload.len() as u32).to_le_bytes());
-                bytes.extend_from_slice(payload);
-            };
+            let put = |kind: u8, payload: &[u8]| put_frame(&mut bytes, kind, &[payload]);
             match self.ring()?.next_frame(py, put)? {
-                NextFrame::Frame(()) => {}
+                NextFrame::Frame(put) => {
+                    put?;
+                }
                 NextFrame::Nothing => break,
                 NextFrame::Over(error, death) => {
                     let core = self.opened.get().core();
@@ -170,18 +156,13 @@ impl LaneRelay {
     /// goes on, or has output.
     #[getter]
     #[allow(clippy::type_complexity)]
-    fn over(&self, py: Python<'_>) -> PyResult<Option<(Option<Py<PyAny>>, Option<Died>)>> {
+    fn over(&self, py: Python<'_>) -> PyResult<Option<(Option<Py<PyAny>>, Option<PlainDeath>)>> {
         Ok(self.state.with(py, |state| {
             let (error, death) = state.over.as_ref().filter(|_| state.output.is_empty())?;
             let error = error
                 .as_ref()
                 .map(|error| error.value(py).clone().into_any().unbind());
-            let death = death.map(|death| match death.function {
-                DiedIn::This(event) => (Some(true), event, death.killed),
-                DiedIn::Another => (Some(false), 0, death.killed),
-                DiedIn::Unknown => (None, 0, death.killed),
-            });
-            Some((error, death))
+            Some((error, death.map(PlainDeath::from)))
         })?)
     }
 }

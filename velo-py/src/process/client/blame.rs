@@ -14,7 +14,7 @@ pub struct Place {
 }
 
 /// In which function a worker was when it died.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DiedIn {
     /// In the function of this stream. The event that it took last, as the worker counts them.
     This(u64),
@@ -25,11 +25,37 @@ pub enum DiedIn {
 }
 
 /// How a worker died.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Death {
     pub function: DiedIn,
     /// By `SIGKILL`, which may well have come from outside.
     pub killed: bool,
+}
+
+/// A [`Death`] as Python code passes it on: whether the worker was in the function of this stream (None: in
+/// none, or it is not known), the event that it took last there, and whether the worker was killed.
+pub type PlainDeath = (Option<bool>, u64, bool);
+
+impl From<PlainDeath> for Death {
+    fn from((this, event, killed): PlainDeath) -> Self {
+        let function = match this {
+            Some(true) => DiedIn::This(event),
+            Some(false) => DiedIn::Another,
+            None => DiedIn::Unknown,
+        };
+        Death { function, killed }
+    }
+}
+
+impl From<Death> for PlainDeath {
+    fn from(death: Death) -> Self {
+        let (this, event) = match death.function {
+            DiedIn::This(event) => (Some(true), event),
+            DiedIn::Another => (Some(false), 0),
+            DiedIn::Unknown => (None, 0),
+        };
+        (this, event, death.killed)
+    }
 }
 
 /// What a death counts for which the function need not be the reason, and one for which it must be.
@@ -141,6 +167,15 @@ mod tests {
             event,
             at_work: true,
         })
+    }
+
+    #[test]
+    fn a_death_that_was_passed_on_is_the_same() {
+        for function in [DiedIn::This(5), DiedIn::Another, DiedIn::Unknown] {
+            for sent in [death(function), killed(function)] {
+                assert_eq!(Death::from(PlainDeath::from(sent)), sent);
+            }
+        }
     }
 
     #[test]

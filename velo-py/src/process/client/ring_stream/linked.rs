@@ -7,7 +7,7 @@ use pyo3::prelude::*;
 use velo_shm::{LaneActivity, Running};
 
 use super::{RingStream, StreamState};
-use crate::process::client::blame::{Death, DiedIn};
+use crate::process::client::blame::Death;
 use crate::process::client::link::{ClientLink, LinkedStream};
 
 /// The signal that kills a worker which cannot end by itself.
@@ -152,17 +152,10 @@ impl RingStream {
             let culprit = error.getattr_opt("culprit")?; // only of a `WorkerDied`
             let signal = error.getattr_opt("signal")?;
             let killed = signal.map(|is| is.extract()).transpose()?.flatten() == Some(SIGKILL);
-            let death = culprit
-                .map(|is| is.extract())
-                .transpose()?
-                .map(|culprit| Death {
-                    function: match culprit {
-                        Some(true) => DiedIn::This(here.map_or(0, |running| running.event)),
-                        Some(false) => DiedIn::Another,
-                        None => DiedIn::Unknown,
-                    },
-                    killed,
-                });
+            let death = culprit.map(|is| is.extract()).transpose()?.map(|culprit| {
+                let event = here.map_or(0, |running| running.event);
+                Death::from((culprit, event, killed))
+            });
             Ok((PyErr::from_value(error), death))
         })?
     }
