@@ -1,6 +1,6 @@
 """Builds wheels for each Python of this machine, checks them, and tries them as a user would.
 
-    python tools/wheels.py [--out dist] [--pythons python3.11 python3.12]
+    python tools/wheels.py [--out dist] [--pythons 3.11 3.12]
     python tools/wheels.py --targets x86_64-unknown-linux-musl aarch64-unknown-linux-gnu
 
 There is one wheel for each version of Python: velo calls parts of CPython that the stable ABI
@@ -105,7 +105,7 @@ def main() -> None:
     """Build, check and try."""
     parser = argparse.ArgumentParser(description="Build wheels, check them, and try them.")
     parser.add_argument("--out", type=Path, default=ROOT / "dist", help="default: dist")
-    parser.add_argument("--pythons", nargs="*", help="interpreters (default: all that are found)")
+    parser.add_argument("--pythons", nargs="*", help="versions, as 3.12 (default: all found)")
     parser.add_argument("--targets", nargs="*", help="of Rust (default: this machine's own)")
     parser.add_argument("--sdist", action="store_true", help="the source distribution, too")
     parser.add_argument("--needs", action="store_true", help="say what has to be installed for it")
@@ -115,8 +115,11 @@ def main() -> None:
         return
     found = pythons()
     if args.pythons:
-        asked = {str(Path(shutil.which(name) or name).resolve()) for name in args.pythons}
-        found = {key: path for key, path in found.items() if str(Path(path).resolve()) in asked}
+        # A name on the path may be a script of pyenv's, so that versions are compared.
+        asked = [name.removeprefix("python") for name in args.pythons]
+        if missing := [version for version in asked if version not in found]:
+            raise SystemExit(f"wheels: there is no CPython {', '.join(missing)}")
+        found = {version: found[version] for version in asked}
     if not found:
         raise SystemExit("wheels: there is no CPython of a supported version")
     print(f"wheels for {', '.join(found)}", flush=True)
@@ -124,7 +127,9 @@ def main() -> None:
     args.out.mkdir(parents=True)
     own = own_target()
     for target in args.targets or [own]:
-        wheels = build(list(found.values()), target, args.out)
+        # This machine has no Python of another target: maturin knows those by their versions.
+        names = found.values() if target == own else [f"python{version}" for version in found]
+        wheels = build(list(names), target, args.out)
         for wheel in wheels:
             audit(wheel, target)
         for version, interpreter in found.items() if target == own else ():
