@@ -287,7 +287,8 @@ class Driver:
         """Nothing more is read: store the last tick. At the source's end, all keys end before."""
         keys = self._keys
         if self._stopping:
-            await self._until(lambda: keys.unhandled == 0)
+            with waiting_for("the records in hand", self.name):
+                await self._until(lambda: keys.unhandled == 0)
             deadline = time.monotonic() + self.terms.drain
             await ticks.tick()
             while ticks.has_late and time.monotonic() < deadline:  # its worker had no time yet
@@ -295,12 +296,14 @@ class Driver:
             keys.fail(_Stopped())
             return
         keys.end_keys()
-        await self._until(lambda: keys.unended == 0)
+        with waiting_for("the end of all keys", self.name):
+            await self._until(lambda: keys.unended == 0)
         await ticks.tick()
         keys.may_restore()
         while some := ticks.live_keys(_KEYS):
             keys.recall(some)
-            await self._until(lambda: keys.unended == 0)
+            with waiting_for("the end of all keys", self.name):
+                await self._until(lambda: keys.unended == 0)
             await ticks.tick()
 
     async def _until(self, true: Callable[[], bool], deadline: float = math.inf) -> bool:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from velo import _core
 from velo._api import idle
+from velo._api.patience import waiting_for
 from velo._api.source import Source, live, plain
 from velo._function.key_text import shown
 from velo._time_limit import time_limit
@@ -188,9 +189,10 @@ class Host:
         spec = self._spec
         try:
             client = client_of(loop, spec.config.supervisor)
-            opened = await client.open_lane(
-                spec.reference, spec.config, spec.next_name(), self._max_pending
-            )
+            with waiting_for("a worker", spec.name):  # its keys wait, and it may never come
+                opened = await client.open_lane(
+                    spec.reference, spec.config, spec.next_name(), self._max_pending
+                )
         except Exception as error:
             self.keys.no_lane(error)
         else:

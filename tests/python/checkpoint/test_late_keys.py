@@ -10,6 +10,7 @@ from velo import stream_fn
 from velo._api import ticks
 from velo._checkpoint.checkpoint import Checkpoint
 from velo._diagnostics import failpoints
+from velo.connect.memory import MemorySink, MemorySource
 
 
 class Crash(Exception):
@@ -190,3 +191,33 @@ async def test_positions_ahead_of_records_that_wait_outlive_ticks(mode, tmp_path
     sink = TakingBack(sink.kept)
     await gated.options(mode=mode).keyed(Again({"p": events}), key="k").into(sink, checkpoint=path)
     assert by_key(sink.kept) == {0: results(1), 1: results(2, 3, 4)}
+
+
+class Endless(MemorySource):
+    """Gives its records, and goes on waiting for more."""
+
+    async def __aiter__(self):
+        async for records in super().__aiter__():
+            yield records
+        await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize(
+    ("source", "what"),
+    [(MemorySource, "the end of all keys"), (Endless, "the records in hand")],
+)
+async def test_keys_that_hold_up_the_end_are_waited_for_aloud(
+    source, what, mode, monkeypatch, caplog, tmp_path
+):
+    monkeypatch.setattr("velo._api.patience._LOOK_AFTER", 0.01)
+    gate = tmp_path / "gate"
+    source = source({"p": [{"k": 1, "v": 1, "gate": str(gate)}]})
+    run = gated.options(mode=mode).keyed(source, key="k")
+    task = asyncio.ensure_future(run.into(MemorySink(), checkpoint=tmp_path / "checkpoint"))
+    async with asyncio.timeout(30):
+        while f"for {what} of `gated`" not in caplog.text:
+            if isinstance(source, Endless) and run.figures.read:
+                run.stop()
+            await asyncio.sleep(0.001)
+        gate.touch()
+        await task

@@ -12,7 +12,7 @@ import pytest
 from velo import connect, stream_fn
 from velo.connect import Assigned, Bad, Lost, Record, Revoked
 from velo.connect.memory import MemorySink, MemorySource
-from velo.errors import StreamBusy
+from velo.errors import PoolError, StreamBusy
 
 
 @stream_fn
@@ -642,8 +642,10 @@ async def test_what_is_waited_for_is_said(monkeypatch, caplog, mode, method):
     source, sink = MemorySource({"a": [{"k": 1}]}), MemorySink()
     sink.name = "the sink"
 
+    what = "the end" if method == "__aiter__" else f"`{method}`"
+
     async def told():
-        while not caplog.records:
+        while f"for {what} of" not in caplog.text:
             await asyncio.sleep(0.001)
 
     async def waits(*_):
@@ -670,7 +672,6 @@ async def test_what_is_waited_for_is_said(monkeypatch, caplog, mode, method):
                 await asyncio.sleep(0.001)
         running.cancel()
     await asyncio.wait([running])
-    what = "the end" if method == "__aiter__" else f"`{method}`"
     assert f"for {what} of `{name or 'memory'}`" in caplog.text
 
 
@@ -712,3 +713,19 @@ async def test_the_record_that_ends_its_worker_is_the_one_that_fails(how):
     assert figures.dead_letters + figures.dropped == 1
     if how == "dead_letter":
         assert [letter.value["position"] for _, letter in letters.results] == [2]
+
+
+async def test_a_worker_that_does_not_come_is_waited_for_aloud(monkeypatch, caplog):
+    monkeypatch.setattr("velo._api.patience._LOOK_AFTER", 0.01)
+
+    class Client:
+        async def open_lane(self, *_):
+            while "for a worker of `counts`" not in caplog.text:
+                await asyncio.sleep(0.001)
+            raise PoolError("it never came")
+
+    monkeypatch.setattr("velo._process.clients.client_of", lambda *_: Client())
+    run = counts.options(mode="process").keyed(MemorySource({"a": [{"k": 1}]}), key="k")
+    async with asyncio.timeout(30):
+        with pytest.raises(PoolError, match="it never came"):
+            await run.into(MemorySink())

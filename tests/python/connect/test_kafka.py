@@ -27,6 +27,7 @@ from servers.kafka import USERS
 from velo import connect
 from velo.connect import Bad
 from velo.connect._kafka import of_url
+from velo.connect._kafka.bound import Bound
 from velo.connect._kafka.link import Link
 from velo.connect._kafka.reader import Reader
 from velo.connect.errors import (
@@ -652,6 +653,42 @@ class TestSilence:
         self.asked(link, answer=True)
         assert not link.doubtful
         assert not link.down
+
+
+class TestStandstill:
+    """A source with an end whose records do not come says once for which it waits."""
+
+    @pytest.fixture
+    def reader(self):
+        link = Link("kafka in", "localhost:1", 1.0)
+        link.answered()
+        reader = object.__new__(Reader)
+        reader._link, reader._handover = link, types.SimpleNamespace(held=set)
+        reader._reading = connect.kafka("localhost:1", "in", group="g")._reading
+        reader._bound = object.__new__(Bound)
+        reader._bound._reached = {("in", 0): 7, ("in", 1): 2}
+        reader._bound._ends = {("in", 0): 7, ("in", 1): 5, ("in", 2): 3}
+        reader._told_silence = False
+        return reader
+
+    def look(self, reader, silent):
+        reader._look_at, reader._heard_at = 0.0, time.monotonic() - silent
+        names = set(reader._bound._ends)
+        reader._look_around(types.SimpleNamespace(names=names, lag=dict))
+
+    def test_it_names_what_is_left(self, reader, caplog):
+        self.look(reader, 31.0)
+        self.look(reader, 32.0)
+        assert caplog.messages == [
+            "kafka in: has read nothing for 30 s, and goes on waiting for ('in', 1) from 2 to 5, "
+            "('in', 2) from 0 to 3"
+        ]
+
+    def test_it_says_nothing_before_nor_while_records_wait_to_be_handled(self, reader, caplog):
+        self.look(reader, 20.0)
+        reader._handover.held = lambda: {("in", 0)}
+        self.look(reader, 31.0)
+        assert caplog.messages == []
 
 
 class TestLeaders:

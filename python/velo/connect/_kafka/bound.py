@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from typing import Any
 
 from confluent_kafka import Consumer
@@ -69,3 +70,9 @@ class Bound:
             and all(self._reached.get(name, 0) >= last.get(name, 0) for name in assignment.names)
             and not handover.held()
         )
+
+    def left(self, names: Iterable[Name]) -> dict[Name, tuple[int, int]]:
+        """Give the partitions that are not read to their ends: the next offset, and the end."""
+        last = self._ends or {}
+        found = {name: (self._reached.get(name, 0), last.get(name, 0)) for name in names}
+        return {name: (at, end) for name, (at, end) in found.items() if at < end}

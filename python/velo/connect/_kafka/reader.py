@@ -26,6 +26,8 @@ __all__ = ["Reader"]
 _WAIT = 0.1  # seconds: how long the thread waits for a record, and so for a request
 _ALIVE = 0.5  # seconds between polls that keep a member alive which is not asked for records
 _LOOK = 1.0  # seconds between looks at lag and at an outage
+# After so many seconds without a record, a source that has an end says what it waits for.
+_SILENT = 30.0
 
 _UNKNOWN = KafkaError.UNKNOWN_TOPIC_OR_PART
 _NO_GROUP = KafkaError.GROUP_AUTHORIZATION_FAILED
@@ -50,6 +52,8 @@ class Reader:
         self._failure: BaseException | None = None
         self._asleep: set[Name] = set()  # partitions that are paused in the consumer too
         self._look_at = self._refresh_at = self._alive_at = self._ask_at = 0.0
+        self._heard_at = time.monotonic()  # of a record, or of the end of a partition
+        self._told_silence = False
         self._thread = threading.Thread(target=self._run, name=f"velo {link.name}", daemon=True)
         self._thread.start()
 
@@ -211,10 +215,12 @@ class Reader:
             assignment.place(handover.places())
             if not handover.has_room(_ALIVE):
                 self._stay_alive()
+                self._heard_at = time.monotonic()  # it is not asked for records
                 continue
             message = consumer.poll(0.01 if self._asleep else _WAIT)
             self._link.check()
             if message is not None:
+                self._heard_at, self._told_silence = time.monotonic(), False
                 assignment.given.clear()
                 messages = consumer.consume(most, 0)
                 # A partition may be given away within `consume`, which leaves its records out; the
@@ -356,11 +362,25 @@ class Reader:
         self._look_at = now + _LOOK
         if self._link.down or self._link.doubtful:
             self._ask_for_life()
+        if now > self._heard_at + _SILENT and not self._told_silence:
+            self._tell_silence(assignment)
         if assignment.names:
             self.lag = assignment.lag()
         if self._reading.by_hand and now >= self._refresh_at:
             self._refresh_at = now + self._reading.refresh
             self._find_new_partitions(assignment)
+
+    def _tell_silence(self, assignment: Assignment) -> None:
+        """Say, once, which records do not come that a source with an end waits for."""
+        left = self._bound.left(assignment.names) if self._bound is not None else {}
+        if not left or self._link.down or self._handover.held():
+            return  # it may be idle; or an outage is told of; or it waits for those that handle
+        self._told_silence = True
+        log.warning(
+            "%s: has read nothing for %g s, and goes on waiting for %s",
+            *(self._link.name, _SILENT),
+            ", ".join(f"{name} from {at} to {end}" for name, (at, end) in sorted(left.items())),
+        )
 
     def _ask_for_life(self) -> None:
         # The client may ask over a connection that is not made again yet.
