@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable
@@ -49,7 +50,7 @@ class Reader:
         self._assignment: Assignment | None = None
         self._bound: Bound | None = None
         self._alone: Alone | None = None
-        self._failure: BaseException | None = None
+        self._failure: ConnectError | None = None
         self._asleep: set[Name] = set()  # partitions that are paused in the consumer too
         self._look_at = self._refresh_at = self._alive_at = self._ask_at = 0.0
         self._heard_at = time.monotonic()  # of a record, or of the end of a partition
@@ -129,7 +130,9 @@ class Reader:
             failure = self._link.named(cause(error))
         except BaseException as error:
             failure = error
-        self._failure = failure
+        if isinstance(failure, ConnectError):
+            # The traceback of the one that is raised will hold the endpoint: see `Handover.take`.
+            self._failure = copy.copy(failure)
         self._handover.end(failure)
         del failure
         if self._assignment is not None and self._assignment.names:
