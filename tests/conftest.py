@@ -1,5 +1,6 @@
 """What all test folders share: the length of the long tests, and the look for leaks."""
 
+import collections
 import contextlib
 from pathlib import Path
 
@@ -19,6 +20,7 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "slow: left out by --fast")
+    config.addinivalue_line("markers", "sampled(n): one in n of its cases runs without --long")
 
 
 @pytest.fixture
@@ -32,9 +34,31 @@ def pytest_collection_modifyitems(config, items):
         for item in items:
             if "long" in getattr(item, "fixturenames", ()):
                 item.add_marker(pytest.mark.timeout(3600))  # a storm at full length takes minutes
+    else:
+        leave_out(config, items, set(beyond_the_sample(items)))
     if config.getoption("--fast"):
-        config.hook.pytest_deselected(items=[item for item in items if is_slow(item)])
-        items[:] = [item for item in items if not is_slow(item)]
+        leave_out(config, items, {item for item in items if is_slow(item)})
+
+
+def leave_out(config, items, left_out):
+    """Do not run these."""
+    config.hook.pytest_deselected(items=[item for item in items if item in left_out])
+    items[:] = [item for item in items if item not in left_out]
+
+
+def beyond_the_sample(items):
+    """The cases of tests that are marked `sampled` that do not run without --long.
+
+    A step through the cases that has no factor in common with the numbers of values meets every
+    value of every parameter.
+    """
+    seen = collections.Counter()
+    for item in items:
+        if (marker := item.get_closest_marker("sampled")) is not None:
+            test = item.path, item.originalname
+            if seen[test] % marker.args[0]:
+                yield item
+            seen[test] += 1
 
 
 def is_slow(item):

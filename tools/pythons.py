@@ -65,7 +65,7 @@ def environment(version: str, interpreter: str) -> Path:
     return python
 
 
-def test(arguments: list[str], only: list[str] | None) -> int:
+def run_tests(arguments: list[str], only: list[str] | None = None) -> int:
     """Run pytest with every interpreter but this one; returns the first exit code that is not 0."""
     others = pythons()
     del others["{}.{}".format(*sys.version_info)]
@@ -92,7 +92,7 @@ def main() -> int:
     parser.add_argument("arguments", nargs="*", help="of pytest, behind --")
     options = parser.parse_args()
     if options.what == "test":
-        return test(options.arguments, options.only)
+        return run_tests(options.arguments, options.only)
     for version, interpreter in pythons().items():
         print(version, interpreter)
     return 0

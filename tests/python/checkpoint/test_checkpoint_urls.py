@@ -136,7 +136,7 @@ async def test_one_is_made_small_in_the_store(place, tmp_path):
     before = len(place.names())
     assert re.search(r" before, .* now$", run("compact", place.url).strip())
     # The claims of the run and of the command, and a base.
-    assert (before, len(place.names())) == (30, 3)
+    assert before > len(place.names()) == 3
     with opened(f"{place.url}?cache={tmp_path / 'other'}") as checkpoint:
         assert (checkpoint.epoch, checkpoint.load(["a"])) == (29, [dumps({"n": 29})])
 

@@ -39,6 +39,7 @@ def lines_by_key(path):
     return sorted(path.read_bytes().splitlines(), key=lambda line: json.loads(line)["key"])
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("keyed", [(), ("-k", "k")], ids=["one", "keyed"])
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["kill", "term"])
 def test_stopped_at_any_instant(velo, mode, keyed, number, events, long):

@@ -144,6 +144,7 @@ def check(system):
     return len(found) - RECORDS
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("mode", ["inline", "process"])
 async def test_killed_and_started_again(tmp_path, system, mode):
     system.produce(values())

@@ -278,6 +278,7 @@ HERE = [("files", *step) for step in STEPS]
 HERE += [("topics", *step) for step in STEPS if step[0] in ("upload", "tick") or step[1] == 2]
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("ends", "area", "step"), HERE, indirect=["ends"])
 def test_a_program_that_is_killed_goes_on_elsewhere_exactly(area, step, ends, start, tmp_path):
     place, machines = Folder(tmp_path), iter(range(9))

@@ -561,6 +561,7 @@ class Client:
         self.kills += 1
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("point", POINTS)
 async def test_killed_at_any_step_the_state_is_that_after_some_event(
     point, occasion, keeper_at, folder

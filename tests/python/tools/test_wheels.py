@@ -36,15 +36,28 @@ def test_the_tests_run_with_each_other_python(tool, monkeypatch, capfd):
         return sys.executable
 
     monkeypatch.setattr(tool, "environment", environment)
-    assert tool.test(["--version"]) == 0
+    assert tool.run_tests(["--version"]) == 0
     assert built == [("3.99", "there")]
     assert "3.99, there" in capfd.readouterr().out
-    assert tool.test(["--no-such-option"]) != 0
+    assert tool.run_tests(["--no-such-option"]) != 0
+
+
+def test_they_run_with_one_that_is_named(tool, monkeypatch):
+    others = {"3.98": "here", "3.99": "there"}
+    monkeypatch.setattr(tool, "pythons", lambda: {**others, OURS: sys.executable})
+    built = []
+    monkeypatch.setattr(
+        tool, "environment", lambda version, _: built.append(version) or sys.executable
+    )
+    assert tool.run_tests(["--version"], ["3.99"]) == 0
+    assert built == ["3.99"]
+    with pytest.raises(SystemExit, match=r"no other CPython 3\.97"):
+        tool.run_tests([], ["3.97"])
 
 
 def test_a_machine_without_another_python_says_so(tool, monkeypatch, capsys):
     monkeypatch.setattr(tool, "pythons", lambda: {OURS: sys.executable})
-    assert tool.test([]) == 0
+    assert tool.run_tests([]) == 0
     assert "no other CPython that velo supports: nothing is tested" in capsys.readouterr().out
 
 
