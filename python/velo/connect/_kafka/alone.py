@@ -26,6 +26,7 @@ _EVERY = 1.0  # seconds between two looks
 # The member of a program that was killed is forgotten after so many milliseconds, which brokers
 # allow by default. A program that came later has left after so many seconds.
 _SESSION, _LEAVES = 6_000, 15.0
+_CLOSES = 2.0  # seconds for the group to take its partitions
 
 
 class Alone:
@@ -54,7 +55,8 @@ class Alone:
             "heartbeat.interval.ms": _SESSION // 4,
             "enable.partition.eof": False,
         }
-        config.pop("group.protocol", None)
+        for name in ("group.protocol", "group.instance.id"):
+            config.pop(name, None)
         self._consumer: Any = Consumer(config, logger=ClientLog())
         self._consumer.subscribe(
             list(reading.topics),
@@ -116,7 +118,17 @@ class Alone:
             self._shared_since = time.monotonic()
 
     def close(self) -> None:
-        """Leave."""
+        """Give its partitions away, and leave.
+
+        librdkafka (2.16) may answer no more when it tells of a revocation within `close`. The
+        client then waits for ever, and no other thread of the program runs, since it waits with
+        the lock of the interpreter.
+        """
         consumer, self._consumer = self._consumer, None
-        if consumer is not None:
-            consumer.close()
+        if consumer is None:
+            return
+        consumer.unsubscribe()
+        deadline = time.monotonic() + _CLOSES
+        while self._mine and time.monotonic() < deadline:
+            consumer.poll(0.1)
+        consumer.close()
