@@ -55,8 +55,7 @@ class Alone:
             "heartbeat.interval.ms": _SESSION // 4,
             "enable.partition.eof": False,
         }
-        for name in ("group.protocol", "group.instance.id"):
-            config.pop(name, None)
+        config.pop("group.protocol", None)
         self._consumer: Any = Consumer(config, logger=ClientLog())
         self._consumer.subscribe(
             list(reading.topics),
