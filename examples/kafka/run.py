@@ -169,6 +169,9 @@ def produce(server: Broker, count: int, begin: int = 0) -> int:
         "bootstrap.servers": server.address,
         "linger.ms": 20,
         "enable.idempotence": True,
+        # The topic is new: with more, librdkafka loses the first records where the broker refuses
+        # them, because it is not the leader of the partition yet.
+        "max.in.flight.requests.per.connection": 1,
         "log_level": 3,
     }
     producer = Producer(config)

@@ -52,7 +52,12 @@ def source(servers: str, count: int) -> Iterator[str]:
     with topic(servers, "events") as events_topic:
         encode = encoder("json")
         producer = Producer(
-            {"bootstrap.servers": servers, "enable.idempotence": True, "log_level": 0}
+            {
+                "bootstrap.servers": servers,
+                "enable.idempotence": True,
+                "max.in.flight.requests.per.connection": 1,  # see `PRODUCER` of the sink
+                "log_level": 0,
+            }
         )
         for event in events(count):
             while True:

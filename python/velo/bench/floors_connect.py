@@ -126,6 +126,7 @@ class _Producer:
             {
                 "bootstrap.servers": job.servers,
                 "enable.idempotence": True,
+                "max.in.flight.requests.per.connection": 1,
                 "partitioner": "murmur2_random",
             }
         )

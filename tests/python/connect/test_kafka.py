@@ -24,6 +24,7 @@ from conformance import Peer, SinkConformance, SourceConformance, close, take
 from helpers import until
 from member import Member
 from servers.kafka import USERS
+from servers.leaderless import Leaderless
 from velo import connect
 from velo.connect import Bad
 from velo.connect._kafka import of_url
@@ -392,6 +393,24 @@ class TestRecords:
         await sink.flush()
         await sink.close()
         assert await peer.written(200) == [b"%d" % number for number in range(200)]
+
+    @pytest.mark.parametrize("in_transactions", [False, True])
+    async def test_the_first_result_of_a_partition_is_not_lost_where_that_has_no_leader(
+        self, peer, in_transactions
+    ):
+        async with Leaderless(peer.server.port, peer.topic) as broker, asyncio.timeout(30):
+            sink = connect.kafka(broker.address, peer.topic, config=FAST)
+            if in_transactions:
+                await sink.begin(peer.topic)
+            await sink.write([(None, 1)])
+            await broker.asked.wait()
+            await sink.write([(None, 2)])
+            await sink.flush()
+            if in_transactions:
+                await sink.commit(1, {})
+            await sink.close()
+        found = [record.value for record in await everything(peer.source(until="end"))]
+        assert found == [1, 2]
 
     async def test_a_result_that_is_not_delivered_is_named(self, kafka):
         peer = KafkaPeer(kafka, **{"max.message.bytes": 1000})

@@ -254,9 +254,9 @@ class TestTransactions:
     async def test_results_that_are_queued_when_it_is_shut_out_are_not_the_reason(
         self, kafka, ends
     ):
-        # One request at a time: the first one is refused while results of other partitions wait.
+        # The first request is refused while results of other partitions wait.
         many = kafka.topic(8)
-        config = FAST | {"linger.ms": 30_000, "max.in.flight.requests.per.connection": 1}
+        config = FAST | {"linger.ms": 30_000}
         old = connect.kafka(kafka.address, many, config=config)
         await old.begin(many)
         await old.write([(str(number), number) for number in range(200)])

@@ -21,13 +21,24 @@ _OURS = {
     "on_delivery": "`flush` raises failed deliveries",
     "delivery.report.only.error": "`flush` raises failed deliveries",
     "transactional.id": "a checkpoint names its transactions",
+    "max.in.flight.requests.per.connection": "no result overtakes one that is sent again",
+    "max.in.flight": "no result overtakes one that is sent again",
     "sasl.username": "`user`",
     "sasl.password": "`password`, `password_file` or KAFKA_PASSWORD",
     "topic.metadata.refresh.interval.ms": "`refresh`",
 }
 
-PRODUCER = {"enable.idempotence": True, "partitioner": "murmur2_random"}
-"""Each result once, to the partition of its key as Java's clients choose it."""
+PRODUCER = {
+    "enable.idempotence": True,
+    "max.in.flight.requests.per.connection": 1,
+    "partitioner": "murmur2_random",
+}
+"""Each result once, to the partition of its key as Java's clients choose it.
+
+One request at a time: brokers take any number as the first one of a producer in a partition. Where
+a request with the first results is refused, as by a broker that is not the leader yet, and the next
+one is taken, librdkafka counts the results of both as delivered.
+"""
 
 
 def check_config(config: Mapping[str, Any] | None) -> None:

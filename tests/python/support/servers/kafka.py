@@ -112,7 +112,12 @@ class Kafka(Server):
             producer = Producer({**self._config(), **config})
         else:
             producer = self._producer = self._producer or Producer(
-                {**self._config(), "enable.idempotence": True, "linger.ms": 0}
+                {
+                    **self._config(),
+                    "enable.idempotence": True,
+                    "max.in.flight.requests.per.connection": 1,  # see `PRODUCER` of velo
+                    "linger.ms": 0,
+                }
             )
         errors = []
 
