@@ -11,7 +11,7 @@ import time
 
 import psutil
 
-__all__ = ["Daemon", "Embedded", "gone", "segments", "still_there"]
+__all__ = ["Daemon", "Embedded", "gone", "line_of", "segments", "still_there"]
 
 
 def line_of(program, seconds, awaited):
@@ -32,15 +32,6 @@ def line_of(program, seconds, awaited):
     if late.is_set() and not line:
         raise TimeoutError(f"process {program.pid} has not told {awaited} within {seconds} s")
     return line
-
-
-def until(condition, seconds, awaited):
-    """Wait for a condition, which messages call `awaited`."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"{awaited} did not come within {seconds} s")
-        time.sleep(0.005)
 
 
 def _is_zygote(process):

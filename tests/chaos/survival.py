@@ -21,8 +21,9 @@ import psutil
 from click.testing import CliRunner
 
 from ends import SINKS, SOURCES
+from helpers import until_sync
 from outcome import Outcome
-from places import Embedded, gone, line_of, segments, until
+from places import Embedded, gone, line_of, segments
 from sequences import events, expected, refused
 from survivor import STOPPED
 from velo import _core
@@ -258,9 +259,9 @@ class Round:
     def worker(self):
         """A worker: its keys go on in another one, or the program ends with an error."""
         with self._started() as program:
-            until(
+            until_sync(
                 lambda: program.poll() is not None or Embedded(program.pid).processes()["worker"],
-                *(HANGS, f"a worker of the program {program.pid}"),
+                *(HANGS, lambda: f"a worker of the program {program.pid}"),
             )
             time.sleep(self._rng.uniform(0, self._pair.seconds))
             workers = Embedded(program.pid).processes()["worker"]

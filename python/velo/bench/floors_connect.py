@@ -121,15 +121,10 @@ class _Producer:
     def __init__(self, job: Job) -> None:
         from confluent_kafka import Producer
 
+        from velo.connect._kafka.config import PRODUCER
+
         self._topic = job.results
-        self._producer: Any = Producer(
-            {
-                "bootstrap.servers": job.servers,
-                "enable.idempotence": True,
-                "max.in.flight.requests.per.connection": 1,
-                "partitioner": "murmur2_random",
-            }
-        )
+        self._producer: Any = Producer({"bootstrap.servers": job.servers, **PRODUCER})
         self.flush = self._producer.flush
 
     def put(self, value: bytes, key: bytes | str) -> None:

@@ -1,11 +1,11 @@
 """The program in the pictures of the documentation, and what it needs around it."""
 
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 from helpers import environment, until_sync
+from servers.server import free_port
 from velo import _core
 
 PROGRAM = Path(__file__).with_name("dashboard_program.py")
@@ -18,11 +18,6 @@ def shop(stack, place):
     program = start(stack, [place / "shop.py"], cwd=place, env=environment(METRICS_PORT=str(port)))
     until_sync(lambda: program.pid in [pid for pid, _ in _core.programs()])
     return program, port
-
-
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
 
 
 def start(stack, words, **more):
