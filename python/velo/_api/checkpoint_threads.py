@@ -21,7 +21,7 @@ __all__ = ["CheckpointThreads"]
 
 T = TypeVar("T")
 
-# So many are opened at a time, and so many closed: they wait for the store, hardly for a core.
+# Threads that open checkpoints, and that close them: they wait for the store, not for cores.
 _MOST = 8
 
 
@@ -32,7 +32,7 @@ class CheckpointThreads:
         self._opening = ThreadPoolExecutor(_MOST, "velo checkpoint open")
         self._closing = ThreadPoolExecutor(_MOST, "velo checkpoint close")
         self._calls: set[Future[Any]] = set()
-        # Openings for which nobody waits any more.
+        # Tasks that close checkpoints whose opening was cancelled.
         self._left: set[asyncio.Task[None]] = set()
 
     async def call(self, call: Callable[[], T]) -> T:
@@ -40,7 +40,7 @@ class CheckpointThreads:
         return await asyncio.shield(self._begin(self._opening, call))
 
     async def open(self, opening: Callable[..., Checkpoint]) -> Checkpoint:
-        """Open a checkpoint; where nobody waits for it any more, it is closed.
+        """Open a checkpoint; when this is cancelled, close it once it is open.
 
         Args:
             opening: `Checkpoint.open` with all its arguments but `is_wanted`.

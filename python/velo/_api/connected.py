@@ -227,12 +227,10 @@ class Connected(AsyncIterator[T], Generic[T]):
                     self._source = Journalled(self._source, path, trusted=kept.trusted)
                 ticks = Ticks(store, self._source, calls, kept.every, terms.dead_letter)
             driver = self._begin(terms, calls.flush, ticks, unloads=kept.keys == "unload")
+            naming = contextlib.nullcontext if ticks is None else ticks.naming_who_took_over
             async with contextlib.aclosing(driver.batches()) as batches:
                 async for batch in batches:
-                    if ticks is None:
-                        await calls.write_each(batch, driver.refused)
-                        continue
-                    async with ticks.naming_who_took_over():
+                    async with naming():
                         await calls.write_each(batch, driver.refused)
             if ticks is None:
                 await calls.flush()  # results that no position waits for

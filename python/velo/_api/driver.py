@@ -296,15 +296,17 @@ class Driver:
             keys.fail(_Stopped())
             return
         keys.end_keys()
-        with waiting_for("the end of all keys", self.name):
-            await self._until(lambda: keys.unended == 0)
+        await self._all_ended()
         await ticks.tick()
         keys.may_restore()
         while some := ticks.live_keys(_KEYS):
             keys.recall(some)
-            with waiting_for("the end of all keys", self.name):
-                await self._until(lambda: keys.unended == 0)
+            await self._all_ended()
             await ticks.tick()
+
+    async def _all_ended(self) -> None:
+        with waiting_for("the end of all keys", self.name):
+            await self._until(lambda: self._keys.unended == 0)
 
     async def _until(self, true: Callable[[], bool], deadline: float = math.inf) -> bool:
         """Look again and again; false at the deadline. What is handled tells nobody."""

@@ -13,6 +13,7 @@ from velo._api.patience import closed
 from velo._api.shard_source import ShardSource
 from velo._api.sink_calls import SinkCalls
 from velo._api.ticks import Ticks
+from velo._api.topics import Topics
 from velo.connect.errors import Superseded
 from velo.connect.model import Revoked
 
@@ -73,44 +74,6 @@ class ShardSinks:
             yield SinkCalls(sink, "the sink")
         finally:
             await closed(sink)
-
-
-class Topics:
-    """How many partitions topics have: those that are added take keys from the others.
-
-    Args:
-        name: The function.
-
-    """
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self._counts: dict[str, int] = {}
-        self._told: set[tuple[str, int, int]] = set()
-
-    def look(self, topic: str, count: int, noted: int | None) -> None:
-        """Warn, once, where a topic has more partitions than before.
-
-        Args:
-            topic: The topic.
-            count: How many it has.
-            noted: How many it had at the last tick of a shard; None: that is not known.
-
-        """
-        known = self._counts.get(topic)
-        now = self._counts[topic] = max(count, known or 0)
-        for before in (known, noted):
-            if before is None or before >= now or (topic, before, now) in self._told:
-                continue
-            self._told.add((topic, before, now))
-            _log.warning(
-                "%s: the topic `%s` has %d partitions, and had %d when this state began: producers "
-                "that choose the partition by the key send some keys to another one now, where "
-                "they begin with an empty state, and their state stays behind. To have each key "
-                "whole again, begin with a new checkpoint, and read what the topic holds from its "
-                "start",
-                *(self._name, topic, now, before),
-            )
 
 
 class Work:
@@ -219,17 +182,14 @@ class Shard:
 
     async def _is_settled(self) -> bool:
         """Whether the partition comes once more, or it cannot be told that it has moved."""
-        asking: set[asyncio.Future[bool]] = {
+        asking = [
             asyncio.ensure_future(self._reassign(self._partition)),
             asyncio.ensure_future(self._hears_nothing.wait()),
-        }
-        waits = asking
+        ]
         try:
-            async with asyncio.timeout(_GRACE):
-                while waits:
-                    done, waits = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-                    if any(task.result() for task in done):
-                        return True
+            for answered in asyncio.as_completed(asking, timeout=_GRACE):
+                if await answered:
+                    return True
         except TimeoutError:
             pass
         finally:
