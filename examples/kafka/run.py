@@ -38,7 +38,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 BROKER = ROOT / "tools" / "kafka_broker.py"
 PARTITIONS = 4
-# What is waited for may be silent for so many seconds.
+# Seconds without anything new until the example gives up.
 SILENCE = 60.0
 
 sys.path.insert(0, str(HERE.parent))
@@ -231,7 +231,7 @@ class Results:
         self._consumer.assign([TopicPartition("delays", n, 0) for n in range(partitions)])
 
     def read(self, waiting: Waiting) -> None:
-        """Read what is there; `waiting` hears whether there is something."""
+        """Read the results that are there, and tell `waiting` whether there were any."""
         before = len(self.found)
         for message in self._consumer.consume(500, 0.05):
             if (value := message.value()) is not None and message.error() is None:

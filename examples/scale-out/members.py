@@ -6,8 +6,8 @@
 Starts a broker (as `examples/kafka/run.py` does), produces flights into one topic, and starts three
 times the same command. Flights go on coming when one of the three is killed with SIGKILL; the other
 two go on with its partitions. At the end the results of each aircraft are compared with those of a
-run that nobody disturbs. Ends with exit code 1 when they differ, when the broker or another member
-ends, or when nothing comes for a minute.
+run without a kill. The example ends with exit code 1 when they differ, when the broker or another
+member ends, or when no result comes for a minute.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Member:
         address: The broker's.
         number: Which of the members it is, from 1.
         mode: "inline" or "process".
-        session: Another member takes over once this one has said nothing for so many seconds.
+        session: Seconds without a heartbeat after which another member takes over.
 
     """
 
