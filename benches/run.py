@@ -113,7 +113,8 @@ def _shards(options: argparse.Namespace) -> int:
         return 1
 
     def of(subject: str, figure: str) -> str:
-        return f"{statistics.median(each[figure] for each in figures[subject]):,.3g}"
+        median = statistics.median(each[figure] for each in figures[subject])
+        return f"{float(f'{median:.3g}'):,g}"
 
     def all_of(figure: str) -> str:
         return ", ".join(of(count, figure) for count in ticks)
