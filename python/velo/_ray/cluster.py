@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import ctypes
 import functools
 import math
+import signal
 import threading
 import time
 import weakref
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -158,11 +162,28 @@ def connect(address: str | None = None) -> None:
     ray = load()
     with _connecting:
         if not ray.is_initialized():
-            ray.init(address=address)
+            with _keeping_sigterm():
+                ray.init(address=address)
     job = ray.get_runtime_context().get_job_id()
     if _session != [job]:  # it was connected to another cluster before
         _session[:] = [job]
         _actors.clear()
+
+
+@contextlib.contextmanager
+def _keeping_sigterm() -> Iterator[None]:
+    """Leave SIGTERM as it is: Ray's handler aborts a program that takes longer than 3 s to drain.
+
+    It takes a SIGTERM for a crash (`absl::InstallFailureSignalHandler`): it writes a stack, has
+    SIGALRM abort the process 3 s later, and then calls the handler before it.
+    """
+    libc = ctypes.CDLL(None)
+    kept = ctypes.create_string_buffer(1024)  # a `struct sigaction`, which is smaller everywhere
+    libc.sigaction(signal.SIGTERM, None, kept)
+    try:
+        yield
+    finally:
+        libc.sigaction(signal.SIGTERM, kept, None)
 
 
 def alive() -> list[NodeInfo]:

@@ -329,6 +329,29 @@ async def test_sigterm_drains_the_members(cluster, tmp_path):
     assert out.read_text() == "7\n"
 
 
+DRAINS = """
+import asyncio, os, signal, sys
+from velo._ray.cluster import connect
+async def main():
+    drained = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, drained.set)
+    await asyncio.to_thread(connect, sys.argv[1])
+    os.kill(os.getpid(), signal.SIGTERM)
+    await drained.wait()
+    print("seconds until an alarm:", signal.getitimer(signal.ITIMER_REAL)[0])
+asyncio.run(main())
+"""
+
+
+async def test_a_program_that_drains_is_not_aborted(cluster):
+    command = [sys.executable, "-c", DRAINS, cluster.address]
+    done = await asyncio.to_thread(
+        subprocess.run, command, capture_output=True, text=True, timeout=HANG, check=False
+    )
+    assert done.stdout == "seconds until an alarm: 0.0\n", done.stderr
+    assert "SIGTERM received" not in done.stderr
+
+
 async def test_members_need_a_group(cluster):
     member = deploy(cluster, "--nodes", "2", "ray_functions.py:falls_once", "--input", "in.ndjson")
     said, _ = await asyncio.to_thread(member.communicate, timeout=HANG)
