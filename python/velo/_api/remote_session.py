@@ -51,8 +51,7 @@ class RemoteSessions(Sessions):
         spec, loop = self._spec, asyncio.get_running_loop()
         digest = hashlib.sha256(self._identity + encode(key)).digest()
         name = spec.next_name()
-        node, actor = await _actor_of(digest)
-        bridge = _Bridge(actor, node, name)
+        bridge = _Bridge(*await _actor_of(digest), name)
         config = self.config.replace(
             mode="process",
             supervisor="embedded",
@@ -70,7 +69,7 @@ class RemoteSessions(Sessions):
         if answer == "taken":
             raise busy(spec, key)
         if answer is not None:
-            raise unpacked(answer, node.place)
+            raise unpacked(answer, bridge.node.place)
         limits = (self.config.buffer, self.config.full)
         opened = _core.open_inline(loop, bridge.run, False, limits, name, None)
         spec.stats.enter(opened)
@@ -98,17 +97,19 @@ class _Bridge:
 
     Attributes:
         id: The name of the attachment.
+        node: Where the session is.
         stream: The stream whose function it is.
         ends: The input is to end with that of the stream, and not only the attachment.
 
     """
 
-    def __init__(self, actor: Any, node: NodeInfo, name: str) -> None:
+    def __init__(self, node: NodeInfo, actor: Any, pid: int, name: str) -> None:
         self.id = os.urandom(12)
         self.ends = False
         self.stream: _RemoteAttachment
+        self.node = node
         self._actor = actor
-        self._node = node
+        self._pid = pid
         self._name = name
         self._taken = 0
 
@@ -154,7 +155,7 @@ class _Bridge:
                     if over:
                         left = True
                         if error is not None:
-                            raise unpacked(error, self._node.place)
+                            raise unpacked(error, self.node.place)
                         return
                     receiving = loop.create_task(self._receive(handled))
         finally:
@@ -196,7 +197,7 @@ class _Bridge:
     async def _leave(self) -> None:
         packed = await self._answer(self._actor.leave.remote(self.id, waits=True))
         if packed is not None:
-            raise unpacked(packed, self._node.place)
+            raise unpacked(packed, self.node.place)
 
     async def _answer(self, call: Any) -> Any:
         from velo._ray.library import load
@@ -204,11 +205,11 @@ class _Bridge:
         try:
             return await call
         except load().exceptions.RayActorError as error:
-            raise node_died(self._name, self._node.place, said(error)) from None
+            raise node_died(self._name, self.node.place, self._pid, said(error)) from None
 
 
-async def _actor_of(digest: bytes) -> tuple[NodeInfo, Any]:
-    """Return the node of a digest, and its actor, after starting that."""
+async def _actor_of(digest: bytes) -> tuple[NodeInfo, Any, int]:
+    """Return the node of a digest, its actor, after starting that, and the process of that."""
     from velo._ray.buckets import bucket_of, node_of
     from velo._ray.cluster import alive, connect
     from velo._ray.library import load
@@ -223,13 +224,14 @@ async def _actor_of(digest: bytes) -> tuple[NodeInfo, Any]:
         try:
             async with asyncio.timeout(_START):
                 version = await actor.hello.remote()
+                check_version(version, node.place)  # first: another one may have no other method
+                pid = await actor.pid.remote()
         except (load().exceptions.RayError, TimeoutError) as error:
             if time.monotonic() >= until:
                 raise not_started(node.place, "sessions", error, _START) from None
             await asyncio.sleep(0.1)  # until Ray knows that the node has gone, or the name is free
             continue
-        check_version(version, node.place)
-        return node, actor
+        return node, actor, pid
 
 
 def _named(node: NodeInfo) -> Any:

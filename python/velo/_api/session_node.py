@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from typing import TYPE_CHECKING, Any
 
 from velo import _core
@@ -38,6 +39,10 @@ class SessionNode:
     async def hello(self) -> str:
         """Return the version of velo."""
         return _core.__version__
+
+    async def pid(self) -> int:
+        """Return the process id."""
+        return os.getpid()
 
     async def attach(self, asked: bytes, config: StreamConfig) -> Any:
         """Attach to a session.

@@ -95,7 +95,7 @@ class Carrier:
             return await call
         except ray.exceptions.RayActorError as error:
             self._lose()
-            raise node_died(name, self.place, said(error), self._pid) from None
+            raise node_died(name, self.place, self._pid, said(error)) from None
 
     # Frames to the node.
 
@@ -180,7 +180,7 @@ class Carrier:
         lanes, self._lanes = self._lanes, {}
         for lane, name in lanes.values():
             # No function of it is to blame.
-            lane.close(node_died(name, self.place, reason, self._pid), (False, 0, True))
+            lane.close(node_died(name, self.place, self._pid, reason), (False, 0, True))
 
     def _leave(self) -> None:
         self.lost = True

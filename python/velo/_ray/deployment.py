@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from velo._ray.cluster import NodeInfo, alive, connect, pinned
+from velo._ray.failures import reason_of
 from velo._ray.library import load
 
 __all__ = ["Deployment"]
@@ -79,7 +80,7 @@ class Deployment:
             except load().exceptions.RayError as error:
                 if self._stopping:
                     return 1
-                reason = str(error).strip().splitlines()[0]
+                reason = reason_of(error).splitlines()[0]
                 self.say(number, member.node.place, f"velo: has gone ({reason})")
             finally:
                 self._placed.pop(number, None)

@@ -6,12 +6,26 @@ from velo import _core
 from velo._function import exceptions
 from velo.errors import NodeDied, PoolError
 
-__all__ = ["check_version", "located", "no_node", "node_died", "not_started", "said", "unpacked"]
+__all__ = [
+    "check_version",
+    "located",
+    "no_node",
+    "node_died",
+    "not_started",
+    "reason_of",
+    "said",
+    "unpacked",
+]
+
+
+def reason_of(error: BaseException) -> str:
+    """Return the text of an error, or its type where it has none."""
+    return str(error).strip() or type(error).__name__
 
 
 def said(error: BaseException) -> str:
     """Return what Ray says of a call that has failed."""
-    return f"Ray says: {str(error).strip()}"
+    return f"Ray says: {reason_of(error)}"
 
 
 def located(error: BaseException, place: str) -> BaseException:
@@ -25,14 +39,14 @@ def unpacked(packed: exceptions.Packed, place: str) -> BaseException:
     return located(exceptions.unpack(packed), place)
 
 
-def node_died(stream: str, place: str, reason: str = "", pid: int = 0) -> NodeDied:
+def node_died(stream: str, place: str, pid: int, reason: str = "") -> NodeDied:
     """Return the error of a stream whose node has gone.
 
     Args:
         stream: The name of the stream.
         place: The node.
+        pid: The process id of the actor there.
         reason: For a note; empty where there is none.
-        pid: The process id of the actor there; 0 where it is not known.
 
     """
     died = NodeDied(stream, pid)

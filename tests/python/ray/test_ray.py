@@ -508,6 +508,21 @@ async def test_a_program_that_was_detached_meanwhile_is_told(session_node):
             await stream.recv()
 
 
+async def test_a_node_that_dies_under_a_session_is_named_with_its_process(
+    session_node, monkeypatch
+):
+    async def send(blob):
+        raise ray_library.load().exceptions.RayActorError
+
+    async with await counted.open(key="dies") as stream:
+        monkeypatch.setattr(session_node, "send", send)
+        await stream.send("a")
+        async with asyncio.timeout(HANG):
+            with pytest.raises(NodeDied, match="node n of stream") as caught:
+                await stream.recv()
+    assert caught.value.pid == os.getpid()
+
+
 async def test_a_program_that_takes_no_results_tells_that_it_lives(session_node, monkeypatch):
     monkeypatch.setattr(remote_session, "_HOLD", 0.01)
     held = []
@@ -578,6 +593,24 @@ async def test_a_deployment_says_that_it_waits_for_a_node(monkeypatch):
     monkeypatch.setattr(deployments, "_LOOK", 0)
     assert await deployment._place(1) is None
     assert said == [(1, "no node", "velo: waits for a node of the cluster that is alive")]
+
+
+async def test_a_member_that_is_gone_without_a_text_is_named(monkeypatch):
+    said = []
+    deployment = Deployment([], ".", 1, None, lambda *line: said.append(line))
+    gone, ended = ray_library.load().exceptions.RayError, []
+
+    async def news():
+        if not ended:
+            ended.append(1)
+            raise gone
+        return [], 0
+
+    monkeypatch.setattr(deployment, "_start", lambda _: Local(None, news=news))
+    monkeypatch.setattr(deployments, "alive", lambda: [NodeInfo("n", "node n", 1)])
+    async with asyncio.timeout(HANG):
+        assert await deployment._keep(1) == 0
+    assert said == [(1, "node n", "velo: has gone (RayError)")]
 
 
 async def test_a_stream_without_a_key_is_refused(cluster):
