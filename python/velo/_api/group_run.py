@@ -97,6 +97,9 @@ class GroupRun:
             is_keyed=is_keyed,
         )
         self._shards: dict[Hashable, Shard] = {}
+        # Shards that were dropped and have not ended. An opening cannot be interrupted, and takes
+        # as long as the store does: only the next shard of the partition waits for it.
+        self._leaving: dict[Hashable, asyncio.Task[None]] = {}
         # How often each shard was begun again.
         self._again: collections.Counter[Hashable] = collections.Counter()
         self._tasks: asyncio.TaskGroup
@@ -163,11 +166,11 @@ class GroupRun:
             async for item in items:
                 if isinstance(item, Assigned):
                     for partition in item.partitions:
-                        await self._begin(partition)
+                        self._begin(partition)
                 elif isinstance(item, Revoked):
                     await self._give_away(item.partitions)
                 elif isinstance(item, Lost):
-                    await self._drop(item.partitions)
+                    self._drop(item.partitions)
                 else:
                     self._hand_on(item)
                 if self._stopping:
@@ -192,17 +195,19 @@ class GroupRun:
 
     # Partitions that come and go.
 
-    async def _begin(self, partition: Hashable) -> None:
+    def _begin(self, partition: Hashable) -> None:
         if (before := self._shards.get(partition)) is not None:  # it has asked for that
             _log.warning(
                 "%s: the group gives the shard %s to this program, which takes it over again from "
                 "one that was late",
                 *(self.name, before.name),
             )
-            await before.drop()
+            self._leave(partition, before)
         source = ShardSource(self.source, partition, self._note)
         shard = self._shards[partition] = Shard(self._work, source, partition, self._reassign)
-        shard.task = self._tasks.create_task(shard.run(), name=f"{self.name} {shard.name}")
+        shard.task = self._tasks.create_task(
+            shard.run(self._leaving.get(partition)), name=f"{self.name} {shard.name}"
+        )
         _log.info("%s: takes the shard %s", self.name, shard.name)
 
     async def _reassign(self, partition: Hashable) -> bool:
@@ -225,26 +230,39 @@ class GroupRun:
     async def _give_away(self, partitions: Iterable[Hashable]) -> None:
         """Have shards finished that the next program gets once the next item is asked for."""
         going = self._gone(partitions)
-        await asyncio.gather(*(shard.give_away() for shard in going))
+        await asyncio.gather(*(shard.give_away() for shard in going.values()))
         await self._commit()
-        _log.info("%s: gives away %s", self.name, [shard.name for shard in going])
+        _log.info("%s: gives away %s", self.name, [shard.name for shard in going.values()])
 
-    async def _drop(self, partitions: Iterable[Hashable]) -> None:
+    def _drop(self, partitions: Iterable[Hashable]) -> None:
         """Drop shards that another program has already."""
         going = self._gone(partitions)
         for partition in partitions:
             self._positions.pop(partition, None)
-        await asyncio.gather(*(shard.drop() for shard in going))
+        for partition, shard in going.items():
+            self._leave(partition, shard)
         if going:
-            names = ", ".join(shard.name for shard in going)
+            names = ", ".join(shard.name for shard in going.values())
             _log.warning("%s: lost %s; records in hand are dropped", self.name, names)
 
-    def _gone(self, partitions: Iterable[Hashable]) -> list[Shard]:
-        found = []
+    def _leave(self, partition: Hashable, shard: Shard) -> None:
+        """Drop a shard, and have the next one of its partition wait for its end."""
+
+        def ended(task: asyncio.Task[None]) -> None:
+            if self._leaving.get(partition) is task:
+                del self._leaving[partition]
+
+        self._leaving[partition] = shard.task
+        shard.task.add_done_callback(ended)
+        shard.drop()
+
+    def _gone(self, partitions: Iterable[Hashable]) -> dict[Hashable, Shard]:
+        found = {}
         for partition in partitions:
-            found.append(self._shards.pop(partition, None))
             self._again.pop(partition, None)
-        return [shard for shard in found if shard is not None]
+            if (shard := self._shards.pop(partition, None)) is not None:
+                found[partition] = shard
+        return found
 
     # Positions, for those who look at the lag: shards have their own in their checkpoints.
 

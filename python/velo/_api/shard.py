@@ -153,12 +153,16 @@ class Shard:
         # Nothing is heard of the group any more.
         self._hears_nothing = asyncio.Event()
 
-    async def run(self) -> None:
+    async def run(self, before: asyncio.Task[None] | None) -> None:
         """Run until the partition ends, or goes; the last cancels this.
 
         Where another program has taken over the checkpoint, and the group says that the partition
         is still this one's, that program was late: it had lost the partition before its claim. Then
         this returns, and the group gives the partition once more.
+
+        Args:
+            before: The shard of the partition that was dropped before. It has the checkpoint and
+                the sink until it ends, so that this one neither begins nor ends earlier.
 
         Raises:
             Superseded: When another program goes on with the checkpoint, and the group, which is
@@ -166,6 +170,12 @@ class Shard:
             Exception: As of `Driver.batches`.
 
         """
+        if before is not None:
+            try:
+                await asyncio.wait([before])
+            except asyncio.CancelledError:
+                await asyncio.wait([before])
+                raise
         try:
             await self._run()
         except Superseded as error:
@@ -252,10 +262,10 @@ class Shard:
         if self._source.is_read:
             self._source.put(Revoked((self._partition,)))
             await self._source.given_away.wait()
-        await self.drop()
+        self.drop()
+        await asyncio.wait([self.task])
 
-    async def drop(self) -> None:
-        """Let go of everything at once."""
+    def drop(self) -> None:
+        """Let go of everything at once; `task` ends when that is done."""
         self._is_dropped = True
         self.task.cancel()
-        await asyncio.wait([self.task])

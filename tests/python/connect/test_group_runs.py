@@ -382,11 +382,11 @@ class TestLateOpeners:
         await shown(ledger, a=10)
         gate.open.set()
         await losing
+        await late.stop()
         assert len(claims) == 1
         await topic.put(0, *events("a", 10))
         await shown(ledger, a=20)
         assert len(owner.source.places) == 1
-        await late.stop()
         await owner.stop()
 
     async def test_the_owner_takes_over_again_what_it_has_claimed_late(
@@ -407,6 +407,7 @@ class TestLateOpeners:
         await shown(ledger, a=10)
         gate.open.set()
         await losing
+        await until(lambda: not late.run._running._leaving)  # it has claimed
         with caplog.at_level(logging.WARNING):
             await topic.put(0, *events("a", 10))
             await shown(ledger, a=20)
@@ -414,6 +415,36 @@ class TestLateOpeners:
         assert [at for _, at in owner.source.places] == [None, 9]
         await late.stop()
         await owner.stop()
+
+    async def test_what_is_lost_meanwhile_holds_up_no_other_shard(
+        self, topic, ledger, program, gate, monkeypatch, mode
+    ):
+        first = program(fn=counts.options(mode=mode))
+        await first.source.give(1)
+        bring = Remote.bring
+
+        def held_up(*arguments):
+            gate()
+            return bring(*arguments)
+
+        monkeypatch.setattr(Remote, "bring", held_up)
+        first.source.assign(0)
+        await until(gate.reached.is_set)
+        async with asyncio.timeout(HANG):
+            await first.source.lose(0)
+        await topic.put(1, *events("b", 10))
+        await shown(ledger, b=10)
+        # The next one of the partition waits for that opening, also when it goes by itself.
+        first.source.assign(0)
+        taking = asyncio.create_task(first.source.take(0))
+        await until(lambda: ("t", 0) not in first.run._running._shards)
+        assert not taking.done()
+        gate.open.set()
+        await taking
+        await first.source.give(0)
+        await topic.put(0, *events("a", 10))
+        await shown(ledger, a=10)
+        await first.stop()
 
     async def test_an_owner_does_not_take_over_for_ever(self, topic, ledger, program, monkeypatch):
         monkeypatch.setattr(shards, "_GRACE", 0.5)
