@@ -481,6 +481,49 @@ async def test_rows_that_are_in_the_way_of_a_program_that_goes_on_elsewhere_are_
     await new.close()
 
 
+async def test_the_transaction_that_a_successor_waits_for_is_named(peer, caplog, monkeypatch):
+    monkeypatch.setattr("velo.connect._postgres.blocking._LOOK_AFTER", 0.05)
+    row = [("k", {"n": 7, "number": 1})]
+    old, new = peer.sink(upsert=True), peer.sink(upsert=True)
+    await old.begin("a")
+    await old.write(row)
+    await old.flush()  # it stands still now, in a transaction
+    await new.begin("a")
+    await new.write(row)
+    flushing = asyncio.ensure_future(new.flush())
+    await waited(lambda: "for locks" in caplog.text)
+    process = old._rows._connection.info.backend_pid
+    named = f"process {process} of 'admin' ('velo: postgres {peer.out}'), open for "
+    assert f"postgres {peer.out}: has waited 0.05 s for locks" in caplog.text
+    assert named in caplog.text
+    assert not flushing.done()
+    await old.close()
+    await flushing
+    await new.commit(1, {})
+    assert await peer.written(1) == [b'{"number":1}']
+    await new.close()
+
+
+async def test_no_transaction_is_named_where_a_statement_only_takes_long(peer, caplog, monkeypatch):
+    from velo.connect._postgres import blocking
+
+    monkeypatch.setattr(blocking, "_LOOK_AFTER", 0.01)
+    sink, looks, find = peer.sink(), [], blocking._blockers
+
+    async def looked(*arguments):
+        looks.append(await find(*arguments))
+        return looks[-1]
+
+    monkeypatch.setattr(blocking, "_blockers", looked)
+    connection = await sink._server.connect("it")
+    async with blocking.naming_blockers(sink._server, connection, "it"):
+        await waited(lambda: len(looks) > 1)
+    assert looks[:2] == [[], []]
+    assert "for locks" not in caplog.text
+    await connection.close()
+    await sink.close()
+
+
 async def test_a_connection_that_is_lost_before_the_commit_loses_no_row(peer):
     sink = peer.sink()
     await sink.begin("a")

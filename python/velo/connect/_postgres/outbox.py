@@ -15,6 +15,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
+from velo.connect._postgres.blocking import BACKEND, backend
 from velo.connect._postgres.link import (
     Connection,
     ensure,
@@ -255,13 +256,12 @@ class Outbox:
         if row is None or not row[0]:
             return False
         cursor = await connection.execute(
-            "select pid, usename, coalesce(application_name, ''), "
-            "extract(epoch from now() - xact_start)::int from pg_stat_activity "
+            f"select {BACKEND} from pg_stat_activity "
             "where backend_xid is not null order by age(backend_xid) desc limit 1"
         )
         found = await cursor.fetchone()
         by = "a transaction that is not shown, perhaps a prepared one"
         if found is not None:
-            by = f"process {found[0]} of {found[1]!r} ({found[2]!r}), open for {found[3]} s"
+            by = backend(found)
         log.warning("%s: committed rows wait for an older transaction to end: %s", self._name, by)
         return True

@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
+from velo.connect._postgres.blocking import naming_blockers
 from velo.connect._postgres.link import (
     LOST,
     Connection,
@@ -297,7 +298,9 @@ class Rows:
         opened_before = self._connection is not None
         while True:
             try:
-                await bounded(await self._open(), call(), self._server.request_timeout)
+                connection = await self._open()
+                async with naming_blockers(self._server, connection, self._name):
+                    await bounded(connection, call(), self._server.request_timeout)
             except Unreachable as error:
                 if not opened_before:
                     raise
