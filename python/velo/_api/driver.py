@@ -274,7 +274,8 @@ class Driver:
             await self._ticks.room()
         async with self._feeding:
             passed = self._gates.pass_on(items)
-            self.figures.read += len(items)
+            known = 0 if self._ticks is None else self._ticks.absorbed(items)
+            self.figures.read += len(items) - known
             await self._put(passed)
 
     async def _put(self, items: Sequence[Record | Bad]) -> None:

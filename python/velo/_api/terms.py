@@ -95,7 +95,8 @@ class Figures:
     """What a driver has done so far.
 
     Attributes:
-        read: The records that were read, with those that cannot be decoded.
+        read: The records that were read, with those that cannot be decoded, and without those that
+            an earlier run has handled.
         results: The results.
         dead_letters: The records that went to the dead letters.
         bad: The records that could not be decoded or had no key, whatever became of them.

@@ -217,6 +217,13 @@ class Ticks:
                 found[number] = state
         return found
 
+    def absorbed(self, items: Sequence[Record | Bad]) -> int:
+        """Count the records that an earlier run has absorbed, and `leave_out` leaves out."""
+        if not self._unmet:
+            return 0
+        records = map(record_of, items)
+        return sum(record.position in self._unmet.get(record.partition, ()) for record in records)
+
     def leave_out(self, items: Sequence[Record | Bad]) -> Sequence[Record | Bad]:
         """Have records count as handled that an earlier run has absorbed."""
         if not self._unmet:

@@ -5,7 +5,8 @@ import os
 
 import pytest
 
-from replayed import Again, TakingBack, by_key
+from checkpoints import opened
+from replayed import Again, TakingBack, by_key, expected, sequence
 from velo import stream_fn
 from velo._api import ticks
 from velo._checkpoint.checkpoint import Checkpoint
@@ -167,6 +168,16 @@ async def test_positions_ahead_outlive_a_run_that_does_not_come_to_them(mode, tm
     sink = TakingBack(sink.kept)
     await gated.options(mode=mode).keyed(Again({"p": events}), key="k").into(sink, checkpoint=path)
     assert by_key(sink.kept) == {0: results(1), 1: results(2, 3)}
+
+
+async def test_records_that_an_earlier_run_has_handled_are_not_counted(mode, tmp_path):
+    with opened(tmp_path, "sequence") as checkpoint:
+        await checkpoint.commit(1, {}, {"p": 4}, {"p": [6, 8]})
+    events, sink = [{"k": 0, "v": number} for number in range(10)], TakingBack()
+    run = sequence.options(mode=mode).keyed(Again({"p": events}), key="k")
+    figures = await run.into(sink, checkpoint=tmp_path)
+    assert by_key(sink.kept) == expected([events[number] for number in (5, 7, 9)])
+    assert figures.read == 3
 
 
 async def test_positions_ahead_of_records_that_wait_outlive_ticks(mode, tmp_path):
