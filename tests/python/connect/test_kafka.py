@@ -30,7 +30,7 @@ from velo.connect import Bad
 from velo.connect._kafka import of_url
 from velo.connect._kafka.bound import Bound
 from velo.connect._kafka.link import Link
-from velo.connect._kafka.reader import Reader
+from velo.connect._kafka.lookout import Lookout
 from velo.connect.errors import (
     AuthenticationFailed,
     ConnectError,
@@ -656,10 +656,8 @@ class TestSilence:
                 if not answer:
                     raise KafkaException(KafkaError(KafkaError._TRANSPORT))
 
-        reader = object.__new__(Reader)
-        reader._link, reader._consumer = link, Client()
-        reader._reading = connect.kafka("localhost:1", "in")._reading
-        reader._ask_for_life()
+        reading, nothing = connect.kafka("localhost:1", "in")._reading, types.SimpleNamespace()
+        Lookout(reading, link, nothing).look(Client(), types.SimpleNamespace(names=()), None)
 
     def test_when_one_broker_was_lost_and_none_answers_all_are_away(self, link, caplog):
         assert link.doubtful
@@ -678,35 +676,35 @@ class TestStandstill:
     """A source with an end whose records do not come says once for which it waits."""
 
     @pytest.fixture
-    def reader(self):
+    def bound(self):
+        bound = object.__new__(Bound)
+        bound._reached = {("in", 0): 7, ("in", 1): 2}
+        bound._ends = {("in", 0): 7, ("in", 1): 5, ("in", 2): 3}
+        return bound
+
+    def lookout(self, held=()):
         link = Link("kafka in", "localhost:1", 1.0)
         link.answered()
-        reader = object.__new__(Reader)
-        reader._link, reader._handover = link, types.SimpleNamespace(held=set)
-        reader._reading = connect.kafka("localhost:1", "in", group="g")._reading
-        reader._bound = object.__new__(Bound)
-        reader._bound._reached = {("in", 0): 7, ("in", 1): 2}
-        reader._bound._ends = {("in", 0): 7, ("in", 1): 5, ("in", 2): 3}
-        reader._told_silence = False
-        return reader
+        reading = connect.kafka("localhost:1", "in", group="g")._reading
+        return Lookout(reading, link, types.SimpleNamespace(held=lambda: held))
 
-    def look(self, reader, silent):
-        reader._look_at, reader._heard_at = 0.0, time.monotonic() - silent
-        names = set(reader._bound._ends)
-        reader._look_around(types.SimpleNamespace(names=names, lag=dict))
+    def look(self, lookout, bound, silent):
+        lookout._look_at, lookout._heard_at = 0.0, time.monotonic() - silent
+        assignment = types.SimpleNamespace(names=set(bound._ends), lag=dict)
+        lookout.look(None, assignment, bound)
 
-    def test_it_names_what_is_left(self, reader, caplog):
-        self.look(reader, 31.0)
-        self.look(reader, 32.0)
+    def test_it_names_what_is_left(self, bound, caplog):
+        lookout = self.lookout()
+        self.look(lookout, bound, 31.0)
+        self.look(lookout, bound, 32.0)
         assert caplog.messages == [
             "kafka in: has read nothing for 30 s, and goes on waiting for ('in', 1) from 2 to 5, "
             "('in', 2) from 0 to 3"
         ]
 
-    def test_it_says_nothing_before_nor_while_records_wait_to_be_handled(self, reader, caplog):
-        self.look(reader, 20.0)
-        reader._handover.held = lambda: {("in", 0)}
-        self.look(reader, 31.0)
+    def test_it_says_nothing_before_nor_while_records_wait_to_be_handled(self, bound, caplog):
+        self.look(self.lookout(), bound, 20.0)
+        self.look(self.lookout(held={("in", 0)}), bound, 31.0)
         assert caplog.messages == []
 
 

@@ -12,23 +12,23 @@ from typing import Any
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message
 
 from velo.connect._kafka.alone import Alone
-from velo.connect._kafka.assignment import GIVEN_AWAY, Assignment, places
+from velo.connect._kafka.assignment import Assignment, places
 from velo.connect._kafka.bound import Bound
-from velo.connect._kafka.handover import Commit, Handover, Item
-from velo.connect._kafka.link import ClientLog, Link, cause, follows, transient
-from velo.connect._kafka.places import Name, partitions
+from velo.connect._kafka.handover import Handover, Item
+from velo.connect._kafka.link import ClientLog, Link, cause, transient
+from velo.connect._kafka.lookout import Lookout
+from velo.connect._kafka.places import Name
 from velo.connect._kafka.reading import Reading
 from velo.connect._kafka.records import records_of
-from velo.connect.errors import ConnectError, NoSuchTopic, PositionLost, Unreachable
+from velo.connect._kafka.requests import Requests
+from velo.connect.errors import ConnectError, PositionLost, Unreachable
 from velo.connect.settings import log
 
 __all__ = ["Reader"]
 
 _WAIT = 0.1  # seconds: how long the thread waits for a record, and so for a request
 _ALIVE = 0.5  # seconds between polls that keep a member alive which is not asked for records
-_LOOK = 1.0  # seconds between looks at lag and at an outage
-# After so many seconds without a record, a source that has an end says what it waits for.
-_SILENT = 30.0
+_COUNT = 1.0  # seconds for the answer how many partitions a topic has
 
 _UNKNOWN = KafkaError.UNKNOWN_TOPIC_OR_PART
 _NO_GROUP = KafkaError.GROUP_AUTHORIZATION_FAILED
@@ -42,23 +42,26 @@ class Reader:
     """
 
     def __init__(self, reading: Reading, link: Link) -> None:
-        self.lag: dict[Name, int] = {}
         self._reading = reading
         self._link = link
         self._handover = Handover()
+        self._requests = Requests(reading, link, self._handover)
+        self._lookout = Lookout(reading, link, self._handover)
         self._consumer: Any = None
         self._assignment: Assignment | None = None
         self._bound: Bound | None = None
         self._alone: Alone | None = None
-        self._failure: ConnectError | None = None
         self._asleep: set[Name] = set()  # partitions that are paused in the consumer too
-        self._look_at = self._refresh_at = self._alive_at = self._ask_at = 0.0
-        self._heard_at = time.monotonic()  # of a record, or of the end of a partition
-        self._told_silence = False
+        self._alive_at = 0.0
         self._thread = threading.Thread(target=self._run, name=f"velo {link.name}", daemon=True)
         self._thread.start()
 
     # For the event loop.
+
+    @property
+    def lag(self) -> dict[Name, int]:
+        """How far each partition was not read, a moment ago."""
+        return self._lookout.lag
 
     async def take(self) -> Item | None:
         """Give the next item; None at the end.
@@ -132,7 +135,7 @@ class Reader:
             failure = error
         if isinstance(failure, ConnectError):
             # The traceback of the one that is raised will hold the endpoint: see `Handover.take`.
-            self._failure = copy.copy(failure)
+            self._requests.failure = copy.copy(failure)
         self._handover.end(failure)
         del failure
         if self._assignment is not None and self._assignment.names:
@@ -162,7 +165,7 @@ class Reader:
             self._consumer = Consumer(config, logger=ClientLog())
         except KafkaException as error:
             raise ValueError(f"{self._link.name}: {cause(error).str()}") from None
-        known = self._partitions(
+        known = self._lookout.partitions(
             lambda topic: self._link.metadata(
                 self._consumer, topic, lambda: self._handover.stopping
             )
@@ -172,7 +175,6 @@ class Reader:
         self._assignment = Assignment(
             self._consumer, reading, self._link, self._handover, known, self._ask, self._serve
         )
-        self._refresh_at = time.monotonic() + reading.refresh
         if reading.by_hand:
             self._check_sought(known)
             if reading.group is not None:
@@ -194,16 +196,6 @@ class Reader:
     def _ask(self, call: Callable[[], list[Any]]) -> list[Any]:
         return self._link.ask(call, lambda: self._handover.stopping)
 
-    def _partitions(self, metadata_of: Callable[[str | None], Any]) -> list[Name]:
-        """Ask which partitions there are; each topic that is named must exist."""
-        found = {}
-        for topic in [*self._reading.plain, *([None] if self._reading.pattern else [])]:
-            metadata = metadata_of(topic)
-            if topic is not None and (error := metadata.topics[topic].error) is not None:
-                raise self._link.named(error, topic)
-            found.update(metadata.topics)
-        return partitions(found, self._reading.topics)
-
     def _read(self) -> None:
         consumer, assignment, bound = self._consumer, self._assignment, self._bound
         handover, most = self._handover, self._reading.batch - 1
@@ -214,16 +206,16 @@ class Reader:
             self._serve()
             if self._alone is not None:
                 self._alone.look()
-            self._answer()
+            self._requests.answer()
             assignment.place(handover.places())
             if not handover.has_room(_ALIVE):
                 self._stay_alive()
-                self._heard_at = time.monotonic()  # it is not asked for records
+                self._lookout.heard()
                 continue
             message = consumer.poll(0.01 if self._asleep else _WAIT)
             self._link.check()
             if message is not None:
-                self._heard_at, self._told_silence = time.monotonic(), False
+                self._lookout.heard()
                 assignment.given.clear()
                 messages = consumer.consume(most, 0)
                 # A partition may be given away within `consume`, which leaves its records out; the
@@ -233,7 +225,7 @@ class Reader:
                 self._hand_on(messages)
                 if self._link.down and message.error() is None:
                     self._link.answered()
-            self._look_around(assignment)
+            self._lookout.look(consumer, assignment, bound)
 
     def _stay_alive(self) -> None:
         """Tell the group that this member lives, while it is not asked for records."""
@@ -276,68 +268,11 @@ class Reader:
     # Requests.
 
     def _serve(self) -> None:
+        assert self._assignment is not None
         if self._asleep and (awake := self._asleep - self._handover.paused()):
-            assert self._assignment is not None
             self._consumer.resume(places(awake & self._assignment.names))
             self._asleep -= awake
-        while (commit := self._handover.next_commit()) is not None:
-            try:
-                self._commit(commit)
-            except KafkaException as error:
-                self._on_commit_error(commit, cause(error))
-            except BaseException as error:
-                self._handover.answer(commit, error)
-            else:
-                self._link.answered()
-                self._handover.answer(commit)
-
-    def _commit(self, commit: Commit) -> None:
-        assert self._assignment is not None
-        commit.offsets = {n: at for n, at in commit.offsets.items() if n in self._assignment.names}
-        if commit.offsets:
-            for place in self._consumer.commit(offsets=places(commit.offsets), asynchronous=False):
-                if place.error is not None:
-                    raise KafkaException(place.error)
-
-    def _on_commit_error(self, commit: Commit, error: KafkaError) -> None:
-        again = transient(error) or error.code() == KafkaError.REBALANCE_IN_PROGRESS
-        if error.code() in GIVEN_AWAY:
-            if self._reading.by_hand:
-                assert self._assignment is not None
-                self._assignment.warn_of_members()
-            else:
-                log.warning(
-                    "%s: nothing is committed for %s: the group has given them away, and their "
-                    "records come again",
-                    self._link.name,
-                    sorted(commit.offsets),
-                )
-            self._handover.answer(commit)
-        elif again and not self._handover.closing:
-            self._link.lost(error.str())
-            self._handover.retry(commit, _ALIVE)
-        else:
-            reason = self._failure if follows(error) else None
-            self._handover.answer(commit, reason or self._link.named(error))
-
-    def _answer(self) -> None:
-        """Make the calls that the loop has asked for.
-
-        Not within a call of the client: it takes no other change of what it reads then.
-        """
-        if time.monotonic() < self._ask_at:
-            return
-        for question in self._handover.questions():
-            try:
-                answer = question.call()
-            except KafkaException as error:
-                log.info("%s: %s", self._link.name, cause(error).str())
-                answer = question.otherwise
-            if answer is None:
-                self._ask_at = time.monotonic() + _ALIVE
-                self._handover.ask_again(question)
-            else:
-                self._handover.tell(question, answer)
+        self._requests.commit(self._consumer, self._assignment)
 
     def _give_again(self, name: Name) -> bool | None:
         assert self._assignment is not None
@@ -354,53 +289,4 @@ class Reader:
         return is_given
 
     def _count(self, topic: str) -> int:
-        return len(self._consumer.list_topics(topic, timeout=_LOOK).topics[topic].partitions)
-
-    # What is looked at from time to time.
-
-    def _look_around(self, assignment: Assignment) -> None:
-        now = time.monotonic()
-        if now < self._look_at:
-            return
-        self._look_at = now + _LOOK
-        if self._link.down or self._link.doubtful:
-            self._ask_for_life()
-        if now > self._heard_at + _SILENT and not self._told_silence:
-            self._tell_silence(assignment)
-        if assignment.names:
-            self.lag = assignment.lag()
-        if self._reading.by_hand and now >= self._refresh_at:
-            self._refresh_at = now + self._reading.refresh
-            self._find_new_partitions(assignment)
-
-    def _tell_silence(self, assignment: Assignment) -> None:
-        """Say, once, which records do not come that a source with an end waits for."""
-        left = self._bound.left(assignment.names) if self._bound is not None else {}
-        if not left or self._link.down or self._handover.held():
-            return  # it may be idle; or an outage is told of; or it waits for those that handle
-        self._told_silence = True
-        log.warning(
-            "%s: has read nothing for %g s, and goes on waiting for %s",
-            *(self._link.name, _SILENT),
-            ", ".join(f"{name} from {at} to {end}" for name, (at, end) in sorted(left.items())),
-        )
-
-    def _ask_for_life(self) -> None:
-        # The client may ask over a connection that is not made again yet.
-        try:
-            self._consumer.list_topics(*self._reading.plain[:1], timeout=_ALIVE)
-        except KafkaException:
-            if not self._link.down:
-                self._link.lost()
-        else:
-            self._link.answered()
-
-    def _find_new_partitions(self, assignment: Assignment) -> None:
-        # Without `Link.metadata`, whose poll would swallow a record.
-        try:
-            found = self._partitions(lambda topic: self._consumer.list_topics(topic, timeout=_LOOK))
-        except (KafkaException, NoSuchTopic) as error:
-            log.info("%s: no look for new partitions: %s", self._link.name, error)
-            return
-        if new := [name for name in found if name not in assignment.names]:
-            assignment.add_by_hand(new)
+        return len(self._consumer.list_topics(topic, timeout=_COUNT).topics[topic].partitions)
