@@ -10,7 +10,7 @@ from velo import stream_fn
 
 mqtt_peer = pytest.importorskip("test_mqtt").MqttPeer
 rabbit_peer = pytest.importorskip("test_rabbitmq").RabbitPeer
-postgres_peer = pytest.importorskip("test_postgres").PostgresPeer
+postgres_peer = pytest.importorskip("postgres_peer").PostgresPeer
 
 HALF = 60
 

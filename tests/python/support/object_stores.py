@@ -10,10 +10,12 @@ import pytest
 obstore = pytest.importorskip("obstore")
 from obstore.store import MemoryStore  # noqa: E402
 
+from velo._core import dumps  # noqa: E402
+
 # Its threads and their descriptors last from the first call on, so that they are no leak of a test.
 obstore.list(MemoryStore()).collect()
 
-__all__ = ["Bucket", "Folder"]
+__all__ = ["Bucket", "Folder", "check", "has_written", "state", "ticks"]
 
 
 class Place:
@@ -71,3 +73,28 @@ class Bucket(Place):
         }
         request = urllib.request.Request(f"{self.endpoint}/{bucket}", method="PUT", headers=login)
         urllib.request.urlopen(request).close()
+
+
+def state(n, length=10):
+    return dumps({"n": n, "text": "x" * length})
+
+
+async def ticks(checkpoint, first, last, **settings):
+    """Ticks, each of which changes its own key, and one that all have."""
+    for epoch in range(first, last + 1):
+        changes = {f"key-{epoch}": state(epoch), "all": state(epoch)}
+        await checkpoint.commit(epoch, changes, {0: epoch}, {}, **settings)
+
+
+def check(checkpoint, epoch):
+    """It is at an epoch of `ticks`."""
+    assert (checkpoint.epoch, checkpoint.positions) == (epoch, {0: epoch})
+    keys = [f"key-{n}" for n in range(1, epoch + 2)]
+    states = [state(n) for n in range(1, epoch + 1)]
+    assert checkpoint.load([*keys, "all"]) == [*states, None, state(epoch)]
+
+
+def has_written(checkpoint):
+    """No base is being written."""
+    writing = checkpoint._remote._writing
+    return writing is None or writing.done()
