@@ -261,8 +261,8 @@ class StreamFn(Generic[In, Out]):
                 key begins anew.
             finished_keys: What happens to events of a key whose function has returned. `"ignore"`
                 drops and counts them, `"restart"` runs the function anew, `"raise"` raises
-                `StreamClosed`. velo remembers the last 65,536 such keys; one that was forgotten
-                begins anew.
+                `StreamClosed`, also for events that the function has left. velo remembers the last
+                65,536 such keys; one that was forgotten begins anew.
             progress: Whether to show how many events were taken from the source, in a terminal (on
                 stderr) or a notebook. A source of `velo.connect` does not take it.
 
@@ -381,7 +381,8 @@ class StreamFn(Generic[In, Out]):
                 and the others go on. A callable is called with the key and the exception, and the
                 key is forgotten as well. The next event of such a key begins it anew. When the
                 function raises at an event of `request`, that raises it, and the others go on.
-            finished_keys: As in `keyed`. `"raise"` raises `StreamClosed` where the event is sent.
+            finished_keys: As in `keyed`. `"raise"` raises `StreamClosed` where the event is sent;
+                for events that were sent before, to the request or to `on_error`.
 
         Raises:
             ValueError: When `max_pending` is less than 1, or another argument has no such value;

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from helpers import until, until_sync
 from replayed import Again, Committing, TakingBack, by_key, expected
 from velo import stream_fn
 from velo.connect.memory import MemorySink
@@ -55,6 +56,41 @@ async def test_keys_go_on_from_their_snapshots(kind, settings, tmp_path):
         sink, checkpoint=tmp_path / "checkpoint", checkpoint_every=0.01, keys=keys
     )
     assert by_key(sink.kept) == expected(events)
+
+
+async def test_a_function_that_has_returned_is_not_run_once_more_for_a_checkpoint(tmp_path):
+    """With `finished_keys="restart"`: its worker dies before it can say that the key has ended."""
+    waits, blocked, died = (tmp_path / name for name in ("waits", "blocked", "died"))
+
+    @stream_fn(mode="process", recover="replay", workers=1)
+    async def first(events, state):
+        async for event in events:
+            yield event["k"]
+            if event["k"] == "a":
+                while not blocked.exists():
+                    await asyncio.sleep(0.001)
+                return
+            if event["k"] == "b" and not died.exists():
+                waits.touch()
+                while not blocked.exists():
+                    await asyncio.sleep(0.001)
+                await asyncio.sleep(0.05)  # the other key has returned by then
+                died.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+        yield "end"
+
+    async def pauses(number):
+        if number == 1:
+            await until(waits.exists)
+            blocked.touch()
+            # The worker is dead before this program has read that the first key has returned.
+            until_sync(died.exists)
+
+    source, sink = Again({"p": [{"k": key} for key in "abc"]}, batch=2, pauses=pauses), TakingBack()
+    await first.keyed(source, key="k", finished_keys="restart").into(
+        sink, checkpoint=tmp_path / "checkpoint"
+    )
+    assert by_key(sink.kept) == {"a": ["a"], "b": ["b", "end"], "c": ["c", "end"]}
 
 
 async def test_a_record_that_always_ends_its_worker_fails_alone(tmp_path):

@@ -305,6 +305,21 @@ async def test_what_becomes_of_keys_whose_function_has_returned(mode):
         await collect(first.keyed(source(), key=0, finished_keys="raise"))
 
 
+@pytest.mark.parametrize("buffer", [1, 8], ids=["few", "all"])
+async def test_events_that_a_function_has_left_raise(mode, buffer):
+    """They were sent to it, or wait for that, and nothing comes after them."""
+
+    @stream_fn(mode=mode, buffer=buffer)
+    async def first(events):
+        async for event in events:
+            yield event
+            return
+
+    with pytest.raises(StreamClosed, match="key 1, whose function has returned"):
+        await collect(first.keyed([(1, n) for n in range(5)], key=0, finished_keys="raise"))
+    assert await collect(first.keyed([(1, 0)], key=0, finished_keys="raise")) == {1: [(1, 0)]}
+
+
 async def test_a_function_that_takes_no_event_is_not_run_anew_for_ever(mode):
     @stream_fn(mode=mode)
     async def ready(events):

@@ -8,6 +8,7 @@ import pytest
 import functions
 from helpers import HANG, blocked, cancel, until
 from live_functions import counts, gated, read, two
+from velo import stream_fn
 from velo.errors import (
     BufferFull,
     StreamClosed,
@@ -139,6 +140,38 @@ async def test_finished_keys(mode):
         # All at once: none is lost that was on its way when the function returned.
         answers = await asyncio.gather(*(keys.request("a", number) for number in range(7)))
         assert answers == [[number] for number in range(7)]
+
+
+@pytest.mark.parametrize("buffer", [1, 8], ids=["few", "all"])
+async def test_events_that_a_function_has_left_go_to_on_error(mode, buffer, tmp_path):
+    """With `finished_keys="raise"`: the tasks that have sent them wait no more."""
+    gate = tmp_path / "gate"
+
+    @stream_fn(mode=mode, buffer=buffer)
+    async def first(events):
+        async for event in events:
+            while not gate.exists():
+                await asyncio.sleep(0.001)
+            yield event
+            return
+
+    told = []
+    settings = {"finished_keys": "raise", "on_error": lambda *what: told.append(what)}
+    async with first.keys(**settings) as keys:
+        for number in range(4):
+            await keys.send("a", number)
+        asked = asyncio.create_task(keys.request("a", 4))
+        await until(lambda: keys.metrics.events == 5)
+        gate.touch()
+        assert await read(keys, 1) == [("a", 0)]
+        with pytest.raises(StreamClosed, match="key 'a', whose function has returned"):
+            await asked
+        assert await keys.request("b", 0) == [0]  # the others go on
+    assert [(key, type(error)) for key, error in told] == [("a", StreamClosed)]
+    told.clear()
+    async with first.keys(**settings) as keys:
+        assert await keys.request("a", 0) == [0]
+    assert not told
 
 
 async def test_restart_loses_no_event_that_was_on_its_way(mode):

@@ -10,7 +10,7 @@ import threading
 import pytest
 
 import key_sums
-from helpers import HANG, until
+from helpers import HANG, until, until_sync
 from key_sums import collect, expected
 from recovering import fresh_pool, gate, kill_workers, links  # noqa: F401
 from velo import stream_fn
@@ -130,6 +130,40 @@ async def test_keys_that_begin_anew():
             if count % 3 == 0:
                 results.append("returned")
         assert got[key] == results
+
+
+async def test_a_function_that_has_returned_is_not_run_once_more(tmp_path):
+    """Its worker dies before it can say that the key has ended, and no event of the key comes."""
+    blocked, died = tmp_path / "blocked", tmp_path / "died"
+
+    @stream_fn(**REPLAY)
+    async def first(events):
+        async for key, number in events:
+            yield number
+            while not blocked.exists():
+                await asyncio.sleep(0.001)
+            if key == "a":
+                return
+            if not died.exists():
+                await asyncio.sleep(0.05)  # the other key has returned by then
+                died.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+        yield "end"
+
+    async def source():
+        yield "a", 0
+        yield "b", 0
+        await until(died.exists)
+
+    got = []
+    async with asyncio.timeout(HANG):
+        async for item in first.keyed(source(), key=0, finished_keys="restart"):
+            got.append(item)
+            if len(got) == 2:
+                blocked.touch()
+                # The worker is dead before this program has read that the first key has returned.
+                until_sync(died.exists)
+    assert sorted(got, key=str) == [("a", 0), ("b", "end"), ("b", 0)]
 
 
 async def test_an_exception_comes_once():

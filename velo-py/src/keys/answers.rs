@@ -25,6 +25,8 @@ pub struct Ended {
     told: bool,
     /// The error of requests that the key will not take; None if their answers are empty.
     refused: Option<PyErr>,
+    /// How many requests were sent and not answered.
+    unanswered: usize,
     behind: VecDeque<Behind>,
 }
 
@@ -32,6 +34,11 @@ impl Ended {
     /// Whether the exception of the function needs no one else to be told.
     pub fn told(&self) -> bool {
         self.told
+    }
+
+    /// How many requests were sent and not answered before.
+    pub fn unanswered(&self) -> usize {
+        self.unanswered
     }
 }
 
@@ -198,6 +205,7 @@ impl Keys {
         };
         let mut ended = Ended {
             entry: Some(entry),
+            unanswered: sent.len(),
             behind,
             ..Ended::default()
         };

@@ -3,13 +3,23 @@
 use pyo3::intern;
 use pyo3::prelude::*;
 
-use super::index::Stage;
+use super::index::{Entry, Stage};
 use super::keyed::Keys;
 use super::lane::Act;
 use super::routing::{AfterEnd, OnError, Out};
 use super::saved_run::Mark;
+use super::sending::has_returned;
 use super::tracking::End;
 use crate::errors;
+
+/// How many events a function has not taken that has ended, apart from those that its caller holds.
+fn untaken(known: &Entry, end: End) -> usize {
+    let again = known.journal.as_ref().map_or(0, |journal| journal.unsent());
+    match end {
+        End::Told(rest) => known.in_flight.saturating_sub(rest.handled) as usize + again as usize,
+        End::Died { .. } => 0,
+    }
+}
 
 impl Keys {
     /// A key has ended, and no lane knows it any more.
@@ -22,9 +32,10 @@ impl Keys {
     ) -> PyResult<()> {
         let requests = self.requests_of_ended(py, entry, &outcome)?;
         let now = self.now();
-        let (limited, gone, failed) = self.state.with(py, |state| {
+        let (limited, gone, failed, refused) = self.state.with(py, |state| {
             state.counts.ended += 1;
             let known = state.index.entry(entry);
+            let mut untaken = untaken(known, end).saturating_sub(requests.unanswered());
             let mut asked = known.is_ending();
             if asked {
                 state.ending -= 1;
@@ -32,7 +43,7 @@ impl Keys {
             asked &= !state.forestalls_unloading(entry);
             let outcome = match state.end_tracked(py, entry, end, outcome) {
                 Some(outcome) => outcome,
-                None => return (state.limited, None, None),
+                None => return (state.limited, None, None, None),
             };
             let known = state.index.entry(entry);
             // What comes from here on is for the next run of the function.
@@ -40,7 +51,7 @@ impl Keys {
             let journal = known.journal.take();
             state.waiting -= journal.as_ref().map_or(0, |journal| journal.unsent());
             let key = known.key.as_ref().map(|key| key.clone_ref(py));
-            let failed = outcome.err().map(|error| (key, error));
+            let failed = outcome.err();
             let waits = !known.waiting.is_empty();
             let again = waits && (ended || failed.is_some());
             let restarts = waits && !asked && state.after_end == AfterEnd::Restart;
@@ -53,6 +64,7 @@ impl Keys {
                 state.mark(py, entry, mark);
             }
             let known = state.index.entry(entry);
+            let raises = state.after_end == AfterEnd::Raise && failed.is_none() && !known.cancelled;
             let gone = if again || restarts {
                 // What came since opens it anew.
                 if !ended {
@@ -62,21 +74,27 @@ impl Keys {
                 known.ends = false;
                 state.unopened.push_back(entry);
                 None
-            } else if !finishes {
-                Some(state.forget(entry))
             } else {
-                let known = state.index.entry(entry);
                 let waiting = std::mem::take(&mut known.waiting);
+                untaken += waiting.len() - waiting.numbered();
                 state.waiting -= waiting.len() as u64;
                 state.counts.dropped += waiting.len() as u64;
-                state.finish_key(entry, now)
+                match finishes {
+                    true => state.finish_key(entry, now),
+                    false => Some(state.forget(entry)),
+                }
             };
             if again || restarts {
                 state.tell_end_to(entry);
             }
-            (state.limited, gone, failed)
+            let failed = failed.map(|error| (key.as_ref().map(|key| key.clone_ref(py)), error));
+            let refused = key.filter(|_| raises && untaken > 0);
+            (state.limited, gone, failed, refused)
         })?;
         drop(gone);
+        if let Some(key) = refused {
+            self.refuse_untaken(py, key)?;
+        }
         if let Some((key, error)) = failed
             && !requests.told()
         {
@@ -87,6 +105,15 @@ impl Keys {
             host.call_method0(py, intern!(py, "give_permit"))?;
         }
         Ok(())
+    }
+
+    /// The function of a key has returned without events that it was to take, with `finished_keys="raise"`.
+    fn refuse_untaken(&self, py: Python<'_>, key: Py<PyAny>) -> PyResult<()> {
+        let error = has_returned(key.bind(py))?;
+        match self.is_live_form(py)? {
+            true => self.failed(py, Some(key), error), // the tasks that have sent them are gone
+            false => self.set_error(py, error),
+        }
     }
 
     /// A key ends with this error, although its function goes on in its lane, where it is cancelled.

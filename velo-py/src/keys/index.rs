@@ -86,6 +86,11 @@ impl Entry {
         self.waiting.len() as u64 + again
     }
 
+    /// Whether its input has ended, and events have come since.
+    pub fn has_next_run(&self) -> bool {
+        self.stage == Stage::Ending && !self.waiting.is_empty()
+    }
+
     /// Whether the input has ended of the function that it has, or is about to.
     pub fn is_ending(&self) -> bool {
         let told = self.journal.as_ref().is_some_and(|journal| journal.ended);

@@ -10,7 +10,6 @@ use super::slot::{
 use super::table::{Inner, KeyTable};
 use super::turn::Turn;
 use crate::errors;
-use crate::ffi::asyncgen::AsyncGen;
 use crate::function::deadline::Deadline;
 use crate::function::events::Events;
 use crate::function::key_port::KeyPort;
@@ -19,8 +18,10 @@ use crate::lane_frames::Name;
 
 impl KeyTable {
     /// A key opens: its function is called, and runs with its first event. `state` is the snapshot that
-    /// its function has left in another worker.
+    /// its function has left in another worker. A key whose function is run anew when it has returned is
+    /// dormant until its first event, unless there is a snapshot.
     pub fn open(&self, py: Python<'_>, name: Name, state: &[u8]) -> PyResult<()> {
+        let mut waits = false;
         let wrong = self.inner.with(py, |inner| {
             let id = name.id as usize;
             if id > inner.slots.len() {
@@ -35,33 +36,21 @@ impl KeyTable {
             }
             *slot = Slot {
                 generation: name.generation,
-                flags: LIVE,
+                flags: LIVE | DORMANT,
                 ..Slot::default()
             };
             inner.live += 1;
+            waits = inner.terms.restarts && state.is_empty();
             false
         })?;
         if wrong {
             return Err(errors::corrupted("a key opens in the place of another one"));
         }
-        self.enters(py, name.id, (0, false));
-        let begun = self.begin(py, name, state);
-        self.leaves();
-        match begun {
-            Ok(generator) => {
-                let generator = AsyncGen::of_owner(py, generator);
-                self.inner.with(py, |inner| {
-                    if let Some(slot) = inner.slot(name) {
-                        slot.generator = Some(generator);
-                    }
-                })?;
-                Ok(())
-            }
-            Err(error) => {
-                self.finish(py, name.id, Err(error));
-                Ok(())
-            }
+        // The function of a key that moves here may have returned, and the key has no event for the next run.
+        if !waits {
+            self.awake(py, name, state);
         }
+        Ok(())
     }
 
     pub(super) fn begin(&self, py: Python<'_>, name: Name, state: &[u8]) -> PyResult<Py<PyAny>> {
@@ -118,7 +107,7 @@ impl KeyTable {
             .inner
             .with(py, |inner| inner.terms.restarts && wakes(inner))?
         {
-            self.awake(py, name);
+            self.awake(py, name, &[]);
         }
         let goes = self.inner.with(py, |inner| {
             let blocked = inner.blocked;

@@ -72,7 +72,8 @@
 //! once, after the key's last result, and the caller forgets the id then and not before. With
 //! `finished_keys="restart"` a function that returns leaves its key *dormant*: the next event runs it
 //! anew. The table says so (`RETURNED`) with the number of events that the key has taken, and a caller
-//! that has sent no more of them ends the key.
+//! that has sent no more of them ends the key. There a key also opens dormant, unless it has a state: one
+//! that moves, or whose worker has died, may be one whose function has returned.
 //!
 //! A lane ends with its worker. The worker's activity says which key ran, and at which event
 //! (`activity.rs`), so that the error of each key names the key, and the one that ran is told from the

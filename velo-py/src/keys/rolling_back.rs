@@ -43,6 +43,8 @@ impl State {
     ) -> Rolled {
         let known = self.index.entry(entry);
         let (cancelled, is_ending) = (known.cancelled, known.is_ending());
+        // The events for its next run come in this one, which does not end any more.
+        let goes_on = known.has_next_run();
         let Some(run) = known.run.as_mut().filter(|_| !cancelled) else {
             return Rolled::Over;
         };
@@ -53,6 +55,7 @@ impl State {
         }
         let covered = run.covered;
         let mut tokens = run.roll_back();
+        run.unloads &= !goes_on;
         if let Some(tracker) = &mut self.tracker {
             tokens.iter().for_each(|token| tracker.undo(token));
         }
@@ -74,7 +77,12 @@ impl State {
             return Rolled::Fails(token.map(|token| token.record.clone_ref(py)));
         }
         known.stage = Stage::Unopened;
-        known.ends = is_ending;
+        known.ends = is_ending && !goes_on;
+        if goes_on {
+            self.wanting -= 1;
+            self.ending -= 1;
+            self.tell_end_to(entry);
+        }
         self.requeue(py, entry);
         if self.limited {
             self.unopened.push_front(entry); // it has its permit

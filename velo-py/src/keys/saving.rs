@@ -169,7 +169,7 @@ impl State {
         let forestalls = !known.cancelled && known.run.as_ref().is_some_and(|run| run.unloads);
         if forestalls {
             // As if nothing had been planned with it.
-            self.wanting -= usize::from(known.stage == Stage::Ending && !known.waiting.is_empty());
+            self.wanting -= usize::from(known.has_next_run());
             known.stage = Stage::Open;
             known.ends = false;
         }
@@ -237,10 +237,12 @@ impl Keys {
     /// Closes the cut: the highest absorbed position of each partition for which it has changed, the
     /// absorbed positions behind that, and the keys that are late. With `all`, those behind it include the
     /// ones that were absorbed since the last cut. None while there are results, failures or marks that
-    /// were not taken.
+    /// were not taken, and after `clear` unless all keys had ended.
     fn cut(&self, py: Python<'_>, all: bool) -> PyResult<Option<Cut>> {
         Ok(self.state.with(py, |state| {
-            if !state.out.is_empty() {
+            // What keys are late is not known any more once those are let go that have not ended.
+            let let_go = state.over && !state.counts.exact;
+            if let_go || !state.out.is_empty() {
                 return None;
             }
             let dirty = state.dirty(false, false);

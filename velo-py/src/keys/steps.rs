@@ -337,7 +337,7 @@ impl KeyTable {
         }
         self.save_anew(py, name, taken);
         if more {
-            self.awake(py, name);
+            self.awake(py, name, &[]);
             let _ = self.inner.with(py, |inner| inner.queue(id));
         } else {
             // The caller ends the key, unless it has sent more.
@@ -346,10 +346,13 @@ impl KeyTable {
         true
     }
 
-    /// Runs the function of a dormant key anew.
-    #[cold]
-    pub(super) fn awake(&self, py: Python<'_>, name: Name) {
-        match self.begin(py, name, &[]) {
+    /// Calls the function of a dormant key, which begins with this snapshot if there is one.
+    pub(super) fn awake(&self, py: Python<'_>, name: Name, state: &[u8]) {
+        let taken = self.inner.with(py, |inner| inner.at(name.id).taken);
+        self.enters(py, name.id, (taken.unwrap_or(0), false));
+        let begun = self.begin(py, name, state);
+        self.leaves();
+        match begun {
             Ok(generator) => {
                 let generator = AsyncGen::of_owner(py, generator);
                 let _ = self.inner.with(py, |inner| {

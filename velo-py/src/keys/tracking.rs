@@ -124,7 +124,9 @@ impl State {
             outcome => {
                 // The function has returned without these, and waits for no more.
                 let left = known.tokens.len().saturating_sub(known.waiting.len());
-                self.tokens_done(entry, left as u64);
+                if self.after_end != AfterEnd::Raise {
+                    self.tokens_done(entry, left as u64);
+                }
                 if self.after_end == AfterEnd::Ignore
                     && self.index.entry(entry).stage == Stage::Open
                 {
@@ -195,11 +197,11 @@ impl State {
         error: PyErr,
     ) -> KeyFailure {
         let known = self.index.entry(entry);
-        let began = known.began;
+        let was_sent = known.tokens.len() > known.waiting.len();
         let in_hand = match end {
             // A function that fails before its first event would fail for ever: each time, its next
             // record is taken for the one that failed.
-            End::Told(rest) => rest.in_hand || !began,
+            End::Told(rest) => rest.in_hand || !known.began && was_sent,
             End::Died { ran, .. } => ran,
         };
         // Those before it were not told to be handled, and come again.
@@ -228,6 +230,7 @@ impl State {
         error: PyErr,
     ) -> KeyFailure {
         let known = self.index.entry(entry);
+        self.wanting -= usize::from(known.has_next_run());
         known.stage = Stage::Held;
         known.ends = false;
         let key = known.key.as_ref().map(|key| key.clone_ref(py));
@@ -472,6 +475,7 @@ impl State {
         for entry in entries {
             let known = self.index.entry(entry);
             self.waiting -= known.waiting.len() as u64;
+            self.wanting -= usize::from(known.has_next_run());
             known.waiting = super::waiting::Waiting::default();
             known.tokens = Tokens::default();
             match known.stage {
