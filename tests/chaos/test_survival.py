@@ -6,6 +6,7 @@ import os
 import pytest
 
 import guarantees
+import object_stores  # noqa: F401 (it has obstore begin what lasts as long as the process)
 from ends import Servers
 from survival import PAIRS, survive
 
