@@ -41,6 +41,13 @@ impl Wait {
     /// Wakes the waiting task, if there is one.
     #[inline]
     pub fn wake(&self, py: Python<'_>) {
+        if self.is_waiting(py) {
+            self.wake_waiter(py);
+        }
+    }
+
+    #[inline(never)] // apart from the look that each event takes several times
+    fn wake_waiter(&self, py: Python<'_>) {
         match self.0.with(py, Option::take) {
             Ok(Some(Waiter::Task(future))) => complete(future.bind(py)),
             Ok(Some(Waiter::Member(group, token))) => group.tell(py, token),
@@ -91,6 +98,7 @@ impl Wait {
     }
 
     /// Whether a task waits here.
+    #[inline]
     pub fn is_waiting(&self, py: Python<'_>) -> bool {
         self.0.with(py, |place| place.is_some()).unwrap_or(true)
     }

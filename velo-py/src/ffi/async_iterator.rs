@@ -121,7 +121,10 @@ pub fn refuse_plain_for(what: &str) -> PyErr {
 
 /// `__anext__`: the iterator itself, or another awaitable while that is lent.
 pub fn lend<T: AsyncIterate>(iterator: &Bound<'_, T>) -> PyResult<Py<PyAny>> {
-    if !iterator.get().lending().lent.swap(true, Relaxed) {
+    let lent = &iterator.get().lending().lent;
+    if !lent.load(Relaxed) {
+        // The GIL guards it. An atomic `swap` would take as long as the rest of this function.
+        lent.store(true, Relaxed);
         return Ok(iterator.clone().into_any().unbind());
     }
     let other = NextItem {

@@ -65,11 +65,21 @@ impl AsyncGen {
     }
 
     /// Runs it to its next result, its next wait or its end.
+    #[inline]
     pub fn resume(&mut self, py: Python<'_>, value: &Bound<'_, PyAny>) -> Result<Resumed, Thrown> {
+        match self.direct && self.started && self.pending.is_none() {
+            true => self.resume_directly(py, value),
+            false => self.resume_by_protocol(py, value),
+        }
+    }
+
+    #[inline(never)] // apart from the step that each event takes
+    fn resume_by_protocol(
+        &mut self,
+        py: Python<'_>,
+        value: &Bound<'_, PyAny>,
+    ) -> Result<Resumed, Thrown> {
         if self.pending.is_none() {
-            if self.direct && self.started {
-                return self.resume_directly(py, value);
-            }
             // The first step goes by the protocol in any case: it registers the generator with the
             // event loop, which closes it should the loop shut down first.
             self.started = true;
@@ -111,6 +121,7 @@ impl AsyncGen {
         self.throw(py, PyGeneratorExit::new_err(()))
     }
 
+    #[inline]
     fn resume_directly(
         &mut self,
         py: Python<'_>,

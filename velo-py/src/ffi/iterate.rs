@@ -3,6 +3,7 @@
 use pyo3::prelude::*;
 
 /// The next item of a plain iterator.
+#[inline]
 pub fn next_of<'py>(iterator: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyAny>>> {
     // SAFETY: `iterator` is a live object; the result is a new reference, or NULL at the end or
     // with an error set. PyIter_Next itself must only be called on iterators.

@@ -55,9 +55,17 @@ impl Events {
     /// What the function gets for an event: of a record, which is kept, its value.
     #[inline]
     pub fn value_of(&self, py: Python<'_>, event: Py<PyAny>) -> PyResult<Py<PyAny>> {
-        let Ok(record) = event.bind(py).cast_exact::<Record>() else {
-            return Ok(event);
-        };
+        // Hardly any event is a record, and a failed cast makes an error.
+        match event.bind(py).is_exact_instance_of::<Record>() {
+            true => self.value_of_record(event.bind(py)),
+            false => Ok(event),
+        }
+    }
+
+    #[inline(never)]
+    fn value_of_record(&self, event: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
+        let py = event.py();
+        let record = event.cast_exact::<Record>()?;
         let value = record.get().value.clone_ref(py);
         let before = self
             .record

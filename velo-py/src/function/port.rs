@@ -120,6 +120,7 @@ impl Port {
     }
 
     /// Whether the stream was cancelled from the user's half.
+    #[inline]
     pub fn is_cancelled(&self, py: Python<'_>) -> bool {
         either!(self, side => side.is_cancelled(py))
     }

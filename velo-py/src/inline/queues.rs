@@ -98,6 +98,7 @@ impl InlineStream {
     // The user's half.
 
     /// Queues an event.
+    #[inline]
     pub fn offer(&self, py: Python<'_>, event: &Bound<'_, PyAny>) -> PyResult<Offer> {
         Ok(self.queues.with(py, |queues| {
             if queues.finished || queues.queued() >= queues.limit {
@@ -156,6 +157,7 @@ impl InlineStream {
     }
 
     /// The next result.
+    #[inline]
     pub fn take(&self, py: Python<'_>, private: bool) -> Result<Take, Thrown> {
         let taken = self
             .queues
@@ -270,6 +272,7 @@ impl InlineStream {
     }
 
     /// See [`Port::is_cancelled`](crate::function::port::Port::is_cancelled).
+    #[inline]
     pub fn is_cancelled(&self, py: Python<'_>) -> bool {
         self.queues
             .with(py, |queues| queues.cancelled)

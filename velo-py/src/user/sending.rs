@@ -81,6 +81,14 @@ impl StreamCore {
     /// Sends the events that were put back. False when there is no room for them.
     #[inline]
     pub fn send_stash(&self, py: Python<'_>) -> PyResult<bool> {
+        match self.state.with(py, |state| state.stash.is_empty())? {
+            true => Ok(true),
+            false => self.send_all_of_stash(py),
+        }
+    }
+
+    #[inline(never)] // apart from the look at the stash that each event takes
+    fn send_all_of_stash(&self, py: Python<'_>) -> PyResult<bool> {
         while let Some(event) = self.state.with(py, |state| state.stash.pop_front())? {
             if let Offer::Full = self.channel.offer(py, event.bind(py))? {
                 self.state.with(py, |state| state.stash.push_front(event))?;
