@@ -105,8 +105,12 @@ class Decoder:
         return data
 
     def _ends(self, data: bytes, last: bool) -> bytes:
-        r"""Find the line end of the file, and replace it by \n if it is \r."""
-        data, self._held = self._held + data, b""
+        r"""Find the line end of the file, and replace it by \n if it is \r.
+
+        What comes before the first line end stays as it is, also a \r within quotes: the parser may
+        have it already.
+        """
+        data, self._held, before = self._held + data, b"", b""
         if self._end is None:
             for found in self._pattern.finditer(data):
                 if found[0] == b'"':
@@ -121,10 +125,11 @@ class Decoder:
                         self._held = b"\r"
                         return data[:at]
                     self._end = b"\r"
+                    before, data = data[:at], data[at:]
                     break
             else:
                 return data
         if self._returned and data.startswith(b"\n"):
             data = data[1:]  # the line has ended with the bytes before
         self._returned = data.endswith(b"\r")
-        return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        return before + data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")

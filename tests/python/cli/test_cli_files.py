@@ -9,7 +9,7 @@ import re
 import signal
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from helpers import until_sync
@@ -51,6 +51,7 @@ def test_line_ends_and_encodings(velo, end, encoding, option):
     assert (done.code, done.results) == (0, ROWS * 2), done.err
 
 
+@example('"""\r"\ra', [4], "utf-8", True)
 @given(
     st.text(st.sampled_from('ab,"\r\né'), max_size=40),
     st.lists(st.integers(0, 80), max_size=8),
