@@ -129,7 +129,8 @@ class Decoder:
                     break
             else:
                 return data
-        if self._returned and data.startswith(b"\n"):
-            data = data[1:]  # the line has ended with the bytes before
-        self._returned = data.endswith(b"\r")
+        if data:
+            if self._returned:
+                data = data.removeprefix(b"\n")  # the line has ended with the bytes before
+            self._returned = data.endswith(b"\r")
         return before + data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")

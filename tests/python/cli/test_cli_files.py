@@ -52,6 +52,7 @@ def test_line_ends_and_encodings(velo, end, encoding, option):
 
 
 @example('"""\r"\ra', [4], "utf-8", True)
+@example("a\r\r\n", [16, 16], "utf-32", False)
 @given(
     st.text(st.sampled_from('ab,"\r\né'), max_size=40),
     st.lists(st.integers(0, 80), max_size=8),
