@@ -14,6 +14,7 @@ checked. `--sdist` builds the source distribution too, and tries that in the sam
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import shutil
@@ -51,18 +52,24 @@ def oldest(target: str) -> str:
 
 def audit(wheel: Path, target: str) -> None:
     """Have auditwheel find the oldest system that the wheel runs on; it must be as old as ours."""
-    command = [sys.executable, "-m", "auditwheel", "show", str(wheel)]
+    command = [sys.executable, "-m", "auditwheel", "show", "--json", str(wheel)]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    tag = re.search(r'consistent with\s+the following platform tag:\s+"([^"]+)"', said)
-    assert tag is not None, said
-    print(f"{wheel.name}: {wheel.stat().st_size >> 10} KiB, {tag[1]}", flush=True)
-    wanted, found = (
-        re.match(r"(\w+?linux)_(\d+)_(\d+)", name) for name in (oldest(target), tag[1])
+    found = json.loads(said)
+    tag = found["overall_tag"]
+    if target.endswith("-musl"):
+        # zig links musl by the name that musl has for itself; auditwheel knows the one that Alpine
+        # gives it. The loader of musl takes itself for every `libc.*`.
+        ours = f"{MUSL}_{target.partition('-')[0]}"
+        if found["policy_upgrades"].get(ours) == {"libs_to_eliminate": ["libc.so"]}:
+            tag = ours
+    print(f"{wheel.name}: {wheel.stat().st_size >> 10} KiB, {tag}", flush=True)
+    wanted, oldest_of = (
+        re.match(r"(\w+?linux)_(\d+)_(\d+)", name) for name in (oldest(target), tag)
     )
     assert wanted is not None
-    assert found is not None, said
-    assert found[1] == wanted[1], said
-    assert [int(n) for n in found.groups()[1:]] <= [int(n) for n in wanted.groups()[1:]], said
+    assert oldest_of is not None, said
+    assert oldest_of[1] == wanted[1], said
+    assert [int(n) for n in oldest_of.groups()[1:]] <= [int(n) for n in wanted.groups()[1:]], said
 
 
 def attempt(interpreter: str, package: Path) -> None:
