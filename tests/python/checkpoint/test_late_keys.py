@@ -1,7 +1,9 @@
 """The two rules of the cut: what becomes of records and results of a key that gives no snapshot."""
 
 import asyncio
+import contextlib
 import os
+from functools import partial
 
 import pytest
 
@@ -11,6 +13,7 @@ from velo import stream_fn
 from velo._api import ticks
 from velo._checkpoint.checkpoint import Checkpoint
 from velo._diagnostics import failpoints
+from velo.connect import Record
 from velo.connect.memory import MemorySink, MemorySource
 
 
@@ -35,16 +38,31 @@ def results(*values):
     return [result for pair in pairs for result in pair]
 
 
+class Placed(Again):
+    """The same with positions of its own."""
+
+    def __init__(self, places, *args):
+        super().__init__(*args)
+        self._places = places
+
+    async def __aiter__(self):
+        async for records in super().__aiter__():
+            yield [
+                Record(record.value, partition="p", position=place)
+                for record, place in zip(records, self._places, strict=True)
+            ]
+
+
 class Until:
     """A run whose source dies, after it has given all its records, once `dies` is set."""
 
-    def __init__(self, mode, events, sink, path, **settings):
+    def __init__(self, mode, events, sink, path, *, source=Again, **settings):
         self.ticks = 0
         self.dies = asyncio.Event()
         self.stored = []  # what the sink had at the last tick that was stored
         self._sink = sink
         failpoints.hook = self._reached
-        self.source = Again({"p": [*events, {"k": "never", "v": 0}]}, len(events), self._pauses)
+        self.source = source({"p": [*events, {"k": "never", "v": 0}]}, len(events), self._pauses)
         run = gated.options(mode=mode).keyed(self.source, key="k", **settings)
         self.task = asyncio.ensure_future(run.into(sink, checkpoint=path, checkpoint_every=0.01))
 
@@ -93,6 +111,21 @@ async def test_the_stored_position_is_one_that_all_keys_have_absorbed(mode, tmp_
     sink = TakingBack(sink.kept)
     await gated.options(mode=mode).keyed(Again({"p": events}), key="k").into(sink, checkpoint=path)
     assert by_key(sink.kept) == {0: results(2, 4), 1: results(1, 3), 2: results(5)}
+
+
+@pytest.mark.parametrize(
+    "places", [[-5, 7, 8, 2**62], [1, 2, 2**64, 3], [0, 1, True, 2], [1, 2, "x-1", ("x", 2)]]
+)
+async def test_positions_are_stored_as_the_source_gives_them(mode, places, tmp_path):
+    path, sink = tmp_path / "checkpoint", TakingBack()
+    gate = {"gate": str(tmp_path / "gate")}
+    events = [{"k": 1, "v": 1}, {"k": 0, "v": 2, **gate}, {"k": 1, "v": 3}, {"k": 1, "v": 4}]
+    run = Until(mode, events, sink, path, source=partial(Placed, places))
+    await run.until(lambda: (1, (3, 4)) in run.stored)
+    await run.die()
+    with contextlib.closing(Checkpoint.open(path, "gated")) as store:
+        assert (store.positions, store.ahead) == ({"p": places[0]}, {"p": places[2:]})
+        assert [type(place) for place in store.ahead["p"]] == [type(place) for place in places[2:]]
 
 
 async def test_a_record_that_was_handled_without_a_snapshot_comes_again(mode, tmp_path):

@@ -110,6 +110,7 @@ mod live;
 pub mod live_results;
 mod moving;
 pub mod outlet;
+mod positions;
 mod progress;
 mod receiving;
 pub mod remote_lane;

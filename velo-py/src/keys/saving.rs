@@ -49,7 +49,6 @@ impl State {
     pub(super) fn handled_as(&mut self, entry: u32) -> Option<By> {
         let run = self.index.entry(entry).run.as_mut()?;
         (run.number != 0).then(|| By {
-            entry,
             run: run.number,
             number: run.next(),
         })
@@ -239,18 +238,18 @@ impl Keys {
     /// ones that were absorbed since the last cut. None while there are results, failures or marks that
     /// were not taken, and after `clear` unless all keys had ended.
     fn cut(&self, py: Python<'_>, all: bool) -> PyResult<Option<Cut>> {
-        Ok(self.state.with(py, |state| {
+        self.state.with(py, |state| {
             // What keys are late is not known any more once those are let go that have not ended.
             let let_go = state.over && !state.counts.exact;
             if let_go || !state.out.is_empty() {
-                return None;
+                return Ok(None);
             }
             let dirty = state.dirty(false, false);
             let (mut late, mut keys) = (Late::new(), Vec::new());
             for &(entry, number) in &dirty {
                 let known = state.index.entry(entry);
                 if let (Some(run), Some(key)) = (&known.run, &known.key) {
-                    late.insert(entry, (number, run.covered));
+                    late.insert(number, run.covered);
                     keys.push(key.clone_ref(py));
                 }
             }
@@ -260,13 +259,13 @@ impl Keys {
             let (mut positions, mut ahead) = (Vec::new(), Vec::new());
             let tracker = state.tracker.iter_mut();
             for partition in tracker.flat_map(|tracker| &mut tracker.partitions) {
-                let (last, absorbed) = partition.cut(py, &late, all);
+                let (last, absorbed) = partition.cut(py, &late, all)?;
                 positions.extend(last.map(|last| (partition.name.clone_ref(py), last)));
                 if !absorbed.is_empty() {
                     ahead.push((partition.name.clone_ref(py), absorbed));
                 }
             }
-            Some((positions, ahead, keys))
-        })?)
+            Ok(Some((positions, ahead, keys)))
+        })?
     }
 }

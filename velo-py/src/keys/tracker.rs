@@ -6,6 +6,7 @@ use std::collections::{HashMap, VecDeque};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
+use super::positions::{Position, Positions};
 use super::runs::{Saving, beyond};
 use crate::codec::Record;
 
@@ -39,50 +40,38 @@ pub struct Partition {
     /// The number of the first record in `window`, and of the first one that is not handled.
     first: u64,
     unhandled: u64,
-    window: VecDeque<Cell>,
+    /// Of each record in the window, who has handled it, and its position.
+    window: VecDeque<By>,
+    positions: Positions,
     /// The highest position below the window, if the caller has not been told of it.
-    pub handled: Option<Py<PyAny>>,
+    pub handled: Option<Position>,
 }
 
-/// A record in the window of its partition.
-struct Cell {
-    position: Py<PyAny>,
-    stage: Handled,
-}
-
-/// What is known of a record.
-#[derive(Clone, Copy)]
-enum Handled {
-    Not,
-    /// Handled, and not known to be in a snapshot.
-    By(By),
-    /// Nothing will ever need it again.
-    Absorbed,
-}
-
-/// Which run of the function of a key has handled a record, as which of its events.
-#[derive(Clone, Copy)]
+/// Which run of the function of a key has handled a record, as which of its events. It takes 8 bytes,
+/// because all records between two ticks are remembered: what they take drives the keys out of the cache.
+#[derive(Clone, Copy, PartialEq)]
 pub struct By {
-    pub entry: u32,
+    /// Which one of all runs of all keys; 0 in the constants alone.
     pub run: u32,
     pub number: u32,
 }
 
-/// Keys that are late: by entry, their run, and how many of its events their snapshot covers.
-pub type Late = HashMap<u32, (u32, u32)>;
+/// It is not handled.
+const NOBODY: By = By { run: 0, number: 0 };
+/// Nothing will ever need it again.
+const ABSORBED: By = By { run: 0, number: 1 };
+
+/// Keys that are late: by run, how many of its events their snapshot covers.
+pub type Late = HashMap<u32, u32>;
 
 /// Positions of one partition: the highest one below the window, and those that are absorbed in it.
 pub type Absorbed = (Option<Py<PyAny>>, Vec<Py<PyAny>>);
 
-impl Handled {
+impl By {
     fn is_absorbed(self, late: &Late) -> bool {
-        match self {
-            Handled::Not => false,
-            Handled::Absorbed => true,
-            Handled::By(by) => match late.get(&by.entry) {
-                Some(&(run, covered)) => run != by.run || beyond(by.number, covered) == 0,
-                None => true,
-            },
+        match late.get(&self.run) {
+            Some(&covered) => beyond(self.number, covered) == 0,
+            None => self != NOBODY,
         }
     }
 }
@@ -99,6 +88,7 @@ impl Partition {
         self.first += self.window.len() as u64;
         self.unhandled = self.first;
         self.window.clear();
+        self.positions = Positions::default();
         self.handled = None;
     }
 
@@ -106,11 +96,11 @@ impl Partition {
         let Some(at) = number.checked_sub(self.first) else {
             return; // the partition was left meanwhile
         };
-        if let Some(cell) = self.window.get_mut(at as usize) {
-            cell.stage = by.map_or(Handled::Absorbed, Handled::By);
+        if let Some(one) = self.window.get_mut(at as usize) {
+            *one = by.unwrap_or(ABSORBED);
         }
-        while let Some(cell) = self.window.get((self.unhandled - self.first) as usize)
-            && !matches!(cell.stage, Handled::Not)
+        while let Some(&one) = self.window.get((self.unhandled - self.first) as usize)
+            && one != NOBODY
         {
             self.unhandled += 1;
         }
@@ -119,8 +109,8 @@ impl Partition {
     /// A record that was handled, and is not absorbed, is to be handled again.
     fn undo(&mut self, number: u64) {
         let at = number.checked_sub(self.first);
-        if let Some(cell) = at.and_then(|at| self.window.get_mut(at as usize)) {
-            cell.stage = Handled::Not;
+        if let Some(one) = at.and_then(|at| self.window.get_mut(at as usize)) {
+            *one = NOBODY;
             self.unhandled = self.unhandled.min(number);
         }
     }
@@ -128,32 +118,34 @@ impl Partition {
     /// Moves the window to the first record that is not handled.
     fn pass_handled(&mut self) {
         while self.first < self.unhandled {
-            self.handled = self.window.pop_front().map(|cell| cell.position);
+            self.window.pop_front();
+            self.handled = self.positions.pop();
             self.first += 1;
         }
     }
 
     /// Moves the window to the first record that is not absorbed. With `all`, the positions that it
     /// passes are among those that are given.
-    pub fn cut(&mut self, py: Python<'_>, late: &Late, all: bool) -> Absorbed {
+    pub fn cut(&mut self, py: Python<'_>, late: &Late, all: bool) -> PyResult<Absorbed> {
         let (mut last, mut ahead) = (None, Vec::new());
-        while let Some(cell) = self.window.front()
-            && cell.stage.is_absorbed(late)
+        while let Some(one) = self.window.front()
+            && one.is_absorbed(late)
         {
-            let passed = self.window.pop_front().map(|cell| cell.position);
+            self.window.pop_front();
+            last = self.positions.pop();
             self.first += 1;
-            if all {
-                ahead.extend(passed.as_ref().map(|position| position.clone_ref(py)));
-            }
-            last = passed;
-        }
-        for cell in &mut self.window {
-            if cell.stage.is_absorbed(late) {
-                cell.stage = Handled::Absorbed;
-                ahead.push(cell.position.clone_ref(py));
+            if all && let Some(passed) = &last {
+                ahead.push(passed.object(py)?);
             }
         }
-        (last, ahead)
+        for (at, one) in self.window.iter_mut().enumerate() {
+            if one.is_absorbed(late) {
+                *one = ABSORBED;
+                ahead.extend(self.positions.object(py, at)?);
+            }
+        }
+        let last = last.map(|last| last.object(py)).transpose()?;
+        Ok((last, ahead))
     }
 }
 
@@ -200,10 +192,8 @@ impl Tracker {
         };
         let partition = &mut self.partitions[place as usize];
         let number = partition.first + partition.window.len() as u64;
-        partition.window.push_back(Cell {
-            position: record.position.clone_ref(py),
-            stage: Handled::Not,
-        });
+        partition.window.push_back(NOBODY);
+        partition.positions.push(py, &record.position)?;
         Ok(Some(Token {
             record: event.clone().unbind(),
             partition: place,
@@ -223,6 +213,7 @@ impl Tracker {
             first: 0,
             unhandled: 0,
             window: VecDeque::new(),
+            positions: Positions::default(),
             handled: None,
         });
         Ok(place)

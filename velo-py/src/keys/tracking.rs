@@ -367,16 +367,17 @@ impl Keys {
     /// The highest handled position of each partition for which it has changed, as pairs. Everything up
     /// to it is handled, and results of that have been taken or are there to be taken.
     fn handled(&self, py: Python<'_>) -> PyResult<Vec<(Py<PyAny>, Py<PyAny>)>> {
-        Ok(self.state.with(py, |state| {
+        self.state.with(py, |state| {
             let partitions = state.tracker.iter_mut();
             let partitions = partitions.flat_map(|tracker| tracker.partitions.iter_mut());
             partitions
                 .filter_map(|partition| {
                     let position = partition.handled.take()?;
-                    Some((partition.name.clone_ref(py), position))
+                    let position = position.object(py);
+                    Some(position.map(|position| (partition.name.clone_ref(py), position)))
                 })
                 .collect()
-        })?)
+        })?
     }
 
     /// Whether all results and failures that have arrived were taken.
