@@ -54,6 +54,22 @@ def test_random_bytes(payload):
 HEADS = b"\x81\x91\xa1\xc1\xc4\xc7\xc8\xcb\xd3\xd9\xdc\xdd\xde\xdf\x01\x02\x03\x04\x06\x07\x08\x09"
 
 
+# The packed columns of a file of CSV: a comma, numbers, two names, the second of which is a text's.
+COLUMNS = b",\x01\x02\0\0\0\x01\0\0\0a\0\x01\0\0\0b\x01\0\0\0\0"
+
+
+@settings(max_examples=400)
+@given(st.binary(max_size=60) | st.just(b"") | st.just(COLUMNS), st.binary(max_size=60))
+@example(b"", b"")
+@example(b"", b"{")
+@example(b"", b'{"a": 1}')
+@example(COLUMNS, b"1,x\n")
+@example(COLUMNS, b"1,\xff\n")
+def test_random_lines(columns, text):
+    parts = (struct.pack("<I", len(part)) + part for part in (columns, text))
+    attempt(b"\xc1\x07" + b"".join(parts))
+
+
 @settings(max_examples=400)
 @given(st.lists(st.sampled_from(HEADS), max_size=60).map(bytes))
 def test_random_heads(payload):

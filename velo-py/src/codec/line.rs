@@ -3,6 +3,7 @@
 //! The bytes after `c1 07`: the length of the packed columns as `u32`, the packed columns of a record of
 //! CSV, the length of the text as `u32`, and the text. Without columns the text is JSON.
 
+use pyo3::exceptions::PyValueError;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
@@ -57,7 +58,13 @@ pub fn event<'py, D: Decode>(reader: &mut Reader<'_, 'py, D>) -> Result<Bound<'p
         let loads = py
             .import(intern!(py, "orjson"))?
             .getattr(intern!(py, "loads"))?;
-        return Ok(loads.call1((PyBytes::new(py, text),))?);
+        return match loads.call1((PyBytes::new(py, text),)) {
+            // The reader of the file has sent lines that are JSON.
+            Err(error) if error.is_instance_of::<PyValueError>(py) => {
+                fault("a line that is no JSON")
+            }
+            event => Ok(event?),
+        };
     }
     // Python code may run while an event is made, and decode another one: so the form is taken out.
     let kept = &reader.lookups.form;
