@@ -60,17 +60,18 @@ test-long: $(VENV)/.ready
 test-ray: $(VENV)/.ready
 	$(BIN)/python -m pytest --quiet --ray tests/python
 
-# Inline mode alone, as it is built for systems without process mode. The build is in a folder of its
-# own, with a copy of the Python files that comes before what is installed.
+# Inline mode alone, as it is built for systems without process mode. The extension is in a folder of its
+# own, with a copy of the Python files that comes before what is installed. Its build shares the crates
+# that `make test-rust` has built.
 INLINE := target/inline
 test-inline: $(VENV)/.ready
-	PYO3_BUILD_EXTENSION_MODULE=1 PYO3_PYTHON=$(abspath $(BIN)/python) CARGO_PROFILE_DEV_OPT_LEVEL=1 \
-		cargo build --quiet -p velo-py --no-default-features --target-dir $(INLINE)
+	PYO3_BUILD_EXTENSION_MODULE=1 PYO3_PYTHON=$(abspath $(BIN)/python) \
+		cargo build --quiet -p velo-py --no-default-features --target-dir target
 	rm -rf $(INLINE)/python
 	mkdir -p $(INLINE)/python
 	cp -r python/velo $(INLINE)/python
 	rm -f $(INLINE)/python/velo/_core.*.so
-	cp $(INLINE)/debug/lib_core.so $(INLINE)/python/velo/_core.so
+	cp target/debug/lib_core.so $(INLINE)/python/velo/_core.so
 	PYTHONPATH=$(abspath $(INLINE)/python) $(BIN)/python -m pytest --quiet --fast --inline \
 		$(PYTEST_ARGS) tests/python
 
