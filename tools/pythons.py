@@ -90,7 +90,7 @@ def main() -> int:
     parser.add_argument("what", nargs="?", choices=["list", "test"], default="list")
     parser.add_argument("--only", metavar="VERSION", action="append", help="as in 3.13")
     parser.add_argument("arguments", nargs="*", help="of pytest, behind --")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     if options.what == "test":
         return run_tests(options.arguments, options.only)
     for version, interpreter in pythons().items():
