@@ -219,10 +219,7 @@ class Ticks:
 
     def absorbed(self, items: Sequence[Record | Bad]) -> int:
         """Count the records that an earlier run has absorbed, and `leave_out` leaves out."""
-        if not self._unmet:
-            return 0
-        records = map(record_of, items)
-        return sum(record.position in self._unmet.get(record.partition, ()) for record in records)
+        return sum(map(self._is_absorbed, items)) if self._unmet else 0
 
     def leave_out(self, items: Sequence[Record | Bad]) -> Sequence[Record | Bad]:
         """Have records count as handled that an earlier run has absorbed."""
@@ -230,11 +227,15 @@ class Ticks:
             return items
         return [self._left_out(item) for item in items]
 
-    def _left_out(self, item: Record | Bad) -> Record | Bad:
+    def _is_absorbed(self, item: Record | Bad) -> bool:
         record = record_of(item)
-        unmet = self._unmet.get(record.partition)
-        if unmet is None or record.position not in unmet:
+        return record.position in self._unmet.get(record.partition, ())
+
+    def _left_out(self, item: Record | Bad) -> Record | Bad:
+        if not self._is_absorbed(item):
             return item
+        record = record_of(item)
+        unmet = self._unmet[record.partition]
         del unmet[record.position]
         if not unmet:
             del self._unmet[record.partition]

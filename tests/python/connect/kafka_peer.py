@@ -40,6 +40,21 @@ class KafkaPeer(Peer):
         return connect.kafka("127.0.0.1:1", "t", connect_timeout=0.5)
 
 
+# Named apart from what tests call them: these modules import them.
+@pytest.fixture(name="peer")
+def one_partition(kafka):
+    """A topic with one partition."""
+    yield KafkaPeer(kafka)
+    kafka.disconnect()
+
+
+@pytest.fixture(name="wide")
+def three_partitions(kafka):
+    """A topic with three partitions."""
+    yield KafkaPeer(kafka, 3)
+    kafka.disconnect()
+
+
 async def everything(source):
     """All records of a source that ends."""
     found = []

@@ -75,6 +75,15 @@ class PostgresPeer(Peer):
         return connect.postgres(f"127.0.0.1:{free_port()}", "postgres", "t", **self.login)
 
 
+# Named apart from what tests call it: these modules import it.
+@pytest.fixture(name="peer")
+async def own_tables(postgres):
+    """An outbox, and a table, of the server that tests share."""
+    peer = await PostgresPeer(postgres).open()
+    yield peer
+    await peer.close()
+
+
 async def waited(condition, seconds=30):
     async with asyncio.timeout(seconds):
         while not condition():
@@ -82,7 +91,7 @@ async def waited(condition, seconds=30):
 
 
 async def rest(iteration, count):
-    """So many more values."""
+    """The next `count` values."""
     values = []
     async with asyncio.timeout(30):
         while len(values) < count:

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 from conformance import SinkConformance, SourceConformance, close, take
-from kafka_peer import FAST, KafkaPeer, everything
+from kafka_peer import FAST, KafkaPeer, everything, one_partition, three_partitions  # noqa: F401
 
 from helpers import until
 from member import Member
@@ -14,19 +14,6 @@ from servers.leaderless import Leaderless
 from velo import connect
 from velo.connect import Bad
 from velo.connect.errors import ConnectError
-
-
-@pytest.fixture
-def peer(kafka):
-    yield KafkaPeer(kafka)
-    kafka.disconnect()
-
-
-@pytest.fixture
-def wide(kafka):
-    """A topic with three partitions."""
-    yield KafkaPeer(kafka, 3)
-    kafka.disconnect()
 
 
 class TestKafka(SourceConformance, SinkConformance):

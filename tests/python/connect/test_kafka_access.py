@@ -13,19 +13,13 @@ from confluent_kafka.admin import (
     ResourcePatternType,
     ResourceType,
 )
-from kafka_peer import FAST, KafkaPeer, everything, failure
+from kafka_peer import FAST, everything, failure, one_partition  # noqa: F401
 
 from member import Member
 from servers.kafka import USERS
 from velo import connect
 from velo.connect._kafka import of_url
 from velo.connect.errors import AuthenticationFailed, PermissionDenied, Unreachable
-
-
-@pytest.fixture
-def peer(kafka):
-    yield KafkaPeer(kafka)
-    kafka.disconnect()
 
 
 class TestAccess:

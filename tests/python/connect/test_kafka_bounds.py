@@ -6,24 +6,11 @@ import time
 import pytest
 from confluent_kafka import Producer
 from conformance import close, take
-from kafka_peer import FAST, KafkaPeer, everything, failure
+from kafka_peer import FAST, everything, failure, one_partition, three_partitions  # noqa: F401
 
 from member import Member
 from velo import connect
 from velo.connect.errors import NoSuchTopic, PositionLost
-
-
-@pytest.fixture
-def peer(kafka):
-    yield KafkaPeer(kafka)
-    kafka.disconnect()
-
-
-@pytest.fixture
-def wide(kafka):
-    """A topic with three partitions."""
-    yield KafkaPeer(kafka, 3)
-    kafka.disconnect()
 
 
 class TestBeginning:

@@ -4,17 +4,10 @@ from urllib.parse import urlsplit
 
 import pytest
 from conformance import SinkConformance, SourceConformance, take
-from postgres_peer import PostgresPeer
+from postgres_peer import own_tables  # noqa: F401
 
 from velo import connect
 from velo.connect.errors import AuthenticationFailed, NoSuchTopic, PermissionDenied, Unreachable
-
-
-@pytest.fixture
-async def peer(postgres):
-    peer = await PostgresPeer(postgres).open()
-    yield peer
-    await peer.close()
 
 
 class TestPostgres(SourceConformance, SinkConformance):

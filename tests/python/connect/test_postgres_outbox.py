@@ -4,17 +4,10 @@ import asyncio
 
 import pytest
 from conformance import close, last_positions, take
-from postgres_peer import PostgresPeer, rest, waited
+from postgres_peer import PostgresPeer, own_tables, rest, waited  # noqa: F401
 
 from velo import connect
 from velo.connect.errors import ConnectError, NoSuchTopic, PositionLost
-
-
-@pytest.fixture
-async def peer(postgres):
-    peer = await PostgresPeer(postgres).open()
-    yield peer
-    await peer.close()
 
 
 async def test_a_transaction_in_flight_is_waited_for_and_not_skipped(peer):

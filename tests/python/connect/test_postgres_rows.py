@@ -3,19 +3,12 @@
 import asyncio
 
 import pytest
-from postgres_peer import PostgresPeer, waited
+from postgres_peer import own_tables, waited  # noqa: F401
 
 from velo import connect
 from velo.connect.errors import ConnectError, NoSuchTopic, PositionLost, Superseded
 
 psycopg = pytest.importorskip("psycopg")
-
-
-@pytest.fixture
-async def peer(postgres):
-    peer = await PostgresPeer(postgres).open()
-    yield peer
-    await peer.close()
 
 
 async def test_rows_are_replaced_by_their_key(peer):

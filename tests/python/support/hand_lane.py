@@ -119,7 +119,7 @@ class HandLane:
         self._push(_HANDLED, struct.pack("<QQ", count, 0) + self._name + struct.pack("<I", count))
 
     def ends(self, handled=0, error=None):
-        """The function has returned or raised, after so many events that were not told before."""
+        """The function has returned or raised, and has handled this many more events before."""
         rest = struct.pack("<IB", handled, False)
         if error is None:
             self._tell(_ENDED, rest)

@@ -40,7 +40,7 @@ pub struct Partition {
     /// The number of the first record in `window`, and of the first one that is not handled.
     first: u64,
     unhandled: u64,
-    /// Of each record in the window, who has handled it, and its position.
+    /// Of each record in the window, which run has handled it, and its position.
     window: VecDeque<By>,
     positions: Positions,
     /// The highest position below the window, if the caller has not been told of it.
@@ -56,9 +56,9 @@ pub struct By {
     pub number: u32,
 }
 
-/// It is not handled.
-const NOBODY: By = By { run: 0, number: 0 };
-/// Nothing will ever need it again.
+/// No run has handled the record.
+const UNHANDLED: By = By { run: 0, number: 0 };
+/// Nothing will ever need the record again.
 const ABSORBED: By = By { run: 0, number: 1 };
 
 /// Keys that are late: by run, how many of its events their snapshot covers.
@@ -71,7 +71,7 @@ impl By {
     fn is_absorbed(self, late: &Late) -> bool {
         match late.get(&self.run) {
             Some(&covered) => beyond(self.number, covered) == 0,
-            None => self != NOBODY,
+            None => self != UNHANDLED,
         }
     }
 }
@@ -100,7 +100,7 @@ impl Partition {
             *one = by.unwrap_or(ABSORBED);
         }
         while let Some(&one) = self.window.get((self.unhandled - self.first) as usize)
-            && one != NOBODY
+            && one != UNHANDLED
         {
             self.unhandled += 1;
         }
@@ -110,7 +110,7 @@ impl Partition {
     fn undo(&mut self, number: u64) {
         let at = number.checked_sub(self.first);
         if let Some(one) = at.and_then(|at| self.window.get_mut(at as usize)) {
-            *one = NOBODY;
+            *one = UNHANDLED;
             self.unhandled = self.unhandled.min(number);
         }
     }
@@ -192,7 +192,7 @@ impl Tracker {
         };
         let partition = &mut self.partitions[place as usize];
         let number = partition.first + partition.window.len() as u64;
-        partition.window.push_back(NOBODY);
+        partition.window.push_back(UNHANDLED);
         partition.positions.push(py, &record.position)?;
         Ok(Some(Token {
             record: event.clone().unbind(),

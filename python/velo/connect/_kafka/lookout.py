@@ -21,7 +21,7 @@ __all__ = ["Lookout"]
 
 _LOOK = 1.0  # seconds between looks
 _ALIVE = 0.5  # seconds for an answer to the question whether a broker lives
-# After so many seconds without a record, a source that has an end says what it waits for.
+# Seconds without a record, after which a source that has an end says what it waits for.
 _SILENT = 30.0
 
 
