@@ -8,6 +8,7 @@ import ctypes
 import functools
 import math
 import signal
+import sys
 import threading
 import time
 import weakref
@@ -177,6 +178,9 @@ def _keeping_sigterm() -> Iterator[None]:
     It takes a SIGTERM for a crash (`absl::InstallFailureSignalHandler`): it writes a stack, has
     SIGALRM abort the process 3 s later, and then calls the handler before it.
     """
+    if sys.platform == "win32":  # a process is ended there, and drains nothing
+        yield
+        return
     libc = ctypes.CDLL(None)
     kept = ctypes.create_string_buffer(1024)  # a `struct sigaction`, which is smaller everywhere
     libc.sigaction(signal.SIGTERM, None, kept)
