@@ -26,7 +26,7 @@ def cells(row: Row) -> tuple[str, ...]:
         f"{_number(row.value)} {row.unit}",
         row.compared_with or "",
         "" if row.other is None else f"{_number(row.other)} {row.unit}",
-        "" if row.ratio is None else f"{row.ratio:.3g}",
+        "" if row.ratio is None else _ratio(row.ratio),
         _target(row),
         "" if row.met is None else "yes" if row.met else "NO",
     )
@@ -49,6 +49,10 @@ def _target(row: Row) -> str:
 
 def _number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.2f}"
+
+
+def _ratio(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def given(cores: Sequence[float]) -> str:

@@ -122,6 +122,14 @@ def test_more_is_better_only_per_second(unit, value, target, met):
     assert ("NO" in report.cells(row)[-1]) is (met is False)
 
 
+@pytest.mark.parametrize(
+    ("ratio", "written"), [(0.8829, "0.883"), (9.24, "9.24"), (99.97, "100"), (1749.6, "1,750")]
+)
+def test_a_ratio_is_written_without_an_exponent(ratio, written):
+    row = Row("row", 2.0, "events/s", compared_with="other", other=1.0, ratio=ratio)
+    assert report.cells(row)[report.HEAD.index("ratio")] == written
+
+
 @pytest.mark.parametrize("use", ["feed", "send and recv", "nothing"])
 def test_the_delay_of_a_timer_is_measured_beside_a_stream(use):
     figures = Subject("velo.bench.spinning:lateness", (use, "64 bytes", 0.1)).measure()
