@@ -16,7 +16,7 @@ from browsing import how
 from helpers import environment
 from pictured import shop, start
 
-SIZES = {"desktop": (1360, 1120), "phone": (390, 844)}
+SIZES = {"desktop": (1360, 1112), "phone": (390, 844)}
 # The seconds of history in the pictures.
 LONG = 75
 
