@@ -50,7 +50,8 @@ _INLINE = ("codec",)
     multiple=True,
     default=["all"],
     show_default=True,
-    help="A scenario to measure; may be given several times.",
+    metavar="all|NAME",
+    help=f"A scenario to measure; may be given several times: {', '.join(NAMES)}.",
 )
 @click.option(
     "--compare",

@@ -54,8 +54,8 @@ def replay(place: str, output: str, function: str | None, error: str | None) -> 
     """Write the events of dead letters to a file or a URL, as they came.
 
     \b
-      velo dead-letter replay bad.ndjson -o again.ndjson
-      velo dead-letter replay bad.ndjson --error KeyError -o kafka://broker:9092/payments
+      velo dead-letter replay bad.ndjson -o kafka://broker:9092/payments
+      velo dead-letter replay bad.ndjson --error KeyError -o again.ndjson
 
     A record that could not be decoded is written as its bytes. Letters without an event, such as
     those of results, are left out. The dead letters are kept.

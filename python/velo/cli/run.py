@@ -163,9 +163,9 @@ def run(
     """Run a stream function over the events of files or a pipe, and write its results.
 
     \b
-      velo run flights.py:turnarounds -i flights.csv -k tailnum --mode process -o out.ndjson
+      velo run flights.py:turnarounds -i flights.csv -k tailnum -o out.ndjson
       velo run shop.funnel:steps -i 'clicks-*.ndjson.gz' -i today.ndjson -k user
-      velo run shop.funnel:steps -i /var/log/clicks.ndjson -k user --follow
+      velo run shop.funnel:steps -i clicks.ndjson -k user --mode process --follow
 
     The input is NDJSON (.ndjson, .jsonl), an array of JSON (.json), or CSV or TSV with a header
     (.csv, .tsv), each of them also as .gz, .zst, .bz2 or .xz, or as a .zip of one file. Standard

@@ -1,6 +1,9 @@
 """Finding the function: what is wrong is said in words that help."""
 
+import click
 import pytest
+
+from velo.cli.command import velo as root
 
 THERE_ARE = "there are: `echo`, `sums`, `inverse`, `first`, `odd`"
 
@@ -98,6 +101,22 @@ def test_version_and_help(velo):
     assert "--max-concurrent" in velo("run", "--help").out
     done = velo()
     assert (done.code, "Usage: velo" in done.out) == (2, True)
+
+
+def helps(one, context):
+    """Give the name and the help of a command and of all below it, for 80 columns."""
+    yield context.command_path, one.get_help(context)
+    if isinstance(one, click.Group):
+        for name in one.list_commands(context):
+            below = one.get_command(context, name)
+            yield from helps(below, click.Context(below, context, name, terminal_width=80))
+
+
+def test_help_fits_a_terminal_of_80_columns():
+    said = dict(helps(root, click.Context(root, info_name="velo", terminal_width=80)))
+    assert {"velo run", "velo checkpoint get"} <= set(said)
+    lines = [(name, line) for name, text in said.items() for line in text.splitlines()]
+    assert [(name, line) for name, line in lines if len(line) > 80] == []
 
 
 def test_nothing_else_imports_click_or_rich(velo):

@@ -29,9 +29,9 @@ def inspect(
     """Show where a live stream stands: its function's line and local variables, queue, last error.
 
     \b
-      velo inspect spent-3             a stream, by the name that `velo status` shows
-      velo inspect spent --key ann     a key of `keyed` or `open(key=...)`, by its function
-      velo inspect ann                 the same for every function that has the key
+      velo inspect spent-3          a stream, by the name that `velo status` shows
+      velo inspect spent --key ann  a key of `keyed` or `open(key=...)`
+      velo inspect ann              the same for every function that has the key
 
     STREAM may also be LINK:SLOT as in `velo status --json`. A key that is no string is written as
     its `repr`. Names are unique within a program only, and all that fit are shown. Values are

@@ -196,7 +196,7 @@ class Screen:
             )
         parts: list[RenderableType] = [self._head(wide), _gap(), table]
         if hidden > 0:
-            parts.append(_line(f"and {hidden} more workers", "dim"))
+            parts.append(_line(f"and {_count(hidden, 'more worker')}", "dim"))
         streams = self._window(rows)
         table = _table([*_STREAMS, *(_MORE if wide else [])], self._order, self._turned)
         for stream in streams:

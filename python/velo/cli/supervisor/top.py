@@ -56,13 +56,13 @@ def top(socket: str | None, pid: int | None, interval: float) -> None:
     supervisor that programs share, if one runs.
 
     \b
-      up, down, page keys   choose a stream; of a lane, the last line then shows its keys
-      x, then y             end the chosen stream: its program gets `StreamClosed`
-      r e b l a n           sort by events/s, events, backlog, latency (p99), age, name;
-                            the same key again reverses the order
-      /                     show only streams whose name, key or function contains a text;
-                            escape shows all again
-      q                     quit
+      up, down, page keys  choose a stream; the last line has the keys of a lane
+      x, then y            end the chosen stream: its program gets `StreamClosed`
+      r e b l a n          sort by events/s, events, backlog, latency (p99), age,
+                           name; the same key again reverses the order
+      /                    show only streams whose name, key or function contains
+                           a text; escape shows all again
+      q                    quit
 
     The input of a detached session is ended by x and y, as its timeout would.
     """  # noqa: D301
