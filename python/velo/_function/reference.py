@@ -67,10 +67,14 @@ def refuse_while_importing() -> None:
 
     """
     if _importing:
-        raise VeloError(
-            f"module `{_importing[-1]}` runs a stream as it is imported, and workers import it "
-            'too; do that in a function, or below `if __name__ == "__main__":`'
-        )
+        raise _runs_while_imported(_importing[-1])
+
+
+def _runs_while_imported(module: str) -> VeloError:
+    return VeloError(
+        f"module `{module}` runs a stream as it is imported, and workers import it "
+        'too; do that in a function, or below `if __name__ == "__main__":`'
+    )
 
 
 class Reference:
@@ -351,6 +355,11 @@ def build(described: tuple[str, Any]) -> Callable[..., Any]:
     _importing.append(module)
     try:
         found: Any = importlib.import_module(module)
+    except RuntimeError as error:
+        # A program that ends in `asyncio.run(main())`, which the worker's own loop does not allow.
+        if "from a running event loop" not in str(error):
+            raise
+        raise _runs_while_imported(module) from None
     finally:
         _importing.pop()
     for part in name.split("."):

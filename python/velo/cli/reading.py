@@ -179,7 +179,7 @@ class Reader:
                 if line.why.startswith("not UTF-8"):
                     burst.bad[at] = replace(line, why=f"not {decoder.encoding}")
         elif burst.bad and not self._hinted:
-            self._hint(burst)
+            self._hint(burst, input)
         if self._strict and burst.bad:
             burst.cut_at_bad()
         if self._left is not None:
@@ -195,13 +195,18 @@ class Reader:
         if self._left == 0 or (self._strict and burst.bad):
             raise _Stopped
 
-    def _hint(self, burst: Burst) -> None:
-        """Print once how to read an input that is not UTF-8."""
+    def _hint(self, burst: Burst, input: Input) -> None:
+        """Print once how to read an input that is not UTF-8, or standard input that is no JSON."""
+        guessed = input.path == "-" and not input.said and input.name not in self.counts
         for at, line in enumerate(burst.bad):
+            hint = ""
             if line.why.startswith("not UTF-8"):
+                hint = "`--encoding latin-1`, say, reads what is none"
+            elif guessed and not burst.events and line.why.startswith("not JSON"):
+                hint = "standard input is NDJSON unless `--format csv`, say, is given"
+            if hint:
                 self._hinted = True
-                why = f"{line.why} (`--encoding latin-1`, say, reads what is none)"
-                burst.bad[at] = replace(line, why=why)
+                burst.bad[at] = replace(line, why=f"{line.why} ({hint})")
                 return
 
     def _hand_over(self, item: Burst | click.ClickException | None) -> None:

@@ -19,6 +19,7 @@ import click
 
 from velo import StreamFn
 from velo.cli.errors import Failure, without_ours
+from velo.errors import VeloError
 
 __all__ = ["load_target"]
 
@@ -112,6 +113,8 @@ def _import(module: str, where: str) -> ModuleType:
 
 
 def _broken(where: str, error: Exception) -> Failure:
+    if isinstance(error, VeloError):  # written for users, and says what to change
+        return Failure(f"importing `{where}` failed: {error}")
     error.__traceback__ = without_ours(error.__traceback__)
     lines = "".join(traceback.format_exception(error)).rstrip()
     return Failure(f"importing `{where}` failed:\n\n{lines}")

@@ -224,6 +224,16 @@ def test_an_input_of_bad_lines_alone_fails(velo, name):
     assert velo("run", "fns:echo", "-i", "good.ndjson", "-k", "k").code == 1
 
 
+def test_standard_input_that_is_csv(velo, mode):
+    hint = "(standard input is NDJSON unless `--format csv`, say, is given); skipped"
+    call = ("run", "fns:sums", "-i", "-", "-k", "k", "--mode", mode)
+    done = velo(*call, stdin=b"k,v\n1,2\n")
+    assert done.code == 1
+    assert done.err.count(hint) == 1
+    assert hint not in velo(*call, "--format", "ndjson", stdin=b"k,v\n1,2\n").err
+    assert hint not in velo(*call, stdin=b'{"k":1,"v":2}\nx\n').err
+
+
 def test_a_fifo_that_trickles(velo, mode):
     fifo = velo.folder / "in.csv"
     os.mkfifo(fifo)

@@ -50,6 +50,27 @@ def test_a_module_that_fails(velo):
     assert "importlib" not in done.err
 
 
+@pytest.mark.parametrize("start", ["asyncio.run(main())", "print(kept.run_sync([1]))"])
+def test_a_program_that_runs_as_workers_import_it(velo, start):
+    velo.file(
+        "program.py",
+        "import asyncio\n"
+        "from velo import stream_fn\n"
+        '@stream_fn(mode="process")\n'
+        "async def kept(events):\n"
+        "    async for event in events:\n"
+        "        yield event\n"
+        "async def main():\n"
+        "    print(await kept.run([1]))\n"
+        f"{start}\n",
+    )
+    done = velo("run", "program.py:kept", "-i", "-", stdin=b"1\n")
+    assert done.code == 1
+    assert "importing `program.py` failed: module `program` runs a stream as it is" in done.err
+    assert 'below `if __name__ == "__main__":`' in done.err
+    assert "Traceback" not in done.err
+
+
 def test_a_file_in_a_package(velo, mode):
     package = velo.folder / "shop" / "funnel"
     package.mkdir(parents=True)

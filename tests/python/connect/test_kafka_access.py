@@ -1,8 +1,6 @@
 """Kafka, with a real broker: users, rights, TLS, and URLs."""
 
 import logging
-import subprocess
-import sys
 from urllib.parse import urlsplit
 
 import pytest
@@ -150,15 +148,3 @@ class TestUrl:
     def test_urls_that_do_not_fit(self, url, why):
         with pytest.raises(ValueError, match=why):
             self.endpoint(url)
-
-
-@pytest.mark.parametrize(
-    ("name", "extra"), [("kafka", "kafka"), ("schema_registry", "schema-registry")]
-)
-def test_a_missing_package_is_named(name, extra):
-    program = (
-        "import sys; sys.modules['confluent_kafka'] = None\n"
-        f"from velo import connect; connect.{name}"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert f"pip install 'velo-stream[{extra}]'" in done.stderr

@@ -29,7 +29,7 @@ try:
     from paho.mqtt.properties import Properties
     from paho.mqtt.subscribeoptions import SubscribeOptions
 except ImportError as error:
-    raise missing("connect.mqtt", "mqtt") from error
+    raise missing("`connect.mqtt`", "mqtt") from error
 
 __all__ = ["Broker", "Link", "MQTTMessage", "publish_properties"]
 

@@ -11,22 +11,18 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+import nats.aio.client
+import nats.errors
+import nats.js.errors
+from nats.js import JetStreamContext
+
 from velo.connect.errors import (
     AuthenticationFailed,
     ConnectError,
     PermissionDenied,
     Unreachable,
-    missing,
 )
 from velo.connect.settings import Outages, log, login_of
-
-try:
-    import nats.aio.client
-    import nats.errors
-    import nats.js.errors
-    from nats.js import JetStreamContext
-except ImportError as error:
-    raise missing("`connect.nats`", "nats") from error
 
 __all__ = ["Link"]
 

@@ -23,7 +23,7 @@ try:
     import psycopg
     from psycopg import sql
 except ImportError as error:
-    raise missing("connect.postgres", "postgres") from error
+    raise missing("`connect.postgres`", "postgres") from error
 
 __all__ = [
     "LOST",

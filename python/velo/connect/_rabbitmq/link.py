@@ -27,7 +27,7 @@ try:
     from aiormq import exceptions as amqp
     from pamqp.commands import Basic
 except ImportError as error:
-    raise missing("connect.rabbitmq", "rabbitmq") from error
+    raise missing("`connect.rabbitmq`", "rabbitmq") from error
 
 __all__ = [
     "LOST",
