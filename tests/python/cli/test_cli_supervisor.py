@@ -6,6 +6,7 @@ import os
 import pytest
 
 from helpers import HANG, alive, until_sync
+from velo.cli.supervisor import status
 
 
 @pytest.fixture
@@ -125,3 +126,26 @@ def test_the_unit_file_names_what_there_is(shell):
     assert words[1:3] == ["supervisor", "start"]
     help_text = shell("start", "--help").out
     assert all(word in help_text for word in words[3:] if word.startswith("--"))
+
+
+def test_long_names_are_cut_and_figures_are_not(capsys):
+    slow = {"key": "k" * 300, "seconds": 0.00123, "awaits": False}
+    keys = {"live": 11_111, "opened": 22_222, "ended": 33_333, "evicted": 44_444, "pending": 55_555}
+    stream = {
+        **{"name": "n" * 300, "key": None, "function": "f" * 300, "worker": 66_666},
+        **{"age": 4_000.0, "events": 77_777, "events_per_second": 88_888.0, "queued": 99_999},
+        **{"latency_p50": 1_230.0, "latency_p99": 41_200.0, "keys": {**keys, "slowest": [slow]}},
+    }
+    state = {
+        **{"embedded": True, "program": "p", "pid": 1, "velo": "1", "uptime": 1.0, "waiting": 0},
+        **{"workers": [], "clients": [], "streams": [stream], "streams_omitted": 0},
+        **{"children": [], "detached_sessions": [], "detached": 0},
+    }
+    status._show(state)
+    rows = [line.split() for line in capsys.readouterr().out.split("\n") if "666" in line]
+    (*names, _worker, age, events, rate, queued, p50, _, p99, _), lane = rows
+    assert [age, events, rate, queued, p50, p99] == [
+        *("1:06:40", "77777", "88888", "99999", "1.23", "41.2")
+    ]
+    assert lane[2:8] == ["66666", "11111", "22222", "33333", "44444", "55555"]
+    assert all(name.endswith("…") for name in [*names, *lane[:2], lane[-1]])

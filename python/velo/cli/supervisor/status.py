@@ -159,9 +159,9 @@ def _show(state: dict[str, Any]) -> None:
     for stream in busiest[:_MOST_SHOWN]:
         rate = stream["events_per_second"]
         streams.add_row(
-            Text(inline(stream["name"] or f"{stream['link']}:{stream['slot']}")),
-            *([Text(inline(stream["key"] or ""))] if keyed else []),
-            Text(inline(stream["function"] or "?")),
+            _words(inline(stream["name"] or f"{stream['link']}:{stream['slot']}")),
+            *([_words(inline(stream["key"] or ""))] if keyed else []),
+            _words(inline(stream["function"] or "?")),
             str(stream["worker"]),
             "" if stream["age"] is None else duration(stream["age"]),
             str(stream["events"]),
@@ -191,11 +191,11 @@ def _lane_tables(state: dict[str, Any]) -> list[Table]:
     for stream in sorted(lanes, key=lambda stream: -stream["keys"]["live"])[:_MOST_SHOWN]:
         keys = stream["keys"]
         table.add_row(
-            Text(inline(stream["name"] or "?")),
-            Text(inline(stream["function"] or "?")),
+            _words(inline(stream["name"] or "?")),
+            _words(inline(stream["function"] or "?")),
             str(stream["worker"]),
             *(str(keys[name]) for name in ("live", "opened", "ended", "evicted", "pending")),
-            Text(slow_key(keys["slowest"][0]) if keys["slowest"] else ""),
+            _words(slow_key(keys["slowest"][0]) if keys["slowest"] else ""),
         )
     return [table]
 
@@ -219,7 +219,7 @@ def _show_children(console: Console, state: dict[str, Any]) -> None:
     table = _table("started by functions", "pid", "worker pid", "")
     for child in state["children"][:_MOST_SHOWN]:
         known = (str(child[name]) for name in ("pid", "worker"))
-        table.add_row(Text(child["command"]), *known, "" if child["alive"] else "worker gone")
+        table.add_row(_words(child["command"]), *known, "" if child["alive"] else "worker gone")
     console.print(table)
 
 
@@ -232,9 +232,9 @@ def _show_detached(console: Console, state: dict[str, Any]) -> None:
     longest = sorted(state["detached_sessions"], key=lambda stream: -stream["detached"])
     for stream in longest[:_MOST_SHOWN]:
         table.add_row(
-            Text(inline(stream["key"])),
+            _words(inline(stream["key"])),
             stream["state"],
-            Text(inline(stream["function"])),
+            _words(inline(stream["function"])),
             *(str(stream[name]) for name in ("worker", "pid")),
             *(duration(stream[name]) for name in ("detached", "age")),
         )
@@ -245,13 +245,18 @@ def _show_detached(console: Console, state: dict[str, Any]) -> None:
 
 
 def _table(*columns: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for name in columns:
-        words = name in _WORDS
-        table.add_column(
-            name, justify="left" if words else "right", no_wrap=True, overflow="ellipsis"
-        )
+        if name in _WORDS:
+            # Columns that may wrap are narrowed first: a figure says nothing when it is cut.
+            table.add_column(_words(name))
+        else:
+            table.add_column(name, justify="right", no_wrap=True, overflow="ellipsis")
     return table
+
+
+def _words(text: str) -> Text:
+    return Text(text, no_wrap=True, overflow="ellipsis")
 
 
 def condition(worker: dict[str, Any]) -> str:
