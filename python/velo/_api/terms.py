@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from velo._function.spec import FunctionSpec
     from velo.connect.model import Sink
 
-__all__ = ["Checkpointing", "Figures", "OnError", "Terms"]
+__all__ = ["Checkpointing", "Figures", "OnError", "Terms", "no_state"]
 
 OnError = Literal["raise", "drop"] | Callable[[Any, Exception], None]
 
@@ -83,11 +83,16 @@ class Checkpointing:
                         f"`{name}` is a setting of a checkpoint: give `checkpoint=` too"
                     )
         elif not spec.has_state:
-            raise ValueError(
-                f"`{spec.name}` has no `state`, so that a checkpoint has nothing to keep of it: "
-                "take a second parameter `state`, a dict, and keep in it what the function has to "
-                "know after a restart"
-            )
+            raise no_state(spec)
+
+
+def no_state(spec: FunctionSpec) -> ValueError:
+    """Make the error of a function whose state no checkpoint can keep."""
+    return ValueError(
+        f"`{spec.name}` has no `state`, so that a checkpoint has nothing to keep of it: "
+        "take a second parameter `state`, a dict, and keep in it what the function has to "
+        "know after a restart"
+    )
 
 
 @dataclass

@@ -213,7 +213,7 @@ def run(
     if not connected and (record_key or group is not None or decode is not None):
         raise click.UsageError("`--record-key`, `--group` and `--decode` are for URLs")
     if checkpoint is not None:
-        check_kept(paths, follow=follow, resume=resume)
+        check_kept(fn, paths, follow=follow, resume=resume)
     if connected and resume:
         raise click.UsageError(
             "`--resume` is for files alone: a group or a position of the source says where to go on"

@@ -196,8 +196,9 @@ def test_options_of_a_checkpoint_need_one(files):
 
 def test_a_function_without_state_is_refused(files):
     done = files("run", "sums.py:without", "-i", "in.ndjson", "--checkpoint", "kept")
-    assert done.code != 0
-    assert "`without` has no `state`" in done.err
+    assert done.code == 2
+    assert done.err.startswith("velo: `without` has no `state`")
+    assert not (files.folder / "kept").exists()
 
 
 def test_a_second_run_is_refused_with_the_pid_of_the_first(files):

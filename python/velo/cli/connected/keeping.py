@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from velo import StreamFn
 from velo.cli.errors import Failure
 from velo.connect.urls import is_url
 
@@ -58,10 +59,11 @@ def _check_address(url: str) -> None:
         raise Failure(str(error)) from None
 
 
-def check_kept(paths: Sequence[str], *, follow: bool, resume: bool) -> None:
-    """Check that a run with a checkpoint can go back to a position of its inputs.
+def check_kept(fn: StreamFn[Any, Any], paths: Sequence[str], *, follow: bool, resume: bool) -> None:
+    """Check that a run with a checkpoint has a state, and can go back to a position of its inputs.
 
     Args:
+        fn: The stream function.
         paths: The inputs: files and URLs.
         follow: Whether files are followed.
         resume: Whether the run is to go on by `--resume`.
@@ -75,6 +77,10 @@ def check_kept(paths: Sequence[str], *, follow: bool, resume: bool) -> None:
             "`--resume` makes the state anew from the whole input, and `--checkpoint` keeps it: "
             "drop one of them"
         )
+    if not fn._spec.has_state:
+        from velo._api.terms import no_state
+
+        raise click.UsageError(str(no_state(fn._spec)))
     files = [path for path in paths if not is_url(path)]
     for path in files:
         if path == "-" or (os.path.exists(path) and not os.path.isfile(path)):
