@@ -6,14 +6,62 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// After this long the rate is known well enough to be kept: an error of a microsecond in a
-/// hundred milliseconds.
+/// The rate is kept after this long, if it is exact to one part in so many.
 const SETTLED: Duration = Duration::from_millis(100);
+const EXACT: u64 = 10_000;
+/// A rate of less time than this says nothing: reading both times takes some 50 ns.
+const LEAST: Duration = Duration::from_micros(50);
+/// How often both times are read at most until there are so few ticks between the readings that nothing has
+/// come between.
+const READINGS: usize = 4;
+const NARROW: u64 = 4096;
 
-/// When ticks were first read here, in both times.
-struct Anchor {
+/// Both times at one moment.
+#[derive(Clone, Copy, Debug)]
+struct Look {
     ticks: u64,
+    time: Duration,
+    /// How many ticks the moment took. The system may run another thread in the middle of it.
+    width: u64,
+}
+
+impl Look {
+    /// Looks at both times; `time` is the time since some moment.
+    fn new(ticks: impl Fn() -> u64, time: impl Fn() -> Duration) -> Look {
+        let read = || {
+            let (before, time) = (ticks(), time());
+            let width = ticks().saturating_sub(before);
+            let ticks = before + width / 2;
+            Look { ticks, time, width }
+        };
+        let mut best = read();
+        for _ in 1..READINGS {
+            if best.width <= NARROW {
+                break;
+            }
+            let next = read();
+            if next.width < best.width {
+                best = next;
+            }
+        }
+        best
+    }
+
+    /// Nanoseconds per tick since `first` in 32.32 fixed point, and whether that is to be kept.
+    fn rate_since(&self, first: &Look) -> (u64, bool) {
+        let time = self.time.saturating_sub(first.time);
+        let ticks = self.ticks.saturating_sub(first.ticks).max(1);
+        let rate = u64::try_from((time.as_nanos() << 32) / u128::from(ticks));
+        let error = self.width + first.width;
+        let exact = time >= SETTLED && ticks / EXACT >= error;
+        (rate.unwrap_or(u64::MAX).max(1), exact)
+    }
+}
+
+/// When ticks were first read here.
+struct Anchor {
     instant: Instant,
+    look: Look,
     counter: bool,
 }
 
@@ -24,11 +72,11 @@ static RATE: AtomicU64 = AtomicU64::new(0);
 #[inline]
 fn anchor() -> &'static Anchor {
     ANCHOR.get_or_init(|| {
-        let counter = counter_is_steady();
+        let instant = Instant::now();
         Anchor {
-            instant: Instant::now(),
-            ticks: if counter { counter_now() } else { 0 },
-            counter,
+            instant,
+            look: Look::new(counter_now, || instant.elapsed()),
+            counter: counter_is_steady(),
         }
     })
 }
@@ -52,7 +100,8 @@ pub fn shared_now() -> u64 {
 
 /// How many nanoseconds a difference of ticks is.
 ///
-/// Nothing is calibrated ahead: the rate is what both times say has passed since the first use.
+/// Nothing is calibrated ahead: the rate is what both times say has passed since the first use. Where the
+/// first use is less than [`LEAST`] ago, this waits until then.
 pub fn to_ns(ticks: u64) -> u64 {
     let anchor = anchor();
     if !anchor.counter {
@@ -80,11 +129,12 @@ pub fn to_duration(ticks: u64) -> Duration {
 
 #[cold]
 fn measure(anchor: &Anchor) -> u64 {
-    let elapsed = anchor.instant.elapsed();
-    let ticks = counter_now().saturating_sub(anchor.ticks).max(1);
-    let rate = (elapsed.as_nanos() << 32) / u128::from(ticks);
-    let rate = u64::try_from(rate).unwrap_or(u64::MAX).max(1);
-    if elapsed >= SETTLED {
+    let time = || anchor.instant.elapsed();
+    while time() < anchor.look.time + LEAST {
+        std::hint::spin_loop();
+    }
+    let (rate, exact) = Look::new(counter_now, time).rate_since(&anchor.look);
+    if exact {
         RATE.store(rate, Ordering::Relaxed);
     }
     rate
@@ -138,6 +188,8 @@ fn counter_is_steady() -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
 
     #[test]
@@ -153,6 +205,53 @@ mod tests {
             ns > 15_000_000 && ns <= real + real / 10 + 1_000_000,
             "{ns} of {real}"
         );
+    }
+
+    /// What looks at times that a test makes up: each reading of the ticks takes the next of these, at two
+    /// ticks a nanosecond.
+    fn look_at(readings: &[u64]) -> Look {
+        let (next, last) = (Cell::new(0), Cell::new(0));
+        let ticks = || {
+            last.set(readings[next.get()]);
+            next.set(next.get() + 1);
+            last.get()
+        };
+        Look::new(ticks, || Duration::from_nanos(last.get() / 2))
+    }
+
+    #[test]
+    fn a_look_in_the_middle_of_which_another_thread_ran_is_taken_again() {
+        let late = 100_000_000;
+        let look = look_at(&[0, late, late + 100, late + 200]);
+        assert_eq!((look.ticks, look.width), (late + 150, 100));
+        let look = look_at(&[0, 9_000, 10_000, 18_000, 20_000, 30_000, 40_000, 50_000]);
+        assert_eq!((look.ticks, look.width), (14_000, 8_000)); // the narrowest of all
+    }
+
+    #[test]
+    fn a_rate_that_is_not_exact_is_not_kept() {
+        const ROUND: u64 = 1 << 32;
+        let at = |nanos: u64, width| Look {
+            ticks: 2 * nanos,
+            time: Duration::from_nanos(nanos),
+            width,
+        };
+        let wide = Look {
+            ticks: 100_000_000, // another thread ran for 50 ms before they were read
+            ..at(0, 100_000_000)
+        };
+        let (rate, exact) = at(150_000_000, 100).rate_since(&wide);
+        assert!(rate > ROUND / 2 + ROUND / 10 && !exact);
+        assert_eq!(
+            at(150_000_000, 100).rate_since(&at(0, 100)),
+            (ROUND / 2, true)
+        );
+        assert_eq!(
+            at(50_000_000, 100).rate_since(&at(0, 100)),
+            (ROUND / 2, false)
+        );
+        // After a time that is much longer than its looks took, it is exact.
+        assert!(at(5_000_000_000_000, 100).rate_since(&wide).1);
     }
 
     #[test]
