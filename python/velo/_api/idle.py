@@ -9,6 +9,7 @@ import weakref
 from typing import Protocol
 
 from velo import _core
+from velo._time_limit import stood_still
 
 __all__ = ["age", "watch"]
 
@@ -98,7 +99,7 @@ class _Timer:
             if stream is None or stream.closed:
                 continue
             idle = stream._idle_seconds()
-            left = timeout - (idle - _core.stood_still(idle))
+            left = timeout - (idle - stood_still(idle, loop))
             if left > 0:
                 again.append((stream, left, timeout))
             else:

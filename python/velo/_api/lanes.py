@@ -15,7 +15,7 @@ from velo._api import idle
 from velo._api.patience import waiting_for
 from velo._api.source import Source, live, plain
 from velo._function.key_text import shown
-from velo._time_limit import time_limit
+from velo._time_limit import stood_still, time_limit
 
 if TYPE_CHECKING:
     from velo._function.spec import FunctionSpec
@@ -393,7 +393,7 @@ class _Idle:
 
     def _expire(self, timeout: float) -> None:
         # All keys that have been idle for as long stood still with the oldest one.
-        self._keys.expire(timeout + _core.stood_still(self._keys.idle()))
+        self._keys.expire(timeout + stood_still(self._keys.idle(), self._loop))
         idle.watch(self._loop, self, timeout)
 
     def _age(self, seconds: float) -> None:

@@ -55,7 +55,7 @@ def plain(events: Iterable[T], limit: int, loop: asyncio.AbstractEventLoop | Non
     iterator = iter(events)
     if type(iterator) in _IN_MEMORY or isinstance(iterator, _core.ReadAhead):
         return iterator
-    if not getattr(loop, "_reads_in_threads", True):
+    if getattr(loop, "_is_turned", False):
         return iterator
     if _is_bound_to_its_thread(iterator):
         return _watched(iterator)

@@ -30,8 +30,9 @@ class VirtualClock(asyncio.SelectorEventLoop):
     `virtual_clock` is for tests that are not coroutines.
     """
 
-    # Threads take real time, so plain sources are read in the loop's own.
-    _reads_in_threads = False
+    # Its time passes neither while threads work, so that plain sources are read in the loop's own,
+    # nor while the process stands still.
+    _is_turned = True
 
     def __init__(self) -> None:
         self._now = 0.0

@@ -323,13 +323,20 @@ async def test_a_url_has_settings_and_parameters_of_the_server(peer):
 
 async def test_a_server_without_an_answer_is_not_waited_for(peer):
     """It accepts connections, and says nothing."""
-    server = await asyncio.start_server(lambda reader, writer: None, "127.0.0.1", 0)
+    writers = []  # a writer that is not kept closes its connection
+
+    def accept(_reader, writer):
+        writers.append(writer)
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     source = connect.http(f"http://127.0.0.1:{port}/", connect_timeout=0.2)
     with pytest.raises(Unreachable, match=rf"127\.0\.0\.1:{port}/ within 0\.2 s"):
         await take(source, 1)
     await source.close()
     server.close()
+    for writer in writers:
+        writer.close()
 
 
 async def test_silence_has_a_limit(peer):

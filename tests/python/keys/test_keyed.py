@@ -269,7 +269,7 @@ async def test_inline_functions_have_their_turn_before_the_event_loop_has(monkey
 
     loop = asyncio.get_running_loop()
     # The source looks at turns of the loop, so it is read there and not in a thread.
-    monkeypatch.setattr(loop, "_reads_in_threads", False, raising=False)
+    monkeypatch.setattr(loop, "_is_turned", True, raising=False)
     counting = loop.call_soon(count)
     found = await collect(when.keyed(source(), key=0))
     counting.cancel()

@@ -223,3 +223,80 @@ def test_limits_run_in_a_process_that_was_forked(tmp_path, mode):
         """,
     )
     assert (code, output.split()) == (0, ["closed", "parent"]), errors
+
+
+def test_a_clock_that_a_test_turns_stands_still_by_itself(tmp_path):
+    """That the process has stood still is none of its time, and adds to no limit."""
+    code, output, errors = run_script(
+        tmp_path,
+        """
+        import asyncio, os, subprocess, sys
+
+        import pytest
+        from velo import _core, stream_fn
+        from velo._time_limit import time_limit
+        from velo.errors import EventTimeout
+        from velo.testing import run_virtual
+
+        STOP = '''
+        import os, signal, sys, time
+        os.kill(int(sys.argv[1]), signal.SIGSTOP)
+        time.sleep(2.5)
+        os.kill(int(sys.argv[1]), signal.SIGCONT)
+        '''.replace("\\n        ", "\\n")
+        limit = _core.RunningLimit(0.1)
+        while _core.stood_still(60) < 2:
+            subprocess.run([sys.executable, "-c", STOP, str(os.getpid())], check=True)
+        del limit
+
+        @stream_fn(timeout=100, event_timeout=10)
+        async def counts(events):
+            count = 0
+            async for event in events:
+                count += 1
+                await asyncio.sleep(event)
+                yield count
+
+        async def clicks():
+            yield 1
+            await asyncio.sleep(101.5)
+            yield 1
+
+        def took(began):
+            return round(asyncio.get_running_loop().time() - began)
+
+        async def main():
+            now = asyncio.get_running_loop().time
+            async with counts.open() as stream:
+                began = now()
+                while not stream.closed:
+                    await asyncio.sleep(0.5)
+                assert took(began) == 100, ("a stream", took(began))
+
+            async with counts.open() as stream:
+                await stream.send(30)
+                began = now()
+                with pytest.raises(EventTimeout):
+                    await stream.recv()
+                assert took(began) == 10, ("an event", took(began))
+
+            for expected in (1, 1):
+                async with counts.open(key="k") as session:
+                    await session.send(1)
+                    assert await session.recv() == expected, "a session"
+                await asyncio.sleep(101.5)
+
+            found = [item async for item in counts.keyed(clicks(), key=lambda event: "k")]
+            assert found == [("k", 1), ("k", 1)], ("keys", found)
+
+            began = now()
+            with pytest.raises(TimeoutError):
+                async with time_limit(10):
+                    await asyncio.sleep(100)
+            assert took(began) == 10, ("a block", took(began))
+            print("right")
+
+        run_virtual(main())
+        """,
+    )
+    assert (code, output) == (0, "right\n"), errors

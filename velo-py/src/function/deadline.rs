@@ -70,6 +70,8 @@ struct State {
     given_up: bool,
     /// How many ticks it has run for.
     ran: u64,
+    /// A test turns the clock of the loop, which does not go on while this process stands still.
+    turned: bool,
 }
 
 /// Times are those of the event loop, which a test may have turned.
@@ -93,7 +95,7 @@ impl State {
         let until = current.paused.unwrap_or(now);
         let spent = span(until - current.began).saturating_sub(others);
         // Only if there is much of it: standstills shorter than this are not noticed in any case.
-        let stood = match spent < LATE {
+        let stood = match spent < LATE || self.turned {
             true => Duration::ZERO,
             false => standstill::within(span(now - current.began)),
         };
@@ -104,6 +106,7 @@ impl State {
 impl Deadline {
     /// The limits of the stream `stream` in seconds; None when there are none.
     pub fn new(
+        py: Python<'_>,
         stream: String,
         port: &Port,
         stall: Option<f64>,
@@ -111,13 +114,23 @@ impl Deadline {
     ) -> Option<Arc<Deadline>> {
         let limit = |seconds: Option<f64>| Duration::try_from_secs_f64(seconds?).ok();
         let (stall, event) = (limit(stall), limit(event));
+        let turned = |event_loop: &Py<PyAny>| {
+            let event_loop = event_loop.bind(py);
+            let turned = event_loop.getattr_opt(intern!(py, "_is_turned"));
+            turned.is_ok_and(|turned| {
+                turned.is_some_and(|turned| turned.is_truthy().unwrap_or(false))
+            })
+        };
         (stall.is_some() || event.is_some()).then(|| {
             Arc::new_cyclic(|this| Deadline {
                 stream,
                 stall,
                 event,
                 port: port.clone(),
-                state: GilCell::default(),
+                state: GilCell::new(State {
+                    turned: event.is_some() && turned(port.event_loop()),
+                    ..State::default()
+                }),
                 this: this.clone(),
             })
         })

@@ -82,7 +82,13 @@ impl KeyTable {
     fn within_deadline(&self, py: Python<'_>, port: KeyPort) -> PyResult<Source> {
         let name = port.name;
         let mut source = Source::of_key(port);
-        source.deadline = Deadline::new(self.name.clone(), &source.port, self.stall, self.deadline);
+        source.deadline = Deadline::new(
+            py,
+            self.name.clone(),
+            &source.port,
+            self.stall,
+            self.deadline,
+        );
         let budget = source.deadline.clone();
         self.inner.with(py, |inner| {
             if let Some(slot) = inner.slot(name) {

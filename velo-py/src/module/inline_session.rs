@@ -48,7 +48,7 @@ pub fn open_inline_session(
         None,
     ));
     let port_of_function = Port::Session(port.clone(), true);
-    let deadline = Deadline::new(name.to_owned(), &port_of_function, None, event_timeout);
+    let deadline = Deadline::new(py, name.to_owned(), &port_of_function, None, event_timeout);
     let eager = match StreamPort::new(port_of_function, deadline).begin(&function, has_state)? {
         Some(pump) => Some(Arc::new(EagerRunner::start(event_loop, pump, name)?)),
         None => None,

@@ -40,7 +40,7 @@ pub fn open_inline(
     ));
     let port = Port::Inline(stream.clone());
     // No other thread can stop a step of this one, so there is no `stall_timeout` here.
-    let deadline = Deadline::new(name.to_owned(), &port, None, event_timeout);
+    let deadline = Deadline::new(py, name.to_owned(), &port, None, event_timeout);
     let port = StreamPort::new(port, deadline);
     let eager = match port.begin(function, has_state)? {
         Some(pump) => Some(Arc::new(EagerRunner::start(event_loop, pump, name)?)),

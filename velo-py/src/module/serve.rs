@@ -197,7 +197,7 @@ impl Served {
             .ports
             .open(py, event_loop, &opening, Arc::default(), false)?;
         let port = Port::Ring(port);
-        let deadline = Deadline::new(name, &port, stall_timeout, event_timeout);
+        let deadline = Deadline::new(py, name, &port, stall_timeout, event_timeout);
         let port = StreamPort::new(port, deadline);
         let Some(pump) = self.pump(py, &port, function)? else {
             return Ok(());

@@ -123,7 +123,7 @@ impl WorkerLink {
         let session = Arc::new(session);
         let port = Port::Session(session.clone(), false);
         let (stall, event) = (request.stall_timeout, request.event_timeout);
-        let deadline = Deadline::new(request.name.clone(), &port, stall, event);
+        let deadline = Deadline::new(py, request.name.clone(), &port, stall, event);
         let session = Session {
             port: session,
             eager: None,
