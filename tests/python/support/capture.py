@@ -39,7 +39,8 @@ async def main(folder):
             finally:
                 terminal.close()
             path = folder / f"{columns}x{rows}.svg"
-            path.write_text(picture(terminal.screen))
+            with terminal.lock:
+                path.write_text(picture(terminal.screen))
             print(path)
 
 

@@ -5,10 +5,12 @@ import contextlib
 import fcntl
 import os
 import pty
+import select
 import struct
 import subprocess
 import sys
 import termios
+import threading
 import time
 
 import pyte
@@ -22,7 +24,7 @@ class Terminal:
     def __init__(self, command, columns, rows):
         self._line, theirs = pty.openpty()
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
-        os.set_blocking(self._line, False)
+        self.lock = threading.Lock()  # whose owner finds the screen as it is
         self.screen = pyte.Screen(columns, rows)
         self._stream = pyte.ByteStream(self.screen)
         env = environment(TERM="xterm-256color")
@@ -37,6 +39,23 @@ class Terminal:
             start_new_session=True,
         )
         os.close(theirs)
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self):
+        """Draw what the command writes: a terminal that nothing reads takes no more of it."""
+        with contextlib.suppress(OSError):  # the command has ended
+            while data := os.read(self._line, 1 << 16):
+                with self.lock:
+                    self._stream.feed(data)
+
+    def _shown(self):
+        """The lines of the screen; None while there is more to draw."""
+        with self.lock:
+            line = select.poll()
+            line.register(self._line, select.POLLIN)
+            more = any(events & select.POLLIN for _, events in line.poll(0))
+            return None if more and self._reader.is_alive() else self.screen.display
 
     def press(self, keys):
         os.write(self._line, keys.encode())
@@ -48,27 +67,20 @@ class Terminal:
         """
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline:
-            with contextlib.suppress(BlockingIOError, OSError):
-                self._stream.feed(os.read(self._line, 1 << 16))
-                continue  # a screen is looked at when all of it is there
-            shown = "\n".join(self.screen.display)
-            there = all(text in shown for text in texts)
-            if there and not any(text in shown for text in without) and when(self.screen.display):
-                return self.screen.display
+            if (lines := self._shown()) is not None:
+                shown = "\n".join(lines)
+                there = all(text in shown for text in texts)
+                if there and not any(text in shown for text in without) and when(lines):
+                    return lines
             await asyncio.sleep(0.02)
+        shown = "\n".join(self.screen.display)
         raise AssertionError(f"not shown: {texts} without {without} in\n{shown}")
 
     async def ends(self):
-        """Waits for the end of the command, and returns its exit code.
-
-        What it still writes is read meanwhile: a terminal that nothing reads takes no more of it.
-        """
+        """Waits for the end of the command, and returns its exit code."""
         deadline = time.monotonic() + 30
         while (code := self.process.poll()) is None:
             assert time.monotonic() < deadline, "the command goes on"
-            with contextlib.suppress(BlockingIOError, OSError):
-                self._stream.feed(os.read(self._line, 1 << 16))
-                continue
             await asyncio.sleep(0.02)
         return code
 
@@ -76,6 +88,7 @@ class Terminal:
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait()
+        self._reader.join()
         os.close(self._line)
 
 
