@@ -263,8 +263,7 @@ class StreamConfig:
         """
         for name in settings:
             if name not in StreamConfig.__slots__:
-                known = ", ".join(StreamConfig.__slots__)
-                raise TypeError(f"unknown setting `{name}`; there are: {known}")
+                raise TypeError(_unknown(name))
         changed: dict[str, Any] = dict(settings)
         return type(self)(**self._settings() | changed)
 
@@ -298,6 +297,15 @@ def _seconds(name: str, value: object, *, zero: bool = False, none: bool = False
     if not (value > 0 or (zero and value == 0)) or value == float("inf"):
         least = "at least 0" if zero else "more than 0"
         raise ValueError(f"`{name}` must be {least} seconds, not {value!r}")
+
+
+def _unknown(name: str) -> str:
+    import difflib  # it takes longer to import than all of this module
+
+    names = StreamConfig.__slots__
+    like = difflib.get_close_matches(name, names, n=1)
+    meant = f": did you mean `{like[0]}`? There" if like else "; there"
+    return f"unknown setting `{name}`{meant} are: {', '.join(names)}"
 
 
 def _folder(name: str, value: object) -> str:

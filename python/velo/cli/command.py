@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 
 import click
@@ -44,6 +45,17 @@ class _Subcommands(click.Group):
             command: click.Command = getattr(module, name.replace("-", "_"))
             return command
         return _absent(name) if name in _OF_PROCESS_MODE else None
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            # Click names those that resemble it where it knows all of them.
+            like = difflib.get_close_matches(args[0], _PRESENT, n=1)
+            meant = f" Did you mean '{like[0]}'?" if like else ""
+            raise click.UsageError(error.message + meant, ctx) from None
 
 
 def _absent(name: str) -> click.Command:

@@ -24,5 +24,7 @@ def latency(microseconds: float | None) -> str:
 
 
 def size(count: int) -> str:
-    """Return bytes in MiB."""
+    """Return bytes in MiB; less than one in KiB."""
+    if count < 2**20:
+        return f"{count / 2**10:.0f} KiB"
     return f"{count / 2**20:.0f} MiB"

@@ -110,6 +110,19 @@ def test_wrong_options(velo, options, message):
     assert "try `velo run --help`" in done.err
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("rnu",), "no such command 'rnu'. Did you mean 'run'?\ntry `velo --help`"),
+        (("zzz",), "no such command 'zzz'.\n"),
+    ],
+)
+def test_a_command_that_there_is_not(velo, words, message):
+    done = velo(*words)
+    assert (done.code, done.out) == (2, "")
+    assert f"velo: {message}" in done.err
+
+
 def test_version_and_help(velo):
     from velo import __version__
 

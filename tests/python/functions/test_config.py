@@ -69,8 +69,11 @@ def test_wrong_value(name, value, kind, words):
 
 @pytest.mark.parametrize("make", [stream_fn, functions.echo.options, StreamConfig().replace])
 def test_unknown_setting(make):
-    with pytest.raises(TypeError, match="unknown setting `bufer`; there are: .*buffer"):
+    meant = r"unknown setting `bufer`: did you mean `buffer`\? There are: .*timeout"
+    with pytest.raises(TypeError, match=meant):
         make(bufer=3)
+    with pytest.raises(TypeError, match="unknown setting `colour`; there are: .*buffer"):
+        make(colour="red")
 
 
 def test_defaults_and_to_dict():

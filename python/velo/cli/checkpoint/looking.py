@@ -27,7 +27,7 @@ from velo.cli.checkpoint.access import (
     shown_key,
     state_form,
 )
-from velo.cli.checkpoint.forms import key_form, value_form
+from velo.cli.checkpoint.forms import key_form, value_form, value_of
 from velo.cli.errors import Failure
 from velo.cli.text import echo, inline
 from velo.cli.units import duration, size
@@ -113,7 +113,7 @@ def _show(found: dict[str, Any]) -> None:
     if found["journal"]:
         echo(f"journal    {size(found['journal'])}")
     if found["mark"] is not None:
-        echo(f"mark       {inline(json.dumps(found['mark']))}")
+        echo(f"mark       {inline(json.dumps(key_form(value_of(found['mark']))))}")
     positions = found["positions"]
     for place in positions[:_MOST_TOLD]:
         beyond = f", and {place['ahead']:,} records beyond it" if place["ahead"] else ""
