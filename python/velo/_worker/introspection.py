@@ -175,9 +175,17 @@ def where(generator: Any) -> dict[str, Any]:
     }
 
 
+# What a function awaits that is velo's own, by its type.
+_OURS = {
+    ("velo._core", "Events"): "its next event",
+    ("velo._core", "Ticks"): "its next event, or a tick",
+}
+
+
 def _shown(awaited: Awaited) -> str:
     if (frame := awaited.frame) is None:
-        return shorten(awaited.thing)
+        kind = type(awaited.thing)
+        return _OURS.get((kind.__module__, kind.__name__)) or shorten(awaited.thing)
     code = frame.f_code
     return f"{code.co_qualname} at {code.co_filename}:{frame.f_lineno}"
 

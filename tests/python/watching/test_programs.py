@@ -129,7 +129,10 @@ def test_inspect_finds_its_streams(program):
     (one,) = json.loads(told.stdout)["streams"]
     assert one["locals"]["total"] == "5"
     assert (one["events"], one["results"]) == (1, 1)
-    assert "total  = 5" in shell("inspect", "counting-1", "--pid", program.pid).stdout
+    assert one["waits_for"] == ["its next event"]
+    shown = shell("inspect", "counting-1", "--pid", program.pid).stdout
+    assert "awaits    its next event" in shown
+    assert "total  = 5" in shown
     told = shell("inspect", "counting-9", "--pid", program.pid)
     assert told.returncode == 1
     assert (
