@@ -132,12 +132,18 @@ class Transactions(Writer):
     def _begin(self, epoch: int) -> int:
         self._open()
         deadline = time.monotonic() + _BEGIN
-        self._ask(lambda: self._producer.init_transactions(_TRY), deadline)
+        self._ask(
+            lambda: self._producer.init_transactions(_TRY), deadline, "transaction coordinator"
+        )
         config = {n: v for n, v in self._writing.config.items() if n != "transactional.id"}
         config |= {"group.id": self._group, "enable.auto.commit": False}
         consumer: Any = Consumer(config, logger=ClientLog())
         try:
-            places = self._ask(lambda: consumer.committed([self._place()], timeout=_TRY), deadline)
+            places = self._ask(
+                lambda: consumer.committed([self._place()], timeout=_TRY),
+                deadline,
+                f"coordinator of the group `{self._group}`",
+            )
             self._member = consumer.consumer_group_metadata()
         finally:
             consumer.close()  # many sinks in one program would have as many clients
@@ -197,8 +203,8 @@ class Transactions(Writer):
         self._is_open = False
         self._link.answered()
 
-    def _ask(self, call: Callable[[], Any], deadline: float | None = None) -> Any:
-        """Make a call, again while brokers are away.
+    def _ask(self, call: Callable[[], Any], deadline: float | None = None, of: str = "") -> Any:
+        """Make a call, again while brokers are away; `of` is what answers it.
 
         Raises:
             Superseded: When another program has taken over.
@@ -217,8 +223,8 @@ class Transactions(Writer):
                 raise self._named(why)
             if deadline is not None and time.monotonic() > deadline:
                 raise Unreachable(
-                    f"{self._link.name}: the transaction coordinator at {self._link.servers} does "
-                    f"not answer within {_BEGIN:g} s: {why.str()}"
+                    f"{self._link.name}: the {of} at {self._link.servers} does not answer within "
+                    f"{_BEGIN:g} s: {why.str()}"
                 )
             time.sleep(_AGAIN)
         raise Unreachable(f"{self._link.name}: closed before the transaction was committed")
