@@ -16,10 +16,12 @@ $(VENV)/.installed: $(SOURCES)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check '.[examples]'
 	touch $@
 
-# Adds what the tests need to the velo that is installed: 2 GB that the demo does without.
+# Adds what the tests need to the velo that is installed: 2 GB that the demo does without. Without the version, pip would take
+# velo-stream 0.x from PyPI instead where it cannot install a requirement of the tests.
 $(VENV)/.ready: $(VENV)/.installed
 	@echo 'installing what the tests need'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'velo-stream[test,examples,lint,docs]'
+	version=$$($(BIN)/python -c 'from importlib.metadata import version; print(version("velo-stream"))') && \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check "velo-stream[test,examples,lint,docs]==$$version"
 	touch $@
 
 demo: $(VENV)/.installed
