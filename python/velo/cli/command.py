@@ -49,11 +49,12 @@ class _Subcommands(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
             # Click names those that resemble it where it knows all of them.
-            like = difflib.get_close_matches(args[0], _PRESENT, n=1)
+            like = difflib.get_close_matches(name, _PRESENT, n=1)
             meant = f" Did you mean '{like[0]}'?" if like else ""
             raise click.UsageError(error.message + meant, ctx) from None
 

@@ -115,6 +115,7 @@ def test_wrong_options(velo, options, message):
     [
         (("rnu",), "no such command 'rnu'. Did you mean 'run'?\ntry `velo --help`"),
         (("zzz",), "no such command 'zzz'.\n"),
+        (("--", "--zzz"), "no such option"),
     ],
 )
 def test_a_command_that_there_is_not(velo, words, message):
