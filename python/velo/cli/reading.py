@@ -197,7 +197,7 @@ class Reader:
 
     def _hint(self, burst: Burst, input: Input) -> None:
         """Print once how to read an input that is not UTF-8, or standard input that is no JSON."""
-        guessed = input.path == "-" and not input.said and input.name not in self.counts
+        guessed = input.path == "-" and not input.said and not any(self.counts.get(input.name, ()))
         for at, line in enumerate(burst.bad):
             hint = ""
             if line.why.startswith("not UTF-8"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 __all__ = ["duration", "latency", "size"]
 
 
@@ -26,5 +28,5 @@ def latency(microseconds: float | None) -> str:
 def size(count: int) -> str:
     """Return bytes in MiB; less than one in KiB."""
     if count < 2**20:
-        return f"{count / 2**10:.0f} KiB"
+        return f"{math.ceil(count / 2**10)} KiB"
     return f"{count / 2**20:.0f} MiB"

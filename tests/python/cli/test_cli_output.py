@@ -230,6 +230,7 @@ def test_standard_input_that_is_csv(velo, mode):
     done = velo(*call, stdin=b"k,v\n1,2\n")
     assert done.code == 1
     assert done.err.count(hint) == 1
+    assert hint in velo(*call, stdin=b"k,v").err
     assert hint not in velo(*call, "--format", "ndjson", stdin=b"k,v\n1,2\n").err
     assert hint not in velo(*call, stdin=b'{"k":1,"v":2}\nx\n').err
 
