@@ -45,9 +45,9 @@ class Terminal:
     def _read(self):
         """Draw what the command writes: a terminal that nothing reads takes no more of it."""
         with contextlib.suppress(OSError):  # the command has ended
-            while data := os.read(self._line, 1 << 16):
-                with self.lock:
-                    self._stream.feed(data)
+            while select.select([self._line], [], []):
+                with self.lock:  # what is read is drawn before anybody looks
+                    self._stream.feed(os.read(self._line, 1 << 16))
 
     def _shown(self):
         """The lines of the screen; None while there is more to draw."""
@@ -73,7 +73,8 @@ class Terminal:
                 if there and not any(text in shown for text in without) and when(lines):
                     return lines
             await asyncio.sleep(0.02)
-        shown = "\n".join(self.screen.display)
+        with self.lock:
+            shown = "\n".join(self.screen.display)
         raise AssertionError(f"not shown: {texts} without {without} in\n{shown}")
 
     async def ends(self):
