@@ -18,21 +18,21 @@ const NARROW: u64 = 4096;
 
 /// Both times at one moment.
 #[derive(Clone, Copy, Debug)]
-struct Look {
+struct Reading {
     ticks: u64,
     time: Duration,
     /// How many ticks the moment took. The system may run another thread in the middle of it.
     width: u64,
 }
 
-impl Look {
-    /// Looks at both times; `time` is the time since some moment.
-    fn new(ticks: impl Fn() -> u64, time: impl Fn() -> Duration) -> Look {
+impl Reading {
+    /// Reads both times; `time` is the time since some moment.
+    fn new(ticks: impl Fn() -> u64, time: impl Fn() -> Duration) -> Reading {
         let read = || {
             let (before, time) = (ticks(), time());
             let width = ticks().saturating_sub(before);
             let ticks = before + width / 2;
-            Look { ticks, time, width }
+            Reading { ticks, time, width }
         };
         let mut best = read();
         for _ in 1..READINGS {
@@ -48,7 +48,7 @@ impl Look {
     }
 
     /// Nanoseconds per tick since `first` in 32.32 fixed point, and whether that is to be kept.
-    fn rate_since(&self, first: &Look) -> (u64, bool) {
+    fn rate_since(&self, first: &Reading) -> (u64, bool) {
         let time = self.time.saturating_sub(first.time);
         let ticks = self.ticks.saturating_sub(first.ticks).max(1);
         let rate = u64::try_from((time.as_nanos() << 32) / u128::from(ticks));
@@ -61,7 +61,7 @@ impl Look {
 /// When ticks were first read here.
 struct Anchor {
     instant: Instant,
-    look: Look,
+    reading: Reading,
     counter: bool,
 }
 
@@ -75,7 +75,7 @@ fn anchor() -> &'static Anchor {
         let instant = Instant::now();
         Anchor {
             instant,
-            look: Look::new(counter_now, || instant.elapsed()),
+            reading: Reading::new(counter_now, || instant.elapsed()),
             counter: counter_is_steady(),
         }
     })
@@ -130,10 +130,10 @@ pub fn to_duration(ticks: u64) -> Duration {
 #[cold]
 fn measure(anchor: &Anchor) -> u64 {
     let time = || anchor.instant.elapsed();
-    while time() < anchor.look.time + LEAST {
+    while time() < anchor.reading.time + LEAST {
         std::hint::spin_loop();
     }
-    let (rate, exact) = Look::new(counter_now, time).rate_since(&anchor.look);
+    let (rate, exact) = Reading::new(counter_now, time).rate_since(&anchor.reading);
     if exact {
         RATE.store(rate, Ordering::Relaxed);
     }
@@ -200,43 +200,42 @@ mod tests {
         }
         let ns = to_ns(now() - begin);
         let real = instant.elapsed().as_nanos() as u64;
-        // The machine may stop us between the two looks, but not make time run backwards.
+        // The machine may stop us between the two readings, but not make time run backwards.
         assert!(
             ns > 15_000_000 && ns <= real + real / 10 + 1_000_000,
             "{ns} of {real}"
         );
     }
 
-    /// What looks at times that a test makes up: each reading of the ticks takes the next of these, at two
-    /// ticks a nanosecond.
-    fn look_at(readings: &[u64]) -> Look {
+    /// A reading of made-up times: the ticks are these, one after the other, at two ticks a nanosecond.
+    fn reading_of(readings: &[u64]) -> Reading {
         let (next, last) = (Cell::new(0), Cell::new(0));
         let ticks = || {
             last.set(readings[next.get()]);
             next.set(next.get() + 1);
             last.get()
         };
-        Look::new(ticks, || Duration::from_nanos(last.get() / 2))
+        Reading::new(ticks, || Duration::from_nanos(last.get() / 2))
     }
 
     #[test]
-    fn a_look_in_the_middle_of_which_another_thread_ran_is_taken_again() {
+    fn a_reading_is_taken_again_if_another_thread_ran_in_the_middle_of_it() {
         let late = 100_000_000;
-        let look = look_at(&[0, late, late + 100, late + 200]);
-        assert_eq!((look.ticks, look.width), (late + 150, 100));
-        let look = look_at(&[0, 9_000, 10_000, 18_000, 20_000, 30_000, 40_000, 50_000]);
-        assert_eq!((look.ticks, look.width), (14_000, 8_000)); // the narrowest of all
+        let reading = reading_of(&[0, late, late + 100, late + 200]);
+        assert_eq!((reading.ticks, reading.width), (late + 150, 100));
+        let reading = reading_of(&[0, 9_000, 10_000, 18_000, 20_000, 30_000, 40_000, 50_000]);
+        assert_eq!((reading.ticks, reading.width), (14_000, 8_000)); // the narrowest of all
     }
 
     #[test]
     fn a_rate_that_is_not_exact_is_not_kept() {
         const ROUND: u64 = 1 << 32;
-        let at = |nanos: u64, width| Look {
+        let at = |nanos: u64, width| Reading {
             ticks: 2 * nanos,
             time: Duration::from_nanos(nanos),
             width,
         };
-        let wide = Look {
+        let wide = Reading {
             ticks: 100_000_000, // another thread ran for 50 ms before they were read
             ..at(0, 100_000_000)
         };
@@ -250,7 +249,7 @@ mod tests {
             at(50_000_000, 100).rate_since(&at(0, 100)),
             (ROUND / 2, false)
         );
-        // After a time that is much longer than its looks took, it is exact.
+        // After a time that is much longer than its readings took, it is exact.
         assert!(at(5_000_000_000_000, 100).rate_since(&wide).1);
     }
 

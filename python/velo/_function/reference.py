@@ -9,7 +9,9 @@ import itertools
 import linecache
 import os
 import sys
+import traceback
 import types
+import warnings
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -49,6 +51,8 @@ _LONGEST_SOURCE = 1 << 20
 _CACHE = type(functools.cache(len))
 # The placeholder of cloudpickle for the file name of code.
 _NO_FILE = "<dynamic-code>"
+# In what asyncio says of a second loop in the same thread.
+_SECOND_LOOP = ("from a running event loop", "while another loop is running")
 
 
 # Functions that have come here by value.
@@ -67,12 +71,12 @@ def refuse_while_importing() -> None:
 
     """
     if _importing:
-        raise _runs_while_imported(_importing[-1])
+        raise _runs_while_imported(_importing[-1], "a stream")
 
 
-def _runs_while_imported(module: str) -> VeloError:
+def _runs_while_imported(module: str, what: str) -> VeloError:
     return VeloError(
-        f"module `{module}` runs a stream as it is imported, and workers import it "
+        f"module `{module}` runs {what} as it is imported, and workers import it "
         'too; do that in a function, or below `if __name__ == "__main__":`'
     )
 
@@ -357,9 +361,12 @@ def build(described: tuple[str, Any]) -> Callable[..., Any]:
         found: Any = importlib.import_module(module)
     except RuntimeError as error:
         # A program that ends in `asyncio.run(main())`, which the worker's own loop does not allow.
-        if "from a running event loop" not in str(error):
+        if not any(text in str(error) for text in _SECOND_LOOP):
             raise
-        raise _runs_while_imported(module) from None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # `main` was never awaited
+            traceback.clear_frames(error.__traceback__)
+        raise _runs_while_imported(module, "an event loop") from None
     finally:
         _importing.pop()
     for part in name.split("."):

@@ -50,8 +50,15 @@ def test_a_module_that_fails(velo):
     assert "importlib" not in done.err
 
 
-@pytest.mark.parametrize("start", ["asyncio.run(main())", "print(kept.run_sync([1]))"])
-def test_a_program_that_runs_as_workers_import_it(velo, start):
+@pytest.mark.parametrize(
+    ("start", "what"),
+    [
+        ("asyncio.run(main())", "an event loop"),
+        ("asyncio.new_event_loop().run_until_complete(main())", "an event loop"),
+        ("print(kept.run_sync([1]))", "a stream"),
+    ],
+)
+def test_a_program_that_runs_as_workers_import_it(velo, start, what):
     velo.file(
         "program.py",
         "import asyncio\n"
@@ -66,9 +73,10 @@ def test_a_program_that_runs_as_workers_import_it(velo, start):
     )
     done = velo("run", "program.py:kept", "-i", "-", stdin=b"1\n")
     assert done.code == 1
-    assert "importing `program.py` failed: module `program` runs a stream as it is" in done.err
+    assert f"importing `program.py` failed: module `program` runs {what} as it is" in done.err
     assert 'below `if __name__ == "__main__":`' in done.err
     assert "Traceback" not in done.err
+    assert "never awaited" not in done.err
 
 
 def test_a_file_in_a_package(velo, mode):

@@ -4,7 +4,7 @@ from velo.connect.errors import missing
 
 try:
     from velo.connect._nats.endpoint import Nats, nats, of_url
-except ModuleNotFoundError as error:
+except ImportError as error:
     if str(error.name).partition(".")[0] != "nats":
         raise
     raise missing("`connect.nats`", "nats") from error
