@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import signal
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,9 @@ def pytest_addoption(parser):
 def pytest_configure(config):
     config.addinivalue_line("markers", "slow: left out by --fast")
     config.addinivalue_line("markers", "sampled(n): one in n of its cases runs without --long")
+    # A shell has its jobs in the background ignore Ctrl-C, and so would the programs of the tests.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

@@ -111,7 +111,6 @@ class Kafka(Server):
         super().stop()
 
     def disconnect(self):
-        """Close the clients of the tests, with their descriptors."""
         self._admin = self._producer = None
 
     def _config(self):

