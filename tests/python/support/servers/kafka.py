@@ -1,17 +1,12 @@
 """A Kafka broker with listeners without and with authentication, and with TLS."""
 
+import contextlib
 import itertools
 import subprocess
 import sys
 import time
 
-from confluent_kafka import (
-    Consumer,
-    ConsumerGroupTopicPartitions,
-    KafkaException,
-    Producer,
-    TopicPartition,
-)
+from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
 
 from servers.kafka_jars import BROKER, need_kafka
@@ -87,15 +82,19 @@ class Kafka(Server):
         return self
 
     def _has_coordinator(self):
-        group, deadline = ConsumerGroupTopicPartitions("probe"), time.monotonic() + 30
-        while time.monotonic() < deadline:
-            asked = self.admin.list_consumer_group_offsets([group], request_timeout=2)
-            try:
-                asked["probe"].result()
-                return True
-            except KafkaException:
+        # Not by the admin client, whose requests to a coordinator may abort this process:
+        # "Assertion `eonce->refcnt > 0' failed" (librdkafka 2.16).
+        place, deadline = TopicPartition("__consumer_offsets", 0), time.monotonic() + 30
+        consumer = Consumer({**self._config(), "group.id": "probe"})
+        try:
+            while time.monotonic() < deadline:
+                with contextlib.suppress(KafkaException):
+                    consumer.committed([place], timeout=2)
+                    return True
                 time.sleep(0.1)
-        return False
+            return False
+        finally:
+            consumer.close()
 
     def probe(self):
         self.admin.list_topics(timeout=1)
