@@ -6,15 +6,16 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// The rate is kept after this long, if it is exact to one part in so many.
+/// A rate is kept when it was measured over this time or more,
 const SETTLED: Duration = Duration::from_millis(100);
+/// and its error is at most one part in this many.
 const EXACT: u64 = 10_000;
 /// A rate of less time than this says nothing: reading both times takes some 50 ns.
 const LEAST: Duration = Duration::from_micros(50);
-/// How often both times are read at most until there are so few ticks between the readings that nothing has
-/// come between.
-const READINGS: usize = 4;
+/// Both times are read until the reading takes this many ticks or fewer: then no other thread ran in the middle of it.
 const NARROW: u64 = 4096;
+/// They are read this often at most; the best reading counts then.
+const READINGS: usize = 4;
 
 /// Both times at one moment.
 #[derive(Clone, Copy, Debug)]
@@ -61,8 +62,8 @@ impl Reading {
 /// When ticks were first read here.
 struct Anchor {
     instant: Instant,
-    reading: Reading,
-    counter: bool,
+    /// None: the counter is not steady, and ticks are nanoseconds.
+    reading: Option<Reading>,
 }
 
 static ANCHOR: OnceLock<Anchor> = OnceLock::new();
@@ -75,8 +76,7 @@ fn anchor() -> &'static Anchor {
         let instant = Instant::now();
         Anchor {
             instant,
-            reading: Reading::new(counter_now, || instant.elapsed()),
-            counter: counter_is_steady(),
+            reading: counter_is_steady().then(|| Reading::new(counter_now, || instant.elapsed())),
         }
     })
 }
@@ -85,7 +85,7 @@ fn anchor() -> &'static Anchor {
 #[inline]
 pub fn now() -> u64 {
     let anchor = anchor();
-    if anchor.counter {
+    if anchor.reading.is_some() {
         counter_now()
     } else {
         anchor.instant.elapsed().as_nanos() as u64
@@ -95,7 +95,11 @@ pub fn now() -> u64 {
 /// As [`now`], where the ticks of other processes of this machine count the same. 0 where they do not.
 #[inline]
 pub fn shared_now() -> u64 {
-    if anchor().counter { counter_now() } else { 0 }
+    if anchor().reading.is_some() {
+        counter_now()
+    } else {
+        0
+    }
 }
 
 /// How many nanoseconds a difference of ticks is.
@@ -104,11 +108,11 @@ pub fn shared_now() -> u64 {
 /// first use is less than [`LEAST`] ago, this waits until then.
 pub fn to_ns(ticks: u64) -> u64 {
     let anchor = anchor();
-    if !anchor.counter {
+    let Some(first) = &anchor.reading else {
         return ticks;
-    }
+    };
     let rate = match RATE.load(Ordering::Relaxed) {
-        0 => measure(anchor),
+        0 => measure(anchor.instant, first),
         rate => rate,
     };
     u64::try_from((u128::from(ticks) * u128::from(rate)) >> 32).unwrap_or(u64::MAX)
@@ -128,12 +132,12 @@ pub fn to_duration(ticks: u64) -> Duration {
 }
 
 #[cold]
-fn measure(anchor: &Anchor) -> u64 {
-    let time = || anchor.instant.elapsed();
-    while time() < anchor.reading.time + LEAST {
+fn measure(instant: Instant, first: &Reading) -> u64 {
+    let time = || instant.elapsed();
+    while time() < first.time + LEAST {
         std::hint::spin_loop();
     }
-    let (rate, exact) = Reading::new(counter_now, time).rate_since(&anchor.reading);
+    let (rate, exact) = Reading::new(counter_now, time).rate_since(first);
     if exact {
         RATE.store(rate, Ordering::Relaxed);
     }

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
 from typing import Any, NamedTuple
 
+from velo import _core
 from velo._diagnostics.await_trace import Awaited, walk
 from velo._worker.client import Client, OpenStream
 from velo._worker.last_errors import error_of
@@ -177,15 +178,14 @@ def where(generator: Any) -> dict[str, Any]:
 
 # What a function awaits that is velo's own, by its type.
 _OURS = {
-    ("velo._core", "Events"): "its next event",
-    ("velo._core", "Ticks"): "its next event, or a tick",
+    _core.Events: "its next event",
+    _core.Ticks: "its next event, or a tick",
 }
 
 
 def _shown(awaited: Awaited) -> str:
     if (frame := awaited.frame) is None:
-        kind = type(awaited.thing)
-        return _OURS.get((kind.__module__, kind.__name__)) or shorten(awaited.thing)
+        return _OURS.get(type(awaited.thing)) or shorten(awaited.thing)
     code = frame.f_code
     return f"{code.co_qualname} at {code.co_filename}:{frame.f_lineno}"
 

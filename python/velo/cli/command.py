@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 
 import click
@@ -53,6 +52,8 @@ class _Subcommands(click.Group):
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
+            import difflib  # of all calls, only this one needs it
+
             # Click names those that resemble it where it knows all of them.
             like = difflib.get_close_matches(name, _PRESENT, n=1)
             meant = f" Did you mean '{like[0]}'?" if like else ""

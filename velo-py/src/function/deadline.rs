@@ -103,6 +103,12 @@ impl State {
     }
 }
 
+/// Whether a test turns the clock of this loop, as `VirtualClock` lets it.
+fn is_turned(event_loop: &Bound<'_, PyAny>) -> bool {
+    let turned = event_loop.getattr_opt(intern!(event_loop.py(), "_is_turned"));
+    turned.is_ok_and(|turned| turned.is_some_and(|turned| turned.is_truthy().unwrap_or(false)))
+}
+
 impl Deadline {
     /// The limits of the stream `stream` in seconds; None when there are none.
     pub fn new(
@@ -114,13 +120,6 @@ impl Deadline {
     ) -> Option<Arc<Deadline>> {
         let limit = |seconds: Option<f64>| Duration::try_from_secs_f64(seconds?).ok();
         let (stall, event) = (limit(stall), limit(event));
-        let turned = |event_loop: &Py<PyAny>| {
-            let event_loop = event_loop.bind(py);
-            let turned = event_loop.getattr_opt(intern!(py, "_is_turned"));
-            turned.is_ok_and(|turned| {
-                turned.is_some_and(|turned| turned.is_truthy().unwrap_or(false))
-            })
-        };
         (stall.is_some() || event.is_some()).then(|| {
             Arc::new_cyclic(|this| Deadline {
                 stream,
@@ -128,7 +127,7 @@ impl Deadline {
                 event,
                 port: port.clone(),
                 state: GilCell::new(State {
-                    turned: event.is_some() && turned(port.event_loop()),
+                    turned: event.is_some() && is_turned(port.event_loop().bind(py)),
                     ..State::default()
                 }),
                 this: this.clone(),
