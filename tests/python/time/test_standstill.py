@@ -271,7 +271,8 @@ def test_a_clock_that_a_test_turns_stands_still_by_itself(tmp_path):
                 began = now()
                 while not stream.closed:
                     await asyncio.sleep(0.5)
-                assert took(began) == 100, ("a stream", took(began))
+                # Real time counts as idle, too; a standstill that counts makes it 102 or more.
+                assert 90 < took(began) < 102, ("a stream", took(began))
 
             async with counts.open() as stream:
                 await stream.send(30)

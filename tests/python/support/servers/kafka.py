@@ -68,9 +68,9 @@ class Kafka(Server):
     def start(self):
         """Start it, again where its coordinator of groups stays away.
 
-        Once in some 80 starts after a kill, Kafka (4.3.1) loads the offsets of groups while the
-        partition that has them is not online yet ("Failed to load metadata" in its log), and
-        loads them no more unless a leader is elected again.
+        After a kill, Kafka (4.3.1) may load the offsets of groups while the partition that has
+        them is not online yet ("Failed to load metadata" in its log). After 1 of 76 kills it did
+        not load them again.
         """
         again = (self.folder / "data").exists()
         super().start()
