@@ -84,7 +84,8 @@ pub(crate) struct ConsumerLine {
     /// Counted events that are done with (slot header; goes on across moves). Of a block on loan:
     /// frames that named it and are done with.
     pub released: AtomicU64,
-    /// When `released` was last written, by `ticks::shared_now` (slot header only; statistics).
+    /// When the last event of `released` was released, by `ticks::shared_now` (slot header only;
+    /// statistics).
     pub released_at: AtomicU64,
     /// 1 when no one reads this block any more (heap blocks only).
     pub retired: AtomicU32,

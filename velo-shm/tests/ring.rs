@@ -4,7 +4,7 @@
 mod common;
 
 use common::{LIMITS, Pair, SMALL, message, receive, send, try_send};
-use velo_shm::{Full, Limits, LinkSpec, Producer, ReserveError};
+use velo_shm::{Full, Limits, LinkSpec, Producer, ReserveError, ticks};
 
 /// Never grows.
 const FIXED: Limits = Limits {
@@ -51,6 +51,36 @@ fn nothing_is_seen_before_it_is_published() {
     assert!(consumer.has_data());
     assert_eq!(receive(&mut consumer).unwrap(), b"two");
     assert!(!consumer.has_data());
+}
+
+#[test]
+fn an_event_that_is_published_alone_has_the_time_of_its_own_release() {
+    let pair = Pair::new(SMALL);
+    let (mut producer, mut consumer) = pair.way_in(0, FIXED);
+    for _ in 0..3 {
+        send(&mut producer, b"event");
+        assert!(consumer.peek().unwrap().is_some());
+        let begin = ticks::shared_now();
+        consumer.release();
+        let end = ticks::shared_now();
+        while end != 0 && ticks::shared_now() == end {}
+        consumer.publish();
+        assert!((begin..=end).contains(&producer.released_at()));
+    }
+}
+
+#[test]
+fn events_that_are_published_together_have_the_time_of_that() {
+    let pair = Pair::new(SMALL);
+    let (mut producer, mut consumer) = pair.way_in(0, FIXED);
+    for _ in 0..3 {
+        send(&mut producer, b"event");
+        assert!(consumer.peek().unwrap().is_some());
+        consumer.release();
+    }
+    let begin = ticks::shared_now();
+    consumer.publish();
+    assert!((begin..=ticks::shared_now()).contains(&producer.released_at()));
 }
 
 #[test]

@@ -59,6 +59,8 @@ async def test_latency_of_a_known_delay(mode, how):
                 await stream.recv_batch()
             elif how == "iterate":
                 await anext(aiter(stream))
+            # The function asks for its next event in its own time.
+            await until(lambda: stream.metrics.queued == 0)
             waits.append(time.monotonic() - began)
         await stream.end()
         await drain(stream)

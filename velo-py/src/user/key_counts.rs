@@ -50,16 +50,15 @@ impl SharedCounts {
     /// Publishes the counts.
     pub fn tell(&self, py: Python<'_>, counts: Counts) {
         let _ = self.0.with(py, |shared| {
-            let events = counts.events - shared.counts.events;
+            let (events, now) = (counts.events - shared.counts.events, ticks::now());
             if events > 0 {
-                shared.meter.sent(events, ticks::now());
+                shared.meter.sent(events, now);
             }
             shared
                 .meter
                 .received(counts.results - shared.counts.results);
-            shared
-                .meter
-                .observe(counts.events.saturating_sub(counts.pending), 0);
+            let handled = counts.events.saturating_sub(counts.pending);
+            shared.meter.observe(handled, 0, now);
             shared.counts = counts;
         });
     }

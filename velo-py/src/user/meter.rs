@@ -38,6 +38,8 @@ pub struct Meter {
     /// The followed event: the number of handled events once it is handled, and the time of its
     /// acceptance.
     followed: Option<(u64, u64)>,
+    /// When the followed event was last seen not to be handled though all events were answered.
+    answered_at: Option<u64>,
     /// Whether any event is followed.
     timed: bool,
     latencies: Option<Box<Histogram<u32>>>,
@@ -56,6 +58,7 @@ impl Default for Meter {
             received: 0,
             answered: false,
             followed: None,
+            answered_at: None,
             timed: *TIMED,
             latencies: None,
             published: 0,
@@ -103,6 +106,7 @@ impl Meter {
         self.answered = false;
         if self.timed && self.followed.is_none() {
             self.followed = Some((self.sent, now));
+            self.answered_at = None;
         }
     }
 
@@ -134,19 +138,22 @@ impl Meter {
     /// The function has handled this many events, the last of them at `at`, in ticks; 0 if that is
     /// unknown. Another process may have written `at`, so an impossible time is ignored.
     #[inline]
-    pub fn observe(&mut self, handled: u64, at: u64) {
+    pub fn observe(&mut self, handled: u64, at: u64, now: u64) {
         let Some((event, accepted)) = self.followed else {
             return;
         };
         if handled < event {
+            if self.answered && self.received >= self.sent {
+                self.answered_at = Some(now);
+            }
             return;
         }
         self.followed = None;
-        let now = ticks::now();
-        let end = if (accepted..now).contains(&at) {
-            at
-        } else {
-            now
+        let end = match self.answered_at {
+            // `at` is of a later event, which was accepted after this one had its result.
+            Some(answered) if handled > event => answered,
+            _ if (accepted..now).contains(&at) => at,
+            _ => now,
         };
         let elapsed = ticks::to_ns(end.saturating_sub(accepted));
         let latencies = self.latencies.get_or_insert_with(no_latencies);
@@ -193,5 +200,65 @@ impl Meter {
     pub fn duration(&self) -> f64 {
         let until = self.ended.unwrap_or_else(ticks::now);
         ticks::to_duration(until.saturating_sub(self.opened)).as_secs_f64()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The only latency that was measured, in ticks; figures have one digit.
+    fn is_about(meter: &Meter, expected: u64) -> bool {
+        let seen = meter.latencies().unwrap();
+        let expected = ticks::to_ns(expected);
+        seen.len() == 1 && seen.max().abs_diff(expected) <= expected / 10
+    }
+
+    /// A meter whose first event was accepted and answered.
+    fn answered(accepted: u64) -> Meter {
+        let mut meter = Meter::default();
+        meter.sent(1, accepted);
+        assert!(meter.received(1));
+        meter
+    }
+
+    const BEGIN: u64 = 1 << 40;
+    const STEP: u64 = 1 << 30;
+
+    #[test]
+    fn an_event_takes_until_it_was_released() {
+        let mut meter = answered(BEGIN);
+        meter.observe(0, 0, BEGIN + STEP);
+        meter.observe(1, BEGIN + 2 * STEP, BEGIN + 3 * STEP);
+        assert!(is_about(&meter, 2 * STEP));
+    }
+
+    #[test]
+    fn an_event_whose_release_is_seen_with_the_next_takes_until_it_was_answered() {
+        let mut meter = answered(BEGIN);
+        meter.observe(0, 0, BEGIN + STEP);
+        meter.sent(1, BEGIN + STEP);
+        assert!(meter.received(1));
+        meter.observe(2, BEGIN + 2 * STEP, BEGIN + 2 * STEP);
+        assert!(is_about(&meter, STEP));
+    }
+
+    #[test]
+    fn an_event_that_was_not_answered_takes_until_a_later_one_was_released() {
+        let mut meter = Meter::default();
+        meter.sent(1, BEGIN);
+        meter.sent(1, BEGIN);
+        meter.observe(0, 0, BEGIN + STEP);
+        meter.observe(2, BEGIN + 2 * STEP, BEGIN + 3 * STEP);
+        assert!(is_about(&meter, 2 * STEP));
+    }
+
+    #[test]
+    fn an_impossible_time_of_release_is_ignored() {
+        for at in [0, BEGIN - 1, BEGIN + 2 * STEP] {
+            let mut meter = answered(BEGIN);
+            meter.observe(1, at, BEGIN + STEP);
+            assert!(is_about(&meter, STEP));
+        }
     }
 }

@@ -221,7 +221,8 @@ impl StreamCore {
     pub(crate) fn observe(&self, py: Python<'_>, meter: &mut Meter) {
         // A busy channel is observed at a later time.
         if let Ok((_, handled)) = self.channel.progress(py) {
-            meter.observe(handled, self.channel.handled_at(py).unwrap_or(0));
+            let at = self.channel.handled_at(py).unwrap_or(0);
+            meter.observe(handled, at, ticks::now());
         }
     }
 

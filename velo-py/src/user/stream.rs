@@ -332,7 +332,7 @@ impl StreamBase {
         let (here, beyond) = self.core.channel.dropped(py)?;
         let (received, figures, duration) = self.core.state.wait_with(py, |state| {
             let meter = &mut state.meter;
-            self.core.observe(py, meter);
+            self.core.follow(py, meter);
             (
                 meter.results(),
                 Figures::of(meter.latencies()),

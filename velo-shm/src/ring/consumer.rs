@@ -58,6 +58,8 @@ pub struct Consumer {
     told: u64,
     /// Counted events released.
     released: u64,
+    /// When the first of them that the producer was not told of was released.
+    first_at: u64,
     /// Leases of this ring, oldest first: the head cannot pass the first that is not done.
     leases: VecDeque<Leased>,
     broken: Option<RingCorrupted>,
@@ -97,6 +99,7 @@ impl Consumer {
             head: 0,
             told: 0,
             released: 0,
+            first_at: 0,
             leases: VecDeque::new(),
             broken: None,
             ceiling: limits.ceiling(&hold.region.geometry),
@@ -149,10 +152,22 @@ impl Consumer {
             let len = peeked.end - self.position;
             self.hold.track_ring(&self.ring, self.position, len, false);
             self.position = peeked.end;
-            self.released += u64::from(peeked.header.counted);
+            self.count(peeked.header);
             if peeked.header.lends {
                 self.give_back();
             }
+        }
+    }
+
+    /// Counts a frame that is released. The time is read for the first one that the producer was not told
+    /// of: events that come one at a time have their own time, and many at once cost no more.
+    #[inline]
+    fn count(&mut self, frame: FrameHeader) {
+        if frame.counted {
+            if self.released == self.told {
+                self.first_at = ticks::shared_now();
+            }
+            self.released += 1;
         }
     }
 
@@ -192,7 +207,7 @@ impl Consumer {
         // SAFETY: `advance` checked that the frame lies between here and the end of the ring.
         let payload = unsafe { self.ring.at(self.position).add(HEADER as usize) };
         self.position = peeked.end;
-        self.released += u64::from(peeked.header.counted);
+        self.count(peeked.header);
         let len = peeked.header.len as usize;
         if peeked.header.lends {
             self.give_back();
@@ -248,9 +263,11 @@ impl Consumer {
         let base = self.base.header();
         // The end of the input is released too, long after the last event.
         if self.released != self.told {
-            base.consumer
-                .released_at
-                .store(ticks::shared_now(), Ordering::Relaxed);
+            let last_at = match self.released - self.told {
+                1 => self.first_at,
+                _ => ticks::shared_now(),
+            };
+            base.consumer.released_at.store(last_at, Ordering::Relaxed);
         }
         base.consumer
             .released

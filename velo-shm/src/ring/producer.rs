@@ -177,8 +177,9 @@ impl Producer {
         self.released
     }
 
-    /// When the consumer last published what it has released, by its `ticks::shared_now`. Unchecked:
-    /// for figures only.
+    /// When the consumer released the last event that it has published as released, by its
+    /// `ticks::shared_now`; of several published at once, when it published them. Unchecked: for
+    /// figures only.
     pub fn released_at(&self) -> u64 {
         self.base
             .header()
