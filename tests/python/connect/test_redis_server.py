@@ -122,6 +122,20 @@ async def test_a_server_that_comes_back_without_its_data_is_an_error(tmp_path):
         server.stop()
 
 
+@pytest.mark.parametrize("waiting", [True, False])
+async def test_a_group_whose_stream_is_gone_is_an_error_whichever_command_finds_it(redis, waiting):
+    peer = RedisPeer(redis, "g")
+    await peer.produce([b"1"])
+    source = peer.source()
+    items, iteration = await take(source, 1)
+    if not waiting:
+        await source.commit(last_positions(items))
+    peer.client.delete(peer.stream)
+    with pytest.raises(PositionLost, match="the group is not there any more"):
+        await source._reader.tend()
+    await close(source, iteration)
+
+
 async def test_a_program_that_is_killed_loses_nothing(redis):
     """Every result is there, and each key's results come in order, apart from those doubled."""
     peer, out = RedisPeer(redis), RedisPeer(redis)

@@ -213,7 +213,8 @@ class Link:
         if isinstance(error, refused.ReadOnlyError):
             return None  # a replica, until the address leads to the primary again
         if isinstance(error, refused.ResponseError):
-            if "NOGROUP" in text or "consumer group" in text:
+            # "no such key" comes from XINFO, which does not look for a group without its stream.
+            if any(said in text for said in ("NOGROUP", "consumer group", "no such key")):
                 return PositionLost(
                     f"{self._name}: the group is not there any more on {self.address}: {text}; its "
                     "stream or the group was deleted, or the server came back without its data. "
