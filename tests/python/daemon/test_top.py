@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from functions import running_sum
-from helpers import HANG, environment
+from helpers import HANG, environment, until
 from terminal import top
 from velo.errors import StreamClosed
 
@@ -25,9 +25,9 @@ async def opened(count):
             left = number + 1
             while left:
                 left -= len(await stream.recv_batch())
-            # With this result it is seen that those before are handled, and how long they took.
-            await stream.send(0)
-            await stream.recv()
+            await until(
+                lambda stream=stream: stream.metrics.queued == 0
+            )  # its latency is known then
         yield streams
 
 

@@ -71,6 +71,7 @@ async def test_waiting_for_events_costs_nothing(mode):
             await moves_clock.run([2 * LONG])
             await stream.send(0)
             assert await stream.recv() == 0
+            await until(lambda: stream.metrics.queued == 0)  # the function waits again
 
 
 async def test_waiting_for_the_receiver_costs_nothing(mode, tmp_path):
