@@ -92,16 +92,16 @@ async def produce(broker, topic, numbers, partitions=1):
         await asyncio.to_thread(broker.produce, topic, values, partition=partition)
 
 
+PROTOCOLS = {
+    "cooperative": QUICK,
+    "eager": {**QUICK, "partition.assignment.strategy": "range"},
+    "consumer protocol": {"group.protocol": "consumer", "reconnect.backoff.ms": 10},
+}
+EACH_PROTOCOL = pytest.mark.parametrize("config", PROTOCOLS.values(), ids=PROTOCOLS)
+
+
 class TestGroups:
-    @pytest.mark.parametrize(
-        "config",
-        [
-            QUICK,
-            {**QUICK, "partition.assignment.strategy": "range"},
-            {"group.protocol": "consumer", "reconnect.backoff.ms": 10},
-        ],
-        ids=["cooperative", "eager", "consumer protocol"],
-    )
+    @EACH_PROTOCOL
     async def test_members_share_partitions_and_go_on_at_what_is_committed(self, broker, config):
         topic = broker.topic(4)
         first = Member(source(broker, topic, config))
@@ -247,6 +247,41 @@ class TestGroups:
             await member.close()
         seen = {value for member in members for value in member.values}
         assert seen == set(range(100))
+
+    @EACH_PROTOCOL
+    async def test_the_end_waits_for_partitions_that_another_member_gives_away(
+        self, broker, config
+    ):
+        topic = broker.topic(4)
+        await produce(broker, topic, range(100), 4)
+        first = Member(source(broker, topic, config))  # commits nothing
+        await first.read(100)
+        second = Member(source(broker, topic, config, until="end"))
+        await second.until(lambda: second.ended)
+        given = [number for _, number in second.partitions]
+        assert given
+        assert sorted(second.values) == [n for n in range(100) if n % 4 in given]
+        await second.close()
+        await first.close()
+
+    @pytest.mark.parametrize("protocol", ["cooperative", "consumer protocol"])  # neither moves it
+    async def test_a_member_without_partitions_ends_when_all_is_committed(
+        self, broker, protocol, caplog
+    ):
+        config = PROTOCOLS[protocol]
+        caplog.set_level("INFO", "velo.connect")
+        topic = broker.topic(1)
+        await produce(broker, topic, range(10))
+        first = Member(source(broker, topic, config))
+        await first.read(10)
+        second = Member(source(broker, topic, config, until="end"))
+        await second.until(lambda: "this member has no partitions" in caplog.text)
+        assert not second.ended
+        await first.commit()
+        await second.until(lambda: second.ended)
+        assert second.values == []
+        await second.close()
+        await first.close()
 
 
 class TestOutages:

@@ -41,7 +41,6 @@ class Assignment:
         by_topic: Their names by topic and number, also of those that were given away.
         given: The partitions that were given away or lost since the reader has cleared this.
         waiting: The partitions that the group has given, and that are not read yet.
-        begun: Whether there was an assignment, also an empty one.
 
     """
 
@@ -54,12 +53,12 @@ class Assignment:
         known: Iterable[Name],
         ask: Ask,
         serve: Callable[[], None],
+        on_begin: Callable[[Name], None],
     ) -> None:
         self.names: set[Name] = set()
         self.given: set[Name] = set()
         self.waiting: set[Name] = set()
         self.by_topic: dict[str, dict[int, Name]] = {}
-        self.begun = False
         self._consumer = consumer
         self._reading = reading
         self._link = link
@@ -67,6 +66,7 @@ class Assignment:
         self._known = set(known)
         self._ask = ask
         self._serve = serve
+        self._on_begin = on_begin
         self._first: dict[Name, int] = {}
         self._rewound: set[Name] = set()
         self._warned = False
@@ -141,9 +141,9 @@ class Assignment:
         first.update(committed)
         self._first |= first
         self.names.update(names)
-        self.begun = True
         for name in names:
             self.by_topic.setdefault(name[0], {})[name[1]] = name
+            self._on_begin(name)
         if reading.cooperative:
             consumer.incremental_assign(places(first))
         else:
@@ -184,7 +184,6 @@ class Assignment:
         """Take partitions without reading them: only `place` says where they begin."""
         self._handover.forget(names)
         self.waiting.update(names)
-        self.begun = True
         self._consumer.incremental_assign([])  # otherwise the client reads them
         self._handover.put(Assigned(tuple(names)))
 

@@ -6,37 +6,50 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from confluent_kafka import Consumer
+from confluent_kafka import Consumer, KafkaException
 
-from velo.connect._kafka.assignment import Assignment
+from velo.connect._kafka.assignment import Assignment, places
 from velo.connect._kafka.handover import Handover, Records
+from velo.connect._kafka.link import Link, cause, transient
 from velo.connect._kafka.places import Ask, Name, ends
 from velo.connect._kafka.reading import Reading
 from velo.connect.model import record_of
+from velo.connect.settings import log
 
 __all__ = ["Bound"]
+
+_AGAIN = 0.5  # seconds between questions what the group has committed
+_TIMEOUT = 1.0  # seconds for an answer
 
 
 class Bound:
     """How far each partition was read, and where it ends.
 
     With a time that is to come, the ends are known when it has come.
+
+    A member of a group has no partitions before others have given some away, and there may be none
+    for it: then it is done when the group has committed all records before the ends.
     """
 
-    def __init__(self, consumer: Consumer, reading: Reading, known: list[Name], ask: Ask) -> None:
+    def __init__(
+        self, consumer: Consumer, reading: Reading, link: Link, known: list[Name], ask: Ask
+    ) -> None:
         self._consumer = consumer
         self._reading = reading
+        self._link = link
         self._known = set(known)
         self._ask = ask
         self._reached: dict[Name, int] = {}
         self._ends = ends(consumer, known, reading.until, ask)
+        self._ask_at = 0.0
+        self._told = False
 
     def reach(self, name: Name, offset: int) -> None:
         """Note that there is nothing before this offset that was not read."""
         self._reached[name] = offset
 
     def forget(self, name: Name) -> None:
-        """Note that a partition is read again from an earlier offset on."""
+        """Note that reading of a partition begins, perhaps once more."""
         self._reached.pop(name, None)
 
     def cut(self, records: Records) -> Records:
@@ -63,13 +76,40 @@ class Bound:
                 return False
             self._known |= assignment.names
             self._ends = ends(self._consumer, self._known, until, self._ask)
+        if assignment.waiting or handover.held():
+            return False
+        if not assignment.names and not self._reading.by_hand:
+            return self._is_committed()
         last = self._ends or {}
-        return (
-            assignment.begun
-            and not assignment.waiting
-            and all(self._reached.get(name, 0) >= last.get(name, 0) for name in assignment.names)
-            and not handover.held()
-        )
+        return all(self._reached.get(name, 0) >= last.get(name, 0) for name in assignment.names)
+
+    def _is_committed(self) -> bool:
+        """Ask the group whether it has committed all records before the ends."""
+        if time.monotonic() < self._ask_at:
+            return False
+        self._ask_at = time.monotonic() + _AGAIN
+        last = self._ends or {}
+        try:
+            found = self._consumer.committed(places(last), timeout=_TIMEOUT) if last else []
+            for place in found:
+                if place.error is not None:
+                    raise KafkaException(place.error)
+                if place.offset < 0:  # nothing is committed, perhaps because there is no record
+                    place.offset = self._consumer.get_watermark_offsets(place, timeout=_TIMEOUT)[0]
+        except KafkaException as error:
+            if transient(cause(error)):
+                return False
+            raise
+        if all(place.offset >= last[place.topic, place.partition] for place in found):
+            return True
+        if not self._told:
+            self._told = True
+            log.info(
+                "%s: this member has no partitions, and ends once group %r has given it some or "
+                "has committed all records before the end",
+                *(self._link.name, self._reading.group),
+            )
+        return False
 
     def left(self, names: Iterable[Name]) -> dict[Name, tuple[int, int]]:
         """Give the partitions that are not read to their ends: the next offset, and the end."""

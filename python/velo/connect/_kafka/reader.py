@@ -171,9 +171,16 @@ class Reader:
             )
         )
         if reading.until is not None:
-            self._bound = Bound(self._consumer, reading, known, self._ask)
+            self._bound = Bound(self._consumer, reading, self._link, known, self._ask)
         self._assignment = Assignment(
-            self._consumer, reading, self._link, self._handover, known, self._ask, self._serve
+            self._consumer,
+            reading,
+            self._link,
+            self._handover,
+            known,
+            self._ask,
+            self._serve,
+            self._on_begin,
         )
         if reading.by_hand:
             self._check_sought(known)
@@ -250,6 +257,10 @@ class Reader:
             self._consumer.pause(places(much))
             self._asleep |= much
 
+    def _on_begin(self, name: Name) -> None:
+        if self._bound is not None:
+            self._bound.forget(name)
+
     def _on_error(self, message: Message) -> None:
         error: Any = message.error()
         if error.code() == KafkaError._PARTITION_EOF:
@@ -283,8 +294,6 @@ class Reader:
                 return None
             raise
         if is_given:
-            if self._bound is not None:
-                self._bound.forget(name)
             self._assignment.give_again(name)
         return is_given
 
