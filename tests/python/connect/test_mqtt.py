@@ -386,7 +386,7 @@ async def test_a_killed_server_loses_no_result_that_was_flushed_late(own_mosquit
 async def test_a_frozen_server_is_found_by_its_silence(own_mosquitto):
     peer = MqttPeer(own_mosquitto)
     await peer.produce([b"1"])
-    source = peer.source(keepalive=1, connect_timeout=1)
+    source = peer.source(keepalive=1)
     items, iteration = await take(source, 1)
     more = asyncio.ensure_future(anext(iteration))
     own_mosquitto.freeze()
@@ -394,7 +394,7 @@ async def test_a_frozen_server_is_found_by_its_silence(own_mosquitto):
     assert not more.done()
     own_mosquitto.thaw()
     assert [item.value for item in await asyncio.wait_for(more, 30)] == [1]
-    await waited(lambda: source.reconnects == 1)
+    await waited(lambda: source.reconnects >= 1)  # a busy machine may be silent for a second, too
     await close(source, iteration)
     peer.close()
 

@@ -22,10 +22,7 @@ def own_postgres(tmp_path_factory):
 async def test_a_frozen_server_is_found_by_its_silence(own_postgres):
     peer = await PostgresPeer(own_postgres).open()
     await peer.produce([b"1"])
-    source, sink = (
-        peer.source(request_timeout=0.5, connect_timeout=0.5),
-        peer.sink(request_timeout=0.5, connect_timeout=0.5),
-    )
+    source, sink = peer.source(request_timeout=0.5), peer.sink(request_timeout=0.5)
     items, iteration = await take(source, 1)
     await sink.write([("k", {"number": 1})])
     more = asyncio.ensure_future(anext(iteration))

@@ -310,7 +310,7 @@ async def test_tls(peer, rabbitmq):
 
 async def test_a_frozen_server_is_found_by_its_silence(peer, rabbitmq):
     await peer.produce([b"1"])
-    source = peer.source(heartbeat=1, connect_timeout=1)
+    source = peer.source(heartbeat=1)
     items, iteration = await take(source, 1)
     more = asyncio.ensure_future(anext(iteration))
     rabbitmq.freeze()
@@ -324,7 +324,7 @@ async def test_a_frozen_server_is_found_by_its_silence(peer, rabbitmq):
     finally:
         rabbitmq.thaw()
     assert [item.value for item in await asyncio.wait_for(more, 60)] == [1]
-    await waited(lambda: source.reconnects == 1)
+    await waited(lambda: source.reconnects >= 1)  # a busy machine may be silent for a second, too
     await source.commit(last_positions(items))  # of the connection that was lost: nothing
     await close(source, iteration)
     assert await peer.length() == 1
