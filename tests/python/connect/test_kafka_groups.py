@@ -46,6 +46,30 @@ async def main(address, topic, group, config):
 asyncio.run(main(*sys.argv[1:4], json.loads(sys.argv[4])))
 """
 
+# A member that is closed while the client holds an assignment which was not polled yet. It is a
+# program of its own, because a client that does not close may stop all threads of its program.
+CLOSING = """
+import asyncio, sys, threading, time
+from velo import connect
+from velo.connect._kafka import reader
+
+class Late(reader.Consumer):
+    def poll(self, seconds):
+        polled.set()
+        time.sleep(2)  # the assignment comes meanwhile; where it does not, closing is easy
+
+async def main(address, topic):
+    source = connect.kafka(address, topic, group=f"group-of-{topic}")
+    reading = asyncio.create_task(anext(aiter(source)))
+    await asyncio.to_thread(polled.wait)
+    await source.close()
+    reading.cancel()
+
+reader.Consumer = Late
+polled = threading.Event()
+asyncio.run(main(*sys.argv[1:]))
+"""
+
 
 class Program:
     """`PROGRAM`, and what it has printed."""
@@ -241,10 +265,14 @@ class TestGroups:
         topic = broker.topic(4)
         await produce(broker, topic, range(100), 4)
         members = [Member(source(broker, topic, until="end")) for _ in range(2)]
-        for member in members:
+
+        async def finish(member):
             await member.until(lambda: member.ended)
             await member.commit()
             await member.close()
+
+        # Together: one that has no partitions waits until the other one has committed.
+        await asyncio.gather(*map(finish, members))
         seen = {value for member in members for value in member.values}
         assert seen == set(range(100))
 
@@ -282,6 +310,13 @@ class TestGroups:
         assert second.values == []
         await second.close()
         await first.close()
+
+    async def test_a_member_is_closed_while_it_is_given_partitions(self, broker):
+        command = [sys.executable, "-c", CLOSING, broker.address, broker.topic(2)]
+        ended = await asyncio.to_thread(
+            subprocess.run, command, capture_output=True, text=True, timeout=HANG
+        )
+        assert (ended.returncode, ended.stderr) == (0, "")
 
 
 class TestOutages:

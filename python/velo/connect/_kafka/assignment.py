@@ -41,6 +41,7 @@ class Assignment:
         by_topic: Their names by topic and number, also of those that were given away.
         given: The partitions that were given away or lost since the reader has cleared this.
         waiting: The partitions that the group has given, and that are not read yet.
+        closing: Whether the consumer is about to be closed, and takes no more partitions.
 
     """
 
@@ -59,6 +60,7 @@ class Assignment:
         self.given: set[Name] = set()
         self.waiting: set[Name] = set()
         self.by_topic: dict[str, dict[int, Name]] = {}
+        self.closing = False
         self._consumer = consumer
         self._reading = reading
         self._link = link
@@ -220,6 +222,10 @@ class Assignment:
     # Called by the client library, within `poll`.
 
     def _on_assign(self, _consumer: Consumer, found: list[TopicPartition]) -> None:
+        if self.closing:
+            # The client gives them back by itself. It refuses an assignment while it closes, and
+            # may then never return, nor let another thread of the program run.
+            return
         names = _names(found)
         if self._reading.placed:
             self._wait(names)

@@ -146,6 +146,8 @@ class Reader:
         self._close()
 
     def _close(self) -> None:
+        if self._assignment is not None:
+            self._assignment.closing = True
         for client in (self._alone, self._consumer):
             try:
                 if client is not None:
