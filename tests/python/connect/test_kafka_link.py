@@ -60,10 +60,10 @@ class TestStandstill:
         reading = connect.kafka("localhost:1", "in", group="g")._reading
         return Lookout(reading, link, types.SimpleNamespace(held=lambda: held))
 
-    def look(self, lookout, bound, silent):
+    def look(self, lookout, bound, silent, **assignment):
         lookout._look_at, lookout._heard_at = 0.0, time.monotonic() - silent
-        assignment = types.SimpleNamespace(names=set(bound._ends), lag=dict)
-        lookout.look(None, assignment, bound)
+        assignment = {"names": set(bound._ends), "waiting": set(), "lag": dict} | assignment
+        lookout.look(None, types.SimpleNamespace(**assignment), bound)
 
     def test_it_names_what_is_left(self, bound, caplog):
         lookout = self.lookout()
@@ -74,9 +74,17 @@ class TestStandstill:
             "('in', 2) from 0 to 3"
         ]
 
+    def test_a_member_without_partitions_says_so(self, bound, caplog):
+        self.look(self.lookout(), bound, 31.0, names=set())
+        assert caplog.messages == [
+            "kafka in: has read nothing for 30 s, and goes on waiting for partitions: group 'g' "
+            "gives this member none, and has not committed all records before the end"
+        ]
+
     def test_it_says_nothing_before_nor_while_records_wait_to_be_handled(self, bound, caplog):
         self.look(self.lookout(), bound, 20.0)
         self.look(self.lookout(held={("in", 0)}), bound, 31.0)
+        self.look(self.lookout(), bound, 31.0, names=set(), waiting={("in", 0)})
         assert caplog.messages == []
 
 

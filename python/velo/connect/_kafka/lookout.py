@@ -74,15 +74,22 @@ class Lookout:
         return partitions(found, self._reading.topics)
 
     def _tell_silence(self, assignment: Assignment, bound: Bound) -> None:
-        """Say, once, which records do not come that a source with an end waits for."""
-        left = bound.left(assignment.names)
-        if not left or self._link.down or self._handover.held():
-            return  # it may be idle; or an outage is told of; or it waits for those that handle
+        """Say, once, what a source with an end waits for."""
+        if self._link.down or self._handover.held() or assignment.waiting:
+            return  # an outage is told of; or it waits for those that handle, or for their word
+        if left := sorted(bound.left(assignment.names).items()):
+            awaited = ", ".join(f"{name} from {at} to {end}" for name, (at, end) in left)
+        elif not assignment.names and not self._reading.by_hand:
+            awaited = (
+                f"partitions: group {self._reading.group!r} gives this member none, and has not "
+                "committed all records before the end"
+            )
+        else:
+            return
         self._told_silence = True
         log.warning(
             "%s: has read nothing for %g s, and goes on waiting for %s",
-            *(self._link.name, _SILENT),
-            ", ".join(f"{name} from {at} to {end}" for name, (at, end) in sorted(left.items())),
+            *(self._link.name, _SILENT, awaited),
         )
 
     def _ask_for_life(self, consumer: Consumer) -> None:
