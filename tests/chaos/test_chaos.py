@@ -4,11 +4,13 @@ import asyncio
 import gc
 import os
 
+import psutil
 import pytest
 
 import matrix
 import places
 import soak
+from helpers import until_sync
 from phases import PHASES
 from velo._process import clients
 
@@ -27,15 +29,20 @@ def test_nothing_is_lost(victim, how, phase, long):
 
 def test_soak(long):
     # Tests that have failed may hold on to something.
+    clients.shutdown()
     before, had = places.segments(), soak.mapped(os.getpid())
+    me = psutil.Process()
+    descriptors, children = me.num_fds(), set(me.children(recursive=True))
     churn = soak.Soak(600 if long else 6, seed=1, every=1.0 if long else 0.1)
     asyncio.run(churn.run())
     assert churn.wrong == 0
     assert churn.crashed > 0
     assert churn.cancelled > 0
-    # A few seconds are too short for figures that are flat; they still find what runs away.
-    assert max(soak.growth(churn.samples).values()) <= (1.1 if long else 1.5)
+    if long:  # a few seconds are too short for figures that are flat
+        assert max(soak.growth(churn.samples).values()) <= 1.1
     clients.shutdown()
     gc.collect()
     assert soak.mapped(os.getpid()) <= had
     assert places.segments() == before
+    until_sync(lambda: me.num_fds() <= descriptors)
+    until_sync(lambda: set(me.children(recursive=True)) <= children)
