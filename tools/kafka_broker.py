@@ -120,7 +120,8 @@ def configure(folder: Path, port: int, more: str = "") -> Path:
     data = folder / "data"
     properties = folder / "server.properties"
     if not properties.exists():
-        controller = _free_port()
+        while str(controller := _free_port()) in f"{port} {more}":
+            pass  # nothing listens yet on those that were chosen before
         properties.write_text(
             f"{PROPERTIES}log.dirs={data}\n"
             f"listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\n"

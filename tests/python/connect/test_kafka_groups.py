@@ -51,23 +51,28 @@ asyncio.run(main(*sys.argv[1:4], json.loads(sys.argv[4])))
 CLOSING = """
 import asyncio, sys, threading, time
 from velo import connect
-from velo.connect._kafka import reader
+from velo.connect._kafka import alone, reader
 
-class Late(reader.Consumer):
+# The reader's own client, or the one that looks for other programs beside a checkpoint.
+module = {"reader": reader, "alone": alone}[sys.argv[3]]
+
+class Late(module.Consumer):
     def poll(self, seconds):
         polled.set()
         time.sleep(2)  # the assignment comes meanwhile; where it does not, closing is easy
 
 async def main(address, topic):
     source = connect.kafka(address, topic, group=f"group-of-{topic}")
+    if module is alone:
+        source.seek({})
     reading = asyncio.create_task(anext(aiter(source)))
     await asyncio.to_thread(polled.wait)
     await source.close()
     reading.cancel()
 
-reader.Consumer = Late
+module.Consumer = Late
 polled = threading.Event()
-asyncio.run(main(*sys.argv[1:]))
+asyncio.run(main(*sys.argv[1:3]))
 """
 
 
@@ -311,8 +316,9 @@ class TestGroups:
         await second.close()
         await first.close()
 
-    async def test_a_member_is_closed_while_it_is_given_partitions(self, broker):
-        command = [sys.executable, "-c", CLOSING, broker.address, broker.topic(2)]
+    @pytest.mark.parametrize("client", ["reader", "alone"])
+    async def test_a_member_is_closed_while_it_is_given_partitions(self, broker, client):
+        command = [sys.executable, "-c", CLOSING, broker.address, broker.topic(2), client]
         ended = await asyncio.to_thread(
             subprocess.run, command, capture_output=True, text=True, timeout=HANG
         )

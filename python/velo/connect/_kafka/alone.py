@@ -100,8 +100,6 @@ class Alone:
             message = self._consumer.poll(0)
 
     def _on_assign(self, consumer: Consumer, found: list[TopicPartition]) -> None:
-        if self._consumer is None:
-            return  # it closes: see `Assignment.closing`
         names = [(place.topic, place.partition) for place in found]
         consumer.incremental_assign(places(dict.fromkeys(names, OFFSET_END)))
         consumer.pause(places(names))

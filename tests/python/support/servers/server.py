@@ -18,11 +18,19 @@ from standalone import end_with_this_thread
 __all__ = ["Server", "free_port", "program"]
 
 
+# The ports that were given out: what asked for one may not listen on it yet.
+_given = set()
+
+
 def free_port():
-    """A loopback port that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """A loopback port that nothing listens on, another one each time."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        if port not in _given:
+            _given.add(port)
+            return port
 
 
 def program(name, *folders, hint):
