@@ -41,6 +41,7 @@ class Assignment:
         by_topic: Their names by topic and number, also of those that were given away.
         given: The partitions that were given away or lost since the reader has cleared this.
         waiting: The partitions that the group has given, and that are not read yet.
+        begun: Whether there was an assignment, also an empty one.
         closing: Whether the consumer is about to be closed, and takes no more partitions.
 
     """
@@ -60,7 +61,7 @@ class Assignment:
         self.given: set[Name] = set()
         self.waiting: set[Name] = set()
         self.by_topic: dict[str, dict[int, Name]] = {}
-        self.closing = False
+        self.begun = self.closing = False
         self._consumer = consumer
         self._reading = reading
         self._link = link
@@ -143,6 +144,7 @@ class Assignment:
         first.update(committed)
         self._first |= first
         self.names.update(names)
+        self.begun = True
         for name in names:
             self.by_topic.setdefault(name[0], {})[name[1]] = name
             self._on_begin(name)
@@ -186,6 +188,7 @@ class Assignment:
         """Take partitions without reading them: only `place` says where they begin."""
         self._handover.forget(names)
         self.waiting.update(names)
+        self.begun = True
         self._consumer.incremental_assign([])  # otherwise the client reads them
         self._handover.put(Assigned(tuple(names)))
 

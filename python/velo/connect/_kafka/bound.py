@@ -79,7 +79,10 @@ class Bound:
         if assignment.waiting or handover.held():
             return False
         if not assignment.names and not self._reading.by_hand:
-            return self._is_committed()
+            # One that ends while it joins cannot leave the group, which then waits for it. With the
+            # `consumer` protocol it can, and is not told of an empty assignment.
+            can_leave = assignment.begun or self._reading.config.get("group.protocol") == "consumer"
+            return can_leave and self._is_committed()
         last = self._ends or {}
         return all(self._reached.get(name, 0) >= last.get(name, 0) for name in assignment.names)
 
