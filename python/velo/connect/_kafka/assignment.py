@@ -239,7 +239,7 @@ class Assignment:
         """Hand the revocation on, and wait until the records before it are handled."""
         names = _names(found)
         self._handover.forget(names)
-        if names and not self._handover.stopping:
+        if names and not self._handover.stopping and not self.closing:
             self._handover.put(Revoked(tuple(names)))
             self._wait_for_handling(names)
         self._give(names)

@@ -20,6 +20,9 @@ __all__ = ["Bound"]
 
 _AGAIN = 0.5  # seconds between questions what the group has committed
 _TIMEOUT = 1.0  # seconds for an answer
+# After so many seconds a member that is told of no assignment has joined. One that ends while it
+# joins cannot leave the group, which then waits for it, and may not be able to close either.
+_JOINED = 5.0
 
 
 class Bound:
@@ -42,6 +45,7 @@ class Bound:
         self._reached: dict[Name, int] = {}
         self._ends = ends(consumer, known, reading.until, ask)
         self._ask_at = 0.0
+        self._joined_at = time.monotonic() + _JOINED
         self._told = False
 
     def reach(self, name: Name, offset: int) -> None:
@@ -79,10 +83,10 @@ class Bound:
         if assignment.waiting or handover.held():
             return False
         if not assignment.names and not self._reading.by_hand:
-            # One that ends while it joins cannot leave the group, which then waits for it. With the
-            # `consumer` protocol it can, and is not told of an empty assignment.
-            can_leave = assignment.begun or self._reading.config.get("group.protocol") == "consumer"
-            return can_leave and self._is_committed()
+            # The `consumer` protocol does not tell of an empty assignment.
+            told = self._reading.config.get("group.protocol") != "consumer"
+            joined = assignment.begun or (not told and time.monotonic() > self._joined_at)
+            return joined and self._is_committed()
         last = self._ends or {}
         return all(self._reached.get(name, 0) >= last.get(name, 0) for name in assignment.names)
 
