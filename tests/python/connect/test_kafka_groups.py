@@ -324,6 +324,19 @@ class TestGroups:
         )
         assert (ended.returncode, ended.stderr) == (0, "")
 
+    @EACH_PROTOCOL
+    async def test_a_member_that_is_closed_leaves(self, broker, config):
+        """The group would wait for one that did not, for as long as its session."""
+        topic = broker.topic(4)
+        group = f"group-of-{topic}"
+        await produce(broker, topic, range(10))
+        for _ in range(3):
+            member = Member(source(broker, topic, config))
+            await member.read(10)
+            await member.close()
+            found = broker.admin.describe_consumer_groups([group])[group]
+            assert (await asyncio.to_thread(found.result, HANG)).members == []
+
 
 class TestOutages:
     @pytest.mark.parametrize("group", ["a group", None])

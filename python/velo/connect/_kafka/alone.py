@@ -14,6 +14,7 @@ from typing import Any
 from confluent_kafka import OFFSET_END, Consumer, TopicPartition
 
 from velo.connect._kafka.assignment import places
+from velo.connect._kafka.leaving import leave
 from velo.connect._kafka.link import ClientLog
 from velo.connect._kafka.places import Name
 from velo.connect._kafka.reading import Reading
@@ -26,7 +27,6 @@ _EVERY = 1.0  # seconds between two looks
 # The member of a program that was killed is forgotten after so many milliseconds, which brokers
 # allow by default. A program that came later has left after so many seconds.
 _SESSION, _LEAVES = 6_000, 15.0
-_CLOSES = 2.0  # seconds for the group to take its partitions
 
 
 class Alone:
@@ -117,17 +117,11 @@ class Alone:
             self._shared_since = time.monotonic()
 
     def close(self) -> None:
-        """Give its partitions away, and leave.
-
-        librdkafka (2.16) may answer no more when it tells of a revocation within `close`. The
-        client then waits for ever, and no other thread of the program runs, since it waits with
-        the lock of the interpreter.
-        """
+        """Give its partitions away, and leave."""
         consumer, self._consumer = self._consumer, None
         if consumer is None:
             return
-        consumer.unsubscribe()
-        deadline = time.monotonic() + _CLOSES
-        while self._mine and time.monotonic() < deadline:
-            consumer.poll(0.1)
-        consumer.close()
+        try:
+            leave(consumer, lambda: bool(self._mine), stays=False, classic=True)
+        finally:
+            consumer.close()

@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, TopicPartition
 
 from velo.connect._kafka.handover import Handover
+from velo.connect._kafka.leaving import leave
 from velo.connect._kafka.link import Link, cause
 from velo.connect._kafka.places import Ask, Name, begins
 from velo.connect._kafka.reading import Reading
@@ -42,7 +43,6 @@ class Assignment:
         given: The partitions that were given away or lost since the reader has cleared this.
         waiting: The partitions that the group has given, and that are not read yet.
         begun: Whether there was an assignment, also an empty one.
-        closing: Whether the consumer is about to be closed, and takes no more partitions.
 
     """
 
@@ -61,7 +61,8 @@ class Assignment:
         self.given: set[Name] = set()
         self.waiting: set[Name] = set()
         self.by_topic: dict[str, dict[int, Name]] = {}
-        self.begun = self.closing = False
+        self.begun = False
+        self._leaving = self._left = False
         self._consumer = consumer
         self._reading = reading
         self._link = link
@@ -82,6 +83,23 @@ class Assignment:
             on_revoke=self._on_revoke,
             on_lost=self._on_lost,
         )
+
+    def leave(self) -> None:
+        """Give all partitions away; the consumer must be closed next."""
+        if self._reading.by_hand:
+            return
+        self._leaving = True
+        config = self._reading.config
+        try:
+            leave(
+                self._consumer,
+                lambda: bool(self.names or self.waiting),
+                # A static member has its partitions again when it comes back.
+                stays=self.begun and "group.instance.id" in config,
+                classic=config.get("group.protocol") != "consumer",
+            )
+        finally:
+            self._left = True
 
     def add(self, names: list[Name], committed: Mapping[Name, int] | None = None) -> None:
         """Read these, from the committed offsets or from `start`, and say so."""
@@ -143,15 +161,18 @@ class Assignment:
             self._commit(latest)
         first.update(committed)
         self._first |= first
-        self.names.update(names)
         self.begun = True
         for name in names:
             self.by_topic.setdefault(name[0], {})[name[1]] = name
             self._on_begin(name)
-        if reading.cooperative:
-            consumer.incremental_assign(places(first))
+        self._take(names, first)
+
+    def _take(self, names: list[Name], first: Mapping[Name, int]) -> None:
+        self.names.update(names)
+        if self._reading.cooperative:
+            self._consumer.incremental_assign(places(first))
         else:
-            consumer.assign(places(first))
+            self._consumer.assign(places(first))
 
     def add_by_hand(self, names: list[Name]) -> None:
         """Read these, from the positions of a checkpoint, else as `add`."""
@@ -225,12 +246,14 @@ class Assignment:
     # Called by the client library, within `poll`.
 
     def _on_assign(self, _consumer: Consumer, found: list[TopicPartition]) -> None:
-        if self.closing:
+        if self._left:
             # The client gives them back by itself. It refuses an assignment while it closes, and
-            # may then never return, nor let another thread of the program run.
+            # may then never return.
             return
         names = _names(found)
-        if self._reading.placed:
+        if self._leaving:
+            self._take(names, dict.fromkeys(names, OFFSET_END))  # it is taken back at once
+        elif self._reading.placed:
             self._wait(names)
         else:
             self.add(names, self._committed(names))
@@ -239,7 +262,7 @@ class Assignment:
         """Hand the revocation on, and wait until the records before it are handled."""
         names = _names(found)
         self._handover.forget(names)
-        if names and not self._handover.stopping and not self.closing:
+        if names and not self._handover.stopping and not self._leaving:
             self._handover.put(Revoked(tuple(names)))
             self._wait_for_handling(names)
         self._give(names)
@@ -264,5 +287,5 @@ class Assignment:
         names = _names(found)
         self._give(names)
         self._handover.forget(names)
-        if names:
+        if names and not self._leaving:
             self._handover.put(Lost(tuple(names)))

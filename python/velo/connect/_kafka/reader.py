@@ -146,12 +146,16 @@ class Reader:
         self._close()
 
     def _close(self) -> None:
+        steps: list[Callable[[], None]] = []
         if self._assignment is not None:
-            self._assignment.closing = True
-        for client in (self._alone, self._consumer):
+            steps.append(self._assignment.leave)
+        if self._alone is not None:
+            steps.append(self._alone.close)
+        if self._consumer is not None:
+            steps.append(self._consumer.close)
+        for step in steps:
             try:
-                if client is not None:
-                    client.close()
+                step()
             except Exception as error:  # the thread ends all the same
                 log.warning("%s: the client was closed with an error: %s", self._link.name, error)
         self._alone = self._consumer = self._assignment = self._bound = None
