@@ -1,6 +1,7 @@
 """Limits of live keys: `max_pending`, `buffer`, idle and finished keys."""
 
 import asyncio
+import time
 import warnings
 
 import pytest
@@ -93,6 +94,34 @@ async def test_tasks_in_line_get_room_in_their_order(mode):
         sending = [asyncio.create_task(keys.send("a", number)) for number in range(20)]
         assert await read(keys, 20) == [("a", number) for number in range(20)]
         await asyncio.gather(*sending)
+
+
+class SlowToHash(str):
+    """Each use of it takes longer than a task's turn with the keys."""
+
+    __slots__ = ()
+
+    def __hash__(self):
+        time.sleep(0.001)
+        return super().__hash__()
+
+
+async def test_tasks_send_in_the_order_in_which_they_begin(mode):
+    """Also where each of them lets others run before it sends."""
+    async with functions.echo.options(mode=mode).keys() as keys:
+        key = SlowToHash("a")
+        tasks = [asyncio.create_task(keys.send(key, number)) for number in range(20)]
+        await asyncio.sleep(0)
+        await cancel(tasks.pop(3))  # it has let others run, and sends nothing
+        assert await read(keys, 19) == [("a", number) for number in (0, 1, 2, *range(4, 20))]
+        await asyncio.gather(*tasks)
+
+
+async def test_tasks_request_in_the_order_in_which_they_begin(mode):
+    async with counts.options(mode=mode).keys() as keys:
+        key = SlowToHash("a")
+        answers = await asyncio.gather(*(keys.request(key, number) for number in range(20)))
+        assert answers == [[(number, number + 1)] for number in range(20)]
 
 
 async def test_a_slow_key_holds_up_no_other(mode, tmp_path):

@@ -37,6 +37,8 @@ pub struct KeyOperation {
 
 enum Progress {
     New(What),
+    /// Lets other tasks run before it begins.
+    StoodBack(What),
     /// Waits for room.
     InLine(What, Arc<Ticket>),
     /// Waits for its results.
@@ -58,28 +60,20 @@ impl KeyOperation {
         let progress = self
             .progress
             .with(py, |progress| std::mem::replace(progress, Progress::Done))?;
+        if matches!(progress, Progress::StoodBack(_)) {
+            keys.goes_on();
+        }
         keys.check_owner(py)?;
         match progress {
             Progress::Done => Err(PyRuntimeError::new_err(
                 "cannot await the same operation on keys twice",
             )),
-            Progress::New(what) if keys.stint.is_over() => {
+            Progress::New(what) if keys.stands_back() => {
                 self.progress
-                    .with(py, |progress| *progress = Progress::New(what))?;
+                    .with(py, |progress| *progress = Progress::StoodBack(what))?;
                 Ok(Step::Yield(py.None()))
             }
-            Progress::New(What::Send(key, event, asks)) => self.begin_send(py, (key, event, asks)),
-            Progress::New(What::End(key)) => {
-                keys.check_open(py)?;
-                keys.end_key(py, key.bind(py))?;
-                keys.see_to(py, false)?;
-                Ok(Step::Return(py.None()))
-            }
-            Progress::New(What::EndAll) => {
-                let why = "the input of all keys was ended by `end_all()`";
-                keys.close_input(py, why.to_owned(), false)?;
-                Ok(Step::Return(py.None()))
-            }
+            Progress::New(what) | Progress::StoodBack(what) => self.begin(py, what),
             Progress::InLine(what, ticket) => {
                 let granted = ticket.is_granted(py)?;
                 if granted {
@@ -96,6 +90,23 @@ impl KeyOperation {
             }
             Progress::Asked(request) => self.await_answer(py, request),
         }
+    }
+
+    fn begin(&self, py: Python<'_>, what: What) -> PyResult<Step> {
+        let keys = self.keys.get();
+        match what {
+            What::Send(key, event, asks) => return self.begin_send(py, (key, event, asks)),
+            What::End(key) => {
+                keys.check_open(py)?;
+                keys.end_key(py, key.bind(py))?;
+                keys.see_to(py, false)?;
+            }
+            What::EndAll => {
+                let why = "the input of all keys was ended by `end_all()`";
+                keys.close_input(py, why.to_owned(), false)?;
+            }
+        }
+        Ok(Step::Return(py.None()))
     }
 
     fn begin_send(&self, py: Python<'_>, sent: (Py<PyAny>, Py<PyAny>, bool)) -> PyResult<Step> {
@@ -160,6 +171,7 @@ impl KeyOperation {
             .with(py, |progress| std::mem::replace(progress, Progress::Done))?;
         match progress {
             Progress::New(what) => return Ok(Some(what)),
+            Progress::StoodBack(_) => self.keys.get().goes_on(),
             Progress::InLine(_, ticket) => {
                 if ticket.leave(py) {
                     let keys = self.keys.get();

@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -42,6 +43,8 @@ pub struct Keys {
     pub(super) group: Arc<Group>,
     pub(super) counts: Arc<SharedCounts>,
     pub(super) stint: TurnBudget,
+    /// How many operations let other tasks run before they begin.
+    pub(super) standing_back: AtomicUsize,
     pub(super) key_of: KeyOf,
     pub(super) began: u64,
     /// In which generation of forks it was made.
@@ -135,6 +138,7 @@ impl Keys {
             group: Arc::default(),
             counts: Arc::default(),
             stint: TurnBudget::default(),
+            standing_back: AtomicUsize::new(0),
             key_of: KeyOf::new(key)?,
             began: ticks::now(),
             born: fork::generation(),

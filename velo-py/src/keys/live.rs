@@ -6,6 +6,7 @@
 //! to say.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -194,6 +195,22 @@ impl Keys {
             }
         })?;
         why.map_or(Ok(()), Err)
+    }
+
+    /// Whether an operation lets other tasks run before it begins: the turn of this task is over, or an
+    /// earlier operation does so, which goes on before it.
+    #[inline]
+    pub(super) fn stands_back(&self) -> bool {
+        let stands = self.standing_back.load(Relaxed) > 0 || self.stint.is_over();
+        if stands {
+            self.standing_back.fetch_add(1, Relaxed);
+        }
+        stands
+    }
+
+    /// An operation that has stood back begins, or is given up.
+    pub(super) fn goes_on(&self) {
+        self.standing_back.fetch_sub(1, Relaxed);
     }
 
     /// Whether there is room for an event now, with no task in line before it.
