@@ -86,6 +86,17 @@ async def blocked(task, turns=20):
     return True
 
 
+async def one_is_refused(first, second):
+    """Runs two operations of which only one may wait; returns the refusal, and the task that waits.
+
+    It may be either: one that has waited longer waits anew after each wake-up.
+    """
+    tasks = [asyncio.ensure_future(first), asyncio.ensure_future(second)]
+    async with asyncio.timeout(HANG):
+        (refused,), (waits,) = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    return refused.exception(), waits
+
+
 async def cancel(task):
     """Cancels a task and waits for it."""
     task.cancel()
