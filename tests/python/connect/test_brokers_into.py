@@ -84,6 +84,7 @@ async def test_a_killed_server_loses_no_result(kind, mode, request):
                 await asyncio.sleep(0.05)
 
     await seen(lambda numbers: len(numbers) >= 20)
+    await asyncio.to_thread(server.sync)
     server.kill()
     await asyncio.to_thread(server.start)
     await peer.reopen()

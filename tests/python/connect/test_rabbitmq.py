@@ -337,6 +337,7 @@ async def test_the_server_is_killed_and_starts_again_under_source_and_sink(peer,
     await source.commit(last_positions(items[:1]))
     await sink.write([("k", 1)])
     await sink.flush()
+    await asyncio.to_thread(rabbitmq.sync)
     rabbitmq.kill()
     await waited(lambda: caplog.text.count("lost the server") == 2)
     await source.commit(last_positions(items))  # of a connection that is gone

@@ -77,6 +77,10 @@ log.console.level = warning
             [self.control, *arguments], env=self.environment(), check=True, capture_output=True
         )
 
+    def sync(self):
+        # The node answers that a queue is declared before that is on its disk.
+        self.ctl("eval", "mnesia:sync_log().")
+
     def stop(self):
         super().stop()
         self.end_epmd()
