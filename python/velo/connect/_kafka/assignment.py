@@ -89,14 +89,13 @@ class Assignment:
         if self._reading.by_hand:
             return
         self._leaving = True
-        config = self._reading.config
         try:
             leave(
                 self._consumer,
                 lambda: bool(self.names or self.waiting),
                 # A static member has its partitions again when it comes back.
-                stays=self.begun and "group.instance.id" in config,
-                classic=config.get("group.protocol") != "consumer",
+                stays=self.begun and "group.instance.id" in self._reading.config,
+                classic=self._reading.classic,
             )
         finally:
             self._left = True

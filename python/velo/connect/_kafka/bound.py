@@ -20,8 +20,8 @@ __all__ = ["Bound"]
 
 _AGAIN = 0.5  # seconds between questions what the group has committed
 _TIMEOUT = 1.0  # seconds for an answer
-# After so many seconds a member that is told of no assignment has joined. One that ends while it
-# joins cannot leave the group, which then waits for it, and may not be able to close either.
+# Seconds after which a member is taken to have joined where nothing tells of that. A member that
+# ends while it joins cannot leave its group, which then waits for it.
 _JOINED = 5.0
 
 
@@ -84,8 +84,8 @@ class Bound:
             return False
         if not assignment.names and not self._reading.by_hand:
             # The `consumer` protocol does not tell of an empty assignment.
-            told = self._reading.config.get("group.protocol") != "consumer"
-            joined = assignment.begun or (not told and time.monotonic() > self._joined_at)
+            late = not self._reading.classic and time.monotonic() > self._joined_at
+            joined = assignment.begun or late
             return joined and self._is_committed()
         last = self._ends or {}
         return all(self._reached.get(name, 0) >= last.get(name, 0) for name in assignment.names)

@@ -58,10 +58,15 @@ class Reading:
         return replace(self, config=config, sought=positions)
 
     @property
+    def classic(self) -> bool:
+        """Whether its group has the classic protocol, and not the `consumer` protocol."""
+        return self.config.get("group.protocol") != "consumer"
+
+    @property
     def cooperative(self) -> bool:
         """Whether partitions come and go one by one, instead of all at once."""
         return (
             self.by_hand
-            or self.config.get("group.protocol") == "consumer"
+            or not self.classic
             or "cooperative" in str(self.config.get("partition.assignment.strategy"))
         )
