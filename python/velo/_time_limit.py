@@ -7,7 +7,7 @@ from types import TracebackType
 
 from velo import _core
 
-__all__ = ["stood_still", "time_limit"]
+__all__ = ["stood_still", "time_left", "time_limit"]
 
 
 def stood_still(seconds: float, loop: asyncio.AbstractEventLoop) -> float:
@@ -16,6 +16,11 @@ def stood_still(seconds: float, loop: asyncio.AbstractEventLoop) -> float:
     The clock of a loop that a test turns stands still meanwhile, too: for none of them.
     """
     return 0.0 if getattr(loop, "_is_turned", False) else _core.stood_still(seconds)
+
+
+def time_left(limit: float, passed: float, loop: asyncio.AbstractEventLoop) -> float:
+    """Return the seconds of `limit` that are left once `passed` seconds of a loop are over."""
+    return limit - (passed - stood_still(passed, loop))
 
 
 class time_limit:
@@ -40,8 +45,7 @@ class time_limit:
         self._timer = self._loop.call_later(self._seconds, self._look)
 
     def _look(self) -> None:
-        passed = self._loop.time() - self._began
-        left = self._seconds - (passed - stood_still(passed, self._loop))
+        left = time_left(self._seconds, self._loop.time() - self._began, self._loop)
         if left > 0:
             self._timer = self._loop.call_later(left, self._look)
         else:

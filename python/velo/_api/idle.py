@@ -9,7 +9,7 @@ import weakref
 from typing import Protocol
 
 from velo import _core
-from velo._time_limit import stood_still
+from velo._time_limit import time_left
 
 __all__ = ["age", "watch"]
 
@@ -98,8 +98,7 @@ class _Timer:
             stream = reference()
             if stream is None or stream.closed:
                 continue
-            idle = stream._idle_seconds()
-            left = timeout - (idle - stood_still(idle, loop))
+            left = time_left(timeout, stream._idle_seconds(), loop)
             if left > 0:
                 again.append((stream, left, timeout))
             else:

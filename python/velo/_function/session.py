@@ -6,7 +6,7 @@ import asyncio
 
 from velo import _core
 from velo._function.exceptions import log_failure
-from velo._time_limit import stood_still
+from velo._time_limit import time_left
 
 __all__ = ["Session"]
 
@@ -49,8 +49,7 @@ class Session:
             self._timer = self._loop.call_later(self.timeout, self._on_time, self.timeout)
 
     def _on_time(self, timeout: float) -> None:
-        detached = self._loop.time() - self._detached
-        left = timeout - (detached - stood_still(detached, self._loop))
+        left = time_left(timeout, self._loop.time() - self._detached, self._loop)
         if left > 0:
             self._timer = self._loop.call_later(left, self._on_time, timeout)
         else:

@@ -84,12 +84,6 @@ async def own_tables(postgres):
     await peer.close()
 
 
-async def waited(condition, seconds=30):
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.01)
-
-
 async def rest(iteration, count):
     """The next `count` values."""
     values = []

@@ -68,12 +68,6 @@ async def read_all(source):
     return [item.value for batch in batches for item in batch]
 
 
-async def until(condition):
-    async with asyncio.timeout(HANG):
-        while not condition():
-            await asyncio.sleep(0.01)
-
-
 async def take_more(iteration, count):
     async with asyncio.timeout(HANG):
         while count > 0:

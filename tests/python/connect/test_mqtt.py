@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import pytest
 from conformance import Peer, SinkConformance, SourceConformance, close, last_positions, take
 
+from helpers import until
 from servers.server import free_port
 from velo import connect
 from velo.connect.errors import (
@@ -122,12 +123,6 @@ def peer(mosquitto):
     peer.close()
 
 
-async def waited(condition, seconds=30):
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.01)
-
-
 class TestMqtt(SourceConformance, SinkConformance):
     pass
 
@@ -137,7 +132,7 @@ async def test_wildcards_and_several_topics_say_where_a_message_comes_from(peer,
     source = connect.mqtt(peer.address, [f"{base}/+/a", f"{base}/b/#"])
     iteration = aiter(source)
     first = asyncio.ensure_future(anext(iteration))
-    await waited(lambda: source._source is not None and source._source.up.is_set())
+    await until(lambda: source._source is not None and source._source.up.is_set())
     for topic in (f"{base}/x/a", f"{base}/x/none", f"{base}/b/c/d"):
         await asyncio.to_thread(publish, mosquitto, topic, [b"1"])
     items = list(await first)
@@ -203,10 +198,10 @@ async def test_messages_of_qos_0_wait_in_the_network_while_the_source_is_not_ask
     source = connect.mqtt(peer.address, peer.topic, qos=0, prefetch=10)
     iteration = aiter(source)
     first = asyncio.ensure_future(anext(iteration))
-    await waited(lambda: source._source is not None and source._source.up.is_set())
+    await until(lambda: source._source is not None and source._source.up.is_set())
     await peer.produce([b"%d" % number for number in range(200)], qos=0)
     items = list(await first)
-    await waited(lambda: len(source._read) > 10)
+    await until(lambda: len(source._read) > 10)
     assert len(source._read) == 11
     async with asyncio.timeout(30):
         while len(items) < 200:
@@ -220,7 +215,7 @@ async def test_a_new_start_drops_what_the_session_has_kept(peer):
     source = peer.source(start="latest")
     iteration = aiter(source)
     first = asyncio.ensure_future(anext(iteration))
-    await waited(lambda: source._source is not None and source._source.up.is_set())
+    await until(lambda: source._source is not None and source._source.up.is_set())
     await peer.produce([b"2"])
     assert [item.value for item in await first] == [2]
     await close(source, iteration)
@@ -269,9 +264,9 @@ async def test_a_group_shares_messages(peer, mosquitto):
             await sources[index].commit(last_positions(batch))
 
     readers = [asyncio.ensure_future(read(index)) for index in range(2)]
-    await waited(lambda: all(s._source is not None and s._source.up.is_set() for s in sources))
+    await until(lambda: all(s._source is not None and s._source.up.is_set() for s in sources))
     await peer.produce([b"%d" % number for number in range(40)])
-    await waited(lambda: len(items[0]) + len(items[1]) >= 40)
+    await until(lambda: len(items[0]) + len(items[1]) >= 40)
     assert sorted(item.value for item in items[0] + items[1]) == list(range(40))
     assert items[0]
     assert items[1]
@@ -315,7 +310,7 @@ async def test_a_paused_source_gives_nothing_until_it_is_resumed(peer):
     source.pause([item.partition])
     await peer.produce([b"2"])
     more = asyncio.ensure_future(anext(iteration))
-    await waited(lambda: source.lag() == {item.partition: 1})
+    await until(lambda: source.lag() == {item.partition: 1})
     assert not more.done()
     source.resume([item.partition])
     assert [item.value for item in await more] == [2]
@@ -330,7 +325,7 @@ async def test_the_server_ends_and_starts_again_under_source_and_sink(own_mosqui
     await sink.write([("k", 1)])
     await sink.flush()
     own_mosquitto.stop()
-    await waited(lambda: "lost the server" in caplog.text)
+    await until(lambda: "lost the server" in caplog.text)
     await source.commit(last_positions(items))  # of a connection that is gone
     writing = asyncio.ensure_future(sink.write([("k", 2)]))
     own_mosquitto.start()
@@ -343,7 +338,7 @@ async def test_the_server_ends_and_starts_again_under_source_and_sink(own_mosqui
         while len(again) < 3:
             again += await anext(rest)
     assert [item.value for item in again] == [1, 2, 3]
-    await waited(lambda: source.reconnects)
+    await until(lambda: source.reconnects)
     assert caplog.text.count(f"{source.name}: lost the server") == 1
     written = set()
     while len(written) < 2:
@@ -366,7 +361,7 @@ async def test_a_killed_server_loses_no_result_that_was_flushed_late(own_mosquit
     await asyncio.wait_for(opening, 30)
     own_mosquitto.freeze()
     writing = asyncio.ensure_future(sink.write([("k", number) for number in range(50, 60)]))
-    await waited(lambda: len(sink._publisher._published) == 7)
+    await until(lambda: len(sink._publisher._published) == 7)
     own_mosquitto.kill()
     own_mosquitto.start()
     peer.make_session(session, f"{peer.topic}/out")
@@ -390,11 +385,11 @@ async def test_a_frozen_server_is_found_by_its_silence(own_mosquitto):
     items, iteration = await take(source, 1)
     more = asyncio.ensure_future(anext(iteration))
     own_mosquitto.freeze()
-    await waited(lambda: not source._source.up.is_set())
+    await until(lambda: not source._source.up.is_set())
     assert not more.done()
     own_mosquitto.thaw()
     assert [item.value for item in await asyncio.wait_for(more, 30)] == [1]
-    await waited(lambda: source.reconnects >= 1)  # a busy machine may be silent for a second, too
+    await until(lambda: source.reconnects >= 1)  # a busy machine may be silent for a second, too
     await close(source, iteration)
     peer.close()
 
@@ -472,7 +467,7 @@ async def test_a_lost_session_acknowledges_nothing_of_the_new_one(own_mosquitto)
     own_mosquitto.kill()
     (own_mosquitto.folder / "mosquitto.db").unlink()
     own_mosquitto.start()
-    await waited(lambda: source.reconnects == 1)
+    await until(lambda: source.reconnects == 1)
     await peer.produce([b"3", b"4"])
     new = []
     async with asyncio.timeout(30):

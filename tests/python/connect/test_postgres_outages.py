@@ -4,8 +4,9 @@ import asyncio
 
 import pytest
 from conformance import close, last_positions, take
-from postgres_peer import PostgresPeer, rest, waited
+from postgres_peer import PostgresPeer, rest
 
+from helpers import until
 from velo.connect.errors import Unreachable
 
 
@@ -30,7 +31,7 @@ async def test_a_frozen_server_is_found_by_its_silence(own_postgres):
     try:
         flushing = asyncio.ensure_future(sink.flush())
         committing = asyncio.ensure_future(source.commit(last_positions(items)))
-        await waited(lambda: source._outages._attempts and sink._rows.outages._attempts)
+        await until(lambda: source._outages._attempts and sink._rows.outages._attempts)
         with pytest.raises(Unreachable, match=r"no answer within 0\.5 s"):
             await take(peer.source(connect_timeout=0.5), 1)
         assert not any(task.done() for task in (more, flushing, committing))
@@ -59,7 +60,7 @@ async def test_the_server_is_killed_and_starts_again_under_source_and_sink(own_p
     more = asyncio.ensure_future(anext(iteration))
     flushing = asyncio.ensure_future(sink.flush())
     committing = asyncio.ensure_future(source.commit(last_positions(items[:1])))
-    await waited(lambda: caplog.text.count("lost the server") == 2)
+    await until(lambda: caplog.text.count("lost the server") == 2)
     await asyncio.to_thread(own_postgres.start)
     await asyncio.wait_for(asyncio.gather(flushing, committing), 60)
     await peer.close()
@@ -89,7 +90,7 @@ async def test_a_stop_does_not_wait_for_a_server_that_is_gone(own_postgres, monk
     _, iteration = await take(source, 1)
     own_postgres.kill()
     more = asyncio.ensure_future(anext(iteration))
-    await waited(lambda: source._outages._attempts)
+    await until(lambda: source._outages._attempts)
     source.stop()
     with pytest.raises(StopAsyncIteration):
         await asyncio.wait_for(more, 30)

@@ -4,8 +4,9 @@ import asyncio
 
 import pytest
 from conformance import close, last_positions, take
-from postgres_peer import PostgresPeer, own_tables, rest, waited  # noqa: F401
+from postgres_peer import PostgresPeer, own_tables, rest  # noqa: F401
 
+from helpers import until
 from velo import connect
 from velo.connect.errors import ConnectError, NoSuchTopic, PositionLost
 
@@ -23,7 +24,7 @@ async def test_a_transaction_in_flight_is_waited_for_and_not_skipped(peer):
     source = peer.source()
     iteration = aiter(source)
     first = asyncio.ensure_future(anext(iteration))
-    await waited(lambda: source._outbox.window is not None and source.lag()[peer.table] >= 3)
+    await until(lambda: source._outbox.window is not None and source.lag()[peer.table] >= 3)
     assert not first.done()
     await early.execute("commit")
     values = [item.value for item in await first]
@@ -171,7 +172,7 @@ async def test_a_notification_is_a_reason_to_look(peer):
     source = peer.source(poll=60, notify="news")
     iteration = aiter(source)
     waiting = asyncio.ensure_future(anext(iteration))
-    await waited(lambda: source._outbox.window is not None)
+    await until(lambda: source._outbox.window is not None)
     await peer.produce([b"1"])
     while not waiting.done():  # the first may come before it listens
         await peer.connection.execute("notify news")
@@ -221,7 +222,7 @@ async def test_rows_that_are_held_up_are_told(peer, caplog, monkeypatch):
     source = peer.source()
     iteration = aiter(source)
     waiting = asyncio.ensure_future(anext(iteration))
-    await waited(lambda: "wait for an older transaction" in caplog.text)
+    await until(lambda: "wait for an older transaction" in caplog.text)
     assert f"process {slow.info.backend_pid} of 'admin'" in caplog.text
     await slow.execute("rollback")
     assert [item.value for item in await waiting] == [1]

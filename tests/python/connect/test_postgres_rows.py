@@ -3,8 +3,9 @@
 import asyncio
 
 import pytest
-from postgres_peer import own_tables, waited  # noqa: F401
+from postgres_peer import own_tables  # noqa: F401
 
+from helpers import until
 from velo import connect
 from velo.connect.errors import ConnectError, NoSuchTopic, PositionLost, Superseded
 
@@ -133,7 +134,7 @@ async def test_the_transaction_that_a_successor_waits_for_is_named(peer, caplog,
     await new.begin("a")
     await new.write(row)
     flushing = asyncio.ensure_future(new.flush())
-    await waited(lambda: "for locks" in caplog.text)
+    await until(lambda: "for locks" in caplog.text)
     process = old._rows._connection.info.backend_pid
     named = f"process {process} of 'admin' ('velo: postgres {peer.out}'), open for "
     assert f"postgres {peer.out}: has waited 0.05 s for locks" in caplog.text
@@ -159,7 +160,7 @@ async def test_no_transaction_is_named_where_a_statement_only_takes_long(peer, c
     monkeypatch.setattr(blocking, "_blockers", looked)
     connection = await sink._server.connect("it")
     async with blocking.naming_blockers(sink._server, connection, "it"):
-        await waited(lambda: len(looks) > 1)
+        await until(lambda: len(looks) > 1)
     assert looks[:2] == [[], []]
     assert "for locks" not in caplog.text
     await connection.close()

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 import pytest
 from conformance import Peer, SinkConformance, SourceConformance, close, last_positions, take
 
+from helpers import until
 from servers.server import free_port
 from velo import connect
 from velo.connect.errors import (
@@ -94,12 +95,6 @@ async def peer(rabbitmq):
     await peer.close()
 
 
-async def waited(condition, seconds=60):
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.01)
-
-
 class TestRabbitMQ(SourceConformance, SinkConformance):
     pass
 
@@ -168,7 +163,7 @@ async def test_each_queue_is_a_partition_and_pauses_alone(peer):
     assert (item.partition, item.topic, item.key) == (peer.queue,) * 3
     source.pause([peer.queue])
     await peer.produce([b"2"])
-    await waited(lambda: source.lag()[peer.queue] == 1)
+    await until(lambda: source.lag()[peer.queue] == 1)
     await peer.produce([b"3"], queue=second)
     (other,) = await anext(iteration)
     assert (other.value, other.partition) == (3, second)
@@ -183,7 +178,7 @@ async def test_stop_ends_the_iteration(peer):
     source = peer.source()
     iteration = aiter(source)
     waiting = asyncio.ensure_future(anext(iteration))
-    await waited(lambda: source._source is not None and source._source.up.is_set())
+    await until(lambda: source._source is not None and source._source.up.is_set())
     source.stop()
     with pytest.raises(StopAsyncIteration):
         await waiting
@@ -223,7 +218,7 @@ async def test_a_queue_that_is_deleted_ends_the_source_with_an_error(peer):
     source = peer.source()
     iteration = aiter(source)
     waiting = asyncio.ensure_future(anext(iteration))
-    await waited(lambda: source._source is not None and source._source.up.is_set())
+    await until(lambda: source._source is not None and source._source.up.is_set())
     await peer.channel.queue_delete(peer.queue)
     with pytest.raises(NoSuchTopic, match="was deleted"):
         await asyncio.wait_for(waiting, 30)
@@ -315,7 +310,7 @@ async def test_a_frozen_server_is_found_by_its_silence(peer, rabbitmq):
     more = asyncio.ensure_future(anext(iteration))
     rabbitmq.freeze()
     try:
-        await waited(lambda: not source._source.up.is_set())
+        await until(lambda: not source._source.up.is_set())
         assert not more.done()
         first = connect.rabbitmq(peer.address, peer.queue, connect_timeout=0.3)
         with pytest.raises(Unreachable, match=r"no answer within 0\.3 s"):
@@ -324,7 +319,7 @@ async def test_a_frozen_server_is_found_by_its_silence(peer, rabbitmq):
     finally:
         rabbitmq.thaw()
     assert [item.value for item in await asyncio.wait_for(more, 60)] == [1]
-    await waited(lambda: source.reconnects >= 1)  # a busy machine may be silent for a second, too
+    await until(lambda: source.reconnects >= 1)  # a busy machine may be silent for a second, too
     await source.commit(last_positions(items))  # of the connection that was lost: nothing
     await close(source, iteration)
     assert await peer.length() == 1
@@ -339,7 +334,7 @@ async def test_the_server_is_killed_and_starts_again_under_source_and_sink(peer,
     await sink.flush()
     await asyncio.to_thread(rabbitmq.sync)
     rabbitmq.kill()
-    await waited(lambda: caplog.text.count("lost the server") == 2)
+    await until(lambda: caplog.text.count("lost the server") == 2)
     await source.commit(last_positions(items))  # of a connection that is gone
     await sink.write([("k", 2), ("k", 3)])
     await asyncio.to_thread(rabbitmq.start)

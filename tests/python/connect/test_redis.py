@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 from conformance import SinkConformance, SourceConformance, close, last_positions, take
-from redis_peer import RedisPeer, close_clients, read_all, take_more, until
+from redis_peer import RedisPeer, close_clients, read_all, take_more
 
-from helpers import HANG
+from helpers import HANG, until
 from velo import connect
 from velo.connect.errors import (
     ConnectError,

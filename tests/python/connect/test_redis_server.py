@@ -7,9 +7,9 @@ from urllib.parse import urlsplit
 
 import pytest
 from conformance import close, last_positions, take
-from redis_peer import RedisPeer, close_clients, read_all, until
+from redis_peer import RedisPeer, close_clients, read_all
 
-from helpers import HANG
+from helpers import HANG, until
 from killed import move, move_and_kill
 from servers.certificates import certificate
 from servers.redis import Redis
