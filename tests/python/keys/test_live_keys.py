@@ -9,7 +9,7 @@ import functions
 from functions import OwnError
 from helpers import HANG, blocked, cancel, one_is_refused, until
 from key_sums import collect
-from live_functions import counts, gated, read, repeats
+from live_functions import counts, gated, gated_runs, read, repeats
 from velo import stream_fn
 from velo.errors import (
     StreamBusy,
@@ -130,6 +130,46 @@ async def test_end_of_a_key_with_events_that_wait(mode, tmp_path):
         assert await asyncio.gather(*asked) == [[gate], [1], [2], [3], [4]]
         assert await read(keys, 1) == [("a", 5)]
         assert keys.metrics.opened == 3
+
+
+async def test_events_for_a_key_that_ends_keep_their_order(mode, tmp_path):
+    """Those from before and after its last events were sent, behind which it ends."""
+    gates = [str(tmp_path / name) for name in ("first", "second")]
+    async with gated.options(mode=mode, buffer=1).keys() as keys:
+        for gate in gates:
+            await keys.send("a", gate)
+        await keys.end("a")
+        await keys.send("a", 1)
+        functions.mark(gates[0])
+        assert await read(keys, 1) == [("a", gates[0])]
+        await keys.send("a", 2)
+        functions.mark(gates[1])
+        assert await read(keys, 3) == [("a", gates[1]), ("a", 1), ("a", 2)]
+
+
+async def test_each_end_of_a_key_has_its_place(mode, tmp_path):
+    """Also while the key ends, and where all keys are ended before it begins anew."""
+    gate = str(tmp_path / "gate")
+    async with gated_runs.options(mode=mode, buffer=1).keys() as keys:
+        for event in (gate, 1, "end", 2, "end", "end", 3, 4):
+            await (keys.end("a") if event == "end" else keys.send("a", event))
+        await keys.end_all()
+        functions.mark(gate)
+        results = [result async for _, result in keys]
+        assert results == [gate, 1, "end", 2, "end", 3, 4, "end"]
+        assert keys.metrics.opened == 3
+
+
+async def test_a_key_that_fails_before_its_end_ends_all_the_same(mode, tmp_path):
+    gate = str(tmp_path / "gate")
+    async with gated_runs.options(mode=mode, buffer=1).keys(on_error="drop") as keys:
+        for event in (gate, OwnError("at an event"), 1):
+            await keys.send("a", event)
+        await keys.end("a")
+        await keys.send("a", 2)
+        await keys.end_all()
+        functions.mark(gate)
+        assert [result async for _, result in keys] == [gate, 1, "end", 2, "end"]
 
 
 async def test_end_of_all(mode):

@@ -117,6 +117,38 @@ async def test_tasks_send_in_the_order_in_which_they_begin(mode):
         await asyncio.gather(*tasks)
 
 
+async def test_room_that_a_task_was_given_is_its_own(mode):
+    """A task that begins before that one has gone on waits behind it."""
+    async with functions.echo.options(mode=mode).keys(max_pending=2) as keys:
+        for number in range(2):
+            await keys.send("a", number)
+        await until(lambda: keys.metrics.unread == 2)
+        waits = asyncio.create_task(keys.send("a", 2))
+        assert await blocked(waits)
+        assert await read(keys, 2) == [("a", 0), ("a", 1)]
+        await keys.send("a", 3)
+        assert waits.done()
+        assert await read(keys, 2) == [("a", 2), ("a", 3)]
+
+
+async def test_room_of_a_send_that_fails_goes_to_the_next(mode, tmp_path):
+    gates = [str(tmp_path / name) for name in ("first", "second")]
+    async with gated.options(mode=mode).keys(max_pending=2) as keys:
+        first, second = (asyncio.create_task(keys.request(gate, gate)) for gate in gates)
+        assert await blocked(first)
+        assert await blocked(second)
+        wrong = asyncio.create_task(keys.send([], "no key"))
+        right = asyncio.create_task(keys.request("a", 1))
+        assert await blocked(wrong)
+        assert await blocked(right)
+        functions.mark(gates[0])
+        with pytest.raises(TypeError):
+            await wrong
+        assert await right == [1]
+        functions.mark(gates[1])
+        assert await asyncio.gather(first, second) == [[gate] for gate in gates]
+
+
 async def test_tasks_request_in_the_order_in_which_they_begin(mode):
     async with counts.options(mode=mode).keys() as keys:
         key = SlowToHash("a")

@@ -36,6 +36,18 @@ async def gated(events):
 
 
 @stream_fn
+async def gated_runs(events):
+    """The same, and says when it ends. Raises events that are exceptions."""
+    async for event in events:
+        while isinstance(event, str) and not os.path.exists(event):
+            await asyncio.sleep(0.002)
+        if isinstance(event, Exception):
+            raise event
+        yield event
+    yield "end"
+
+
+@stream_fn
 async def fails(events):
     count = 0
     async for event in events:

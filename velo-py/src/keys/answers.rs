@@ -196,8 +196,12 @@ impl Keys {
                     form.requests.remove(&entry);
                 }
             }
-            let behind = form.behind.remove(&entry).unwrap_or_default();
-            form.held -= behind.len() as u64;
+            let mut behind = form.behind.remove(&entry).unwrap_or_default();
+            form.held -= Behind::events(&behind);
+            let known = state.index.entry(entry);
+            if outcome.is_err() && known.ends && !known.evicted && !known.waiting.is_empty() {
+                behind.push_front(Behind::End); // the function has failed before it was told
+            }
             Some((key, dead, sent, behind, state.after_end))
         })?;
         let Some((key, dead, sent, behind, after_end)) = found else {
@@ -247,8 +251,15 @@ impl Keys {
         for request in left.into_iter().flatten() {
             request.complete(py, as_outcome(py, ended.refused.as_ref()))?;
         }
+        if ended.behind.is_empty() {
+            return Ok(());
+        }
         let (key, hash) = (key.bind(py), hash_of(key.bind(py))?);
-        for (event, request) in ended.behind {
+        for item in ended.behind {
+            let Behind::Event(event, request) = item else {
+                self.end_key(py, key)?;
+                continue;
+            };
             let sent = self.submit(py, event.bind(py), (key, hash), request.clone());
             match (sent, request) {
                 (Ok(()), _) => {}
@@ -258,7 +269,12 @@ impl Keys {
                     .with(py, |state| state.error = state.error.take().or(Some(error)))?,
             }
         }
-        Ok(())
+        self.state.with(py, |state| -> PyResult<()> {
+            if let Some(entry) = state.index.find(key, hash)? {
+                state.tell_end_to(entry);
+            }
+            Ok(())
+        })?
     }
 
     /// What is next on a lane cannot be sent. In the live form its task hears of it, or else whoever
@@ -360,7 +376,10 @@ impl Keys {
             let behind = std::mem::take(&mut form.behind);
             let behind = behind.into_values().flatten();
             let requests = std::mem::take(&mut form.requests).into_values().flatten();
-            let requests = requests.chain(behind.filter_map(|(_, request)| request));
+            let requests = requests.chain(behind.filter_map(|item| match item {
+                Behind::Event(_, request) => request,
+                Behind::End => None,
+            }));
             Some((requests.collect::<Vec<_>>(), std::mem::take(&mut form.line)))
         };
         let Some((requests, line)) = self.state.with(py, all)? else {

@@ -84,7 +84,12 @@ impl KeyOperation {
                     ticket.leave(py);
                 })?;
                 match what {
-                    What::Send(key, event, asks) if granted => self.submit(py, &key, &event, asks),
+                    What::Send(key, event, asks) if granted => {
+                        self.submit(py, &key, &event, asks).or_else(|error| {
+                            keys.give_room(py)?; // to the next in line
+                            Err(error)
+                        })
+                    }
                     what => self.sleep_in_line(py, what, ticket),
                 }
             }

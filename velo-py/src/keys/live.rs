@@ -12,9 +12,10 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use velo_shm::ticks;
 
+use super::index::Stage;
 use super::keyed::Keys;
 use super::lane::Way;
-use super::requests::{LiveForm, Request, Ticket};
+use super::requests::{Behind, LiveForm, Request, Ticket};
 use super::routing::{Out, Routed, State};
 use super::sending::has_returned;
 use crate::errors;
@@ -213,11 +214,12 @@ impl Keys {
         self.standing_back.fetch_sub(1, Relaxed);
     }
 
-    /// Whether there is room for an event now, with no task in line before it.
+    /// Whether there is room for an event now, and no task before it that is in line or was given room.
     pub(super) fn has_room(&self, py: Python<'_>) -> PyResult<bool> {
         Ok(self.state.with(py, |state| {
             let form = state.live_form.as_ref();
-            form.is_some_and(|form| form.line.is_empty()) && state.taken() < state.max_pending
+            let first = form.is_some_and(|form| form.line.is_empty() && form.granted == 0);
+            first && state.taken() < state.max_pending
         })?)
     }
 
@@ -285,7 +287,7 @@ impl Keys {
             Routed::Held(entry) => Ok(self.state.with(py, |state| {
                 if let Some(form) = &mut state.live_form {
                     let behind = form.behind.entry(entry).or_default();
-                    behind.push_back((event.clone().unbind(), request));
+                    behind.push_back(Behind::Event(event.clone().unbind(), request));
                     form.held += 1;
                 }
             })?),
@@ -298,10 +300,15 @@ impl Keys {
     pub(super) fn end_key(&self, py: Python<'_>, key: &Bound<'_, PyAny>) -> PyResult<()> {
         let hash = super::index::hash_of(key)?;
         self.state.with(py, |state| -> PyResult<()> {
-            if let Some(entry) = state.index.find(key, hash)?
-                && state.index.entry(entry).stage != super::index::Stage::Finished
-            {
-                state.end(py, entry);
+            let Some(entry) = state.index.find(key, hash)? else {
+                return Ok(());
+            };
+            let form = state.live_form.as_mut();
+            match form.and_then(|form| form.behind.get_mut(&entry)) {
+                Some(behind) if matches!(behind.back(), Some(Behind::End)) => {}
+                Some(behind) => behind.push_back(Behind::End),
+                None if state.index.entry(entry).stage == Stage::Finished => {}
+                None => state.end(py, entry),
             }
             Ok(())
         })?

@@ -141,8 +141,23 @@ impl Ticket {
     }
 }
 
-/// An event that opens its key anew once that has ended.
-pub type Behind = (Py<PyAny>, Option<Arc<Request>>);
+/// What a key is sent while it ends, and gets once it has ended.
+pub enum Behind {
+    /// An event, and its request if it is one. The first opens the key anew.
+    Event(Py<PyAny>, Option<Arc<Request>>),
+    /// The end of the input that the events before it have begun.
+    End,
+}
+
+impl Behind {
+    /// How many of these are events.
+    pub fn events(items: &VecDeque<Behind>) -> u64 {
+        let events = items.iter();
+        events
+            .filter(|item| matches!(item, Behind::Event(..)))
+            .count() as u64
+    }
+}
 
 /// The additional data of keys whose events come from tasks, and not from a source.
 pub struct LiveForm {
@@ -158,7 +173,7 @@ pub struct LiveForm {
     pub refuses: bool,
     /// The requests of each entry, in the order of their events.
     pub requests: HashMap<u32, VecDeque<Arc<Request>>>,
-    /// Events for keys whose input ends, by entry; and their number.
+    /// What keys are sent whose input ends, by entry; and how many events that is.
     pub behind: HashMap<u32, VecDeque<Behind>>,
     pub held: u64,
     /// Tasks that wait for room, and the number of those that have room and have not taken it yet.

@@ -105,22 +105,24 @@ impl Keys {
         py: Python<'py>,
         source: &Bound<'py, PyAny>,
     ) -> PyResult<Option<(Bound<'py, PyAny>, Bound<'py, PyAny>, u64)>> {
-        let Some(event) = next_of(source)? else {
-            let live = self.state.with(py, |state| state.live)?;
-            if !live || source.getattr(intern!(py, "exhausted"))?.is_truthy()? {
-                self.state.with(py, |state| {
-                    state.told_end = Some(0);
-                    state.source.take()
-                })?;
-            }
-            return Ok(None);
-        };
-        let (key, hash) = match self.tracked_key(py, &event)? {
-            Tracked::Key(key) => key,
-            Tracked::Failed => return self.take_event(py, source),
-            Tracked::No => self.key_of.key(&event)?,
-        };
-        Ok(Some((event, key, hash)))
+        loop {
+            let Some(event) = next_of(source)? else {
+                let live = self.state.with(py, |state| state.live)?;
+                if !live || source.getattr(intern!(py, "exhausted"))?.is_truthy()? {
+                    self.state.with(py, |state| {
+                        state.told_end = Some(0);
+                        state.source.take()
+                    })?;
+                }
+                return Ok(None);
+            };
+            let (key, hash) = match self.tracked_key(py, &event)? {
+                Tracked::Key(key) => key,
+                Tracked::Failed => continue,
+                Tracked::No => self.key_of.key(&event)?,
+            };
+            return Ok(Some((event, key, hash)));
+        }
     }
 
     /// Gives an event to its key.
@@ -173,6 +175,10 @@ impl Keys {
                     }
                 },
                 _ if known.ends => return Ok(Routed::Held(entry)),
+                // What tasks send and end meanwhile keeps its order in one queue.
+                _ if state.live_form.is_some() && known.is_ending() => {
+                    return Ok(Routed::Held(entry));
+                }
                 Stage::Open if kept => {
                     known.waiting.push(event.clone().unbind(), number);
                     state.waiting += 1;
