@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import contextvars
 import os
+import weakref
 
 import pytest
 
@@ -16,6 +17,9 @@ from velo.errors import EventTimeout, StreamClosed
 from velo.events import TICK
 
 number_of = contextvars.ContextVar("number_of", default=0)
+name_of = contextvars.ContextVar("name_of", default=None)
+gathered = contextvars.ContextVar("gathered", default=None)
+filed = weakref.WeakKeyDictionary()
 
 
 def events(keys, count):
@@ -150,6 +154,57 @@ async def sets_back(events):
 async def test_a_variable_that_is_set_back(mode):
     found = await collect(sets_back.options(mode=mode).keyed(events(10, 5), key=0))
     assert found == {key: [key + 1] * 5 for key in range(10)}
+
+
+@stream_fn
+async def sets_at_last(events):
+    async for key, event in events:
+        if event == "set back":
+            number_of.reset(number_of.set(1))
+        elif event == "set":
+            number_of.set(2)
+            name_of.set(key)
+        yield number_of.get(), name_of.get()
+
+
+async def test_variables_that_are_set_once_others_were_set_back(mode):
+    source = [("a", "set back"), ("a", "set"), ("b", "look")]
+    found = await collect(sets_at_last.options(mode=mode).keyed(source, key=0))
+    assert found == {"a": [(0, None), (2, "a")], "b": [(0, None)]}
+
+
+@stream_fn
+async def gathers(events):
+    gathered.set([])
+    async for event in events:
+        if event:
+            gathered.get().append(event)
+        yield list(gathered.get())
+
+
+async def test_values_that_are_equal_are_not_the_same(mode):
+    mine = []
+    gathered.set(mine)
+    found = {"a": [], "b": []}
+    async with gathers.options(mode=mode).keys() as keys:
+        for key, event in [("a", 0), ("b", 0), ("a", 1), ("b", 2), ("a", 0)]:
+            found[key] += await keys.request(key, event)
+    assert found == {"a": [[], [1], [1]], "b": [[], [2]]}
+    assert mine == []
+
+
+@stream_fn
+async def files(events):
+    async for key, _ in events:
+        of_task = filed.setdefault(asyncio.current_task(), [])
+        of_task.append(key)
+        yield list(of_task)
+
+
+async def test_what_a_key_files_under_its_task_is_its_own(mode):
+    """Also by a weak reference."""
+    found = await collect(files.options(mode=mode).keyed(events(3, 3), key=0))
+    assert found == {key: [[key] * count for count in (1, 2, 3)] for key in range(3)}
 
 
 async def test_a_task_of_a_function_takes_its_events(mode):

@@ -10,32 +10,53 @@ use std::ptr;
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
+use pyo3::types::PyList;
 
 use super::turn;
 
-/// The identity of a context's variables at one moment. Equal identities mean equal variables, as long
-/// as both contexts live; `None` if this interpreter has no identity to give.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Variables(*mut ffi::PyObject);
+/// The variables of a context at one moment. They are kept, so that no other variables can come to lie at
+/// their address.
+pub struct Variables(Py<PyAny>);
 
-// SAFETY: a pointer that is only compared with.
-unsafe impl Send for Variables {}
-// SAFETY: as above.
-unsafe impl Sync for Variables {}
-
-/// The variables of a context that is not entered, or is the current one.
-#[inline]
-pub fn variables(py: Python<'_>, context: &Py<PyAny>) -> Option<Variables> {
-    if !tells(py) {
-        return None;
+impl Variables {
+    /// The variables of a context that is not entered, or is the current one; `None` if this interpreter does
+    /// not tell them apart.
+    pub fn of(py: Python<'_>, context: &Py<PyAny>) -> Option<Self> {
+        if !tells(py) {
+            return None;
+        }
+        // SAFETY: null or an object that the context holds, which no other code can change meanwhile.
+        let kept = unsafe { Bound::from_borrowed_ptr_or_opt(py, last_reference(context)) };
+        kept.map(|kept| Variables(kept.unbind()))
     }
-    Some(last_reference(context))
+
+    /// Whether a context has had the same variables since: none was set.
+    #[inline]
+    pub fn are_those_of(&self, context: &Py<PyAny>) -> bool {
+        self.0.as_ptr() == last_reference(context)
+    }
+}
+
+/// Whether the same variables have the same values in both contexts. Values that are equal are not the
+/// same: two lists may be equal until one of them is changed.
+pub fn are_same(context: &Bound<'_, PyAny>, other: &Bound<'_, PyAny>) -> PyResult<bool> {
+    if context.len()? != other.len()? {
+        return Ok(false);
+    }
+    let missing = PyList::empty(context.py());
+    for item in context.call_method0("items")?.try_iter()? {
+        let (variable, value) = item?.extract::<(Bound<'_, PyAny>, Bound<'_, PyAny>)>()?;
+        if !other.call_method1("get", (variable, &missing))?.is(&value) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// The last object that a context refers to. The first is the context that was current before it, the
 /// last its variables.
 #[inline]
-fn last_reference(context: &Py<PyAny>) -> Variables {
+fn last_reference(context: &Py<PyAny>) -> *mut ffi::PyObject {
     let mut last: *mut ffi::PyObject = ptr::null_mut();
     // SAFETY: a context is a garbage-collected object, whose traverse function visits what it refers to
     // and runs no Python code.
@@ -45,7 +66,7 @@ fn last_reference(context: &Py<PyAny>) -> Variables {
             traverse(context.as_ptr(), note, (&raw mut last).cast::<c_void>());
         }
     }
-    Variables(last)
+    last
 }
 
 extern "C" fn note(object: *mut ffi::PyObject, place: *mut c_void) -> c_int {
@@ -69,7 +90,7 @@ fn probe(py: Python<'_>) -> PyResult<bool> {
         .getattr("ContextVar")?
         .call1(("velo_probe",))?;
     let before = last_reference(&base);
-    if before.0.is_null() || before != last_reference(&copy) {
+    if before.is_null() || before != last_reference(&copy) {
         return Ok(false);
     }
     let entered = turn::entered(copy.bind(py), || last_reference(&copy))?;

@@ -14,5 +14,6 @@ pub mod destroy;
 pub mod fd;
 pub mod iterate;
 pub mod objects;
+pub mod references;
 pub mod send_slot;
 pub mod turn;

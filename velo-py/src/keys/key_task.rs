@@ -6,7 +6,6 @@
 
 use std::sync::Weak;
 
-use pyo3::ffi;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -16,6 +15,7 @@ use super::index::NONE;
 use crate::cell::GilCell;
 use crate::errors::{self, Thrown};
 use crate::ffi::context_vars::{self, Variables};
+use crate::ffi::references;
 use crate::ffi::send_slot::{Awaitable, Step, coroutine_methods};
 use crate::ffi::turn::{self, TaskTurn};
 use crate::wait::Wait;
@@ -44,6 +44,14 @@ pub trait PinnedKeys: Send + Sync {
     fn forget(&self, task: &Bound<'_, KeyTask>) -> PyResult<()>;
 }
 
+/// By what other code knows a task.
+#[derive(Clone, Copy, Default, PartialEq)]
+pub struct References {
+    count: isize,
+    /// See [`references::first_weak`].
+    weak: usize,
+}
+
 /// The coroutine of such a task.
 #[pyclass(frozen, module = "velo._core")]
 pub struct KeyTask {
@@ -65,7 +73,9 @@ struct State {
     waits: bool,
     /// The number of references to the task that its key has made and not dropped, as last seen.
     held: isize,
-    /// The identity of its context's variables while no key has set one.
+    /// The first weak reference to the task before its key made one.
+    weak: usize,
+    /// Its context's variables while no key has set one.
     variables: Option<Variables>,
     /// It was cancelled, or other code knows it: no other key may use it.
     spoiled: bool,
@@ -83,7 +93,7 @@ impl KeyTask {
     ) -> PyResult<Py<Self>> {
         static TASK: PyOnceLock<Py<PyType>> = PyOnceLock::new();
         let context = turn::copy_of(context.bind(py))?;
-        let variables = context_vars::variables(py, &context);
+        let variables = Variables::of(py, &context);
         let made = Py::new(
             py,
             KeyTask {
@@ -96,6 +106,7 @@ impl KeyTask {
                     handed: None,
                     waits: false,
                     held: 0,
+                    weak: 0,
                     variables,
                     spoiled: false,
                     leaves: false,
@@ -135,50 +146,70 @@ impl KeyTask {
         TaskTurn::enter(py, &self.event_loop, &self.task(py)?, &self.context)
     }
 
-    /// The number of references to the task.
+    /// The references to the task.
     #[inline]
-    pub fn references(&self, py: Python<'_>) -> isize {
-        let count = |state: &mut State| match &state.task {
-            // SAFETY: a live object.
-            Some(task) => unsafe { ffi::Py_REFCNT(task.as_ptr()) as isize },
-            None => 0,
+    pub fn references(&self, py: Python<'_>) -> References {
+        let found = |state: &mut State| {
+            let task = state.task.as_ref();
+            task.map(|task| References {
+                count: references::count(task),
+                weak: references::first_weak(task),
+            })
         };
-        self.state.with(py, count).unwrap_or(0)
+        self.state
+            .with(py, found)
+            .ok()
+            .flatten()
+            .unwrap_or_default()
     }
 
     /// Whether a context variable was set, and not set back.
     #[inline]
     pub fn has_changed(&self, py: Python<'_>) -> bool {
-        let now = context_vars::variables(py, &self.context);
-        let before = self.state.with(py, |state| state.variables).ok().flatten();
-        (now.is_none() || now != before) && self.differs(py, now)
+        let unchanged = |state: &mut State| {
+            let before = state.variables.as_ref();
+            before.is_some_and(|before| before.are_those_of(&self.context))
+        };
+        !self.state.with(py, unchanged).unwrap_or(false) && self.differs(py)
     }
 
     /// The same by looking at each variable: one that was set back makes no difference.
     #[cold]
-    fn differs(&self, py: Python<'_>, now: Option<Variables>) -> bool {
+    fn differs(&self, py: Python<'_>) -> bool {
         let Some(table) = self.table.upgrade() else {
             return true;
         };
-        match self.context.bind(py).eq(table.context()) {
+        match context_vars::are_same(self.context.bind(py), table.context().bind(py)) {
             Ok(true) => {
-                let _ = self.state.with(py, |state| state.variables = now);
+                let now = Variables::of(py, &self.context);
+                let before = self
+                    .state
+                    .with(py, |state| std::mem::replace(&mut state.variables, now));
+                drop(before); // outside of the state: that may run Python code
                 false
             }
             _ => true,
         }
     }
 
-    /// The task belongs to this key from now on. The key has made `held` references to it.
-    pub fn pin(&self, py: Python<'_>, id: u32, held: isize) -> PyResult<()> {
+    /// The task belongs to this key from now on. Before the key was stepped, and after that, it had these
+    /// references.
+    pub fn pin(
+        &self,
+        py: Python<'_>,
+        id: u32,
+        (before, after): (References, References),
+    ) -> PyResult<()> {
         Ok(self.state.with(py, |state| {
             state.key = id;
-            state.held = held;
+            state.held = after.count - before.count;
+            state.weak = before.weak;
         })?)
     }
 
-    /// Its key has made `more` references to the task, or dropped some if that is negative.
-    pub fn hold(&self, py: Python<'_>, more: isize) {
+    /// Its key was stepped: it had these references before.
+    pub fn hold(&self, py: Python<'_>, before: References) {
+        let more = self.references(py).count - before.count;
         let _ = self.state.with(py, |state| state.held += more);
     }
 
@@ -191,8 +222,9 @@ impl KeyTask {
 
     /// Whether its key has no use of it: no reference to it, and no context variable that it has set.
     pub fn is_loose(&self, py: Python<'_>) -> PyResult<bool> {
-        let held = self.state.with(py, |state| state.held)?;
-        Ok(held <= 0 && !self.has_changed(py))
+        let weak = self.references(py).weak;
+        let known = |state: &mut State| state.held > 0 || state.weak != weak;
+        Ok(!self.state.with(py, known)? && !self.has_changed(py))
     }
 
     /// No key is pinned to it from now on. `loose`: see `is_loose`.

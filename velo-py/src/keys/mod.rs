@@ -58,7 +58,7 @@
 //! end of the queue of runnable keys.
 //!
 //! Keys are stepped one after the other as the same task, in the same context. What they see of it is
-//! their own all the same: if, after a step, somebody has kept a reference to the task, or a context
+//! their own all the same: if, after a step, somebody has kept a reference to the task, weak or not, or a context
 //! variable has changed, or the generator has come to await a future, then that task and its context
 //! become the key's ([`KeyTask::pin`](key_task::KeyTask)), and the next key is stepped as another one.
 //! They are given up again when the key waits for an event and none of the three holds any more. So

@@ -109,7 +109,7 @@ impl PinnedKeys for KeyTable {
         let how = error.map_or(How::Resume, How::Throw);
         let before = this.references(py);
         let pause = self.watched(py, id, || self.run(py, id, how));
-        this.hold(py, this.references(py) - before);
+        this.hold(py, before);
         let future = match pause {
             Pause::Suspended(future) => {
                 self.suspends(py, id)?;

@@ -4,7 +4,7 @@ use pyo3::prelude::*;
 
 use velo_shm::ticks;
 
-use super::key_task::KeyTask;
+use super::key_task::{KeyTask, References};
 use super::slot::{LIVE, SUSPENDED};
 use super::steps::{How, Pause};
 use super::table::KeyTable;
@@ -82,7 +82,8 @@ impl<'a, 'py> Turn<'a, 'py> {
         let Some((task, _)) = &self.as_task else {
             return Ok(());
         };
-        let kept = task.get().references(py) != before || task.get().has_changed(py);
+        let after = task.get().references(py);
+        let kept = after != before || task.get().has_changed(py);
         if !kept && matches!(pause, Pause::Waits | Pause::Over) {
             return Ok(());
         }
@@ -90,13 +91,12 @@ impl<'a, 'py> Turn<'a, 'py> {
             table.inner.with(py, |inner| inner.queue(id))?;
             return Ok(());
         }
-        let held = task.get().references(py) - before;
-        self.keep(id, pause, held)
+        self.keep(id, pause, (before, after))
     }
 
     /// The key that was stepped last keeps the task that stepped it.
     #[cold]
-    fn keep(&mut self, id: u32, pause: Pause, held: isize) -> PyResult<()> {
+    fn keep(&mut self, id: u32, pause: Pause, held: (References, References)) -> PyResult<()> {
         let (py, table) = (self.py, self.table);
         let Some((task, turn)) = self.as_task.take() else {
             return Ok(());
@@ -129,7 +129,7 @@ impl<'a, 'py> Turn<'a, 'py> {
         let before = task.get().references(py);
         let pause = table.run(py, id, How::Resume);
         self.stepped(id);
-        task.get().hold(py, task.get().references(py) - before);
+        task.get().hold(py, before);
         turn.leave(py)?;
         self.settle(id, task, pause)
     }
