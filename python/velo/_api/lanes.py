@@ -357,13 +357,13 @@ class Host:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
-        if self.source is not None:
-            await self.source.close()
         grace = max(self._spec.config.close_timeout, _LEAST_GRACE) + _GRACE_OF_KEY * keys.unended
         if cancel:
             keys.cancel()
         else:
             keys.end_lanes()
+        if self.source is not None:  # not before: keys would take its end for the end of their events
+            await self.source.close()
         try:
             async with time_limit(grace):
                 while not keys.discard():

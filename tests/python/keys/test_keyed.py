@@ -505,3 +505,59 @@ async def test_an_error_of_the_key_names_what_gives_it_and_the_event(mode):
     with pytest.raises(TypeError, match="unhashable") as info:
         await keys({"user": []}, "user")
     assert "the field `user`" in notes(info.value)
+
+
+async def test_another_task_may_close_it(mode, tmp_path):
+    """Functions take their time to end; then the one that iterates comes to the end."""
+    ended = str(tmp_path / "ended")
+
+    @stream_fn(mode=mode)
+    async def lingers(events):
+        try:
+            async for event in events:
+                yield event
+        finally:
+            await asyncio.sleep(0.01)
+            functions.mark(ended)
+
+    async def source():
+        yield "a"
+        await asyncio.Event().wait()
+
+    results = lingers.keyed(source(), key=lambda event: event)
+    assert await anext(results) == ("a", "a")
+    iterating = asyncio.create_task(collect(results))
+    assert await blocked(iterating)
+    await results.aclose()
+    assert os.path.exists(ended)
+    assert await iterating == {}
+
+
+async def test_an_iteration_that_is_cancelled_while_another_task_closes_it(mode, tmp_path, recwarn):
+    """The one that closes waits as long as before, and no longer."""
+    gate = str(tmp_path / "gate")
+
+    @stream_fn(mode=mode, close_timeout=HANG)
+    async def lingers(events):
+        try:
+            async for event in events:
+                yield event
+        finally:
+            while not os.path.exists(gate):
+                await asyncio.sleep(0.002)
+
+    async def source():
+        yield "a"
+        await asyncio.Event().wait()
+
+    results = lingers.keyed(source(), key=lambda event: event)
+    assert await anext(results) == ("a", "a")
+    iterating = asyncio.create_task(collect(results))
+    assert await blocked(iterating)
+    closing = asyncio.create_task(results.aclose())
+    assert await blocked(closing)
+    await cancel(iterating)
+    functions.mark(gate)
+    async with asyncio.timeout(HANG / 2):
+        await closing
+    assert not recwarn.list

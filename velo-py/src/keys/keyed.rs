@@ -248,6 +248,7 @@ impl Keys {
             });
             state.ways()
         })?;
+        self.nudge(py);
         ways.iter().try_for_each(|(_, way)| way.cancel(py))
     }
 
@@ -266,6 +267,7 @@ impl Keys {
             state.closing = true;
             state.ways()
         })?;
+        self.nudge(py);
         ways.iter().try_for_each(|(_, way)| way.end(py))
     }
 
@@ -478,8 +480,12 @@ impl Keys {
             if self.stint.is_over() {
                 return Ok(Some(Step::Yield(py.None())));
             }
-            if self.state.with(py, |state| state.over)? {
+            let (over, closing) = self.state.with(py, |state| (state.over, state.closing))?;
+            if over {
                 return Ok(None);
+            }
+            if closing {
+                return self.finish(py, false); // another task closes it
             }
             let mut progress = self.restore_some(py)?;
             progress |= self.read(py)?;
@@ -612,8 +618,10 @@ impl Keys {
         Ok(Some(future))
     }
 
-    /// The wait is given up.
+    /// The wait of the task that iterates is given up. While all is closed, the one that closes waits there.
     pub(super) fn stop(&self, py: Python<'_>) {
-        self.group.wait().clear(py);
+        if !self.state.with(py, |state| state.closing).unwrap_or(true) {
+            self.group.wait().clear(py);
+        }
     }
 }
