@@ -166,6 +166,7 @@ class Driver:
                 await self._commit()
         finally:
             source_figures.forget(self)
+            self._attempts.clear()
             for task in self._tasks:
                 task.cancel()
             if self._tasks:
@@ -422,7 +423,8 @@ class Driver:
                 self._attempts[failure.held] = record, number + 1
                 self.figures.retried += 1
                 delay = min(_FIRST_DELAY * 2**number, _LONGEST_DELAY)
-                asyncio.get_running_loop().call_later(delay, self._keys.release, failure.held, None)
+                loop = asyncio.get_running_loop()
+                loop.call_later(delay, self._try_again, failure.held, record)
                 return
             self._attempts.pop(failure.held, None)
         self.figures.bad += failure.held is None
@@ -433,6 +435,11 @@ class Driver:
         await self._give_up(failure.key, failure.error, record, on_error, more)
         if failure.held is not None:
             self._keys.release(failure.held, record)
+
+    def _try_again(self, held: int, record: Record) -> None:
+        """Let a key have its record again, unless its partition or everything has gone."""
+        if self._attempts.get(held, (None, 0))[0] is record:
+            self._keys.release(held, None)
 
     async def _give_up(
         self,

@@ -1,5 +1,6 @@
 """`into`: what becomes of records, results and keys that fail."""
 
+import asyncio
 import json
 import os
 import signal
@@ -91,6 +92,32 @@ async def test_retries_come_to_an_end(mode):
     fn = counts.options(mode=mode)
     figures = await fn.keyed(source, key="k").into(sink, dead_letter=dead, retries=1)
     assert (figures.retried, figures.dead_letters, len(sink.results)) == (1, 1, 1)
+
+
+async def test_a_run_that_ends_before_a_retry(mode, monkeypatch):
+    """The record is not tried once more afterwards."""
+
+    class Full(MemorySink):
+        async def write(self, results):
+            raise OSError("full")
+
+    monkeypatch.setattr("velo._api.driver._FIRST_DELAY", 0.01)
+    loop, told = asyncio.get_running_loop(), []
+    loop.set_exception_handler(lambda _loop, context: told.append(context))
+    source = MemorySource({"a": [{"k": 1, "fails": True}, {"k": 2}]})
+    with pytest.raises(OSError, match="full"):
+        await counts.options(mode=mode).keyed(source, key="k").into(Full(), retries=3)
+    late = loop.create_future()
+    loop.call_later(0.05, late.set_result, None)  # behind the timer of the retry
+    await late
+    assert told == []
+
+
+async def test_any_number_of_records_without_a_value_in_a_row():
+    bad = [Bad(Record(b"", partition="a", position=n), ValueError("no")) for n in range(50_000)]
+    run = counts.keyed(Scripted(bad), key="k", max_pending=100_000)
+    figures = await run.into(MemorySink(), on_bad="drop")
+    assert figures.bad == 50_000
 
 
 async def test_a_function_that_fails_before_its_first_event(mode):

@@ -422,9 +422,10 @@ impl Keys {
     /// Lets a held key go on. With `skip`, the record that failed counts as handled; without it, that
     /// record comes again.
     fn release(&self, py: Python<'_>, held: u32, skip: Option<Py<PyAny>>) -> PyResult<()> {
-        let gone = self
-            .state
-            .with(py, |state| state.release(py, held, skip.as_ref()))?;
+        let gone = self.state.with(py, |state| match state.over {
+            true => None, // there are no entries any more
+            false => state.release(py, held, skip.as_ref()),
+        })?;
         drop(gone);
         self.nudge(py);
         Ok(())
