@@ -75,11 +75,10 @@ class AsyncFeed(AsyncIterator[Out], Generic[In, Out]):
 
     async def aclose(self) -> None:
         """Stop sending, and close the source if it is a generator."""
+        self._results = self._ready = None
         if self._sender is not None:
             self._sender.stop()
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.wait([self._sender.task])
-        self._results = self._ready = None
+            await asyncio.wait([self._sender.task])
 
     def __del__(self) -> None:
         if self._sender is not None:

@@ -317,6 +317,8 @@ class StreamFn(Generic[In, Out]):
 
         """
         self._prepare_sync()
+        from contextlib import aclosing
+
         from velo._api.keyed_results import keyed_results
         from velo._api.sync import run
 
@@ -324,7 +326,8 @@ class StreamFn(Generic[In, Out]):
 
         async def collect() -> list[tuple[Any, Out]]:
             settings = (key, max_pending, on_error, finished_keys)
-            return [pair async for pair in keyed_results(self._spec, source, *settings)]
+            async with aclosing(keyed_results(self._spec, source, *settings)) as results:
+                return [pair async for pair in results]
 
         return run(collect, self._spec.name, "keyed")
 

@@ -13,6 +13,7 @@ from velo import _core
 from velo._api.lanes import MOST_FINISHED, Host, check, guarding
 from velo._diagnostics.metrics import KeysMetrics
 from velo._environment import check as check_environment
+from velo._time_limit import time_limit
 from velo.errors import VeloError
 
 if TYPE_CHECKING:
@@ -153,7 +154,7 @@ class Keys(Generic[In, Out]):
         keys.close_input(f"the keys of `{self._spec.name}` are closed", True)
         cancels = True
         try:
-            async with asyncio.timeout(self._spec.config.close_timeout):
+            async with time_limit(self._spec.config.close_timeout):
                 while (waiting := keys.wait_until_over()) is not None:
                     await waiting
             cancels = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import contextvars
 import sys
 import threading
 from collections.abc import Callable, Coroutine
@@ -32,7 +33,7 @@ def run(start: Callable[[], Coroutine[Any, Any, T]], function: str, method: str)
     if asyncio._get_running_loop() is not None:
         how = "await" if method == "run" else "async for ... in"
         raise VeloError(f"an event loop is running: use `{how} {function}.{method}(...)` here")
-    return _runner().run(start())
+    return _runner().run(start(), context=contextvars.copy_context())
 
 
 class _SyncLoop:

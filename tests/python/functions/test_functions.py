@@ -1,6 +1,7 @@
 """Wherever a function is defined, it runs in both modes."""
 
 import asyncio
+import contextvars
 import functools
 import subprocess
 import sys
@@ -389,3 +390,21 @@ def test_a_definition_without_pickle_says_where_to_look(tmp_path, monkeypatch):
     (tmp_path / "of_its_own.py").write_text("async def f(events):\n    yield 1\n")
     function = reference.load(_core.dumps(["of_its_own", "f", [str(tmp_path)]]))
     assert function.__module__ == "of_its_own"
+
+
+def test_context_variables_of_code_without_a_loop():
+    """Each call has the values that its caller has at the time."""
+
+    @stream_fn
+    async def reads(events):
+        async for _ in events:
+            yield functions.tenant.get()
+
+    def calls():
+        for name in ("first", "second"):
+            functions.tenant.set(name)
+            yield reads.run_sync([1])
+            yield reads.keyed_sync([1], key=lambda event: event)
+
+    found = contextvars.copy_context().run(lambda: list(calls()))
+    assert found == [["first"], [(1, "first")], ["second"], [(1, "second")]]

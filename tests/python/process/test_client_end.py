@@ -184,11 +184,12 @@ def test_control_c(tmp_path):
     until_sync(lambda: not any(map(alive, everybody)), HANG, lambda: everybody)
 
 
-def test_control_c_in_run_sync(tmp_path):
+@pytest.mark.parametrize("call", ["run_sync(EVENTS)", "keyed_sync(EVENTS, key=lambda event: 0)"])
+def test_control_c_in_run_sync(tmp_path, call):
     """The function is cancelled, the caller goes on and may use velo again."""
     script = write_script(
         tmp_path,
-        """
+        f"""
         import asyncio, os, sys
         from velo import stream_fn
 
@@ -204,10 +205,10 @@ def test_control_c_in_run_sync(tmp_path):
                 print("finally", flush=True)
 
         try:
-            sleeps.run_sync([0, 1])
+            sleeps.{call.replace("EVENTS", "[0, 1]")}
         except KeyboardInterrupt:
             print("interrupted", flush=True)
-        print(sleeps.run_sync([0, 0]), flush=True)
+        print(sleeps.{call.replace("EVENTS", "[0, 0]")}, flush=True)
         """,
     )
     process = start_script(script)
@@ -216,7 +217,7 @@ def test_control_c_in_run_sync(tmp_path):
     output, errors = process.communicate(timeout=HANG)
     assert process.returncode == 0, errors
     assert output.split("\n")[:3] == ["finally", "interrupted", "finally"], (output, errors)
-    assert "[0, 0]" in output
+    assert ("[0, 0]" if "run_sync" in call else "[(0, 0), (0, 0)]") in output
 
 
 def test_the_thread_that_opened_the_first_stream_may_end(tmp_path):

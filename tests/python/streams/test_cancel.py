@@ -239,6 +239,30 @@ async def test_cancelled_end_leaves_the_stream_usable(way):
         assert await drain(stream) == []
 
 
+async def test_closing_a_feed_is_cancelled_as_any_wait(way):
+    """While the source takes its time to end."""
+    ends = asyncio.Event()
+
+    async def source():
+        try:
+            yield 1
+            await asyncio.Event().wait()
+        finally:
+            await ends.wait()
+
+    async with way.open(functions.echo) as stream:
+        feed = stream.feed(source())
+        assert await anext(feed) == 1
+        closing = asyncio.create_task(feed.aclose())
+        assert await blocked(closing)
+        closing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await closing
+        ends.set()
+        await stream.send(2)
+        assert await stream.recv() == 2
+
+
 @pytest.mark.parametrize("asynchronous", [False, True])
 async def test_cancelled_feed_loses_nothing(way, asynchronous):
     """What was taken from the source comes out, in order, in the next feed or at the end."""

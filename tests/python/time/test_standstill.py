@@ -33,6 +33,8 @@ async def counts(events):
         count += 1
         while event == "wait" and not gate.exists():
             await asyncio.sleep(0.01)
+        if event == "wait":
+            await asyncio.sleep(0.3)  # for timers that are due to go off
         yield count, event
 
 @stream_fn(mode="process", workers=1, event_timeout=limit, stall_timeout=limit)
@@ -60,7 +62,12 @@ async def main():
     async def by_key():
         async for key, result in counts.keyed(source(), key=lambda event: event[0]):
             keyed.append((key, result[0], result[1][1]))
+    async def live():
+        async with counts.keys() as keys:
+            await keys.send("k", "wait")
+        assert keys.metrics.results == 1, keys.metrics
     async with asyncio.TaskGroup() as group:
+        group.create_task(live())
         async with counts.open(key="k") as session:
             await session.send("first")
             await session.recv()

@@ -122,8 +122,10 @@ class Redis:
         task, self._tending = self._tending, None
         if task is not None:
             task.cancel()
-            with contextlib.suppress(asyncio.CancelledError, ConnectError):
-                await task
+            await asyncio.wait([task])
+            failure = None if task.cancelled() else task.exception()
+            if failure is not None and not isinstance(failure, ConnectError):
+                raise failure
 
     def pause(self, partitions: Iterable[Partition]) -> None:
         """Read no more of these streams."""
