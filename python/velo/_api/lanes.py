@@ -362,7 +362,9 @@ class Host:
             keys.cancel()
         else:
             keys.end_lanes()
-        if self.source is not None:  # not before: keys would take its end for the end of their events
+        if (
+            self.source is not None
+        ):  # not before: keys would take its end for the end of their events
             await self.source.close()
         try:
             async with time_limit(grace):

@@ -60,6 +60,22 @@ class TestRecords:
         (here,) = await peer.read(1)
         assert (here.key(), here.value(), here.headers()) == (b"mine", b"2", None)
 
+    @pytest.mark.parametrize("wrong", ["key", "topic", "value"])
+    async def test_of_results_of_which_one_is_refused_none_is_written(self, peer, wrong):
+        """Whatever is wrong with it."""
+        refused = {
+            "key": (object(), b"2"),
+            "topic": ("k", connect.to(b"2", topic=7)),
+            "value": ("k", [2]),
+        }
+        sink = peer.sink(encode=lambda value: value)
+        with pytest.raises(TypeError):
+            await sink.write([("k", b"1"), refused[wrong], ("k", b"3")])
+        await sink.write([("k", b"4")])
+        await sink.flush()
+        await sink.close()
+        assert await peer.written(1) == [b"4"]
+
     async def test_partitions_are_chosen_as_java_does(self, wide):
         # Hashes of Kafka's own tests of murmur2, without their sign.
         hashes = {"21": -973932308, "foobar": -790332482, "a-little-bit-long-string": -985981536}

@@ -17,7 +17,7 @@ from typing import Any
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from velo.connect._kafka.link import ClientLog, Link, cause, transient
-from velo.connect._kafka.writer import Results, Values, Writer, Writing
+from velo.connect._kafka.writer import Messages, Writer, Writing
 from velo.connect.errors import ConnectError, PositionLost, Unreachable
 
 __all__ = ["Transactions"]
@@ -181,9 +181,9 @@ class Transactions(Writer):
             )
         return int(number)
 
-    def _produce(self, results: Results, values: Values, begin: int) -> int:
+    def _produce(self, messages: Messages, begin: int) -> int:
         self._begin_transaction()
-        return super()._produce(results, values, begin)
+        return super()._produce(messages, begin)
 
     def _begin_transaction(self) -> None:
         if self._ended is not None:

@@ -18,13 +18,13 @@ from velo.connect.formats import key_bytes
 from velo.connect.model import To, addressed
 from velo.connect.settings import log
 
-__all__ = ["Results", "Values", "Writer", "Writing"]
+__all__ = ["Messages", "Results", "Writer", "Writing"]
 
 _TOLD = 5.0  # seconds until a client that has failed must have told why
 
 Results = Sequence[tuple[Any, Any]]
-Values = Sequence[bytes | None]
-"""Encoded results; None for a tombstone."""
+Messages = Sequence[tuple[str, bytes | None, bytes | str | None, list[tuple[str, Any]] | None]]
+"""Topic, encoded result (None for a tombstone), key and headers."""
 
 
 @dataclass(frozen=True)
@@ -58,14 +58,14 @@ class Writer:
             await self._in_thread(self._open)
         # A function of the user may wait, so it runs in the thread.
         if self._writing.encode_blocks:
-            values = await self._in_thread(self._encoded, results)
+            messages = await self._in_thread(self._messages, results)
         else:
-            values = self._encoded(results)
+            messages = self._messages(results)
         begin = 0
         while True:
-            begin = self._produce(results, values, begin)
+            begin = self._produce(messages, begin)
             self._link.check()
-            if begin == len(results):
+            if begin == len(messages):
                 return
             await self._in_thread(self._called, "poll", 0.1)
 
@@ -106,33 +106,38 @@ class Writer:
         self._link.metadata(producer, self._writing.topic, lambda: self._closing)
         self._producer = producer
 
-    def _encoded(self, results: Results) -> Values:
-        """Encode results: all of them, before the first is queued."""
-        encode = self._writing.encode
-        plain = (result.value if type(result) is To else result for _, result in results)
-        return [None if value is None else encode(value) for value in plain]
+    def _messages(self, results: Results) -> Messages:
+        """Encode results, and say where they go: all of them, before the first is queued."""
+        encode, topic = self._writing.encode, self._writing.topic
+        messages = []
+        for key, result in results:
+            target, headers = topic, None
+            if type(result) is To:
+                to = addressed(key, result)
+                key, result, target = to.key, to.value, to.topic or topic
+                headers = list(to.headers) or None
+                if not isinstance(target, str):
+                    raise TypeError(f"a topic is text, not {type(target).__name__}")
+            value = None if result is None else encode(result)
+            if not isinstance(value, bytes | str | None):
+                raise TypeError(f"`encode` has given {type(value).__name__}, not bytes")
+            messages.append((target, value, key if type(key) is str else key_bytes(key), headers))
+        return messages
 
-    def _produce(self, results: Results, values: Values, begin: int) -> int:
-        """Queue results from an index on; the index of the first one that has no room."""
-        produce, topic = self._producer.produce, self._writing.topic
-        index, target = begin, topic
+    def _produce(self, messages: Messages, begin: int) -> int:
+        """Queue messages from an index on; the index of the first one that has no room."""
+        produce = self._producer.produce
+        index, topic = begin, self._writing.topic
         try:
-            for index in range(begin, len(results)):
-                key, result = results[index]
-                if type(result) is To:
-                    to = addressed(key, result)
-                    target = to.topic or topic
-                    headers = list(to.headers) or None
-                    produce(target, values[index], key_bytes(to.key), headers=headers)
-                else:
-                    target = topic
-                    produce(topic, values[index], key if type(key) is str else key_bytes(key))
-            index = len(results)
+            for index in range(begin, len(messages)):
+                topic, value, key, headers = messages[index]
+                produce(topic, value, key, headers=headers)
+            index = len(messages)
         except BufferError:
             pass
         except KafkaException as error:
             del produce  # as in `_called`
-            raise self._failed(cause(error), target) from None
+            raise self._failed(cause(error), topic) from None
         self._called("poll", 0)
         return index
 
