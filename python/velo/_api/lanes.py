@@ -362,9 +362,8 @@ class Host:
             keys.cancel()
         else:
             keys.end_lanes()
-        if (
-            self.source is not None
-        ):  # not before: keys would take its end for the end of their events
+        # Its end is not told to the keys, which are cancelled.
+        if self.source is not None:
             await self.source.close()
         try:
             async with time_limit(grace):
