@@ -238,6 +238,16 @@ class SinkConformance:
             await sink.write([("k", object())])
         await sink.close()
 
+    async def test_of_results_that_are_refused_none_is_written(self, peer):
+        sink = peer.sink()
+        values = [{"number": 1}, {"number": 2}, object(), {"number": 4}]
+        with pytest.raises(TypeError):
+            await sink.write([("k", value) for value in values])
+        await sink.write([("k", {"number": 5})])
+        await sink.flush()
+        assert await peer.written(1) == [b'{"number":5}']
+        await sink.close()
+
     async def test_no_secret_is_shown(self, peer):
         for endpoint in (peer.source(), peer.sink()):
             assert "hunter2" not in f"{endpoint!r} {getattr(endpoint, 'name', '')}"

@@ -458,6 +458,25 @@ async def test_headers_and_topics_of_results(peer):
     await wild.close()
 
 
+@pytest.mark.parametrize(
+    ("address", "match"),
+    [
+        ({"topic": "a/+"}, "no wildcards"),
+        ({"topic": "é" * 33_000}, "at most 65,535"),
+        ({"headers": {"h": b"\xff"}}, "utf-8"),
+        ({"headers": {"h": "é" * 33_000}}, "'h' has more than 65,535"),
+    ],
+)
+async def test_of_results_that_no_message_can_carry_none_is_written(peer, address, match):
+    sink = peer.sink()
+    with pytest.raises(ValueError, match=match):
+        await sink.write([("k", 1), ("k", connect.to(2, **address))])
+    await sink.write([("k", 3)])
+    await sink.flush()
+    assert await peer.written(1) == [b"3"]
+    await sink.close()
+
+
 async def test_a_lost_session_acknowledges_nothing_of_the_new_one(own_mosquitto):
     """After a restart without its sessions, the server numbers its packets from the beginning."""
     peer = MqttPeer(own_mosquitto)

@@ -242,6 +242,17 @@ async def test_results_go_to_an_exchange_by_their_key(peer):
     await sink.close()
 
 
+@pytest.mark.parametrize("address", [{"topic": "é" * 200}, {"headers": {"\ud800": "v"}}])
+async def test_of_results_that_no_message_can_carry_none_is_written(peer, address):
+    sink = peer.sink()
+    with pytest.raises(ValueError, match="longer than 255 bytes|surrogates"):
+        await sink.write([("k", 1), ("k", connect.to(2, **address))])
+    await sink.write([("k", 3)])
+    await sink.flush()
+    assert await peer.written(1) == [b"3"]
+    await sink.close()
+
+
 async def test_unconfirmed_results_are_bounded(peer):
     sink = peer.sink(in_flight=3)
     peak = 0

@@ -31,7 +31,7 @@ try:
 except ImportError as error:
     raise missing("`connect.mqtt`", "mqtt") from error
 
-__all__ = ["Broker", "Link", "MQTTMessage", "publish_properties"]
+__all__ = ["Broker", "Link", "MQTTMessage", "Properties", "publish_properties"]
 
 # Reason codes with which another attempt ends as this one did.
 _REFUSED_LOGIN = {0x86, 0x87, 0x8A, 0x8C}
@@ -56,12 +56,16 @@ def publish_properties(headers: Headers) -> Properties:
     """Give the properties of a result: its headers as user properties.
 
     Raises:
-        ValueError: When a header is not UTF-8.
+        ValueError: When a header is not UTF-8, or longer than a packet can say.
 
     """
     properties = _properties(PacketTypes.PUBLISH)
     if headers:
-        properties.UserProperty = [(name, value.decode()) for name, value in headers]
+        pairs = [(name, value.decode()) for name, value in headers]
+        for name, value in headers:
+            if max(len(name.encode()), len(value)) > 65_535:
+                raise ValueError(f"the header {name[:40]!r} has more than 65,535 bytes")
+        properties.UserProperty = pairs
     return properties
 
 

@@ -6,11 +6,14 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from velo.connect._mqtt.link import Broker, Link, publish_properties
+from velo.connect._mqtt.link import Broker, Link, Properties, publish_properties
 from velo.connect.errors import ConnectError, PermissionDenied
 from velo.connect.model import To
 
 __all__ = ["Publisher"]
+
+# The bytes of the largest packet that the protocol has.
+_LARGEST = 268_435_455
 
 
 class Publisher:
@@ -45,7 +48,7 @@ class Publisher:
         self._refused: ConnectError | None = None
 
     async def write(self, results: Sequence[To]) -> None:
-        """Publish results, with at most `in_flight` unacknowledged.
+        """Publish results, all or none of them, with at most `in_flight` unacknowledged.
 
         Raises:
             ValueError: When a result has no topic, or is larger than the broker takes.
@@ -53,24 +56,33 @@ class Publisher:
 
         """
         link = await self._open_sink()
-        for to in results:
-            topic = to.topic or self._topic_of_sink()
-            payload = self._encode(to.value)
-            properties = publish_properties(to.headers)
+        for topic, payload, properties in [self._message(link, to) for to in results]:
             most = min(self._in_flight, getattr(link.limits, "ReceiveMaximum", 65_535))
             while len(self._published) >= most or not link.up.is_set():
                 await self._progress(link)
-            size, limit = len(payload), getattr(link.limits, "MaximumPacketSize", None)
-            if limit is not None and size + len(topic.encode()) + 64 > limit:
-                raise ValueError(
-                    f"a result for {topic!r} has {size} bytes; the MQTT broker at {self._broker} "
-                    f"takes packets of at most {limit}"
-                )
             info = link.client.publish(
                 topic, payload, qos=1, retain=self._retain, properties=properties
             )
             self._published[info.mid] = topic
             link.write()
+
+    def _message(self, link: Link, to: To) -> tuple[str, bytes, Properties]:
+        """Make a message of a result, with all that paho would refuse of it."""
+        topic = to.topic or self._topic_of_sink()
+        name = topic.encode()
+        if b"+" in name or b"#" in name or len(name) > 65_535:
+            raise ValueError(
+                f"a result for {topic[:40]!r}: the topic of a message has no wildcards, and at "
+                "most 65,535 bytes"
+            )
+        payload, properties = self._encode(to.value), publish_properties(to.headers)
+        size, limit = len(payload), getattr(link.limits, "MaximumPacketSize", _LARGEST)
+        if size + len(name) + len(properties.pack()) + 64 > limit:
+            raise ValueError(
+                f"a result for {topic!r} has {size} bytes; the MQTT broker at {self._broker} "
+                f"takes packets of at most {limit}"
+            )
+        return topic, payload, properties
 
     def _topic_of_sink(self) -> str:
         topic = self._topics[0]

@@ -70,11 +70,14 @@ class Rows:
         self._epoch = 0
 
     async def write(self, results: Sequence[To]) -> None:
-        """Take rows; full batches are sent."""
+        """Take rows, all or none of them; full batches are sent."""
+        rows = []
         for to in results:
             table = to.topic or self._table
             await self._know(table)
-            self._rows.append((table, self._row(table, to)))
+            rows.append((table, self._row(table, to)))
+        for row in rows:
+            self._rows.append(row)
             if len(self._rows) - self._sent >= _BATCH:
                 await self._safely(self._send)
 

@@ -64,26 +64,33 @@ class Publisher:
         self._refused: ConnectError | None = None
 
     async def write(self, results: Sequence[To]) -> None:
-        """Publish results, with at most `in_flight` unconfirmed.
+        """Publish results, all or none of them, with at most `in_flight` unconfirmed.
 
         Raises:
+            ValueError: When a routing key or a header of a result fits into no message.
             ConnectError: When the server is not there, or refuses a result.
 
         """
         link = await self._open_sink()
-        for to in results:
-            body = self._encode(to.value)
-            topic = to.topic or self._routing_key or self._default_key(to.key)
-            if len(topic.encode()) > 255:
-                raise ValueError(f"the routing key {topic[:40]!r}... is longer than 255 bytes")
+        for message in [self._message(to) for to in results]:
             while len(self._unconfirmed) >= self._in_flight:
                 await self._progress(link)
             number = next(self._numbers)
-            self._unconfirmed[number] = To(body, topic, to.key, to.headers)
+            self._unconfirmed[number] = message
             if link.up.is_set():
                 self._send(number)
         if self._refused is not None:
             raise self._refused
+
+    def _message(self, to: To) -> To:
+        """Make a message of a result: bytes for a routing key."""
+        body = self._encode(to.value)
+        topic = to.topic or self._routing_key or self._default_key(to.key)
+        if len(topic.encode()) > 255:
+            raise ValueError(f"the routing key {topic[:40]!r}... is longer than 255 bytes")
+        if to.headers:
+            properties_of(to.headers).marshal()  # refused now, or not at all
+        return To(body, topic, to.key, to.headers)
 
     def _default_key(self, key: Any) -> str:
         if not self._exchange:
