@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers import blocked
 from velo import connect, stream_fn
 from velo.connect import Bad
 from velo.connect.errors import ConnectError, NoSuchTopic, PositionLost
@@ -161,6 +162,25 @@ async def test_a_file_that_was_cut_is_no_longer_the_one_that_was_read(tmp_path):
     await source.close()
 
 
+@pytest.mark.parametrize("instead", [b"", b'{"m":7}\n', b'{"m":7}\n{"m":8}\n'])
+async def test_a_torn_line_that_is_cut_is_never_joined_to_what_follows(tmp_path, instead):
+    path = tmp_path / "torn.ndjson"
+    whole, torn = b'{"n":1}\n', b'{"n":12'
+    path.write_bytes(whole + torn)
+    source = connect.file(path, follow=True)
+    iteration = aiter(source)
+    assert values(await anext(iteration)) == [{"n": 1}]
+    more = asyncio.ensure_future(anext(iteration))
+    await blocked(more)
+    with open(path, "r+b") as file:
+        file.seek(len(whole))
+        file.write(instead)
+        file.truncate()
+    with pytest.raises(PositionLost, match="was cut while it was read, at byte 15"):
+        await more
+    await source.close()
+
+
 async def test_what_is_wrong_with_a_file_is_said(tmp_path):
     with pytest.raises(NoSuchTopic, match="there is no file"):
         await read(connect.file(tmp_path / "none.ndjson"))
@@ -192,6 +212,15 @@ async def test_a_long_line_is_not_kept_in_memory(tmp_path):
     items = await read(connect.file(path, max_line=1000))
     assert [type(item) is Bad for item in items] == [False, True, False]
     assert items[2].value == 2
+
+
+@pytest.mark.parametrize("size", [101, 5_000_000])
+async def test_a_long_line_at_the_end_is_bad_also_without_a_line_end(tmp_path, size):
+    path = tmp_path / "in.ndjson"
+    path.write_bytes(b"1\n" + b"x" * size)
+    items = await read(connect.file(path, max_line=100))
+    assert [type(item) is Bad for item in items] == [False, True]
+    assert items[1].record.position == path.stat().st_size
 
 
 async def test_a_torn_line_of_a_killed_program_is_ended(tmp_path):

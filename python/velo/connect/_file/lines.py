@@ -74,7 +74,7 @@ class Lines:
             except self._damages as error:
                 raise self._breaks_off(error) from error
             if not data:
-                if last and self._rest:
+                if last and (self._rest or self._skipping):
                     found.append(self._line(self._rest))
                     self._rest = b""
                 return found
@@ -89,12 +89,18 @@ class Lines:
         return found
 
     def _grown(self) -> bytes:
-        if os.fstat(self._file.fileno()).st_size < self._at:
+        held, read = self._rest, self._at + len(self._rest)
+        descriptor = self._file.fileno()
+        whole = os.fstat(descriptor).st_size >= read
+        data = self._file.read(64 * 1024)
+        # A writer that begins again may have put another line in the place of a torn one. Behind
+        # the read, as that must not come in between; and not from the buffer of the file.
+        if not whole or (data and held and os.pread(descriptor, len(held), self._at) != held):
             raise PositionLost(
-                f"`{self._path}` was cut while it was read, at byte {self._at:,}: start again with "
+                f"`{self._path}` was cut while it was read, at byte {read:,}: start again with "
                 "`start=0`"
             )
-        return self._file.read(64 * 1024)
+        return data
 
     def _line(self, line: bytes) -> tuple[bytes | ValueError, int]:
         self._at += len(line)
