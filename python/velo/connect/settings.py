@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import SplitResult, unquote
 
 from velo._diagnostics import waits
-from velo.connect.errors import ConnectError
+from velo.connect.errors import ConnectError, Unreachable
 from velo.connect.model import Bad, Record
 from velo.connect.rows import NO_EVENT
 
@@ -89,11 +89,17 @@ def decoded(decode: Callable[[bytes], Any], data: bytes, *origin: Any) -> Record
         data: The bytes.
         origin: What follows the value in `Record`: key, topic, partition and so on.
 
+    Raises:
+        ConnectError: A schema registry is away, or refuses, which is not the record's fault.
+
     """
     try:
         return Record(decode(data), *origin)
+    except Unreachable as error:
+        # By another kind: a source would take it for a lost connection of its own.
+        raise ConnectError(str(error)) from error
     except ConnectError:
-        raise  # a schema registry that is away is not the record's fault
+        raise
     except Exception as error:
         return Bad(Record(data, *origin), error)
 

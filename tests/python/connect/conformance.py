@@ -166,6 +166,16 @@ class SourceConformance:
         assert [item.value for item in items if type(item) is Record] == [1, 3]
         await close(source, iteration)
 
+    async def test_a_decoder_whose_server_is_away_ends_the_source(self, peer):
+        def away(_):
+            raise Unreachable("no answer of the schema registry")
+
+        await peer.produce([b"1"], key="k")
+        source = peer.source(decode=away)
+        with pytest.raises(ConnectError, match="schema registry"):
+            await take(source, 1)
+        await source.close()
+
     async def test_a_format_or_a_function_decodes(self, peer):
         await peer.produce([b"abc"], key="k")
         for decode, value in (("bytes", b"abc"), ("text", "abc"), (len, 3)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from velo.connect.errors import ConnectError
 from velo.connect.formats import key_bytes
 from velo.connect.model import Bad, Headers, Partition, Position, Record, To
 
@@ -56,6 +57,8 @@ class Layout:
             if message.headers and self._key in message.headers:
                 key = self._decode_key(message.headers[self._key].encode())
             return Record(self._decode(message.data), key, *origin)
+        except ConnectError:
+            raise  # a schema registry that is away is not the fault of the record
         except Exception as error:
             return Bad(Record(message.data, key, *origin), error)
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from velo.connect.errors import PositionLost
+from velo.connect.errors import ConnectError, PositionLost
 from velo.connect.formats import key_bytes
 from velo.connect.model import Bad, Headers, Record, To
 
@@ -165,6 +165,8 @@ class Layout:
             event = self._event(fields) if data is None else self._decode(data)
             if key is not None:
                 key = self._decode_key(key)
+        except ConnectError:
+            raise  # a schema registry that is away is not the fault of the record
         except Exception as error:
             if data is None:
                 data = b"\n".join(map(b"=".join, _pairs(fields)))
