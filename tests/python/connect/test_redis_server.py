@@ -228,6 +228,22 @@ async def test_a_user_without_the_right_is_refused(redis, peer):
     await sink.close()
 
 
+async def test_the_address_may_name_the_user(redis, peer):
+    peer.client.acl_setuser(
+        "carol", enabled=True, reset=True, passwords="+x", keys=[peer.stream], commands=["+@all"]
+    )
+    await peer.produce([b"1"])
+    address = redis.url.removeprefix("redis://")
+    for url, settings in (
+        (f"redis://carol:x@{address}", {}),
+        (f"redis://carol@{address}", {"password": "x"}),
+        (f"redis://bob:y@{address}", {"user": "carol", "password": "x"}),
+    ):
+        assert await read_all(connect.redis(url, peer.stream, until="end", **settings)) == [1]
+    with pytest.raises(AuthenticationFailed, match="`carol`"):
+        await read_all(connect.redis(f"redis://carol:y@{address}", peer.stream))
+
+
 async def test_the_rights_that_the_guide_names_are_enough(redis, peer):
     commands = ["+@stream", "+multi", "+exec"]
     peer.client.acl_setuser(

@@ -74,7 +74,8 @@ class Link:
         if tls and url.scheme == "redis":
             url = url._replace(scheme="rediss")
         login = login_of(url)
-        options.setdefault("username", login.get("user"))
+        if options.get("username") is None:
+            options["username"] = login.get("user") or None
         if options.get("password") is None:
             options["password"] = login.get("password") or os.environ.get("REDISCLI_AUTH")
         options = {setting: value for setting, value in options.items() if value is not None}
