@@ -501,6 +501,32 @@ async def test_a_lost_session_acknowledges_nothing_of_the_new_one(own_mosquitto)
     peer.close()
 
 
+async def test_a_lost_session_loses_nothing_that_was_received(own_mosquitto, caplog):
+    peer = MqttPeer(own_mosquitto)
+    await peer.produce([b"1", b"2"])
+    source = peer.source()
+    source.pause([peer.topic])
+    iteration = aiter(source)
+    first = asyncio.ensure_future(anext(iteration))
+    await until(lambda: source.lag() == {peer.topic: 2})
+    own_mosquitto.kill()
+    (own_mosquitto.folder / "mosquitto.db").unlink()
+    own_mosquitto.start()
+    await until(lambda: source.reconnects == 1)
+    assert "has not kept the session" in caplog.text
+    # The new session has the third message alone, and outlives the next restart.
+    await peer.produce([b"3"])
+    await until(lambda: source.lag() == {peer.topic: 3})
+    own_mosquitto.stop()
+    own_mosquitto.start()
+    await until(lambda: source.redelivered == 1)
+    source.resume([peer.topic])
+    assert [item.value for item in await first] == [1, 2, 3]
+    assert caplog.text.count("has not kept the session") == 1
+    await close(source, iteration)
+    peer.close()
+
+
 def test_of_url():
     from velo.connect._mqtt import of_url
 

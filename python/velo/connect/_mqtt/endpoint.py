@@ -229,10 +229,13 @@ class Mqtt:
         await link.open()
         return link
 
-    def _on_up(self) -> None:
+    def _on_up(self, session_present: bool) -> None:
         """Forget what the new connection brings again: its packet ids may be those of others."""
+        if session_present:
+            again = {position for position, _ in self._unacknowledged}
+            self._read = deque(item for item in self._read if item[0] not in again)
+        # Without its session, the broker has none of them any more: all that was read is kept.
         self._unacknowledged.clear()
-        self._read = deque(item for item in self._read if item[1].qos == 0)
 
     def _on_message(self, _client: Any, _data: Any, message: MQTTMessage) -> None:
         assert self._source is not None

@@ -20,7 +20,7 @@ from velo.connect.errors import (
     missing,
 )
 from velo.connect.model import Headers
-from velo.connect.settings import Outages, wait_of
+from velo.connect.settings import Outages, log, wait_of
 
 try:
     from paho.mqtt.client import Client, MQTTMessage
@@ -93,7 +93,8 @@ class Link:
         client: Paho's client. Use it between `open` and `close`, while `up` is set.
         up: Set while the connection stands and its topics are subscribed.
         connected: Whether packets may be sent: earlier than `up`.
-        on_up: Called before the first message of a connection.
+        on_up: Called before the first message of a connection, with whether the broker has kept
+            the session, and so sends again what was not acknowledged.
         on_down: Called when the connection is lost, and when it is given up.
         error: Why the connection is given up; no attempt follows.
         limits: The properties of the broker's answer: receive maximum, largest packet.
@@ -118,7 +119,7 @@ class Link:
         self.error: ConnectError | None = None
         self.limits: Any = None
         self.outages = Outages(name, str(broker))
-        self.on_up: Callable[[], None] = lambda: None
+        self.on_up: Callable[[bool], None] = lambda _: None
         self.on_down: Callable[[], None] = lambda: None
         self.client = Client(
             CallbackAPIVersion.VERSION2,
@@ -339,14 +340,21 @@ class Link:
         if self._reply is not None and not self._reply.done():
             self._reply.set_result(codes)
 
-    def _on_connect(self, _client: Any, _data: Any, _flags: Any, code: Any, limits: Any) -> None:
+    def _on_connect(self, _client: Any, _data: Any, flags: Any, code: Any, limits: Any) -> None:
         self._packets += 1
         if self._connack is None or self._connack.done():
             return
         if not code.is_failure:
             self.limits = limits
             self.connected = True
-            self.on_up()
+            if self._filters and self._keeper is not None and not flags.session_present:
+                log.warning(
+                    "%s: the MQTT broker at %s has not kept the session: messages that came "
+                    "meanwhile are lost",
+                    self._name,
+                    self._broker,
+                )
+            self.on_up(flags.session_present)
             self._connack.set_result(None)
         else:
             self._connack.set_exception(self._refused(code))
