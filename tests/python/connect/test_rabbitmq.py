@@ -3,6 +3,7 @@
 import asyncio
 import ssl
 import uuid
+from types import SimpleNamespace
 from urllib.parse import urlsplit
 
 import pytest
@@ -152,6 +153,27 @@ async def test_until_end_does_not_wait_for_what_another_consumer_took(peer):
     await source.commit(last_positions(items))
     with pytest.raises(StopAsyncIteration):
         await asyncio.wait_for(anext(iteration), 30)
+    await source.close()
+
+
+async def test_until_end_reads_all_of_it_after_a_lost_connection(peer):
+    async def ack(**_):
+        raise ConnectionError("the connection was lost")
+
+    await peer.produce([b"%d" % number for number in range(6)])
+    source = peer.source(until="end", prefetch=2)
+    items, iteration = await take(source, 2)
+    # The first acknowledgement does not arrive, and the second is not sent.
+    given = source._unacknowledged[peer.queue]
+    given[0] = (given[0][0], SimpleNamespace(ack=ack))
+    await source.commit(last_positions(items[:1]))
+    seen = []
+    async with asyncio.timeout(30):
+        async for batch in iteration:
+            seen += [item.value for item in batch]
+            await source.commit(last_positions(batch))
+    assert seen == list(range(6))
+    assert source.reconnects == 1
     await source.close()
 
 

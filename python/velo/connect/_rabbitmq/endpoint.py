@@ -155,6 +155,8 @@ class RabbitMq:
         self._read: dict[Partition, deque[tuple[Position, Any]]] = {}
         self._unacknowledged: dict[Partition, deque[tuple[Position, Any]]] = {}
         self._positions = itertools.count()
+        # With `until="end"`: how many messages lay in each queue, and are left to give.
+        self._at_start: dict[str, int] = {}
         self._left: dict[str, int] = {}
         self._passive: Callable[[str], Any] | None = None
 
@@ -211,6 +213,8 @@ class RabbitMq:
         """Consume on a new connection. What an old one has delivered comes again."""
         link = self._source
         assert link is not None
+        for name, waiting in self._read.items():
+            self._left[name] += len(self._unacknowledged[name]) - len(waiting)
         self._read = {name: deque() for name in self._queues}
         self._unacknowledged = {name: deque() for name in self._queues}
         counts = {}
@@ -228,7 +232,12 @@ class RabbitMq:
                 functools.partial(_deleted, link, NoSuchTopic(gone))
             )
             await queue.consume(self._taker(name))
-        self._left = self._left or counts
+        self._at_start = self._at_start or counts
+        # What was acknowledged may lie there again as well, when the acknowledgement was lost.
+        self._left = {
+            name: max(self._left.get(name, 0), min(count, self._at_start[name]))
+            for name, count in counts.items()
+        }
 
         async def ask(name: str) -> int:
             async with connection.channel() as channel:
