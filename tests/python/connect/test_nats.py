@@ -199,6 +199,42 @@ async def test_messages_behind_the_end_stay_for_the_next_run(peer):
     await close(source, iteration)
 
 
+async def test_until_end_ends_while_messages_come_behind_the_end(peer):
+    """A request brings many messages, also of those behind the end."""
+    await peer.produce([b"%d" % number for number in range(10)])
+    source = peer.source(until="end")
+    iteration = aiter(source)
+    await anext(iteration)
+    await peer.produce([b"%d" % number for number in range(10, 30)])
+    async with asyncio.timeout(HANG):
+        items = [item async for batch in iteration for item in batch]
+    assert values_of(items) == list(range(10))
+    await source.commit(last_positions(items))
+    await source.close()
+    source = peer.source()
+    items, iteration = await take(source, 20)
+    assert values_of(items) == list(range(10, 30))
+    await close(source, iteration)
+
+
+async def test_until_end_waits_for_what_others_left_and_keeps_what_is_behind_the_end(peer):
+    await peer.produce([b"1", b"2"])
+    dead = peer.source(ack_wait=1.0)
+    _, iteration = await take(dead, 2)
+    await iteration.aclose()
+    await dead._link.close()
+    source = peer.source(until="end")
+    iteration = aiter(source)
+    await anext(iteration)
+    await peer.produce([b"3", b"4"])
+    async with asyncio.timeout(HANG):
+        items = [item async for batch in iteration for item in batch]
+    assert sorted(values_of(items)) == [1, 2]
+    await source.commit(last_positions(items))
+    await source.close()
+    assert await read_all(peer.source(until="end")) == [3, 4]
+
+
 async def test_a_consumer_that_is_deleted_is_an_error(peer):
     source = peer.source()
     iteration = aiter(source)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -49,6 +48,9 @@ class Durable(Consumer):
         self._limit = limit
         # Of each message, the subject of its acknowledgement, and since when the server waits.
         self._receipts: Receipts[list[Any]] = Receipts()
+        # The same of messages behind the end, by their sequence. They are kept for the next run,
+        # and not given back at once: the server would only send them again, ahead of others.
+        self._behind: dict[int, list[Any]] = {}
 
     async def begin(self, until: Any, stream: Any) -> None:
         """Find the consumer, or make it; `stream` is what the server says of the stream."""
@@ -95,17 +97,27 @@ class Durable(Consumer):
         data = message.metadata
         sequence = data.sequence.stream
         self.lag = data.num_pending
+        now = [message.reply, time.monotonic()]
         if (token := self._receipts.of(self.stream).get(sequence)) is not None:
-            token[:] = [message.reply, time.monotonic()]  # this program works on it
+            token[:] = now  # this program works on it
             return False
         if not self.bound.holds(sequence, data.timestamp.timestamp(), data.num_pending):
-            # It goes to the next run, a little later: this one may still wait for others.
-            delay = json.dumps({"delay": int(0.5e9)}).encode()
-            await (await self._link.client()).publish(message.reply, b"-NAK " + delay)
+            self._behind[sequence] = now
             return False
         self.redelivered += data.num_delivered > 1
-        self._receipts.add(self.stream, sequence, [message.reply, time.monotonic()])
+        self._receipts.add(self.stream, sequence, now)
         return True
+
+    def _held(self) -> list[list[Any]]:
+        """Give what the server waits for this program with."""
+        return [*self._receipts.of(self.stream).values(), *self._behind.values()]
+
+    async def ask(self, count: int) -> None:
+        """Ask the server for messages; behind the end for those that others may give back."""
+        if self.bound.reached:
+            count = min(count, self._others)
+        if count > 0:
+            await super().ask(count)
 
     async def prepare(self) -> None:
         """Ask anew after an outage; raise where the server has no such consumer any more."""
@@ -121,7 +133,7 @@ class Durable(Consumer):
         """Tell the server that this program works on its messages; see what is left."""
         now = time.monotonic()
         client = await self._link.client()
-        for token in list(self._receipts.of(self.stream).values()):
+        for token in self._held():
             if now - token[1] > self._ack_wait / 2:
                 token[1] = now
                 await client.publish(token[0], b"+WPI")
@@ -137,7 +149,7 @@ class Durable(Consumer):
         self.lag = info.num_pending or 0
         if info.num_pending == 0:
             self.bound.caught_up(time.time())
-        self._others = (info.num_ack_pending or 0) - len(self._receipts)
+        self._others = (info.num_ack_pending or 0) - len(self._held())
 
     _others = 0
 
@@ -173,13 +185,13 @@ class Durable(Consumer):
         if self._pull is not None:
             await self._pull.close()
             self._pull = None
-        if not len(self._receipts):
+        if not (held := self._held()):
             return
         # The server drops the request that stands when it is asked about its consumer. While one
         # stands, it tries the first message with it, in vain, and puts that behind the others.
         with contextlib.suppress(nats.js.errors.NotFoundError):
             await self._info()
         client = await self._link.client()
-        for reply, _ in self._receipts.of(self.stream).values():
+        for reply, _ in held:
             await client.publish(reply, b"-NAK")
         await client.flush(1)
