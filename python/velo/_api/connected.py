@@ -232,8 +232,6 @@ class Connected(AsyncIterator[T], Generic[T]):
                 async for batch in batches:
                     async with naming():
                         await calls.write_each(batch, driver.refused)
-            if ticks is None:
-                await calls.flush()  # results that no position waits for
         return driver.figures
 
     async def _into_group(self, sink: Sink, terms: Terms, kept: Checkpointing) -> Figures:

@@ -70,8 +70,8 @@ class Driver:
         source: The source.
         key: As for `StreamFn.keyed`; `connect.record_key` for the record's own.
         terms: How it deals with what fails.
-        flush: Called before a commit: returns when all results that `batches` has yielded, before
-            it was asked for more, are durable.
+        flush: Called before a commit, and at the end: returns when all results that `batches` has
+            yielded, before it was asked for more, are durable.
         ticks: What keeps a checkpoint, in place of commits.
         unloads: Whether keys that make room for others, or are idle, are unloaded.
         figures: Where to count, for a driver that is a part of a run; the run is in the metrics.
@@ -163,7 +163,7 @@ class Driver:
                 await self._ticks.last_tick()
             else:
                 self._positions.update(self._keys.handled())
-                await self._commit()
+                await self._commit(last=True)
         finally:
             source_figures.forget(self)
             self._attempts.clear()
@@ -396,15 +396,21 @@ class Driver:
             self._keys.fail(error)
             raise
 
-    async def _commit(self) -> None:
+    async def _commit(self, *, last: bool = False) -> None:
+        """Commit; at the end, also make results durable that no position waits for.
+
+        The source is closed only then: it may be the sink as well.
+        """
         async with self._committing:
-            if not self._positions:
+            if not (self._positions or last):
                 return
             positions, self._positions = self._positions, {}
             if self._flush is not None:
                 await self._flush()
             if self.terms.dead_letter is not None:
                 await self.terms.dead_letter.flush()
+            if not positions:
+                return
             with waiting_for("`commit`", self.source):
                 await self.source.commit(positions)
             self.figures.commits += 1

@@ -6,6 +6,7 @@ import gc
 
 import pytest
 
+from helpers import until
 from scripted import Scripted, counts, records
 from velo import connect, stream_fn
 from velo.connect import Record
@@ -92,6 +93,34 @@ async def test_nothing_is_committed_before_the_sink_has_it():
     gate.set()
     await task
     assert source.committed == {"a": 9}
+
+
+async def test_one_object_that_is_source_and_sink_is_flushed_before_it_is_closed(mode):
+    """Also a result of the end, which no position waits for."""
+
+    class Both(MemorySink, MemorySource):
+        def __init__(self, records):
+            MemorySink.__init__(self)
+            MemorySource.__init__(self, {"a": records})
+            self.durable_at_close = None
+
+        async def __aiter__(self):
+            async for batch in super().__aiter__():
+                yield batch
+            await until(lambda: self.committed == {"a": 2})
+
+        async def close(self):
+            if self.durable_at_close is None:
+                self.durable_at_close = self.durable
+
+    @stream_fn(mode=mode)
+    async def total(numbers):
+        yield sum([number async for number in numbers])
+
+    both = Both([1, 2, 3])
+    await total.over(both).into(both, commit_every=0.001)
+    assert [value for _, value in both.results] == [6]
+    assert both.durable_at_close == 1
 
 
 async def test_a_sink_that_fails_ends_the_run_without_a_commit():

@@ -135,6 +135,22 @@ async def test_results_of_one_server_go_to_another(peer):
     assert (await task).read == 100
 
 
+async def test_one_object_that_is_source_and_sink_sends_the_results_of_the_end_once(peer):
+    @stream_fn
+    async def total(numbers):
+        yield sum([number async for number in numbers])
+
+    await peer.produce([b"1", b"2", b"3"])
+    both = peer.source()
+    run = total.over(both)
+    task = asyncio.create_task(run.into(both, commit_every=0.01))
+    await until(lambda: list(run.figures.committed.values()) == [2])
+    await peer.connections[0].close()
+    await task
+    assert peer.received == ["6"]
+    assert len(peer.connections) == 2
+
+
 async def test_the_end_of_the_server_is_the_end_of_the_source(peer):
     await peer.produce([b"1"])
     source = peer.source()
