@@ -8,6 +8,7 @@ from postgres_peer import PostgresPeer, own_tables, rest  # noqa: F401
 
 from helpers import until
 from velo import connect
+from velo.connect import Bad, Record
 from velo.connect.errors import ConnectError, NoSuchTopic, PositionLost
 
 
@@ -112,6 +113,35 @@ async def test_lag_is_what_lies_beyond_the_last_row(peer):
     source = peer.source(group="another")
     _, iteration = await take(source, 500)
     assert source.lag() == {peer.table: 100}
+    await close(source, iteration)
+
+
+async def test_headers_of_null_are_none_and_others_that_are_no_object_are_a_bad_record(peer):
+    await peer.connection.execute(f"alter table {peer.table} alter headers type text")
+    for headers in (None, "null", "[]", "7", '"a"', "{", '{"a": "\\ud800"}', '{"a": {"b": 1}}'):
+        await peer.connection.execute(
+            f"insert into {peer.table} (payload, headers) values ('1', %s)", [headers]
+        )
+    source = peer.source()
+    items, iteration = await take(source, 8)
+    assert [type(item) is Bad for item in items] == [False] * 2 + [True] * 5 + [False]
+    assert [item.headers for item in items if isinstance(item, Record)] == [
+        (),
+        (),
+        (("a", b'{"b": 1}'),),
+    ]
+    assert [item.record.value for item in items if isinstance(item, Bad)] == [b"1"] * 5
+    assert "`headers` is an object of JSON, and not []" in str(items[2].error)
+    await close(source, iteration)
+
+
+async def test_a_payload_of_null_is_a_bad_record(peer):
+    await peer.connection.execute(f"alter table {peer.table} alter payload drop not null")
+    await peer.produce([None, b"1"])
+    source = peer.source(decode="bytes")
+    items, iteration = await take(source, 2)
+    assert "`payload` is null" in str(items[0].error)
+    assert items[1].value == b"1"
     await close(source, iteration)
 
 

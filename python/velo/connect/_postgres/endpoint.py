@@ -29,7 +29,7 @@ from velo.connect._postgres.outbox import Outbox, Window
 from velo.connect._postgres.rows import Rows
 from velo.connect.errors import Unreachable
 from velo.connect.formats import Decode, decoder
-from velo.connect.model import Bad, Batch, Partition, Position, Record, addressed
+from velo.connect.model import Bad, Batch, Headers, Partition, Position, Record, addressed
 from velo.connect.settings import Outages, boolean, decoded, log, login_of, secret, settings_of
 
 __all__ = ["Postgres", "of_url", "postgres"]
@@ -307,12 +307,14 @@ class Postgres:
         position = (window[0], window[1], number)
         if self._delete:
             self._given.append(position)
-        pairs = tuple(
-            (name, (value if isinstance(value, str) else json.dumps(value)).encode())
-            for name, value in (json.loads(headers) if headers else {}).items()
-        )
-        table = self._table
-        return decoded(self._decode, bytes(payload), key, table, table, position, created, pairs)
+        origin = (key, self._table, self._table, position, created)
+        try:
+            if payload is None:
+                raise ValueError("`payload` is null")
+            pairs = _pairs(headers)
+        except Exception as error:
+            return Bad(Record(bytes(payload or b""), *origin), error)
+        return decoded(self._decode, bytes(payload), *origin, pairs)
 
     async def _wait(self, connection: Connection | None) -> None:
         """Wait for a notification, for the next look, or to be told something."""
@@ -464,6 +466,24 @@ class Postgres:
         committer, self._committer = self._committer, None
         await let_go(committer)
         await self._rows.close()
+
+
+def _pairs(headers: str | None) -> Headers:
+    """Give the headers of a row; `null` of JSON, which libraries write for none, is none as well.
+
+    Raises:
+        ValueError: When they are no object.
+
+    """
+    found = json.loads(headers or "null")
+    if found is None:
+        return ()
+    if not isinstance(found, dict):
+        raise ValueError(f"`headers` is an object of JSON, and not {headers}")
+    return tuple(
+        (name, (value if isinstance(value, str) else json.dumps(value)).encode())
+        for name, value in found.items()
+    )
 
 
 def _start(text: str) -> Any:
