@@ -6,9 +6,10 @@ import pytest
 from conformance import close, last_positions, take
 from postgres_peer import PostgresPeer, own_tables, rest  # noqa: F401
 
-from helpers import until
+from helpers import until, until_sync
 from velo import connect
 from velo.connect import Bad, Record
+from velo.connect._postgres.link import cut, psycopg
 from velo.connect.errors import ConnectError, NoSuchTopic, PositionLost
 
 
@@ -143,6 +144,32 @@ async def test_a_payload_of_null_is_a_bad_record(peer):
     assert "`payload` is null" in str(items[0].error)
     assert items[1].value == b"1"
     await close(source, iteration)
+
+
+async def test_rows_that_come_right_at_the_time_limit_are_given(peer, monkeypatch):
+    await peer.produce([b"%d" % number for number in range(502)])
+    source = peer.source(request_timeout=1.0)
+    _, iteration = await take(source, 500)
+    locker = psycopg.connect(peer.server.dsn())
+    locker.execute(f"lock table {peer.table}")
+    reader = source._reader.info.backend_pid
+
+    def cut_late(connection):
+        """The server answers when the limit has passed, and before the connection is ended."""
+        locker.commit()
+        locker.autocommit = True
+        active = "select from pg_stat_activity where pid = %s and state = 'active'"
+        until_sync(lambda: locker.execute(active, [reader]).fetchone() is None)
+        cut(connection)
+
+    monkeypatch.setattr("velo.connect._postgres.link.cut", cut_late)
+    more = asyncio.ensure_future(anext(iteration))
+    await until(lambda: locker.autocommit)
+    await peer.produce([b"502"])
+    assert [item.value for item in await more] == [500, 501]
+    assert await rest(iteration, 1) == [502]
+    await close(source, iteration)
+    locker.close()
 
 
 async def test_json_and_text_payloads(postgres):

@@ -145,9 +145,11 @@ async def bounded(connection: Connection, call: Coroutine[Any, Any, T], seconds:
         raise
     if not done:
         cut(connection)
-        with contextlib.suppress(psycopg.Error, OSError):
-            await task
-        raise psycopg.OperationalError(f"no answer within {seconds:g} s")
+        try:
+            # The answer may be here already. What has moved on by it must not lose it.
+            return await task
+        except (psycopg.Error, OSError) as error:
+            raise psycopg.OperationalError(f"no answer within {seconds:g} s") from error
     return task.result()
 
 
