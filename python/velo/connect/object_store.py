@@ -78,7 +78,7 @@ def opened(
             f"`{what}` is s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, az://CONTAINER/PREFIX or "
             "file:///FOLDER"
         )
-    if "@" in parts.netloc or parts.query:
+    if {"@", ":"} & set(parts.netloc) or parts.query:
         # The URL may hold a secret, so the message does not repeat it.
         raise ValueError(
             f"a {parts.scheme} URL has no login and no parameters: give `options`, or "

@@ -5,9 +5,9 @@ from __future__ import annotations
 import importlib
 import re
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import SplitResult, parse_qsl, urlsplit
 
-__all__ = ["SCHEMES", "endpoint_of", "is_url", "scheme_of"]
+__all__ = ["SCHEMES", "endpoint_of", "host_of", "is_url", "scheme_of", "split"]
 
 # The file of each scheme.
 SCHEMES = {
@@ -32,6 +32,8 @@ SCHEMES = {
     "az": "_objects",
     "file": "_file",
 }
+# Their login may be a token alone.
+_WITH_TOKENS = ("nats", "tls")
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 
 
@@ -46,6 +48,61 @@ def is_url(text: str) -> bool:
     return scheme_of(text) is not None
 
 
+def split(url: str) -> SplitResult:
+    """Take a URL apart.
+
+    A password with a `/`, a `?` or a `#` that is not escaped breaks off the part with the host, and
+    what is behind that would appear in names and messages.
+
+    Raises:
+        ValueError: When it does not tell host and port, or may hold such a password. The message
+            does not repeat it.
+
+    """
+    try:
+        parts = urlsplit(url)
+        for server in parts.netloc.rpartition("@")[2].split(","):
+            _address_of(server)
+    except ValueError:
+        torn = True
+    else:
+        behind = parts.path + parts.query + parts.fragment
+        torn = "@" in behind and (":" in parts.netloc or parts.scheme in _WITH_TOKENS)
+    if torn:
+        raise ValueError(
+            "the port of a URL is no number, or its password is not escaped: write `/` as %2F, "
+            "`?` as %3F, `#` as %23, `[` as %5B and `@` as %40 there, and `@` behind the host too"
+        )
+    return parts
+
+
+def host_of(server: str, port: int) -> tuple[str, int]:
+    """Give host and port of `host` or `host:port`.
+
+    Args:
+        server: The server, without a login.
+        port: The port, where it names none.
+
+    Raises:
+        ValueError: When it is neither. It may be a URL with a password, and is not repeated.
+
+    """
+    try:
+        host, given = _address_of(server)
+    except ValueError:
+        host, given = None, None
+    if not host or "@" in server or "/" in server:
+        raise ValueError(
+            "`server` is a host, or host:port with a number; pass user and password as settings"
+        )
+    return host, given or port
+
+
+def _address_of(server: str) -> tuple[str | None, int | None]:
+    parts = SplitResult("", server, "", "", "")
+    return parts.hostname, parts.port
+
+
 def endpoint_of(url: str, **settings: Any) -> Any:
     """Make the endpoint of a URL: a source, a sink, or both.
 
@@ -54,7 +111,8 @@ def endpoint_of(url: str, **settings: Any) -> Any:
         settings: More of those, which the query overrides.
 
     Raises:
-        ValueError: When no connector has the scheme, or it has no such setting.
+        ValueError: When no connector has the scheme, it has no such setting, or the URL does not
+            fit.
         ImportError: When the connector's package is not installed.
 
     """
@@ -69,6 +127,12 @@ def endpoint_of(url: str, **settings: Any) -> Any:
         if (error.name or "").startswith("velo."):
             raise ValueError(f"this version has no connector for {scheme}:// URLs") from None
         raise
-    parts = urlsplit(url)
-    query = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
+    parts = split(url)
+    try:
+        query = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
+    except ValueError:
+        # It may hold a secret, so the message does not repeat it.
+        raise ValueError(
+            f"the settings in a {scheme} URL are `name=value`, with `&` between them"
+        ) from None
     return connector.of_url(parts, {**settings, **dict(query)})

@@ -7,12 +7,13 @@ import base64
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping
 from typing import Any, TypeVar
-from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlencode
 
 from velo.connect.errors import Disconnected, Unreachable
 from velo.connect.formats import Encode, encoder
 from velo.connect.model import Bad, Record
 from velo.connect.settings import Outages, secret, settings_of
+from velo.connect.urls import split
 
 __all__ = [
     "Interrupted",
@@ -129,7 +130,7 @@ def address_of(url: str, schemes: tuple[str, ...]) -> tuple[str, str, str | None
         ValueError: When it is no URL of one of these schemes.
 
     """
-    parts = urlsplit(url)
+    parts = split(url)
     if parts.scheme not in schemes or not parts.hostname:
         # The URL may hold a password, so the message does not repeat it.
         raise ValueError(

@@ -313,5 +313,5 @@ _SETTINGS: dict[str, Any] = {
 def of_url(url: SplitResult, settings: dict[str, str]) -> File:
     """Make the endpoint of `file:///var/log/clicks.ndjson?follow=true`."""
     if url.netloc not in ("", "localhost"):
-        raise ValueError(f"file://{url.netloc}: a file has no host; write file:///PATH")
+        raise ValueError("a file has no host: write file:///PATH")
     return file(unquote(url.path), **settings_of(settings, _SETTINGS, "file"))

@@ -309,6 +309,9 @@ def kafka(
     topics = tuple(topic.split(",") if isinstance(topic, str) else topic)
     if not addresses or not topics or not all(topics):
         raise ValueError("kafka: name a server and a topic")
+    if "@" in addresses:
+        # It may be a password's, so the message does not repeat it.
+        raise ValueError("`servers` are host:port; pass user and password as settings")
     check_start(start)
     check_until(until)
     if rewind and start == "committed":

@@ -18,6 +18,7 @@ from velo.connect._mqtt.publisher import Publisher
 from velo.connect.formats import Decode, Encode, decoder, encoder
 from velo.connect.model import Bad, Batch, Partition, Position, Record, addressed
 from velo.connect.settings import boolean, decoded, login_of, secret, settings_of
+from velo.connect.urls import host_of
 
 __all__ = ["Mqtt", "mqtt", "of_url"]
 
@@ -79,7 +80,7 @@ def mqtt(
         ImportError: When paho-mqtt is not installed.
 
     """
-    host, port = _address(server, 8883 if tls else 1883)
+    host, port = host_of(server, 8883 if tls else 1883)
     topics = [topic] if isinstance(topic, str) else list(topic)
     if not topics or not all(topics):
         raise ValueError("`topic` names no topic")
@@ -108,17 +109,6 @@ def mqtt(
         broker, topics, client_id, group, qos, start == "latest", until, prefetch,
         session_expiry, in_flight, retain, decode, encode,
     )  # fmt: skip
-
-
-def _address(server: str, port: int) -> tuple[str, int]:
-    try:
-        url = SplitResult("mqtt", server, "", "", "")
-        host, port = url.hostname or "", url.port or port
-    except ValueError as error:
-        raise ValueError(f"server={server!r}: {error}") from None
-    if not host or "@" in server or "/" in server:
-        raise ValueError("`server` is a host, or host:port; pass user and password as settings")
-    return host, port
 
 
 class Mqtt:

@@ -23,6 +23,7 @@ from velo.connect.errors import (
     Unreachable,
 )
 from velo.connect.settings import Outages, log, login_of
+from velo.connect.urls import split
 
 __all__ = ["Link"]
 
@@ -57,7 +58,7 @@ class Link:
     ) -> None:
         self._servers = []
         for server in servers:
-            url = urlsplit(server if "://" in server else f"nats://{server}")
+            url = split(server if "://" in server else f"nats://{server}")
             if url.scheme not in {"nats", "tls"}:
                 raise ValueError(f"`{url.scheme}://`: the scheme of a NATS server is nats or tls")
             login = login_of(url)

@@ -31,6 +31,7 @@ from velo.connect.errors import Unreachable
 from velo.connect.formats import Decode, decoder
 from velo.connect.model import Bad, Batch, Headers, Partition, Position, Record, addressed
 from velo.connect.settings import Outages, boolean, decoded, log, login_of, secret, settings_of
+from velo.connect.urls import host_of
 
 __all__ = ["Postgres", "of_url", "postgres"]
 
@@ -93,13 +94,7 @@ def postgres(
         ImportError: When psycopg is not installed.
 
     """
-    try:
-        url = SplitResult("postgres", server, "", "", "")
-        host, port = url.hostname or "", url.port or 5432
-    except ValueError as error:
-        raise ValueError(f"server={server!r}: {error}") from None
-    if not host or "@" in server or "/" in server:
-        raise ValueError("`server` is a host, or host:port; pass user and password as settings")
+    host, port = host_of(server, 5432)
     if not database or not all(table.split(".")):
         raise ValueError("name a `database` and a `table`")
     if start not in ("committed", "earliest", "latest") and not isinstance(start, int | float):

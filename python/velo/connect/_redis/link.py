@@ -8,7 +8,6 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar, cast
-from urllib.parse import urlsplit
 
 from velo.connect.errors import (
     AuthenticationFailed,
@@ -19,6 +18,7 @@ from velo.connect.errors import (
     missing,
 )
 from velo.connect.settings import Outages, login_of
+from velo.connect.urls import split
 
 try:
     import redis
@@ -68,7 +68,7 @@ class Link:
     ) -> None:
         if "://" not in server:
             server = f"redis://{server}"
-        url = urlsplit(server)
+        url = split(server)
         if url.scheme not in {"redis", "rediss", "unix"}:
             raise ValueError(f"`{url.scheme}://`: the scheme of a Redis server is redis or rediss")
         if tls and url.scheme == "redis":
