@@ -36,6 +36,7 @@ try:
     from websockets.exceptions import (
         ConnectionClosed,
         InvalidHandshake,
+        InvalidMessage,
         InvalidStatus,
     )
 except ImportError as error:
@@ -184,6 +185,11 @@ class _Server:
                 f"the server {self.shown} refuses the WebSocket with status {status}"
             ) from None
         except InvalidHandshake as error:
+            # A proxy closes what it has accepted while the server behind it restarts.
+            if isinstance(error, InvalidMessage) and isinstance(
+                error.__cause__, EOFError | OSError
+            ):
+                raise self._unreachable(error.__cause__) from error
             raise ConnectError(f"{self.shown} speaks no WebSocket: {error}") from error
         except ConnectionClosed as error:
             raise self.closed(error) from None
@@ -191,8 +197,11 @@ class _Server:
             seconds = self._settings["open_timeout"]
             raise Unreachable(f"no answer of {self.shown} within {seconds:g} s") from None
         except (OSError, EOFError) as error:
-            raise Unreachable(f"no WebSocket server answers at {self.shown}: {error}") from error
+            raise self._unreachable(error) from error
         return connection
+
+    def _unreachable(self, error: BaseException) -> Unreachable:
+        return Unreachable(f"no WebSocket server answers at {self.shown}: {error}")
 
     def closed(self, error: ConnectionClosed) -> ConnectError:
         """Give the error of a connection that has ended; `Unreachable` as for `connect`."""

@@ -281,14 +281,22 @@ async def test_stop_ends_a_source_that_waits(peer):
 
 
 class Proxy:
-    """Takes the server's place. From `freeze` on, connections that stand pass on nothing more."""
+    """Takes the server's place. From `freeze` on, connections that stand pass on nothing more.
+
+    While `refusals` is above zero, it closes what it has accepted.
+    """
 
     def __init__(self, port):
         self.server_port = port
         self.frozen = []
         self.links = []
+        self.refusals = 0
 
     async def serve(self, reader, writer):
+        if self.refusals:
+            self.refusals -= 1
+            writer.close()
+            return
         there, back = await asyncio.open_connection("127.0.0.1", self.server_port)
         link = object()
         self.links.append(link)
@@ -323,6 +331,29 @@ async def test_a_silent_server_is_found_dead(peer, proxy):
     assert item.value == 1
     assert source.reconnects >= 1
     await close(source, iteration)
+
+
+async def test_a_proxy_that_closes_what_it_has_accepted_is_tried_again(peer, proxy):
+    """As one does while the server behind it restarts."""
+    await peer.produce([b"1"])
+    source, sink = connect.websocket(proxy.url), connect.websocket(proxy.url)
+    _, iteration = await take(source, 1)
+    await sink.write([(None, 2)])
+    await sink.flush()
+    proxy.refusals = 3
+    for connection in peer.connections:
+        connection.transport.abort()
+    (item,) = await anext(iteration)
+    assert item.value == 1
+    await sink.write([(None, 3)])
+    await sink.flush()
+    assert proxy.refusals == 0
+    assert peer.received[-1] == "3"
+    await close(source, iteration)
+    await sink.close()
+    proxy.refusals = 1
+    with pytest.raises(Unreachable, match="no WebSocket server answers"):
+        await take(connect.websocket(proxy.url), 1)
 
 
 async def test_results_that_a_silent_server_does_not_confirm_are_sent_again(peer, proxy):
