@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import ssl
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import SplitResult
@@ -47,6 +48,9 @@ __all__ = ["Websocket", "of_url", "websocket"]
 _NORMAL = 1000
 # The seconds that a server has to answer that a connection is closed.
 _CLOSE_SECONDS = 2.0
+# A ping follows so many results, or so many bytes or characters of them: a server that is slow
+# answers one now and then, whatever waits for it.
+_PING_AFTER, _PING_AFTER_SIZE = 16, 256 * 1024
 # Close codes with which another attempt ends as this one did, with the error of each: protocol
 # errors, messages that the server refuses, and the registered 3000 and 3003. Codes from 4000 on are
 # the server's own, and another connection does not mend what they say either.
@@ -348,6 +352,10 @@ class _Sender:
         self._in_flight = in_flight
         self._unconfirmed: list[str | bytes] = []
         self._unsent = 0
+        # The pings without an answer, each with the number of messages between it and the one
+        # before; and the messages that were sent behind the last one, with their size.
+        self._pings: deque[tuple[asyncio.Future[float], int]] = deque()
+        self._behind = self._size = 0
         self._connection: ClientConnection | None = None
         self._reading: asyncio.Task[None] | None = None
         self._lock = asyncio.Lock()
@@ -358,8 +366,7 @@ class _Sender:
         async with self._lock:
             for start in range(0, len(frames), self._in_flight):
                 some = frames[start : start + self._in_flight]
-                if len(self._unconfirmed) + len(some) > self._in_flight:
-                    await self._confirm()
+                await self._confirm(self._in_flight - len(some))
                 self._unconfirmed.extend(some)
                 self._unsent += len(some)
                 await self._until_done(self._push)
@@ -367,12 +374,12 @@ class _Sender:
     async def flush(self) -> None:
         """Wait until all messages are known to have arrived."""
         async with self._lock:
-            if self._unconfirmed:
-                await self._confirm()
+            await self._confirm(0)
 
-    async def _confirm(self) -> None:
-        await self._until_done(self._ping)
-        self._unconfirmed.clear()
+    async def _confirm(self, most: int) -> None:
+        """Wait until no more than so many messages may not have arrived."""
+        while len(self._unconfirmed) > most:
+            await self._until_done(self._next_pong)
 
     async def _until_done(self, step: Callable[[ClientConnection], Any]) -> None:
         """Take a step on the connection, which is made again as often as it is lost."""
@@ -400,29 +407,49 @@ class _Sender:
         self._connection = await self._server.connect()
         self._connected = True
         self._unsent = len(self._unconfirmed)
+        self._behind = self._size = 0
         # What the server sends would hold up its pongs.
         self._reading = asyncio.create_task(_discard(self._connection))
 
     async def _push(self, connection: ClientConnection) -> None:
         while self._unsent:
-            await connection.send(self._unconfirmed[-self._unsent])
+            frame = self._unconfirmed[-self._unsent]
+            await connection.send(frame)
             self._unsent -= 1
+            self._behind += 1
+            self._size += len(frame)
+            if self._behind >= _PING_AFTER or self._size >= _PING_AFTER_SIZE:
+                await self._ping(connection)
 
     async def _ping(self, connection: ClientConnection) -> None:
+        self._pings.append((asyncio.ensure_future(await connection.ping()), self._behind))
+        self._behind = self._size = 0
+
+    async def _next_pong(self, connection: ClientConnection) -> None:
         await self._push(connection)
-        pong = await connection.ping()
-        try:
-            async with asyncio.timeout(self._server.keepalive):
-                await pong
-        except TimeoutError:
+        if self._behind:
+            await self._ping(connection)
+        pong, _ = self._pings[0]
+        await asyncio.wait({pong}, timeout=self._server.keepalive)  # which leaves it as it is
+        if not pong.done():
             connection.transport.abort()
             raise Unreachable(
                 f"{self._server.shown} has not answered a ping for {self._server.keepalive:g} s"
-            ) from None
+            )
+        pong.result()
+        self._take_pongs()
         self.outages.over()
+
+    def _take_pongs(self) -> None:
+        """Forget the messages that are known to have arrived."""
+        while self._pings and _has_come(self._pings[0][0]):
+            _, count = self._pings.popleft()
+            del self._unconfirmed[:count]
 
     async def close(self) -> None:
         """Close the connection."""
+        self._take_pongs()
+        self._pings.clear()
         connection, self._connection = self._connection, None
         reading, self._reading = self._reading, None
         if connection is not None:
@@ -438,6 +465,10 @@ async def _close(connection: ClientConnection) -> None:
         await connection.close()
     finally:
         await reading
+
+
+def _has_come(pong: asyncio.Future[float]) -> bool:
+    return pong.done() and not pong.cancelled() and pong.exception() is None
 
 
 async def _discard(connection: ClientConnection) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import pytest
 from conformance import Peer, SinkConformance, SourceConformance, close, take
 
-from helpers import until
+from helpers import cancel, until
 from servers.server import free_port
 from velo import connect, stream_fn
 from velo.connect.errors import (
@@ -36,6 +36,7 @@ class WebsocketPeer(Peer):
         self.requests = []
         self.server = None
         self.status = None
+        self.pause = 0
         self.changed = asyncio.Condition()
 
     async def start(self):
@@ -60,6 +61,8 @@ class WebsocketPeer(Peer):
                 async with self.changed:
                     self.received.append(message)
                     self.changed.notify_all()
+                if self.pause:
+                    await asyncio.sleep(self.pause)
         finally:
             sending.cancel()
             await asyncio.wait([sending])
@@ -388,6 +391,43 @@ async def test_results_wait_for_the_server(peer):
     assert len(peer.received) >= 20
     await sink.flush()
     assert peer.received == [str(number) for number in range(35)]
+    await sink.close()
+
+
+async def test_a_server_that_is_slow_confirms_results_as_it_reads_them(peer):
+    """All of them take it longer than `keepalive`; the few between two pings do not."""
+    peer.pause = 0.02
+    sink = peer.sink(keepalive=1.0)
+    # So long that the server's library reads only a few ahead of what is asked for.
+    values = [f"{number} {'x' * 50_000}" for number in range(150)]
+    await sink.write([(None, value) for value in values])
+    await asyncio.wait_for(sink.flush(), 30)
+    await peer.written(150)
+    assert peer.received == [f'"{value}"' for value in values]
+    await sink.close()
+
+
+async def test_results_that_were_confirmed_are_not_sent_again(peer):
+    sink = peer.sink()
+    await sink.write([(None, number) for number in range(64)])
+    await until(lambda: all(pong.done() for pong, _ in sink._sender._pings))
+    peer.connections[0].transport.abort()
+    await sink.write([(None, 64)])
+    await sink.flush()
+    assert peer.received == [str(number) for number in range(65)]
+    assert sink.reconnects == 1
+    await sink.close()
+
+
+async def test_a_flush_that_is_cancelled_may_be_called_again(peer, proxy):
+    sink = connect.websocket(proxy.url)
+    await sink.write([(None, number) for number in range(40)])
+    await cancel(asyncio.ensure_future(sink.flush()))
+    flushing = asyncio.ensure_future(sink.flush())
+    await asyncio.sleep(0)
+    await cancel(flushing)
+    await sink.flush()
+    assert peer.received == [str(number) for number in range(40)]
     await sink.close()
 
 
