@@ -1,6 +1,7 @@
 """A Redis server that goes away, refuses a user, or wants TLS; the addresses of servers."""
 
 import asyncio
+import contextlib
 import json
 import logging
 from urllib.parse import urlsplit
@@ -171,6 +172,76 @@ async def test_a_sink_waits_for_the_server_and_gives_up_in_time(own, caplog):
     with pytest.raises(Unreachable, match=str(own.port)):
         await sink.flush()
     await asyncio.to_thread(own.start)
+    await sink.flush()
+    assert await peer.written(2) == [b"1", b"2"]
+    await sink.close()
+
+
+@contextlib.asynccontextmanager
+async def leading(ports):
+    """The port of an address whose new connections go to the last one of `ports`."""
+
+    async def copy(reader, writer):
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(1 << 16):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+    async def connected(reader, writer):
+        further = await asyncio.open_connection("127.0.0.1", ports[-1])
+        await asyncio.gather(copy(reader, further[1]), copy(further[0], writer))
+
+    async with await asyncio.start_server(connected, "127.0.0.1", 0) as server:
+        yield server.sockets[0].getsockname()[1]
+
+
+async def test_a_failover_is_waited_for_by_source_and_sink(own, tmp_path):
+    """The primary takes no writes any more, and then the address leads to the new one."""
+    new = Redis(tmp_path / "new").start()
+    ports, peer, successor = [own.port], RedisPeer(own), RedisPeer(new)
+    try:
+        async with leading(ports) as port:
+            url = f"redis://127.0.0.1:{port}"
+            source = connect.redis(url, peer.stream, group="g")
+            sink = connect.redis(url, peer.stream)
+            await sink.write([("k", 1)])
+            await sink.flush()
+            items, iteration = await take(source, 1)
+            await source.commit(last_positions(items))
+            reading = asyncio.ensure_future(take_values(iteration, 2))
+            successor.client.replicaof("127.0.0.1", own.port)
+            await until(lambda: successor.client.xlen(peer.stream) == 1)
+            successor.client.replicaof("NO", "ONE")
+            peer.client.replicaof("127.0.0.1", new.port)
+            await sink.write([("k", 2), ("k", 3)])
+            flushing = asyncio.ensure_future(sink.flush())
+            await until(lambda: sink._link.outages._attempts and source._link.outages._attempts)
+            assert not flushing.done()
+            ports.append(new.port)
+            await asyncio.wait_for(flushing, HANG)
+            items = await reading
+            assert [item.value for item in items] == [2, 3]
+            await source.commit(last_positions(items))
+            entries = successor.client.xrange(peer.stream)
+            assert [fields[b"value"] for _, fields in entries] == [b"1", b"2", b"3"]
+            assert successor.client.xpending(peer.stream, "g")["pending"] == 0
+            await sink.close()
+            await close(source, iteration)
+    finally:
+        new.stop()
+
+
+async def test_a_sink_gives_up_in_time_on_a_server_that_stays_a_replica(own):
+    peer = RedisPeer(own)
+    sink = peer.sink(write_timeout=0.2)
+    await sink.write([("k", 1)])
+    await sink.flush()
+    peer.client.replicaof("127.0.0.1", 1)
+    await sink.write([("k", 2)])
+    with pytest.raises(Unreachable, match="read only replica"):
+        await sink.flush()
+    peer.client.replicaof("NO", "ONE")
     await sink.flush()
     assert await peer.written(2) == [b"1", b"2"]
     await sink.close()

@@ -133,12 +133,15 @@ class Link:
         """
         began = time.monotonic()
         while True:
+            client = self._open()
             try:
-                reply = await action(self._open())
+                reply = await action(client)
             except refused.RedisError as error:
                 if (fatal := self._fatal(error)) is not None:
                     raise fatal from error
                 trouble: Exception = error
+                # Where a server answers so, its address may lead to another one by now.
+                await client.connection_pool.disconnect(inuse_connections=False)
             except OSError as error:
                 trouble = error
             else:
@@ -172,12 +175,20 @@ class Link:
         The client of asyncio takes some 20 µs for each command and its reply, the blocking one
         five: so that works in a thread.
         """
+        replies: list[Any] = []
 
         async def send(_: redis.asyncio.Redis) -> list[Any]:
             if self._thread is None:
                 self._thread = ThreadPoolExecutor(1, f"velo {self._name}")
             loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._thread, self._send, commands)
+            rest = commands[len(replies) :]
+            replies.extend(await loop.run_in_executor(self._thread, self._send, rest))
+            for index, reply in enumerate(replies):
+                if self._is_outage(reply):
+                    # It is sent again, and to keep the order also what follows it.
+                    del replies[index:]
+                    raise reply
+            return replies
 
         return await self.call(send, limit=limit)
 
@@ -189,7 +200,12 @@ class Link:
             for words in commands:
                 pipe.execute_command(*words)  # type: ignore[no-untyped-call]
             replies: list[Any] = pipe.execute(raise_on_error=False)
-            return replies
+        if any(map(self._is_outage, replies)):
+            self._blocking.connection_pool.disconnect()  # as in `call`
+        return replies
+
+    def _is_outage(self, reply: Any) -> bool:
+        return isinstance(reply, refused.RedisError) and self._fatal(reply) is None
 
     def refusal(self, error: Exception) -> ConnectError:
         """Give the error of a reply that refuses a command."""
@@ -211,7 +227,7 @@ class Link:
                 f"the Redis server {self.address} refuses a command to the user `{user}`: {text}; "
                 "`ACL SETUSER` grants commands and keys"
             )
-        if isinstance(error, refused.ReadOnlyError):
+        if isinstance(error, refused.ReadOnlyError) or text.startswith("UNBLOCKED"):
             return None  # a replica, until the address leads to the primary again
         if isinstance(error, refused.ResponseError):
             # "no such key" comes from XINFO, which does not look for a group without its stream.
