@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers import blocked
+from helpers import blocked, run_script
 from velo import connect, stream_fn
 from velo.connect import Bad
 from velo.connect.errors import ConnectError, NoSuchTopic, PositionLost
@@ -305,6 +305,106 @@ async def test_packed_files_pipes_and_devices_have_no_mark(tmp_path):
         await sink.rewind(None)
         assert await sink.mark() is None
         await sink.close()
+
+
+PACKED = (".gz", ".bz2", ".xz", ".zst")
+
+
+@pytest.mark.parametrize("suffix", PACKED)
+async def test_what_was_flushed_can_be_read_at_once_and_stays_when_more_is_torn(tmp_path, suffix):
+    path, copy = tmp_path / f"out.ndjson{suffix}", tmp_path / f"copy.ndjson{suffix}"
+    sink = connect.file(path)
+    for number in range(3):
+        await written_to(sink, number)
+        assert values(await read(connect.file(path))) == list(range(number + 1))
+    whole = path.stat().st_size
+    await written_to(sink, 3)
+    await sink.close()
+    # Whatever part of the last results a program has written before it is killed: what was
+    # flushed is there, and the next one goes on behind that.
+    for size in range(whole, path.stat().st_size):
+        shutil.copy(path, copy)
+        os.truncate(copy, size)
+        sink = connect.file(copy)
+        await written_to(sink, 4)
+        await sink.close()
+        assert values(await read(connect.file(copy))) == [0, 1, 2, 4]
+
+
+@pytest.mark.parametrize("suffix", PACKED)
+async def test_a_program_that_is_killed_leaves_a_packed_file_to_go_on_with(tmp_path, suffix):
+    path = tmp_path / f"out.ndjson{suffix}"
+    program = f"""
+        import asyncio, os
+        from velo import connect
+
+        async def main():
+            sink = connect.file({str(path)!r})
+            await sink.write([(None, 1)])
+            await sink.flush()
+            await sink.write([(None, [n, os.urandom(20).hex()]) for n in range(20_000)])
+            os._exit(9)
+
+        asyncio.run(main())
+    """
+    code, _, errors = run_script(tmp_path, program)
+    assert code == 9, errors
+    sink = connect.file(path)
+    await written_to(sink, 2)
+    await sink.close()
+    assert values(await read(connect.file(path))) == [1, 2]
+
+
+@pytest.mark.parametrize("suffix", PACKED)
+async def test_a_member_of_another_program_is_kept_whatever_it_looks_like(
+    tmp_path, suffix, monkeypatch
+):
+    """Such as one that is long, or has whole members in it that are not packed again."""
+    monkeypatch.setattr("velo.connect._file.members._TAIL", 4096)
+    inner, path = tmp_path / f"inner{suffix}", tmp_path / f"out.bytes{suffix}"
+    await written_to(sink := connect.file(inner), 1)
+    await sink.close()
+    content = inner.read_bytes().replace(b"\n", b"")
+    lines = [os.urandom(40).hex().encode() for _ in range(5000)] + [content] * 3
+    await written_to(sink := connect.file(path, encode="bytes"), *lines)
+    await sink.close()
+    size = path.stat().st_size
+    await written_to(sink := connect.file(path, encode="bytes"), b"more")
+    await sink.close()
+    assert values(await read(connect.file(path, decode="bytes"))) == [*lines, b"more"]
+    os.truncate(path, path.stat().st_size - 1)
+    await written_to(sink := connect.file(path, encode="bytes"), b"other")
+    await sink.close()
+    assert path.stat().st_size > size
+    assert values(await read(connect.file(path, decode="bytes"))) == [*lines, b"other"]
+
+
+@pytest.mark.parametrize("suffix", PACKED)
+async def test_a_packed_file_that_is_damaged_is_named_and_left_alone(tmp_path, suffix):
+    path = tmp_path / f"out.ndjson{suffix}"
+    sink = connect.file(path)
+    await written_to(sink, 1)
+    whole = path.stat().st_size
+    await written_to(sink, *range(1000))
+    await sink.close()
+    content = bytearray(path.read_bytes())
+    content[whole : whole + 4] = b"none"
+    for damaged in (bytes(content), b"1\n" * 10):
+        path.write_bytes(damaged)
+        sink = connect.file(path)
+        with pytest.raises(ConnectError, match=r"out\.ndjson.* behind byte .* it is damaged"):
+            await written_to(sink, 2)
+        await sink.close()
+        assert path.read_bytes() == damaged
+
+
+@pytest.mark.parametrize("suffix", PACKED)
+async def test_a_packed_file_without_results_can_be_unpacked(tmp_path, suffix):
+    path = tmp_path / f"out.ndjson{suffix}"
+    for _ in range(2):
+        await same.over([]).into(connect.file(path, append=False))
+        assert path.stat().st_size > 0
+        assert await read(connect.file(path)) == []
 
 
 async def test_from_file_to_file(tmp_path, mode):

@@ -15,6 +15,7 @@ from urllib.parse import SplitResult, unquote
 from velo._files import open_own, sync
 from velo.connect._file.ends import Mark, cut, cut_torn_line, mark_of
 from velo.connect._file.lines import Lines
+from velo.connect._file.members import cut_torn_member
 from velo.connect._file.packing import Packed, packer
 from velo.connect.errors import ConnectError, PositionLost
 from velo.connect.formats import Decode, Encode, encoder, line_decoder
@@ -44,7 +45,7 @@ def file(
     r"""Read the lines of a file, or write results to one.
 
     Args:
-        path: The file. `.gz`, `.zst`, `.bz2` and `.xz` are packed.
+        path: The file. `.gz`, `.zst`, `.bz2` and `.xz` are packed, with a member for each flush.
         decode: How a line becomes an event: "json", "text", "bytes", "csv" (the first line is the
             header; see `velo.connect.csv`), or a function of bytes. Lines end with `\n` or `\r\n`,
             which are left out; empty lines are skipped.
@@ -203,7 +204,8 @@ class File:
         if packs is None:
             cut_torn_line(raw)
             return raw
-        return Packed(packs(raw, "wb"), raw)
+        cut_torn_member(self._path, raw)
+        return Packed(packs, raw)
 
     async def flush(self) -> None:
         """Return once all lines are on the disk."""

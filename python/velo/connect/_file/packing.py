@@ -1,4 +1,9 @@
-"""Packed files: which they are, and how they are read and written."""
+"""Packed files: which they are, and how they are read and written.
+
+A packed file is a row of members (streams of bz2 and xz, frames of zstd), each of which can be
+unpacked on its own. A sink ends one at each flush: what was flushed stays readable whatever becomes
+of what follows, and what a killed program has left behind the last whole member is cut off.
+"""
 
 from __future__ import annotations
 
@@ -6,28 +11,38 @@ import bz2
 import contextlib
 import gzip
 import lzma
+import os
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from velo._packing import zstd_module
 from velo.connect.errors import missing
 
-__all__ = ["Packed", "damages", "packer"]
+__all__ = ["Packed", "damages", "packer", "unpacker"]
 
 
 class Packed:
     """What packs what is written to it, and the file below."""
 
-    def __init__(self, packed: Any, raw: Any) -> None:
-        self._packed = packed
+    def __init__(self, packs: Any, raw: Any) -> None:
+        self._packs = packs
         self._raw = raw
+        self._member: Any = None
+        if not os.fstat(raw.fileno()).st_size:
+            self.write(b"")  # an empty file is no packed one: it has a member without results
 
     def write(self, data: bytes) -> None:
-        self._packed.write(data)
+        if self._member is None:
+            self._member = self._packs(self._raw, "wb")
+        self._member.write(data)
 
     def flush(self) -> None:
-        self._packed.flush()
+        """End the member: half of one may be no more than its beginning to who reads it."""
+        if self._member is not None:
+            member, self._member = self._member, None
+            member.close()
         self._raw.flush()
 
     def fileno(self) -> int:
@@ -36,7 +51,7 @@ class Packed:
 
     def close(self) -> None:
         with contextlib.closing(self._raw):
-            self._packed.close()
+            self.flush()
 
 
 def _zstd(path: Path) -> Any:
@@ -54,6 +69,19 @@ def packer(path: Path) -> Any:
     packers: dict[str, Any] = {".gz": gzip.GzipFile, ".bz2": bz2.BZ2File, ".xz": lzma.LZMAFile}
     found = packers.get(suffix)
     return _gzip if found is gzip.GzipFile else found
+
+
+def unpacker(path: Path) -> tuple[bytes, Callable[[], Any]]:
+    """Give what the members of a packed file begin with, and what makes an unpacker of one."""
+    suffix = path.suffix.lower()
+    if suffix == ".zst":
+        return b"\x28\xb5\x2f\xfd", _zstd(path).ZstdDecompressor
+    found: dict[str, tuple[bytes, Callable[[], Any]]] = {
+        ".gz": (b"\x1f\x8b\x08", lambda: zlib.decompressobj(16 + zlib.MAX_WBITS)),
+        ".bz2": (b"BZh", bz2.BZ2Decompressor),
+        ".xz": (b"\xfd7zXZ\0", lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ)),
+    }
+    return found[suffix]
 
 
 def damages(path: Path) -> tuple[type[Exception], ...]:
