@@ -166,9 +166,14 @@ class Journalled:
         try:
             return _core.loads(packed, self._trusted)
         except ValueError as error:
+            why, *pickled = error.args
+            if pickled:
+                why += (
+                    f" (it imports {imports_of(*pickled)}); to load it, say that nobody else "
+                    "writes to the checkpoint, by `trusted=True` or `--trust`"
+                )
             raise CheckpointError(
-                f"a record in the journal of the checkpoint `{self._path}` cannot be loaded: "
-                f"{error}"
+                f"a record in the journal of the checkpoint `{self._path}` cannot be loaded: {why}"
             ) from None
 
     # Reading.

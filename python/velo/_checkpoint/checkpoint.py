@@ -30,7 +30,7 @@ from velo.errors import CheckpointError
 if TYPE_CHECKING:
     from velo._checkpoint.remote import Remote
 
-__all__ = ["MOST_FINISHED", "Change", "Checkpoint", "cut_of"]
+__all__ = ["MOST_FINISHED", "Change", "Checkpoint", "PickledCut", "cut_of"]
 
 Change = bytes | Literal[False] | None
 """A key's state, encoded; False: its function has returned; None: there is no such key."""
@@ -38,6 +38,19 @@ Change = bytes | Literal[False] | None
 _UNKNOWN: Any = object()
 MOST_FINISHED = 65_536
 """The most keys whose functions have returned that are remembered, as in a run."""
+
+
+class PickledCut(CheckpointError):
+    """The positions or the mark of an epoch hold a pickle, and are not trusted.
+
+    Attributes:
+        imports: What the pickle imports, as in a message.
+
+    """
+
+    def __init__(self, message: str, imports: str) -> None:
+        super().__init__(message)
+        self.imports = imports
 
 
 class Checkpoint:
@@ -420,10 +433,19 @@ def cut_of(
     """Give positions, positions ahead, and the mark of an epoch.
 
     Raises:
-        CheckpointError: When they are torn, or hold a pickle and are not trusted.
+        PickledCut: When they hold a pickle, and are not trusted.
+        CheckpointError: When they are torn.
 
     """
     try:
+        if not trusted and (pickled := pickle_in(tick.cut)) is not None:
+            imports = imports_of(pickled)
+            raise PickledCut(
+                f"the positions or the mark of epoch {tick.epoch} of the checkpoint `{path}` hold "
+                f"a pickle, which runs code when it is loaded (it imports {imports}); to load it, "
+                "say that nobody else writes to the checkpoint, by `trusted=True` or `--trust`",
+                imports,
+            )
         positions, ahead, mark = _core.loads(tick.cut, trusted)
     except ValueError as error:
         raise torn(path, f"the positions of epoch {tick.epoch}: {error}") from None

@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from checkpoints import opened
+from hostile_pickles import AsItArrives
 from velo._core import dumps, loads
 from velo.cli.command import velo
 
@@ -246,6 +247,19 @@ async def test_pickles_are_named_and_not_run(path):
         await checkpoint.commit(1, {"a": dumps({"c": Counter()})}, {}, {})
     (line,) = lines(run("export", path))
     assert "Counter" in line["state"]["$pickle"]
+
+
+async def test_a_pickle_in_the_positions_is_named_and_not_run(path):
+    """`AsItArrives` ends the process that loads it."""
+    with opened(path, trusted=True) as checkpoint:
+        await checkpoint.commit(1, {"a": dumps({})}, {"p": AsItArrives("exit")}, {}, 300)
+    said = "a pickle, which is not run: it imports `hostile_pickles.do`"
+    assert f"positions  {said}" in run("inspect", path)
+    found = json.loads(run("inspect", path, "--json"))
+    assert found["positions"] == found["mark"] == {"$pickle": "`hostile_pickles.do`"}
+    shown = run("verify", path)
+    assert "epoch 1 is whole, with 1 keys" in shown
+    assert f"its positions are {said}" in shown
 
 
 STATE = {

@@ -267,6 +267,13 @@ async def test_a_position_that_is_no_plain_value_is_refused(opened):
     assert opened().epoch == 0
 
 
+async def test_a_position_with_a_pickle_is_loaded_only_where_that_is_trusted(opened):
+    await opened(trusted=True).commit(1, {}, {0: Counter()}, {})
+    assert type(opened(trusted=True).positions[0]) is Counter
+    with pytest.raises(CheckpointError, match=r"epoch 1 .* a pickle, .* imports `.*Counter`"):
+        opened()
+
+
 async def test_a_key_that_cannot_be_stored_is_refused(opened):
     checkpoint = opened()
     with pytest.raises(CheckpointError, match="the key nan cannot be stored"):

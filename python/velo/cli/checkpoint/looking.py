@@ -12,9 +12,9 @@ from typing import Any
 import click
 
 from velo._checkpoint import event_journal
-from velo._checkpoint.checkpoint import cut_of
+from velo._checkpoint.checkpoint import PickledCut, cut_of
 from velo._checkpoint.folder import claim, exists, holder
-from velo._checkpoint.store import FORMAT, Row, Store
+from velo._checkpoint.store import FORMAT, Row, Store, Tick
 from velo.cli.checkpoint.access import (
     Fetched,
     Place,
@@ -80,17 +80,26 @@ def summary(store: Store) -> dict[str, Any]:
     if isinstance(store, Fetched):
         found |= {"bytes": store.size, "used_by": store.newest.by, "commit": store.newest.number}
     if last is not None:
-        positions, ahead, mark = cut_of(last, store.shown, trusted=False)
-        found["positions"] = [
-            {
-                "partition": key_form(partition),
-                "position": value_form(positions.get(partition)),
-                "ahead": len(ahead.get(partition, ())),
-            }
-            for partition in positions | ahead
-        ]
-        found["mark"] = value_form(mark)
+        found |= _cut_form(last, store)
     return found
+
+
+def _cut_form(last: Tick, store: Store) -> dict[str, Any]:
+    """Return the JSON of positions and mark; a pickle, which they share, is not run."""
+    try:
+        positions, ahead, mark = cut_of(last, store.shown, trusted=False)
+    except PickledCut as pickled:
+        form = {"$pickle": pickled.imports}
+        return {"positions": form, "mark": form}
+    found = [
+        {
+            "partition": key_form(partition),
+            "position": value_form(positions.get(partition)),
+            "ahead": len(ahead.get(partition, ())),
+        }
+        for partition in positions | ahead
+    ]
+    return {"positions": found, "mark": value_form(mark)}
 
 
 def _show(found: dict[str, Any]) -> None:
@@ -112,9 +121,12 @@ def _show(found: dict[str, Any]) -> None:
     echo(f"size       {size(found['bytes'])}")
     if found["journal"]:
         echo(f"journal    {size(found['journal'])}")
+    positions = found["positions"]
+    if isinstance(positions, dict):
+        imports = inline(positions["$pickle"])
+        return echo(f"positions  a pickle, which is not run: it imports {imports}")
     if found["mark"] is not None:
         echo(f"mark       {inline(json.dumps(key_form(value_of(found['mark']))))}")
-    positions = found["positions"]
     for place in positions[:_MOST_TOLD]:
         beyond = f", and {place['ahead']:,} records beyond it" if place["ahead"] else ""
         where = f"{json.dumps(place['partition'])}: {json.dumps(place['position'])}"
@@ -224,8 +236,7 @@ def _verify(path: Path | str) -> None:
     with reading(path) as store:
         problems = [*store.problems(), *event_journal.problems(store.path)]
         last = store.last()
-        if last is not None:
-            cut_of(last, store.shown, trusted=True)
+        pickled = None if last is None else _pickled(last, store)
         count = 0
         for row in store.all_rows():
             count += 1
@@ -243,3 +254,14 @@ def _verify(path: Path | str) -> None:
         )
     epoch = 0 if last is None else last.epoch
     echo(f"epoch {epoch:,} is whole, with {count:,} keys")
+    if pickled is not None:
+        echo(f"its positions are a pickle, which is not run: it imports {inline(pickled.imports)}")
+
+
+def _pickled(last: Tick, store: Store) -> PickledCut | None:
+    """Read positions and mark; return what is wrong if they hold a pickle, which is not run."""
+    try:
+        cut_of(last, store.shown, trusted=False)
+    except PickledCut as pickled:
+        return pickled
+    return None
