@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from velo import _core
 from velo._api.gates import misfit
 from velo._api.patience import closed, waiting_for
-from velo._checkpoint.event_journal import DiskFull, EventJournal
+from velo._checkpoint.event_journal import DiskFull, EventJournal, frames_in
 from velo._diagnostics.failpoints import reached
 from velo._diagnostics.source_figures import name_of
 from velo._function.pickle_imports import imports_of
@@ -31,9 +31,10 @@ from velo.connect.model import Assigned, Bad, Batch, Headers, Lost, Record, Revo
 from velo.errors import CheckpointError
 
 if TYPE_CHECKING:
+    from velo._checkpoint.journal_file import Frame
     from velo.connect.model import Partition, Position, Source
 
-__all__ = ["Journalled"]
+__all__ = ["Journalled", "unabsorbed"]
 
 _log = logging.getLogger("velo.connect")
 
@@ -43,6 +44,8 @@ _MOST_RECORDS, _MOST_BYTES = 4096, 4 << 20
 _MOST_UNSURE = 16_384
 # While the disk is full, it is tried again after these seconds: first, and at most.
 _FIRST_WAIT, _LONGEST_WAIT = 0.1, 5.0
+# The partition of a record that cannot be read without running a pickle.
+_UNKNOWN = object()
 
 _Place = tuple[Hashable, Any]
 
@@ -100,10 +103,7 @@ class Journalled:
             CheckpointError: When the journal is torn or missing.
 
         """
-        for partition, position in positions.items():
-            # Another position is one of a source that this function has had before.
-            if type(position) is tuple and len(position) == 2 and type(position[0]) is int:
-                self._absorbed[partition] = position[0]
+        self._absorbed.update(_numbers(positions))
         behind = max(self._absorbed.values(), default=0)
         self._journal = EventJournal(self._path, behind)
         self._last = behind
@@ -332,6 +332,60 @@ class Journalled:
                         # The next run need not expect the last records again.
                         await journal.append(_core.dumps((self._unsure(), [])), 0)
                 journal.close()
+
+
+def unabsorbed(
+    path: Path, positions: Mapping[Hashable, Any], ahead: Mapping[Hashable, Sequence[Any]]
+) -> int:
+    """Count the records in the journal of a checkpoint that its last tick has not absorbed.
+
+    Args:
+        path: The folder of the checkpoint.
+        positions: The positions of that tick.
+        ahead: Those behind these that it has absorbed as well.
+
+    Raises:
+        CheckpointError: When the journal is torn.
+
+    """
+    absorbed: dict[Hashable, int] = _numbers(positions)
+    # Rather one too many than one too few.
+    absorbed[_UNKNOWN] = min(absorbed.values(), default=0)
+    beyond = {
+        number for some in ahead.values() for number in _numbers(dict(enumerate(some))).values()
+    }
+    return sum(
+        number > absorbed.get(partition, 0) and number not in beyond
+        for frame in frames_in(path)
+        for number, partition in enumerate(_partitions(frame), frame.first)
+    )
+
+
+def _partitions(frame: Frame) -> list[Hashable]:
+    """Give the partition of each record of a frame."""
+    try:
+        _, packed = _core.loads(frame.payload, False)
+    except ValueError:
+        return [_UNKNOWN] * frame.records
+    return list(map(_partition, packed))
+
+
+def _partition(packed: bytes) -> Hashable:
+    try:
+        partition: Hashable = _core.loads(packed, False)[0]
+    except ValueError:
+        return _UNKNOWN
+    return partition
+
+
+def _numbers(positions: Mapping[Hashable, Any]) -> dict[Hashable, int]:
+    """Give by partition the number of a position."""
+    return {
+        partition: position[0]
+        for partition, position in positions.items()
+        # Another position is one of a source that this function has had before.
+        if type(position) is tuple and len(position) == 2 and type(position[0]) is int
+    }
 
 
 def _place(item: Record | Bad) -> _Place:

@@ -13,7 +13,7 @@ import errno
 import logging
 import os
 import shutil
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,7 @@ from velo._checkpoint.journal_file import FORMAT, Damaged, Frame, Writer, read, 
 from velo._diagnostics.failpoints import reached
 from velo.errors import CheckpointError
 
-__all__ = ["DiskFull", "EventJournal", "clear", "copy_to", "problems", "size_of"]
+__all__ = ["DiskFull", "EventJournal", "clear", "copy_to", "frames_in", "problems", "size_of"]
 
 _log = logging.getLogger("velo.connect")
 
@@ -249,6 +249,19 @@ def problems(path: Path) -> list[str]:
     except CheckpointError as error:
         return [str(error)]
     return []
+
+
+def frames_in(path: Path) -> Iterator[Frame]:
+    """Read the journal of a checkpoint, also while a run uses it.
+
+    Raises:
+        CheckpointError: When it is torn.
+
+    """
+    for file in _looked_through(path, mends=False):
+        # A tick has absorbed it since; a write at its end is not finished.
+        with contextlib.suppress(FileNotFoundError, Damaged):
+            yield from read(file.path.read_bytes())
 
 
 def copy_to(path: Path, folder: Path) -> None:

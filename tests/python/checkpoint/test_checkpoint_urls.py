@@ -13,9 +13,11 @@ from click.testing import CliRunner
 from checkpoints import opened
 from helpers import HANG, environment
 from object_stores import Folder
+from replayed import Once, TakingBack, by_key, expected, sequence
 from velo._checkpoint import commits
 from velo._checkpoint.remote import Remote
 from velo._core import dumps
+from velo._diagnostics import failpoints
 from velo.cli.command import velo
 from velo.cli.connected.keeping import kept_settings
 from velo.cli.errors import Failure
@@ -86,6 +88,31 @@ async def test_a_copy_in_a_folder_goes_on_and_so_does_one_of_that_in_a_store(wri
     assert "epoch 4 is whole" in run("verify", other)
     assert "epoch 4 copied" in run("copy", other, f"{written.url}-3")
     assert "`" + other + "` holds a checkpoint already" in run("copy", written.url, other, code=1)
+
+
+async def test_a_copy_in_a_store_leaves_no_record_of_the_journal_behind(
+    place, tmp_path, monkeypatch
+):
+    class Crash(Exception):
+        """The process dies here."""
+
+    def dies(area, _step):
+        if area == "tick":
+            raise Crash
+
+    path, sink = tmp_path / "checkpoint", TakingBack()
+    events = [{"k": n % 7, "v": n} for n in range(20)]
+    with monkeypatch.context() as patched, pytest.raises(Crash):
+        patched.setattr(failpoints, "hook", dies)
+        await sequence.keyed(Once(list(events)), key="k").into(sink, checkpoint=path)
+    said = run("copy", path, place.url, code=1)
+    assert "has 20 records in its event journal that no tick has absorbed" in said
+    assert not place.names()
+
+    await sequence.keyed(Once([]), key="k").into(sink, checkpoint=path)
+    assert by_key(sink.kept) == expected(events)
+    assert json.loads(run("inspect", path, "--json"))["journal"] > 0
+    run("copy", path, place.url)
 
 
 async def test_keys_are_changed_in_the_store(written, tmp_path):

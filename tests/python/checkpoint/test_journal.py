@@ -11,7 +11,9 @@ from helpers import HANG
 from replayed import Once, TakingBack, by_key, expected, sequence
 from small_disk import enlarge, mounted
 from velo import stream_fn
+from velo._api.journalled import unabsorbed
 from velo._checkpoint import event_journal
+from velo._core import dumps
 from velo._diagnostics import failpoints
 from velo.cli.checkpoint import checkpoint
 from velo.connect import Record
@@ -352,3 +354,20 @@ async def test_the_command_knows_the_journal(tmp_path, hook):
     sink = TakingBack(sink.kept)
     await sequence.keyed(Once(list(events)), key="k").into(sink, checkpoint=path)
     assert by_key(sink.kept) == expected(events)
+
+
+@pytest.mark.parametrize(
+    ("value", "counts"), [(1, (5, 0, 2)), (Plain(), (5, 1, 3))], ids=["plain", "pickled"]
+)
+async def test_records_that_no_tick_has_absorbed_are_counted(tmp_path, value, counts):
+    """Where a pickle hides their partition, the one that is furthest behind may have them."""
+    journal = event_journal.EventJournal(tmp_path, 0)
+    for partitions in (["p", "q", "p"], ["q", "p"]):
+        packed = [dumps((partition, "at", value)) for partition in partitions]
+        await journal.append(dumps((None, packed)), len(packed))
+    journal.close()
+    assert counts == (
+        unabsorbed(tmp_path, {}, {}),
+        unabsorbed(tmp_path, {"p": (5, "at"), "q": (4, "at")}, {}),
+        unabsorbed(tmp_path, {"p": (1, "at"), "q": (2, "at")}, {"p": [(5, "at")]}),
+    )

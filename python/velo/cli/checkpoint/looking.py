@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import time
+from collections.abc import Hashable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import click
 
+from velo._api.journalled import unabsorbed
 from velo._checkpoint import event_journal
 from velo._checkpoint.checkpoint import PickledCut, cut_of
 from velo._checkpoint.folder import claim, exists, holder
@@ -198,11 +201,27 @@ def _copy(path: Path | str, place: Path | str) -> None:
         if isinstance(place, Path):
             _copy_to_folder(store, place)
         else:
+            _refuse_to_lose(store)
             with remote_of(place) as remote:
                 remote.begin_with(store)
         last = store.last()
     epoch = 0 if last is None else last.epoch
     echo(f"epoch {epoch:,} copied to {inline(str(place))}")
+
+
+def _refuse_to_lose(store: Store) -> None:
+    """Refuse to leave records behind that the source does not give again."""
+    positions: dict[Hashable, Any] = {}
+    ahead: dict[Hashable, list[Any]] = {}
+    if (last := store.last()) is not None:
+        with contextlib.suppress(PickledCut):  # then all records count
+            positions, ahead, _ = cut_of(last, store.shown, trusted=False)
+    if count := unabsorbed(store.path, positions, ahead):
+        raise Failure(
+            f"`{store.shown}` has {count:,} records in its event journal that no tick has "
+            "absorbed, and an object store has none: run it with the folder once more, and stop "
+            "it, or copy it to a folder"
+        )
 
 
 def _copy_to_folder(store: Store, folder: Path) -> None:
