@@ -79,8 +79,11 @@ class EventJournal:
 
     @property
     def begins_file(self) -> bool:
-        """Whether the next frame is the first one of a file."""
-        return self._writer is None or self._writer.size >= self._most
+        """Whether the next frame is the first one of a file.
+
+        The file may be there already: of one for which there was no room.
+        """
+        return self._writer is None or self._writer.is_empty or self._is_long(self._writer)
 
     async def frames(self) -> AsyncIterator[Frame]:
         """Give what was there when the journal was opened."""
@@ -108,13 +111,13 @@ class EventJournal:
     def _append(self, frame: Frame) -> None:
         with file_errors(self._path):
             try:
-                if self.begins_file:
-                    self._begin_file(frame.first)
-                assert self._writer is not None
+                writer = self._writer
+                if writer is None or self._is_long(writer):
+                    writer = self._begin_file(frame.first)
                 try:
-                    self._writer.append(frame)
+                    writer.append(frame)
                 except OSError:
-                    self._writer.cut()
+                    writer.cut()
                     raise
             except OSError as error:
                 if error.errno in _FULL:
@@ -128,12 +131,16 @@ class EventJournal:
         else:
             self._files.append(file)
 
-    def _begin_file(self, first: int) -> None:
+    def _is_long(self, writer: Writer) -> bool:
+        return writer.size >= self._most
+
+    def _begin_file(self, first: int) -> Writer:
         follows = self._files[-1].end if self._files else self._follows
         writer = Writer(_path_of(self._folder, first), first, follows)
         if self._writer is not None:
             self._writer.close()
         self._writer, self._first = writer, first
+        return writer
 
     async def drop(self, absorbed: int) -> None:
         """Remove files of which no record has a higher number than this."""

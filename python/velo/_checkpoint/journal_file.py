@@ -200,6 +200,11 @@ class Writer:
         reached("journal", 3)
         self.size += len(head) + length
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether it has no frame."""
+        return self.size == _HEADER_SIZE
+
     def cut(self) -> None:
         """Remove what a failed `append` has left.
 

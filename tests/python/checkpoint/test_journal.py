@@ -1,6 +1,7 @@
 """Runs whose source gives each record once: what the journal keeps of it, and for how long."""
 
 import asyncio
+import errno
 import json
 import logging
 
@@ -12,7 +13,7 @@ from replayed import Once, TakingBack, by_key, expected, sequence
 from small_disk import enlarge, mounted
 from velo import stream_fn
 from velo._api.journalled import unabsorbed
-from velo._checkpoint import event_journal
+from velo._checkpoint import event_journal, journal_file
 from velo._core import dumps
 from velo._diagnostics import failpoints
 from velo.cli.checkpoint import checkpoint
@@ -264,6 +265,56 @@ async def test_what_may_come_again_is_remembered_over_many_starts(tmp_path):
     sink = TakingBack(sink.kept)
     await sequence.keyed(Once([]), key="k").into(sink, checkpoint=tmp_path)
     assert by_key(sink.kept) == expected([{"k": 0, "v": number} for number in range(starts)])
+
+
+async def test_what_may_come_again_is_remembered_when_a_new_file_had_no_room(
+    tmp_path, monkeypatch, caplog
+):
+    class Given:
+        """A source with stable positions, whose server hears of some acknowledgements."""
+
+        name, stable = "given", True
+
+        def __init__(self, *positions, acknowledged=(), between=None):
+            self.positions = positions
+            self.acknowledged = acknowledged
+            self.between = between
+
+        async def __aiter__(self):
+            for number, position in enumerate(self.positions):
+                if number and self.between is not None:
+                    await self.between()
+                yield [Record({"k": 0, "v": position}, partition="p", position=position)]
+
+        async def commit(self, positions):
+            if positions["p"] not in self.acknowledged:
+                raise Crash
+
+    async def first_is_absorbed():
+        await until(lambda: not first.exists())
+
+    def fills(descriptor, data, at):
+        if at:  # there was room for the header
+            monkeypatch.setattr(journal_file, "_write", write)
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(descriptor, data, at)
+
+    sink, write = TakingBack(), journal_file._write
+
+    async def run(*positions, **settings):
+        keyed = sequence.keyed(Given(*positions, **settings), key="k")
+        again = TakingBack(sink.kept)
+        await keyed.into(again, checkpoint=tmp_path, checkpoint_every=0.01)
+
+    with pytest.raises(Crash):
+        await run(0)
+    (first,) = (tmp_path / "journal").iterdir()
+    monkeypatch.setattr(journal_file, "_write", fills)
+    with pytest.raises(Crash):
+        await run(1, 2, acknowledged=[1], between=first_is_absorbed)
+    assert "nothing more is read or acknowledged" in caplog.text
+    await run(0, 2, 3, acknowledged=[0, 2, 3])
+    assert by_key(sink.kept) == expected([{"k": 0, "v": number} for number in range(4)])
 
 
 async def test_many_records_that_come_again_do_not_stop_the_reading(tmp_path):
