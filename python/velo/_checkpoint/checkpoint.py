@@ -8,7 +8,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,7 +17,7 @@ from zlib import crc32
 from velo import _core
 from velo._checkpoint.address import address_of, is_address
 from velo._checkpoint.changes import Changes
-from velo._checkpoint.failing import torn
+from velo._checkpoint.failing import Torn, torn
 from velo._checkpoint.folder import Claim, claim, claim_beside
 from velo._checkpoint.keys import pack, unpack
 from velo._checkpoint.store import Row, Store, Tick, Values
@@ -250,14 +250,27 @@ class Checkpoint:
         }
         if not packed:
             return found
-        with self._store.errors():
-            rows = self._store.rows(list(packed.values()))
         oldest = self._oldest()
-        for number, key in packed.items():
-            row = rows.get(key)
-            known = row is not None and row.changed >= oldest
-            found[number] = self._state(keys[number], row) if row is not None and known else None
+        with self._errors():
+            rows = self._store.rows(list(packed.values()))
+            for number, key in packed.items():
+                row = rows.get(key)
+                known = row is not None and row.changed >= oldest
+                found[number] = (
+                    self._state(keys[number], row) if row is not None and known else None
+                )
         return found
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Say what to do about an error; have a working copy that is torn fetched again."""
+        try:
+            with self._store.errors():
+                yield
+        except Torn as error:
+            if self._remote is None:
+                raise
+            raise self._remote.distrust(error) from error
 
     def some_live(self, most: int) -> list[Hashable]:
         """Return some of the keys that have a state after the last commit."""
@@ -329,14 +342,17 @@ class Checkpoint:
         made = time.time()
         rows, gone = self._rows(changes, int(made))
         tick = Tick(epoch, made, undoable, self._encoded(cut))
-        if self._known_version != self._state_version:
-            self._store.note({"state_version": self._state_version})
-            self._known_version = self._about["state_version"] = self._state_version
         oldest = None if self._ttl is None else int(made - self._ttl)
         state = None
-        if self._remote is not None:  # first, so that the working copy is never ahead
-            state = self._remote.add(Changes(tick, rows, gone), self._about)
-        self._store.put(tick, rows, gone, most_finished=MOST_FINISHED, oldest=oldest, state=state)
+        with self._errors():
+            if self._known_version != self._state_version:
+                self._store.note({"state_version": self._state_version})
+                self._known_version = self._about["state_version"] = self._state_version
+            if self._remote is not None:  # first, so that the working copy is never ahead
+                state = self._remote.add(Changes(tick, rows, gone), self._about)
+            self._store.put(
+                *(tick, rows, gone), most_finished=MOST_FINISHED, oldest=oldest, state=state
+            )
         if self._remote is not None:
             self._remote.put_was_made()
         self.epoch, self.made, self.undoable = epoch, made, undoable
@@ -407,7 +423,7 @@ class Checkpoint:
         """
         if not self.undoable:
             raise ValueError(f"epoch {self.epoch} cannot be undone")
-        with self._store.errors():
+        with self._errors():
             self._store.undo(self.epoch)
             self._empty = self._store.is_empty()
             self._read_last()

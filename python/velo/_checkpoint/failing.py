@@ -11,7 +11,18 @@ from pathlib import Path
 from velo._checkpoint.folder import STATE
 from velo.errors import CheckpointError
 
-__all__ = ["file_errors", "foreign", "sqlite_errors", "torn"]
+__all__ = ["Torn", "file_errors", "foreign", "sqlite_errors", "torn"]
+
+
+class Torn(CheckpointError):
+    """A file differs from the one that velo has written.
+
+    Attributes:
+        why: What differs.
+
+    """
+
+    why = ""
 
 
 @contextlib.contextmanager
@@ -35,12 +46,14 @@ def file_errors(path: str | Path) -> Iterator[None]:
         raise CheckpointError(f"the checkpoint `{path}` cannot be written: {why}") from error
 
 
-def torn(path: str | Path, why: str) -> CheckpointError:
+def torn(path: str | Path, why: str) -> Torn:
     """Return the error of a file that differs from the one that velo has written."""
-    return CheckpointError(
+    error = Torn(
         f"the checkpoint `{path}` is torn: {why}; restore the folder from a copy, or remove it to "
         "begin anew"
     )
+    error.why = why
+    return error
 
 
 def foreign(path: str | Path) -> CheckpointError:

@@ -30,7 +30,7 @@ from velo._checkpoint.address import Address
 from velo._checkpoint.bucket import Absent, Bucket
 from velo._checkpoint.changes import Changes, packed, unpacked
 from velo._checkpoint.commits import Commit, Commits, by_hand, number_of
-from velo._checkpoint.failing import file_errors
+from velo._checkpoint.failing import Torn, file_errors
 from velo._checkpoint.folder import STATE
 from velo._checkpoint.layout import check_is_whole
 from velo._checkpoint.seal import Seal
@@ -42,6 +42,8 @@ __all__ = ["Remote"]
 
 _log = logging.getLogger("velo.checkpoint")
 
+# This file in a working copy says that it is torn, and has to be fetched again.
+_TORN = f"{STATE}.torn"
 # A new base is written when the ticks behind the last one are more bytes than it and than this, or
 # more than so many.
 _LEAST, _MOST_TICKS = 64 * 1024, 1000
@@ -127,7 +129,7 @@ class Remote:
         """
         if commit is None or commit.last is None:
             self._anew(folder, None)
-        elif (have := _state_of(folder)) != commit.last and (
+        elif (have := self._trusted_state_of(folder)) != commit.last and (
             have is None or not self._catches_up(folder, commit, have)
         ):
             self._anew(folder, commit)
@@ -136,6 +138,22 @@ class Remote:
         if commit is not None:
             with contextlib.closing(Store(folder, writes=True)) as store:
                 store.note(commit.about)
+
+    def _trusted_state_of(self, folder: Path) -> str | None:
+        if not (folder / _TORN).exists():
+            return _state_of(folder)
+        _log.warning("the working copy `%s` of `%s` is torn: fetching it again", folder, self.url)
+        return None
+
+    def distrust(self, error: Torn) -> CheckpointError:
+        """Have the next start fetch the working copy again; return the error to raise."""
+        with file_errors(self.folder):
+            (self.folder / _TORN).touch(0o600)
+        return CheckpointError(
+            f"the working copy `{self.folder}` of the checkpoint `{self.url}` is torn: "
+            f"{error.why}; start again, and it is fetched again (`velo checkpoint verify` names "
+            "what is torn in the store as well)"
+        )
 
     def _anew(self, folder: Path, commit: Commit | None) -> None:
         """Put the base of a commit in place of what the working copy has."""
@@ -343,7 +361,10 @@ class Remote:
         try:
             with contextlib.closing(Store(self.folder, writes=False)) as store:
                 store.copy_into(copy)
+            Store.check_copy(copy)  # the ticks that it takes the place of are removed
             return self.put_base(copy)
+        except Torn as error:
+            raise self.distrust(error) from error
         finally:
             copy.unlink(missing_ok=True)
 
@@ -396,7 +417,8 @@ def _state_of(folder: Path) -> str | None:
     if not file.exists():
         return None
     try:
-        with contextlib.closing(Store(folder, writes=True)) as store:
+        with contextlib.closing(Store(folder, writes=True)) as store, store.errors():
+            store.last()
             return store.state()
     except CheckpointError:
         return None

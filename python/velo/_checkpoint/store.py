@@ -23,7 +23,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from velo._checkpoint.failing import file_errors, foreign, sqlite_errors, torn
+from velo._checkpoint.failing import Torn, file_errors, foreign, sqlite_errors, torn
 from velo._checkpoint.folder import STATE
 from velo._files import sync
 from velo.errors import CheckpointError
@@ -58,6 +58,11 @@ _LOG = 64 << 20
 _FREE_PAGES, _FREE_PART = 4096, 4
 # The name in `about` of the commit whose state a working copy has. Other changes remove it.
 _STATE = "commit"
+# Rows with a checksum: what gives them an order, and which they are.
+_SUMMED = (("key", "keys WHERE true"), ("rowid", "before WHERE known"))
+_KINDS = "typeof(key) = 'blob' AND typeof(state) IN ('blob', 'null') AND typeof(crc) = 'integer'"
+# Those with at most so many bytes of state are checked so many at a time.
+_SMALL, _CHECKED_AT_A_TIME = 16 * 1024, 1000
 # The most pages that are given back, and keys whose age is checked, in one tick.
 _PAGES_AT_A_TIME, _KEYS_AT_A_TIME = 1024, 4096
 
@@ -249,7 +254,7 @@ class Store:
             return None
         epoch, made, undoable, cut, crc = found
         if zlib.crc32(cut) != crc:
-            raise torn(self.shown, f"the positions of epoch {epoch} are not what was written")
+            raise _torn_cut(self.shown, epoch)
         return Tick(epoch, made, bool(undoable), cut)
 
     def rows(self, keys: Sequence[bytes]) -> dict[bytes, Row]:
@@ -318,6 +323,27 @@ class Store:
                     copy.commit()
             sync(new)
             _rename(new, file)
+
+    @staticmethod
+    def check_copy(copy: Path) -> None:
+        """Read the whole of a file that `copy_into` has made.
+
+        Raises:
+            CheckpointError: When something in it is not what was written.
+
+        """
+        with (
+            sqlite_errors(copy.parent),
+            contextlib.closing(_connect(copy, "ro&immutable=1")) as reader,
+        ):
+            (said,) = reader.execute("PRAGMA quick_check(1)").fetchone()
+            if said != "ok":
+                raise torn(copy.parent, said)
+            for epoch, cut, crc in reader.execute("SELECT epoch, cut, crc FROM epochs"):
+                if zlib.crc32(cut) != crc:
+                    raise _torn_cut(copy.parent, epoch)
+            if any(_has_torn(reader, *summed) for summed in _SUMMED):
+                raise torn(copy.parent, "a state is not what was written")
 
     # Writing.
 
@@ -485,6 +511,38 @@ class Store:
         with self.transaction() as writer:
             for table in ("keys", "before", "epochs", "about"):
                 writer.execute(f"DELETE FROM {table}")
+
+
+def _torn_cut(path: str | Path, epoch: int) -> Torn:
+    return torn(path, f"the positions of epoch {epoch} are not what was written")
+
+
+def _has_torn(reader: sqlite3.Connection, place: str, table: str) -> bool:
+    """Whether one of the rows with a checksum is not what was written."""
+    if reader.execute(f"SELECT 1 FROM {table} AND NOT ({_KINDS}) LIMIT 1").fetchone() is not None:
+        return True
+    large = reader.execute(f"SELECT key, state, crc FROM {table} AND length(state) > {_SMALL}")
+    rows = chain(large, _small_rows(reader, place, table))
+    return any(_checksum(key, state) != crc for key, state, crc in rows)
+
+
+def _small_rows(
+    reader: sqlite3.Connection, place: str, table: str
+) -> Iterator[tuple[bytes, bytes, int]]:
+    """Give rows, many with each step of SQLite."""
+    behind: Any = -1  # smaller than any bytes
+    while True:
+        behind, rows = reader.execute(
+            "SELECT max(place), group_concat(hex(key) || ' ' || hex(state) || ' ' || crc, ',') "
+            f"FROM (SELECT {place} AS place, key, state, crc FROM {table} AND {place} > ? "
+            f"AND ifnull(length(state), 0) <= {_SMALL} ORDER BY {place} LIMIT ?)",
+            [behind, _CHECKED_AT_A_TIME],
+        ).fetchone()
+        if rows is None:
+            return
+        for row in rows.split(","):
+            key, state, crc = row.split(" ")
+            yield bytes.fromhex(key), bytes.fromhex(state), int(crc)
 
 
 def _state_in(connection: sqlite3.Connection) -> str | None:

@@ -1,6 +1,8 @@
 """What a checkpoint keeps, tick by tick, and gives to the run that follows."""
 
 import asyncio
+import contextlib
+import sqlite3
 
 import pytest
 
@@ -379,3 +381,46 @@ async def test_free_pages_are_given_back(opened, monkeypatch):
     most = pages(checkpoint)
     await checkpoint.commit(2, dict.fromkeys(keys), {}, {})
     assert pages(checkpoint) < most / 2
+
+
+# Copies.
+
+
+async def test_any_row_of_a_copy_that_has_changed_is_noticed(opened, path, tmp_path):
+    """Of many small states, large ones, functions that have returned, and the epoch before."""
+    checkpoint = opened()
+    changes = {n: state(text=f"small {n:04} ") for n in range(2500)}
+    changes |= {"large": state(text="large " * 20_000), "before": state(text="the one before")}
+    await checkpoint.commit(1, changes, {"first positions": 1}, {})
+    changes = {"before": state(text="another one"), "the one that is over": False, "new": state()}
+    await checkpoint.commit(2, changes, {"second": 2}, {}, undoable=True)
+    opened()
+    copy = tmp_path / "copy"
+    with contextlib.closing(Store(path, writes=False)) as store:
+        store.copy_into(copy)
+    Store.check_copy(copy)
+    whole = copy.read_bytes()
+    texts = [b"small 0000 ", b"small 1700 ", b"small 2499 ", b"large", b"the one before"]
+    texts += [b"another one", b"the one that is over", b"first positions", b"second"]
+    for text in texts:  # all of them: what was free once may hold them as well
+        copy.write_bytes(whole.replace(text, text.upper()))
+        with pytest.raises(CheckpointError, match="is torn: .*not what was written"):
+            Store.check_copy(copy)
+    copy.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(CheckpointError, match="is torn"):
+        Store.check_copy(copy)
+
+
+@pytest.mark.parametrize("column", ["key", "state"])
+async def test_bytes_that_have_become_text_are_noticed(opened, path, tmp_path, column):
+    """One bit tells SQLite which of the two a value is."""
+    await opened().commit(1, {"a": state(n=1), "b": state(n=2)}, {}, {})
+    opened()
+    copy = tmp_path / "copy"
+    with contextlib.closing(Store(path, writes=False)) as store:
+        store.copy_into(copy)
+    with contextlib.closing(sqlite3.connect(copy)) as connection:
+        connection.execute(f"UPDATE keys SET {column} = CAST({column} AS TEXT)")
+        connection.commit()
+    with pytest.raises(CheckpointError, match="a state is not what was written"):
+        Store.check_copy(copy)

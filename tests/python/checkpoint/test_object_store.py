@@ -107,6 +107,54 @@ async def test_a_working_copy_that_is_torn_is_fetched_again(place, harm):
         check(checkpoint, 5)
 
 
+def flip_a_bit(place, text):
+    """Have the disk of a machine change its working copy."""
+    file = address_of(place.on("first")).folder / "state.sqlite"
+    data = bytearray(file.read_bytes())
+    data[data.index(text) + 3] ^= 1
+    file.write_bytes(data)
+
+
+async def test_a_state_of_a_working_copy_that_has_changed_is_told_and_fetched_again(place):
+    with opened(place.on("first")) as checkpoint:
+        await checkpoint.commit(1, {"kept": state(1, 200), "other": state(2)}, {0: 1}, {})
+    flip_a_bit(place, b"x" * 100)
+    with (
+        opened(place.on("first")) as checkpoint,
+        pytest.raises(CheckpointError, match="the working copy .*kept.*; start again"),
+    ):
+        checkpoint.load(["kept"])
+    with opened(place.on("first")) as checkpoint:
+        assert checkpoint.load(["kept", "other"]) == [state(1, 200), state(2)]
+
+
+async def test_positions_of_a_working_copy_that_have_changed_are_fetched_again(place):
+    with opened(place.on("first")) as checkpoint:
+        await checkpoint.commit(1, {}, {"the only partition": 1}, {})
+    flip_a_bit(place, b"the only partition")
+    with opened(place.on("first")) as checkpoint:
+        assert checkpoint.positions == {"the only partition": 1}
+
+
+async def test_a_working_copy_that_has_changed_becomes_no_base(place, monkeypatch, caplog):
+    with opened(place.on("first")) as checkpoint:
+        await checkpoint.commit(1, {"kept": state(1, 200)}, {0: 1}, {})
+    flip_a_bit(place, b"x" * 100)
+    before = set(place.names())
+    monkeypatch.setattr(remote, "_LEAST", 1)
+    with opened(place.on("first")) as checkpoint:
+        for epoch in (2, 3, 4):
+            await ticks(checkpoint, epoch, epoch)
+            await until(lambda: has_written(checkpoint))
+    assert "no new base of the checkpoint" in caplog.text
+    assert "a state is not what was written; start again" in caplog.text
+    assert before < set(place.names())
+    assert not [name for name in place.names() if name.startswith("base-")]
+    for machine in ("second", "first"):
+        with opened(place.on(machine)) as checkpoint:
+            assert checkpoint.load(["kept", "key-4"]) == [state(1, 200), state(4)]
+
+
 async def test_one_machine_has_one_working_copy_for_one_program(place):
     with opened(place.on()), pytest.raises(CheckpointError, match="in use by this process already"):
         Checkpoint.open(place.on(), "fraud")
