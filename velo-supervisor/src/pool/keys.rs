@@ -332,7 +332,7 @@ impl Pool {
 
     /// Gives a key without a holder to the next request in line. Forgets the key if there is no request
     /// and no session.
-    fn grant_next(&mut self, key: Key) {
+    pub(super) fn grant_next(&mut self, key: Key) {
         let Some(entry) = self.keys.entries.get_mut(&key) else {
             return;
         };

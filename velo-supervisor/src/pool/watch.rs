@@ -90,10 +90,12 @@ impl Pool {
     /// Kills those that have written their stacks, before their time is up. One that has moved on
     /// meanwhile is let go: what it runs now is not what is to be killed.
     fn look_at_writing(&mut self, now: Instant, gauges: &impl Gauges) {
+        let mut let_go = Vec::new();
         for (&id, worker) in &mut self.workers {
             if worker.writing.is_some() && !self.closing && worker.has_moved(gauges) {
                 (worker.writing, worker.killed, worker.seen) = (None, None, None);
                 worker.stage = Stage::Running;
+                let_go.push(id);
             }
             let Some(writing) = &mut worker.writing else {
                 continue;
@@ -116,6 +118,12 @@ impl Pool {
                 }
             } else {
                 worker.writing = None;
+            }
+        }
+        // Its keys that became free meanwhile have waited for its end.
+        for worker in let_go {
+            for key in self.keys.of_worker(worker) {
+                self.grant_next(key);
             }
         }
     }

@@ -1,5 +1,7 @@
 //! Keys: one at a time is attached, the others wait in line, whoever dies.
 
+use velo_shm::{Allowance, Setting};
+
 use super::*;
 use crate::wire::protocol::{Key, KeyRefusal};
 
@@ -275,6 +277,43 @@ fn a_worker_may_say_twice_that_a_key_is_free() {
         assert_eq!((next.client, next.request), (2, request));
         assert_eq!(next.fresh, !live);
     }
+}
+
+/// Its worker has moved on while it wrote its stacks, and lives: the one in line comes to it.
+#[test]
+fn a_key_that_became_free_while_its_worker_was_to_be_killed_is_granted() {
+    let mut rig = Rig::new(|_| {});
+    let first = rig.attach(1);
+    let (link, worker) = (first.link, rig.worker_of_link(first.link));
+    let limit = 400 * MS;
+    let asks = Watch {
+        stall: Some(limit),
+        memory: None,
+    };
+    rig.fake.residents.insert(link, 1);
+    assert!(rig.pool.watch(rig.now, 1, link, asks));
+    let (request, done) = rig.ask(2, KEY, true);
+    assert!(grants(&done).is_empty());
+    let running = Running {
+        step: 1,
+        slot: 1,
+        stream: 0,
+        event: 1,
+        allowance: Some(Allowance {
+            time: limit,
+            setting: Setting::Stall,
+        }),
+    };
+    rig.fake.running.insert(link, running);
+    rig.fake.progress.entry(link).or_default().step = 1;
+    let done = rig.pass(2 * limit);
+    assert!(done.contains(&Action::AskForStacks { worker }), "{done:?}");
+    rig.pool.key_free(worker, KEY, first.grant, true);
+    rig.fake.running.remove(&link);
+    rig.fake.progress.entry(link).or_default().step = 2;
+    let next = granted(&rig.pass(MS));
+    assert_eq!((next.client, next.request), (2, request));
+    assert_eq!(rig.worker_of_link(next.link), worker);
 }
 
 #[test]
