@@ -163,9 +163,24 @@ impl KeyTask {
             .unwrap_or_default()
     }
 
-    /// Whether a context variable was set, and not set back.
+    /// Whether the key that was stepped last has made or dropped a reference to the task, or set a context
+    /// variable, since the task had these references.
     #[inline]
-    pub fn has_changed(&self, py: Python<'_>) -> bool {
+    pub fn is_kept(&self, py: Python<'_>, before: References) -> bool {
+        let unchanged = |state: &mut State| {
+            let (Some(task), Some(variables)) = (&state.task, &state.variables) else {
+                return false;
+            };
+            references::count(task) == before.count
+                && references::first_weak(task) == before.weak
+                && variables.are_those_of(&self.context)
+        };
+        !self.state.with(py, unchanged).unwrap_or(false)
+            && (self.references(py) != before || self.has_changed(py))
+    }
+
+    /// Whether a context variable was set, and not set back.
+    fn has_changed(&self, py: Python<'_>) -> bool {
         let unchanged = |state: &mut State| {
             let before = state.variables.as_ref();
             before.is_some_and(|before| before.are_those_of(&self.context))

@@ -82,8 +82,7 @@ impl<'a, 'py> Turn<'a, 'py> {
         let Some((task, _)) = &self.as_task else {
             return Ok(());
         };
-        let after = task.get().references(py);
-        let kept = after != before || task.get().has_changed(py);
+        let kept = task.get().is_kept(py, before);
         if !kept && matches!(pause, Pause::Waits | Pause::Over) {
             return Ok(());
         }
@@ -91,6 +90,7 @@ impl<'a, 'py> Turn<'a, 'py> {
             table.inner.with(py, |inner| inner.queue(id))?;
             return Ok(());
         }
+        let after = task.get().references(py);
         self.keep(id, pause, (before, after))
     }
 
