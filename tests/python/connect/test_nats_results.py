@@ -112,6 +112,8 @@ async def test_a_result_that_the_server_refuses_is_an_error(nats):
     [
         (connect.to(1, topic="a.*"), "no subject to publish to"),
         (connect.to(1, topic="a b"), "no subject to publish to"),
+        (connect.to(1, topic="a.\ud800"), "surrogates"),
+        (connect.to(1, headers={"a b": "c"}), "cannot have the name 'a b'"),
         (connect.to(1, headers={"h": "a\nb"}), "one line of text"),
         (connect.to(1, headers={"h": b"\xff"}), "one line of text"),
         (connect.to(1, key=b"\xff"), "key_header"),

@@ -436,6 +436,25 @@ async def test_a_sink_of_several_streams_needs_a_name(redis):
     await sink.close()
 
 
+@pytest.mark.parametrize(
+    "result",
+    [
+        connect.to({"n": 2}, topic="\ud800"),
+        connect.to({"n": 2}, headers={"\ud800": "v"}),
+        {"n": "\ud800"},
+        {"\ud800": 2},
+    ],
+)
+async def test_of_results_that_no_entry_can_carry_none_is_written(peer, result):
+    sink = peer.sink(field=None)
+    with pytest.raises(ValueError, match="surrogates"):
+        await sink.write([("k", {"n": 1}), ("k", result)])
+    await sink.write([("k", {"n": 3})])
+    await sink.flush()
+    assert [fields for _, fields in peer.client.xrange(peer.stream)] == [{b"n": b"3"}]
+    await sink.close()
+
+
 async def test_maxlen_bounds_a_stream(peer):
     sink = peer.sink(maxlen=100)
     await sink.write([("k", number) for number in range(2000)])

@@ -23,8 +23,10 @@ __all__ = ["Messages", "Results", "Writer", "Writing"]
 _TOLD = 5.0  # seconds until a client that has failed must have told why
 
 Results = Sequence[tuple[Any, Any]]
-Messages = Sequence[tuple[str, bytes | None, bytes | str | None, list[tuple[str, Any]] | None]]
-"""Topic, encoded result (None for a tombstone), key and headers."""
+_Plain = tuple[str, bytes | None, bytes | None]
+_Message = _Plain | tuple[str, bytes | None, bytes | None, list[tuple[str, bytes]]]
+Messages = Sequence[_Message]
+"""Results as messages: topic, value, key and perhaps headers. A tombstone has no value."""
 
 
 @dataclass(frozen=True)
@@ -107,37 +109,56 @@ class Writer:
         self._producer = producer
 
     def _messages(self, results: Results) -> Messages:
-        """Encode results, and say where they go: all of them, before the first is queued."""
+        """Make messages of results: of all, before the first is queued.
+
+        Raises:
+            TypeError: When a value or a key cannot be encoded.
+            ValueError: The same, or a topic or the name of a header.
+
+        """
         encode, topic = self._writing.encode, self._writing.topic
-        messages = []
+        messages: list[_Message] = []
         for key, result in results:
-            target, headers = topic, None
             if type(result) is To:
-                to = addressed(key, result)
-                key, result, target = to.key, to.value, to.topic or topic
-                headers = list(to.headers) or None
-                if not isinstance(target, str):
-                    raise TypeError(f"a topic is text, not {type(target).__name__}")
-            value = None if result is None else encode(result)
-            if not isinstance(value, bytes | str | None):
-                raise TypeError(f"`encode` has given {type(value).__name__}, not bytes")
-            messages.append((target, value, key if type(key) is str else key_bytes(key), headers))
+                messages.append(self._message(addressed(key, result)))
+            else:
+                data = None if result is None else encode(result)
+                messages.append((topic, data, key.encode() if type(key) is str else key_bytes(key)))
+        if self._writing.encode_blocks:  # it is a function of the user
+            for message in messages:
+                if not isinstance(message[1], bytes | str | None):
+                    raise TypeError(f"`encode` has given {type(message[1]).__name__}, not bytes")
         return messages
+
+    def _message(self, to: To) -> _Message:
+        topic = to.topic or self._writing.topic
+        if not isinstance(topic, str):
+            raise TypeError(f"a topic is text, not {type(topic).__name__}")
+        if b"\0" in topic.encode():
+            raise ValueError(f"a result for the topic {topic!r}, which has a null character")
+        for name, _ in to.headers:
+            name.encode()  # the client does not survive one that is no UTF-8
+        data = None if to.value is None else self._writing.encode(to.value)
+        key = key_bytes(to.key)
+        return (topic, data, key, list(to.headers)) if to.headers else (topic, data, key)
 
     def _produce(self, messages: Messages, begin: int) -> int:
         """Queue messages from an index on; the index of the first one that has no room."""
-        produce = self._producer.produce
-        index, topic = begin, self._writing.topic
+        produce, index = self._producer.produce, begin
         try:
             for index in range(begin, len(messages)):
-                topic, value, key, headers = messages[index]
-                produce(topic, value, key, headers=headers)
+                message = messages[index]
+                if len(message) == 3:
+                    produce(*message)
+                else:
+                    topic, data, key, headers = message
+                    produce(topic, data, key, headers=headers)
             index = len(messages)
         except BufferError:
             pass
         except KafkaException as error:
             del produce  # as in `_called`
-            raise self._failed(cause(error), topic) from None
+            raise self._failed(cause(error), messages[index][0]) from None
         self._called("poll", 0)
         return index
 

@@ -77,7 +77,8 @@ class Publisher:
             )
         payload, properties = self._encode(to.value), publish_properties(to.headers)
         size, limit = len(payload), getattr(link.limits, "MaximumPacketSize", _LARGEST)
-        if size + len(name) + len(properties.pack()) + 64 > limit:
+        more = len(name) + len(properties.pack())  # type: ignore[no-untyped-call]
+        if size + more + 64 > limit:
             raise ValueError(
                 f"a result for {topic!r} has {size} bytes; the MQTT broker at {self._broker} "
                 f"takes packets of at most {limit}"

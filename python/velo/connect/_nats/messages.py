@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -13,6 +14,9 @@ __all__ = ["ID", "Layout", "Message"]
 
 ID = "Nats-Msg-Id"
 """The header by which JetStream finds a message that it has already."""
+
+# What the client takes for the name of a header.
+_HEADER = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 
 
 class Message(NamedTuple):
@@ -67,7 +71,7 @@ class Layout:
 
         Raises:
             TypeError: When the result cannot be encoded.
-            ValueError: When key or headers are no text.
+            ValueError: When key or headers are no text, or the subject.
 
         """
         headers = {}
@@ -75,7 +79,11 @@ class Layout:
         pairs = list(result.headers)
         if key is not None and self._key is not None:
             pairs.append((self._key, key))
+        subject = result.topic or subject
+        subject.encode()  # refused now, or not at all
         for name, value in pairs:
+            if not _HEADER.fullmatch(name):
+                raise ValueError(f"a header of a NATS message cannot have the name {name!r}")
             try:
                 headers[name] = value.decode()
             except UnicodeDecodeError:
@@ -87,4 +95,4 @@ class Layout:
                 )
         if self._id is not None and ID not in headers:
             headers[ID] = self._id(result.value)
-        return Message(result.topic or subject, self._encode(result.value), headers)
+        return Message(subject, self._encode(result.value), headers)

@@ -189,6 +189,7 @@ class Layout:
 
         Raises:
             TypeError: When the result has no such form.
+            ValueError: When text in it is no UTF-8.
 
         """
         if self.field is not None:
@@ -203,7 +204,9 @@ class Layout:
             fields = []
             for name, value in result.value.items():
                 plain = isinstance(value, str | bytes | float | int) and not isinstance(value, bool)
-                fields += [str(name), value if plain else self._encode(value)]
+                if isinstance(value, str):
+                    value = value.encode()
+                fields += [str(name).encode(), value if plain else self._encode(value)]
         for name, value in result.headers:
-            fields += [f"h:{name}", value]
+            fields += [f"h:{name}".encode(), value]
         return fields

@@ -67,7 +67,7 @@ class Writing:
         size = 0
         for value in fields[1::2]:
             size += len(value) if isinstance(value, bytes | str) else 8
-        return ["XADD", stream, *bounded, b"*", *fields], size
+        return ["XADD", stream.encode(), *bounded, b"*", *fields], size
 
     async def _send(self, wanted: int) -> None:
         """Send one batch, unless the server has answered as many results as are wanted."""
