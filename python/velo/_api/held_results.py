@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping, Sequence, Set
 from itertools import chain, compress, islice
 from typing import Any
@@ -96,6 +97,14 @@ class HeldResults:
             stay[index] = 0
         keys[:] = compress(keys, stay)
         results[:] = compress(results, stay)
+
+    def by_key(self) -> Counter[Hashable]:
+        """Count the results of each key."""
+        counts: Counter[Hashable] = Counter()
+        for keys, _ in self._parts:
+            counts.update(keys)
+        del counts[_DROPPED]
+        return counts
 
     def batches(self, size: int) -> Iterator[list[tuple[Any, Any]]]:
         """Give them as pairs, so many at a time."""

@@ -46,8 +46,8 @@ _PATIENCE, _LEAST_PATIENCE = 0.25, 0.01
 _TIMES_COST = 9
 # So many results are held, and so many keys change, until the next tick begins early.
 _MOST_HELD, _MOST_DIRTY = 500_000, 100_000
-# So many results that one key has made without asking for its next event are too many.
-_MOST_BEHIND = 1_000_000
+# So many results that one key, or all, have made without asking for the next event are too many.
+_MOST_BEHIND, _MOST_BEHIND_IN_ALL = 1_000_000, 4_000_000
 # The most positions of earlier runs that are remembered of a partition, the newest ones, where its
 # records may come again or not.
 _MOST_UNMET = 100_000
@@ -367,7 +367,14 @@ class Ticks:
         if cutting is None or cutting.done():
             return
         due = self._is_over or self._keys.save_dirty(False) == 0 or self._is_overdue
-        if due and (cut := self._close()) is not None:
+        if not due:
+            return
+        try:
+            cut = self._close()
+        except Exception as error:  # for the tick: whoever looks may be a timer
+            cutting.set_exception(error)
+            return
+        if cut is not None:
             cutting.set_result(cut)
 
     def _close(self) -> _Cut | None:
@@ -393,13 +400,24 @@ class Ticks:
         behind = set(late)
         self._held = free.split(behind, marks)
         if len(self._held) > _MOST_BEHIND:
-            key = next(iter(behind))
-            raise CheckpointError(
-                f"the key {key!r} makes more and more results without asking for its "
-                "next event, so that no tick can store them: its function has to ask for events, "
-                "also where it makes results by the clock"
-            )
+            self._check_behind()
         return free
+
+    def _check_behind(self) -> None:
+        """Raise if late keys hold so many results that this cannot be for a time only."""
+        counts = self._held.by_key()
+        ((key, most),) = counts.most_common(1)
+        if most > _MOST_BEHIND:
+            who = f"the key {key!r} makes"
+        elif len(self._held) > _MOST_BEHIND_IN_ALL:
+            who = f"{len(counts):,} keys, of which {key!r} has most, make"
+        else:
+            return
+        raise CheckpointError(
+            f"{who} more and more results without asking for the next event, so that no tick can "
+            "store them: the function has to ask for events, also where it makes results by the "
+            "clock"
+        )
 
     @contextlib.asynccontextmanager
     async def naming_who_took_over(self) -> AsyncIterator[None]:

@@ -5,6 +5,7 @@ import random
 
 import pytest
 
+from helpers import until
 from replayed import Again, Committing, TakingBack, by_key, expected, sequence
 from velo import stream_fn
 from velo._api import ticks
@@ -78,6 +79,71 @@ async def test_a_key_that_never_asks_again_is_named(mode, monkeypatch, tmp_path)
 
     run = floods.keyed(Again({"p": [{"k": "flood", "v": 1}]}), key="k")
     with pytest.raises(CheckpointError, match="the key 'flood' makes more and more results"):
+        await run.into(TakingBack(), checkpoint=tmp_path, checkpoint_every=0.01)
+
+
+async def test_the_key_that_never_asks_again_is_named_beside_others_that_are_late(
+    mode, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(ticks, "_MOST_BEHIND", 100)
+
+    @stream_fn(mode=mode)
+    async def floods(events, state):
+        async for event in events:
+            yield "some"
+            while event["k"] == "flood":
+                yield "more"
+                await asyncio.sleep(0)
+            await asyncio.Event().wait()
+
+    run = floods.keyed(Again({"p": [{"k": key} for key in (*range(40), "flood")]}), key="k")
+    with pytest.raises(CheckpointError, match="the key 'flood' makes more and more results"):
+        await run.into(TakingBack(), checkpoint=tmp_path, checkpoint_every=0.01)
+
+
+async def test_keys_may_be_late_with_many_results_together(monkeypatch, tmp_path):
+    monkeypatch.setattr(ticks, "_MOST_BEHIND", 100)
+    made, late = [], []
+
+    def hook(area, step):
+        if (area, step) == ("tick", 1) and len(made) == 300:
+            late.append(step)
+
+    monkeypatch.setattr(failpoints, "hook", hook)
+
+    @stream_fn
+    async def ten(events, state):
+        async for _event in events:
+            for n in range(10):
+                made.append(n)
+                yield n
+            await until(lambda: len(late) > 2)
+
+    sink = TakingBack()
+    run = ten.keyed(Again({"p": [{"k": key} for key in range(30)]}), key="k")
+    await run.into(sink, checkpoint=tmp_path, checkpoint_every=0.01)
+    assert by_key(sink.kept) == {key: list(range(10)) for key in range(30)}
+
+
+@pytest.mark.parametrize(
+    ("keys", "each", "who"),
+    [(1, 1200, "the key 0 makes"), (3, 900, r"3 keys, of which \d has most, make")],
+)
+async def test_too_many_results_of_keys_that_wait_end_the_run(
+    keys, each, who, mode, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(ticks, "_MOST_BEHIND", 1000)
+    monkeypatch.setattr(ticks, "_MOST_BEHIND_IN_ALL", 2000)
+
+    @stream_fn(mode=mode)
+    async def some(events, state):
+        async for _event in events:
+            for n in range(each):
+                yield n
+            await asyncio.Event().wait()
+
+    run = some.keyed(Again({"p": [{"k": key} for key in range(keys)]}), key="k")
+    with pytest.raises(CheckpointError, match=f"^{who} more and more results"):
         await run.into(TakingBack(), checkpoint=tmp_path, checkpoint_every=0.01)
 
 
