@@ -167,8 +167,12 @@ class Store:
                 "or name another folder"
             )
         connection = _connect(file, "rw")
-        connection.execute("PRAGMA synchronous = FULL")
-        connection.execute(f"PRAGMA journal_size_limit = {_LOG}")
+        try:
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute(f"PRAGMA journal_size_limit = {_LOG}")
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
     def _create(self, file: Path) -> None:
@@ -176,11 +180,12 @@ class Store:
         new = _new(file)
         with contextlib.closing(sqlite3.connect(new, isolation_level=None)) as connection:
             connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
-            connection.execute("PRAGMA journal_mode = WAL")
             connection.executescript(
                 f"BEGIN; {_TABLES} PRAGMA application_id = {_APPLICATION}; "
                 f"PRAGMA user_version = {FORMAT}; COMMIT;"
             )
+            # Last: closing empties the log, and does not tell that a full disk keeps it from that.
+            connection.execute("PRAGMA journal_mode = WAL")
         _rename(new, file)
 
     def _open_reader(self) -> sqlite3.Connection:

@@ -11,7 +11,7 @@ import pytest
 
 from checkpoints import opened
 from helpers import environment
-from small_disk import mounted
+from small_disk import enlarge, mounted
 from velo._checkpoint.checkpoint import Checkpoint
 from velo._checkpoint.store import FORMAT
 from velo._core import dumps
@@ -327,6 +327,23 @@ async def test_a_disk_that_is_really_full(small_disk):
         assert checkpoint.epoch == epoch - 1
         assert checkpoint.positions == {0: epoch - 1}
         assert all(checkpoint.load(list(range(1, epoch))))
+
+
+async def test_on_a_disk_that_is_full_from_the_beginning_nothing_is_torn(tmp_path):
+    said = set()
+    with mounted(tmp_path / "disk", "8k") as disk:
+        for size in range(8, 200, 4):
+            enlarge(disk, f"{size}k")
+            try:
+                with opened(disk / "fraud") as checkpoint:
+                    await checkpoint.commit(1, {"a": dumps({"n": 1})}, {0: 1}, {})
+                break
+            except CheckpointError as error:
+                said.add(str(error))
+        with opened(disk / "fraud") as checkpoint:
+            assert checkpoint.load(["a"]) == [dumps({"n": 1})]
+    assert any("is full" in text for text in said)
+    assert not any("torn" in text for text in said)
 
 
 # Killed while it writes.
