@@ -23,6 +23,7 @@ __all__ = [
     "claim_beside",
     "exists",
     "holder",
+    "is_own",
 ]
 
 STATE = "state.sqlite"
@@ -145,14 +146,14 @@ def _refuse_others(path: Path) -> None:
             "checkpoints, one for each function: name another folder"
         )
     for name in names:
-        if name != _LOCK and not _is_own(path / name):
+        if name != _LOCK and not is_own(path / name):
             raise CheckpointError(
                 f"`{path}` holds `{name}`, which is no checkpoint of a function; name a new or an "
                 "empty folder"
             )
 
 
-def _is_own(path: Path) -> bool:
+def is_own(path: Path) -> bool:
     """Whether a folder holds nothing but a checkpoint, which may not be finished."""
     return path.is_dir() and all(name.startswith(_OWN) for name in os.listdir(path))
 

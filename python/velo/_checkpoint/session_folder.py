@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from velo import _core
 from velo._checkpoint.failing import torn
-from velo._checkpoint.folder import checkpoints_in, claim
+from velo._checkpoint.folder import checkpoints_in, claim, exists, is_own
 from velo._checkpoint.keys import unpack
 from velo._checkpoint.store import Row, Store, Tick
 from velo._function.key_text import shown
@@ -118,7 +118,7 @@ class SessionFolder:
     def _new_folder(self, function: str) -> Path:
         name = re.sub("[^A-Za-z0-9_.-]+", ".", function)[:100].strip(".") or "function"
         folder, number = self.path / name, 1
-        while folder.exists():  # of another function
+        while not _is_free(folder):  # of another function
             number += 1
             folder = self.path / f"{name}-{number}"
         return folder
@@ -183,6 +183,8 @@ def _folders_in(path: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for folder in checkpoints_in(path):
         function = _function_of(folder)
+        if function is None:
+            continue
         if (other := found.get(function)) is not None:
             raise CheckpointError(
                 f"`{other}` and `{folder}` are both checkpoints of `{function}`: move one of them "
@@ -192,14 +194,22 @@ def _folders_in(path: Path) -> dict[str, Path]:
     return found
 
 
-def _function_of(folder: Path) -> str:
+def _function_of(folder: Path) -> str | None:
+    """Return whose checkpoint it is; None: nobody's, because it was not finished or was reset."""
     store = Store(folder, writes=False)
     try:
         with store.errors():
-            function: str = store.about().get("function", "")
+            function: str | None = store.about().get("function")
     finally:
         store.close()
     return function
+
+
+def _is_free(folder: Path) -> bool:
+    """Whether a folder is not there, or nobody's: a full disk or a crash leaves such ones."""
+    if exists(folder):
+        return _function_of(folder) is None
+    return not folder.exists() or is_own(folder)
 
 
 def _change(row: Row) -> Change | None:
