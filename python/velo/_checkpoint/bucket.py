@@ -157,7 +157,7 @@ class Bucket:
 
         def write() -> None:
             obstore.put(self._store, self._path(name), pieces())
-            self._sync(name)
+            self.sync(name)
 
         self._again(f"write `{name}` to", write)
 
@@ -196,7 +196,7 @@ class Bucket:
             obstore.put(self._store, self._path(name), data, mode="create", use_multipart=False)
         except _THERE:
             return True
-        self._sync(name)
+        self.sync(name)
         return False
 
     def exists(self, name: str) -> bool:
@@ -229,7 +229,7 @@ class Bucket:
     def _path(self, name: str) -> str:
         return f"{self._prefix}/{name}" if self._prefix else name
 
-    def _sync(self, name: str) -> None:
+    def sync(self, name: str) -> None:
         """Have an object survive a power cut: a store in a folder leaves that to the system."""
         if not self._is_folder:
             return

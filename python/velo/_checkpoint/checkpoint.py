@@ -164,6 +164,8 @@ class Checkpoint:
                 remote.bring_claimed(folder)
                 checkpoint._store = Store(folder, writes=True)
                 checkpoint._begin(function)
+            if remote is not None:  # here as well: a short run ends with its first tick
+                remote.begin_base()
             undoing.pop_all()
         return checkpoint
 
@@ -354,7 +356,7 @@ class Checkpoint:
                 *(tick, rows, gone), most_finished=MOST_FINISHED, oldest=oldest, state=state
             )
         if self._remote is not None:
-            self._remote.put_was_made()
+            self._remote.begin_base()
         self.epoch, self.made, self.undoable = epoch, made, undoable
         self.positions, self.ahead, self.mark = cut
         self._pending = {}

@@ -21,7 +21,7 @@ import re
 import secrets
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -33,7 +33,7 @@ from velo._diagnostics.failpoints import reached
 from velo.connect.errors import Superseded
 from velo.errors import CheckpointError
 
-__all__ = ["Commit", "Commits", "by_hand", "number_of"]
+__all__ = ["Commit", "Commits", "by_hand", "commit_name", "is_object", "number_of"]
 
 _NAME = re.compile(r"(commit|base|data)-([0-9]{16})(-[0-9a-f]{16})?")
 _HOLDER = re.compile(r"process ([0-9]+) on (.+)")
@@ -83,7 +83,7 @@ class Commit:
     @property
     def name(self) -> str:
         """The name of its object."""
-        return _commit_name(self.number)
+        return commit_name(self.number)
 
     @property
     def state(self) -> str:
@@ -147,8 +147,9 @@ class Commits:
 
     def _highest(self) -> int:
         names = self._bucket.sizes()
-        foreign = [name for name in names if not _NAME.fullmatch(name)]
-        highest = max((number_of(n) for n in names if n.startswith("commit-")), default=0)
+        foreign = [name for name in names if not is_object(name)]
+        own = (name for name in names if name.startswith("commit-") and is_object(name))
+        highest = max(map(number_of, own), default=0)
         if highest == 0 and foreign:
             more = "" if len(foreign) == 1 else f" and {len(foreign) - 1:,} more"
             raise CheckpointError(
@@ -156,14 +157,14 @@ class Commits:
                 "a new prefix"
             )
         if highest == 0 and names:
-            raise self._seal.torn(_commit_name(1), f"no commit is there, and `{next(iter(names))}`")
+            raise self._seal.torn(commit_name(1), f"no commit is there, and `{next(iter(names))}`")
         return highest
 
     def _missing(self, number: int) -> int:
-        raise self._seal.torn(_commit_name(number), "it is missing")
+        raise self._seal.torn(commit_name(number), "it is missing")
 
     def _read(self, number: int) -> tuple[Commit, bytes]:
-        name = _commit_name(number)
+        name = commit_name(number)
         told, payload = self._seal.opened(name, self._bucket.get(name))
         try:
             own = {field: told[field] for field in Commit.__dataclass_fields__}
@@ -196,6 +197,22 @@ class Commits:
         if commit.data is not None:
             payload = self._seal.opened(commit.data, self._bucket.get(commit.data))[1]
         return commit, payload
+
+    def has_tick(self, state: str) -> bool:
+        """Whether one of the ticks that are there has led to a state.
+
+        A base may be of none: `velo checkpoint` writes one, and then finds that a program has gone
+        on, so that its number is that of another commit.
+
+        Raises:
+            CheckpointError: When the commit of its number cannot be read.
+
+        """
+        try:
+            commit = self._read(int(state.split("-")[0]))[0]
+        except Absent:
+            return False
+        return commit.kind == "tick" and commit.state == state
 
     def size(self) -> int:
         """Give the bytes of all objects."""
@@ -259,7 +276,7 @@ class Commits:
         try:
             return self._read(commit.claim)[0]
         except Absent:
-            raise self._seal.torn(_commit_name(commit.claim), "it is missing") from None
+            raise self._seal.torn(commit_name(commit.claim), "it is missing") from None
 
     def put_in_place(
         self,
@@ -362,7 +379,7 @@ class Commits:
 
         """
         assert self._last is not None
-        if self._bucket.exists(_commit_name(self._last.number + 1)):
+        if self._bucket.exists(commit_name(self._last.number + 1)):
             self._error = self._superseded(self._last.number + 1)
             raise self._error
 
@@ -406,17 +423,26 @@ class Commits:
         All of it has numbers up to that of the base, so that a program which was taken over
         removes nothing that its successor has made.
         """
+        if names := self.useless(self._bucket.sizes()):
+            reached("base", 3)
+            self._bucket.delete(names)
+
+    def useless(self, names: Iterable[str]) -> list[str]:
+        """Give those of these names whose objects the base of the last commit has made useless."""
         last = self._last
         if last is None or last.base is None:
-            return
-        keep = {last.base, *map(_commit_name, self._claims)}
-        names = [
+            return []
+        keep = {last.base, *map(commit_name, self._claims)}
+        return [
             name
-            for name in self._bucket.sizes()
-            if _NAME.fullmatch(name) and number_of(name) <= last.behind and name not in keep
+            for name in names
+            if is_object(name) and number_of(name) <= last.behind and name not in keep
         ]
-        reached("base", 3)
-        self._bucket.delete(names)
+
+
+def is_object(name: str) -> bool:
+    """Whether an object of a checkpoint may have this name."""
+    return _NAME.fullmatch(name) is not None
 
 
 def number_of(name: str | None) -> int:
@@ -424,7 +450,8 @@ def number_of(name: str | None) -> int:
     return 0 if name is None else int(name.split("-")[1])
 
 
-def _commit_name(number: int) -> str:
+def commit_name(number: int) -> str:
+    """Return the name of the object of a commit."""
     return f"commit-{number:016}"
 
 

@@ -7,6 +7,9 @@ run ──> commits.add ──> store.put      commits ──> working copy
           the store     working copy ──> base, beside the ticks
 ```
 
+The next tick names a base that has been written. Where the program ends before, the next program
+finds the base, and its first tick names it.
+
 The working copy says which commit it is the state of. It is behind the store or equal to it, and
 never ahead: a tick is added to the store first.
 """
@@ -23,13 +26,14 @@ import time
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from velo._checkpoint.address import Address
 from velo._checkpoint.bucket import Absent, Bucket
 from velo._checkpoint.changes import Changes, packed, unpacked
-from velo._checkpoint.commits import Commit, Commits, by_hand, number_of
+from velo._checkpoint.commits import Commit, Commits, by_hand, commit_name, is_object, number_of
 from velo._checkpoint.failing import Torn, file_errors
 from velo._checkpoint.folder import STATE
 from velo._checkpoint.layout import check_is_whole
@@ -79,8 +83,9 @@ class Remote:
         self._seal = Seal(address.key, self.url)
         self.commits = Commits(bucket, self._seal)
         self._thread = ThreadPoolExecutor(1, "velo checkpoint base")
-        # The base that is being written: its name and its size.
-        self._writing: Future[tuple[str, int]] | None = None
+        # The base that is being written, or was found: its name and its size; None: there is none.
+        self._writing: Future[tuple[str, int] | None] | None = None
+        self._is_found = False
         self._not_before = 0.0
         self._closing = False
         self._base_bytes = 0
@@ -252,11 +257,16 @@ class Remote:
         self._claim = self.commits.claim(found, about)
         self._base_bytes = self._claim.base_bytes
         behind, last = self._claim.behind, self._claim.number
-        self._tail = [
-            (number, size)
-            for name, size in self._bucket.sizes().items()
-            if not name.startswith("base-") and behind < (number := number_of(name)) <= last
-        ]
+        names = {name: size for name, size in self._bucket.sizes().items() if is_object(name)}
+        later = {n: size for n, size in names.items() if behind < number_of(n) <= last}
+        bases = [name for name in later if name.startswith("base-")]
+        no_ticks = {*bases, *map(commit_name, self._claim.claims)}
+        self._tail = [(number_of(n), size) for n, size in later.items() if n not in no_ticks]
+        if bases:
+            self._writing = self._thread.submit(self._found, bases[::-1])
+            self._is_found = True
+        if self.commits.useless(names):  # the program before has ended while it removed them
+            self._thread.submit(self._clean)
         before = None if found is None else found.last
         return self._claim.last == before
 
@@ -335,10 +345,11 @@ class Remote:
         self.commits.check()
 
     def _written(self) -> tuple[str, int] | None:
-        """Give the new base, if one was written since the last tick."""
-        if self._writing is None or not self._writing.done():
+        """Give the new base, if one was found, or written since the last tick."""
+        # For one that was found, the tick waits: it may be the only one of this program as well.
+        if self._writing is None or not (self._writing.done() or self._is_found):
             return None
-        writing, self._writing = self._writing, None
+        writing, self._writing, self._is_found = self._writing, None, False
         try:
             return writing.result()
         except Exception as error:
@@ -349,18 +360,45 @@ class Remote:
             self._not_before = time.monotonic() + _PAUSE
             return None
 
-    def put_was_made(self) -> None:
+    def _found(self, names: list[str]) -> tuple[str, int] | None:
+        """Give the first of some bases that is whole, and the state of a tick that is there.
+
+        The program that has written it may not know that it has: in a folder, a power cut may have
+        torn it, or it may be on no disk yet.
+        """
+        for name in names:
+            try:
+                if self.commits.has_tick(name.removeprefix("base-")):
+                    count = self._bucket.read(name, partial(self._count_of, name))
+                    self._bucket.sync(name)
+                    return name, count
+            except (Absent, CheckpointError, OSError) as error:
+                _log.info("`%s` of the checkpoint `%s` is not used: %s", name, self.url, error)
+        return None
+
+    def _count_of(self, name: str, data: Iterator[bytes]) -> int:
+        """Read a base to its end, and give its size."""
+        pieces = self._seal.pieces(name, data)
+        about = next(pieces)
+        for _ in pieces:
+            self._check_goes_on()
+        count: int = about["bytes"]
+        return count
+
+    def begin_base(self) -> None:
         """Begin to write a new base beside the ticks, if it is time."""
         size = sum(size for _, size in self._tail)
         due = size > max(self._base_bytes, _LEAST) or len(self._tail) > _MOST_TICKS
         if due and self._writing is None and time.monotonic() > self._not_before:
             self._writing = self._thread.submit(self._write_base)
 
-    def _write_base(self) -> tuple[str, int]:
+    def _write_base(self) -> tuple[str, int] | None:
         copy = self.folder / f"{STATE}.base"
         try:
             with contextlib.closing(Store(self.folder, writes=False)) as store:
                 store.copy_into(copy)
+            if Store.state_in(copy) is None:
+                return None  # the run has gone back an epoch, and makes another tick
             Store.check_copy(copy)  # the ticks that it takes the place of are removed
             return self.put_base(copy)
         except Torn as error:
@@ -390,9 +428,12 @@ class Remote:
     def _pieces_of(self, file: Path) -> Iterator[bytes]:
         with file.open("rb") as data:
             while piece := data.read(_PIECE):
-                if self._closing:
-                    raise CheckpointError("the run has ended")
+                self._check_goes_on()
                 yield piece
+
+    def _check_goes_on(self) -> None:
+        if self._closing:
+            raise CheckpointError("the run has ended")
 
     def _clean(self) -> None:
         try:

@@ -15,6 +15,7 @@ from velo._checkpoint import commits, remote
 from velo._checkpoint.address import address_of
 from velo._checkpoint.bucket import Bucket
 from velo._checkpoint.checkpoint import Checkpoint
+from velo._checkpoint.seal import Seal
 from velo._diagnostics import failpoints
 from velo.cli.command import velo
 from velo.errors import CheckpointError
@@ -253,6 +254,137 @@ async def test_a_base_takes_the_place_of_many_ticks(place, small_bases):
     with opened(place.on("second")) as checkpoint:
         assert checkpoint.load(list(range(20))) == [state(epoch, 200)] * 20
         assert checkpoint.epoch == epoch
+
+
+def bases_of(place):
+    return [name for name in place.names() if name.startswith("base-")]
+
+
+def newest_of(place):
+    """The newest commit."""
+    with contextlib.closing(Bucket(address_of(place.on()))) as bucket:
+        return commits.Commits(bucket, Seal(None, bucket.url)).newest()
+
+
+async def one_tick(place, machine="first"):
+    """A run that ends behind its first tick, once a base is written, which no tick names."""
+    with opened(place.on(machine)) as checkpoint:
+        await ticks(checkpoint, checkpoint.epoch + 1, checkpoint.epoch + 1)
+        await until(lambda: has_written(checkpoint))
+        return checkpoint.epoch
+
+
+async def test_a_base_that_no_tick_has_named_is_named_by_the_next_run(place, small_bases):
+    await one_tick(place)
+    (base,) = bases_of(place)
+    assert newest_of(place).base is None
+    with opened(place.on("second")) as checkpoint:
+        await ticks(checkpoint, 2, 2)
+    assert newest_of(place).base == base
+    with opened(place.on("third")) as checkpoint:
+        check(checkpoint, 2)
+
+
+async def test_the_objects_of_many_runs_of_one_tick_are_few(place, small_bases):
+    most = 0
+    for number in range(30):
+        await one_tick(place, f"machine-{number % 2}")
+        claims = number + 1
+        most = max(most, len(place.names()) - claims)
+    assert most < 15, place.names()
+    with opened(place.on("another")) as checkpoint:
+        check(checkpoint, 30)
+
+
+async def test_a_run_begins_with_a_base_that_is_due(place, monkeypatch):
+    """Its first tick may be its last one: then there is no time for a base behind it."""
+    with opened(place.on()) as checkpoint:
+        await ticks(checkpoint, 1, 5)
+    monkeypatch.setattr(remote, "_LEAST", 1)
+    with opened(place.on()) as checkpoint:
+        await until(lambda: has_written(checkpoint))
+        (base,) = bases_of(place)
+        await ticks(checkpoint, 6, 6)
+    assert newest_of(place).base == base
+
+
+async def test_what_a_run_has_left_to_remove_is_removed_by_the_next_one(
+    place, small_bases, monkeypatch
+):
+    with monkeypatch.context() as patched:
+        patched.setattr(commits.Commits, "remove_useless", lambda self: None)
+        await one_tick(place)
+        await one_tick(place)
+        assert newest_of(place).behind == 2
+    useless = "commit-0000000000000002"
+    assert useless in place.names()
+    with opened(place.on()) as checkpoint:
+        await until(lambda: useless not in place.names())
+        check(checkpoint, 2)
+
+
+def under(name, new, data):
+    """A base as it would be if it had been written under another name."""
+    seal = Seal(None, "here")
+    told, payload = seal.opened(name, data)
+    return new, seal.closed(new, {"kind": told["kind"]}, payload)
+
+
+NONCE = "0123456789abcdef"
+UNFIT = {
+    "torn": lambda name, data: (name, data[:-20] + bytes([data[-20] ^ 1]) + data[-19:]),
+    "cut off": lambda name, data: (name, data[: len(data) // 2]),
+    "empty": lambda name, data: (name, b""),
+    "zeros": lambda name, data: (name, bytes(len(data))),
+    "of no name": lambda name, data: ("base-of-others", data),
+    # As `velo checkpoint set` leaves it where a program goes on meanwhile.
+    "of another tick": lambda name, data: under(name, f"{name[:-16]}{NONCE}", data),
+    "of a claim": lambda name, data: under(name, f"base-{1:016}-{NONCE}", data),
+}
+
+
+@pytest.mark.parametrize("how", UNFIT)
+async def test_a_base_that_no_tick_has_named_and_does_not_fit_is_not_used(
+    place, small_bases, monkeypatch, how
+):
+    await one_tick(place)
+    (base,) = bases_of(place)
+    monkeypatch.setattr(remote, "_LEAST", 10**9)
+    name, data = UNFIT[how](base, (place.path / base).read_bytes())
+    (place.path / base).unlink()
+    (place.path / name).write_bytes(data)
+    with opened(place.on("second")) as checkpoint:
+        await ticks(checkpoint, 2, 3)
+    assert newest_of(place).base is None
+    with opened(place.on("third")) as checkpoint:
+        check(checkpoint, 3)
+
+
+@pytest.mark.parametrize("machine", ["first", "second"])
+async def test_a_tick_can_be_undone_behind_a_base_that_the_run_before_has_left(
+    place, small_bases, machine
+):
+    with opened(place.on("first")) as checkpoint:
+        await ticks(checkpoint, 1, 2, undoable=True)
+        await until(lambda: has_written(checkpoint))
+    with opened(place.on(machine)) as checkpoint:
+        checkpoint.undo()
+        await checkpoint.commit(2, {"again": state(2)}, {0: 9}, {}, undoable=True)
+    assert newest_of(place).base is not None
+    for machine in ("first", "third"):
+        with opened(place.on(machine)) as checkpoint:
+            assert checkpoint.load(["key-1", "key-2", "again"]) == [state(1), None, state(2)]
+            assert checkpoint.positions == {0: 9}
+
+
+async def test_objects_of_others_beside_a_checkpoint_stay(place, small_bases):
+    await one_tick(place)
+    others = ["base-of-others", "commit-message", "data-1", "notes.txt"]
+    for name in others:
+        (place.path / name).write_text("text")
+    for _ in range(2):
+        await one_tick(place)
+    assert set(others) < set(place.names())
 
 
 async def test_claims_stay_when_a_base_is_written(place, small_bases):
