@@ -24,6 +24,7 @@ from velo.connect.errors import NoSuchTopic
 from velo.connect.formats import Decode, Encode, decoder, encoder
 from velo.connect.model import Bad, Batch, Partition, Position, Record, addressed
 from velo.connect.settings import boolean, decoded, login_of, secret, settings_of
+from velo.connect.urls import host_of
 
 __all__ = ["RabbitMq", "of_url", "rabbitmq"]
 
@@ -82,13 +83,7 @@ def rabbitmq(
         ImportError: When aio-pika is not installed.
 
     """
-    try:
-        url = SplitResult("amqp", server, "", "", "")
-        host, port = url.hostname or "", url.port or (5671 if tls else 5672)
-    except ValueError as error:
-        raise ValueError(f"server={server!r}: {error}") from None
-    if not host or "@" in server or "/" in server:
-        raise ValueError("`server` is a host, or host:port; pass user and password as settings")
+    host, port = host_of(server, 5671 if tls else 5672)
     queues = [queue] if isinstance(queue, str) else list(queue or ())
     if not queues and not exchange:
         raise ValueError("name a `queue`, or an `exchange` for results")
