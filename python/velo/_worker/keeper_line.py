@@ -7,6 +7,7 @@ import functools
 import itertools
 import os
 import socket
+from array import array
 from collections.abc import Callable
 from typing import Any
 
@@ -45,15 +46,19 @@ class KeeperLine(asyncio.Protocol):
 
         Raises:
             CheckpointError: When it is gone already.
+            OSError: When this process or the system has no room for a line.
 
         """
         here, there = socket.socketpair()
-        with there, socket.socket(fileno=os.dup(shared)) as door:
-            try:
-                socket.send_fds(door, [b"\0"], [there.fileno()], socket.MSG_DONTWAIT)
-            except OSError as error:
-                here.close()
-                raise _gone() from error
+        try:
+            with there, socket.socket(fileno=os.dup(shared)) as door:
+                await _pass(door, there)
+        except ConnectionError as error:
+            here.close()
+            raise _gone() from error
+        except BaseException:
+            here.close()
+            raise
         # A process that a function forks is no part of the conversation.
         os.register_at_fork(after_in_child=functools.partial(_let_go, here))
         loop = asyncio.get_running_loop()
@@ -105,6 +110,27 @@ class KeeperLine(asyncio.Protocol):
         self._lost = True
         self._fail()
         self._on_lost()
+
+
+async def _pass(door: socket.socket, line: socket.socket) -> None:
+    """Pass a line through a socket, once that has room."""
+    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", [line.fileno()]))]
+    while True:
+        try:
+            # Not `send_fds`: that of Python 3.11 ignores its flags.
+            door.sendmsg([b"\0"], rights, socket.MSG_DONTWAIT)
+            return
+        except BlockingIOError:
+            await _room(door)
+
+
+async def _room(door: socket.socket) -> None:
+    loop, room = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_writer(door, room.set)
+    try:
+        await room.wait()
+    finally:
+        loop.remove_writer(door)
 
 
 def _let_go(line: socket.socket) -> None:

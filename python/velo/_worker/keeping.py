@@ -67,12 +67,9 @@ class Keeping:
                     f"the key {shown(kept.key)} of `{kept.name[0]}` has a session in this worker, "
                     "of another version of the function: wait until that has ended"
                 )
-            if self._connecting is None or (self._line is not None and self._line.lost):
-                connecting = KeeperLine.connect(self._shared, self._on_lost)
-                self._connecting = asyncio.get_running_loop().create_task(connecting)
-            line = self._line = await asyncio.shield(self._connecting)
             self._names.add(kept.name)
             claimed = True
+            line = await self._connected()
             settings = line.settings
             found = await line.ask("load", *kept.name)
             if isinstance(found, str):
@@ -84,6 +81,20 @@ class Keeping:
             if claimed:
                 self._names.discard(kept.name)
         kept.on_loaded(found, settings)
+
+    async def _connected(self) -> KeeperLine:
+        if self._line is not None and not self._line.lost:
+            return self._line
+        if self._connecting is None:
+            self._connecting = asyncio.get_running_loop().create_task(self._connect())
+        return await asyncio.shield(self._connecting)
+
+    async def _connect(self) -> KeeperLine:
+        try:
+            self._line = await KeeperLine.connect(self._shared, self._on_lost)
+        finally:
+            self._connecting = None  # after a failure, the next session tries again
+        return self._line
 
     def watch(self, session: WorkerSession) -> None:
         """Take snapshots of a session, whose function is about to begin."""
