@@ -113,7 +113,9 @@ class KeyRequests:
                     continue  # the supervisor has ended: another one may be there
                 if grant.fresh:
                     release = await spec.acquire()
-                link = client.links.get(grant.link)
+                # Another supervisor has grants and links of its own, with the same numbers.
+                same = supervisor is connection.supervisor
+                link = client.links.get(grant.link) if same else None
                 if link is not None:
                     link.define(function, definition)
                     session = _core.SessionGrant(
@@ -134,7 +136,8 @@ class KeyRequests:
                 if release is not None:
                     release()
                 raise
-            # The link is closed to new streams: its worker is about to end, or was idle.
+            # The link is closed to new streams, as its worker is about to end or was idle; or the
+            # supervisor has ended.
             self._withdraw(supervisor, request, key)
             if release is not None:
                 release()

@@ -352,6 +352,28 @@ async def test_places_come_back_when_the_supervisor_is_gone(daemon_at):
         assert await ask(limited, "other", "a") == (1, "a")
 
 
+async def test_a_grant_of_a_supervisor_that_is_gone_is_not_one_of_the_next(daemon_at):
+    """The key has one attachment, though its program still waited for a permit meanwhile."""
+    limited = counting.options(max_concurrent=1, workers=1)
+    daemon = daemon_at("--workers", 1, "--idle-timeout", 1)
+    async with asyncio.timeout(HANG):
+        async with limited.open() as stream:
+            await stream.send("a")
+            await stream.recv()
+            attaching = asyncio.ensure_future(limited.open(key="k"))
+            await until(lambda: limited._spec.limiter.contended)
+            [old] = [worker["pid"] for worker in daemon.status()["workers"]]
+            daemon.kill()
+            daemon_at("--workers", 1)
+            while await pids.run([0]) == [old]:
+                pass  # this program has no link of the next one yet
+        async with await attaching as stream:
+            with pytest.raises(StreamBusy):
+                await counting.options(overflow="error").open(key="k")
+            await stream.send("b")
+            assert await stream.recv() == (1, "b")
+
+
 async def test_many_detached_keys_cost_memory_only(daemon_at):
     """Nothing is periodic, whatever their number, and they all can be found."""
     daemon = daemon_at("--workers", 1)
