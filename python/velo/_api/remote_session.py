@@ -126,28 +126,31 @@ class _Bridge:
         loop = asyncio.get_running_loop()
         sent = handled = 0
         asking: asyncio.Future[Any] | None = None
+        # Beside the results: the session may have no room for more events until those are taken.
+        telling: asyncio.Task[None] | None = None
         receiving = loop.create_task(self._receive(handled))
         holding = loop.create_task(self._hold())
         has_ended = left = False
         try:
             while True:
-                if asking is None and not has_ended and (handled >= sent or self._queued()):
+                is_ready = asking is None and telling is None and not has_ended
+                if is_ready and (handled >= sent or self._queued()):
                     asking = asyncio.ensure_future(anext(events))
-                waits = {receiving} if asking is None else {receiving, asking}
+                waits = {one for one in (receiving, asking, telling) if one is not None}
                 await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+                if telling is not None and telling.done():
+                    telling.result()
+                    telling = None
                 if asking is not None and asking.done():
                     batch = await self._batch(asking, events)
                     asking = None
                     sent += len(batch)
-                    if batch:
-                        await self._send(batch)
-                    else:
-                        has_ended = True
-                        if not self.ends:
-                            left = True
-                            await self._leave()
-                            return
-                        await self._answer(self._actor.end.remote(self.id))
+                    has_ended = not batch
+                    if has_ended and not self.ends:
+                        left = True
+                        await self._leave()
+                        return
+                    telling = loop.create_task(self._send(batch) if batch else self._end())
                 if receiving.done():
                     results, handled, over, error = receiving.result()
                     for result in results:
@@ -159,10 +162,9 @@ class _Bridge:
                         return
                     receiving = loop.create_task(self._receive(handled))
         finally:
-            receiving.cancel()
-            holding.cancel()
-            if asking is not None:
-                asking.cancel()
+            for task in (receiving, holding, asking, telling):
+                if task is not None:
+                    task.cancel()
             if not left:
                 self._actor.leave.remote(self.id, waits=False)
 
@@ -182,6 +184,9 @@ class _Bridge:
 
     async def _send(self, batch: list[Any]) -> None:
         await self._answer(self._actor.send.remote(_core.dumps((self.id, batch))))
+
+    async def _end(self) -> None:
+        await self._answer(self._actor.end.remote(self.id))
 
     async def _receive(self, handled: int) -> tuple[list[Any], int, bool, Any]:
         blob = await self._answer(self._actor.receive.remote(_core.dumps((self.id, handled))))

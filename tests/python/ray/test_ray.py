@@ -11,10 +11,10 @@ from types import SimpleNamespace
 import pytest
 
 import replayed
-from helpers import HANG, notes, until
+from helpers import HANG, drain, notes, until
 from key_sums import collect, expected
 from ray_cluster import INSTALLED
-from ray_functions import counted, fails_at, saved, sums, where
+from ray_functions import counted, fails_at, many_each, saved, sums, where
 from replayed import Again, TakingBack, by_key, sequence
 from velo import StreamConfig, _core, stream_fn
 from velo._api import remote_session
@@ -521,6 +521,29 @@ async def test_a_node_that_dies_under_a_session_is_named_with_its_process(
             with pytest.raises(NodeDied, match="node n of stream") as caught:
                 await stream.recv()
     assert caught.value.pid == os.getpid()
+
+
+@pytest.mark.parametrize("events", [5, 500])
+async def test_results_come_while_a_session_has_no_room_for_events(session_node, events):
+    async def sends():
+        await stream.send_batch(range(events))
+        await stream.end()
+
+    async with asyncio.timeout(HANG), many_each.open(key=events) as stream:
+        got, _ = await asyncio.gather(drain(stream), sends())
+    assert got == [(event, number) for event in range(events) for number in range(20)]
+
+
+async def test_a_session_that_has_no_room_for_events_is_fed_and_left(session_node):
+    async with asyncio.timeout(HANG):
+        async with many_each.open(key="fed") as stream:
+            got = [result async for result in stream.feed(range(500))]
+            assert got == [(event, number) for event in range(500) for number in range(20)]
+            await stream.send_batch(range(4))
+            await stream.recv()
+        async with many_each.open(key="fed") as stream:
+            await stream.send("a")
+            assert await stream.recv() == ("a", 0)
 
 
 async def test_a_program_that_takes_no_results_tells_that_it_lives(session_node, monkeypatch):

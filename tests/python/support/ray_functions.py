@@ -5,7 +5,7 @@ import os
 import key_sums
 from velo import stream_fn
 
-__all__ = ["counted", "fails_at", "falls_once", "numbered", "saved", "sums", "where"]
+__all__ = ["counted", "fails_at", "falls_once", "many_each", "numbered", "saved", "sums", "where"]
 
 sums = key_sums.sums.options(mode="ray")
 saved = key_sums.saved.options(mode="ray")
@@ -34,6 +34,14 @@ async def counted(events):
     async for event in events:
         count += 1
         yield count, event
+
+
+@stream_fn(mode="ray", buffer=4)
+async def many_each(events):
+    """More results of each event than there is room for."""
+    async for event in events:
+        for number in range(20):
+            yield event, number
 
 
 @stream_fn
