@@ -508,7 +508,7 @@ async def test_a_lost_session_loses_nothing_that_was_received(own_mosquitto, cap
     source.pause([peer.topic])
     iteration = aiter(source)
     first = asyncio.ensure_future(anext(iteration))
-    await until(lambda: source.lag() == {peer.topic: 2})
+    await until(lambda: source.lag() == {peer.topic: 2} and source._source.up.is_set())
     own_mosquitto.kill()
     (own_mosquitto.folder / "mosquitto.db").unlink()
     own_mosquitto.start()
