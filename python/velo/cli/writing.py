@@ -193,9 +193,26 @@ class Writer:
                 another result in its place.
 
         """
+        self.add(self.line(result, key), key)
+
+    def line(self, result: Any, key: Any = None) -> bytes:
+        """Return the line of a result, for `add`.
+
+        Raises:
+            TypeError: As `write`.
+
+        """
+        return line_of(result, key, keyed=self._keyed)
+
+    def add(self, line: bytes, key: Any = None) -> None:
+        """Add the line of a result.
+
+        Raises:
+            Failure: As `write`.
+
+        """
         if self.failed is not None:
             raise self.failed
-        line = line_of(result, key, keyed=self._keyed)
         self.count += 1
         if self._written is not None and self._written.has(form(key), line):
             return

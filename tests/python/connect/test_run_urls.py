@@ -18,7 +18,7 @@ async def counts(events):
         if event.get("fails"):
             raise ValueError("refused")
         number += 1
-        yield [event["k"], number]
+        yield [object() if event.get("odd") else event["k"], number]
 """
 
 
@@ -74,6 +74,17 @@ def test_failed_records_go_to_the_dead_letters(here):
     assert {letter["error"].split(":")[0] for letter in dead} == {
         *("ValueError", "KeyError", "JSONDecodeError")
     }
+
+
+@pytest.mark.parametrize("output", ["out.ndjson", "-"])
+def test_a_result_without_a_form_in_json_has_no_other_written_twice(here, output):
+    write(here / "in.ndjson", [{"k": n, "odd": n == 40} for n in range(80)])
+    done = velo("-i", f"file://{here}/in.ndjson", "-o", output, "--dead-letter", "dead.ndjson")
+    written = (here / "out.ndjson").read_text() if output != "-" else done.stdout
+    numbers = [number for _, number in map(json.loads, written.splitlines())]
+    assert numbers == [n for n in range(1, 81) if n != 41]
+    (dead,) = lines(here / "dead.ndjson")
+    assert "`object` has no form in JSON" in dead["error"]
 
 
 def test_without_dead_letters_a_bad_record_is_told_and_skipped(here):

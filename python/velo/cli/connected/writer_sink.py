@@ -30,9 +30,10 @@ class WriterSink:
         self._writer.watch()
 
     async def write(self, results: Sequence[tuple[Any, Any]]) -> None:
-        """Add lines."""
-        for key, result in results:
-            self._writer.write(addressed(key, result).value, key)
+        """Add lines: all or none of them."""
+        lines = [self._writer.line(addressed(key, result).value, key) for key, result in results]
+        for (key, _), line in zip(results, lines, strict=True):
+            self._writer.add(line, key)
         if self._writer.full:
             await self._writer.room()
 
