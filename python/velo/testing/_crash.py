@@ -51,11 +51,10 @@ def crash_at(
     fd, path = tempfile.mkstemp(prefix="velo-crash-")
     os.truncate(fd, times)
     os.close(fd)
-    crashing: StreamFn[In, Out] = StreamFn(
-        _Crashing(fn._function, event, int(signal), path), fn.config
-    )
+    crashing = _Crashing(fn._function, event, int(signal), path)
+    # Functions that are made of this one have it in common: `.options(...)`, `a | b`.
     weakref.finalize(crashing, _remove, path)
-    return crashing
+    return StreamFn(crashing, fn.config)
 
 
 def _remove(path: str) -> None:
@@ -116,7 +115,14 @@ class _Counted(AsyncIterator[Any]):
 
     def _die(self) -> None:
         _, number, path = self._how
-        with contextlib.suppress(FileNotFoundError), open(path, "rb+") as left:
+        try:
+            file = open(path, "rb+")  # noqa: SIM115
+        except FileNotFoundError:
+            raise RuntimeError(
+                "the function that `crash_at` has returned is gone: keep it for as long as its "
+                "copies run, or no worker dies"
+            ) from None
+        with file as left:
             fcntl.flock(left, fcntl.LOCK_EX)
             if size := os.fstat(left.fileno()).st_size:
                 os.truncate(left.fileno(), size - 1)

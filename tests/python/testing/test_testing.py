@@ -1,6 +1,8 @@
 """`velo.testing`: time that passes by itself, workers that die on purpose, fixtures for pytest."""
 
 import asyncio
+import gc
+import pickle
 import time
 import warnings
 
@@ -176,6 +178,35 @@ async def test_several_workers_die():
         except WorkerDied:
             ends.append("died")
     assert ends == ["died", "died", [1]]
+
+
+@stream_fn
+async def doubles(events):
+    async for event in events:
+        yield event * 2
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda fn: fn.options(buffer=8),
+        lambda fn: fn | doubles.options(mode="process"),
+        lambda fn: fn | doubles,
+    ],
+    ids=["options", "chain", "chain of two modes"],
+)
+async def test_a_function_made_of_one_that_crashes_crashes_too(made):
+    fn = made(crash_at(counts.options(mode="process"), 2))
+    with pytest.raises(WorkerDied, match="SIGKILL"):
+        await fn.run(["event"] * 3)
+    assert len(await fn.run(["event"] * 3)) == 3
+
+
+async def test_a_copy_that_cannot_crash_any_more_says_so():
+    fn = pickle.loads(pickle.dumps(crash_at(counts.options(mode="process"), 2)))
+    gc.collect()
+    with pytest.raises(RuntimeError, match="`crash_at` has returned is gone"):
+        await fn.run(["event"] * 3)
 
 
 def test_what_would_end_the_test_is_refused():
