@@ -20,7 +20,6 @@ from velo.cli.health import Sample
 from velo.cli.keys import Keys
 from velo.cli.progress import Progress, Tally
 from velo.cli.reading import Reader
-from velo.cli.resuming import Written
 from velo.cli.signals import Signals
 from velo.cli.text import inline
 from velo.cli.writing import Writer
@@ -42,10 +41,9 @@ class Job:
     Args:
         fn: The function.
         keys: Gives the key of each event; None: all events belong to one stream.
-        writer: Writes the results.
-        written: The results of an earlier run. With them, the streams end only at the end of the
-            input. Anything that stops the run before that cancels the streams, so that they yield
-            only the results of an uninterrupted run.
+        writer: Writes the results. If it has those of an earlier run, the streams end only at the
+            end of the input: anything that stops the run before that cancels them, so that they
+            yield only the results of an uninterrupted run.
         strict: Whether the first bad line, or result that cannot be written, ends the run.
         drain: The seconds that the streams may take to handle the events they have, after a
             signal.
@@ -63,7 +61,6 @@ class Job:
         keys: Keys | None,
         writer: Writer,
         *,
-        written: Written | None = None,
         strict: bool = False,
         drain: float = 3.0,
     ) -> None:
@@ -72,7 +69,7 @@ class Job:
         self.fn = Counted(fn)
         self._keys = keys
         self._writer = writer
-        self._written = written
+        self._written = writer.written
         self._strict = strict
         self._drain = drain
         self._tally = Tally()

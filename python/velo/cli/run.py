@@ -20,9 +20,8 @@ from velo.cli.keys import Keys
 from velo.cli.metrics import add_run, serving
 from velo.cli.parsing import Rules
 from velo.cli.probes import Probes
-from velo.cli.progress import Progress
+from velo.cli.progress import Progress, Tally
 from velo.cli.reading import Reader
-from velo.cli.resuming import Written
 from velo.cli.signals import Signals
 from velo.cli.target import load_target
 from velo.cli.writing import Unread, Writer, open_output, resume_output
@@ -241,18 +240,17 @@ def run(
         from velo.cli.connected.options import check_apart
 
         check_apart([*urls, *read], output, dead_letter)
-    written: Written | None = None
-    writer: Writer | None = None
-    if not is_url(output) and not (kept and is_plain(output)):
-        if resume:
-            file, written = resume_output(output, read, keyed=keyed)
-        else:
-            file = open_output(output, read)
-        writer = Writer(file, output, keyed=keyed, written=written)
+    if limit is not None and urls:
+        raise click.UsageError("`--limit` is for files: a URL has `until=` to end at")
     sizes = [input.size for input in inputs if input.size is not None]
     whole = not urls and not connected and len(sizes) == len(inputs) and not limit
+    job: Job | ConnectedJob | None = None
+
+    def tally() -> Tally:
+        return Tally() if job is None else job.tally()
+
     shown = Progress(
-        lambda: job.tally(),
+        tally,
         size=sum(sizes) if whole else None,
         reports=reports,
         live=progress and not (output == "-" and sys.stdout.isatty()),
@@ -271,34 +269,38 @@ def run(
     def reader() -> Reader:
         return Reader(inputs, rules, follow=follow, limit=limit, strict=strict)
 
-    job: Job | ConnectedJob
-    if connected:
-        if limit is not None and urls:
-            raise click.UsageError("`--limit` is for files: a URL has `until=` to end at")
-        from velo.cli.connected.making import connected_job, csv_of
+    def open_writer() -> Writer:
+        if not resume:
+            return Writer(open_output(output, read), output, keyed=keyed)
+        file, written = resume_output(output, read, keyed=keyed)
+        return Writer(file, output, keyed=keyed, written=written)
 
-        job = connected_job(
-            fn,
-            urls,
-            reader if files else None,
-            keys=keys,
-            record_key=record_key,
-            output=output,
-            writer=writer,
-            group=group,
-            decode=decode if csv is None else csv_of(csv, rules),
-            dead_letter=dead_letter,
-            retries=retries,
-            max_pending=max_pending,
-            drain=drain,
-            strict=strict,
-            checkpoint=kept,
-        )
-    else:
-        assert writer is not None
-        job = Job(fn, keys, writer, written=written, strict=strict, drain=drain)
     probes = Probes()
-    with serving(metrics, lambda registry: add_run(registry, job.tally), probes):
+    # The output is opened when nothing else can be wrong with the call: that empties the file.
+    with serving(metrics, lambda registry: add_run(registry, tally), probes):
+        if connected:
+            from velo.cli.connected.making import connected_job, csv_of
+
+            own = is_url(output) or (kept and is_plain(output))
+            job = connected_job(
+                fn,
+                urls,
+                reader if files else None,
+                keys=keys,
+                record_key=record_key,
+                output=output,
+                open_writer=None if own else open_writer,
+                group=group,
+                decode=decode if csv is None else csv_of(csv, rules),
+                dead_letter=dead_letter,
+                retries=retries,
+                max_pending=max_pending,
+                drain=drain,
+                strict=strict,
+                checkpoint=kept,
+            )
+        else:
+            job = Job(fn, keys, open_writer(), strict=strict, drain=drain)
         code = _run(job, reader, shown, probes)
     context.exit(code)
 

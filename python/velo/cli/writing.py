@@ -24,6 +24,7 @@ from velo.cli.keys import Written as WrittenKey
 from velo.cli.keys import form
 from velo.cli.outlet import Outlet
 from velo.cli.resuming import Written, open_resumed
+from velo.cli.same_file import is_same
 from velo.cli.text import inline, safe_json
 
 __all__ = ["Unread", "Writer", "line_of", "open_output", "resume_output"]
@@ -44,19 +45,20 @@ class Unread(Failure):
 
 
 def open_output(path: str, inputs: Sequence[str]) -> Output:
-    """Create a file, or take standard output for `-`.
+    """Create a file, or empty the one that is there, or take standard output for `-`.
 
     Raises:
         click.UsageError: When the file cannot be created, is one of the inputs, or belongs to
             another user in a folder that all users can write to.
+        Failure: When standard output is closed.
 
     """
-    if path == "-":
-        if 1 in standard_streams.closed:
-            raise Failure("standard output is closed: name a file with `--output`")
-        # Python's own buffer would be written to a closed pipe once more at exit.
-        return io.FileIO(1, "wb", closefd=False)
     with _said(path, inputs):
+        if path == "-":
+            if 1 in standard_streams.closed:
+                raise Failure("standard output is closed: name a file with `--output`")
+            # Python's own buffer would be written to a closed pipe once more at exit.
+            return io.FileIO(1, "wb", closefd=False)
         suffix = os.path.splitext(path)[1].lower()
         zstd = zstd_of(path) if suffix == ".zst" else None
         file = io.FileIO(path, "wb", opener=open_own)
@@ -98,17 +100,14 @@ def resume_output(path: str, inputs: Sequence[str], *, keyed: bool) -> tuple[Out
 
 @contextlib.contextmanager
 def _said(path: str, inputs: Sequence[str]) -> Iterator[None]:
+    name = "standard output" if path == "-" else f"`{path}`"
+    if any(is_same(path, input) for input in inputs):
+        raise click.UsageError(f"{name} is the input; name another file for the output")
     try:
-        if os.path.exists(path):
-            for input in inputs:
-                if input != "-" and os.path.exists(input) and os.path.samefile(path, input):
-                    raise click.UsageError(
-                        f"`{path}` is the input; name another file for the output"
-                    )
         yield
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
-        raise click.UsageError(f"cannot write `{path}`: {reason}") from None
+        raise click.UsageError(f"cannot write {name}: {reason}") from None
 
 
 def line_of(result: Any, key: Any, *, keyed: bool) -> bytes:
@@ -142,6 +141,7 @@ class Writer:
 
     Attributes:
         count: The number of results, with those of an earlier run.
+        written: The results of an earlier run, as given.
         failed: The reason why the file takes no more; None before that.
         on_failure: Called in the event loop when `failed` is set.
 
@@ -154,7 +154,7 @@ class Writer:
         self.failed: Failure | None = None
         self.on_failure: Callable[[], object] | None = None
         self._keyed = keyed
-        self._written = written
+        self.written = written
         self._file = file
         self._name = "standard output" if name == "-" else f"`{inline(name)}`"
         self._outlet = Outlet(file, file.fileno() if isinstance(file, io.FileIO) else None)
@@ -214,7 +214,7 @@ class Writer:
         if self.failed is not None:
             raise self.failed
         self.count += 1
-        if self._written is not None and self._written.has(form(key), line):
+        if self.written is not None and self.written.has(form(key), line):
             return
         self._lines.append(line)
         self._size += len(line)

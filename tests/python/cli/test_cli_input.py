@@ -2,6 +2,8 @@
 
 import gzip
 import io
+import socket
+import subprocess
 import zipfile
 
 import pytest
@@ -105,6 +107,54 @@ def test_the_input_is_not_the_output(velo):
     assert done.code == 2
     assert "is the input" in done.err
     assert (velo.folder / "a.ndjson").read_text() == "1\n"
+
+
+@pytest.mark.parametrize("output", ["a.ndjson", "-"])
+@pytest.mark.parametrize("input", ["a.ndjson", "-"])
+@pytest.mark.parametrize("more", [(), ("--dead-letter", "dead.ndjson")], ids=["plain", "connected"])
+def test_a_file_that_the_shell_opens_is_not_read_and_written(velo, input, output, more):
+    velo.file("a.ndjson", "1\n2\n")
+    path = velo.folder / "a.ndjson"
+    with open(path, "rb") as stdin, open(path, "ab") as stdout:
+        process = velo.start(
+            *("run", "fns:echo", "-i", input, "-o", output, *more),
+            stdin=stdin if input == "-" else subprocess.DEVNULL,
+            stdout=stdout if output == "-" else subprocess.DEVNULL,
+        )
+        _, err = process.communicate(timeout=40)
+    assert process.returncode == 2, err
+    assert b"input; name another file for" in err
+    assert path.read_text() == "1\n2\n"
+
+
+def test_standard_streams_that_are_no_files_may_be_one(velo):
+    here, there = socket.socketpair()
+    with here, there:
+        process = velo.start("run", "fns:echo", "-i", "-", stdin=there, stdout=there)
+        here.sendall(b"1\n")
+        here.shutdown(socket.SHUT_WR)
+        process.communicate(timeout=40)
+        assert process.returncode == 0
+        assert here.recv(100) == b"1\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("-i", "in.csv", "--delimiter", "ab"), "`--delimiter ab` must be"),
+        (("-i", "in.csv", "--metrics", "nowhere"), "must be HOST:PORT"),
+        (("-i", "file:///in.csv", "--decode", "nonsense"), "`--input`"),
+        (("-i", "file:///in.csv", "--limit", "1"), "`--limit` is for files"),
+        (("-i", "in.csv", "--dead-letter", "file:///dead?nonsense=1"), "`--dead-letter`"),
+    ],
+    ids=["delimiter", "metrics", "decode", "limit", "dead letter"],
+)
+def test_a_wrong_call_leaves_the_output_as_it_is(velo, options, message):
+    velo.file("in.csv", "a,b\n1,2\n")
+    velo.file("out.ndjson", "precious\n")
+    done = velo("run", "fns:echo", *options, "-o", "out.ndjson")
+    assert (done.code, message in done.err) == (2, True), done.err
+    assert (velo.folder / "out.ndjson").read_text() == "precious\n"
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 7, 1000])

@@ -34,7 +34,7 @@ def connected_job(
     keys: Keys | None,
     record_key: bool,
     output: str,
-    writer: Writer | None,
+    open_writer: Callable[[], Writer] | None,
     group: str | None,
     decode: Any,
     dead_letter: str | None,
@@ -53,7 +53,7 @@ def connected_job(
         keys: Gives the key of an event.
         record_key: Whether the key is the record's own.
         output: The output: a URL, a file, or `-`.
-        writer: The writer of the output; None: it is a URL, or a file with a checkpoint.
+        open_writer: Opens the output; None: it is a URL, or a file with a checkpoint.
         group: The setting `group` of all sources.
         decode: The setting `decode` of all sources: the name of a format, or rules of CSV.
         dead_letter: A file or a URL.
@@ -64,25 +64,27 @@ def connected_job(
         checkpoint: See `ConnectedJob`.
 
     Raises:
-        click.UsageError: When a URL makes no source or no sink.
+        click.UsageError: When a URL makes no source or no sink, or the output cannot be opened.
 
     """
     sources = [endpoint(url, "--input", "read", group=group, decode=decode) for url in urls]
     if reader is not None:
         sources.append(ReaderSource(reader, keys))
+    source = sources[0] if len(sources) == 1 else Merged(sources)
+    letters = dead_letters(dead_letter)
     sink: Any
-    if writer is not None:
-        sink = WriterSink(writer, output)
+    if open_writer is not None:
+        sink = WriterSink(open_writer(), output)  # last: a file that is there is emptied
     elif is_url(output):
         sink = endpoint(output, "--output", "written")
     else:
         sink = KeptFile(output, keyed=record_key or keys is not None)
     return ConnectedJob(
         fn,
-        sources[0] if len(sources) == 1 else Merged(sources),
+        source,
         key_of_record if record_key else None if keys is None else keys.find,
         sink,
-        dead_letter=dead_letters(dead_letter),
+        dead_letter=letters,
         terms=Terms(max_pending=max_pending, retries=retries),
         drain=drain,
         strict=strict,

@@ -9,6 +9,7 @@ from urllib.parse import unquote, urlsplit
 
 import click
 
+from velo.cli.same_file import is_same
 from velo.connect.urls import endpoint_of, is_url, scheme_of
 
 __all__ = ["check_apart", "dead_letters", "endpoint", "has_url"]
@@ -75,25 +76,27 @@ def check_apart(read: Iterable[str], output: str, dead_letter: str | None) -> No
         for input in read:
             if _same(place, input):
                 raise click.UsageError(f"`{place}` is an input; name another file for `{option}`")
-    if _same(dead_letter, output):
+    if _same(output, dead_letter):
         raise click.UsageError(f"`{dead_letter}` is the output; name another `--dead-letter`")
 
 
-def _same(one: str | None, other: str) -> bool:
+def _same(one: str | None, other: str | None) -> bool:
     written, read = _path(one), _path(other)
     if written is None or read is None:
         return False
+    if "-" in (written, read):
+        return is_same(written, read)
     if os.path.exists(written):
         if not os.path.isfile(written):
             return False  # a terminal, a pipe, /dev/null
         if os.path.exists(read):
-            return os.path.samefile(written, read)
+            return is_same(written, read)
     return os.path.realpath(written) == os.path.realpath(read)
 
 
 def _path(place: str | None) -> str | None:
-    """Return the path of a file, also from a `file:` URL; None for any other URL."""
-    if place is None or place == "-":
+    """Return the path of a file, also from a `file:` URL, or `-`; None for any other URL."""
+    if place is None:
         return None
     if not is_url(place):
         return place
