@@ -146,9 +146,9 @@ class Reader:
             except DAMAGED as error:
                 why = f"cannot read {input.name} any further: {reason(error)}"
             self._emit(parser.feed(decoder.feed(b"", last=True)), input, decoder, before)
-            self._emit(parser.end(), input, decoder, before)
             if why is not None:
-                raise Failure(why)
+                raise Failure(why)  # what is behind the last whole line may be a part of a value
+            self._emit(parser.end(), input, decoder, before)
 
     def _follow_all(self) -> None:
         files = [_Following(input, self._rules) for input in self._inputs]

@@ -5,6 +5,7 @@ import io
 import socket
 import subprocess
 import zipfile
+import zlib
 
 import pytest
 
@@ -99,6 +100,24 @@ def test_a_file_that_breaks_off(velo):
     assert "cannot read `in.ndjson.gz` any further" in done.err
     assert len(done.results) > 1000
     assert "total" in done.results[-1]  # what was read was worked on to its end
+
+
+@pytest.mark.parametrize("more", [(), ("--retries", "1")], ids=["plain", "connected"])
+@pytest.mark.parametrize(
+    ("name", "text", "whole"),
+    [
+        ("in.ndjson.gz", b"1\n2\n34", [1, 2]),
+        ("in.ndjson.gz", b"1\r2\r", [1, 2]),
+        ("in.csv.gz", b"v\n1\n2\n34", [{"v": 1}, {"v": 2}]),
+        ("in.json.gz", b"[\n1,\n2,\n34", [1, 2]),
+    ],
+)
+def test_the_torn_line_of_a_file_that_breaks_off_is_no_event(velo, name, text, whole, more):
+    packer = zlib.compressobj(wbits=31)
+    velo.file(name, packer.compress(text) + packer.flush(zlib.Z_SYNC_FLUSH))
+    done = velo("run", "fns:echo", "-i", name, *more)
+    assert (done.code, done.results) == (1, whole), done.err
+    assert f"cannot read `{name}` any further" in done.err
 
 
 def test_the_input_is_not_the_output(velo):
