@@ -18,6 +18,7 @@ __all__ = ["Keys", "Written", "form", "raw_member"]
 
 _JSON_NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?")
 _SPACE = re.compile(r"[ \t\n\r]*")
+_STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]')
 _value = json.JSONDecoder().raw_decode
 
 
@@ -80,13 +81,26 @@ def raw_member(line: str, name: str) -> str | None:
     while line[at] != "}":
         member, at = _value(line, at)
         at = _skip(line, _skip(line, at) + 1)
-        _, end = _value(line, at)
+        end = _end(line, at)
         if member == name:
             found = line[at:end]
         at = _skip(line, end)
         if line[at] == ",":
             at = _skip(line, at + 1)
     return found
+
+
+def _end(line: str, at: int) -> int:
+    """Return where the value ends that begins there."""
+    try:
+        return _value(line, at)[1]
+    except RecursionError:  # orjson has read it: it allows more levels
+        depth = 0
+        for part in _STRING_OR_BRACKET.finditer(line, at):
+            depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(part[0], 0)
+            if depth == 0:
+                return part.end()
+        raise
 
 
 def _skip(line: str, at: int) -> int:

@@ -283,6 +283,19 @@ def test_minus_zero_is_a_key_of_its_own(velo, mode):
         )
 
 
+@pytest.mark.parametrize("key", ["true", "1.50", "0", "-0", '"a"'])
+def test_a_line_that_is_nested_deeply_has_its_key_as_written(velo, key):
+    deep = "[" * 1000 + r'"\\\"]"' + "]" * 1000
+    velo.file("in.ndjson", f'{{"v":{deep},"k":{key}}}\n{{"k":{key},"v":[{deep}]}}\n{{"k":7}}\n')
+    write_script(velo.folder, FUNCTIONS, "values.py")
+    done = velo("run", "values:count", "-i", "in.ndjson", "-k", "k")
+    assert done.out.splitlines() == [
+        f'{{"key":{key},"result":1}}',
+        f'{{"key":{key},"result":2}}',
+        '{"key":7,"result":1}',
+    ], done.err
+
+
 @pytest.mark.parametrize(
     "value", [{1: "a", "1": "b"}, {True: 1, "true": 2}, {"x": [{None: 1, "null": 2}]}]
 )
