@@ -121,7 +121,9 @@ class _InTerminal(_Bar):
             BarColumn(),
             TextColumn("{task.fields[text]}"),
         )
-        self._progress = Progress(*columns, console=Console(stderr=True), auto_refresh=False)
+        self._progress = Progress(
+            *columns, console=Console(stderr=True, emoji=False), auto_refresh=False
+        )
         self._task = self._progress.add_task(self.name, total=self.total, text="")
         self._progress.start()
 

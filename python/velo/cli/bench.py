@@ -130,7 +130,7 @@ def bench(
     earlier = None if baseline is None else _read(baseline)
     if output is not None:
         _try_to_write(output)
-    console = Console(stderr=True)
+    console = Console(stderr=True, emoji=False)
 
     def warn(text: str) -> None:
         console.print(f"left out: {escape(text)}", highlight=False)
@@ -233,7 +233,7 @@ def _show(results: Results, cores: Cores, style: str) -> None:
     if style == "markdown":
         click.echo(report.as_markdown(results, cores, where))
         return
-    console = Console()
+    console = Console(emoji=False)
     console.print(", ".join(f"{name} {value}" for name, value in where.items()))
     for scenario, rows in results.items():
         table = Table(title=scenario, title_justify="left")

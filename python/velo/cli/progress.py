@@ -103,7 +103,7 @@ class Progress:
         from rich.live import Live
 
         screen = _Screen(self._outlet)
-        self._console = Console(file=screen, force_terminal=True, highlight=False)
+        self._console = Console(file=screen, force_terminal=True, highlight=False, emoji=False)
         live = Live(
             get_renderable=self._render,
             console=self._console,

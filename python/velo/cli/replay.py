@@ -127,7 +127,7 @@ def _show_state(outcome: Replay) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     for result in outcome.latest:
         console.print("yielded", block(pprint.pformat(result)), markup=False)
     if outcome.line is None:

@@ -1,16 +1,19 @@
 """Text that comes out of events, as a terminal gets it."""
 
+import ast
 import json
 import os
 import pty
 import subprocess
 import sys
 import unicodedata
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import velo
 from helpers import environment, write_script
 from velo.cli.supervisor import screen
 from velo.cli.text import block, inline, safe_json
@@ -48,6 +51,17 @@ def test_ordinary_text_stays_as_it_is():
     for text in ("naïve café", "日本語 🙂", "a\\b", "שלום"):
         assert inline(text) == block(text) == text
         assert safe_json(f'"{text}"'.encode()) == f'"{text}"'.encode()
+
+
+def test_no_console_takes_a_word_between_colons_for_an_emoji():
+    consoles = [
+        (path.name, ast.unparse(node))
+        for path in Path(velo.__file__).parent.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "Console"
+    ]
+    assert consoles
+    assert [made for made in consoles if "emoji=False" not in made[1]] == []
 
 
 RAISES = """

@@ -212,3 +212,10 @@ def test_the_live_line(velo):
     assert code == 0
     assert "events/s" not in quiet
     assert "100 streams, 60,100 results, 1 skipped" in quiet
+
+
+def test_beside_the_live_line_a_message_stays_as_it_is(velo):
+    velo.file("in.ndjson", "1\n" * 99 + "x\n")
+    written, code = terminal(velo, "run", "fns:echo", "-i", "in.ndjson", "-o", "out.ndjson")
+    assert code == 0
+    assert "velo: in.ndjson:100: not JSON" in written  # `:100:` is a name of an emoji

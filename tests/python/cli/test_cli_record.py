@@ -48,6 +48,12 @@ def test_of_many_only_those_that_differ_are_shown(velo, recorded):
     assert ": the same" not in done.out
 
 
+def test_what_was_yielded_is_shown_as_it_is(velo):
+    velo.file("in.ndjson", '"at :100: [b]"\n')
+    assert velo("record", "fns:echo", "-i", "in.ndjson", "--record", "kept").code == 0
+    assert "yielded 'at :100: [b]'\n" in velo("replay", "kept", "--until", "1").out
+
+
 def test_different(velo, recorded):
     script = velo.folder / "steps.py"
     script.write_text(script.read_text().replace("yield {", "yield total > 10 or {"))

@@ -56,7 +56,7 @@ def doctor(as_json: bool) -> None:
     A check marked `fails` keeps velo from working, and makes the exit code 1. With one marked
     `look`, velo works with less than the machine could give.
     """
-    console = Console()
+    console = Console(emoji=False)
     if as_json or not console.is_terminal:
         checks = list(examine())
     else:

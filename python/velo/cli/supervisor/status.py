@@ -133,7 +133,7 @@ def _ago(moment: float) -> str:
 
 def _show(state: dict[str, Any]) -> None:
     # Output to a file or a pipe is not cut to the width of a terminal.
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDE)
+    console = Console(highlight=False, emoji=False, width=None if sys.stdout.isatty() else _WIDE)
     console.print(_head(state), markup=False)
     workers = _table(
         "worker", "pid", "cpu %", "memory", "streams", "links", "events/s", "queue", "events", ""

@@ -67,7 +67,7 @@ def top(socket: str | None, pid: int | None, interval: float) -> None:
     The input of a detached session is ended by x and y, as its timeout would.
     """  # noqa: D301
     # (Click leaves lines alone that stand below a backspace: the docstring has to hold one.)
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     if not (sys.stdin.isatty() and console.is_terminal):
         raise Failure("`velo top` needs a terminal; `velo status --json` does not")
     _watch(Screen(Overview(socket, pid)), console, interval)
