@@ -44,6 +44,8 @@ def letter(
             record_key=_plain(record.key),
             headers=[[_plain(header), _plain(value)] for header, value in record.headers],
         )
+        if record.value is None and kept.get("undecoded"):
+            del kept["value"]  # the source has not kept what came
     return To(kept)
 
 

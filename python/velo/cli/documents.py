@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 import json
 import re
+from dataclasses import replace
 from typing import Any
 
 from velo.cli import jsonlines
@@ -109,7 +110,7 @@ class Json:
 
 def _joined(first: Burst, then: Burst) -> Burst:
     shift = len(first.events)
-    bad = [BadLine(line.where, line.number, line.why, line.after + shift) for line in then.bad]
+    bad = [replace(line, after=line.after + shift) for line in then.bad]
     return Burst(
         [*first.events, *then.events],
         [*first.bad, *bad],
@@ -168,7 +169,8 @@ class _Documents:
                 burst.events.append(value)
                 numbers.append(line)
             else:
-                burst.bad.append(BadLine(self._name, line, why, len(burst.events)))
+                text = raw.replace("\n", " ").encode()  # no text of JSON has a line end in it
+                burst.bad.append(BadLine(self._name, line, why, len(burst.events), text))
         burst.lines = numbers
         return burst
 

@@ -41,6 +41,7 @@ class BadLine:
 
     Attributes:
         after: The number of events of the same burst before the line.
+        text: What came, as one line of UTF-8; None: it is not kept, as of CSV.
 
     """
 
@@ -48,6 +49,7 @@ class BadLine:
     number: int
     why: str
     after: int = 0
+    text: bytes | None = None
 
     def __str__(self) -> str:
         place = f"{self.where}:{self.number}" if self.where else f"line {self.number}"
@@ -237,7 +239,7 @@ class Ndjson:
                 burst.events.append(event)
                 numbers.append(number)
             else:
-                burst.bad.append(BadLine(self._name, number, why, len(burst.events)))
+                burst.bad.append(BadLine(self._name, number, why, len(burst.events), line))
         burst.lines = numbers
         if first == 1 and numbers[:1] == [1]:
             self._array = type(burst.events[0]) is list

@@ -50,6 +50,28 @@ def test_they_are_written_as_they_came(here):
     assert len((here / "bad.ndjson").read_text().splitlines()) == 3
 
 
+@pytest.mark.parametrize("mode", ["inline", "process"])
+def test_bad_lines_of_files_are_written_as_they_came(here, mode):
+    bad = [b"nonsense\r", b'{"n": \xff}', b"{torn", b'{"n": 4}']
+    (here / "lines.ndjson").write_bytes(b"\n".join([b'{"k":1,"n":2}', *bad]))
+    (here / "values.json").write_text('[{"k": 1, "n": 2}, {\n  "n": 5\n}]')
+    velo("run", "app.py:strict", "-i", "lines.ndjson", "-i", "values.json", "-k", "k",
+         "-o", "out.ndjson", "--dead-letter", "lines.bad", "--mode", mode)  # fmt: skip
+    done = velo("dead-letter", "replay", "lines.bad", "-o", "again.ndjson")
+    assert done.stdout == "5 events written to again.ndjson\n"
+    assert (here / "again.ndjson").read_bytes() == b"\n".join([*bad, b'{   "n": 5 }', b""])
+
+
+def test_a_malformed_record_of_csv_leaves_no_event(here):
+    (here / "in.csv").write_text("k,n\n1,2\n1,2,3\n")
+    velo("run", "app.py:strict", "-i", "in.csv", "-k", "k", "-o", "out.ndjson",
+         "--dead-letter", "csv.bad")  # fmt: skip
+    (letter,) = map(json.loads, (here / "csv.bad").open())
+    assert "in.csv:3: 3 fields" in letter["error"]
+    done = velo("dead-letter", "replay", "csv.bad", "-o", "again.ndjson")
+    assert done.stdout == "0 events written to again.ndjson; 1 letters have no event\n"
+
+
 def test_some_of_them(here):
     velo("dead-letter", "replay", "bad.ndjson", "--error", "KeyError", "-o", "again.ndjson")
     assert [json.loads(line) for line in (here / "again.ndjson").open()] == [{"n": 4}]

@@ -90,5 +90,5 @@ class ReaderSource:
 
 
 def _bad(line: BadLine, path: str, number: int) -> Bad:
-    record = Record(None, None, line.where, path, number)
+    record = Record(line.text, None, line.where, path, number)
     return Bad(record, LineError(str(line)))
