@@ -101,8 +101,10 @@ class Written:
         try:
             result = jsonlines.loads(line)
             key = result["key"] if self._keyed else None
-            if isinstance(key, bool | float):
-                key = WrittenKey(raw_member(line.decode(), "key") or "")
+            # A whole number has its value for a form, except `-0`.
+            if isinstance(key, bool | float) or (type(key) is int and key == 0):
+                raw = raw_member(line.decode(), "key") or ""
+                key = key if raw == "0" else WrittenKey(raw)
         except (ValueError, TypeError, KeyError, IndexError):
             return False
         self._left.setdefault(key, _Sums()).all.append(zlib.crc32(line))

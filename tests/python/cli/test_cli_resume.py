@@ -84,6 +84,27 @@ def test_what_a_crash_left_half_written_is_written_anew(velo, tail):
     assert (again.code, out.read_bytes()) == (0, whole)
 
 
+@pytest.mark.parametrize("name", ["in.ndjson", "in.csv"])
+def test_keys_are_those_of_the_input_as_they_are_written(velo, mode, name):
+    keys = ["0", "-0", "0.0", "-0.0", "1", "1.0", "1e5", "true", "false", "99999999999999999999"]
+    if name == "in.csv":
+        keys += ["007", "+1", "1_0"]
+        text = "k,v\n" + "".join(f"{key},1\n" for key in keys) * 2
+    else:
+        keys += ['"0"', '"true"']
+        text = "".join(f'{{"k":{key},"v":1}}\n' for key in keys) * 2
+    velo.file(name, text)
+    run = ("run", "fns:sums", "-i", name, "-k", "k", "--mode", mode, "-o", "out.ndjson", "--resume")
+    out = velo.folder / "out.ndjson"
+    assert velo(*run).code == 0
+    whole = sorted(out.read_bytes().splitlines(keepends=True))
+    assert len(whole) == 3 * len(keys)
+    for left in (len(whole), len(whole) - 5, 3):
+        out.write_bytes(b"".join(out.read_bytes().splitlines(keepends=True)[:left]))
+        done = velo(*run)
+        assert (done.code, sorted(out.read_bytes().splitlines(keepends=True))) == (0, whole), done.err
+
+
 def test_another_input_is_told(velo):
     velo.file("in.ndjson", '{"v":1}\n{"v":2}\n{"v":3}\n')
     run = ("run", "fns:sums", "-i", "in.ndjson", "-o", "out.ndjson", "--resume")
