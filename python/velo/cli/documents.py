@@ -21,6 +21,8 @@ __all__ = ["Json"]
 _SPACE = re.compile(r"[ \t\n\r]*")
 # An incomplete text has its error within this distance of its end; an earlier error is a real one.
 _NEAR = 64
+# What opens and closes values, and what may hide a quote within a text.
+_MARK = re.compile(r'\\.|["\[\]{}]', re.DOTALL)
 _AFTER_NUMBER = frozenset(" \t\n\r,]")
 _LARGE = 64 * 1024
 # From this length on, in bytes, the parser is chosen before the first line has ended.
@@ -133,8 +135,10 @@ class _Documents:
         self._over = False
         # In an array: whether a comma comes next, and whether the last token was one.
         self._comma = self._begun = False
-        # An incomplete large value is parsed again only once its text has grown by a half.
+        # An incomplete large value is parsed again only once it has come to its end, or, as it may
+        # be none, once its text has grown by a half.
         self._enough = 0
+        self._nesting = _Nesting()
 
     def feed(self, data: bytes) -> Burst:
         """Take the next bytes, and return the complete events."""
@@ -154,7 +158,7 @@ class _Documents:
             self._text += self._decode.decode(data, last)
         except UnicodeDecodeError as error:
             raise self._wrong(f"not UTF-8: byte {error.object[error.start]:#04x}") from None
-        if len(self._text) < self._enough and not last:
+        if len(self._text) < self._enough and not last and not self._nesting.ends(self._text):
             return burst
         self._enough = 0
         at, numbers = 0, []
@@ -225,6 +229,7 @@ class _Documents:
         self._text = self._text[start:]
         left = len(self._text)
         self._enough = left * 3 // 2 if left > _LARGE else 0
+        self._nesting = _Nesting()
         return None
 
     def _skip(self, text: str, at: int) -> int:
@@ -236,3 +241,27 @@ class _Documents:
     def _wrong(self, why: str) -> Failure:
         where = f"{self._name}:{self._line}" if self._name else f"line {self._line}"
         return Failure(f"{where}: not JSON: {why}; what comes behind it was not read")
+
+
+class _Nesting:
+    """Finds the end of a value whose text grows. Looks at each character once."""
+
+    def __init__(self) -> None:
+        self._at = 0
+        self._depth = 0
+        self._quoted = False
+
+    def ends(self, text: str) -> bool:
+        """Return whether the value at the begin of the text ends in it."""
+        at = self._at
+        for found in _MARK.finditer(text, at):
+            mark, at = found[0], found.end()
+            if mark == '"':
+                self._quoted = not self._quoted
+            elif not self._quoted and mark in "[]{}":
+                self._depth += 1 if mark in "[{" else -1
+            if self._depth <= 0 and not self._quoted:
+                return True
+        # The character behind a backslash may be still to come.
+        self._at = max(at, len(text) - text.endswith("\\"))
+        return self._depth <= 0 and not self._quoted

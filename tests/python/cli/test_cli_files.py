@@ -243,6 +243,42 @@ def test_an_array_of_json_is_run(velo, mode):
     assert "in.json:3: not JSON" in done.err
 
 
+LARGE = {"x\\": ['a "quoted" ] and }', "\\", "{[" * 30, "é\n", 1.5, None]}
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"rows": [LARGE] * 2000},
+        {"rows": [[[LARGE] * 40] * 50]},
+        {"text": '\\"]}' * 40_000},
+        {"numbers": list(range(40_000))},
+    ],
+)
+@pytest.mark.parametrize("array", [False, True])
+@pytest.mark.parametrize("size", [100, 4096, 65_536, 1 << 20])
+def test_a_large_document_comes_with_its_last_byte(document, array, size, monkeypatch):
+    decoded = []
+    decode = json.JSONDecoder.raw_decode
+    monkeypatch.setattr(
+        json.JSONDecoder, "raw_decode", lambda *args: decoded.append(args[2]) or decode(*args)
+    )
+    text = json.dumps(document, indent=1)
+    assert len(text) > 150_000
+    parser = Json("", Rules())
+    for begin in ("[\n", ",") if array else ("", "\n"):
+        decoded.clear()
+        data = f"{begin}{text}".encode()
+        parts = [data[at : at + size] for at in range(0, len(data), size)]
+        *before, last = [parser.feed(part).events for part in parts]
+        assert not any(before)
+        assert last == [document]
+        assert len(decoded) < 700  # of the first 64 KiB, each part; of the rest, few
+    if array:
+        parser.feed(b"]")
+    assert parser.end().events == []
+
+
 def zstd(data):
     for name in ("compression.zstd", "backports.zstd"):
         try:

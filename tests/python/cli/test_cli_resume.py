@@ -102,7 +102,9 @@ def test_keys_are_those_of_the_input_as_they_are_written(velo, mode, name):
     for left in (len(whole), len(whole) - 5, 3):
         out.write_bytes(b"".join(out.read_bytes().splitlines(keepends=True)[:left]))
         done = velo(*run)
-        assert (done.code, sorted(out.read_bytes().splitlines(keepends=True))) == (0, whole), done.err
+        assert (done.code, sorted(out.read_bytes().splitlines(keepends=True))) == (0, whole), (
+            done.err
+        )
 
 
 def test_another_input_is_told(velo):
