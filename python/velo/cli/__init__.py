@@ -28,24 +28,27 @@ def main() -> None:
     import click
 
     from velo.cli.command import velo as command
+    from velo.cli.errors import NobodyReads
     from velo.cli.text import echo
 
+    usage = ""
     try:
         code = command.main(prog_name="velo", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.format_message())
-        code = 2
+        usage, code = error.format_message(), 2
     except click.ClickException as error:
         message = error.format_message()
         echo(f"velo: {message[:1].lower()}{message[1:]}", err=True)
         if isinstance(error, click.UsageError) and error.ctx is not None:
             echo(f"try `{error.ctx.command_path} --help`", err=True)
         code = error.exit_code
-    except BrokenPipeError:
+    except NobodyReads:
         code = _unread()
     except (click.Abort, KeyboardInterrupt):
         code = 128 + signal.SIGINT
     try:
+        if usage:
+            click.echo(usage)
         sys.stdout.flush()
     except OSError:
         code = _unread()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+from collections.abc import Iterator
+from typing import Any
 
 import click
 
 from velo import __version__, _core
-from velo.cli.errors import Failure
+from velo.cli.errors import Failure, NobodyReads
 
 __all__ = ["velo"]
 
@@ -32,8 +35,29 @@ _OF_PROCESS_MODE = {
 _PRESENT = {**_SUBCOMMANDS, **_OF_PROCESS_MODE} if _core.PROCESS_MODE else _SUBCOMMANDS
 
 
+@contextlib.contextmanager
+def _noticing_who_reads() -> Iterator[None]:
+    """Raise `NobodyReads` where click, or rich, would end the process with exit code 1."""
+    try:
+        yield
+    except BrokenPipeError as error:
+        raise NobodyReads from error
+    except SystemExit as end:
+        if isinstance(end.__context__, BrokenPipeError):
+            raise NobodyReads from end
+        raise
+
+
 class _Subcommands(click.Group):
     """Imports a subcommand when it is called, because all of them take half a second."""
+
+    def make_context(self, *args: Any, **settings: Any) -> click.Context:
+        with _noticing_who_reads():
+            return super().make_context(*args, **settings)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _noticing_who_reads():
+            return super().invoke(ctx)
 
     def list_commands(self, _context: click.Context) -> list[str]:
         return sorted(_PRESENT)

@@ -13,7 +13,7 @@ import click
 import velo
 from velo.errors import VeloError
 
-__all__ = ["Failure", "describe", "without_ours"]
+__all__ = ["Failure", "NobodyReads", "describe", "without_ours"]
 
 _OURS = (
     "<frozen importlib",
@@ -25,6 +25,10 @@ class Failure(click.ClickException):
     """A valid command failed: exit code 1."""
 
     exit_code = 1
+
+
+class NobodyReads(Exception):  # noqa: N818 - it is no error, but the end of `| head`
+    """Standard output is a pipe whose reader has gone."""
 
 
 def describe(error: BaseException, name: str, place: str | None = None) -> str:
