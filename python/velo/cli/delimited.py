@@ -75,11 +75,12 @@ class Csv:
 
     def _burst(self, data: bytes, *, last: bool) -> Burst:
         if self._parser is None:
-            # The delimiter is found in the first line.
+            # The delimiter is found in the first line, of which an empty file has none.
             data = self._head = self._head + data
-            if b"\n" not in data and len(data) < _LONGEST_HEAD and not last:
+            text = data.removeprefix(BOM)
+            if not text or (b"\n" not in data and len(data) < _LONGEST_HEAD and not last):
                 return Burst()
-            data = self._begin(data.removeprefix(BOM))
+            data = self._begin(text)
         assert self._parser is not None
         try:
             rows = self._parser.feed(data, last)

@@ -27,7 +27,7 @@ class Failure(click.ClickException):
     exit_code = 1
 
 
-class NobodyReads(Exception):  # noqa: N818 - it is no error, but the end of `| head`
+class NobodyReads(Exception):
     """Standard output is a pipe whose reader has gone."""
 
 

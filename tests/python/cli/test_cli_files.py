@@ -2,11 +2,14 @@
 
 import bz2
 import codecs
+import contextlib
 import gzip
 import json
 import lzma
+import os
 import re
 import signal
+from pathlib import Path
 
 import pytest
 from hypothesis import example, given
@@ -347,8 +350,6 @@ class Log:
         until_sync(lambda: self.position() == 0, 20)
 
     def position(self):
-        import os
-
         folder = f"/proc/{self.process.pid}"
         for fd in os.listdir(f"{folder}/fd"):
             if os.readlink(f"{folder}/fd/{fd}") == str(self.path):
@@ -399,3 +400,23 @@ def test_a_rotated_file_may_have_a_header_or_none(velo):
     log.wait({"t": 4, "v": 40})
     assert len(log.results()) == 4
     log.stop()
+
+
+@pytest.mark.parametrize("empty", [b"", codecs.BOM_UTF8], ids=["empty", "bom"])
+def test_the_delimiter_of_a_file_in_the_place_of_an_empty_one_is_found(velo, empty):
+    log, out = velo.folder / "log.csv", velo.folder / "out.ndjson"
+    log.write_bytes(empty)
+    process = velo.start("run", "fns:echo", "-i", "log.csv", "--follow", "-o", "out.ndjson")
+    until_sync(lambda: is_open(process.pid, log), 20)
+    velo.file("new.csv", "name;n\nann;5\n")
+    os.replace(velo.folder / "new.csv", log)
+    until_sync(lambda: out.exists() and out.stat().st_size, 20)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=20)
+    assert json.loads(out.read_text()) == {"name": "ann", "n": 5}
+
+
+def is_open(pid, path):
+    folder = Path(f"/proc/{pid}/fd")
+    with contextlib.suppress(FileNotFoundError):  # one that was closed meanwhile
+        return any(os.readlink(fd) == str(path) for fd in folder.iterdir())
