@@ -2,6 +2,7 @@
 
 import asyncio
 import queue
+import socket
 import ssl
 import threading
 import time
@@ -27,6 +28,7 @@ from paho.mqtt.packettypes import PacketTypes  # noqa: E402
 from paho.mqtt.properties import Properties  # noqa: E402
 
 from velo.connect._mqtt import endpoint  # noqa: E402
+from velo.connect._mqtt.link import Link  # noqa: E402
 
 
 def client_of(server, client_id="", expiry=0):
@@ -523,6 +525,34 @@ async def test_a_lost_session_loses_nothing_that_was_received(own_mosquitto, cap
     source.resume([peer.topic])
     assert [item.value for item in await first] == [1, 2, 3]
     assert caplog.text.count("has not kept the session") == 1
+    await close(source, iteration)
+    peer.close()
+
+
+async def test_a_connection_that_is_lost_right_behind_the_answer_is_made_again(
+    own_mosquitto, monkeypatch
+):
+    peer = MqttPeer(own_mosquitto)
+    subscribe, lost = Link._subscribe, []
+
+    async def subscribe_and_lose(link):
+        await subscribe(link)
+        if source._source is not None and not lost:
+            lost.append(link)
+            link.client.socket().shutdown(socket.SHUT_RDWR)
+            link._lost(False, "gone")  # as when both are read in one turn of the event loop
+
+    source = peer.source()
+    iteration = aiter(source)
+    first = asyncio.ensure_future(anext(iteration))
+    await until(lambda: source._source is not None and source._source.up.is_set())
+    monkeypatch.setattr(Link, "_subscribe", subscribe_and_lose)
+    own_mosquitto.stop()
+    own_mosquitto.start()
+    await until(lambda: source.reconnects == 1)
+    assert lost == [source._source]
+    await peer.produce([b"1"])
+    assert [item.value for item in await first] == [1]
     await close(source, iteration)
     peer.close()
 

@@ -238,6 +238,8 @@ class Link:
                 await self._connack
                 if self._filters:
                     await self._subscribe()
+                if self._down.done():
+                    raise ConnectionError(self._down.result())  # lost right behind the answer
         except ConnectError:
             self._let_go()
             raise
