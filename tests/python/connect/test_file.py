@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from helpers import blocked, run_script
 from velo import connect, stream_fn
 from velo.connect import Bad
+from velo.connect._file.packing import packer, unpacker
 from velo.connect.errors import ConnectError, NoSuchTopic, PositionLost
 from velo.connect.memory import MemorySink
 
@@ -396,6 +397,42 @@ async def test_a_packed_file_that_is_damaged_is_named_and_left_alone(tmp_path, s
             await written_to(sink, 2)
         await sink.close()
         assert path.read_bytes() == damaged
+
+
+@pytest.mark.parametrize("suffix", PACKED)
+async def test_a_packed_file_without_a_whole_member_is_named_and_left_alone(tmp_path, suffix):
+    """As of a program that flushes within one member, and was killed."""
+    path = tmp_path / f"out.ndjson{suffix}"
+    with packer(path)(path, "wb") as file:
+        file.write(b"".join(b"%d\n" % number for number in range(1000)))
+    torn = path.read_bytes()[:-9]
+    path.write_bytes(torn)
+    sink = connect.file(path)
+    with pytest.raises(ConnectError, match=r"out\.ndjson.* was killed while it wrote it"):
+        await written_to(sink, 1)
+    await sink.close()
+    assert path.read_bytes() == torn
+
+
+@pytest.mark.parametrize("suffix", PACKED)
+async def test_the_members_of_a_torn_file_are_unpacked_twice_at_most(tmp_path, suffix, monkeypatch):
+    path, begun = tmp_path / f"out.ndjson{suffix}", []
+
+    def counted(path):
+        mark, new = unpacker(path)
+        return mark, lambda: begun.append(path) or new()
+
+    sink = connect.file(path)
+    for number in range(100):
+        await written_to(sink, number)
+    await sink.close()
+    os.truncate(path, path.stat().st_size - 1)
+    monkeypatch.setattr("velo.connect._file.members.unpacker", counted)
+    sink = connect.file(path)
+    await written_to(sink, 100)
+    await sink.close()
+    assert values(await read(connect.file(path))) == [*range(99), 100]
+    assert 100 <= len(begun) <= 250
 
 
 @pytest.mark.parametrize("suffix", PACKED)

@@ -16,6 +16,7 @@ from servers.certificates import certificate
 from servers.redis import Redis
 from velo import connect
 from velo.connect import _redis
+from velo.connect._redis.link import Link
 from velo.connect.errors import (
     AuthenticationFailed,
     PermissionDenied,
@@ -334,15 +335,42 @@ async def test_the_rights_that_the_guide_names_are_enough(redis, peer):
         peer.client.xtrim(peer.stream, maxlen=1)
 
 
-async def test_tls_checks_the_certificate(tmp_path):
-    cert, key = certificate(tmp_path)
-    server = Redis(tmp_path / "redis")
+def tls_server(folder):
+    cert, key = certificate(folder)
+    server = Redis(folder / "redis")
     server.options = (
         "--port", "0", "--tls-port", str(server.port), "--tls-cert-file", str(cert),
         "--tls-key-file", str(key), "--tls-ca-cert-file", str(cert), "--tls-auth-clients", "no",
     )  # fmt: skip
     server.probe = lambda: Redis.__base__.probe(server)
-    server.start()
+    return server.start(), cert
+
+
+async def test_a_server_that_freezes_behind_tls_is_waited_for(tmp_path):
+    """Also where other connections to it are idle: to end one would wait for its answer."""
+    server, cert = tls_server(tmp_path)
+    link = Link(
+        f"rediss://127.0.0.1:{server.port}",
+        "redis s",
+        tls=True,
+        connect_timeout=HANG,
+        reply_timeout=1.0,
+        ssl_ca_certs=str(cert),
+    )
+    try:
+        await asyncio.gather(*(link.command("BLPOP", f"none {n}", 0.1) for n in range(3)))
+        server.freeze()
+        asked = asyncio.ensure_future(link.command("PING", limit=HANG))
+        await until(lambda: link.outages._attempts > 1 or asked.done())
+        server.thaw()
+        assert await asked in (b"PONG", True)
+    finally:
+        await link.close()
+        server.stop()
+
+
+async def test_tls_checks_the_certificate(tmp_path):
+    server, cert = tls_server(tmp_path)
     try:
         url = f"rediss://127.0.0.1:{server.port}"
         assert await read_all(connect.redis(url, "s", until="end", tls_ca=str(cert))) == []

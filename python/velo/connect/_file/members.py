@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -16,6 +15,8 @@ __all__ = ["cut_torn_member"]
 
 # So many bytes are unpacked at a time: a few may become very many.
 _MANY = 4096
+# A sink that was killed while it made a file has left no more of its first member, which is empty.
+_FIRST = 64
 # In so many bytes at the end of a file, its last members are looked for first.
 _TAIL = 1024 * 1024
 
@@ -24,7 +25,8 @@ def cut_torn_member(path: Path, raw: Any) -> None:
     """Cut off what follows the last whole member: a program was killed while it wrote that.
 
     Raises:
-        ConnectError: When the file is damaged in another way, so that more might be cut off.
+        ConnectError: When the file is damaged in another way, or no member of it is whole, so that
+            more might be cut off.
 
     """
     status = os.fstat(raw.fileno())
@@ -42,6 +44,11 @@ def cut_torn_member(path: Path, raw: Any) -> None:
                 f"cannot write to `{path}`: behind byte {end:,} it is damaged ({error}), and what "
                 "is added could not be read; name another file"
             ) from error
+        if not end and status.st_size > _FIRST:
+            raise ConnectError(
+                f"cannot write to `{path}`: a program was killed while it wrote it, and what is "
+                "added could not be read; name another file"
+            )
     raw.truncate(end)
 
 
@@ -52,10 +59,18 @@ def _ends_whole(path: Path, written: BinaryIO, size: int) -> bool:
     written.seek(begin)
     tail = written.read(size - begin)
     at = tail.find(mark)
+    passed: set[int] = set()  # those behind one that was unpacked were unpacked with it
     while at >= 0:
-        with contextlib.suppress(*damages(path)):  # it only looks like the begin of one
-            if max(_ends(written, begin + at, new), default=0) == size:
-                return True
+        if begin + at not in passed:
+            ends: list[int] = []
+            try:
+                ends.extend(_ends(written, begin + at, new))
+            except damages(path):
+                pass  # it only looks like the begin of one, or what follows is damaged
+            else:
+                if ends:
+                    return ends[-1] == size
+            passed.update(ends)
         at = tail.find(mark, at + 1)
     return False
 

@@ -31,7 +31,10 @@ class Packed:
         self._raw = raw
         self._member: Any = None
         if not os.fstat(raw.fileno()).st_size:
-            self.write(b"")  # an empty file is no packed one: it has a member without results
+            # An empty file is no packed one: it has a member without results. That ends at once, so
+            # that each file of a sink has a whole member.
+            self.write(b"")
+            self.flush()
 
     def write(self, data: bytes) -> None:
         if self._member is None:

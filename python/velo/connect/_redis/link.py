@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -140,8 +141,10 @@ class Link:
                 if (fatal := self._fatal(error)) is not None:
                     raise fatal from error
                 trouble: Exception = error
-                # Where a server answers so, its address may lead to another one by now.
-                await client.connection_pool.disconnect(inuse_connections=False)
+                if isinstance(error, refused.ResponseError | refused.BusyLoadingError):
+                    # Where a server answers so, its address may lead to another one by now.
+                    with contextlib.suppress(refused.RedisError, OSError):
+                        await client.connection_pool.disconnect(inuse_connections=False)
             except OSError as error:
                 trouble = error
             else:
