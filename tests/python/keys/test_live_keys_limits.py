@@ -7,8 +7,9 @@ import warnings
 import pytest
 
 import functions
+from functions import OwnError
 from helpers import HANG, blocked, cancel, until
-from live_functions import counts, gated, read, two
+from live_functions import counts, gated, gated_runs, read, two
 from velo import stream_fn
 from velo.errors import (
     BufferFull,
@@ -182,6 +183,27 @@ async def test_the_least_recently_used_is_forced_out(mode):
         assert await keys.request("a", 1) == [(1, 4)]
         assert await keys.request("b", 1) == [(1, 1)]  # anew
         assert keys.metrics.evicted == 2
+
+
+@pytest.mark.parametrize("first", ["waits", "fails"])
+async def test_a_key_that_begins_anew_and_ends_gets_its_place(mode, tmp_path, first):
+    """Also where no other key waits for the place that it gives back."""
+    gate = str(tmp_path / "gate")
+    settings = {"mode": mode, "buffer": 1, "max_concurrent": 1}
+    async with gated_runs.options(**settings).keys(on_error="drop") as keys:
+        await keys.send("a", gate)
+        if first == "fails":
+            await keys.send("a", OwnError("at an event"))
+        else:
+            await keys.send("b", 1)  # a makes room for it
+        await keys.send("a", 2)
+        await keys.end("a")
+        await keys.send("b", 3)
+        functions.mark(gate)
+        seen = []
+        while not {("a", 2), ("b", 3)} <= set(seen):
+            seen += await read(keys, 1)
+        assert [result for key, result in seen if key == "a" and result != "end"] == [gate, 2]
 
 
 async def test_finished_keys(mode):

@@ -81,10 +81,8 @@ async def lane_of(daemon, wanted):
 
 
 def only_slow_is_at_work(lane):
-    """Every other key has handled its events, as far as the lane was told."""
-    return [(one["key"], bool(one["awaits"])) for one in lane["keys"]["slowest"]] == [
-        ("'slow'", True)
-    ]
+    """The key that awaits something; a slow step of another one may be told as well."""
+    return [one["key"] for one in lane["keys"]["slowest"] if one["awaits"]] == ["'slow'"]
 
 
 PAYMENTS = [
@@ -110,7 +108,7 @@ async def test_status_shows_a_lane_with_its_keys(daemon):
         assert counts == {"live": 3, "opened": 4, "ended": 1, "evicted": 0, "pending": 2}
         assert lane["queued"] == 2
         assert (lane["events"], lane["results"]) == (7, 7) or lane["events"] == 7
-        (slow,) = keys["slowest"]
+        (slow,) = (one for one in keys["slowest"] if one["awaits"])
         later = await lane_of(
             daemon, lambda lane: lane["keys"]["slowest"][0]["seconds"] > slow["seconds"] + 0.1
         )

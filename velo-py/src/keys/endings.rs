@@ -71,7 +71,7 @@ impl Keys {
                     state.wanting += 1;
                 }
                 known.stage = Stage::Unopened;
-                known.ends = false;
+                (known.ends, known.evicted) = (false, false);
                 state.unopened.push_back(entry);
                 None
             } else {

@@ -349,14 +349,18 @@ impl State {
 
     /// Has keys that were used least recently end, for those that want their permits.
     pub(super) fn evict(&mut self, py: Python<'_>) {
+        let last = self.unopened.back().copied();
+        // One that ends once it has had a permit gives it to those behind it, but it needs one itself.
+        let own = self.unopened.len() > self.reserved
+            && last.is_some_and(|last| self.index.entry(last).is_ending());
         let mut next = self.index.oldest();
-        while self.ending < self.wanting
+        while self.ending.saturating_sub(usize::from(own)) < self.wanting
             && let Some(entry) = next
         {
             next = self.index.newer(entry);
             let known = self.index.entry(entry);
             let leaves = known.is_ending() || known.stage == Stage::Held;
-            if !leaves && self.unopened.back() != Some(&entry) {
+            if !leaves && last != Some(entry) {
                 self.counts.evicted += 1;
                 known.evicted = true;
                 self.make_leave(py, entry);
