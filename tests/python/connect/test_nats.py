@@ -1,6 +1,7 @@
 """Records of NATS: durable and ordered consumers, and where reading begins and ends."""
 
 import asyncio
+import itertools
 
 import pytest
 from conformance import SinkConformance, SourceConformance, close, last_positions, take
@@ -233,6 +234,94 @@ async def test_until_end_waits_for_what_others_left_and_keeps_what_is_behind_the
     await source.commit(last_positions(items))
     await source.close()
     assert await read_all(peer.source(until="end")) == [3, 4]
+
+
+async def produce_on(peer):
+    """Produce messages, one after the other."""
+    for number in itertools.count(1000):
+        await peer.produce([b"%d" % number])
+        await asyncio.sleep(0.01)
+
+
+async def test_two_programs_with_an_end_share_a_consumer_while_messages_come(peer):
+    """Neither waits for what the other one has of the messages behind the end."""
+    await peer.produce([b"%d" % number for number in range(20)])
+    sources = [peer.source(until="end", batch=5) for _ in range(2)]
+    iterations = [aiter(source) for source in sources]
+    for iteration in iterations:
+        await anext(iteration)
+    await peer.produce([b"%d" % number for number in range(100, 300)])
+    producing = asyncio.create_task(produce_on(peer))
+    seen = []
+
+    async def read(source, iteration):
+        async for batch in iteration:
+            seen.extend(values_of(batch))
+            if batch:
+                await source.commit(last_positions(batch))
+            await asyncio.sleep(0)  # the other one has its turn
+
+    try:
+        async with asyncio.timeout(HANG):
+            await asyncio.gather(*map(read, sources, iterations))
+    finally:
+        producing.cancel()
+    assert sorted(seen) == list(range(20))
+    for source in sources:
+        await source.close()
+    assert set(range(100, 300)) <= set(await read_all(peer.source(until="end")))
+
+
+async def test_others_get_what_is_behind_the_end_while_a_program_waits(peer):
+    """Also while these work on it for long, the program ends once all up to its end is done."""
+    await peer.produce([b"0", b"1", b"2"])
+    slow = peer.source(batch=1)
+    held, slowly = await take(slow, 1)
+    source = peer.source(until="end")
+    iteration = aiter(source)
+    await anext(iteration)
+    await peer.produce([b"%d" % number for number in range(3, 100)])
+    items = await take_more(iteration, 2)
+    await source.commit(last_positions(items))
+    waiting = asyncio.create_task(take_rest(iteration))
+    other = peer.source()
+    behind, reading = await take(other, 97)
+    assert sorted(values_of(behind)) == list(range(3, 100))
+    assert not waiting.done()
+    await slow.commit(last_positions(held))
+    async with asyncio.timeout(HANG):
+        assert await waiting == []
+    assert values_of(held + items) == [0, 1, 2]
+    assert await peer.pending() == 97
+    await close(slow, slowly)
+    await close(other, reading)
+    await source.close()
+
+
+async def take_rest(iteration):
+    return [item async for batch in iteration for item in batch]
+
+
+async def test_waiting_at_the_end_costs_no_message_its_last_delivery(peer):
+    await peer.js.add_consumer(
+        peer.stream, durable_name=peer.durable, filter_subject=peer.subject,
+        ack_policy="explicit", ack_wait=2.0, max_deliver=2,
+    )  # fmt: skip
+    await peer.produce([b"1"])
+    dead = peer.source()
+    _, iteration = await take(dead, 1)
+    await iteration.aclose()
+    await dead._link.close()  # without giving the message back
+    source = peer.source(until="end")
+    iteration = aiter(source)
+    await anext(iteration)
+    await peer.produce([b"2", b"3"])
+    async with asyncio.timeout(HANG):
+        items = await take_rest(iteration)
+    assert values_of(items) == [1]
+    await source.commit(last_positions(items))
+    await source.close()
+    assert await read_all(peer.source(until="end")) == [2, 3]
 
 
 async def test_a_consumer_that_is_deleted_is_an_error(peer):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -57,24 +58,26 @@ class Bound:
     Attributes:
         reached: No message that comes from now on is to be given, except those again that were
             delivered before.
+        last: All messages to be given lie at or below this sequence, as far as is known.
 
     """
 
     def __init__(self, until: Any, last_sequence: int) -> None:
         self.exists = until is not None
         self.reached = until == "end" and last_sequence == 0
+        self.last = last_sequence if until == "end" else math.inf
         self._until = until
-        self._last = last_sequence
 
     def holds(self, sequence: int, timestamp: float, pending: int) -> bool:
         """Tell whether a message is to be given; `pending` of the stream's come behind it."""
         if self._until is None:
             return True
         if self._until == "end":
-            self.reached = self.reached or sequence >= self._last or pending == 0
-            return sequence <= self._last
+            self.reached = self.reached or sequence >= self.last or pending == 0
+            return sequence <= self.last
         if timestamp >= self._until:
             self.reached = True
+            self.last = min(self.last, sequence - 1)
             return False
         return True
 

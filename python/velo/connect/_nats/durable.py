@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -21,6 +22,10 @@ __all__ = ["Durable"]
 
 # How many acknowledgements go out before the server is asked whether it has them.
 _ACKS = 1000
+# Behind the end: how many seconds a message is put off at most, a second more each time; and how
+# many seconds pass to the next request when nothing came again.
+_PUT_OFF = 30
+_PAUSE = 1.0
 
 
 class Durable(Consumer):
@@ -48,9 +53,14 @@ class Durable(Consumer):
         self._limit = limit
         # Of each message, the subject of its acknowledgement, and since when the server waits.
         self._receipts: Receipts[list[Any]] = Receipts()
-        # The same of messages behind the end, by their sequence. They are kept for the next run,
-        # and not given back at once: the server would only send them again, ahead of others.
-        self._behind: dict[int, list[Any]] = {}
+        # Messages behind the end, by their sequence: the subject of the acknowledgement, and until
+        # when the server gives it to nobody; or, where they are kept, since when it waits.
+        self._put_off: dict[int, tuple[str, float]] = {}
+        self._kept: dict[int, list[Any]] = {}
+        self._keeps = False
+        # Of those up to the end, how many came again in a row; and from when on to ask for more.
+        self._again = 0
+        self._ask_at = 0.0
 
     async def begin(self, until: Any, stream: Any) -> None:
         """Find the consumer, or make it; `stream` is what the server says of the stream."""
@@ -73,6 +83,8 @@ class Durable(Consumer):
             info = await self._link.ask(lambda: js.add_consumer(self.stream, config))
         self._check(info.config, stream.config.subjects or ())
         self._ack_wait = info.config.ack_wait or self._ack_wait
+        # A message that the server delivers so many times only must not come again and again.
+        self._keeps = (info.config.max_deliver or 0) > 0
         self.lag = info.num_pending or 0
         if self.lag == 0:
             self.bound.caught_up(time.time())
@@ -98,26 +110,51 @@ class Durable(Consumer):
         sequence = data.sequence.stream
         self.lag = data.num_pending
         now = [message.reply, time.monotonic()]
+        if data.num_delivered > 1:
+            self._ask_at = 0.0  # there may be more: these come ahead of new ones
         if (token := self._receipts.of(self.stream).get(sequence)) is not None:
             token[:] = now  # this program works on it
             return False
         if not self.bound.holds(sequence, data.timestamp.timestamp(), data.num_pending):
-            self._behind[sequence] = now
+            await self._leave(message)
             return False
         self.redelivered += data.num_delivered > 1
+        self._again = self._again + 1 if data.num_delivered > 1 else 0
         self._receipts.add(self.stream, sequence, now)
         return True
 
-    def _held(self) -> list[list[Any]]:
-        """Give what the server waits for this program with."""
-        return [*self._receipts.of(self.stream).values(), *self._behind.values()]
+    async def _leave(self, message: Any) -> None:
+        """Leave a message behind the end to others, or to the next run."""
+        data, now = message.metadata, time.monotonic()
+        self._again = 0
+        if self._keeps:
+            self._kept[data.sequence.stream] = [message.reply, now]
+            return
+        # Not at once: the server would send it to this program again, ahead of others.
+        delay = min(data.num_delivered, _PUT_OFF)
+        self._put_off[data.sequence.stream] = (message.reply, now + delay)
+        answer = json.dumps({"delay": delay * 10**9})
+        await (await self._link.client()).publish(message.reply, f"-NAK {answer}".encode())
+
+    def _held(self) -> dict[int, str]:
+        """Give what the server waits for this program with: subjects by sequence."""
+        now = time.monotonic()
+        self._put_off = {each: item for each, item in self._put_off.items() if item[1] > now}
+        tokens = {**self._receipts.of(self.stream), **self._kept, **self._put_off}
+        return {sequence: token[0] for sequence, token in tokens.items()}
 
     async def ask(self, count: int) -> None:
-        """Ask the server for messages; behind the end for those that others may give back."""
-        if self.bound.reached:
-            count = min(count, self._others)
-        if count > 0:
+        """Ask the server for messages; behind the end for those that others may give back.
+
+        What comes behind the end is for others to get. So this asks for what they leave lying, and
+        for one message, or for more while such come as are to be given.
+        """
+        if not self.bound.reached:
             await super().ask(count)
+        elif self._others > 0 and (now := time.monotonic()) >= self._ask_at:
+            assert self._pull is not None
+            self._ask_at = now + _PAUSE
+            await self._pull.ask(min(count, self._others, self._again + 1), 0)
 
     async def prepare(self) -> None:
         """Ask anew after an outage; raise where the server has no such consumer any more."""
@@ -133,10 +170,11 @@ class Durable(Consumer):
         """Tell the server that this program works on its messages; see what is left."""
         now = time.monotonic()
         client = await self._link.client()
-        for token in self._held():
+        for token in (*self._receipts.of(self.stream).values(), *self._kept.values()):
             if now - token[1] > self._ack_wait / 2:
                 token[1] = now
                 await client.publish(token[0], b"+WPI")
+        held = self._held()
         try:
             info = await self._info()
         except nats.js.errors.NotFoundError as error:
@@ -149,7 +187,11 @@ class Durable(Consumer):
         self.lag = info.num_pending or 0
         if info.num_pending == 0:
             self.bound.caught_up(time.time())
-        self._others = (info.num_ack_pending or 0) - len(self._held())
+        if info.ack_floor is not None and info.ack_floor.stream_seq >= self.bound.last:
+            self._others = 0  # what is not acknowledged lies behind the end
+        else:
+            # What came or went in the meantime is in this count or not.
+            self._others = (info.num_ack_pending or 0) - len(held.keys() & self._held().keys())
 
     _others = 0
 
@@ -192,6 +234,6 @@ class Durable(Consumer):
         with contextlib.suppress(nats.js.errors.NotFoundError):
             await self._info()
         client = await self._link.client()
-        for reply, _ in held:
+        for reply in held.values():
             await client.publish(reply, b"-NAK")
         await client.flush(1)

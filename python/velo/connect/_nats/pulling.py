@@ -55,13 +55,17 @@ class Pull:
         self._link.wake.set()
 
     async def ask(self, count: int, seconds: float) -> None:
-        """Ask for messages, unless the server is asked already; it ends the request in time."""
+        """Ask for messages, unless the server is asked already; it ends the request in time.
+
+        In no time, it gives what is there, and what other requests do not wait for.
+        """
         if self._asked > 0 and time.monotonic() < self._ends_at:
             return
         self._asked = count
         # The reply to an older request may still come: the end of this one tells them apart.
         self._ends_at = time.monotonic() + seconds + 1.0
-        request = {"batch": count, "expires": int(seconds * 1e9)}
+        ends = {"expires": int(seconds * 1e9)} if seconds else {"no_wait": True}
+        request = {"batch": count, **ends}
         client = await self._link.client()
         await client.publish(self._subject, json.dumps(request).encode(), reply=self._inbox)
 
