@@ -18,12 +18,11 @@ EVERY = 0.05
 # With `keys="unload"`, so many of the keys stay in memory.
 IN_MEMORY = 4
 STOPPED = 3
-# Of a checkpoint in an object store: bases are written all the time.
-remote._LEAST = 1000
 
 
 async def main(mode, source, sink, letters, checkpoint, keys, recover):
     """Run until the source ends, or until it is told to stop."""
+    remote._LEAST = 1000  # of a checkpoint in an object store: bases are written all the time
     fn = sequence.options(
         mode=mode,
         workers=2 if mode == "process" else None,
