@@ -362,7 +362,7 @@ class Host:
             keys.cancel()
         else:
             keys.end_lanes()
-        # Its end is not told to the keys, which are cancelled.
+        # After that: the keys would take the end of their source for the end of their events.
         if self.source is not None:
             await self.source.close()
         try:

@@ -46,7 +46,7 @@ _PATIENCE, _LEAST_PATIENCE = 0.25, 0.01
 _TIMES_COST = 9
 # So many results are held, and so many keys change, until the next tick begins early.
 _MOST_HELD, _MOST_DIRTY = 500_000, 100_000
-# So many results that one key, or all, have made without asking for the next event are too many.
+# The most results that one key, and all late keys together, may make without their next event.
 _MOST_BEHIND, _MOST_BEHIND_IN_ALL = 1_000_000, 4_000_000
 # The most positions of earlier runs that are remembered of a partition, the newest ones, where its
 # records may come again or not.
@@ -371,7 +371,7 @@ class Ticks:
             return
         try:
             cut = self._close()
-        except Exception as error:  # for the tick: whoever looks may be a timer
+        except Exception as error:  # the tick raises it: a timer may have called this
             cutting.set_exception(error)
             return
         if cut is not None:
@@ -404,7 +404,7 @@ class Ticks:
         return free
 
     def _check_behind(self) -> None:
-        """Raise if late keys hold so many results that this cannot be for a time only."""
+        """Raise if late keys have made more results than the limits allow."""
         counts = self._held.by_key()
         ((key, most),) = counts.most_common(1)
         if most > _MOST_BEHIND:

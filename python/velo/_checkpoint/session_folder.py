@@ -195,7 +195,7 @@ def _folders_in(path: Path) -> dict[str, Path]:
 
 
 def _function_of(folder: Path) -> str | None:
-    """Return whose checkpoint it is; None: nobody's, because it was not finished or was reset."""
+    """Return the function of a checkpoint; None if it was not finished, or was reset."""
     store = Store(folder, writes=False)
     try:
         with store.errors():
@@ -206,7 +206,7 @@ def _function_of(folder: Path) -> str | None:
 
 
 def _is_free(folder: Path) -> bool:
-    """Whether a folder is not there, or nobody's: a full disk or a crash leaves such ones."""
+    """Whether a folder is missing, or has no function, as after a full disk or a crash."""
     if exists(folder):
         return _function_of(folder) is None
     return not folder.exists() or is_own(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import random
 from collections.abc import Callable, Mapping
@@ -18,6 +19,7 @@ __all__ = [
     "Outages",
     "add_line",
     "boolean",
+    "cancelled",
     "decoded",
     "log",
     "login_of",
@@ -27,6 +29,20 @@ __all__ = [
 ]
 
 log = logging.getLogger("velo.connect")
+
+
+async def cancelled(task: asyncio.Task[Any]) -> None:
+    """Cancel a task, and wait for its end. The wait itself can be cancelled.
+
+    Raises:
+        Exception: What the task has failed with, unless that is a `ConnectError`.
+
+    """
+    task.cancel()
+    await asyncio.wait([task])
+    failure = None if task.cancelled() else task.exception()
+    if failure is not None and not isinstance(failure, ConnectError):
+        raise failure
 
 
 def secret(password: str | None, password_file: str | None) -> str | None:

@@ -380,6 +380,16 @@ async def test_a_member_of_another_program_is_kept_whatever_it_looks_like(
     assert values(await read(connect.file(path, decode="bytes"))) == [*lines, b"other"]
 
 
+async def is_left_alone(path, content, match):
+    """A sink refuses to go on with a file of this content."""
+    path.write_bytes(content)
+    sink = connect.file(path)
+    with pytest.raises(ConnectError, match=match):
+        await written_to(sink, 2)
+    await sink.close()
+    assert path.read_bytes() == content
+
+
 @pytest.mark.parametrize("suffix", PACKED)
 async def test_a_packed_file_that_is_damaged_is_named_and_left_alone(tmp_path, suffix):
     path = tmp_path / f"out.ndjson{suffix}"
@@ -391,12 +401,7 @@ async def test_a_packed_file_that_is_damaged_is_named_and_left_alone(tmp_path, s
     content = bytearray(path.read_bytes())
     content[whole : whole + 4] = b"none"
     for damaged in (bytes(content), b"1\n" * 10):
-        path.write_bytes(damaged)
-        sink = connect.file(path)
-        with pytest.raises(ConnectError, match=r"out\.ndjson.* behind byte .* it is damaged"):
-            await written_to(sink, 2)
-        await sink.close()
-        assert path.read_bytes() == damaged
+        await is_left_alone(path, damaged, r"out\.ndjson.* behind byte .* it is damaged")
 
 
 @pytest.mark.parametrize("suffix", PACKED)
@@ -406,12 +411,7 @@ async def test_a_packed_file_without_a_whole_member_is_named_and_left_alone(tmp_
     with packer(path)(path, "wb") as file:
         file.write(b"".join(b"%d\n" % number for number in range(1000)))
     torn = path.read_bytes()[:-9]
-    path.write_bytes(torn)
-    sink = connect.file(path)
-    with pytest.raises(ConnectError, match=r"out\.ndjson.* was killed while it wrote it"):
-        await written_to(sink, 1)
-    await sink.close()
-    assert path.read_bytes() == torn
+    await is_left_alone(path, torn, r"out\.ndjson.* was killed while it wrote it")
 
 
 @pytest.mark.parametrize("suffix", PACKED)

@@ -507,6 +507,20 @@ async def test_an_error_of_the_key_names_what_gives_it_and_the_event(mode):
     assert "the field `user`" in notes(info.value)
 
 
+async def iterated_by_a_task(fn):
+    """Results of one key that waits for its second event, and the task that waits for them."""
+
+    async def source():
+        yield "a"
+        await asyncio.Event().wait()
+
+    results = fn.keyed(source(), key=lambda event: event)
+    assert await anext(results) == ("a", "a")
+    iterating = asyncio.create_task(collect(results))
+    assert await blocked(iterating)
+    return results, iterating
+
+
 async def test_another_task_may_close_it(mode, tmp_path):
     """Functions take their time to end; then the one that iterates comes to the end."""
     ended = str(tmp_path / "ended")
@@ -520,14 +534,7 @@ async def test_another_task_may_close_it(mode, tmp_path):
             await asyncio.sleep(0.01)
             functions.mark(ended)
 
-    async def source():
-        yield "a"
-        await asyncio.Event().wait()
-
-    results = lingers.keyed(source(), key=lambda event: event)
-    assert await anext(results) == ("a", "a")
-    iterating = asyncio.create_task(collect(results))
-    assert await blocked(iterating)
+    results, iterating = await iterated_by_a_task(lingers)
     await results.aclose()
     assert os.path.exists(ended)
     assert await iterating == {}
@@ -546,14 +553,7 @@ async def test_an_iteration_that_is_cancelled_while_another_task_closes_it(mode,
             while not os.path.exists(gate):
                 await asyncio.sleep(0.002)
 
-    async def source():
-        yield "a"
-        await asyncio.Event().wait()
-
-    results = lingers.keyed(source(), key=lambda event: event)
-    assert await anext(results) == ("a", "a")
-    iterating = asyncio.create_task(collect(results))
-    assert await blocked(iterating)
+    results, iterating = await iterated_by_a_task(lingers)
     closing = asyncio.create_task(results.aclose())
     assert await blocked(closing)
     await cancel(iterating)

@@ -16,6 +16,8 @@ use pyo3::types::{
     PyTuple,
 };
 
+use super::references;
+
 pub use builder::{ListBuilder, TupleBuilder};
 pub use ndarray::{Array, ArrayLayout, DIMENSIONS_MAX};
 
@@ -104,8 +106,7 @@ pub fn id(obj: &Bound<'_, PyAny>) -> usize {
 /// Whether there may be references to the object besides `obj` itself and one container.
 #[inline(always)]
 pub fn is_shared(obj: &Bound<'_, PyAny>) -> bool {
-    // SAFETY: a `Bound` points to a live object, and the interpreter is attached.
-    unsafe { ffi::Py_REFCNT(obj.as_ptr()) > 2 }
+    references::count(obj.as_unbound()) > 2
 }
 
 /// The type's name as its C definition has it: `numpy.ndarray`, but only `Point` for a Python

@@ -83,6 +83,24 @@ struct State {
     leaves: bool,
 }
 
+impl State {
+    #[inline]
+    fn references(&self) -> References {
+        let task = self.task.as_ref();
+        task.map_or_else(References::default, |task| References {
+            count: references::count(task),
+            weak: references::first_weak(task),
+        })
+    }
+
+    /// Whether no variable was set in the context of the task.
+    #[inline]
+    fn has_variables_of(&self, context: &Py<PyAny>) -> bool {
+        let before = self.variables.as_ref();
+        before.is_some_and(|before| before.are_those_of(context))
+    }
+}
+
 impl KeyTask {
     /// Starts a task of `table` to which no key is pinned. Its context is a copy of `context`.
     pub fn start(
@@ -149,17 +167,8 @@ impl KeyTask {
     /// The references to the task.
     #[inline]
     pub fn references(&self, py: Python<'_>) -> References {
-        let found = |state: &mut State| {
-            let task = state.task.as_ref();
-            task.map(|task| References {
-                count: references::count(task),
-                weak: references::first_weak(task),
-            })
-        };
         self.state
-            .with(py, found)
-            .ok()
-            .flatten()
+            .with(py, |state| state.references())
             .unwrap_or_default()
     }
 
@@ -167,13 +176,9 @@ impl KeyTask {
     /// variable, since the task had these references.
     #[inline]
     pub fn is_kept(&self, py: Python<'_>, before: References) -> bool {
+        // One look at the state after each step, and the rest where it does not tell.
         let unchanged = |state: &mut State| {
-            let (Some(task), Some(variables)) = (&state.task, &state.variables) else {
-                return false;
-            };
-            references::count(task) == before.count
-                && references::first_weak(task) == before.weak
-                && variables.are_those_of(&self.context)
+            state.references() == before && state.has_variables_of(&self.context)
         };
         !self.state.with(py, unchanged).unwrap_or(false)
             && (self.references(py) != before || self.has_changed(py))
@@ -181,10 +186,7 @@ impl KeyTask {
 
     /// Whether a context variable was set, and not set back.
     fn has_changed(&self, py: Python<'_>) -> bool {
-        let unchanged = |state: &mut State| {
-            let before = state.variables.as_ref();
-            before.is_some_and(|before| before.are_those_of(&self.context))
-        };
+        let unchanged = |state: &mut State| state.has_variables_of(&self.context);
         !self.state.with(py, unchanged).unwrap_or(false) && self.differs(py)
     }
 

@@ -22,7 +22,7 @@ from velo.connect._nats.writing import Acknowledged, Plain
 from velo.connect.errors import ConnectError
 from velo.connect.formats import Decode, Encode, decoder, encoder
 from velo.connect.model import Assigned, Batch, Partition, Position
-from velo.connect.settings import boolean, login_of, secret, settings_of
+from velo.connect.settings import boolean, cancelled, login_of, secret, settings_of
 
 __all__ = ["Nats", "nats", "of_url"]
 
@@ -116,11 +116,7 @@ class Nats:
     async def _end_tending(self) -> None:
         task, self._tending = self._tending, None
         if task is not None:
-            task.cancel()
-            await asyncio.wait([task])
-            failure = None if task.cancelled() else task.exception()
-            if failure is not None and not isinstance(failure, ConnectError):
-                raise failure
+            await cancelled(task)
 
     def pause(self, partitions: Iterable[Partition]) -> None:
         """Read no more of these."""
