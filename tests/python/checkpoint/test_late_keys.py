@@ -56,14 +56,15 @@ class Placed(Again):
 class Until:
     """A run whose source dies, after it has given all its records, once `dies` is set."""
 
-    def __init__(self, mode, events, sink, path, *, source=Again, **settings):
+    def __init__(self, mode, events, sink, path, *, source=Again, workers=None, **settings):
         self.ticks = 0
         self.dies = asyncio.Event()
         self.stored = []  # what the sink had at the last tick that was stored
         self._sink = sink
         failpoints.hook = self._reached
         self.source = source({"p": [*events, {"k": "never", "v": 0}]}, len(events), self._pauses)
-        run = gated.options(mode=mode).keyed(self.source, key="k", **settings)
+        fn = gated.options(mode=mode, workers=workers)
+        run = fn.keyed(self.source, key="k", **settings)
         self.task = asyncio.ensure_future(run.into(sink, checkpoint=path, checkpoint_every=0.01))
 
     def _reached(self, _area, step):
@@ -170,8 +171,10 @@ async def test_results_behind_a_snapshot_between_two_events_are_held_back(mode, 
     first, second = tmp_path / "first", tmp_path / "second"
     events = [{"k": 0, "v": 1, "gate": str(first)}, {"k": 0, "v": 2, "gate": str(second)}]
     events += [{"k": 1, "v": 3}]
-    run = Until(mode, events, sink, path)
-    await run.until(lambda: (1, (1, 3)) in run.stored)  # a tick, to which key 0 is late
+    # One worker is asked for snapshots in the order of the keys: when key 1 has given its own, key
+    # 0 has been asked, and gives it behind its first event.
+    run = Until(mode, events, sink, path, workers=1)
+    await run.until(lambda: (1, (1, 3)) in run.stored)
     first.touch()
     await run.until(lambda: (0, (1, 1)) in run.stored)
     await run.die()
