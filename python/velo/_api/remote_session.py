@@ -57,6 +57,8 @@ class RemoteSessions(Sessions):
             supervisor="embedded",
             on_poison="fail",
             migrate=None,
+            # The stream here drops and refuses events; what it has taken is sent.
+            full="wait",
             timeout=spec.config.timeout,
         )
         reference = spec.reference

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from velo import _core
-from velo._ray.failures import located, node_died, said, unpacked
+from velo._ray.failures import located, node_died, reason_of, said, unpacked
 from velo._ray.library import load
 from velo.errors import StreamClosed
 
@@ -55,7 +55,7 @@ class Carrier:
         self._loop = asyncio.get_running_loop()
         self._caller = os.urandom(12)
         self._lanes: dict[int, tuple[_core.RemoteLane, str]] = {}
-        self._lane = self._call = self._calls = 0
+        self._lane = self._call = self._calls = self._opening = 0
         self._pumping = False
         self._may_ask = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -74,14 +74,27 @@ class Carrier:
         )
         reference = spec.reference
         definition = reference.definition  # first, as `preload` is known with it
+        if not self._lanes and not self._opening:
+            # The node may have forgotten a caller without lanes, and how many calls it has made.
+            self._caller, self._call = os.urandom(12), 0
         self._lane = number = self._lane + 1
         asked = (
             *(self._caller, number, definition, reference.has_state),
             *(list(reference.preload), name, most),
         )
-        packed = await self._answer(self._actor.open_lane.remote(_core.dumps(asked), config), name)
+        self._opening += 1
+        try:
+            call = self._actor.open_lane.remote(_core.dumps(asked), config)
+            packed = await self._answer(call, name)
+        except asyncio.CancelledError:
+            self._actor.drop_lane.remote(self._caller, number)  # nobody would read it
+            raise
+        finally:
+            self._opening -= 1
         if packed is not None:
             raise unpacked(packed, self.place)
+        if self.lost:
+            raise node_died(name, self.place, self._pid)
         lane = _core.RemoteLane(self._nudge, self.place, config.max_bytes // 2)
         self._lanes[number] = (lane, name)
         if not self._listening:
@@ -154,6 +167,8 @@ class Carrier:
         except asyncio.CancelledError:
             self._leave()
             raise
+        except Exception as error:  # nobody would read the lanes any more
+            self._lose(reason_of(error))
         finally:
             self._listening = False
 
@@ -161,13 +176,15 @@ class Carrier:
         for number, data in segments:
             if number in self._lanes:
                 self._lanes[number][0].push(data)
-        for number, (error, death) in ends:
+        for number, (packed, death) in ends:
             if number not in self._lanes:
                 continue
             lane, name = self._lanes.pop(number)
-            if error is None:
-                error = StreamClosed(f"the lane `{name}` has ended")
-            lane.close(located(error, self.place), death)
+            if packed is None:
+                error = located(StreamClosed(f"the lane `{name}` has ended"), self.place)
+            else:
+                error = unpacked(packed, self.place)
+            lane.close(error, death)
 
     # The end.
 

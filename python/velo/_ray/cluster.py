@@ -150,6 +150,9 @@ _connecting = threading.Lock()
 def cluster_of(loop: asyncio.AbstractEventLoop) -> Cluster:
     """Return the cluster as this event loop uses it."""
     if (cluster := _clusters.get(loop)) is None:
+        for reference in _clusters.keyrefs():
+            if (known := reference()) is not None and known.is_closed():
+                _clusters.pop(known, None)  # what is known of it has references to it
         cluster = _clusters[loop] = Cluster()
     return cluster
 

@@ -46,18 +46,19 @@ class Node:
         from velo._process.clients import client_of
 
         caller, number, definition, has_state, preload, name, most = _core.loads(asked)
-        try:
-            reference = self._reference(definition, has_state, preload, config)
-            client = client_of(asyncio.get_running_loop(), "embedded")
-            opened = await client.open_lane(reference, config, name, most)
-        except Exception as error:
-            return exceptions.pack(error, _LONGEST, again=True)
-        relays = self._callers.get(caller)
-        if relays is None:
-            relays = self._callers[caller] = Relays()
-        relays.add(number, opened)
+        loop = asyncio.get_running_loop()
         if self._looking is None:
-            self._looking = asyncio.get_running_loop().create_task(self._look())
+            self._looking = loop.create_task(self._look())
+        if (relays := self._callers.get(caller)) is None:
+            relays = self._callers[caller] = Relays()
+        with relays.opening(number):
+            try:
+                reference = self._reference(definition, has_state, preload, config)
+                client = client_of(loop, "embedded")
+                opened = await client.open_lane(reference, config, name, most)
+            except Exception as error:
+                return exceptions.pack(error, _LONGEST, again=True)
+            relays.add(number, opened)
         return None
 
     def _reference(
@@ -84,6 +85,11 @@ class Node:
         """Note that a caller lives, which has no room for frames that come back."""
         if (relays := self._callers.get(caller)) is not None:
             relays.hold()
+
+    async def drop_lane(self, caller: bytes, number: int) -> None:
+        """Cancel a lane that a caller does not wait for any more; see `Relays.drop`."""
+        if (relays := self._callers.get(caller)) is not None:
+            relays.drop(number)
 
     async def leave(self, caller: bytes) -> None:
         """Cancel what a caller has here."""

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 from velo import _core
+from velo._function import exceptions
 
 __all__ = ["Relays"]
 
@@ -20,6 +23,12 @@ _HOLD = 5.0
 _BUSY = 64
 # A caller that has not called for so long is gone.
 _GONE = 60.0
+# The most bytes of the exception that a lane has ended with.
+_LONGEST = 1 << 20
+
+
+# The tasks of lanes.
+_running: set[asyncio.Task[None]] = set()
 
 
 class _Lane:
@@ -31,7 +40,6 @@ class _Lane:
         self.failure: Exception | None = None
         # What its task waits on, while something is to be taken from it.
         self.taken: asyncio.Future[None] | None = None
-        self.task: asyncio.Task[None]
 
     def push(self, data: bytes) -> None:
         """Put frames into the lane, or on their way behind those that wait."""
@@ -48,12 +56,30 @@ class _Lane:
             self.push(b"")
 
     @property
-    def over(self) -> tuple[Exception | None, Any] | None:
-        """The error that it has ended with, and how its worker has died."""
+    def over(self) -> tuple[exceptions.Packed | None, Any] | None:
+        """The error that it has ended with, packed, and how its worker has died."""
         over = self.relay.over
-        if over is None or self.failure is None:
-            return over
-        return self.failure, None
+        if over is None:
+            return None
+        error, death = over if self.failure is None else (self.failure, None)
+        packed = None if error is None else exceptions.pack(error, _LONGEST, again=True)
+        return packed, death
+
+    def close(self) -> None:
+        """Cancel what runs in it: its caller is gone."""
+        self.relay.cancel()
+        if self.taken is not None:
+            _wake(self.taken)
+
+    async def drain(self) -> None:
+        """Throw away what comes until it is over: it has its place in the worker until then."""
+        while True:
+            self.relay.take(_REPLY)
+            if self.relay.over is not None:
+                return
+            if (news := self.relay.wait(False)) is not None:
+                await news
+            await asyncio.sleep(0)
 
 
 class Relays:
@@ -63,16 +89,42 @@ class Relays:
         self._lanes: dict[int, _Lane] = {}
         # Those with something to take, in order.
         self._ready: dict[int, _Lane] = {}
+        # Those that open, and that the caller waits for.
+        self._opening: set[int] = set()
         self._early: dict[int, list[tuple[int, bytes]]] = {}
         self._next = 0
         self._room = asyncio.Event()
         self._waiting: collections.deque[asyncio.Future[None]] = collections.deque()
         self._called = asyncio.get_running_loop().time()
 
+    @contextlib.contextmanager
+    def opening(self, number: int) -> Iterator[None]:
+        """Know that a lane opens: a caller that waits for it is not gone."""
+        self._opening.add(number)
+        try:
+            yield
+        finally:
+            self._opening.discard(number)
+            self.hold()
+
     def add(self, number: int, opened: _core.Opened) -> None:
-        """Relay to a lane that was opened just now."""
-        lane = self._lanes[number] = _Lane(_core.LaneRelay(opened))
-        lane.task = asyncio.get_running_loop().create_task(self._watch(number, lane))
+        """Relay to a lane that was opened just now, if its caller still waits for it."""
+        lane = _Lane(_core.LaneRelay(opened))
+        if number in self._opening:
+            self._lanes[number] = lane
+        else:
+            lane.close()
+        task = asyncio.get_running_loop().create_task(self._watch(number, lane))
+        _running.add(task)
+        task.add_done_callback(_running.discard)
+
+    def drop(self, number: int) -> None:
+        """Cancel a lane that its caller does not wait for any more, open or not."""
+        self._opening.discard(number)
+        if (lane := self._lanes.pop(number, None)) is not None:
+            self._ready.pop(number, None)
+            lane.close()
+            self._room.set()
 
     async def put(self, number: int, segments: list[tuple[int, bytes]]) -> None:
         """Take frames for lanes. Returns when there is room for more.
@@ -138,6 +190,8 @@ class Relays:
             busy = lane.relay.pending >= _BUSY
             if (news := lane.relay.wait(busy)) is not None:
                 await news
+            if number not in self._lanes:
+                break
             lane.go_on()
             self._room.set()
             lane.taken = loop.create_future()
@@ -145,6 +199,7 @@ class Relays:
             if self._waiting:
                 _wake(self._waiting[0])
             await lane.taken
+        await lane.drain()
 
     def hold(self) -> None:
         """Note that its caller lives."""
@@ -153,13 +208,14 @@ class Relays:
     @property
     def is_left(self) -> bool:
         """Whether its caller has not called for long."""
-        return asyncio.get_running_loop().time() - self._called > _GONE
+        silent = asyncio.get_running_loop().time() - self._called
+        return not self._opening and silent > _GONE
 
     def close(self) -> None:
         """Cancel what runs: the caller is gone."""
         for lane in self._lanes.values():
-            lane.relay.cancel()
-            lane.task.cancel()
+            lane.close()
+        self._opening.clear()
         self._lanes.clear()
         self._ready.clear()
         self._room.set()  # calls that wait return

@@ -1,11 +1,14 @@
 """`mode="ray"`: the same results on several nodes, and exact ones when nodes die."""
 
 import asyncio
+import gc
+import importlib
 import json
 import os
 import signal
 import subprocess
 import sys
+import weakref
 from types import SimpleNamespace
 
 import pytest
@@ -14,17 +17,21 @@ import replayed
 from helpers import HANG, drain, notes, until
 from key_sums import collect, expected
 from ray_cluster import INSTALLED
-from ray_functions import counted, fails_at, many_each, saved, sums, where
+from ray_functions import Refused, counted, fails_at, many_each, saved, sums, where
 from replayed import Again, TakingBack, by_key, sequence
 from velo import StreamConfig, _core, stream_fn
 from velo._api import remote_session
 from velo._api import session_node as session_nodes
 from velo._api.session_node import SessionNode
+from velo._process.client import Client
+from velo._process.clients import client_of
 from velo._ray import buckets
 from velo._ray import carrier as carriers
 from velo._ray import cluster as ray_cluster_of_velo
 from velo._ray import deployment as deployments
 from velo._ray import library as ray_library
+from velo._ray import member as members
+from velo._ray import relays as relays_of_velo
 from velo._ray.carrier import Carrier
 from velo._ray.cluster import NodeInfo
 from velo._ray.deployment import Deployment
@@ -385,16 +392,154 @@ async def test_a_caller_that_passed_for_dead_loses_its_lanes():
     assert (lost, carrier._lanes) == ([carrier], {})
 
 
+@pytest.fixture
+def node(monkeypatch):
+    """A cluster of one node, in this process."""
+    node = Node()
+    monkeypatch.setattr(ray_cluster_of_velo, "_actors", {})
+    monkeypatch.setattr(ray_cluster_of_velo, "pinned", lambda *_: Local(node))
+    monkeypatch.setattr(ray_cluster_of_velo, "connect", lambda: None)
+    monkeypatch.setattr(ray_cluster_of_velo, "alive", lambda: [NodeInfo("n", "node n", 1)])
+    return node
+
+
+async def test_a_node_may_have_forgotten_a_caller_without_lanes(node):
+    async with asyncio.timeout(HANG):
+        for _ in range(3):
+            assert await sums.run([(0, n) for n in range(4)]) == [0, 1, 3, 6, ("end", 4)]
+            (carrier,) = await ray_cluster_of_velo.cluster_of(asyncio.get_running_loop()).ready()
+            await until(lambda: not carrier._listening)
+            for caller in list(node._callers):
+                await node.leave(caller)
+
+
+async def test_a_caller_that_waits_for_a_lane_is_not_taken_for_gone(node, monkeypatch):
+    carrier = Carrier(Local(node), "n", "node n", (1, 1), lambda _: None)
+    opened, gate = gated(monkeypatch)
+    opening = asyncio.create_task(carrier.open(sums._spec, "sums", 10))
+    await until(lambda: opened)
+    (relays,) = node._callers.values()
+    monkeypatch.setattr(relays_of_velo, "_GONE", -1.0)
+    assert not relays.is_left
+    gate.set()
+    await opening
+    assert relays.is_left
+    relays.close()
+
+
+def gated(monkeypatch):
+    """Has lanes wait once they are opened: those, and what they wait for."""
+    opened, gate, open_lane = [], asyncio.Event(), Client.open_lane
+
+    async def opens(*about):
+        opened.append(await open_lane(*about))
+        await gate.wait()
+        return opened[-1]
+
+    monkeypatch.setattr(Client, "open_lane", opens)
+    return opened, gate
+
+
+@pytest.mark.parametrize("first", ["opened", "dropped"])
+async def test_a_lane_that_nobody_waits_for_is_cancelled(node, monkeypatch, first):
+    async def open_lane(*about):
+        await asyncio.shield(node.open_lane(*about))
+        await asyncio.Event().wait()  # its answer is on the way
+
+    carrier = Carrier(Local(node, open_lane=open_lane), "n", "node n", (1, 1), lambda _: None)
+    opened, gate = gated(monkeypatch)
+    opening = asyncio.create_task(carrier.open(sums._spec, "sums", 10))
+    await until(lambda: opened)
+    (relays,) = node._callers.values()
+    if first == "opened":
+        gate.set()
+        await until(lambda: relays._lanes)
+    assert streams_here() == 1
+    opening.cancel()
+    await asyncio.wait({opening})
+    if first == "dropped":
+        await until(lambda: not relays._opening)
+        gate.set()
+    await until(lambda: streams_here() == 0)
+    assert relays._lanes == {}
+
+
+async def test_lanes_of_a_caller_that_is_gone_keep_no_place(node):
+    carrier = Carrier(Local(node), "n", "node n", (1, 1), lambda _: None)
+    await carrier.open(sums._spec, "sums", 10)
+    assert streams_here() == 1
+    await node.leave(carrier._caller)
+    await until(lambda: streams_here() == 0)
+
+
+def streams_here():
+    """How many streams and lanes the workers of this event loop have."""
+    client = client_of(asyncio.get_running_loop(), "embedded")
+    return sum(link.end.streams for link in client.links.values())
+
+
+async def test_an_exception_that_ends_a_lane_is_raised_as_it_was(node, monkeypatch, tmp_path):
+    monkeypatch.setenv("MAIN_PID", str(os.getpid()))
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "fails_elsewhere.py").write_text(FAILS_ELSEWHERE)
+    fn = importlib.import_module("fails_elsewhere").fn
+    async with asyncio.timeout(HANG):
+        with pytest.raises(Refused, match="a module: it is imported") as caught:
+            await collect(fn.keyed([(1, 1)], key=0))
+    assert "on node n" in notes(caught.value)
+
+
+FAILS_ELSEWHERE = """
+import os
+from ray_functions import Refused
+from velo import stream_fn
+if os.getpid() != int(os.environ["MAIN_PID"]):
+    raise Refused("a module", "it is imported")
+@stream_fn(mode="ray")
+async def fn(events):
+    async for event in events:
+        yield event
+"""
+
+
+async def test_frames_that_nobody_can_read_end_the_lanes():
+    async def get(_):
+        return b"no frames"
+
+    lost = []
+    carrier = Carrier(Local(None, get=get), "n", "node n", (1, 1), lost.append)
+    lane = _core.RemoteLane(lambda: None, "node n", 1 << 20)
+    carrier._lanes[1] = lane, "sums"
+    async with asyncio.timeout(HANG):
+        await carrier._listen()
+    assert (lost, carrier._lanes) == ([carrier], {})
+
+
+def test_event_loops_that_are_closed_are_let_go():
+    async def uses_a_node():
+        loop = asyncio.get_running_loop()
+        cluster = ray_cluster_of_velo.cluster_of(loop)
+        cluster._carriers["n"] = Carrier(None, "n", "node n", (1, 1), cluster._lost)
+        return weakref.ref(loop)
+
+    first, _ = asyncio.run(uses_a_node()), asyncio.run(uses_a_node())
+    gc.collect()
+    assert first() is None
+
+
 async def test_calls_of_a_caller_that_is_gone_return():
     relays, cancelled = Relays(), []
-    nothing = SimpleNamespace(cancel=lambda: cancelled.append(1))
-    relays._lanes[1] = SimpleNamespace(behind=1 << 30, relay=nothing, task=nothing)
+    nothing = SimpleNamespace(
+        cancel=lambda: cancelled.append(1), take=lambda most: b"", over=(None, None)
+    )
+    lane = relays._lanes[1] = relays_of_velo._Lane(nothing)
+    lane.behind = 1 << 30
     calls = asyncio.gather(relays.put(0, []), relays.get())
     await until(lambda: relays._waiting)
     relays.close()
     async with asyncio.timeout(HANG):
         await calls
-    assert len(cancelled) == 2
+    assert cancelled == [1]
 
 
 async def test_a_caller_without_room_tells_that_it_lives(monkeypatch):
@@ -546,6 +691,14 @@ async def test_a_session_that_has_no_room_for_events_is_fed_and_left(session_nod
             assert await stream.recv() == ("a", 0)
 
 
+@pytest.mark.parametrize("full", ["error", "drop_oldest"])
+async def test_a_session_is_fed_all_events_however_full_it_is(session_node, full):
+    async with asyncio.timeout(HANG):
+        async with many_each.options(full=full).open(key=full) as stream:
+            got = [result async for result in stream.feed(range(500))]
+    assert got == [(event, number) for event in range(500) for number in range(20)]
+
+
 async def test_a_program_that_takes_no_results_tells_that_it_lives(session_node, monkeypatch):
     monkeypatch.setattr(remote_session, "_HOLD", 0.01)
     held = []
@@ -575,6 +728,28 @@ async def test_members_may_write_long_lines(monkeypatch):
     assert ("".join(lines[:-1]), lines[-1]) == ("a" * 200_000, "b")
 
 
+async def test_a_member_ends_though_what_it_has_started_goes_on(monkeypatch):
+    monkeypatch.setattr(members, "_LAST_OUTPUT", 0.1)
+    member = Member([], ".", 0)
+    starts = "import subprocess; print(subprocess.Popen(['sleep', '1000']).pid, flush=True)"
+    member._command = [sys.executable, "-c", f"{starts}; raise SystemExit(7)"]
+    lines, code = [], None
+    async with asyncio.timeout(HANG):
+        while code is None:
+            some, code = await member.news()
+            lines += some
+    os.kill(int(lines[0]), signal.SIGKILL)
+    assert code == 7
+
+
+@pytest.mark.parametrize(
+    ("arguments", "drain"),
+    [([], 0), (["--drain", "300"], 300), (["--drain", "1", "--drain=2.5"], 2.5), (["--drain"], 0)],
+)
+def test_a_member_that_stops_has_the_time_to_drain(arguments, drain):
+    assert members._drain_of(["run", "app.py:fn", *arguments]) == drain
+
+
 async def test_a_member_that_waits_for_its_next_start_can_be_stopped():
     member = Member([], ".", None)
     member._command = [sys.executable, "-c", "raise SystemExit(7)"]
@@ -594,7 +769,7 @@ async def test_members_that_are_stopped_as_they_are_placed_do_not_start(monkeypa
     monkeypatch.setattr(deployment, "_start", started.append)
 
     def alive():
-        deployment._stopping = True  # meanwhile
+        deployment._stopping.set()  # meanwhile
         return [NodeInfo("n", "node n", 1)]
 
     monkeypatch.setattr(deployments, "alive", alive)
@@ -609,7 +784,8 @@ async def test_a_deployment_says_that_it_waits_for_a_node(monkeypatch):
 
     def alive():
         answer = answers.pop(0)
-        deployment._stopping = answer is None
+        if answer is None:
+            deployment._stopping.set()
         return answer or []
 
     monkeypatch.setattr(deployments, "alive", alive)
@@ -621,19 +797,36 @@ async def test_a_deployment_says_that_it_waits_for_a_node(monkeypatch):
 async def test_a_member_that_is_gone_without_a_text_is_named(monkeypatch):
     said = []
     deployment = Deployment([], ".", 1, None, lambda *line: said.append(line))
-    gone, ended = ray_library.load().exceptions.RayError, []
+    answers = [([], None), ray_library.load().exceptions.RayError, ([], 0)]
 
     async def news():
-        if not ended:
-            ended.append(1)
-            raise gone
-        return [], 0
+        answer = answers.pop(0)
+        if isinstance(answer, tuple):
+            return answer
+        raise answer
 
     monkeypatch.setattr(deployment, "_start", lambda _: Local(None, news=news))
     monkeypatch.setattr(deployments, "alive", lambda: [NodeInfo("n", "node n", 1)])
     async with asyncio.timeout(HANG):
         assert await deployment._keep(1) == 0
     assert said == [(1, "node n", "velo: has gone (RayError)")]
+
+
+async def test_a_member_that_no_node_can_start_is_given_up(monkeypatch):
+    said = []
+    deployment = Deployment([], ".", 1, 2, lambda *line: said.append(line))
+
+    async def news():
+        raise ray_library.load().exceptions.RayError("no velo there")
+
+    monkeypatch.setattr(deployment, "_start", lambda _: Local(None, news=news))
+    nodes = [NodeInfo(name, f"node {name}", 1) for name in "ab"]
+    monkeypatch.setattr(deployments, "alive", lambda: nodes)
+    monkeypatch.setattr(deployments, "_LONGEST_PAUSE", 0)
+    async with asyncio.timeout(HANG):
+        assert await deployment._keep(1) == 1
+    why = "velo: did not start (no velo there)"
+    assert said == [(1, f"node {name}", why) for name in "aba"]
 
 
 async def test_a_stream_without_a_key_is_refused(cluster):

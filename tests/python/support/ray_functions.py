@@ -5,10 +5,27 @@ import os
 import key_sums
 from velo import stream_fn
 
-__all__ = ["counted", "fails_at", "falls_once", "many_each", "numbered", "saved", "sums", "where"]
+__all__ = [
+    "Refused",
+    "counted",
+    "fails_at",
+    "falls_once",
+    "many_each",
+    "numbered",
+    "saved",
+    "sums",
+    "where",
+]
 
 sums = key_sums.sums.options(mode="ray")
 saved = key_sums.saved.options(mode="ray")
+
+
+class Refused(Exception):
+    """One that `pickle` alone does not create again."""
+
+    def __init__(self, what, why):
+        super().__init__(f"{what}: {why}")
 
 
 @stream_fn(mode="ray")
