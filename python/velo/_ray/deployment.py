@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +18,9 @@ __all__ = ["Deployment"]
 
 # So often nodes are looked for, where there are too few; seconds.
 _LOOK = 1.0
+# A member that could not start is placed again after a pause, at most this long; its node is not
+# tried for longer, as long as there are others; seconds.
+_LONGEST_PAUSE, _AVOID = 30.0, 60.0
 
 
 @dataclass
@@ -35,7 +41,8 @@ class Deployment:
         command: The arguments of `velo` for each of them.
         folder: Where they run.
         count: How many there are; None: one for each node.
-        restarts: How often one is started again; None: always.
+        restarts: How often one is started again, and placed again where it could not start; None:
+            always.
         say: Is called with each line of output, and the member that it is of.
         runtime_env: For Ray: how nodes get the program.
 
@@ -48,7 +55,9 @@ class Deployment:
     say: Callable[[int, str, str], object]
     runtime_env: dict[str, Any] | None = None
     _placed: dict[int, _Placed] = field(default_factory=dict)
-    _stopping: bool = False
+    # By node: when a member could not start there.
+    _failed: dict[str, float] = field(default_factory=dict)
+    _stopping: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def run(self, address: str | None) -> int:
         """Run all members until they have ended; return the exit code of the first that failed."""
@@ -59,47 +68,69 @@ class Deployment:
 
     async def stop(self) -> None:
         """Have all members drain."""
-        self._stopping = True
+        self._stopping.set()
         for member in self._placed.values():
             if member.code is None:
                 member.actor.stop.remote()
 
     async def _keep(self, number: int) -> int:
         """Run one member, on another node when its own has gone."""
+        failures = 0
         while True:
             member = await self._place(number)
             if member is None:
                 return 0
+            has_started = False
             try:
                 while True:
                     lines, member.code = await member.actor.news.remote()
+                    has_started = True
                     for line in lines:
                         self.say(number, member.node.place, line)
                     if member.code is not None:
                         return member.code
             except load().exceptions.RayError as error:
-                if self._stopping:
+                if self._stopping.is_set():
                     return 1
                 reason = reason_of(error).splitlines()[0]
-                self.say(number, member.node.place, f"velo: has gone ({reason})")
+                what = "has gone" if has_started else "did not start"
+                self.say(number, member.node.place, f"velo: {what} ({reason})")
             finally:
                 self._placed.pop(number, None)
+            failures = 0 if has_started else failures + 1
+            if failures:
+                self._failed[member.node.id] = time.monotonic()
+                if self.restarts is not None and failures > self.restarts:
+                    return 1
+                await self._pause(min(2.0 ** (failures - 1), _LONGEST_PAUSE))
+
+    async def _pause(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._stopping.wait()
 
     async def _place(self, number: int) -> _Placed | None:
         """Start a member on the node with the fewest; waits for one, and says so."""
         waits = False
-        while not self._stopping:
+        while not self._stopping.is_set():
             nodes = await asyncio.to_thread(alive)
-            if nodes and not self._stopping:
+            if nodes and not self._stopping.is_set():
                 used = [member.node.id for member in self._placed.values()]
-                node = min(nodes, key=lambda node: used.count(node.id))
+                tried = time.monotonic() - _AVOID
+                node = min(
+                    nodes,
+                    key=lambda node: (
+                        self._failed.get(node.id, -math.inf) > tried,
+                        used.count(node.id),
+                    ),
+                )
                 actor = self._start(node)
                 member = self._placed[number] = _Placed(number, node, actor)
                 return member
             if not waits:
                 waits = True
                 self.say(number, "no node", "velo: waits for a node of the cluster that is alive")
-            await asyncio.sleep(_LOOK)
+            await self._pause(_LOOK)
         return None
 
     def _start(self, node: NodeInfo) -> Any:

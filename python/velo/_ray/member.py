@@ -6,6 +6,7 @@ import asyncio
 import collections
 import contextlib
 import ctypes
+import itertools
 import os
 import signal
 import sys
@@ -25,6 +26,9 @@ _LONGEST_LINE = 64 * 1024
 _HOLD = 5.0
 # A process that is told to stop has so many seconds for it, beyond its own `--drain`.
 _STOP = 60.0
+# The output of a process that has ended is read for so long: one that it has started may go on, and
+# keep it open; seconds.
+_LAST_OUTPUT = 1.0
 
 
 class Member:
@@ -72,19 +76,38 @@ class Member:
             self._news.set()
 
     async def _once(self) -> int:
-        self._process = process = await asyncio.create_subprocess_exec(
-            *self._command,
-            cwd=self._folder,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            preexec_fn=_ends_with_its_parent,
+        loop, output = asyncio.get_running_loop(), asyncio.StreamReader()
+        # A pipe of our own: some versions of asyncio take a process for running while one of
+        # theirs is open.
+        read, write = os.pipe()
+        pipe, _ = await loop.connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(output), os.fdopen(read, "rb", 0)
         )
-        if self._stops.is_set():
-            await self.stop()
-        assert process.stdout is not None
+        reading = loop.create_task(self._read(output))
+        try:
+            try:
+                self._process = process = await asyncio.create_subprocess_exec(
+                    *self._command,
+                    cwd=self._folder,
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=write,
+                    stderr=asyncio.subprocess.STDOUT,
+                    preexec_fn=_ends_with_its_parent,
+                )
+            finally:
+                os.close(write)
+            if self._stops.is_set():
+                await self.stop()
+            code = await process.wait()
+            await asyncio.wait({reading}, timeout=_LAST_OUTPUT)
+            return code
+        finally:
+            reading.cancel()
+            pipe.close()
+
+    async def _read(self, output: asyncio.StreamReader) -> None:
         line = b""
-        while piece := await process.stdout.read(_LONGEST_LINE):
+        while piece := await output.read(_LONGEST_LINE):
             *whole, line = (line + piece).split(b"\n")
             for each in whole:
                 self._say(each)
@@ -93,7 +116,6 @@ class Member:
                 line = b""
         if line:
             self._say(line)
-        return await process.wait()
 
     def _say(self, line: str | bytes) -> None:
         text = line if isinstance(line, str) else line.decode("utf-8", "replace").rstrip()
@@ -122,7 +144,19 @@ class Member:
         if process is not None and process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 process.send_signal(signal.SIGTERM)
-            asyncio.get_running_loop().call_later(_STOP, _kill, process)
+            patience = _drain_of(self._command) + _STOP
+            asyncio.get_running_loop().call_later(patience, _kill, process)
+
+
+def _drain_of(command: list[str]) -> float:
+    """Return the seconds of the last `--drain` of a command; 0 where it has none."""
+    drain = 0.0
+    for option, value in itertools.pairwise([*command, ""]):
+        name, equals, after = option.partition("=")
+        if name == "--drain":
+            with contextlib.suppress(ValueError):  # `velo run` refuses it
+                drain = float(after if equals else value)
+    return drain
 
 
 def _kill(process: asyncio.subprocess.Process) -> None:
