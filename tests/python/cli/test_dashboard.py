@@ -17,6 +17,7 @@ from functions import running_sum
 from helpers import HANG, environment, until
 from standalone import Daemon
 from velo._checkpoint.store import Store
+from velo.cli.dashboard.history import History
 from velo.errors import StreamClosed
 
 pytest.importorskip("starlette", reason="needs velo-stream[dashboard]")
@@ -239,6 +240,40 @@ async def test_deaths_and_recoveries(daemon):
         assert [one["stream"] for one in look["incidents"] if one["kind"] == "recovery"] == [
             stream.name
         ]
+
+
+@pytest.mark.parametrize("away", ["worker", "answer"])
+def test_a_stream_that_a_look_does_not_see_is_still_recovered(away):
+    history = History()
+    history.take(looked(1, "one"))
+    # Its worker is gone, and no other one has it yet; or it does not say what its streams are.
+    history.take(looked(2) if away == "worker" else looked(1, None))
+    last = history.take(looked(2, "one"))
+    assert last["point"]["recoveries"] == 1
+    assert last["incidents"][-1]["stream"] == "one"
+
+
+def test_a_stream_that_has_ended_is_not_recovered():
+    history = History()
+    history.take(looked(1, "one"))
+    history.take(looked(1))
+    assert history.take(looked(2, "one"))["point"]["recoveries"] == 0
+
+
+def looked(worker, *names):
+    """A look that shows one worker, and its streams."""
+    about = {"events_per_second": 0, "queued": 0, "residents": len(names), "pid": 7}
+    flags = dict.fromkeys(("stopping", "retiring"), False)
+    nothing = dict.fromkeys(("events_per_second", "latency_p50", "latency_p99", "keys"))
+    stream = {**nothing, "client": 1, "worker": worker, "results_queued": 0, "pid": 7}
+    state = {
+        "socket": "s",
+        "program": "p",
+        "draining": False,
+        "workers": [{"id": worker, **about, **flags}],
+        "streams": [{**stream, "name": name, "function": "f"} for name in names],
+    }
+    return {"states": [state], "published": [], "sources": []}
 
 
 async def test_nobody_is_asked_while_no_page_is_open(daemon):

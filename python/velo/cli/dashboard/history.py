@@ -11,6 +11,8 @@ __all__ = ["History"]
 
 _SECONDS = 600
 _MOST_INCIDENTS = 50
+# So long a stream whose worker has gone, or does not answer, may take to be seen in another one.
+_RECOVERY = 60.0
 
 
 class History:
@@ -88,10 +90,17 @@ class History:
             (state["socket"], stream["client"], stream["name"]): {
                 **stream,
                 "program": state["program"],
+                "seen": now,
             }
             for state in states
             for stream in state["streams"]
             if stream["name"] is not None
+        }
+        silent = {
+            (state["socket"], stream["worker"])
+            for state in states
+            for stream in state["streams"]
+            if stream["name"] is None
         }
         for name, stream in self._streams.items():
             if stream["keys"] and (name[0], stream["worker"]) not in running and name not in there:
@@ -106,7 +115,16 @@ class History:
             self._recoveries += 1
             what = {"stream": stream["name"], "worker": stream["worker"], "replaces": replaces}
             self._note("recovery", now, stream, what)
-        self._streams = there
+        # Between two workers a stream is not seen, nor while its own does not answer.
+        away = {
+            name: stream
+            for name, stream in self._streams.items()
+            if name not in there
+            and not stream["keys"]
+            and (name[0], stream["worker"]) not in running - silent
+            and stream["seen"] > now - _RECOVERY
+        }
+        self._streams = {**away, **there}
 
     def _note(self, kind: str, now: float, where: dict[str, Any], more: dict[str, Any]) -> None:
         incident = {"kind": kind, "time": now, "program": where["program"], "pid": where["pid"]}
