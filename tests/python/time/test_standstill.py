@@ -173,6 +173,45 @@ def test_a_program_that_stood_still_goes_on(tmp_path, where):
     assert "StallWarning" not in errors
 
 
+STOPS = """
+import asyncio, os, signal, sys
+from velo import stream_fn
+
+@stream_fn(timeout=5)
+async def stops(events):
+    async for event in events:
+        os.kill(os.getpid(), signal.SIGSTOP)
+        yield event
+
+async def main():
+    if sys.argv[1] == "keyed":
+        print([result async for result in stops.keyed([7], key=lambda event: "k")])
+    else:
+        async with stops.open() as stream:
+            await stream.send(7)
+            print([("k", await stream.recv())])
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("form", ["plain", "keyed"])
+def test_a_step_in_which_a_program_stood_still_is_not_slow(tmp_path, form):
+    program = write_script(tmp_path, STOPS, "stops.py")
+    process = subprocess.Popen(
+        [sys.executable, program, form],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
+    )
+    until_sync(lambda: stands(psutil.Process(process.pid)))
+    time.sleep(1.5)  # longer than it may run between two looks at the clock
+    process.send_signal(signal.SIGCONT)
+    output, errors = process.communicate(timeout=HANG)
+    assert (output, errors) == ("[('k', 7)]\n", "")
+
+
 async def test_a_time_limit_of_its_own():
     """As `asyncio.timeout`: it ends the block, and no other cancellation is taken for its own."""
     began = time.monotonic()

@@ -116,8 +116,10 @@ impl KeyTable {
     /// A key has run for this number of ticks.
     #[inline]
     pub(super) fn ran(&self, py: Python<'_>, id: u32, began: u64, took: u64) {
-        if took > slow_steps::limit() {
-            self.was_slow(py, began, took);
+        if took > slow_steps::limit()
+            && let Some(ran) = slow_steps::without_standstill(took)
+        {
+            self.was_slow(py, began, ran);
         }
         deadline::ran(took);
         self.note_step(py, id, took);
