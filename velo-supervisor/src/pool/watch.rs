@@ -16,9 +16,10 @@ const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
 /// Looks are not rarer than this, however long the limits are.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// How long a worker that is to be killed may write its stacks.
-const WRITING_BOUND: Duration = Duration::from_millis(500);
-/// The stacks are complete when nothing was added for this long.
-const WRITING_PAUSE: Duration = Duration::from_millis(10);
+pub(super) const WRITING_BOUND: Duration = Duration::from_secs(2);
+/// The stacks are complete when nothing was added for this long: the thread that writes them may have to
+/// wait for its turn between two lines.
+pub(super) const WRITING_PAUSE: Duration = Duration::from_millis(100);
 
 impl Pool {
     /// A client asks the supervisor to watch the worker of one of its links. False: it has no such link.

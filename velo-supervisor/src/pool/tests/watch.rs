@@ -2,6 +2,7 @@
 
 use velo_shm::{Allowance, Setting};
 
+use super::super::watch::{WRITING_BOUND, WRITING_PAUSE};
 use super::*;
 
 const LIMIT: Duration = Duration::from_millis(400);
@@ -60,10 +61,10 @@ fn a_step_that_takes_too_long_is_written_down_and_then_killed() {
     // It writes, and goes on writing.
     for written in 1..4 {
         rig.fake.written.insert(worker, written);
-        assert_eq!(rig.pass(10 * MS), []);
+        assert_eq!(rig.pass(WRITING_PAUSE), []);
     }
     let step = Step::Kill;
-    assert_eq!(rig.pass(20 * MS), [Action::Stop { worker, step }]);
+    assert_eq!(rig.pass(2 * WRITING_PAUSE), [Action::Stop { worker, step }]);
     let ms = LIMIT.as_millis() as u64;
     assert_eq!(
         reap(&mut rig, worker),
@@ -78,7 +79,7 @@ fn one_that_writes_nothing_is_killed_all_the_same() {
     set_running(&mut rig, link, runs(1, Some(MS), Setting::Event));
     assert!(rig.pass(LIMIT).contains(&Action::AskForStacks { worker }));
     let step = Step::Kill;
-    assert_eq!(rig.pass(600 * MS), [Action::Stop { worker, step }]);
+    assert_eq!(rig.pass(WRITING_BOUND), [Action::Stop { worker, step }]);
     let why = Killed::Step { ms: 1, event: true };
     assert_eq!(reap(&mut rig, worker), Some(why));
 }
@@ -131,7 +132,7 @@ fn a_worker_that_ignores_what_waits_for_it_is_killed() {
     rig.fake.waiting.insert(link);
     assert_eq!(rig.pass(LIMIT / 2), [], "it has just come");
     assert_eq!(rig.pass(LIMIT), [Action::AskForStacks { worker }]);
-    rig.pass(600 * MS);
+    rig.pass(WRITING_BOUND);
     let why = reap(&mut rig, worker);
     assert!(
         matches!(why, Some(Killed::Still { ms: 400..800 })),
