@@ -120,14 +120,18 @@ async def test_leaving_by_an_exception_keeps_it(counting, key):
 
 
 async def test_leaving_by_cancellation_keeps_it(counting, key):
+    held = asyncio.Event()
+
     async def hold():
         async with counting.open(key=key) as stream:
             await stream.send("a")
             await stream.recv()
+            held.set()
             await asyncio.Event().wait()
 
     task = asyncio.create_task(hold())
-    assert await blocked(task)
+    async with asyncio.timeout(HANG):
+        await held.wait()
     await cancel(task)
     assert await ask(counting, key, "b") == (2, "b")
 
