@@ -8,6 +8,7 @@ import obstore
 import pytest
 
 from checkpoints import opened
+from helpers import HANG
 from object_stores import check, state, ticks
 from velo._checkpoint.checkpoint import Checkpoint
 from velo._checkpoint.commits import Commits
@@ -130,7 +131,7 @@ async def test_a_store_that_is_away_while_it_is_tested_is_asked_again(place, mon
         return inner(store, path, data, **more)
 
     monkeypatch.setattr(obstore, "put", failing)
-    with opened(place.on()) as checkpoint:
+    with opened(place.on(patience=HANG)) as checkpoint:
         assert created[0] == created[1] == created[2]
         await ticks(checkpoint, 1, 1)
 
@@ -144,7 +145,7 @@ async def test_an_answer_that_is_lost_does_not_double_a_tick(place, monkeypatch)
             lost.append(path)
             raise OSError("the answer was lost")
 
-    with opened(place.on()) as checkpoint:
+    with opened(place.on(patience=HANG)) as checkpoint:
         monkeypatch.setattr(obstore, "put", losing)
         await ticks(checkpoint, 1, 5)
     assert len(lost) == 3

@@ -266,14 +266,16 @@ async def test_a_failure_is_whose_events_it_came_of(mode, key):
     assert await waiting == 0.125
 
 
-async def test_a_failure_while_nobody_is_attached_is_logged(mode, key, caplog):
+async def test_a_failure_while_nobody_is_attached_is_logged(mode, key, caplog, tmp_path):
     fails = functions.fails_at_a_tick.options(mode=mode, timeout=20)
-    assert await ask(fails, key, 1) == 1
+    gate = tmp_path / "gate"
+    assert await ask(fails, key, str(gate)) == 1
+    gate.touch()
     await until(lambda: "nobody was attached" in caplog.text)
     [record] = [r for r in caplog.records if "nobody was attached" in r.getMessage()]
     assert record.levelno == logging.ERROR
     assert "ZeroDivisionError" in caplog.text
-    assert await ask(fails, key, 1) == 1
+    assert await ask(fails, key, str(tmp_path / "another gate")) == 1
 
 
 async def test_a_detached_function_goes_on_by_itself(mode, key, tmp_path):

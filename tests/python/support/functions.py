@@ -375,8 +375,14 @@ async def fails_at_zero(events):
 
 @stream_fn
 async def fails_at_a_tick(events):
-    async for event in events.ticks(0.2):
-        yield 1 / (event is not TICK)
+    """Fails at a tick once there is the file that the last event has named."""
+    path = ""
+    async for event in events.ticks(0.02):
+        if event is not TICK:
+            path = event
+            yield 1
+        elif os.path.exists(path):
+            raise ZeroDivisionError
 
 
 @stream_fn
