@@ -1,12 +1,14 @@
 """A checkpoint in an object store: stores that are slow, full, away, or none."""
 
 import asyncio
+import itertools
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import threading
+import types
 from pathlib import Path
 
 import obstore
@@ -17,6 +19,7 @@ from helpers import HANG, environment, until
 from object_stores import state, ticks
 from servers.server import free_port
 from small_disk import mounted
+from velo._checkpoint import bucket
 from velo._checkpoint.address import address_of, below
 from velo._checkpoint.checkpoint import Checkpoint
 from velo._core import dumps
@@ -130,6 +133,10 @@ async def test_a_store_that_has_lost_everything_is_told(place):
 
 
 def test_a_store_that_does_not_answer_is_named_after_a_while(tmp_path, caplog, monkeypatch):
+    # The patience of 0.3 s is over between the second look at the clock and the third one.
+    looks = itertools.count()
+    clock = types.SimpleNamespace(monotonic=lambda: next(looks) * 0.2)
+    monkeypatch.setattr(bucket, "time", clock)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "me")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2")
     settings = f"endpoint=http://127.0.0.1:{free_port()}&region=x&patience=0.3&cache={tmp_path}"

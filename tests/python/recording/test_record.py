@@ -178,9 +178,12 @@ async def test_ticks_are_recorded(mode, tmp_path):
 
     async with ticking.open() as stream:
         await stream.send(1)
-        assert await stream.recv() == 1
+        while await stream.recv() != 1:
+            pass  # ticks that came before the event
         assert await stream.recv() == "tick"
-    assert kinds(only(tmp_path))[:4] == [("event", 1), ("result", 1), ("tick", 1), ("result", 1)]
+    steps = kinds(only(tmp_path))
+    at = steps.index(("event", 1))
+    assert steps[at : at + 4] == [("event", 1), ("result", 1), ("tick", 1), ("result", 1)]
 
 
 async def test_a_deadline_around_the_next_event_loses_nothing(mode, tmp_path):
