@@ -308,6 +308,8 @@ class Checkpoint:
     ) -> None:
         """Make an epoch, in one transaction; return once it is on the disk.
 
+        The epoch is made also when this is cancelled; `close` waits for that.
+
         Args:
             epoch: Its number, one above the last one.
             changes: By key: its new state, encoded; None: it has ended, and is forgotten; False:
@@ -330,9 +332,14 @@ class Checkpoint:
             self._empty = False
         self.expect(changes)
         cut = ({**self.positions, **positions}, dict(ahead), mark)
-        await asyncio.get_running_loop().run_in_executor(
+        making = asyncio.get_running_loop().run_in_executor(
             self._thread, self._commit, epoch, changes, cut, undoable
         )
+        # Where this is cancelled, no task takes an error: the next run makes the epoch again.
+        making.add_done_callback(lambda made: made.exception())
+        # Awaited itself, a call that its thread has not begun would be cancelled with this.
+        await asyncio.wait([making])
+        making.result()
 
     def _commit(
         self,

@@ -3,9 +3,11 @@
 import asyncio
 import contextlib
 import sqlite3
+import threading
 
 import pytest
 
+from helpers import HANG, until
 from velo._checkpoint import checkpoint as module
 from velo._checkpoint.checkpoint import Checkpoint
 from velo._checkpoint.store import Store
@@ -190,13 +192,31 @@ async def test_load_knows_what_is_being_committed(opened, monkeypatch):
     assert (checkpoint.epoch, checkpoint.positions) == (2, {0: 1})
 
 
-async def test_a_commit_that_nobody_waits_for_is_made_all_the_same(opened):
+@pytest.mark.parametrize("begun", [False, True])
+async def test_a_commit_that_nobody_waits_for_is_made_all_the_same(opened, monkeypatch, begun):
+    """Whether or not its thread has begun with it when it is cancelled."""
     checkpoint = opened()
+    put, reached, may_go_on = Store.put, threading.Event(), threading.Event()
+
+    def hold():
+        reached.set()
+        assert may_go_on.wait(HANG)
+
+    def held(*args, **more):
+        hold()
+        put(*args, **more)
+
+    if begun:
+        monkeypatch.setattr(Store, "put", held)
+    else:
+        checkpoint._thread.submit(hold)
     committing = asyncio.create_task(checkpoint.commit(1, {"a": state(n=1)}, {0: 5}, {}))
-    await asyncio.sleep(0)
+    await asyncio.sleep(0)  # after which it waits for its thread
+    await until(reached.is_set)
     committing.cancel()
     with pytest.raises(asyncio.CancelledError):
         await committing
+    may_go_on.set()
     again = opened()  # which waits for it
     assert (again.epoch, again.positions, again.load(["a"])) == (1, {0: 5}, [state(n=1)])
 
