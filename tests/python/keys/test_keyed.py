@@ -209,7 +209,8 @@ async def test_results_before_a_failure_come_before_it(mode, source):
 async def test_a_key_that_never_stops_does_not_hold_back_another(mode):
     """One event makes more results than anybody can take; the next key's come between them."""
 
-    @stream_fn(mode=mode)
+    # Another worker might get no core.
+    @stream_fn(mode=mode, workers=1)
     async def repeats(events):
         async for event in events:
             yield event
@@ -290,7 +291,7 @@ async def test_a_key_that_times_out_while_it_is_full(mode):
 
     seen = []
     # A loop that gives nobody a turn is not ended by `asyncio.timeout`.
-    with alarm(20):
+    with alarm(HANG):
         async for _, result in ends_slowly.keyed([(1, number) for number in range(6)], key=0):
             seen.append(result[1])
             await asyncio.sleep(0.1)
@@ -358,7 +359,7 @@ async def test_failing_key_function(mode):
 async def test_key_whose_function_has_returned_wants_no_more(mode, source):
     """As with one stream: what comes for it is dropped, its results have arrived."""
     found = await asyncio.wait_for(
-        collect(functions.first_two.options(mode=mode).keyed(source(events(3, 200)), key=0)), 10
+        collect(functions.first_two.options(mode=mode).keyed(source(events(3, 200)), key=0)), HANG
     )
     assert found == {key: [(key, 0), (key, 1)] for key in range(3)}
 
