@@ -10,7 +10,7 @@ import subprocess
 
 import pytest
 
-from helpers import until_sync, write_script
+from helpers import NO_SLOW_STEPS, until_sync, write_script
 
 LINES = b'{"k":1,"text":"some text that makes the line longer"}\n' * 40_000
 KEYED = pytest.mark.parametrize("keyed", [(), ("-k", "k")], ids=["one", "keyed"])
@@ -170,7 +170,8 @@ def test_messages_that_nobody_reads_hold_up_nothing(velo):
 
 
 @pytest.mark.parametrize("follow", [(), ("--follow",)], ids=["all", "follow"])
-def test_head_ends_it_quietly(velo, mode, follow):
+def test_head_ends_it_quietly(velo, mode, follow, monkeypatch):
+    monkeypatch.setenv("PYTHONWARNINGS", NO_SLOW_STEPS)
     velo.file("in.ndjson", LINES)
     process = velo.start("run", "fns:echo", "-i", "in.ndjson", "--mode", mode, *follow)
     assert (
@@ -295,7 +296,8 @@ def test_closed_standard_streams(velo, mode, closed):
     ],
     ids=" ".join,
 )
-def test_the_output_of_another_command_that_nobody_reads(velo, command):
+def test_the_output_of_another_command_that_nobody_reads(velo, command, monkeypatch):
+    monkeypatch.setenv("PYTHONWARNINGS", NO_SLOW_STEPS)
     velo.file("bad.ndjson", '{"function":"f","error":"e"}\n')
     velo.file("in.ndjson", "1\n")
     if "replay" in command:

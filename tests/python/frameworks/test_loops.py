@@ -6,7 +6,7 @@ import contextlib
 import pytest
 
 import functions
-from helpers import run_script
+from helpers import NO_SLOW_STEPS, run_script
 from velo import stream_fn
 
 LOOPS = ["asyncio", "debug", "uvloop", "anyio", "eager"]
@@ -183,7 +183,8 @@ def test_the_users_own_tests_with_pytest_asyncio(tmp_path, mode):
             assert double.run_sync([1]) == [2]
 
         if __name__ == "__main__":
-            raise SystemExit(pytest.main([__file__, "-q", "-W", "error", "-p", "no:cacheprovider"]))
+            strict = ["-W", "error", "-W", {NO_SLOW_STEPS!r}]
+            raise SystemExit(pytest.main([__file__, "-q", *strict, "-p", "no:cacheprovider"]))
     """
     code, output, errors = run_script(tmp_path, script, cwd=tmp_path)
     assert code == 0, output + errors

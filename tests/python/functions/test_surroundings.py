@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from helpers import environment, run_script, write_script
+from helpers import NO_SLOW_STEPS, environment, run_script, write_script
 from standalone import Daemon
 
 
@@ -97,9 +97,8 @@ def test_a_folder_whose_name_is_no_text(tmp_path, mode):
     script = write_script(tmp_path, text)
     target = os.path.join(folder, b"script.py")
     os.rename(script, target)
-    done = subprocess.run(
-        [sys.executable, target], env=environment(), capture_output=True, text=True, check=False
-    )
+    command = [sys.executable, "-W", NO_SLOW_STEPS, target]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "[5]\n", "")
 
 

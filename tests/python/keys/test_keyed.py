@@ -14,6 +14,7 @@ from functions import OwnError
 from helpers import HANG, blocked, cancel, notes, until
 from key_sums import collect
 from velo import stream_fn
+from velo.errors import SlowStepWarning
 
 pytestmark = pytest.mark.on_ray
 
@@ -561,4 +562,5 @@ async def test_an_iteration_that_is_cancelled_while_another_task_closes_it(mode,
     functions.mark(gate)
     async with asyncio.timeout(HANG / 2):
         await closing
-    assert not recwarn.list
+    # A busy machine makes any step slow.
+    assert not [warning for warning in recwarn if warning.category is not SlowStepWarning]

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import velo
-from helpers import HANG, environment, run_script, write_script
+from helpers import HANG, NO_SLOW_STEPS, environment, run_script, write_script
 
 # What neither macOS nor Windows has, and what Windows lacks besides.
 LINUX = """
@@ -84,7 +84,8 @@ def test_every_kind_of_inline_stream_runs_and_process_mode_says_what_it_needs(
     tmp_path, monkeypatch, system
 ):
     monkeypatch.chdir(tmp_path)
-    code, said, errors = run_script(tmp_path, system + WITHOUT + EVERY_KIND)
+    text, flags = system + WITHOUT + EVERY_KIND, ["-W", NO_SLOW_STEPS]
+    code, said, errors = run_script(tmp_path, text, flags=flags)
     assert (code, errors) == (0, "")
     assert said.startswith(SAID)
     told, last = said.removeprefix(SAID).splitlines()

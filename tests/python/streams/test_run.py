@@ -7,7 +7,7 @@ import pytest
 
 import functions
 from functions import OwnError
-from helpers import HANG, open_fds, run_script
+from helpers import HANG, NO_SLOW_STEPS, open_fds, run_script
 from velo import stream_fn
 from velo.errors import VeloError
 
@@ -198,7 +198,7 @@ def test_development_mode_has_nothing_to_say(tmp_path, mode):
         import asyncio, logging
         from velo import stream_fn
 
-        # A busy machine makes slow steps, which are warned of; what is wrong is an error.
+        # A busy machine makes slow steps, of which asyncio warns; what is wrong is an error.
         logging.getLogger("asyncio").setLevel(logging.ERROR)
 
         @stream_fn(mode={mode!r}, workers=1)
@@ -216,6 +216,6 @@ def test_development_mode_has_nothing_to_say(tmp_path, mode):
         print(double.run_sync([1, 2]))
         asyncio.run(main())
     """
-    code, output, errors = run_script(tmp_path, script, flags=["-X", "dev"])
+    code, output, errors = run_script(tmp_path, script, flags=["-X", "dev", "-W", NO_SLOW_STEPS])
     assert (code, errors) == (0, "")
     assert output.startswith("[2, 4]\n2\n4\n")

@@ -26,6 +26,11 @@ PACKAGE = Path(velo.__file__).resolve().parents[1]
 # every wait, and no judgement of speed.
 HANG = 60
 
+# A filter of warnings, for programs that have to say nothing: a busy machine makes any step of an
+# inline function slow, and velo warns of that. The class of that warning would have Python import
+# velo before the program does.
+NO_SLOW_STEPS = "ignore:a step of the stream function"
+
 
 async def until(condition, timeout=HANG, describe=lambda: ""):
     """Waits for a condition, letting the event loop work, and fails when it does not come."""

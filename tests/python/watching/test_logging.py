@@ -14,7 +14,7 @@ import zlib
 import pytest
 
 from functions import mark, marks, running_sum
-from helpers import environment, run_script, until, until_sync
+from helpers import NO_SLOW_STEPS, environment, run_script, until, until_sync
 from standalone import Daemon
 from velo import stream_fn
 from velo.logs import StreamNames
@@ -322,7 +322,7 @@ def test_a_record_appears_once_where_a_module_attaches_handlers(tmp_path, mode, 
     module = f"shop_app_{zlib.crc32(str(tmp_path).encode())}"  # a worker may have those before
     (tmp_path / f"{module}.py").write_text(text.replace("PROPAGATE", repr(logger != "log")))
     script = f"from {module} import work; print(work.options(mode={mode!r}).run_sync([1, 2]))"
-    code, output, errors = run_script(tmp_path, script)
+    code, output, errors = run_script(tmp_path, script, flags=["-W", NO_SLOW_STEPS])
     assert (code, output, errors) == (0, "[1, 2]\n", "")
     until_sync(lambda: file.read_text() == "order 1\norder 2\n", 5, file.read_text)
 
