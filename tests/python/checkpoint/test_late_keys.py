@@ -8,6 +8,7 @@ from functools import partial
 import pytest
 
 from checkpoints import opened
+from helpers import HANG
 from replayed import Again, TakingBack, by_key, expected, sequence
 from velo import stream_fn
 from velo._api import ticks
@@ -261,7 +262,7 @@ async def test_keys_that_hold_up_the_end_are_waited_for_aloud(
     source = source({"p": [{"k": 1, "v": 1, "gate": str(gate)}]})
     run = gated.options(mode=mode).keyed(source, key="k")
     task = asyncio.ensure_future(run.into(MemorySink(), checkpoint=tmp_path / "checkpoint"))
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(HANG):
         while f"for {what} of `gated`" not in caplog.text:
             if isinstance(source, Endless) and run.figures.read:
                 run.stop()

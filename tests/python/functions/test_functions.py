@@ -274,7 +274,7 @@ def test_script_from_elsewhere(mode, tmp_path, how):
         input=text if how == "stdin" else "",
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=HANG,
         env=environment(),
         cwd=tmp_path,
     )

@@ -10,7 +10,7 @@ import pytest
 
 import functions
 from functions import OwnError
-from helpers import until
+from helpers import HANG, until
 from key_sums import collect
 from velo import stream_fn
 from velo.errors import EventTimeout, StreamClosed
@@ -55,7 +55,7 @@ async def test_a_slow_key_holds_up_no_other(mode, tmp_path):
             yield number
 
     seen = {key: [] for key in range(50)}
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(HANG):
         async for key, number in gated.keyed(events(50, 60), key=0):
             seen[key].append(number)
             others = sum(map(len, seen.values())) - len(seen[0])
@@ -97,7 +97,7 @@ async def test_a_deadline_of_a_key_is_its_own(mode):
     async def source():
         for key in range(5):
             yield key
-        await asyncio.wait_for(late.wait(), 20)
+        await asyncio.wait_for(late.wait(), HANG)
         for key in range(5):
             yield key
 
@@ -468,7 +468,7 @@ async def test_an_iteration_that_is_dropped_closes_them(mode, tmp_path):
 
     async for _ in cleans.keyed([(1, 1), (2, 2)], key=0):
         break
-    await until(lambda: "x" in functions.marks(path), 20)
+    await until(lambda: "x" in functions.marks(path))
 
 
 async def test_ticks_of_a_key(mode):
@@ -480,7 +480,7 @@ async def test_ticks_of_a_key(mode):
     async def source():
         yield 1
         yield 2
-        await asyncio.wait_for(both.wait(), 20)
+        await asyncio.wait_for(both.wait(), HANG)
         yield 1
 
     both = asyncio.Event()
@@ -494,7 +494,8 @@ async def test_ticks_of_a_key(mode):
 
 
 async def test_a_key_that_takes_too_long_for_an_event(mode):
-    @stream_fn(mode=mode, event_timeout=0.1)
+    # So long no worker waits for a core: its supervisor would end it.
+    @stream_fn(mode=mode, event_timeout=1)
     async def sleeps(events):
         async for key in events:
             if key == 1:
