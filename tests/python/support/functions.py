@@ -2,6 +2,7 @@
 
 import asyncio
 import contextvars
+import itertools
 import os
 import threading
 import time
@@ -387,12 +388,14 @@ async def fails_at_a_tick(events):
 
 @stream_fn
 async def counts_ticks(events):
-    """Yields a few results for each tick, and leaves as many marks."""
-    path = None
+    """Yields a few numbers for each tick, counting on, and leaves a mark behind each of them."""
+    path, numbers = None, itertools.count()
     async for event in events.ticks(0.01):
         if event is not TICK:
             path = event
-        for number in range(20):
+        if path is None:
+            continue  # the event with its name has not come yet
+        for number in itertools.islice(numbers, 20):
             yield number
             mark(path)
 
