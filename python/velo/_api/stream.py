@@ -290,14 +290,16 @@ class Stream(_core.StreamBase[In, Out], Generic[In, Out]):
     def __del__(self) -> None:
         if getattr(self, "_released", True):
             return
-        if not self._over:
+        left = not self._over
+        if left:
+            # Any thread may collect garbage, after the loop or the worker has gone.
+            with contextlib.suppress(VeloError, RuntimeError):
+                self._loop.call_soon_threadsafe(self._canceller)
+        self._give_back()
+        if left:  # with `-W error` this raises
             warnings.warn(
                 f"stream `{self.name}` was never closed; use `async with`, or `await aclose()`",
                 ResourceWarning,
                 stacklevel=2,
                 source=self,
             )
-            # Any thread may collect garbage, after the loop or the worker has gone.
-            with contextlib.suppress(VeloError, RuntimeError):
-                self._loop.call_soon_threadsafe(self._canceller)
-        self._give_back()

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import sys
 import threading
 import weakref
 
@@ -21,6 +22,23 @@ async def test_a_stream_that_was_never_closed_warns(mode, tmp_path):
     with pytest.warns(ResourceWarning, match=rf"stream `{name}` was never closed.*aclose"):
         del stream
         gc.collect()
+    await until(lambda: marks(path) == "(f)")
+
+
+@pytest.mark.filterwarnings("error::ResourceWarning")
+async def test_its_place_comes_back_where_the_warning_is_an_error(mode, tmp_path, monkeypatch):
+    path = str(tmp_path / "marks")
+    limited = functions.marks_finally.options(mode=mode, max_concurrent=1, overflow="error")
+    stream = await limited.open()
+    await stream.send(path)
+    assert await stream.recv() == "ready"
+    raised = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda failed: raised.append(failed.exc_type))
+    del stream
+    gc.collect()
+    assert raised == [ResourceWarning]
+    async with limited.open() as other:
+        await other.send(str(tmp_path / "others"))
     await until(lambda: marks(path) == "(f)")
 
 
