@@ -134,19 +134,30 @@ class Connection:
             return
         try:
             for report in self.supervisor.poll():
-                match report:
-                    case _core.Report.Hello():
-                        self._on_hello(report)
-                    case _core.Report.NotPreloaded():
-                        self._on_not_preloaded(report)
-                    case _core.Report.Lost():
-                        self._on_lost(listener, "the supervisor of this process has ended")
-                    case _:
-                        listener.on_report(report)
+                try:
+                    self._on_report(listener, report)
+                except PoolError:
+                    raise
+                except Exception as error:
+                    # With `-W error` a warning raises, too. Other tasks wait for the other reports.
+                    asyncio.get_running_loop().call_exception_handler(
+                        {"message": "a report of the supervisor failed", "exception": error}
+                    )
         except PoolError as error:  # this program cannot use the supervisor
             self._answer_greeting(error)
             self._on_lost(listener, str(error))
         listener.on_heard()
+
+    def _on_report(self, listener: Listener, report: _core.Report) -> None:
+        match report:
+            case _core.Report.Hello():
+                self._on_hello(report)
+            case _core.Report.NotPreloaded():
+                self._on_not_preloaded(report)
+            case _core.Report.Lost():
+                self._on_lost(listener, "the supervisor of this process has ended")
+            case _:
+                listener.on_report(report)
 
     def _on_hello(self, hello: _core.Report.Hello) -> None:
         if self.address is not None:

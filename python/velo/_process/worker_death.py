@@ -51,11 +51,12 @@ def tell(
             error.add_note(starved)
         return error
 
+    link.end.fail(died, replace)
+
     if death.stalled:
         what = (
             f"stream `{name_ran}`, at event {event}, held up" if culprit else "no function ran in"
         )
         text = f"{what} worker process {link.pid}, which was killed: {why}\n{stack}"
+        # Last: with `-W error` it raises, and the streams have failed by then.
         warnings.warn(text.rstrip(), StallWarning, stacklevel=3)
-
-    link.end.fail(died, replace)

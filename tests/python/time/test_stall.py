@@ -119,6 +119,19 @@ async def test_it_is_named_with_its_stack_and_killed(what):
     assert len(str(mine).splitlines()) == 3
 
 
+@pytest.mark.filterwarnings("error::velo.errors.StallWarning")
+async def test_streams_fail_where_the_warning_is_an_error():
+    reported = []
+    asyncio.get_running_loop().set_exception_handler(
+        lambda loop, context: reported.append(type(context["exception"]))
+    )
+    async with neighbour.open() as beside, holds.open() as stream:
+        await stream.send("a loop")
+        mine, other = await died_with(stream), await died_with(beside)
+    assert (mine.culprit, other.culprit) == (True, False)
+    assert reported == [StallWarning]
+
+
 async def test_the_pool_goes_on():
     with named_once(), pytest.raises(WorkerDied):
         await holds.run(["a loop"])
