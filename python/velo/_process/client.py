@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import itertools
 import weakref
@@ -258,7 +259,8 @@ class Client:
         elif link.number in self.links and not link.end.streams:
             self._drop(link)
             if self._connection.supervisor is not None and link.number >= 0:
-                self._connection.supervisor.release(link.number)
+                with contextlib.suppress(PoolError):  # it has ended, which was not noticed yet
+                    self._connection.supervisor.release(link.number)
 
     def _check_up_later(self, loop: asyncio.AbstractEventLoop) -> None:
         self._checking = True
@@ -285,7 +287,8 @@ class Client:
             if (
                 self._connection.supervisor is not None and link.number >= 0
             ):  # else there is no supervisor
-                self._connection.supervisor.watch(link.number, stall, memory)
+                with contextlib.suppress(PoolError):  # it has ended, which was not noticed yet
+                    self._connection.supervisor.watch(link.number, stall, memory)
 
     def _tell_news(self, link: Link) -> None:
         """Send a worker the changes of this process since the last stream was opened there."""
@@ -411,7 +414,8 @@ class Client:
         if self.links.get(link.number) is link:
             self._drop(link)
             if self._connection.supervisor is not None and link.number >= 0:
-                self._connection.supervisor.release_broken(link.number)
+                with contextlib.suppress(PoolError):  # it has ended, which was not noticed yet
+                    self._connection.supervisor.release_broken(link.number)
             self.on_heard()
 
     def _on_leaving(self, number: int) -> None:

@@ -1,6 +1,7 @@
 """Kill -9 of the supervisor: its streams flow on, and everybody knows what to do."""
 
 import asyncio
+import contextlib
 import os
 import signal
 
@@ -9,6 +10,7 @@ import pytest
 import functions
 from helpers import HANG, alive, pid_of, start_script, until, until_sync, write_script
 from velo._process import clients
+from velo._process.client import Client
 from velo.errors import PoolError, WorkerDied
 
 add = functions.running_sum.options(mode="process", workers=1)
@@ -84,6 +86,49 @@ async def test_the_next_supervisor_is_found_before_the_end_of_the_last_is_notice
             assert await pid_of(first) != await pid_of(second)
     # The old worker has nothing left to do for this program.
     assert await pids.run([0])
+
+
+async def test_a_stream_with_a_limit_opens_before_the_end_is_noticed(daemon_at):
+    daemon = daemon_at("--workers", 2, "--idle-timeout", 1)
+    async with add.open():
+        daemon.kill()  # the event loop has not run since
+        assert await add.options(stall_timeout=HANG).run([1, 2]) == [1, 3]
+
+
+async def test_a_stream_moves_before_the_end_is_noticed(daemon):
+    fn = add.options(workers=2, recover="replay", stall_timeout=HANG)
+    async with fn.open() as stream:
+        await stream.send(1)
+        assert await stream.recv() == 1
+        client = clients.client_of(asyncio.get_running_loop())
+        (left,) = client.links.values()
+        async with pids.options(workers=2).open() as other:
+            workers = [left.pid, await pid_of(other)]
+        daemon.kill()  # the event loop has not run since
+        assert client.send_away(left.number) == 1
+        await until(lambda: left.end.streams == 0)
+        await stream.send(2)
+        assert await asyncio.wait_for(stream.recv(), HANG) == 3
+    end(workers)
+
+
+@pytest.mark.parametrize("leave", [Client._let_go, Client.give_up])
+async def test_a_link_is_left_before_the_end_is_noticed(daemon, leave):
+    async with pids.open() as stream:
+        await pid_of(stream)
+    client = clients.client_of(asyncio.get_running_loop())
+    (link,) = client.links.values()
+    daemon.kill()  # the event loop has not run since
+    leave(client, link)
+    assert not client.links
+    end([link.pid])
+
+
+def end(workers):
+    """Ends workers without a stream, which would wait for their `--idle-timeout`."""
+    for pid in workers:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 async def test_the_next_supervisor_is_found(daemon_at):
