@@ -392,7 +392,7 @@ pub fn pool(steps: &[[u8; 4]]) {
             3 => pool.release(now, client, link, c % 2 == 0),
             4 => pool.client_gone(now, client),
             5 => drop(pool.spawned(now, worker, i32::from(b))),
-            6 => pool.started(worker),
+            6 => pool.started(now, worker),
             7 => pool.attached(now, worker, link),
             8 => pool.attach_failed(now, worker, link, "it says so".into()),
             9 => pool.detached(now, worker),

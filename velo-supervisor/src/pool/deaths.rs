@@ -8,12 +8,9 @@ pub(super) const HEALTHY_AFTER: Duration = Duration::from_secs(1);
 
 impl Pool {
     pub(crate) fn spawn_failed(&mut self, now: Instant, worker: WorkerId, why: String) {
-        if self
-            .workers
-            .get(&worker)
-            .is_some_and(|known| known.born.is_none())
-        {
-            self.restarts.failed(now, why);
+        let known = self.workers.get(&worker);
+        if let Some(known) = known.filter(|known| known.born.is_none()) {
+            self.restarts.failed(known.asked, now, why);
             self.drop_unborn(worker);
         }
     }
@@ -96,16 +93,19 @@ impl Pool {
         let Some(dead) = self.workers.remove(&worker) else {
             return;
         };
-        let lived = dead.born.map_or(Duration::ZERO, |(_, born)| {
-            now.saturating_duration_since(born)
+        // A start that takes long is no life.
+        let lived = dead.started.map_or(Duration::ZERO, |started| {
+            now.saturating_duration_since(started)
         });
+        let began = dead.started.map_or(dead.asked, |_| now);
         let told_to_stop = matches!(dead.stage, Stage::Stopping { .. }) && !dead.hung_up;
         if let Some(fault) = dead.fault {
-            self.restarts.failed(now, fault.into());
-        } else if !told_to_stop && (!dead.started || lived < HEALTHY_AFTER && dead.links.is_empty())
+            self.restarts.failed(began, now, fault.into());
+        } else if !told_to_stop
+            && (dead.started.is_none() || lived < HEALTHY_AFTER && dead.links.is_empty())
         {
             // One that died while it served a client has shown that workers can start.
-            self.restarts.failed(now, exit.to_string());
+            self.restarts.failed(began, now, exit.to_string());
         } else if lived >= HEALTHY_AFTER {
             self.restarts.healthy();
         }

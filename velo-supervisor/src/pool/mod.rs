@@ -94,9 +94,12 @@ enum Stage {
 #[derive(Debug)]
 struct Worker {
     stage: Stage,
+    /// When the pool has asked for it.
+    asked: Instant,
     /// Its process id and when it was forked.
     born: Option<(i32, Instant)>,
-    started: bool,
+    /// When it began to serve.
+    started: Option<Instant>,
     /// It takes no new streams, and is stopped after its last one.
     retiring: bool,
     /// It has closed its control socket without an order, which is how most deaths begin.
@@ -284,9 +287,12 @@ impl Pool {
         true
     }
 
-    pub(crate) fn started(&mut self, worker: WorkerId) {
+    pub(crate) fn started(&mut self, now: Instant, worker: WorkerId) {
         if let Some(known) = self.workers.get_mut(&worker) {
-            known.started = true;
+            if known.started.is_none() {
+                known.started = Some(now);
+                self.restarts.attempted(now);
+            }
             if known.stage == Stage::Starting {
                 known.stage = Stage::Running;
             }

@@ -12,7 +12,10 @@ const SHORTEST_LOOK: Duration = Duration::from_millis(5);
 impl Pool {
     /// Decides. Call it after every recorded event, and at [`Pool::next_deadline`].
     pub(crate) fn reconcile(&mut self, now: Instant, gauges: &impl Gauges) -> Vec<Action> {
-        self.restarts.forgive(now);
+        let starts = |worker: &Worker| worker.stage == Stage::Starting && worker.ended.is_none();
+        if !self.workers.values().any(starts) {
+            self.restarts.forgive(now);
+        }
         self.bury_ended(now);
         self.look_at_workers(now, gauges);
         self.advance_stops(now);
@@ -264,8 +267,9 @@ impl Pool {
         self.next_worker = self.next_worker.wrapping_add(1).max(1);
         let state = Worker {
             stage: Stage::Starting,
+            asked: now,
             born: None,
-            started: false,
+            started: None,
             retiring: false,
             hung_up: false,
             fault: None,

@@ -17,18 +17,30 @@ pub(crate) const FORGIVEN_AFTER: Duration = Duration::from_secs(10);
 pub(crate) struct Restarts {
     streak: u32,
     last: Option<Instant>,
+    /// When time that forgives began: with the last failure, or with the end of an attempt after it. An attempt
+    /// forgives nothing, however long it takes.
+    calm_since: Option<Instant>,
     reasons: VecDeque<String>,
 }
 
 impl Restarts {
-    pub(crate) fn failed(&mut self, now: Instant, why: String) {
-        self.forgive(now);
+    /// An attempt that `began` then has failed now. A process that dies without anything to do began now.
+    pub(crate) fn failed(&mut self, began: Instant, now: Instant, why: String) {
+        self.forgive(began);
         self.streak = self.streak.saturating_add(1);
         self.last = Some(now);
+        self.calm_since = self.last;
         if self.reasons.len() == PATIENCE as usize {
             self.reasons.pop_front();
         }
         self.reasons.push_back(why);
+    }
+
+    /// An attempt has come to its end, which does not prove yet that the process lives on.
+    pub(crate) fn attempted(&mut self, now: Instant) {
+        if self.calm_since.is_some() {
+            self.calm_since = Some(now);
+        }
     }
 
     /// One of them has proven to work.
@@ -65,11 +77,11 @@ impl Restarts {
         self.last.map(|last| last + FORGIVEN_AFTER)
     }
 
-    /// Forgets failures that are long past.
+    /// Forgets failures that are long past. Not to be called during an attempt.
     pub(crate) fn forgive(&mut self, now: Instant) {
         if self
-            .last
-            .is_some_and(|last| now.saturating_duration_since(last) >= FORGIVEN_AFTER)
+            .calm_since
+            .is_some_and(|since| now.saturating_duration_since(since) >= FORGIVEN_AFTER)
         {
             self.healthy();
         }
@@ -104,7 +116,7 @@ mod tests {
         let mut restarts = Restarts::default();
         let mut pauses = Vec::new();
         for _ in 0..10 {
-            restarts.failed(now, "exit".into());
+            restarts.failed(now, now, "exit".into());
             let pause = restarts.not_before().map_or(Duration::ZERO, |at| at - now);
             pauses.push(pause.as_millis());
         }
@@ -117,7 +129,8 @@ mod tests {
         let mut restarts = Restarts::default();
         for n in 0..PATIENCE {
             assert!(!restarts.hopeless(start));
-            restarts.failed(start + Duration::from_secs(1), format!("exit {n}"));
+            let at = start + Duration::from_secs(1);
+            restarts.failed(at, at, format!("exit {n}"));
         }
         assert!(restarts.hopeless(start));
         assert!(!restarts.hopeless(start + Duration::from_secs(2)));
@@ -128,12 +141,42 @@ mod tests {
     fn old_failures_are_forgiven() {
         let start = Instant::now();
         let mut restarts = Restarts::default();
-        restarts.failed(start, "exit".into());
-        restarts.failed(start + FORGIVEN_AFTER, "exit".into());
+        restarts.failed(start, start, "exit".into());
+        let later = start + FORGIVEN_AFTER;
+        restarts.failed(later, later, "exit".into());
         assert_eq!(
             restarts.not_before(),
             None,
             "the second one counts as the first"
         );
+    }
+
+    #[test]
+    fn an_attempt_does_not_forgive_by_its_own_duration() {
+        let mut restarts = Restarts::default();
+        let mut now = Instant::now();
+        let start = now;
+        for _ in 0..PATIENCE {
+            let began = restarts.not_before().map_or(now, |at| at.max(now));
+            now = began + 6 * FORGIVEN_AFTER;
+            restarts.failed(began, now, "not ready".into());
+        }
+        assert!(restarts.hopeless(start));
+    }
+
+    #[test]
+    fn time_forgives_from_the_end_of_an_attempt_on() {
+        let start = Instant::now();
+        let mut restarts = Restarts::default();
+        restarts.failed(start, start, "exit".into());
+        let ready = start + 2 * FORGIVEN_AFTER;
+        restarts.attempted(ready);
+        let died = ready + Duration::from_secs(1);
+        restarts.failed(died, died, "exit".into());
+        assert_eq!(restarts.streak(), 2, "its start took so long, not its life");
+        restarts.attempted(died);
+        let later = died + FORGIVEN_AFTER;
+        restarts.failed(later, later, "exit".into());
+        assert_eq!(restarts.streak(), 1);
     }
 }

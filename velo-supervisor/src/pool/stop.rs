@@ -99,7 +99,12 @@ impl Pool {
         for (worker, step, terminate) in due {
             if let Some(known) = self.workers.get_mut(&worker) {
                 if known.stage == Stage::Starting {
-                    known.fault = Some("did not serve within 30 s of its fork");
+                    // Not counted at its end, which is late where it waits for a device.
+                    let why = format!(
+                        "did not serve within {} s of its fork",
+                        START_BOUND.as_secs()
+                    );
+                    self.restarts.failed(known.asked, now, why);
                 } else if known.hung_up {
                     known.fault = Some("left its control socket");
                 }

@@ -9,4 +9,5 @@ pub(crate) mod reactor;
 pub(crate) mod report;
 pub(crate) mod standalone;
 pub(crate) mod worker_process;
+mod zygote_orders;
 pub(crate) mod zygotes;

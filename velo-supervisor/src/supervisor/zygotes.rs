@@ -2,7 +2,7 @@
 //! it dies, let go when nothing has been needed for long. It forks nothing itself, and knows workers
 //! by number.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -21,13 +21,10 @@ use crate::os::process::Process;
 use crate::pool::WorkerId;
 use crate::pool::restarts::{PATIENCE, Restarts};
 use crate::supervisor::connection::{Connection, Delivery};
+use crate::supervisor::zygote_orders::{ZygoteOrder, ZygoteOrders};
 use crate::wire::protocol::{FromZygote, PROTOCOL_VERSION, ToZygote, ZYGOTE_FD_ENV};
 use crate::wire::transport;
 
-/// The time that a zygote has to import its preloaded modules.
-const READY_BOUND: Duration = Duration::from_secs(60);
-/// How long a zygote that is ready may take to fork.
-const FORK_BOUND: Duration = Duration::from_secs(30);
 /// How long a zygote that was let go may take to end.
 const LEAVE_BOUND: Duration = Duration::from_secs(2);
 /// How long workers may outlive the process they serve.
@@ -51,11 +48,10 @@ struct Zygote {
     /// None once it got the order to leave.
     connection: Option<Connection>,
     threads: Option<u32>,
-    /// Modules that it has the order to import and has not answered about.
-    importing: usize,
+    orders: ZygoteOrders,
     /// It is killed then.
     kill_at: Option<Instant>,
-    /// Why it will be no surprise that it ends, where it is a failure all the same.
+    /// Why it will be no surprise that it ends, where it is a failure all the same. It has no deadline then.
     fault: Option<String>,
 }
 
@@ -70,9 +66,15 @@ impl Zygote {
         if let Some(connection) = &self.connection
             && connection.send(&message, Vec::new()).is_ok()
         {
-            self.importing += 1;
-            self.kill_at = Some(now + READY_BOUND);
+            let order = ZygoteOrder::Import(module.to_owned());
+            self.orders.give(now, order);
         }
+    }
+
+    /// When what it does now has taken too long.
+    fn deadline(&self) -> Option<Instant> {
+        let expected = self.connection.is_some() && self.fault.is_none();
+        self.orders.deadline().filter(|_| expected)
     }
 }
 
@@ -93,8 +95,6 @@ pub(crate) struct ZygoteManager {
     restarts: Restarts,
     /// Workers that are to be forked by the next zygote.
     unsent: VecDeque<(WorkerId, Vec<OwnedFd>)>,
-    /// Workers that the zygote has the order to fork, and the time since when it could.
-    awaited: HashMap<WorkerId, Instant>,
     idle_since: Option<Instant>,
     preload: Preload,
     report: Report,
@@ -107,6 +107,13 @@ struct Preload {
     /// Modules that cannot be preloaded.
     refused: Vec<String>,
     paths: Vec<OsString>,
+}
+
+impl Preload {
+    fn refuse(&mut self, module: &str) {
+        self.modules.retain(|known| known != module);
+        self.refused.push(module.to_owned());
+    }
 }
 
 impl ZygoteManager {
@@ -129,7 +136,6 @@ impl ZygoteManager {
             next_number: 1,
             restarts: Restarts::default(),
             unsent: VecDeque::new(),
-            awaited: HashMap::new(),
             idle_since: None,
             preload: Preload::default(),
             report,
@@ -178,23 +184,39 @@ impl ZygoteManager {
 
     /// A zygote has imported a module, or not. One that the module `taints` is replaced by another,
     /// without it.
-    pub(crate) fn preloaded(&mut self, number: u64, module: &str, failure: bool, taints: bool) {
+    pub(crate) fn preloaded(
+        &mut self,
+        now: Instant,
+        number: u64,
+        module: &str,
+        failure: bool,
+        taints: bool,
+    ) {
         if failure {
-            self.preload.modules.retain(|known| known != module);
-            self.preload.refused.push(module.to_owned());
+            self.preload.refuse(module);
         }
         let Some(zygote) = self.zygote.as_mut().filter(|z| z.number == number) else {
             return;
         };
-        zygote.importing = zygote.importing.saturating_sub(1);
-        if zygote.importing == 0 && zygote.threads.is_some() {
-            zygote.kill_at = None;
-            let now = os::clock::now();
-            self.awaited.values_mut().for_each(|since| *since = now);
-        }
+        let order = ZygoteOrder::Import(module.to_owned());
+        zygote.orders.answered(now, &order);
+        self.restarts.attempted(now);
         if taints {
             self.replace();
         }
+    }
+
+    /// The module whose import takes too long, if there is one. Its zygote is replaced by another, without it.
+    pub(crate) fn hung_import(&mut self, now: Instant) -> Option<String> {
+        let zygote = self.zygote.as_ref()?;
+        zygote.deadline().filter(|at| *at <= now)?;
+        let ZygoteOrder::Import(module) = zygote.orders.current()? else {
+            return None;
+        };
+        let module = module.clone();
+        self.preload.refuse(&module);
+        self.replace();
+        Some(module)
     }
 
     /// Has the next worker forked by another zygote. Workers that are there go on.
@@ -229,7 +251,7 @@ impl ZygoteManager {
             }
             if let Err(error) = self.start(now) {
                 let why = format!("could not start: {}", explain(&error));
-                self.restarts.failed(now, why);
+                self.restarts.failed(now, now, why);
                 // No later attempt finds a program that is not there.
                 let hopeless = matches!(
                     error.kind(),
@@ -238,7 +260,10 @@ impl ZygoteManager {
                 self.verdict(hopeless)?;
             }
         }
-        let Some(connection) = self.zygote.as_ref().and_then(|z| z.connection.as_ref()) else {
+        let Some(zygote) = &mut self.zygote else {
+            return Ok(());
+        };
+        let Some(connection) = &zygote.connection else {
             return Ok(());
         };
         while let Some((worker, fds)) = self.unsent.pop_front() {
@@ -247,7 +272,7 @@ impl ZygoteManager {
                 // It is about to be found dead, which brings its workers back.
                 break;
             }
-            self.awaited.insert(worker, now);
+            zygote.orders.give(now, ZygoteOrder::Fork(worker));
         }
         Ok(())
     }
@@ -258,35 +283,23 @@ impl ZygoteManager {
     }
 
     fn kill_when_due(&mut self, now: Instant) {
-        let stuck = self.fork_deadline().is_some_and(|at| at <= now);
         let Some(zygote) = &mut self.zygote else {
             return;
         };
-        if stuck {
-            zygote.fault = Some(format!(
-                "forked no worker within {} s",
-                FORK_BOUND.as_secs()
-            ));
-            self.awaited.clear();
+        if zygote.deadline().is_some_and(|at| at <= now) {
+            zygote.fault = Some(zygote.orders.fault());
         } else if zygote.kill_at.is_none_or(|at| at > now) {
             return;
-        } else if zygote.connection.is_some() && zygote.threads.is_none() {
-            zygote.fault = Some(format!("was not ready within {} s", READY_BOUND.as_secs()));
         }
         zygote.kill_at = None;
         zygote.process.signal(Signal::SIGKILL as i32);
     }
 
-    /// A zygote that imports is not asked to hurry; one that is ready is.
-    fn fork_deadline(&self) -> Option<Instant> {
-        let zygote = self.zygote.as_ref()?;
-        zygote.threads.filter(|_| zygote.importing == 0)?;
-        self.awaited.values().min().map(|since| *since + FORK_BOUND)
-    }
-
     /// The zygote has forked a worker, or said that it cannot.
-    pub(crate) fn answered(&mut self, worker: WorkerId) {
-        self.awaited.remove(&worker);
+    pub(crate) fn answered(&mut self, now: Instant, worker: WorkerId) {
+        if let Some(zygote) = &mut self.zygote {
+            zygote.orders.answered(now, &ZygoteOrder::Fork(worker));
+        }
     }
 
     /// When to advance next if nothing happens until then.
@@ -296,28 +309,23 @@ impl ZygoteManager {
             _ => None,
         };
         let kill = self.zygote.as_ref().and_then(|zygote| zygote.kill_at);
+        let late = self.zygote.as_ref().and_then(Zygote::deadline);
         let leave = self.idle_since.map(|since| since + self.patience());
-        [retry, kill, leave, self.fork_deadline()]
-            .into_iter()
-            .flatten()
-            .min()
+        [retry, kill, late, leave].into_iter().flatten().min()
     }
 
     /// The zygote has said that it is ready. An error ends it.
-    pub(crate) fn ready(&mut self, version: u32, threads: u32) -> Result<(), String> {
+    pub(crate) fn ready(&mut self, now: Instant, version: u32, threads: u32) -> Result<(), String> {
         let Some(zygote) = &mut self.zygote else {
             return Ok(());
         };
         zygote.threads = Some(threads);
-        if zygote.importing == 0 {
-            zygote.kill_at = None;
-        }
-        let now = os::clock::now();
-        self.awaited.values_mut().for_each(|since| *since = now);
+        zygote.orders.ready(now);
+        self.restarts.attempted(now);
         if version == PROTOCOL_VERSION {
             return Ok(());
         }
-        self.leave(os::clock::now());
+        self.leave(now);
         self.unsent.clear();
         Err(format!(
             "the zygote {} speaks protocol version `{version}`, this program \
@@ -364,14 +372,14 @@ impl ZygoteManager {
             Ok(None) | Err(_) => Exit::Unknown,
         };
         self.unsent.clear();
-        self.awaited.clear();
         self.idle_since = None;
         if zygote.connection.is_none() {
             return Ok(());
         }
         tracing::warn!(pid = zygote.child.id(), %exit, "the zygote died");
-        self.restarts
-            .failed(now, zygote.fault.unwrap_or_else(|| exit.to_string()));
+        let began = zygote.orders.busy_since().unwrap_or(now);
+        let why = zygote.fault.unwrap_or_else(|| exit.to_string());
+        self.restarts.failed(began, now, why);
         self.verdict(false)
     }
 
@@ -482,8 +490,8 @@ impl ZygoteManager {
             process,
             connection: Some(connection),
             threads: None,
-            importing: 0,
-            kill_at: Some(now + READY_BOUND),
+            orders: ZygoteOrders::new(now),
+            kill_at: None,
             fault: None,
         };
         for module in &self.preload.modules {
@@ -541,3 +549,6 @@ impl ZygoteManager {
         Ok(command)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -118,7 +118,7 @@ impl Rig {
                 match *action {
                     Action::Spawn { worker } if self.willing => {
                         assert!(self.pool.spawned(self.now, worker, 100 + worker as i32));
-                        self.pool.started(worker);
+                        self.pool.started(self.now, worker);
                     }
                     Action::Attach { worker, link, .. } if self.willing => {
                         self.pool.attached(self.now, worker, link);
@@ -486,6 +486,54 @@ fn a_worker_that_never_serves_is_killed_and_counts_as_failed() {
     assert!(rig.pool.restarts.reasons().contains("did not serve"));
 }
 
+/// Gives a request no worker: `fail` is called with each that is forked for it, and the time passes. Returns
+/// the number of workers and the refusal.
+fn refused_after(mut fail: impl FnMut(&mut Rig, WorkerId), time: Duration) -> (u32, String) {
+    let mut rig = Rig::new(|_| {});
+    rig.willing = false;
+    let mut done = rig.acquire(1, 1);
+    let mut forks = 0;
+    loop {
+        if let [Refusal::Failed(why), ..] = refusals(&done)[..] {
+            return (forks, why.clone());
+        }
+        for action in &done {
+            if let Action::Spawn { worker } = action {
+                forks += 1;
+                assert!(forks < 20, "it goes on for ever");
+                assert!(rig.pool.spawned(rig.now, *worker, 100 + *worker as i32));
+                fail(&mut rig, *worker);
+            }
+        }
+        done = rig.pass(time);
+    }
+}
+
+#[test]
+fn workers_that_never_serve_end_in_a_refusal() {
+    let (forks, why) = refused_after(|_, _| {}, START_BOUND);
+    assert_eq!(forks, restarts::PATIENCE);
+    assert!(why.contains("did not serve within 30 s"), "{why}");
+}
+
+#[test]
+fn so_do_workers_that_end_after_a_long_start() {
+    let slow = START_BOUND * 9 / 10;
+    let ends_unready = |rig: &mut Rig, worker| {
+        rig.pass(slow);
+        rig.pool.exited(rig.now, worker, Exit::Code(3));
+    };
+    let (forks, why) = refused_after(ends_unready, MS);
+    assert_eq!(forks, restarts::PATIENCE);
+    assert!(why.contains("exit code `3`"), "{why}");
+    let ends_at_once = |rig: &mut Rig, worker| {
+        rig.pass(slow);
+        rig.pool.started(rig.now, worker);
+        rig.pool.exited(rig.now, worker, Exit::Code(3));
+    };
+    assert_eq!(refused_after(ends_at_once, MS), (forks, why));
+}
+
 #[test]
 fn a_failed_link_is_refused_and_the_worker_stays() {
     let mut rig = Rig::new(|_| {});
@@ -601,7 +649,7 @@ fn a_worker_quicker_than_its_zygote_is_delivered_with_its_pid() {
     let Some(Action::Attach { worker, link, .. }) = done.last().cloned() else {
         panic!("{done:?}")
     };
-    rig.pool.started(worker);
+    rig.pool.started(rig.now, worker);
     rig.pool.attached(rig.now, worker, link);
     assert_eq!(rig.reconcile(), [], "its pid is not known");
     rig.pool.spawned(rig.now, worker, 77);

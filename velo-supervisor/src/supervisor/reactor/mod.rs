@@ -21,6 +21,7 @@ use crate::supervisor::link_record::LinkRecord;
 use crate::supervisor::looks::Looks;
 use crate::supervisor::standalone::Standalone;
 use crate::supervisor::worker_process::WorkerProcess;
+use crate::supervisor::zygote_orders::IMPORT_BOUND;
 use crate::supervisor::zygotes::{Report, ZygoteEvent, ZygoteManager};
 use crate::wire::protocol::{
     FromClient, FromWorker, FromZygote, LinkId, PreloadFailure, Status, ToClient,
@@ -254,6 +255,10 @@ impl Reactor {
             for action in actions {
                 self.perform(now, action);
             }
+            if let Some(module) = self.zygotes.hung_import(now) {
+                let why = format!("its import took longer than {} s", IMPORT_BOUND.as_secs());
+                self.not_preloaded(now, module, why);
+            }
             if let Err(why) = self.zygotes.advance(now, self.pool.len()) {
                 tracing::error!(%why, "workers cannot be forked");
                 self.pool.give_up(&why);
@@ -375,7 +380,7 @@ impl Reactor {
                     worker.started(thread);
                 }
                 tracing::info!(worker = id, "worker ready");
-                self.pool.started(id);
+                self.pool.started(now, id);
             }
             FromWorker::Attached { link } => self.pool.attached(now, id, link),
             FromWorker::AttachFailed { link, why } => self.pool.attach_failed(now, id, link, why),
@@ -394,13 +399,13 @@ impl Reactor {
     ) {
         match message {
             FromZygote::Ready { version, threads } => {
-                if let Err(why) = self.zygotes.ready(version, threads) {
+                if let Err(why) = self.zygotes.ready(now, version, threads) {
                     tracing::error!(%why, "workers cannot be forked");
                     self.pool.give_up(&why);
                 }
             }
             FromZygote::Spawned { worker, pid } => {
-                self.zygotes.answered(worker);
+                self.zygotes.answered(now, worker);
                 let Some(pidfd) = fds.pop() else {
                     // One that cannot be watched ends by itself once its socket is closed.
                     let why = TransportError::FdsLost.to_string();
@@ -409,7 +414,7 @@ impl Reactor {
                 self.worker_born(now, number, worker, pid, pidfd);
             }
             FromZygote::SpawnFailed { worker, why } => {
-                self.zygotes.answered(worker);
+                self.zygotes.answered(now, worker);
                 self.pool.spawn_failed(now, worker, why);
             }
             FromZygote::Preloaded { module, failure } => {
@@ -431,7 +436,7 @@ impl Reactor {
     ) {
         let taints = matches!(failure, Some(PreloadFailure::Threads(_)));
         self.zygotes
-            .preloaded(number, &module, failure.is_some(), taints);
+            .preloaded(now, number, &module, failure.is_some(), taints);
         let why = match failure {
             None => return,
             Some(PreloadFailure::Import(why)) => why,
@@ -441,6 +446,10 @@ impl Reactor {
                 threads.saturating_sub(1)
             ),
         };
+        self.not_preloaded(now, module, why);
+    }
+
+    fn not_preloaded(&mut self, now: Instant, module: String, why: String) {
         tracing::warn!(%module, %why, "a module cannot be preloaded");
         let message = ToClient::NotPreloaded { module, why };
         for id in self.clients.keys().copied().collect::<Vec<_>>() {
