@@ -26,6 +26,15 @@ pub enum SupervisorError {
         /// What the system said.
         source: io::Error,
     },
+    /// A supervisor listens there, and accepts no connection.
+    #[error(
+        "the supervisor at `{}` accepts no connection: its process is stopped, or too busy",
+        path.display()
+    )]
+    Silent {
+        /// Where it listens.
+        path: PathBuf,
+    },
     /// The standalone supervisor belongs to another user.
     #[error(
         "the supervisor at `{}` is run by the user with id `{uid}`; use one of your own",

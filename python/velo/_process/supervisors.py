@@ -48,7 +48,7 @@ _INSTEAD = (
 
 
 class NoSupervisor(PoolError):
-    """No supervisor listens where one is expected."""
+    """No supervisor listens where one is expected, or it accepts no connection."""
 
 
 def address_of(setting: str) -> str | None:
@@ -90,7 +90,7 @@ def connect(address: str) -> _core.SupervisorClient:
     """Connect to the standalone supervisor at an address.
 
     Raises:
-        NoSupervisor: When none listens there.
+        NoSupervisor: When none listens there, or it accepts no connection.
         PoolError: When it belongs to another user.
 
     """
@@ -101,6 +101,8 @@ def connect(address: str) -> _core.SupervisorClient:
             f"{error}; start one with `velo supervisor start --socket {address}`, or choose "
             '`supervisor="embedded"`'
         ) from None
+    except TimeoutError as error:
+        raise NoSupervisor(str(error)) from None
 
 
 def check(address: str, velo: str, theirs: str) -> None:

@@ -1,7 +1,6 @@
 """Programs with a supervisor of their own, as `velo top`, `status` and `inspect` see them."""
 
 import asyncio
-import contextlib
 import json
 import os
 import select
@@ -11,89 +10,11 @@ import sys
 
 import pytest
 
-from helpers import HANG, alive, environment, start_script, until_sync, write_script
+from helpers import HANG, alive, environment, start_script, write_script
+from shown_program import PROGRAM, Program
 from standalone import answer
 from terminal import Terminal
 from velo import _core
-
-PROGRAM = """
-    import asyncio, os, sys, time
-    from velo import stream_fn
-    from velo.errors import StreamClosed
-
-    @stream_fn(mode="process", workers=1)
-    async def counting(events):
-        total = 0
-        async for event in events:
-            total += event
-            yield total
-
-    async def main():
-        async with counting.open() as first, counting.open() as second:
-            await first.send(5)
-            print(await first.recv(), flush=True)
-            for line in iter(sys.stdin.readline, ""):
-                if line == "fork\\n":
-                    if not os.fork():
-                        # Said by the child: it has let go of the parent's supervisor by now.
-                        print(os.getpid(), flush=True)
-                        time.sleep(3600)
-                if line == "wait\\n":
-                    try:
-                        await second.recv()
-                    except StreamClosed as error:
-                        print(error, flush=True)
-
-    asyncio.run(main())
-"""
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """Where the programs of this test are found."""
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "run"))
-    monkeypatch.delenv("VELO_SUPERVISOR", raising=False)
-    (tmp_path / "run").mkdir(mode=0o700)
-    return tmp_path / "run" / "velo"
-
-
-class Program:
-    """A program that runs two streams, and does what it reads."""
-
-    def __init__(self, path):
-        self.process = start_script(path, stdin=subprocess.PIPE)
-        self.pid = self.process.pid
-        assert self.hear() == "5"
-        until_sync(lambda: self.socket() is not None)
-
-    def hear(self):
-        ready = select.select([self.process.stdout], [], [], HANG)[0]
-        assert ready, "it says nothing"
-        return self.process.stdout.readline().strip()
-
-    def tell(self, order):
-        self.process.stdin.write(f"{order}\n")
-        self.process.stdin.flush()
-
-    def socket(self):
-        return next((path for pid, path in _core.programs() if pid == self.pid), None)
-
-    def end(self):
-        self.process.stdin.close()
-        return self.process.wait(HANG)
-
-
-@pytest.fixture
-def program(folder, tmp_path):
-    """A program that runs."""
-    running = Program(write_script(tmp_path, PROGRAM, "counts.py"))
-    yield running
-    with contextlib.suppress(OSError):
-        running.process.stdin.close()
-    running.process.kill()
-    running.process.wait()
-    running.process.stdout.close()
-    running.process.stderr.close()
 
 
 def shell(*words):

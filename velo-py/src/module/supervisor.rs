@@ -1,12 +1,15 @@
 //! The supervisor for Python: a client's connection to it, the zygote, and what concerns forks.
 
 use std::ffi::OsString;
+use std::io::ErrorKind;
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use pyo3::exceptions::{PyConnectionError, PyOSError, PyValueError};
+use pyo3::exceptions::{
+    PyConnectionError, PyConnectionRefusedError, PyOSError, PyTimeoutError, PyValueError,
+};
 use pyo3::prelude::*;
 use velo_supervisor::{
     Client, EmbeddedOptions, Key, LinkId, Order, Question, RequestId, SupervisorError, embedded,
@@ -82,16 +85,21 @@ impl SupervisorClient {
     }
 
     /// Connects to the standalone supervisor that listens at `path`. `ConnectionError` when none
-    /// does.
+    /// does, which is `ConnectionRefusedError` where one has left its socket; `TimeoutError` when one
+    /// does and accepts no connection for a second.
     #[staticmethod]
-    fn connect(path: PathBuf) -> PyResult<Self> {
-        match Client::connect(&path) {
-            Ok(client) => Ok(Self::from(client)),
-            Err(error @ SupervisorError::Nobody { .. }) => {
-                Err(PyConnectionError::new_err(error.to_string()))
-            }
-            Err(error) => Err(pool_error(error)),
-        }
+    fn connect(py: Python<'_>, path: PathBuf) -> PyResult<Self> {
+        let connected = py.detach(|| Client::connect(&path));
+        connected.map(Self::from).map_err(|error| match &error {
+            SupervisorError::Nobody { source, .. } => match source.kind() {
+                ErrorKind::ConnectionRefused => {
+                    PyConnectionRefusedError::new_err(error.to_string())
+                }
+                _ => PyConnectionError::new_err(error.to_string()),
+            },
+            SupervisorError::Silent { .. } => PyTimeoutError::new_err(error.to_string()),
+            _ => pool_error(error),
+        })
     }
 
     /// Readable when `poll` has reports.

@@ -2,8 +2,8 @@
 //! never waits; its descriptor is readable when there are messages.
 
 use std::ffi::OsString;
+use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use nix::libc;
 use velo_shm::Side;
 
 use crate::error::SupervisorError;
+use crate::os::dial::dial;
 use crate::os::fds::{InChild, TrackedFd};
 use crate::os::peer;
 use crate::runtime_folder::with_short_path;
@@ -54,19 +55,23 @@ impl Client {
         })
     }
 
-    /// Connects to the standalone supervisor that listens at `path`. Waits for nothing: what the
-    /// supervisor is comes as [`ClientEvent::Hello`].
+    /// Connects to the standalone supervisor that listens at `path`. Waits only where more connections
+    /// than it has room for are not accepted yet, and at most a second: what the supervisor is comes as
+    /// [`ClientEvent::Hello`].
     ///
     /// # Errors
     ///
-    /// [`SupervisorError::Nobody`] when no supervisor listens there, and
-    /// [`SupervisorError::Foreign`] when it is another user's: what it would have this process run
-    /// is not to be trusted.
+    /// [`SupervisorError::Nobody`] when no supervisor listens there, [`SupervisorError::Silent`] when it
+    /// accepts no connection, and [`SupervisorError::Foreign`] when it is another user's: what it would
+    /// have this process run is not to be trusted.
     pub fn connect(path: &Path) -> Result<Self, SupervisorError> {
-        let connected = with_short_path(path, |path| UnixStream::connect(path));
-        let socket = connected.map_err(|source| SupervisorError::Nobody {
-            path: path.to_owned(),
-            source,
+        let connected = with_short_path(path, dial);
+        let socket = connected.map_err(|source| {
+            let path = path.to_owned();
+            match source.kind() {
+                io::ErrorKind::WouldBlock => SupervisorError::Silent { path },
+                _ => SupervisorError::Nobody { path, source },
+            }
         })?;
         let socket = OwnedFd::from(socket);
         let (uid, ours) = (peer::user(&socket), nix::unistd::geteuid().as_raw());

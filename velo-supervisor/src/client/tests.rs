@@ -36,6 +36,13 @@ fn nobody_at_the_path_is_said_with_the_path() {
 }
 
 #[test]
+fn one_that_accepts_no_connection_is_told_from_nobody() {
+    let full = crate::os::dial::tests::Full::new("silent");
+    let error = Client::connect(&full.path).expect_err("no place");
+    assert!(matches!(error, SupervisorError::Silent { .. }), "{error}");
+}
+
+#[test]
 fn it_says_hello_first_and_then_what_it_is_asked() {
     let (mut client, mut supervisor) = client();
     let request = client.acquire(3).expect("acquire");

@@ -4,7 +4,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
-use std::os::unix::net::{UnixListener as StdListener, UnixStream};
+use std::os::unix::net::UnixListener as StdListener;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
@@ -15,6 +15,7 @@ use tokio::net::UnixListener;
 use velo_shm::standstill::RunningLimit;
 
 use crate::error::DaemonError;
+use crate::os::dial::dial;
 use crate::os::{clock, peer};
 use crate::runtime_folder::{self, identify, make_private};
 
@@ -162,7 +163,7 @@ fn clear(path: &Path) -> Result<(), DaemonError> {
             "it is a socket of another user",
         )));
     }
-    match UnixStream::connect(path) {
+    match dial(path) {
         Ok(living) => Err(DaemonError::Running {
             pid: peer::process(&living)?,
             path: path.to_owned(),
@@ -170,6 +171,10 @@ fn clear(path: &Path) -> Result<(), DaemonError> {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
             tracing::info!(path = %path.display(), "replacing the socket of a dead supervisor");
             fs::remove_file(path).map_err(failed)
+        }
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            let why = "another supervisor has it, which accepts no connection: its process is stopped, or too busy";
+            Err(failed(io::Error::new(error.kind(), why)))
         }
         Err(error) => Err(failed(error)),
     }
@@ -184,4 +189,18 @@ fn bind(path: &Path) -> io::Result<StdListener> {
     let listener = bound?;
     listener.set_nonblocking(true)?;
     Ok(listener)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::os::dial::tests::Full;
+
+    #[test]
+    fn a_supervisor_that_accepts_no_connection_keeps_its_socket() {
+        let full = Full::new("clear");
+        let error = clear(&full.path).expect_err("it is there").to_string();
+        assert!(error.contains("accepts no connection"), "{error}");
+        assert!(full.path.exists());
+    }
 }

@@ -2,6 +2,7 @@
 
 mod calls;
 pub(crate) mod clock;
+pub(crate) mod dial;
 pub(crate) mod exit;
 pub(crate) mod fds;
 pub(crate) mod limits;

@@ -20,6 +20,8 @@ from velo.cli.supervisor.overview import Overview
 __all__ = ["Watch"]
 
 _EVERY = 1.0  # seconds
+# The seconds that a supervisor may take for an answer. It waits for its workers less than one.
+_BOUND = 2.0
 _WHY = "the stream was ended by hand (`velo dashboard`)"
 
 _T = TypeVar("_T")
@@ -52,7 +54,7 @@ class Watch:
         self.history = History()
         # Supervisors answer one order at a time: all orders go through one thread.
         self._thread = ThreadPoolExecutor(1, "velo dashboard")
-        self._overview = self._thread.submit(Overview, socket, pid).result()
+        self._overview = self._thread.submit(Overview, socket, pid, _BOUND).result()
         self._published = [Published(address) for address in metrics]
         self._checkpoints = checkpoints
         self._readers = 0

@@ -10,6 +10,8 @@ import socket as sockets
 import stat
 import struct
 import time
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Self
 
 import click
@@ -19,10 +21,10 @@ from velo._process import supervisors
 from velo.cli.errors import Failure
 from velo.errors import PoolError
 
-__all__ = ["AdminConnection", "NotThere", "socket_of", "socket_option"]
+__all__ = ["AdminConnection", "NoAnswer", "NotThere", "socket_of", "socket_option"]
 
-# The seconds that a supervisor may take to answer.
-_BOUND = 10.0
+# The reports with which an answer ends.
+_LAST = (_core.Report.Status, _core.Report.Done, _core.Report.Unable)
 
 socket_option = click.option(
     "--socket", metavar="PATH", help="Where it listens. [default: as for `start`]"
@@ -31,6 +33,10 @@ socket_option = click.option(
 
 class NotThere(Failure):
     """No supervisor listens at the socket."""
+
+
+class NoAnswer(Failure):
+    """A supervisor takes too long: its process is stopped, or too busy."""
 
 
 def socket_of(option: str | None) -> str | None:
@@ -54,11 +60,17 @@ class AdminConnection:
         supervisor: The connection itself.
         path: Where the supervisor listens.
         label: The name of the supervisor in messages.
+        bound: The seconds that the supervisor may take to answer.
+        late: Whether an answer was not waited for to its end. It comes before the next one.
 
     Raises:
         Failure: When no supervisor listens there, or this user may not connect.
+        NoAnswer: When the supervisor accepts no connection.
 
     """
+
+    bound = 10.0
+    late = False
 
     # Whether the supervisor has hung up.
     _lost = False
@@ -72,6 +84,8 @@ class AdminConnection:
                 f"{error}; start one with `velo supervisor start --detach`, and run programs with "
                 "`VELO_SUPERVISOR=daemon`. `velo status` shows programs without one"
             ) from None
+        except TimeoutError as error:
+            raise NoAnswer(str(error)) from None
         except PoolError as error:
             raise Failure(str(error)) from None
         self.path = path
@@ -83,15 +97,22 @@ class AdminConnection:
 
         Raises:
             NotThere: When the program has ended.
-            Failure: When this user may not connect.
+            NoAnswer: When its supervisor accepts no connection.
+            Failure: When this user may not connect, or cannot.
 
         """
         connection = cls.__new__(cls)
         try:
             connection.supervisor = _core.SupervisorClient.connect(path)
-        except ConnectionError:
-            _core.forget_program(path)
+        except ConnectionError as error:
+            # Any other error, such as a want of descriptors here, says nothing of the program.
+            if isinstance(error, ConnectionRefusedError):
+                _core.forget_program(path)
+            if Path(path).exists():
+                raise Failure(str(error)) from None
             raise NotThere(f"process {pid} has no supervisor of its own any more") from None
+        except TimeoutError as error:
+            raise NoAnswer(str(error)) from None
         except PoolError as error:
             raise Failure(str(error)) from None
         connection.path = path
@@ -112,38 +133,59 @@ class AdminConnection:
 
     def answer(self) -> Any:
         """Wait for the answer to an order."""
-        deadline = time.monotonic() + _BOUND
-        while (left := deadline - time.monotonic()) > 0:
-            for report in self.hear(left):
-                match report:
-                    case _core.Report.Status(text=text):
-                        return text
-                    case _core.Report.Log(lines=lines):
-                        return lines
-                    case _core.Report.Done():
-                        return None
-                    case _core.Report.Unable(why=why):
-                        raise Failure(f"{self.label} cannot do that: {why}")
-                    case _core.Report.Lost():
-                        raise Failure(f"{self.label} has hung up")
-        raise Failure(f"{self.label} did not answer within {_BOUND:g} s")
+        for report in self._answers():
+            match report:
+                case _core.Report.Status(text=text):
+                    return text
+                case _core.Report.Log(lines=lines):
+                    return lines
+                case _core.Report.Done():
+                    return None
+                case _core.Report.Unable(why=why):
+                    raise Failure(f"{self.label} cannot do that: {why}")
+        raise self.no_answer()
 
     def look(self) -> list[dict[str, Any]]:
         """Return the workers' answers, after an order to look at them."""
         looks = []
-        deadline = time.monotonic() + _BOUND
+        for report in self._answers():
+            match report:
+                case _core.Report.Looked(text=text):
+                    looks.append(json.loads(text))
+                case _core.Report.Done():
+                    return looks
+                case _core.Report.Unable(why=why):
+                    raise Failure(f"{self.label} cannot show that: {why}")
+        raise self.no_answer()
+
+    def _answers(self) -> Iterator[_core.Report]:
+        """Yield the supervisor's messages until it has taken too long."""
+        deadline = time.monotonic() + self.bound
         while (left := deadline - time.monotonic()) > 0:
-            for report in self.hear(left):
-                match report:
-                    case _core.Report.Looked(text=text):
-                        looks.append(json.loads(text))
-                    case _core.Report.Done():
-                        return looks
-                    case _core.Report.Unable(why=why):
-                        raise Failure(f"{self.label} cannot show that: {why}")
-                    case _core.Report.Lost():
-                        raise Failure(f"{self.label} has hung up")
-        raise Failure(f"{self.label} did not answer within {_BOUND:g} s")
+            yield from self._living(self.hear(left))
+
+    def _living(self, reports: list[_core.Report]) -> Iterator[_core.Report]:
+        for report in reports:
+            if isinstance(report, _core.Report.Lost):
+                raise Failure(f"{self.label} has hung up")
+            yield report
+
+    def no_answer(self) -> NoAnswer:
+        """Note that an answer is late, and return the error that says so."""
+        self.late = True
+        return NoAnswer(f"{self.label} did not answer within {self.bound:g} s")
+
+    def catch_up(self) -> bool:
+        """Take a late answer, if it is there by now; return whether none is late any more.
+
+        Raises:
+            Failure: When the supervisor has hung up.
+
+        """
+        while self.late and (reports := self.hear(0.0)):
+            for report in self._living(reports):
+                self.late &= not isinstance(report, _LAST)
+        return not self.late
 
     def state(self) -> dict[str, Any]:
         """Return the state of the supervisor."""

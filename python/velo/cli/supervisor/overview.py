@@ -7,6 +7,7 @@ environment would use, and the embedded supervisors of all programs of this user
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ import click
 
 from velo import _core
 from velo.cli.errors import Failure
-from velo.cli.supervisor.admin_connection import AdminConnection, NotThere, socket_of
+from velo.cli.supervisor.admin_connection import AdminConnection, NoAnswer, NotThere, socket_of
 from velo.cli.supervisor.figures import Watcher
 from velo.errors import PoolError
 
@@ -24,6 +25,9 @@ __all__ = ["Overview", "address_of", "command_of", "which_supervisors"]
 
 # The longest part of a program's command line that is shown, in characters.
 _LONGEST = 100
+
+# The seconds until the next attempt to connect to a supervisor that accepts no connection.
+_LEFT_ALONE = 30.0
 
 
 def which_supervisors(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -45,6 +49,8 @@ class Overview:
     Args:
         socket: The socket of the one standalone supervisor to look at; None: all.
         pid: The process id of the one program to look at; None: all.
+        bound: The seconds that each supervisor may take to answer, where no option names one. One
+            that takes longer is left out until it has answered.
 
     Attributes:
         refused: The reasons why running programs cannot be looked at, by process id.
@@ -54,12 +60,17 @@ class Overview:
 
     """
 
-    def __init__(self, socket: str | None, pid: int | None) -> None:
+    def __init__(
+        self, socket: str | None, pid: int | None, bound: float = AdminConnection.bound
+    ) -> None:
         if socket is not None and pid is not None:
             raise click.UsageError("`--socket` and `--pid` name two supervisors: give one of them")
         self.refused: dict[int, str] = {}
         self._pid = pid
+        self._bound = bound
         self._watchers: dict[str, tuple[AdminConnection, Watcher]] = {}
+        # When to connect again to those that accept no connection.
+        self._again: dict[str, float] = {}
         # The supervisor that an option names by its socket; the command ends with it.
         self._only: AdminConnection | None = None
         if socket is not None:
@@ -78,30 +89,42 @@ class Overview:
         return self._only is not None or self._pid is not None
 
     def _add(self, connection: AdminConnection) -> None:
+        if not self.single:
+            connection.bound = self._bound
         self._watchers[connection.path] = (connection, Watcher(connection))
 
     def _find(self) -> None:
         """Connect to new supervisors."""
         if self._only is not None:
             return
-        known = set(self._watchers)
+        now = time.monotonic()
+        self._again = {path: at for path, at in self._again.items() if at > now}
+        known = {*self._watchers, *self._again}
         default = socket_of(None) or str(_core.default_socket())
         if self._pid is None and default not in known:
-            self._try(lambda: AdminConnection(default), None)
-        for pid, path in _core.programs():
+            self._try(lambda: AdminConnection(default), default, None)
+        programs = _core.programs()
+        running = {pid for pid, _ in programs}
+        self.refused = {pid: why for pid, why in self.refused.items() if pid in running}
+        for pid, path in programs:
             if pid != os.getpid() and str(path) not in known and self._pid in (None, pid):
-                self._try(partial(AdminConnection.to_program, pid, str(path)), pid)
+                self._try(partial(AdminConnection.to_program, pid, str(path)), str(path), pid)
 
-    def _try(self, connect: Callable[[], AdminConnection], pid: int | None) -> None:
+    def _try(self, connect: Callable[[], AdminConnection], path: str, pid: int | None) -> None:
         try:
             connection = connect()
         except NotThere:
             return
         except Failure as error:
-            if pid is None:
+            if isinstance(error, NoAnswer):
+                self._again[path] = time.monotonic() + _LEFT_ALONE
+            elif pid is None:
                 raise
-            self.refused[pid] = str(error)
+            if pid is not None:
+                self.refused[pid] = str(error)
             return
+        if pid is not None:
+            self.refused.pop(pid, None)
         if connection.path not in self._watchers:
             self._add(connection)
 
@@ -114,10 +137,11 @@ class Overview:
         slowest supervisor.
 
         Returns:
-            The results of the last step. Supervisors that have ended meanwhile are left out.
+            The results of the last step. Supervisors that have ended meanwhile are left out, and
+            those that do not answer: they are asked nothing more until they have.
 
         Raises:
-            Failure: When the supervisor that an option names has ended.
+            Failure: When the supervisor that an option names has ended, or does not answer.
 
         """
         self._find()
@@ -127,19 +151,34 @@ class Overview:
                 if number and path not in asked:
                     continue
                 try:
-                    asked[path] = (connection, step(connection, watcher))
+                    if number or self._has_answered(connection):
+                        asked[path] = (connection, step(connection, watcher))
                 except (Failure, PoolError) as error:
                     asked.pop(path, None)
-                    self._drop(connection, error)
+                    self._leave_out(connection, error)
         return list(asked.values())
 
-    def _drop(self, connection: AdminConnection, error: Exception) -> None:
+    def _has_answered(self, connection: AdminConnection) -> bool:
+        """Tell whether a supervisor has answered what it was asked before."""
+        if not connection.late:
+            return True
+        if not connection.catch_up():
+            if self.single:
+                raise connection.no_answer()
+            return False
+        if (pid := _pid_of(connection)) is not None:
+            self.refused.pop(pid, None)
+        return True
+
+    def _leave_out(self, connection: AdminConnection, error: Exception) -> None:
         if self.single:
             why = str(error)
             raise Failure(
                 why if connection.label in why else f"{connection.label}: {why}"
             ) from None
-        del self._watchers[connection.path]
+        # One that is stopped accepts no connection: another attempt would only fill its queue.
+        if not isinstance(error, NoAnswer):
+            del self._watchers[connection.path]
         if (pid := _pid_of(connection)) is not None and Path(f"/proc/{pid}").exists():
             self.refused[pid] = str(error)
 
@@ -162,15 +201,25 @@ class Overview:
     @property
     def complete(self) -> bool:
         """Whether every worker that answers has named all of its streams."""
-        return all(watcher.complete for _, watcher in self._watchers.values())
+        return all(
+            watcher.complete
+            for connection, watcher in self._watchers.values()
+            if not connection.late
+        )
 
     def end(self, socket: str, stream: str, why: str) -> bool:
         """End a stream of one of the supervisors; return whether it was still open."""
         if socket not in self._watchers:
             return False
         connection, _ = self._watchers[socket]
-        connection.supervisor.end(stream, why)
-        return any('"slot"' in (look["answer"] or "") for look in connection.look())
+        try:
+            if not self._has_answered(connection):
+                return False
+            connection.supervisor.end(stream, why)
+            looks = connection.look()
+        except NoAnswer:
+            return False
+        return any('"slot"' in (look["answer"] or "") for look in looks)
 
     def nothing(self) -> str:
         """Return why there is no supervisor to look at, and what to do."""

@@ -22,6 +22,9 @@ from velo.cli.supervisor.screen import Screen
 
 __all__ = ["top"]
 
+# The seconds that a supervisor may take for an answer. It waits for its workers less than one.
+_BOUND = 2.0
+
 # The sequences that a terminal sends for keys that are not characters.
 _SEQUENCE = re.compile(r"\x1b(?:\[[0-9;]*[A-Za-z~]|O[A-Za-z])|.", re.DOTALL)
 _KEYS = {
@@ -70,7 +73,7 @@ def top(socket: str | None, pid: int | None, interval: float) -> None:
     console = Console(highlight=False, emoji=False)
     if not (sys.stdin.isatty() and console.is_terminal):
         raise Failure("`velo top` needs a terminal; `velo status --json` does not")
-    _watch(Screen(Overview(socket, pid)), console, interval)
+    _watch(Screen(Overview(socket, pid, _BOUND)), console, interval)
 
 
 def _watch(screen: Screen, console: Console, interval: float) -> None:
