@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import os
 import signal
 from pathlib import Path
 
@@ -12,6 +13,9 @@ from leaks import Belongings
 HERE = Path(__file__).parent
 # Folders about whole programs: each of their tests starts some.
 PROGRAMS = {"chaos", "cli", "daemon", "examples", "frameworks", "typing"}
+
+# With it the programs that tests start would print each line at once, which users' programs do not.
+os.environ.pop("PYTHONUNBUFFERED", None)
 
 
 def pytest_addoption(parser):

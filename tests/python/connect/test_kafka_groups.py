@@ -39,7 +39,8 @@ async def main(address, topic, group, config):
                 await source.commit({name: 10**6 for name in item.partitions})
                 print(json.dumps(["committed", []]))
         else:
-            print(json.dumps(["records", [record.value for record in item]]))
+            # Said before the commit: a program that is killed behind it has said what it committed.
+            print(json.dumps(["records", [record.value for record in item]]), flush=True)
             await source.commit({record.partition: record.position for record in item})
         sys.stdout.flush()
 
