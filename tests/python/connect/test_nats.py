@@ -100,20 +100,24 @@ async def test_closing_gives_back_what_was_not_acknowledged(peer):
 
 async def test_a_program_that_works_for_long_keeps_its_messages(peer):
     await peer.produce([b"1"])
-    source = peer.source(ack_wait=0.4)
+    source = peer.source(ack_wait=HANG)
+    source._tend_every = 0.01
     (item,), iteration = await take(source, 1)
+    (token,) = source._reader._consumers[peer.stream]._receipts.of(peer.stream).values()
     progress = []
 
     async def seen(message):
-        progress.append(message.data)
+        if message.data == b"+WPI":
+            progress.append(message.subject)
 
     watching = await peer.client.subscribe(f"$JS.ACK.{peer.stream}.>", cb=seen)
     await peer.client.flush()
-
-    async def kept():
-        return progress.count(b"+WPI") >= 3
-
-    await until(kept)
+    for count in (1, 2, 3):
+        token[1] -= HANG  # as if it had worked for so long
+        async with asyncio.timeout(HANG):
+            while len(progress) < count:
+                await asyncio.sleep(0.01)
+    assert progress == [token[0]] * 3
     assert (await peer.info()).num_redelivered == 0
     await source.commit({peer.stream: item.position})
     assert await peer.pending() == 0
