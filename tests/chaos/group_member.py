@@ -16,6 +16,8 @@ from velo.connect.urls import endpoint_of
 
 # Seconds; short, so that many ticks are there to be hit.
 EVERY = 0.1
+# Logged once a SIGTERM stops the run; before that, it would end the program.
+BEGINS = "a SIGTERM stops this member"
 
 
 async def main(mode, source, sink, checkpoint):
@@ -29,6 +31,7 @@ async def main(mode, source, sink, checkpoint):
         on_error="drop",
     )
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, run.stop)
+    logging.info(BEGINS)
     await run.into(endpoint_of(sink), checkpoint=checkpoint, checkpoint_every=EVERY)
 
 

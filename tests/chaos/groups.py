@@ -27,6 +27,8 @@ from confluent_kafka import Consumer, TopicPartition
 sys.path.append(str(Path(__file__).parents[1] / "python" / "support"))
 
 from ends import Servers  # noqa: E402
+from group_member import BEGINS  # noqa: E402
+from helpers import until_sync  # noqa: E402
 from outcome import Outcome  # noqa: E402
 from sequences import events, expected  # noqa: E402
 
@@ -197,6 +199,7 @@ class Storm:
     def stop(self):
         """Stop a member by SIGTERM: it gives its partitions away, and ends."""
         member = self._members.pop(self._rng.randrange(len(self._members)))
+        until_sync(lambda: member.poll() is not None or _is_ready(member), HANGS)
         member.send_signal(signal.SIGTERM)
         code = member.wait(HANGS)
         if code == 1 and "errors.Superseded: " in _end_of(member).splitlines()[-1]:
@@ -215,6 +218,10 @@ class Storm:
     def told(self):
         """What members have printed last."""
         return "\n".join(_end_of(member) for member in self._members)
+
+
+def _is_ready(member):
+    return BEGINS in member.log.read_text(errors="replace")
 
 
 def _end_of(member):
