@@ -141,20 +141,24 @@ async def test_a_group_whose_stream_is_gone_is_an_error_whichever_command_finds_
 async def test_a_program_that_is_killed_loses_nothing(redis):
     """Every result is there, and each key's results come in order, apart from those doubled."""
     peer, out = RedisPeer(redis), RedisPeer(redis)
-    with peer.client.pipeline(transaction=False) as pipe:
-        for number in range(10_000):
-            pipe.xadd(peer.stream, {"value": json.dumps({"k": number % 7, "n": number})})
-        pipe.execute()
     source = f"{redis.url}/{peer.stream}?group=g&consumer=c&batch=100"
     sink = f"{redis.url}/{out.stream}?batch=50"
+
+    def produce(numbers):
+        with peer.client.pipeline(transaction=False) as pipe:
+            for number in numbers:
+                pipe.xadd(peer.stream, {"value": json.dumps({"k": number % 7, "n": number})})
+            pipe.execute()
 
     async def count():
         return out.client.xlen(out.stream)
 
+    # Each run has records to move, however late the one before it was killed.
+    produce(range(3000))
     await move_and_kill(source, sink, count, 300)
-    moved = await count()
-    await move_and_kill(source, sink, count, moved + 300)
-    assert await count() < 10_000
+    produce(range(3000, 6000))
+    await move_and_kill(source, sink, count, await count() + 300)
+    produce(range(6000, 10_000))
     await move(f"{source}&until=end", sink)
     results = [json.loads(value) for value in await out.written(10_000)]
     for key in range(7):
