@@ -12,6 +12,7 @@ import tempfile
 
 import psutil
 
+from helpers import alive, family, until_sync
 from servers.certificates import certificate
 from servers.server import Server, absent, program
 
@@ -88,6 +89,15 @@ class Postgres(Server):
             for process in (server, *server.children(recursive=True)):
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.send_signal(number)
+
+    def kill(self):
+        if self.process is None:
+            return
+        os.kill(self.process.pid, signal.SIGSTOP)  # it starts no more processes
+        processes = [self.process.pid, *family(self.process.pid)]
+        super().kill()
+        # The next server refuses to start while one of them is attached to the shared memory.
+        until_sync(lambda: not any(map(alive, processes)))
 
     def stop(self):
         # To end without waiting for the connections of others.
