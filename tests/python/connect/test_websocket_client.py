@@ -6,7 +6,7 @@ import contextlib
 import pytest
 from conformance import Peer, SinkConformance, SourceConformance, close, take
 
-from helpers import cancel, until
+from helpers import HANG, cancel, until
 from servers.server import free_port
 from velo import connect, stream_fn
 from velo.connect.errors import (
@@ -396,12 +396,12 @@ async def test_results_wait_for_the_server(peer):
 
 async def test_a_server_that_is_slow_confirms_results_as_it_reads_them(peer):
     """All of them take it longer than `keepalive`; the few between two pings do not."""
-    peer.pause = 0.02
-    sink = peer.sink(keepalive=1.0)
+    peer.pause = 0.03
+    sink = peer.sink(keepalive=4.0)
     # So long that the server's library reads only a few ahead of what is asked for.
     values = [f"{number} {'x' * 50_000}" for number in range(150)]
     await sink.write([(None, value) for value in values])
-    await asyncio.wait_for(sink.flush(), 30)
+    await asyncio.wait_for(sink.flush(), HANG)
     await peer.written(150)
     assert peer.received == [f'"{value}"' for value in values]
     await sink.close()
