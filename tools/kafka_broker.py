@@ -115,13 +115,13 @@ def install() -> None:
     (cache() / "installed").touch()
 
 
-def configure(folder: Path, port: int, more: str = "") -> Path:
+def configure(folder: Path, port: int, more: str = "", controller: int | None = None) -> Path:
     """Write the properties of a broker in this folder, and format its storage if it has none."""
     data = folder / "data"
     properties = folder / "server.properties"
     if not properties.exists():
-        while str(controller := _free_port()) in f"{port} {more}":
-            pass  # nothing listens yet on those that were chosen before
+        while controller is None or str(controller) in f"{port} {more}":
+            controller = _free_port()  # nothing listens yet on those that were chosen before
         properties.write_text(
             f"{PROPERTIES}log.dirs={data}\n"
             f"listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\n"
@@ -139,12 +139,12 @@ def configure(folder: Path, port: int, more: str = "") -> Path:
     return properties
 
 
-def run(folder: Path, port: int, more: str = "") -> None:
+def run(folder: Path, port: int, more: str = "", controller: int | None = None) -> None:
     """Become the broker."""
     if not installed():
         raise SystemExit("kafka_broker: run `python tools/kafka_broker.py install` first")
     folder.mkdir(parents=True, exist_ok=True)
-    properties = configure(folder, port, more)
+    properties = configure(folder, port, more, controller)
     command = java("kafka.Kafka", str(properties))
     os.execvp(command[0], command)
 
@@ -180,6 +180,7 @@ def main() -> None:
     commands.add_parser("install", help="fetch the broker into the cache folder")
     start = commands.add_parser("run", help="run a broker on 127.0.0.1")
     start.add_argument("--port", type=int, default=9092)
+    start.add_argument("--controller", type=int, help="the port of its controller; a free one")
     start.add_argument("--folder", type=Path, help="its data; a temporary folder by default")
     start.add_argument("--properties", type=Path, help="a file of more broker properties")
     given = parser.parse_args()
@@ -187,7 +188,8 @@ def main() -> None:
         install()
         return
     folder = given.folder or Path(tempfile.gettempdir()) / f"kafka-{given.port}"
-    run(folder, given.port, given.properties.read_text() if given.properties else "")
+    more = given.properties.read_text() if given.properties else ""
+    run(folder, given.port, more, given.controller)
 
 
 if __name__ == "__main__":

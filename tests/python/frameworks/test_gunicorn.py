@@ -1,7 +1,6 @@
 """gunicorn forks its workers from a process that has already run streams."""
 
 import json
-import socket
 import subprocess
 import sys
 import urllib.request
@@ -10,6 +9,7 @@ import psutil
 import pytest
 
 from helpers import HANG, environment, until_sync, write_script
+from servers.server import free_port
 
 pytest.importorskip("gunicorn", reason="needs velo-stream[test]")
 
@@ -40,11 +40,6 @@ HOOK = """
         import served
         served.before.append(served.count.run_sync([1])[0][1])
 """
-
-
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
 
 
 @pytest.mark.parametrize("preload", [[], ["--preload"]], ids=["each", "preload"])

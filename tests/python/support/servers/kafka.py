@@ -29,7 +29,7 @@ class Kafka(Server):
         super().__init__(folder)
         need_kafka()
         self.address = f"127.0.0.1:{self.port}"
-        sasl, tls = free_port(), free_port()
+        sasl, tls, self._controller = free_port(), free_port(), free_port()
         self.sasl_address, self.tls_address = f"127.0.0.1:{sasl}", f"127.0.0.1:{tls}"
         self.certificate = self.folder / "certificate.pem"
         self._admin = self._producer = None
@@ -62,7 +62,7 @@ class Kafka(Server):
     def command(self):
         return [
             sys.executable, BROKER, "run", "--folder", self.folder, "--port", str(self.port),
-            "--properties", self.folder / "more.properties",
+            "--controller", str(self._controller), "--properties", self.folder / "more.properties",
         ]  # fmt: skip
 
     def start(self):

@@ -1,11 +1,15 @@
 """A server process that a test session starts and stops."""
 
 import contextlib
+import fcntl
+import functools
 import os
+import random
 import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -18,19 +22,57 @@ from standalone import end_with_this_thread
 __all__ = ["Server", "free_port", "program"]
 
 
-# The ports that were given out: what asked for one may not listen on it yet.
+def _ports():
+    """The ports that the system gives to nobody by itself, as it does to each client.
+
+    Without those below 20000, which Ray gives to its workers.
+    """
+    first, last = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
+    ports = [port for port in range(20_000, 65_536) if not first <= port <= last]
+    return ports or list(range(20_000, 65_536))
+
+
+@functools.cache
+def _claims():
+    """A file with a byte per port, which a process of tests locks until its end.
+
+    What asked for a port may not listen on it for long, and other processes run tests meanwhile.
+    """
+    path = Path(tempfile.gettempdir()) / f"velo-test-ports-{os.getuid()}"
+    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    LASTING["fds"].add(file)
+    return file
+
+
+# A generator of its own: tests may seed that of the module.
+_random = random.Random()
+# The ports that were given out here: a process does not lock itself out.
 _given = set()
 
 
 def free_port():
     """A loopback port that nothing listens on, another one each time."""
+    ports = _ports()
     while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        if port not in _given:
+        port = _random.choice(ports)
+        if port not in _given and _claim(port) and _is_free(port):
             _given.add(port)
             return port
+
+
+def _claim(port):
+    try:
+        fcntl.lockf(_claims(), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+    except OSError:  # another process has it
+        return False
+    return True
+
+
+def _is_free(port):
+    with socket.socket() as probe, contextlib.suppress(OSError):
+        probe.bind(("127.0.0.1", port))
+        return True
+    return False
 
 
 def program(name, *folders, hint):
