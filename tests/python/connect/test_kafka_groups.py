@@ -418,14 +418,15 @@ class TestOutages:
         messages = await asyncio.to_thread(broker.read, topic, 3)
         assert [int(message.value()) for message in messages] == [1, 2, 3]
 
-    async def test_a_commit_that_is_not_answered_in_time_is_an_error(self, broker):
+    async def test_a_commit_that_is_not_answered_in_time_is_an_error(self, broker, monkeypatch):
         topic = broker.topic()
-        config = {**QUICK_SINK, "transaction.timeout.ms": 1500}
-        sink = connect.kafka(broker.address, topic, config=config)
+        sink = connect.kafka(broker.address, topic, config=QUICK_SINK)
         await sink.begin(topic)
         await sink.write([("k", 1)])
         await sink.flush()
         broker.freeze()
+        # Only now: what came before has the time that it takes.
+        monkeypatch.setattr(sink._writer, "_limit", 1.5)
         try:
             async with asyncio.timeout(HANG / 2):
                 with pytest.raises(Unreachable, match=r"1\.5 s.*at the next start"):
