@@ -69,7 +69,7 @@ def http(
         reconnect: Request again when a response breaks off. What the server sends meanwhile may be
             lost.
         max_line: The most bytes of a line; longer lines are no events.
-        read_timeout: The seconds that a response may be silent. None: for ever.
+        read_timeout: The seconds that a response may be silent behind its head. None: for ever.
         batch: How many results a request has at most.
         retries: How often a request of results is made again, with growing pauses, when there is
             no answer, or one with status 408, 425, 429 or from 500 on.

@@ -67,7 +67,8 @@ def sse(
         reconnect: Request again behind the last event when the response ends or breaks off.
             Otherwise the end of the response is the end of the source.
         max_size: Events with more bytes than that are no events.
-        read_timeout: The seconds that the server may be silent. None: for ever.
+        read_timeout: The seconds that the server may be silent behind the head of its response.
+            None: for ever.
         headers: Headers of the request.
         user: The user of basic authentication.
         password: The password; or `password_file`, a file that holds it.

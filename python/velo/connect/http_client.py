@@ -64,7 +64,9 @@ class Requests:
         self._headers = headers
         self._tls = tls
         self._answer_timeout = answer_timeout
-        self._timeout = httpx.Timeout(answer_timeout, read=read_timeout)
+        self._read_timeout = read_timeout
+        # That of reading would hold for the head as for the body, which have limits of their own.
+        self._timeout = httpx.Timeout(answer_timeout, read=None)
         self._client: httpx.AsyncClient | None = None
 
     async def open(
@@ -108,9 +110,10 @@ class Requests:
         response = await self.open("POST", headers, content)
         try:
             # It is read to its end, so that the connection can be used again.
-            async with asyncio.timeout(self._answer_timeout):
-                async for _ in self.chunks(response):
-                    pass
+            with self._named():
+                async with asyncio.timeout(self._answer_timeout):
+                    async for _ in response.aiter_bytes():
+                        pass
         except TimeoutError:
             pass  # the status has come, and the status counts
         finally:
@@ -120,12 +123,23 @@ class Requests:
         """Give the body of a response as it comes.
 
         Raises:
-            Unreachable: When it breaks off.
+            Unreachable: When it breaks off, or is silent for `read_timeout`.
 
         """
-        with self._named():
-            async for chunk in response.aiter_bytes():
-                yield chunk
+        chunks = response.aiter_bytes()
+        while True:
+            try:
+                with self._named():
+                    async with asyncio.timeout(self._read_timeout):
+                        chunk = await anext(chunks, None)
+            except TimeoutError:
+                raise Unreachable(
+                    f"{self.shown} was silent for too long: {self._read_timeout:g} s "
+                    "(`read_timeout`)"
+                ) from None
+            if chunk is None:
+                return
+            yield chunk
 
     async def _refused(self, response: httpx.Response) -> ConnectError:
         body = b""

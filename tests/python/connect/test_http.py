@@ -41,6 +41,7 @@ class HttpPeer(Peer):
         self.body = b""
         self.open = False  # whether the response goes on behind the values
         self.breaks = 0  # how many responses break off behind the values
+        self.pause = 0  # seconds before the head of a response
 
     async def __call__(self, scope, receive, send):
         if scope["type"] != "http":
@@ -51,6 +52,7 @@ class HttpPeer(Peer):
             body += message["body"]
             if not message["more_body"]:
                 break
+        await asyncio.sleep(self.pause)
         status = self.answers.pop(0) if self.answers else 200
         await send({"type": "http.response.start", "status": status, "headers": self.headers})
         if status != 200:
@@ -58,6 +60,9 @@ class HttpPeer(Peer):
             return
         if scope["method"] == "POST":
             self.received.append(body)
+            if self.open:
+                await send({"type": "http.response.body", "body": b"...", "more_body": True})
+                await asyncio.Event().wait()
         else:
             await self.give(send)
         await send({"type": "http.response.body", "body": b""})
@@ -342,11 +347,30 @@ async def test_a_server_without_an_answer_is_not_waited_for(peer):
 async def test_silence_has_a_limit(peer):
     await peer.produce([b"1"])
     peer.open = True
-    source = peer.source(read_timeout=0.2)
+    source = peer.source(read_timeout=2.0)
     _, iteration = await take(source, 1)
-    with pytest.raises(Disconnected, match="too long"):
+    with pytest.raises(Disconnected, match=r"silent for too long: 2 s \(`read_timeout`\)"):
         await anext(iteration)
     await close(source, iteration)
+
+
+async def test_the_head_of_a_response_may_take_longer_than_its_body_may_be_silent(peer):
+    await peer.produce([b"1"])
+    peer.pause = 0.3
+    # It requests again where the body, too, is late once.
+    source = peer.source(read_timeout=0.1, reconnect=True)
+    _, iteration = await take(source, 1)
+    await close(source, iteration)
+
+
+async def test_a_result_counts_with_the_status_of_its_answer(peer):
+    """The rest of the response is read for the sake of the connection alone."""
+    peer.open = True
+    sink = peer.sink(read_timeout=0.1, connect_timeout=1.0, retries=3)
+    await sink.write([(None, 1)])
+    await sink.flush()
+    assert set(peer.received) == {b"1\n"}
+    await sink.close()
 
 
 def test_settings_that_do_not_fit_are_errors():
