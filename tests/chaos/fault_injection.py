@@ -14,7 +14,7 @@ __all__ = ["FaultInjection"]
 # How long a stopped process stays so at most; seconds.
 _STOPPED = 0.03
 # How long a killed process may take to be gone, on a busy machine; seconds.
-_DYING = 5.0
+_DYING = 30.0
 
 
 class FaultInjection:

@@ -36,7 +36,7 @@ async def expected(fn, stream):
 
 async def opened(fn):
     """Open a stream; a supervisor that is being replaced is asked again."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while True:
         try:
             return await fn.open()

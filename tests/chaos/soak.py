@@ -78,7 +78,9 @@ class Soak:
             await self._sampling()
 
     def _over(self):
-        return time.monotonic() - self._began > self._seconds
+        # Without a crash or a cancellation, it has seen nothing.
+        is_late = time.monotonic() - self._began > self._seconds
+        return is_late and self.crashed > 0 and self.cancelled > 0
 
     async def _streams(self):
         while not self._over():
