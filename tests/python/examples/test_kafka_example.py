@@ -8,7 +8,7 @@ import re
 import pytest
 
 from example_runs import needs_kafka, run_example, run_with_example
-from helpers import alive
+from helpers import HANG, alive
 
 
 @pytest.fixture(autouse=True)
@@ -42,13 +42,13 @@ with run.own_folder("kafka") as first, run.own_folder("scale-out") as second:
 
 
 @pytest.mark.parametrize(
-    ("broker", "error"),
+    ("broker", "silence", "error"),
     [
-        ("sys.exit(3)", "the broker has ended with exit code 3: see {folder}/broker.log\n"),
-        ("time.sleep(600)", "waited 0.1 s for an answer of the broker at 127.0.0.1:"),
+        ("sys.exit(3)", HANG, "the broker has ended with exit code 3: see {folder}/broker.log\n"),
+        ("time.sleep(600)", 0.1, "waited 0.1 s for an answer of the broker at 127.0.0.1:"),
     ],
 )
-def test_a_broker_that_is_not_there_is_named(tmp_path, broker, error):
+def test_a_broker_that_is_not_there_is_named(tmp_path, broker, silence, error):
     program = tmp_path / "broker.py"
     program.write_text(
         "import os, sys, time\n"
@@ -60,7 +60,7 @@ def test_a_broker_that_is_not_there_is_named(tmp_path, broker, error):
         tmp_path,
         f"""
 import run
-run.BROKER, run.SILENCE = Path({str(program)!r}), 0.1
+run.BROKER, run.SILENCE = Path({str(program)!r}), {silence}
 with run.own_folder("kafka") as folder, run.broker(folder):
     pass
 """,
