@@ -309,19 +309,27 @@ async def take_rest(iteration):
 async def test_waiting_at_the_end_costs_no_message_its_last_delivery(peer):
     await peer.js.add_consumer(
         peer.stream, durable_name=peer.durable, filter_subject=peer.subject,
-        ack_policy="explicit", ack_wait=2.0, max_deliver=2,
+        ack_policy="explicit", ack_wait=HANG, max_deliver=2,
     )  # fmt: skip
     await peer.produce([b"1"])
     dead = peer.source()
     _, iteration = await take(dead, 1)
+    ((reply, _),) = dead._reader._consumers[peer.stream]._receipts.of(peer.stream).values()
     await iteration.aclose()
     await dead._link.close()  # without giving the message back
     source = peer.source(until="end")
     iteration = aiter(source)
     await anext(iteration)
     await peer.produce([b"2", b"3"])
+    waiting = asyncio.create_task(take_rest(iteration))
+
+    async def seen():
+        return source._reader._consumers[peer.stream]._kept
+
+    await until(seen)
+    await peer.client.publish(reply, b"-NAK")  # as the server does after `ack_wait`
     async with asyncio.timeout(HANG):
-        items = await take_rest(iteration)
+        items = await waiting
     assert values_of(items) == [1]
     await source.commit(last_positions(items))
     await source.close()
