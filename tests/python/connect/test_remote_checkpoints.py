@@ -154,6 +154,8 @@ def test_a_store_that_is_too_busy_is_tried_again(refusing, caplog):
 
 PROGRAM = """
 import asyncio
+import itertools
+import os
 import sys
 
 from paced import Paced
@@ -162,6 +164,19 @@ from velo._checkpoint import remote
 from velo.connect.urls import endpoint_of
 
 remote._LEAST = 200
+begin_base, ticks = remote.Remote.begin_base, itertools.count()
+
+
+def begin_base_and_wait(self):
+    begin_base(self)
+    if next(ticks) >= 3:
+        self._thread.submit(int).result()
+
+
+# A program that is killed at its bases writes them beside its first ticks, and has the others wait:
+# the last tick must not come before that.
+if os.environ["VELO_FAILPOINT"].startswith("base"):
+    remote.Remote.begin_base = begin_base_and_wait
 
 
 @stream_fn
