@@ -6,10 +6,12 @@ import types
 import pytest
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
+from helpers import HANG
 from velo import connect
 from velo.connect._kafka.bound import Bound
 from velo.connect._kafka.link import Link
 from velo.connect._kafka.lookout import Lookout
+from velo.connect.errors import NoSuchTopic, Unreachable
 
 
 class TestSilence:
@@ -121,3 +123,26 @@ class TestLeaders:
 
         with pytest.raises(KafkaException):
             link.ask(call, lambda: False)
+
+    def asked(self, monkeypatch, code, connect_timeout):
+        """Ask for the metadata of a topic that has an error the first three times."""
+        monkeypatch.setattr("velo.connect._kafka.link._CREATED", 0.0)
+        link = Link("kafka in", "localhost:1", connect_timeout)
+        errors = iter([KafkaError(code)] * 3)
+
+        class Client:
+            def list_topics(self, topic, timeout):
+                described = types.SimpleNamespace(error=next(errors, None), partitions={0: None})
+                return types.SimpleNamespace(topics={topic: described})
+
+        return link.metadata(Client(), "in", lambda: False).topics["in"]
+
+    def test_a_topic_without_a_leader_is_waited_for_as_a_broker_is(self, monkeypatch):
+        code = KafkaError.LEADER_NOT_AVAILABLE
+        assert self.asked(monkeypatch, code, HANG).partitions == {0: None}
+        with pytest.raises(Unreachable):
+            self.asked(monkeypatch, code, 0.0)
+
+    def test_one_that_is_not_there_is_waited_for_no_longer_than_a_new_one(self, monkeypatch):
+        with pytest.raises(NoSuchTopic):
+            self.asked(monkeypatch, KafkaError.UNKNOWN_TOPIC_OR_PART, HANG)

@@ -213,20 +213,26 @@ class Link:
         Only for a client that has no partitions yet: a record that comes meanwhile is lost.
 
         Raises:
-            Unreachable: When none comes within `connect_timeout`, or `given_up` says so.
+            Unreachable: When none comes within `connect_timeout`, or `given_up` says so; also where
+                the topic has no leader for so long.
             AuthenticationFailed: When the user is refused.
             NoSuchTopic: When the topic does not exist, also a moment later: brokers learn of a new
                 topic one after another, and some make one when it is asked for.
 
         """
-        created = time.monotonic() + _CREATED
+        begin = time.monotonic()
         while True:
             found = self._metadata(client, topic, given_up)
             if topic is None or (error := found.topics[topic].error) is None:
                 return found
             named = self.named(error, topic)
-            missing = isinstance(named, NoSuchTopic) or transient(error)
-            if not missing or given_up() or time.monotonic() > created:
+            if isinstance(named, NoSuchTopic):
+                patience = _CREATED
+            elif transient(error):
+                patience = max(_CREATED, self._connect_timeout)
+            else:
+                raise named
+            if given_up() or time.monotonic() > begin + patience:
                 raise named
             time.sleep(_AGAIN)
 
