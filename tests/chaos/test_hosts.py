@@ -7,7 +7,6 @@ import time
 from pathlib import Path
 
 import pytest
-from confluent_kafka import KafkaException
 
 from folding import events, expected
 from helpers import until_sync
@@ -113,12 +112,7 @@ class Way:
 
     def busy(self):
         """How many programs of the group have partitions."""
-        (described,) = self._kafka.admin.describe_consumer_groups([self._name]).values()
-        try:
-            members = described.result(30).members
-        except KafkaException:  # it is not known yet
-            return 0
-        return sum(bool(each.assignment.topic_partitions) for each in members)
+        return sum(count > 0 for count in self._kafka.members(self._name) or ())
 
     def found(self):
         """How many results readers see so far."""

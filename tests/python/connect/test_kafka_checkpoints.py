@@ -5,7 +5,7 @@ import itertools
 import logging
 
 import pytest
-from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import Consumer, TopicPartition
 from conformance import close, take
 
 from helpers import HANG, until
@@ -83,12 +83,7 @@ class TestSeek:
         group = f"alone-with-{topic}"
 
         def members():
-            name = f"velo-alone-{group}"
-            try:
-                found = kafka.admin.describe_consumer_groups([name])[name].result(30)
-            except KafkaException:  # the coordinator has not been there for long
-                return None
-            return [len(member.assignment.topic_partitions) for member in found.members]
+            return kafka.members(f"velo-alone-{group}")
 
         def start():
             source = ends(topic, group=group)

@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import Consumer, TopicPartition
 
 import ray_functions
 from helpers import HANG, until_sync
@@ -67,13 +67,7 @@ async def test_members_of_a_group_go_on_when_a_node_dies(cluster, kafka, tmp_pat
             kafka.produce(source, values, str(key))
 
     def shared():
-        asked = kafka.admin.describe_consumer_groups([source], request_timeout=2)
-        try:
-            group = asked[source].result()
-        except KafkaException:  # there is no such group yet
-            return False
-        having = [len(member.assignment.topic_partitions) for member in group.members]
-        return having == [PARTITIONS // 3] * 3
+        return kafka.members(source) == [PARTITIONS // 3] * 3
 
     try:
         await asyncio.to_thread(until_sync, shared)

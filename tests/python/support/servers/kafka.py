@@ -2,13 +2,15 @@
 
 import contextlib
 import itertools
+import json
 import subprocess
 import sys
 import time
 
-from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
 
+from helpers import HANG
 from servers.kafka_jars import BROKER, need_kafka
 from servers.server import Server, free_port
 
@@ -16,6 +18,16 @@ __all__ = ["USERS", "Kafka"]
 
 # `alice` may do what a test allows her by an access rule, and `root` everything.
 USERS = {"alice": "hunter2", "root": "hunter2-root"}
+
+# Prints how many partitions each member of a group has.
+_DESCRIBE = """
+import json, sys
+from confluent_kafka.admin import AdminClient
+address, group = sys.argv[1:]
+admin = AdminClient({"bootstrap.servers": address})
+members = admin.describe_consumer_groups([group])[group].result(30).members
+print(json.dumps([len(member.assignment.topic_partitions) for member in members]))
+"""
 
 _numbers = itertools.count()
 
@@ -125,8 +137,28 @@ class Kafka(Server):
         """Make a topic, and give its name."""
         name = name or f"topic-{next(_numbers)}"
         new = NewTopic(name, partitions, 1, config={k: str(v) for k, v in config.items()})
-        self.admin.create_topics([new])[name].result(30)
-        return name
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                self.admin.create_topics([new])[name].result(30)
+                return name
+            except KafkaException as error:
+                # A broker that was late for a heartbeat counts as away for a moment.
+                away = error.args[0].code() == KafkaError.INVALID_REPLICATION_FACTOR
+                if not away or time.monotonic() > deadline:
+                    raise
+            time.sleep(0.1)
+
+    def members(self, group):
+        """How many partitions each member of a group has; None where the broker does not say it.
+
+        Asked by a program of its own, for the reason in `_has_coordinator`.
+        """
+        command = [sys.executable, "-c", _DESCRIBE, self.address, group]
+        while True:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=HANG)
+            if done.returncode >= 0:
+                return None if done.returncode else json.loads(done.stdout)
 
     def add_partitions(self, topic, total):
         self.admin.create_partitions([NewPartitions(topic, total)])[topic].result(30)
