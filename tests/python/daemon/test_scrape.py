@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import re
 import time
 import urllib.request
@@ -10,7 +11,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 import velo.metrics
-from functions import running_sum
+from functions import mark, running_sum
 from helpers import HANG, ROOT, alive
 from velo import stream_fn
 
@@ -18,9 +19,11 @@ DASHBOARD = ROOT / "docs" / "grafana.json"
 
 
 @stream_fn(mode="process", workers=1)
-async def napping(events):
+async def held(events):
+    """Holds its worker until there is a file of the name of the event."""
     async for event in events:
-        time.sleep(event)
+        while not os.path.exists(event):
+            time.sleep(0.01)
         yield event
 
 
@@ -90,17 +93,19 @@ async def test_a_scrape_of_a_supervisor(daemon_at):
     assert ("velo_function_streams", name) not in found
 
 
-async def test_a_worker_that_is_held_is_shown_as_busy(daemon_at):
+async def test_a_worker_that_is_held_is_shown_as_busy(daemon_at, tmp_path):
     url = await listening(daemon_at("--workers", 1, "--metrics", "127.0.0.1:0"))
-    async with napping.open() as stream:
-        await stream.send(0)
-        assert await stream.recv() == 0
-        await stream.send(3)
+    gate, there = str(tmp_path / "gate"), str(tmp_path)
+    async with held.open() as stream, asyncio.timeout(HANG):
+        await stream.send(there)
+        assert await stream.recv() == there
+        await stream.send(gate)
         found = {}
         while found.get(("velo_worker_busy", "1")) != 1:
             found = await scrape(url)
             assert found["velo_worker_streams", "1"] == 1
-        assert await stream.recv() == 3
+        mark(gate)
+        assert await stream.recv() == gate
 
 
 async def test_it_ends_as_it_does_without(daemon_at):

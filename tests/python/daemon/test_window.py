@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import os
 import time
 from types import SimpleNamespace
 
@@ -21,12 +22,13 @@ from velo.errors import StreamClosed
 
 async def inspected(daemon, name, wanted):
     """What `velo inspect --json` says, once it satisfies."""
-    while True:
-        told = await velo(daemon, "inspect", name, "--json")
-        assert told.code == 0, told.err
-        said = json.loads(told.out)
-        if wanted(said):
-            return said
+    async with asyncio.timeout(HANG):
+        while True:
+            told = await velo(daemon, "inspect", name, "--json")
+            assert told.code == 0, told.err
+            said = json.loads(told.out)
+            if wanted(said):
+                return said
 
 
 @stream_fn(mode="process", workers=1)
@@ -38,8 +40,9 @@ async def counting(events):
             logging.getLogger("shop").error("no stock of %s", "pears")
         if event == "sleep":
             await asyncio.sleep(3600)
-        if event == "hold":
-            time.sleep(2.5)
+        if isinstance(event, tuple):
+            while not os.path.exists(event[1]):  # holds its worker until the test lets it go on
+                time.sleep(0.01)
         yield event
 
 
@@ -177,15 +180,17 @@ async def test_inspect_shows_where_a_function_waits(daemon):
     assert f"no stream `{stream.name}` is open" in told.err
 
 
-async def test_inspect_shows_the_stack_of_one_that_holds_its_worker(daemon):
+async def test_inspect_shows_the_stack_of_one_that_holds_its_worker(daemon, tmp_path):
+    gate = tmp_path / "gate"
     async with counting.open() as stream:
-        await stream.send("hold")
+        await stream.send(("hold", str(gate)))
         said = await inspected(daemon, stream.name, lambda said: said["stuck"])
         (stuck,) = said["stuck"]
         assert "in counting" in stuck["stack"]
         assert [one["running_event"] for one in stuck["streams"]] == [1]
         # It was disturbed in nothing, and what it wrote is not taken for its last words.
-        assert await stream.recv() == "hold"
+        gate.touch()
+        assert await stream.recv() == ("hold", str(gate))
 
 
 async def test_inspect_tells_of_one_that_has_failed(daemon):
