@@ -50,7 +50,12 @@ async def test_function_that_holds_one_event(way, buffer, tmp_path):
 async def test_consumer_that_never_receives(way, buffer):
     """`buffer` results wait, one more is in the function's hands, and its event still counts."""
     async with way.open(functions.echo, buffer=buffer) as stream:
-        assert await fill(stream) == 2 * buffer
+        # Beyond `buffer`, each send waits until the function has taken an event.
+        for number in range(2 * buffer):
+            await asyncio.wait_for(stream.send(number), HANG)
+        sending = asyncio.create_task(send_one(stream, "never"))
+        assert await blocked(sending, 25)
+        await cancel(sending)
         got = [await stream.recv() for _ in range(2 * buffer)]
         assert got == list(range(2 * buffer))
 
