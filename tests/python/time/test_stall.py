@@ -10,7 +10,7 @@ import time
 import pytest
 
 import functions
-from helpers import HANG, alive, cancel, culprit_of, until
+from helpers import HANG, alive, cancel, until
 from recovering import fresh_pool  # noqa: F401
 from velo import stream_fn
 from velo._process import clients
@@ -34,13 +34,14 @@ HOLDS = {
     "native code": lambda: ctypes.CDLL(None).pause(),
     "native code with the GIL": lambda: ctypes.PyDLL(None).pause(),
 }
+STOPS = {"stops": lambda: os.kill(os.getpid(), signal.SIGSTOP)}
 
 
 @stream_fn(mode="process", workers=1, stall_timeout=LIMIT)
 async def holds(events):
     async for event in events:
-        if event in HOLDS:
-            HOLDS[event]()
+        if step := (HOLDS | STOPS).get(event):
+            step()
         yield event
 
 
@@ -188,11 +189,8 @@ async def test_a_stopped_worker_is_one_that_stalls():
 
 async def test_a_worker_that_is_stopped_while_it_works():
     async with holds.open() as stream:
-        await stream.send("a loop")
-        await until(lambda: culprit_of(link_of(stream)) == (0, stream.name, 1))
-        pid = next(iter(clients.client_of(asyncio.get_running_loop()).links.values())).pid
-        os.kill(pid, signal.SIGSTOP)
         with named_once():
+            await stream.send("stops")
             error = await died_with(stream)
     assert (error.culprit, error.event, error.stack) == (True, 1, "")
 
