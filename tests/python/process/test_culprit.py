@@ -5,6 +5,7 @@ import ctypes
 import os
 import signal
 import threading
+import time
 
 import psutil
 import pytest
@@ -113,13 +114,23 @@ async def test_nobody_is_blamed_for_a_kill_from_outside_while_nothing_ran():
             assert "none of its stream functions is known to be the cause" in str(error)
 
 
-async def test_who_runs_is_there_to_be_seen():
-    async with functions.nap.options(mode="process").open() as stream:
-        await stream.send(0)
+async def test_who_runs_is_there_to_be_seen(tmp_path):
+    @stream_fn(mode="process")
+    async def holds(events):
+        """Holds its worker until there is a file of the event's name."""
+        async for path in events:
+            while not os.path.exists(path):
+                time.sleep(0.001)
+            yield path
+
+    gate = str(tmp_path / "gate")
+    async with holds.open() as stream:
+        await stream.send(str(tmp_path))
         await stream.recv()
         link = next(iter(clients.client_of(asyncio.get_running_loop()).links.values()))
-        await stream.send(0.3)
+        await stream.send(gate)
         await until(lambda: culprit_of(link.end) == (0, stream.name, 2))
+        functions.mark(gate)
         await stream.recv()
         await until(lambda: link.end.culprit() is None)
 
@@ -202,12 +213,12 @@ async def test_a_stream_of_another_loop_is_told_that_it_was_not_its_own():
 
     thread = threading.Thread(target=elsewhere)
     thread.start()
-    assert await asyncio.to_thread(ready.wait, 10)
+    assert await asyncio.to_thread(ready.wait, HANG)
     async with ends_at_three.open() as stream:
         await stream.send_batch(["exit", 2, 3])
         assert await receive(stream, 2) == ["ready", 2]
         assert (await died_with(stream)).culprit is True
-    assert await asyncio.to_thread(over.wait, 10)
+    assert await asyncio.to_thread(over.wait, HANG)
     await asyncio.to_thread(thread.join)
     error = told["error"]
     assert (error.culprit, error.culprit_stream, error.event) == (False, None, None)
