@@ -8,7 +8,7 @@ from collections import defaultdict
 
 import pytest
 
-from helpers import environment, write_script
+from helpers import HANG, environment, write_script
 
 FUNCTIONS = """
     import asyncio
@@ -114,7 +114,7 @@ class Velo:
     def __call__(self, *args, stdin=b""):
         process = self.start(*args)
         try:
-            out, err = process.communicate(stdin, timeout=40)
+            out, err = process.communicate(stdin, timeout=HANG)
         except subprocess.TimeoutExpired:
             process.kill()
             out, err = process.communicate()

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import velo
-from helpers import environment, write_script
+from helpers import HANG, environment, write_script
 from velo.cli.supervisor import screen
 from velo.cli.text import block, inline, safe_json
 
@@ -115,7 +115,7 @@ def test_results_in_a_terminal(velo):
             break
         written += data
     os.close(here)
-    assert process.wait(timeout=20) == 0
+    assert process.wait(timeout=HANG) == 0
     assert not raw(written.decode(), "\r\n")
     assert json.loads(written) == {"t": EVIL}
     # A file gets what it would have got.

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from helpers import until_sync
+from helpers import HANG, until_sync
 from velo._csv import sniff
 from velo.cli.decoding import Decoder
 from velo.cli.delimited import Csv
@@ -359,7 +359,7 @@ class Log:
 
     def stop(self):
         self.process.send_signal(signal.SIGTERM)
-        _, err = self.process.communicate(timeout=20)
+        _, err = self.process.communicate(timeout=HANG)
         assert self.process.returncode == 143
         return err.decode()
 
@@ -412,7 +412,7 @@ def test_the_delimiter_of_a_file_in_the_place_of_an_empty_one_is_found(velo, emp
     os.replace(velo.folder / "new.csv", log)
     until_sync(lambda: out.exists() and out.stat().st_size, 20)
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=20)
+    process.communicate(timeout=HANG)
     assert json.loads(out.read_text()) == {"name": "ann", "n": 5}
 
 

@@ -9,6 +9,7 @@ import zlib
 
 import pytest
 
+from helpers import HANG
 from velo.cli.delimited import Csv
 from velo.cli.parsing import Ndjson, Rules
 
@@ -140,7 +141,7 @@ def test_a_file_that_the_shell_opens_is_not_read_and_written(velo, input, output
             stdin=stdin if input == "-" else subprocess.DEVNULL,
             stdout=stdout if output == "-" else subprocess.DEVNULL,
         )
-        _, err = process.communicate(timeout=40)
+        _, err = process.communicate(timeout=HANG)
     assert process.returncode == 2, err
     assert b"input; name another file for" in err
     assert path.read_text() == "1\n2\n"
@@ -152,7 +153,7 @@ def test_standard_streams_that_are_no_files_may_be_one(velo):
         process = velo.start("run", "fns:echo", "-i", "-", stdin=there, stdout=there)
         here.sendall(b"1\n")
         here.shutdown(socket.SHUT_WR)
-        process.communicate(timeout=40)
+        process.communicate(timeout=HANG)
         assert process.returncode == 0
         assert here.recv(100) == b"1\n"
 

@@ -8,6 +8,7 @@ import re
 import select
 import signal
 import sys
+import time
 
 import pytest
 
@@ -34,15 +35,14 @@ def test_results_come_while_the_input_is_slow(velo, mode, keyed):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_leaves_what_was_done(velo, mode, number):
-    process = velo.start(
-        "run", "fns:sums", "-i", "-", "-k", "k", "--mode", mode, "-o", "out.ndjson"
-    )
+    command = ("run", "fns:sums", "-i", "-", "-k", "k", "--mode", mode, "-o", "out.ndjson")
+    process = velo.start(*command, "--drain", HANG)
     out = velo.folder / "out.ndjson"
     send(process, {"k": 1, "v": 1}, {"k": 2, "v": 5}, {"k": 1, "v": 2})
     until_sync(lambda: out.exists() and len(out.read_bytes().splitlines()) == 3)
     # As from a terminal: to the whole group, workers included.
     os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
-    process.wait(timeout=20)
+    process.wait(timeout=HANG)
     err = process.stderr.read().decode()
     process.communicate()
     assert process.returncode == 128 + number
@@ -73,7 +73,7 @@ def test_what_was_read_from_a_pipe_is_worked_on(velo, mode, keyed):
     read, write = os.pipe()
     fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, 4096 * 64)  # nothing may be read once it stops
     process = velo.start(
-        "run", "paced.py:paced", "-i", "-", "--drain", 30, "--mode", mode, *keyed, stdin=read
+        "run", "paced.py:paced", "-i", "-", "--drain", HANG, "--mode", mode, *keyed, stdin=read
     )
     os.write(write, "".join(events[:1024]).encode())
     early = os.read(process.stdout.fileno(), 65536)
@@ -93,7 +93,7 @@ def test_what_was_read_from_a_pipe_is_worked_on(velo, mode, keyed):
 
 
 def test_streams_are_given_time_to_finish(velo):
-    process = blocked(velo)
+    process = blocked(velo, "--drain", HANG)
     process.send_signal(signal.SIGTERM)
     while b"stopping" not in (line := process.stderr.readline()):
         assert line
@@ -118,13 +118,13 @@ BLOCKING = """
 """
 
 
-def blocked(velo):
+def blocked(velo, *more):
     """A run in which both workers compute, each in one of its two streams, until the gate is there.
 
     Both have been through an event of every stream before, so that they are warm.
     """
     write_script(velo.folder, BLOCKING, "blocking.py")
-    process = velo.start("run", "blocking.py:blocking", "-i", "-", "-k", "k")
+    process = velo.start("run", "blocking.py:blocking", "-i", "-", "-k", "k", *more)
     warm, began = velo.folder / "warm", velo.folder / "began"
     send(process, *({"k": key, "began": str(warm), "gate": "/"} for key in range(4)))
     for _ in range(4):
@@ -137,7 +137,7 @@ def blocked(velo):
 def test_results_come_while_the_function_computes(velo):
     process = blocked(velo)
     early = b""
-    while early.count(b"\n") < 2 and select.select([process.stdout], [], [], 5)[0]:
+    while early.count(b"\n") < 2 and select.select([process.stdout], [], [], HANG)[0]:
         early += os.read(process.stdout.fileno(), 4096)
     (velo.folder / "began.end").touch()
     out, _ = process.communicate(timeout=HANG)
@@ -146,10 +146,12 @@ def test_results_come_while_the_function_computes(velo):
 
 
 def test_a_second_signal_stops_at_once(velo):
-    process = blocked(velo)
+    process = blocked(velo, "--drain", 3600)  # the first signal alone would end it much later
     process.send_signal(signal.SIGINT)
     while b"stopping" not in (line := process.stderr.readline()):
         assert line
+    # The time of the first signal was taken before that line. One within 50 ms would be the same.
+    time.sleep(0.1)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=HANG)
     assert process.returncode == 130
@@ -167,7 +169,8 @@ def test_one_signal_is_enough(velo):
 
 
 def test_a_signal_when_nobody_reads_stderr(velo, mode):
-    process = velo.start("run", "fns:sums", "-i", "-", "-k", "k", "--mode", mode)
+    command = ("run", "fns:sums", "-i", "-", "-k", "k", "--mode", mode)
+    process = velo.start(*command, "--drain", HANG)
     send(process, {"k": 1, "v": 7})
     process.stdout.readline()
     process.stderr.close()

@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from helpers import write_script
+from helpers import HANG, write_script
 
 
 def ndjson(events):
@@ -191,7 +191,7 @@ def test_nobody_reads_the_output(velo):
     process = velo.start("run", "fns:echo", "-i", "-")
     process.stdout.close()
     process.stdout = None
-    _, err = process.communicate(b'{"v":1}\n' * 50_000, timeout=20)
+    _, err = process.communicate(b'{"v":1}\n' * 50_000, timeout=HANG)
     assert process.returncode == 128 + signal.SIGPIPE
     assert err.startswith(b"stopped: ")
     assert b"Traceback" not in err
