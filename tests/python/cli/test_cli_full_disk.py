@@ -12,7 +12,7 @@ from small_disk import enlarge, mounted
 COUNT = 3000
 
 FUNCTION = """
-import time
+import asyncio, os
 from velo import stream_fn
 
 @stream_fn
@@ -20,7 +20,8 @@ async def sums(events):
     total = 0
     async for event in events:
         total += event["v"]
-        time.sleep(0.0002)  # stands for work: the disk is full before the end
+        while event["v"] >= 100 and not os.path.exists("go"):
+            await asyncio.sleep(0.001)  # the rest comes once the disk has its size
         yield {"total": total, "of": event["k"]}
 """
 
@@ -31,7 +32,10 @@ def whole(velo):
     velo.file("slow.py", FUNCTION)
     lines = (json.dumps({"k": f"key-{n % 7}", "v": n}) + "\n" for n in range(COUNT))
     velo.file("in.ndjson", "".join(lines))
+    go = velo.folder / "go"
+    go.touch()
     assert velo("run", "slow.py:sums", "-i", "in.ndjson", "-o", "whole.ndjson").code == 0
+    go.unlink()
     return (velo.folder / "whole.ndjson").read_bytes()
 
 
@@ -44,6 +48,7 @@ def fill_up(process, path, more=1000):
     until_sync(lambda: size(path) > 0 or process.poll() is not None)
     _, hard = resource.prlimit(process.pid, resource.RLIMIT_FSIZE)
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (size(path) + more, hard))
+    (path.parent / "go").touch()
     _, err = process.communicate(timeout=HANG)
     return err.decode()
 
@@ -111,6 +116,7 @@ def test_what_resume_cannot_go_on_with(velo, name):
 @pytest.mark.skipif(os.getuid() != 0, reason="mounts a small disk")
 def test_a_small_disk(velo, whole):
     """A real one, of 64 KiB."""
+    (velo.folder / "go").touch()
     with mounted(velo.folder / "disk", "64k") as disk:
         run = ("run", "slow.py:sums", "-i", "in.ndjson", "-o", "disk/out.ndjson")
         done = velo(*run)
