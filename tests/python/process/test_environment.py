@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from helpers import run_script, write_script
+from helpers import HANG, run_script, write_script
 from velo._worker import report
 
 USES = """
@@ -185,7 +185,11 @@ def test_exit_handlers_of_a_workers_modules_run(tmp_path):
     code, _, errors = run_script(
         tmp_path,
         f"""
-        from velo import stream_fn
+        import atexit
+        from velo import _core, stream_fn
+
+        # A worker that has not ended within 2 s is killed: here, it may need longer.
+        atexit.register(_core.shutdown, {HANG})
 
         @stream_fn(mode="process", workers=1)
         async def registers(events):

@@ -7,7 +7,7 @@ import pytest
 
 import functions
 from functions import OwnError
-from helpers import HANG, NO_SLOW_STEPS, open_fds, run_script
+from helpers import HANG, NO_SLOW_STEPS, open_fds, run_script, until_sync
 from velo import stream_fn
 from velo.errors import VeloError
 
@@ -148,7 +148,7 @@ def test_threads_that_ran_leave_nothing(mode):
     for _ in range(20):
         once()
     gc.collect()
-    assert len(open_fds()) <= before + 3
+    until_sync(lambda: len(open_fds()) <= before + 3)
 
 
 def test_loops_that_ran_leave_nothing(mode):
@@ -162,7 +162,7 @@ def test_loops_that_ran_leave_nothing(mode):
     for _ in range(30):
         assert asyncio.run(echo.run([1])) == [1]
     gc.collect()
-    assert len(open_fds()) <= before + 3
+    until_sync(lambda: len(open_fds()) <= before + 3)
 
 
 def test_run_inside_a_function(mode):

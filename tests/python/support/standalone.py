@@ -87,7 +87,7 @@ class Daemon:
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(HANG)
 
-    def seen_alive(self, bound=5.0):
+    def seen_alive(self, bound=HANG):
         """Processes of its that are still there after a moment."""
         with contextlib.suppress(AssertionError):
             until_sync(lambda: not any(map(alive, self._seen)), bound)
