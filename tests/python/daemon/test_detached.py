@@ -8,7 +8,7 @@ import pytest
 
 import functions
 from helpers import HANG, ask, until
-from standalone import velo
+from standalone import velo, velo_until
 from terminal import top
 from velo._api import session
 from velo._worker.detached import DetachedSessions
@@ -38,8 +38,12 @@ async def test_status_shows_what_nobody_is_attached_to(daemon):
     assert await ask(counting, 7, "a") == (1, "a")
     await seen(Watcher(AdminConnection(str(daemon.path))), lambda state: state["detached"] == 2)
     async with counting.open(key="attached") as stream:
-        told = await velo(daemon, "status", "--json")
-        state = json.loads(told.out)
+
+        def is_whole(told):
+            state = told.json
+            return len(state["detached_sessions"]) == 2 and all(s["name"] for s in state["streams"])
+
+        state = (await velo_until(daemon, "status", "--json", fits=is_whole)).json
         detached = {one["key"]: one for one in state["detached_sessions"]}
         assert detached.keys() == {"user-42", "7"}
         one = detached["user-42"]
@@ -53,7 +57,12 @@ async def test_status_shows_what_nobody_is_attached_to(daemon):
         assert open_one["state"] == "open"
         assert (state["detached"], state["waiting"]) == (2, 0)
         assert sum(worker["detached"] for worker in state["workers"]) == 2
-        text = (await velo(daemon, "status")).out
+        shown = ("user-42", stream.name)
+        text = (
+            await velo_until(
+                daemon, "status", fits=lambda told: all(name in told.out for name in shown)
+            )
+        ).out
         (row,) = [line for line in text.splitlines() if "user-42" in line]
         assert row.split()[:3] == ["user-42", "detached", "functions:numbered"]
         assert str(one["pid"]) in row.split()
@@ -155,12 +164,17 @@ async def test_thousands_are_told_in_parts(daemon):
 
     await asyncio.gather(*[some() for _ in range(8)])
     await seen(Watcher(AdminConnection(str(daemon.path))), lambda state: state["detached"] == total)
-    told = await velo(daemon, "status", "--json")
-    state = json.loads(told.out)
+    told = await velo_until(
+        daemon,
+        "status",
+        "--json",
+        fits=lambda told: len(told.json["detached_sessions"]) == total,
+    )
+    state = told.json
     assert state["detached"] == total
     assert {one["key"] for one in state["detached_sessions"]} == set(map(str, range(total)))
-    text = (await velo(daemon, "status")).out
-    assert f"and {total - 50} more detached sessions" in text
+    more = f"and {total - 50} more detached sessions"
+    await velo_until(daemon, "status", fits=lambda told: more in told.out)
 
 
 def test_no_more_is_told_at_once_than_fits():
@@ -182,24 +196,22 @@ def test_no_more_is_told_at_once_than_fits():
 async def test_inspect_by_key(daemon):
     """Detached or attached, with the state that its function has."""
     await ask(counting, "user-42", "a")
-    told = await velo(daemon, "inspect", "user-42", "--json")
-    assert told.code == 0, told.err
-    (one,) = json.loads(told.out)["streams"]
+    words = ("inspect", "user-42")
+    told = await velo_until(daemon, *words, "--json", fits=lambda told: told.json["streams"])
+    (one,) = told.json["streams"]
     assert (one["state"], one["key"], one["link"]) == ("detached", "user-42", None)
     assert one["locals"]["event"] == "'a'"
-    text = (await velo(daemon, "inspect", "user-42")).out
-    assert "  detached  for " in text
-    assert "event" in text
+    told = await velo_until(daemon, *words, fits=lambda told: "  detached  for " in told.out)
+    assert "event" in told.out
     async with counting.open(key="user-42") as stream:
         await stream.send("b")
         assert await stream.recv() == (2, "b")
-        told = await velo(daemon, "inspect", "user-42", "--json")
-        (one,) = json.loads(told.out)["streams"]
+        told = await velo_until(daemon, *words, "--json", fits=lambda told: told.json["streams"])
+        (one,) = told.json["streams"]
         assert one["state"] != "detached"
         assert (one["key"], one["events"]) == ("user-42", 1), "those of this attachment"
         assert one["detached"] is None
-    told = await velo(daemon, "inspect", "user-43")
-    assert told.code == 1
+    told = await velo_until(daemon, "inspect", "user-43", fits=lambda told: told.code == 1)
     assert "no stream `user-43`" in told.err
 
 
@@ -233,9 +245,10 @@ async def test_what_is_attached_by_now_is_not_ended(daemon):
     (one,) = state["detached_sessions"]
 
     def end():
-        line.supervisor.end(one["place"], "by hand")
-        answers = [look["answer"] for look in line.look()]
-        assert all(answers)
+        answers = [None]
+        while not all(answers):
+            line.supervisor.end(one["place"], "by hand")
+            answers = [look["answer"] for look in line.look()]
         return [stream for answer in answers for stream in json.loads(answer)["streams"]]
 
     async with counting.open(key="k") as stream:

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from helpers import HANG, until
-from standalone import velo
+from standalone import velo_until
 from velo import stream_fn
 from velo._worker import introspection
 from velo._worker.client import OpenStream
@@ -20,15 +20,16 @@ from velo.cli.supervisor.figures import Watcher
 from velo.errors import StreamClosed
 
 
-async def inspected(daemon, name, wanted):
-    """What `velo inspect --json` says, once it satisfies."""
-    async with asyncio.timeout(HANG):
-        while True:
-            told = await velo(daemon, "inspect", name, "--json")
-            assert told.code == 0, told.err
-            said = json.loads(told.out)
-            if wanted(said):
-                return said
+async def inspected(daemon, name, wanted=lambda one: True):
+    """The stream that `velo inspect --json` shows, once it satisfies."""
+
+    def fits(told):
+        assert told.code == 0, told.err
+        streams = told.json["streams"]
+        return streams and wanted(streams[0])
+
+    (one,) = (await velo_until(daemon, "inspect", name, "--json", fits=fits)).json["streams"]
+    return one
 
 
 @stream_fn(mode="process", workers=1)
@@ -56,8 +57,13 @@ async def test_status_shows_streams_with_their_figures(daemon):
             await streams[1].send(event)
         while streams[1].metrics.queued != 3:
             await asyncio.sleep(0.01)
-        told = await velo(daemon, "status", "--json")
-        state = json.loads(told.out)
+        told = await velo_until(
+            daemon,
+            "status",
+            "--json",
+            fits=lambda told: all(stream["name"] for stream in told.json["streams"]),
+        )
+        state = told.json
         shown = {stream["name"]: stream for stream in state["streams"]}
         assert len(shown) == 3
         first, second = (shown[stream.name] for stream in streams[:2])
@@ -71,8 +77,11 @@ async def test_status_shows_streams_with_their_figures(daemon):
         assert (worker["residents"], worker["events"], worker["queued"]) == (3, 8, 3)
         assert worker["memory"] > 1 << 20
         assert worker["cpu"] is not None
-        text = (await velo(daemon, "status")).out
-        assert all(stream.name in text for stream in streams)
+        await velo_until(
+            daemon,
+            "status",
+            fits=lambda told: all(stream.name in told.out for stream in streams),
+        )
 
 
 async def test_latencies_are_those_that_the_program_has_measured(daemon):
@@ -160,10 +169,7 @@ async def test_inspect_shows_where_a_function_waits(daemon):
         for event in ("a", "error", "sleep"):
             await stream.send(event)
         assert [await stream.recv() for _ in range(2)] == ["a", "error"]
-        said = await inspected(
-            daemon, stream.name, lambda said: "'sleep'" in said["streams"][0]["locals"]["event"]
-        )
-        (one,) = said["streams"]
+        one = await inspected(daemon, stream.name, lambda one: "'sleep'" in one["locals"]["event"])
         assert one["state"] == "waiting"
         assert one["file"] == __file__
         with open(__file__) as source:
@@ -172,11 +178,11 @@ async def test_inspect_shows_where_a_function_waits(daemon):
         assert one["locals"]["seen"] == "{'a': 0, 'error': 1, 'sleep': 2}"
         assert one["error"] == "no stock of pears"
         assert (one["events"], one["queued"], one["results"]) == (3, 1, 2)
-        text = (await velo(daemon, "inspect", stream.name)).out
-        assert f"{stream.name}: waiting" in text
-        assert "event  = 'sleep'" in text
-    told = await velo(daemon, "inspect", stream.name)
-    assert told.code == 1
+        told = await velo_until(
+            daemon, "inspect", stream.name, fits=lambda told: f"{stream.name}: waiting" in told.out
+        )
+        assert "event  = 'sleep'" in told.out
+    told = await velo_until(daemon, "inspect", stream.name, fits=lambda told: told.code == 1)
     assert f"no stream `{stream.name}` is open" in told.err
 
 
@@ -184,9 +190,13 @@ async def test_inspect_shows_the_stack_of_one_that_holds_its_worker(daemon, tmp_
     gate = tmp_path / "gate"
     async with counting.open() as stream:
         await stream.send(("hold", str(gate)))
-        said = await inspected(daemon, stream.name, lambda said: said["stuck"])
-        (stuck,) = said["stuck"]
-        assert "in counting" in stuck["stack"]
+        words = ("inspect", stream.name, "--json")
+        told = await velo_until(
+            daemon,
+            *words,
+            fits=lambda told: any("in counting" in one["stack"] for one in told.json["stuck"]),
+        )
+        (stuck,) = told.json["stuck"]
         assert [one["running_event"] for one in stuck["streams"]] == [1]
         # It was disturbed in nothing, and what it wrote is not taken for its last words.
         gate.touch()
@@ -203,7 +213,7 @@ async def test_inspect_tells_of_one_that_has_failed(daemon):
         await stream.send(0)
         with pytest.raises(ZeroDivisionError):
             await stream.recv()
-        (one,) = (await inspected(daemon, stream.name, bool))["streams"]
+        one = await inspected(daemon, stream.name)
         assert (one["state"], one["error"]) == ("failed", "ZeroDivisionError('division by zero')")
 
 
@@ -214,9 +224,7 @@ async def test_a_stream_that_is_ended_from_outside_says_why(daemon, first):
         if first is not None:
             await stream.send(first)
         if first == "sleep":
-            await inspected(
-                daemon, stream.name, lambda said: "sleep" in str(said["streams"][0]["locals"])
-            )
+            await inspected(daemon, stream.name, lambda one: "sleep" in str(one["locals"]))
         line = AdminConnection(str(daemon.path))
         line.supervisor.end(stream.name, "ended by a person")
         await asyncio.to_thread(line.look)

@@ -144,6 +144,13 @@ class Told:
     def __init__(self, done):
         self.code, self.out, self.err = done.returncode, done.stdout, done.stderr
 
+    @property
+    def json(self):
+        return json.loads(self.out)
+
+    def __repr__(self):
+        return f"code {self.code}: {self.out} {self.err}"
+
 
 async def velo(daemon, *words):
     """`velo ... --socket PATH`, while this program's loop goes on."""
@@ -152,3 +159,11 @@ async def velo(daemon, *words):
         subprocess.run, command, capture_output=True, text=True, env=environment(), timeout=HANG
     )
     return Told(await run)
+
+
+async def velo_until(daemon, *words, fits):
+    """What a command says, once it fits: it goes without a worker that has no turn for 500 ms."""
+    deadline = time.monotonic() + HANG
+    while not fits(told := await velo(daemon, *words)):
+        assert time.monotonic() < deadline, told
+    return told

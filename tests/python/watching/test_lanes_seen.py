@@ -2,12 +2,11 @@
 
 import asyncio
 import contextlib
-import json
 
 import pytest
 
 from helpers import HANG, until
-from standalone import Daemon, velo
+from standalone import Daemon, velo_until
 from terminal import Terminal
 from velo import stream_fn
 from velo.cli.supervisor.admin_connection import AdminConnection
@@ -113,9 +112,8 @@ async def test_status_shows_a_lane_with_its_keys(daemon):
             daemon, lambda lane: lane["keys"]["slowest"][0]["seconds"] > slow["seconds"] + 0.1
         )
         assert later["keys"]["slowest"][0]["key"] == "'slow'"
-        text = (await velo(daemon, "status")).out
-        assert "slowest key" in text
-        assert "'slow': " in text
+        told = await velo_until(daemon, "status", fits=lambda told: "slowest key" in told.out)
+        assert "'slow': " in told.out
 
 
 async def test_evicted_keys_are_counted(daemon):
@@ -135,9 +133,11 @@ async def test_latencies_of_a_lane_are_shown(daemon):
 
 
 async def inspected(daemon, *words):
-    told = await velo(daemon, "inspect", *words, "--json")
-    assert told.code == 0, told.err
-    return json.loads(told.out)["streams"]
+    def answered(told):
+        assert told.code == 0, told.err
+        return told.json["streams"]
+
+    return (await velo_until(daemon, "inspect", *words, "--json", fits=answered)).json["streams"]
 
 
 async def test_inspect_shows_one_key(daemon):
@@ -160,13 +160,15 @@ async def test_inspect_shows_one_key(daemon):
         assert [one["name"] for one in await inspected(daemon, "ann")] == ["spent['ann']"]
         (lane,) = await inspected(daemon, ann["lane"])
         assert (lane["state"], lane["keys"]["live"]) == ("a lane of keys", 3)
-        text = (await velo(daemon, "inspect", ann["lane"])).out
-        assert "3 live, 4 opened, 1 ended, 0 evicted" in text
-        text = (await velo(daemon, "inspect", "spent", "--key", "ann")).out
-        assert "total    = 4" in text
+        for words, text in (
+            ([ann["lane"]], "3 live, 4 opened, 1 ended, 0 evicted"),
+            (["spent", "--key", "ann"], "total    = 4"),
+        ):
+            await velo_until(
+                daemon, "inspect", *words, fits=lambda told, text=text: text in told.out
+            )
         for which in (["spent", "--key", "bob"], ["other", "--key", "ann"]):
-            told = await velo(daemon, "inspect", *which)
-            assert told.code == 1
+            told = await velo_until(daemon, "inspect", *which, fits=lambda told: told.code == 1)
             assert f"no key `{which[2]}` of `{which[0]}` is open" in told.err
 
 
@@ -178,7 +180,8 @@ async def test_the_key_of_another_is_not_told_under_its_number(daemon):
         await lane_of(daemon, lambda lane: lane["keys"]["opened"] == 2)
         (second,) = await inspected(daemon, "spent", "--key", "second")
         assert second["locals"]["total"] == "7"
-        assert (await velo(daemon, "inspect", "spent", "--key", "first")).code == 1
+        words = ("inspect", "spent", "--key", "first")
+        await velo_until(daemon, *words, fits=lambda told: told.code == 1)
 
 
 class Odd:
