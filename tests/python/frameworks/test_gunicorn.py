@@ -46,15 +46,18 @@ HOOK = """
 def test_two_servers_have_workers_of_their_own(tmp_path, preload):
     write_script(tmp_path, APP, "served.py")
     write_script(tmp_path, HOOK, "gunicorn.conf.py")
-    address = f"127.0.0.1:{free_port()}"
-    command = ["-m", "gunicorn", "-w", "2", "-b", address, "--log-level", "warning", *preload]
-    process = subprocess.Popen(
-        [sys.executable, *command, "served:app"],
-        cwd=tmp_path,
-        stderr=subprocess.PIPE,
-        env=environment(),
-        start_new_session=True,
-    )
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        address = f"127.0.0.1:{listening.getsockname()[1]}"
+        bind = f"fd://{listening.fileno()}"
+        command = ["-m", "gunicorn", "-w", "2", "-b", bind, "--log-level", "warning", *preload]
+        process = subprocess.Popen(
+            [sys.executable, *command, "served:app"],
+            cwd=tmp_path,
+            stderr=subprocess.PIPE,
+            env=environment(),
+            start_new_session=True,
+            pass_fds=[listening.fileno()],
+        )
     seen = {}
 
     def asked():
