@@ -338,7 +338,7 @@ class Log:
 
     def wait(self, *expected):
         found = [*expected]
-        until_sync(lambda: self.results()[-len(found) :] == found, 20, self.results)
+        until_sync(lambda: self.results()[-len(found) :] == found, describe=self.results)
 
     def add(self, text):
         with open(self.path, "a") as file:
@@ -347,7 +347,7 @@ class Log:
     def cut(self):
         self.path.write_text("")
         # Once it was seen to be short.
-        until_sync(lambda: self.position() == 0, 20)
+        until_sync(lambda: self.position() == 0)
 
     def position(self):
         folder = f"/proc/{self.process.pid}"

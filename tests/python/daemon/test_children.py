@@ -47,7 +47,7 @@ def test_status_and_doctor_show_them(tmp_path):
         assert all(child["alive"] for child in found.values())
         assert "started by functions" in people
         os.kill(worker, signal.SIGKILL)
-        until_sync(lambda: not alive(worker), 20)
+        until_sync(lambda: not alive(worker))
         found, people = shown(daemon)
         assert sorted(found) == sorted(children), "they outlive their worker"
         assert not any(child["alive"] for child in found.values())

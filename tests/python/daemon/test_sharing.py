@@ -324,7 +324,7 @@ def test_nothing_shows_event_data(tmp_path, daemon):
         assert not [text for text in shown if secret.encode() in text], pid
     assert secret not in daemon.said()
     assert secret not in json.dumps(state)
-    _, errors = client.communicate("\n", timeout=20)
+    _, errors = client.communicate("\n", timeout=HANG)
     assert client.returncode == 0, errors
 
 

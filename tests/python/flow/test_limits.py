@@ -128,7 +128,7 @@ async def test_places_hold_over_threads(mode):
         thread.start()
         await until(lambda: limited._spec.limiter.contended)
         order.append("first")
-    await asyncio.to_thread(thread.join, 10)
+    await asyncio.to_thread(thread.join, HANG)
     assert order == ["first", "other"]
 
 

@@ -81,7 +81,7 @@ class Counted:
         assert got == self.count, "nothing is lost or doubled on the way"
         return int(self.where.read_text())
 
-    async def moves(self, there, timeout=20):
+    async def moves(self, there, timeout=HANG):
         """Counts on until it is there."""
         async with asyncio.timeout(timeout):
             while not there(pid := await self.pid()):

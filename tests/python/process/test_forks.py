@@ -127,7 +127,7 @@ def test_a_child_of_the_program_leaves_its_streams_alone(tmp_path, backend, how)
                 status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
                 for k in range(5):
                     await stream.send(k)
-                    assert await asyncio.wait_for(stream.recv(), 5) == (k + 2, k)
+                    assert await asyncio.wait_for(stream.recv(), 50) == (k + 2, k)
             print("fine", status, flush=True)
 
         parent = os.getpid()

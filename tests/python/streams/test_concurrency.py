@@ -123,7 +123,7 @@ async def test_use_from_another_thread(way, operation):
 
         thread = threading.Thread(target=use)
         thread.start()
-        await asyncio.to_thread(thread.join, 10)
+        await asyncio.to_thread(thread.join, HANG)
         (error,) = caught
         assert type(error) is StreamBusy, error
         assert "another" in str(error)
@@ -182,7 +182,7 @@ async def test_metrics_may_be_read_from_another_thread(way):
                 pass
         finally:
             done.set()
-            await asyncio.to_thread(thread.join, 5)
+            await asyncio.to_thread(thread.join, HANG)
         assert failures == []
 
 

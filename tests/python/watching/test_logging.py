@@ -324,7 +324,7 @@ def test_a_record_appears_once_where_a_module_attaches_handlers(tmp_path, mode, 
     script = f"from {module} import work; print(work.options(mode={mode!r}).run_sync([1, 2]))"
     code, output, errors = run_script(tmp_path, script, flags=["-W", NO_SLOW_STEPS])
     assert (code, output, errors) == (0, "[1, 2]\n", "")
-    until_sync(lambda: file.read_text() == "order 1\norder 2\n", 5, file.read_text)
+    until_sync(lambda: file.read_text() == "order 1\norder 2\n", describe=file.read_text)
 
 
 def test_a_handler_that_the_function_attaches_itself_has_what_it_logs(tmp_path, mode):
