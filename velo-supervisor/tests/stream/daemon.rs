@@ -13,7 +13,7 @@ use nix::unistd::Pid;
 use velo_supervisor::stream::{Connection, Stream, StreamOptions};
 
 /// Longer than anything here takes on a slow machine.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The Python that has velo: `VELO_PYTHON`, or the one that `make` sets up.
 fn python() -> Option<&'static PathBuf> {
@@ -96,15 +96,12 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        // Twice: the first asks it to wait for open streams.
+        // The first asks it to wait for open streams. Two that come at once may count as one.
         let pid = Pid::from_raw(self.child.id().cast_signed());
-        for _ in 0..2 {
-            if matches!(self.child.try_wait(), Ok(None)) {
-                let _ = kill(pid, Signal::SIGTERM);
-                std::thread::sleep(Duration::from_millis(50));
-            }
+        while matches!(self.child.try_wait(), Ok(None)) {
+            let _ = kill(pid, Signal::SIGTERM);
+            std::thread::sleep(Duration::from_millis(50));
         }
-        let _ = self.child.wait();
         let _ = std::fs::remove_dir_all(&self.folder);
     }
 }
