@@ -407,10 +407,10 @@ def test_the_delimiter_of_a_file_in_the_place_of_an_empty_one_is_found(velo, emp
     log, out = velo.folder / "log.csv", velo.folder / "out.ndjson"
     log.write_bytes(empty)
     process = velo.start("run", "fns:echo", "-i", "log.csv", "--follow", "-o", "out.ndjson")
-    until_sync(lambda: is_open(process.pid, log), 20)
+    until_sync(lambda: is_open(process.pid, log))
     velo.file("new.csv", "name;n\nann;5\n")
     os.replace(velo.folder / "new.csv", log)
-    until_sync(lambda: out.exists() and out.stat().st_size, 20)
+    until_sync(lambda: out.exists() and out.stat().st_size)
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=HANG)
     assert json.loads(out.read_text()) == {"name": "ann", "n": 5}

@@ -84,7 +84,7 @@ def test_signals_end_it_when_nobody_takes_the_output(velo, mode, keyed, kind):
     )
     try:
         # It will be held up: there is much more than that takes.
-        until_sync(lambda: not select.select([], [write], [], 0)[1], 20)
+        until_sync(lambda: not select.select([], [write], [], 0)[1])
         process.send_signal(signal.SIGINT)
         assert b"stopping" in process.stderr.readline()
         _, err = process.communicate(timeout=HANG)
@@ -337,7 +337,7 @@ def test_a_signal_after_the_function_has_thrown_away_its_threads(velo):
     assert process.stdout.readline() == b"1\n"
     process.send_signal(signal.SIGTERM)
     assert b"stopping" in process.stderr.readline()
-    until_sync(lambda: b"stopped" in process.stderr.readline(), 20)
+    until_sync(lambda: b"stopped" in process.stderr.readline())
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=HANG)
     assert process.returncode in (143, -signal.SIGTERM)
