@@ -1,6 +1,7 @@
 """gunicorn forks its workers from a process that has already run streams."""
 
 import json
+import socket
 import subprocess
 import sys
 import urllib.request
@@ -9,7 +10,6 @@ import psutil
 import pytest
 
 from helpers import HANG, environment, until_sync, write_script
-from servers.server import free_port
 
 pytest.importorskip("gunicorn", reason="needs velo-stream[test]")
 

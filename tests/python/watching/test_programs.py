@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from helpers import HANG, alive, environment, start_script, write_script
+from helpers import HANG, alive, environment, start_script, until_sync, write_script
 from shown_program import PROGRAM, Program
 from standalone import answer
 from terminal import Terminal
