@@ -32,7 +32,7 @@ def deploy() -> None:
     "--restarts",
     type=click.IntRange(min=0),
     metavar="N",
-    help="Give up a member that fails more often than this in a row. [default: never]",
+    help="Give up a member that fails, or cannot start, more often in a row. [default: never]",
 )
 @click.option(
     "--working-dir", metavar="FOLDER", help="Send this folder to the nodes, with the program."
