@@ -14,13 +14,15 @@ from velo import connect
 from velo.connect import Lost
 from velo.connect.errors import ConnectError, Unreachable
 
-# A member that dies is missed soon, and a broker that comes back is found soon.
+# Members hear of each other soon, and a broker that comes back is found soon.
 QUICK = {
-    "session.timeout.ms": 3000,
+    "session.timeout.ms": 10_000,
     "heartbeat.interval.ms": 200,
     "reconnect.backoff.ms": 10,
     "reconnect.backoff.max.ms": 100,
 }
+# A member that dies is missed soon.
+MORTAL = {**QUICK, "session.timeout.ms": 3000}
 
 QUICK_SINK = {"reconnect.backoff.ms": 10, "reconnect.backoff.max.ms": 100}
 
@@ -82,7 +84,7 @@ class Program:
 
     def __init__(self, folder, address, topic, group):
         self.output = folder / "output"
-        arguments = [address, topic, group, json.dumps(QUICK)]
+        arguments = [address, topic, group, json.dumps(MORTAL)]
         with open(self.output, "wb") as output:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", PROGRAM, *arguments], stdout=output
