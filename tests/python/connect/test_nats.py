@@ -237,7 +237,8 @@ async def test_until_end_waits_for_what_others_left_and_keeps_what_is_behind_the
     assert sorted(values_of(items)) == [1, 2]
     await source.commit(last_positions(items))
     await source.close()
-    assert await read_all(peer.source(until="end")) == [3, 4]
+    # Each of them may have come and have been put off more than once.
+    assert sorted(await read_all(peer.source(until="end"))) == [3, 4]
 
 
 async def produce_on(peer):
