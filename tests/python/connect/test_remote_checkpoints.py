@@ -163,6 +163,7 @@ from velo import stream_fn
 from velo._checkpoint import remote
 from velo.connect.urls import endpoint_of
 
+_, source, sink, checkpoint, gate = sys.argv
 remote._LEAST = 200
 begin_base, ticks = remote.Remote.begin_base, itertools.count()
 
@@ -189,9 +190,18 @@ async def sequence(events, state):
     yield {"k": state["k"], "result": ["end", state["n"]]}
 
 
+class Gated(Paced):
+    async def __aiter__(self):
+        given = 0
+        async for batch in super().__aiter__():
+            while given >= 8 and not os.path.exists(gate):
+                await asyncio.sleep(0.001)
+            given += 1
+            yield batch
+
+
 async def main():
-    _, source, sink, checkpoint = sys.argv
-    await sequence.keyed(Paced(endpoint_of(source), 25), key="k", max_pending=500).into(
+    await sequence.keyed(Gated(endpoint_of(source), 25), key="k", max_pending=500).into(
         endpoint_of(sink), checkpoint=checkpoint, checkpoint_every=0.01
     )
 
@@ -260,14 +270,14 @@ def ends(request, tmp_path):
 
 @pytest.fixture
 def start(ends, tmp_path):
-    """Start the program on a machine."""
+    """Start the program on a machine. It comes to its end once there is a file `gate`."""
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
     started = []
 
-    def start(checkpoint, failpoint=""):
+    def start(checkpoint, failpoint="", gate=program):
         process = subprocess.Popen(
-            [sys.executable, str(program), *ends.urls, checkpoint],
+            [sys.executable, str(program), *ends.urls, checkpoint, str(gate)],
             env=environment(SUPPORT, VELO_FAILPOINT=failpoint),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -308,11 +318,12 @@ def test_a_program_that_is_killed_goes_on_elsewhere_exactly(area, step, ends, st
 
 
 def test_a_program_that_stood_still_is_refused_and_writes_nothing(ends, start, tmp_path):
-    place = Folder(tmp_path)
-    zombie = start(place.on("first"))
+    place, gate = Folder(tmp_path), tmp_path / "gate"
+    zombie = start(place.on("first"), gate=gate)
     for _ in range(3):
         assert zombie.stdout.readline()
     zombie.send_signal(signal.SIGSTOP)
+    gate.touch()
     owner = start(place.on("second"))
     assert owner.wait(HANG) == 0, owner.stderr.read()
     zombie.send_signal(signal.SIGCONT)
