@@ -20,7 +20,8 @@ from ways import OWN, RAY, WAYS
 from workers import clients
 
 PROCESS_MODE = re.compile(
-    r"^(from velo\.(_process|_worker|cli\.supervisor)|import corrupting_worker)", re.MULTILINE
+    r"^(from velo\.(_process|_worker|cli\.(supervisor|dashboard))|import corrupting_worker)",
+    re.MULTILINE,
 )
 
 
