@@ -82,9 +82,10 @@ class Deployment:
                 return 0
             has_started = False
             try:
+                await member.actor.pid.remote()  # which answers at once
+                has_started = True
                 while True:
                     lines, member.code = await member.actor.news.remote()
-                    has_started = True
                     for line in lines:
                         self.say(number, member.node.place, line)
                     if member.code is not None:

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 from confluent_kafka import Consumer, TopicPartition
@@ -61,6 +62,10 @@ async def test_members_of_a_group_go_on_when_a_node_dies(cluster, kafka, tmp_pat
         cwd=folder,
     )
 
+    said = []
+    listening = threading.Thread(target=lambda: said.extend(members.stdout))
+    listening.start()
+
     def produce(numbers):
         for key in range(keys):
             values = [b"%d" % number for number in numbers if number % keys == key]
@@ -76,13 +81,15 @@ async def test_members_of_a_group_go_on_when_a_node_dies(cluster, kafka, tmp_pat
         await asyncio.to_thread(cluster.kill)
         await asyncio.to_thread(produce, range(480, 960))
         await asyncio.to_thread(kafka.read, sink, 960, HANG)
+        # The other members may have done all before Ray tells of the node.
+        await asyncio.to_thread(until_sync, lambda: "velo: has gone" in "".join(said))
         members.send_signal(signal.SIGTERM)
-        said, _ = await asyncio.to_thread(members.communicate, timeout=HANG)
+        await asyncio.to_thread(members.wait, HANG)
     finally:
         members.kill()
         members.wait()
-    assert members.returncode == 128 + signal.SIGTERM, said
-    assert "velo: has gone" in said
+        listening.join()
+    assert members.returncode == 128 + signal.SIGTERM, "".join(said)
     assert await asyncio.to_thread(all_results, kafka, sink) == {
         str(key): [(n + 1, n * keys + key) for n in range(960 // keys)] for key in range(keys)
     }

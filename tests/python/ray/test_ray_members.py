@@ -104,15 +104,18 @@ async def test_a_deployment_says_that_it_waits_for_a_node(monkeypatch):
 async def test_a_member_that_is_gone_without_a_text_is_named(monkeypatch):
     said = []
     deployment = Deployment([], ".", 1, None, lambda *line: said.append(line))
-    answers = [([], None), ray_library.load().exceptions.RayError, ([], 0)]
+    gone, ended = ray_library.load().exceptions.RayError, []
+
+    async def pid():
+        return 7
 
     async def news():
-        answer = answers.pop(0)
-        if isinstance(answer, tuple):
-            return answer
-        raise answer
+        if not ended:
+            ended.append(1)
+            raise gone
+        return [], 0
 
-    monkeypatch.setattr(deployment, "_start", lambda _: Local(None, news=news))
+    monkeypatch.setattr(deployment, "_start", lambda _: Local(None, news=news, pid=pid))
     monkeypatch.setattr(deployments, "alive", lambda: [NodeInfo("n", "node n", 1)])
     async with asyncio.timeout(HANG):
         assert await deployment._keep(1) == 0
@@ -123,10 +126,10 @@ async def test_a_member_that_no_node_can_start_is_given_up(monkeypatch):
     said = []
     deployment = Deployment([], ".", 1, 2, lambda *line: said.append(line))
 
-    async def news():
+    async def pid():
         raise ray_library.load().exceptions.RayError("no velo there")
 
-    monkeypatch.setattr(deployment, "_start", lambda _: Local(None, news=news))
+    monkeypatch.setattr(deployment, "_start", lambda _: Local(None, pid=pid))
     nodes = [NodeInfo(name, f"node {name}", 1) for name in "ab"]
     monkeypatch.setattr(deployments, "alive", lambda: nodes)
     monkeypatch.setattr(deployments, "_LONGEST_PAUSE", 0)
