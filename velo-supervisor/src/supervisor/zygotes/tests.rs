@@ -21,6 +21,30 @@ fn silent() -> (ZygoteManager, UnboundedReceiver<u64>) {
     (manager, news)
 }
 
+/// Starts another zygote as soon as one may start. The time by then.
+fn start_next(zygotes: &mut ZygoteManager, now: Instant) -> Instant {
+    let now = zygotes.restarts.not_before().map_or(now, |at| at.max(now));
+    zygotes.advance(now, 0).expect("a zygote");
+    now
+}
+
+/// Hears of the end of a zygote, which is the last one after `PATIENCE` attempts. Why, if it is.
+async fn end_of(
+    attempt: u32,
+    zygotes: &mut ZygoteManager,
+    news: &mut UnboundedReceiver<u64>,
+    now: Instant,
+) -> Option<String> {
+    let number = news.recv().await.expect("its end");
+    let verdict = zygotes.ended(now, number);
+    assert_eq!(
+        verdict.is_err(),
+        attempt == PATIENCE,
+        "{attempt}: {verdict:?}"
+    );
+    verdict.err()
+}
+
 #[tokio::test]
 async fn a_module_that_takes_too_long_is_refused_and_costs_no_restart() {
     let body = async {
@@ -59,19 +83,11 @@ async fn zygotes_that_are_never_ready_are_given_up() {
         let (mut zygotes, mut news) = silent();
         let mut now = Instant::now();
         for attempt in 1..=PATIENCE {
-            now = zygotes.restarts.not_before().map_or(now, |at| at.max(now));
-            zygotes.advance(now, 0).expect("a zygote");
+            start_next(&mut zygotes, now);
             now = zygotes.next_deadline().expect("a limit");
             zygotes.advance(now, 0).expect("that it is killed");
             assert_eq!(zygotes.next_deadline(), None);
-            let number = news.recv().await.expect("its end");
-            let verdict = zygotes.ended(now, number);
-            assert_eq!(
-                verdict.is_err(),
-                attempt == PATIENCE,
-                "{attempt}: {verdict:?}"
-            );
-            if let Err(why) = verdict {
+            if let Some(why) = end_of(attempt, &mut zygotes, &mut news, now).await {
                 assert!(why.contains("was not ready within 60 s (5 times)"), "{why}");
             }
         }
@@ -86,20 +102,13 @@ async fn so_are_zygotes_that_end_after_a_long_start() {
         let mut now = Instant::now();
         zygotes.preload(now, vec!["long".into()], vec![]);
         for attempt in 1..=PATIENCE {
-            now = zygotes.restarts.not_before().map_or(now, |at| at.max(now));
-            zygotes.advance(now, 0).expect("a zygote");
+            now = start_next(&mut zygotes, now);
             zygotes.ready(now, PROTOCOL_VERSION, 1).expect("its peer");
             now += IMPORT_BOUND / 2;
             zygotes.preloaded(now, attempt.into(), "long", false, false);
             let process = &zygotes.zygote.as_ref().expect("a zygote").process;
             process.signal(Signal::SIGKILL as i32);
-            let number = news.recv().await.expect("its end");
-            let verdict = zygotes.ended(now, number);
-            assert_eq!(
-                verdict.is_err(),
-                attempt == PATIENCE,
-                "{attempt}: {verdict:?}"
-            );
+            end_of(attempt, &mut zygotes, &mut news, now).await;
         }
     };
     LocalSet::new().run_until(body).await;
