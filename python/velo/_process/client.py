@@ -258,9 +258,7 @@ class Client:
             self.give_up(link)
         elif link.number in self.links and not link.end.streams:
             self._drop(link)
-            if self._connection.supervisor is not None and link.number >= 0:
-                with contextlib.suppress(PoolError):  # it has ended, which was not noticed yet
-                    self._connection.supervisor.release(link.number)
+            self._tell_supervisor(link, lambda supervisor: supervisor.release(link.number))
 
     def _check_up_later(self, loop: asyncio.AbstractEventLoop) -> None:
         self._checking = True
@@ -284,11 +282,18 @@ class Client:
         unwatched = link.end.take_unwatched()
         if unwatched or (stall, memory) != (link.stall, link.memory):
             link.stall, link.memory = stall, memory
-            if (
-                self._connection.supervisor is not None and link.number >= 0
-            ):  # else there is no supervisor
-                with contextlib.suppress(PoolError):  # it has ended, which was not noticed yet
-                    self._connection.supervisor.watch(link.number, stall, memory)
+            self._tell_supervisor(
+                link, lambda supervisor: supervisor.watch(link.number, stall, memory)
+            )
+
+    def _tell_supervisor(
+        self, link: Link, order: Callable[[_core.SupervisorClient], object]
+    ) -> None:
+        """Give an order about a link to its supervisor, if there is one."""
+        supervisor = self._connection.supervisor
+        if supervisor is not None and link.number >= 0:
+            with contextlib.suppress(PoolError):  # it has ended, which was not noticed yet
+                order(supervisor)
 
     def _tell_news(self, link: Link) -> None:
         """Send a worker the changes of this process since the last stream was opened there."""
@@ -413,9 +418,7 @@ class Client:
         """Give back a link with invalid data. Its streams have failed; its worker is replaced."""
         if self.links.get(link.number) is link:
             self._drop(link)
-            if self._connection.supervisor is not None and link.number >= 0:
-                with contextlib.suppress(PoolError):  # it has ended, which was not noticed yet
-                    self._connection.supervisor.release_broken(link.number)
+            self._tell_supervisor(link, lambda supervisor: supervisor.release_broken(link.number))
             self.on_heard()
 
     def _on_leaving(self, number: int) -> None:
