@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from velo import _core
 from velo._api.session import Attachment, Sessions
-from velo._function import exceptions
 from velo._function.reference import Reference
+from velo._ray.failures import packed
 from velo.errors import PoolError, StreamBusy, StreamClosed
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ _MANY = 1024
 _HOLD = 5.0
 # An attachment whose program has not called for so long is over: the program is gone.
 _GONE = 30.0
-_LONGEST = 1 << 20
 
 
 class SessionNode:
@@ -70,7 +69,7 @@ class SessionNode:
         except StreamBusy:
             return "taken"
         except Exception as error:
-            return exceptions.pack(error, _LONGEST, again=True)
+            return packed(error)
         finally:
             del self._attaching[name]
         attached = self._attached[name] = _Attached(attachment)
@@ -102,7 +101,7 @@ class SessionNode:
                 f"this program has not called for {_GONE:g} s, and so it was detached from its "
                 "session: what came since is lost; open the key again"
             )
-            return _core.dumps(([], seen, True, exceptions.pack(lost, _LONGEST, again=True)))
+            return _core.dumps(([], seen, True, packed(lost)))
         results, handled, over, error = await attached.receive(seen)
         if over:
             self._attached.pop(name, None)
@@ -162,7 +161,7 @@ class _Attached:
 
     async def receive(self, seen: int) -> tuple[list[Any], int, bool, Any]:
         results: list[Any] = []
-        handled, over, packed = seen, False, None
+        handled, over, failure = seen, False, None
         self._calls += 1
         try:
             results += await self._next(seen)
@@ -178,11 +177,11 @@ class _Attached:
         except StreamClosed:
             over = True
         except Exception as error:
-            over, packed = True, exceptions.pack(error, _LONGEST, again=True)
+            over, failure = True, packed(error)
         finally:
             self._calls -= 1
             self._called = asyncio.get_running_loop().time()
-        return results, handled, over, packed
+        return results, handled, over, failure
 
     async def _next(self, seen: int) -> list[Any]:
         """Wait for results, or until more than `seen` events are handled, a while at most."""
@@ -214,7 +213,7 @@ class _Attached:
         try:
             await (self.stream.aclose() if waits else self.stream._stop())
         except Exception as error:
-            return exceptions.pack(error, _LONGEST, again=True)
+            return packed(error)
         return None
 
 

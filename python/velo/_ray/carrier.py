@@ -87,7 +87,7 @@ class Carrier:
             call = self._actor.open_lane.remote(_core.dumps(asked), config)
             packed = await self._answer(call, name)
         except asyncio.CancelledError:
-            self._actor.drop_lane.remote(self._caller, number)  # nobody would read it
+            self._actor.drop_lane.remote(self._caller, number)  # no task reads it
             raise
         finally:
             self._opening -= 1
@@ -167,7 +167,7 @@ class Carrier:
         except asyncio.CancelledError:
             self._leave()
             raise
-        except Exception as error:  # nobody would read the lanes any more
+        except Exception as error:  # no task reads the lanes from here on
             self._lose(reason_of(error))
         finally:
             self._listening = False

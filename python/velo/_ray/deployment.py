@@ -13,14 +13,15 @@ from typing import Any
 from velo._ray.cluster import NodeInfo, alive, connect, pinned
 from velo._ray.failures import reason_of
 from velo._ray.library import load
+from velo._ray.member import Member, pause_after
 
 __all__ = ["Deployment"]
 
 # So often nodes are looked for, where there are too few; seconds.
 _LOOK = 1.0
-# A member that could not start is placed again after a pause, at most this long; its node is not
-# tried for longer, as long as there are others; seconds.
-_LONGEST_PAUSE, _AVOID = 30.0, 60.0
+# A node on which a member could not start is not tried for this time, if there are others; seconds.
+# It is longer than each pause before the member is placed again.
+_AVOID = 60.0
 
 
 @dataclass
@@ -103,7 +104,7 @@ class Deployment:
                 self._failed[member.node.id] = time.monotonic()
                 if self.restarts is not None and failures > self.restarts:
                     return 1
-                await self._pause(min(2.0 ** (failures - 1), _LONGEST_PAUSE))
+                await self._pause(pause_after(failures))
 
     async def _pause(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
@@ -135,7 +136,5 @@ class Deployment:
         return None
 
     def _start(self, node: NodeInfo) -> Any:
-        from velo._ray.member import Member
-
         about = (self.command, self.folder, self.restarts)
         return pinned(Member, node, *about, runtime_env=self.runtime_env)

@@ -12,10 +12,15 @@ __all__ = [
     "no_node",
     "node_died",
     "not_started",
+    "packed",
     "reason_of",
     "said",
     "unpacked",
 ]
+
+
+# The most bytes of an exception on its way from a node.
+_LONGEST = 1 << 20
 
 
 def reason_of(error: BaseException) -> str:
@@ -32,6 +37,11 @@ def located(error: BaseException, place: str) -> BaseException:
     """Return an error, with a note of the node that it comes from."""
     error.add_note(f"on {place}")
     return error
+
+
+def packed(error: BaseException) -> exceptions.Packed:
+    """Return an exception as it travels from a node, where it may have come from a worker."""
+    return exceptions.pack(error, _LONGEST, again=True)
 
 
 def unpacked(packed: exceptions.Packed, place: str) -> BaseException:

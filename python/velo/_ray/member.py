@@ -12,7 +12,7 @@ import signal
 import sys
 import time
 
-__all__ = ["Member"]
+__all__ = ["Member", "pause_after"]
 
 _PR_SET_PDEATHSIG = 1
 # Exit codes behind which another start would do the same: done, called wrongly, a position that is
@@ -26,9 +26,14 @@ _LONGEST_LINE = 64 * 1024
 _HOLD = 5.0
 # A process that is told to stop has so many seconds for it, beyond its own `--drain`.
 _STOP = 60.0
-# The output of a process that has ended is read for so long: one that it has started may go on, and
-# keep it open; seconds.
+# The output is read for this time after its process has ended; seconds. A process that this one has
+# started may keep it open.
 _LAST_OUTPUT = 1.0
+
+
+def pause_after(failures: int) -> float:
+    """Return the seconds before the next start, after so many failures in a row."""
+    return min(2.0 ** (failures - 1), 30.0) if failures else 0.0
 
 
 class Member:
@@ -63,7 +68,7 @@ class Member:
                 failures = 0 if time.monotonic() - began > 60 else failures + 1
                 if self._restarts is not None and failures > self._restarts:
                     break
-                delay = min(2.0 ** (failures - 1), 30.0) if failures else 0.0
+                delay = pause_after(failures)
                 self._say(f"velo: `velo run` has ended with code {code}; it starts again")
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._stops.wait(), delay)

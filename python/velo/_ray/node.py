@@ -8,15 +8,14 @@ from typing import Any
 
 from velo import _core
 from velo._config import StreamConfig
-from velo._function import exceptions
 from velo._function.reference import Reference
+from velo._ray.failures import packed
 from velo._ray.relays import Relays
 
 __all__ = ["Node"]
 
 # Callers that are gone are looked for as often.
 _LOOK = 20.0
-_LONGEST = 1 << 20
 
 
 class Node:
@@ -57,7 +56,7 @@ class Node:
                 client = client_of(loop, "embedded")
                 opened = await client.open_lane(reference, config, name, most)
             except Exception as error:
-                return exceptions.pack(error, _LONGEST, again=True)
+                return packed(error)
             relays.add(number, opened)
         return None
 

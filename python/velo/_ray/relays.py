@@ -6,10 +6,13 @@ import asyncio
 import collections
 import contextlib
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from velo import _core
-from velo._function import exceptions
+from velo._ray.failures import packed
+
+if TYPE_CHECKING:
+    from velo._function.exceptions import Packed
 
 __all__ = ["Relays"]
 
@@ -23,9 +26,6 @@ _HOLD = 5.0
 _BUSY = 64
 # A caller that has not called for so long is gone.
 _GONE = 60.0
-# The most bytes of the exception that a lane has ended with.
-_LONGEST = 1 << 20
-
 
 # The tasks of lanes.
 _running: set[asyncio.Task[None]] = set()
@@ -56,14 +56,13 @@ class _Lane:
             self.push(b"")
 
     @property
-    def over(self) -> tuple[exceptions.Packed | None, Any] | None:
+    def over(self) -> tuple[Packed | None, Any] | None:
         """The error that it has ended with, packed, and how its worker has died."""
         over = self.relay.over
         if over is None:
             return None
         error, death = over if self.failure is None else (self.failure, None)
-        packed = None if error is None else exceptions.pack(error, _LONGEST, again=True)
-        return packed, death
+        return None if error is None else packed(error), death
 
     def close(self) -> None:
         """Cancel what runs in it: its caller is gone."""

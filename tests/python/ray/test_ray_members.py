@@ -132,7 +132,7 @@ async def test_a_member_that_no_node_can_start_is_given_up(monkeypatch):
     monkeypatch.setattr(deployment, "_start", lambda _: Local(None, pid=pid))
     nodes = [NodeInfo(name, f"node {name}", 1) for name in "ab"]
     monkeypatch.setattr(deployments, "alive", lambda: nodes)
-    monkeypatch.setattr(deployments, "_LONGEST_PAUSE", 0)
+    monkeypatch.setattr(deployments, "pause_after", lambda failures: 0.0)
     async with asyncio.timeout(HANG):
         assert await deployment._keep(1) == 1
     why = "velo: did not start (no velo there)"
