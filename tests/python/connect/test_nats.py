@@ -113,7 +113,7 @@ async def test_a_program_that_works_for_long_keeps_its_messages(peer):
     watching = await peer.client.subscribe(f"$JS.ACK.{peer.stream}.>", cb=seen)
     await peer.client.flush()
     for count in (1, 2, 3):
-        token[1] -= HANG  # as if it had worked for so long
+        token[1] -= HANG  # as if the program had worked since then
         async with asyncio.timeout(HANG):
             while len(progress) < count:
                 await asyncio.sleep(0.01)

@@ -494,7 +494,7 @@ async def test_ticks_of_a_key(mode):
 
 
 async def test_a_key_that_takes_too_long_for_an_event(mode):
-    # So long no worker waits for a core: its supervisor would end it.
+    # A worker may wait for a core meanwhile. The supervisor would end it after a shorter limit.
     @stream_fn(mode=mode, event_timeout=1)
     async def sleeps(events):
         async for key in events:

@@ -137,7 +137,7 @@ async def test_an_on_error_that_raises_fails_everything(mode):
 
 
 async def test_event_timeout(mode):
-    # So long no worker waits for a core: its supervisor would end it.
+    # A worker may wait for a core meanwhile. The supervisor would end it after a shorter limit.
     async with gated.options(mode=mode, event_timeout=1).keys() as keys:
         with pytest.raises(EventTimeout) as caught:
             await keys.request("a", "/no such file")

@@ -11,7 +11,7 @@ __all__ = ["History"]
 
 _SECONDS = 600
 _MOST_INCIDENTS = 50
-# So long a stream whose worker has gone, or does not answer, may take to be seen in another one.
+# A stream whose worker has gone, or does not answer, is remembered for this time; seconds.
 _RECOVERY = 60.0
 
 

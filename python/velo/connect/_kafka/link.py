@@ -214,7 +214,7 @@ class Link:
 
         Raises:
             Unreachable: When none comes within `connect_timeout`, or `given_up` says so; also where
-                the topic has no leader for so long.
+                the topic has no leader within that time.
             AuthenticationFailed: When the user is refused.
             NoSuchTopic: When the topic does not exist, also a moment later: brokers learn of a new
                 topic one after another, and some make one when it is asked for.
